@@ -1,0 +1,80 @@
+//! What guest code can reach: [`Ctx`], the data of a Store, and one line per capability.
+//!
+//! A capability is a file with up to three functions: `link` puts its functions into the linker (once),
+//! `grant` decides from a manifest what a guest gets of it (per guest), `state` makes its part of a `Ctx` (per
+//! sandbox). Capabilities know neither each other nor the request path.
+//!
+//! Everything that a language's runtime imports is linked for everyone: refusing by import name would refuse
+//! nearly every guest. Files, environment, arguments, names, sockets and outgoing requests are empty or denied.
+
+pub mod http;
+pub mod limiter;
+pub mod sandbox;
+pub mod stdio;
+
+use std::sync::Arc;
+
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::config::limits::Limits;
+use limiter::Limiter;
+use sandbox::Sandbox;
+
+/// Random bytes that a guest may ask for in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
+/// which the host would allocate.
+const RANDOM_BYTES: u64 = 16 << 20;
+
+/// All that guest code can reach. Holds only what this guest was granted.
+pub struct Ctx {
+    /// Bounds on memories and tables, asked by wasmtime before each growth.
+    pub limiter: Limiter,
+    /// What the host can see of this sandbox from outside its Store.
+    pub sandbox: Arc<Sandbox>,
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: http::Hooks,
+}
+
+impl Ctx {
+    /// The world of a new sandbox.
+    pub fn new(limits: &Limits, sandbox: Arc<Sandbox>) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.resources);
+        let mut wasi = WasiCtx::builder();
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(RANDOM_BYTES);
+        stdio::state(&mut wasi, &sandbox);
+        Self {
+            limiter: Limiter::new(limits),
+            table,
+            wasi: wasi.build(),
+            http: http::state(),
+            hooks: http::Hooks,
+            sandbox,
+        }
+    }
+}
+
+/// Links every capability, for `wasi` 0.2 and 0.3 alike: a 0.3 guest built by rustc still imports 0.2 through std.
+///
+/// # Errors
+/// Only when two capabilities define one name.
+pub fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi::p3::add_to_linker(linker)?;
+    http::link(linker)
+}
+
+impl WasiView for Ctx {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Ctx {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}

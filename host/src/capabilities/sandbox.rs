@@ -1,0 +1,179 @@
+//! What the host can see of a sandbox from outside its Store, which is locked up while guest code runs.
+//!
+//! One allocation, shared by the Store's data, the epoch callback and the future that drives the guest. They
+//! take turns on one thread, so every atomic is relaxed and no lock is ever waited for.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::limits::Limits;
+
+/// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.
+pub type Head = Result<http::Response<wasmtime_wasi_http::WasiBody>, wasmtime_wasi_http::Error>;
+
+/// The outside of a sandbox.
+pub struct Sandbox {
+    /// Service name, for log lines.
+    pub service: Arc<str>,
+    /// CPU time of the current request.
+    pub cpu: CpuMeter,
+    /// Where the guest's answer appears.
+    pub head: Mutex<Option<Head>>,
+    /// The current request's body was over the limit.
+    pub body_over: AtomicBool,
+    /// The guest waits for more of the current request's body.
+    pub body_awaited: AtomicBool,
+    /// The current request's body object is still held by someone.
+    pub body_held: AtomicBool,
+    output_limit: usize,
+    output_left: AtomicUsize,
+    output_dropped: AtomicUsize,
+    request_id: Mutex<Arc<str>>,
+    /// Unfinished lines of stdout and stderr.
+    pub(super) partial: [Mutex<Vec<u8>>; 2],
+}
+
+impl Sandbox {
+    /// The outside of a sandbox of `service`, before its first request.
+    pub fn new(service: Arc<str>, limits: &Limits, clock: Clock) -> Self {
+        Self {
+            service,
+            cpu: CpuMeter::new(limits.cpu, clock),
+            head: Mutex::new(None),
+            body_over: AtomicBool::new(false),
+            body_awaited: AtomicBool::new(false),
+            body_held: AtomicBool::new(false),
+            output_limit: limits.output,
+            output_left: AtomicUsize::new(limits.output),
+            output_dropped: AtomicUsize::new(0),
+            request_id: Mutex::new(Arc::from("")),
+            partial: [const { Mutex::new(Vec::new()) }; 2],
+        }
+    }
+
+    /// Gives the sandbox to a request: its id on the log lines, and full allowances. The `first` request is charged
+    /// for the start code that ran for it.
+    pub fn begin(&self, request_id: Arc<str>, first: bool) {
+        *lock(&self.request_id) = request_id;
+        *lock(&self.head) = None;
+        self.output_left.store(self.output_limit, Relaxed);
+        self.output_dropped.store(0, Relaxed);
+        self.body_over.store(false, Relaxed);
+        self.body_awaited.store(false, Relaxed);
+        self.body_held.store(true, Relaxed);
+        if !first {
+            self.cpu.reset();
+        }
+    }
+
+    /// The request that has the sandbox now.
+    pub fn request_id(&self) -> Arc<str> {
+        Arc::clone(&lock(&self.request_id))
+    }
+
+    /// How much of `wanted` bytes of output may still become log lines; the rest is counted as dropped.
+    pub(super) fn take_output(&self, wanted: usize) -> usize {
+        let left = self.output_left.load(Relaxed);
+        let granted = wanted.min(left);
+        self.output_left.store(left - granted, Relaxed);
+        if granted < wanted {
+            self.output_dropped.fetch_add(wanted - granted, Relaxed);
+        }
+        granted
+    }
+
+    /// Bytes of output that were dropped since the request began; asking resets it.
+    pub(super) fn take_output_dropped(&self) -> usize {
+        self.output_dropped.swap(0, Relaxed)
+    }
+}
+
+/// Never held across an await or a call of guest code, so it cannot be poisoned by a guest.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// CPU time of guest code, charged so that a request which never computes for long costs no clock read at all.
+///
+/// A guest that is caught running when a tick passes is charged that tick: a sample, right on average. From then
+/// on it is *hot* and its thread's CPU clock is read around every turn, so that a guest that really computes is
+/// measured exactly, and is not charged for time that the machine gave to others.
+pub struct CpuMeter {
+    limit: Duration,
+    clock: Clock,
+    used: AtomicU64,
+    hot: AtomicBool,
+    /// When the current turn began: a tick when cold, nanoseconds of thread CPU time when hot.
+    since: AtomicU64,
+}
+
+/// What a guest that was caught by a tick has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It has just begun; let it run.
+    Continue,
+    /// Let others run first.
+    Yield,
+    /// Its CPU time is up.
+    Over,
+}
+
+impl CpuMeter {
+    fn new(limit: Duration, clock: Clock) -> Self {
+        Self { limit, clock, used: AtomicU64::new(0), hot: AtomicBool::new(false), since: AtomicU64::new(0) }
+    }
+
+    fn reset(&self) {
+        self.used.store(0, Relaxed);
+        self.hot.store(false, Relaxed);
+    }
+
+    /// Guest code is about to run on this thread.
+    pub fn enter(&self) {
+        let now = if self.hot.load(Relaxed) { thread_cpu() } else { self.clock.now() };
+        self.since.store(now, Relaxed);
+    }
+
+    /// Guest code has stopped running on this thread.
+    pub fn leave(&self) {
+        if self.hot.load(Relaxed) {
+            self.charge();
+        }
+    }
+
+    /// A tick has passed since the guest was last asked.
+    pub fn tick(&self) -> Turn {
+        if self.hot.load(Relaxed) {
+            self.charge();
+        } else if self.clock.now() > self.since.load(Relaxed) {
+            self.hot.store(true, Relaxed);
+            self.used.store(nanos(self.clock.period()), Relaxed);
+            self.since.store(thread_cpu(), Relaxed);
+        } else {
+            return Turn::Continue;
+        }
+        if self.used() >= self.limit { Turn::Over } else { Turn::Yield }
+    }
+
+    /// CPU time used so far.
+    pub fn used(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Relaxed))
+    }
+
+    fn charge(&self) {
+        let now = thread_cpu();
+        let spent = now.saturating_sub(self.since.swap(now, Relaxed));
+        self.used.fetch_add(spent, Relaxed);
+    }
+}
+
+fn thread_cpu() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

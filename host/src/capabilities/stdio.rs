@@ -1,0 +1,154 @@
+//! stdout and stderr become log lines with the service's name and the request id; stdin is empty.
+//!
+//! Bounded twice: a line is cut at `LINE_BYTES`, and a request has `limits.output` bytes; the rest is read from
+//! the guest, counted, and reported once. Writing never waits, so a guest cannot be slowed down by the log.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::WasiCtxBuilder;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use super::sandbox::{Sandbox, lock};
+
+/// Bytes of one log line; a longer one is cut into several.
+const LINE_BYTES: usize = 8 << 10;
+
+/// What a 0.2 guest may write at once.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// One of the two streams of a sandbox.
+#[derive(Clone)]
+struct Output {
+    sandbox: Arc<Sandbox>,
+    stream: Stream,
+}
+
+#[derive(Clone, Copy)]
+enum Stream {
+    Stdout = 0,
+    Stderr = 1,
+}
+
+/// Both streams of a sandbox.
+pub(super) fn state(wasi: &mut WasiCtxBuilder, sandbox: &Arc<Sandbox>) {
+    wasi.stdout(Output { sandbox: Arc::clone(sandbox), stream: Stream::Stdout });
+    wasi.stderr(Output { sandbox: Arc::clone(sandbox), stream: Stream::Stderr });
+}
+
+/// Logs what a request left without a line end, and how much of its output was dropped.
+pub fn finish(sandbox: &Sandbox) {
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        let rest = std::mem::take(&mut *lock(stream.partial(sandbox)));
+        if !rest.is_empty() {
+            log(sandbox, stream, &rest);
+        }
+    }
+    let dropped = sandbox.take_output_dropped();
+    if dropped > 0 {
+        let (service, request_id) = (&*sandbox.service, &*sandbox.request_id());
+        tracing::warn!(target: "guest", service, request_id, dropped_bytes = dropped, "output over limits.output");
+    }
+}
+
+impl Stream {
+    fn partial(self, sandbox: &Sandbox) -> &std::sync::Mutex<Vec<u8>> {
+        let [stdout, stderr] = &sandbox.partial;
+        match self {
+            Self::Stdout => stdout,
+            Self::Stderr => stderr,
+        }
+    }
+}
+
+impl Output {
+    fn accept(&self, bytes: &[u8]) {
+        let granted = self.sandbox.take_output(bytes.len());
+        let Some(bytes) = bytes.get(..granted) else { return };
+        let mut partial = lock(self.stream.partial(&self.sandbox));
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            for piece in piece.chunks(LINE_BYTES) {
+                partial.extend_from_slice(piece);
+                if partial.len() >= LINE_BYTES || partial.ends_with(b"\n") {
+                    log(&self.sandbox, self.stream, &partial);
+                    partial.clear();
+                }
+            }
+        }
+    }
+}
+
+fn log(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
+    // A guest must not be able to paint the operator's terminal, or to forge a second log line.
+    let line: String = String::from_utf8_lossy(line)
+        .trim_end_matches(['\r', '\n'])
+        .chars()
+        .map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
+    let (service, request_id) = (&*sandbox.service, &*sandbox.request_id());
+    match stream {
+        Stream::Stdout => tracing::info!(target: "guest", service, request_id, stream = "stdout", "{line}"),
+        Stream::Stderr => tracing::info!(target: "guest", service, request_id, stream = "stderr", "{line}"),
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.accept(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.accept(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+impl Pollable for Output {
+    fn ready<'a, 'b>(&'a mut self) -> Pin<Box<dyn Future<Output = ()> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(std::future::ready(()))
+    }
+}

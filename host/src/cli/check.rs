@@ -1,0 +1,120 @@
+//! `lodge check`: what `serve` would do with every file, said before it is asked to.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::guests::compile::{Compiler, Guest};
+use crate::guests::load::{self, Refusal};
+use crate::guests::snapshot::{self, Publisher};
+
+/// One line of the report.
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<Service>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
+}
+
+#[derive(Serialize)]
+struct Service {
+    name: String,
+    digest: String,
+    bytes: u64,
+    routes: Vec<String>,
+    host: String,
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    reason: String,
+    remedy: String,
+}
+
+/// Checks everything and prints the report. Fails when anything is refused.
+#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
+pub(super) fn run(config: Config, json: bool) -> ExitCode {
+    let reports = match super::block_on(check(Arc::new(config))).and_then(|reports| reports) {
+        Ok(reports) => reports,
+        Err(problem) => {
+            super::complain(&problem);
+            return ExitCode::FAILURE;
+        }
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&reports).unwrap_or_default());
+    } else {
+        reports.iter().for_each(print);
+    }
+    let refused = reports.iter().filter(|report| report.refused.is_some()).count();
+    if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
+    let found = load::scan(&config.guests, &config)
+        .map_err(|error| format!("{} cannot be read: {error}", config.guests.display()))?;
+    let (compiler, _ticker) = Compiler::new(&config)?;
+    let compiler = Arc::new(compiler);
+    let total = found.specs.len();
+    let mut compiling = JoinSet::new();
+    for spec in found.specs {
+        let compiler = Arc::clone(&compiler);
+        compiling.spawn(async move { compiler.compile(spec).await });
+    }
+    let (mut guests, mut refusals) = (Vec::new(), found.refusals);
+    while let Some(finished) = compiling.join_next().await {
+        match finished.map_err(|crash| format!("compiling: {crash}"))? {
+            Ok(guest) => guests.push(Arc::new(guest)),
+            Err(refusal) => refusals.push(refusal),
+        }
+        super::complain(&format!("[{}/{total}] compiled", total - compiling.len()));
+    }
+    let publisher = Publisher::alone(&config);
+    publisher.publish(guests, &refusals, true);
+    let current = publisher.current();
+    let served = current.snapshot();
+    let mut reports: Vec<_> = served.targets.iter().map(|target| serves(&target.guest)).collect();
+    reports.extend(served.refusals.iter().map(refuses));
+    reports.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(reports)
+}
+
+fn serves(guest: &Guest) -> Report {
+    let service = Service {
+        name: guest.name.to_string(),
+        digest: guest.digest().to_string(),
+        bytes: guest.spec.size,
+        routes: guest.spec.manifest.routes.iter().map(ToString::to_string).collect(),
+        host: snapshot::host_of(&guest.name),
+        imports: guest.interfaces.imports.clone(),
+        exports: guest.interfaces.exports.clone(),
+    };
+    Report { file: load::file_name(&guest.spec.path), service: Some(service), refused: None }
+}
+
+fn refuses(refusal: &Refusal) -> Report {
+    let refused = Refused { reason: refusal.reason.clone(), remedy: refusal.remedy.clone() };
+    Report { file: refusal.file.clone(), service: None, refused: Some(refused) }
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
+fn print(report: &Report) {
+    if let Some(service) = &report.service {
+        let size = bytesize::ByteSize(service.bytes).display().iec();
+        let short = service.digest.get(..12).unwrap_or_default();
+        println!("{}  {size}  sha256 {short}", report.file);
+        println!("  answers at  {} and {}", service.routes.join(", "), service.host);
+        println!("  exports     {}", service.exports.join("\n              "));
+        println!("  imports     {}", service.imports.join("\n              "));
+    }
+    if let Some(refused) = &report.refused {
+        println!("{}  REFUSED: {}; {}", report.file, refused.reason, refused.remedy);
+    }
+}

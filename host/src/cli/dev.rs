@@ -1,0 +1,147 @@
+//! `lodge dev`: builds the guest crates under a directory and puts each `<name>.wasm` beside its crate.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use super::complain;
+
+/// What rustc calls the target that makes components.
+const TARGET: &str = "wasm32-wasip2";
+
+/// What `cargo metadata` says of a crate.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    workspace_root: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    manifest_path: PathBuf,
+}
+
+/// What `cargo build` says of each thing it made.
+#[derive(Deserialize)]
+struct Artifact {
+    manifest_path: Option<PathBuf>,
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
+}
+
+/// Builds every crate in `directory` and copies its component there.
+///
+/// # Errors
+/// One line: what failed, and what to do. cargo has said the rest already.
+pub(super) fn build(directory: &Path) -> Result<(), String> {
+    let crates = crates_in(directory)?;
+    if crates.is_empty() {
+        complain(&format!("{} holds no guest crates; serving what is there", directory.display()));
+        return Ok(());
+    }
+    have_target()?;
+    for crate_directory in crates {
+        let manifest = crate_directory.join("Cargo.toml");
+        let (package, workspace) = describe(&manifest)?;
+        complain(&format!("building {package}"));
+        for component in compile(&manifest, &package, &workspace)? {
+            install(&component, directory)?;
+        }
+    }
+    Ok(())
+}
+
+fn crates_in(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let unreadable = |error| format!("{} cannot be read: {error}", directory.display());
+    let mut crates = Vec::new();
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.join("Cargo.toml").is_file() {
+            crates.push(path);
+        }
+    }
+    crates.sort();
+    Ok(crates)
+}
+
+/// Adds the WebAssembly target if rustup says that it is not there. Without rustup, cargo will say so itself.
+fn have_target() -> Result<(), String> {
+    let listed = Command::new("rustup").args(["target", "list", "--installed"]).output();
+    let Ok(listed) = listed else { return Ok(()) };
+    if String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.trim() == TARGET) {
+        return Ok(());
+    }
+    complain(&format!("adding the target {TARGET} with rustup"));
+    let added = Command::new("rustup").args(["target", "add", TARGET]).status();
+    if added.is_ok_and(|status| status.success()) {
+        Ok(())
+    } else {
+        Err(format!("the target {TARGET} is missing; add it with `rustup target add {TARGET}`"))
+    }
+}
+
+fn describe(manifest: &Path) -> Result<(String, PathBuf), String> {
+    let failed = |why: String| format!("{}: {why}", manifest.display());
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"])
+        .arg(manifest)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| failed(format!("cargo does not run: {error}")))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&output.stdout).map_err(|_| failed("cargo cannot read it".into()))?;
+    let own = manifest.canonicalize().map_err(|error| failed(error.to_string()))?;
+    let package = metadata.packages.into_iter().find(|package| package.manifest_path == own);
+    let package = package.ok_or_else(|| failed("it describes no package".into()))?;
+    Ok((package.name, metadata.workspace_root))
+}
+
+/// Builds one package and returns the WebAssembly files it made.
+fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec<PathBuf>, String> {
+    let output = cargo()
+        .args(["build", "--message-format", "json-render-diagnostics", "--target", TARGET])
+        .args(["--profile", profile(workspace), "--manifest-path"])
+        .arg(manifest)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo does not run: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{package} does not build; its errors are above"));
+    }
+    let own = manifest.canonicalize().unwrap_or_else(|_| manifest.to_owned());
+    let made: Vec<_> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Artifact>(line).ok())
+        .filter(|artifact| artifact.manifest_path.as_ref() == Some(&own))
+        .flat_map(|artifact| artifact.filenames)
+        .filter(|file| file.extension().is_some_and(|extension| extension == "wasm"))
+        .collect();
+    if made.is_empty() {
+        return Err(format!("{package} makes no component; give it `[lib] crate-type = [\"cdylib\"]`"));
+    }
+    Ok(made)
+}
+
+/// A workspace may have a profile for guests; the others have `release`.
+fn profile(workspace: &Path) -> &'static str {
+    let manifest = fs::read_to_string(workspace.join("Cargo.toml")).unwrap_or_default();
+    let table: toml::Table = manifest.parse().unwrap_or_default();
+    let has_guest = table.get("profile").and_then(|profiles| profiles.get("guest")).is_some();
+    if has_guest { "guest" } else { "release" }
+}
+
+/// Puts a component into the directory in one step: whoever watches never sees half of it.
+fn install(component: &Path, directory: &Path) -> Result<(), String> {
+    let name = component.file_name().unwrap_or_default();
+    let (target, partial) = (directory.join(name), directory.join(format!(".{}.part", name.to_string_lossy())));
+    let copied = fs::copy(component, &partial).and_then(|_| fs::rename(&partial, &target));
+    copied.map_err(|error| format!("{} cannot be written: {error}", target.display()))
+}
+
+/// cargo itself when it runs us, else the one on PATH.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}

@@ -1,0 +1,77 @@
+//! The host's coarse clock: one OS thread that advances the engine's epoch and counts the ticks.
+//!
+//! A thread of its own, because a tokio task can be starved by the very guest whose time it should count.
+//! Reading the tick is one atomic load, which is what the request path can afford.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Ticks since the start; shared by everyone who needs to know roughly how late it is.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    ticks: Arc<AtomicU64>,
+    period: Duration,
+}
+
+/// The running clock; stops when dropped.
+#[derive(Debug)]
+pub struct Ticker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Clock {
+    /// A clock that stands still.
+    pub fn new(period: Duration) -> Self {
+        Self { ticks: Arc::default(), period }
+    }
+
+    /// Ticks so far.
+    pub fn now(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Length of a tick.
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Time between two ticks of this clock; zero when `later` is earlier.
+    pub fn between(&self, earlier: u64, later: u64) -> Duration {
+        self.period.saturating_mul(u32::try_from(later.saturating_sub(earlier)).unwrap_or(u32::MAX))
+    }
+
+    /// Starts the thread, which calls `on_tick` once a period.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn start(&self, on_tick: impl Fn() + Send + 'static) -> std::io::Result<Ticker> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (clock, stopped) = (self.clone(), Arc::clone(&stop));
+        let thread = std::thread::Builder::new().name("clock".into()).spawn(move || {
+            let start = Instant::now();
+            while !stopped.load(Ordering::Relaxed) {
+                // Parked, not slept: dropping the ticker ends it at once.
+                std::thread::park_timeout(clock.period);
+                // Measured, not counted: on a loaded machine this thread wakes late, and time passes all the same.
+                let ticks = start.elapsed().as_nanos() / clock.period.as_nanos().max(1);
+                clock.ticks.store(u64::try_from(ticks).unwrap_or(u64::MAX), Ordering::Relaxed);
+                on_tick();
+            }
+        })?;
+        Ok(Ticker { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // The thread only ticks: it cannot fail, and there is nobody to tell.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Flags, `LODGE_*` variables and `lodge.toml` become one [`Config`], or a list of everything that is wrong with them.
+//!
+//! Pure: the sources come in as text and nothing is read from the process. A value is in range and agrees with
+//! the others, or there is no `Config`. It never changes after the start.
+
+pub mod key;
+pub mod keys;
+pub mod limits;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use key::nearest;
+use keys::KEYS;
+use limits::{LIMITS, Limits};
+
+/// How the host runs. Fields are named as their keys are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Address that serves guests.
+    pub listen: SocketAddr,
+    /// Address of `/healthz` and `/readyz`; `None` when it is `off`.
+    pub admin: Option<SocketAddr>,
+    /// The directory that is served.
+    pub guests: PathBuf,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// A `tracing` filter such as `info` or `lodge=debug`.
+    pub log_level: String,
+    /// Peers whose `Forwarded`, `X-Forwarded-*` and `X-Request-Id` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What a stop waits for.
+    pub stop: Stop,
+    /// Bounds on what a client may do to the listener.
+    pub listener: Listener,
+    /// The WebAssembly engine.
+    pub engine: Engine,
+    /// What a service may use, unless its manifest says otherwise.
+    pub limits: Limits,
+}
+
+/// Bounds of a graceful stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// Between `/readyz` turning 503 and the listener closing.
+    pub delay: Duration,
+    /// For running requests, before they are cut off.
+    pub grace: Duration,
+}
+
+/// Bounds of the listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Connections open at once; further ones wait in the kernel's backlog.
+    pub connections: usize,
+    /// From accept to the first byte.
+    pub first_byte: Duration,
+    /// From the first byte of a request head to its last.
+    pub header_read: Duration,
+    /// Between two requests; also how long a client may refuse to take any byte of an answer.
+    pub idle: Duration,
+    /// Bytes of a request head.
+    pub head: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// Concurrent HTTP/2 streams of a connection.
+    pub streams: usize,
+}
+
+/// Sizes of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engine {
+    /// Sandboxes at work at once, all services together.
+    pub instances: usize,
+    /// Requests of all services waiting for one of those.
+    pub queue: usize,
+    /// Warm instances kept idle, all services together.
+    pub warm: usize,
+    /// The most memory that any manifest may give a sandbox.
+    pub max_memory: usize,
+    /// WebAssembly stack of a sandbox.
+    pub stack: usize,
+    /// A guest that computes gives its thread back this often.
+    pub tick: Duration,
+    /// Size of a component file.
+    pub max_file: usize,
+    /// Components compiled at once; 0 is one per core.
+    pub compile_threads: usize,
+    /// Time that one component may take to compile.
+    pub compile_time: Duration,
+}
+
+/// How log lines are written to stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where a value came from, the strongest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// `lodge.toml`, or the file that `--config` names.
+    File,
+    /// A `LODGE_*` variable.
+    Environment,
+    /// A flag or the argument DIR.
+    Flag,
+}
+
+/// What one source said: dotted key to text.
+pub type Source = BTreeMap<String, String>;
+
+/// A configuration, and who said what of it.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The values in force.
+    pub config: Config,
+    /// Every key with its text and origin, in the order of the README.
+    pub values: Vec<(String, String, Origin)>,
+}
+
+/// Merges the sources, later origins over earlier ones.
+///
+/// # Errors
+/// Every unknown key, every bad value and every disagreement between values, each a line that names the place.
+pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
+    let mut problems = unknown_keys(sources);
+    let mut config = Config::blank();
+    let mut values = Vec::new();
+    for (name, default, set) in settings() {
+        let said = sources.iter().filter_map(|(origin, source)| Some((*origin, source.get(&name)?)));
+        let said = said.max_by_key(|(origin, _)| *origin);
+        let (origin, text) = said.map_or((Origin::Default, default), |(origin, text)| (origin, text.as_str()));
+        if let Err(expected) = set.apply(&mut config, text) {
+            problems.push(format!("{}: {expected}", place(origin, &name)));
+        }
+        values.push((name, text.to_owned(), origin));
+    }
+    if problems.is_empty() {
+        problems.extend(config.disagreements());
+    }
+    if problems.is_empty() { Ok(Resolved { config, values }) } else { Err(problems) }
+}
+
+/// Reads `lodge.toml` into a [`Source`]: `[listener] idle = "60s"` becomes `listener.idle`.
+///
+/// # Errors
+/// One line with the position, when it is not TOML.
+pub fn read_file(text: &str) -> Result<Source, String> {
+    fn flatten(prefix: &str, value: &toml::Value, into: &mut Source) {
+        match value {
+            toml::Value::Table(table) => {
+                for (name, value) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    flatten(&format!("{prefix}{dot}{name}"), value, into);
+                }
+            }
+            toml::Value::Array(items) => {
+                let items: Vec<_> = items.iter().map(plain).collect();
+                into.insert(prefix.to_owned(), items.join(","));
+            }
+            value => drop(into.insert(prefix.to_owned(), plain(value))),
+        }
+    }
+    let table: toml::Table =
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().replace('\n', "\n  "))?;
+    let mut source = Source::new();
+    flatten("", &toml::Value::Table(table), &mut source);
+    Ok(source)
+}
+
+/// The `LODGE_*` variables among `vars`. Only names that are settings: Kubernetes sets `LODGE_SERVICE_HOST` and
+/// the like for any Service called lodge. The others are returned for a warning.
+pub fn read_environment(vars: impl Iterator<Item = (String, String)>) -> (Source, Vec<String>) {
+    let (mut source, mut unknown) = (Source::new(), Vec::new());
+    for (variable, value) in vars.filter(|(variable, _)| variable.starts_with("LODGE_")) {
+        match names().find(|name| env_name(name) == variable) {
+            Some(name) => drop(source.insert(name, value)),
+            None => unknown.push(variable),
+        }
+    }
+    (source, unknown)
+}
+
+/// A plain TOML value as the text that a person would have typed.
+pub fn plain(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+/// `listener.header_read` as a flag: `listener-header-read`.
+pub fn flag_name(name: &str) -> String {
+    name.replace(['.', '_'], "-")
+}
+
+/// `listener.header_read` as a variable: `LODGE_LISTENER_HEADER_READ`.
+pub fn env_name(name: &str) -> String {
+    format!("LODGE_{}", name.replace('.', "_").to_uppercase())
+}
+
+/// Name, default and help of every setting, in the order of the README.
+pub fn described() -> impl Iterator<Item = (String, &'static str, &'static str)> {
+    let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, key.help));
+    own.chain(LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, key.help)))
+}
+
+/// How a setting of either table is written into a [`Config`].
+enum Setter {
+    Own(fn(&mut Config, &str) -> Result<(), String>),
+    Limit(fn(&mut Limits, &str) -> Result<(), String>),
+}
+
+impl Setter {
+    fn apply(&self, config: &mut Config, text: &str) -> Result<(), String> {
+        match self {
+            Self::Own(set) => set(config, text),
+            Self::Limit(set) => set(&mut config.limits, text),
+        }
+    }
+}
+
+fn settings() -> impl Iterator<Item = (String, &'static str, Setter)> {
+    let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, Setter::Own(key.set)));
+    let limits = LIMITS.iter();
+    own.chain(limits.map(|key| (format!("limits.{}", key.name), key.default, Setter::Limit(key.set))))
+}
+
+fn names() -> impl Iterator<Item = String> {
+    described().map(|(name, ..)| name)
+}
+
+fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {
+    let names: Vec<String> = names().collect();
+    let said = sources.iter().flat_map(|(origin, source)| source.keys().map(move |name| (*origin, name)));
+    said.filter(|(_, name)| !names.contains(name))
+        .map(|(origin, name)| {
+            let near = nearest(name, names.iter().map(String::as_str));
+            let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            format!("{}: there is no such key{hint}", place(origin, name))
+        })
+        .collect()
+}
+
+fn place(origin: Origin, name: &str) -> String {
+    match origin {
+        Origin::Default => format!("default of {name}"),
+        Origin::File => format!("lodge.toml: {name}"),
+        Origin::Environment => env_name(name),
+        Origin::Flag => format!("--{}", flag_name(name)),
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::File => "lodge.toml",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        })
+    }
+}
+
+impl Config {
+    /// Only a place for [`KEYS`] to write to, never a value in use.
+    fn blank() -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let zero = Duration::ZERO;
+        Self {
+            listen: nowhere,
+            admin: None,
+            guests: PathBuf::new(),
+            log_format: LogFormat::Text,
+            log_level: String::new(),
+            trusted_proxies: Vec::new(),
+            stop: Stop { delay: zero, grace: zero },
+            listener: Listener {
+                connections: 0,
+                first_byte: zero,
+                header_read: zero,
+                idle: zero,
+                head: 0,
+                headers: 0,
+                streams: 0,
+            },
+            engine: Engine {
+                instances: 0,
+                queue: 0,
+                warm: 0,
+                max_memory: 0,
+                stack: 0,
+                tick: zero,
+                max_file: 0,
+                compile_threads: 0,
+                compile_time: zero,
+            },
+            limits: Limits::blank(),
+        }
+    }
+
+    fn disagreements(&self) -> Vec<String> {
+        let mut problems = self.limits.disagreements(self.engine.max_memory);
+        if self.admin.is_some_and(|admin| admin == self.listen && admin.port() != 0) {
+            problems.push(format!("admin: {} is already what `listen` says; give it a port of its own", self.listen));
+        }
+        problems
+    }
+}
+
+impl Limits {
+    /// What is wrong with these limits as a whole, in a host whose sandboxes have at most `max_memory` bytes.
+    pub fn disagreements(&self, max_memory: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.memory > max_memory {
+            let most = bytesize::ByteSize(max_memory as u64).display().iec();
+            problems
+                .push(format!("limits.memory: more than engine.max_memory, which is {most}; raise that or lower this"));
+        }
+        if self.cpu > self.wall {
+            let wall = humantime::format_duration(self.wall);
+            problems.push(format!("limits.cpu: more than limits.wall ({wall}), so it could never be reached"));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests;

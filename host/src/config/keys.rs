@@ -1,0 +1,186 @@
+//! Every setting but the limits: the one table that flags, variables, `lodge.toml` and the README come from.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::key::{Key, count, duration, size, word};
+use super::{Config, LogFormat};
+
+const MS: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Every setting but the limits, in the order the README shows them.
+pub const KEYS: &[Key<Config>] = &[
+    Key {
+        name: "listen",
+        default: "127.0.0.1:8080",
+        help: "address that serves the guests; port 0 takes a free one",
+        set: |c, text| address(text).map(|value| c.listen = value),
+    },
+    Key {
+        name: "admin",
+        default: "127.0.0.1:9090",
+        help: "address of /healthz and /readyz, or `off`",
+        set: |c, text| {
+            c.admin = if text == "off" { None } else { Some(address(text)?) };
+            Ok(())
+        },
+    },
+    Key {
+        name: "guests",
+        default: "guests",
+        help: "directory to serve; the same as the argument DIR",
+        set: |c, text| {
+            c.guests = text.into();
+            if text.is_empty() { Err("must name a directory".into()) } else { Ok(()) }
+        },
+    },
+    Key {
+        name: "log_format",
+        default: "text",
+        help: "`text` for people, `json` for machines",
+        set: |c, text| {
+            let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+            word(text, &words).map(|value| c.log_format = value)
+        },
+    },
+    Key {
+        name: "log_level",
+        default: "info",
+        help: "error, warn, info, debug, trace, or a filter such as `lodge=debug`",
+        set: |c, text| {
+            c.log_level = text.to_owned();
+            let checked = text.parse::<tracing_subscriber::filter::Targets>();
+            checked.map(drop).map_err(|error| format!("`{text}` is not a log filter: {error}"))
+        },
+    },
+    Key {
+        name: "trusted_proxies",
+        default: "",
+        help: "CIDRs, comma-separated, whose Forwarded, X-Forwarded-* and X-Request-Id are believed",
+        set: |c, text| {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            c.trusted_proxies = parts.map(network).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "stop.delay",
+        default: "0s",
+        help: "on SIGTERM, how long to go on accepting after /readyz turned 503",
+        set: |c, text| duration(text, Duration::ZERO..=DAY).map(|value| c.stop.delay = value),
+    },
+    Key {
+        name: "stop.grace",
+        default: "30s",
+        help: "on SIGTERM, how long running requests may take to finish",
+        set: |c, text| duration(text, Duration::ZERO..=DAY).map(|value| c.stop.grace = value),
+    },
+    Key {
+        name: "listener.connections",
+        default: "10000",
+        help: "connections open at once; more wait to be accepted",
+        set: |c, text| count(text, 1..=1_000_000).map(|value| c.listener.connections = value),
+    },
+    Key {
+        name: "listener.first_byte",
+        default: "10s",
+        help: "time from accept to a connection's first byte",
+        set: |c, text| duration(text, MS..=DAY).map(|value| c.listener.first_byte = value),
+    },
+    Key {
+        name: "listener.header_read",
+        default: "10s",
+        help: "time for a whole request head",
+        set: |c, text| duration(text, MS..=DAY).map(|value| c.listener.header_read = value),
+    },
+    Key {
+        name: "listener.idle",
+        default: "60s",
+        help: "time between requests, and for a client that takes no byte of an answer",
+        set: |c, text| duration(text, MS..=DAY).map(|value| c.listener.idle = value),
+    },
+    Key {
+        name: "listener.head",
+        default: "64KiB",
+        help: "size of a request head",
+        set: |c, text| size(text, 8 << 10..=1 << 20).map(|value| c.listener.head = value),
+    },
+    Key {
+        name: "listener.headers",
+        default: "100",
+        help: "header fields of a request",
+        set: |c, text| count(text, 1..=10_000).map(|value| c.listener.headers = value),
+    },
+    Key {
+        name: "listener.streams",
+        default: "200",
+        help: "concurrent HTTP/2 streams of a connection",
+        set: |c, text| count(text, 1..=100_000).map(|value| c.listener.streams = value),
+    },
+    Key {
+        name: "engine.instances",
+        default: "1000",
+        help: "sandboxes at work at once, all services together",
+        set: |c, text| count(text, 1..=10_000).map(|value| c.engine.instances = value),
+    },
+    Key {
+        name: "engine.queue",
+        default: "4096",
+        help: "requests of all services waiting for a sandbox",
+        set: |c, text| count(text, 0..=1_000_000).map(|value| c.engine.queue = value),
+    },
+    Key {
+        name: "engine.warm",
+        default: "250",
+        help: "idle warm instances kept, all services together",
+        set: |c, text| count(text, 0..=10_000).map(|value| c.engine.warm = value),
+    },
+    Key {
+        name: "engine.max_memory",
+        default: "1GiB",
+        help: "the most that a manifest may set limits.memory to",
+        set: |c, text| size(text, 1 << 20..=4 << 30).map(|value| c.engine.max_memory = value),
+    },
+    Key {
+        name: "engine.stack",
+        default: "512KiB",
+        help: "WebAssembly stack of a sandbox",
+        set: |c, text| size(text, 64 << 10..=64 << 20).map(|value| c.engine.stack = value),
+    },
+    Key {
+        name: "engine.tick",
+        default: "5ms",
+        help: "how often a guest that computes gives its thread back",
+        set: |c, text| duration(text, MS..=MS * 100).map(|value| c.engine.tick = value),
+    },
+    Key {
+        name: "engine.max_file",
+        default: "100MiB",
+        help: "size of a component file",
+        set: |c, text| size(text, 1 << 10..=1 << 30).map(|value| c.engine.max_file = value),
+    },
+    Key {
+        name: "engine.compile_threads",
+        default: "0",
+        help: "components compiled at once; 0 is one per core",
+        set: |c, text| count(text, 0..=256).map(|value| c.engine.compile_threads = value),
+    },
+    Key {
+        name: "engine.compile_time",
+        default: "60s",
+        help: "time that one component may take to compile",
+        set: |c, text| duration(text, MS..=DAY).map(|value| c.engine.compile_time = value),
+    },
+];
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not an address; write it like 127.0.0.1:8080 or [::1]:8080"))
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let single = || text.parse::<std::net::IpAddr>().map(IpNet::from).ok();
+    text.parse().ok().or_else(single).ok_or_else(|| format!("`{text}` is not a CIDR; write it like 10.0.0.0/8"))
+}

@@ -1,0 +1,98 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn source(pairs: &[(&str, &str)]) -> Source {
+    pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+}
+
+fn problems(origin: Origin, pairs: &[(&str, &str)]) -> String {
+    resolve(&[(origin, source(pairs))]).unwrap_err().join("\n")
+}
+
+#[test]
+fn defaults_are_sound() {
+    let resolved = resolve(&[]).unwrap();
+    assert_eq!(resolved.config.listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(resolved.config.limits.cpu, Duration::from_secs(5));
+    assert_eq!(resolved.config.limits.memory, 128 << 20);
+    assert!(resolved.values.iter().all(|(.., origin)| *origin == Origin::Default));
+}
+
+#[test]
+fn the_strongest_source_wins() {
+    let sources = [
+        (Origin::Flag, source(&[("listen", "127.0.0.1:3")])),
+        (Origin::File, source(&[("listen", "127.0.0.1:1"), ("limits.queue", "1"), ("limits.in_flight", "1")])),
+        (Origin::Environment, source(&[("listen", "127.0.0.1:2"), ("limits.queue", "2")])),
+    ];
+    let resolved = resolve(&sources).unwrap();
+    assert_eq!(resolved.config.listen.port(), 3);
+    assert_eq!((resolved.config.limits.queue, resolved.config.limits.in_flight), (2, 1));
+    let origin = |name: &str| resolved.values.iter().find(|value| value.0 == name).unwrap().2;
+    let origins = [origin("listen"), origin("limits.queue"), origin("limits.in_flight"), origin("limits.wall")];
+    assert_eq!(origins, [Origin::Flag, Origin::Environment, Origin::File, Origin::Default]);
+}
+
+#[test]
+fn every_problem_at_once_and_where_it_is() {
+    let file = source(&[("listener.idel", "1s"), ("limits.wall", "soon")]);
+    let environment = source(&[("engine.instances", "0")]);
+    let sources = [(Origin::File, file), (Origin::Environment, environment)];
+    let problems = resolve(&sources).unwrap_err();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    let text = problems.join("\n");
+    assert!(text.contains("lodge.toml: listener.idel: there is no such key; did you mean `listener.idle`?"), "{text}");
+    assert!(text.contains("lodge.toml: limits.wall: `soon` is not a time span"), "{text}");
+    assert!(text.contains("LODGE_ENGINE_INSTANCES: must be between 1 and 10000"), "{text}");
+}
+
+#[test]
+fn values_must_agree() {
+    let text = problems(Origin::Flag, &[("limits.memory", "2GiB"), ("limits.cpu", "1h"), ("admin", "127.0.0.1:8080")]);
+    assert!(text.contains("limits.memory: more than engine.max_memory, which is 1.0 GiB"), "{text}");
+    assert!(text.contains("limits.cpu: more than limits.wall"), "{text}");
+    assert!(text.contains("admin: 127.0.0.1:8080 is already"), "{text}");
+}
+
+#[test]
+fn files_and_variables() {
+    let file = read_file("listen = '[::1]:1'\ntrusted_proxies = ['10.0.0.0/8', '::1']\n[limits]\nqueue = 7").unwrap();
+    let config = resolve(&[(Origin::File, file)]).unwrap().config;
+    assert_eq!((config.trusted_proxies.len(), config.limits.queue), (2, 7));
+    assert!(read_file("listen = ").unwrap_err().contains("line 1"));
+
+    let vars = [("LODGE_LIMITS_QUEUE", "8"), ("LODGE_SERVICE_HOST", "10.0.0.1"), ("PATH", "/bin")];
+    let (known, unknown) = read_environment(vars.iter().map(|(name, text)| ((*name).into(), (*text).into())));
+    assert_eq!((known, unknown), (source(&[("limits.queue", "8")]), vec!["LODGE_SERVICE_HOST".to_owned()]));
+}
+
+/// Flags, variables and keys must not collide, or one of two settings could not be said.
+#[test]
+fn names_are_unique_everywhere() {
+    let names: Vec<_> = described().map(|(name, ..)| name).collect();
+    for spell in [flag_name, env_name] {
+        let mut spelt: Vec<_> = names.iter().map(|name| spell(name)).collect();
+        spelt.sort();
+        spelt.dedup();
+        assert_eq!(spelt.len(), names.len());
+    }
+}
+
+proptest! {
+    /// Any text for any key is a value in force or a problem that names the key; never a panic, never silence.
+    #[test]
+    fn any_text_for_any_key(index in 0..40usize, text in "\\PC{0,12}|[0-9]{1,25}(ms|s|h|KiB|GiB|MB)?") {
+        let names: Vec<_> = described().map(|(name, ..)| name).collect();
+        let name = &names[index % names.len()];
+        match resolve(&[(Origin::File, source(&[(name, &text)]))]) {
+            Ok(resolved) => prop_assert!(resolved.values.iter().any(|value| value == &(name.clone(), text.clone(), Origin::File))),
+            Err(problems) => prop_assert!(problems.iter().all(|problem| problem.contains('.') || problem.contains(name.as_str()))),
+        }
+    }
+
+    #[test]
+    fn any_file(text in "\\PC{0,80}") {
+        let _ = read_file(&text).map(|source| resolve(&[(Origin::File, source)]));
+    }
+}

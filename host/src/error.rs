@@ -1,0 +1,121 @@
+//! The closed set of ways in which a request can fail, and what the caller is told of each.
+//!
+//! The public text never holds guest output, paths or host details: those are in [`RequestError::detail`], which
+//! goes to the log under the same request id.
+
+use http::StatusCode;
+
+/// Why a request got no answer from a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No service owns this host and path.
+    #[error("no service answers here")]
+    NoRoute,
+    /// No service owns it yet, and some are still being compiled.
+    #[error("the service is starting")]
+    Starting,
+    /// The request itself is not one that HTTP allows.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// The request body is over the service's limit.
+    #[error("the request body is larger than this service allows")]
+    BodyTooLarge,
+    /// Too many requests are waiting already.
+    #[error("the service is overloaded")]
+    QueueFull,
+    /// It waited for its place as long as it may.
+    #[error("the service is overloaded")]
+    QueueTimeout,
+    /// The guest trapped, exited, or could not be instantiated.
+    #[error("the service failed")]
+    Trapped(String),
+    /// The guest returned without an answer.
+    #[error("the service did not answer")]
+    NoAnswer,
+    /// The guest asked for more memory than it may have, and trapped.
+    #[error("the service ran out of memory")]
+    OverMemory,
+    /// The guest's answer cannot be put on the wire.
+    #[error("the service gave an invalid answer")]
+    BadAnswer(String),
+    /// The guest answered with an error of its own: a `wasi:http` error code.
+    #[error("the service reported an error")]
+    Guest(wasmtime_wasi_http::Error),
+    /// Wall time is up.
+    #[error("the service took too long")]
+    WallTime,
+    /// CPU time is up.
+    #[error("the service used too much CPU time")]
+    CpuTime,
+}
+
+impl RequestError {
+    /// The status of the answer. Total: a new way to fail does not compile until it has one.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Starting | Self::QueueFull | Self::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
+            Self::Guest(code) => guest_status(code),
+            Self::WallTime | Self::CpuTime => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// A short name that never changes: the `type` of the problem body, the `reason` of the log line.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "no-route",
+            Self::Starting => "starting",
+            Self::BadRequest(_) => "bad-request",
+            Self::BodyTooLarge => "body-too-large",
+            Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
+            Self::Trapped(_) => "trapped",
+            Self::NoAnswer => "no-answer",
+            Self::OverMemory => "over-memory",
+            Self::BadAnswer(_) => "bad-answer",
+            Self::Guest(_) => "guest-error",
+            Self::WallTime => "wall-time",
+            Self::CpuTime => "cpu-time",
+        }
+    }
+
+    /// What the operator may see and the caller may not.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Trapped(detail) | Self::BadAnswer(detail) => Some(detail.clone()),
+            Self::Guest(code) => Some(code.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Seconds after which it makes sense to try again, for the failures that pass by themselves.
+    pub fn retry_after(&self) -> Option<u32> {
+        matches!(self, Self::Starting | Self::QueueFull | Self::QueueTimeout).then_some(1)
+    }
+}
+
+/// The nearest status to a `wasi:http` error code.
+fn guest_status(code: &wasmtime_wasi_http::Error) -> StatusCode {
+    use wasmtime_wasi_http::Error as E;
+    match code {
+        E::DnsTimeout
+        | E::ConnectionTimeout
+        | E::ConnectionReadTimeout
+        | E::ConnectionWriteTimeout
+        | E::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+        E::HttpRequestBodySize(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        E::HttpRequestDenied => StatusCode::FORBIDDEN,
+        E::HttpRequestLengthRequired => StatusCode::LENGTH_REQUIRED,
+        E::HttpRequestUriInvalid => StatusCode::BAD_REQUEST,
+        E::HttpRequestUriTooLong => StatusCode::URI_TOO_LONG,
+        E::HttpRequestHeaderSectionSize(_)
+        | E::HttpRequestHeaderSize { .. }
+        | E::HttpRequestTrailerSectionSize(_)
+        | E::HttpRequestTrailerSize { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        E::LoopDetected => StatusCode::LOOP_DETECTED,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}

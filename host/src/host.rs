@@ -1,0 +1,177 @@
+//! The composition root: knows everyone, and nobody knows it.
+//!
+//! [`Host::bind`] takes what can be refused (addresses, the engine); [`Host::run`] serves until it is told to stop, and
+//! then until the last request is answered or the grace period is over.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use wasmtime::PoolingAllocationConfig;
+
+use crate::admin::{self, Admin};
+use crate::admission::Concurrency;
+use crate::clock::Ticker;
+use crate::config::Config;
+use crate::drain;
+use crate::guests::compile::Compiler;
+use crate::guests::snapshot::{self, Current, Publisher};
+use crate::request::accept::accept;
+use crate::request::serve::{self, Ids, Server};
+use crate::telemetry::START;
+
+/// How often warm instances are looked over for those that were idle too long.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// A host that holds its addresses and has not begun to serve.
+pub struct Host {
+    config: Arc<Config>,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    compiler: Arc<Compiler>,
+    publisher: Publisher,
+    places: Arc<Concurrency>,
+    _ticker: Ticker,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every accepted request was answered.
+    Drained,
+    /// The grace period was over first.
+    CutOff,
+}
+
+impl Host {
+    /// Takes the addresses and builds the engine.
+    ///
+    /// # Errors
+    /// One line that says which address or size could not be had, and which key to change.
+    pub async fn bind(config: Config) -> Result<Self, String> {
+        let directory = &config.guests;
+        if !directory.is_dir() {
+            let shown = directory.display();
+            return Err(format!(
+                "guests: there is no directory `{shown}`; create it, or name another: `lodge serve DIR`"
+            ));
+        }
+        let listener = bind("listen", config.listen).await?;
+        let admin = match config.admin {
+            Some(address) => Some(bind("admin", address).await?),
+            None => None,
+        };
+        let (compiler, ticker) = Compiler::new(&config)?;
+        let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
+        Ok(Self {
+            listener,
+            admin,
+            compiler: Arc::new(compiler),
+            publisher: Publisher::new(Arc::clone(&places)),
+            places,
+            config: Arc::new(config),
+            _ticker: ticker,
+        })
+    }
+
+    /// Where guests are served.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Where operators ask.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref()?.local_addr().ok()
+    }
+
+    /// What is served, as it changes.
+    pub fn current(&self) -> Current {
+        self.publisher.current()
+    }
+
+    /// Serves until `stop`, then finishes what was accepted.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
+        let Self { config, listener, admin, compiler, publisher, places, _ticker } = self;
+        announce(&config, &listener, admin.as_ref());
+        let current = publisher.current();
+        let (mut stopper, drain) = drain::channel();
+        let probes = admin.map(|listener| {
+            let admin = Admin { current: current.clone(), told: drain.told().clone() };
+            tokio::spawn(admin::serve(listener, Arc::new(admin)))
+        });
+        let keeping = tokio::spawn(keep(Arc::clone(&config), compiler, publisher));
+        let server = Arc::new(Server {
+            current,
+            drain,
+            trusted_proxies: config.trusted_proxies.clone(),
+            http: serve::http(&config.listener),
+            bounds: config.listener.clone(),
+            ids: Ids::new(random()),
+        });
+        let delayed = async {
+            stop.await;
+            tracing::info!("stopping: running requests have {}", humantime::format_duration(config.stop.grace));
+            stopper.stop();
+            tokio::time::sleep(config.stop.delay).await;
+        };
+        accept(listener, server, delayed).await;
+        let finished = async {
+            stopper.done().await;
+            // What guests still do after their answers holds a permit, and no connection.
+            places.all().await;
+        };
+        let ended = match tokio::time::timeout(config.stop.grace, finished).await {
+            Ok(()) => Ended::Drained,
+            Err(_) => Ended::CutOff,
+        };
+        keeping.abort();
+        if let Some(probes) = probes {
+            probes.abort();
+        }
+        ended
+    }
+}
+
+/// Keeps what is published in agreement with the directory, and warm instances within their bounds.
+async fn keep(config: Arc<Config>, compiler: Arc<Compiler>, publisher: Publisher) {
+    if let Err(error) = snapshot::reconcile(&config.guests, &config, &compiler, &publisher).await {
+        tracing::error!("{} cannot be read: {error}", config.guests.display());
+    }
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        for target in &publisher.current().snapshot().targets {
+            target.guest.drop_idle();
+        }
+    }
+}
+
+fn announce(config: &Config, listener: &TcpListener, admin: Option<&TcpListener>) {
+    let at = |listener: &TcpListener| listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
+    tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(listener));
+    if let Some(admin) = admin {
+        tracing::info!(target: START, "health on http://{0}/healthz, readiness on http://{0}/readyz", at(admin));
+    }
+    let reset = if PoolingAllocationConfig::is_pagemap_scan_available() {
+        "by PAGEMAP_SCAN, the fast way"
+    } else {
+        "by madvise; Linux 6.7 or later would be faster"
+    };
+    tracing::debug!("sandboxes are reset {reset}");
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let way_out = if error.kind() == std::io::ErrorKind::AddrInUse {
+            "; another program has it: choose another port"
+        } else {
+            ""
+        };
+        format!("{key}: cannot listen on {address}: {error}{way_out}")
+    })
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,49 @@
+//! Lodge: a native host for microservices that are WebAssembly components.
+//!
+//! Drop `users.wasm` into a directory and `/users` answers, each request in a sandbox of its own.
+//!
+//! # The map
+//!
+//! There are two flows, and a file for every step of each, in the order in which data meets them:
+//!
+//! * a **request** ([`request`]): accept → route → admit → instantiate → call → respond. Read
+//!   [`request::handle`] first: it is the whole path.
+//! * a **guest** ([`guests`]): load → compile → publish.
+//!
+//! They meet in one immutable value, [`guests::snapshot::Snapshot`], written by one and read by the other.
+//! [`admission`] says who may run now, [`capabilities`] what a guest can reach, [`config`] how much of everything there
+//! is; [`host`] puts it all together.
+//!
+//! # What is always true
+//!
+//! * Holding a value is the proof. A [`Permit`](admission::Permit) was admitted, a [`Guest`](guests::compile::Guest)
+//!   can be served, an [`Instance`](request::instance::Instance) owns its Store.
+//! * Every queue, buffer, body and wait has a named bound in [`config`] or a constant beside its use.
+//! * Every failure of a request is a [`RequestError`](error::RequestError), becomes a response in one place, and tells
+//!   the caller nothing about the host or the guest's insides.
+//! * `request` never writes a snapshot, `guests` never sees a request, capabilities know only their Store. The pure
+//!   core (`config`, `error`, `guests::manifest`, `request::route`) reads no clock and does no I/O.
+//!
+//! # Decisions
+//!
+//! * 2026-11: a guest's future is polled inline by whoever waits for its answer, not spawned. The same CPU, a
+//!   scheduler hop less, and dropping the answer cancels the guest.
+//! * 2026-11: a request waits first for its service's place and then for the host's, so a service that is slow can
+//!   fill its own queue and nobody else's.
+//! * 2026-11: settings are a table of name, default, help and reader, not a serde struct: flags, variables, file,
+//!   `--print-config` and the README come from the one table, and all problems are reported at once.
+//! * 2026-11: `request::activity` and `request::headers` are rooms that the first plan did not have: the listener's
+//!   timeouts and the header hygiene each are a job of their own.
+
+pub mod admin;
+pub mod admission;
+pub mod capabilities;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod drain;
+pub mod error;
+pub mod guests;
+pub mod host;
+pub mod request;
+pub mod telemetry;

@@ -1,0 +1,238 @@
+//! A guest's answer while it is being made.
+//!
+//! An answer is only whole if the guest said so *while its Store was alive*: dropping a Store closes the guest's
+//! ends of the body, and to a reader that looks the same as a proper end. So when the guest is done, what it has
+//! written is taken out first and its Store is dropped after that; a body without an end by then never gets one.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use wasmtime_wasi_http::WasiBody;
+
+use super::instance::{Finished, Guarded};
+use crate::capabilities::sandbox::{Sandbox, lock};
+use crate::error::RequestError;
+use crate::guests::compile::Guest;
+
+/// Steps that a guest is driven past the head of its answer before that is sent. A 0.3 guest with a short answer
+/// needs four: the chunk, the end of the stream, the trailers, and its own return.
+const PRIMING: usize = 8;
+
+/// What a guest answered: the head, and the body as it is being made.
+pub struct Answer {
+    /// Status and headers, as the guest made them.
+    pub head: http::response::Parts,
+    /// The rest.
+    pub body: AnswerBody,
+}
+
+/// The body of an answer, and the guest that is still making it.
+pub struct AnswerBody {
+    guest: Arc<Guest>,
+    sandbox: Arc<Sandbox>,
+    work: Work,
+    inner: WasiBody,
+    /// Taken from `inner` before anybody asked.
+    early: VecDeque<Frame<Bytes>>,
+    ended: bool,
+}
+
+/// How far the guest is.
+pub(super) enum Work {
+    /// It is at work, in a future that owns its Store.
+    Running(Guarded<Pin<Box<dyn Future<Output = Finished> + Send>>>),
+    /// It is done, and its Store is still alive.
+    Done(Finished),
+    /// Its Store is gone.
+    Gone,
+}
+
+impl Answer {
+    /// Drives a guest until it has answered, and a little further: see [`AnswerBody::prime`].
+    ///
+    /// # Errors
+    /// When there is no answer that could be sent.
+    pub(super) async fn begin(guest: Arc<Guest>, mut work: Work, sandbox: &Arc<Sandbox>) -> Result<Self, RequestError> {
+        let (head, inner) = work.head(sandbox).await?.into_parts();
+        let (sandbox, early) = (Arc::clone(sandbox), VecDeque::new());
+        let mut body = AnswerBody { guest, sandbox, work, inner, early, ended: false };
+        poll_fn(|cx| Poll::Ready(body.prime(cx))).await?;
+        Ok(Self { head, body })
+    }
+}
+
+impl Work {
+    /// Drives the guest. Ready when it is done, or when a limit has ended it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+        let Self::Running(running) = self else { return Poll::Ready(Ok(())) };
+        match ready!(Pin::new(running).poll(cx)) {
+            Ok(finished) => {
+                *self = Self::Done(finished);
+                Poll::Ready(Ok(()))
+            }
+            Err(stop) => {
+                *self = Self::Gone;
+                Poll::Ready(Err(stop))
+            }
+        }
+    }
+
+    /// Drives the guest until it has answered.
+    ///
+    /// # Errors
+    /// When it is done, stopped, or reports an error instead.
+    async fn head(&mut self, sandbox: &Sandbox) -> Result<http::Response<WasiBody>, RequestError> {
+        let answered = poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(Err(stop)) => Poll::Ready(Err(stop)),
+            polled => match lock(&sandbox.head).take() {
+                Some(answered) => Poll::Ready(Ok(Some(answered))),
+                None => polled.map_ok(|()| None),
+            },
+        });
+        match answered.await? {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(code)) => Err(RequestError::Guest(code)),
+            None => Err(self.failure().unwrap_or(RequestError::NoAnswer)),
+        }
+    }
+
+    fn failure(&self) -> Option<RequestError> {
+        if let Self::Done(finished) = self { finished.failure() } else { None }
+    }
+}
+
+impl AnswerBody {
+    /// The next frame; `None` only for a body that the guest has ended properly.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+        loop {
+            if let Some(frame) = self.early.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(frame) = self.poll_inner(cx) {
+                return Poll::Ready(frame.transpose());
+            }
+            if matches!(self.work, Work::Gone) {
+                return Poll::Pending;
+            }
+            match self.work.poll(cx) {
+                Poll::Ready(Err(stop)) => return Poll::Ready(Some(Err(stop))),
+                Poll::Ready(Ok(())) => {
+                    if let Err(error) = self.settle(cx) {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+                // It may have written something in this very turn.
+                Poll::Pending => return self.poll_inner(cx).map(Result::transpose),
+            }
+        }
+    }
+
+    /// Bytes still to come, when that is known: every frame is here, and none of them is a trailer.
+    pub fn exact_size(&self) -> Option<u64> {
+        let mut size = 0;
+        for frame in &self.early {
+            size += frame.data_ref()?.len() as u64;
+        }
+        self.ended.then_some(size)
+    }
+
+    /// Every frame is here.
+    pub fn is_whole(&self) -> bool {
+        self.ended
+    }
+
+    /// Nothing is left to say.
+    pub fn is_end(&self) -> bool {
+        self.ended && self.early.is_empty()
+    }
+
+    /// What the guest still does after its answer is complete, if anything. Bounded by its wall time.
+    pub fn afterwork(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let mut work = std::mem::replace(&mut self.work, Work::Gone);
+        let guest = Arc::clone(&self.guest);
+        matches!(work, Work::Running(_)).then(|| async move {
+            match poll_fn(|cx| work.poll(cx)).await {
+                Ok(()) => retire(&guest, work),
+                Err(stop) => tracing::warn!(service = &*guest.name, "stopped after its answer: {stop}"),
+            }
+        })
+    }
+
+    /// Goes a little further before the head leaves: what fails here is still a failed request, a short answer
+    /// becomes a whole one, and a guest that reads its request after it has answered still gets its `100 Continue`.
+    fn prime(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
+        for _ in 0..PRIMING {
+            let polled = self.poll_inner(cx)?;
+            if let Poll::Ready(Some(frame)) = polled {
+                self.early.push_back(frame);
+            } else if self.work.poll(cx)?.is_ready() {
+                return self.settle(cx);
+            } else if polled.is_ready() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what a guest that is done has left in its body, then lets its Store go.
+    fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
+        while let Poll::Ready(Some(frame)) = self.poll_inner(cx)? {
+            self.early.push_back(frame);
+        }
+        let work = std::mem::replace(&mut self.work, Work::Gone);
+        if self.ended {
+            retire(&self.guest, work);
+            return Ok(());
+        }
+        if let Some(failure) = work.failure() {
+            return Err(failure);
+        }
+        drop(work);
+        // A 0.3 guest may answer with the body of its request and be gone: that body is still coming from the client.
+        if self.sandbox.body_held.load(Relaxed) {
+            return Ok(());
+        }
+        Err(RequestError::BadAnswer("its body was left without an end".into()))
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, RequestError>> {
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let polled = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        // A guest may take a body that was cut off for a whole one, and call its answer complete.
+        if self.sandbox.body_over.load(Relaxed) {
+            return Poll::Ready(Err(RequestError::BodyTooLarge));
+        }
+        match polled {
+            Some(Ok(frame)) => Poll::Ready(Ok(Some(frame))),
+            Some(Err(error)) => Poll::Ready(Err(RequestError::BadAnswer(error.to_string()))),
+            None => {
+                self.ended = true;
+                Poll::Ready(Ok(None))
+            }
+        }
+    }
+}
+
+/// The end of a guest whose answer stands: back to the warm ones if it returned, else dropped.
+fn retire(guest: &Guest, work: Work) {
+    if let Some(failure) = work.failure() {
+        // wit-bindgen 0.58 guests do this after every answer: say it once.
+        if guest.first_late_trap() {
+            let detail = failure.detail().unwrap_or_default();
+            tracing::warn!(service = &*guest.name, "trapped after a complete answer, which stands: {detail}");
+        }
+    } else if let Work::Done(finished) = work {
+        guest.keep_warm(finished.into_instance());
+    }
+}

@@ -1,0 +1,72 @@
+//! The request body on its way to the guest: bounded, and known to be still in somebody's hands.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use wasmtime_wasi_http::Error;
+
+use crate::capabilities::sandbox::Sandbox;
+
+/// What the listener hands over.
+pub trait RequestBody: Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static {}
+
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static> RequestBody for B {}
+
+/// A body that ends in an error once it is larger than it may be. Nothing of it is ever kept here: the guest's
+/// pace is the client's pace.
+pub struct Limited<B> {
+    inner: B,
+    left: usize,
+    sandbox: Arc<Sandbox>,
+}
+
+impl<B> Limited<B> {
+    /// At most `limit` bytes of `inner`; the sandbox is told when there are more, and when the body is dropped.
+    pub fn new(inner: B, limit: usize, sandbox: Arc<Sandbox>) -> Self {
+        Self { inner, left: limit, sandbox }
+    }
+}
+
+impl<B: RequestBody> Body for Limited<B> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        self.sandbox.body_awaited.store(polled.is_pending(), Relaxed);
+        let frame = match ready!(polled) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => return Poll::Ready(None),
+        };
+        let size = frame.data_ref().map_or(0, Buf::remaining);
+        match self.left.checked_sub(size) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.sandbox.body_over.store(true, Relaxed);
+                Poll::Ready(Some(Err(Error::HttpRequestBodySize(None))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> Drop for Limited<B> {
+    fn drop(&mut self) {
+        self.sandbox.body_held.store(false, Relaxed);
+    }
+}

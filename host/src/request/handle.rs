@@ -1,0 +1,57 @@
+//! The request path, whole. Every step takes what the one before it gave; each can only say no in its own words.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Request, Response, header};
+
+use super::body::RequestBody;
+use super::headers::{self, Peer};
+use super::instance::Instance;
+use super::respond::{self, Body};
+use crate::error::RequestError;
+use crate::guests::snapshot::{Current, Target};
+
+/// Answers one request, or says why not.
+///
+/// # Errors
+/// Every way in which a request fails before the head of its answer is sent.
+pub async fn handle<B: RequestBody>(
+    current: &Current,
+    peer: &Peer,
+    request: Request<B>,
+    request_id: &Arc<str>,
+    service: &mut Option<Arc<str>>,
+) -> Result<Response<Body>, RequestError> {
+    let (mut head, body) = request.into_parts();
+    headers::arrive(&mut head, peer)?;
+    let target = find(current, &head)?;
+    let name = service.insert(Arc::clone(&target.guest.name));
+    fits(&target, &head.headers, &body)?;
+    let method = head.method.clone();
+
+    let permit = target.admission.admit().await?;
+    let deadline = Instant::now() + target.guest.limits().wall;
+    let instance = Instance::take(&target.guest, deadline).await?;
+    let request = Request::from_parts(head, body);
+    let answer = instance.call(Arc::clone(&target.guest), request, Arc::clone(request_id), deadline).await?;
+    respond::holding(permit, answer, &method, request_id, name, deadline)
+}
+
+/// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
+fn find(current: &Current, head: &http::request::Parts) -> Result<Arc<Target>, RequestError> {
+    let snapshot = current.snapshot();
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    match snapshot.router.find(authority, head.uri.path()) {
+        Some(target) => Ok(Arc::clone(target)),
+        None if !snapshot.complete => Err(RequestError::Starting),
+        None => Err(RequestError::NoRoute),
+    }
+}
+
+/// A body that says it is too large is refused before a sandbox is made for it.
+fn fits<B: RequestBody>(target: &Target, headers: &http::HeaderMap, body: &B) -> Result<(), RequestError> {
+    let limit = target.guest.limits().request_body as u64;
+    let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
+    if announced.is_some_and(|size| size > limit) { Err(RequestError::BodyTooLarge) } else { Ok(()) }
+}

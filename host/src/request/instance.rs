@@ -1,0 +1,241 @@
+//! A sandbox at work: the only file that drives a Store. `wasi:http` 0.2 and 0.3 look the same from outside.
+//!
+//! The guest's future owns the Store and is polled by whoever waits for its answer: first for the head, then for
+//! each frame of the body. There is no spawn, no queue and no channel hop, and dropping the answer cancels the guest.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::header;
+use http::uri::Scheme;
+use tokio::time::Sleep;
+use wasmtime::{AsContextMut, Store, UpdateDeadline};
+use wasmtime_wasi_http::handler::Proxy;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme as P2Scheme;
+use wasmtime_wasi_http::{WasiHttpView, p2, p3};
+
+use super::answer::{Answer, Work};
+use super::body::{Limited, RequestBody};
+use crate::capabilities::sandbox::{Sandbox, Turn, lock};
+use crate::capabilities::{Ctx, stdio};
+use crate::error::RequestError;
+use crate::guests::compile::Guest;
+
+/// Frames of a guest's backtrace in a log line.
+const FRAMES: usize = 6;
+
+/// One Store with one instance in it. Memory, table, stack, CPU and wall limits are set before guest code runs.
+pub struct Instance {
+    store: Store<Ctx>,
+    proxy: Proxy,
+    uses: usize,
+}
+
+/// A guest that is done, its Store still alive.
+pub(super) struct Finished {
+    instance: Instance,
+    outcome: wasmtime::Result<()>,
+}
+
+/// CPU time is up: raised by the epoch callback inside the guest.
+#[derive(Debug, thiserror::Error)]
+#[error("CPU time is up")]
+struct CpuExhausted;
+
+impl Instance {
+    /// A warm instance of this guest if there is one, else a new one.
+    ///
+    /// # Errors
+    /// As [`Instance::new`].
+    pub async fn take(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
+        match guest.take_warm() {
+            Some(warm) => Ok(warm),
+            None => Self::new(guest, deadline).await,
+        }
+    }
+
+    /// A new sandbox.
+    ///
+    /// # Errors
+    /// When its start code traps or goes over a limit.
+    pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
+        let limits = guest.limits();
+        let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.name), limits, guest.clock.clone()));
+        let mut store = Store::new(&guest.engine, Ctx::new(limits, Arc::clone(&sandbox)));
+        store.limiter(|ctx| &mut ctx.limiter);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
+            Turn::Continue => Ok(UpdateDeadline::Continue(1)),
+            // tokio's own yield, not a bare wake: the worker looks at its sockets before it comes back here.
+            Turn::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            Turn::Over => Err(CpuExhausted.into()),
+        });
+        store.set_hostcall_fuel(limits.memory);
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(limits.resources);
+        }
+        let instantiated = {
+            let instantiating = pin!(guest.pre.instantiate_async(&mut store));
+            Guarded::new(instantiating, sandbox, deadline).await?
+        };
+        match instantiated {
+            Ok(proxy) => Ok(Self { store, proxy, uses: 0 }),
+            Err(error) => Err(blame(store.data(), &error)),
+        }
+    }
+
+    /// Requests that it has answered.
+    pub fn uses(&self) -> usize {
+        self.uses
+    }
+
+    /// Runs the guest until the head of its answer, and a little further: a body that fails before anything of it
+    /// was sent is still a failed request, not a broken transfer.
+    ///
+    /// # Errors
+    /// When there is no answer that could be sent.
+    pub async fn call<B: RequestBody>(
+        mut self,
+        guest: Arc<Guest>,
+        request: http::Request<B>,
+        request_id: Arc<str>,
+        deadline: Instant,
+    ) -> Result<Answer, RequestError> {
+        let sandbox = Arc::clone(&self.store.data().sandbox);
+        sandbox.begin(request_id, self.uses == 0);
+        self.uses += 1;
+        let body_limit = guest.limits().request_body;
+        let expects = request.headers().contains_key(header::EXPECT);
+        let request = request.map(|body| Limited::new(body, body_limit, Arc::clone(&sandbox)));
+        let work = Work::Running(Guarded::new(Box::pin(self.run(request)), Arc::clone(&sandbox), deadline));
+        let answer = Answer::begin(guest, work, &sandbox).await;
+        if expects && sandbox.body_awaited.load(Relaxed) {
+            // The guest waits for a body that the client only sends when told to, and hyper tells it at its next turn.
+            tokio::task::yield_now().await;
+        }
+        // Whatever a guest makes of a body that was cut off, the cause is the body.
+        if sandbox.body_over.load(Relaxed) { Err(RequestError::BodyTooLarge) } else { answer }
+    }
+
+    async fn run<B: RequestBody>(mut self, request: http::Request<Limited<B>>) -> Finished {
+        let outcome = match &self.proxy {
+            Proxy::P2(proxy) => run_p2(&mut self.store, proxy, request).await,
+            Proxy::P3(proxy) => run_p3(&mut self.store, proxy, request).await,
+        };
+        Finished { instance: self, outcome }
+    }
+}
+
+impl Finished {
+    /// Why the guest is done, when that was no return of its own.
+    pub(super) fn failure(&self) -> Option<RequestError> {
+        self.outcome.as_ref().err().map(|error| blame(self.instance.store.data(), error))
+    }
+
+    /// The instance, to be used again or dropped.
+    pub(super) fn into_instance(self) -> Instance {
+        self.instance
+    }
+}
+
+/// wasi:http 0.2: one call, whose end is the guest's end.
+async fn run_p2<B: RequestBody>(
+    store: &mut Store<Ctx>,
+    proxy: &p2::bindings::Proxy,
+    request: http::Request<Limited<B>>,
+) -> wasmtime::Result<()> {
+    let sandbox = Arc::clone(&store.data().sandbox);
+    let https = request.uri().scheme() == Some(&Scheme::HTTPS);
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(if https { P2Scheme::Https } else { P2Scheme::Http }, request)?;
+    let outparam = http.new_response_outparam_from_callback(move |answer| {
+        *lock(&sandbox.head) = Some(answer.map_err(Into::into));
+    })?;
+    proxy.wasi_http_incoming_handler().call_handle(store, request, outparam).await
+}
+
+/// wasi:http 0.3: the call returns the answer, and the guest works on until its last task has ended.
+async fn run_p3<B: RequestBody>(
+    store: &mut Store<Ctx>,
+    proxy: &p3::bindings::Service,
+    request: http::Request<Limited<B>>,
+) -> wasmtime::Result<()> {
+    let sandbox = Arc::clone(&store.data().sandbox);
+    let (request, sent) = p3::Request::from_http(store.data_mut().http().hooks, request);
+    let outcome = store.run_concurrent(async |accessor| {
+        let answer = match proxy.handle(accessor, request).await? {
+            Ok(answer) => Ok(accessor.with(|mut store| answer.into_http(store.as_context_mut(), sent))?),
+            Err(code) => Err(code.into()),
+        };
+        *lock(&sandbox.head) = Some(answer);
+        poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+        Ok(())
+    });
+    outcome.await?
+}
+
+/// A future of guest code: its turns are metered, its wall time is checked from outside, where a busy guest cannot
+/// keep the check from running, and what it leaves on stdout and stderr is logged when it is over.
+pub(super) struct Guarded<F> {
+    future: F,
+    sandbox: Arc<Sandbox>,
+    deadline: Instant,
+    /// Registered at the first wait: most answers never wait.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F> Guarded<F> {
+    pub(super) fn new(future: F, sandbox: Arc<Sandbox>, deadline: Instant) -> Self {
+        Self { future, sandbox, deadline, timer: None }
+    }
+}
+
+impl<F: Future + Unpin> Future for Guarded<F> {
+    type Output = Result<F::Output, RequestError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.sandbox.cpu.enter();
+        let polled = Pin::new(&mut this.future).poll(cx);
+        this.sandbox.cpu.leave();
+        if let Poll::Ready(output) = polled {
+            return Poll::Ready(Ok(output));
+        }
+        let deadline = this.deadline.into();
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        timer.as_mut().poll(cx).map(|()| Err(RequestError::WallTime))
+    }
+}
+
+impl<F> Drop for Guarded<F> {
+    fn drop(&mut self) {
+        stdio::finish(&self.sandbox);
+    }
+}
+
+/// What an error out of wasmtime means to the caller.
+fn blame(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
+    if error.is::<CpuExhausted>() {
+        return RequestError::CpuTime;
+    }
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        return RequestError::QueueFull;
+    }
+    if ctx.limiter.refused {
+        return RequestError::OverMemory;
+    }
+    if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+        return RequestError::Trapped(format!("it exited with status {}", exit.0));
+    }
+    let mut detail = error.root_cause().to_string();
+    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        // Where it happened, in the guest's own names when it still has them.
+        let names = backtrace.frames().iter().take(FRAMES).map(|frame| frame.func_name().unwrap_or("?"));
+        detail += &format!(" (in {})", names.collect::<Vec<_>>().join(" < "));
+    }
+    RequestError::Trapped(detail)
+}

@@ -1,0 +1,222 @@
+//! The answer on its way to the client: a body that owns the [`Permit`] and the running guest until the last byte.
+//!
+//! Ends in one of three ways: complete; aborted, so that the client can tell (h1: closed without the last chunk, h2:
+//! RST_STREAM); or dropped by a client that went away, which cancels the guest.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::task::AbortHandle;
+
+use super::answer::{Answer, AnswerBody};
+use super::headers;
+use crate::admission::Permit;
+use crate::capabilities::sandbox::lock;
+use crate::error::RequestError;
+
+/// What hyper sends.
+pub struct Body(Source);
+
+enum Source {
+    /// The host's own words.
+    Text(Option<Bytes>),
+    /// A guest's answer that is all here: the usual case, and the cheap one.
+    Whole { body: AnswerBody, _permit: Option<Permit> },
+    /// A guest's answer that is still being made.
+    Streamed(Streamed),
+}
+
+/// hyper does not ask for frames while the client does not take them, so a deadline that is only checked when it
+/// asks would never come for a client that stalls. A watchdog shares the body and takes it away in time.
+struct Streamed {
+    shared: Arc<Mutex<Option<(AnswerBody, Permit)>>>,
+    watchdog: AbortHandle,
+    request_id: Arc<str>,
+    service: Arc<str>,
+    /// Bytes that the head promised and that are still to come.
+    promised: Option<u64>,
+}
+
+/// A problem that ended a transfer after its head was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("transfer aborted: {0}")]
+pub struct Aborted(RequestError);
+
+/// The answer of a guest as a response that holds its permit.
+///
+/// # Errors
+/// When its head cannot go on the wire.
+pub fn holding(
+    permit: Permit,
+    answer: Answer,
+    method: &Method,
+    request_id: &Arc<str>,
+    service: &Arc<str>,
+    deadline: Instant,
+) -> Result<Response<Body>, RequestError> {
+    let Answer { mut head, mut body } = answer;
+    if !(200..=599).contains(&head.status.as_u16()) {
+        return Err(RequestError::BadAnswer(format!(
+            "status {} is not one a service may answer with",
+            head.status.as_u16()
+        )));
+    }
+    headers::strip_hop_by_hop(&mut head.headers);
+    let source = if *method == Method::HEAD || bodiless(head.status) {
+        tokio::spawn(discard(body, permit));
+        Source::Text(None)
+    } else if body.is_whole() {
+        match body.afterwork() {
+            Some(afterwork) => {
+                tokio::spawn(holding_until(afterwork, permit));
+                Source::Whole { body, _permit: None }
+            }
+            None => Source::Whole { body, _permit: Some(permit) },
+        }
+    } else {
+        let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        Source::Streamed(Streamed::new(body, permit, promised, deadline, request_id, service))
+    };
+    Ok(Response::from_parts(head, Body(source)))
+}
+
+/// A failure as a response: RFC 9457 problem details.
+pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
+    let status = error.status();
+    let text = serde_json::json!({
+        "type": format!("urn:lodge:problem:{}", error.reason()),
+        "title": error.to_string(),
+        "status": status.as_u16(),
+        "request_id": request_id,
+    });
+    let mut response = Response::new(Body(Source::Text(Some(Bytes::from(text.to_string())))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A short text of the host itself.
+pub fn text(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body(Source::Text(Some(Bytes::from_static(text.as_bytes())))));
+    *response.status_mut() = status;
+    response
+}
+
+fn bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// A body that nobody wants, such as the answer to HEAD: the guest may write it all the same.
+async fn discard(mut body: AnswerBody, permit: Permit) {
+    while let Some(Ok(_)) = poll_fn(|cx| body.poll_frame(cx)).await {}
+    if let Some(afterwork) = body.afterwork() {
+        afterwork.await;
+    }
+    drop(permit);
+}
+
+async fn holding_until(afterwork: impl Future<Output = ()>, permit: Permit) {
+    afterwork.await;
+    drop(permit);
+}
+
+impl Streamed {
+    fn new(
+        body: AnswerBody,
+        permit: Permit,
+        promised: Option<u64>,
+        deadline: Instant,
+        request_id: &Arc<str>,
+        service: &Arc<str>,
+    ) -> Self {
+        let shared = Arc::new(Mutex::new(Some((body, permit))));
+        let (watched, id, name) = (Arc::clone(&shared), Arc::clone(request_id), Arc::clone(service));
+        let watchdog = tokio::spawn(async move {
+            tokio::time::sleep_until(deadline.into()).await;
+            if lock(&watched).take().is_some() {
+                report(&id, &name, &RequestError::WallTime);
+            }
+        });
+        let (request_id, service) = (Arc::clone(request_id), Arc::clone(service));
+        Self { shared, watchdog: watchdog.abort_handle(), request_id, service, promised }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let mut shared = lock(&self.shared);
+        let Some((body, _)) = &mut *shared else {
+            return Poll::Ready(Some(Err(Aborted(RequestError::WallTime))));
+        };
+        match ready!(body.poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.promised = self.promised.map(|promised| promised.saturating_sub(size));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                *shared = None;
+                report(&self.request_id, &self.service, &error);
+                Poll::Ready(Some(Err(Aborted(error))))
+            }
+            None => {
+                self.promised = Some(0);
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Drop for Streamed {
+    /// With every byte delivered the guest may finish what it is doing; otherwise the client is gone, and so is it.
+    fn drop(&mut self) {
+        self.watchdog.abort();
+        let Some((mut body, permit)) = lock(&self.shared).take() else { return };
+        if let (Some(0), Some(afterwork)) = (self.promised, body.afterwork()) {
+            tokio::spawn(holding_until(afterwork, permit));
+        }
+    }
+}
+
+fn report(request_id: &str, service: &str, error: &RequestError) {
+    let (reason, detail) = (error.reason(), error.detail());
+    tracing::warn!(service, request_id, reason, detail, "transfer aborted: {error}");
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        match &mut self.0 {
+            Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Whole { body, .. } => body.poll_frame(cx).map_err(Aborted),
+            Source::Streamed(streamed) => streamed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Text(text) => text.is_none(),
+            Source::Whole { body, .. } => body.is_end(),
+            Source::Streamed(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Whole { body, .. } => body.exact_size().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Source::Streamed(_) => SizeHint::new(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! One connection, and the frame around each of its requests: an id, a clock, and an `Err` made into a response once.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use http::header::{self, HeaderValue};
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+
+use super::activity::{Activity, Verdict, Watched};
+use super::handle::handle;
+use super::headers::{Peer, REQUEST_ID};
+use super::respond::{self, Body};
+use crate::config;
+use crate::drain::Drain;
+use crate::guests::snapshot::Current;
+
+/// What every connection shares.
+pub struct Server {
+    /// What is served.
+    pub current: Current,
+    /// Whether the host is stopping.
+    pub drain: Drain,
+    /// Peers that are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// How HTTP is spoken.
+    pub http: auto::Builder<TokioExecutor>,
+    /// Bounds of the listener.
+    pub bounds: config::Listener,
+    /// Where ids come from.
+    pub ids: Ids,
+}
+
+/// Request ids: 128 bits that are never used twice by this process, and do not tell how many there were.
+pub struct Ids {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    /// Ids that start with `process`, a random number.
+    pub fn new(process: u64) -> Self {
+        Self { process, next: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> Arc<str> {
+        // The finaliser of splitmix64: a bijection, so two ids differ because two counts do.
+        let mut mixed = self.next.fetch_add(1, Ordering::Relaxed).wrapping_add(self.process);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Arc::from(format!("{:016x}{:016x}", self.process, mixed ^ (mixed >> 31)))
+    }
+}
+
+/// The builder of all connections, HTTP/1.1 and HTTP/2 by prior knowledge on one port.
+pub fn http(bounds: &config::Listener) -> auto::Builder<TokioExecutor> {
+    let head = u32::try_from(bounds.head).unwrap_or(u32::MAX);
+    let streams = u32::try_from(bounds.streams).unwrap_or(u32::MAX);
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        // `activity` times the head, and tells an idle connection from a slow one; hyper's own timer does not.
+        .header_read_timeout(None)
+        .max_headers(bounds.headers)
+        .max_buf_size(bounds.head)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(head)
+        .max_concurrent_streams(streams);
+    http
+}
+
+/// Serves one connection to its end.
+pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer: Peer) {
+    let activity = Arc::new(Activity::new(&server.bounds));
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let service = service_fn({
+        let (server, activity) = (Arc::clone(&server), Arc::clone(&activity));
+        move |request| {
+            let (server, peer, working) = (Arc::clone(&server), peer.clone(), activity.begin());
+            async move { Ok::<_, Infallible>(working.until(frame(&server, &peer, request).await)) }
+        }
+    });
+    let mut served = pin!(server.http.serve_connection(io, service));
+    let mut watch = activity.watch();
+    let mut told = pin!(server.drain.told().clone().stopping());
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            // The connection first: the watch judges what it has just done.
+            biased;
+            ended = served.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!("connection ended: {error}");
+                }
+                return;
+            }
+            () = told.as_mut(), if !stopping => {
+                stopping = true;
+                activity.stop();
+            }
+            verdict = poll_fn(|cx| watch.poll(cx)) => match verdict {
+                Verdict::Finish => served.as_mut().graceful_shutdown(),
+                Verdict::Cut(why) => {
+                    tracing::debug!("connection cut: {why}");
+                    return;
+                }
+            },
+        }
+    }
+}
+
+/// One request: the only place where a failure becomes a response.
+async fn frame(server: &Server, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
+    let start = Instant::now();
+    let version = request.version();
+    let id = peer.request_id(request.headers()).map_or_else(|| server.ids.next(), Arc::from);
+    // The id is made of hexadecimal digits, or was a header already.
+    let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
+    request.headers_mut().insert(REQUEST_ID, id_header.clone());
+    let mut service = None;
+    let mut response = match handle(&server.current, peer, request, &id, &mut service).await {
+        Ok(response) => response,
+        Err(error) => {
+            let (service, request_id, reason, detail) = (service.as_deref(), &*id, error.reason(), error.detail());
+            let (status, ms) = (error.status().as_u16(), start.elapsed().as_millis());
+            let client = tracing::field::display(peer.address());
+            if error.status().is_server_error() {
+                tracing::warn!(service, request_id, status, reason, detail, ms, client, "{error}");
+            } else {
+                tracing::debug!(service, request_id, status, reason, ms, client, "{error}");
+            }
+            respond::problem(&error, &id)
+        }
+    };
+    response.headers_mut().insert(REQUEST_ID, id_header);
+    // HTTP/2 has GOAWAY for this.
+    if version < Version::HTTP_2 && server.drain.told().is_stopping() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

@@ -1,0 +1,183 @@
+//! What is typed and what is printed.
+
+use std::process::Stdio;
+
+use crate::harness::{Process, get, lodge, output, wasm};
+
+fn directory(names: &[&str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for name in names {
+        std::fs::copy(wasm(name), directory.path().join(format!("{name}.wasm"))).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn every_bad_value_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("lodge.toml");
+    std::fs::write(&file, "listenn = '1'\n[limits]\nwall = 'soon'\n").unwrap();
+    let file = file.display().to_string();
+    let mut command = lodge(&["serve", "--config", &file, "--engine-tick", "1h"]);
+    let (code, stdout, stderr) = output(command.env("LODGE_LIMITS_QUEUE", "many"));
+    assert_eq!((code, stdout.as_str()), (Some(64), ""));
+    for line in [
+        "lodge.toml: listenn: there is no such key; did you mean `listen`?",
+        "lodge.toml: limits.wall: `soon` is not a time span; write it like 500ms, 30s or 5m",
+        "LODGE_LIMITS_QUEUE: `many` is not a whole number",
+        "--engine-tick: must be between 1ms and 100ms",
+    ] {
+        assert!(stderr.contains(line), "{line} is not in {stderr}");
+    }
+    assert_eq!(output(&mut lodge(&["serve", "--no-such-flag"])).0, Some(64));
+    assert!(output(&mut lodge(&["serve", "--config", "/nowhere.toml"])).2.contains("/nowhere.toml"));
+}
+
+#[test]
+fn settings_are_printed_with_their_origin() {
+    let mut command = lodge(&["serve", "--print-config", "--limits-wall", "1m"]);
+    let (code, stdout, _) = output(command.env("LODGE_LISTEN", "127.0.0.1:1"));
+    let origin = |key: &str| {
+        let line = stdout.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+        line.rsplit("# ").next().unwrap().to_owned()
+    };
+    assert_eq!(code, Some(0));
+    assert_eq!([origin("listen"), origin("limits.wall"), origin("admin")], ["environment", "flag", "default"]);
+    assert_eq!(stdout.lines().count(), lodge::config::described().count());
+}
+
+#[test]
+fn a_host_that_cannot_start_says_why() {
+    let nowhere = output(&mut lodge(&["serve", "/nowhere", "--listen", "127.0.0.1:0", "--admin", "off"]));
+    assert_eq!(nowhere.0, Some(1));
+    assert!(nowhere.2.contains("there is no directory `/nowhere`"), "{}", nowhere.2);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display().to_string();
+    let refused = output(&mut lodge(&["serve", &path, "--listen", &address, "--admin", "off"]));
+    assert_eq!(refused.0, Some(1));
+    assert!(refused.2.contains(&address) && refused.2.contains("another port"), "{}", refused.2);
+}
+
+/// The first lines name the addresses that were really taken, and the files that were refused are named, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_lines_and_the_last() {
+    let directory = directory(&["hello", "panic"]);
+    std::fs::write(directory.path().join("bad.wasm"), "bad").unwrap();
+    for format in ["text", "json"] {
+        let process = Process::serve(directory.path(), &["--log-format", format]).await;
+        assert_ne!(process.address.port(), 0);
+        assert_eq!(get(process.address, "/hello").await.status, 200);
+        let id = get(process.address, "/panic").await.header("x-request-id");
+        // The guest's own words, and the host's account of the failure, under the id that the client has.
+        let said = |words: &str| process.log().lines().any(|line| line.contains(&id) && line.contains(words));
+        crate::harness::until("the guest is heard", || said("the secret of the panic guest")).await;
+        crate::harness::until("the failure is logged", || said("trapped") && said("unreachable")).await;
+        let log = process.log();
+        assert!(log.contains("refused bad.wasm: it is not WebAssembly"), "{log}");
+        if format == "json" {
+            for line in log.lines() {
+                let event: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert!(event["level"].is_string() && event["message"].is_string(), "{line}");
+            }
+        }
+    }
+}
+
+/// What a guest writes is bounded, and is never mistaken for the host's own words.
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_guests_is_bounded() {
+    let directory = directory(&["noisy"]);
+    let process = Process::serve(directory.path(), &["--limits-output", "16KiB"]).await;
+    let answer = get(process.address, "/noisy").await;
+    assert_eq!(answer.text(), "quiet now");
+    crate::harness::until("the flood is reported", || process.log().contains("output over limits.output")).await;
+    let log = process.log();
+    let noise = log.lines().filter(|line| line.contains("noise noise")).collect::<Vec<_>>();
+    assert!((10..=17).contains(&noise.len()), "{} lines", noise.len());
+    assert!(noise.iter().all(|line| line.contains("noisy") && line.contains(&answer.header("x-request-id"))));
+    assert!(log.len() < 40 << 10, "{} bytes of log", log.len());
+}
+
+#[test]
+fn check_says_what_each_file_is() {
+    let directory = directory(&["hello", "users"]);
+    let path = directory.path().display().to_string();
+    let (code, stdout, _) = output(&mut lodge(&["check", &path]));
+    assert_eq!(code, Some(0), "{stdout}");
+    for text in ["hello.wasm", "wasi:http/handler@0.3.", "users.wasm", "wasi:http/incoming-handler@0.2.12", "/users"] {
+        assert!(stdout.contains(text), "{text} is not in {stdout}");
+    }
+    std::fs::write(directory.path().join("bad.wasm"), "bad").unwrap();
+    let (code, stdout, _) = output(&mut lodge(&["check", &path, "--json"]));
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, report.as_array().unwrap().len()), (Some(1), 3));
+    assert_eq!(report[0]["file"], "bad.wasm");
+    assert_eq!(report[0]["refused"]["reason"], "it is not WebAssembly");
+    assert_eq!(report[2]["service"]["routes"][0], "/users");
+    // One file alone.
+    let (code, stdout, _) = output(&mut lodge(&["check", &format!("{path}/users.wasm")]));
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("users.wasm") && !stdout.contains("hello.wasm"), "{stdout}");
+}
+
+#[test]
+fn versions_are_told() {
+    let (code, stdout, _) = output(&mut lodge(&["--version"]));
+    let lock = std::fs::read_to_string(crate::harness::root().join("Cargo.lock")).unwrap();
+    let engine = lock.split("name = \"wasmtime\"\nversion = \"").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains(env!("CARGO_PKG_VERSION")) && stdout.contains(&format!("wasmtime {engine}")), "{stdout}");
+}
+
+/// `lodge dev` builds a crate that stands anywhere, puts its component beside it, and serves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_builds_and_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let crate_directory = directory.path().join("my_service");
+    std::fs::create_dir_all(crate_directory.join("src")).unwrap();
+    let hello = crate::harness::root().join("guests/hello");
+    std::fs::copy(hello.join("src/lib.rs"), crate_directory.join("src/lib.rs")).unwrap();
+    let manifest = r#"
+        [package]
+        name = "my_service"
+        edition = "2024"
+        [lib]
+        crate-type = ["cdylib"]
+        [dependencies]
+        form_urlencoded = "1"
+        http = "1"
+        wasip3 = { version = "0.10", features = ["http-compat"] }
+        [workspace]
+    "#;
+    std::fs::write(crate_directory.join("Cargo.toml"), manifest).unwrap();
+    std::fs::copy(crate::harness::root().join("Cargo.lock"), crate_directory.join("Cargo.lock")).unwrap();
+    std::fs::copy(crate::harness::root().join("rust-toolchain.toml"), crate_directory.join("rust-toolchain.toml"))
+        .unwrap();
+    let path = directory.path().display().to_string();
+    let args = ["dev", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut child = lodge(&args).env("CARGO", env!("CARGO")).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let (mut log, mut address) = (String::new(), None);
+    while !log.contains("[1/1] my_service") {
+        let mut line = String::new();
+        let read = std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+        assert!(read > 0, "it ended: {log}");
+        if line.contains("serving ") {
+            address = line.split("http://").nth(1).and_then(|address| address.trim().parse().ok());
+        }
+        log += &line;
+    }
+    let text = get(address.unwrap(), "/my_service?name=dev").await.text();
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(text, "Hello, dev!");
+    assert!(directory.path().join("my_service.wasm").is_file());
+
+    // A crate that does not compile: cargo's words, then ours, and no host.
+    std::fs::write(crate_directory.join("src/lib.rs"), "fn broken(").unwrap();
+    let (code, _, stderr) = output(lodge(&args).env("CARGO", env!("CARGO")));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("my_service does not build; its errors are above"), "{stderr}");
+}

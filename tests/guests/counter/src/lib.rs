@@ -1,0 +1,31 @@
+//! Counts in memory how often this sandbox was used; traps when asked to.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+
+static USES: AtomicU32 = AtomicU32::new(0);
+
+struct Guest;
+
+wasip2::http::proxy::export!(Guest);
+
+impl wasip2::exports::http::incoming_handler::Guest for Guest {
+    fn handle(request: IncomingRequest, outparam: ResponseOutparam) {
+        let uses = USES.fetch_add(1, Ordering::Relaxed) + 1;
+        if request.path_with_query().is_some_and(|path| path.ends_with("/trap")) {
+            core::arch::wasm32::unreachable();
+        }
+        answer(outparam, &uses.to_string());
+    }
+}
+
+fn answer(outparam: ResponseOutparam, text: &str) {
+    let response = OutgoingResponse::new(Fields::new());
+    let body = response.body().unwrap();
+    ResponseOutparam::set(outparam, Ok(response));
+    let stream = body.write().unwrap();
+    stream.blocking_write_and_flush(text.as_bytes()).unwrap();
+    drop(stream);
+    OutgoingBody::finish(body, None).unwrap();
+}

@@ -1,0 +1,13 @@
+//! Ends its process instead of answering.
+
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
+
+struct Guest;
+
+wasip2::http::proxy::export!(Guest);
+
+impl wasip2::exports::http::incoming_handler::Guest for Guest {
+    fn handle(_request: IncomingRequest, _outparam: ResponseOutparam) {
+        std::process::exit(3);
+    }
+}

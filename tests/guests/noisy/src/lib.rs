@@ -1,0 +1,27 @@
+//! Floods stderr with 16 MiB, then answers.
+
+use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+
+struct Guest;
+
+wasip2::http::proxy::export!(Guest);
+
+impl wasip2::exports::http::incoming_handler::Guest for Guest {
+    fn handle(_request: IncomingRequest, outparam: ResponseOutparam) {
+        let line = "noise ".repeat(170);
+        for _ in 0..16 * 1024 {
+            eprintln!("{line}");
+        }
+        answer(outparam, "quiet now");
+    }
+}
+
+fn answer(outparam: ResponseOutparam, text: &str) {
+    let response = OutgoingResponse::new(Fields::new());
+    let body = response.body().unwrap();
+    ResponseOutparam::set(outparam, Ok(response));
+    let stream = body.write().unwrap();
+    stream.blocking_write_and_flush(text.as_bytes()).unwrap();
+    drop(stream);
+    OutgoingBody::finish(body, None).unwrap();
+}

@@ -1,0 +1,13 @@
+//! Panics, with a message that no client may see.
+
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
+
+struct Guest;
+
+wasip2::http::proxy::export!(Guest);
+
+impl wasip2::exports::http::incoming_handler::Guest for Guest {
+    fn handle(_request: IncomingRequest, _outparam: ResponseOutparam) {
+        panic!("the secret of the panic guest");
+    }
+}

@@ -1,0 +1,19 @@
+//! Answers with the status that the path names: /status/101.
+
+use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+
+struct Guest;
+
+wasip2::http::proxy::export!(Guest);
+
+impl wasip2::exports::http::incoming_handler::Guest for Guest {
+    fn handle(request: IncomingRequest, outparam: ResponseOutparam) {
+        let path = request.path_with_query().unwrap_or_default();
+        let status = path.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(200);
+        let response = OutgoingResponse::new(Fields::new());
+        response.set_status_code(status).unwrap();
+        let body = response.body().unwrap();
+        ResponseOutparam::set(outparam, Ok(response));
+        OutgoingBody::finish(body, None).unwrap();
+    }
+}

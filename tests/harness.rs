@@ -1,0 +1,246 @@
+//! Guests, hosts and clients for the tests. Everything waits for something that happens, with a bound; nothing sleeps
+//! and hopes.
+
+mod client;
+mod process;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use lodge::config::{self, Origin};
+use lodge::guests::snapshot::Current;
+use lodge::host::{Ended, Host};
+use tokio::sync::{RwLock, oneshot};
+use tokio::task::JoinHandle;
+
+pub(crate) use client::{Answer, Connection, fed, get, raw};
+pub(crate) use process::{Process, lodge, output};
+
+/// No wait of a test is longer, whatever the machine is doing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The project's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The directory of built guests; builds all of them at the first call.
+pub(crate) fn guests() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.current_dir(root()).args(["build", "--target", "wasm32-wasip2", "--profile", "guest"]);
+        for name in guest_names() {
+            build.args(["-p", &name]);
+        }
+        eprintln!("building the guests (once; about a minute on a new machine)");
+        assert!(build.status().expect("cargo runs").success(), "the guests do not build; see above");
+        // .../target/debug/lodge → .../target
+        let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).expect("target/profile/lodge");
+        target.join("wasm32-wasip2/guest")
+    })
+}
+
+/// Every guest crate, the samples and the habits.
+pub(crate) fn guest_names() -> Vec<String> {
+    let mut names = Vec::new();
+    for directory in ["guests", "tests/guests"] {
+        for entry in std::fs::read_dir(root().join(directory)).expect("a directory of guests") {
+            let path = entry.expect("an entry").path();
+            if path.join("Cargo.toml").is_file() {
+                names.push(path.file_name().expect("a name").to_string_lossy().into_owned());
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+/// The component of one guest.
+pub(crate) fn wasm(name: &str) -> PathBuf {
+    guests().join(format!("{name}.wasm"))
+}
+
+/// Tests that measure time run alone; the others beside each other.
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
+/// A directory of guests, a configuration, and soon a host.
+pub(crate) struct Setup {
+    pub(crate) directory: tempfile::TempDir,
+    settings: BTreeMap<String, String>,
+    alone: bool,
+}
+
+/// A running host, stopped when dropped.
+pub(crate) struct TestHost {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) admin: std::net::SocketAddr,
+    pub(crate) current: Current,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Ended>,
+    _directory: tempfile::TempDir,
+    _machine: Machine,
+}
+
+enum Machine {
+    Shared(#[expect(dead_code, reason = "held")] tokio::sync::RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held")] tokio::sync::RwLockWriteGuard<'static, ()>),
+}
+
+/// A host with these guests.
+pub(crate) fn host(names: &[&str]) -> Setup {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for name in names {
+        let file = format!("{name}.wasm");
+        std::fs::copy(wasm(name), directory.path().join(&file)).expect("the guest is built");
+    }
+    let settings = [
+        ("listen", "127.0.0.1:0"),
+        ("admin", "127.0.0.1:0"),
+        // Each slot is address space, and tests start many hosts.
+        ("engine.instances", "100"),
+        ("engine.warm", "10"),
+    ];
+    let settings = settings.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
+    Setup { directory, settings, alone: false }
+}
+
+impl Setup {
+    /// Sets one key of the configuration.
+    pub(crate) fn set(mut self, name: &str, text: &str) -> Self {
+        self.settings.insert(name.into(), text.into());
+        self
+    }
+
+    /// Writes a manifest.
+    pub(crate) fn manifest(self, name: &str, text: &str) -> Self {
+        self.file(&format!("{name}.toml"), text.as_bytes())
+    }
+
+    /// Puts any file into the directory.
+    pub(crate) fn file(self, name: &str, bytes: &[u8]) -> Self {
+        std::fs::write(self.directory.path().join(name), bytes).expect("the directory is writable");
+        self
+    }
+
+    /// Puts a guest there under another name.
+    pub(crate) fn named(self, guest: &str, name: &str) -> Self {
+        let bytes = std::fs::read(wasm(guest)).expect("the guest is built");
+        self.file(&format!("{name}.wasm"), &bytes)
+    }
+
+    /// No other test beside this one: it measures time.
+    pub(crate) fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Starts the host and waits until every file was loaded or refused.
+    pub(crate) async fn start(mut self) -> TestHost {
+        let machine =
+            if self.alone { Machine::Alone(MACHINE.write().await) } else { Machine::Shared(MACHINE.read().await) };
+        self.settings.insert("guests".into(), self.directory.path().display().to_string());
+        let config = config::resolve(&[(Origin::Flag, self.settings)]).expect("a sound configuration").config;
+        let host = Host::bind(config).await.expect("a host");
+        let (address, admin) = (host.address().expect("bound"), host.admin_address().expect("bound"));
+        let current = host.current();
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(host.run(async move {
+            let _ = stopped.await;
+        }));
+        let host = TestHost {
+            address,
+            admin,
+            current,
+            stop: Some(stop),
+            running,
+            _directory: self.directory,
+            _machine: machine,
+        };
+        until("every guest is loaded or refused", || host.current.snapshot().complete).await;
+        host
+    }
+}
+
+impl TestHost {
+    /// GET of a path.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        get(self.address, path).await
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::http1(self.address).await
+    }
+
+    /// What was refused, one line each.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        self.current.snapshot().refusals.iter().map(ToString::to_string).collect()
+    }
+
+    /// Tells the host to stop.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// How it ended, after a stop.
+    pub(crate) async fn ended(mut self) -> Ended {
+        self.stop();
+        let running = std::mem::replace(&mut self.running, tokio::spawn(async { Ended::Drained }));
+        within(running).await.expect("the host does not panic")
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// Waits for `condition`, which must come true.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// `future`, which must end.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("an end within the patience of the tests")
+}
+
+/// A service asked over and over while something else goes on; every answer must be right.
+pub(crate) struct Neighbour {
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    asking: JoinHandle<usize>,
+}
+
+impl Neighbour {
+    /// Asks hello at `address`.
+    pub(crate) fn of(host: &TestHost) -> Self {
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (address, stopped) = (host.address, Arc::clone(&stop));
+        let asking = tokio::spawn(async move {
+            let mut answers = 0;
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                let answer = get(address, "/hello").await;
+                assert_eq!((answer.status, answer.text()), (200, "Hello, World!".into()), "a neighbour was disturbed");
+                answers += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            answers
+        });
+        Self { stop, asking }
+    }
+
+    /// How many answers it got.
+    pub(crate) async fn answers(self) -> usize {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        within(self.asking).await.expect("every answer was right")
+    }
+}

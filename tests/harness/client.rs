@@ -1,0 +1,166 @@
+//! HTTP clients: one line for a GET, a connection for more, raw bytes for what no client would send.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::within;
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// The transfer was broken off, and the client could tell.
+    pub(crate) broken: bool,
+}
+
+impl Answer {
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header as text, empty when it is not there.
+    pub(crate) fn header(&self, name: &str) -> String {
+        self.headers.get(name).map_or(String::new(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    }
+
+    /// The body as problem details; checks what every one of them must have.
+    pub(crate) fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let problem: serde_json::Value = serde_json::from_slice(&self.body).expect("JSON");
+        assert_eq!(problem["status"], self.status);
+        assert_eq!(problem["request_id"], self.header("x-request-id"));
+        assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()));
+        problem["type"].as_str().and_then(|kind| kind.strip_prefix("urn:lodge:problem:")).expect("a type").to_owned()
+    }
+
+    /// Reads an answer to its end.
+    pub(crate) async fn read(response: http::Response<Incoming>) -> Self {
+        let (head, mut body) = response.into_parts();
+        let (mut bytes, mut broken) = (Vec::new(), false);
+        while let Some(frame) = within(body.frame()).await {
+            match frame {
+                Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Err(_) => {
+                    broken = true;
+                    break;
+                }
+            }
+        }
+        Self { status: head.status.as_u16(), headers: head.headers, body: bytes.into(), broken }
+    }
+}
+
+/// One GET on a connection of its own.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
+    Connection::http1(address).await.get(path).await
+}
+
+/// A body of any kind.
+pub(crate) type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A request body that the test feeds, frame by frame; it ends when the sender is dropped.
+pub(crate) struct Fed(mpsc::Receiver<Frame<Bytes>>);
+
+/// Such a body, and its sender.
+pub(crate) fn fed() -> (mpsc::Sender<Frame<Bytes>>, AnyBody) {
+    let (sender, receiver) = mpsc::channel(1);
+    (sender, Fed(receiver).boxed_unsync())
+}
+
+impl http_body::Body for Fed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|frame| frame.map(Ok))
+    }
+}
+
+/// A connection that was made.
+pub(crate) enum Connection {
+    Http1(http1::SendRequest<AnyBody>),
+    Http2(http2::SendRequest<AnyBody>),
+}
+
+impl Connection {
+    pub(crate) async fn http1(address: SocketAddr) -> Self {
+        let stream = within(TcpStream::connect(address)).await.expect("the host accepts");
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
+        tokio::spawn(connection);
+        Self::Http1(sender)
+    }
+
+    pub(crate) async fn http2(address: SocketAddr) -> Self {
+        let stream = within(TcpStream::connect(address)).await.expect("the host accepts");
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("a handshake");
+        tokio::spawn(connection);
+        Self::Http2(sender)
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.ask(Method::GET, path, &[], "").await
+    }
+
+    /// One request with a small body.
+    pub(crate) async fn ask(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = Full::new(Bytes::copy_from_slice(body.as_bytes())).boxed_unsync();
+        let response = self.send(request.body(body).expect("a request")).await.expect("an answer");
+        Answer::read(response).await
+    }
+
+    /// Sends a request and waits for the head of its answer. `host` is added where it is missing.
+    pub(crate) async fn send(&mut self, mut request: Request<AnyBody>) -> hyper::Result<http::Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => {
+                if !request.headers().contains_key("host") {
+                    request.headers_mut().insert("host", http::HeaderValue::from_static("localhost"));
+                }
+                within(sender.ready()).await?;
+                within(sender.send_request(request)).await
+            }
+            Self::Http2(sender) => {
+                let path = request.uri().path_and_query().expect("a path").clone();
+                let authority = match request.headers_mut().remove("host") {
+                    Some(host) => host.to_str().expect("text").to_owned(),
+                    None => "localhost".into(),
+                };
+                let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query(path);
+                *request.uri_mut() = uri.build().expect("a uri");
+                within(sender.ready()).await?;
+                within(sender.send_request(request)).await
+            }
+        }
+    }
+}
+
+/// Sends these bytes and reads until the host closes. Whatever comes back, as text.
+pub(crate) async fn raw(address: SocketAddr, bytes: &str) -> String {
+    let mut stream = within(TcpStream::connect(address)).await.expect("the host accepts");
+    stream.write_all(bytes.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    // A reset after the answer is an end, too.
+    let _ = within(stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}

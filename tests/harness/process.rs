@@ -1,0 +1,123 @@
+//! The real binary: for promises about a process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// `lodge` with these arguments and nothing of ours in its environment.
+pub(crate) fn lodge(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lodge"));
+    command.args(args).stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LODGE_")) {
+        command.env_remove(name);
+    }
+    // Never a lodge.toml that happens to lie around.
+    command.current_dir(std::env::temp_dir());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("lodge runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// A serving process, killed when dropped; its log is shown when the test fails.
+pub(crate) struct Process {
+    child: Leashed,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+/// A child that never outlives its test: one that did would hold the pipes of whoever runs the tests.
+struct Leashed(Child);
+
+impl Drop for Leashed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    /// Serves `directory` on free ports and waits until it is ready.
+    pub(crate) async fn serve(directory: &Path, args: &[&str]) -> Self {
+        let directory = directory.display().to_string();
+        let mut all = vec!["serve", &directory, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        all.extend(["--engine-instances", "300"]);
+        all.extend(args);
+        let mut child = Leashed(lodge(&all).stderr(Stdio::piped()).spawn().expect("lodge starts"));
+        let mut stderr = BufReader::new(child.0.stderr.take().expect("piped"));
+        let (mut first, mut second) = (String::new(), String::new());
+        stderr.read_line(&mut first).expect("a line");
+        stderr.read_line(&mut second).expect("a line");
+        let log = Arc::new(Mutex::new(format!("{first}{second}")));
+        let (address, admin) = (address_in(&first), address_in(&second));
+        std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                let mut bytes = [0; 4096];
+                while let Ok(read @ 1..) = stderr.read(&mut bytes) {
+                    log.lock().expect("the log").push_str(&String::from_utf8_lossy(&bytes[..read]));
+                }
+            }
+        });
+        let process = Self { child, address, admin, log };
+        let start = Instant::now();
+        while super::get(process.admin, "/readyz").await.status != 200 {
+            assert!(start.elapsed() < PATIENCE, "not ready: {}", process.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        process
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child.0);
+        rustix::process::kill_process(pid, signal).expect("the process is there");
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.0.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A line of /proc/PID/status in KiB, such as `VmHWM`.
+    pub(crate) fn memory(&self, line: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.0.id())).expect("a process");
+        let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        found.and_then(|text| text.split_whitespace().next()?.parse().ok()).expect("the line")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of lodge:\n{}", self.log());
+        }
+    }
+}
+
+fn address_in(line: &str) -> SocketAddr {
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split(|c: char| "/\"\n".contains(c)).next());
+    address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {line:?}"))
+}

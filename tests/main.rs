@@ -1,0 +1,28 @@
+//! The promises of Lodge, end to end: one binary, a file per promise.
+//!
+//! Guests are built once per run; a host is started in this process on port 0, or as the real binary where the
+//! promise is about a process (memory, signals, what is printed).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and may block its own thread"
+)]
+
+mod harness;
+
+mod cli;
+mod drain;
+mod errors;
+mod files;
+mod habits;
+mod http;
+mod isolation;
+mod limits;
+mod serving;
+mod streaming;
+mod tidy;

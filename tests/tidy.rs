@@ -1,0 +1,132 @@
+//! The habits of the house, kept by a test: who may know whom, what every file has, what the README holds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::{guest_names, root};
+
+fn rust_files(directory: &str) -> Vec<(String, String)> {
+    fn walk(directory: &Path, into: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push(path);
+            }
+        }
+    }
+    let mut paths = Vec::new();
+    walk(&root().join(directory), &mut paths);
+    paths.sort();
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(root().join(directory)).unwrap().to_string_lossy().into_owned();
+        (name, fs::read_to_string(path).unwrap())
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// Code without comments and test modules, which may say anything.
+fn code(text: &str) -> String {
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for directory in ["host/src", "tests", "guests"] {
+        for (name, text) in rust_files(directory) {
+            let exempt = name.ends_with("tests.rs");
+            assert!(exempt || text.starts_with("//! "), "{directory}/{name} does not open with `//!`");
+            assert!(!name.ends_with("mod.rs"), "{directory}/{name}: use foo.rs and foo/");
+        }
+    }
+}
+
+/// (room, what it must not know, why)
+const WALLS: &[(&str, &[&str], &str)] = &[
+    (
+        "guests/",
+        &["hyper::", "http::Request", "request::handle", "request::serve", "request::respond"],
+        "guests never see a request",
+    ),
+    ("request/", &[".publish(", "reconcile(", "Publisher"], "requests never write a snapshot"),
+    ("capabilities", &["crate::request", "crate::guests", "crate::admission"], "capabilities know only their Store"),
+    ("request/route", &["wasmtime", "tokio", "Instant::now"], "routing is pure"),
+    ("config", &["wasmtime", "tokio::", "Instant::now", "std::fs", "std::env"], "configuration is pure"),
+    ("error", &["tokio", "Instant::now"], "errors are pure"),
+    ("guests/manifest", &["wasmtime", "tokio", "Instant::now", "std::fs"], "manifests are pure"),
+    ("admission", &["wasmtime", "hyper", "spawn("], "admission knows no engine"),
+];
+
+#[test]
+fn walls_stand() {
+    for (name, text) in rust_files("host/src") {
+        if name.ends_with("tests.rs") {
+            continue;
+        }
+        for (room, forbidden, why) in WALLS {
+            if name.starts_with(room) {
+                for word in *forbidden {
+                    assert!(!code(&text).contains(word), "host/src/{name} knows `{word}`: {why}");
+                }
+            }
+        }
+        let serves = ["request/accept.rs", "request/serve.rs", "admin.rs"].contains(&name.as_str());
+        assert!(
+            serves || !code(&text).contains("hyper::server"),
+            "host/src/{name}: hyper's server is for accept and serve"
+        );
+        let knows_host = ["cli.rs", "lib.rs", "host.rs", "main.rs"].contains(&name.as_str());
+        assert!(knows_host || !code(&text).contains("crate::host"), "host/src/{name} knows the composition root");
+    }
+}
+
+#[test]
+fn files_are_rooms_not_halls() {
+    for (name, text) in rust_files("host/src") {
+        let lines = text.lines().count();
+        let most = if name == "config.rs" || name == "request/instance.rs" { 500 } else { 400 };
+        assert!(lines <= most, "host/src/{name} has {lines} lines; split it");
+    }
+}
+
+/// A guest that no test uses proves nothing.
+#[test]
+fn every_guest_is_used() {
+    let tests: String = rust_files("tests")
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with("guests/"))
+        .map(|(_, text)| text)
+        .collect();
+    for name in guest_names() {
+        assert!(tests.contains(&format!("\"{name}\"")), "tests/guests/{name} is used by no test");
+    }
+}
+
+/// The README shows every key with its default, and every way to fail with its status.
+#[test]
+fn the_readme_is_complete() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for (name, default, _) in lodge::config::described() {
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        let row = format!("| `{name}` | {default} |");
+        assert!(readme.contains(&row), "the README has no row `{row}`");
+    }
+    let (_, errors) = rust_files("host/src").into_iter().find(|(name, _)| name == "error.rs").unwrap();
+    let reasons = errors.split("fn reason").nth(1).unwrap().split("fn detail").next().unwrap();
+    for reason in reasons.split('"').skip(1).step_by(2) {
+        assert!(readme.contains(&format!("`{reason}`")), "the README does not explain `{reason}`");
+    }
+    let hello = fs::read_to_string(root().join("guests/hello/src/lib.rs")).unwrap();
+    assert!(readme.contains(hello.trim()), "the README's service is not guests/hello");
+}
+
+/// What the README tells a newcomer to type is what CI types.
+#[test]
+fn ci_runs_what_the_readme_says() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
+    for command in ["cargo run --release -- dev", "cargo test"] {
+        assert!(readme.contains(command) && ci.contains(command), "{command}");
+    }
+}
