@@ -3,10 +3,8 @@
 //! A place among `listener.connections` is taken before accept, so that overload waits in the kernel's backlog and
 //! not in our memory. An accept error is one client's, or passes: it never ends the server.
 
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +15,9 @@ use super::serve::{self, Server};
 
 /// Between two tries while the process is out of file descriptors: a busy loop would make it worse.
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// For handshakes that are under way when the host stops: a round trip, and room for a slow one.
+const HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// Accepts until `stop`, then what the kernel has accepted on our behalf by then, and closes the listener.
 pub async fn accept(listener: TcpListener, server: Arc<Server>, stop: impl Future<Output = ()>) {
@@ -32,10 +33,39 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, stop: impl Futur
             () = &mut stop => break,
         }
     }
-    // Their handshakes are done: as far as the clients know, they are connected.
-    while let Poll::Ready(Ok((stream, _))) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await {
-        spawn(&server, stream, ());
+    if let Err(error) = begin_no_more(&listener) {
+        tracing::debug!("a connection made while the listener closes may be lost: {error}");
     }
+    // As far as their clients know, these are connected.
+    let rest = async {
+        loop {
+            spawn(&server, accepted(&listener).await, ());
+        }
+    };
+    let _ = tokio::time::timeout(HANDSHAKES, rest).await;
+}
+
+/// Ignores requests for new connections; those whose handshake has begun go on.
+///
+/// Closing a listener resets every connection that was completed since the last accept, with whatever was sent on
+/// it. So a packet filter drops what begins a connection, and after [`HANDSHAKES`] there is nothing left to reset:
+/// an ignored client asks again within a second, and is refused or served elsewhere.
+#[cfg(target_os = "linux")]
+fn begin_no_more(listener: &TcpListener) -> io::Result<()> {
+    use socket2::SockFilter;
+    // The filter sees the TCP header: byte 13 has the flags, 2 is SYN. See linux/filter.h for the codes.
+    let (load_byte, jump_if_set, end) = (0x30, 0x45, 0x06);
+    socket2::SockRef::from(listener).attach_filter(&[
+        SockFilter::new(load_byte, 0, 0, 13),
+        SockFilter::new(jump_if_set, 0, 1, 2),
+        SockFilter::new(end, 0, 0, 0),
+        SockFilter::new(end, 0, 0, u32::MAX),
+    ])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn begin_no_more(_listener: &TcpListener) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
