@@ -156,9 +156,10 @@ async fn a_client_that_leaves_takes_its_guest_along() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_streams() {
     let host = host(&["hello"]).set("listener.streams", "10").start().await;
-    let crate::harness::Connection::Http2(sender) = crate::harness::Connection::http2(host.address).await else {
-        unreachable!()
-    };
+    let mut client = crate::harness::Connection::http2(host.address).await;
+    // With this answer the client has the host's settings; before it, it may open more streams than it is allowed.
+    client.get("/hello").await;
+    let crate::harness::Connection::Http2(sender) = client else { unreachable!() };
     let asked: Vec<_> = (0..200)
         .map(|n| {
             let mut client = crate::harness::Connection::Http2(sender.clone());

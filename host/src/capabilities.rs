@@ -57,14 +57,19 @@ impl Ctx {
     }
 }
 
-/// Links every capability, for `wasi` 0.2 and 0.3 alike: a 0.3 guest built by rustc still imports 0.2 through std.
+/// Links every capability for `wasi` 0.2 and, into a `concurrent` engine, for 0.3 as well: a 0.3 guest built by rustc
+/// still imports 0.2 through std.
 ///
 /// # Errors
 /// Only when two capabilities define one name.
-pub fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    wasmtime_wasi::p3::add_to_linker(linker)?;
-    http::link(linker)
+    http::link_02(linker)?;
+    if concurrent {
+        wasmtime_wasi::p3::add_to_linker(linker)?;
+        http::link_03(linker)?;
+    }
+    Ok(())
 }
 
 impl WasiView for Ctx {

@@ -21,9 +21,13 @@ type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(),
 #[derive(Debug)]
 pub struct Hooks;
 
-/// Puts `wasi:http` into the linker.
-pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    p2::add_only_http_to_linker_async(linker)?;
+/// Puts `wasi:http` 0.2 into the linker.
+pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    p2::add_only_http_to_linker_async(linker)
+}
+
+/// Puts `wasi:http` 0.3 into the linker.
+pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     p3::add_to_linker(linker)
 }
 

@@ -1,4 +1,4 @@
-//! `GuestSpec` → [`Guest`]: one engine and one linker for the life of the host, bounded parallelism.
+//! `GuestSpec` → [`Guest`]: two engines for the life of the host, bounded parallelism.
 //!
 //! A `Guest` is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated
 //! once under its own limits. Whatever fails on the way is a [`Refusal`] in words, and touches no other guest.
@@ -22,6 +22,8 @@ use crate::config::limits::{Limits, MAX_TABLE_ELEMENTS};
 use crate::error::RequestError;
 use crate::request::instance::Instance;
 
+/// In the name of every interface of WASI 0.3.
+const WASI_03: &[u8] = b"@0.3.";
 /// Core instances of one component. Rust has 3, a componentized Python about 30.
 const CORE_INSTANCES: u32 = 100;
 /// Memories and tables of one component.
@@ -32,14 +34,23 @@ const HOST_STACK: usize = 1 << 20;
 /// What an instantiation at load may take, however generous the service's own limits are.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// The engine, and what turns files into guests with it.
+/// The engines, and what turns files into guests with them.
 pub struct Compiler {
-    engine: Engine,
-    linker: Linker<Ctx>,
+    /// For guests that only speak WASI 0.2. Without the bookkeeping of concurrent tasks each of their host calls is
+    /// cheaper: 12.0 → 10.7 µs for a request to a warm instance, 21.3 → 19.0 µs to a fresh one.
+    plain: Linked,
+    /// For all the others.
+    concurrent: Linked,
     clock: Clock,
     permits: Arc<Semaphore>,
     compile_time: Duration,
     warm: Arc<Semaphore>,
+}
+
+/// An engine, and the host as its guests see it.
+struct Linked {
+    engine: Engine,
+    linker: Linker<Ctx>,
 }
 
 /// A component that can be served.
@@ -82,22 +93,19 @@ impl Compiler {
     pub fn new(config: &config::Config) -> Result<(Self, Ticker), String> {
         let sizes = &config.engine;
         let threads = if sizes.compile_threads == 0 { cores() } else { sizes.compile_threads };
-        let engine = Engine::new(&engine_config(sizes, threads)).map_err(|error| {
-            format!("the engine does not start: {error:#}; lower engine.instances or engine.max_memory")
-        })?;
-        let mut linker = Linker::new(&engine);
-        capabilities::link(&mut linker).map_err(|error| format!("linking the host: {error:#}"))?;
+        let plain = Linked::new(sizes, threads, false)?;
+        let concurrent = Linked::new(sizes, threads, true)?;
         let clock = Clock::new(sizes.tick);
-        let weak = engine.weak();
+        let engines = [plain.engine.weak(), concurrent.engine.weak()];
         let ticker = clock.start(move || {
-            if let Some(engine) = weak.upgrade() {
+            for engine in engines.iter().filter_map(wasmtime::EngineWeak::upgrade) {
                 engine.increment_epoch();
             }
         });
         let ticker = ticker.map_err(|error| format!("the clock's thread does not start: {error}"))?;
         let compiler = Self {
-            engine,
-            linker,
+            plain,
+            concurrent,
             clock,
             permits: Arc::new(Semaphore::new(threads)),
             compile_time: sizes.compile_time,
@@ -138,8 +146,8 @@ impl Compiler {
         };
         let guest = Guest {
             name: Arc::from(spec.name.as_str()),
-            interfaces: interfaces(&component, &self.engine),
-            engine: self.engine.clone(),
+            interfaces: interfaces(&component),
+            engine: component.engine().clone(),
             pre,
             clock: self.clock.clone(),
             warm: Arc::clone(&self.warm),
@@ -156,21 +164,42 @@ impl Compiler {
     fn build(&self, spec: &GuestSpec) -> Result<(Component, ProxyPre<Ctx>), Refusal> {
         let file = load::file_name(&spec.path);
         let bytes = load::read(spec)?;
-        let component = Component::new(&self.engine, bytes).map_err(|error| {
+        let (component, linker) = self.component(&bytes).map_err(|error| {
             Refusal::new(
                 &file,
                 format!("it does not compile: {}", one_line(&error)),
                 "rebuild it with a current toolchain",
             )
         })?;
-        let handler = handler_of(&interfaces(&component, &self.engine).exports, &file)?;
-        let pre = self.linker.instantiate_pre(&component).map_err(|error| unlinkable(&file, &error))?;
+        let handler = handler_of(&interfaces(&component).exports, &file)?;
+        let pre = linker.instantiate_pre(&component).map_err(|error| unlinkable(&file, &error))?;
         let pre = match handler {
             Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
             Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
         };
         let pre = pre.map_err(|error| misshapen(&file, &one_line(&error)))?;
         Ok((component, pre))
+    }
+
+    /// Compiles for the plain engine if that can run it. The names of 0.3 interfaces stand in the file as they are;
+    /// what else needs concurrency does not compile without it.
+    fn component(&self, bytes: &[u8]) -> wasmtime::Result<(Component, &Linker<Ctx>)> {
+        let speaks_03 = bytes.windows(WASI_03.len()).any(|window| window == WASI_03);
+        if !speaks_03 && let Ok(component) = Component::new(&self.plain.engine, bytes) {
+            return Ok((component, &self.plain.linker));
+        }
+        Ok((Component::new(&self.concurrent.engine, bytes)?, &self.concurrent.linker))
+    }
+}
+
+impl Linked {
+    fn new(sizes: &config::Engine, compile_threads: usize, concurrent: bool) -> Result<Self, String> {
+        let engine = Engine::new(&engine_config(sizes, compile_threads, concurrent)).map_err(|error| {
+            format!("the engine does not start: {error:#}; lower engine.instances or engine.max_memory")
+        })?;
+        let mut linker = Linker::new(&engine);
+        capabilities::link(&mut linker, concurrent).map_err(|error| format!("linking the host: {error:#}"))?;
+        Ok(Self { engine, linker })
     }
 }
 
@@ -223,7 +252,7 @@ enum Handler {
     P3,
 }
 
-fn engine_config(sizes: &config::Engine, compile_threads: usize) -> wasmtime::Config {
+fn engine_config(sizes: &config::Engine, compile_threads: usize, concurrent: bool) -> wasmtime::Config {
     let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     // At work, idle and on trial: admission and the semaphores above keep within this, so the pool never runs out.
     let instances = narrow(sizes.instances + sizes.warm + compile_threads);
@@ -249,14 +278,15 @@ fn engine_config(sizes: &config::Engine, compile_threads: usize) -> wasmtime::Co
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
-        .wasm_component_model_async(true)
+        .wasm_component_model_async(concurrent)
+        .concurrency_support(concurrent)
         .max_wasm_stack(sizes.stack)
         .async_stack_size(sizes.stack + HOST_STACK);
     config
 }
 
-fn interfaces(component: &Component, engine: &Engine) -> Interfaces {
-    let ty = component.component_type();
+fn interfaces(component: &Component) -> Interfaces {
+    let (ty, engine) = (component.component_type(), component.engine());
     Interfaces {
         imports: ty.imports(engine).map(|(name, _)| name.to_owned()).collect(),
         exports: ty

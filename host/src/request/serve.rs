@@ -82,9 +82,9 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
     let activity = Arc::new(Activity::new(&server.bounds));
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
     let service = service_fn({
-        let (server, activity) = (Arc::clone(&server), Arc::clone(&activity));
+        let (server, activity, peer) = (Arc::clone(&server), Arc::clone(&activity), Arc::new(peer));
         move |request| {
-            let (server, peer, working) = (Arc::clone(&server), peer.clone(), activity.begin());
+            let (server, peer, working) = (Arc::clone(&server), Arc::clone(&peer), activity.begin());
             async move { Ok::<_, Infallible>(working.until(frame(&server, &peer, request).await)) }
         }
     });
