@@ -44,6 +44,11 @@ pub(crate) fn guests() -> &'static Path {
     })
 }
 
+/// A compile cache that all tests share.
+pub(crate) fn cache() -> &'static str {
+    concat!(env!("CARGO_TARGET_TMPDIR"), "/cache")
+}
+
 /// Every guest crate, the samples and the habits.
 pub(crate) fn guest_names() -> Vec<String> {
     let mut names = Vec::new();
@@ -81,7 +86,7 @@ pub(crate) struct TestHost {
     pub(crate) current: Current,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     _machine: Machine,
 }
 
@@ -103,6 +108,8 @@ pub(crate) fn host(names: &[&str]) -> Setup {
         // Each slot is address space, and tests start many hosts.
         ("engine.instances", "100"),
         ("engine.warm", "10"),
+        // Cranelift is slow where it is not optimised.
+        ("cache.directory", cache()),
     ];
     let settings = settings.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
     Setup { directory, settings, alone: false }
@@ -157,7 +164,7 @@ impl Setup {
             current,
             stop: Some(stop),
             running,
-            _directory: self.directory,
+            directory: self.directory,
             _machine: machine,
         };
         until("every guest is loaded or refused", || host.current.snapshot().complete).await;
@@ -174,6 +181,11 @@ impl TestHost {
     /// A connection of its own.
     pub(crate) async fn connect(&self) -> Connection {
         Connection::http1(self.address).await
+    }
+
+    /// The directory that it serves.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// What was refused, one line each.

@@ -23,6 +23,7 @@ mod habits;
 mod http;
 mod isolation;
 mod limits;
+mod live;
 mod serving;
 mod streaming;
 mod tidy;

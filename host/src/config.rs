@@ -39,6 +39,10 @@ pub struct Config {
     pub listener: Listener,
     /// The WebAssembly engine.
     pub engine: Engine,
+    /// How the directory is watched.
+    pub watch: Watch,
+    /// Compiled components on disk.
+    pub cache: Cache,
     /// What a service may use, unless its manifest says otherwise.
     pub limits: Limits,
 }
@@ -88,10 +92,37 @@ pub struct Engine {
     pub tick: Duration,
     /// Size of a component file.
     pub max_file: usize,
-    /// Components compiled at once; 0 is one per core.
+    /// Components compiled at once; 0 is one per core but one.
     pub compile_threads: usize,
     /// Time that one component may take to compile.
     pub compile_time: Duration,
+}
+
+/// How the directory is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Between two looks when no event says that something changed.
+    pub poll: Duration,
+}
+
+/// Compiled components on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Where they are.
+    pub directory: CacheDirectory,
+    /// Bytes of all of them together.
+    pub size: usize,
+}
+
+/// Where compiled components are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheDirectory {
+    /// Where the system has caches of this user.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(PathBuf),
 }
 
 /// How log lines are written to stderr.
@@ -305,6 +336,8 @@ impl Config {
                 compile_threads: 0,
                 compile_time: zero,
             },
+            watch: Watch { poll: zero },
+            cache: Cache { directory: CacheDirectory::Auto, size: 0 },
             limits: Limits::blank(),
         }
     }
@@ -313,6 +346,13 @@ impl Config {
         let mut problems = self.limits.disagreements(self.engine.max_memory);
         if self.admin.is_some_and(|admin| admin == self.listen && admin.port() != 0) {
             problems.push(format!("admin: {} is already what `listen` says; give it a port of its own", self.listen));
+        }
+        if matches!(&self.cache.directory, CacheDirectory::At(path) if path.starts_with(&self.guests)) {
+            problems.push(
+                "cache.directory: it is inside the guests directory, and what it holds is run unchecked; \
+                 put it where only Lodge can write"
+                    .into(),
+            );
         }
         problems
     }

@@ -100,7 +100,8 @@ impl Host {
             let admin = Admin { current: current.clone(), told: drain.told().clone() };
             tokio::spawn(admin::serve(listener, Arc::new(admin)))
         });
-        let keeping = tokio::spawn(keep(Arc::clone(&config), compiler, publisher));
+        let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
+        let sweeping = tokio::spawn(sweep(current.clone()));
         let server = Arc::new(Server {
             current,
             drain,
@@ -125,7 +126,8 @@ impl Host {
             Ok(()) => Ended::Drained,
             Err(_) => Ended::CutOff,
         };
-        keeping.abort();
+        reconciling.abort();
+        sweeping.abort();
         if let Some(probes) = probes {
             probes.abort();
         }
@@ -133,14 +135,12 @@ impl Host {
     }
 }
 
-/// Keeps what is published in agreement with the directory, and warm instances within their bounds.
-async fn keep(config: Arc<Config>, compiler: Arc<Compiler>, publisher: Publisher) {
-    if let Err(error) = snapshot::reconcile(&config.guests, &config, &compiler, &publisher).await {
-        tracing::error!("{} cannot be read: {error}", config.guests.display());
-    }
+/// Keeps warm instances within their bounds.
+async fn sweep(current: Current) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        for target in &publisher.current().snapshot().targets {
+        // Not held across the wait: an old snapshot would be kept in memory by it.
+        for target in &current.snapshot().targets {
             target.guest.drop_idle();
         }
     }

@@ -8,7 +8,7 @@
 //!
 //! * a **request** ([`request`]): accept → route → admit → instantiate → call → respond. Read
 //!   [`request::handle`] first: it is the whole path.
-//! * a **guest** ([`guests`]): load → compile → publish.
+//! * a **guest** ([`guests`]): watch → load → compile → publish.
 //!
 //! They meet in one immutable value, [`guests::snapshot::Snapshot`], written by one and read by the other.
 //! [`admission`] says who may run now, [`capabilities`] what a guest can reach, [`config`] how much of everything there
@@ -32,6 +32,11 @@
 //!   fill its own queue and nobody else's.
 //! * 2026-11: settings are a table of name, default, help and reader, not a serde struct: flags, variables, file,
 //!   `--print-config` and the README come from the one table, and all problems are reported at once.
+//! * 2026-11: `guests::ledger` is a room of its own: what follows from a look at the directory is a pure function of
+//!   what was known before, so that every order of changes, compilations and failures can be tested.
+//! * 2026-11: a route belongs to the guest that has it, not to the first by name: a file that is dropped into the
+//!   directory must not break a service that runs. (After a restart the first by name has it.)
+//! * 2026-11: two engines. 0.2 guests run on one without support for concurrent tasks, 10 % cheaper per request.
 //! * 2026-11: `request::activity` and `request::headers` are rooms that the first plan did not have: the listener's
 //!   timeouts and the header hygiene each are a job of their own.
 

@@ -49,9 +49,18 @@ impl Drop for Leashed {
 impl Process {
     /// Serves `directory` on free ports and waits until it is ready.
     pub(crate) async fn serve(directory: &Path, args: &[&str]) -> Self {
+        Self::start(directory, super::cache(), args).await
+    }
+
+    /// The same with a compile cache of its own.
+    pub(crate) async fn serve_with_cache(directory: &Path, cache: &str) -> Self {
+        Self::start(directory, cache, &[]).await
+    }
+
+    async fn start(directory: &Path, cache: &str, args: &[&str]) -> Self {
         let directory = directory.display().to_string();
         let mut all = vec!["serve", &directory, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        all.extend(["--engine-instances", "300"]);
+        all.extend(["--engine-instances", "300", "--cache-directory", cache]);
         all.extend(args);
         let mut child = Leashed(lodge(&all).stderr(Stdio::piped()).spawn().expect("lodge starts"));
         let mut stderr = BufReader::new(child.0.stderr.take().expect("piped"));

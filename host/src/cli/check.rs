@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::guests::compile::{Compiler, Guest};
-use crate::guests::load::{self, Refusal};
+use crate::guests::load::{self, Refusal, Scanner, State};
 use crate::guests::snapshot::{self, Publisher};
 
 /// One line of the report.
@@ -58,17 +58,22 @@ pub(super) fn run(config: Config, json: bool) -> ExitCode {
 }
 
 async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
-    let found = load::scan(&config.guests, &config)
+    let found = Scanner::new(&config.guests)
+        .scan(&config)
         .map_err(|error| format!("{} cannot be read: {error}", config.guests.display()))?;
     let (compiler, _ticker) = Compiler::new(&config)?;
     let compiler = Arc::new(compiler);
-    let total = found.specs.len();
-    let mut compiling = JoinSet::new();
-    for spec in found.specs {
-        let compiler = Arc::clone(&compiler);
-        compiling.spawn(async move { compiler.compile(spec).await });
+    let (mut guests, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
+    for found in found.into_values() {
+        match found.state {
+            State::Ready(spec) => {
+                let compiler = Arc::clone(&compiler);
+                compiling.spawn(async move { compiler.compile(spec).await });
+            }
+            State::Refused(refusal) | State::Orphan(refusal) => refusals.push(refusal),
+        }
     }
-    let (mut guests, mut refusals) = (Vec::new(), found.refusals);
+    let total = compiling.len();
     while let Some(finished) = compiling.join_next().await {
         match finished.map_err(|crash| format!("compiling: {crash}"))? {
             Ok(guest) => guests.push(Arc::new(guest)),
@@ -77,7 +82,7 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
         super::complain(&format!("[{}/{total}] compiled", total - compiling.len()));
     }
     let publisher = Publisher::alone(&config);
-    publisher.publish(guests, &refusals, true);
+    publisher.publish(guests, refusals, true);
     let current = publisher.current();
     let served = current.snapshot();
     let mut reports: Vec<_> = served.targets.iter().map(|target| serves(&target.guest)).collect();
@@ -93,8 +98,8 @@ fn serves(guest: &Guest) -> Report {
         bytes: guest.spec.size,
         routes: guest.spec.manifest.routes.iter().map(ToString::to_string).collect(),
         host: snapshot::host_of(&guest.name),
-        imports: guest.interfaces.imports.clone(),
-        exports: guest.interfaces.exports.clone(),
+        imports: guest.code.interfaces.imports.clone(),
+        exports: guest.code.interfaces.exports.clone(),
     };
     Report { file: load::file_name(&guest.spec.path), service: Some(service), refused: None }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::key::{Key, count, duration, size, word};
-use super::{Config, LogFormat};
+use super::{CacheDirectory, Config, LogFormat};
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -165,7 +165,7 @@ pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "engine.compile_threads",
         default: "0",
-        help: "components compiled at once; 0 is one per core",
+        help: "components compiled at once; 0 is one per core but one",
         set: |c, text| count(text, 0..=256).map(|value| c.engine.compile_threads = value),
     },
     Key {
@@ -173,6 +173,32 @@ pub const KEYS: &[Key<Config>] = &[
         default: "60s",
         help: "time that one component may take to compile",
         set: |c, text| duration(text, MS..=DAY).map(|value| c.engine.compile_time = value),
+    },
+    Key {
+        name: "watch.poll",
+        default: "2s",
+        help: "how often to look at the directory when no event says that it changed",
+        set: |c, text| duration(text, 10 * MS..=DAY).map(|value| c.watch.poll = value),
+    },
+    Key {
+        name: "cache.directory",
+        default: "auto",
+        help: "compiled components, in a directory of Lodge's own; `auto` is ~/.cache/lodge, `off` is none",
+        set: |c, text| {
+            c.cache.directory = match text {
+                "auto" => CacheDirectory::Auto,
+                "off" => CacheDirectory::Off,
+                "" => return Err("must name a directory, or be `auto` or `off`".into()),
+                path => CacheDirectory::At(path.into()),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "cache.size",
+        default: "1GiB",
+        help: "size of all compiled components on disk; the one used longest ago goes first",
+        set: |c, text| size(text, 0..=1 << 50).map(|value| c.cache.size = value),
     },
 ];
 

@@ -3,34 +3,35 @@
 //! A `Guest` is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated
 //! once under its own limits. Whatever fails on the way is a [`Refusal`] in words, and touches no other guest.
 
+mod engine;
+mod explain;
+
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
+use wasmtime::Engine;
 use wasmtime::component::{Component, Linker, types::ComponentItem};
-use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
+use self::engine::{Linked, pool};
+use self::explain::{Handler, handler_of, misshapen, one_line, unlinkable, unstartable};
+use super::cache::Cache;
 use super::load::{self, Digest, GuestSpec, Refusal};
 use super::manifest::Isolation;
-use crate::capabilities::{self, Ctx};
+use crate::capabilities::Ctx;
+use crate::capabilities::sandbox::lock;
 use crate::clock::{Clock, Ticker};
 use crate::config;
-use crate::config::limits::{Limits, MAX_TABLE_ELEMENTS};
-use crate::error::RequestError;
+use crate::config::limits::Limits;
 use crate::request::instance::Instance;
+use crate::request::route::Pattern;
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
-/// Core instances of one component. Rust has 3, a componentized Python about 30.
-const CORE_INSTANCES: u32 = 100;
-/// Memories and tables of one component.
-const MEMORIES: u32 = 8;
-const TABLES: u32 = 16;
-/// Host frames below the WebAssembly stack of a fiber.
-const HOST_STACK: usize = 1 << 20;
 /// What an instantiation at load may take, however generous the service's own limits are.
 const TRIAL: Duration = Duration::from_secs(10);
 
@@ -42,15 +43,14 @@ pub struct Compiler {
     /// For all the others.
     concurrent: Linked,
     clock: Clock,
+    /// Threads that give way to those that serve.
+    pool: rayon::ThreadPool,
     permits: Arc<Semaphore>,
     compile_time: Duration,
+    /// What is in memory already, for two services of one component and for a manifest that changes.
+    known: Mutex<HashMap<Digest, Weak<Compiled>>>,
+    cache: Option<Cache>,
     warm: Arc<Semaphore>,
-}
-
-/// An engine, and the host as its guests see it.
-struct Linked {
-    engine: Engine,
-    linker: Linker<Ctx>,
 }
 
 /// A component that can be served.
@@ -59,14 +59,19 @@ pub struct Guest {
     pub name: Arc<str>,
     /// What was on disk when it was compiled.
     pub spec: GuestSpec,
-    /// What it imports and exports, as written in the component.
-    pub interfaces: Interfaces,
-    pub(crate) engine: Engine,
-    pub(crate) pre: ProxyPre<Ctx>,
+    pub(crate) code: Arc<Compiled>,
     pub(crate) clock: Clock,
     warm: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
     late_trap: AtomicBool,
+}
+
+/// What a component became: the same for every service that runs it.
+pub struct Compiled {
+    /// What it imports and exports, as written in the component.
+    pub interfaces: Interfaces,
+    pub(crate) engine: Engine,
+    pub(crate) pre: ProxyPre<Ctx>,
 }
 
 /// The names of a component's imports and exports.
@@ -92,7 +97,7 @@ impl Compiler {
     /// When the system does not give the address space that the configured sizes need.
     pub fn new(config: &config::Config) -> Result<(Self, Ticker), String> {
         let sizes = &config.engine;
-        let threads = if sizes.compile_threads == 0 { cores() } else { sizes.compile_threads };
+        let threads = if sizes.compile_threads == 0 { (cores() - 1).max(1) } else { sizes.compile_threads };
         let plain = Linked::new(sizes, threads, false)?;
         let concurrent = Linked::new(sizes, threads, true)?;
         let clock = Clock::new(sizes.tick);
@@ -107,8 +112,11 @@ impl Compiler {
             plain,
             concurrent,
             clock,
+            pool: pool(threads)?,
             permits: Arc::new(Semaphore::new(threads)),
             compile_time: sizes.compile_time,
+            known: Mutex::default(),
+            cache: Cache::open(&config.cache),
             warm: Arc::new(Semaphore::new(sizes.warm)),
         };
         Ok((compiler, ticker))
@@ -125,30 +133,14 @@ impl Compiler {
     /// Why it cannot be served, and what to do.
     pub async fn compile(self: &Arc<Self>, spec: GuestSpec) -> Result<Guest, Refusal> {
         let file = load::file_name(&spec.path);
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let (this, source) = (Arc::clone(self), spec.clone());
-        let compiling = tokio::task::spawn_blocking(move || {
-            // Cranelift cannot be interrupted: a compilation that is given up runs on, and keeps its place.
-            let _permit = permit;
-            this.build(&source)
-        });
-        let (component, pre) = match tokio::time::timeout(self.compile_time, compiling).await {
-            Ok(Ok(built)) => built?,
-            Ok(Err(crash)) => return Err(Refusal::new(&file, format!("the compiler failed: {crash}"), "report it")),
-            Err(_) => {
-                let limit = humantime::format_duration(self.compile_time);
-                return Err(Refusal::new(
-                    &file,
-                    format!("it took more than {limit} to compile"),
-                    "raise engine.compile_time",
-                ));
-            }
+        let known = lock(&self.known).get(&spec.digest).and_then(Weak::upgrade);
+        let code = match known {
+            Some(code) => code,
+            None => self.translate(&spec).await?,
         };
         let guest = Guest {
             name: Arc::from(spec.name.as_str()),
-            interfaces: interfaces(&component),
-            engine: component.engine().clone(),
-            pre,
+            code,
             clock: self.clock.clone(),
             warm: Arc::clone(&self.warm),
             idle: Mutex::new(Vec::new()),
@@ -161,45 +153,78 @@ impl Compiler {
         }
     }
 
-    fn build(&self, spec: &GuestSpec) -> Result<(Component, ProxyPre<Ctx>), Refusal> {
+    /// Component to machine code, off the threads that serve.
+    async fn translate(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         let file = load::file_name(&spec.path);
-        let bytes = load::read(spec)?;
-        let (component, linker) = self.component(&bytes).map_err(|error| {
-            Refusal::new(
-                &file,
-                format!("it does not compile: {}", one_line(&error)),
-                "rebuild it with a current toolchain",
-            )
-        })?;
-        let handler = handler_of(&interfaces(&component).exports, &file)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let (this, source) = (Arc::clone(self), spec.clone());
+        let (done, built) = tokio::sync::oneshot::channel();
+        self.pool.spawn(move || {
+            // Cranelift cannot be interrupted: a compilation that is given up runs on, and keeps its place.
+            let _permit = permit;
+            // Nobody listens when it was given up.
+            let _ = done.send(this.build(&source));
+        });
+        let code = match tokio::time::timeout(self.compile_time, built).await {
+            Ok(Ok(built)) => Arc::new(built?),
+            Ok(Err(_)) => return Err(Refusal::new(&file, "the compiler failed on it", "report it to Lodge's authors")),
+            Err(_) => {
+                let limit = humantime::format_duration(self.compile_time);
+                let reason = format!("it took more than {limit} to compile");
+                return Err(Refusal::new(&file, reason, "raise engine.compile_time"));
+            }
+        };
+        let mut known = lock(&self.known);
+        known.retain(|_, code| code.strong_count() > 0);
+        known.insert(spec.digest, Arc::downgrade(&code));
+        Ok(code)
+    }
+
+    fn build(&self, spec: &GuestSpec) -> Result<Compiled, Refusal> {
+        let file = load::file_name(&spec.path);
+        let (component, linker) = match self.cached(spec.digest) {
+            Some(cached) => cached,
+            None => self.component(&load::read(spec)?, spec.digest).map_err(|error| {
+                Refusal::new(
+                    &file,
+                    format!("it does not compile: {}", one_line(&error)),
+                    "rebuild it with a current toolchain",
+                )
+            })?,
+        };
+        let interfaces = interfaces(&component);
+        let handler = handler_of(&interfaces.exports, &file)?;
         let pre = linker.instantiate_pre(&component).map_err(|error| unlinkable(&file, &error))?;
         let pre = match handler {
             Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
             Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
         };
         let pre = pre.map_err(|error| misshapen(&file, &one_line(&error)))?;
-        Ok((component, pre))
+        Ok(Compiled { interfaces, engine: component.engine().clone(), pre })
+    }
+
+    /// From the disk, if it was compiled before.
+    fn cached(&self, digest: Digest) -> Option<(Component, &Linker<Ctx>)> {
+        let cache = self.cache.as_ref()?;
+        let load = |linked: &'_ Linked| cache.load(&linked.engine, digest);
+        load(&self.plain)
+            .map(|component| (component, &self.plain.linker))
+            .or_else(|| Some((load(&self.concurrent)?, &self.concurrent.linker)))
     }
 
     /// Compiles for the plain engine if that can run it. The names of 0.3 interfaces stand in the file as they are;
     /// what else needs concurrency does not compile without it.
-    fn component(&self, bytes: &[u8]) -> wasmtime::Result<(Component, &Linker<Ctx>)> {
+    fn component(&self, bytes: &[u8], digest: Digest) -> wasmtime::Result<(Component, &Linker<Ctx>)> {
         let speaks_03 = bytes.windows(WASI_03.len()).any(|window| window == WASI_03);
-        if !speaks_03 && let Ok(component) = Component::new(&self.plain.engine, bytes) {
-            return Ok((component, &self.plain.linker));
+        let plain = if speaks_03 { None } else { Component::new(&self.plain.engine, bytes).ok() };
+        let (component, linked) = match plain {
+            Some(component) => (component, &self.plain),
+            None => (Component::new(&self.concurrent.engine, bytes)?, &self.concurrent),
+        };
+        if let Some(cache) = &self.cache {
+            cache.store(&linked.engine, digest, &component);
         }
-        Ok((Component::new(&self.concurrent.engine, bytes)?, &self.concurrent.linker))
-    }
-}
-
-impl Linked {
-    fn new(sizes: &config::Engine, compile_threads: usize, concurrent: bool) -> Result<Self, String> {
-        let engine = Engine::new(&engine_config(sizes, compile_threads, concurrent)).map_err(|error| {
-            format!("the engine does not start: {error:#}; lower engine.instances or engine.max_memory")
-        })?;
-        let mut linker = Linker::new(&engine);
-        capabilities::link(&mut linker, concurrent).map_err(|error| format!("linking the host: {error:#}"))?;
-        Ok(Self { engine, linker })
+        Ok((component, &linked.linker))
     }
 }
 
@@ -207,6 +232,11 @@ impl Guest {
     /// Its version.
     pub fn digest(&self) -> Digest {
         self.spec.digest
+    }
+
+    /// Where it answers, besides its host.
+    pub fn routes(&self) -> &[Pattern] {
+        &self.spec.manifest.routes
     }
 
     /// What it may use.
@@ -241,48 +271,8 @@ impl Guest {
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        capabilities::sandbox::lock(&self.idle)
+        lock(&self.idle)
     }
-}
-
-/// Which of the two HTTP worlds a component exports.
-#[derive(Clone, Copy)]
-enum Handler {
-    P2,
-    P3,
-}
-
-fn engine_config(sizes: &config::Engine, compile_threads: usize, concurrent: bool) -> wasmtime::Config {
-    let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    // At work, idle and on trial: admission and the semaphores above keep within this, so the pool never runs out.
-    let instances = narrow(sizes.instances + sizes.warm + compile_threads);
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(CORE_INSTANCES))
-        .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(4))
-        .total_stacks(instances)
-        .max_core_instances_per_component(CORE_INSTANCES)
-        .max_memories_per_component(MEMORIES)
-        .max_tables_per_component(TABLES)
-        .max_memories_per_module(MEMORIES)
-        .max_tables_per_module(TABLES)
-        .table_elements(MAX_TABLE_ELEMENTS)
-        .max_memory_size(sizes.max_memory);
-    if PoolingAllocationConfig::is_pagemap_scan_available() {
-        // Dirty pages are found by the kernel and reset by memcpy instead of unmapped and faulted in again.
-        // Without the ioctl the same settings copy pages that nobody touched, and cost more than they save.
-        pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(2 << 20).table_keep_resident(100 << 10);
-    }
-    let mut config = wasmtime::Config::new();
-    config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-        .epoch_interruption(true)
-        .wasm_component_model_async(concurrent)
-        .concurrency_support(concurrent)
-        .max_wasm_stack(sizes.stack)
-        .async_stack_size(sizes.stack + HOST_STACK);
-    config
 }
 
 fn interfaces(component: &Component) -> Interfaces {
@@ -295,78 +285,6 @@ fn interfaces(component: &Component) -> Interfaces {
             .map(|(name, _)| name.to_owned())
             .collect(),
     }
-}
-
-fn handler_of(exports: &[String], file: &str) -> Result<Handler, Refusal> {
-    let version = |interface: &str| {
-        exports.iter().find_map(|export| export.strip_prefix(interface)?.strip_prefix('@').map(str::to_owned))
-    };
-    let (new, old) = (version("wasi:http/handler"), version("wasi:http/incoming-handler"));
-    match (new.as_deref(), old.as_deref()) {
-        (Some(new), _) if is_final(new, "0.3.") => Ok(Handler::P3),
-        (_, Some(old)) if is_final(old, "0.2.") => Ok(Handler::P2),
-        (None, None) => Err(no_handler(exports, file)),
-        (new, old) => {
-            let version = new.or(old).unwrap_or_default();
-            let kind = if version.contains('-') { "a pre-release" } else { "a version Lodge does not know" };
-            let reason = format!("it exports wasi:http {version}, {kind}");
-            Err(Refusal::new(file, reason, "rebuild it with a toolchain for WASI 0.2 or 0.3"))
-        }
-    }
-}
-
-fn no_handler(exports: &[String], file: &str) -> Refusal {
-    let offers = |interface: &str| exports.iter().any(|export| export.starts_with(interface));
-    let reason = if offers("wasi:cli/run") {
-        "it is a command-line program: it exports wasi:cli/run and no HTTP handler".to_owned()
-    } else if exports.is_empty() {
-        "it exports nothing, so it is a library or a WIT package".to_owned()
-    } else {
-        format!("it exports no HTTP handler, only {}", exports.join(", "))
-    };
-    Refusal::new(file, reason, "export wasi:http/handler (0.3) or wasi:http/incoming-handler (0.2)")
-}
-
-fn is_final(version: &str, line: &str) -> bool {
-    version.starts_with(line) && !version.contains('-')
-}
-
-fn misshapen(file: &str, detail: &str) -> Refusal {
-    let reason = format!("its wasi:http export has another shape than the standard's: {detail}");
-    Refusal::new(file, reason, "rebuild it against the WIT of wasi:http 0.2 or 0.3")
-}
-
-fn unstartable(file: &str, error: &RequestError) -> Refusal {
-    let detail = error.detail().unwrap_or_default();
-    // The types of the handler are only compared when it is looked up in an instance.
-    if detail.contains("type mismatch") || detail.contains("expected `") {
-        return misshapen(file, &detail);
-    }
-    let reason = format!("it does not start: {error}{}{detail}", if detail.is_empty() { "" } else { ": " });
-    Refusal::new(file, reason, "its start code must finish within limits.cpu, limits.wall and limits.memory")
-}
-
-/// wasmtime names what is missing between backticks; say what that means here.
-fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
-    let text = one_line(error);
-    let missing = text.split('`').nth(1).unwrap_or_default();
-    let version = missing.rsplit_once('@').map_or("", |(_, version)| version);
-    if missing.starts_with("wasi:") && version.contains('-') {
-        let reason = format!("it imports {missing}, a pre-release that Lodge does not have");
-        return Refusal::new(file, reason, "rebuild it with a toolchain for WASI 0.2 or 0.3");
-    }
-    if missing.contains(':') && text.contains("was not found") {
-        return Refusal::new(
-            file,
-            format!("it imports {missing}, which Lodge does not have"),
-            "build it without that import",
-        );
-    }
-    Refusal::new(file, format!("it does not link: {text}"), "rebuild it against the WIT of WASI 0.2 or 0.3")
-}
-
-fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn cores() -> usize {

@@ -3,9 +3,12 @@
 //! Only looks: reads files whole to hash them, compiles nothing, keeps no bytes. What it says is true of the
 //! moment it looked; [`compile`](super::compile) checks the digest again when it reads the file.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
@@ -40,54 +43,204 @@ pub struct Refusal {
     pub reason: String,
     /// What to do.
     pub remedy: String,
+    /// It may pass without the file being changed, so it is worth another try.
+    pub passing: bool,
 }
 
-/// What a scan found, both in the order of names.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Scan {
-    /// What can be compiled.
-    pub specs: Vec<GuestSpec>,
-    /// What cannot.
-    pub refusals: Vec<Refusal>,
+/// A service as a scan found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What there is of it.
+    pub state: State,
+    /// Its files have been left alone for [`SETTLE`]; otherwise somebody may be in the middle of writing them.
+    pub settled: bool,
+    /// Its component was written or touched since the last scan, and is what it was.
+    pub touched: bool,
 }
+
+/// What there is of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Files that can be compiled.
+    Ready(GuestSpec),
+    /// Files that cannot.
+    Refused(Refusal),
+    /// A manifest without a component: no service, and probably a mistake.
+    Orphan(Refusal),
+}
+
+/// Looks at one directory again and again, and reads only what has changed.
+pub struct Scanner {
+    path: PathBuf,
+    known: HashMap<PathBuf, Known>,
+    first: bool,
+}
+
+/// What is known of a file, and the stamp it had then.
+struct Known {
+    stamp: Stamp,
+    content: Result<Digest, Refusal>,
+    /// To be read again: it changed so shortly before it was read that it could change again without a new stamp.
+    racy: bool,
+}
+
+/// What a file system says of a file without reading it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// How long files must have been left alone before something wrong with them is reported.
+pub const SETTLE: Duration = Duration::from_millis(500);
+
+/// Twice the coarsest time stamp of a file system in use (NFS, ext3: 1 s).
+const RACY: Duration = Duration::from_secs(2);
 
 impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
+
+    /// Enough of it to tell versions apart in a log.
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(12);
+        text
+    }
+}
+
+impl From<[u8; 32]> for Digest {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
 }
 
 impl Refusal {
     /// A refusal of `file`.
     pub fn new(file: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), reason: reason.into(), remedy: remedy.into() }
+        Self { file: file.to_owned(), reason: reason.into(), remedy: remedy.into(), passing: false }
+    }
+
+    /// One that may pass by itself.
+    #[must_use]
+    pub fn passing(self) -> Self {
+        Self { passing: true, ..self }
     }
 }
 
-/// Scans `directory`, or looks at one file of it when `path` is a file. Blocking: reads every component.
-///
-/// # Errors
-/// When `path` itself cannot be read.
-pub fn scan(path: &Path, config: &Config) -> std::io::Result<Scan> {
-    let mut found = Scan::default();
-    let mut files = Vec::new();
-    if path.is_file() {
-        files.push(path.to_owned());
-    } else {
-        for entry in fs::read_dir(path)? {
-            files.push(entry?.path());
+impl Scanner {
+    /// Will scan the directory `path`, or only the service of the file that it is.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), known: HashMap::new(), first: true }
+    }
+
+    /// What is there now, by name. Blocking: reads every component that is new or has changed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn scan(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
+        let mut found = BTreeMap::new();
+        for component in self.components()? {
+            let stem = component.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            found.insert(stem.clone(), self.find(&stem, &component, config));
+        }
+        self.known.retain(|path, _| found.contains_key(&*path.file_stem().unwrap_or_default().to_string_lossy()));
+        self.first = false;
+        Ok(found)
+    }
+
+    /// Where the component of every service is or should be.
+    fn components(&self) -> std::io::Result<Vec<PathBuf>> {
+        if self.path.is_file() {
+            return Ok(vec![self.path.with_extension("wasm")]);
+        }
+        let entries = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.path()));
+        let mut files = entries.collect::<std::io::Result<Vec<_>>>()?;
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "wasm" || extension == "toml"));
+        let mut components: Vec<_> = files.iter().map(|file| file.with_extension("wasm")).collect();
+        components.sort();
+        components.dedup();
+        Ok(components)
+    }
+
+    fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Found {
+        let manifest = component.with_extension("toml");
+        let settled = self.first || (is_settled(component) && is_settled(&manifest));
+        let mut touched = false;
+        let state = match self.spec(stem, component, &manifest, config, &mut touched) {
+            Ok(spec) => State::Ready(spec),
+            Err(_) if is_absent(component) => {
+                let remedy = format!("put {} beside it, or remove it", file_name(component));
+                State::Orphan(Refusal::new(&file_name(&manifest), "it has no component", remedy))
+            }
+            Err(refusal) => State::Refused(refusal),
+        };
+        Found { state, settled, touched }
+    }
+
+    fn spec(
+        &mut self,
+        stem: &str,
+        component: &Path,
+        manifest: &Path,
+        config: &Config,
+        touched: &mut bool,
+    ) -> Result<GuestSpec, Refusal> {
+        let file = file_name(component);
+        if !is_name(stem) {
+            let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit";
+            return Err(Refusal::new(&file, "its name cannot be a service's", remedy));
+        }
+        let metadata = fs::metadata(component).map_err(|error| unreadable(&file, &error))?;
+        let stamp = Stamp::of(&metadata);
+        let known = self.known.get(component);
+        let digest = match known.filter(|known| known.stamp == stamp && !known.racy) {
+            Some(known) => known.content.clone(),
+            None => {
+                let content = inspect(component, &metadata, config);
+                let before = known.filter(|known| known.stamp != stamp && !known.racy).map(|known| &known.content);
+                *touched = content.is_ok() && before == Some(&content);
+                let racy = elapsed_since_change(&metadata) < RACY || content.as_ref().is_err_and(|bad| bad.passing);
+                self.known.insert(component.to_owned(), Known { stamp, content: content.clone(), racy });
+                content
+            }
+        };
+        let digest = digest?;
+        let manifest = read_manifest(stem, manifest, config)?;
+        Ok(GuestSpec { name: stem.to_owned(), path: component.to_owned(), digest, size: metadata.len(), manifest })
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            file: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "wasm"));
-    files.sort();
-    for file in files {
-        match inspect(&file, config) {
-            Ok(spec) => found.specs.push(spec),
-            Err(refusal) => found.refusals.push(refusal),
-        }
-    }
-    Ok(found)
+}
+
+/// By the time of the last change of any kind: copies bring their own time of modification along.
+fn elapsed_since_change(metadata: &Metadata) -> Duration {
+    let (seconds, nanos) = (metadata.ctime(), metadata.ctime_nsec());
+    let changed = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(changed)
+}
+
+/// A file that is not there is settled: nobody is writing it.
+fn is_settled(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |metadata| elapsed_since_change(&metadata) >= SETTLE)
+}
+
+fn is_absent(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// The bytes of a component, if it still is what the scan saw. Blocking.
@@ -104,7 +257,8 @@ pub fn read(spec: &GuestSpec) -> Result<Vec<u8>, Refusal> {
             &file,
             "it changed while it was being read",
             "let the copy finish; better, rename a finished file into place",
-        ))
+        )
+        .passing())
     }
 }
 
@@ -113,19 +267,9 @@ pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-fn inspect(path: &Path, config: &Config) -> Result<GuestSpec, Refusal> {
+fn inspect(path: &Path, metadata: &Metadata, config: &Config) -> Result<Digest, Refusal> {
     let file = file_name(path);
-    let name = path.file_stem().and_then(|stem| stem.to_str()).filter(|name| is_name(name));
-    let name = name.ok_or_else(|| {
-        let reason = "its name cannot be a service's";
-        Refusal::new(
-            &file,
-            reason,
-            "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit",
-        )
-    })?;
     // A FIFO would block the read for ever, and a device never end it.
-    let metadata = fs::metadata(path).map_err(|error| unreadable(&file, &error))?;
     if !metadata.is_file() {
         return Err(Refusal::new(&file, "it is not a regular file", "put the component itself, or a link to it, here"));
     }
@@ -136,9 +280,7 @@ fn inspect(path: &Path, config: &Config) -> Result<GuestSpec, Refusal> {
     }
     let bytes = fs::read(path).map_err(|error| unreadable(&file, &error))?;
     is_component(&bytes).map_err(|(reason, remedy)| Refusal::new(&file, reason, remedy))?;
-    let manifest = read_manifest(name, &path.with_extension("toml"), config)?;
-    let (digest, size) = (Digest::of(&bytes), metadata.len());
-    Ok(GuestSpec { name: name.to_owned(), path: path.to_owned(), digest, size, manifest })
+    Ok(Digest::of(&bytes))
 }
 
 fn read_manifest(name: &str, path: &Path, config: &Config) -> Result<Manifest, Refusal> {
@@ -182,6 +324,7 @@ fn is_component(bytes: &[u8]) -> Result<(), (&'static str, &'static str)> {
 
 fn unreadable(file: &str, error: &std::io::Error) -> Refusal {
     Refusal::new(file, format!("it cannot be read: {error}"), "make it readable for the user that Lodge runs as")
+        .passing()
 }
 
 impl fmt::Display for Refusal {

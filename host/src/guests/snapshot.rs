@@ -3,14 +3,17 @@
 //! A [`Snapshot`] is published by [`reconcile`] and read by requests; that is the only place where the two flows
 //! meet. A request that has begun keeps the snapshot's target it found, so nothing is ever changed under it.
 
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::compile::{Compiler, Guest};
-use super::load::{self, Refusal, Scan};
+use super::ledger::Ledger;
+use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
+use super::watch::Watch;
 use crate::admission::{Admission, Concurrency};
 use crate::config::Config;
 use crate::request::route::Router;
@@ -26,6 +29,9 @@ pub struct Snapshot {
     pub targets: Vec<Arc<Target>>,
     /// What is in the directory and not served.
     pub refusals: Vec<Refusal>,
+    /// What was to be published: `targets` and `refusals` before routes were given out.
+    wanted: Vec<Arc<Guest>>,
+    refused: Vec<Refusal>,
     /// Every file was compiled or refused. Until then, no route may only mean not yet.
     pub complete: bool,
 }
@@ -34,8 +40,8 @@ pub struct Snapshot {
 pub struct Target {
     /// Who answers.
     pub guest: Arc<Guest>,
-    /// Who may ask.
-    pub admission: Admission,
+    /// Who may ask. Survives a new version with the same limits: what is in flight still counts.
+    pub admission: Arc<Admission>,
 }
 
 /// The reading end: the snapshot of this moment, for the price of an atomic load.
@@ -72,40 +78,58 @@ impl Publisher {
     }
 
     /// Publishes the next snapshot: these guests, but for those whose routes are taken, and these refusals.
-    pub fn publish(&self, mut guests: Vec<Arc<Guest>>, refused: &[Refusal], complete: bool) {
-        // By name, so that of two with one route the same one wins at every start.
-        guests.sort_by(|a, b| a.name.cmp(&b.name));
+    ///
+    /// Of two guests with one route the one that has it already keeps it, else the first by name; the other goes on
+    /// with its previous version if that one's routes are free.
+    pub fn publish(&self, guests: Vec<Arc<Guest>>, refused: Vec<Refusal>, complete: bool) {
         let previous = self.current.snapshot();
-        let mut next = Snapshot {
-            generation: previous.generation + 1,
-            refusals: refused.to_vec(),
-            complete,
-            ..Snapshot::default()
-        };
-        for guest in guests {
-            let known = previous.targets.iter().find(|target| Arc::ptr_eq(&target.guest, &guest));
-            let target = known.cloned().unwrap_or_else(|| {
-                let admission = Admission::new(guest.limits(), Arc::clone(&self.host));
-                Arc::new(Target { guest, admission })
-            });
-            next.admit(target);
+        let generation = previous.generation + 1;
+        let (wanted, refusals) = (guests.clone(), refused.clone());
+        let mut next = Snapshot { generation, wanted, refused, refusals, complete, ..Snapshot::default() };
+        let of = |name: &str| previous.targets.iter().find(|target| &*target.guest.name == name);
+        let mut targets: Vec<_> = guests.into_iter().map(|guest| self.target(of(&guest.name), guest)).collect();
+        let holds =
+            |target: &Target| of(&target.guest.name).is_some_and(|old| old.guest.routes() == target.guest.routes());
+        targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.guest.name)));
+        for target in targets {
+            let name = Arc::clone(&target.guest.name);
+            if let Err(refusal) = next.admit(target) {
+                next.refusals.push(refusal);
+                if let Some(old) = of(&name) {
+                    // It may have lost these as well, and then it is refused already.
+                    let _ = next.admit(Arc::clone(old));
+                }
+            }
         }
+        next.targets.sort_by(|a, b| a.guest.name.cmp(&b.guest.name));
+        next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));
+    }
+
+    fn target(&self, previous: Option<&Arc<Target>>, guest: Arc<Guest>) -> Arc<Target> {
+        let admission = match previous {
+            Some(old) if Arc::ptr_eq(&old.guest, &guest) => return Arc::clone(old),
+            Some(old) if old.guest.limits().admit_alike(guest.limits()) => Arc::clone(&old.admission),
+            _ => Arc::new(Admission::new(guest.limits(), Arc::clone(&self.host))),
+        };
+        Arc::new(Target { guest, admission })
     }
 }
 
 impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
-    fn admit(&mut self, target: Arc<Target>) {
+    fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let guest = &target.guest;
-        match self.router.own(&host_of(&guest.name), &guest.spec.manifest.routes, &target) {
-            Ok(()) => self.targets.push(target),
-            Err((route, owner)) => {
-                let reason = format!("its route {route} already belongs to {}", owner.guest.name);
-                let remedy = "give one of them another name, or other `routes` in its manifest";
-                self.refusals.push(Refusal::new(&load::file_name(&guest.spec.path), reason, remedy));
+        let (route, owner) = match self.router.own(&host_of(&guest.name), guest.routes(), &target) {
+            Ok(()) => {
+                self.targets.push(target);
+                return Ok(());
             }
-        }
+            Err(taken) => taken,
+        };
+        let reason = format!("its route {route} already belongs to {}", owner.guest.name);
+        let remedy = "give one of them another name, or other `routes` in its manifest";
+        Err(Refusal::new(&load::file_name(&guest.spec.path), reason, remedy))
     }
 }
 
@@ -114,51 +138,143 @@ pub fn host_of(name: &str) -> String {
     format!("{}.localhost", name.replace('_', "-").to_ascii_lowercase())
 }
 
-/// Makes the published snapshot agree with the directory, compiling in parallel and publishing each guest as
-/// soon as it is there, so that one that takes minutes keeps no other from serving.
+/// Keeps the published snapshot in agreement with the directory, for ever: look, compile what is new, publish.
 ///
-/// # Errors
-/// When the directory itself cannot be read; then nothing is published.
-pub async fn reconcile(
-    path: &Path,
-    config: &Arc<Config>,
-    compiler: &Arc<Compiler>,
-    publisher: &Publisher,
-) -> std::io::Result<()> {
-    let Scan { specs, mut refusals } = scan(path, config).await?;
-    let total = specs.len();
-    let mut compiling = JoinSet::new();
-    for spec in specs {
-        let compiler = Arc::clone(compiler);
-        compiling.spawn(async move {
-            let start = std::time::Instant::now();
-            compiler.compile(spec).await.map(|guest| (guest, start.elapsed()))
-        });
-    }
-    let mut guests: Vec<Arc<Guest>> = Vec::new();
-    let mut done = 0;
-    while let Some(finished) = compiling.join_next().await {
-        done += 1;
-        match finished {
-            Ok(Ok((guest, took))) => {
-                let routes: Vec<_> = guest.spec.manifest.routes.iter().map(ToString::to_string).collect();
-                let (name, ms) = (&*guest.name, took.as_millis());
-                tracing::info!("[{done}/{total}] {name} at {} and {} ({ms} ms)", routes.join(", "), host_of(name));
-                guests.push(Arc::new(guest));
+/// Guests are compiled side by side and published as they come, so one that takes minutes keeps no other from serving,
+/// and nothing keeps the directory from being looked at again.
+pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: Publisher) {
+    let mut ledger = Ledger::default();
+    let mut eyes = Eyes { watch: Watch::new(&config.guests, config.watch.poll), scanner: Scanner::new(&config.guests) };
+    let mut compiling = Compiling::default();
+    let mut blind = false;
+    loop {
+        let looked = eyes.look(&config);
+        let mut again = None;
+        match looked {
+            Ok(found) => {
+                blind = false;
+                again = found.values().any(|found| !found.settled).then(|| Instant::now() + SETTLE);
+                let (wanted, changes) = ledger.see(found, Instant::now());
+                changes.iter().for_each(|change| tracing::info!("{change}"));
+                wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
+                publish(&ledger, &publisher);
             }
-            Ok(Err(refusal)) => refusals.push(refusal),
-            Err(crash) => tracing::error!("compiling: {crash}"),
+            // What was served goes on being served: nobody asked for it to go.
+            Err(error) if !blind => {
+                blind = true;
+                tracing::error!("{} cannot be read, serving what was there: {error}", config.guests.display());
+            }
+            Err(_) => {}
         }
-        publisher.publish(guests.clone(), &refusals, false);
+        let next = [again, ledger.next_look()].into_iter().flatten().min();
+        loop {
+            tokio::select! {
+                biased;
+                Some(finished) = compiling.tasks.join_next() => {
+                    // All that are done: a thousand guests are not a thousand snapshots.
+                    let mut finished = Some(finished);
+                    while let Some(done) = finished {
+                        compiling.end(done, &mut ledger);
+                        finished = compiling.tasks.try_join_next();
+                    }
+                    publish(&ledger, &publisher);
+                }
+                () = eyes.watch.tick() => break,
+                () = until(next) => break,
+            }
+        }
     }
-    publisher.publish(guests, &refusals, true);
-    for refusal in &publisher.current.snapshot().refusals {
-        tracing::error!("refused {refusal}");
-    }
-    Ok(())
 }
 
-async fn scan(path: &Path, config: &Arc<Config>) -> std::io::Result<Scan> {
-    let (path, config) = (path.to_owned(), Arc::clone(config));
-    tokio::task::spawn_blocking(move || load::scan(&path, &config)).await.map_err(std::io::Error::other)?
+/// What looks at the directory.
+struct Eyes {
+    watch: Watch,
+    scanner: Scanner,
+}
+
+impl Eyes {
+    /// Blocking work, on a thread for that: a network file system may keep it waiting.
+    fn look(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
+        tokio::task::block_in_place(|| {
+            self.watch.arm();
+            self.scanner.scan(config)
+        })
+    }
+}
+
+/// Compilations under way, and how far this burst of them is.
+#[derive(Default)]
+struct Compiling {
+    tasks: JoinSet<(GuestSpec, Result<Guest, Refusal>, Duration)>,
+    /// The latest of each name.
+    latest: HashMap<String, AbortHandle>,
+    begun: usize,
+    done: usize,
+}
+
+impl Compiling {
+    fn begin(&mut self, compiler: &Arc<Compiler>, spec: GuestSpec) {
+        if self.tasks.is_empty() {
+            (self.begun, self.done) = (0, 0);
+            self.latest.clear();
+        }
+        self.begun += 1;
+        let (name, compiler) = (spec.name.clone(), Arc::clone(compiler));
+        let task = self.tasks.spawn(async move {
+            let start = Instant::now();
+            let result = compiler.compile(spec.clone()).await;
+            (spec, result, start.elapsed())
+        });
+        // A version that was replaced while it waited for its turn must not take it.
+        if let Some(older) = self.latest.insert(name, task) {
+            older.abort();
+        }
+    }
+
+    fn end(
+        &mut self,
+        finished: Result<(GuestSpec, Result<Guest, Refusal>, Duration), tokio::task::JoinError>,
+        ledger: &mut Ledger<Arc<Guest>>,
+    ) {
+        self.done += 1;
+        let (spec, result, took) = match finished {
+            Ok(finished) => finished,
+            Err(end) if end.is_cancelled() => return,
+            Err(crash) => return tracing::error!("compiling: {crash}"),
+        };
+        if let Some(change) = ledger.compiled(spec, result.map(Arc::new)) {
+            let (done, begun, ms) = (self.done, self.begun, took.as_millis());
+            tracing::info!("[{done}/{begun}] {change} ({ms} ms)");
+        }
+    }
+}
+
+/// Publishes what the ledger says, if that is anything new, and says once what is refused.
+fn publish(ledger: &Ledger<Arc<Guest>>, publisher: &Publisher) {
+    let before = publisher.current.0.load_full();
+    let guests: Vec<_> = ledger.guests().collect();
+    let complete = before.complete || ledger.is_settled();
+    let same = guests.len() == before.wanted.len()
+        && guests.iter().zip(&before.wanted).all(|(guest, wanted)| Arc::ptr_eq(guest, wanted));
+    if same && complete == before.complete && ledger.refusals() == before.refused {
+        return;
+    }
+    publisher.publish(guests, ledger.refusals(), complete);
+    let now = publisher.current.snapshot();
+    for refusal in now.refusals.iter().filter(|refusal| !before.refusals.contains(refusal)) {
+        let stem = refusal.file.rsplit_once('.').map_or(&*refusal.file, |(stem, _)| stem);
+        match now.targets.iter().find(|target| &*target.guest.name == stem) {
+            Some(target) => {
+                tracing::error!("refused {refusal}; version {} goes on serving", target.guest.digest().short());
+            }
+            None => tracing::error!("refused {refusal}"),
+        }
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -65,7 +65,7 @@ impl Instance {
     pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
         let limits = guest.limits();
         let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.name), limits, guest.clock.clone()));
-        let mut store = Store::new(&guest.engine, Ctx::new(limits, Arc::clone(&sandbox)));
+        let mut store = Store::new(&guest.code.engine, Ctx::new(limits, Arc::clone(&sandbox)));
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
@@ -79,7 +79,7 @@ impl Instance {
             table.set_max_capacity(limits.resources);
         }
         let instantiated = {
-            let instantiating = pin!(guest.pre.instantiate_async(&mut store));
+            let instantiating = pin!(guest.code.pre.instantiate_async(&mut store));
             Guarded::new(instantiating, sandbox, deadline).await?
         };
         match instantiated {

@@ -1,0 +1,229 @@
+//! The difference between what is on disk and what is served, and what to do about it. Pure: no clock, no I/O.
+//!
+//! A service goes on with its last good version until its file is gone or a better one is ready. Whatever the order in
+//! which directory states, compilations and their failures come, the end is what a fresh start would serve, plus the
+//! last good version of what is broken.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::load::{Digest, Found, GuestSpec, Refusal, State};
+
+/// How long a file must be gone before its service is: tools that replace a file by deleting and creating it lose
+/// no request.
+pub const GONE: Duration = Duration::from_millis(500);
+
+/// What is known of every service. `G` is a guest.
+pub struct Ledger<G> {
+    services: BTreeMap<String, Service<G>>,
+}
+
+struct Service<G> {
+    /// What answers.
+    live: Option<(GuestSpec, G)>,
+    /// What is being compiled, and whether its file has been left alone for a while.
+    compiling: Option<(GuestSpec, bool)>,
+    /// Why what is on disk does not answer. The spec is there when trying again would be of no use.
+    refused: Option<(Option<GuestSpec>, Refusal)>,
+    /// Its file is gone since.
+    gone: Option<Instant>,
+}
+
+/// What came of a look or a compilation, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A service that was not there.
+    Added(GuestSpec),
+    /// Another component under the same name; the digest is the old one's.
+    Replaced(GuestSpec, Digest),
+    /// Another manifest for the same component.
+    Reconfigured(GuestSpec),
+    /// The same component and manifest under another name; the old one is named.
+    Renamed(GuestSpec, String),
+    /// No file any more.
+    Removed(String),
+    /// What was refused is again what is served.
+    Recovered(GuestSpec),
+    /// The file was written or touched, and is what it was.
+    Touched(String),
+}
+
+impl<G> Default for Service<G> {
+    fn default() -> Self {
+        Self { live: None, compiling: None, refused: None, gone: None }
+    }
+}
+
+impl<G> Default for Ledger<G> {
+    fn default() -> Self {
+        Self { services: BTreeMap::new() }
+    }
+}
+
+impl<G: Clone> Ledger<G> {
+    /// Takes in what a scan found. Returns what is to be compiled, and what changed at once.
+    pub fn see(&mut self, found: BTreeMap<String, Found>, now: Instant) -> (Vec<GuestSpec>, Vec<Change>) {
+        let (mut wanted, mut changes) = (Vec::new(), Vec::new());
+        for (name, service) in &mut self.services {
+            if !found.contains_key(name) {
+                service.compiling = None;
+                service.refused = None;
+                service.gone.get_or_insert(now);
+            }
+        }
+        for (name, Found { state, settled, touched }) in found {
+            let service = self.services.entry(name.clone()).or_default();
+            match state {
+                State::Ready(spec) => {
+                    service.gone = None;
+                    if let Some(change) = service.want(&name, spec, settled, touched, &mut wanted) {
+                        changes.push(change);
+                    }
+                }
+                State::Refused(refusal) => {
+                    service.gone = None;
+                    service.compiling = None;
+                    // Not yet: somebody may be in the middle of writing it.
+                    if settled {
+                        service.refused = Some((None, refusal));
+                    }
+                }
+                State::Orphan(refusal) => {
+                    service.compiling = None;
+                    service.refused = settled.then_some((None, refusal));
+                    if service.live.is_some() {
+                        service.gone.get_or_insert(now);
+                    }
+                }
+            }
+        }
+        changes.extend(self.expire(now));
+        (wanted, changes)
+    }
+
+    /// Takes in what a compilation came to; one that is no longer wanted is ignored.
+    pub fn compiled(&mut self, spec: GuestSpec, result: Result<G, Refusal>) -> Option<Change> {
+        let service = self.services.get_mut(&spec.name)?;
+        let settled = service.compiling.take_if(|(wanted, _)| *wanted == spec)?.1;
+        let guest = match result {
+            Ok(guest) => guest,
+            Err(refusal) if !settled || refusal.passing => {
+                // Tried again at the next look; meanwhile it is told only if nobody is still writing the file.
+                service.refused = settled.then_some((None, refusal));
+                return None;
+            }
+            Err(refusal) => {
+                service.refused = Some((Some(spec), refusal));
+                return None;
+            }
+        };
+        service.refused = None;
+        let before = service.live.replace((spec.clone(), guest));
+        Some(match before {
+            Some((old, _)) if old.digest == spec.digest => Change::Reconfigured(spec),
+            Some((old, _)) => Change::Replaced(spec, old.digest),
+            None => match self.take_renamed(&spec) {
+                Some(old) => Change::Renamed(spec, old),
+                None => Change::Added(spec),
+            },
+        })
+    }
+
+    /// Whoever should answer, by name.
+    pub fn guests(&self) -> impl Iterator<Item = G> + use<'_, G> {
+        self.services.values().filter_map(|service| Some(service.live.as_ref()?.1.clone()))
+    }
+
+    /// Everything on disk that does not answer.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.services.values().filter_map(|service| Some(service.refused.as_ref()?.1.clone())).collect()
+    }
+
+    /// Nothing is being compiled.
+    pub fn is_settled(&self) -> bool {
+        self.services.values().all(|service| service.compiling.is_none())
+    }
+
+    /// When to look again although nothing may have happened: a file that is gone will then be gone for good.
+    pub fn next_look(&self) -> Option<Instant> {
+        let leaving = self.services.values().filter(|service| service.live.is_some());
+        leaving.filter_map(|service| Some(service.gone? + GONE)).min()
+    }
+
+    fn expire(&mut self, now: Instant) -> Vec<Change> {
+        let mut removed = Vec::new();
+        self.services.retain(|name, service| {
+            let gone = service.gone.is_some_and(|since| service.live.is_none() || now >= since + GONE);
+            if gone && service.live.take().is_some() {
+                removed.push(Change::Removed(name.clone()));
+            }
+            // A refusal stays for as long as what it speaks of.
+            !gone || service.refused.is_some()
+        });
+        removed
+    }
+
+    /// The service that answered with the same component until its file went, if there is one.
+    fn take_renamed(&mut self, spec: &GuestSpec) -> Option<String> {
+        let same = |service: &Service<G>| {
+            service.gone.is_some() && service.live.as_ref().is_some_and(|(old, _)| old.digest == spec.digest)
+        };
+        let name = self.services.iter().find(|(_, service)| same(service)).map(|(name, _)| name.clone())?;
+        self.services.remove(&name);
+        Some(name)
+    }
+}
+
+impl<G> Service<G> {
+    fn want(
+        &mut self,
+        name: &str,
+        spec: GuestSpec,
+        settled: bool,
+        touched: bool,
+        wanted: &mut Vec<GuestSpec>,
+    ) -> Option<Change> {
+        if self.live.as_ref().is_some_and(|(live, _)| *live == spec) {
+            self.compiling = None;
+            return match self.refused.take() {
+                Some(_) => Some(Change::Recovered(spec)),
+                None => touched.then(|| Change::Touched(name.to_owned())),
+            };
+        }
+        if matches!(&self.refused, Some((Some(refused), _)) if *refused == spec) && !touched {
+            return None;
+        }
+        match &mut self.compiling {
+            Some((compiling, was_settled)) if *compiling == spec => *was_settled = settled,
+            _ => {
+                self.compiling = Some((spec.clone(), settled));
+                wanted.push(spec);
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |spec: &GuestSpec| {
+            let routes: Vec<_> = spec.manifest.routes.iter().map(ToString::to_string).collect();
+            format!("{} and {}", routes.join(", "), super::snapshot::host_of(&spec.name))
+        };
+        match self {
+            Self::Added(spec) => write!(f, "{} at {}", spec.name, at(spec)),
+            Self::Replaced(spec, old) => {
+                write!(f, "{} replaced, {} by {}", spec.name, old.short(), spec.digest.short())
+            }
+            Self::Reconfigured(spec) => write!(f, "{} has another manifest, at {}", spec.name, at(spec)),
+            Self::Renamed(spec, old) => write!(f, "{old} renamed to {}, at {}", spec.name, at(spec)),
+            Self::Removed(name) => write!(f, "{name} removed"),
+            Self::Recovered(spec) => write!(f, "{} is again what is served", spec.name),
+            Self::Touched(name) => write!(f, "{name} was touched, and is unchanged"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

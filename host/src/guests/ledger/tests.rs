@@ -1,0 +1,185 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::config;
+use crate::guests::manifest::Manifest;
+
+type Numbers = Ledger<u32>;
+
+fn spec(name: &str, version: u8, manifest: u8) -> GuestSpec {
+    let limits = config::resolve(&[]).unwrap().config.limits;
+    let text = format!("routes = ['/{name}{manifest}']");
+    GuestSpec {
+        name: name.into(),
+        path: format!("{name}.wasm").into(),
+        digest: Digest::of(&[version]),
+        size: 1,
+        manifest: Manifest::read(name, &text, &limits, 1 << 30).unwrap(),
+    }
+}
+
+fn found(state: State, settled: bool) -> Found {
+    Found { state, settled, touched: false }
+}
+
+fn ready(name: &str, version: u8) -> (String, Found) {
+    (name.into(), found(State::Ready(spec(name, version, 0)), true))
+}
+
+fn bad(name: &str, settled: bool) -> (String, Found) {
+    (name.into(), found(State::Refused(Refusal::new(name, "it is bad", "make it good")), settled))
+}
+
+fn see(ledger: &mut Numbers, found: impl IntoIterator<Item = (String, Found)>, now: Instant) -> (usize, Vec<String>) {
+    let (wanted, changes) = ledger.see(found.into_iter().collect(), now);
+    (wanted.len(), changes.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_service_lives_until_its_file_is_gone_for_good() {
+    let (mut ledger, start) = (Numbers::default(), Instant::now());
+    assert_eq!(see(&mut ledger, [ready("a", 1)], start), (1, vec![]));
+    // Looking again while it is being compiled begins nothing.
+    assert_eq!(see(&mut ledger, [ready("a", 1)], start), (0, vec![]));
+    assert_eq!(ledger.compiled(spec("a", 1, 0), Ok(1)), Some(Change::Added(spec("a", 1, 0))));
+    assert_eq!(see(&mut ledger, [], start), (0, vec![]));
+    assert_eq!(ledger.next_look(), Some(start + GONE));
+    // Deleted and created again: as if nothing had happened.
+    assert_eq!(see(&mut ledger, [ready("a", 1)], start + GONE / 2), (0, vec![]));
+    assert_eq!(ledger.next_look(), None);
+    see(&mut ledger, [], start + GONE);
+    assert_eq!(ledger.guests().count(), 1);
+    assert_eq!(see(&mut ledger, [], start + GONE * 2), (0, vec!["a removed".into()]));
+    assert_eq!((ledger.guests().count(), ledger.next_look()), (0, None));
+}
+
+#[test]
+fn a_bad_file_breaks_nothing() {
+    let (mut ledger, now) = (Numbers::default(), Instant::now());
+    see(&mut ledger, [ready("a", 1)], now);
+    ledger.compiled(spec("a", 1, 0), Ok(1));
+    // In the middle of a copy nothing is said.
+    see(&mut ledger, [bad("a", false)], now);
+    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 0));
+    see(&mut ledger, [bad("a", true)], now);
+    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
+    // Good again, and it is what is served.
+    assert_eq!(see(&mut ledger, [ready("a", 1)], now).1, ["a is again what is served"]);
+    assert_eq!(ledger.refusals().len(), 0);
+    // A version that does not start is refused, is not tried for ever, and its predecessor goes on.
+    assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
+    assert_eq!(ledger.compiled(spec("a", 2, 0), Err(Refusal::new("a", "it does not start", "mend it"))), None);
+    assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 0);
+    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
+    // What may pass by itself is tried again.
+    assert_eq!(see(&mut ledger, [ready("a", 3)], now).0, 1);
+    ledger.compiled(spec("a", 3, 0), Err(Refusal::new("a", "no room", "wait").passing()));
+    assert_eq!(see(&mut ledger, [ready("a", 3)], now).0, 1);
+    let change = ledger.compiled(spec("a", 3, 0), Ok(3));
+    assert_eq!(change, Some(Change::Replaced(spec("a", 3, 0), Digest::of(&[1]))));
+    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![3], 0));
+}
+
+#[test]
+fn one_line_per_difference() {
+    let (mut ledger, now) = (Numbers::default(), Instant::now());
+    see(&mut ledger, [ready("a", 1)], now);
+    ledger.compiled(spec("a", 1, 0), Ok(1));
+    let other = spec("a", 1, 9);
+    see(&mut ledger, [("a".into(), found(State::Ready(other.clone()), true))], now);
+    assert_eq!(ledger.compiled(other.clone(), Ok(2)), Some(Change::Reconfigured(other)));
+    assert_eq!(see(&mut ledger, [ready("b", 1)], now), (1, vec![]));
+    assert_eq!(ledger.compiled(spec("b", 1, 0), Ok(3)), Some(Change::Renamed(spec("b", 1, 0), "a".into())));
+    assert_eq!(ledger.guests().collect::<Vec<_>>(), [3]);
+    let touched = Found { touched: true, ..ready("b", 1).1 };
+    assert_eq!(see(&mut ledger, [("b".into(), touched)], now), (0, vec!["b was touched, and is unchanged".into()]));
+    // A manifest without a component removes a service as if there were none.
+    let orphan = || ("b".into(), found(State::Orphan(Refusal::new("b.toml", "it has no component", "")), true));
+    see(&mut ledger, [orphan()], now);
+    assert_eq!(see(&mut ledger, [orphan()], now + GONE), (0, vec!["b removed".into()]));
+    assert_eq!((ledger.guests().count(), ledger.refusals().len(), ledger.next_look()), (0, 1, None));
+}
+
+/// What a directory holds for one name: nothing, rubbish, or a version with a manifest; odd versions do not compile.
+#[derive(Clone, Copy, Debug)]
+enum OnDisk {
+    Nothing,
+    Rubbish,
+    Version(u8, u8),
+}
+
+fn state(name: &str, on_disk: OnDisk) -> Option<(String, Found)> {
+    match on_disk {
+        OnDisk::Nothing => None,
+        OnDisk::Rubbish => Some(bad(name, true)),
+        OnDisk::Version(version, manifest) => {
+            Some((name.into(), found(State::Ready(spec(name, version, manifest)), true)))
+        }
+    }
+}
+
+fn compile(spec: &GuestSpec) -> Result<(Digest, String), Refusal> {
+    let odd = [1, 3].map(|version| Digest::of(&[version]));
+    match odd.contains(&spec.digest) {
+        true => Err(Refusal::new(&spec.name, "it does not compile", "mend it")),
+        false => Ok((spec.digest, format!("{:?}", spec.manifest))),
+    }
+}
+
+fn served(ledger: &Ledger<(Digest, String)>, refused: bool) -> Vec<String> {
+    let names = ledger.services.iter().filter(|(_, service)| service.refused.is_some() == refused);
+    names.filter_map(|(name, service)| Some(format!("{name}: {:?}", service.live.as_ref()?.1))).collect()
+}
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+proptest! {
+    /// Any sequence of directory states, with compilations that end whenever they like and in any order, ends in
+    /// what a fresh start serves, plus the last good version of what is refused.
+    #[test]
+    fn the_end_is_what_a_fresh_start_would_be(
+        states in prop::collection::vec(
+            prop::array::uniform3(prop_oneof![
+                Just(OnDisk::Nothing),
+                Just(OnDisk::Rubbish),
+                (0..4u8, 0..2u8).prop_map(|(version, manifest)| OnDisk::Version(version, manifest)),
+            ]),
+            1..12,
+        ),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let mut now = Instant::now();
+        let (mut ledger, mut pending) = (Ledger::<(Digest, String)>::default(), Vec::new());
+        let look = |on_disk: &[OnDisk; 3]| NAMES.iter().zip(on_disk).filter_map(|(name, on)| state(name, *on)).collect();
+        let mut picks = picks.into_iter();
+        for on_disk in &states {
+            pending.extend(ledger.see(look(on_disk), now).0);
+            now += GONE / 3;
+            // About every second look something ends, not always what began first.
+            if let Some(pick) = picks.next() && !pending.is_empty() && pick.index(2) == 0 {
+                let spec: GuestSpec = pending.swap_remove(pick.index(pending.len()));
+                let result = compile(&spec);
+                ledger.compiled(spec, result);
+            }
+        }
+        let last = states.last().unwrap();
+        let finish = |ledger: &mut Ledger<(Digest, String)>, mut pending: Vec<GuestSpec>, mut now: Instant| {
+            for _ in 0..3 {
+                for spec in std::mem::take(&mut pending) {
+                    let result = compile(&spec);
+                    ledger.compiled(spec, result);
+                }
+                now += GONE;
+                pending = ledger.see(look(last), now).0;
+            }
+            assert!(pending.is_empty() && ledger.is_settled() && ledger.next_look().is_none());
+        };
+        finish(&mut ledger, pending, now);
+        let mut fresh = Ledger::default();
+        let begun = fresh.see(look(last), now).0;
+        finish(&mut fresh, begun, now);
+        prop_assert_eq!(served(&ledger, false), served(&fresh, false));
+        prop_assert_eq!(ledger.refusals(), fresh.refusals());
+        prop_assert!(served(&fresh, true).is_empty());
+    }
+}
