@@ -181,3 +181,50 @@ async fn dev_builds_and_serves() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains("my_service does not build; its errors are above"), "{stderr}");
 }
+
+/// What a container's health check asks, and what an editor does.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_schema() {
+    let directory = directory(&["hello"]);
+    let mut process = Process::serve(directory.path(), &["--stop-delay", "60s"]).await;
+    let health = |admin: &str| {
+        let (code, _, stderr) = output(&mut lodge(&["health", "--admin", admin]));
+        (code, stderr)
+    };
+    let admin = process.admin.to_string();
+    assert_eq!(health(&admin), (Some(0), String::new()));
+    // Every address is listened on: one of them is asked.
+    assert_eq!(health(&admin.replace("127.0.0.1", "0.0.0.0")).0, Some(0));
+    process.signal(rustix::process::Signal::TERM);
+    crate::harness::until("it says that it stops", || process.log().contains("stopping")).await;
+    let (code, stderr) = health(&admin);
+    assert!(code == Some(1) && stderr.contains("not ready: HTTP/1.1 503"), "{stderr}");
+    process.signal(rustix::process::Signal::TERM);
+    process.ended().await;
+    let (code, stderr) = health(&admin);
+    assert!(code == Some(1) && stderr.contains("refused"), "{stderr}");
+    let (code, schema, _) = output(&mut lodge(&["schema"]));
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    assert_eq!((code, &schema["properties"]["limits"]["properties"]["wall"]["default"]), (Some(0), &"30s".into()));
+}
+
+/// Compiled ahead of time, a directory is served without compiling; a cache that is off cannot be filled.
+#[tokio::test(flavor = "multi_thread")]
+async fn compiled_ahead() {
+    let (directory, root) = (directory(&["hello", "users"]), tempfile::tempdir().unwrap());
+    let (guests, cache) = (directory.path().display().to_string(), root.path().join("cache").display().to_string());
+    let (code, _, stderr) = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache]));
+    assert_eq!(code, Some(0), "{stderr}");
+    let entries = || std::fs::read_dir(&cache).unwrap().count();
+    assert_eq!(entries(), 3, "two components and the key");
+    let process = Process::serve_with_cache(directory.path(), &cache).await;
+    assert_eq!(get(process.address, "/users/1").await.status, 200);
+    assert_eq!(entries(), 3);
+    let off = output(&mut lodge(&["compile", &guests, "--cache-directory", "off"]));
+    assert!(off.0 == Some(1) && off.2.contains("no compile cache to fill"), "{}", off.2);
+    let inside = output(&mut lodge(&["compile", &guests, "--cache-directory", &format!("{guests}/cache")]));
+    assert!(inside.0 == Some(64) && inside.2.contains("inside the guests directory"), "{}", inside.2);
+    std::fs::write(directory.path().join("bad.wasm"), "bad").unwrap();
+    let bad = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache]));
+    assert!(bad.0 == Some(1) && bad.1.contains("bad.wasm  REFUSED"), "{}", bad.1);
+}

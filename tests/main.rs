@@ -24,6 +24,7 @@ mod http;
 mod isolation;
 mod limits;
 mod live;
+mod manifests;
 mod serving;
 mod streaming;
 mod tidy;

@@ -5,7 +5,8 @@
 //! sandbox). Capabilities know neither each other nor the request path.
 //!
 //! Everything that a language's runtime imports is linked for everyone: refusing by import name would refuse
-//! nearly every guest. Files, environment, arguments, names, sockets and outgoing requests are empty or denied.
+//! nearly every guest. Files, arguments, names, sockets and outgoing requests are empty or denied, and so is the
+//! environment but for what the manifest says.
 
 pub mod http;
 pub mod limiter;
@@ -39,12 +40,15 @@ pub struct Ctx {
 }
 
 impl Ctx {
-    /// The world of a new sandbox.
-    pub fn new(limits: &Limits, sandbox: Arc<Sandbox>) -> Self {
+    /// The world of a new sandbox, with these environment variables.
+    pub fn new(limits: &Limits, env: &[(String, String)], sandbox: Arc<Sandbox>) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources);
         let mut wasi = WasiCtx::builder();
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(RANDOM_BYTES);
+        if !env.is_empty() {
+            wasi.envs(env);
+        }
         stdio::state(&mut wasi, &sandbox);
         Self {
             limiter: Limiter::new(limits),

@@ -2,6 +2,8 @@
 
 mod check;
 mod dev;
+mod health;
+mod schema;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +31,9 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         }
     };
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(EX_USAGE) };
+    if name == "schema" {
+        return schema::run();
+    }
     let resolved = match resolve(matches) {
         Ok(resolved) => resolved,
         Err(problems) => {
@@ -43,6 +48,8 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     }
     match name {
         "check" => check::run(resolved.config, matches.get_flag("json")),
+        "compile" => check::compile(resolved.config),
+        "health" => health::run(resolved.config.admin),
         "dev" => match dev::build(&resolved.config.guests) {
             Ok(()) => serve(resolved.config),
             Err(problem) => {
@@ -67,6 +74,9 @@ fn command() -> Command {
             configured(Command::new("check").about("Load and compile DIR or one file, and say what each asks for"))
                 .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON, for machines")),
         )
+        .subcommand(configured(Command::new("compile").about("Compile every component in DIR into the compile cache")))
+        .subcommand(Command::new("schema").about("Print the JSON Schema of a manifest"))
+        .subcommand(configured(Command::new("health").about("Ask a running host whether it is ready")))
 }
 
 fn configured(command: Command) -> Command {

@@ -14,6 +14,9 @@ pub enum RequestError {
     /// No service owns it yet, and some are still being compiled.
     #[error("the service is starting")]
     Starting,
+    /// The route has other methods: these, as the `Allow` header has them.
+    #[error("the service does not take this method here")]
+    MethodNotAllowed(String),
     /// The request itself is not one that HTTP allows.
     #[error("{0}")]
     BadRequest(&'static str),
@@ -54,6 +57,7 @@ impl RequestError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Starting | Self::QueueFull | Self::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
@@ -68,6 +72,7 @@ impl RequestError {
         match self {
             Self::NoRoute => "no-route",
             Self::Starting => "starting",
+            Self::MethodNotAllowed(_) => "method-not-allowed",
             Self::BadRequest(_) => "bad-request",
             Self::BodyTooLarge => "body-too-large",
             Self::QueueFull => "queue-full",
@@ -89,6 +94,11 @@ impl RequestError {
             Self::Guest(code) => Some(code.to_string()),
             _ => None,
         }
+    }
+
+    /// The methods that would be allowed, for the `Allow` header.
+    pub fn allow(&self) -> Option<&str> {
+        if let Self::MethodNotAllowed(allow) = self { Some(allow) } else { None }
     }
 
     /// Seconds after which it makes sense to try again, for the failures that pass by themselves.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::guests::cache::Cache;
 use crate::guests::compile::{Compiler, Guest};
 use crate::guests::load::{self, Refusal, Scanner, State};
 use crate::guests::snapshot::{self, Publisher};
@@ -57,6 +58,25 @@ pub(super) fn run(config: Config, json: bool) -> ExitCode {
     if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Fills the compile cache, for an image or ahead of a restart. Fails when anything is refused, or is not kept.
+pub(super) fn compile(config: Config) -> ExitCode {
+    let config = Arc::new(config);
+    if let Err(problem) = Cache::open(&config.cache) {
+        super::complain(&format!("there is no compile cache to fill: {problem}"));
+        return ExitCode::FAILURE;
+    }
+    let reports = match super::block_on(check(Arc::clone(&config))).and_then(|reports| reports) {
+        Ok(reports) => reports,
+        Err(problem) => {
+            super::complain(&problem);
+            return ExitCode::FAILURE;
+        }
+    };
+    let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).collect();
+    refused.iter().for_each(|report| print(report));
+    if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     let found = Scanner::new(&config.guests)
         .scan(&config)
@@ -76,7 +96,7 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     let total = compiling.len();
     while let Some(finished) = compiling.join_next().await {
         match finished.map_err(|crash| format!("compiling: {crash}"))? {
-            Ok(guest) => guests.push(Arc::new(guest)),
+            Ok(guest) => guests.push(guest),
             Err(refusal) => refusals.push(refusal),
         }
         super::complain(&format!("[{}/{total}] compiled", total - compiling.len()));

@@ -39,21 +39,19 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The cache that the configuration asks for, or none: a host without one compiles at every start. Says why.
-    pub fn open(config: &config::Cache) -> Option<Self> {
+    /// The cache that the configuration asks for.
+    ///
+    /// # Errors
+    /// Why there is none: a host without one compiles at every start.
+    pub fn open(config: &config::Cache) -> Result<Self, String> {
         let directory = match &config.directory {
-            CacheDirectory::Off => return None,
+            CacheDirectory::Off => return Err("cache.directory is `off`".into()),
             CacheDirectory::At(path) => path.clone(),
-            CacheDirectory::Auto => default_directory()?,
+            CacheDirectory::Auto => default_directory().ok_or("there is no home directory; set cache.directory")?,
         };
-        match key_in(&directory) {
-            Ok(key) => Some(Self { directory, key, size: config.size as u64 }),
-            Err(error) => {
-                let shown = directory.display();
-                tracing::warn!("no compile cache: {shown}: {error}; name another with cache.directory, or `off`");
-                None
-            }
-        }
+        let key = key_in(&directory)
+            .map_err(|error| format!("{}: {error}; name another in cache.directory, or `off`", directory.display()))?;
+        Ok(Self { directory, key, size: config.size as u64 })
     }
 
     /// The component with this digest, if this engine compiled it before.

@@ -18,7 +18,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
 use self::engine::{Linked, pool};
-use self::explain::{Handler, handler_of, misshapen, one_line, unlinkable, unstartable};
+use self::explain::{Handler, handler_of, misshapen, one_line, unlinkable, unready, unstartable};
 use super::cache::Cache;
 use super::load::{self, Digest, GuestSpec, Refusal};
 use super::manifest::Isolation;
@@ -26,9 +26,10 @@ use crate::capabilities::Ctx;
 use crate::capabilities::sandbox::lock;
 use crate::clock::{Clock, Ticker};
 use crate::config;
+use crate::config::CacheDirectory;
 use crate::config::limits::Limits;
 use crate::request::instance::Instance;
-use crate::request::route::Pattern;
+use crate::request::route::Route;
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
@@ -116,7 +117,7 @@ impl Compiler {
             permits: Arc::new(Semaphore::new(threads)),
             compile_time: sizes.compile_time,
             known: Mutex::default(),
-            cache: Cache::open(&config.cache),
+            cache: cache(config),
             warm: Arc::new(Semaphore::new(sizes.warm)),
         };
         Ok((compiler, ticker))
@@ -131,14 +132,14 @@ impl Compiler {
     ///
     /// # Errors
     /// Why it cannot be served, and what to do.
-    pub async fn compile(self: &Arc<Self>, spec: GuestSpec) -> Result<Guest, Refusal> {
+    pub async fn compile(self: &Arc<Self>, spec: GuestSpec) -> Result<Arc<Guest>, Refusal> {
         let file = load::file_name(&spec.path);
         let known = lock(&self.known).get(&spec.digest).and_then(Weak::upgrade);
         let code = match known {
             Some(code) => code,
             None => self.translate(&spec).await?,
         };
-        let guest = Guest {
+        let guest = Arc::new(Guest {
             name: Arc::from(spec.name.as_str()),
             code,
             clock: self.clock.clone(),
@@ -146,11 +147,13 @@ impl Compiler {
             idle: Mutex::new(Vec::new()),
             late_trap: AtomicBool::new(false),
             spec,
-        };
-        match Instance::new(&guest, Instant::now() + TRIAL.min(guest.limits().wall)).await {
-            Ok(_) => Ok(guest),
-            Err(error) => Err(unstartable(&file, &error)),
+        });
+        let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
+        let instance = Instance::new(&guest, deadline).await.map_err(|error| unstartable(&file, &error))?;
+        if let Some(path) = &guest.spec.manifest.ready {
+            instance.ready(&guest, path, deadline).await.map_err(|why| unready(&file, path, &why))?;
         }
+        Ok(guest)
     }
 
     /// Component to machine code, off the threads that serve.
@@ -235,7 +238,7 @@ impl Guest {
     }
 
     /// Where it answers, besides its host.
-    pub fn routes(&self) -> &[Pattern] {
+    pub fn routes(&self) -> &[Route] {
         &self.spec.manifest.routes
     }
 
@@ -285,6 +288,14 @@ fn interfaces(component: &Component) -> Interfaces {
             .map(|(name, _)| name.to_owned())
             .collect(),
     }
+}
+
+fn cache(config: &config::Config) -> Option<Cache> {
+    if config.cache.directory == CacheDirectory::Off {
+        return None;
+    }
+    let opened = Cache::open(&config.cache);
+    opened.inspect_err(|why| tracing::warn!("no compile cache, every start compiles: {why}")).ok()
 }
 
 fn cores() -> usize {

@@ -60,6 +60,7 @@ pub struct Found {
 
 /// What there is of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one per file, and most of them are ready")]
 pub enum State {
     /// Files that can be compiled.
     Ready(GuestSpec),
@@ -82,6 +83,8 @@ struct Known {
     content: Result<Digest, Refusal>,
     /// To be read again: it changed so shortly before it was read that it could change again without a new stamp.
     racy: bool,
+    /// By the scan that is under way, or the last one.
+    used: bool,
 }
 
 /// What a file system says of a file without reading it.
@@ -103,6 +106,17 @@ impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest that is written as 64 hexadecimal digits.
+    pub fn read(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        for (n, byte) in bytes.iter_mut().enumerate() {
+            let digits =
+                text.get(2 * n..2 * n + 2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+            *byte = u8::from_str_radix(digits, 16).ok()?;
+        }
+        (text.len() == 64).then_some(Self(bytes))
     }
 
     /// Enough of it to tell versions apart in a log.
@@ -144,11 +158,14 @@ impl Scanner {
     /// When the directory cannot be read.
     pub fn scan(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
         let mut found = BTreeMap::new();
+        self.known.values_mut().for_each(|known| known.used = false);
         for component in self.components()? {
             let stem = component.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            found.insert(stem.clone(), self.find(&stem, &component, config));
+            if let Some(state) = self.find(&stem, &component, config) {
+                found.insert(stem, state);
+            }
         }
-        self.known.retain(|path, _| found.contains_key(&*path.file_stem().unwrap_or_default().to_string_lossy()));
+        self.known.retain(|_, known| known.used);
         self.first = false;
         Ok(found)
     }
@@ -167,51 +184,69 @@ impl Scanner {
         Ok(components)
     }
 
-    fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Found {
+    /// What there is of one service; nothing when its manifest says that it is not one.
+    fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Option<Found> {
         let manifest = component.with_extension("toml");
-        let settled = self.first || (is_settled(component) && is_settled(&manifest));
+        let mut settled = self.first || (is_settled(component) && is_settled(&manifest));
         let mut touched = false;
-        let state = match self.spec(stem, component, &manifest, config, &mut touched) {
+        let spec = match manifest_of(stem, component, &manifest, config) {
+            Ok(manifest) if !manifest.enabled => return None,
+            Ok(manifest) => {
+                let named = manifest.component.as_ref().map(|name| component.with_file_name(name));
+                let path = named.as_deref().unwrap_or(component);
+                settled &= self.first || is_settled(path);
+                self.component(path, config, &mut touched).and_then(|(digest, size)| {
+                    pinned(&manifest, digest, &file_name(path))?;
+                    Ok(GuestSpec { name: stem.to_owned(), path: path.to_owned(), digest, size, manifest })
+                })
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let state = match spec {
             Ok(spec) => State::Ready(spec),
-            Err(_) if is_absent(component) => {
+            Err(refusal) if refusal.file == file_name(component) && is_absent(component) => {
                 let remedy = format!("put {} beside it, or remove it", file_name(component));
                 State::Orphan(Refusal::new(&file_name(&manifest), "it has no component", remedy))
             }
             Err(refusal) => State::Refused(refusal),
         };
-        Found { state, settled, touched }
+        Some(Found { state, settled, touched })
     }
 
-    fn spec(
-        &mut self,
-        stem: &str,
-        component: &Path,
-        manifest: &Path,
-        config: &Config,
-        touched: &mut bool,
-    ) -> Result<GuestSpec, Refusal> {
-        let file = file_name(component);
-        if !is_name(stem) {
-            let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit";
-            return Err(Refusal::new(&file, "its name cannot be a service's", remedy));
-        }
-        let metadata = fs::metadata(component).map_err(|error| unreadable(&file, &error))?;
+    /// Digest and size of a component, read again only if it may have changed.
+    fn component(&mut self, path: &Path, config: &Config, touched: &mut bool) -> Result<(Digest, u64), Refusal> {
+        let metadata = fs::metadata(path).map_err(|error| unreadable(&file_name(path), &error))?;
         let stamp = Stamp::of(&metadata);
-        let known = self.known.get(component);
-        let digest = match known.filter(|known| known.stamp == stamp && !known.racy) {
-            Some(known) => known.content.clone(),
-            None => {
-                let content = inspect(component, &metadata, config);
-                let before = known.filter(|known| known.stamp != stamp && !known.racy).map(|known| &known.content);
-                *touched = content.is_ok() && before == Some(&content);
-                let racy = elapsed_since_change(&metadata) < RACY || content.as_ref().is_err_and(|bad| bad.passing);
-                self.known.insert(component.to_owned(), Known { stamp, content: content.clone(), racy });
-                content
-            }
-        };
-        let digest = digest?;
-        let manifest = read_manifest(stem, manifest, config)?;
-        Ok(GuestSpec { name: stem.to_owned(), path: component.to_owned(), digest, size: metadata.len(), manifest })
+        let known = self.known.get_mut(path);
+        if let Some(known) = known.filter(|known| known.stamp == stamp && !known.racy) {
+            known.used = true;
+            return known.content.clone().map(|digest| (digest, metadata.len()));
+        }
+        let content = inspect(path, &metadata, config);
+        let racy = elapsed_since_change(&metadata) < RACY || content.as_ref().is_err_and(|bad| bad.passing);
+        let now = Known { stamp, content: content.clone(), racy, used: true };
+        let before = self.known.insert(path.to_owned(), now);
+        let before = before.filter(|before| before.stamp != stamp && !before.racy);
+        *touched = content.is_ok() && before.is_some_and(|before| before.content == content);
+        content.map(|digest| (digest, metadata.len()))
+    }
+}
+
+fn manifest_of(stem: &str, component: &Path, manifest: &Path, config: &Config) -> Result<Manifest, Refusal> {
+    if is_name(stem) {
+        return read_manifest(stem, manifest, config);
+    }
+    let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit";
+    Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy))
+}
+
+fn pinned(manifest: &Manifest, digest: Digest, file: &str) -> Result<(), Refusal> {
+    match manifest.digest {
+        Some(pinned) if pinned != digest => {
+            let reason = format!("it is sha256:{digest}, and its manifest wants sha256:{pinned}");
+            Err(Refusal::new(file, reason, "put the right component there, or pin this one"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,22 +5,37 @@
 
 use std::collections::BTreeMap;
 
+use http::Method;
 use serde::Deserialize;
 
+use super::load::Digest;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
-use crate::request::route::Pattern;
+use crate::request::route::{Pattern, Route};
+
+/// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
+const ENV_BYTES: usize = 64 << 10;
 
 /// What a manifest says, with the defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Paths that the service answers at.
-    pub routes: Vec<Pattern>,
+    /// Whether the service is served at all.
+    pub enabled: bool,
+    /// The component's file, in the same directory, when it is not named after the service.
+    pub component: Option<String>,
+    /// What the component must be.
+    pub digest: Option<Digest>,
+    /// Where the service answers.
+    pub routes: Vec<Route>,
     /// Who shares a sandbox.
     pub isolation: Isolation,
     /// What it may use.
     pub limits: Limits,
+    /// Its environment variables.
+    pub env: Vec<(String, String)>,
+    /// A path that must answer 2xx before a version is served.
+    pub ready: Option<String>,
 }
 
 /// Who shares a sandbox.
@@ -38,11 +53,35 @@ pub enum Isolation {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    routes: Option<Vec<String>>,
+    enabled: Option<bool>,
+    component: Option<String>,
+    digest: Option<String>,
+    routes: Option<Vec<toml::Spanned<toml::Value>>>,
     #[serde(default)]
     isolation: Isolation,
     #[serde(default)]
     limits: BTreeMap<toml::Spanned<String>, toml::Value>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    ready: Option<Ready>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ready {
+    path: String,
+}
+
+/// A route that says more than its path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detailed {
+    path: String,
+    host: Option<String>,
+    #[serde(default)]
+    methods: Vec<String>,
+    #[serde(default)]
+    strip_prefix: bool,
 }
 
 impl Manifest {
@@ -53,35 +92,133 @@ impl Manifest {
     pub fn read(name: &str, text: &str, defaults: &Limits, max_memory: usize) -> Result<Self, Vec<String>> {
         let file: File = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(String::new(), |span| line_of(text, span.start));
-            vec![format!("{line}{}", error.message())]
+            vec![format!("{line}{}", with_hint(error.message()))]
         })?;
         let mut problems = Vec::new();
-        let mut limits = defaults.clone();
-        for (key, value) in &file.limits {
-            let line = line_of(text, key.span().start);
-            let name = key.get_ref();
-            match LIMITS.iter().find(|limit| limit.name == name) {
-                Some(limit) => {
-                    if let Err(expected) = (limit.set)(&mut limits, &plain(value)) {
-                        problems.push(format!("{line}limits.{name}: {expected}"));
-                    }
-                }
-                None => {
-                    let near = nearest(name, LIMITS.iter().map(|limit| limit.name));
-                    let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                    problems.push(format!("{line}there is no limit `{name}`{hint}"));
-                }
+        let mut note = |problem| problems.push(problem);
+        let limits = limits(text, &file.limits, defaults, &mut note);
+        let routes = match file.routes {
+            Some(written) => routes(text, &written, &mut note),
+            None => Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
+        };
+        let digest = file.digest.and_then(|text| {
+            let digest = text.strip_prefix("sha256:").and_then(Digest::read);
+            if digest.is_none() {
+                note(format!("digest: `{text}` is not one; write \"sha256:\" and 64 hexadecimal digits"));
             }
+            digest
+        });
+        if let Some(component) = &file.component
+            && (component.contains(['/', '\\']) || !component.ends_with(".wasm"))
+        {
+            note(format!("component: `{component}` must be the name of a .wasm file in the same directory"));
         }
-        let routes = file.routes.unwrap_or_else(|| vec![format!("/{name}")]);
-        let (routes, bad): (Vec<_>, Vec<_>) = routes.iter().map(|route| Pattern::read(route)).partition(Result::is_ok);
-        problems.extend(bad.into_iter().filter_map(Result::err));
+        if let Some(Ready { path }) = &file.ready
+            && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            note(format!("ready.path: `{path}` is not a path; write it like \"/health\""));
+        }
+        let size: usize = file.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > ENV_BYTES {
+            note(format!("env: {size} bytes are more than {ENV_BYTES}"));
+        }
+        for name in file.env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
+        }
         if problems.is_empty() {
             problems.extend(limits.disagreements(max_memory));
         }
-        let routes = routes.into_iter().filter_map(Result::ok).collect();
-        if problems.is_empty() { Ok(Self { routes, isolation: file.isolation, limits }) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self {
+            enabled: file.enabled.unwrap_or(true),
+            component: file.component,
+            digest,
+            routes,
+            isolation: file.isolation,
+            limits,
+            env: file.env.into_iter().collect(),
+            ready: file.ready.map(|ready| ready.path),
+        })
     }
+}
+
+fn limits(
+    text: &str,
+    written: &BTreeMap<toml::Spanned<String>, toml::Value>,
+    defaults: &Limits,
+    note: &mut impl FnMut(String),
+) -> Limits {
+    let mut limits = defaults.clone();
+    for (key, value) in written {
+        let line = line_of(text, key.span().start);
+        let name = key.get_ref();
+        match LIMITS.iter().find(|limit| limit.name == name) {
+            Some(limit) => {
+                if let Err(expected) = (limit.set)(&mut limits, &plain(value)) {
+                    note(format!("{line}limits.{name}: {expected}"));
+                }
+            }
+            None => {
+                let near = nearest(name, LIMITS.iter().map(|limit| limit.name));
+                let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                note(format!("{line}there is no limit `{name}`{hint}"));
+            }
+        }
+    }
+    limits
+}
+
+fn routes(text: &str, written: &[toml::Spanned<toml::Value>], note: &mut impl FnMut(String)) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
+    for written in written {
+        let line = line_of(text, written.span().start);
+        match route(written.get_ref()) {
+            Ok(route) if routes.contains(&route) => note(format!("{line}route `{route}` is there twice")),
+            Ok(route) => routes.push(route),
+            Err(problem) => note(format!("{line}{problem}")),
+        }
+    }
+    routes
+}
+
+fn route(written: &toml::Value) -> Result<Route, String> {
+    let detailed: Detailed = match written {
+        toml::Value::String(path) => return Pattern::read(path).map(Route::of),
+        toml::Value::Table(table) => table
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| format!("a route: {}", with_hint(error.message())))?,
+        _ => return Err("a route is a path, or a table with `path`".into()),
+    };
+    let host = detailed.host.map(|host| host.to_ascii_lowercase());
+    if let Some(host) = host.as_ref().filter(|host| !is_host(host)) {
+        return Err(format!("host `{host}`: write it like \"api.example.com\", without a port"));
+    }
+    let methods = detailed.methods.iter().map(|text| {
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
+        let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| plain);
+        method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
+    });
+    let methods = methods.collect::<Result<_, _>>()?;
+    Ok(Route { host, path: Pattern::read(&detailed.path)?, methods, strip_prefix: detailed.strip_prefix })
+}
+
+fn is_host(host: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !host.is_empty() && host.bytes().all(plain)
+}
+
+/// serde names what it does not know and what it does, between backticks.
+fn with_hint(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let near = match (message.starts_with("unknown"), names.next()) {
+        (true, Some(wrong)) => nearest(wrong, names),
+        _ => None,
+    };
+    let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    format!("{message}{hint}")
 }
 
 fn line_of(text: &str, offset: usize) -> String {

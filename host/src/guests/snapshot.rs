@@ -16,7 +16,7 @@ use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
 use super::watch::Watch;
 use crate::admission::{Admission, Concurrency};
 use crate::config::Config;
-use crate::request::route::Router;
+use crate::request::route::{Route, Router};
 
 /// Everything that can be asked, and by whom it is answered.
 #[derive(Default)]
@@ -120,16 +120,14 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let guest = &target.guest;
-        let (route, owner) = match self.router.own(&host_of(&guest.name), guest.routes(), &target) {
-            Ok(()) => {
-                self.targets.push(target);
-                return Ok(());
-            }
-            Err(taken) => taken,
-        };
-        let reason = format!("its route {route} already belongs to {}", owner.guest.name);
-        let remedy = "give one of them another name, or other `routes` in its manifest";
-        Err(Refusal::new(&load::file_name(&guest.spec.path), reason, remedy))
+        let own = Route::host(host_of(&guest.name));
+        if let Err((route, owner)) = self.router.own(guest.routes().iter().chain([&own]), &target) {
+            let reason = format!("its route {route} already belongs to {}", owner.guest.name);
+            let remedy = "give one of them another name, or other `routes` in its manifest";
+            return Err(Refusal::new(&load::file_name(&guest.spec.path), reason, remedy));
+        }
+        self.targets.push(target);
+        Ok(())
     }
 }
 
@@ -202,10 +200,13 @@ impl Eyes {
     }
 }
 
+/// What a compilation came to, and how long it took.
+type Finished = (GuestSpec, Result<Arc<Guest>, Refusal>, Duration);
+
 /// Compilations under way, and how far this burst of them is.
 #[derive(Default)]
 struct Compiling {
-    tasks: JoinSet<(GuestSpec, Result<Guest, Refusal>, Duration)>,
+    tasks: JoinSet<Finished>,
     /// The latest of each name.
     latest: HashMap<String, AbortHandle>,
     begun: usize,
@@ -231,18 +232,14 @@ impl Compiling {
         }
     }
 
-    fn end(
-        &mut self,
-        finished: Result<(GuestSpec, Result<Guest, Refusal>, Duration), tokio::task::JoinError>,
-        ledger: &mut Ledger<Arc<Guest>>,
-    ) {
+    fn end(&mut self, finished: Result<Finished, tokio::task::JoinError>, ledger: &mut Ledger<Arc<Guest>>) {
         self.done += 1;
         let (spec, result, took) = match finished {
             Ok(finished) => finished,
             Err(end) if end.is_cancelled() => return,
             Err(crash) => return tracing::error!("compiling: {crash}"),
         };
-        if let Some(change) = ledger.compiled(spec, result.map(Arc::new)) {
+        if let Some(change) = ledger.compiled(spec, result) {
             let (done, begun, ms) = (self.done, self.begun, took.as_millis());
             tracing::info!("[{done}/{begun}] {change} ({ms} ms)");
         }

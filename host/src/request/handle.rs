@@ -9,6 +9,7 @@ use super::body::RequestBody;
 use super::headers::{self, Peer};
 use super::instance::Instance;
 use super::respond::{self, Body};
+use super::route::Missed;
 use crate::error::RequestError;
 use crate::guests::snapshot::{Current, Target};
 
@@ -25,7 +26,7 @@ pub async fn handle<B: RequestBody>(
 ) -> Result<Response<Body>, RequestError> {
     let (mut head, body) = request.into_parts();
     headers::arrive(&mut head, peer)?;
-    let target = find(current, &head)?;
+    let target = find(current, &mut head)?;
     let name = service.insert(Arc::clone(&target.guest.name));
     fits(&target, &head.headers, &body)?;
     let method = head.method.clone();
@@ -39,13 +40,19 @@ pub async fn handle<B: RequestBody>(
 }
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
-fn find(current: &Current, head: &http::request::Parts) -> Result<Arc<Target>, RequestError> {
+fn find(current: &Current, head: &mut http::request::Parts) -> Result<Arc<Target>, RequestError> {
     let snapshot = current.snapshot();
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-    match snapshot.router.find(authority, head.uri.path()) {
-        Some(target) => Ok(Arc::clone(target)),
-        None if !snapshot.complete => Err(RequestError::Starting),
-        None => Err(RequestError::NoRoute),
+    match snapshot.router.find(authority, head.uri.path(), &head.method) {
+        Ok(found) => {
+            if found.prefix > 0 {
+                headers::strip_prefix(head, found.prefix)?;
+            }
+            Ok(Arc::clone(found.target))
+        }
+        Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
+        Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),
+        Err(Missed::Route) => Err(RequestError::NoRoute),
     }
 }
 

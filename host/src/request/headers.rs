@@ -25,6 +25,7 @@ const FORWARDED: HeaderName = header::FORWARDED;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Says who the client is, and is therefore worth forging.
 const IDENTITY: [HeaderName; 7] = [
@@ -33,7 +34,7 @@ const IDENTITY: [HeaderName; 7] = [
     PROTO,
     HOST,
     HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
+    PREFIX,
     HeaderName::from_static("x-real-ip"),
 ];
 
@@ -112,6 +113,25 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// Takes the first `length` bytes off the path, and tells the guest which in `X-Forwarded-Prefix`.
+///
+/// # Errors
+/// Never for a length that a route has matched.
+pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), RequestError> {
+    const BAD: RequestError = RequestError::BadRequest("the request target is not valid");
+    let (prefix, rest) = head.uri.path().split_at_checked(length).ok_or(BAD)?;
+    let outer = head.headers.get(PREFIX).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let forwarded = HeaderValue::try_from(format!("{outer}{prefix}")).map_err(|_| BAD)?;
+    let slash = if rest.starts_with('/') { "" } else { "/" };
+    let query = head.uri.query().map_or(String::new(), |query| format!("?{query}"));
+    let path = format!("{slash}{rest}{query}");
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.path_and_query = Some(path.parse().map_err(|_| BAD)?);
+    head.uri = Uri::from_parts(parts).map_err(|_| BAD)?;
+    head.headers.insert(PREFIX, forwarded);
+    Ok(())
 }
 
 /// The target's own authority, else the Host header; HTTP/1.0 may have neither.

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use http::header;
 use http::uri::Scheme;
+use http_body_util::BodyExt;
 use tokio::time::Sleep;
 use wasmtime::{AsContextMut, Store, UpdateDeadline};
 use wasmtime_wasi_http::handler::Proxy;
@@ -65,7 +66,8 @@ impl Instance {
     pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
         let limits = guest.limits();
         let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.name), limits, guest.clock.clone()));
-        let mut store = Store::new(&guest.code.engine, Ctx::new(limits, Arc::clone(&sandbox)));
+        let mut store =
+            Store::new(&guest.code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
@@ -119,6 +121,22 @@ impl Instance {
         }
         // Whatever a guest makes of a body that was cut off, the cause is the body.
         if sandbox.body_over.load(Relaxed) { Err(RequestError::BodyTooLarge) } else { answer }
+    }
+
+    /// Asks a version that does not serve yet whether it could: 2xx on a GET of `path`.
+    ///
+    /// # Errors
+    /// What it answers instead, in words.
+    pub async fn ready(self, guest: &Arc<Guest>, path: &str, deadline: Instant) -> Result<(), String> {
+        let uri = format!("http://{}.localhost{path}", guest.name);
+        let body = http_body_util::Empty::new().map_err(|never| match never {});
+        let request = http::Request::get(uri).body(body).map_err(|error| error.to_string())?;
+        let answer = self.call(Arc::clone(guest), request, Arc::from("ready"), deadline).await;
+        match answer {
+            Ok(answer) if answer.head.status.is_success() => Ok(()),
+            Ok(answer) => Err(answer.head.status.to_string()),
+            Err(error) => Err(format!("{error}: {}", error.detail().unwrap_or_default())),
+        }
     }
 
     async fn run<B: RequestBody>(mut self, request: http::Request<Limited<B>>) -> Finished {

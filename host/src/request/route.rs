@@ -1,15 +1,81 @@
-//! (host, path) → target. A pure value: no clock, no lock, no I/O.
+//! (host, path, method) → target. A pure value: no clock, no lock, no I/O.
 //!
-//! Precedence is total: a route of the request's host before one of any host, then an exact path before a prefix,
-//! then the longest prefix. Paths are compared as the client sent them: nothing is decoded or collapsed, so
+//! Precedence is total: a route of the request's host before one of any host, then the one with more segments, then the
+//! one whose first segment that differs is a name and not a `{parameter}`. The method comes last: where it is not
+//! allowed, no other route is tried. Paths are compared as the client sent them: nothing is decoded or collapsed, so
 //! `/a%2Fb` and `/a//b` are below `/a` and nothing else.
 
 use std::collections::HashMap;
 use std::fmt;
 
-/// A path of a manifest: `/x` is `/x` and all below it; `/` alone is exactly that.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pattern(String);
+use http::Method;
+
+/// One way to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Only requests for this host, in lower case and without a port.
+    pub host: Option<String>,
+    /// Which paths.
+    pub path: Pattern,
+    /// Only these methods (`HEAD` wherever `GET` is); all of them when there are none here.
+    pub methods: Vec<Method>,
+    /// The service sees the path without the part that `path` matched.
+    pub strip_prefix: bool,
+}
+
+/// Paths: `/x` is `/x` and all below it, `{name}` any one segment, `/` alone exactly that, and `/*` everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    segments: Vec<Segment>,
+    below: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Name(String),
+    Parameter(String),
+}
+
+/// Where requests can go. Two targets never own one route.
+#[derive(Debug)]
+pub struct Router<T> {
+    hosts: HashMap<String, Node<T>>,
+    any_host: Node<T>,
+}
+
+/// What is known of the paths that have the same segments so far.
+#[derive(Debug)]
+struct Node<T> {
+    names: HashMap<String, Node<T>>,
+    parameter: Option<Box<Node<T>>>,
+    below: Vec<Entry<T>>,
+    exact: Vec<Entry<T>>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    methods: Vec<Method>,
+    strip_prefix: bool,
+    target: T,
+}
+
+/// Who answers a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Match<'a, T> {
+    /// Who.
+    pub target: &'a T,
+    /// Bytes at the start of the path that the service is not to see.
+    pub prefix: usize,
+}
+
+/// Why nobody does.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// There is no such route.
+    Route,
+    /// There is one for other methods: these, as the `Allow` header has them.
+    Method(String),
+}
 
 impl Pattern {
     /// Reads a pattern.
@@ -17,92 +83,211 @@ impl Pattern {
     /// # Errors
     /// It must start with `/`, not end with one, and hold no empty segment, query, fragment or space.
     pub fn read(text: &str) -> Result<Self, String> {
-        let sound = text.starts_with('/') && !text.contains("//") && (text == "/" || !text.ends_with('/'));
-        let plain =
-            text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'*' | b'{' | b'}'));
-        if sound && plain {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(format!("route `{text}`: write it like \"/\" or \"/users\" (that path and all below it)"))
+        let wrong = || {
+            format!("route `{text}`: write it like \"/users\" (that path and all below it), \"/users/{{id}}\" or \"/\"")
+        };
+        match text {
+            "/" => return Ok(Self { segments: Vec::new(), below: false }),
+            "/*" => return Ok(Self { segments: Vec::new(), below: true }),
+            _ => {}
+        }
+        let segments = text.strip_prefix('/').ok_or_else(wrong)?.split('/').map(Segment::read);
+        let segments = segments.collect::<Option<_>>().ok_or_else(wrong)?;
+        Ok(Self { segments, below: true })
+    }
+
+    fn is_everything(&self) -> bool {
+        self.segments.is_empty() && self.below
+    }
+}
+
+impl Segment {
+    fn read(text: &str) -> Option<Self> {
+        let plain = |text: &str| {
+            let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'*' | b'{' | b'}');
+            !text.is_empty() && text.bytes().all(fits)
+        };
+        match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+            Some(name) => plain(name).then(|| Self::Parameter(name.to_owned())),
+            None => plain(text).then(|| Self::Name(text.to_owned())),
         }
     }
 }
 
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl Route {
+    /// Every method of a path, at any host.
+    pub fn of(path: Pattern) -> Self {
+        Self { host: None, path, methods: Vec::new(), strip_prefix: false }
+    }
+
+    /// Everything at one host.
+    pub fn host(host: String) -> Self {
+        let path = Pattern { segments: Vec::new(), below: true };
+        Self { host: Some(host), ..Self::of(path) }
     }
 }
 
-/// Where requests can go. Two targets never own one route.
-#[derive(Debug)]
-pub struct Router<T> {
-    hosts: HashMap<String, T>,
-    paths: HashMap<String, T>,
+impl<T> Default for Node<T> {
+    fn default() -> Self {
+        Self { names: HashMap::new(), parameter: None, below: Vec::new(), exact: Vec::new() }
+    }
 }
 
 impl<T> Default for Router<T> {
     fn default() -> Self {
-        Self { hosts: HashMap::new(), paths: HashMap::new() }
+        Self { hosts: HashMap::new(), any_host: Node::default() }
+    }
+}
+
+impl<T: Clone> Router<T> {
+    /// Gives `routes` to `target`: all of them or none.
+    ///
+    /// # Errors
+    /// The first route that somebody has already, and who that is.
+    pub fn own<'a>(
+        &mut self,
+        routes: impl Iterator<Item = &'a Route> + Clone,
+        target: &T,
+    ) -> Result<(), (&'a Route, T)> {
+        for route in routes.clone() {
+            let taken = self.entries(route).iter().find(|entry| overlap(&entry.methods, &route.methods));
+            if let Some(entry) = taken {
+                return Err((route, entry.target.clone()));
+            }
+        }
+        for route in routes {
+            let (methods, strip_prefix) = (route.methods.clone(), route.strip_prefix);
+            self.entries(route).push(Entry { methods, strip_prefix, target: target.clone() });
+        }
+        Ok(())
+    }
+
+    fn entries(&mut self, route: &Route) -> &mut Vec<Entry<T>> {
+        let mut node = match &route.host {
+            Some(host) => self.hosts.entry(host.clone()).or_default(),
+            None => &mut self.any_host,
+        };
+        for segment in &route.path.segments {
+            node = match segment {
+                Segment::Name(name) => node.names.entry(name.clone()).or_default(),
+                Segment::Parameter(_) => node.parameter.get_or_insert_default(),
+            };
+        }
+        if route.path.below { &mut node.below } else { &mut node.exact }
     }
 }
 
 impl<T> Router<T> {
-    /// Gives every path of `host` (in lower case), and `paths` at any host, to `target`: all of them or none.
-    ///
-    /// # Errors
-    /// The first route that somebody has already, and who that is.
-    pub fn own(&mut self, host: &str, paths: &[Pattern], target: &T) -> Result<(), (String, T)>
-    where
-        T: Clone,
-    {
-        if let Some(owner) = self.hosts.get(host) {
-            return Err((host.to_owned(), owner.clone()));
-        }
-        if let Some((path, owner)) = paths.iter().find_map(|path| Some((path, self.paths.get(&path.0)?))) {
-            return Err((path.to_string(), owner.clone()));
-        }
-        self.hosts.insert(host.to_owned(), target.clone());
-        self.paths.extend(paths.iter().map(|path| (path.0.clone(), target.clone())));
-        Ok(())
-    }
-
     /// The target of a request. `authority` is a host with or without a port; its case does not matter.
     ///
-    /// Costs one look-up for the host and one per segment of the path, however many routes there are.
-    pub fn find(&self, authority: &str, path: &str) -> Option<&T> {
-        self.by_host(authority).or_else(|| self.by_path(path))
+    /// Costs one look-up for the host and one per segment of the path, however many routes there are; more only
+    /// where names and parameters compete for one segment.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn find(&self, authority: &str, path: &str, method: &Method) -> Result<Match<'_, T>, Missed> {
+        let own = self.at_host(authority).and_then(|node| node.find(path));
+        let (entries, matched) = own.or_else(|| self.any_host.find(path)).ok_or(Missed::Route)?;
+        match entries.iter().find(|entry| entry.allows(method)) {
+            Some(entry) => Ok(Match { target: &entry.target, prefix: if entry.strip_prefix { matched } else { 0 } }),
+            None => Err(Missed::Method(allow(entries))),
+        }
     }
 
-    fn by_host(&self, authority: &str) -> Option<&T> {
+    fn at_host(&self, authority: &str) -> Option<&Node<T>> {
         let host = host_of(authority);
-        let found = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             self.hosts.get(&host.to_ascii_lowercase())
         } else {
             self.hosts.get(host)
-        };
-        found.filter(|_| !host.is_empty())
+        }
+    }
+}
+
+/// The best of what was found so far: how many segments, who, and how many bytes of the path.
+type Best<'a, T> = Option<(usize, &'a [Entry<T>], usize)>;
+
+impl<T> Node<T> {
+    /// Who owns the best pattern for `path`, and how many of its bytes that matches.
+    fn find(&self, path: &str) -> Option<(&[Entry<T>], usize)> {
+        if path == "/" && !self.exact.is_empty() {
+            return Some((&self.exact, 0));
+        }
+        if !path.starts_with('/') {
+            return None;
+        }
+        let mut best = None;
+        self.walk(path, path.len(), 0, &mut best);
+        best.map(|(_, entries, matched)| (entries, matched))
     }
 
-    fn by_path(&self, path: &str) -> Option<&T> {
-        if path == "/" {
-            return self.paths.get(path);
+    fn walk<'a>(&'a self, rest: &str, length: usize, depth: usize, best: &mut Best<'a, T>) {
+        if !self.below.is_empty() && best.as_ref().is_none_or(|(deepest, ..)| depth > *deepest) {
+            *best = Some((depth, &self.below, length - rest.len()));
         }
-        let mut prefix = path;
-        while prefix.starts_with('/') && prefix.len() > 1 {
-            if let Some(target) = self.paths.get(prefix) {
-                return Some(target);
-            }
-            prefix = prefix.rsplit_once('/').map_or("", |(above, _)| above);
+        let Some(tail) = rest.strip_prefix('/') else { return };
+        let (segment, _) = tail.split_once('/').unwrap_or((tail, ""));
+        let Some(after) = tail.get(segment.len()..).filter(|_| !segment.is_empty()) else { return };
+        for next in self.names.get(segment).into_iter().chain(self.parameter.as_deref()) {
+            next.walk(after, length, depth + 1, best);
         }
-        None
     }
+}
+
+impl<T> Entry<T> {
+    fn allows(&self, method: &Method) -> bool {
+        let asked = |method: &Method| self.methods.contains(method);
+        self.methods.is_empty() || asked(method) || (*method == Method::HEAD && asked(&Method::GET))
+    }
+}
+
+fn overlap(some: &[Method], others: &[Method]) -> bool {
+    some.is_empty() || others.is_empty() || some.iter().any(|method| others.contains(method))
+}
+
+fn allow<T>(entries: &[Entry<T>]) -> String {
+    let mut methods: Vec<_> = entries.iter().flat_map(|entry| &entry.methods).map(Method::as_str).collect();
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods.sort_unstable();
+    methods.dedup();
+    methods.join(", ")
 }
 
 /// The host of an authority: `[::1]:80` → `[::1]`, `a.b:80` → `a.b`.
 fn host_of(authority: &str) -> &str {
     let port = authority.rfind(':').filter(|colon| !authority.get(*colon..).unwrap_or_default().contains(']'));
     port.and_then(|colon| authority.get(..colon)).unwrap_or(authority)
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            match segment {
+                Segment::Name(name) => write!(f, "/{name}")?,
+                Segment::Parameter(name) => write!(f, "/{{{name}}}")?,
+            }
+        }
+        match (self.segments.is_empty(), self.below) {
+            (true, true) => f.write_str("/*"),
+            (true, false) => f.write_str("/"),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, method) in self.methods.iter().enumerate() {
+            write!(f, "{}{method}", if n == 0 { "" } else { "|" })?;
+        }
+        let space = if self.methods.is_empty() { "" } else { " " };
+        match &self.host {
+            Some(host) if self.path.is_everything() => write!(f, "{space}{host}"),
+            host => write!(f, "{space}{}{}", host.as_deref().unwrap_or_default(), self.path),
+        }
+    }
 }
 
 #[cfg(test)]

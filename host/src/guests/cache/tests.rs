@@ -66,14 +66,14 @@ fn nothing_is_trusted_but_what_a_host_wrote() {
 fn a_directory_that_others_write_to_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
     let open = || Cache::open(&config::Cache { directory: CacheDirectory::At(directory.path().to_owned()), size: 1 });
-    assert!(open().is_some());
+    assert!(open().is_ok());
     for mode in [0o777, 0o770] {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
-        assert!(open().is_none(), "{mode:o}");
+        assert!(open().is_err(), "{mode:o}");
     }
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(directory.path().join(KEY_FILE), fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(open().is_none(), "a key that others can read");
+    assert!(open().is_err(), "a key that others can read");
 }
 
 #[test]

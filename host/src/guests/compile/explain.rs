@@ -53,6 +53,12 @@ pub(super) fn misshapen(file: &str, detail: &str) -> Refusal {
     Refusal::new(file, reason, "rebuild it against the WIT of wasi:http 0.2 or 0.3")
 }
 
+/// A version whose own check says no may only be waiting for something.
+pub(super) fn unready(file: &str, path: &str, why: &str) -> Refusal {
+    let reason = format!("it is not ready: GET {path} answers {why}");
+    Refusal::new(file, reason, "it will be asked again; see what it logs").passing()
+}
+
 pub(super) fn unstartable(file: &str, error: &RequestError) -> Refusal {
     let detail = error.detail().unwrap_or_default();
     if matches!(error, RequestError::QueueFull) {

@@ -34,12 +34,41 @@ fn says_what_it_says() {
 }
 
 #[test]
+fn every_key() {
+    let digest = "0123456789abcdef".repeat(4);
+    let text = format!(
+        "enabled = false\ncomponent = 'other.wasm'\ndigest = 'sha256:{digest}'\nready.path = '/health?x'\n\
+         routes = [{{ path = '/a/{{b}}', host = 'API.example.com', methods = ['GET', 'PUT'], strip_prefix = true }}]\n\
+         [env]\nB = '2'\nA = '1'"
+    );
+    let manifest = read(&text).unwrap();
+    assert!(!manifest.enabled);
+    assert_eq!(manifest.component.as_deref(), Some("other.wasm"));
+    assert_eq!(manifest.digest.unwrap().to_string(), digest);
+    assert_eq!(manifest.ready.as_deref(), Some("/health?x"));
+    assert_eq!(routes(&manifest), ["GET|PUT api.example.com/a/{b}"]);
+    assert!(manifest.routes[0].strip_prefix);
+    assert_eq!(manifest.env, [("A".into(), "1".into()), ("B".into(), "2".into())]);
+}
+
+#[test]
 fn problems_have_lines_and_ways_out() {
     let check = |text: &str, expected: &str| {
         let problem = read(text).unwrap_err();
         assert!(problem.contains(expected), "{problem}");
     };
-    check("\nroute = ['/']", "line 2: unknown field `route`, expected one of `routes`");
+    check("\nroute = ['/']", "line 2: unknown field `route`, expected one of `enabled`");
+    check("\nroute = ['/']", "did you mean `routes`?");
+    check("\nroutes = ['/',\n { path = '/x', method = ['GET'] }]", "line 3: a route: unknown field `method`");
+    check("routes = [{ path = '/x', methods = ['get'] }]", "method `get`: write it like \"GET\"");
+    check("routes = [{ path = '/x', host = 'a:80' }]", "host `a:80`: write it like");
+    check("routes = [7]", "line 1: a route is a path, or a table");
+    check("routes = ['/x', '/x']", "route `/x` is there twice");
+    check("component = '../x.wasm'", "must be the name of a .wasm file");
+    check("digest = 'sha256:12'", "64 hexadecimal digits");
+    check("ready.path = 'x'", "ready.path: `x` is not a path");
+    check("env = { 'A=B' = 'x' }", "env: `A=B` cannot be the name");
+    check(&format!("env.A = '{}'", "x".repeat(70_000)), "are more than");
     check("isolation = 'none'", "expected `request` or `service`");
     check("[limits]\nwal = '1s'", "line 2: there is no limit `wal`; did you mean `wall`?");
     check("[limits]\nwall = '1s'\nqueue = -1", "line 3: limits.queue: `-1` is not a whole number");

@@ -38,6 +38,9 @@ fn describe(request: &IncomingRequest, path: &str, outparam: ResponseOutparam) {
         text += &format!("{name}: {}\n", String::from_utf8_lossy(&value));
     }
     let environment = std::env::vars().count() + std::env::args().count();
+    for (name, value) in std::env::vars() {
+        text += &format!("{name}={value}\n");
+    }
     let files = std::fs::read_dir("/").is_ok();
     let sockets = std::net::TcpStream::connect("127.0.0.1:9").map_err(|error| error.kind());
     let names = std::net::ToSocketAddrs::to_socket_addrs("localhost:80").is_ok();
