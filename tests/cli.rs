@@ -157,29 +157,76 @@ async fn dev_builds_and_serves() {
         .unwrap();
     let path = directory.path().display().to_string();
     let args = ["dev", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let mut child = lodge(&args).env("CARGO", env!("CARGO")).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
-    let (mut log, mut address) = (String::new(), None);
-    while !log.contains("[1/1] my_service") {
-        let mut line = String::new();
-        let read = std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
-        assert!(read > 0, "it ended: {log}");
-        if line.contains("serving ") {
-            address = line.split("http://").nth(1).and_then(|address| address.trim().parse().ok());
-        }
-        log += &line;
-    }
-    let text = get(address.unwrap(), "/my_service?name=dev").await.text();
-    let _ = child.kill();
-    let _ = child.wait();
-    assert_eq!(text, "Hello, dev!");
+    let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")));
+    process.says("[1/1] my_service").await;
+    let address = process.address().await;
+    let answer = async || get(address, "/my_service?name=dev").await.text();
+    assert_eq!(answer().await, "Hello, dev!");
     assert!(directory.path().join("my_service.wasm").is_file());
+    // A crate that does not compile: cargo's words, then ours, and the last one that did goes on.
+    let source = crate_directory.join("src/lib.rs");
+    let text = std::fs::read_to_string(&source).unwrap();
+    std::fs::write(&source, "fn broken(").unwrap();
+    process.says("my_service does not build; its errors are above").await;
+    assert_eq!(answer().await, "Hello, dev!");
+    // Mended, and different.
+    std::fs::write(&source, text.replace("Hello, ", "Goodbye, ")).unwrap();
+    process.says("my_service replaced").await;
+    assert_eq!(answer().await, "Goodbye, dev!");
+    // In another language, built by what its manifest says.
+    let other = directory.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::copy(crate::harness::wasm("users"), other.join("made.bin")).unwrap();
+    let manifest = "build = { directory = 'other', command = 'cp made.bin ../other.wasm' }\nroutes = ['/users']";
+    std::fs::write(directory.path().join("other.toml"), manifest).unwrap();
+    process.says("other at /users").await;
+    assert_eq!(get(address, "/users/1").await.status, 200);
+    std::fs::copy(crate::harness::wasm("hello"), other.join("made.bin")).unwrap();
+    process.says("other replaced").await;
+    assert_eq!(get(address, "/users").await.text(), "Hello, World!");
+}
 
-    // A crate that does not compile: cargo's words, then ours, and no host.
-    std::fs::write(crate_directory.join("src/lib.rs"), "fn broken(").unwrap();
-    let (code, _, stderr) = output(lodge(&args).env("CARGO", env!("CARGO")));
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("my_service does not build; its errors are above"), "{stderr}");
+/// `lodge dev` at work, and what it has said so far.
+struct Dev {
+    child: std::process::Child,
+    log: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Dev {
+    fn start(command: &mut std::process::Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = std::sync::Arc::<std::sync::Mutex<String>>::default();
+        let (stderr, into) = (child.stderr.take().unwrap(), std::sync::Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in std::io::BufRead::lines(std::io::BufReader::new(stderr)).map_while(Result::ok) {
+                into.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
+        Self { child, log }
+    }
+
+    async fn says(&self, words: &str) {
+        // Longer than other waits: cargo may have to compile what the guest depends on.
+        let start = std::time::Instant::now();
+        while !self.log.lock().unwrap().contains(words) {
+            assert!(start.elapsed().as_secs() < 300, "`{words}` is not in:\n{}", self.log.lock().unwrap());
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn address(&self) -> std::net::SocketAddr {
+        self.says("serving ").await;
+        let log = self.log.lock().unwrap();
+        let line = log.lines().find(|line| line.contains("serving ")).unwrap();
+        line.split("http://").nth(1).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What a container's health check asks, and what an editor does.

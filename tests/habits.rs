@@ -17,14 +17,23 @@ async fn bad_company(names: &[&str]) -> TestHost {
     host.alone().start().await
 }
 
+/// Other programs on the machine stretch CPU time; they cannot make it shorter, so the best of these tries counts.
+const TRIES: usize = 4;
+
 /// Asks, and checks status, reason, and that it took no longer than `limit` and a fifth.
 async fn check(host: &TestHost, path: &str, status: u16, reason: &str, limit: Duration) {
     let neighbour = Neighbour::of(host);
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
-        let start = Instant::now();
-        let answer = client.ask(Method::POST, path, &[], "a body that nobody reads").await;
-        let took = start.elapsed();
-        assert_eq!((answer.status, answer.problem().as_str()), (status, reason), "{path}: {}", answer.text());
+        let mut took = Duration::MAX;
+        for _ in 0..TRIES {
+            let start = Instant::now();
+            let answer = client.ask(Method::POST, path, &[], "a body that nobody reads").await;
+            took = took.min(start.elapsed());
+            assert_eq!((answer.status, answer.problem().as_str()), (status, reason), "{path}: {}", answer.text());
+            if took <= limit + limit / 5 {
+                break;
+            }
+        }
         assert!(took <= limit + limit / 5, "{path} took {took:?}");
     }
     assert!(neighbour.answers().await > 0, "{path} starved its neighbour");

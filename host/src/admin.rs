@@ -1,4 +1,5 @@
-//! The operator's listener: `/healthz` (the process runs) and `/readyz` (it may be sent requests).
+//! The operator's listener: `/healthz` (the process runs), `/readyz` (it may be sent requests) and `/v1/services` (what
+//! became of every file, as JSON).
 //!
 //! `/readyz` is 200 once every file was loaded or refused, and 503 again from the moment the host is told to stop.
 
@@ -13,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::drain::Told;
+use crate::guests::report;
 use crate::guests::snapshot::Current;
 use crate::request::respond::{self, Body};
 
@@ -59,6 +61,7 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Body> {
         "/readyz" if admin.told.is_stopping() => respond::text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         "/readyz" if !admin.current.snapshot().complete => respond::text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
         "/readyz" => respond::text(StatusCode::OK, "ready\n"),
-        _ => respond::text(StatusCode::NOT_FOUND, "here are /healthz and /readyz\n"),
+        "/v1/services" => respond::json(&report::of(&admin.current.snapshot())),
+        _ => respond::text(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /v1/services\n"),
     }
 }

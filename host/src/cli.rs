@@ -50,14 +50,8 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         "check" => check::run(resolved.config, matches.get_flag("json")),
         "compile" => check::compile(resolved.config),
         "health" => health::run(resolved.config.admin),
-        "dev" => match dev::build(&resolved.config.guests) {
-            Ok(()) => serve(resolved.config),
-            Err(problem) => {
-                complain(&problem);
-                ExitCode::FAILURE
-            }
-        },
-        _ => serve(resolved.config),
+        "dev" => serve(resolved.config, true),
+        _ => serve(resolved.config, false),
     }
 }
 
@@ -145,12 +139,25 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     Ok(runtime.map_err(|error| format!("the runtime does not start: {error}"))?.block_on(work))
 }
 
-fn serve(config: Config) -> ExitCode {
+/// Serves the directory and, in `dev`, builds what is in it before and meanwhile.
+fn serve(config: Config, dev: bool) -> ExitCode {
     let logging = telemetry::init(&config);
     let served = block_on(async {
+        let mut projects = dev::Projects::new(&config.guests);
+        if dev {
+            projects.build().await?;
+            if projects.len() == 0 {
+                complain(&format!("{} holds no sources; serving what is there", config.guests.display()));
+            }
+        }
         let host = Host::bind(config).await?;
         let stop = signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
-        Ok(host.run(stop).await)
+        let building = dev.then(|| tokio::spawn(projects.keep_building()));
+        let ended = host.run(stop).await;
+        if let Some(building) = building {
+            building.abort();
+        }
+        Ok(ended)
     });
     // Flushes what is still buffered; the lines below must be the last.
     drop(logging);

@@ -2,7 +2,7 @@
 //!
 //! [`watch`] says when to look; [`load`] scans the directory and reads each [`manifest`]; [`ledger`] holds that against
 //! what is served; [`compile`] makes a guest of each file, off the request path and bounded, or finds it in the
-//! [`cache`]; [`snapshot`] publishes what can be served as one immutable value. Nothing here ever sees a request,
+//! [`cache`]; [`snapshot`] publishes what can be served as one immutable value, and [`report`] puts that into words. Nothing here ever sees a request,
 //! and it acts on what is in the directory, never on what an event said.
 
 pub mod cache;
@@ -10,5 +10,6 @@ pub mod compile;
 pub mod ledger;
 pub mod load;
 pub mod manifest;
+pub mod report;
 pub mod snapshot;
 pub mod watch;

@@ -3,41 +3,14 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::guests::cache::Cache;
-use crate::guests::compile::{Compiler, Guest};
-use crate::guests::load::{self, Refusal, Scanner, State};
-use crate::guests::snapshot::{self, Publisher};
-
-/// One line of the report.
-#[derive(Serialize)]
-struct Report {
-    file: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<Service>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refused: Option<Refused>,
-}
-
-#[derive(Serialize)]
-struct Service {
-    name: String,
-    digest: String,
-    bytes: u64,
-    routes: Vec<String>,
-    host: String,
-    imports: Vec<String>,
-    exports: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Refused {
-    reason: String,
-    remedy: String,
-}
+use crate::guests::compile::Compiler;
+use crate::guests::load::{Scanner, State};
+use crate::guests::report::{self, Report};
+use crate::guests::snapshot::Publisher;
 
 /// Checks everything and prints the report. Fails when anything is refused.
 #[expect(clippy::print_stdout, reason = "the report is what was asked for")]
@@ -104,29 +77,8 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     let publisher = Publisher::alone(&config);
     publisher.publish(guests, refusals, true);
     let current = publisher.current();
-    let served = current.snapshot();
-    let mut reports: Vec<_> = served.targets.iter().map(|target| serves(&target.guest)).collect();
-    reports.extend(served.refusals.iter().map(refuses));
-    reports.sort_by(|a, b| a.file.cmp(&b.file));
+    let reports = report::of(&current.snapshot());
     Ok(reports)
-}
-
-fn serves(guest: &Guest) -> Report {
-    let service = Service {
-        name: guest.name.to_string(),
-        digest: guest.digest().to_string(),
-        bytes: guest.spec.size,
-        routes: guest.spec.manifest.routes.iter().map(ToString::to_string).collect(),
-        host: snapshot::host_of(&guest.name),
-        imports: guest.code.interfaces.imports.clone(),
-        exports: guest.code.interfaces.exports.clone(),
-    };
-    Report { file: load::file_name(&guest.spec.path), service: Some(service), refused: None }
-}
-
-fn refuses(refusal: &Refusal) -> Report {
-    let refused = Refused { reason: refusal.reason.clone(), remedy: refusal.remedy.clone() };
-    Report { file: refusal.file.clone(), service: None, refused: Some(refused) }
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what was asked for")]

@@ -1,147 +1,151 @@
-//! `lodge dev`: builds the guest crates under a directory and puts each `<name>.wasm` beside its crate.
+//! `lodge dev`: builds the guests whose sources are in a directory, and builds them again when their sources change.
+//!
+//! The host that serves the directory knows nothing of this: it sees components come and go. A build that fails leaves
+//! the component of the last one that did not.
 
+mod build;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-use serde::Deserialize;
+use std::time::{Duration, SystemTime};
 
 use super::complain;
+use crate::guests::manifest;
+use crate::guests::watch::Watch;
 
-/// What rustc calls the target that makes components.
-const TARGET: &str = "wasm32-wasip2";
+/// Where sources are not: what builds make, and what tools keep.
+const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];
 
-/// What `cargo metadata` says of a crate.
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    workspace_root: PathBuf,
+/// Between two looks at the sources when there are no events.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The guests of a directory that have sources.
+pub(super) struct Projects {
+    directory: PathBuf,
+    /// By directory of the sources.
+    known: BTreeMap<PathBuf, Project>,
 }
 
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    manifest_path: PathBuf,
+struct Project {
+    recipe: Recipe,
+    /// Sources outside of its own directory, as the last build told.
+    elsewhere: Vec<PathBuf>,
+    /// What the sources were when the last build began.
+    built: Sources,
 }
 
-/// What `cargo build` says of each thing it made.
-#[derive(Deserialize)]
-struct Artifact {
-    manifest_path: Option<PathBuf>,
-    #[serde(default)]
-    filenames: Vec<PathBuf>,
+#[derive(Clone, PartialEq)]
+enum Recipe {
+    Cargo,
+    Command { command: String, component: PathBuf },
 }
 
-/// Builds every crate in `directory` and copies its component there.
-///
-/// # Errors
-/// One line: what failed, and what to do. cargo has said the rest already.
-pub(super) fn build(directory: &Path) -> Result<(), String> {
-    let crates = crates_in(directory)?;
-    if crates.is_empty() {
-        complain(&format!("{} holds no guest crates; serving what is there", directory.display()));
-        return Ok(());
+/// Every source file with its time and size.
+type Sources = BTreeMap<PathBuf, (SystemTime, u64)>;
+
+impl Projects {
+    /// The projects below `directory`, none of them built yet.
+    pub(super) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), known: BTreeMap::new() }
     }
-    have_target()?;
-    for crate_directory in crates {
-        let manifest = crate_directory.join("Cargo.toml");
-        let (package, workspace) = describe(&manifest)?;
-        complain(&format!("building {package}"));
-        for component in compile(&manifest, &package, &workspace)? {
-            install(&component, directory)?;
+
+    /// Builds what is new or has changed. Says what fails, and goes on with the others.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(super) async fn build(&mut self) -> Result<(), String> {
+        let found = find(&self.directory)?;
+        self.known.retain(|source, _| found.contains_key(source));
+        for (source, recipe) in found {
+            let before = self.known.get(&source);
+            let elsewhere = before.map_or_else(Vec::new, |project| project.elsewhere.clone());
+            let built = sources(&source, &elsewhere);
+            if before.is_some_and(|project| project.recipe == recipe && project.built == built) {
+                continue;
+            }
+            let result = match &recipe {
+                Recipe::Cargo => build::with_cargo(&source, &self.directory).await,
+                Recipe::Command { command, component } => {
+                    build::with_command(command, &source, component).await.map(|()| Vec::new())
+                }
+            };
+            let (built, elsewhere) = match result {
+                Ok(now) if now != elsewhere => (with(built, &now), now),
+                Ok(now) => (built, now),
+                Err(problem) => {
+                    complain(&problem);
+                    (built, elsewhere)
+                }
+            };
+            self.known.insert(source, Project { recipe, elsewhere, built });
+        }
+        Ok(())
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Goes on building, for ever.
+    pub(super) async fn keep_building(mut self) {
+        let mut watch = Watch::new(&self.directory, POLL).recursive();
+        loop {
+            watch.arm();
+            if let Err(problem) = self.build().await {
+                complain(&problem);
+            }
+            watch.tick().await;
         }
     }
-    Ok(())
 }
 
-fn crates_in(directory: &Path) -> Result<Vec<PathBuf>, String> {
+/// The sources in `directory`: crates, and what a manifest's `[build]` names.
+fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
     let unreadable = |error| format!("{} cannot be read: {error}", directory.display());
-    let mut crates = Vec::new();
+    let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if path.join("Cargo.toml").is_file() {
-            crates.push(path);
+            found.insert(path, Recipe::Cargo);
+        } else if path.extension().is_some_and(|extension| extension == "toml")
+            && let Some(build) = fs::read_to_string(&path).ok().and_then(|text| manifest::build(&text))
+        {
+            let component = path.with_extension("wasm");
+            found.insert(directory.join(build.directory), Recipe::Command { command: build.command, component });
         }
     }
-    crates.sort();
-    Ok(crates)
+    Ok(found)
 }
 
-/// Adds the WebAssembly target if rustup says that it is not there. Without rustup, cargo will say so itself.
-fn have_target() -> Result<(), String> {
-    let listed = Command::new("rustup").args(["target", "list", "--installed"]).output();
-    let Ok(listed) = listed else { return Ok(()) };
-    if String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.trim() == TARGET) {
-        return Ok(());
+fn sources(directory: &Path, elsewhere: &[PathBuf]) -> Sources {
+    fn walk(directory: &Path, into: &mut Sources) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let hidden = name.as_encoded_bytes().starts_with(b".") || NOT_SOURCES.iter().any(|other| name == **other);
+            let Ok(metadata) = entry.metadata() else { continue };
+            if hidden || entry.path().extension().is_some_and(|extension| extension == "wasm") {
+                continue;
+            }
+            if metadata.is_dir() {
+                walk(&entry.path(), into);
+            } else {
+                into.insert(entry.path(), (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len()));
+            }
+        }
     }
-    complain(&format!("adding the target {TARGET} with rustup"));
-    let added = Command::new("rustup").args(["target", "add", TARGET]).status();
-    if added.is_ok_and(|status| status.success()) {
-        Ok(())
-    } else {
-        Err(format!("the target {TARGET} is missing; add it with `rustup target add {TARGET}`"))
+    let mut found = Sources::new();
+    walk(directory, &mut found);
+    with(found, elsewhere)
+}
+
+fn with(mut sources: Sources, more: &[PathBuf]) -> Sources {
+    for file in more {
+        if let Ok(metadata) = fs::metadata(file) {
+            let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            sources.insert(file.clone(), (modified, metadata.len()));
+        }
     }
-}
-
-fn describe(manifest: &Path) -> Result<(String, PathBuf), String> {
-    let failed = |why: String| format!("{}: {why}", manifest.display());
-    let output = cargo()
-        .args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"])
-        .arg(manifest)
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| failed(format!("cargo does not run: {error}")))?;
-    let metadata: Metadata =
-        serde_json::from_slice(&output.stdout).map_err(|_| failed("cargo cannot read it".into()))?;
-    let own = manifest.canonicalize().map_err(|error| failed(error.to_string()))?;
-    let package = metadata.packages.into_iter().find(|package| package.manifest_path == own);
-    let package = package.ok_or_else(|| failed("it describes no package".into()))?;
-    Ok((package.name, metadata.workspace_root))
-}
-
-/// Builds one package and returns the WebAssembly files it made.
-fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec<PathBuf>, String> {
-    let output = cargo()
-        .args(["build", "--message-format", "json-render-diagnostics", "--target", TARGET])
-        .args(["--profile", profile(workspace), "--manifest-path"])
-        .arg(manifest)
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("cargo does not run: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{package} does not build; its errors are above"));
-    }
-    let own = manifest.canonicalize().unwrap_or_else(|_| manifest.to_owned());
-    let made: Vec<_> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Artifact>(line).ok())
-        .filter(|artifact| artifact.manifest_path.as_ref() == Some(&own))
-        .flat_map(|artifact| artifact.filenames)
-        .filter(|file| file.extension().is_some_and(|extension| extension == "wasm"))
-        .collect();
-    if made.is_empty() {
-        return Err(format!("{package} makes no component; give it `[lib] crate-type = [\"cdylib\"]`"));
-    }
-    Ok(made)
-}
-
-/// A workspace may have a profile for guests; the others have `release`.
-fn profile(workspace: &Path) -> &'static str {
-    let manifest = fs::read_to_string(workspace.join("Cargo.toml")).unwrap_or_default();
-    let table: toml::Table = manifest.parse().unwrap_or_default();
-    let has_guest = table.get("profile").and_then(|profiles| profiles.get("guest")).is_some();
-    if has_guest { "guest" } else { "release" }
-}
-
-/// Puts a component into the directory in one step: whoever watches never sees half of it.
-fn install(component: &Path, directory: &Path) -> Result<(), String> {
-    let name = component.file_name().unwrap_or_default();
-    let (target, partial) = (directory.join(name), directory.join(format!(".{}.part", name.to_string_lossy())));
-    let copied = fs::copy(component, &partial).and_then(|_| fs::rename(&partial, &target));
-    copied.map_err(|error| format!("{} cannot be written: {error}", target.display()))
-}
-
-/// cargo itself when it runs us, else the one on PATH.
-fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    sources
 }

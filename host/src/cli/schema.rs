@@ -66,6 +66,13 @@ fn schema() -> Value {
             },
             "limits": { "type": "object", "additionalProperties": false, "properties": limits },
             "env": { "type": "object", "additionalProperties": { "type": "string" } },
+            "build": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["command", "directory"],
+                "properties": { "command": { "type": "string" }, "directory": { "type": "string" } },
+                "description": "how `lodge dev` builds a guest that is no Rust crate: what a shell runs, and where",
+            },
             "ready": {
                 "type": "object",
                 "additionalProperties": false,
@@ -108,6 +115,7 @@ mod tests {
         let route = &schema["properties"]["routes"]["items"]["anyOf"][1];
         assert_eq!(keys(route), sorted(known("routes = [{ path = '/', zzz = 1 }]")));
         assert_eq!(keys(&schema["properties"]["ready"]), known("ready.zzz = 1"));
+        assert_eq!(keys(&schema["properties"]["build"]), sorted(known("build.zzz = 1")));
         let limits = sorted(LIMITS.iter().map(|limit| limit.name.to_owned()).collect());
         assert_eq!(keys(&schema["properties"]["limits"]), limits);
     }

@@ -64,6 +64,23 @@ struct File {
     #[serde(default)]
     env: BTreeMap<String, String>,
     ready: Option<Ready>,
+    /// For `lodge dev` alone: nothing that is served depends on it.
+    build: Option<Build>,
+}
+
+/// How a guest is built that is not a Rust crate.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    /// What a shell runs. It has to leave the component beside the manifest.
+    pub command: String,
+    /// Where it runs, and what is watched: a directory beside the manifest.
+    pub directory: String,
+}
+
+/// The `[build]` of a manifest that has one.
+pub fn build(text: &str) -> Option<Build> {
+    toml::from_str::<File>(text).ok()?.build
 }
 
 #[derive(Deserialize)]

@@ -116,6 +116,14 @@ pub fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     response
 }
 
+/// A value of the host itself.
+pub fn json(value: &impl serde::Serialize) -> Response<Body> {
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Body(Source::Text(Some(text.into()))));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 fn bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
