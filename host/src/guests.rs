@@ -7,6 +7,7 @@
 
 pub mod cache;
 pub mod compile;
+pub mod digest;
 pub mod ledger;
 pub mod load;
 pub mod manifest;

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::load::Digest;
+use super::digest::Digest;
 use crate::config::{self, CacheDirectory};
 
 /// Bytes of the key and of a tag.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::load::{Digest, Found, GuestSpec, Refusal, State};
+use super::digest::Digest;
+use super::load::{Found, GuestSpec, Refusal, State};
 
 /// How long a file must be gone before its service is: tools that replace a file by deleting and creating it lose
 /// no request.
@@ -209,7 +210,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |spec: &GuestSpec| {
             let routes: Vec<_> = spec.manifest.routes.iter().map(ToString::to_string).collect();
-            format!("{} and {}", routes.join(", "), super::snapshot::host_of(&spec.name))
+            format!("{} and {}", routes.join(", "), spec.host())
         };
         match self {
             Self::Added(spec) => write!(f, "{} at {}", spec.name, at(spec)),

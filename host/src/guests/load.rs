@@ -10,8 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest as _, Sha256};
-
+use super::digest::Digest;
 use super::manifest::Manifest;
 use crate::config::Config;
 
@@ -29,10 +28,6 @@ pub struct GuestSpec {
     /// How it wants to be served.
     pub manifest: Manifest,
 }
-
-/// SHA-256 of a file: a guest's version.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest([u8; 32]);
 
 /// A file that is not served: which, why, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,34 +97,10 @@ pub const SETTLE: Duration = Duration::from_millis(500);
 /// Twice the coarsest time stamp of a file system in use (NFS, ext3: 1 s).
 const RACY: Duration = Duration::from_secs(2);
 
-impl Digest {
-    /// The digest of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-
-    /// The digest that is written as 64 hexadecimal digits.
-    pub fn read(text: &str) -> Option<Self> {
-        let mut bytes = [0; 32];
-        for (n, byte) in bytes.iter_mut().enumerate() {
-            let digits =
-                text.get(2 * n..2 * n + 2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
-            *byte = u8::from_str_radix(digits, 16).ok()?;
-        }
-        (text.len() == 64).then_some(Self(bytes))
-    }
-
-    /// Enough of it to tell versions apart in a log.
-    pub fn short(&self) -> String {
-        let mut text = self.to_string();
-        text.truncate(12);
-        text
-    }
-}
-
-impl From<[u8; 32]> for Digest {
-    fn from(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+impl GuestSpec {
+    /// The host whose every path is the service's, whatever its routes: host names have no `_`.
+    pub fn host(&self) -> String {
+        format!("{}.localhost", self.name.replace('_', "-").to_ascii_lowercase())
     }
 }
 
@@ -365,17 +336,5 @@ fn unreadable(file: &str, error: &std::io::Error) -> Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; {}", self.file, self.reason, self.remedy)
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{self}")
     }
 }

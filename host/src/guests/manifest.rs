@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use serde::Deserialize;
 
-use super::load::Digest;
+use super::digest::Digest;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::compile::Guest;
 use super::load::{self, Refusal};
-use super::snapshot::{self, Snapshot};
+use super::snapshot::Snapshot;
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
 /// one of each.
@@ -62,7 +62,7 @@ fn serves(guest: &Guest) -> Report {
         digest: guest.digest().to_string(),
         bytes: guest.spec.size,
         routes: guest.routes().iter().map(ToString::to_string).collect(),
-        host: snapshot::host_of(&guest.name),
+        host: guest.spec.host(),
         imports: guest.code.interfaces.imports.clone(),
         exports: guest.code.interfaces.exports.clone(),
     };

@@ -80,7 +80,8 @@ impl Publisher {
     /// Publishes the next snapshot: these guests, but for those whose routes are taken, and these refusals.
     ///
     /// Of two guests with one route the one that has it already keeps it, else the first by name; the other goes on
-    /// with its previous version if that one's routes are free.
+    /// with its previous version if that one's routes are free. Until the first complete snapshot nobody has a route
+    /// already: who compiles faster must not decide.
     pub fn publish(&self, guests: Vec<Arc<Guest>>, refused: Vec<Refusal>, complete: bool) {
         let previous = self.current.snapshot();
         let generation = previous.generation + 1;
@@ -88,8 +89,9 @@ impl Publisher {
         let mut next = Snapshot { generation, wanted, refused, refusals, complete, ..Snapshot::default() };
         let of = |name: &str| previous.targets.iter().find(|target| &*target.guest.name == name);
         let mut targets: Vec<_> = guests.into_iter().map(|guest| self.target(of(&guest.name), guest)).collect();
-        let holds =
-            |target: &Target| of(&target.guest.name).is_some_and(|old| old.guest.routes() == target.guest.routes());
+        let holds = |target: &Target| {
+            previous.complete && of(&target.guest.name).is_some_and(|old| old.guest.routes() == target.guest.routes())
+        };
         targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.guest.name)));
         for target in targets {
             let name = Arc::clone(&target.guest.name);
@@ -120,7 +122,7 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let guest = &target.guest;
-        let own = Route::host(host_of(&guest.name));
+        let own = Route::host(guest.spec.host());
         if let Err((route, owner)) = self.router.own(guest.routes().iter().chain([&own]), &target) {
             let reason = format!("its route {route} already belongs to {}", owner.guest.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
@@ -129,11 +131,6 @@ impl Snapshot {
         self.targets.push(target);
         Ok(())
     }
-}
-
-/// The host that a service answers at, whatever its routes: host names have no `_`.
-pub fn host_of(name: &str) -> String {
-    format!("{}.localhost", name.replace('_', "-").to_ascii_lowercase())
 }
 
 /// Keeps the published snapshot in agreement with the directory, for ever: look, compile what is new, publish.
