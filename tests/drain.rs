@@ -72,21 +72,27 @@ async fn under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grace_is_bounded() {
-    let directory = directory(&["sleeper"]);
+    let directory = directory(&["sleeper", "spin", "spin3"]);
     let mut process = Process::serve(directory.path(), &["--stop-grace", "500ms"]).await;
     let address = process.address;
-    let mut client = Connection::http1(address).await;
-    let asked = tokio::spawn(async move {
-        let body = http_body_util::BodyExt::boxed_unsync(http_body_util::Empty::new());
-        client.send(http::Request::get("/sleeper").body(body).unwrap()).await.map(|response| response.status())
-    });
+    let asked: Vec<_> = ["/sleeper", "/spin", "/spin3", "/spin"]
+        .map(|path| {
+            tokio::spawn(async move {
+                let body = http_body_util::BodyExt::boxed_unsync(http_body_util::Empty::new());
+                let request = http::Request::get(path).body(body).unwrap();
+                Connection::http1(address).await.send(request).await.map(|response| response.status())
+            })
+        })
+        .into();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let start = Instant::now();
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.code(), Some(1));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(process.log().contains("grace"), "{}", process.log());
-    assert!(within(asked).await.unwrap().is_err());
+    for asked in asked {
+        assert!(within(asked).await.unwrap().is_err());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

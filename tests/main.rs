@@ -18,6 +18,7 @@ mod harness;
 mod cli;
 mod drain;
 mod errors;
+mod fairness;
 mod files;
 mod habits;
 mod http;

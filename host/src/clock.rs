@@ -4,8 +4,7 @@
 //! Reading the tick is one atomic load, which is what the request path can afford.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Ticks since the start; shared by everyone who needs to know roughly how late it is.
@@ -13,13 +12,6 @@ use std::time::{Duration, Instant};
 pub struct Clock {
     ticks: Arc<AtomicU64>,
     period: Duration,
-}
-
-/// The running clock; stops when dropped.
-#[derive(Debug)]
-pub struct Ticker {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Clock {
@@ -43,35 +35,25 @@ impl Clock {
         self.period.saturating_mul(u32::try_from(later.saturating_sub(earlier)).unwrap_or(u32::MAX))
     }
 
-    /// Starts the thread, which calls `on_tick` once a period.
+    /// Starts the thread, which calls `on_tick` once a period for as long as that says that somebody still needs it.
+    /// Guests are among those: one that computes can only be ended by a tick, also while the host stops.
     ///
     /// # Errors
     /// When the system gives no more threads.
-    pub fn start(&self, on_tick: impl Fn() + Send + 'static) -> std::io::Result<Ticker> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (clock, stopped) = (self.clone(), Arc::clone(&stop));
+    pub fn start(&self, on_tick: impl Fn() -> bool + Send + 'static) -> std::io::Result<()> {
+        let clock = self.clone();
         let thread = std::thread::Builder::new().name("clock".into()).spawn(move || {
             let start = Instant::now();
-            while !stopped.load(Ordering::Relaxed) {
-                // Parked, not slept: dropping the ticker ends it at once.
+            loop {
                 std::thread::park_timeout(clock.period);
                 // Measured, not counted: on a loaded machine this thread wakes late, and time passes all the same.
                 let ticks = start.elapsed().as_nanos() / clock.period.as_nanos().max(1);
                 clock.ticks.store(u64::try_from(ticks).unwrap_or(u64::MAX), Ordering::Relaxed);
-                on_tick();
+                if !on_tick() {
+                    return;
+                }
             }
-        })?;
-        Ok(Ticker { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // The thread only ticks: it cannot fail, and there is nobody to tell.
-            let _ = thread.join();
-        }
+        });
+        thread.map(drop)
     }
 }

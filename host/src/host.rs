@@ -12,7 +12,6 @@ use wasmtime::PoolingAllocationConfig;
 
 use crate::admin::{self, Admin};
 use crate::admission::Concurrency;
-use crate::clock::Ticker;
 use crate::config::Config;
 use crate::drain;
 use crate::guests::compile::Compiler;
@@ -32,7 +31,6 @@ pub struct Host {
     compiler: Arc<Compiler>,
     publisher: Publisher,
     places: Arc<Concurrency>,
-    _ticker: Ticker,
 }
 
 /// How it ended.
@@ -62,7 +60,7 @@ impl Host {
             Some(address) => Some(bind("admin", address).await?),
             None => None,
         };
-        let (compiler, ticker) = Compiler::new(&config)?;
+        let compiler = Compiler::new(&config)?;
         let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
         Ok(Self {
             listener,
@@ -71,7 +69,6 @@ impl Host {
             publisher: Publisher::new(Arc::clone(&places)),
             places,
             config: Arc::new(config),
-            _ticker: ticker,
         })
     }
 
@@ -92,7 +89,7 @@ impl Host {
 
     /// Serves until `stop`, then finishes what was accepted.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, listener, admin, compiler, publisher, places, _ticker } = self;
+        let Self { config, listener, admin, compiler, publisher, places } = self;
         announce(&config, &listener, admin.as_ref());
         let current = publisher.current();
         let (mut stopper, drain) = drain::channel();

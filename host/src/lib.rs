@@ -11,7 +11,7 @@
 //! * a **guest** ([`guests`]): watch → load → compile → publish.
 //!
 //! They meet in one immutable value, [`guests::snapshot::Snapshot`], written by one and read by the other.
-//! [`admission`] says who may run now, [`capabilities`] what a guest can reach, [`config`] how much of everything there
+//! [`admission`] says who may run now, [`turns`] who may compute for long, [`capabilities`] what a guest can reach, [`config`] how much of everything there
 //! is; [`host`] puts it all together.
 //!
 //! # What is always true
@@ -36,6 +36,8 @@
 //!   what was known before, so that every order of changes, compilations and failures can be tested.
 //! * 2026-11: a route belongs to the guest that has it, not to the first by name: a file that is dropped into the
 //!   directory must not break a service that runs. (After a restart the first by name has it.)
+//! * 2026-11: a guest that computes for more than two ticks is polled only while it holds a [`Turn`](turns::Turn), and
+//!   turns are fewer than workers. The scheduler stays tokio's: the frame around the guest's future just does not poll it.
 //! * 2026-11: two engines. 0.2 guests run on one without support for concurrent tasks, 10 % cheaper per request.
 //! * 2026-11: `request::activity` and `request::headers` are rooms that the first plan did not have: the listener's
 //!   timeouts and the header hygiene each are a job of their own.
@@ -52,3 +54,4 @@ pub mod guests;
 pub mod host;
 pub mod request;
 pub mod telemetry;
+pub mod turns;

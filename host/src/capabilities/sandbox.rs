@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::limits::Limits;
+use crate::turns::Share;
 
 /// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.
 pub type Head = Result<http::Response<wasmtime_wasi_http::WasiBody>, wasmtime_wasi_http::Error>;
 
+/// Ticks of CPU time that every request may use at once, without waiting for a turn.
+const SLICE: u32 = 2;
+
 /// The outside of a sandbox.
 pub struct Sandbox {
-    /// Service name, for log lines.
-    pub service: Arc<str>,
+    /// What its service has of the CPU.
+    pub share: Arc<Share>,
     /// CPU time of the current request.
     pub cpu: CpuMeter,
     /// Where the guest's answer appears.
@@ -36,11 +40,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// The outside of a sandbox of `service`, before its first request.
-    pub fn new(service: Arc<str>, limits: &Limits, clock: Clock) -> Self {
+    /// The outside of a sandbox of a service, before its first request.
+    pub fn new(share: Arc<Share>, limits: &Limits, clock: Clock) -> Self {
         Self {
-            service,
-            cpu: CpuMeter::new(limits.cpu, clock),
+            cpu: CpuMeter::new(limits.cpu, clock, Arc::clone(&share)),
+            share,
             head: Mutex::new(None),
             body_over: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
@@ -103,15 +107,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct CpuMeter {
     limit: Duration,
     clock: Clock,
+    share: Arc<Share>,
     used: AtomicU64,
     hot: AtomicBool,
     /// When the current turn began: a tick when cold, nanoseconds of thread CPU time when hot.
     since: AtomicU64,
+    /// A tick has made it give its thread back since it was last asked.
+    preempted: AtomicBool,
 }
 
 /// What a guest that was caught by a tick has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Caught {
     /// It has just begun; let it run.
     Continue,
     /// Let others run first.
@@ -121,13 +128,15 @@ pub enum Turn {
 }
 
 impl CpuMeter {
-    fn new(limit: Duration, clock: Clock) -> Self {
-        Self { limit, clock, used: AtomicU64::new(0), hot: AtomicBool::new(false), since: AtomicU64::new(0) }
+    fn new(limit: Duration, clock: Clock, share: Arc<Share>) -> Self {
+        let (used, since) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { limit, clock, share, used, hot: AtomicBool::new(false), since, preempted: AtomicBool::new(false) }
     }
 
     fn reset(&self) {
         self.used.store(0, Relaxed);
         self.hot.store(false, Relaxed);
+        self.preempted.store(false, Relaxed);
     }
 
     /// Guest code is about to run on this thread.
@@ -144,17 +153,31 @@ impl CpuMeter {
     }
 
     /// A tick has passed since the guest was last asked.
-    pub fn tick(&self) -> Turn {
+    pub fn tick(&self) -> Caught {
         if self.hot.load(Relaxed) {
             self.charge();
         } else if self.clock.now() > self.since.load(Relaxed) {
             self.hot.store(true, Relaxed);
-            self.used.store(nanos(self.clock.period()), Relaxed);
+            self.spend(nanos(self.clock.period()));
             self.since.store(thread_cpu(), Relaxed);
         } else {
-            return Turn::Continue;
+            return Caught::Continue;
         }
-        if self.used() >= self.limit { Turn::Over } else { Turn::Yield }
+        if self.used() >= self.limit {
+            return Caught::Over;
+        }
+        self.preempted.store(true, Relaxed);
+        Caught::Yield
+    }
+
+    /// Whether it computes for long: more than a tick that it was caught in, or any if it is `short` of time.
+    pub fn is_long(&self, short: bool) -> bool {
+        self.hot.load(Relaxed) && (short || self.used() >= self.clock.period() * SLICE)
+    }
+
+    /// Whether a tick has made it give its thread back since this was last asked.
+    pub fn take_preempted(&self) -> bool {
+        self.preempted.swap(false, Relaxed)
     }
 
     /// CPU time used so far.
@@ -164,8 +187,12 @@ impl CpuMeter {
 
     fn charge(&self) {
         let now = thread_cpu();
-        let spent = now.saturating_sub(self.since.swap(now, Relaxed));
-        self.used.fetch_add(spent, Relaxed);
+        self.spend(now.saturating_sub(self.since.swap(now, Relaxed)));
+    }
+
+    fn spend(&self, nanos: u64) {
+        self.used.fetch_add(nanos, Relaxed);
+        self.share.charge(nanos);
     }
 }
 

@@ -51,7 +51,7 @@ pub fn finish(sandbox: &Sandbox) {
     }
     let dropped = sandbox.take_output_dropped();
     if dropped > 0 {
-        let (service, request_id) = (&*sandbox.service, &*sandbox.request_id());
+        let (service, request_id) = (&*sandbox.share.name, &*sandbox.request_id());
         tracing::warn!(target: "guest", service, request_id, dropped_bytes = dropped, "output over limits.output");
     }
 }
@@ -90,7 +90,7 @@ fn log(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
         .chars()
         .map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
         .collect();
-    let (service, request_id) = (&*sandbox.service, &*sandbox.request_id());
+    let (service, request_id) = (&*sandbox.share.name, &*sandbox.request_id());
     match stream {
         Stream::Stdout => tracing::info!(target: "guest", service, request_id, stream = "stdout", "{line}"),
         Stream::Stderr => tracing::info!(target: "guest", service, request_id, stream = "stderr", "{line}"),

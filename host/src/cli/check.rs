@@ -54,7 +54,7 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     let found = Scanner::new(&config.guests)
         .scan(&config)
         .map_err(|error| format!("{} cannot be read: {error}", config.guests.display()))?;
-    let (compiler, _ticker) = Compiler::new(&config)?;
+    let compiler = Compiler::new(&config)?;
     let compiler = Arc::new(compiler);
     let (mut guests, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
     for found in found.into_values() {

@@ -65,6 +65,13 @@ fn schema() -> Value {
                 "description": "a fresh sandbox per request, or warm instances that are used again",
             },
             "limits": { "type": "object", "additionalProperties": false, "properties": limits },
+            "cpu_weight": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 10000,
+                "default": 100,
+                "description": "its part of the CPU among services that compute for long",
+            },
             "env": { "type": "object", "additionalProperties": { "type": "string" } },
             "build": {
                 "type": "object",

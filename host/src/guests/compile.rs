@@ -25,12 +25,13 @@ use super::load::{self, GuestSpec, Refusal};
 use super::manifest::Isolation;
 use crate::capabilities::Ctx;
 use crate::capabilities::sandbox::lock;
-use crate::clock::{Clock, Ticker};
+use crate::clock::Clock;
 use crate::config;
 use crate::config::CacheDirectory;
 use crate::config::limits::Limits;
 use crate::request::instance::Instance;
 use crate::request::route::Route;
+use crate::turns::{Share, Turns};
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
@@ -45,6 +46,7 @@ pub struct Compiler {
     /// For all the others.
     concurrent: Linked,
     clock: Clock,
+    turns: Arc<Turns>,
     /// Threads that give way to those that serve.
     pool: rayon::ThreadPool,
     permits: Arc<Semaphore>,
@@ -63,6 +65,7 @@ pub struct Guest {
     pub spec: GuestSpec,
     pub(crate) code: Arc<Compiled>,
     pub(crate) clock: Clock,
+    pub(crate) share: Arc<Share>,
     warm: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
     late_trap: AtomicBool,
@@ -97,31 +100,34 @@ impl Compiler {
     ///
     /// # Errors
     /// When the system does not give the address space that the configured sizes need.
-    pub fn new(config: &config::Config) -> Result<(Self, Ticker), String> {
+    pub fn new(config: &config::Config) -> Result<Self, String> {
         let sizes = &config.engine;
         let threads = if sizes.compile_threads == 0 { (cores() - 1).max(1) } else { sizes.compile_threads };
         let plain = Linked::new(sizes, threads, false)?;
         let concurrent = Linked::new(sizes, threads, true)?;
         let clock = Clock::new(sizes.tick);
         let engines = [plain.engine.weak(), concurrent.engine.weak()];
-        let ticker = clock.start(move || {
+        let ticking = clock.start(move || {
+            let mut needed = false;
             for engine in engines.iter().filter_map(wasmtime::EngineWeak::upgrade) {
                 engine.increment_epoch();
+                needed = true;
             }
+            needed
         });
-        let ticker = ticker.map_err(|error| format!("the clock's thread does not start: {error}"))?;
-        let compiler = Self {
+        ticking.map_err(|error| format!("the clock's thread does not start: {error}"))?;
+        Ok(Self {
             plain,
             concurrent,
             clock,
+            turns: Turns::new(cores()),
             pool: pool(threads)?,
             permits: Arc::new(Semaphore::new(threads)),
             compile_time: sizes.compile_time,
             known: Mutex::default(),
             cache: cache(config),
             warm: Arc::new(Semaphore::new(sizes.warm)),
-        };
-        Ok((compiler, ticker))
+        })
     }
 
     /// The host's coarse clock.
@@ -140,8 +146,10 @@ impl Compiler {
             Some(code) => code,
             None => self.translate(&spec).await?,
         };
+        let name = Arc::from(spec.name.as_str());
         let guest = Arc::new(Guest {
-            name: Arc::from(spec.name.as_str()),
+            share: self.turns.share(&name, spec.manifest.cpu_weight),
+            name,
             code,
             clock: self.clock.clone(),
             warm: Arc::clone(&self.warm),
@@ -241,6 +249,12 @@ impl Guest {
     /// Where it answers, besides its host.
     pub fn routes(&self) -> &[Route] {
         &self.spec.manifest.routes
+    }
+
+    /// CPU time that the service has used so far, in all its versions. Requests that are never caught by a tick count on
+    /// average only.
+    pub fn cpu(&self) -> Duration {
+        self.share.cpu()
     }
 
     /// What it may use.

@@ -13,9 +13,13 @@ use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
 use crate::request::route::{Pattern, Route};
+use crate::turns::WEIGHT;
 
 /// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
 const ENV_BYTES: usize = 64 << 10;
+
+/// The range of `cpu.weight` of Linux's control groups.
+const CPU_WEIGHTS: std::ops::RangeInclusive<u32> = 1..=10_000;
 
 /// What a manifest says, with the defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Manifest {
     pub isolation: Isolation,
     /// What it may use.
     pub limits: Limits,
+    /// Its part of the CPU when there is not enough for all that compute for long: 1 to 10,000, 100 for the usual part.
+    pub cpu_weight: u32,
     /// Its environment variables.
     pub env: Vec<(String, String)>,
     /// A path that must answer 2xx before a version is served.
@@ -61,6 +67,7 @@ struct File {
     isolation: Isolation,
     #[serde(default)]
     limits: BTreeMap<toml::Spanned<String>, toml::Value>,
+    cpu_weight: Option<u32>,
     #[serde(default)]
     env: BTreeMap<String, String>,
     ready: Option<Ready>,
@@ -135,6 +142,11 @@ impl Manifest {
         {
             note(format!("ready.path: `{path}` is not a path; write it like \"/health\""));
         }
+        let cpu_weight = file.cpu_weight.unwrap_or(WEIGHT);
+        if !CPU_WEIGHTS.contains(&cpu_weight) {
+            let (least, most) = CPU_WEIGHTS.into_inner();
+            note(format!("cpu_weight: {cpu_weight} is not between {least} and {most}"));
+        }
         let size: usize = file.env.iter().map(|(name, value)| name.len() + value.len()).sum();
         if size > ENV_BYTES {
             note(format!("env: {size} bytes are more than {ENV_BYTES}"));
@@ -155,6 +167,7 @@ impl Manifest {
             routes,
             isolation: file.isolation,
             limits,
+            cpu_weight,
             env: file.env.into_iter().collect(),
             ready: file.ready.map(|ready| ready.path),
         })

@@ -7,12 +7,13 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use http::header;
 use http::uri::Scheme;
 use http_body_util::BodyExt;
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use wasmtime::{AsContextMut, Store, UpdateDeadline};
 use wasmtime_wasi_http::handler::Proxy;
@@ -21,10 +22,11 @@ use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 
 use super::answer::{Answer, Work};
 use super::body::{Limited, RequestBody};
-use crate::capabilities::sandbox::{Sandbox, Turn, lock};
+use crate::capabilities::sandbox::{Caught, Sandbox, lock};
 use crate::capabilities::{Ctx, stdio};
 use crate::error::RequestError;
 use crate::guests::compile::Guest;
+use crate::turns::{Hog, Turn};
 
 /// Frames of a guest's backtrace in a log line.
 const FRAMES: usize = 6;
@@ -65,16 +67,16 @@ impl Instance {
     /// When its start code traps or goes over a limit.
     pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
         let limits = guest.limits();
-        let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.name), limits, guest.clock.clone()));
+        let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.share), limits, guest.clock.clone()));
         let mut store =
             Store::new(&guest.code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
-            Turn::Continue => Ok(UpdateDeadline::Continue(1)),
+            Caught::Continue => Ok(UpdateDeadline::Continue(1)),
             // tokio's own yield, not a bare wake: the worker looks at its sockets before it comes back here.
-            Turn::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
-            Turn::Over => Err(CpuExhausted.into()),
+            Caught::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            Caught::Over => Err(CpuExhausted.into()),
         });
         store.set_hostcall_fuel(limits.memory);
         if let Some(table) = store.concurrent_resource_table() {
@@ -196,19 +198,47 @@ async fn run_p3<B: RequestBody>(
     outcome.await?
 }
 
-/// A future of guest code: its turns are metered, its wall time is checked from outside, where a busy guest cannot
-/// keep the check from running, and what it leaves on stdout and stderr is logged when it is over.
+/// A future of guest code: its CPU time is metered, and once that is much it is only polled in turn with other hogs. Its
+/// wall time is checked from outside, where a busy guest cannot keep the check from running, and what it leaves on
+/// stdout and stderr is logged when it is over.
 pub(super) struct Guarded<F> {
     future: F,
     sandbox: Arc<Sandbox>,
     deadline: Instant,
     /// Registered at the first wait: most answers never wait.
     timer: Option<Pin<Box<Sleep>>>,
+    /// It computes for long, and this is its place in the queue for the next turn.
+    hog: Option<(Hog, Option<oneshot::Receiver<Turn>>)>,
 }
 
 impl<F> Guarded<F> {
     pub(super) fn new(future: F, sandbox: Arc<Sandbox>, deadline: Instant) -> Self {
-        Self { future, sandbox, deadline, timer: None }
+        Self { future, sandbox, deadline, timer: None, hog: None }
+    }
+
+    /// Ready when the guest may run: at once unless it is a hog.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
+        if self.hog.is_none() {
+            let share = &self.sandbox.share;
+            if !self.sandbox.cpu.is_long(share.has_hogs()) {
+                return Poll::Ready(None);
+            }
+            self.hog = Some((share.hog(), None));
+        }
+        let Some((hog, waiting)) = &mut self.hog else { return Poll::Ready(None) };
+        let turn = ready!(Pin::new(waiting.get_or_insert_with(|| hog.wait())).poll(cx));
+        *waiting = None;
+        Poll::Ready(turn.ok())
+    }
+
+    /// A hog that would go on asks for its next turn before it passes this one on, so that weights count.
+    fn rest(&mut self, turn: Option<Turn>) {
+        if self.sandbox.cpu.take_preempted()
+            && let Some((hog, waiting)) = &mut self.hog
+        {
+            *waiting = Some(hog.wait());
+        }
+        drop(turn);
     }
 }
 
@@ -217,11 +247,14 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.sandbox.cpu.enter();
-        let polled = Pin::new(&mut this.future).poll(cx);
-        this.sandbox.cpu.leave();
-        if let Poll::Ready(output) = polled {
-            return Poll::Ready(Ok(output));
+        if let Poll::Ready(turn) = this.poll_turn(cx) {
+            this.sandbox.cpu.enter();
+            let polled = Pin::new(&mut this.future).poll(cx);
+            this.sandbox.cpu.leave();
+            if let Poll::Ready(output) = polled {
+                return Poll::Ready(Ok(output));
+            }
+            this.rest(turn);
         }
         let deadline = this.deadline.into();
         let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

@@ -24,10 +24,11 @@ fn no_manifest_is_an_empty_one() {
 
 #[test]
 fn says_what_it_says() {
-    let text = "routes = ['/', '/u']\nisolation = 'service'\n[limits]\nwall = '1m'\nmemory = '64MiB'\nin_flight = 2";
+    let text = "routes = ['/', '/u']\nisolation = 'service'\ncpu_weight = 300\n[limits]\nwall = '1m'\nmemory = '64MiB'\nin_flight = 2";
     let manifest = read(text).unwrap();
     assert_eq!(routes(&manifest), ["/", "/u"]);
     assert_eq!(manifest.isolation, Isolation::Service);
+    assert_eq!((manifest.cpu_weight, read("").unwrap().cpu_weight), (300, 100));
     assert_eq!(manifest.limits.wall, Duration::from_secs(60));
     assert_eq!((manifest.limits.memory, manifest.limits.in_flight), (64 << 20, 2));
     assert_eq!(manifest.limits.cpu, Duration::from_secs(5), "what it does not say is the default");
@@ -57,6 +58,7 @@ fn problems_have_lines_and_ways_out() {
         let problem = read(text).unwrap_err();
         assert!(problem.contains(expected), "{problem}");
     };
+    check("cpu_weight = 0", "cpu_weight: 0 is not between 1 and 10000");
     check("\nroute = ['/']", "line 2: unknown field `route`, expected one of `enabled`");
     check("\nroute = ['/']", "did you mean `routes`?");
     check("\nroutes = ['/',\n { path = '/x', method = ['GET'] }]", "line 3: a route: unknown field `method`");

@@ -1,0 +1,182 @@
+//! Who may compute. Guests that use CPU for long are *hogs*, and hogs together have all workers but one: whoever else
+//! asks finds a worker that no hog is on.
+//!
+//! Holding a [`Turn`] is the proof that a hog may run; it lasts to the next tick of the clock. Turns go to the service
+//! that has had the least CPU time for its weight, however many requests it has, and within a service to whoever
+//! waits longest. A request that never computes for long meets none of this.
+//!
+//! On a single core there is one turn, and everybody else runs between two ticks of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::capabilities::sandbox::lock;
+
+/// The weight of a service whose manifest names none.
+pub const WEIGHT: u32 = 100;
+
+/// The turns of all workers that hogs may have.
+#[derive(Debug)]
+pub struct Turns {
+    state: Mutex<State>,
+    shares: Mutex<HashMap<Arc<str>, Weak<Share>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    /// Virtual time of the service that got the last turn: who comes later starts here, and catches nothing up.
+    now: u64,
+    /// One for each service with hogs that wait.
+    waiting: Vec<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    share: Arc<Share>,
+    requests: VecDeque<oneshot::Sender<Turn>>,
+}
+
+/// A service's part of the CPU. Survives new versions of it.
+#[derive(Debug)]
+pub struct Share {
+    /// Service name.
+    pub name: Arc<str>,
+    turns: Arc<Turns>,
+    weight: AtomicU32,
+    /// Nanoseconds that its guests have computed.
+    cpu: AtomicU64,
+    /// The same for a service of weight [`WEIGHT`].
+    virtual_time: AtomicU64,
+    hogs: AtomicUsize,
+}
+
+/// A hog among the others of its service.
+#[derive(Debug)]
+pub struct Hog(Arc<Share>);
+
+/// Leave to compute until the next tick. Dropping it passes it on.
+#[derive(Debug)]
+pub struct Turn(Arc<Turns>);
+
+impl Turns {
+    /// Turns for hogs on this many cores.
+    pub fn new(cores: usize) -> Arc<Self> {
+        let state = State { free: cores.saturating_sub(1).max(1), now: 0, waiting: Vec::new() };
+        Arc::new(Self { state: Mutex::new(state), shares: Mutex::default() })
+    }
+
+    /// The share of a service, from now on with this weight.
+    pub fn share(self: &Arc<Self>, name: &Arc<str>, weight: u32) -> Arc<Share> {
+        let mut shares = lock(&self.shares);
+        if let Some(share) = shares.get(name).and_then(Weak::upgrade) {
+            share.weight.store(weight, Relaxed);
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Share {
+            name: Arc::clone(name),
+            turns: Arc::clone(self),
+            weight: AtomicU32::new(weight),
+            cpu: AtomicU64::new(0),
+            virtual_time: AtomicU64::new(0),
+            hogs: AtomicUsize::new(0),
+        });
+        shares.insert(Arc::clone(name), Arc::downgrade(&share));
+        share
+    }
+
+    /// Hands out what is free. A turn for somebody who has just gone comes back by being dropped.
+    fn grant(self: &Arc<Self>) {
+        loop {
+            let next = lock(&self.state).next();
+            let Some(next) = next else { return };
+            let _ = next.send(Turn(Arc::clone(self)));
+        }
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        if self.free == 0 {
+            return None;
+        }
+        for queue in &mut self.waiting {
+            while queue.requests.pop_front_if(|request| request.is_closed()).is_some() {}
+        }
+        self.waiting.retain(|queue| !queue.requests.is_empty());
+        let queue = self.waiting.iter_mut().min_by_key(|queue| queue.share.virtual_time.load(Relaxed))?;
+        self.free -= 1;
+        self.now = self.now.max(queue.share.virtual_time.load(Relaxed));
+        queue.requests.pop_front()
+    }
+}
+
+impl Share {
+    /// CPU time of all guests of the service so far.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu.load(Relaxed))
+    }
+
+    /// A guest of the service has computed for so many nanoseconds.
+    pub fn charge(&self, nanos: u64) {
+        self.cpu.fetch_add(nanos, Relaxed);
+        let weight = u64::from(self.weight.load(Relaxed).max(1));
+        self.virtual_time.fetch_add(nanos.saturating_mul(u64::from(WEIGHT)) / weight, Relaxed);
+    }
+
+    /// One more hog.
+    pub fn hog(self: &Arc<Self>) -> Hog {
+        self.hogs.fetch_add(1, Relaxed);
+        Hog(Arc::clone(self))
+    }
+
+    /// A service that is at it already has no more time to spare for newcomers.
+    pub fn has_hogs(&self) -> bool {
+        self.hogs.load(Relaxed) > 0
+    }
+}
+
+impl Hog {
+    /// Asks for a turn. Dropping the receiver gives up the place in the queue, or the turn.
+    pub fn wait(&self) -> oneshot::Receiver<Turn> {
+        let share = &self.0;
+        let (request, turn) = oneshot::channel();
+        let mut state = lock(&share.turns.state);
+        match state.waiting.iter_mut().find(|queue| Arc::ptr_eq(&queue.share, share)) {
+            Some(queue) => {
+                if queue.requests.len() == queue.requests.capacity() {
+                    queue.requests.retain(|request| !request.is_closed());
+                }
+                queue.requests.push_back(request);
+            }
+            None => {
+                share.virtual_time.fetch_max(state.now, Relaxed);
+                state.waiting.push(Queue { share: Arc::clone(share), requests: VecDeque::from([request]) });
+            }
+        }
+        drop(state);
+        share.turns.grant();
+        turn
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        self.0.hogs.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        lock(&self.0.state).free += 1;
+        self.0.grant();
+    }
+}
+
+#[cfg(test)]
+mod tests;
