@@ -141,8 +141,7 @@ impl Compiler {
     /// Why it cannot be served, and what to do.
     pub async fn compile(self: &Arc<Self>, spec: GuestSpec) -> Result<Arc<Guest>, Refusal> {
         let file = load::file_name(&spec.path);
-        let known = lock(&self.known).get(&spec.digest).and_then(Weak::upgrade);
-        let code = match known {
+        let code = match self.known(spec.digest) {
             Some(code) => code,
             None => self.translate(&spec).await?,
         };
@@ -169,6 +168,10 @@ impl Compiler {
     async fn translate(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         let file = load::file_name(&spec.path);
         let permit = Arc::clone(&self.permits).acquire_owned().await;
+        // Another service of the same component may have been before this one in the queue.
+        if let Some(code) = self.known(spec.digest) {
+            return Ok(code);
+        }
         let (this, source) = (Arc::clone(self), spec.clone());
         let (done, built) = tokio::sync::oneshot::channel();
         self.pool.spawn(move || {
@@ -190,6 +193,10 @@ impl Compiler {
         known.retain(|_, code| code.strong_count() > 0);
         known.insert(spec.digest, Arc::downgrade(&code));
         Ok(code)
+    }
+
+    fn known(&self, digest: Digest) -> Option<Arc<Compiled>> {
+        lock(&self.known).get(&digest).and_then(Weak::upgrade)
     }
 
     fn build(&self, spec: &GuestSpec) -> Result<Compiled, Refusal> {

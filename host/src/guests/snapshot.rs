@@ -149,8 +149,10 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
             Ok(found) => {
                 blind = false;
                 again = found.values().any(|found| !found.settled).then(|| Instant::now() + SETTLE);
-                let (wanted, changes) = ledger.see(found, Instant::now());
+                let (mut wanted, changes) = ledger.see(found, Instant::now());
                 changes.iter().for_each(|change| tracing::info!("{change}"));
+                // Small ones first: one that takes a minute would keep a hundred waiting.
+                wanted.sort_by_key(|spec| spec.size);
                 wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
                 publish(&ledger, &publisher);
             }

@@ -1,0 +1,118 @@
+//! The steps of a request, one by one: `cargo bench -p lodge`. Whole requests, beside other servers, are in `peers`.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a benchmark ends at the first thing that is wrong; criterion's macros document nothing"
+)]
+
+use std::future::poll_fn;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Empty};
+use lodge::admission::{Admission, Concurrency};
+use lodge::config::{self, Config, Origin};
+use lodge::guests::compile::{Compiler, Guest};
+use lodge::guests::load::{Scanner, State};
+use lodge::request::instance::Instance;
+use lodge::request::route::{Pattern, Route, Router};
+
+/// Far away.
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn route(c: &mut Criterion) {
+    for services in [10, 1000] {
+        let mut router = Router::default();
+        for n in 0..services {
+            let routes = [Route::of(Pattern::read(&format!("/s{n}")).unwrap()), Route::host(format!("s{n}.localhost"))];
+            router.own(routes.iter(), &n).unwrap();
+        }
+        c.bench_function(&format!("route among {services} services"), |b| {
+            b.iter(|| router.find("127.0.0.1:8080", "/s7/and/more", &Method::GET).is_ok());
+        });
+    }
+}
+
+fn admit(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = config::resolve(&[]).unwrap().config;
+    let host = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
+    let admission = Admission::new(&config.limits, host);
+    c.bench_function("admit", |b| {
+        b.iter(|| runtime.block_on(admission.admit()).is_ok());
+    });
+}
+
+/// The guests that `hello` (0.3) and `deaf` (0.2) become, built and compiled.
+fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>) {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let mut build = Command::new(env!("CARGO"));
+    build.current_dir(root).args([
+        "build",
+        "--target",
+        "wasm32-wasip2",
+        "--profile",
+        "guest",
+        "-p",
+        "hello",
+        "-p",
+        "deaf",
+    ]);
+    assert!(build.status().unwrap().success(), "the guests do not build");
+    let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).unwrap().join("wasm32-wasip2/guest");
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["hello.wasm", "deaf.wasm"] {
+        std::fs::copy(target.join(name), directory.path().join(name)).unwrap();
+    }
+    let settings = [("guests", directory.path().display().to_string()), ("cache.directory", "off".into())];
+    let settings = settings.map(|(name, text)| (name.into(), text)).into();
+    let config: Config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
+    let compiler = Arc::new(Compiler::new(&config).unwrap());
+    let found = Scanner::new(&config.guests).scan(&config).unwrap();
+    let specs = found.into_values().map(|found| match found.state {
+        State::Ready(spec) => spec,
+        _ => panic!("a guest is refused"),
+    });
+    let guests = specs.map(|spec| runtime.block_on(compiler.compile(spec)).unwrap()).collect();
+    (compiler, guests)
+}
+
+async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
+    let instance = Instance::new(guest, deadline()).await.unwrap();
+    let body = Empty::new().map_err(|never| match never {});
+    let request = Request::get("http://localhost/hello").body(body).unwrap();
+    let mut answer = instance.call(Arc::clone(guest), request, Arc::clone(id), deadline()).await.unwrap();
+    let mut bytes = 0;
+    while let Some(frame) = poll_fn(|cx| answer.body.poll_frame(cx)).await {
+        bytes += frame.unwrap().data_ref().map_or(0, |data| data.len());
+    }
+    bytes
+}
+
+fn sandbox(c: &mut Criterion) {
+    // The runtime that serves: timers, and a guest that yields, need it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (_compiler, guests) = guests(&runtime);
+    let id: Arc<str> = Arc::from("00000000000000000000000000000000");
+    for (guest, version) in guests.iter().zip(["0.2", "0.3"]) {
+        assert_eq!(&*guest.name, if version == "0.2" { "deaf" } else { "hello" });
+        c.bench_function(&format!("instantiate and drop, {version}"), |b| {
+            b.iter(|| runtime.block_on(Instance::new(guest, deadline())).is_ok());
+        });
+        c.bench_function(&format!("instantiate, call and drop, {version}"), |b| {
+            b.iter(|| assert_eq!(runtime.block_on(call(guest, &id)), 13));
+        });
+    }
+}
+
+criterion_group!(path, route, admit, sandbox);
+criterion_main!(path);

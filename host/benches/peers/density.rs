@@ -1,0 +1,78 @@
+//! Many services in one process.
+
+use std::time::{Duration, Instant};
+
+use super::load::{Target, closed};
+use super::servers::{self, Server, free};
+use super::{Bench, median, progress};
+
+/// What a thousand services cost.
+#[derive(Debug)]
+pub(crate) struct Density {
+    pub(crate) services: usize,
+    /// Start → the first 200, one service, machine code from the cache.
+    pub(crate) first_answer: Duration,
+    /// Start → the first 200 of the last one of all, machine code from the cache.
+    pub(crate) all_answer: Duration,
+    /// The same without a cache.
+    pub(crate) cold: Duration,
+    /// CPU time of a request among all, in parts of that of the same service alone.
+    pub(crate) cost: f64,
+    /// Bytes that one more idle service takes.
+    pub(crate) idle: u64,
+}
+
+pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
+    let (server_core, load_core) = servers::cores();
+    let version = std::fs::read(bench.wasm("version")).unwrap();
+    // Different components, not a thousand names of one.
+    let variant = |n: usize| {
+        let (from, to) = (b"version-00000000", format!("version-{n:08}"));
+        let at = version.windows(from.len()).position(|window| window == from).expect("its version");
+        let mut bytes = version.clone();
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let one = bench.directory("one", &[("s0.wasm", &variant(0))]);
+    let many = bench.directory("many", &[]);
+    for n in 0..services {
+        std::fs::write(many.join(format!("s{n}.wasm")), variant(n)).unwrap();
+    }
+    let start = |directory: &std::path::Path, path: &str| {
+        let at = free();
+        let began = Instant::now();
+        let target = Target { address: at, path: path.into() };
+        let command = servers::lodge(directory, &bench.cache(), at);
+        (Server::start(command, &target, None).expect("Lodge"), began.elapsed())
+    };
+    // Names are loaded in order, but finish in any: the last must be asked for until all are there.
+    let last = format!("/s{}", services - 1);
+    progress(format_args!("compiling {services} services"));
+    let (_, cold) = start(&many, &last);
+    drop(start(&many, &last));
+    drop(start(&one, "/s0"));
+    let first_answer = median((0..10).map(|_| start(&one, "/s0").1));
+    let all_answer = median((0..bench.rounds).map(|_| start(&many, &last).1));
+    let (alone, _) = start(&one, "/s0");
+    let (among, _) = start(&many, &last);
+    std::thread::sleep(Duration::from_secs(3));
+    let idle = among.rss().saturating_sub(alone.rss()) / (services as u64 - 1).max(1);
+    for server in [&alone, &among] {
+        if let Some(core) = server_core {
+            server.bind(core);
+        }
+    }
+    let cost = |server: &Server| {
+        let target = server.at("/s0");
+        closed(&target, load_core, bench.time / 4).expect("answers");
+        let before = server.cpu();
+        let answered = closed(&target, load_core, bench.time).expect("answers");
+        (server.cpu() - before).as_secs_f64() / answered as f64
+    };
+    let rounds = (1..=bench.rounds).map(|round| {
+        progress(format_args!("round {round} of {}: a service alone, and among {services}", bench.rounds));
+        let alone = cost(&alone);
+        cost(&among) / alone
+    });
+    Density { services, first_answer, all_answer, cold, cost: median(rounds), idle }
+}

@@ -1,0 +1,62 @@
+//! What one service feels of others that compute for ever.
+
+use std::time::Duration;
+
+use super::load::{Hogs, Target, paced, quantile};
+use super::servers::{self, Server, free};
+use super::{Bench, median, progress};
+
+/// Requests a second to the service that is watched.
+const RATE: u32 = 500;
+/// Connections that ask the others.
+const HOGS: usize = 64;
+/// The others.
+const SERVICES: usize = 10;
+
+/// p99 of the watched service.
+#[derive(Debug)]
+pub(crate) struct Fairness {
+    pub(crate) alone: Duration,
+    pub(crate) one: Duration,
+    pub(crate) ten: Duration,
+    /// The ratios of the same, each taken within a round.
+    pub(crate) one_ratio: f64,
+    pub(crate) ten_ratio: f64,
+}
+
+pub(crate) fn measure(bench: &Bench) -> Fairness {
+    let spin = std::fs::read(bench.wasm("spin")).unwrap();
+    let directory = bench.directory("hogs", &[("hello.wasm", &std::fs::read(bench.wasm("hello")).unwrap())]);
+    let names: Vec<_> = (0..SERVICES).map(|n| format!("spin{n}")).collect();
+    for name in &names {
+        std::fs::write(directory.join(format!("{name}.wasm")), &spin).unwrap();
+    }
+    let at = free();
+    let hello = Target { address: at, path: "/hello".into() };
+    // Not bound to a core: it is about who gets which.
+    let server = Server::start(servers::lodge(&directory, &bench.cache(), at), &hello, None).expect("Lodge");
+    std::thread::sleep(Duration::from_secs(1));
+    let p99 = |hogs: &[String]| {
+        let targets: Vec<_> = hogs.iter().map(|name| server.at(&format!("/{name}"))).collect();
+        let hogs = (!hogs.is_empty()).then(|| Hogs::start(targets, HOGS));
+        std::thread::sleep(Duration::from_millis(500));
+        let took = paced(&hello, RATE, bench.time).expect("every answer");
+        drop(hogs);
+        std::thread::sleep(Duration::from_millis(500));
+        quantile(&took, 0.99)
+    };
+    let rounds: Vec<_> = (1..=bench.rounds)
+        .map(|round| {
+            progress(format_args!("round {round} of {}: hello alone, beside one that spins, beside ten", bench.rounds));
+            (p99(&[]), p99(&names[..1]), p99(&names))
+        })
+        .collect();
+    let ratio = |other: Duration, alone: Duration| other.as_secs_f64() / alone.as_secs_f64();
+    Fairness {
+        alone: median(rounds.iter().map(|round| round.0)),
+        one: median(rounds.iter().map(|round| round.1)),
+        ten: median(rounds.iter().map(|round| round.2)),
+        one_ratio: median(rounds.iter().map(|round| ratio(round.1, round.0))),
+        ten_ratio: median(rounds.iter().map(|round| ratio(round.2, round.0))),
+    }
+}

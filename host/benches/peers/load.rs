@@ -1,0 +1,195 @@
+//! Load: as fast as it goes for what a request costs, at a fixed rate for how long it takes.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) path: String,
+}
+
+/// Connections of [`closed`].
+const CONNECTIONS: usize = 32;
+/// Connections of [`paced`]. A request waits for its connection, and the wait counts.
+const PACED: usize = 8;
+
+impl Target {
+    fn request(&self) -> Vec<u8> {
+        format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", self.path, self.address).into_bytes()
+    }
+
+    /// The status of one request on a connection of its own.
+    pub(crate) fn once(&self) -> std::io::Result<u16> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        ask(&mut stream, &self.request(), &mut Vec::new())
+    }
+}
+
+/// Asks again and again over 32 connections, on one thread bound to `core`. Returns how many answers came.
+pub(crate) fn closed(target: &Target, core: Option<usize>, time: Duration) -> Result<u64, String> {
+    let (answered, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    on_thread(core, || async {
+        let stop = Instant::now() + time;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let (target, answered, failed) = (target.clone(), Arc::clone(&answered), Arc::clone(&failed));
+            tasks.spawn(async move {
+                match repeat(&target, &answered, || Instant::now() >= stop).await {
+                    Ok(()) => {}
+                    Err(_) => drop(failed.fetch_add(1, Relaxed)),
+                }
+            });
+        }
+        tasks.join_all().await;
+    });
+    match failed.load(Relaxed) {
+        0 => Ok(answered.load(Relaxed)),
+        failed => Err(format!("{failed} connections to {}{} failed", target.address, target.path)),
+    }
+}
+
+/// Asks for what never answers, from so many connections, until dropped.
+pub(crate) struct Hogs {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Hogs {
+    /// Starts them; they are shared out among the targets.
+    pub(crate) fn start(targets: Vec<Target>, connections: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            on_thread(None, || async {
+                let mut tasks = tokio::task::JoinSet::new();
+                for target in targets.iter().cycle().take(connections) {
+                    let target = target.clone();
+                    tasks.spawn(async move {
+                        loop {
+                            let _ = repeat(&target, &AtomicU64::new(0), || false).await;
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                        }
+                    });
+                }
+                while !stopped.load(Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the hogs' thread");
+        }
+    }
+}
+
+/// Asks `rate` times a second. Returns how long each answer took, from when its request was due, in order.
+pub(crate) fn paced(target: &Target, rate: u32, time: Duration) -> Result<Vec<Duration>, String> {
+    let begin = Instant::now() + Duration::from_millis(50);
+    let threads: Vec<_> = (0..PACED)
+        .map(|n| {
+            let target = target.clone();
+            std::thread::spawn(move || -> std::io::Result<Vec<Duration>> {
+                let mut stream = TcpStream::connect(target.address)?;
+                stream.set_nodelay(true)?;
+                let (request, mut buffer, mut took) = (target.request(), Vec::new(), Vec::new());
+                for turn in (n..).step_by(PACED) {
+                    let due = begin + Duration::from_secs(1) * u32::try_from(turn).unwrap() / rate;
+                    if due > begin + time {
+                        return Ok(took);
+                    }
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let status = ask(&mut stream, &request, &mut buffer)?;
+                    assert_eq!(status, 200, "{target:?}");
+                    took.push(due.elapsed());
+                }
+                Ok(took)
+            })
+        })
+        .collect();
+    let mut took = Vec::new();
+    for thread in threads {
+        took.extend(thread.join().expect("a client").map_err(|error| format!("{target:?}: {error}"))?);
+    }
+    took.sort();
+    Ok(took)
+}
+
+/// The value that this part of all is below; `sorted` is what [`paced`] returns.
+pub(crate) fn quantile(sorted: &[Duration], part: f64) -> Duration {
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
+}
+
+fn on_thread<F: Future<Output = ()>>(core: Option<usize>, work: impl FnOnce() -> F + Send) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if let Some(core) = core {
+                super::servers::bind(core);
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(work());
+        });
+    });
+}
+
+async fn repeat(target: &Target, answered: &AtomicU64, until: impl Fn() -> bool) -> std::io::Result<()> {
+    let mut stream = tokio::net::TcpStream::connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    let (request, mut buffer) = (target.request(), Vec::with_capacity(4096));
+    while !until() {
+        stream.write_all(&request).await?;
+        buffer.clear();
+        while complete(&buffer)?.is_none() {
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        answered.fetch_add(1, Relaxed);
+    }
+    Ok(())
+}
+
+fn ask(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> std::io::Result<u16> {
+    stream.write_all(request)?;
+    buffer.clear();
+    let mut chunk = [0; 4096];
+    loop {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.extend_from_slice(&chunk[..read]);
+        if let Some(status) = complete(buffer)? {
+            return Ok(status);
+        }
+    }
+}
+
+/// The status, once the whole answer is there.
+fn complete(bytes: &[u8]) -> std::io::Result<Option<u16>> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Response::new(&mut headers);
+    let parsed = head.parse(bytes).map_err(std::io::Error::other)?;
+    let httparse::Status::Complete(body) = parsed else { return Ok(None) };
+    let length = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let whole = match length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok()) {
+        Some(length) => bytes.len() - body >= length,
+        // Chunked, then: all that is asked here is small and has no trailers.
+        None => bytes.ends_with(b"0\r\n\r\n"),
+    };
+    Ok(whole.then_some(head.code.unwrap_or(0)))
+}

@@ -1,0 +1,159 @@
+//! Lodge beside its peers, on this machine: `cargo bench -p lodge --bench peers`.
+//!
+//! Servers are started here, on loopback. What a request costs is CPU time (user and system) of the server process
+//! divided by answers, server on one core and load on another: it holds within 5 % where throughput swings by half.
+//! Every figure is the median of rounds in which all servers have their turn; ratios are what carries over to other
+//! machines.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a benchmark ends at the first thing that is wrong, and blocks its own threads"
+)]
+
+mod density;
+mod fairness;
+mod load;
+mod report;
+mod requests;
+mod servers;
+mod small;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction};
+
+/// What was asked for, and what was made ready for it.
+pub(crate) struct Bench {
+    pub(crate) rounds: usize,
+    pub(crate) time: Duration,
+    /// The directory of built guests.
+    guests: PathBuf,
+    /// Everything that is written, gone afterwards.
+    pub(crate) scratch: tempfile::TempDir,
+}
+
+impl Bench {
+    /// The component of a guest.
+    pub(crate) fn wasm(&self, name: &str) -> PathBuf {
+        self.guests.join(format!("{name}.wasm"))
+    }
+
+    /// A new directory with these files in it.
+    pub(crate) fn directory(&self, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+        let directory = self.scratch.path().join(name);
+        std::fs::create_dir_all(&directory).expect("a writable scratch directory");
+        for (name, bytes) in files {
+            std::fs::write(directory.join(name), bytes).expect("a writable scratch directory");
+        }
+        directory
+    }
+
+    /// The compile cache of every Lodge here.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.scratch.path().join("cache")
+    }
+}
+
+fn main() {
+    let arguments = clap::Command::new("peers")
+        .about("Measures Lodge beside its peers")
+        .arg(
+            Arg::new("only")
+                .long("only")
+                .help("parts to run")
+                .value_delimiter(',')
+                .default_value("requests,fairness,density"),
+        )
+        .arg(
+            Arg::new("rounds")
+                .long("rounds")
+                .help("rounds of each figure")
+                .default_value("3")
+                .value_parser(clap::value_parser!(usize)),
+        )
+        .arg(
+            Arg::new("seconds")
+                .long("seconds")
+                .help("length of one measurement")
+                .default_value("4")
+                .value_parser(clap::value_parser!(u64)),
+        )
+        .arg(
+            Arg::new("services")
+                .long("services")
+                .help("services of the density part")
+                .default_value("1000")
+                .value_parser(clap::value_parser!(usize)),
+        )
+        .arg(Arg::new("svg").long("svg").help("where to write a picture of what requests cost"))
+        .arg(Arg::new("serve").long("serve").num_args(1..).hide(true))
+        // cargo says so to every benchmark.
+        .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
+        .get_matches();
+    if let Some(serve) = arguments.get_many::<String>("serve") {
+        let words: Vec<_> = serve.map(String::as_str).collect();
+        match words[..] {
+            ["hyper", address] => return small::hyper(address.parse().expect("an address")),
+            ["embedded", address, wasm] => {
+                return small::embedded(address.parse().expect("an address"), Path::new(wasm));
+            }
+            _ => panic!("--serve hyper ADDRESS | embedded ADDRESS WASM"),
+        }
+    }
+    let bench = Bench {
+        rounds: arguments.get_one::<usize>("rounds").copied().unwrap().max(1),
+        time: Duration::from_secs(arguments.get_one::<u64>("seconds").copied().unwrap().max(1)),
+        guests: build(),
+        scratch: tempfile::tempdir().expect("a scratch directory"),
+    };
+    println!("{}\n", report::machine());
+    for part in arguments.get_many::<String>("only").unwrap() {
+        match part.as_str() {
+            "requests" => {
+                let rows = requests::measure(&bench);
+                println!("{}", report::requests(&rows));
+                if let Some(file) = arguments.get_one::<String>("svg") {
+                    std::fs::write(file, report::picture(&rows)).expect("a writable file");
+                }
+            }
+            "fairness" => println!("{}", report::fairness(&fairness::measure(&bench))),
+            "density" => {
+                let services = arguments.get_one::<usize>("services").copied().unwrap();
+                println!("{}", report::density(&density::measure(&bench, services)));
+            }
+            other => panic!("there is no part `{other}`; there are requests, fairness and density"),
+        }
+    }
+}
+
+/// Builds the guests, with the profile that guests are built with.
+fn build() -> PathBuf {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let mut build = Command::new(env!("CARGO"));
+    build.current_dir(root).args(["build", "--target", "wasm32-wasip2", "--profile", "guest"]);
+    build.args(["-p", "hello", "-p", "deaf", "-p", "version", "-p", "spin"]);
+    assert!(build.status().expect("cargo runs").success(), "the guests do not build");
+    // .../target/release/lodge → .../target
+    let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).expect("target/profile/lodge");
+    target.join("wasm32-wasip2/guest")
+}
+
+/// The median; `values` must not be empty.
+pub(crate) fn median<T: PartialOrd + Copy>(values: impl IntoIterator<Item = T>) -> T {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(|a, b| a.partial_cmp(b).expect("comparable"));
+    values[values.len() / 2]
+}
+
+/// Says on stderr what is being done: the whole takes minutes.
+pub(crate) fn progress(what: impl std::fmt::Display) {
+    eprintln!("  {what}");
+}

@@ -1,0 +1,161 @@
+//! What was measured, as the README has it: Markdown, and a picture.
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Duration;
+
+use super::density::Density;
+use super::fairness::Fairness;
+use super::requests::{Kind, Row};
+
+/// (what, of which rows, at most)
+const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
+    ("0.2, fresh, to `wasmtime serve`", (Kind::Fresh02, "Lodge, fresh"), (Kind::Fresh02, "wasmtime serve")),
+    (
+        "0.2, fresh, to the same, pooling tuned",
+        (Kind::Fresh02, "Lodge, fresh"),
+        (Kind::Fresh02, "wasmtime serve, pooling tuned"),
+    ),
+    (
+        "0.2, fresh, to wasmtime in hyper with nothing around it",
+        (Kind::Fresh02, "Lodge, fresh"),
+        (Kind::Fresh02, "wasmtime in hyper"),
+    ),
+    ("0.2, fresh, to a Go handler", (Kind::Fresh02, "Lodge, fresh"), (Kind::Native, "Go")),
+    ("0.2, warm, to `wasmtime serve` with 1000 uses", (Kind::Warm02, "Lodge, warm"), (Kind::Warm02, "wasmtime serve")),
+    ("0.2, warm, to a Go handler", (Kind::Warm02, "Lodge, warm"), (Kind::Native, "Go")),
+    ("0.2, warm, to a hyper handler", (Kind::Warm02, "Lodge, warm"), (Kind::Native, "hyper")),
+    ("0.3, fresh, to `wasmtime serve` with 1 use", (Kind::Fresh03, "Lodge, fresh"), (Kind::Fresh03, "wasmtime serve")),
+    ("0.3, warm, to `wasmtime serve`", (Kind::Warm03, "Lodge, warm"), (Kind::Warm03, "wasmtime serve")),
+];
+
+/// What ran, on what, and when.
+pub(crate) fn machine() -> String {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let cpu =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |(_, name)| name);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let said = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
+    };
+    let versions = [
+        ("date", ["-u", "+%F"].as_slice()),
+        ("wasmtime", &["--version"]),
+        ("go", &["version"]),
+        ("/usr/sbin/nginx", &["-v"]),
+    ];
+    let versions: Vec<_> = versions.iter().filter_map(|(program, arguments)| said(program, arguments)).collect();
+    format!(
+        "Lodge {} · {cores} cores of {cpu} · Linux {} · {}",
+        env!("CARGO_PKG_VERSION"),
+        kernel.trim(),
+        versions.join(" · ")
+    )
+}
+
+fn find<'a>(rows: &'a [Row], (kind, name): (Kind, &str)) -> Option<&'a Row> {
+    let exact = rows.iter().find(|row| row.kind == kind && row.name == name);
+    exact.or_else(|| rows.iter().find(|row| row.kind == kind && row.name.starts_with(name)))
+}
+
+fn group(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Native => "no WebAssembly",
+        Kind::Fresh02 => "wasi:http 0.2, a fresh instance per request",
+        Kind::Warm02 => "wasi:http 0.2, instances used again",
+        Kind::Fresh03 => "wasi:http 0.3, a fresh instance per request",
+        Kind::Warm03 => "wasi:http 0.3, instances used again",
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+/// The tables of what requests cost.
+pub(crate) fn requests(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| server | CPU µs/request | requests/s | p50 µs | p99 µs | RSS MiB |\n|---|--:|--:|--:|--:|--:|\n",
+    );
+    let mut last = None;
+    for row in rows {
+        if last.replace(row.kind) != Some(row.kind) {
+            let _ = writeln!(text, "| **{}** | | | | | |", group(row.kind));
+        }
+        let (cpu, p50, p99) = (micros(row.cpu), micros(row.p50), micros(row.p99));
+        let mib = row.rss as f64 / f64::from(1 << 20);
+        let _ = writeln!(text, "| {} | {cpu:.1} | {:.0} | {p50:.0} | {p99:.0} | {mib:.0} |", row.name, row.rate);
+    }
+    text += "\n| CPU of a request | ratio |\n|---|--:|\n";
+    for (what, ours, theirs) in RATIOS {
+        if let (Some(ours), Some(theirs)) = (find(rows, *ours), find(rows, *theirs)) {
+            let _ = writeln!(text, "| {what} | {:.2} |", micros(ours.cpu) / micros(theirs.cpu));
+        }
+    }
+    text
+}
+
+/// The table of neighbours.
+pub(crate) fn fairness(measured: &Fairness) -> String {
+    let Fairness { alone, one, ten, one_ratio, ten_ratio } = measured;
+    format!(
+        "| hello at 500 requests/s | p99 µs | ratio |\n|---|--:|--:|\n| alone | {:.0} | 1 |\n\
+         | beside a service that spins, 64 connections | {:.0} | {one_ratio:.2} |\n\
+         | beside ten of them, 64 connections | {:.0} | {ten_ratio:.2} |\n",
+        micros(*alone),
+        micros(*one),
+        micros(*ten)
+    )
+}
+
+/// The table of many services.
+pub(crate) fn density(measured: &Density) -> String {
+    let Density { services, first_answer, all_answer, cold, cost, idle } = measured;
+    let ms = |duration: &Duration| duration.as_secs_f64() * 1e3;
+    format!(
+        "| {services} services in one process | |\n|---|--:|\n| start → first 200, one service, from the cache | {:.0} ms |\n\
+         | start → first 200 of all, from the cache | {:.0} ms |\n| the same, compiling | {:.0} ms |\n\
+         | CPU of a request among all, to the same alone | {cost:.2} |\n| memory of one more idle service | {:.0} KiB |\n",
+        ms(first_answer),
+        ms(all_answer),
+        ms(cold),
+        *idle as f64 / 1024.0
+    )
+}
+
+/// Bars of CPU time per request, readable on light and dark ground.
+pub(crate) fn picture(rows: &[Row]) -> String {
+    let longest = rows.iter().map(|row| micros(row.cpu)).fold(0.0, f64::max);
+    let (mut body, mut y, mut last) = (String::new(), 34.0, None);
+    for row in rows {
+        if last.replace(row.kind) != Some(row.kind) {
+            y += 14.0;
+            let _ = writeln!(body, r#"<text x="12" y="{y}" class="group">{}</text>"#, group(row.kind));
+            y += 8.0;
+        }
+        let (cpu, class) = (micros(row.cpu), if row.name.starts_with("Lodge") { "ours" } else { "bar" });
+        let width = (cpu / longest * 380.0).max(1.0);
+        let _ = writeln!(
+            body,
+            r#"<text x="250" y="{0}" class="name">{1}</text><rect x="258" y="{2}" width="{width:.1}" height="14" rx="2" class="{class}"/><text x="{3:.1}" y="{0}">{cpu:.1}</text>"#,
+            y + 12.0,
+            row.name,
+            y + 1.0,
+            264.0 + width
+        );
+        y += 19.0;
+    }
+    format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 {0}" width="700" height="{0}" role="img" aria-label="CPU time of a request">
+<style>text{{font:12px system-ui,sans-serif;fill:#57606a}}.title{{font-size:14px;font-weight:600}}.group{{font-weight:600}}.name{{text-anchor:end}}.bar{{fill:#8c959f}}.ours{{fill:#d9730d}}
+@media(prefers-color-scheme:dark){{text{{fill:#adbac7}}.bar{{fill:#545d68}}}}</style>
+<text x="12" y="22" class="title">CPU time of a request, µs (user + system; less is better)</text>
+{body}</svg>
+"#,
+        y + 12.0
+    )
+}

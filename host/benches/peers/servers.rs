@@ -1,0 +1,162 @@
+//! Servers under measurement: started here on loopback, ended when dropped.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::load::Target;
+
+/// How long a server may take until it answers. A thousand services compile for more than a minute.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    child: Child,
+}
+
+/// An address that nobody listens on.
+pub(crate) fn free() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("bound")
+}
+
+/// Keeps this thread, and whatever it starts, on one core.
+pub(crate) fn bind(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    sched_setaffinity(None, &cores).expect("one of our own cores");
+}
+
+/// The cores for the server and for the load, where there are two.
+pub(crate) fn cores() -> (Option<usize>, Option<usize>) {
+    let ours = sched_getaffinity(None).expect("our own cores");
+    let mut ours = (0..CpuSet::MAX_CPU).filter(|core| ours.is_set(*core));
+    match (ours.next(), ours.next()) {
+        (Some(first), Some(second)) => (Some(first), Some(second)),
+        _ => (None, None),
+    }
+}
+
+impl Server {
+    /// Starts it, on one core if that is said, and waits until `path` answers 200.
+    pub(crate) fn start(mut command: Command, target: &Target, core: Option<usize>) -> Result<Self, String> {
+        // Hosts that build errors per request would capture a backtrace for each.
+        command.env_remove("RUST_BACKTRACE").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let spawned = std::thread::scope(|scope| {
+            let spawn = || {
+                core.into_iter().for_each(bind);
+                command.spawn()
+            };
+            scope.spawn(spawn).join().expect("it only spawns")
+        });
+        let child = spawned.map_err(|error| format!("{command:?}: {error}"))?;
+        let mut server = Self { address: target.address, child };
+        let start = Instant::now();
+        while !matches!(target.once(), Ok(200)) {
+            if let Ok(Some(status)) = server.child.try_wait() {
+                return Err(format!("{command:?} ended: {status}"));
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(format!("{command:?} does not answer {target:?}: {:?}", target.once()));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(server)
+    }
+
+    /// The same server at another path.
+    pub(crate) fn at(&self, path: &str) -> Target {
+        Target { address: self.address, path: path.into() }
+    }
+
+    /// Keeps all its threads on one core from now on.
+    pub(crate) fn bind(&self, core: usize) {
+        let mut cores = CpuSet::new();
+        cores.set(core);
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        for task in tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()) {
+            // A thread that has ended since needs no core.
+            let _ = sched_setaffinity(rustix::process::Pid::from_raw(task), &cores);
+        }
+    }
+
+    /// CPU time of all its threads so far, user and system; exact to a clock tick, 10 ms.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
+    }
+
+    /// Bytes of memory in use now.
+    pub(crate) fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A program on PATH.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+/// `lodge serve` of a directory.
+pub(crate) fn lodge(directory: &Path, cache: &Path, address: SocketAddr) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lodge"));
+    command.arg("serve").arg(directory).args(["--admin", "off", "--log-level", "error", "--cache-size", "16GiB"]);
+    command.arg("--cache-directory").arg(cache).args(["--listen", &address.to_string()]);
+    command
+}
+
+/// `wasmtime serve` of one component.
+pub(crate) fn wasmtime(program: &Path, wasm: &Path, address: SocketAddr, options: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(["serve", "--addr", &address.to_string(), "-Scli"]).args(options).arg(wasm);
+    command
+}
+
+/// nginx that answers by itself, with one process.
+pub(crate) fn nginx(program: &Path, scratch: &Path, address: SocketAddr) -> Command {
+    let text = format!(
+        "daemon off; master_process off; worker_processes 1; pid {0}/nginx.pid; error_log {0}/nginx.log;\n\
+         events {{}}\n\
+         http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {0}; proxy_temp_path {0};\n\
+         fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0};\n\
+         server {{ listen {address}; location / {{ return 200 'Hello, World!'; }} }} }}\n",
+        scratch.display()
+    );
+    let file = scratch.join("nginx.conf");
+    std::fs::write(&file, text).expect("a writable scratch directory");
+    let mut command = Command::new(program);
+    command.arg("-c").arg(file).arg("-e").arg(scratch.join("nginx.log"));
+    command
+}
+
+/// A Go `net/http` handler, built here.
+pub(crate) fn go(program: &Path, scratch: &Path, address: SocketAddr) -> Result<Command, String> {
+    let built = scratch.join("handler");
+    let mut build = Command::new(program);
+    build.args(["build", "-o"]).arg(&built).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/handler.go"));
+    build.env("GOCACHE", scratch.join("go")).env("GO111MODULE", "off");
+    match build.status() {
+        Ok(status) if status.success() => {}
+        failed => return Err(format!("go build: {failed:?}")),
+    }
+    let mut command = Command::new(built);
+    command.arg(address.to_string());
+    Ok(command)
+}

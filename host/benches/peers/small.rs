@@ -1,0 +1,156 @@
+//! What Lodge is made of, without Lodge: hyper alone, and wasmtime in hyper with nothing around it. Run as servers of their
+//! own by the same program.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::{Error, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2};
+
+/// A hyper handler and no WebAssembly: the floor.
+pub(crate) fn hyper(address: SocketAddr) {
+    serve(address, |_| async { Response::new(Full::new(Bytes::from_static(b"Hello, World!"))) });
+}
+
+/// A wasi:http 0.2 component, a new instance per request: no limits, no ids, no timeouts, no admission, no log.
+pub(crate) fn embedded(address: SocketAddr, wasm: &Path) {
+    let mut pool = PoolingAllocationConfig::new();
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(2 << 20).table_keep_resident(100 << 10);
+    }
+    let mut config = wasmtime::Config::new();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config.wasm_component_model_async(false).concurrency_support(false);
+    let engine = Engine::new(&config).expect("an engine");
+    let component = Component::from_file(&engine, wasm).expect("a component");
+    let mut linker = Linker::<State>::new(&engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("wasi");
+    p2::add_only_http_to_linker_async(&mut linker).expect("wasi:http");
+    let pre = ProxyPre::new(linker.instantiate_pre(&component).expect("a service")).expect("a service");
+    serve(address, move |request| answer(pre.clone(), request));
+}
+
+async fn answer(pre: ProxyPre<State>, request: Request<Incoming>) -> Response<Answer> {
+    let mut store = Store::new(pre.engine(), State::default());
+    let head = Arc::new(Mutex::new(None));
+    let answered = Arc::clone(&head);
+    let mut work: Work = Box::pin(async move {
+        let proxy = pre.instantiate_async(&mut store).await.expect("an instance");
+        let mut http = store.data_mut().http();
+        let request = http.new_incoming_request(Scheme::Http, request.map(|body| body.map_err(Error::from)));
+        let outparam = http.new_response_outparam_from_callback(move |answer| {
+            *answered.lock().expect("no panic") = Some(answer);
+        });
+        let (request, outparam) = (request.expect("a request"), outparam.expect("a place for the answer"));
+        proxy.wasi_http_incoming_handler().call_handle(store, request, outparam).await.expect("an answer");
+    });
+    let (response, done) = poll_fn(|cx| {
+        let done = work.as_mut().poll(cx).is_ready();
+        match head.lock().expect("no panic").take() {
+            Some(Ok(response)) => Poll::Ready((response, done)),
+            Some(Err(code)) => panic!("{code:?}"),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    response.map(|inner| Answer { inner, work: (!done).then_some(work) })
+}
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The body of the guest's answer, and the guest that is still writing it.
+struct Answer {
+    inner: WasiBody,
+    work: Option<Work>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        this.work.take_if(|work| work.as_mut().poll(cx).is_ready());
+        Pin::new(&mut this.inner).poll_frame(cx)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+}
+
+#[derive(Default)]
+struct Hooks;
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        _: Request<WasiBody>,
+        _: Option<wasmtime_wasi_http::RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    }
+}
+
+type Sent = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+fn serve<F, B>(address: SocketAddr, handler: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static)
+where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(address).await.expect("a free address");
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            stream.set_nodelay(true).expect("a socket");
+            let handler = handler.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let answer = handler(request);
+                    async { Ok::<_, Infallible>(answer.await) }
+                });
+                let connection = auto::Builder::new(TokioExecutor::new());
+                let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+}
