@@ -22,6 +22,7 @@ mod fairness;
 mod files;
 mod habits;
 mod http;
+mod idle;
 mod isolation;
 mod limits;
 mod live;

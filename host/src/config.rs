@@ -96,6 +96,8 @@ pub struct Engine {
     pub compile_threads: usize,
     /// Time that one component may take to compile.
     pub compile_time: Duration,
+    /// How long nobody asks for a service until its machine code leaves memory; zero is for ever.
+    pub idle_unload: Duration,
 }
 
 /// How the directory is watched.
@@ -335,6 +337,7 @@ impl Config {
                 max_file: 0,
                 compile_threads: 0,
                 compile_time: zero,
+                idle_unload: zero,
             },
             watch: Watch { poll: zero },
             cache: Cache { directory: CacheDirectory::Auto, size: 0 },

@@ -29,6 +29,9 @@ pub enum RequestError {
     /// It waited for its place as long as it may.
     #[error("the service is overloaded")]
     QueueTimeout,
+    /// The service's machine code was dropped and cannot be had again; the directory will say what is next.
+    #[error("the service is not available")]
+    Unavailable(String),
     /// The guest trapped, exited, or could not be instantiated.
     #[error("the service failed")]
     Trapped(String),
@@ -60,7 +63,9 @@ impl RequestError {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Starting | Self::QueueFull | Self::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Unavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::Guest(code) => guest_status(code),
             Self::WallTime | Self::CpuTime => StatusCode::GATEWAY_TIMEOUT,
@@ -77,6 +82,7 @@ impl RequestError {
             Self::BodyTooLarge => "body-too-large",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
+            Self::Unavailable(_) => "unavailable",
             Self::Trapped(_) => "trapped",
             Self::NoAnswer => "no-answer",
             Self::OverMemory => "over-memory",
@@ -90,7 +96,7 @@ impl RequestError {
     /// What the operator may see and the caller may not.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::Trapped(detail) | Self::BadAnswer(detail) => Some(detail.clone()),
+            Self::Unavailable(detail) | Self::Trapped(detail) | Self::BadAnswer(detail) => Some(detail.clone()),
             Self::Guest(code) => Some(code.to_string()),
             _ => None,
         }
@@ -103,7 +109,7 @@ impl RequestError {
 
     /// Seconds after which it makes sense to try again, for the failures that pass by themselves.
     pub fn retry_after(&self) -> Option<u32> {
-        matches!(self, Self::Starting | Self::QueueFull | Self::QueueTimeout).then_some(1)
+        matches!(self, Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Unavailable(_)).then_some(1)
     }
 }
 

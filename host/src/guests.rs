@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod compile;
 pub mod digest;
+pub mod guest;
 pub mod ledger;
 pub mod load;
 pub mod manifest;

@@ -16,7 +16,7 @@
 //!
 //! # What is always true
 //!
-//! * Holding a value is the proof. A [`Permit`](admission::Permit) was admitted, a [`Guest`](guests::compile::Guest)
+//! * Holding a value is the proof. A [`Permit`](admission::Permit) was admitted, a [`Guest`](guests::guest::Guest)
 //!   can be served, an [`Instance`](request::instance::Instance) owns its Store.
 //! * Every queue, buffer, body and wait has a named bound in [`config`] or a constant beside its use.
 //! * Every failure of a request is a [`RequestError`](error::RequestError), becomes a response in one place, and tells

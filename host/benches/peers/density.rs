@@ -20,6 +20,10 @@ pub(crate) struct Density {
     pub(crate) cost: f64,
     /// Bytes that one more idle service takes.
     pub(crate) idle: u64,
+    /// The same once it was unloaded.
+    pub(crate) unloaded: u64,
+    /// What the first request to an unloaded service takes.
+    pub(crate) reload: Duration,
 }
 
 pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
@@ -74,5 +78,19 @@ pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
         let alone = cost(&alone);
         cost(&among) / alone
     });
-    Density { services, first_answer, all_answer, cold, cost: median(rounds), idle }
+    let cost = median(rounds);
+    drop(among);
+    progress("waiting until all are unloaded");
+    let at = free();
+    let mut command = servers::lodge(&many, &bench.cache(), at);
+    command.args(["--engine-idle-unload", "2s"]);
+    let among = Server::start(command, &Target { address: at, path: last }, None).expect("Lodge");
+    std::thread::sleep(Duration::from_secs(6));
+    let unloaded = among.rss().saturating_sub(alone.rss()) / (services as u64 - 1).max(1);
+    let reload = median((0..services.min(100)).map(|n| {
+        let began = Instant::now();
+        assert_eq!(among.at(&format!("/s{n}")).once().ok(), Some(200));
+        began.elapsed()
+    }));
+    Density { services, first_answer, all_answer, cold, cost, idle, unloaded, reload }
 }

@@ -114,16 +114,19 @@ pub(crate) fn fairness(measured: &Fairness) -> String {
 
 /// The table of many services.
 pub(crate) fn density(measured: &Density) -> String {
-    let Density { services, first_answer, all_answer, cold, cost, idle } = measured;
+    let Density { services, first_answer, all_answer, cold, cost, idle, unloaded, reload } = measured;
     let ms = |duration: &Duration| duration.as_secs_f64() * 1e3;
     format!(
         "| {services} services in one process | |\n|---|--:|\n| start → first 200, one service, from the cache | {:.0} ms |\n\
          | start → first 200 of all, from the cache | {:.0} ms |\n| the same, compiling | {:.0} ms |\n\
-         | CPU of a request among all, to the same alone | {cost:.2} |\n| memory of one more idle service | {:.0} KiB |\n",
+         | CPU of a request among all, to the same alone | {cost:.2} |\n| memory of one more idle service | {:.0} KiB |\n\
+         | the same, unloaded | {:.0} KiB |\n| first answer of an unloaded service | {:.1} ms |\n",
         ms(first_answer),
         ms(all_answer),
         ms(cold),
-        *idle as f64 / 1024.0
+        *idle as f64 / 1024.0,
+        *unloaded as f64 / 1024.0,
+        ms(reload)
     )
 }
 

@@ -175,6 +175,12 @@ pub const KEYS: &[Key<Config>] = &[
         set: |c, text| duration(text, MS..=DAY).map(|value| c.engine.compile_time = value),
     },
     Key {
+        name: "engine.idle_unload",
+        default: "10m",
+        help: "how long nobody asks for a service until its machine code leaves memory, if the cache has it; 0s is never",
+        set: |c, text| duration(text, Duration::ZERO..=DAY).map(|value| c.engine.idle_unload = value),
+    },
+    Key {
         name: "watch.poll",
         default: "2s",
         help: "how often to look at the directory when no event says that it changed",

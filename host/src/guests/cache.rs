@@ -70,6 +70,11 @@ impl Cache {
         Some(component)
     }
 
+    /// Whether there is an entry for this digest and engine.
+    pub fn holds(&self, engine: &Engine, digest: Digest) -> bool {
+        self.directory.join(name(engine, digest)).is_file()
+    }
+
     /// Keeps a component. A cache that cannot be written to is no reason not to serve.
     pub fn store(&self, engine: &Engine, digest: Digest, component: &Component) {
         let name = name(engine, digest);

@@ -7,7 +7,6 @@ mod engine;
 mod explain;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,17 +20,15 @@ use self::engine::{Linked, pool};
 use self::explain::{Handler, handler_of, misshapen, one_line, unlinkable, unready, unstartable};
 use super::cache::Cache;
 use super::digest::Digest;
+use super::guest::Guest;
 use super::load::{self, GuestSpec, Refusal};
-use super::manifest::Isolation;
 use crate::capabilities::Ctx;
 use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::CacheDirectory;
-use crate::config::limits::Limits;
 use crate::request::instance::Instance;
-use crate::request::route::Route;
-use crate::turns::{Share, Turns};
+use crate::turns::Turns;
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
@@ -45,8 +42,8 @@ pub struct Compiler {
     plain: Linked,
     /// For all the others.
     concurrent: Linked,
-    clock: Clock,
-    turns: Arc<Turns>,
+    pub(crate) clock: Clock,
+    pub(crate) turns: Arc<Turns>,
     /// Threads that give way to those that serve.
     pool: rayon::ThreadPool,
     permits: Arc<Semaphore>,
@@ -54,27 +51,16 @@ pub struct Compiler {
     /// What is in memory already, for two services of one component and for a manifest that changes.
     known: Mutex<HashMap<Digest, Weak<Compiled>>>,
     cache: Option<Cache>,
-    warm: Arc<Semaphore>,
-}
-
-/// A component that can be served.
-pub struct Guest {
-    /// Service name.
-    pub name: Arc<str>,
-    /// What was on disk when it was compiled.
-    pub spec: GuestSpec,
-    pub(crate) code: Arc<Compiled>,
-    pub(crate) clock: Clock,
-    pub(crate) share: Arc<Share>,
-    warm: Arc<Semaphore>,
-    idle: Mutex<Vec<Idle>>,
-    late_trap: AtomicBool,
+    /// Places for warm instances between two requests.
+    pub(crate) warm: Arc<Semaphore>,
+    /// A service that nobody asked for so long has its machine code dropped; never when this is zero.
+    pub(crate) idle_unload: Duration,
 }
 
 /// What a component became: the same for every service that runs it.
 pub struct Compiled {
     /// What it imports and exports, as written in the component.
-    pub interfaces: Interfaces,
+    pub interfaces: Arc<Interfaces>,
     pub(crate) engine: Engine,
     pub(crate) pre: ProxyPre<Ctx>,
 }
@@ -86,13 +72,6 @@ pub struct Interfaces {
     pub imports: Vec<String>,
     /// What it offers.
     pub exports: Vec<String>,
-}
-
-/// A warm instance between two requests.
-struct Idle {
-    instance: Instance,
-    since: Instant,
-    _place: tokio::sync::OwnedSemaphorePermit,
 }
 
 impl Compiler {
@@ -127,12 +106,8 @@ impl Compiler {
             known: Mutex::default(),
             cache: cache(config),
             warm: Arc::new(Semaphore::new(sizes.warm)),
+            idle_unload: sizes.idle_unload,
         })
-    }
-
-    /// The host's coarse clock.
-    pub fn clock(&self) -> &Clock {
-        &self.clock
     }
 
     /// Makes a guest of a file. Waits for a place among those compiling.
@@ -145,17 +120,7 @@ impl Compiler {
             Some(code) => code,
             None => self.translate(&spec).await?,
         };
-        let name = Arc::from(spec.name.as_str());
-        let guest = Arc::new(Guest {
-            share: self.turns.share(&name, spec.manifest.cpu_weight),
-            name,
-            code,
-            clock: self.clock.clone(),
-            warm: Arc::clone(&self.warm),
-            idle: Mutex::new(Vec::new()),
-            late_trap: AtomicBool::new(false),
-            spec,
-        });
+        let guest = Arc::new(Guest::new(spec, code, self));
         let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
         let instance = Instance::new(&guest, deadline).await.map_err(|error| unstartable(&file, &error))?;
         if let Some(path) = &guest.spec.manifest.ready {
@@ -189,10 +154,43 @@ impl Compiler {
                 return Err(Refusal::new(&file, reason, "raise engine.compile_time"));
             }
         };
+        self.remember(spec.digest, &code);
+        Ok(code)
+    }
+
+    /// Machine code that was dropped, from the cache; compiled again only if that has lost it.
+    ///
+    /// # Errors
+    /// When the file is gone as well, or is another.
+    pub(crate) async fn reload(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
+        if let Some(code) = self.known(spec.digest) {
+            return Ok(code);
+        }
+        let (this, source) = (Arc::clone(self), spec.clone());
+        // Not on the threads that compile: they give way to everybody, and a request waits for this.
+        let loading = tokio::task::spawn_blocking(move || {
+            let (component, linker) = this.cached(source.digest)?;
+            link(&component, linker, &load::file_name(&source.path)).ok()
+        });
+        match loading.await {
+            Ok(Some(code)) => {
+                let code = Arc::new(code);
+                self.remember(spec.digest, &code);
+                Ok(code)
+            }
+            _ => self.translate(spec).await,
+        }
+    }
+
+    /// Whether the machine code could be dropped: it would be found again.
+    pub(crate) fn keeps(&self, code: &Compiled, digest: Digest) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.holds(&code.engine, digest))
+    }
+
+    fn remember(&self, digest: Digest, code: &Arc<Compiled>) {
         let mut known = lock(&self.known);
         known.retain(|_, code| code.strong_count() > 0);
-        known.insert(spec.digest, Arc::downgrade(&code));
-        Ok(code)
+        known.insert(digest, Arc::downgrade(code));
     }
 
     fn known(&self, digest: Digest) -> Option<Arc<Compiled>> {
@@ -211,15 +209,7 @@ impl Compiler {
                 )
             })?,
         };
-        let interfaces = interfaces(&component);
-        let handler = handler_of(&interfaces.exports, &file)?;
-        let pre = linker.instantiate_pre(&component).map_err(|error| unlinkable(&file, &error))?;
-        let pre = match handler {
-            Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
-            Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
-        };
-        let pre = pre.map_err(|error| misshapen(&file, &one_line(&error)))?;
-        Ok(Compiled { interfaces, engine: component.engine().clone(), pre })
+        link(&component, linker, &file)
     }
 
     /// From the disk, if it was compiled before.
@@ -247,57 +237,16 @@ impl Compiler {
     }
 }
 
-impl Guest {
-    /// Its version.
-    pub fn digest(&self) -> Digest {
-        self.spec.digest
-    }
-
-    /// Where it answers, besides its host.
-    pub fn routes(&self) -> &[Route] {
-        &self.spec.manifest.routes
-    }
-
-    /// CPU time that the service has used so far, in all its versions. Requests that are never caught by a tick count on
-    /// average only.
-    pub fn cpu(&self) -> Duration {
-        self.share.cpu()
-    }
-
-    /// What it may use.
-    pub fn limits(&self) -> &Limits {
-        &self.spec.manifest.limits
-    }
-
-    /// A warm instance that is still fit to use, if there is one; the one used last, so that the others can go.
-    pub(crate) fn take_warm(&self) -> Option<Instance> {
-        let idle = self.idle().pop()?;
-        (idle.since.elapsed() < self.limits().warm_idle).then_some(idle.instance)
-    }
-
-    /// Takes an instance back after a request that ended well, if there is a use and a place for it.
-    pub(crate) fn keep_warm(&self, instance: Instance) {
-        let fit = self.spec.manifest.isolation == Isolation::Service && instance.uses() < self.limits().warm_uses;
-        let Some(place) = fit.then(|| Arc::clone(&self.warm).try_acquire_owned().ok()).flatten() else { return };
-        self.idle().push(Idle { instance, since: Instant::now(), _place: place });
-    }
-
-    /// Whether this is the first time that this version trapped after a complete answer.
-    pub(crate) fn first_late_trap(&self) -> bool {
-        !self.late_trap.swap(true, Ordering::Relaxed)
-    }
-
-    /// Drops the warm instances that have been idle for too long.
-    pub fn drop_idle(&self) {
-        let limit = self.limits().warm_idle;
-        let expired: Vec<_> = self.idle().extract_if(.., |idle| idle.since.elapsed() >= limit).collect();
-        // Outside the lock: giving memory back takes a while.
-        drop(expired);
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        lock(&self.idle)
-    }
+fn link(component: &Component, linker: &Linker<Ctx>, file: &str) -> Result<Compiled, Refusal> {
+    let interfaces = interfaces(component);
+    let handler = handler_of(&interfaces.exports, file)?;
+    let pre = linker.instantiate_pre(component).map_err(|error| unlinkable(file, &error))?;
+    let pre = match handler {
+        Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
+        Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
+    };
+    let pre = pre.map_err(|error| misshapen(file, &one_line(&error)))?;
+    Ok(Compiled { interfaces: Arc::new(interfaces), engine: component.engine().clone(), pre })
 }
 
 fn interfaces(component: &Component) -> Interfaces {

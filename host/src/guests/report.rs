@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::compile::Guest;
+use super::guest::Guest;
 use super::load::{self, Refusal};
 use super::snapshot::Snapshot;
 
@@ -33,6 +33,8 @@ pub struct Service {
     pub routes: Vec<String>,
     /// The host whose every path is its own.
     pub host: String,
+    /// Whether its machine code is in memory, or waits on disk for the next request.
+    pub loaded: bool,
     /// What its component asks of the host.
     pub imports: Vec<String>,
     /// What its component offers.
@@ -63,8 +65,9 @@ fn serves(guest: &Guest) -> Report {
         bytes: guest.spec.size,
         routes: guest.routes().iter().map(ToString::to_string).collect(),
         host: guest.spec.host(),
-        imports: guest.code.interfaces.imports.clone(),
-        exports: guest.code.interfaces.exports.clone(),
+        loaded: guest.is_loaded(),
+        imports: guest.interfaces.imports.clone(),
+        exports: guest.interfaces.exports.clone(),
     };
     Report { file: load::file_name(&guest.spec.path), service: Some(service), refused: None }
 }

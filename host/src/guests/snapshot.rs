@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::compile::{Compiler, Guest};
+use super::compile::Compiler;
+use super::guest::Guest;
 use super::ledger::Ledger;
 use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
 use super::watch::Watch;

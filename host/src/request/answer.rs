@@ -18,7 +18,7 @@ use wasmtime_wasi_http::WasiBody;
 use super::instance::{Finished, Guarded};
 use crate::capabilities::sandbox::{Sandbox, lock};
 use crate::error::RequestError;
-use crate::guests::compile::Guest;
+use crate::guests::guest::Guest;
 
 /// Steps that a guest is driven past the head of its answer before that is sent. A 0.3 guest with a short answer
 /// needs four: the chunk, the end of the stream, the trailers, and its own return.

@@ -25,7 +25,7 @@ use super::body::{Limited, RequestBody};
 use crate::capabilities::sandbox::{Caught, Sandbox, lock};
 use crate::capabilities::{Ctx, stdio};
 use crate::error::RequestError;
-use crate::guests::compile::Guest;
+use crate::guests::guest::Guest;
 use crate::turns::{Hog, Turn};
 
 /// Frames of a guest's backtrace in a log line.
@@ -64,12 +64,12 @@ impl Instance {
     /// A new sandbox.
     ///
     /// # Errors
-    /// When its start code traps or goes over a limit.
+    /// When its start code traps or goes over a limit, or its machine code is lost.
     pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
         let limits = guest.limits();
-        let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.share), limits, guest.clock.clone()));
-        let mut store =
-            Store::new(&guest.code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
+        let code = guest.code().await.map_err(|lost| RequestError::Unavailable(lost.to_string()))?;
+        let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.share), limits, guest.clock().clone()));
+        let mut store = Store::new(&code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
@@ -83,7 +83,7 @@ impl Instance {
             table.set_max_capacity(limits.resources);
         }
         let instantiated = {
-            let instantiating = pin!(guest.code.pre.instantiate_async(&mut store));
+            let instantiating = pin!(code.pre.instantiate_async(&mut store));
             Guarded::new(instantiating, sandbox, deadline).await?
         };
         match instantiated {

@@ -1,0 +1,157 @@
+//! A component that can be served. Its machine code is dropped when nobody asks for long, and loaded again for who does.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+
+use super::compile::{Compiled, Compiler, Interfaces};
+use super::digest::Digest;
+use super::load::{GuestSpec, Refusal};
+use super::manifest::Isolation;
+use crate::capabilities::sandbox::lock;
+use crate::clock::Clock;
+use crate::config::limits::Limits;
+use crate::request::instance::Instance;
+use crate::request::route::Route;
+use crate::turns::Share;
+
+/// A component that can be served.
+pub struct Guest {
+    /// Service name.
+    pub name: Arc<str>,
+    /// What was on disk when it was compiled.
+    pub spec: GuestSpec,
+    /// What it imports and exports, as written in the component.
+    pub interfaces: Arc<Interfaces>,
+    pub(crate) share: Arc<Share>,
+    compiler: Arc<Compiler>,
+    code: ArcSwapOption<Compiled>,
+    /// One request loads; the others wait for it.
+    loading: tokio::sync::Mutex<()>,
+    /// The tick of the last request.
+    used: AtomicU64,
+    idle: Mutex<Vec<Idle>>,
+    late_trap: AtomicBool,
+}
+
+/// A warm instance between two requests.
+struct Idle {
+    instance: Instance,
+    since: Instant,
+    _place: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Guest {
+    /// A service that runs this code.
+    pub(super) fn new(spec: GuestSpec, code: Arc<Compiled>, compiler: &Arc<Compiler>) -> Self {
+        let name = Arc::from(spec.name.as_str());
+        Self {
+            share: compiler.turns.share(&name, spec.manifest.cpu_weight),
+            name,
+            interfaces: Arc::clone(&code.interfaces),
+            used: AtomicU64::new(compiler.clock.now()),
+            compiler: Arc::clone(compiler),
+            code: ArcSwapOption::new(Some(code)),
+            loading: tokio::sync::Mutex::new(()),
+            idle: Mutex::new(Vec::new()),
+            late_trap: AtomicBool::new(false),
+            spec,
+        }
+    }
+
+    /// Its version.
+    pub fn digest(&self) -> Digest {
+        self.spec.digest
+    }
+
+    /// Where it answers, besides its host.
+    pub fn routes(&self) -> &[Route] {
+        &self.spec.manifest.routes
+    }
+
+    /// CPU time that the service has used so far, in all its versions. Requests that are never caught by a tick count on
+    /// average only.
+    pub fn cpu(&self) -> Duration {
+        self.share.cpu()
+    }
+
+    /// What it may use.
+    pub fn limits(&self) -> &Limits {
+        &self.spec.manifest.limits
+    }
+
+    /// The host's coarse clock.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.compiler.clock
+    }
+
+    /// Whether its machine code is in memory.
+    pub fn is_loaded(&self) -> bool {
+        self.code.load().is_some()
+    }
+
+    /// Its machine code. Loads it, once for all who wait, if it was dropped.
+    ///
+    /// # Errors
+    /// When both the cache and the file have lost it.
+    pub(crate) async fn code(&self) -> Result<Arc<Compiled>, Refusal> {
+        if let Some(code) = self.code.load_full() {
+            return Ok(code);
+        }
+        let _loading = self.loading.lock().await;
+        if let Some(code) = self.code.load_full() {
+            return Ok(code);
+        }
+        let code = self.compiler.reload(&self.spec).await?;
+        self.code.store(Some(Arc::clone(&code)));
+        Ok(code)
+    }
+
+    /// A warm instance that is still fit to use, if there is one; the one used last, so that the others can go.
+    pub(crate) fn take_warm(&self) -> Option<Instance> {
+        // A store only where it says something new: all cores read this.
+        let now = self.clock().now();
+        if self.used.load(Relaxed) != now {
+            self.used.store(now, Relaxed);
+        }
+        let idle = self.idle().pop()?;
+        (idle.since.elapsed() < self.limits().warm_idle).then_some(idle.instance)
+    }
+
+    /// Takes an instance back after a request that ended well, if there is a use and a place for it.
+    pub(crate) fn keep_warm(&self, instance: Instance) {
+        let fit = self.spec.manifest.isolation == Isolation::Service && instance.uses() < self.limits().warm_uses;
+        let place = fit.then(|| Arc::clone(&self.compiler.warm).try_acquire_owned().ok()).flatten();
+        let Some(place) = place else { return };
+        self.idle().push(Idle { instance, since: Instant::now(), _place: place });
+    }
+
+    /// Whether this is the first time that this version trapped after a complete answer.
+    pub(crate) fn first_late_trap(&self) -> bool {
+        !self.late_trap.swap(true, Relaxed)
+    }
+
+    /// Drops what has been idle for too long: warm instances, then the machine code, if it would be found again. A
+    /// request in flight keeps what it runs on.
+    pub fn drop_idle(&self) {
+        let limit = self.limits().warm_idle;
+        let expired: Vec<_> = self.idle().extract_if(.., |idle| idle.since.elapsed() >= limit).collect();
+        // Outside the lock: giving memory back takes a while.
+        drop(expired);
+        let (clock, limit) = (self.clock(), self.compiler.idle_unload);
+        let unused = !limit.is_zero() && clock.between(self.used.load(Relaxed), clock.now()) >= limit;
+        if unused
+            && let Some(code) = self.code.load_full()
+            && self.compiler.keeps(&code, self.digest())
+        {
+            self.code.store(None);
+            tracing::debug!("{} is unloaded until somebody asks for it", self.name);
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        lock(&self.idle)
+    }
+}
