@@ -135,7 +135,8 @@ fn complain(problem: &str) {
 
 /// The runtime of every command: one thread per core, and the clock of CPU time is theirs.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(crate::turns::workers()).enable_all().build();
     Ok(runtime.map_err(|error| format!("the runtime does not start: {error}"))?.block_on(work))
 }
 

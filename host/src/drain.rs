@@ -4,6 +4,8 @@
 //! `Drain` is dropped. There is no counter to get wrong. Who only wants to know holds a [`Told`].
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::sync::{mpsc, watch};
 
@@ -16,20 +18,27 @@ pub struct Drain {
 
 /// Knows of the stop, and is not waited for.
 #[derive(Clone, Debug)]
-pub struct Told(watch::Receiver<bool>);
+pub struct Told {
+    /// What every request looks at: a load, where the channel would be a lock.
+    stopping: Arc<AtomicBool>,
+    changed: watch::Receiver<bool>,
+}
 
 /// The host's end.
 #[derive(Debug)]
 pub struct Stopper {
+    stopping: Arc<AtomicBool>,
     tell: watch::Sender<bool>,
     alive: mpsc::Receiver<Infallible>,
 }
 
 /// Both ends.
 pub fn channel() -> (Stopper, Drain) {
-    let (tell, told) = watch::channel(false);
+    let (tell, changed) = watch::channel(false);
+    let stopping = Arc::new(AtomicBool::new(false));
+    let told = Told { stopping: Arc::clone(&stopping), changed };
     let (held, alive) = mpsc::channel(1);
-    (Stopper { tell, alive }, Drain { told: Told(told), _alive: held })
+    (Stopper { stopping, tell, alive }, Drain { told, _alive: held })
 }
 
 impl Drain {
@@ -42,19 +51,20 @@ impl Drain {
 impl Told {
     /// Whether the host is stopping.
     pub fn is_stopping(&self) -> bool {
-        *self.0.borrow()
+        self.stopping.load(Relaxed)
     }
 
     /// Waits until the host is stopping.
     pub async fn stopping(mut self) {
         // A host that is gone is stopping, too.
-        let _ = self.0.wait_for(|stopping| *stopping).await;
+        let _ = self.changed.wait_for(|stopping| *stopping).await;
     }
 }
 
 impl Stopper {
     /// Tells everyone to stop.
     pub fn stop(&self) {
+        self.stopping.store(true, Relaxed);
         self.tell.send_replace(true);
     }
 

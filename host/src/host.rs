@@ -154,7 +154,7 @@ fn announce(config: &Config, listener: &TcpListener, admin: Option<&TcpListener>
     } else {
         "by madvise; Linux 6.7 or later would be faster"
     };
-    tracing::debug!("sandboxes are reset {reset}");
+    tracing::info!("sandboxes are reset {reset}");
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {

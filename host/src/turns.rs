@@ -5,7 +5,8 @@
 //! that has had the least CPU time for its weight, however many requests it has, and within a service to whoever
 //! waits longest. A request that never computes for long meets none of this.
 //!
-//! On a single core there is one turn, and everybody else runs between two ticks of it.
+//! On a single core there are two workers all the same, and the kernel shares the core out between them: hello beside 64
+//! requests that spin had a p99 of 4 ms so, and of 330 ms with one worker, which looks at its sockets too rarely.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -18,6 +19,16 @@ use crate::capabilities::sandbox::lock;
 
 /// The weight of a service whose manifest names none.
 pub const WEIGHT: u32 = 100;
+
+/// Threads that serve: one per core, and never one alone.
+pub fn workers() -> usize {
+    cores().max(2)
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// The turns of all workers that hogs may have.
 #[derive(Debug)]
@@ -64,9 +75,9 @@ pub struct Hog(Arc<Share>);
 pub struct Turn(Arc<Turns>);
 
 impl Turns {
-    /// Turns for hogs on this many cores.
-    pub fn new(cores: usize) -> Arc<Self> {
-        let state = State { free: cores.saturating_sub(1).max(1), now: 0, waiting: Vec::new() };
+    /// Turns for hogs on this many workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        let state = State { free: workers.saturating_sub(1).max(1), now: 0, waiting: Vec::new() };
         Arc::new(Self { state: Mutex::new(state), shares: Mutex::default() })
     }
 

@@ -102,10 +102,10 @@ fn main() {
         let words: Vec<_> = serve.map(String::as_str).collect();
         match words[..] {
             ["hyper", address] => return small::hyper(address.parse().expect("an address")),
-            ["embedded", address, wasm] => {
-                return small::embedded(address.parse().expect("an address"), Path::new(wasm));
+            [mode @ ("fresh" | "warm"), address, wasm] => {
+                return small::embedded(address.parse().expect("an address"), Path::new(wasm), mode == "warm");
             }
-            _ => panic!("--serve hyper ADDRESS | embedded ADDRESS WASM"),
+            _ => panic!("--serve hyper ADDRESS | fresh ADDRESS WASM | warm ADDRESS WASM"),
         }
     }
     let bench = Bench {

@@ -22,6 +22,11 @@ const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
         (Kind::Fresh02, "wasmtime in hyper"),
     ),
     ("0.2, fresh, to a Go handler", (Kind::Fresh02, "Lodge, fresh"), (Kind::Native, "Go")),
+    (
+        "0.2, warm, to wasmtime in hyper with nothing around it",
+        (Kind::Warm02, "Lodge, warm"),
+        (Kind::Warm02, "wasmtime in hyper"),
+    ),
     ("0.2, warm, to `wasmtime serve` with 1000 uses", (Kind::Warm02, "Lodge, warm"), (Kind::Warm02, "wasmtime serve")),
     ("0.2, warm, to a Go handler", (Kind::Warm02, "Lodge, warm"), (Kind::Native, "Go")),
     ("0.2, warm, to a hyper handler", (Kind::Warm02, "Lodge, warm"), (Kind::Native, "hyper")),

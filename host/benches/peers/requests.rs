@@ -146,8 +146,10 @@ fn start(bench: &Bench, core: Option<usize>) -> Vec<Started> {
         ("Lodge, warm instance", Kind::Warm03, "/warm03"),
     ];
     add(&rows, servers::lodge(&directory, &bench.cache(), at), at);
-    let (at, wasm) = (free(), hello02.to_string_lossy());
-    add(&[("wasmtime in hyper, nothing else", Kind::Fresh02, "/")], itself(&["embedded", &wasm], at), at);
+    for (mode, kind) in [("fresh", Kind::Fresh02), ("warm", Kind::Warm02)] {
+        let (at, wasm) = (free(), hello02.to_string_lossy());
+        add(&[("wasmtime in hyper, nothing else", kind, "/")], itself(&[mode, &wasm], at), at);
+    }
     if let Some(program) = on_path("wasmtime") {
         for (name, kind, wasm, options) in [
             ("wasmtime serve", Kind::Fresh02, &hello02, vec![]),

@@ -20,8 +20,8 @@ use hyper_util::server::conn::auto;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2};
 
 /// A hyper handler and no WebAssembly: the floor.
@@ -29,8 +29,9 @@ pub(crate) fn hyper(address: SocketAddr) {
     serve(address, |_| async { Response::new(Full::new(Bytes::from_static(b"Hello, World!"))) });
 }
 
-/// A wasi:http 0.2 component, a new instance per request: no limits, no ids, no timeouts, no admission, no log.
-pub(crate) fn embedded(address: SocketAddr, wasm: &Path) {
+/// A wasi:http 0.2 component, a new instance per request or the `same` ones again: no limits, no ids, no timeouts, no
+/// admission, no log.
+pub(crate) fn embedded(address: SocketAddr, wasm: &Path, same: bool) {
     let mut pool = PoolingAllocationConfig::new();
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(2 << 20).table_keep_resident(100 << 10);
@@ -44,22 +45,35 @@ pub(crate) fn embedded(address: SocketAddr, wasm: &Path) {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("wasi");
     p2::add_only_http_to_linker_async(&mut linker).expect("wasi:http");
     let pre = ProxyPre::new(linker.instantiate_pre(&component).expect("a service")).expect("a service");
-    serve(address, move |request| answer(pre.clone(), request));
+    let idle = same.then(Arc::default);
+    serve(address, move |request| answer(pre.clone(), idle.clone(), request));
 }
 
-async fn answer(pre: ProxyPre<State>, request: Request<Incoming>) -> Response<Answer> {
-    let mut store = Store::new(pre.engine(), State::default());
+type Idle = Arc<Mutex<Vec<(Store<State>, Proxy)>>>;
+
+async fn answer(pre: ProxyPre<State>, idle: Option<Idle>, request: Request<Incoming>) -> Response<Answer> {
     let head = Arc::new(Mutex::new(None));
     let answered = Arc::clone(&head);
     let mut work: Work = Box::pin(async move {
-        let proxy = pre.instantiate_async(&mut store).await.expect("an instance");
+        let warm = idle.as_ref().and_then(|idle| idle.lock().expect("no panic").pop());
+        let (mut store, proxy) = match warm {
+            Some(warm) => warm,
+            None => {
+                let mut store = Store::new(pre.engine(), State::default());
+                let proxy = pre.instantiate_async(&mut store).await.expect("an instance");
+                (store, proxy)
+            }
+        };
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request.map(|body| body.map_err(Error::from)));
         let outparam = http.new_response_outparam_from_callback(move |answer| {
             *answered.lock().expect("no panic") = Some(answer);
         });
         let (request, outparam) = (request.expect("a request"), outparam.expect("a place for the answer"));
-        proxy.wasi_http_incoming_handler().call_handle(store, request, outparam).await.expect("an answer");
+        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await.expect("an answer");
+        if let Some(idle) = idle {
+            idle.lock().expect("no panic").push((store, proxy));
+        }
     });
     let (response, done) = poll_fn(|cx| {
         let done = work.as_mut().poll(cx).is_ready();

@@ -49,7 +49,7 @@ pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "log_level",
         default: "info",
-        help: "error, warn, info, debug, trace, or a filter such as `lodge=debug`",
+        help: "error, warn, info, debug, or a filter such as `lodge=debug`",
         set: |c, text| {
             c.log_level = text.to_owned();
             let checked = text.parse::<tracing_subscriber::filter::Targets>();

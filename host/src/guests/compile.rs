@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::CacheDirectory;
 use crate::request::instance::Instance;
-use crate::turns::Turns;
+use crate::turns::{self, Turns};
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
@@ -81,7 +81,7 @@ impl Compiler {
     /// When the system does not give the address space that the configured sizes need.
     pub fn new(config: &config::Config) -> Result<Self, String> {
         let sizes = &config.engine;
-        let threads = if sizes.compile_threads == 0 { (cores() - 1).max(1) } else { sizes.compile_threads };
+        let threads = if sizes.compile_threads == 0 { (turns::cores() - 1).max(1) } else { sizes.compile_threads };
         let plain = Linked::new(sizes, threads, false)?;
         let concurrent = Linked::new(sizes, threads, true)?;
         let clock = Clock::new(sizes.tick);
@@ -99,7 +99,7 @@ impl Compiler {
             plain,
             concurrent,
             clock,
-            turns: Turns::new(cores()),
+            turns: Turns::new(turns::workers()),
             pool: pool(threads)?,
             permits: Arc::new(Semaphore::new(threads)),
             compile_time: sizes.compile_time,
@@ -267,8 +267,4 @@ fn cache(config: &config::Config) -> Option<Cache> {
     }
     let opened = Cache::open(&config.cache);
     opened.inspect_err(|why| tracing::warn!("no compile cache, every start compiles: {why}")).ok()
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
@@ -39,7 +39,8 @@ pub struct Guest {
 /// A warm instance between two requests.
 struct Idle {
     instance: Instance,
-    since: Instant,
+    /// The tick at which its last request ended.
+    since: u64,
     _place: tokio::sync::OwnedSemaphorePermit,
 }
 
@@ -117,7 +118,7 @@ impl Guest {
             self.used.store(now, Relaxed);
         }
         let idle = self.idle().pop()?;
-        (idle.since.elapsed() < self.limits().warm_idle).then_some(idle.instance)
+        (self.clock().between(idle.since, now) < self.limits().warm_idle).then_some(idle.instance)
     }
 
     /// Takes an instance back after a request that ended well, if there is a use and a place for it.
@@ -125,7 +126,7 @@ impl Guest {
         let fit = self.spec.manifest.isolation == Isolation::Service && instance.uses() < self.limits().warm_uses;
         let place = fit.then(|| Arc::clone(&self.compiler.warm).try_acquire_owned().ok()).flatten();
         let Some(place) = place else { return };
-        self.idle().push(Idle { instance, since: Instant::now(), _place: place });
+        self.idle().push(Idle { instance, since: self.clock().now(), _place: place });
     }
 
     /// Whether this is the first time that this version trapped after a complete answer.
@@ -136,12 +137,13 @@ impl Guest {
     /// Drops what has been idle for too long: warm instances, then the machine code, if it would be found again. A
     /// request in flight keeps what it runs on.
     pub fn drop_idle(&self) {
-        let limit = self.limits().warm_idle;
-        let expired: Vec<_> = self.idle().extract_if(.., |idle| idle.since.elapsed() >= limit).collect();
+        let (clock, limit) = (self.clock(), self.limits().warm_idle);
+        let now = clock.now();
+        let expired: Vec<_> = self.idle().extract_if(.., |idle| clock.between(idle.since, now) >= limit).collect();
         // Outside the lock: giving memory back takes a while.
         drop(expired);
-        let (clock, limit) = (self.clock(), self.compiler.idle_unload);
-        let unused = !limit.is_zero() && clock.between(self.used.load(Relaxed), clock.now()) >= limit;
+        let limit = self.compiler.idle_unload;
+        let unused = !limit.is_zero() && clock.between(self.used.load(Relaxed), now) >= limit;
         if unused
             && let Some(code) = self.code.load_full()
             && self.compiler.keeps(&code, self.digest())

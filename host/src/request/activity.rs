@@ -148,16 +148,18 @@ impl Watch {
         loop {
             let mut state = lock(&self.activity.state);
             let Some((at, verdict)) = state.due(&self.activity) else { return Poll::Pending };
-            if at <= Instant::now() {
-                if verdict == Verdict::Finish {
-                    state.finishing = Some(Instant::now());
-                }
-                return Poll::Ready(verdict);
-            }
-            drop(state);
+            // A timer that comes early enough tells that it is not yet time, without a look at the clock.
             if self.timer.is_elapsed() || self.timer.deadline() > at.into() {
+                let now = Instant::now();
+                if at <= now {
+                    if verdict == Verdict::Finish {
+                        state.finishing = Some(now);
+                    }
+                    return Poll::Ready(verdict);
+                }
                 self.timer.as_mut().reset(at.into());
             }
+            drop(state);
             ready!(self.timer.as_mut().poll(cx));
         }
     }

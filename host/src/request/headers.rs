@@ -1,25 +1,36 @@
 //! Headers that belong to a connection stop here, and what the guest is told of the client is the host's own word.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme, Uri};
 use http::{Method, Version, request};
 use ipnet::IpNet;
 
+use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
 
 /// Meant for the next hop only (RFC 9110, 7.6.1), and what else is about the connection and not the message.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Says who the client is, and is therefore worth forging.
+fn is_identity(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
+}
 
 const FORWARDED: HeaderName = header::FORWARDED;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -27,22 +38,11 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Says who the client is, and is therefore worth forging.
-const IDENTITY: [HeaderName; 7] = [
-    FORWARDED,
-    FOR,
-    PROTO,
-    HOST,
-    HeaderName::from_static("x-forwarded-port"),
-    PREFIX,
-    HeaderName::from_static("x-real-ip"),
-];
-
 /// The header that carries the request id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Peer {
     address: IpAddr,
     local: SocketAddr,
@@ -50,6 +50,19 @@ pub struct Peer {
     /// The address as header values, made once per connection.
     plain: HeaderValue,
     element: String,
+    /// What the last request was for: usually what the next one is for.
+    last: Mutex<Option<Arc<Asked>>>,
+}
+
+/// The host that a client asked for, as the guest is told of it.
+#[derive(Debug)]
+struct Asked {
+    authority: Authority,
+    /// The authority in the client's own words.
+    said: Box<[u8]>,
+    host: HeaderValue,
+    /// The whole `Forwarded` of a client that is not trusted.
+    forwarded: HeaderValue,
 }
 
 impl Peer {
@@ -62,7 +75,8 @@ impl Peer {
         };
         // An address is always a valid header value; were it not, the guest would be told nothing.
         let plain = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address, local, trusted: proxies.iter().any(|net| net.contains(&address)), plain, element }
+        let trusted = proxies.iter().any(|net| net.contains(&address));
+        Self { address, local, trusted, plain, element, last: Mutex::new(None) }
     }
 
     /// Its address.
@@ -87,11 +101,15 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<(), RequestError
     if head.method == Method::CONNECT {
         return Err(RequestError::BadRequest("CONNECT is for proxies, and this is none"));
     }
-    let authority = authority(head, peer)?;
+    let asked = asked(head, peer)?;
     strip_hop_by_hop(&mut head.headers);
-    let scheme = forward(&mut head.headers, &authority, peer)?;
+    let scheme = if peer.trusted {
+        forward(&mut head.headers, &asked.authority, peer)?
+    } else {
+        introduce(&mut head.headers, &asked, peer)
+    };
     let mut parts = std::mem::take(&mut head.uri).into_parts();
-    (parts.scheme, parts.authority) = (Some(scheme), Some(authority));
+    (parts.scheme, parts.authority) = (Some(scheme), Some(asked.authority.clone()));
     head.uri = Uri::from_parts(parts).map_err(|_| RequestError::BadRequest("the request target is not valid"))?;
     Ok(())
 }
@@ -99,15 +117,18 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<(), RequestError
 /// Removes what is meant for the next hop only. `te: trailers` stays: it says what the client understands, and gRPC
 /// guests ask for it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut named = Vec::new();
+    let mut dropped: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    if dropped.is_empty() {
+        return;
+    }
     for value in headers.get_all(header::CONNECTION) {
         let names = value.to_str().unwrap_or_default().split(',');
-        named.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
+        dropped.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
     }
     let wants_trailers = headers.get_all(header::TE).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
     });
-    for name in HOP_BY_HOP.iter().chain(&named) {
+    for name in &dropped {
         headers.remove(name);
     }
     if wants_trailers {
@@ -135,39 +156,65 @@ pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Requ
 }
 
 /// The target's own authority, else the Host header; HTTP/1.0 may have neither.
-fn authority(head: &request::Parts, peer: &Peer) -> Result<Authority, RequestError> {
+fn asked(head: &request::Parts, peer: &Peer) -> Result<Arc<Asked>, RequestError> {
+    const BAD: RequestError = RequestError::BadRequest("the Host header is not valid");
+    const MISSING: RequestError = RequestError::BadRequest("the Host header is missing");
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() {
         return Err(RequestError::BadRequest("more than one Host header"));
     }
-    let authority = match (head.uri.authority(), host) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(host)) => Authority::try_from(host.as_bytes())
-            .map_err(|_| RequestError::BadRequest("the Host header is not valid"))?,
-        (None, None) if head.version == Version::HTTP_10 => Authority::try_from(peer.local.to_string())
-            .map_err(|_| RequestError::BadRequest("the Host header is missing"))?,
-        (None, None) => return Err(RequestError::BadRequest("the Host header is missing")),
+    let local;
+    let said = match (head.uri.authority(), host) {
+        (Some(authority), _) => authority.as_str().as_bytes(),
+        (None, Some(host)) => host.as_bytes(),
+        (None, None) if head.version == Version::HTTP_10 => {
+            local = peer.local.to_string();
+            local.as_bytes()
+        }
+        (None, None) => return Err(MISSING),
     };
-    if authority.as_str().contains('@') {
-        return Err(RequestError::BadRequest("the Host header is not valid"));
+    let mut last = lock(&peer.last);
+    if let Some(last) = last.as_ref().filter(|last| *last.said == *said) {
+        return Ok(Arc::clone(last));
     }
-    Ok(authority)
+    let authority = Authority::try_from(said).map_err(|_| BAD)?;
+    if authority.as_str().contains('@') {
+        return Err(BAD);
+    }
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?;
+    let forwarded = HeaderValue::try_from(element(peer, &authority, &Scheme::HTTP)).map_err(|_| BAD)?;
+    let asked = Arc::new(Asked { authority, said: said.into(), host, forwarded });
+    *last = Some(Arc::clone(&asked));
+    Ok(asked)
 }
 
-/// Writes the forwarding headers and returns the scheme that the client used.
+/// What this host says of the client in `Forwarded`.
+fn element(peer: &Peer, authority: &Authority, scheme: &Scheme) -> String {
+    format!("{};host=\"{authority}\";proto={scheme}", peer.element)
+}
+
+/// Puts the host's own word in the place of what a client says of itself.
+fn introduce(headers: &mut HeaderMap, asked: &Asked, peer: &Peer) -> Scheme {
+    let forged: Vec<_> = headers.keys().filter(|name| is_identity(name)).cloned().collect();
+    for name in &forged {
+        headers.remove(name);
+    }
+    headers.insert(FORWARDED, asked.forwarded.clone());
+    headers.insert(FOR, peer.plain.clone());
+    headers.insert(PROTO, HeaderValue::from_static("http"));
+    headers.insert(HOST, asked.host.clone());
+    Scheme::HTTP
+}
+
+/// Adds to what a trusted proxy says of the client, and returns the scheme that the client used.
 fn forward(headers: &mut HeaderMap, authority: &Authority, peer: &Peer) -> Result<Scheme, RequestError> {
     const BAD: RequestError = RequestError::BadRequest("the forwarding headers are not valid");
-    if !peer.trusted {
-        for name in &IDENTITY {
-            headers.remove(name);
-        }
-    }
     let scheme = match headers.get(PROTO).map(HeaderValue::as_bytes) {
         Some(b"https") => Scheme::HTTPS,
         _ => Scheme::HTTP,
     };
-    let element = format!("{};host=\"{authority}\";proto={scheme}", peer.element);
+    let element = element(peer, authority, &scheme);
     let append = |headers: &mut HeaderMap, name: HeaderName, own: &str| -> Result<(), RequestError> {
         let said: Vec<_> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
         let value = if said.is_empty() { own.to_owned() } else { format!("{}, {own}", said.join(", ")) };

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{self, HeaderValue};
@@ -55,7 +56,13 @@ impl Ids {
         let mut mixed = self.next.fetch_add(1, Ordering::Relaxed).wrapping_add(self.process);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Arc::from(format!("{:016x}{:016x}", self.process, mixed ^ (mixed >> 31)))
+        let id = (u128::from(self.process) << 64) | u128::from(mixed ^ (mixed >> 31));
+        let mut digits = [b'0'; 32];
+        for (n, digit) in digits.iter_mut().rev().enumerate() {
+            let nibble = (id >> (4 * n)) as u8 & 0xf;
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+        }
+        Arc::from(str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -91,7 +98,8 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
     let mut served = pin!(server.http.serve_connection(io, service));
     let mut watch = activity.watch();
     let mut told = pin!(server.drain.told().clone().stopping());
-    let mut stopping = false;
+    let (mut listens, mut stopping) = (false, false);
+    let drain = server.drain.told();
     loop {
         tokio::select! {
             // The connection first: the watch judges what it has just done.
@@ -102,7 +110,11 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
                 }
                 return;
             }
-            () = told.as_mut(), if !stopping => {
+            () = poll_fn(|cx| match drain.is_stopping() || !std::mem::replace(&mut listens, true) {
+                true => told.as_mut().poll(cx),
+                // It is woken, then: asking at every turn would take a lock that all connections share.
+                false => Poll::Pending,
+            }), if !stopping => {
                 stopping = true;
                 activity.stop();
             }
