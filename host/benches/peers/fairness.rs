@@ -16,6 +16,8 @@ const SERVICES: usize = 10;
 /// p99 of the watched service.
 #[derive(Debug)]
 pub(crate) struct Fairness {
+    /// Which cores the server had.
+    pub(crate) place: &'static str,
     pub(crate) alone: Duration,
     pub(crate) one: Duration,
     pub(crate) ten: Duration,
@@ -24,7 +26,7 @@ pub(crate) struct Fairness {
     pub(crate) ten_ratio: f64,
 }
 
-pub(crate) fn measure(bench: &Bench) -> Fairness {
+pub(crate) fn measure(bench: &Bench, core: Option<usize>) -> Fairness {
     let spin = std::fs::read(bench.wasm("spin")).unwrap();
     let directory = bench.directory("hogs", &[("hello.wasm", &std::fs::read(bench.wasm("hello")).unwrap())]);
     let names: Vec<_> = (0..SERVICES).map(|n| format!("spin{n}")).collect();
@@ -33,8 +35,7 @@ pub(crate) fn measure(bench: &Bench) -> Fairness {
     }
     let at = free();
     let hello = Target { address: at, path: "/hello".into() };
-    // Not bound to a core: it is about who gets which.
-    let server = Server::start(servers::lodge(&directory, &bench.cache(), at), &hello, None).expect("Lodge");
+    let server = Server::start(servers::lodge(&directory, &bench.cache(), at), &hello, core).expect("Lodge");
     std::thread::sleep(Duration::from_secs(1));
     let p99 = |hogs: &[String]| {
         let targets: Vec<_> = hogs.iter().map(|name| server.at(&format!("/{name}"))).collect();
@@ -45,14 +46,17 @@ pub(crate) fn measure(bench: &Bench) -> Fairness {
         std::thread::sleep(Duration::from_millis(500));
         quantile(&took, 0.99)
     };
+    let place = core.map_or("on all cores", |_| "on one core");
     let rounds: Vec<_> = (1..=bench.rounds)
         .map(|round| {
-            progress(format_args!("round {round} of {}: hello alone, beside one that spins, beside ten", bench.rounds));
+            let all = bench.rounds;
+            progress(format_args!("round {round} of {all}, {place}: hello alone, beside one that spins, beside ten"));
             (p99(&[]), p99(&names[..1]), p99(&names))
         })
         .collect();
     let ratio = |other: Duration, alone: Duration| other.as_secs_f64() / alone.as_secs_f64();
     Fairness {
+        place,
         alone: median(rounds.iter().map(|round| round.0)),
         one: median(rounds.iter().map(|round| round.1)),
         ten: median(rounds.iter().map(|round| round.2)),

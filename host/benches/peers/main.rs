@@ -93,7 +93,9 @@ fn main() {
                 .default_value("1000")
                 .value_parser(clap::value_parser!(usize)),
         )
-        .arg(Arg::new("svg").long("svg").help("where to write a picture of what requests cost"))
+        .arg(
+            Arg::new("svg").long("svg").action(ArgAction::SetTrue).help("draw what requests cost anew, for the README"),
+        )
         .arg(Arg::new("serve").long("serve").num_args(1..).hide(true))
         // cargo says so to every benchmark.
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
@@ -120,11 +122,17 @@ fn main() {
             "requests" => {
                 let rows = requests::measure(&bench);
                 println!("{}", report::requests(&rows));
-                if let Some(file) = arguments.get_one::<String>("svg") {
+                if arguments.get_flag("svg") {
+                    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/figures.svg");
                     std::fs::write(file, report::picture(&rows)).expect("a writable file");
                 }
             }
-            "fairness" => println!("{}", report::fairness(&fairness::measure(&bench))),
+            "fairness" => {
+                let one_core = servers::cores().0;
+                for core in [None].into_iter().chain(one_core.map(Some)) {
+                    println!("{}", report::fairness(&fairness::measure(&bench, core)));
+                }
+            }
             "density" => {
                 let services = arguments.get_one::<usize>("services").copied().unwrap();
                 println!("{}", report::density(&density::measure(&bench, services)));

@@ -106,9 +106,9 @@ pub(crate) fn requests(rows: &[Row]) -> String {
 
 /// The table of neighbours.
 pub(crate) fn fairness(measured: &Fairness) -> String {
-    let Fairness { alone, one, ten, one_ratio, ten_ratio } = measured;
+    let Fairness { place, alone, one, ten, one_ratio, ten_ratio } = measured;
     format!(
-        "| hello at 500 requests/s | p99 µs | ratio |\n|---|--:|--:|\n| alone | {:.0} | 1 |\n\
+        "| hello at 500 requests/s, Lodge {place} | p99 µs | ratio |\n|---|--:|--:|\n| alone | {:.0} | 1 |\n\
          | beside a service that spins, 64 connections | {:.0} | {one_ratio:.2} |\n\
          | beside ten of them, 64 connections | {:.0} | {ten_ratio:.2} |\n",
         micros(*alone),
