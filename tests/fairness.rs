@@ -1,6 +1,6 @@
 //! Guests that compute for long: together they leave a worker to the others, and each service has its share.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{TestHost, host};
 
@@ -37,15 +37,18 @@ async fn services_have_their_shares() {
     let _asked = [ask(&host, "one", turns), ask(&host, "many", 16 * turns), ask(&host, "heavy", 4 * turns)];
     // The first ticks are everybody's own; what counts is what follows.
     tokio::time::sleep(WHILE / 2).await;
+    let began = Instant::now();
     let before = cpu(&host, ["one", "many", "heavy"]);
     tokio::time::sleep(WHILE).await;
     let after = cpu(&host, ["one", "many", "heavy"]);
+    // On a loaded machine the wait is longer than it was asked to be.
+    let elapsed = began.elapsed();
     let [one, many, heavy] = [0, 1, 2].map(|n| after[n] - before[n]);
     for part in [one, heavy / 3.0] {
         assert!((0.7..1.4).contains(&(part / many)), "one {one} s, many {many} s, heavy {heavy} s");
     }
     // The turns are all cores but one, so what was used is no more than that.
     let used = one + many + heavy;
-    assert!(used < 1.2 * turns as f64 * WHILE.as_secs_f64(), "{used} s on {cores} cores");
+    assert!(used < 1.2 * turns as f64 * elapsed.as_secs_f64(), "{used} s on {cores} cores");
     assert_eq!(host.get("/hello").await.status, 200);
 }
