@@ -42,7 +42,7 @@
 //! * 2026-11: `request::activity` and `request::headers` are rooms that the first plan did not have: the listener's
 //!   timeouts and the header hygiene each are a job of their own.
 //! * 2026-11: machine code of a service that nobody asks for is dropped and loaded again (`guests::guest`), which takes
-//!   a millisecond; a thousand services are then a few MiB. Only what the cache holds is dropped.
+//!   a millisecond; a thousand idle services are then 50 MB instead of 320. Only what the cache holds is dropped.
 //!
 //! # What was tried on the request path
 //!

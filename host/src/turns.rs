@@ -22,7 +22,11 @@ pub const WEIGHT: u32 = 100;
 
 /// Threads that serve: one per core, and never one alone.
 pub fn workers() -> usize {
-    cores().max(2)
+    workers_on(cores())
+}
+
+fn workers_on(cores: usize) -> usize {
+    cores.max(2)
 }
 
 /// Cores that this process may use.
@@ -81,18 +85,17 @@ impl Turns {
         Arc::new(Self { state: Mutex::new(state), shares: Mutex::default() })
     }
 
-    /// The share of a service, from now on with this weight.
-    pub fn share(self: &Arc<Self>, name: &Arc<str>, weight: u32) -> Arc<Share> {
+    /// The share of a service: the one it has, or a new one.
+    pub fn share(self: &Arc<Self>, name: &Arc<str>) -> Arc<Share> {
         let mut shares = lock(&self.shares);
         if let Some(share) = shares.get(name).and_then(Weak::upgrade) {
-            share.weight.store(weight, Relaxed);
             return share;
         }
         shares.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Share {
             name: Arc::clone(name),
             turns: Arc::clone(self),
-            weight: AtomicU32::new(weight),
+            weight: AtomicU32::new(WEIGHT),
             cpu: AtomicU64::new(0),
             virtual_time: AtomicU64::new(0),
             hogs: AtomicUsize::new(0),
@@ -131,6 +134,11 @@ impl Share {
     /// CPU time of all guests of the service so far.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu.load(Relaxed))
+    }
+
+    /// The service has this weight from now on.
+    pub fn weigh(&self, weight: u32) {
+        self.weight.store(weight, Relaxed);
     }
 
     /// A guest of the service has computed for so many nanoseconds.

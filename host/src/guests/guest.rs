@@ -49,7 +49,7 @@ impl Guest {
     pub(super) fn new(spec: GuestSpec, code: Arc<Compiled>, compiler: &Arc<Compiler>) -> Self {
         let name = Arc::from(spec.name.as_str());
         Self {
-            share: compiler.turns.share(&name, spec.manifest.cpu_weight),
+            share: compiler.turns.share(&name),
             name,
             interfaces: Arc::clone(&code.interfaces),
             used: AtomicU64::new(compiler.clock.now()),
@@ -93,16 +93,23 @@ impl Guest {
         self.code.load().is_some()
     }
 
-    /// Its machine code. Loads it, once for all who wait, if it was dropped.
+    /// It is what its service serves from now on: with its weight, which a version on trial must not set.
+    pub(super) fn takes_over(&self) {
+        self.share.weigh(self.spec.manifest.cpu_weight);
+    }
+
+    /// Its machine code, unless that was dropped.
+    pub(crate) fn code(&self) -> Option<Arc<Compiled>> {
+        self.code.load_full()
+    }
+
+    /// Its machine code, loaded once for all who wait. Takes as long as a compilation if the cache has lost it.
     ///
     /// # Errors
     /// When both the cache and the file have lost it.
-    pub(crate) async fn code(&self) -> Result<Arc<Compiled>, Refusal> {
-        if let Some(code) = self.code.load_full() {
-            return Ok(code);
-        }
+    pub(crate) async fn load(&self) -> Result<Arc<Compiled>, Refusal> {
         let _loading = self.loading.lock().await;
-        if let Some(code) = self.code.load_full() {
+        if let Some(code) = self.code() {
             return Ok(code);
         }
         let code = self.compiler.reload(&self.spec).await?;

@@ -104,6 +104,7 @@ impl Publisher {
                 }
             }
         }
+        next.targets.iter().for_each(|target| target.guest.takes_over());
         next.targets.sort_by(|a, b| a.guest.name.cmp(&b.guest.name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));

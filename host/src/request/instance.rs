@@ -64,10 +64,16 @@ impl Instance {
     /// A new sandbox.
     ///
     /// # Errors
-    /// When its start code traps or goes over a limit, or its machine code is lost.
+    /// When its start code traps or goes over a limit, or its machine code is lost or not loaded in time.
     pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
         let limits = guest.limits();
-        let code = guest.code().await.map_err(|lost| RequestError::Unavailable(lost.to_string()))?;
+        let code = match guest.code() {
+            Some(code) => code,
+            None => match tokio::time::timeout_at(deadline.into(), guest.load()).await {
+                Ok(loaded) => loaded.map_err(|lost| RequestError::Unavailable(lost.to_string()))?,
+                Err(_) => return Err(RequestError::WallTime),
+            },
+        };
         let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.share), limits, guest.clock().clone()));
         let mut store = Store::new(&code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
         store.limiter(|ctx| &mut ctx.limiter);

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot::Receiver;
 
-use super::{Hog, Share, Turn, Turns, WEIGHT};
+use super::{Hog, Share, Turn, Turns, WEIGHT, workers_on};
 
 /// Requests that compute for ever, one tick a turn.
 struct Busy {
@@ -12,7 +12,8 @@ struct Busy {
 
 impl Busy {
     fn new(turns: &Arc<Turns>, name: &str, weight: u32, requests: usize) -> Self {
-        let share = turns.share(&Arc::from(name), weight);
+        let share = turns.share(&Arc::from(name));
+        share.weigh(weight);
         let hogs = (0..requests).map(|_| share.hog()).map(|hog| (hog.wait(), hog)).map(|(turn, hog)| (hog, turn));
         Self { hogs: hogs.collect(), share }
     }
@@ -51,10 +52,12 @@ fn near(counts: &[u64], parts: &[u64]) {
     }
 }
 
+/// Also on a single core.
 #[test]
-fn all_cores_but_one() {
-    for (cores, places) in [(1, 1), (2, 1), (8, 7)] {
-        let turns = Turns::new(cores);
+fn all_workers_but_one() {
+    for (cores, workers, places) in [(1, 2, 1), (2, 2, 1), (8, 8, 7)] {
+        assert_eq!(workers_on(cores), workers);
+        let turns = Turns::new(workers);
         let mut busy = Busy::new(&turns, "busy", WEIGHT, 20);
         let held: Vec<_> = busy.hogs.iter_mut().filter_map(|(_, waiting)| waiting.try_recv().ok()).collect();
         assert_eq!(held.len(), places);
@@ -96,7 +99,7 @@ fn weights_divide_it() {
     ];
     near(&run(&mut services, 4000), &[6, 2, 1, 9]);
     // Another version of it has another weight.
-    turns.share(&Arc::from("a"), WEIGHT);
+    turns.share(&Arc::from("a")).weigh(WEIGHT);
     near(&run(&mut services, 4000), &[2, 2, 1, 9]);
 }
 
@@ -112,7 +115,7 @@ fn who_comes_later_catches_nothing_up() {
 #[test]
 fn who_leaves_keeps_nothing() {
     let turns = Turns::new(2);
-    let share = turns.share(&Arc::from("service"), WEIGHT);
+    let share = turns.share(&Arc::from("service"));
     let hog = share.hog();
     let (first, second, mut third) = (hog.wait(), hog.wait(), hog.wait());
     drop(second);
