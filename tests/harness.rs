@@ -151,7 +151,7 @@ impl Setup {
             if self.alone { Machine::Alone(MACHINE.write().await) } else { Machine::Shared(MACHINE.read().await) };
         self.settings.insert("guests".into(), self.directory.path().display().to_string());
         let config = config::resolve(&[(Origin::Flag, self.settings)]).expect("a sound configuration").config;
-        let host = Host::bind(config).await.expect("a host");
+        let host = Host::bind(config.clone(), lodge::logs::Logs::detached(&config)).await.expect("a host");
         let (address, admin) = (host.address().expect("bound"), host.admin_address().expect("bound"));
         let current = host.current();
         let (stop, stopped) = oneshot::channel();

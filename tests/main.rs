@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod admin;
 mod cli;
 mod drain;
 mod errors;
@@ -26,7 +27,9 @@ mod idle;
 mod isolation;
 mod limits;
 mod live;
+mod logs;
 mod manifests;
+mod metrics;
 mod serving;
 mod streaming;
 mod tidy;

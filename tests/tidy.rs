@@ -117,8 +117,19 @@ fn the_readme_is_complete() {
     for reason in reasons.split('"').skip(1).step_by(2) {
         assert!(readme.contains(&format!("`{reason}`")), "the README does not explain `{reason}`");
     }
+    let (_, scrape) = rust_files("host/src").into_iter().find(|(name, _)| name == "metrics/scrape.rs").unwrap();
+    let names: Vec<_> = scrape.split('"').skip(1).step_by(2).filter(|name| is_metric(name)).collect();
+    assert!(names.len() > 30, "the metrics are not where this test looks: {names:?}");
+    for name in names {
+        assert!(readme.contains(&format!("`{name}")), "the README does not explain `{name}`");
+    }
     let hello = fs::read_to_string(root().join("guests/hello/src/lib.rs")).unwrap();
     assert!(readme.contains(hello.trim()), "the README's service is not guests/hello");
+}
+
+fn is_metric(text: &str) -> bool {
+    let prefixed = ["lodge_", "http_server_", "process_"].iter().any(|prefix| text.starts_with(prefix));
+    prefixed && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 /// What the README tells a newcomer to type is what CI types.

@@ -1,32 +1,55 @@
-//! The operator's listener: `/healthz` (the process runs), `/readyz` (it may be sent requests) and `/v1/services` (what
-//! became of every file, as JSON).
+//! The operator's listener: health, metrics, the page, and the API that the page and the command line use.
+//!
+//! `/healthz`, `/readyz`, `/metrics` and the page itself are open to whoever reaches the address. The API needs the
+//! token of `admin_token`; without one, only connections from this machine are answered. A browser on this machine
+//! carries other people's pages, so requests that name another host or origin are refused.
 //!
 //! `/readyz` is 200 once every file was loaded or refused, and 503 again from the moment the host is told to stop.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+mod api;
+mod body;
+mod page;
 
-use http::{Request, Response, StatusCode};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
+use self::body::{Body, problem, text};
+use crate::config::Config;
 use crate::drain::Told;
-use crate::guests::report;
 use crate::guests::snapshot::Current;
-use crate::request::respond::{self, Body};
+use crate::logs::Logs;
+use crate::metrics::scrape::{self, Scrape};
 
 /// Connections of operators and probes at once.
 const CONNECTIONS: usize = 64;
 
-/// What the listener tells.
+/// What the listener tells, and what it can do.
 pub struct Admin {
+    /// As the host was started.
+    pub config: Arc<Config>,
+    /// Where guests are served.
+    pub listen: Option<SocketAddr>,
     /// What is served.
     pub current: Current,
     /// Whether the host is stopping.
     pub told: Told,
+    /// Tells it to.
+    pub stop: Arc<Notify>,
+    /// What is counted.
+    pub scrape: Scrape,
+    /// What was said.
+    pub logs: Arc<Logs>,
 }
 
 /// Answers until it is dropped: probes ask until the very end.
@@ -34,19 +57,22 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("admin: accept: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
-            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&admin, &request))));
+            let service = service_fn(move |request| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(peer.ip(), request).await) }
+            });
             let mut http = hyper::server::conn::http1::Builder::new();
-            let http = http.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(10));
+            let http = http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
             if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
                 tracing::debug!("admin: {error}");
             }
@@ -55,13 +81,110 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     }
 }
 
-fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Body> {
-    match request.uri().path() {
-        "/healthz" => respond::text(StatusCode::OK, "ok\n"),
-        "/readyz" if admin.told.is_stopping() => respond::text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-        "/readyz" if !admin.current.snapshot().complete => respond::text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
-        "/readyz" => respond::text(StatusCode::OK, "ready\n"),
-        "/v1/services" => respond::json(&report::of(&admin.current.snapshot())),
-        _ => respond::text(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /v1/services\n"),
+impl Admin {
+    async fn answer(self: &Arc<Self>, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+        let read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" if self.told.is_stopping() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            "/readyz" if !self.current.snapshot().complete => text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
+            "/readyz" => text(StatusCode::OK, "ready\n"),
+            "/metrics" if read => match self.scrape.text() {
+                Ok(metrics) => body::typed(scrape::CONTENT_TYPE, metrics.into_bytes()),
+                Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be written"),
+            },
+            "/" if read => page::page(),
+            path if path.starts_with("/v1/") => match self.refuse(peer, request.headers()) {
+                Some(refused) => refused,
+                None => api::answer(self, request).await,
+            },
+            _ => problem(StatusCode::NOT_FOUND, "not-found", "here are /, /metrics, /healthz, /readyz and /v1/…"),
+        }
+    }
+
+    /// Who may not use the API, and why.
+    fn refuse(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Response<Body>> {
+        let says = |name: &header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let host = says(&header::HOST).unwrap_or_default();
+        if let Some(origin) = says(&header::ORIGIN)
+            && origin.split_once("://").is_none_or(|(_, of)| of != host)
+        {
+            return Some(problem(StatusCode::FORBIDDEN, "foreign-origin", "a page of another origin may not use this"));
+        }
+        match &self.config.admin_token {
+            Some(token) => {
+                let shown = says(&header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+                // Compared by their hashes, so that the time it takes tells nothing.
+                let same = shown.is_some_and(|shown| Sha256::digest(shown) == Sha256::digest(token));
+                (!same).then(|| unauthorized("show the token of `admin_token`: `authorization: Bearer …`"))
+            }
+            None if !peer.to_canonical().is_loopback() => {
+                Some(unauthorized("set `admin_token`: without one, only the machine of the host may use this"))
+            }
+            // A name that somebody else has pointed here, in a browser of this machine.
+            None if !is_local(host) => {
+                Some(problem(StatusCode::FORBIDDEN, "foreign-host", "ask for localhost, or set `admin_token`"))
+            }
+            None => None,
+        }
+    }
+
+    fn host(&self) -> api::HostReport {
+        let process = scrape::Process::read();
+        let [version, wasmtime] = self.scrape.versions;
+        let snapshot = self.current.snapshot();
+        api::HostReport {
+            version,
+            wasmtime,
+            pid: std::process::id(),
+            started: crate::service::rfc3339(self.scrape.started),
+            uptime_seconds: SystemTime::now().duration_since(self.scrape.started).unwrap_or_default().as_secs_f64(),
+            listen: self.listen.map(|listen| listen.to_string()),
+            generation: snapshot.generation,
+            ready: snapshot.complete && !self.told.is_stopping(),
+            stopping: self.told.is_stopping(),
+            connections: self.scrape.metrics.connections(),
+            log_level: self.logs.level(),
+            memory_bytes: process.resident,
+            cpu_seconds: process.cpu.as_secs_f64(),
+        }
+    }
+}
+
+fn unauthorized(why: &str) -> Response<Body> {
+    let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", why);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+fn is_local(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => host.split(':').next(),
+    };
+    let name = name.unwrap_or_default();
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_local;
+
+    #[test]
+    fn local_names() {
+        for (host, local) in [
+            ("localhost:9090", true),
+            ("LocalHost", true),
+            ("127.0.0.1:1", true),
+            ("127.1.2.3", true),
+            ("[::1]:9090", true),
+            ("", false),
+            ("localhost.example.com", false),
+            ("127.0.0.1.example.com", false),
+            ("10.0.0.1", false),
+            ("[::2]", false),
+        ] {
+            assert_eq!(is_local(host), local, "{host}");
+        }
     }
 }

@@ -6,9 +6,9 @@
 
 mod concurrency;
 
-pub use concurrency::Concurrency;
+pub use concurrency::{Concurrency, Place};
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
+use std::time::Duration;
 
 use crate::config::limits::Limits;
 
@@ -22,8 +22,8 @@ pub struct Admission {
 /// Proof of admission. Not `Clone`; dropping it gives both places back.
 #[derive(Debug)]
 pub struct Permit {
-    _service: OwnedSemaphorePermit,
-    _host: OwnedSemaphorePermit,
+    service: Place,
+    host: Place,
 }
 
 /// Why a request was turned away.
@@ -48,7 +48,26 @@ impl Admission {
     pub async fn admit(&self) -> Result<Permit, Refusal> {
         let service = self.service.enter().await?;
         let host = self.host.enter().await?;
-        Ok(Permit { _service: service, _host: host })
+        Ok(Permit { service, host })
+    }
+}
+
+impl Permit {
+    /// How long the request stood in queues.
+    pub fn waited(&self) -> Duration {
+        self.service.waited + self.host.waited
+    }
+}
+
+impl Admission {
+    /// Requests of the service that are being answered.
+    pub fn in_flight(&self) -> usize {
+        self.service.taken()
+    }
+
+    /// Requests of the service that wait for its places. Those that have one and wait for the host's are not among them.
+    pub fn queued(&self) -> usize {
+        self.service.queued()
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod http;
 pub mod limiter;
+mod logging;
 pub mod sandbox;
 pub mod stdio;
 
@@ -51,7 +52,7 @@ impl Ctx {
         }
         stdio::state(&mut wasi, &sandbox);
         Self {
-            limiter: Limiter::new(limits),
+            limiter: Limiter::new(limits, Arc::clone(&sandbox)),
             table,
             wasi: wasi.build(),
             http: http::state(),
@@ -69,6 +70,7 @@ impl Ctx {
 pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     http::link_02(linker)?;
+    logging::link(linker)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         http::link_03(linker)?;

@@ -11,11 +11,8 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{self, Config, Origin, Resolved, Source};
-use crate::host::{Ended, Host};
-use crate::telemetry;
-
-/// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
-const WASMTIME: &str = "48.0.8";
+use crate::host::{Ended, Host, WASMTIME};
+use crate::logs::Logs;
 
 /// The request was understood and refused: a bad value, a bad file.
 const EX_USAGE: u8 = 64;
@@ -142,7 +139,10 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
 
 /// Serves the directory and, in `dev`, builds what is in it before and meanwhile.
 fn serve(config: Config, dev: bool) -> ExitCode {
-    let logging = telemetry::init(&config);
+    let (logs, logging) = match Logs::init(&config) {
+        Ok((logs, flush)) => (logs, Some(flush)),
+        Err(_) => (Logs::detached(&config), None),
+    };
     let served = block_on(async {
         let mut projects = dev::Projects::new(&config.guests);
         if dev {
@@ -151,7 +151,7 @@ fn serve(config: Config, dev: bool) -> ExitCode {
                 complain(&format!("{} holds no sources; serving what is there", config.guests.display()));
             }
         }
-        let host = Host::bind(config).await?;
+        let host = Host::bind(config, logs).await?;
         let stop = signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
         let building = dev.then(|| tokio::spawn(projects.keep_building()));
         let ended = host.run(stop).await;

@@ -25,6 +25,11 @@ impl Clock {
         self.ticks.load(Ordering::Relaxed)
     }
 
+    /// Time since the start, to the tick.
+    pub fn elapsed(&self) -> Duration {
+        self.between(0, self.now())
+    }
+
     /// Length of a tick.
     pub fn period(&self) -> Duration {
         self.period

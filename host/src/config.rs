@@ -23,14 +23,22 @@ use limits::{LIMITS, Limits};
 pub struct Config {
     /// Address that serves guests.
     pub listen: SocketAddr,
-    /// Address of `/healthz` and `/readyz`; `None` when it is `off`.
+    /// Address of what operators ask; `None` when it is `off`.
     pub admin: Option<SocketAddr>,
+    /// What they must show to use the API; without one, only connections from this machine may.
+    pub admin_token: Option<String>,
     /// The directory that is served.
     pub guests: PathBuf,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// A `tracing` filter such as `info` or `lodge=debug`.
     pub log_level: String,
+    /// Whether every request has a line in the log.
+    pub log_requests: bool,
+    /// Request headers that this line shows.
+    pub log_headers: Vec<http::HeaderName>,
+    /// Query parameters and headers whose values are not shown.
+    pub log_mask: Vec<String>,
     /// Peers whose `Forwarded`, `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// What a stop waits for.
@@ -82,7 +90,7 @@ pub struct Engine {
     pub instances: usize,
     /// Requests of all services waiting for one of those.
     pub queue: usize,
-    /// Warm instances kept idle, all services together.
+    /// Warm instances kept, all services together.
     pub warm: usize,
     /// The most memory that any manifest may give a sandbox.
     pub max_memory: usize,
@@ -313,9 +321,13 @@ impl Config {
         Self {
             listen: nowhere,
             admin: None,
+            admin_token: None,
             guests: PathBuf::new(),
             log_format: LogFormat::Text,
             log_level: String::new(),
+            log_requests: false,
+            log_headers: Vec::new(),
+            log_mask: Vec::new(),
             trusted_proxies: Vec::new(),
             stop: Stop { delay: zero, grace: zero },
             listener: Listener {

@@ -3,6 +3,8 @@
 //! The public text never holds guest output, paths or host details: those are in [`RequestError::detail`], which
 //! goes to the log under the same request id.
 
+use std::fmt;
+
 use http::StatusCode;
 
 /// Why a request got no answer from a guest.
@@ -29,12 +31,15 @@ pub enum RequestError {
     /// It waited for its place as long as it may.
     #[error("the service is overloaded")]
     QueueTimeout,
+    /// An operator has said that the service is not to be asked.
+    #[error("the service is switched off")]
+    Disabled,
     /// The service's machine code was dropped and cannot be had again; the directory will say what is next.
     #[error("the service is not available")]
     Unavailable(String),
     /// The guest trapped, exited, or could not be instantiated.
     #[error("the service failed")]
-    Trapped(String),
+    Trapped(Trap),
     /// The guest returned without an answer.
     #[error("the service did not answer")]
     NoAnswer,
@@ -55,6 +60,18 @@ pub enum RequestError {
     CpuTime,
 }
 
+/// How a guest came to its end.
+#[derive(Debug, Default)]
+pub struct Trap {
+    /// What went wrong.
+    pub cause: String,
+    /// Where, innermost first, in the guest's own names when it still has them.
+    pub frames: Vec<String>,
+}
+
+/// Frames of a guest's backtrace in a log line.
+const FRAMES: usize = 6;
+
 impl RequestError {
     /// The status of the answer. Total: a new way to fail does not compile until it has one.
     pub fn status(&self) -> StatusCode {
@@ -63,7 +80,7 @@ impl RequestError {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Unavailable(_) => {
+            Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Disabled | Self::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
@@ -82,6 +99,7 @@ impl RequestError {
             Self::BodyTooLarge => "body-too-large",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
+            Self::Disabled => "disabled",
             Self::Unavailable(_) => "unavailable",
             Self::Trapped(_) => "trapped",
             Self::NoAnswer => "no-answer",
@@ -96,9 +114,37 @@ impl RequestError {
     /// What the operator may see and the caller may not.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::Unavailable(detail) | Self::Trapped(detail) | Self::BadAnswer(detail) => Some(detail.clone()),
+            Self::Unavailable(detail) | Self::BadAnswer(detail) => Some(detail.clone()),
+            Self::Trapped(trap) => Some(trap.to_string()),
             Self::Guest(code) => Some(code.to_string()),
             _ => None,
+        }
+    }
+
+    /// Where in the guest it happened, innermost first.
+    pub fn backtrace(&self) -> &[String] {
+        if let Self::Trapped(trap) = self { &trap.frames } else { &[] }
+    }
+
+    /// Whether a guest was at work on the request, and this is what became of it; else it was turned away before.
+    pub fn is_the_guests(&self) -> bool {
+        match self {
+            Self::NoRoute
+            | Self::Starting
+            | Self::MethodNotAllowed(_)
+            | Self::BadRequest(_)
+            | Self::BodyTooLarge
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Disabled
+            | Self::Unavailable(_) => false,
+            Self::Trapped(_)
+            | Self::NoAnswer
+            | Self::OverMemory
+            | Self::BadAnswer(_)
+            | Self::Guest(_)
+            | Self::WallTime
+            | Self::CpuTime => true,
         }
     }
 
@@ -109,7 +155,20 @@ impl RequestError {
 
     /// Seconds after which it makes sense to try again, for the failures that pass by themselves.
     pub fn retry_after(&self) -> Option<u32> {
-        matches!(self, Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Unavailable(_)).then_some(1)
+        matches!(self, Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Disabled | Self::Unavailable(_))
+            .then_some(1)
+    }
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)?;
+        let mut separator = " (in ";
+        for frame in self.frames.iter().take(FRAMES) {
+            write!(f, "{separator}{frame}")?;
+            separator = " < ";
+        }
+        if self.frames.is_empty() { Ok(()) } else { f.write_str(")") }
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use wasmtime::PoolingAllocationConfig;
 
 use crate::admin::{self, Admin};
@@ -16,9 +17,14 @@ use crate::config::Config;
 use crate::drain;
 use crate::guests::compile::Compiler;
 use crate::guests::snapshot::{self, Current, Publisher};
+use crate::logs::{Logs, START};
+use crate::metrics::scrape::Scrape;
+use crate::metrics::{self, Metrics};
 use crate::request::accept::accept;
 use crate::request::serve::{self, Ids, Server};
-use crate::telemetry::START;
+
+/// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
+pub const WASMTIME: &str = "48.0.8";
 
 /// How often warm instances are looked over for those that were idle too long.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -31,6 +37,8 @@ pub struct Host {
     compiler: Arc<Compiler>,
     publisher: Publisher,
     places: Arc<Concurrency>,
+    logs: Arc<Logs>,
+    started: SystemTime,
 }
 
 /// How it ended.
@@ -47,7 +55,7 @@ impl Host {
     ///
     /// # Errors
     /// One line that says which address or size could not be had, and which key to change.
-    pub async fn bind(config: Config) -> Result<Self, String> {
+    pub async fn bind(config: Config, logs: Arc<Logs>) -> Result<Self, String> {
         let directory = &config.guests;
         if !directory.is_dir() {
             let shown = directory.display();
@@ -69,6 +77,8 @@ impl Host {
             publisher: Publisher::new(Arc::clone(&places)),
             places,
             config: Arc::new(config),
+            logs,
+            started: SystemTime::now(),
         })
     }
 
@@ -89,16 +99,33 @@ impl Host {
 
     /// Serves until `stop`, then finishes what was accepted.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, listener, admin, compiler, publisher, places } = self;
+        let Self { config, listener, admin, compiler, publisher, places, logs, started } = self;
         announce(&config, &listener, admin.as_ref());
         let current = publisher.current();
         let (mut stopper, drain) = drain::channel();
-        let probes = admin.map(|listener| {
-            let admin = Admin { current: current.clone(), told: drain.told().clone() };
-            tokio::spawn(admin::serve(listener, Arc::new(admin)))
+        let (metrics, nobody) = (Arc::clone(&compiler.metrics), compiler.services.of(""));
+        let told_to_stop = Arc::new(Notify::new());
+        let operators = admin.map(|at| {
+            let admin = Admin {
+                config: Arc::clone(&config),
+                listen: listener.local_addr().ok(),
+                current: current.clone(),
+                told: drain.told().clone(),
+                stop: Arc::clone(&told_to_stop),
+                scrape: Scrape {
+                    current: current.clone(),
+                    metrics: Arc::clone(&metrics),
+                    nobody: Arc::clone(&nobody),
+                    logs: Arc::clone(&logs),
+                    started,
+                    versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
+                },
+                logs: Arc::clone(&logs),
+            };
+            tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
-        let sweeping = tokio::spawn(sweep(current.clone()));
+        let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics)));
         let server = Arc::new(Server {
             current,
             drain,
@@ -106,9 +133,15 @@ impl Host {
             http: serve::http(&config.listener),
             bounds: config.listener.clone(),
             ids: Ids::new(random()),
+            nobody,
+            metrics,
+            logs,
         });
         let delayed = async {
-            stop.await;
+            tokio::select! {
+                () = stop => {}
+                () = told_to_stop.notified() => {}
+            }
             tracing::info!("stopping: running requests have {}", humantime::format_duration(config.stop.grace));
             stopper.stop();
             tokio::time::sleep(config.stop.delay).await;
@@ -125,20 +158,30 @@ impl Host {
         };
         reconciling.abort();
         sweeping.abort();
-        if let Some(probes) = probes {
-            probes.abort();
+        if let Some(operators) = operators {
+            operators.abort();
         }
         ended
     }
 }
 
-/// Keeps warm instances within their bounds.
-async fn sweep(current: Current) {
+/// Keeps warm instances within their bounds, and takes the samples that quantiles are made of.
+async fn sweep(current: Current, metrics: Arc<Metrics>) {
+    let mut sampled = Instant::now();
     loop {
+        let before = Instant::now();
         tokio::time::sleep(SWEEP).await;
+        metrics.late(before.elapsed().saturating_sub(SWEEP));
+        let sample = sampled.elapsed() >= metrics::SAMPLE;
+        if sample {
+            sampled = Instant::now();
+        }
         // Not held across the wait: an old snapshot would be kept in memory by it.
         for target in &current.snapshot().targets {
             target.guest.drop_idle();
+            if sample {
+                target.guest.service.figures.sample();
+            }
         }
     }
 }
@@ -147,7 +190,7 @@ fn announce(config: &Config, listener: &TcpListener, admin: Option<&TcpListener>
     let at = |listener: &TcpListener| listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
     tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(listener));
     if let Some(admin) = admin {
-        tracing::info!(target: START, "health on http://{0}/healthz, readiness on http://{0}/readyz", at(admin));
+        tracing::info!(target: START, "operators: page, metrics and API on http://{}", at(admin));
     }
     let reset = if PoolingAllocationConfig::is_pagemap_scan_available() {
         "by PAGEMAP_SCAN, the fast way"

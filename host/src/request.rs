@@ -12,6 +12,7 @@ pub mod body;
 pub mod handle;
 pub mod headers;
 pub mod instance;
+pub mod record;
 pub mod respond;
 pub mod route;
 pub mod serve;

@@ -8,9 +8,9 @@
 //! On a single core there are two workers all the same, and the kernel shares the core out between them: hello beside 64
 //! requests that spin had a p99 of 4 ms so, and of 330 ms with one worker, which looks at its sockets too rarely.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -38,7 +38,6 @@ pub fn cores() -> usize {
 #[derive(Debug)]
 pub struct Turns {
     state: Mutex<State>,
-    shares: Mutex<HashMap<Arc<str>, Weak<Share>>>,
 }
 
 #[derive(Debug)]
@@ -59,8 +58,6 @@ struct Queue {
 /// A service's part of the CPU. Survives new versions of it.
 #[derive(Debug)]
 pub struct Share {
-    /// Service name.
-    pub name: Arc<str>,
     turns: Arc<Turns>,
     weight: AtomicU32,
     /// Nanoseconds that its guests have computed.
@@ -82,26 +79,18 @@ impl Turns {
     /// Turns for hogs on this many workers.
     pub fn new(workers: usize) -> Arc<Self> {
         let state = State { free: workers.saturating_sub(1).max(1), now: 0, waiting: Vec::new() };
-        Arc::new(Self { state: Mutex::new(state), shares: Mutex::default() })
+        Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// The share of a service: the one it has, or a new one.
-    pub fn share(self: &Arc<Self>, name: &Arc<str>) -> Arc<Share> {
-        let mut shares = lock(&self.shares);
-        if let Some(share) = shares.get(name).and_then(Weak::upgrade) {
-            return share;
-        }
-        shares.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Share {
-            name: Arc::clone(name),
+    /// The share of a service that has computed nothing yet.
+    pub fn share(self: &Arc<Self>) -> Arc<Share> {
+        Arc::new(Share {
             turns: Arc::clone(self),
             weight: AtomicU32::new(WEIGHT),
             cpu: AtomicU64::new(0),
             virtual_time: AtomicU64::new(0),
             hogs: AtomicUsize::new(0),
-        });
-        shares.insert(Arc::clone(name), Arc::downgrade(&share));
-        share
+        })
     }
 
     /// Hands out what is free. A turn for somebody who has just gone comes back by being dropped.

@@ -104,10 +104,11 @@ fn main() {
         let words: Vec<_> = serve.map(String::as_str).collect();
         match words[..] {
             ["hyper", address] => return small::hyper(address.parse().expect("an address")),
-            [mode @ ("fresh" | "warm"), address, wasm] => {
-                return small::embedded(address.parse().expect("an address"), Path::new(wasm), mode == "warm");
+            [mode @ ("fresh02" | "warm02" | "fresh03" | "warm03"), address, wasm] => {
+                let (address, same, concurrent) = (address.parse(), mode.starts_with("warm"), mode.ends_with("03"));
+                return small::embedded(address.expect("an address"), Path::new(wasm), same, concurrent);
             }
-            _ => panic!("--serve hyper ADDRESS | fresh ADDRESS WASM | warm ADDRESS WASM"),
+            _ => panic!("--serve hyper ADDRESS | fresh02 ADDRESS WASM | warm02 … | fresh03 … | warm03 …"),
         }
     }
     let bench = Bench {

@@ -31,6 +31,11 @@ const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
     ("0.2, warm, to a Go handler", (Kind::Warm02, "Lodge, warm"), (Kind::Native, "Go")),
     ("0.2, warm, to a hyper handler", (Kind::Warm02, "Lodge, warm"), (Kind::Native, "hyper")),
     ("0.3, fresh, to `wasmtime serve` with 1 use", (Kind::Fresh03, "Lodge, fresh"), (Kind::Fresh03, "wasmtime serve")),
+    (
+        "0.3, warm, to wasmtime in hyper with nothing around it",
+        (Kind::Warm03, "Lodge, warm"),
+        (Kind::Warm03, "wasmtime in hyper"),
+    ),
     ("0.3, warm, to `wasmtime serve`", (Kind::Warm03, "Lodge, warm"), (Kind::Warm03, "wasmtime serve")),
 ];
 

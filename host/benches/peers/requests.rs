@@ -146,8 +146,13 @@ fn start(bench: &Bench, core: Option<usize>) -> Vec<Started> {
         ("Lodge, warm instance", Kind::Warm03, "/warm03"),
     ];
     add(&rows, servers::lodge(&directory, &bench.cache(), at), at);
-    for (mode, kind) in [("fresh", Kind::Fresh02), ("warm", Kind::Warm02)] {
-        let (at, wasm) = (free(), hello02.to_string_lossy());
+    for (mode, kind, wasm) in [
+        ("fresh02", Kind::Fresh02, &hello02),
+        ("warm02", Kind::Warm02, &hello02),
+        ("fresh03", Kind::Fresh03, &hello03),
+        ("warm03", Kind::Warm03, &hello03),
+    ] {
+        let (at, wasm) = (free(), wasm.to_string_lossy());
         add(&[("wasmtime in hyper, nothing else", kind, "/")], itself(&[mode, &wasm], at), at);
     }
     if let Some(program) = on_path("wasmtime") {

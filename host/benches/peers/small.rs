@@ -18,59 +18,73 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+use wasmtime::{AsContextMut, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
-use wasmtime_wasi_http::{Error, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2};
+use wasmtime_wasi_http::{Error, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2, p3};
 
 /// A hyper handler and no WebAssembly: the floor.
 pub(crate) fn hyper(address: SocketAddr) {
     serve(address, |_| async { Response::new(Full::new(Bytes::from_static(b"Hello, World!"))) });
 }
 
-/// A wasi:http 0.2 component, a new instance per request or the `same` ones again: no limits, no ids, no timeouts, no
-/// admission, no log.
-pub(crate) fn embedded(address: SocketAddr, wasm: &Path, same: bool) {
+/// A component, a new instance per request or the `same` ones again: no limits, no ids, no timeouts, no admission, no log.
+/// `concurrent` for wasi:http 0.3, which needs an engine that is.
+pub(crate) fn embedded(address: SocketAddr, wasm: &Path, same: bool, concurrent: bool) {
     let mut pool = PoolingAllocationConfig::new();
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(2 << 20).table_keep_resident(100 << 10);
     }
     let mut config = wasmtime::Config::new();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    config.wasm_component_model_async(false).concurrency_support(false);
+    config.wasm_component_model_async(concurrent).concurrency_support(concurrent);
     let engine = Engine::new(&config).expect("an engine");
     let component = Component::from_file(&engine, wasm).expect("a component");
     let mut linker = Linker::<State>::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("wasi");
     p2::add_only_http_to_linker_async(&mut linker).expect("wasi:http");
-    let pre = ProxyPre::new(linker.instantiate_pre(&component).expect("a service")).expect("a service");
+    if concurrent {
+        wasmtime_wasi::p3::add_to_linker(&mut linker).expect("wasi");
+        p3::add_to_linker(&mut linker).expect("wasi:http");
+    }
+    let pre = linker.instantiate_pre(&component).expect("a component whose imports are here");
+    let pre = match concurrent {
+        false => ProxyPre::P2(p2::bindings::ProxyPre::new(pre).expect("a service")),
+        true => ProxyPre::P3(p3::bindings::ServicePre::new(pre).expect("a service")),
+    };
+    let pre = Arc::new(pre);
     let idle = same.then(Arc::default);
-    serve(address, move |request| answer(pre.clone(), idle.clone(), request));
+    serve(address, move |request| answer(Arc::clone(&pre), idle.clone(), request));
 }
 
 type Idle = Arc<Mutex<Vec<(Store<State>, Proxy)>>>;
 
-async fn answer(pre: ProxyPre<State>, idle: Option<Idle>, request: Request<Incoming>) -> Response<Answer> {
-    let head = Arc::new(Mutex::new(None));
+type Head = Arc<Mutex<Option<Result<Response<WasiBody>, Error>>>>;
+
+async fn answer(pre: Arc<ProxyPre<State>>, idle: Option<Idle>, request: Request<Incoming>) -> Response<Answer> {
+    let head = Head::default();
     let answered = Arc::clone(&head);
     let mut work: Work = Box::pin(async move {
         let warm = idle.as_ref().and_then(|idle| idle.lock().expect("no panic").pop());
         let (mut store, proxy) = match warm {
             Some(warm) => warm,
             None => {
-                let mut store = Store::new(pre.engine(), State::default());
+                let engine = match &*pre {
+                    ProxyPre::P2(pre) => pre.engine(),
+                    ProxyPre::P3(pre) => pre.engine(),
+                };
+                let mut store = Store::new(engine, State::default());
                 let proxy = pre.instantiate_async(&mut store).await.expect("an instance");
                 (store, proxy)
             }
         };
-        let mut http = store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, request.map(|body| body.map_err(Error::from)));
-        let outparam = http.new_response_outparam_from_callback(move |answer| {
-            *answered.lock().expect("no panic") = Some(answer);
-        });
-        let (request, outparam) = (request.expect("a request"), outparam.expect("a place for the answer"));
-        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await.expect("an answer");
+        let request = request.map(|body| body.map_err(Error::from));
+        match &proxy {
+            Proxy::P2(proxy) => call_02(&mut store, proxy, request, answered).await,
+            Proxy::P3(proxy) => call_03(&mut store, proxy, request, answered).await,
+        }
+        .expect("an answer");
         if let Some(idle) = idle {
             idle.lock().expect("no panic").push((store, proxy));
         }
@@ -85,6 +99,43 @@ async fn answer(pre: ProxyPre<State>, idle: Option<Idle>, request: Request<Incom
     })
     .await;
     response.map(|inner| Answer { inner, work: (!done).then_some(work) })
+}
+
+async fn call_02<B>(
+    store: &mut Store<State>,
+    proxy: &p2::bindings::Proxy,
+    request: Request<B>,
+    answered: Head,
+) -> wasmtime::Result<()>
+where
+    B: Body<Data = Bytes, Error = Error> + Send + 'static,
+{
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(Scheme::Http, request)?;
+    let outparam = http.new_response_outparam_from_callback(move |answer| {
+        *answered.lock().expect("no panic") = Some(answer.map_err(Into::into));
+    })?;
+    proxy.wasi_http_incoming_handler().call_handle(store, request, outparam).await
+}
+
+async fn call_03<B>(
+    store: &mut Store<State>,
+    proxy: &p3::bindings::Service,
+    request: Request<B>,
+    answered: Head,
+) -> wasmtime::Result<()>
+where
+    B: Body<Data = Bytes, Error = Error> + Send + 'static,
+{
+    let (request, sent) = p3::Request::from_http(store.data_mut().http().hooks, request);
+    let outcome = store.run_concurrent(async |accessor| {
+        let answer = proxy.handle(accessor, request).await?.expect("an answer");
+        let answer = accessor.with(|mut store| answer.into_http(store.as_context_mut(), sent))?;
+        *answered.lock().expect("no panic") = Some(Ok(answer));
+        poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+        wasmtime::Result::Ok(())
+    });
+    outcome.await?
 }
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;

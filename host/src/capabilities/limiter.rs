@@ -1,13 +1,18 @@
 //! Memory and tables: wasmtime asks before each growth, and the answer is no once a sandbox has its share.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
 use wasmtime::ResourceLimiter;
 
+use super::sandbox::Sandbox;
 use crate::config::limits::Limits;
 
 /// Counts what a sandbox has, over all its memories and tables.
-#[derive(Debug)]
 pub struct Limiter {
+    memory: usize,
     memory_left: usize,
+    sandbox: Arc<Sandbox>,
     elements_left: usize,
     /// A growth was refused. A guest that traps afterwards most likely trapped because of it.
     pub refused: bool,
@@ -15,14 +20,26 @@ pub struct Limiter {
 
 impl Limiter {
     /// A sandbox that has nothing yet.
-    pub fn new(limits: &Limits) -> Self {
-        Self { memory_left: limits.memory, elements_left: limits.table_elements, refused: false }
+    pub fn new(limits: &Limits, sandbox: Arc<Sandbox>) -> Self {
+        Self {
+            memory: limits.memory,
+            memory_left: limits.memory,
+            sandbox,
+            elements_left: limits.table_elements,
+            refused: false,
+        }
     }
 }
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(take(&mut self.memory_left, current, desired, maximum, &mut self.refused))
+        let granted = take(&mut self.memory_left, current, desired, maximum, &mut self.refused);
+        let (has, most) = ((self.memory - self.memory_left) as u64, &self.sandbox.service.figures.memory);
+        // Read first: all cores read it, and it hardly ever changes.
+        if has > most.load(Relaxed) {
+            most.fetch_max(has, Relaxed);
+        }
+        Ok(granted)
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {

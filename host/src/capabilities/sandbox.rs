@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::limits::Limits;
+use crate::service::Service;
 use crate::turns::Share;
 
 /// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.
@@ -19,8 +20,8 @@ const SLICE: u32 = 2;
 
 /// The outside of a sandbox.
 pub struct Sandbox {
-    /// What its service has of the CPU.
-    pub share: Arc<Share>,
+    /// What runs in it.
+    pub service: Arc<Service>,
     /// CPU time of the current request.
     pub cpu: CpuMeter,
     /// Where the guest's answer appears.
@@ -31,7 +32,10 @@ pub struct Sandbox {
     pub body_awaited: AtomicBool,
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
+    /// Which version of it.
+    pub version: Arc<str>,
     output_limit: usize,
+    output_rate: usize,
     output_left: AtomicUsize,
     output_dropped: AtomicUsize,
     request_id: Mutex<Arc<str>>,
@@ -41,15 +45,17 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// The outside of a sandbox of a service, before its first request.
-    pub fn new(share: Arc<Share>, limits: &Limits, clock: Clock) -> Self {
+    pub fn new(service: Arc<Service>, version: Arc<str>, limits: &Limits, clock: Clock) -> Self {
         Self {
-            cpu: CpuMeter::new(limits.cpu, clock, Arc::clone(&share)),
-            share,
+            cpu: CpuMeter::new(limits.cpu, clock, Arc::clone(&service.share)),
+            service,
             head: Mutex::new(None),
             body_over: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
             body_held: AtomicBool::new(false),
+            version,
             output_limit: limits.output,
+            output_rate: limits.output_rate,
             output_left: AtomicUsize::new(limits.output),
             output_dropped: AtomicUsize::new(0),
             request_id: Mutex::new(Arc::from("")),
@@ -80,12 +86,17 @@ impl Sandbox {
     /// How much of `wanted` bytes of output may still become log lines; the rest is counted as dropped.
     pub(super) fn take_output(&self, wanted: usize) -> usize {
         let left = self.output_left.load(Relaxed);
-        let granted = wanted.min(left);
+        let granted = self.service.take_output(wanted.min(left), self.output_rate, self.cpu.clock.elapsed());
         self.output_left.store(left - granted, Relaxed);
         if granted < wanted {
             self.output_dropped.fetch_add(wanted - granted, Relaxed);
         }
         granted
+    }
+
+    /// Whether the request has written anything.
+    pub(super) fn has_output(&self) -> bool {
+        self.output_left.load(Relaxed) < self.output_limit || self.output_dropped.load(Relaxed) > 0
     }
 
     /// Bytes of output that were dropped since the request began; asking resets it.

@@ -6,6 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::sandbox::{Sandbox, lock};
+use crate::logs::clean;
 
 /// Bytes of one log line; a longer one is cut into several.
 const LINE_BYTES: usize = 8 << 10;
@@ -29,10 +31,13 @@ struct Output {
     stream: Stream,
 }
 
+/// How a guest says something.
 #[derive(Clone, Copy)]
-enum Stream {
-    Stdout = 0,
-    Stderr = 1,
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+    /// Through `wasi:logging`, at this level.
+    Log(tracing::Level),
 }
 
 /// Both streams of a sandbox.
@@ -43,26 +48,28 @@ pub(super) fn state(wasi: &mut WasiCtxBuilder, sandbox: &Arc<Sandbox>) {
 
 /// Logs what a request left without a line end, and how much of its output was dropped.
 pub fn finish(sandbox: &Sandbox) {
-    for stream in [Stream::Stdout, Stream::Stderr] {
-        let rest = std::mem::take(&mut *lock(stream.partial(sandbox)));
+    if !sandbox.has_output() {
+        return;
+    }
+    for (stream, partial) in [Stream::Stdout, Stream::Stderr].into_iter().zip(&sandbox.partial) {
+        let rest = std::mem::take(&mut *lock(partial));
         if !rest.is_empty() {
             log(sandbox, stream, &rest);
         }
     }
     let dropped = sandbox.take_output_dropped();
     if dropped > 0 {
-        let (service, request_id) = (&*sandbox.share.name, &*sandbox.request_id());
-        tracing::warn!(target: "guest", service, request_id, dropped_bytes = dropped, "output over limits.output");
+        sandbox.service.figures.output_dropped.fetch_add(dropped as u64, Relaxed);
+        let (service, request_id) = (&*sandbox.service.name, &*sandbox.request_id());
+        tracing::warn!(target: "guest", service, request_id, dropped_bytes = dropped, "output over limits.output or limits.output_rate");
     }
 }
 
-impl Stream {
-    fn partial(self, sandbox: &Sandbox) -> &std::sync::Mutex<Vec<u8>> {
-        let [stdout, stderr] = &sandbox.partial;
-        match self {
-            Self::Stdout => stdout,
-            Self::Stderr => stderr,
-        }
+/// One line at once, within the bounds of all output.
+pub(super) fn say(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
+    let granted = sandbox.take_output(line.len());
+    for piece in line.get(..granted).unwrap_or_default().chunks(LINE_BYTES) {
+        log(sandbox, stream, piece);
     }
 }
 
@@ -70,7 +77,8 @@ impl Output {
     fn accept(&self, bytes: &[u8]) {
         let granted = self.sandbox.take_output(bytes.len());
         let Some(bytes) = bytes.get(..granted) else { return };
-        let mut partial = lock(self.stream.partial(&self.sandbox));
+        let [stdout, stderr] = &self.sandbox.partial;
+        let mut partial = lock(if matches!(self.stream, Stream::Stdout) { stdout } else { stderr });
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             for piece in piece.chunks(LINE_BYTES) {
                 partial.extend_from_slice(piece);
@@ -85,15 +93,20 @@ impl Output {
 
 fn log(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
     // A guest must not be able to paint the operator's terminal, or to forge a second log line.
-    let line: String = String::from_utf8_lossy(line)
-        .trim_end_matches(['\r', '\n'])
-        .chars()
-        .map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
-        .collect();
-    let (service, request_id) = (&*sandbox.share.name, &*sandbox.request_id());
+    let line = clean(String::from_utf8_lossy(line).trim_end_matches(['\r', '\n']));
+    let (service, version, request_id) = (&*sandbox.service.name, &*sandbox.version, &*sandbox.request_id());
+    macro_rules! said {
+        ($level:ident, $stream:literal) => {
+            tracing::$level!(target: "guest", service, version, request_id, stream = $stream, "{line}")
+        };
+    }
     match stream {
-        Stream::Stdout => tracing::info!(target: "guest", service, request_id, stream = "stdout", "{line}"),
-        Stream::Stderr => tracing::info!(target: "guest", service, request_id, stream = "stderr", "{line}"),
+        Stream::Stdout => said!(info, "stdout"),
+        Stream::Stderr => said!(info, "stderr"),
+        Stream::Log(tracing::Level::ERROR) => said!(error, "log"),
+        Stream::Log(tracing::Level::WARN) => said!(warn, "log"),
+        Stream::Log(tracing::Level::INFO) => said!(info, "log"),
+        Stream::Log(_) => said!(debug, "log"),
     }
 }
 

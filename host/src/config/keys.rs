@@ -22,10 +22,20 @@ pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "admin",
         default: "127.0.0.1:9090",
-        help: "address of /healthz and /readyz, or `off`",
+        help: "address of what operators ask: health, metrics, the page, the API; or `off`",
         set: |c, text| {
             c.admin = if text == "off" { None } else { Some(address(text)?) };
             Ok(())
+        },
+    },
+    Key {
+        name: "admin_token",
+        default: "",
+        help: "what operators must show to use the API; without one, only this machine may",
+        set: |c, text| {
+            c.admin_token = (!text.is_empty()).then(|| text.to_owned());
+            let sound = text.is_empty() || (text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic()));
+            if sound { Ok(()) } else { Err("must be 16 or more printable characters without spaces".into()) }
         },
     },
     Key {
@@ -57,12 +67,37 @@ pub const KEYS: &[Key<Config>] = &[
         },
     },
     Key {
+        name: "log_requests",
+        default: "off",
+        help: "`on` writes a line for every request; without it, who follows the log sees up to 200 a second",
+        set: |c, text| word(text, &[("off", false), ("on", true)]).map(|value| c.log_requests = value),
+    },
+    Key {
+        name: "log_headers",
+        default: "",
+        help: "request headers that the line of a request shows, comma-separated",
+        set: |c, text| {
+            let names =
+                words(text).map(|name| name.parse().map_err(|_| format!("`{name}` is not the name of a header")));
+            c.log_headers = names.collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "log_mask",
+        default: "token,access_token,api_key,key,password,secret,code,sig,signature",
+        help: "query parameters and headers whose values the log does not show, besides Authorization and cookies",
+        set: |c, text| {
+            c.log_mask = words(text).map(str::to_owned).collect();
+            Ok(())
+        },
+    },
+    Key {
         name: "trusted_proxies",
         default: "",
         help: "CIDRs, comma-separated, whose Forwarded, X-Forwarded-* and X-Request-Id are believed",
         set: |c, text| {
-            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-            c.trusted_proxies = parts.map(network).collect::<Result<_, _>>()?;
+            c.trusted_proxies = words(text).map(network).collect::<Result<_, _>>()?;
             Ok(())
         },
     },
@@ -135,7 +170,7 @@ pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "engine.warm",
         default: "250",
-        help: "idle warm instances kept, all services together",
+        help: "warm instances kept, all services together",
         set: |c, text| count(text, 0..=10_000).map(|value| c.engine.warm = value),
     },
     Key {
@@ -207,6 +242,11 @@ pub const KEYS: &[Key<Config>] = &[
         set: |c, text| size(text, 0..=1 << 50).map(|value| c.cache.size = value),
     },
 ];
+
+/// What is between the commas.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not an address; write it like 127.0.0.1:8080 or [::1]:8080"))

@@ -1,5 +1,6 @@
 //! What one service may use. Defaults come from the configuration (`limits.*`), a manifest's `[limits]` overrides them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::key::{self, Key};
@@ -27,6 +28,8 @@ pub struct Limits {
     pub queue_wait: Duration,
     /// Bytes of stdout and stderr that become log lines, per request; what is over is counted and dropped.
     pub output: usize,
+    /// Bytes of stdout and stderr of all requests together that become log lines in a second.
+    pub output_rate: usize,
     /// Requests that a warm instance (`isolation = "service"`) answers before it is replaced.
     pub warm_uses: usize,
     /// How long a warm instance may sit idle.
@@ -101,6 +104,12 @@ pub const LIMITS: &[Key<Limits>] = &[
         set: |l, text| key::size(text, 0..=1 << 30).map(|value| l.output = value),
     },
     Key {
+        name: "output_rate",
+        default: "1MiB",
+        help: "stdout and stderr of the whole service that become log lines in a second",
+        set: |l, text| key::size(text, 0..=1 << 30).map(|value| l.output_rate = value),
+    },
+    Key {
         name: "warm_uses",
         default: "10000",
         help: "requests that a warm instance answers before it is replaced",
@@ -115,6 +124,27 @@ pub const LIMITS: &[Key<Limits>] = &[
 ];
 
 impl Limits {
+    /// Every limit by its name, as it would be written.
+    pub fn shown(&self) -> BTreeMap<&'static str, String> {
+        let time = |value: Duration| humantime::format_duration(value).to_string();
+        let size = |value: usize| bytesize::ByteSize(value as u64).display().iec().to_string();
+        BTreeMap::from([
+            ("wall", time(self.wall)),
+            ("cpu", time(self.cpu)),
+            ("memory", size(self.memory)),
+            ("table_elements", self.table_elements.to_string()),
+            ("resources", self.resources.to_string()),
+            ("request_body", size(self.request_body)),
+            ("in_flight", self.in_flight.to_string()),
+            ("queue", self.queue.to_string()),
+            ("queue_wait", time(self.queue_wait)),
+            ("output", size(self.output)),
+            ("output_rate", size(self.output_rate)),
+            ("warm_uses", self.warm_uses.to_string()),
+            ("warm_idle", time(self.warm_idle)),
+        ])
+    }
+
     /// Whether both let the same number of requests in and wait.
     pub fn admit_alike(&self, other: &Self) -> bool {
         let admission = |limits: &Self| (limits.in_flight, limits.queue, limits.queue_wait);
@@ -134,6 +164,7 @@ impl Limits {
             queue: 0,
             queue_wait: Duration::ZERO,
             output: 0,
+            output_rate: 0,
             warm_uses: 0,
             warm_idle: Duration::ZERO,
         }

@@ -7,6 +7,7 @@ mod engine;
 mod explain;
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,9 @@ use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::CacheDirectory;
+use crate::metrics::Metrics;
 use crate::request::instance::Instance;
+use crate::service::Services;
 use crate::turns::{self, Turns};
 
 /// In the name of every interface of WASI 0.3.
@@ -43,7 +46,9 @@ pub struct Compiler {
     /// For all the others.
     concurrent: Linked,
     pub(crate) clock: Clock,
-    pub(crate) turns: Arc<Turns>,
+    pub(crate) services: Services,
+    /// What was counted of all this.
+    pub metrics: Arc<Metrics>,
     /// Threads that give way to those that serve.
     pool: rayon::ThreadPool,
     permits: Arc<Semaphore>,
@@ -51,7 +56,7 @@ pub struct Compiler {
     /// What is in memory already, for two services of one component and for a manifest that changes.
     known: Mutex<HashMap<Digest, Weak<Compiled>>>,
     cache: Option<Cache>,
-    /// Places for warm instances between two requests.
+    /// Places for warm instances.
     pub(crate) warm: Arc<Semaphore>,
     /// A service that nobody asked for so long has its machine code dropped; never when this is zero.
     pub(crate) idle_unload: Duration,
@@ -99,7 +104,8 @@ impl Compiler {
             plain,
             concurrent,
             clock,
-            turns: Turns::new(turns::workers()),
+            services: Services::new(Turns::new(turns::workers())),
+            metrics: Arc::default(),
             pool: pool(threads)?,
             permits: Arc::new(Semaphore::new(threads)),
             compile_time: sizes.compile_time,
@@ -132,6 +138,7 @@ impl Compiler {
     /// Component to machine code, off the threads that serve.
     async fn translate(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         let file = load::file_name(&spec.path);
+        let _waiting = self.metrics.compiling();
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         // Another service of the same component may have been before this one in the queue.
         if let Some(code) = self.known(spec.digest) {
@@ -216,20 +223,25 @@ impl Compiler {
     fn cached(&self, digest: Digest) -> Option<(Component, &Linker<Ctx>)> {
         let cache = self.cache.as_ref()?;
         let load = |linked: &'_ Linked| cache.load(&linked.engine, digest);
-        load(&self.plain)
+        let found = load(&self.plain)
             .map(|component| (component, &self.plain.linker))
-            .or_else(|| Some((load(&self.concurrent)?, &self.concurrent.linker)))
+            .or_else(|| Some((load(&self.concurrent)?, &self.concurrent.linker)));
+        let count = if found.is_some() { &self.metrics.cache_hits } else { &self.metrics.cache_misses };
+        count.fetch_add(1, Relaxed);
+        found
     }
 
     /// Compiles for the plain engine if that can run it. The names of 0.3 interfaces stand in the file as they are;
     /// what else needs concurrency does not compile without it.
     fn component(&self, bytes: &[u8], digest: Digest) -> wasmtime::Result<(Component, &Linker<Ctx>)> {
+        let start = Instant::now();
         let speaks_03 = bytes.windows(WASI_03.len()).any(|window| window == WASI_03);
         let plain = if speaks_03 { None } else { Component::new(&self.plain.engine, bytes).ok() };
         let (component, linked) = match plain {
             Some(component) => (component, &self.plain),
             None => (Component::new(&self.concurrent.engine, bytes)?, &self.concurrent),
         };
+        self.metrics.compiled.record(start.elapsed());
         if let Some(cache) = &self.cache {
             cache.store(&linked.engine, digest, &component);
         }

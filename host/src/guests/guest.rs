@@ -1,8 +1,8 @@
 //! A component that can be served. Its machine code is dropped when nobody asks for long, and loaded again for who does.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
@@ -15,17 +15,20 @@ use crate::clock::Clock;
 use crate::config::limits::Limits;
 use crate::request::instance::Instance;
 use crate::request::route::Route;
-use crate::turns::Share;
+use crate::service::Service;
 
 /// A component that can be served.
 pub struct Guest {
     /// Service name.
     pub name: Arc<str>,
+    /// Its version, in the 12 digits that tell it apart in a log.
+    pub version: Arc<str>,
     /// What was on disk when it was compiled.
     pub spec: GuestSpec,
     /// What it imports and exports, as written in the component.
     pub interfaces: Arc<Interfaces>,
-    pub(crate) share: Arc<Share>,
+    /// What outlives it: the service of which it is a version.
+    pub service: Arc<Service>,
     compiler: Arc<Compiler>,
     code: ArcSwapOption<Compiled>,
     /// One request loads; the others wait for it.
@@ -34,6 +37,8 @@ pub struct Guest {
     used: AtomicU64,
     idle: Mutex<Vec<Idle>>,
     late_trap: AtomicBool,
+    /// When it began to serve.
+    since: OnceLock<SystemTime>,
 }
 
 /// A warm instance between two requests.
@@ -41,16 +46,16 @@ struct Idle {
     instance: Instance,
     /// The tick at which its last request ended.
     since: u64,
-    _place: tokio::sync::OwnedSemaphorePermit,
 }
 
 impl Guest {
     /// A service that runs this code.
     pub(super) fn new(spec: GuestSpec, code: Arc<Compiled>, compiler: &Arc<Compiler>) -> Self {
-        let name = Arc::from(spec.name.as_str());
+        let service = compiler.services.of(&spec.name);
         Self {
-            share: compiler.turns.share(&name),
-            name,
+            name: Arc::clone(&service.name),
+            version: Arc::from(spec.digest.short()),
+            service,
             interfaces: Arc::clone(&code.interfaces),
             used: AtomicU64::new(compiler.clock.now()),
             compiler: Arc::clone(compiler),
@@ -58,6 +63,7 @@ impl Guest {
             loading: tokio::sync::Mutex::new(()),
             idle: Mutex::new(Vec::new()),
             late_trap: AtomicBool::new(false),
+            since: OnceLock::new(),
             spec,
         }
     }
@@ -75,12 +81,22 @@ impl Guest {
     /// CPU time that the service has used so far, in all its versions. Requests that are never caught by a tick count on
     /// average only.
     pub fn cpu(&self) -> Duration {
-        self.share.cpu()
+        self.service.share.cpu()
     }
 
     /// What it may use.
     pub fn limits(&self) -> &Limits {
         &self.spec.manifest.limits
+    }
+
+    /// When it began to serve; `None` before.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.since.get().copied()
+    }
+
+    /// Instances that are ready for the next request.
+    pub fn warm(&self) -> usize {
+        self.idle().len()
     }
 
     /// The host's coarse clock.
@@ -95,7 +111,8 @@ impl Guest {
 
     /// It is what its service serves from now on: with its weight, which a version on trial must not set.
     pub(super) fn takes_over(&self) {
-        self.share.weigh(self.spec.manifest.cpu_weight);
+        self.service.share.weigh(self.spec.manifest.cpu_weight);
+        self.since.get_or_init(SystemTime::now);
     }
 
     /// Its machine code, unless that was dropped.
@@ -129,11 +146,11 @@ impl Guest {
     }
 
     /// Takes an instance back after a request that ended well, if there is a use and a place for it.
-    pub(crate) fn keep_warm(&self, instance: Instance) {
+    pub(crate) fn keep_warm(&self, mut instance: Instance) {
         let fit = self.spec.manifest.isolation == Isolation::Service && instance.uses() < self.limits().warm_uses;
-        let place = fit.then(|| Arc::clone(&self.compiler.warm).try_acquire_owned().ok()).flatten();
-        let Some(place) = place else { return };
-        self.idle().push(Idle { instance, since: self.clock().now(), _place: place });
+        if fit && instance.stays(&self.compiler.warm) {
+            self.idle().push(Idle { instance, since: self.clock().now() });
+        }
     }
 
     /// Whether this is the first time that this version trapped after a complete answer.
@@ -150,14 +167,23 @@ impl Guest {
         // Outside the lock: giving memory back takes a while.
         drop(expired);
         let limit = self.compiler.idle_unload;
-        let unused = !limit.is_zero() && clock.between(self.used.load(Relaxed), now) >= limit;
-        if unused
-            && let Some(code) = self.code.load_full()
+        if !limit.is_zero() && clock.between(self.used.load(Relaxed), now) >= limit {
+            self.unload();
+        }
+    }
+
+    /// Drops its machine code and its idle instances, if the code would be found again; says whether. The next request
+    /// loads it.
+    pub fn unload(&self) -> bool {
+        if let Some(code) = self.code.load_full()
             && self.compiler.keeps(&code, self.digest())
         {
+            let idle = std::mem::take(&mut *self.idle());
+            drop(idle);
             self.code.store(None);
             tracing::debug!("{} is unloaded until somebody asks for it", self.name);
         }
+        !self.is_loaded()
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {

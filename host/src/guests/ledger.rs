@@ -206,6 +206,20 @@ impl<G> Service<G> {
     }
 }
 
+impl Change {
+    /// Of which service.
+    pub fn service(&self) -> &str {
+        match self {
+            Self::Added(spec)
+            | Self::Replaced(spec, _)
+            | Self::Reconfigured(spec)
+            | Self::Renamed(spec, _)
+            | Self::Recovered(spec) => &spec.name,
+            Self::Removed(name) | Self::Touched(name) => name,
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |spec: &GuestSpec| {

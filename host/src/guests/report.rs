@@ -1,10 +1,14 @@
 //! A snapshot in words: what became of every file, for `lodge check` and for who asks the admin listener.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde::Serialize;
 
-use super::guest::Guest;
 use super::load::{self, Refusal};
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Target};
+use crate::service::{Failure, rfc3339};
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
 /// one of each.
@@ -33,12 +37,69 @@ pub struct Service {
     pub routes: Vec<String>,
     /// The host whose every path is its own.
     pub host: String,
-    /// Whether its machine code is in memory, or waits on disk for the next request.
-    pub loaded: bool,
+    /// How it does; only for who asks a host that serves.
+    #[serde(flatten)]
+    pub live: Option<Live>,
     /// What its component asks of the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub imports: Vec<String>,
     /// What its component offers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<String>,
+}
+
+/// How a service does.
+#[derive(Debug, Serialize)]
+pub struct Live {
+    /// `serving`, `unloaded` until the next request, or `disabled` by an operator.
+    pub state: &'static str,
+    /// When this version began to serve, as RFC 3339.
+    pub since: Option<String>,
+    /// Whether its machine code is in memory, or waits on disk for the next request.
+    pub loaded: bool,
+    /// Answers so far, of all versions.
+    pub requests: u64,
+    /// Those of 500 and more, and those that broke off.
+    pub errors: u64,
+    /// Being answered.
+    pub in_flight: usize,
+    /// Waiting for a place.
+    pub queued: usize,
+    /// Within this many milliseconds half of the last minute's requests were answered.
+    pub p50_ms: Option<f64>,
+    /// Within this many milliseconds all but a hundredth of them were.
+    pub p99_ms: Option<f64>,
+    /// CPU time of guest code.
+    pub cpu_seconds: f64,
+    /// Memory of the largest sandbox so far.
+    pub memory_bytes: u64,
+    /// Bytes of request bodies that were read.
+    pub bytes_in: u64,
+    /// Bytes of answers that were sent.
+    pub bytes_out: u64,
+    /// The last request that was turned away.
+    pub last_refusal: Option<Turned>,
+}
+
+/// A request that was turned away.
+#[derive(Debug, Serialize)]
+pub struct Turned {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// Why, as the caller was told.
+    pub reason: &'static str,
+}
+
+/// A service, its limits, and what went wrong lately.
+#[derive(Debug, Serialize)]
+pub struct Whole {
+    /// What is known of every service.
+    #[serde(flatten)]
+    pub service: Service,
+    /// Every limit by its name, as it would be written.
+    pub limits: BTreeMap<&'static str, String>,
+    /// The last first.
+    pub recent_errors: Vec<Failure>,
 }
 
 /// Why a file is not served.
@@ -52,24 +113,78 @@ pub struct Refused {
 
 /// Everything that is served or refused, in the order of file names.
 pub fn of(snapshot: &Snapshot) -> Vec<Report> {
-    let mut reports: Vec<_> = snapshot.targets.iter().map(|target| serves(&target.guest)).collect();
+    let file = |target: &Target| load::file_name(&target.guest.spec.path);
+    let serves = |target: &Arc<Target>| Report { file: file(target), service: Some(service(target)), refused: None };
+    let mut reports: Vec<_> = snapshot.targets.iter().map(serves).collect();
     reports.extend(snapshot.refusals.iter().map(refuses));
     reports.sort_by(|a, b| a.file.cmp(&b.file));
     reports
 }
 
-fn serves(guest: &Guest) -> Report {
-    let service = Service {
+/// The same, with how every service does; without imports and exports, which are most of it and never change.
+pub fn live(snapshot: &Snapshot) -> Vec<Report> {
+    let mut reports = of(snapshot);
+    for service in reports.iter_mut().filter_map(|report| report.service.as_mut()) {
+        let of = |target: &&Arc<Target>| *target.guest.name == service.name;
+        service.live = snapshot.targets.iter().find(of).map(|target| does(target));
+        service.imports.clear();
+        service.exports.clear();
+    }
+    reports
+}
+
+/// Everything about one service.
+pub fn whole(target: &Target) -> Whole {
+    Whole {
+        service: Service { live: Some(does(target)), ..service(target) },
+        limits: target.guest.limits().shown(),
+        recent_errors: target.guest.service.failures(),
+    }
+}
+
+/// What a service does, in a word.
+pub fn state(target: &Target) -> &'static str {
+    match (target.guest.service.is_disabled(), target.guest.is_loaded()) {
+        (true, _) => "disabled",
+        (_, true) => "serving",
+        _ => "unloaded",
+    }
+}
+
+fn service(target: &Target) -> Service {
+    let guest = &target.guest;
+    Service {
         name: guest.name.to_string(),
         digest: guest.digest().to_string(),
         bytes: guest.spec.size,
         routes: guest.routes().iter().map(ToString::to_string).collect(),
         host: guest.spec.host(),
-        loaded: guest.is_loaded(),
+        live: None,
         imports: guest.interfaces.imports.clone(),
         exports: guest.interfaces.exports.clone(),
-    };
-    Report { file: load::file_name(&guest.spec.path), service: Some(service), refused: None }
+    }
+}
+
+fn does(target: &Target) -> Live {
+    let guest = &target.guest;
+    let figures = &guest.service.figures;
+    let ms = |part| figures.quantile(part).map(|took| (took.as_secs_f64() * 1e6).round() / 1e3);
+    Live {
+        state: state(target),
+        since: guest.since().map(rfc3339),
+        loaded: guest.is_loaded(),
+        requests: figures.requests(),
+        errors: figures.errors(),
+        in_flight: target.admission.in_flight(),
+        queued: target.admission.queued(),
+        p50_ms: ms(0.5),
+        p99_ms: ms(0.99),
+        cpu_seconds: guest.cpu().as_secs_f64(),
+        memory_bytes: figures.memory.load(Relaxed),
+        bytes_in: figures.received.load(Relaxed),
+        bytes_out: figures.sent.load(Relaxed),
+        last_refusal: guest.service.last_refusal().map(|(at, reason)| Turned { at: rfc3339(at), reason }),
+    }
 }
 
 fn refuses(refusal: &Refusal) -> Report {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -17,6 +18,8 @@ use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
 use super::watch::Watch;
 use crate::admission::{Admission, Concurrency};
 use crate::config::Config;
+use crate::logs::CHANGE;
+use crate::metrics::Metrics;
 use crate::request::route::{Route, Router};
 
 /// Everything that can be asked, and by whom it is answered.
@@ -152,11 +155,13 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                 blind = false;
                 again = found.values().any(|found| !found.settled).then(|| Instant::now() + SETTLE);
                 let (mut wanted, changes) = ledger.see(found, Instant::now());
-                changes.iter().for_each(|change| tracing::info!("{change}"));
+                changes
+                    .iter()
+                    .for_each(|change| tracing::info!(target: CHANGE, service = change.service(), "{change}"));
                 // Small ones first: one that takes a minute would keep a hundred waiting.
                 wanted.sort_by_key(|spec| spec.size);
                 wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
-                publish(&ledger, &publisher);
+                publish(&ledger, &publisher, &compiler.metrics);
             }
             // What was served goes on being served: nobody asked for it to go.
             Err(error) if !blind => {
@@ -176,7 +181,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                         compiling.end(done, &mut ledger);
                         finished = compiling.tasks.try_join_next();
                     }
-                    publish(&ledger, &publisher);
+                    publish(&ledger, &publisher, &compiler.metrics);
                 }
                 () = eyes.watch.tick() => break,
                 () = until(next) => break,
@@ -242,13 +247,13 @@ impl Compiling {
         };
         if let Some(change) = ledger.compiled(spec, result) {
             let (done, begun, ms) = (self.done, self.begun, took.as_millis());
-            tracing::info!("[{done}/{begun}] {change} ({ms} ms)");
+            tracing::info!(target: CHANGE, service = change.service(), "[{done}/{begun}] {change} ({ms} ms)");
         }
     }
 }
 
 /// Publishes what the ledger says, if that is anything new, and says once what is refused.
-fn publish(ledger: &Ledger<Arc<Guest>>, publisher: &Publisher) {
+fn publish(ledger: &Ledger<Arc<Guest>>, publisher: &Publisher, metrics: &Metrics) {
     let before = publisher.current.0.load_full();
     let guests: Vec<_> = ledger.guests().collect();
     let complete = before.complete || ledger.is_settled();
@@ -263,9 +268,14 @@ fn publish(ledger: &Ledger<Arc<Guest>>, publisher: &Publisher) {
         let stem = refusal.file.rsplit_once('.').map_or(&*refusal.file, |(stem, _)| stem);
         match now.targets.iter().find(|target| &*target.guest.name == stem) {
             Some(target) => {
-                tracing::error!("refused {refusal}; version {} goes on serving", target.guest.digest().short());
+                metrics.reload_failures.fetch_add(1, Relaxed);
+                tracing::error!(
+                    service = stem,
+                    "refused {refusal}; version {} goes on serving",
+                    target.guest.digest().short()
+                );
             }
-            None => tracing::error!("refused {refusal}"),
+            None => tracing::error!(service = stem, "refused {refusal}"),
         }
     }
 }

@@ -49,8 +49,8 @@ struct State {
 enum Phase {
     /// Accepted, and not a byte yet.
     Silent(Instant),
-    /// In the middle of a request head.
-    Head(Instant),
+    /// In the middle of a request head. The time is taken once it is known not to be all here: most are.
+    Head(Option<Instant>),
     /// So many requests are being answered.
     Busy(usize),
     /// Between requests.
@@ -126,7 +126,7 @@ impl State {
         let finish = |at| if self.finishing.is_some() { None } else { Some((at, Verdict::Finish)) };
         let phase = match self.phase {
             Phase::Silent(since) => Some((since + bounds.first_byte, Verdict::Cut("no first byte"))),
-            Phase::Head(since) => Some((since + bounds.header_read, Verdict::Cut("slow request head"))),
+            Phase::Head(since) => since.map(|since| (since + bounds.header_read, Verdict::Cut("slow request head"))),
             Phase::Busy(_) => None,
             Phase::Idle(since) => finish(since + bounds.idle),
         };
@@ -147,6 +147,9 @@ impl Watch {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
         loop {
             let mut state = lock(&self.activity.state);
+            if let Phase::Head(since @ None) = &mut state.phase {
+                *since = Some(Instant::now());
+            }
             let Some((at, verdict)) = state.due(&self.activity) else { return Poll::Pending };
             // A timer that comes early enough tells that it is not yet time, without a look at the clock.
             if self.timer.is_elapsed() || self.timer.deadline() > at.into() {
@@ -239,8 +242,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             state.h2 = bytes.starts_with(b"PRI");
         }
         match state.phase {
-            Phase::Silent(_) => state.phase = Phase::Head(Instant::now()),
-            Phase::Idle(_) if !state.h2 => state.phase = Phase::Head(Instant::now()),
+            Phase::Silent(_) => state.phase = Phase::Head(None),
+            Phase::Idle(_) if !state.h2 => state.phase = Phase::Head(None),
             _ => {}
         }
         drop(state);

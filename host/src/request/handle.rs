@@ -1,15 +1,16 @@
 //! The request path, whole. Every step takes what the one before it gave; each can only say no in its own words.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Request, Response, header};
 
 use super::body::RequestBody;
 use super::headers::{self, Peer};
 use super::instance::Instance;
+use super::record::Record;
 use super::respond::{self, Body};
 use super::route::Missed;
+use super::serve::Server;
 use crate::error::RequestError;
 use crate::guests::snapshot::{Current, Target};
 
@@ -18,25 +19,32 @@ use crate::guests::snapshot::{Current, Target};
 /// # Errors
 /// Every way in which a request fails before the head of its answer is sent.
 pub async fn handle<B: RequestBody>(
-    current: &Current,
+    server: &Server,
     peer: &Peer,
     request: Request<B>,
-    request_id: &Arc<str>,
-    service: &mut Option<Arc<str>>,
+    record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     let (mut head, body) = request.into_parts();
+    if server.logs.requests.wanted() {
+        record.detail(&server.logs, peer.address(), &head);
+    }
     headers::arrive(&mut head, peer)?;
-    let target = find(current, &mut head)?;
-    let name = service.insert(Arc::clone(&target.guest.name));
+    let target = find(&server.current, &mut head)?;
+    record.found(&target.guest);
+    if target.guest.service.is_disabled() {
+        return Err(RequestError::Disabled);
+    }
     fits(&target, &head.headers, &body)?;
     let method = head.method.clone();
 
     let permit = target.admission.admit().await?;
-    let deadline = Instant::now() + target.guest.limits().wall;
+    let deadline = record.admitted(&permit) + target.guest.limits().wall;
     let instance = Instance::take(&target.guest, deadline).await?;
+    record.mark("instantiate");
     let request = Request::from_parts(head, body);
-    let answer = instance.call(Arc::clone(&target.guest), request, Arc::clone(request_id), deadline).await?;
-    respond::holding(permit, answer, &method, request_id, name, deadline)
+    let answer = instance.call(Arc::clone(&target.guest), request, Arc::clone(record.request_id()), deadline).await?;
+    record.mark("guest");
+    respond::holding(permit, answer, &method, deadline)
 }
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.

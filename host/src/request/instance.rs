@@ -13,7 +13,7 @@ use std::time::Instant;
 use http::header;
 use http::uri::Scheme;
 use http_body_util::BodyExt;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Sleep;
 use wasmtime::{AsContextMut, Store, UpdateDeadline};
 use wasmtime_wasi_http::handler::Proxy;
@@ -24,18 +24,20 @@ use super::answer::{Answer, Work};
 use super::body::{Limited, RequestBody};
 use crate::capabilities::sandbox::{Caught, Sandbox, lock};
 use crate::capabilities::{Ctx, stdio};
-use crate::error::RequestError;
+use crate::error::{RequestError, Trap};
 use crate::guests::guest::Guest;
 use crate::turns::{Hog, Turn};
 
-/// Frames of a guest's backtrace in a log line.
-const FRAMES: usize = 6;
+/// Frames of a guest's backtrace that are kept.
+const FRAMES: usize = 32;
 
 /// One Store with one instance in it. Memory, table, stack, CPU and wall limits are set before guest code runs.
 pub struct Instance {
     store: Store<Ctx>,
     proxy: Proxy,
     uses: usize,
+    /// Its place among the warm ones, from the first time that it went back to them.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// A guest that is done, its Store still alive.
@@ -74,7 +76,13 @@ impl Instance {
                 Err(_) => return Err(RequestError::WallTime),
             },
         };
-        let sandbox = Arc::new(Sandbox::new(Arc::clone(&guest.share), limits, guest.clock().clone()));
+        let start = Instant::now();
+        let sandbox = Arc::new(Sandbox::new(
+            Arc::clone(&guest.service),
+            Arc::clone(&guest.version),
+            limits,
+            guest.clock().clone(),
+        ));
         let mut store = Store::new(&code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
@@ -92,8 +100,9 @@ impl Instance {
             let instantiating = pin!(code.pre.instantiate_async(&mut store));
             Guarded::new(instantiating, sandbox, deadline).await?
         };
+        guest.service.figures.instantiated.record(start.elapsed());
         match instantiated {
-            Ok(proxy) => Ok(Self { store, proxy, uses: 0 }),
+            Ok(proxy) => Ok(Self { store, proxy, uses: 0, place: None }),
             Err(error) => Err(blame(store.data(), &error)),
         }
     }
@@ -101,6 +110,14 @@ impl Instance {
     /// Requests that it has answered.
     pub fn uses(&self) -> usize {
         self.uses
+    }
+
+    /// Takes one of these places, unless it has one. It keeps it for as long as it lives.
+    pub(crate) fn stays(&mut self, places: &Arc<Semaphore>) -> bool {
+        if self.place.is_none() {
+            self.place = Arc::clone(places).try_acquire_owned().ok();
+        }
+        self.place.is_some()
     }
 
     /// Runs the guest until the head of its answer, and a little further: a body that fails before anything of it
@@ -225,7 +242,7 @@ impl<F> Guarded<F> {
     /// Ready when the guest may run: at once unless it is a hog.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
         if self.hog.is_none() {
-            let share = &self.sandbox.share;
+            let share = &self.sandbox.service.share;
             if !self.sandbox.cpu.is_long(share.has_hogs()) {
                 return Poll::Ready(None);
             }
@@ -286,13 +303,11 @@ fn blame(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
         return RequestError::OverMemory;
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-        return RequestError::Trapped(format!("it exited with status {}", exit.0));
+        let cause = format!("it exited with status {}", exit.0);
+        return RequestError::Trapped(Trap { cause, ..Trap::default() });
     }
-    let mut detail = error.root_cause().to_string();
-    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        // Where it happened, in the guest's own names when it still has them.
-        let names = backtrace.frames().iter().take(FRAMES).map(|frame| frame.func_name().unwrap_or("?"));
-        detail += &format!(" (in {})", names.collect::<Vec<_>>().join(" < "));
-    }
-    RequestError::Trapped(detail)
+    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>();
+    let frames = backtrace.into_iter().flat_map(|backtrace| backtrace.frames()).take(FRAMES);
+    let frames = frames.map(|frame| frame.func_name().unwrap_or("?").to_owned()).collect();
+    RequestError::Trapped(Trap { cause: error.root_cause().to_string(), frames })
 }

@@ -17,12 +17,16 @@ use tokio::task::AbortHandle;
 
 use super::answer::{Answer, AnswerBody};
 use super::headers;
+use super::record::Record;
 use crate::admission::Permit;
 use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
 
-/// What hyper sends.
-pub struct Body(Source);
+/// What hyper sends, and what is known of the request that it answers.
+pub struct Body {
+    source: Source,
+    record: Option<Record>,
+}
 
 enum Source {
     /// The host's own words.
@@ -38,8 +42,6 @@ enum Source {
 struct Streamed {
     shared: Arc<Mutex<Option<(AnswerBody, Permit)>>>,
     watchdog: AbortHandle,
-    request_id: Arc<str>,
-    service: Arc<str>,
     /// Bytes that the head promised and that are still to come.
     promised: Option<u64>,
 }
@@ -57,8 +59,6 @@ pub fn holding(
     permit: Permit,
     answer: Answer,
     method: &Method,
-    request_id: &Arc<str>,
-    service: &Arc<str>,
     deadline: Instant,
 ) -> Result<Response<Body>, RequestError> {
     let Answer { mut head, mut body } = answer;
@@ -82,9 +82,9 @@ pub fn holding(
         }
     } else {
         let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Source::Streamed(Streamed::new(body, permit, promised, deadline, request_id, service))
+        Source::Streamed(Streamed::new(body, permit, promised, deadline))
     };
-    Ok(Response::from_parts(head, Body(source)))
+    Ok(Response::from_parts(head, Body { source, record: None }))
 }
 
 /// A failure as a response: RFC 9457 problem details.
@@ -96,7 +96,8 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
         "status": status.as_u16(),
         "request_id": request_id,
     });
-    let mut response = Response::new(Body(Source::Text(Some(Bytes::from(text.to_string())))));
+    let source = Source::Text(Some(Bytes::from(text.to_string())));
+    let mut response = Response::new(Body { source, record: None });
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -106,21 +107,6 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    response
-}
-
-/// A short text of the host itself.
-pub fn text(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body(Source::Text(Some(Bytes::from_static(text.as_bytes())))));
-    *response.status_mut() = status;
-    response
-}
-
-/// A value of the host itself.
-pub fn json(value: &impl serde::Serialize) -> Response<Body> {
-    let text = serde_json::to_vec(value).unwrap_or_default();
-    let mut response = Response::new(Body(Source::Text(Some(text.into()))));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -143,24 +129,14 @@ async fn holding_until(afterwork: impl Future<Output = ()>, permit: Permit) {
 }
 
 impl Streamed {
-    fn new(
-        body: AnswerBody,
-        permit: Permit,
-        promised: Option<u64>,
-        deadline: Instant,
-        request_id: &Arc<str>,
-        service: &Arc<str>,
-    ) -> Self {
+    fn new(body: AnswerBody, permit: Permit, promised: Option<u64>, deadline: Instant) -> Self {
         let shared = Arc::new(Mutex::new(Some((body, permit))));
-        let (watched, id, name) = (Arc::clone(&shared), Arc::clone(request_id), Arc::clone(service));
+        let watched = Arc::clone(&shared);
         let watchdog = tokio::spawn(async move {
             tokio::time::sleep_until(deadline.into()).await;
-            if lock(&watched).take().is_some() {
-                report(&id, &name, &RequestError::WallTime);
-            }
+            drop(lock(&watched).take());
         });
-        let (request_id, service) = (Arc::clone(request_id), Arc::clone(service));
-        Self { shared, watchdog: watchdog.abort_handle(), request_id, service, promised }
+        Self { shared, watchdog: watchdog.abort_handle(), promised }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
@@ -176,7 +152,6 @@ impl Streamed {
             }
             Some(Err(error)) => {
                 *shared = None;
-                report(&self.request_id, &self.service, &error);
                 Poll::Ready(Some(Err(Aborted(error))))
             }
             None => {
@@ -198,9 +173,39 @@ impl Drop for Streamed {
     }
 }
 
-fn report(request_id: &str, service: &str, error: &RequestError) {
-    let (reason, detail) = (error.reason(), error.detail());
-    tracing::warn!(service, request_id, reason, detail, "transfer aborted: {error}");
+impl Body {
+    /// The same, for the request of which this is known.
+    pub fn with(mut self, record: Record) -> Self {
+        self.record = Some(record);
+        self
+    }
+}
+
+impl Source {
+    /// Nothing is left to say.
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Whole { body, .. } => body.is_end(),
+            Self::Streamed(streamed) => streamed.promised == Some(0),
+        }
+    }
+
+    /// The watchdog has taken it away.
+    fn is_late(&self) -> bool {
+        if let Self::Streamed(streamed) = self { lock(&streamed.shared).is_none() } else { false }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let Some(record) = &mut self.record else { return };
+        if self.source.is_end() {
+            record.complete();
+        } else if self.source.is_late() {
+            record.aborted(&RequestError::WallTime);
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -208,23 +213,26 @@ impl http_body::Body for Body {
     type Error = Aborted;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        match &mut self.0 {
+        let this = &mut *self;
+        let frame = ready!(match &mut this.source {
             Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Source::Whole { body, .. } => body.poll_frame(cx).map_err(Aborted),
             Source::Streamed(streamed) => streamed.poll_frame(cx),
+        });
+        match (&mut this.record, &frame) {
+            (Some(record), Some(Ok(frame))) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
+            (Some(record), Some(Err(Aborted(error)))) => record.aborted(error),
+            _ => {}
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Source::Text(text) => text.is_none(),
-            Source::Whole { body, .. } => body.is_end(),
-            Source::Streamed(_) => false,
-        }
+        !matches!(self.source, Source::Streamed(_)) && self.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Source::Whole { body, .. } => body.exact_size().map_or_else(SizeHint::new, SizeHint::with_exact),
             Source::Streamed(_) => SizeHint::new(),

@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Instant;
 
 use http::header::{self, HeaderValue};
 use http::{Request, Response, Version};
@@ -18,10 +17,14 @@ use hyper_util::server::conn::auto;
 use super::activity::{Activity, Verdict, Watched};
 use super::handle::handle;
 use super::headers::{Peer, REQUEST_ID};
+use super::record::Record;
 use super::respond::{self, Body};
 use crate::config;
 use crate::drain::Drain;
 use crate::guests::snapshot::Current;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::service::Service;
 
 /// What every connection shares.
 pub struct Server {
@@ -37,6 +40,12 @@ pub struct Server {
     pub bounds: config::Listener,
     /// Where ids come from.
     pub ids: Ids,
+    /// Where requests are counted that no service owns.
+    pub nobody: Arc<Service>,
+    /// What is counted of the host.
+    pub metrics: Arc<Metrics>,
+    /// Who wants to know of requests.
+    pub logs: Arc<Logs>,
 }
 
 /// Request ids: 128 bits that are never used twice by this process, and do not tell how many there were.
@@ -131,31 +140,24 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
 
 /// One request: the only place where a failure becomes a response.
 async fn frame(server: &Server, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
-    let start = Instant::now();
     let version = request.version();
     let id = peer.request_id(request.headers()).map_or_else(|| server.ids.next(), Arc::from);
     // The id is made of hexadecimal digits, or was a header already.
     let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
     request.headers_mut().insert(REQUEST_ID, id_header.clone());
-    let mut service = None;
-    let mut response = match handle(&server.current, peer, request, &id, &mut service).await {
+    let mut record = Record::new(Arc::clone(&id));
+    let mut response = match handle(server, peer, request, &mut record).await {
         Ok(response) => response,
         Err(error) => {
-            let (service, request_id, reason, detail) = (service.as_deref(), &*id, error.reason(), error.detail());
-            let (status, ms) = (error.status().as_u16(), start.elapsed().as_millis());
-            let client = tracing::field::display(peer.address());
-            if error.status().is_server_error() {
-                tracing::warn!(service, request_id, status, reason, detail, ms, client, "{error}");
-            } else {
-                tracing::debug!(service, request_id, status, reason, ms, client, "{error}");
-            }
+            record.failed(&error, &server.nobody);
             respond::problem(&error, &id)
         }
     };
+    record.answered(response.status());
     response.headers_mut().insert(REQUEST_ID, id_header);
     // HTTP/2 has GOAWAY for this.
     if version < Version::HTTP_2 && server.drain.told().is_stopping() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    response.map(|body| body.with(record))
 }

@@ -11,8 +11,8 @@ struct Busy {
 }
 
 impl Busy {
-    fn new(turns: &Arc<Turns>, name: &str, weight: u32, requests: usize) -> Self {
-        let share = turns.share(&Arc::from(name));
+    fn new(turns: &Arc<Turns>, weight: u32, requests: usize) -> Self {
+        let share = turns.share();
         share.weigh(weight);
         let hogs = (0..requests).map(|_| share.hog()).map(|hog| (hog.wait(), hog)).map(|(turn, hog)| (hog, turn));
         Self { hogs: hogs.collect(), share }
@@ -58,7 +58,7 @@ fn all_workers_but_one() {
     for (cores, workers, places) in [(1, 2, 1), (2, 2, 1), (8, 8, 7)] {
         assert_eq!(workers_on(cores), workers);
         let turns = Turns::new(workers);
-        let mut busy = Busy::new(&turns, "busy", WEIGHT, 20);
+        let mut busy = Busy::new(&turns, WEIGHT, 20);
         let held: Vec<_> = busy.hogs.iter_mut().filter_map(|(_, waiting)| waiting.try_recv().ok()).collect();
         assert_eq!(held.len(), places);
         drop(held);
@@ -70,7 +70,7 @@ fn all_workers_but_one() {
 #[test]
 fn the_share_is_of_services_not_of_requests() {
     let turns = Turns::new(2);
-    let mut services = [Busy::new(&turns, "one", WEIGHT, 1), Busy::new(&turns, "many", WEIGHT, 50)];
+    let mut services = [Busy::new(&turns, WEIGHT, 1), Busy::new(&turns, WEIGHT, 50)];
     near(&run(&mut services, 1000), &[1, 1]);
     let longest: usize = services[1].hogs.len();
     let mut turns_of = vec![0; longest];
@@ -91,31 +91,27 @@ fn the_share_is_of_services_not_of_requests() {
 #[test]
 fn weights_divide_it() {
     let turns = Turns::new(3);
-    let mut services = [
-        Busy::new(&turns, "a", 300, 4),
-        Busy::new(&turns, "b", WEIGHT, 9),
-        Busy::new(&turns, "c", 50, 4),
-        Busy::new(&turns, "d", 450, 4),
-    ];
+    let mut services =
+        [Busy::new(&turns, 300, 4), Busy::new(&turns, WEIGHT, 9), Busy::new(&turns, 50, 4), Busy::new(&turns, 450, 4)];
     near(&run(&mut services, 4000), &[6, 2, 1, 9]);
     // Another version of it has another weight.
-    turns.share(&Arc::from("a")).weigh(WEIGHT);
+    services[0].share.weigh(WEIGHT);
     near(&run(&mut services, 4000), &[2, 2, 1, 9]);
 }
 
 #[test]
 fn who_comes_later_catches_nothing_up() {
     let turns = Turns::new(2);
-    let mut early = [Busy::new(&turns, "early", WEIGHT, 2)];
+    let mut early = [Busy::new(&turns, WEIGHT, 2)];
     assert_eq!(run(&mut early, 1000), [2000]);
     let [early] = early;
-    near(&run(&mut [early, Busy::new(&turns, "late", WEIGHT, 2)], 100), &[1, 1]);
+    near(&run(&mut [early, Busy::new(&turns, WEIGHT, 2)], 100), &[1, 1]);
 }
 
 #[test]
 fn who_leaves_keeps_nothing() {
     let turns = Turns::new(2);
-    let share = turns.share(&Arc::from("service"));
+    let share = turns.share();
     let hog = share.hog();
     let (first, second, mut third) = (hog.wait(), hog.wait(), hog.wait());
     drop(second);

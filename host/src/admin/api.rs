@@ -1,0 +1,236 @@
+//! The API under `/v1/`: what the host knows, as JSON, and the few things that an operator can tell it to do.
+//!
+//! Whatever changes something is a POST or a PUT, and a line in the log. `openapi.json` is the contract.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use super::body::{Body, Events, events, json, problem, typed};
+use crate::guests::report::{self, Report};
+use crate::guests::snapshot::Target;
+use crate::logs::CHANGE;
+use crate::logs::tail::{Kind, Line};
+
+/// Lines that are told when nobody says how many.
+const TAIL: usize = 100;
+
+/// Bytes of a request's body.
+const BODY: usize = 4 << 10;
+
+/// Between two reports of all services to who follows.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A stream is never silent for longer.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// The host itself.
+#[derive(Serialize)]
+pub(super) struct HostReport {
+    pub(super) version: &'static str,
+    pub(super) wasmtime: &'static str,
+    pub(super) pid: u32,
+    pub(super) started: String,
+    pub(super) uptime_seconds: f64,
+    pub(super) listen: Option<String>,
+    pub(super) generation: u64,
+    pub(super) ready: bool,
+    pub(super) stopping: bool,
+    pub(super) connections: u64,
+    pub(super) log_level: String,
+    pub(super) memory_bytes: u64,
+    pub(super) cpu_seconds: f64,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Level {
+    level: String,
+}
+
+#[derive(Serialize)]
+struct Acted {
+    service: String,
+    state: &'static str,
+}
+
+/// Answers a request that may be answered.
+pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let parts: Vec<_> = path.trim_start_matches("/v1/").split('/').collect();
+    let get = matches!(*request.method(), Method::GET | Method::HEAD);
+    match (get, request.method().clone(), parts.as_slice()) {
+        (true, _, ["services"]) => json(&report::live(&admin.current.snapshot())),
+        (true, _, ["services", name]) => with(admin, name, |target| json(&report::whole(target))),
+        (true, _, ["services", name, "errors"]) => with(admin, name, |target| json(&target.guest.service.failures())),
+        (_, Method::POST, ["services", name, act @ ("disable" | "enable" | "unload")]) => {
+            with(admin, name, |target| self::act(target, act))
+        }
+        (true, _, ["logs"]) => logs(admin, request.uri().query().unwrap_or_default()),
+        (true, _, ["events"]) => changes(admin, request.uri().query().unwrap_or_default()),
+        (true, _, ["stream"]) => {
+            let admin = Arc::clone(admin);
+            events(move |events| stream(admin, events))
+        }
+        (true, _, ["host"]) => json(&admin.host()),
+        (true, _, ["log-level"]) => json(&Level { level: admin.logs.level() }),
+        (_, Method::PUT, ["log-level"]) => set_level(admin, request.into_body()).await,
+        (_, Method::POST, ["drain"]) => {
+            tracing::info!(target: CHANGE, "an operator has told the host to stop");
+            admin.stop.notify_one();
+            let mut response = json(&serde_json::json!({ "stopping": true }));
+            *response.status_mut() = StatusCode::ACCEPTED;
+            response
+        }
+        (true, _, ["openapi.json"]) => typed("application/json", include_str!("openapi.json")),
+        (
+            _,
+            _,
+            ["services"]
+            | ["services", _]
+            | ["services", _, "errors" | "disable" | "enable" | "unload"]
+            | ["logs" | "events" | "stream" | "host" | "log-level" | "drain" | "openapi.json"],
+        ) => problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "see /v1/openapi.json for the methods"),
+        _ => problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for what is here"),
+    }
+}
+
+fn with(admin: &Admin, name: &str, answer: impl FnOnce(&Target) -> Response<Body>) -> Response<Body> {
+    let snapshot = admin.current.snapshot();
+    match snapshot.targets.iter().find(|target| &*target.guest.name == name) {
+        Some(target) => answer(target),
+        None => problem(StatusCode::NOT_FOUND, "no-service", "no service of this name is served"),
+    }
+}
+
+fn act(target: &Target, act: &str) -> Response<Body> {
+    let (service, name) = (&target.guest.service, &*target.guest.name);
+    match act {
+        "unload" if !target.guest.unload() => {
+            let why = "the compile cache does not have its machine code, so it stays in memory";
+            return problem(StatusCode::CONFLICT, "not-cached", why);
+        }
+        "unload" => {}
+        act => service.disable(act == "disable"),
+    }
+    tracing::info!(target: CHANGE, service = name, "{name}: {act}, said an operator");
+    json(&Acted { service: name.to_owned(), state: report::state(target) })
+}
+
+async fn set_level(admin: &Admin, body: Incoming) -> Response<Body> {
+    let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-level", why);
+    let Ok(body) = Limited::new(body, BODY).collect().await else { return bad("the body cannot be read") };
+    let Ok(wanted) = serde_json::from_slice::<Level>(&body.to_bytes()) else {
+        return bad("the body must be {\"level\": \"info\"}");
+    };
+    match admin.logs.set_level(&wanted.level) {
+        Ok(()) => {
+            tracing::info!(target: CHANGE, "the log level is {}, said an operator", wanted.level);
+            json(&wanted)
+        }
+        Err(why) => bad(&why),
+    }
+}
+
+fn logs(admin: &Arc<Admin>, query: &str) -> Response<Body> {
+    let service = parameter(query, "service").map(str::to_owned);
+    let most = parameter(query, "tail").map_or(Ok(TAIL), str::parse::<usize>);
+    let Ok(most) = most else {
+        return problem(StatusCode::BAD_REQUEST, "bad-tail", "`tail` must be a whole number");
+    };
+    if parameter(query, "follow") != Some("true") {
+        return json(&admin.logs.tail.lines(service.as_deref(), most));
+    }
+    let tail = Arc::clone(&admin.logs.tail);
+    events(async move |events| {
+        let mut follower = tail.follow();
+        let mut last = 0;
+        for line in tail.lines(service.as_deref(), most) {
+            last = line.seq();
+            if !events.send("log", &*line).await {
+                return;
+            }
+        }
+        let wanted = |line: &Line| line.seq() > last && (service.is_none() || line.service == service);
+        follow(&mut follower, &events, wanted, "log").await;
+    })
+}
+
+fn changes(admin: &Arc<Admin>, query: &str) -> Response<Body> {
+    if parameter(query, "follow") != Some("true") {
+        return json(&admin.logs.tail.changes());
+    }
+    let tail = Arc::clone(&admin.logs.tail);
+    events(async move |events| {
+        let mut follower = tail.follow();
+        let mut last = 0;
+        for line in tail.changes() {
+            last = line.seq();
+            if !events.send("change", &*line).await {
+                return;
+            }
+        }
+        follow(&mut follower, &events, |line| line.seq() > last && line.kind == Kind::Change, "change").await;
+    })
+}
+
+/// Sends what is wanted until nobody reads any more.
+async fn follow(
+    follower: &mut crate::logs::tail::Follower,
+    events: &Events,
+    wanted: impl Fn(&Line) -> bool,
+    name: &str,
+) {
+    loop {
+        let sent = tokio::select! {
+            () = events.closed() => return,
+            next = follower.next() => match next {
+                None => return,
+                Some((line, lost)) => {
+                    (lost == 0 || events.send(name, &Line::lost(lost)).await)
+                        && (!wanted(&line) || events.send(name, &*line).await)
+                }
+            },
+            () = tokio::time::sleep(BEAT) => events.beat().await,
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+/// Everything that the page shows, as it changes.
+async fn stream(admin: Arc<Admin>, events: Events) {
+    let mut follower = admin.logs.tail.follow();
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let sent = tokio::select! {
+            () = events.closed() => return,
+            _ = every.tick() => {
+                let reports: Vec<Report> = report::live(&admin.current.snapshot());
+                events.send("services", &reports).await && events.send("host", &admin.host()).await
+            }
+            next = follower.next() => match next {
+                None => return,
+                Some((line, lost)) => {
+                    let name = if line.kind == Kind::Change { "change" } else { "log" };
+                    (lost == 0 || events.send("log", &Line::lost(lost)).await) && events.send(name, &*line).await
+                }
+            },
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+/// The value of a parameter. Names of services need no escapes.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+}

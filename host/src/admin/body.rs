@@ -1,0 +1,106 @@
+//! Answers of the admin listener: all at once, or as events that go on.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// Events that wait for a reader that is slow.
+const EVENTS: usize = 16;
+
+/// What hyper sends.
+pub(super) enum Body {
+    Whole(Option<Bytes>),
+    Events(mpsc::Receiver<Bytes>),
+}
+
+/// A short text.
+pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(Some(Bytes::from_static(text.as_bytes()))));
+    *response.status_mut() = status;
+    response
+}
+
+/// Bytes of this type.
+pub(super) fn typed(content_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(Some(bytes.into())));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A value.
+pub(super) fn json(value: &impl Serialize) -> Response<Body> {
+    typed("application/json", serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// A failure: RFC 9457 problem details.
+pub(super) fn problem(status: StatusCode, kind: &str, title: &str) -> Response<Body> {
+    let (kind, code) = (format!("urn:lodge:admin:{kind}"), status.as_u16());
+    let mut response = json(&serde_json::json!({ "type": kind, "title": title, "status": code }));
+    *response.status_mut() = status;
+    let problem = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(header::CONTENT_TYPE, problem);
+    response
+}
+
+/// Where events are put; the response ends when it is dropped.
+pub(super) struct Events(mpsc::Sender<Bytes>);
+
+/// Server-sent events, written by `write` for as long as somebody reads.
+pub(super) fn events<F: Future<Output = ()> + Send + 'static>(write: impl FnOnce(Events) -> F) -> Response<Body> {
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    tokio::spawn(write(Events(sender)));
+    let mut response = typed("text/event-stream", Bytes::new());
+    *response.body_mut() = Body::Events(receiver);
+    response
+}
+
+impl Events {
+    /// One event. False when nobody reads any more.
+    pub(super) async fn send(&self, name: &str, data: &impl Serialize) -> bool {
+        let data = serde_json::to_string(data).unwrap_or_default();
+        self.0.send(Bytes::from(format!("event: {name}\ndata: {data}\n\n"))).await.is_ok()
+    }
+
+    /// A sign of life.
+    pub(super) async fn beat(&self) -> bool {
+        self.0.send(Bytes::from_static(b":\n\n")).await.is_ok()
+    }
+
+    /// Ready when nobody reads any more.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Events(_) => SizeHint::new(),
+        }
+    }
+}

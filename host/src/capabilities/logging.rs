@@ -1,0 +1,46 @@
+//! `wasi:logging`: what a guest says at a level of its own. The same bounds as for stdout and stderr.
+
+use wasmtime::component::{ComponentType, Lift, Linker};
+
+use super::Ctx;
+use super::stdio::{self, Stream};
+
+/// The names that toolchains know it by.
+const NAMES: [&str; 2] = ["wasi:logging/logging@0.1.0-draft", "wasi:logging/logging"];
+
+#[derive(Clone, Copy, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "made by wasmtime out of what a guest passes")]
+enum Level {
+    #[component(name = "trace")]
+    Trace,
+    #[component(name = "debug")]
+    Debug,
+    #[component(name = "info")]
+    Info,
+    #[component(name = "warn")]
+    Warn,
+    #[component(name = "error")]
+    Error,
+    #[component(name = "critical")]
+    Critical,
+}
+
+/// Puts it into the linker.
+pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    for name in NAMES {
+        linker.instance(name)?.func_wrap("log", |store, (level, context, message): (Level, String, String)| {
+            let level = match level {
+                Level::Trace | Level::Debug => tracing::Level::DEBUG,
+                Level::Info => tracing::Level::INFO,
+                Level::Warn => tracing::Level::WARN,
+                Level::Error | Level::Critical => tracing::Level::ERROR,
+            };
+            let text = if context.is_empty() { message } else { format!("{context}: {message}") };
+            stdio::say(&store.data().sandbox, Stream::Log(level), text.as_bytes());
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! What the host and its guests say: lines on stderr, for people or machines, and the last of them in memory for who asks
+//! the admin listener.
+//!
+//! Everything is a `tracing` event but the line of a request, which has a way of its own because it is the one that
+//! costs ([`requests`]).
+
+pub mod requests;
+pub mod tail;
+mod writer;
+
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex};
+
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, Registry, reload};
+
+use self::requests::Requests;
+use self::tail::Tail;
+use self::writer::{Flush, Writer};
+use crate::capabilities::sandbox::lock;
+use crate::config::{Config, LogFormat};
+
+/// The target of lines that are written whatever the level: where the host can be reached.
+pub const START: &str = "lodge::start";
+
+/// The target of lines that say what changed: the directory, or what an operator did.
+pub const CHANGE: &str = "lodge::change";
+
+/// What was said lately, how much is said, and where.
+pub struct Logs {
+    /// The last lines.
+    pub tail: Arc<Tail>,
+    /// The lines of requests.
+    pub requests: Requests,
+    writer: Writer,
+    level: Mutex<String>,
+    filter: Option<reload::Handle<Targets, Registry>>,
+}
+
+impl Logs {
+    /// Logs that nothing is written to but the lines of requests, for a host inside another program.
+    pub fn detached(config: &Config) -> Arc<Self> {
+        let (writer, _) = Writer::new(None);
+        Arc::new(Self::new(config, writer, Arc::default(), None))
+    }
+
+    /// Starts logging. What is still buffered is written when the guard is dropped.
+    ///
+    /// # Errors
+    /// When the process logs already.
+    pub fn init(config: &Config) -> Result<(Arc<Self>, Flush), TryInitError> {
+        let (writer, flush) = Writer::new(Some(Box::new(std::io::stderr())));
+        let tail = Arc::<Tail>::default();
+        // The configuration has parsed this text once already.
+        let (filter, handle) = reload::Layer::new(targets(&config.log_level).unwrap_or_default());
+        let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone());
+        let lines = match config.log_format {
+            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+            LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
+        };
+        let kept = tail::Kept::new(Arc::clone(&tail));
+        tracing_subscriber::registry().with(filter).with(lines).with(kept).try_init()?;
+        Ok((Arc::new(Self::new(config, writer, tail, Some(handle))), flush))
+    }
+
+    fn new(
+        config: &Config,
+        writer: Writer,
+        tail: Arc<Tail>,
+        filter: Option<reload::Handle<Targets, Registry>>,
+    ) -> Self {
+        let requests = Requests::new(config, writer.clone(), Arc::clone(&tail));
+        Self { requests, writer, tail, level: Mutex::new(config.log_level.clone()), filter }
+    }
+
+    /// What is logged, as [`set_level`](Self::set_level) takes it.
+    pub fn level(&self) -> String {
+        lock(&self.level).clone()
+    }
+
+    /// Logs at this level, or by this filter, from now on.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn set_level(&self, level: &str) -> Result<(), String> {
+        let filter = targets(level).ok_or_else(|| {
+            format!("`{level}` is not a level; write off, error, warn, info, debug, or a filter such as lodge=debug")
+        })?;
+        if let Some(handle) = &self.filter {
+            handle.reload(filter).map_err(|error| error.to_string())?;
+        }
+        level.clone_into(&mut lock(&self.level));
+        Ok(())
+    }
+
+    /// Lines that were dropped because nobody reads stderr.
+    pub fn dropped(&self) -> u64 {
+        self.writer.dropped()
+    }
+}
+
+fn targets(level: &str) -> Option<Targets> {
+    // A misspelt level would be taken for the name of a module.
+    let known = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    let sound = level.split(',').all(|part| known(part.rsplit('=').next().unwrap_or_default().trim()));
+    let targets = level.parse::<Targets>().ok().filter(|_| sound)?;
+    Some(targets.with_target(START, Level::INFO))
+}
+
+/// Text of a guest or a client that can neither end a line nor paint the operator's terminal.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if is_hostile(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Moves the cursor, changes colours, ends the line, or turns the direction of writing around.
+fn is_hostile(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (c.is_control() && c != '\t')
+}

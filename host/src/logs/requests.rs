@@ -1,0 +1,254 @@
+//! The line of a request: written when its answer is over, if the configuration wants it, and told to who follows.
+//!
+//! It is put together by hand and does not go through `tracing`, which would cost as much as a tenth of a request.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+
+use super::clean;
+use super::tail::{Kind, Line, Tail};
+use super::writer::Writer;
+use crate::config::{Config, LogFormat};
+
+/// Lines of requests that are told in a second to who follows, when the log has none. More would only be noise.
+const FOLLOWED: u64 = 200;
+
+/// What stands in the place of what is masked.
+const MASK: &str = "***";
+
+/// Headers whose values are never shown.
+const SECRET: [HeaderName; 4] =
+    [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::SET_COOKIE];
+
+/// Who wants to know of requests.
+pub struct Requests {
+    on: bool,
+    format: LogFormat,
+    /// Names of query parameters and headers whose values are masked, in lower case.
+    masked: Vec<String>,
+    headers: Vec<HeaderName>,
+    writer: Writer,
+    tail: Arc<Tail>,
+    /// Seconds since 1970 in the upper half, lines of that second in the lower.
+    told: AtomicU64,
+}
+
+/// A request, when its answer is over.
+pub struct Told<'a> {
+    /// When its head was here.
+    pub began: SystemTime,
+    /// As the caller has it.
+    pub request_id: &'a str,
+    /// Who answers; empty if nobody.
+    pub service: &'a str,
+    /// Which version of it.
+    pub version: Option<&'a str>,
+    /// What was asked.
+    pub method: &'a Method,
+    /// Where.
+    pub target: Option<&'a PathAndQuery>,
+    /// Who asks.
+    pub client: IpAddr,
+    /// What was answered; none if the client left first.
+    pub status: Option<StatusCode>,
+    /// Why it failed, if it did.
+    pub reason: Option<&'static str>,
+    /// Name and time of each phase.
+    pub phases: &'a [(&'static str, Duration)],
+    /// All of it.
+    pub took: Duration,
+    /// Bytes of the body that the client announced.
+    pub received: Option<u64>,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+    /// Under which it is traced.
+    pub trace_id: Option<u128>,
+    /// Those that the configuration wants to see, as [`Requests::chosen`] made them.
+    pub headers: &'a [(HeaderName, String)],
+}
+
+impl Requests {
+    pub(super) fn new(config: &Config, writer: Writer, tail: Arc<Tail>) -> Self {
+        Self {
+            on: config.log_requests,
+            format: config.log_format,
+            masked: config.log_mask.iter().map(|name| name.to_lowercase()).collect(),
+            headers: config.log_headers.clone(),
+            writer,
+            tail,
+            told: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether anybody wants to know.
+    pub fn wanted(&self) -> bool {
+        self.on || self.tail.is_followed()
+    }
+
+    /// The headers that go into the line.
+    pub fn chosen(&self, headers: &HeaderMap) -> Vec<(HeaderName, String)> {
+        let chosen = self.headers.iter().filter_map(|name| Some((name, headers.get(name)?)));
+        let shown = chosen.map(|(name, value)| {
+            let secret = SECRET.contains(name) || self.masked.iter().any(|masked| masked == name.as_str());
+            let value = if secret { MASK.into() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
+            (name.clone(), value)
+        });
+        shown.collect()
+    }
+
+    /// Tells of a request to everybody who wants to know.
+    pub fn tell(&self, told: &Told<'_>) {
+        let target = self.target(told.target);
+        if self.on {
+            let mut text = String::with_capacity(512);
+            let written = match self.format {
+                LogFormat::Json => json(&mut text, told, &target),
+                LogFormat::Text => plain(&mut text, told, &target),
+            };
+            if written.is_ok() {
+                self.writer.line(text.as_bytes());
+            }
+        }
+        if self.tail.is_followed() && (self.on || self.may_tell(told.began)) {
+            self.tail.tell(line(told, &target));
+        }
+    }
+
+    fn may_tell(&self, now: SystemTime) -> bool {
+        let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() << 32;
+        let before = self.told.load(Relaxed);
+        if before >> 32 != second >> 32 {
+            self.told.store(second | 1, Relaxed);
+            return true;
+        }
+        (self.told.fetch_add(1, Relaxed) & u64::from(u32::MAX)) < FOLLOWED
+    }
+
+    /// Path and query without the values of masked parameters.
+    fn target(&self, target: Option<&PathAndQuery>) -> String {
+        let Some(target) = target else { return "/".into() };
+        let Some(query) = target.query() else { return target.path().to_owned() };
+        let mut shown = String::with_capacity(target.as_str().len());
+        shown.push_str(target.path());
+        for (n, part) in query.split('&').enumerate() {
+            shown.push(if n == 0 { '?' } else { '&' });
+            let name = part.split('=').next().unwrap_or_default();
+            if name.len() < part.len() && self.masked.iter().any(|masked| name.eq_ignore_ascii_case(masked)) {
+                shown.push_str(name);
+                shown.push('=');
+                shown.push_str(MASK);
+            } else {
+                shown.push_str(part);
+            }
+        }
+        shown
+    }
+}
+
+fn level(told: &Told<'_>) -> &'static str {
+    if told.status.is_none_or(|status| status.is_server_error()) || told.reason.is_some() { "WARN" } else { "INFO" }
+}
+
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// A JSON string; what a client or a guest wrote can neither end the line nor add a field to it.
+fn quote(text: &str) -> impl std::fmt::Display + use<'_> {
+    std::fmt::from_fn(move |f| f.write_str(&serde_json::to_string(text).unwrap_or_default()))
+}
+
+fn json(line: &mut String, told: &Told<'_>, target: &str) -> std::fmt::Result {
+    let at = humantime::format_rfc3339_micros(told.began);
+    write!(
+        line,
+        r#"{{"timestamp":"{at}","level":"{}","target":"request","request_id":{},"#,
+        level(told),
+        quote(told.request_id)
+    )?;
+    if !told.service.is_empty() {
+        write!(line, r#""service":"{}","#, told.service)?;
+    }
+    if let Some(version) = told.version {
+        write!(line, r#""version":"{}","#, version)?;
+    }
+    write!(line, r#""method":{},"path":{},"client":"{}","#, quote(told.method.as_str()), quote(target), told.client)?;
+    if let Some(status) = told.status {
+        write!(line, r#""status":{},"#, status.as_u16())?;
+    }
+    if let Some(reason) = told.reason {
+        write!(line, r#""reason":"{reason}","#)?;
+    }
+    for (name, took) in told.phases {
+        write!(line, r#""{name}_ms":{},"#, ms(*took))?;
+    }
+    if let Some(received) = told.received {
+        write!(line, r#""received":{received},"#)?;
+    }
+    if let Some(trace_id) = told.trace_id {
+        write!(line, r#""trace_id":"{trace_id:032x}","#)?;
+    }
+    for (name, value) in told.headers {
+        write!(line, r#""header_{name}":{},"#, quote(value))?;
+    }
+    writeln!(line, r#""sent":{},"ms":{}}}"#, told.sent, ms(told.took))
+}
+
+fn plain(line: &mut String, told: &Told<'_>, target: &str) -> std::fmt::Result {
+    let at = humantime::format_rfc3339_micros(told.began);
+    write!(line, "{at}  {} {} {} ", level(told), told.method, clean(target))?;
+    match told.status {
+        Some(status) => write!(line, "{}", status.as_u16())?,
+        None => line.push('-'),
+    }
+    write!(line, " {} ms, {} B", ms(told.took), told.sent)?;
+    if !told.service.is_empty() {
+        write!(line, " service={}", told.service)?;
+    }
+    if let Some(version) = told.version {
+        write!(line, " version={}", version)?;
+    }
+    if let Some(reason) = told.reason {
+        write!(line, " reason={reason}")?;
+    }
+    for (name, took) in told.phases {
+        write!(line, " {name}={}ms", ms(*took))?;
+    }
+    if let Some(received) = told.received {
+        write!(line, " received={received}")?;
+    }
+    if let Some(trace_id) = told.trace_id {
+        write!(line, " trace_id={trace_id:032x}")?;
+    }
+    for (name, value) in told.headers {
+        write!(line, " {name}={}", quote(&clean(value)))?;
+    }
+    writeln!(line, " client={} request_id={}", told.client, told.request_id)
+}
+
+fn line(told: &Told<'_>, target: &str) -> Line {
+    let mut line = Line::new(level(told), Kind::Request);
+    let status = told.status.map_or_else(|| "no answer".into(), |status| status.as_u16().to_string());
+    line.message = format!("{} {target} {status} in {} ms", told.method, ms(told.took));
+    line.service = (!told.service.is_empty()).then(|| told.service.to_owned());
+    line.version = told.version.map(str::to_owned);
+    line.request_id = Some(told.request_id.to_owned());
+    let mut field = |name: &str, value: serde_json::Value| drop(line.fields.insert(name.to_owned(), value));
+    told.reason.into_iter().for_each(|reason| field("reason", reason.into()));
+    told.phases.iter().for_each(|(name, took)| field(&format!("{name}_ms"), ms(*took).into()));
+    field("sent", told.sent.into());
+    field("client", told.client.to_string().into());
+    told.trace_id.into_iter().for_each(|id| field("trace_id", format!("{id:032x}").into()));
+    told.headers.iter().for_each(|(name, value)| field(&format!("header_{name}"), value.as_str().into()));
+    line
+}
+
+#[cfg(test)]
+mod tests;

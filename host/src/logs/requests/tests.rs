@@ -1,0 +1,74 @@
+use super::*;
+use crate::config::{Origin, Source, resolve};
+
+fn requests(settings: &[(&str, &str)]) -> Requests {
+    let said: Source = settings.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+    let config = resolve(&[(Origin::Flag, said)]).unwrap().config;
+    Requests::new(&config, Writer::new(None).0, Arc::default())
+}
+
+const PHASES: &[(&str, Duration)] = &[("queue", Duration::from_micros(1)), ("guest", Duration::from_micros(250))];
+
+fn told<'a>(target: &'a PathAndQuery, headers: &'a [(HeaderName, String)]) -> Told<'a> {
+    Told {
+        began: SystemTime::UNIX_EPOCH,
+        request_id: "id",
+        service: "users",
+        version: None,
+        method: &Method::GET,
+        target: Some(target),
+        client: IpAddr::from([127, 0, 0, 1]),
+        status: Some(StatusCode::OK),
+        reason: None,
+        phases: PHASES,
+        took: Duration::from_micros(300),
+        received: Some(3),
+        sent: 12,
+        trace_id: Some(0xabc),
+        headers,
+    }
+}
+
+#[test]
+fn a_line_is_one_json_object_whatever_the_client_sent() {
+    let target: PathAndQuery = "/users?q=%22,%22status%22:500".parse().unwrap();
+    let hostile = [(header::USER_AGENT, "\",\"status\":500}\n{\"forged\":true}\u{1b}[31m".to_owned())];
+    let mut text = String::new();
+    json(&mut text, &told(&target, &hostile), target.as_str()).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&line["status"], &line["ms"], &line["guest_ms"]), (&200.into(), &0.3.into(), &0.25.into()));
+    assert_eq!(line["header_user-agent"], hostile[0].1);
+    assert_eq!(line["trace_id"], format!("{:032x}", 0xabc));
+    text.clear();
+    plain(&mut text, &told(&target, &hostile), target.as_str()).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
+fn secrets_are_masked() {
+    let requests = requests(&[("log_mask", "Token,x-key"), ("log_headers", "authorization,x-key,accept")]);
+    let shown = |target: &str| requests.target(Some(&target.parse().unwrap()));
+    assert_eq!(shown("/a?token=1&b=2&TOKEN=3&tokens=4&token"), "/a?token=***&b=2&TOKEN=***&tokens=4&token");
+    assert_eq!(shown("/a"), "/a");
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("authorization", "Bearer s"), ("x-key", "s"), ("accept", "*/*"), ("cookie", "s")] {
+        headers.insert(HeaderName::from_static(name), value.parse().unwrap());
+    }
+    let shown = requests.chosen(&headers);
+    let shown: Vec<_> = shown.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(shown, [("authorization", "***"), ("x-key", "***"), ("accept", "*/*")]);
+}
+
+/// Who follows a log without request lines gets some of them, whatever the load.
+#[test]
+fn what_is_only_followed_is_bounded() {
+    let requests = requests(&[]);
+    assert!(!requests.wanted());
+    let _follower = requests.tail.follow();
+    assert!(requests.wanted());
+    let second = |n| SystemTime::UNIX_EPOCH + Duration::from_secs(n);
+    let in_second = |n| (0..10 * FOLLOWED).filter(|_| requests.may_tell(second(n))).count() as u64;
+    assert_eq!([in_second(1), in_second(2)], [FOLLOWED, FOLLOWED]);
+}

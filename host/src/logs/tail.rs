@@ -1,0 +1,316 @@
+//! The last lines, kept for who asks and sent to who follows.
+//!
+//! Bounded per service, so that one that talks a lot does not drive out what others said.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+
+use super::CHANGE;
+use crate::capabilities::sandbox::lock;
+use crate::service::rfc3339;
+
+/// Lines kept of a service, and of the host itself.
+const LINES: usize = 200;
+
+/// Bytes of them.
+const BYTES: usize = 64 << 10;
+
+/// Services whose lines are kept; of more, those that spoke last.
+const SERVICES: usize = 2048;
+
+/// Lines that one who follows may be behind before some are lost to it.
+const BEHIND: usize = 1024;
+
+/// One line.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// Counts all lines, so that two lists of them can be put in order.
+    #[serde(rename = "seq")]
+    number: u64,
+    /// When, as RFC 3339.
+    pub at: String,
+    /// ERROR, WARN, INFO or DEBUG.
+    pub level: &'static str,
+    /// Who speaks.
+    pub kind: Kind,
+    /// About which service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Which version of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// During which request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// `stdout` or `stderr`, for a guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// In words.
+    pub message: String,
+    /// What else there is to know.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub fields: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Guest code.
+    Guest,
+    /// The host, about one request.
+    Request,
+    /// The host.
+    Host,
+    /// The host, about what is served.
+    Change,
+}
+
+/// The last lines.
+pub struct Tail {
+    kept: Mutex<Lines>,
+    number: AtomicU64,
+    live: broadcast::Sender<Arc<Line>>,
+    followers: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Lines {
+    of: HashMap<String, Recent>,
+    changes: VecDeque<Arc<Line>>,
+}
+
+#[derive(Default)]
+struct Recent {
+    lines: VecDeque<Arc<Line>>,
+    bytes: usize,
+}
+
+/// Hears every line from now on.
+pub struct Follower {
+    tail: Arc<Tail>,
+    lines: broadcast::Receiver<Arc<Line>>,
+}
+
+/// Takes `tracing` events into a [`Tail`].
+pub(super) struct Kept(Arc<Tail>);
+
+impl Line {
+    /// A line of now.
+    pub fn new(level: &'static str, kind: Kind) -> Self {
+        Self {
+            number: 0,
+            at: rfc3339(SystemTime::now()),
+            level,
+            kind,
+            service: None,
+            version: None,
+            request_id: None,
+            stream: None,
+            message: String::new(),
+            fields: serde_json::Map::new(),
+        }
+    }
+
+    /// So many lines were lost to who follows too slowly.
+    pub fn lost(lines: u64) -> Self {
+        Self { message: format!("{lines} lines were not told: too many at once"), ..Self::new("WARN", Kind::Host) }
+    }
+
+    /// Grows from line to line.
+    pub fn seq(&self) -> u64 {
+        self.number
+    }
+
+    fn bytes(&self) -> usize {
+        self.message.len() + self.fields.values().map(|value| value.as_str().map_or(8, str::len)).sum::<usize>()
+    }
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        let (live, _) = broadcast::channel(BEHIND);
+        Self { kept: Mutex::default(), number: AtomicU64::new(1), live, followers: AtomicUsize::new(0) }
+    }
+}
+
+impl Tail {
+    /// Keeps a line, and tells it to who follows.
+    pub fn push(&self, mut line: Line) {
+        let mut kept = lock(&self.kept);
+        line.number = self.number.fetch_add(1, Relaxed);
+        let line = Arc::new(line);
+        if line.kind == Kind::Change {
+            push(&mut kept.changes, &line);
+        }
+        kept.of(line.service.as_deref().unwrap_or_default()).push(&line);
+        drop(kept);
+        self.send(line);
+    }
+
+    /// Tells a line to who follows, and does not keep it.
+    pub fn tell(&self, mut line: Line) {
+        line.number = self.number.fetch_add(1, Relaxed);
+        self.send(Arc::new(line));
+    }
+
+    fn send(&self, line: Arc<Line>) {
+        if self.is_followed() {
+            // Nobody may be left.
+            let _ = self.live.send(line);
+        }
+    }
+
+    /// Whether anybody follows.
+    pub fn is_followed(&self) -> bool {
+        self.followers.load(Relaxed) > 0
+    }
+
+    /// The last `most` lines, of one service or of all and the host, oldest first.
+    pub fn lines(&self, service: Option<&str>, most: usize) -> Vec<Arc<Line>> {
+        let kept = lock(&self.kept);
+        let of = kept.of.iter().filter(|(name, _)| service.is_none_or(|service| service == *name));
+        let mut lines: Vec<_> = of.flat_map(|(_, recent)| recent.lines.iter().cloned()).collect();
+        drop(kept);
+        lines.sort_by_key(|line| line.number);
+        lines.split_off(lines.len().saturating_sub(most))
+    }
+
+    /// What changed lately, oldest first.
+    pub fn changes(&self) -> Vec<Arc<Line>> {
+        lock(&self.kept).changes.iter().cloned().collect()
+    }
+
+    /// Every line from now on.
+    pub fn follow(self: &Arc<Self>) -> Follower {
+        self.followers.fetch_add(1, Relaxed);
+        Follower { tail: Arc::clone(self), lines: self.live.subscribe() }
+    }
+}
+
+impl Lines {
+    fn of(&mut self, service: &str) -> &mut Recent {
+        if !self.of.contains_key(service) && self.of.len() >= SERVICES {
+            let last = |recent: &Recent| recent.lines.back().map_or(0, |line| line.number);
+            let oldest = self.of.iter().min_by_key(|(_, recent)| last(recent)).map(|(name, _)| name.clone());
+            oldest.and_then(|oldest| self.of.remove(&oldest));
+        }
+        self.of.entry(service.to_owned()).or_default()
+    }
+}
+
+impl Recent {
+    fn push(&mut self, line: &Arc<Line>) {
+        self.bytes += line.bytes();
+        push(&mut self.lines, line);
+        while self.bytes > BYTES && self.lines.len() > 1 {
+            self.bytes -= self.lines.pop_front().map_or(0, |line| line.bytes());
+        }
+    }
+}
+
+fn push(lines: &mut VecDeque<Arc<Line>>, line: &Arc<Line>) {
+    if lines.len() == LINES {
+        lines.pop_front();
+    }
+    lines.push_back(Arc::clone(line));
+}
+
+impl Follower {
+    /// The next line, and how many were lost before it because this one is slow.
+    pub async fn next(&mut self) -> Option<(Arc<Line>, u64)> {
+        let mut lost = 0;
+        loop {
+            match self.lines.recv().await {
+                Ok(line) => return Some((line, lost)),
+                Err(broadcast::error::RecvError::Lagged(lines)) => lost += lines,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.tail.followers.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Kept {
+    pub(super) fn new(tail: Arc<Tail>) -> Self {
+        Self(tail)
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Kept {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let target = event.metadata().target();
+        let kind = match target {
+            "guest" => Kind::Guest,
+            CHANGE => Kind::Change,
+            _ => Kind::Host,
+        };
+        let mut line = Line::new(level(*event.metadata().level()), kind);
+        event.record(&mut line);
+        if kind == Kind::Host && line.request_id.is_some() {
+            line.kind = Kind::Request;
+        }
+        self.0.push(line);
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let place = match field.name() {
+            "message" => {
+                value.clone_into(&mut self.message);
+                return;
+            }
+            "service" => &mut self.service,
+            "version" => &mut self.version,
+            "request_id" => &mut self.request_id,
+            "stream" => &mut self.stream,
+            name => {
+                self.fields.insert(name.to_owned(), value.into());
+                return;
+            }
+        };
+        *place = Some(value.to_owned());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.fields.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.fields.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.fields.insert(field.name().to_owned(), value.into());
+    }
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARN",
+        Level::INFO => "INFO",
+        _ => "DEBUG",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+use std::sync::Arc;
+
+use super::*;
+
+fn line(service: &str, message: &str) -> Line {
+    let service = Some(service.to_owned()).filter(|service| !service.is_empty());
+    Line { service, message: message.into(), ..Line::new("INFO", Kind::Guest) }
+}
+
+fn messages(lines: &[Arc<Line>]) -> Vec<&str> {
+    lines.iter().map(|line| line.message.as_str()).collect()
+}
+
+/// One service that talks without end drives out its own lines, and nobody else's.
+#[test]
+fn a_talker_drives_out_itself_only() {
+    let tail = Tail::default();
+    tail.push(line("quiet", "once"));
+    for n in 0..10 * LINES {
+        tail.push(line("loud", &n.to_string()));
+    }
+    assert_eq!(messages(&tail.lines(Some("quiet"), 100)), ["once"]);
+    assert_eq!(tail.lines(Some("loud"), usize::MAX).len(), LINES);
+    assert_eq!(messages(&tail.lines(None, 2)), ["1998", "1999"], "the last of all");
+    for _ in 0..100 {
+        tail.push(line("loud", &"x".repeat(8 << 10)));
+    }
+    let bytes: usize = tail.lines(Some("loud"), usize::MAX).iter().map(|line| line.bytes()).sum();
+    assert!(bytes <= BYTES, "{bytes}");
+}
+
+/// However many names there were, only so many are remembered, and those that spoke last.
+#[test]
+fn names_are_bounded() {
+    let tail = Tail::default();
+    for n in 0..SERVICES + 10 {
+        tail.push(line(&format!("s{n}"), "hello"));
+    }
+    assert_eq!(lock(&tail.kept).of.len(), SERVICES);
+    assert!(tail.lines(Some("s0"), 1).is_empty());
+    assert_eq!(tail.lines(Some(&format!("s{}", SERVICES + 9)), 1).len(), 1);
+}
+
+/// Who follows hears everything in order, or how much it has missed; and nobody pays when nobody follows.
+#[tokio::test]
+async fn followers_are_told_what_they_missed() {
+    let tail = Arc::new(Tail::default());
+    assert!(!tail.is_followed());
+    let mut follower = tail.follow();
+    tail.push(line("a", "first"));
+    let (first, lost) = follower.next().await.unwrap();
+    assert_eq!((first.message.as_str(), lost), ("first", 0));
+    for n in 0..BEHIND + 5 {
+        tail.tell(line("a", &n.to_string()));
+    }
+    let (next, lost) = follower.next().await.unwrap();
+    assert_eq!((next.message.as_str(), lost), ("5", 5));
+    assert!(next.seq() > first.seq());
+    assert_eq!(messages(&tail.lines(None, 9)), ["first"], "what is only told is not kept");
+    drop(follower);
+    assert!(!tail.is_followed());
+}

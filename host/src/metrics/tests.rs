@@ -1,0 +1,55 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Every duration is in the bucket whose bound is the first that is not below it, and in the sum.
+#[test]
+fn durations_fall_into_their_buckets() {
+    let histogram = Histogram::default();
+    for micros in [0, 25, 26, 1_000, 30_000_000, 30_000_001] {
+        histogram.record(Duration::from_micros(micros));
+    }
+    let (seconds, buckets) = histogram.read();
+    assert!((seconds - 60.001_052).abs() < 1e-9);
+    let filled: Vec<_> = buckets.into_iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(filled, [(25e-6, 2), (50e-6, 1), (1e-3, 1), (30.0, 1), (f64::MAX, 1)]);
+}
+
+/// Quantiles are of the last minute: what was before the oldest sample does not count.
+#[test]
+fn quantiles_forget() {
+    let figures = Figures::default();
+    assert_eq!(figures.quantile(0.5), None);
+    let answer = |ms| figures.answered(http::StatusCode::OK, Duration::from_millis(ms), 0);
+    (0..100).for_each(|_| answer(400));
+    assert!(figures.quantile(0.5).unwrap() > Duration::from_millis(250));
+    for _ in 0..SAMPLES {
+        figures.sample();
+    }
+    (0..100).for_each(|_| answer(2));
+    assert!(figures.quantile(0.99).unwrap() <= Duration::from_micros(2_500));
+    assert_eq!((figures.requests(), figures.errors()), (200, 0));
+}
+
+proptest! {
+    /// A quantile lies in the bucket that has it, and grows with its part.
+    #[test]
+    fn quantiles_are_where_they_should_be(mut micros in prop::collection::vec(0..40_000_000_u64, 1..200)) {
+        let histogram = Histogram::default();
+        micros.iter().for_each(|took| histogram.record(Duration::from_micros(*took)));
+        micros.sort_unstable();
+        let mut last = Duration::ZERO;
+        for part in [0.01, 0.5, 0.9, 0.99, 1.0] {
+            let exact = micros[((part * micros.len() as f64).ceil() as usize).max(1) - 1];
+            let is = quantile(&histogram.counts(), part).unwrap();
+            let bucket = BOUNDS.partition_point(|bound| *bound < exact);
+            let lower = if bucket == 0 { 0 } else { BOUNDS[bucket - 1] };
+            let upper = BOUNDS.get(bucket).copied().unwrap_or(lower);
+            prop_assert!((lower..=upper).contains(&(is.as_micros() as u64)), "{part}: {is:?} for {exact} µs");
+            prop_assert!(is >= last);
+            last = is;
+        }
+    }
+}

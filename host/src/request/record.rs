@@ -1,0 +1,197 @@
+//! What is known of one request. It travels with the answer, and tells once, when that is over: complete, broken off, or
+//! left behind by a client that went away.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::HeaderName;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode, request};
+
+use crate::admission::Permit;
+use crate::error::RequestError;
+use crate::guests::guest::Guest;
+use crate::logs::Logs;
+use crate::logs::requests::Told;
+use crate::service::Service;
+
+/// Why an answer broke off when nothing was wrong with it.
+const CLIENT_GONE: &str = "client-gone";
+
+/// One request, from its head to the last byte of its answer.
+pub struct Record {
+    start: Instant,
+    request_id: Arc<str>,
+    /// Who answers, once that is known.
+    service: Option<Arc<Service>>,
+    /// Of the head that was sent.
+    status: Option<StatusCode>,
+    /// Bytes of the answer's body so far.
+    sent: u64,
+    complete: bool,
+    reason: Option<&'static str>,
+    /// Only when somebody wants to know.
+    details: Option<Box<Details>>,
+}
+
+/// What the line of a request needs, and counting does not.
+struct Details {
+    logs: Arc<Logs>,
+    began: SystemTime,
+    client: IpAddr,
+    method: Method,
+    target: Option<PathAndQuery>,
+    headers: Vec<(HeaderName, String)>,
+    received: Option<u64>,
+    version: Option<Arc<str>>,
+    /// What has been done so far, and when that was.
+    marks: Vec<(&'static str, Instant)>,
+}
+
+impl Record {
+    /// A request whose head is here.
+    pub fn new(request_id: Arc<str>) -> Self {
+        Self {
+            start: Instant::now(),
+            request_id,
+            service: None,
+            status: None,
+            sent: 0,
+            complete: false,
+            reason: None,
+            details: None,
+        }
+    }
+
+    /// Somebody wants to know more of it.
+    pub fn detail(&mut self, logs: &Arc<Logs>, client: IpAddr, head: &request::Parts) {
+        let length = head.headers.get(http::header::CONTENT_LENGTH);
+        self.details = Some(Box::new(Details {
+            logs: Arc::clone(logs),
+            began: SystemTime::now(),
+            client,
+            method: head.method.clone(),
+            target: head.uri.path_and_query().cloned(),
+            headers: logs.requests.chosen(&head.headers),
+            received: length.and_then(|length| length.to_str().ok()?.parse().ok()),
+            version: None,
+            marks: Vec::with_capacity(4),
+        }));
+    }
+
+    /// As the caller and the log have it.
+    pub fn request_id(&self) -> &Arc<str> {
+        &self.request_id
+    }
+
+    /// It is for this guest.
+    pub fn found(&mut self, guest: &Guest) {
+        self.service = Some(Arc::clone(&guest.service));
+        if let Some(details) = &mut self.details {
+            details.version = Some(Arc::clone(&guest.version));
+        }
+    }
+
+    /// It may run, from the time that is returned on.
+    pub fn admitted(&mut self, permit: &Permit) -> Instant {
+        self.mark("queue");
+        let waited = permit.waited();
+        if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
+            service.figures.waited.record(waited);
+        }
+        self.start + waited
+    }
+
+    /// This phase is over.
+    pub fn mark(&mut self, phase: &'static str) {
+        if let Some(details) = &mut self.details {
+            details.marks.push((phase, Instant::now()));
+        }
+    }
+
+    /// The head of the answer is made.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// No guest has answered, for this reason; `nobody` counts what no service does.
+    pub fn failed(&mut self, error: &RequestError, nobody: &Arc<Service>) {
+        self.reason = Some(error.reason());
+        let service = self.service.get_or_insert_with(|| Arc::clone(nobody));
+        service.failed(error, &self.request_id, false);
+        let name = Some(&*service.name).filter(|name| !name.is_empty());
+        let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
+        let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
+        if error.status().is_server_error() {
+            tracing::warn!(service = name, request_id, status, reason, detail, ms, "{error}");
+        } else {
+            tracing::debug!(service = name, request_id, status, reason, ms, "{error}");
+        }
+    }
+
+    /// So many bytes more of the answer's body are on their way.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    /// Every byte of the answer is on its way.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The answer breaks off.
+    pub fn aborted(&mut self, error: &RequestError) {
+        if self.complete {
+            return;
+        }
+        (self.complete, self.reason) = (true, Some(error.reason()));
+        if let Some(service) = &self.service {
+            let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
+            tracing::warn!(service = &*service.name, request_id, reason, detail, "transfer aborted: {error}");
+            service.failed(error, request_id, true);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(service) = &self.service else { return };
+        let took = self.start.elapsed();
+        if !self.complete {
+            self.reason = Some(CLIENT_GONE);
+            service.figures.aborted.count(CLIENT_GONE);
+        }
+        if let Some(status) = self.status {
+            service.figures.answered(status, took, self.sent);
+        }
+        if let Some(details) = &self.details {
+            details.tell(self, service, took);
+        }
+    }
+}
+
+impl Details {
+    fn tell(&self, record: &Record, service: &Service, took: Duration) {
+        let mut last = record.start;
+        let phases: Vec<_> =
+            self.marks.iter().map(|(name, at)| (*name, at.duration_since(std::mem::replace(&mut last, *at)))).collect();
+        self.logs.requests.tell(&Told {
+            began: self.began,
+            request_id: &record.request_id,
+            service: &service.name,
+            version: self.version.as_deref(),
+            method: &self.method,
+            target: self.target.as_ref(),
+            client: self.client,
+            status: record.status,
+            reason: record.reason,
+            phases: &phases,
+            took,
+            received: self.received,
+            sent: record.sent,
+            trace_id: None,
+            headers: &self.headers,
+        });
+    }
+}

@@ -1,0 +1,152 @@
+//! What a service is across its versions: its part of the CPU, what was counted of it, what went wrong lately, and what
+//! an operator has said of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::capabilities::sandbox::lock;
+use crate::error::RequestError;
+use crate::metrics::Figures;
+use crate::turns::{Share, Turns};
+
+/// Failures of a service that are remembered.
+const FAILURES: usize = 20;
+
+/// A service. Lives as long as one of its versions does, or a request to one.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name; empty for requests that found no service.
+    pub name: Arc<str>,
+    /// Its part of the CPU.
+    pub share: Arc<Share>,
+    /// What was counted of it.
+    pub figures: Figures,
+    disabled: AtomicBool,
+    failures: Mutex<VecDeque<Failure>>,
+    refusal: Mutex<Option<(SystemTime, &'static str)>>,
+    /// The second that it is, and bytes of output that became log lines in it.
+    output: Mutex<(u64, usize)>,
+}
+
+/// A request that failed, in the operator's words.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// As the caller has it.
+    pub request_id: String,
+    /// What the caller got; none when it was an answer that broke off.
+    pub status: Option<u16>,
+    /// Short and unchanging, as in the log.
+    pub reason: &'static str,
+    /// The cause.
+    pub detail: Option<String>,
+    /// Where in the guest, innermost first, when it trapped.
+    pub backtrace: Vec<String>,
+}
+
+/// Every service there is.
+#[derive(Debug)]
+pub struct Services {
+    turns: Arc<Turns>,
+    known: Mutex<HashMap<Arc<str>, Weak<Service>>>,
+}
+
+impl Services {
+    /// None yet.
+    pub fn new(turns: Arc<Turns>) -> Self {
+        Self { turns, known: Mutex::default() }
+    }
+
+    /// The service of this name: the one that lives, or a new one.
+    pub fn of(&self, name: &str) -> Arc<Service> {
+        let mut known = lock(&self.known);
+        if let Some(service) = known.get(name).and_then(Weak::upgrade) {
+            return service;
+        }
+        known.retain(|_, service| service.strong_count() > 0);
+        let service = Arc::new(Service::new(name, self.turns.share()));
+        known.insert(Arc::clone(&service.name), Arc::downgrade(&service));
+        service
+    }
+}
+
+impl Service {
+    /// A service that nothing is known of yet.
+    pub fn new(name: &str, share: Arc<Share>) -> Self {
+        Self {
+            name: Arc::from(name),
+            share,
+            figures: Figures::default(),
+            disabled: AtomicBool::new(false),
+            failures: Mutex::default(),
+            refusal: Mutex::default(),
+            output: Mutex::default(),
+        }
+    }
+
+    /// Whether an operator has said that it is not to be asked.
+    pub fn is_disabled(&self) -> bool {
+        self.disabled.load(Relaxed)
+    }
+
+    /// Says whether it may be asked. Forgotten when the host ends; a manifest's `enabled` is not.
+    pub fn disable(&self, disabled: bool) {
+        self.disabled.store(disabled, Relaxed);
+    }
+
+    /// How much of `wanted` bytes of its guests' output may become log lines, at `rate` bytes a second.
+    pub fn take_output(&self, wanted: usize, rate: usize, now: Duration) -> usize {
+        let mut output = lock(&self.output);
+        if output.0 != now.as_secs() {
+            *output = (now.as_secs(), 0);
+        }
+        let granted = wanted.min(rate.saturating_sub(output.1));
+        output.1 += granted;
+        granted
+    }
+
+    /// Counts a request that got no answer from a guest, or one whose answer broke off after its head.
+    pub fn failed(&self, error: &RequestError, request_id: &str, headed: bool) {
+        let reason = error.reason();
+        if !headed && !error.is_the_guests() {
+            self.figures.refused.count(reason);
+            *lock(&self.refusal) = Some((SystemTime::now(), reason));
+            return;
+        }
+        let tally = if headed { &self.figures.aborted } else { &self.figures.failed };
+        tally.count(reason);
+        let failure = Failure {
+            at: rfc3339(SystemTime::now()),
+            request_id: request_id.to_owned(),
+            status: (!headed).then(|| error.status().as_u16()),
+            reason,
+            detail: error.detail(),
+            backtrace: error.backtrace().to_vec(),
+        };
+        let mut failures = lock(&self.failures);
+        if failures.len() == FAILURES {
+            failures.pop_back();
+        }
+        failures.push_front(failure);
+    }
+
+    /// What failed lately, the last first.
+    pub fn failures(&self) -> Vec<Failure> {
+        lock(&self.failures).iter().cloned().collect()
+    }
+
+    /// When a request was turned away the last time, and why.
+    pub fn last_refusal(&self) -> Option<(SystemTime, &'static str)> {
+        *lock(&self.refusal)
+    }
+}
+
+/// A time as machines and people write it, to the millisecond.
+pub fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}

@@ -1,0 +1,96 @@
+//! Promise: the log says what happened, one true line each, whatever guests and clients write.
+
+use serde_json::Value;
+
+use crate::harness::{Connection, Process, get, until, wasm};
+
+fn directory(guests: &[&str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for guest in guests {
+        std::fs::copy(wasm(guest), directory.path().join(format!("{guest}.wasm"))).unwrap();
+    }
+    directory
+}
+
+/// Every line of the log, each of which is one JSON object.
+fn lines(log: &str) -> Vec<Value> {
+    log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+async fn put_level(process: &Process, level: &str) -> u16 {
+    let mut client = Connection::http1(process.admin).await;
+    let body = format!(r#"{{"level":"{level}"}}"#);
+    client.ask(http::Method::PUT, "/v1/log-level", &[("host", "localhost")], &body).await.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_cannot_forge_or_paint() {
+    let directory = directory(&["logger"]);
+    let process = Process::serve(directory.path(), &["--log-format", "json"]).await;
+    let id = get(process.address, "/logger").await.header("x-request-id");
+    until("the last line is there", || process.log().contains("no end")).await;
+    let all = lines(&process.log());
+    let said: Vec<_> = all.iter().filter(|line| line["target"] == "guest").collect();
+    assert_eq!(said.len(), 6, "{said:#?}");
+    for line in &said {
+        assert_eq!((&line["service"], &line["request_id"]), (&"logger".into(), &id.as_str().into()));
+        let text = line["message"].as_str().unwrap();
+        assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
+        assert_eq!(line["version"].as_str().unwrap().len(), 12);
+    }
+    assert!(!all.iter().any(|line| line["service"] == "users"), "a line was forged");
+    let level =
+        |text: &str| said.iter().find(|line| line["message"].as_str().unwrap().contains(text)).map(|it| &it["level"]);
+    assert_eq!(level("orders: stock is low"), Some(&"WARN".into()));
+    assert_eq!(level("red"), Some(&"ERROR".into()));
+    assert_eq!(level("too quiet"), None);
+    // The same lines for who asks, and louder for who wants it.
+    let kept: Value = serde_json::from_slice(&get(process.admin, "/v1/logs?service=logger").await.body).unwrap();
+    assert_eq!(kept.as_array().unwrap().iter().filter(|line| line["kind"] == "guest").count(), 6);
+    assert_eq!(put_level(&process, "debug").await, 200);
+    get(process.address, "/logger").await;
+    until("debug lines are there", || process.log().contains("too quiet")).await;
+    assert_eq!(put_level(&process, "error").await, 200);
+    let before = process.log().matches("stock is low").count();
+    get(process.address, "/logger").await;
+    until("errors are there", || process.log().matches("red").count() == 3).await;
+    assert_eq!(process.log().matches("stock is low").count(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_has_its_line() {
+    let directory = directory(&["hello", "trap"]);
+    let args = ["--log-format", "json", "--log-requests", "on", "--log-headers", "user-agent,authorization"];
+    let process = Process::serve(directory.path(), &args).await;
+    let mut client = Connection::http1(process.address).await;
+    let headers = [("user-agent", "a\"b"), ("authorization", "Bearer secret"), ("host", "localhost")];
+    for n in 0..100 {
+        client.ask(http::Method::GET, &format!("/hello?n={n}&token=secret"), &headers, "").await;
+    }
+    let trapped = client.get("/trap").await.header("x-request-id");
+    client.get("/nobody").await;
+    let requests = || process.log().lines().filter(|line| line.contains(r#""target":"request""#)).count();
+    until("every line is there", || requests() >= 102).await;
+    assert!(!process.log().contains("secret"));
+    let all = lines(&process.log());
+    let of = |path: &str| {
+        let path = path.to_owned();
+        all.iter().filter(move |line| line["target"] == "request" && line["path"].as_str().unwrap().starts_with(&path))
+    };
+    assert_eq!(of("/hello").count(), 100);
+    let hello = of("/hello").next().unwrap();
+    assert_eq!(
+        (&hello["status"], &hello["sent"], &hello["path"]),
+        (&200.into(), &13.into(), &"/hello?n=0&token=***".into())
+    );
+    assert_eq!((&hello["header_user-agent"], &hello["header_authorization"]), (&"a\"b".into(), &"***".into()));
+    let phases = ["queue_ms", "instantiate_ms", "guest_ms", "ms"].map(|phase| hello[phase].as_f64().unwrap());
+    assert!(phases[..3].iter().sum::<f64>() <= phases[3], "{hello}");
+    let trap = of("/trap").next().unwrap();
+    assert_eq!(
+        (&trap["reason"], &trap["level"], &trap["request_id"]),
+        (&"trapped".into(), &"WARN".into(), &trapped.into())
+    );
+    let nobody = of("/nobody").next().unwrap();
+    assert_eq!((&nobody["status"], nobody.get("service")), (&404.into(), None));
+}
