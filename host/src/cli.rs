@@ -102,7 +102,20 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
         .filter_map(|(name, ..)| Some((name.clone(), matches.get_one::<String>(&name)?.clone())))
         .collect();
     let file = read_file(matches)?;
-    config::resolve(&[(Origin::File, file), (Origin::Environment, environment), (Origin::Flag, flags)])
+    let sources = [(Origin::File, file), (Origin::Environment, environment), (Origin::Flag, flags)];
+    let (otel, mut problems) = match config::otel::read(std::env::vars(), &sources) {
+        Ok(otel) => (otel, Vec::new()),
+        Err(problems) => (Source::new(), problems),
+    };
+    let [file, environment, flags] = sources;
+    match config::resolve(&[(Origin::Otel, otel), file, environment, flags]) {
+        Ok(resolved) if problems.is_empty() => Ok(resolved),
+        Ok(_) => Err(problems),
+        Err(more) => {
+            problems.extend(more);
+            Err(problems)
+        }
+    }
 }
 
 fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
@@ -119,6 +132,7 @@ fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
 fn print_config(resolved: &Resolved) -> ExitCode {
     let width = resolved.values.iter().map(|(name, text, _)| name.len() + text.len()).max().unwrap_or(0) + 5;
     for (name, text, origin) in &resolved.values {
+        let text = if config::is_secret(name) && !text.is_empty() { "(a secret)" } else { text };
         let setting = format!("{name} = \"{text}\"");
         println!("{setting:width$} # {origin}");
     }

@@ -1,4 +1,4 @@
-//! Flags, `LODGE_*` variables and `lodge.toml` become one [`Config`], or a list of everything that is wrong with them.
+//! Flags, `LODGE_*` variables, `lodge.toml` and `OTEL_*` variables become one [`Config`], or a list of everything that is wrong with them.
 //!
 //! Pure: the sources come in as text and nothing is read from the process. A value is in range and agrees with
 //! the others, or there is no `Config`. It never changes after the start.
@@ -6,6 +6,8 @@
 pub mod key;
 pub mod keys;
 pub mod limits;
+pub mod otel;
+pub mod traces;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +19,7 @@ use ipnet::IpNet;
 use key::nearest;
 use keys::KEYS;
 use limits::{LIMITS, Limits};
+use traces::{TRACES, Traces};
 
 /// How the host runs. Fields are named as their keys are.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +56,8 @@ pub struct Config {
     pub cache: Cache,
     /// What a service may use, unless its manifest says otherwise.
     pub limits: Limits,
+    /// Which requests are traced, and where that goes.
+    pub traces: Traces,
 }
 
 /// Bounds of a graceful stop.
@@ -149,6 +154,8 @@ pub enum LogFormat {
 pub enum Origin {
     /// Nobody said anything.
     Default,
+    /// A variable that OpenTelemetry defines.
+    Otel,
     /// `lodge.toml`, or the file that `--config` names.
     File,
     /// A `LODGE_*` variable.
@@ -253,13 +260,20 @@ pub fn env_name(name: &str) -> String {
 /// Name, default and help of every setting, in the order of the README.
 pub fn described() -> impl Iterator<Item = (String, &'static str, &'static str)> {
     let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, key.help));
-    own.chain(LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, key.help)))
+    let limits = LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, key.help));
+    own.chain(limits).chain(TRACES.iter().map(|key| (format!("traces.{}", key.name), key.default, key.help)))
+}
+
+/// Whether the value of a setting is nobody's business, and not shown.
+pub fn is_secret(name: &str) -> bool {
+    name == "traces.headers"
 }
 
 /// How a setting of either table is written into a [`Config`].
 enum Setter {
     Own(fn(&mut Config, &str) -> Result<(), String>),
     Limit(fn(&mut Limits, &str) -> Result<(), String>),
+    Traces(fn(&mut Traces, &str) -> Result<(), String>),
 }
 
 impl Setter {
@@ -267,14 +281,16 @@ impl Setter {
         match self {
             Self::Own(set) => set(config, text),
             Self::Limit(set) => set(&mut config.limits, text),
+            Self::Traces(set) => set(&mut config.traces, text),
         }
     }
 }
 
 fn settings() -> impl Iterator<Item = (String, &'static str, Setter)> {
     let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, Setter::Own(key.set)));
-    let limits = LIMITS.iter();
-    own.chain(limits.map(|key| (format!("limits.{}", key.name), key.default, Setter::Limit(key.set))))
+    let limits = LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, Setter::Limit(key.set)));
+    let traces = TRACES.iter().map(|key| (format!("traces.{}", key.name), key.default, Setter::Traces(key.set)));
+    own.chain(limits).chain(traces)
 }
 
 fn names() -> impl Iterator<Item = String> {
@@ -296,6 +312,7 @@ fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {
 fn place(origin: Origin, name: &str) -> String {
     match origin {
         Origin::Default => format!("default of {name}"),
+        Origin::Otel => format!("{name}, as a variable OTEL_* says it"),
         Origin::File => format!("lodge.toml: {name}"),
         Origin::Environment => env_name(name),
         Origin::Flag => format!("--{}", flag_name(name)),
@@ -306,6 +323,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Default => "default",
+            Self::Otel => "OTEL_*",
             Self::File => "lodge.toml",
             Self::Environment => "environment",
             Self::Flag => "flag",
@@ -354,6 +372,7 @@ impl Config {
             watch: Watch { poll: zero },
             cache: Cache { directory: CacheDirectory::Auto, size: 0 },
             limits: Limits::blank(),
+            traces: Traces::blank(),
         }
     }
 

@@ -82,7 +82,7 @@ fn names_are_unique_everywhere() {
 proptest! {
     /// Any text for any key is a value in force or a problem that names the key; never a panic, never silence.
     #[test]
-    fn any_text_for_any_key(index in 0..40usize, text in "\\PC{0,12}|[0-9]{1,25}(ms|s|h|KiB|GiB|MB)?") {
+    fn any_text_for_any_key(index in 0..64usize, text in "\\PC{0,12}|[0-9]{1,25}(ms|s|h|KiB|GiB|MB)?") {
         let names: Vec<_> = described().map(|(name, ..)| name).collect();
         let name = &names[index % names.len()];
         match resolve(&[(Origin::File, source(&[(name, &text)]))]) {
