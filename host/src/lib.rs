@@ -72,4 +72,5 @@ pub mod logs;
 pub mod metrics;
 pub mod request;
 pub mod service;
+pub mod traces;
 pub mod turns;

@@ -1,0 +1,148 @@
+//! What goes wrong: with the request, which the trace then says, and with the collector, which no request notices.
+
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Code;
+
+use super::*;
+
+fn to(address: SocketAddr, more: &str) -> Traces {
+    settings(&format!("exporter = 'otlp'\nendpoint = 'http://{address}'\n{more}"))
+}
+
+fn errors(span: &Span) -> Vec<String> {
+    let found = span.attributes.iter().filter(|attribute| attribute.key == "error.type");
+    found.map(|attribute| format!("{:?}", attribute.value)).collect()
+}
+
+/// 5xx is a failure of the host or the guest and so is a transfer that breaks off; 4xx is not, nor is a client that leaves.
+#[tokio::test]
+async fn outcomes() {
+    let (address, mut inbox) = collector(vec![]).await;
+    let (tracer, exporting) = Tracer::start(&to(address, "")).unwrap();
+    let outcome = |status, error| Outcome { status, error, ..FINE };
+    let cases = [
+        (outcome(Some(404), None), None, false),
+        (outcome(Some(404), Some("no-route")), Some("no-route"), false),
+        (outcome(Some(503), Some("queue-full")), Some("queue-full"), true),
+        (outcome(Some(500), None), Some("500"), true),
+        (outcome(Some(200), Some("wall-time")), Some("wall-time"), true),
+        (outcome(None, Some("cancelled")), Some("cancelled"), false),
+    ];
+    for (outcome, ..) in cases {
+        served(&tracer, HeaderMap::new(), outcome);
+    }
+    // Dropped before it was finished: with nobody known yet, and when the client left in the middle of its answer.
+    drop(tracer.begin(&mut HeaderMap::new()));
+    let mut left = tracer.begin(&mut HeaderMap::new());
+    left.answered(StatusCode::OK);
+    drop(left);
+    exporting.shutdown(LONG).await;
+    let all = spans(&next(&mut inbox).await);
+    let (traces, [dropped, left]) = all.as_chunks::<6>() else { panic!("{} spans", all.len()) };
+    assert_eq!(traces.len(), cases.len());
+    for ([server, .., last], (outcome, error, failed)) in traces.iter().zip(cases) {
+        assert_eq!(server.status.as_ref().is_some_and(|status| status.code() == Code::Error), failed, "{outcome:?}");
+        let errors = errors(server);
+        assert_eq!(errors.len(), error.iter().count(), "{outcome:?}");
+        assert!(error.is_none_or(|error| errors[0].contains(error)), "{errors:?}");
+        assert_eq!(last.status.is_some(), failed && outcome.error.is_some(), "{outcome:?}");
+    }
+    assert_eq!((&*dropped.name, dropped.status.is_none()), ("HTTP", true));
+    assert!(errors(dropped)[0].contains("cancelled"));
+    let status = left.attributes.iter().find(|attribute| attribute.key == "http.response.status_code");
+    assert!(status.is_some() && left.status.is_none() && errors(left)[0].contains("cancelled"));
+}
+
+/// Finishes so many traces, and returns how long the slowest took.
+fn burst(tracer: &Tracer, count: usize) -> Duration {
+    let one = |_| {
+        let begin = Instant::now();
+        served(tracer, parent("01"), FINE);
+        begin.elapsed()
+    };
+    (0..count).map(one).max().unwrap_or_default()
+}
+
+/// A collector that is not there, one that never answers and one that refuses: no request waits, all spans are counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_notices() {
+    // Bound, so that nobody else can have it, and not listening.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = taken.local_addr().unwrap();
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let answers = || (0..100).map(|_| answer(400)).collect();
+    let (refusing, _inbox) = collector(answers()).await;
+    for address in [nobody, mute.local_addr().unwrap(), refusing] {
+        for protocol in ["http/protobuf", "grpc"] {
+            let more = format!("protocol = '{protocol}'\ntimeout = '300ms'\ndelay = '20ms'\nqueue = 60\nbatch = 30");
+            let (tracer, exporting) = Tracer::start(&to(address, &more)).unwrap();
+            // Far less than one export takes; a burst of CPU elsewhere must not fail the test.
+            let slowest = burst(&tracer, 500);
+            assert!(slowest < Duration::from_millis(250), "{slowest:?} at {address}");
+            counted(&tracer, 0, 3000).await;
+            exporting.shutdown(Duration::ZERO).await;
+        }
+    }
+}
+
+/// What a collector asks for again comes again, once.
+#[tokio::test]
+async fn again() {
+    for status in [429, 502, 503, 504] {
+        let (address, mut inbox) = collector(vec![answer(status)]).await;
+        let (tracer, exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();
+        served(&tracer, parent("01"), FINE);
+        let (first, second) = (next(&mut inbox).await, next(&mut inbox).await);
+        assert_eq!(first.body, second.body);
+        counted(&tracer, 6, 0).await;
+        exporting.shutdown(LONG).await;
+    }
+    // Not before it wants that; and here that is too late.
+    let mut later = answer(503);
+    later.headers_mut().insert("retry-after", "3600".parse().unwrap());
+    let (address, _inbox) = collector(vec![later]).await;
+    let (tracer, _exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();
+    served(&tracer, parent("01"), FINE);
+    counted(&tracer, 0, 6).await;
+    // The next batch is a new one.
+    served(&tracer, parent("01"), FINE);
+    counted(&tracer, 6, 6).await;
+}
+
+/// Full batches leave at once, however long the others may wait for company, and hold no more than they may.
+#[tokio::test]
+async fn batches() {
+    let (address, mut inbox) = collector(vec![]).await;
+    let (tracer, exporting) = Tracer::start(&to(address, "delay = '1h'\nqueue = 600\nbatch = 60")).unwrap();
+    burst(&tracer, 25);
+    let sizes = [next(&mut inbox).await, next(&mut inbox).await].map(|received| spans(&received).len());
+    assert_eq!(sizes, [60, 60]);
+    exporting.shutdown(LONG).await;
+    assert_eq!((tracer.exported(), tracer.dropped()), (150, 0));
+    // Over is over.
+    served(&tracer, parent("01"), FINE);
+    assert_eq!((tracer.exported(), tracer.dropped()), (150, 6));
+}
+
+/// A stop waits for the collector as long as it may, and what has not arrived by then is counted.
+#[tokio::test]
+async fn stopping() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for under_way in [false, true] {
+        let (tracer, exporting) = Tracer::start(&to(mute.local_addr().unwrap(), "delay = '50ms'\nbatch = 12")).unwrap();
+        if under_way {
+            burst(&tracer, 1);
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        burst(&tracer, 10);
+        let begin = Instant::now();
+        exporting.shutdown(Duration::from_millis(300)).await;
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert_eq!((tracer.exported(), tracer.dropped()), (0, 60 + 6 * u64::from(under_way)));
+    }
+    // Whoever does not even wait loses all of it, and still nothing hangs.
+    let (tracer, exporting) = Tracer::start(&to(mute.local_addr().unwrap(), "")).unwrap();
+    burst(&tracer, 10);
+    drop(exporting);
+    counted(&tracer, 0, 60).await;
+}

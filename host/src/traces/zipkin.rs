@@ -1,0 +1,60 @@
+//! Spans as Zipkin has them: version 2, in JSON.
+
+use bytes::Bytes;
+use serde_json::{Map, Value as Json, json};
+
+use super::ids::Ids;
+use super::span::{Span, Value, spans};
+use super::trace::Recording;
+
+/// An array of the spans of all `recordings`, by a host with these attributes.
+pub(super) fn request(host: &[(String, String)], recordings: &[Recording], ids: &Ids) -> Bytes {
+    let all = recordings.iter().flat_map(|recording| spans(recording, ids));
+    let all: Vec<_> = all.map(|span| sent(host, &span)).collect();
+    serde_json::to_vec(&all).unwrap_or_default().into()
+}
+
+fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
+    let micros = |nanos: u64| nanos / 1000;
+    let service = host.iter().find(|(name, _)| name == "service.name").map_or("lodge", |(_, value)| value);
+    let mut tags = Map::new();
+    // Zipkin knows a host by its name only; what else is said of it is said once per request.
+    for (name, value) in host.iter().filter(|(name, _)| span.server && name != "service.name") {
+        tags.insert(name.clone(), value.clone().into());
+    }
+    for (name, value) in &span.attributes {
+        let text = match value {
+            Value::Text(text) => text.clone().into_owned(),
+            Value::Number(number) => number.to_string(),
+        };
+        // Tags are text, and the tag `error` is what makes a span red.
+        tags.insert((*name).to_owned(), text.into());
+    }
+    if span.failed {
+        let error = tags.get("error.type").cloned();
+        tags.insert("error".to_owned(), error.unwrap_or_else(|| "true".into()));
+    }
+    let mut sent = json!({
+        "traceId": format!("{:032x}", span.recording.trace_id),
+        "id": format!("{:016x}", span.id),
+        "name": span.name,
+        "timestamp": micros(span.begin),
+        // Zero would be no duration at all.
+        "duration": micros(span.end.saturating_sub(span.begin)).max(1),
+        "localEndpoint": { "serviceName": service },
+        "tags": tags,
+    });
+    if let Some(fields) = sent.as_object_mut() {
+        if span.parent != 0 {
+            fields.insert("parentId".into(), format!("{:016x}", span.parent).into());
+        }
+        if span.server {
+            fields.insert("kind".into(), "SERVER".into());
+            if let Some(asked) = &span.recording.asked {
+                let family = if asked.client.is_ipv4() { "ipv4" } else { "ipv6" };
+                fields.insert("remoteEndpoint".into(), json!({ family: asked.client.to_string() }));
+            }
+        }
+    }
+    sent
+}
