@@ -245,7 +245,7 @@ async fn health_and_schema() {
     process.signal(rustix::process::Signal::TERM);
     crate::harness::until("it says that it stops", || process.log().contains("stopping")).await;
     let (code, stderr) = health(&admin);
-    assert!(code == Some(1) && stderr.contains("not ready: HTTP/1.1 503"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("not ready: 503 stopping"), "{stderr}");
     process.signal(rustix::process::Signal::TERM);
     process.ended().await;
     let (code, stderr) = health(&admin);

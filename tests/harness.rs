@@ -17,7 +17,7 @@ use tokio::sync::{RwLock, oneshot};
 use tokio::task::JoinHandle;
 
 pub(crate) use client::{Answer, Connection, fed, get, raw};
-pub(crate) use process::{Process, lodge, output};
+pub(crate) use process::{Leashed, Process, lodge, output};
 
 /// No wait of a test is longer, whatever the machine is doing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

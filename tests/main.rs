@@ -17,6 +17,7 @@ mod harness;
 
 mod admin;
 mod cli;
+mod console;
 mod drain;
 mod errors;
 mod fairness;

@@ -1,17 +1,31 @@
-//! What was typed. Flags are made from the same table as the configuration, so they cannot disagree with it.
+//! What was typed, and what is done about it.
 
+mod args;
 mod check;
+mod client;
 mod dev;
 mod health;
+mod inspect;
+mod logs;
+mod manual;
+mod operate;
+mod out;
+mod ps;
 mod schema;
+mod screen;
+mod stats;
+mod table;
+mod units;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::ArgMatches;
 
+use self::client::Client;
+use self::out::{Failure, complain};
 use crate::config::{self, Config, Origin, Resolved, Source};
-use crate::host::{Ended, Host, WASMTIME};
+use crate::host::{Ended, Host};
 use crate::logs::Logs;
 
 /// The request was understood and refused: a bad value, a bad file.
@@ -19,7 +33,7 @@ const EX_USAGE: u8 = 64;
 
 /// Runs what was typed.
 pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
-    let matches = match command().try_get_matches_from(args) {
+    let matches = match args::command().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(message) => {
             // Help goes to stdout with success, a mistake to stderr.
@@ -28,8 +42,17 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         }
     };
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(EX_USAGE) };
-    if name == "schema" {
-        return schema::run();
+    match name {
+        "schema" => return out::end(schema::run()),
+        "completions" => {
+            let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
+            return shell.map_or(EX_USAGE.into(), |shell| out::end(manual::completions(args::command(), shell)));
+        }
+        "man" => {
+            let directory = matches.get_one::<PathBuf>("directory");
+            return out::end(manual::man(args::command(), directory.map(PathBuf::as_path)));
+        }
+        _ => {}
     }
     let resolved = match resolve(matches) {
         Ok(resolved) => resolved,
@@ -40,57 +63,56 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
             return ExitCode::from(EX_USAGE);
         }
     };
-    if matches.get_flag("print-config") {
-        return print_config(&resolved);
+    if flag(matches, "print-config") {
+        return out::end(print_config(&resolved));
     }
     match name {
-        "check" => check::run(resolved.config, matches.get_flag("json")),
-        "compile" => check::compile(resolved.config),
-        "health" => health::run(resolved.config.admin),
+        "serve" => serve(resolved.config, false),
         "dev" => serve(resolved.config, true),
-        _ => serve(resolved.config, false),
+        "check" => out::end(check::run(resolved.config, flag(matches, "json"))),
+        "compile" => out::end(check::compile(resolved.config)),
+        _ => out::end(ask(name, matches, &resolved.config)),
     }
 }
 
-fn command() -> Command {
-    let version = format!("{} (wasmtime {WASMTIME})", env!("CARGO_PKG_VERSION"));
-    Command::new("lodge")
-        .about("Microservices as WebAssembly components: drop users.wasm into guests/, and /users answers.")
-        .version(version)
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(configured(Command::new("serve").about("Serve every component in DIR")))
-        .subcommand(configured(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")))
-        .subcommand(
-            configured(Command::new("check").about("Load and compile DIR or one file, and say what each asks for"))
-                .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON, for machines")),
-        )
-        .subcommand(configured(Command::new("compile").about("Compile every component in DIR into the compile cache")))
-        .subcommand(Command::new("schema").about("Print the JSON Schema of a manifest"))
-        .subcommand(configured(Command::new("health").about("Ask a running host whether it is ready")))
+/// Does what needs a running host; but a file is inspected without one.
+fn ask(name: &str, matches: &ArgMatches, config: &Config) -> Result<(), Failure> {
+    let json = flag(matches, "json");
+    let service = text(matches, "name").map(String::as_str);
+    if let ("inspect", Some(path)) = (name, service.and_then(inspect::file)) {
+        return inspect::component(config, &path, json);
+    }
+    let admin = config.admin.ok_or_else(|| Failure::new("admin is `off`, so there is nobody to ask"))?;
+    let client = Client::new(admin, config.admin_token.clone())?;
+    let wanted = || logs::Wanted {
+        service,
+        tail: matches.try_get_one("tail").ok().flatten().copied(),
+        follow: flag(matches, "follow"),
+        json,
+    };
+    match (name, service) {
+        ("ps", _) => ps::run(&client, json),
+        ("logs", _) => logs::logs(&client, &wanted()),
+        ("events", _) => logs::events(&client, &wanted()),
+        ("stats", only) => stats::stats(&client, only, flag(matches, "no-stream"), json),
+        ("top", _) => stats::top(&client, json),
+        ("inspect", Some(service)) => inspect::service(&client, service, json),
+        ("disable" | "enable" | "unload", Some(service)) => operate::service(&client, name, service, json),
+        ("log-level", _) => operate::log_level(&client, text(matches, "level"), json),
+        ("drain", _) => operate::drain(&client, json),
+        ("health", _) => health::run(client),
+        _ => Err(Failure::Usage(format!("there is no command `{name}`"))),
+    }
 }
 
-fn configured(command: Command) -> Command {
-    let flags = config::described().filter(|(name, ..)| name != "guests").map(|(name, default, help)| {
-        let shown = if default.is_empty() { "none" } else { default };
-        let help = format!("{help} [default: {shown}] [env: {}]", config::env_name(&name));
-        Arg::new(name.clone()).long(config::flag_name(&name)).value_name("VALUE").help(help)
-    });
-    command
-        .arg(Arg::new("guests").value_name("DIR").help("Directory of components [default: guests] [env: LODGE_GUESTS]"))
-        .args(flags)
-        .arg(
-            Arg::new("config")
-                .long("config")
-                .value_name("FILE")
-                .help("Configuration file [default: lodge.toml, if it is there] [env: LODGE_CONFIG]"),
-        )
-        .arg(
-            Arg::new("print-config")
-                .long("print-config")
-                .action(ArgAction::SetTrue)
-                .help("Print every setting with its origin, and do nothing else"),
-        )
+/// Whether a flag was given, to a command that has it.
+fn flag(matches: &ArgMatches, name: &str) -> bool {
+    matches.try_get_one(name).ok().flatten().copied().unwrap_or(false)
+}
+
+/// What was given for an argument, to a command that has it.
+fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a String> {
+    matches.try_get_one(name).ok().flatten()
 }
 
 fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
@@ -98,9 +120,8 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     for variable in unknown.iter().filter(|variable| *variable != "LODGE_CONFIG") {
         complain(&format!("{variable} is not a setting of Lodge, and is ignored"));
     }
-    let flags: Source = config::described()
-        .filter_map(|(name, ..)| Some((name.clone(), matches.get_one::<String>(&name)?.clone())))
-        .collect();
+    let flags: Source =
+        config::described().filter_map(|(name, ..)| Some((name.clone(), text(matches, &name)?.clone()))).collect();
     let file = read_file(matches)?;
     let sources = [(Origin::File, file), (Origin::Environment, environment), (Origin::Flag, flags)];
     let (otel, mut problems) = match config::otel::read(std::env::vars(), &sources) {
@@ -119,7 +140,7 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
 }
 
 fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
-    let named = matches.get_one::<String>("config").cloned().or_else(|| std::env::var("LODGE_CONFIG").ok());
+    let named = text(matches, "config").cloned().or_else(|| std::env::var("LODGE_CONFIG").ok());
     let path = PathBuf::from(named.as_deref().unwrap_or("lodge.toml"));
     match std::fs::read_to_string(&path) {
         Ok(text) => config::read_file(&text).map_err(|problem| vec![format!("{}: {problem}", path.display())]),
@@ -128,20 +149,14 @@ fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what was asked for goes to stdout")]
-fn print_config(resolved: &Resolved) -> ExitCode {
+fn print_config(resolved: &Resolved) -> Result<(), Failure> {
     let width = resolved.values.iter().map(|(name, text, _)| name.len() + text.len()).max().unwrap_or(0) + 5;
     for (name, text, origin) in &resolved.values {
         let text = if config::is_secret(name) && !text.is_empty() { "(a secret)" } else { text };
         let setting = format!("{name} = \"{text}\"");
-        println!("{setting:width$} # {origin}");
+        out::line(&format!("{setting:width$} # {origin}"))?;
     }
-    ExitCode::SUCCESS
-}
-
-#[expect(clippy::print_stderr, reason = "before there is a log, and for people")]
-fn complain(problem: &str) {
-    eprintln!("lodge: {problem}");
+    Ok(())
 }
 
 /// The runtime of every command: one thread per core, and the clock of CPU time is theirs.

@@ -266,7 +266,7 @@ pub fn described() -> impl Iterator<Item = (String, &'static str, &'static str)>
 
 /// Whether the value of a setting is nobody's business, and not shown.
 pub fn is_secret(name: &str) -> bool {
-    name == "traces.headers"
+    ["admin_token", "traces.headers"].contains(&name)
 }
 
 /// How a setting of either table is written into a [`Config`].

@@ -15,16 +15,13 @@ use crate::admin::{self, Admin};
 use crate::admission::Concurrency;
 use crate::config::Config;
 use crate::drain;
-use crate::guests::compile::Compiler;
+use crate::guests::compile::{Compiler, WASMTIME};
 use crate::guests::snapshot::{self, Current, Publisher};
 use crate::logs::{Logs, START};
 use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
 use crate::request::accept::accept;
 use crate::request::serve::{self, Ids, Server};
-
-/// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
-pub const WASMTIME: &str = "48.0.8";
 
 /// How often warm instances are looked over for those that were idle too long.
 const SWEEP: Duration = Duration::from_millis(500);

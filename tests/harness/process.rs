@@ -37,7 +37,7 @@ pub(crate) struct Process {
 }
 
 /// A child that never outlives its test: one that did would hold the pipes of whoever runs the tests.
-struct Leashed(Child);
+pub(crate) struct Leashed(pub(crate) Child);
 
 impl Drop for Leashed {
     fn drop(&mut self) {

@@ -1,10 +1,10 @@
 //! `lodge check`: what `serve` would do with every file, said before it is asked to.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use super::out::{self, Failure, clean};
 use crate::config::Config;
 use crate::guests::cache::Cache;
 use crate::guests::compile::Compiler;
@@ -13,41 +13,27 @@ use crate::guests::report::{self, Report};
 use crate::guests::snapshot::Publisher;
 
 /// Checks everything and prints the report. Fails when anything is refused.
-#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
-pub(super) fn run(config: Config, json: bool) -> ExitCode {
-    let reports = match super::block_on(check(Arc::new(config))).and_then(|reports| reports) {
-        Ok(reports) => reports,
-        Err(problem) => {
-            super::complain(&problem);
-            return ExitCode::FAILURE;
-        }
-    };
+pub(super) fn run(config: Config, json: bool) -> Result<(), Failure> {
+    let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(Failure::Problem)?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&reports).unwrap_or_default());
+        out::line(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;
     } else {
-        reports.iter().for_each(print);
+        out::print(&reports.iter().map(words).collect::<String>())?;
     }
-    let refused = reports.iter().filter(|report| report.refused.is_some()).count();
-    if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let refused = reports.iter().any(|report| report.refused.is_some());
+    if refused { Err(Failure::Shown) } else { Ok(()) }
 }
 
 /// Fills the compile cache, for an image or ahead of a restart. Fails when anything is refused, or is not kept.
-pub(super) fn compile(config: Config) -> ExitCode {
+pub(super) fn compile(config: Config) -> Result<(), Failure> {
     let config = Arc::new(config);
     if let Err(problem) = Cache::open(&config.cache) {
-        super::complain(&format!("there is no compile cache to fill: {problem}"));
-        return ExitCode::FAILURE;
+        return Err(Failure::Problem(format!("there is no compile cache to fill: {problem}")));
     }
-    let reports = match super::block_on(check(Arc::clone(&config))).and_then(|reports| reports) {
-        Ok(reports) => reports,
-        Err(problem) => {
-            super::complain(&problem);
-            return ExitCode::FAILURE;
-        }
-    };
-    let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).collect();
-    refused.iter().for_each(|report| print(report));
-    if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let reports = super::block_on(check(config)).and_then(|reports| reports).map_err(Failure::Problem)?;
+    let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).map(words).collect();
+    out::print(&refused.concat())?;
+    if refused.is_empty() { Ok(()) } else { Err(Failure::Shown) }
 }
 
 async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
@@ -81,17 +67,18 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     Ok(reports)
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
-fn print(report: &Report) {
+fn words(report: &Report) -> String {
+    let (mut lines, file) = (Vec::new(), clean(&report.file));
     if let Some(service) = &report.service {
         let size = bytesize::ByteSize(service.bytes).display().iec();
         let short = service.digest.get(..12).unwrap_or_default();
-        println!("{}  {size}  sha256 {short}", report.file);
-        println!("  answers at  {} and {}", service.routes.join(", "), service.host);
-        println!("  exports     {}", service.exports.join("\n              "));
-        println!("  imports     {}", service.imports.join("\n              "));
+        lines.push(format!("{file}  {size}  sha256 {short}"));
+        lines.push(format!("  answers at  {} and {}", service.routes.join(", "), service.host));
+        lines.push(format!("  exports     {}", service.exports.join("\n              ")));
+        lines.push(format!("  imports     {}", service.imports.join("\n              ")));
     }
     if let Some(refused) = &report.refused {
-        println!("{}  REFUSED: {}; {}", report.file, refused.reason, refused.remedy);
+        lines.push(format!("{file}  REFUSED: {}; {}", clean(&refused.reason), clean(&refused.remedy)));
     }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }

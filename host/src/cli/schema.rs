@@ -1,16 +1,13 @@
 //! `lodge schema`: the JSON Schema of a manifest, for editors. Made from the tables that read it.
 
-use std::process::ExitCode;
-
 use serde_json::{Value, json};
 
+use super::out::{self, Failure};
 use crate::config::limits::LIMITS;
 
 /// Prints it.
-#[expect(clippy::print_stdout, reason = "the schema is what was asked for")]
-pub(super) fn run() -> ExitCode {
-    println!("{:#}", schema());
-    ExitCode::SUCCESS
+pub(super) fn run() -> Result<(), Failure> {
+    out::line(&format!("{:#}", schema()))
 }
 
 fn schema() -> Value {

@@ -33,6 +33,9 @@ use crate::request::instance::Instance;
 use crate::service::Services;
 use crate::turns::{self, Turns};
 
+/// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
+pub const WASMTIME: &str = "48.0.8";
+
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
 /// What an instantiation at load may take, however generous the service's own limits are.

@@ -1,0 +1,169 @@
+//! What can be typed. Flags are made from the same table as the configuration, so they cannot disagree with it.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, Command, value_parser};
+use clap_complete::Shell;
+
+use crate::config;
+use crate::guests::compile::WASMTIME;
+
+/// Settings that say which host is asked, in the words of who asks.
+const ASKING: [(&str, &str, &str); 2] =
+    [("admin", "ADDRESS", "admin address of the host to ask"), ("admin_token", "TOKEN", "token that this host wants")];
+
+/// Everything.
+pub(super) fn command() -> Command {
+    let version = format!("{} (wasmtime {WASMTIME})", env!("CARGO_PKG_VERSION"));
+    Command::new("lodge")
+        .about("Microservices as WebAssembly components: drop users.wasm into guests/, and /users answers.")
+        .version(version)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(hosting())
+        .subcommands(asking())
+        .subcommands(describing())
+}
+
+/// Commands that run a host, or do with a directory what a host would.
+fn hosting() -> [Command; 4] {
+    [
+        configured(Command::new("serve").about("Serve every component in DIR")),
+        configured(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")),
+        configured(Command::new("check").about("Load and compile DIR or one file, and say what each asks for"))
+            .arg(json()),
+        configured(Command::new("compile").about("Compile every component in DIR into the compile cache")),
+    ]
+}
+
+/// Commands that ask a running host.
+fn asking() -> [Command; 12] {
+    let name = || Arg::new("name").value_name("NAME").help("Name of a service");
+    let follow = || flag("follow", "Go on, with what comes from now on").short('f');
+    let order = |order, about| client(Command::new(order).about(about)).arg(name().required(true)).arg(json());
+    [
+        client(Command::new("ps").about("List services, and the files that are refused")).arg(json()),
+        client(Command::new("logs").about("Print recent log lines, of the host or of one service"))
+            .arg(name())
+            .arg(follow())
+            .arg(
+                Arg::new("tail")
+                    .long("tail")
+                    .short('n')
+                    .value_name("N")
+                    .value_parser(value_parser!(u64))
+                    .help("How many lines at most [default: all that the host has; with --follow 10]"),
+            )
+            .arg(json()),
+        client(Command::new("stats").about("Show what services do, every second"))
+            .arg(name())
+            .arg(flag("no-stream", "Print one sample, taken over a second, as is done without a terminal"))
+            .arg(json()),
+        client(Command::new("top").about("Show what services do on the whole screen, the busiest first; q leaves"))
+            .arg(json()),
+        client(Command::new("inspect").about("Say all about a service, or what a component file asks for"))
+            .arg(
+                Arg::new("name")
+                    .value_name("NAME|FILE")
+                    .required(true)
+                    .help("Name of a service that a host serves, or a .wasm file, for which no host is needed"),
+            )
+            .arg(json()),
+        client(Command::new("events").about("Print recent changes of the directory, and what operators did"))
+            .arg(follow())
+            .arg(json()),
+        order("disable", "Stop serving a service, until it is enabled"),
+        order("enable", "Serve a service that was disabled"),
+        order("unload", "Drop the machine code of a service, until it is asked for again"),
+        client(Command::new("log-level").about("Say how much is logged, or change it until the host ends"))
+            .arg(Arg::new("level").value_name("LEVEL").help("error, warn, info, debug, or a filter"))
+            .arg(json()),
+        client(Command::new("drain").about("Stop the host once running requests have finished, as SIGTERM does"))
+            .arg(json()),
+        client(Command::new("health").about("Ask a running host whether it is ready")),
+    ]
+}
+
+/// Commands that describe Lodge itself.
+fn describing() -> [Command; 3] {
+    [
+        Command::new("schema").about("Print the JSON Schema of a manifest"),
+        Command::new("completions").about("Print the completions of a shell").arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .required(true)
+                .value_parser(value_parser!(Shell))
+                .help("The shell that runs them"),
+        ),
+        Command::new("man").about("Print the man pages, or write each into a file").arg(
+            Arg::new("directory")
+                .value_name("DIR")
+                .value_parser(value_parser!(PathBuf))
+                .help("Where the files are written [default: all pages go to stdout]"),
+        ),
+    ]
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+fn json() -> Arg {
+    flag("json", "Print JSON, for machines")
+}
+
+/// The flag of a setting.
+fn setting(name: &str, value: &'static str, help: &str) -> Arg {
+    let default = config::described().find(|(other, ..)| other == name).map_or("", |(_, default, _)| default);
+    let default = if default.is_empty() { "none" } else { default };
+    let help = format!("{help} [default: {default}] [env: {}]", config::env_name(name));
+    Arg::new(name.to_owned()).long(config::flag_name(name)).value_name(value).help(help)
+}
+
+fn config_file() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .help("Configuration file [default: lodge.toml, if it is there] [env: LODGE_CONFIG]")
+}
+
+/// With every setting.
+fn configured(command: Command) -> Command {
+    let settings = config::described().filter(|(name, ..)| name != "guests");
+    let settings = settings.map(|(name, _, help)| setting(&name, "VALUE", help));
+    command
+        .arg(Arg::new("guests").value_name("DIR").help("Directory of components [default: guests] [env: LODGE_GUESTS]"))
+        .args(settings)
+        .arg(config_file())
+        .arg(flag("print-config", "Print every setting with its origin, and do nothing else"))
+}
+
+/// With the settings that say which host is asked.
+fn client(command: Command) -> Command {
+    command.args(ASKING.map(|(name, value, help)| setting(name, value, help))).arg(config_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_is_sound() {
+        command().debug_assert();
+    }
+
+    /// Who asks a host is not shown how to be one.
+    #[test]
+    fn clients_have_few_flags() {
+        let command = command();
+        for name in ["ps", "logs", "stats", "top", "inspect", "events", "disable", "drain", "log-level", "health"] {
+            let command = command.find_subcommand(name).unwrap();
+            let flags: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
+            assert!(
+                flags.len() <= 6 && flags.contains(&"admin") && flags.contains(&"admin-token"),
+                "{name}: {flags:?}"
+            );
+        }
+        assert!(command.find_subcommand("serve").unwrap().get_arguments().count() > 30);
+    }
+}

@@ -1,0 +1,237 @@
+//! What the admin API says, as far as people are shown it. A field that a host does not have, or has `null`, is empty:
+//! hosts of other versions are asked, too.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::{Client, encoded};
+use crate::cli::out::{Failure, clean};
+use crate::config::key::nearest;
+
+/// Names of services that a message lists.
+const NAMES: usize = 20;
+
+/// A file of the directory: it serves, or it is refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Entry {
+    pub(in crate::cli) file: String,
+    pub(in crate::cli) service: Option<Service>,
+    pub(in crate::cli) refused: Option<Refused>,
+}
+
+/// Why a file does not serve.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Refused {
+    pub(in crate::cli) reason: String,
+    pub(in crate::cli) remedy: String,
+}
+
+/// A service, its traffic and, where one alone was asked for, its limits and last failures.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Service {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) digest: String,
+    pub(in crate::cli) bytes: u64,
+    pub(in crate::cli) routes: Vec<String>,
+    pub(in crate::cli) host: String,
+    pub(in crate::cli) state: String,
+    pub(in crate::cli) since: String,
+    pub(in crate::cli) loaded: bool,
+    pub(in crate::cli) requests: u64,
+    pub(in crate::cli) errors: u64,
+    pub(in crate::cli) in_flight: u64,
+    pub(in crate::cli) queued: u64,
+    pub(in crate::cli) p50_ms: Option<f64>,
+    pub(in crate::cli) p99_ms: Option<f64>,
+    pub(in crate::cli) cpu_seconds: f64,
+    pub(in crate::cli) memory_bytes: u64,
+    pub(in crate::cli) bytes_in: u64,
+    pub(in crate::cli) bytes_out: u64,
+    pub(in crate::cli) last_refusal: Option<LastRefusal>,
+    pub(in crate::cli) imports: Vec<String>,
+    pub(in crate::cli) exports: Vec<String>,
+    pub(in crate::cli) limits: BTreeMap<String, Value>,
+    pub(in crate::cli) recent_errors: Vec<Error>,
+}
+
+/// The last request that a service did not get.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct LastRefusal {
+    pub(in crate::cli) at: String,
+    pub(in crate::cli) reason: String,
+}
+
+/// A request that failed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Error {
+    pub(in crate::cli) at: String,
+    pub(in crate::cli) request_id: String,
+    /// Nothing when the transfer was aborted.
+    pub(in crate::cli) status: Option<u16>,
+    pub(in crate::cli) reason: String,
+    pub(in crate::cli) detail: Option<String>,
+    pub(in crate::cli) backtrace: Vec<String>,
+}
+
+/// A line of the log.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Line {
+    pub(in crate::cli) at: String,
+    pub(in crate::cli) level: String,
+    pub(in crate::cli) kind: String,
+    pub(in crate::cli) service: Option<String>,
+    pub(in crate::cli) request_id: Option<String>,
+    pub(in crate::cli) stream: Option<String>,
+    pub(in crate::cli) message: String,
+    #[serde(deserialize_with = "nothing_is_empty")]
+    pub(in crate::cli) fields: BTreeMap<String, Value>,
+}
+
+/// A change of the directory, or an operator's act.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Change {
+    pub(in crate::cli) at: String,
+    pub(in crate::cli) service: Option<String>,
+    pub(in crate::cli) message: String,
+}
+
+/// The process itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Host {
+    pub(in crate::cli) version: String,
+    pub(in crate::cli) uptime_seconds: f64,
+    pub(in crate::cli) connections: u64,
+    pub(in crate::cli) memory_bytes: u64,
+    pub(in crate::cli) cpu_seconds: f64,
+}
+
+/// What came of an order to a service.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct State {
+    pub(in crate::cli) service: String,
+    pub(in crate::cli) state: String,
+}
+
+/// How much is logged.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Level {
+    pub(in crate::cli) level: String,
+}
+
+/// RFC 9457.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Problem {
+    pub(super) title: Option<String>,
+    pub(super) detail: Option<String>,
+}
+
+fn nothing_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+impl Client {
+    /// What became of every file.
+    pub(in crate::cli) fn entries(&self) -> Result<Vec<Entry>, Failure> {
+        self.read(&self.get("/v1/services")?)
+    }
+
+    /// Every service, or the one of this name.
+    pub(in crate::cli) fn services(&self, only: Option<&str>) -> Result<Vec<Service>, Failure> {
+        let mut entries = self.entries()?;
+        let mut services: Vec<_> = entries.iter_mut().filter_map(|entry| entry.service.take()).collect();
+        if let Some(name) = only {
+            let names: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
+            services.retain(|service| service.name == name);
+            if services.is_empty() {
+                return Err(unknown(name, &names, &entries));
+            }
+        }
+        Ok(services)
+    }
+
+    /// Asks for something of one service, whose name is `{}` in `path`; says which there are when it is none of them.
+    pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, Failure> {
+        let path = path.replace("{}", &encoded(name));
+        let answer = self.ask(method, &path, (method == "POST").then_some(""))?;
+        match answer.status {
+            200..300 => Ok(answer.text),
+            // Its own message is better, unless the name is known and the path is not.
+            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.refused(&path, &answer))),
+            _ => Err(self.refused(&path, &answer)),
+        }
+    }
+
+    /// An answer as a value.
+    pub(in crate::cli) fn read<'a, T: Deserialize<'a>>(&self, json: &'a str) -> Result<T, Failure> {
+        serde_json::from_str(json).map_err(|error| {
+            let why = if json.trim_start().starts_with('<') { "it is a page".to_owned() } else { error.to_string() };
+            Failure::new(format!("{} does not answer as a Lodge does: {why}", self.place()))
+        })
+    }
+}
+
+fn unknown(name: &str, names: &[String], entries: &[Entry]) -> Failure {
+    let of_it = |entry: &&Entry| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
+    let refused = entries.iter().filter(of_it).find_map(|entry| Some((&entry.file, entry.refused.as_ref()?)));
+    if let Some((file, refused)) = refused {
+        return Failure::new(format!("{file} is refused: {}; {}", refused.reason, refused.remedy));
+    }
+    let near = nearest(name, names.iter().map(String::as_str));
+    let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let shown: Vec<_> = names.iter().take(NAMES).map(|name| clean(name).into_owned()).collect();
+    let more = match names.len().saturating_sub(NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let there = if shown.is_empty() { "none".into() } else { shown.join(", ") };
+    Failure::new(format!("there is no service `{name}` (there are {there}{more}){hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(failure: Failure) -> String {
+        match failure {
+            Failure::Problem(problem) => problem,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_helped() {
+        let names: Vec<String> = vec!["hello".into(), "users".into()];
+        assert_eq!(
+            said(unknown("usres", &names, &[])),
+            "there is no service `usres` (there are hello, users); did you mean `users`?"
+        );
+        assert_eq!(said(unknown("x\x1b[2J", &[], &[])), r"there is no service `x\u{1b}[2J` (there are none)");
+        let many: Vec<String> = (0..25).map(|n| format!("s{n}")).collect();
+        assert!(said(unknown("zzz", &many, &[])).contains("s19 and 5 more)"));
+        let refused = Refused { reason: "it is empty".into(), remedy: "copy it again".into() };
+        let entry = Entry { file: "bad.wasm".into(), service: None, refused: Some(refused) };
+        assert_eq!(said(unknown("bad", &names, &[entry])), "bad.wasm is refused: it is empty; copy it again");
+    }
+
+    /// Hosts of other versions say less, or more.
+    #[test]
+    fn what_is_missing_is_empty() {
+        let line: Line = serde_json::from_str(r#"{"message":"x","fields":null,"new":1}"#).unwrap();
+        assert_eq!((line.message.as_str(), line.fields.len(), line.service), ("x", 0, None));
+        let service: Service = serde_json::from_str(r#"{"name":"x","p50_ms":null}"#).unwrap();
+        assert_eq!((service.name.as_str(), service.p50_ms), ("x", None));
+    }
+}

@@ -1,0 +1,223 @@
+//! An HTTP/1.1 answer on a blocking socket: its head, and its body in whatever framing it comes.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::time::Instant;
+
+/// Bytes of an answer's head, and of any line between chunks.
+const HEAD_BYTES: u64 = 64 << 10;
+/// Header fields of an answer.
+const HEADERS: usize = 64;
+
+/// A socket that gives up at a point in time.
+pub(super) struct Timed {
+    stream: TcpStream,
+    until: Option<Instant>,
+}
+
+/// The body of an answer, without its framing.
+pub(super) struct Body {
+    from: BufReader<Timed>,
+    framing: Framing,
+}
+
+enum Framing {
+    /// So many bytes are left.
+    Length(u64),
+    /// So many bytes are left of this chunk, and it is not the first one.
+    Chunk(u64, bool),
+    /// Until the connection is closed.
+    Close,
+    /// No more.
+    Over,
+}
+
+impl Timed {
+    pub(super) fn new(stream: TcpStream, until: Instant) -> Self {
+        Self { stream, until: Some(until) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let too_late = || io::Error::new(io::ErrorKind::TimedOut, "it takes too long");
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(too_late());
+        }
+        self.stream.set_read_timeout(left)?;
+        self.stream.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => too_late(),
+            _ => error,
+        })
+    }
+}
+
+/// Status and body of the answer that comes from there.
+pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
+    let mut bytes = Vec::new();
+    loop {
+        let before = bytes.len();
+        let most = HEAD_BYTES.saturating_sub(before as u64);
+        let read = (&mut from).take(most).read_until(b'\n', &mut bytes)?;
+        if bytes.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closes the connection"));
+        }
+        if read == 0 || !bytes.ends_with(b"\n") {
+            return Err(foreign("it is not HTTP"));
+        }
+        if matches!(bytes.get(before..), Some(b"\n" | b"\r\n")) {
+            break;
+        }
+    }
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut answer = httparse::Response::new(&mut headers);
+    let parsed = answer.parse(&bytes).map_err(|error| foreign(&format!("it is not HTTP: {error}")))?;
+    let status = answer.code.filter(|_| parsed.is_complete()).ok_or_else(|| foreign("it is not HTTP"))?;
+    let header = |name: &str| {
+        let found = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(found.value).ok().map(str::trim)
+    };
+    let framing = match (header("transfer-encoding"), header("content-length")) {
+        _ if matches!(status, 204 | 304) => Framing::Over,
+        (Some(coding), _) if coding.eq_ignore_ascii_case("chunked") => Framing::Chunk(0, false),
+        (Some(_), _) => return Err(foreign("it encodes its answer in an unknown way")),
+        (None, Some(length)) => Framing::Length(length.parse().map_err(|_| foreign("it is not HTTP: content-length"))?),
+        (None, None) => Framing::Close,
+    };
+    Ok((status, Body { from, framing }))
+}
+
+impl Body {
+    /// From now on waits for ever: it is a stream.
+    pub(super) fn patient(&mut self) {
+        self.from.get_mut().until = None;
+    }
+
+    /// A line of the framing, without its end.
+    fn line(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        (&mut self.from).take(HEAD_BYTES).read_until(b'\n', &mut line)?;
+        if line.pop() != Some(b'\n') {
+            return Err(cut());
+        }
+        line.pop_if(|last| *last == b'\r');
+        Ok(line)
+    }
+
+    /// Size of the next chunk; 0 after the last, whose trailers are read.
+    fn next_chunk(&mut self, first: bool) -> io::Result<u64> {
+        if !first && !self.line()?.is_empty() {
+            return Err(foreign("a chunk is longer than it says"));
+        }
+        let line = self.line()?;
+        let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let size = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|d| d.is_ascii_hexdigit()));
+        let size = size.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let size = size.ok_or_else(|| foreign("a chunk has no size"))?;
+        if size == 0 {
+            let mut trailers = HEADERS;
+            while !self.line()?.is_empty() {
+                trailers = trailers.checked_sub(1).ok_or_else(|| foreign("its trailers have no end"))?;
+            }
+        }
+        Ok(size)
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        if let Framing::Chunk(0, begun) = self.framing {
+            self.framing = match self.next_chunk(!begun)? {
+                0 => Framing::Over,
+                size => Framing::Chunk(size, true),
+            };
+        }
+        let left = match self.framing {
+            Framing::Over | Framing::Length(0) => return Ok(0),
+            Framing::Close => return self.from.read(into),
+            Framing::Length(left) | Framing::Chunk(left, _) => left,
+        };
+        let read = (&mut self.from).take(left).read(into)?;
+        if read == 0 {
+            return Err(cut());
+        }
+        if let Framing::Length(left) | Framing::Chunk(left, _) = &mut self.framing {
+            *left -= read as u64;
+        }
+        Ok(read)
+    }
+}
+
+fn foreign(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended in the middle")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// What is read of an answer whose bytes come in `pieces`, after which the connection is closed.
+    fn read(pieces: &[&str]) -> io::Result<(u16, String)> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let pieces: Vec<String> = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+        let writing = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.set_nodelay(true).unwrap();
+            for piece in pieces {
+                peer.write_all(piece.as_bytes()).unwrap();
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(10);
+        let (status, mut body) = head(BufReader::new(Timed::new(stream, until)))?;
+        let mut text = String::new();
+        let read = body.read_to_string(&mut text);
+        writing.join().unwrap();
+        read.map(|_| (status, text))
+    }
+
+    fn bytes(text: &str) -> Vec<&str> {
+        text.split_inclusive(|_: char| true).collect()
+    }
+
+    #[test]
+    fn every_framing() {
+        let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello and more";
+        let chunked = "HTTP/1.1 201 \r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\na: b\r\n\r\n";
+        let close = "HTTP/1.0 404 Not Found\nserver: x\n\nhello";
+        for (text, status) in [(length, 200), (chunked, 201), (close, 404)] {
+            assert_eq!(read(&[text]).unwrap(), (status, "hello".into()));
+            assert_eq!(read(&bytes(text)).unwrap(), (status, "hello".into()));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_an_error() {
+        for text in [
+            "",
+            "SSH-2.0-x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-1\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+        ] {
+            assert!(read(&[text]).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a component's imports mean: what it asks for, what it is given, and what of a manifest has a say in that.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Something that a component asks for.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Ask {
+    /// What.
+    what: String,
+    /// What comes of it.
+    given: &'static str,
+}
+
+/// A kind of import.
+struct Capability {
+    what: &'static str,
+    /// How the names of the interfaces begin that ask for it.
+    interfaces: &'static [&'static str],
+    given: &'static str,
+    /// The part of a manifest that grants it.
+    grant: Option<&'static str>,
+}
+
+/// As [`capabilities`](crate::capabilities) has them.
+const CAPABILITIES: [Capability; 9] = [
+    Capability {
+        what: "outgoing HTTP",
+        interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
+        given: "imported, denied; no manifest can grant it yet",
+        grant: None,
+    },
+    Capability {
+        what: "sockets",
+        interfaces: &["wasi:sockets/"],
+        given: "imported by its runtime, denied; no manifest can grant them yet",
+        grant: None,
+    },
+    Capability {
+        what: "files",
+        interfaces: &["wasi:filesystem/"],
+        given: "imported by its runtime, empty; no manifest can grant any yet",
+        grant: None,
+    },
+    Capability {
+        what: "environment",
+        interfaces: &["wasi:cli/environment"],
+        given: "imported by its runtime, empty but for [env] of its manifest",
+        grant: Some("[env]\n# GREETING = \"hi\"\n"),
+    },
+    Capability { what: "stdin", interfaces: &["wasi:cli/stdin"], given: "imported by its runtime, empty", grant: None },
+    Capability {
+        what: "stdout and stderr",
+        interfaces: &["wasi:cli/stdout", "wasi:cli/stderr"],
+        given: "granted: they become log lines",
+        grant: None,
+    },
+    Capability { what: "clocks", interfaces: &["wasi:clocks/"], given: "granted", grant: None },
+    Capability { what: "random numbers", interfaces: &["wasi:random/"], given: "granted", grant: None },
+    // What the others are made of, and nothing by itself.
+    Capability {
+        what: "",
+        interfaces: &["wasi:io/", "wasi:cli/", "wasi:http/types", "wasi:http/handler"],
+        given: "",
+        grant: None,
+    },
+];
+
+impl Capability {
+    fn is_meant(&self, import: &str) -> bool {
+        self.interfaces.iter().any(|interface| {
+            let rest = import.strip_prefix(interface);
+            rest.is_some_and(|rest| interface.ends_with('/') || rest.is_empty() || rest.starts_with('@'))
+        })
+    }
+}
+
+/// What these imports ask for, each thing once; at the end what no host has.
+pub(super) fn of(imports: &[String]) -> Vec<Ask> {
+    let known = CAPABILITIES.iter().filter(|capability| !capability.what.is_empty());
+    let known = known.filter(|capability| imports.iter().any(|import| capability.is_meant(import)));
+    let mut asks: Vec<_> =
+        known.map(|capability| Ask { what: capability.what.into(), given: capability.given }).collect();
+    let foreign = imports.iter().filter(|import| !CAPABILITIES.iter().any(|capability| capability.is_meant(import)));
+    asks.extend(foreign.map(|import| Ask { what: import.clone(), given: "imported, and this host does not have it" }));
+    asks
+}
+
+/// A manifest for the service `name` that says what there is to say, and grants what can be granted.
+pub(super) fn manifest(name: &str, imports: &[String]) -> String {
+    let routes = format!("routes = [{}]", toml::Value::String(format!("/{name}")));
+    let mut text = format!("{routes}\nisolation = \"request\"  # \"service\" reuses warm instances\n");
+    let asked = |capability: &&Capability| imports.iter().any(|import| capability.is_meant(import));
+    for grant in CAPABILITIES.iter().filter(asked).filter_map(|capability| capability.grant) {
+        text.push_str(&format!("\n{grant}"));
+    }
+    text
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::guests::manifest::Manifest;
+
+    fn imports(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn imports_in_words() {
+        let names = [
+            "wasi:io/streams@0.2.12",
+            "wasi:http/types@0.2.12",
+            "wasi:filesystem/types@0.2.12",
+            "wasi:filesystem/preopens@0.2.12",
+            "wasi:http/client@0.3.0",
+            "wasi:clocks/wall-clock@0.2.12",
+            "wasi:http/clients",
+            "acme:queue/push@1.0.0",
+        ];
+        let asks: Vec<_> = of(&imports(&names)).into_iter().map(|ask| ask.what).collect();
+        assert_eq!(asks, ["outgoing HTTP", "files", "clocks", "wasi:http/clients", "acme:queue/push@1.0.0"]);
+    }
+
+    /// What is proposed is understood, whatever the file is called.
+    #[test]
+    fn proposals_are_manifests() {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let read = |text: &str| Manifest::read("x", text, &limits, 1 << 30);
+        let text = manifest("users", &imports(&["wasi:cli/environment@0.2.3"]));
+        assert!(text.contains("[env]") && read(&text).is_ok(), "{text}");
+        let uncommented = text.replace("# GREETING", "GREETING");
+        assert_eq!(read(&uncommented).unwrap().env, [("GREETING".to_owned(), "hi".to_owned())]);
+        assert!(!manifest("users", &[]).contains("[env]"));
+        assert!(toml::from_str::<toml::Table>(&manifest("a\"b\n", &[])).is_ok());
+    }
+}

@@ -1,0 +1,81 @@
+//! What a component imports and exports, read from its sections: nothing is compiled.
+
+use wasmparser::{ComponentExternalKind, Parser, Payload};
+
+use crate::guests::compile::Interfaces;
+
+/// The names of what stands at the outermost level.
+///
+/// # Errors
+/// When the bytes are no component.
+pub(super) fn interfaces(bytes: &[u8]) -> Result<Interfaces, String> {
+    if !Parser::is_component(bytes) {
+        return Err("it is no component".into());
+    }
+    let mut interfaces = Interfaces::default();
+    let mut depth = 0_u32;
+    let damaged = |error: wasmparser::BinaryReaderError| format!("it is a damaged component: {error}");
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(damaged)? {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    interfaces.imports.push(import.map_err(damaged)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    let export = export.map_err(damaged)?;
+                    if export.kind != ComponentExternalKind::Type {
+                        interfaces.exports.push(export.name.name.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(interfaces)
+}
+
+/// The versions of WASI that are spoken, in order.
+pub(super) fn wasi_versions(interfaces: &Interfaces) -> Vec<String> {
+    let names = interfaces.imports.iter().chain(&interfaces.exports).filter(|name| name.starts_with("wasi:"));
+    let mut versions: Vec<_> = names.filter_map(|name| Some(name.rsplit_once('@')?.1.to_owned())).collect();
+    let numbers = |version: &String| version.split(['.', '-']).map(|part| part.parse::<u64>().ok()).collect::<Vec<_>>();
+    versions.sort_by_key(|version| (numbers(version), version.clone()));
+    versions.dedup();
+    versions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_outermost_level_counts() {
+        let text = r#"(component
+            (import "wasi:cli/stdout@0.2.12" (instance))
+            (import "wasi:cli/stdin@0.2.3" (instance))
+            (component (import "inner" (func)) (core module))
+            (core module)
+            (import "wasi:http/types@0.3.0" (instance $types (export "t" (type (sub resource)))))
+            (type $t u8)
+            (export "a-type" (type $t))
+            (export "wasi:http/handler@0.3.0" (instance $types)))"#;
+        let found = interfaces(&wat::parse_str(text).unwrap()).unwrap();
+        assert_eq!(found.imports, ["wasi:cli/stdout@0.2.12", "wasi:cli/stdin@0.2.3", "wasi:http/types@0.3.0"]);
+        assert_eq!(found.exports, ["wasi:http/handler@0.3.0"]);
+        assert_eq!(wasi_versions(&found), ["0.2.3", "0.2.12", "0.3.0"]);
+    }
+
+    #[test]
+    fn what_is_damaged_is_said() {
+        let component = wat::parse_str("(component (import \"a\" (func)))").unwrap();
+        // Cut between two sections it is a smaller component; nowhere is it more than an error.
+        let cut: Vec<_> = (0..component.len()).map(|end| interfaces(&component[..end])).collect();
+        assert!(cut.last().unwrap().as_ref().is_err_and(|why| why.contains("damaged")), "{cut:?}");
+        assert!(interfaces(&wat::parse_str("(module)").unwrap()).is_err());
+        assert!(interfaces(b"").is_err());
+    }
+}

@@ -1,0 +1,141 @@
+//! `lodge logs` and `lodge events`: what was said and what changed, so far or from now on.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::client::api::{Change, Line};
+use super::client::{Client, encoded};
+use super::out::{self, Failure, clean};
+
+/// Lines that following begins with, unless another number was asked for.
+const BEFORE: u64 = 10;
+
+/// What was asked for.
+pub(super) struct Wanted<'a> {
+    pub(super) service: Option<&'a str>,
+    pub(super) tail: Option<u64>,
+    pub(super) follow: bool,
+    pub(super) json: bool,
+}
+
+/// Prints log lines.
+pub(super) fn logs(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
+    if let Some(name) = wanted.service {
+        known(client, name)?;
+    }
+    if wanted.follow {
+        let tail = wanted.tail.unwrap_or(BEFORE);
+        follow::<Line>(client, &path(wanted.service, Some(tail), true), "log", wanted.json, words)
+    } else {
+        recent::<Line>(client, &path(wanted.service, wanted.tail, false), wanted.json, words)
+    }
+}
+
+/// Prints changes of the directory, and what operators did.
+pub(super) fn events(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
+    if wanted.follow {
+        follow::<Change>(client, "/v1/events?follow=true", "change", wanted.json, change)
+    } else {
+        recent::<Change>(client, "/v1/events", wanted.json, change)
+    }
+}
+
+fn recent<T: for<'a> Deserialize<'a>>(
+    client: &Client,
+    path: &str,
+    json: bool,
+    words: impl Fn(&T) -> String,
+) -> Result<(), Failure> {
+    let answer = client.get(path)?;
+    let lines: Vec<T> = client.read(&answer)?;
+    if json {
+        return out::line(answer.trim_end());
+    }
+    out::print(&lines.iter().fold(String::new(), |text, line| text + &words(line) + "\n"))
+}
+
+fn follow<T: for<'a> Deserialize<'a>>(
+    client: &Client,
+    path: &str,
+    kind: &str,
+    json: bool,
+    words: impl Fn(&T) -> String,
+) -> Result<(), Failure> {
+    for event in client.follow(path)? {
+        let event = event?;
+        if event.name != kind {
+            continue;
+        }
+        let line: T = client.read(&event.data)?;
+        // In JSON a line feed can only stand between values.
+        out::line(&if json { event.data.replace('\n', " ") } else { words(&line) })?;
+    }
+    Ok(())
+}
+
+fn path(service: Option<&str>, tail: Option<u64>, follow: bool) -> String {
+    let parts = [
+        follow.then(|| "follow=true".to_owned()),
+        service.map(|name| format!("service={}", encoded(name))),
+        tail.map(|tail| format!("tail={tail}")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "/v1/logs".into() } else { format!("/v1/logs?{}", parts.join("&")) }
+}
+
+/// A service that is gone may have left lines; one that nobody ever heard of is a slip.
+fn known(client: &Client, name: &str) -> Result<(), Failure> {
+    match client.services(Some(name)) {
+        Err(Failure::Problem(problem)) => {
+            let lines: Vec<Line> = client.read(&client.get(&path(Some(name), Some(1), false))?)?;
+            if lines.is_empty() { Err(Failure::Problem(problem)) } else { Ok(()) }
+        }
+        found => found.map(drop),
+    }
+}
+
+/// `2026-11-21T10:22:03.123Z INFO  users stdout: hello  request_id=…`
+fn words(line: &Line) -> String {
+    let who = line.service.as_deref().unwrap_or("lodge");
+    let how = line.stream.as_deref().unwrap_or(&line.kind);
+    let mut text = format!("{} {:5} {who} {how}: {}", line.at, line.level, line.message);
+    let fields = line.fields.iter().map(|(name, value)| match value {
+        Value::String(value) => format!(" {name}={value}"),
+        value => format!(" {name}={value}"),
+    });
+    text.extend(fields);
+    if let Some(id) = &line.request_id {
+        text.push_str(&format!(" request_id={id}"));
+    }
+    clean(&text).into_owned()
+}
+
+fn change(change: &Change) -> String {
+    let who = change.service.as_ref().map_or(String::new(), |service| format!("{service}: "));
+    clean(&format!("{} {who}{}", change.at, change.message)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_in_words() {
+        let line = |json: &str| words(&serde_json::from_str(json).unwrap());
+        let guest = r#"{"at":"2026-11-21T10:00:00.123Z","level":"INFO","kind":"guest","service":"users",
+            "request_id":"9f","stream":"stderr","message":"a\u001b[31m\nb"}"#;
+        assert_eq!(line(guest), r"2026-11-21T10:00:00.123Z INFO  users stderr: a\u{1b}[31m\nb request_id=9f");
+        let request = r#"{"at":"T","level":"WARN","kind":"request","service":"users","message":"done",
+            "fields":{"ms":1.5,"path":"/x"}}"#;
+        assert_eq!(line(request), "T WARN  users request: done ms=1.5 path=/x");
+        assert_eq!(line(r#"{"at":"T","level":"INFO","kind":"host","message":"m"}"#), "T INFO  lodge host: m");
+        let changed = serde_json::from_str(r#"{"at":"T","service":"users","message":"replaced"}"#).unwrap();
+        assert_eq!(change(&changed), "T users: replaced");
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        assert_eq!(path(None, None, false), "/v1/logs");
+        assert_eq!(path(Some("a b"), Some(5), true), "/v1/logs?follow=true&service=a%20b&tail=5");
+    }
+}

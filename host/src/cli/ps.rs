@@ -1,0 +1,83 @@
+//! `lodge ps`: what serves, since when and with what success, and what does not serve.
+
+use std::time::SystemTime;
+
+use super::client::Client;
+use super::client::api::Entry;
+use super::out::{self, Failure, clean};
+use super::table::Side::{Left, Right};
+use super::table::Table;
+use super::units::{ago, bytes, millis, seconds};
+
+/// Asks, and prints.
+pub(super) fn run(client: &Client, json: bool) -> Result<(), Failure> {
+    let answer = client.get("/v1/services")?;
+    let entries: Vec<Entry> = client.read(&answer)?;
+    if json { out::line(answer.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
+}
+
+fn text(entries: &[Entry], now: SystemTime) -> String {
+    let mut table = Table::new(&[
+        ("NAME", Left),
+        ("VERSION", Left),
+        ("STATE", Left),
+        ("SINCE", Left),
+        ("REQUESTS", Right),
+        ("ERRORS", Right),
+        ("P50", Right),
+        ("P99", Right),
+        ("CPU", Right),
+        ("MEM", Right),
+        ("ROUTES", Left),
+    ]);
+    for service in entries.iter().filter_map(|entry| entry.service.as_ref()) {
+        table.row([
+            (&*service.name).into(),
+            service.digest.get(..12).unwrap_or(&service.digest).into(),
+            (&*service.state).into(),
+            ago(&service.since, now).into(),
+            service.requests.to_string().into(),
+            service.errors.to_string().into(),
+            millis(service.p50_ms).into(),
+            millis(service.p99_ms).into(),
+            seconds(service.cpu_seconds).into(),
+            bytes(service.memory_bytes).into(),
+            service.routes.join(", ").into(),
+        ]);
+    }
+    let mut text = table.text();
+    let refused = entries.iter().filter_map(|entry| Some((&entry.file, entry.refused.as_ref()?)));
+    for (n, (file, refused)) in refused.enumerate() {
+        if n == 0 {
+            text.push_str("\nREFUSED\n");
+        }
+        text.push_str(&format!("{}: {}; {}\n", clean(file), clean(&refused.reason), clean(&refused.remedy)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_and_below_them_what_is_refused() {
+        let entries = r#"[
+            {"file": "bad.wasm", "refused": {"reason": "it is empty", "remedy": "copy it\u001b[2J again"}},
+            {"file": "hello.wasm", "service": {"name": "hello", "digest": "0123456789abcdef", "state": "serving",
+              "since": "2026-11-21T10:00:00Z", "requests": 1203, "errors": 2, "p50_ms": 0.123, "p99_ms": 2.5,
+              "cpu_seconds": 1.25, "memory_bytes": 1310720, "routes": ["/hello", "/hi"]}}
+        ]"#;
+        let entries: Vec<Entry> = serde_json::from_str(entries).unwrap();
+        let now = humantime::parse_rfc3339("2026-11-21T10:03:10Z").unwrap();
+        let expected = r"
+NAME    VERSION        STATE     SINCE           REQUESTS   ERRORS      P50     P99     CPU       MEM   ROUTES
+hello   0123456789ab   serving   3 minutes ago       1203        2   0.12ms   2.5ms   1.25s   1.2 MiB   /hello, /hi
+
+REFUSED
+bad.wasm: it is empty; copy it\u{1b}[2J again
+";
+        assert_eq!(text(&entries, now), expected.trim_start_matches('\n'));
+        assert!(text(&[], now).starts_with("NAME   VERSION") && !text(&[], now).contains("REFUSED"));
+    }
+}

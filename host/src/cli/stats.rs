@@ -1,0 +1,187 @@
+//! `lodge stats` and `lodge top`: what services do now, as rates between two looks.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::client::Client;
+use super::client::api::{Host, Service};
+use super::out::{self, Failure};
+use super::screen::{self, FullScreen, InPlace};
+use super::table::Side::{Left, Right};
+use super::table::Table;
+use super::units::{bytes, millis, rate, seconds};
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What a service does.
+#[derive(Debug, Serialize, PartialEq)]
+struct Rate {
+    name: String,
+    requests_per_second: f64,
+    errors_per_second: f64,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    /// Of one core.
+    cpu_percent: f64,
+    memory_bytes: u64,
+    in_flight: u64,
+    queued: u64,
+}
+
+struct Look {
+    at: Instant,
+    services: Vec<Service>,
+}
+
+impl Look {
+    fn take(client: &Client, only: Option<&str>) -> Result<Self, Failure> {
+        Ok(Self { services: client.services(only)?, at: Instant::now() })
+    }
+}
+
+/// Draws again and again on a terminal; prints once, over a second, for anybody else.
+pub(super) fn stats(client: &Client, only: Option<&str>, once: bool, json: bool) -> Result<(), Failure> {
+    let mut before = Look::take(client, only)?;
+    if once || json || !screen::is_terminal() {
+        screen::pause(PERIOD);
+        return print(&rates(&before, &Look::take(client, only)?), json);
+    }
+    let mut place = InPlace::default();
+    place.draw(&table(&[]).lines())?;
+    loop {
+        screen::pause(PERIOD);
+        let now = Look::take(client, only)?;
+        place.draw(&table(&rates(&before, &now)).lines())?;
+        before = now;
+    }
+}
+
+/// The same with the whole screen, the busiest first, until somebody leaves.
+pub(super) fn top(client: &Client, json: bool) -> Result<(), Failure> {
+    let (mut before, mut host) = (Look::take(client, None)?, host(client)?);
+    if json || !screen::is_terminal() {
+        screen::pause(PERIOD);
+        return print(&busiest_first(rates(&before, &Look::take(client, None)?)), json);
+    }
+    let screen = FullScreen::take()?;
+    screen.draw(&[headline(client, &host, &host, PERIOD)])?;
+    while !screen.left_within(PERIOD) {
+        let (now, its_host) = (Look::take(client, None)?, self::host(client)?);
+        let mut lines = vec![headline(client, &host, &its_host, now.at - before.at), String::new()];
+        lines.extend(table(&busiest_first(rates(&before, &now))).lines());
+        screen.draw(&lines)?;
+        (before, host) = (now, its_host);
+    }
+    Ok(())
+}
+
+fn host(client: &Client) -> Result<Host, Failure> {
+    client.read(&client.get("/v1/host")?)
+}
+
+fn headline(client: &Client, before: &Host, now: &Host, time: Duration) -> String {
+    let cpu = percent(before.cpu_seconds, now.cpu_seconds, time);
+    let line = format!(
+        "lodge {} at {}   q leaves   up {}   {} connections   CPU {cpu:.1} %   memory {}",
+        now.version,
+        client.place(),
+        seconds(now.uptime_seconds.trunc()),
+        now.connections,
+        bytes(now.memory_bytes),
+    );
+    out::clean(&line).into_owned()
+}
+
+fn rates(before: &Look, now: &Look) -> Vec<Rate> {
+    let time = now.at - before.at;
+    let of = |service: &Service| {
+        let was = before.services.iter().find(|was| was.name == service.name);
+        let (requests, errors, cpu) = was.map_or((0, 0, 0.0), |was| (was.requests, was.errors, was.cpu_seconds));
+        // A host that was started again counts from zero.
+        let per_second = |was: u64, now: u64| now.saturating_sub(was) as f64 / time.as_secs_f64().max(0.001);
+        Rate {
+            name: service.name.clone(),
+            requests_per_second: per_second(requests, service.requests),
+            errors_per_second: per_second(errors, service.errors),
+            p50_ms: service.p50_ms,
+            p99_ms: service.p99_ms,
+            cpu_percent: percent(cpu, service.cpu_seconds, time),
+            memory_bytes: service.memory_bytes,
+            in_flight: service.in_flight,
+            queued: service.queued,
+        }
+    };
+    now.services.iter().map(of).collect()
+}
+
+fn percent(was: f64, now: f64, time: Duration) -> f64 {
+    (now - was).max(0.0) * 100.0 / time.as_secs_f64().max(0.001)
+}
+
+fn busiest_first(mut rates: Vec<Rate>) -> Vec<Rate> {
+    rates.sort_by(|a, b| {
+        let by_requests = || b.requests_per_second.total_cmp(&a.requests_per_second);
+        b.cpu_percent.total_cmp(&a.cpu_percent).then_with(by_requests)
+    });
+    rates
+}
+
+fn table(rates: &[Rate]) -> Table {
+    let mut table = Table::new(&[
+        ("NAME", Left),
+        ("REQ/S", Right),
+        ("ERR/S", Right),
+        ("P50", Right),
+        ("P99", Right),
+        ("CPU %", Right),
+        ("MEM", Right),
+        ("IN FLIGHT", Right),
+        ("QUEUED", Right),
+    ]);
+    for service in rates {
+        table.row([
+            (&*service.name).into(),
+            rate(service.requests_per_second).into(),
+            rate(service.errors_per_second).into(),
+            millis(service.p50_ms).into(),
+            millis(service.p99_ms).into(),
+            format!("{:.1}", service.cpu_percent).into(),
+            bytes(service.memory_bytes).into(),
+            service.in_flight.to_string().into(),
+            service.queued.to_string().into(),
+        ]);
+    }
+    table
+}
+
+fn print(rates: &[Rate], json: bool) -> Result<(), Failure> {
+    if json {
+        return out::line(&serde_json::to_string_pretty(rates).unwrap_or_default());
+    }
+    out::print(&table(rates).text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, requests: u64, cpu_seconds: f64) -> Service {
+        Service { name: name.into(), requests, errors: requests / 10, cpu_seconds, ..Service::default() }
+    }
+
+    #[test]
+    fn rates_are_between_two_looks() {
+        let at = Instant::now();
+        let before = Look { at, services: vec![service("a", 100, 1.0), service("b", 500, 9.0)] };
+        let services = vec![service("a", 300, 1.5), service("b", 20, 0.1), service("new", 10, 1.2)];
+        let now = Look { at: at + Duration::from_secs(2), services };
+        let rates = busiest_first(rates(&before, &now));
+        let seen: Vec<_> = rates.iter().map(|r| (&*r.name, r.requests_per_second, r.cpu_percent.round())).collect();
+        assert_eq!(seen, [("new", 5.0, 60.0), ("a", 100.0, 25.0), ("b", 0.0, 0.0)]);
+        assert_eq!(rates[1].errors_per_second, 10.0);
+        let text = table(&rates).text();
+        assert!(text.starts_with("NAME   REQ/S   ERR/S   P50   P99   CPU %   MEM   IN FLIGHT   QUEUED\n"), "{text}");
+    }
+}

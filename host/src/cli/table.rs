@@ -1,0 +1,90 @@
+//! Columns for people, aligned by how wide text is on a terminal.
+
+use std::borrow::Cow;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::out::clean;
+
+/// Between two columns.
+const GAP: usize = 3;
+
+/// On which side a column's text stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Left,
+    Right,
+}
+
+/// A head and rows.
+pub(super) struct Table {
+    sides: Vec<Side>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these columns and no rows.
+    pub(super) fn new(columns: &[(&str, Side)]) -> Self {
+        let sides = columns.iter().map(|(_, side)| *side).collect();
+        Self { sides, rows: vec![columns.iter().map(|(name, _)| (*name).to_owned()).collect()] }
+    }
+
+    /// Adds a row. Its cells may hold anything: they are cleaned here.
+    pub(super) fn row<const N: usize>(&mut self, cells: [Cow<'_, str>; N]) {
+        self.rows.push(cells.iter().map(|cell| clean(cell).into_owned()).collect());
+    }
+
+    /// The lines of it, the head first.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let width = |column: usize| self.rows.iter().filter_map(|row| Some(row.get(column)?.width())).max();
+        let widths: Vec<_> = (0..self.sides.len()).map(|column| width(column).unwrap_or(0)).collect();
+        let line = |row: &Vec<String>| {
+            let mut line = String::new();
+            for ((cell, side), width) in row.iter().zip(&self.sides).zip(&widths) {
+                let pad = " ".repeat(width.saturating_sub(cell.width()));
+                let (before, after) = if *side == Side::Right { (pad.as_str(), "") } else { ("", pad.as_str()) };
+                line.extend([before, cell, after, &" ".repeat(GAP)]);
+            }
+            line.truncate(line.trim_end().len());
+            line
+        };
+        self.rows.iter().map(line).collect()
+    }
+
+    /// All of it as text.
+    pub(super) fn text(&self) -> String {
+        self.lines().iter().fold(String::new(), |text, line| text + line + "\n")
+    }
+}
+
+/// As much of the beginning of `line` as fits in so many columns.
+pub(super) fn clipped(line: &str, columns: usize) -> &str {
+    let mut used = 0;
+    let over = line.char_indices().find(|(_, c)| {
+        used += c.width().unwrap_or(0);
+        used > columns
+    });
+    over.and_then(|(at, _)| line.get(..at)).unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_align_whatever_is_in_them() {
+        let mut table = Table::new(&[("NAME", Side::Left), ("N", Side::Right), ("REST", Side::Left)]);
+        table.row(["日本".into(), "1".into(), "a".into()]);
+        table.row(["x\x1b[2J".into(), "1000".into(), "".into()]);
+        let expected = "NAME            N   REST\n日本            1   a\nx\\u{1b}[2J   1000\n";
+        assert_eq!(table.text(), expected);
+    }
+
+    #[test]
+    fn lines_are_clipped_between_characters() {
+        assert_eq!(clipped("hello", 3), "hel");
+        assert_eq!(clipped("日本", 3), "日");
+        assert_eq!(clipped("日本", 4), "日本");
+        assert_eq!(clipped("", 0), "");
+    }
+}

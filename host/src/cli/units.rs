@@ -1,0 +1,92 @@
+//! Quantities as people write them.
+
+use std::time::{Duration, SystemTime};
+
+/// What stands for a quantity that nobody knows.
+pub(super) const UNKNOWN: &str = "-";
+
+/// Spans of time, and the seconds from which on one is the unit to tell an age in.
+const AGES: [(u64, u64, &str); 7] = [
+    (2 * 365 * 86_400, 365 * 86_400, "year"),
+    (2 * 30 * 86_400, 30 * 86_400, "month"),
+    (14 * 86_400, 7 * 86_400, "week"),
+    (86_400, 86_400, "day"),
+    (3_600, 3_600, "hour"),
+    (60, 60, "minute"),
+    (1, 1, "second"),
+];
+
+/// `163.2 KiB`
+pub(super) fn bytes(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+/// Milliseconds with as many digits as tell something: `0.12ms`, `3.4ms`, `56ms`, `1.2s`.
+pub(super) fn millis(ms: Option<f64>) -> String {
+    match ms {
+        None => UNKNOWN.into(),
+        Some(ms) if ms < 1.0 => format!("{ms:.2}ms"),
+        Some(ms) if ms < 10.0 => format!("{ms:.1}ms"),
+        Some(ms) if ms < 1_000.0 => format!("{ms:.0}ms"),
+        Some(ms) => format!("{:.1}s", ms / 1_000.0),
+    }
+}
+
+/// A span of seconds: `0.42s`, `12.3s`, `3m 20s`, `2days 4h`.
+pub(super) fn seconds(seconds: f64) -> String {
+    match seconds {
+        ..10.0 => format!("{seconds:.2}s"),
+        ..60.0 => format!("{seconds:.1}s"),
+        _ => {
+            let whole = Duration::try_from_secs_f64(seconds.trunc()).unwrap_or(Duration::MAX);
+            let text = humantime::format_duration(whole).to_string();
+            text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+/// So many a second.
+pub(super) fn rate(rate: f64) -> String {
+    if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
+}
+
+/// How long ago an RFC 3339 time was: `3 minutes ago`. The time itself when it is none.
+pub(super) fn ago(at: &str, now: SystemTime) -> String {
+    let Ok(then) = humantime::parse_rfc3339(at) else { return at.to_owned() };
+    let age = now.duration_since(then).unwrap_or_default().as_secs();
+    let unit = AGES.into_iter().find(|(from, ..)| age >= *from);
+    unit.map_or("just now".into(), |(_, unit, name)| {
+        let count = age / unit;
+        format!("{count} {name}{} ago", if count == 1 { "" } else { "s" })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages() {
+        let then = humantime::parse_rfc3339("2026-11-21T10:00:00.123Z").unwrap();
+        let after = |seconds| ago("2026-11-21T10:00:00.123Z", then + Duration::from_secs(seconds));
+        assert_eq!([after(0), after(1), after(59)], ["just now", "1 second ago", "59 seconds ago"]);
+        assert_eq!([after(60), after(119), after(3_599)], ["1 minute ago", "1 minute ago", "59 minutes ago"]);
+        assert_eq!([after(3_600), after(86_399)], ["1 hour ago", "23 hours ago"]);
+        assert_eq!([after(86_400), after(13 * 86_400)], ["1 day ago", "13 days ago"]);
+        assert_eq!([after(14 * 86_400), after(70 * 86_400)], ["2 weeks ago", "2 months ago"]);
+        assert_eq!([after(364 * 86_400), after(800 * 86_400)], ["12 months ago", "2 years ago"]);
+        // A clock that is behind, and what is no time.
+        assert_eq!(ago("2026-11-21T10:00:00Z", SystemTime::UNIX_EPOCH), "just now");
+        assert_eq!([ago("", then), ago("yesterday, by and large", then)], ["", "yesterday, by and large"]);
+    }
+
+    #[test]
+    fn quantities() {
+        let ms = [None, Some(0.1234), Some(3.42), Some(56.4), Some(1_234.0)].map(millis);
+        assert_eq!(ms, ["-", "0.12ms", "3.4ms", "56ms", "1.2s"]);
+        let spans = [0.423, 12.34, 200.4, 187_201.0].map(seconds);
+        assert_eq!(spans, ["0.42s", "12.3s", "3m 20s", "2days 4h"]);
+        assert_eq!([rate(0.0), rate(99.94), rate(1_234.5)], ["0.0", "99.9", "1234"]);
+        assert_eq!(bytes(163 << 10), "163.0 KiB");
+    }
+}
