@@ -22,6 +22,10 @@ use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
 use crate::request::accept::accept;
 use crate::request::serve::{self, Ids, Server};
+use crate::traces::{Exporting, Tracer};
+
+/// For what is still to be exported when the last request is over.
+const EXPORT: Duration = Duration::from_secs(5);
 
 /// How often warm instances are looked over for those that were idle too long.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -35,6 +39,8 @@ pub struct Host {
     publisher: Publisher,
     places: Arc<Concurrency>,
     logs: Arc<Logs>,
+    tracer: Tracer,
+    exporting: Exporting,
     started: SystemTime,
 }
 
@@ -66,6 +72,7 @@ impl Host {
             None => None,
         };
         let compiler = Compiler::new(&config)?;
+        let (tracer, exporting) = Tracer::start(&config.traces)?;
         let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
         Ok(Self {
             listener,
@@ -75,6 +82,8 @@ impl Host {
             places,
             config: Arc::new(config),
             logs,
+            tracer,
+            exporting,
             started: SystemTime::now(),
         })
     }
@@ -96,7 +105,7 @@ impl Host {
 
     /// Serves until `stop`, then finishes what was accepted.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, listener, admin, compiler, publisher, places, logs, started } = self;
+        let Self { config, listener, admin, compiler, publisher, places, logs, tracer, exporting, started } = self;
         announce(&config, &listener, admin.as_ref());
         let current = publisher.current();
         let (mut stopper, drain) = drain::channel();
@@ -114,6 +123,7 @@ impl Host {
                     metrics: Arc::clone(&metrics),
                     nobody: Arc::clone(&nobody),
                     logs: Arc::clone(&logs),
+                    tracer: tracer.clone(),
                     started,
                     versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
                 },
@@ -132,6 +142,7 @@ impl Host {
             ids: Ids::new(random()),
             nobody,
             metrics,
+            tracer,
             logs,
         });
         let delayed = async {
@@ -153,6 +164,7 @@ impl Host {
             Ok(()) => Ended::Drained,
             Err(_) => Ended::CutOff,
         };
+        exporting.shutdown(EXPORT).await;
         reconciling.abort();
         sweeping.abort();
         if let Some(operators) = operators {

@@ -15,6 +15,7 @@ use super::{Figures, Histogram, Metrics, Tally};
 use crate::guests::snapshot::{Current, Target};
 use crate::logs::Logs;
 use crate::service::Service;
+use crate::traces::Tracer;
 
 /// What [`text`] is, as the header `content-type` has it.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,6 +31,8 @@ pub struct Scrape {
     pub nobody: Arc<Service>,
     /// What was said.
     pub logs: Arc<Logs>,
+    /// What was traced.
+    pub tracer: Tracer,
     /// When the host started.
     pub started: SystemTime,
     /// Versions of Lodge and of its engine.
@@ -142,6 +145,8 @@ impl Collector for Scrape {
             ("lodge_compile_cache_hits", "Components found in the compile cache", counted(&metrics.cache_hits)),
             ("lodge_compile_cache_misses", "Components not found there", counted(&metrics.cache_misses)),
             ("lodge_log_lines_dropped", "Log lines that nobody read", self.logs.dropped()),
+            ("lodge_spans_exported", "Spans that a collector has taken", self.tracer.exported()),
+            ("lodge_spans_dropped", "Spans that were lost", self.tracer.dropped()),
             ("lodge_reload_failures", "New versions that were refused", counted(&metrics.reload_failures)),
         ];
         for (name, help, value) in counters {

@@ -13,6 +13,7 @@ use super::route::Missed;
 use super::serve::Server;
 use crate::error::RequestError;
 use crate::guests::snapshot::{Current, Target};
+use crate::traces::Phase;
 
 /// Answers one request, or says why not.
 ///
@@ -28,27 +29,30 @@ pub async fn handle<B: RequestBody>(
     if server.logs.requests.wanted() {
         record.detail(&server.logs, peer.address(), &head);
     }
-    headers::arrive(&mut head, peer)?;
-    let target = find(&server.current, &mut head)?;
-    record.found(&target.guest);
+    record.begins(Phase::Route);
+    let arrived = headers::arrive(&mut head, peer);
+    record.asked(&head, peer.address());
+    arrived?;
+    let target = find(&server.current, &mut head, record)?;
     if target.guest.service.is_disabled() {
         return Err(RequestError::Disabled);
     }
     fits(&target, &head.headers, &body)?;
     let method = head.method.clone();
 
+    record.begins(Phase::Queue);
     let permit = target.admission.admit().await?;
     let deadline = record.admitted(&permit) + target.guest.limits().wall;
+    record.begins(Phase::Instantiate);
     let instance = Instance::take(&target.guest, deadline).await?;
-    record.mark("instantiate");
+    record.begins(Phase::Guest);
     let request = Request::from_parts(head, body);
     let answer = instance.call(Arc::clone(&target.guest), request, Arc::clone(record.request_id()), deadline).await?;
-    record.mark("guest");
     respond::holding(permit, answer, &method, deadline)
 }
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
-fn find(current: &Current, head: &mut http::request::Parts) -> Result<Arc<Target>, RequestError> {
+fn find(current: &Current, head: &mut http::request::Parts, record: &mut Record) -> Result<Arc<Target>, RequestError> {
     let snapshot = current.snapshot();
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     match snapshot.router.find(authority, head.uri.path(), &head.method) {
@@ -56,6 +60,7 @@ fn find(current: &Current, head: &mut http::request::Parts) -> Result<Arc<Target
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
+            record.found(&found.target.guest, found.route);
             Ok(Arc::clone(found.target))
         }
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),

@@ -15,6 +15,7 @@ use crate::guests::guest::Guest;
 use crate::logs::Logs;
 use crate::logs::requests::Told;
 use crate::service::Service;
+use crate::traces::{Outcome, Phase, Trace};
 
 /// Why an answer broke off when nothing was wrong with it.
 const CLIENT_GONE: &str = "client-gone";
@@ -33,6 +34,7 @@ pub struct Record {
     reason: Option<&'static str>,
     /// Only when somebody wants to know.
     details: Option<Box<Details>>,
+    trace: Trace,
 }
 
 /// What the line of a request needs, and counting does not.
@@ -45,13 +47,13 @@ struct Details {
     headers: Vec<(HeaderName, String)>,
     received: Option<u64>,
     version: Option<Arc<str>>,
-    /// What has been done so far, and when that was.
-    marks: Vec<(&'static str, Instant)>,
+    /// When each phase began.
+    began_at: Vec<(Phase, Instant)>,
 }
 
 impl Record {
     /// A request whose head is here.
-    pub fn new(request_id: Arc<str>) -> Self {
+    pub fn new(request_id: Arc<str>, trace: Trace) -> Self {
         Self {
             start: Instant::now(),
             request_id,
@@ -61,6 +63,7 @@ impl Record {
             complete: false,
             reason: None,
             details: None,
+            trace,
         }
     }
 
@@ -76,7 +79,7 @@ impl Record {
             headers: logs.requests.chosen(&head.headers),
             received: length.and_then(|length| length.to_str().ok()?.parse().ok()),
             version: None,
-            marks: Vec::with_capacity(4),
+            began_at: Vec::with_capacity(5),
         }));
     }
 
@@ -85,8 +88,14 @@ impl Record {
         &self.request_id
     }
 
-    /// It is for this guest.
-    pub fn found(&mut self, guest: &Guest) {
+    /// Its head is what the guest is to see.
+    pub fn asked(&mut self, head: &request::Parts, client: IpAddr) {
+        self.trace.asked(head, client, &self.request_id);
+    }
+
+    /// It is for this guest, by this route.
+    pub fn found(&mut self, guest: &Guest, route: &Arc<str>) {
+        self.trace.served(&guest.name, &guest.version, route);
         self.service = Some(Arc::clone(&guest.service));
         if let Some(details) = &mut self.details {
             details.version = Some(Arc::clone(&guest.version));
@@ -95,7 +104,6 @@ impl Record {
 
     /// It may run, from the time that is returned on.
     pub fn admitted(&mut self, permit: &Permit) -> Instant {
-        self.mark("queue");
         let waited = permit.waited();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
             service.figures.waited.record(waited);
@@ -103,16 +111,19 @@ impl Record {
         self.start + waited
     }
 
-    /// This phase is over.
-    pub fn mark(&mut self, phase: &'static str) {
+    /// This phase begins.
+    pub fn begins(&mut self, phase: Phase) {
+        self.trace.phase(phase);
         if let Some(details) = &mut self.details {
-            details.marks.push((phase, Instant::now()));
+            details.began_at.push((phase, Instant::now()));
         }
     }
 
     /// The head of the answer is made.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
+        self.trace.answered(status);
+        self.begins(Phase::Body);
     }
 
     /// No guest has answered, for this reason; `nobody` counts what no service does.
@@ -168,14 +179,20 @@ impl Drop for Record {
         if let Some(details) = &self.details {
             details.tell(self, service, took);
         }
+        // One that is not finished says by itself that it was cancelled.
+        if self.complete {
+            let (error, bytes_out) = (self.reason, self.sent);
+            std::mem::take(&mut self.trace).finish(Outcome { error, bytes_out, ..Outcome::default() });
+        }
     }
 }
 
 impl Details {
     fn tell(&self, record: &Record, service: &Service, took: Duration) {
-        let mut last = record.start;
+        let ends = self.began_at.iter().skip(1).map(|(_, at)| *at).chain([record.start + took]);
+        let phases = self.began_at.iter().zip(ends);
         let phases: Vec<_> =
-            self.marks.iter().map(|(name, at)| (*name, at.duration_since(std::mem::replace(&mut last, *at)))).collect();
+            phases.map(|((phase, at), end)| (phase.name(), end.saturating_duration_since(*at))).collect();
         self.logs.requests.tell(&Told {
             began: self.began,
             request_id: &record.request_id,
@@ -190,7 +207,7 @@ impl Details {
             took,
             received: self.received,
             sent: record.sent,
-            trace_id: None,
+            trace_id: record.trace.id(),
             headers: &self.headers,
         });
     }

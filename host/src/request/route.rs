@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use http::Method;
 
@@ -54,6 +55,8 @@ struct Node<T> {
 
 #[derive(Debug)]
 struct Entry<T> {
+    /// The path as the manifest has it.
+    route: Arc<str>,
     methods: Vec<Method>,
     strip_prefix: bool,
     target: T,
@@ -64,6 +67,8 @@ struct Entry<T> {
 pub struct Match<'a, T> {
     /// Who.
     pub target: &'a T,
+    /// By which path, as the manifest has it.
+    pub route: &'a Arc<str>,
     /// Bytes at the start of the path that the service is not to see.
     pub prefix: usize,
 }
@@ -157,7 +162,8 @@ impl<T: Clone> Router<T> {
         }
         for route in routes {
             let (methods, strip_prefix) = (route.methods.clone(), route.strip_prefix);
-            self.entries(route).push(Entry { methods, strip_prefix, target: target.clone() });
+            let path = Arc::from(route.path.to_string());
+            self.entries(route).push(Entry { route: path, methods, strip_prefix, target: target.clone() });
         }
         Ok(())
     }
@@ -189,7 +195,10 @@ impl<T> Router<T> {
         let own = self.at_host(authority).and_then(|node| node.find(path));
         let (entries, matched) = own.or_else(|| self.any_host.find(path)).ok_or(Missed::Route)?;
         match entries.iter().find(|entry| entry.allows(method)) {
-            Some(entry) => Ok(Match { target: &entry.target, prefix: if entry.strip_prefix { matched } else { 0 } }),
+            Some(entry) => {
+                let prefix = if entry.strip_prefix { matched } else { 0 };
+                Ok(Match { target: &entry.target, route: &entry.route, prefix })
+            }
             None => Err(Missed::Method(allow(entries))),
         }
     }

@@ -25,6 +25,7 @@ use crate::guests::snapshot::Current;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::traces::Tracer;
 
 /// What every connection shares.
 pub struct Server {
@@ -44,6 +45,8 @@ pub struct Server {
     pub nobody: Arc<Service>,
     /// What is counted of the host.
     pub metrics: Arc<Metrics>,
+    /// Who follows them through many hosts.
+    pub tracer: Tracer,
     /// Who wants to know of requests.
     pub logs: Arc<Logs>,
 }
@@ -145,7 +148,7 @@ async fn frame(server: &Server, peer: &Peer, mut request: Request<Incoming>) -> 
     // The id is made of hexadecimal digits, or was a header already.
     let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
     request.headers_mut().insert(REQUEST_ID, id_header.clone());
-    let mut record = Record::new(Arc::clone(&id));
+    let mut record = Record::new(Arc::clone(&id), server.tracer.begin(request.headers_mut()));
     let mut response = match handle(server, peer, request, &mut record).await {
         Ok(response) => response,
         Err(error) => {

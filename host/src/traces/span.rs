@@ -38,7 +38,7 @@ pub(super) fn spans<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
         recording,
         id: if phase == Phase::Guest { recording.guest } else { ids.span() },
         parent: recording.server,
-        name: name(phase).into(),
+        name: phase.name().into(),
         server: false,
         begin: recording.wall(begin),
         end: recording.wall(end),
@@ -51,16 +51,6 @@ pub(super) fn spans<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
         last.failed = failed(recording);
     }
     spans
-}
-
-fn name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Route => "route",
-        Phase::Queue => "queue",
-        Phase::Instantiate => "instantiate",
-        Phase::Guest => "guest",
-        Phase::Body => "body",
-    }
 }
 
 /// An answer of 5xx, or one that broke off after it had begun well. What a client does wrong, and one that goes away,

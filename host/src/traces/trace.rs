@@ -31,6 +31,19 @@ pub enum Phase {
     Body,
 }
 
+impl Phase {
+    /// As it is called in spans and log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Queue => "queue",
+            Self::Instantiate => "instantiate",
+            Self::Guest => "guest",
+            Self::Body => "body",
+        }
+    }
+}
+
 /// The trace of a request; empty for one that is not recorded, and then every method is a branch and no more.
 ///
 /// One that is dropped before it is finished is exported all the same, as `cancelled`.

@@ -65,14 +65,16 @@ fn a_host_comes_before_a_path_and_methods_last() {
     router.own([&get].into_iter(), &"reader").unwrap();
     router.own([&put].into_iter(), &"writer").unwrap();
     router.own([&api].into_iter(), &"api").unwrap();
-    let find = |authority: &str, path: &str, method: Method| router.find(authority, path, &method);
-    assert_eq!(find("x", "/users", Method::HEAD), Ok(Match { target: &"reader", prefix: 0 }));
-    assert_eq!(find("x", "/users/1", Method::PUT), Ok(Match { target: &"writer", prefix: 6 }));
+    let find = |authority: &str, path: &str, method: Method| {
+        router.find(authority, path, &method).map(|found| (*found.target, &**found.route, found.prefix))
+    };
+    assert_eq!(find("x", "/users", Method::HEAD), Ok(("reader", "/users", 0)));
+    assert_eq!(find("x", "/users/1", Method::PUT), Ok(("writer", "/users", 6)));
     assert_eq!(find("x", "/users", Method::DELETE), Err(Missed::Method("GET, HEAD, POST, PUT".into())));
-    assert_eq!(find("api.example.com:443", "/v1/acme/x", Method::PATCH), Ok(Match { target: &"api", prefix: 8 }));
+    assert_eq!(find("api.example.com:443", "/v1/acme/x", Method::PATCH), Ok(("api", "/v1/{tenant}", 8)));
     assert_eq!(find("example.com", "/v1/acme", Method::GET), Err(Missed::Route));
     // What the host has no route for is looked for at any host.
-    assert_eq!(find("api.example.com", "/users", Method::GET), Ok(Match { target: &"reader", prefix: 0 }));
+    assert_eq!(find("api.example.com", "/users", Method::GET), Ok(("reader", "/users", 0)));
     // Methods that overlap are a conflict, and one that says none has all.
     assert_eq!(router.own([&route("/users")].into_iter(), &"z").unwrap_err(), (&route("/users"), "reader"));
     let clash = Route { methods: vec![Method::PUT], ..route("/users") };
