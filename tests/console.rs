@@ -205,13 +205,13 @@ fn orders_are_given() {
 
 #[test]
 fn tokens_are_shown_and_asked_for() {
-    let mock = Mock::with_token("secret");
+    let mock = Mock::with_token("0123456789abcdef");
     let (code, _, stderr) = ask(&mock, &["ps"]);
     assert!(code == Some(1) && stderr.contains("wants a token; set admin_token (--admin-token, LODGE"), "{stderr}");
     let (code, _, stderr) = ask(&mock, &["ps", "--admin-token", "wrong"]);
     assert!(code == Some(1) && stderr.contains("does not accept this token"), "{stderr}");
-    assert_eq!(ask(&mock, &["ps", "--admin-token", "secret"]).0, Some(0));
-    assert_eq!(output(asking(&mock, &["ps"]).env("LODGE_ADMIN_TOKEN", "secret")).0, Some(0));
+    assert_eq!(ask(&mock, &["ps", "--admin-token", "0123456789abcdef"]).0, Some(0));
+    assert_eq!(output(asking(&mock, &["ps"]).env("LODGE_ADMIN_TOKEN", "0123456789abcdef")).0, Some(0));
 }
 
 #[test]

@@ -34,3 +34,4 @@ mod metrics;
 mod serving;
 mod streaming;
 mod tidy;
+mod traces;

@@ -21,6 +21,7 @@ mod fairness;
 mod load;
 mod report;
 mod requests;
+mod seen;
 mod servers;
 mod small;
 
@@ -70,7 +71,7 @@ fn main() {
                 .long("only")
                 .help("parts to run")
                 .value_delimiter(',')
-                .default_value("requests,fairness,density"),
+                .default_value("requests,seen,fairness,density"),
         )
         .arg(
             Arg::new("rounds")
@@ -103,6 +104,7 @@ fn main() {
     if let Some(serve) = arguments.get_many::<String>("serve") {
         let words: Vec<_> = serve.map(String::as_str).collect();
         match words[..] {
+            ["collector", address] => return small::collector(address.parse().expect("an address")),
             ["hyper", address] => return small::hyper(address.parse().expect("an address")),
             [mode @ ("fresh02" | "warm02" | "fresh03" | "warm03"), address, wasm] => {
                 let (address, same, concurrent) = (address.parse(), mode.starts_with("warm"), mode.ends_with("03"));
@@ -128,6 +130,7 @@ fn main() {
                     std::fs::write(file, report::picture(&rows)).expect("a writable file");
                 }
             }
+            "seen" => println!("{}", report::seen(&seen::measure(&bench))),
             "fairness" => {
                 let one_core = servers::cores().0;
                 for core in [None].into_iter().chain(one_core.map(Some)) {
@@ -138,7 +141,7 @@ fn main() {
                 let services = arguments.get_one::<usize>("services").copied().unwrap();
                 println!("{}", report::density(&density::measure(&bench, services)));
             }
-            other => panic!("there is no part `{other}`; there are requests, fairness and density"),
+            other => panic!("there is no part `{other}`; there are requests, seen, fairness and density"),
         }
     }
 }

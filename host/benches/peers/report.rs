@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::density::Density;
 use super::fairness::Fairness;
 use super::requests::{Kind, Row};
+use super::seen;
 
 /// (what, of which rows, at most)
 const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
@@ -105,6 +106,18 @@ pub(crate) fn requests(rows: &[Row]) -> String {
         if let (Some(ours), Some(theirs)) = (find(rows, *ours), find(rows, *theirs)) {
             let _ = writeln!(text, "| {what} | {:.2} |", micros(ours.cpu) / micros(theirs.cpu));
         }
+    }
+    text
+}
+
+/// The table of what it costs to be seen.
+pub(crate) fn seen(rows: &[seen::Row]) -> String {
+    let mut text = String::from(
+        "| 0.2, fresh sandbox | CPU µs/request | ratio | p99 µs at 1,000/s | ratio |\n|---|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let (cpu, p99) = (micros(row.cpu), micros(row.p99));
+        let _ = writeln!(text, "| {} | {cpu:.1} | {:.2} | {p99:.0} | {:.2} |", row.name, row.cpu_ratio, row.p99_ratio);
     }
     text
 }

@@ -29,6 +29,14 @@ pub(crate) fn hyper(address: SocketAddr) {
     serve(address, |_| async { Response::new(Full::new(Bytes::from_static(b"Hello, World!"))) });
 }
 
+/// Takes whatever is posted.
+pub(crate) fn collector(address: SocketAddr) {
+    serve(address, |request| async {
+        let _ = request.into_body().collect().await;
+        Response::new(Full::new(Bytes::new()))
+    });
+}
+
 /// A component, a new instance per request or the `same` ones again: no limits, no ids, no timeouts, no admission, no log.
 /// `concurrent` for wasi:http 0.3, which needs an engine that is.
 pub(crate) fn embedded(address: SocketAddr, wasm: &Path, same: bool, concurrent: bool) {

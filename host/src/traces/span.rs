@@ -82,7 +82,9 @@ fn server(recording: &Recording) -> Span<'_> {
     }
     if let Some(status) = outcome.status {
         add("http.response.status_code", Value::Number(status.into()));
-        add("http.request.body.size", number(outcome.bytes_in));
+        if let Some(bytes) = outcome.bytes_in {
+            add("http.request.body.size", number(bytes));
+        }
         add("http.response.body.size", number(outcome.bytes_out));
     }
     let unexplained = outcome.status.filter(|status| *status >= 500).map(|status| status.to_string().into());

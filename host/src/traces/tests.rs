@@ -62,7 +62,7 @@ fn head() -> request::Parts {
     Request::get("http://example.test:8080/users/7?secret=1").body(()).unwrap().into_parts().0
 }
 
-const FINE: Outcome = Outcome { status: Some(200), error: None, bytes_in: 3, bytes_out: 13 };
+const FINE: Outcome = Outcome { status: Some(200), error: None, bytes_in: Some(3), bytes_out: 13 };
 
 /// Something that a collector was sent.
 struct Received {

@@ -63,8 +63,8 @@ pub struct Outcome {
     pub status: Option<u16>,
     /// Why it failed, in one of a few words: [`reason`](crate::error::RequestError::reason).
     pub error: Option<&'static str>,
-    /// Bytes of the request's body that were read.
-    pub bytes_in: u64,
+    /// Bytes of the request's body, when that is known.
+    pub bytes_in: Option<u64>,
     /// Bytes of the answer's body that were sent.
     pub bytes_out: u64,
 }
