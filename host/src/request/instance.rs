@@ -308,6 +308,7 @@ fn blame(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
     }
     let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>();
     let frames = backtrace.into_iter().flat_map(|backtrace| backtrace.frames()).take(FRAMES);
-    let frames = frames.map(|frame| frame.func_name().unwrap_or("?").to_owned()).collect();
+    let unnamed = |frame: &wasmtime::FrameInfo| format!("<wasm function {}>", frame.func_index());
+    let frames = frames.map(|frame| frame.func_name().map_or_else(|| unnamed(frame), str::to_owned)).collect();
     RequestError::Trapped(Trap { cause: error.root_cause().to_string(), frames })
 }
