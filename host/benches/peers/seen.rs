@@ -29,7 +29,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     takes.args(["--serve", "collector", &collector.to_string()]);
     let _collector = Server::start(takes, &Target { address: collector, path: "/".into() }, load_core);
     let (collector, nobody) = (format!("http://{collector}"), format!("http://{nobody}"));
-    let line = ["--log-requests", "on", "--log-level", "info", "--log-format", "json"];
+    let line = ["--log-requests", "on", "--log-format", "json"];
     let traced = |endpoint: &str, sample: &str| {
         let words = ["--traces-exporter", "otlp", "--traces-endpoint", endpoint, "--traces-sample", sample];
         words.map(str::to_owned).to_vec()

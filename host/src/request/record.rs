@@ -127,15 +127,16 @@ impl Record {
     }
 
     /// No guest has answered, for this reason; `nobody` counts what no service does.
-    pub fn failed(&mut self, error: &RequestError, nobody: &Arc<Service>) {
+    pub fn failed(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
         self.reason = Some(error.reason());
         let service = self.service.get_or_insert_with(|| Arc::clone(nobody));
         service.failed(error, &self.request_id, false);
         let name = Some(&*service.name).filter(|name| !name.is_empty());
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
         let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
+        let client = tracing::field::display(client);
         if error.status().is_server_error() {
-            tracing::warn!(service = name, request_id, status, reason, detail, ms, "{error}");
+            tracing::warn!(service = name, request_id, status, reason, detail, ms, client, "{error}");
         } else {
             tracing::debug!(service = name, request_id, status, reason, ms, "{error}");
         }

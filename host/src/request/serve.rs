@@ -152,7 +152,7 @@ async fn frame(server: &Server, peer: &Peer, mut request: Request<Incoming>) -> 
     let mut response = match handle(server, peer, request, &mut record).await {
         Ok(response) => response,
         Err(error) => {
-            record.failed(&error, &server.nobody);
+            record.failed(&error, &server.nobody, peer.address());
             respond::problem(&error, &id)
         }
     };
