@@ -64,6 +64,8 @@ async fn counts_agree_with_the_clients_across_reloads() {
     }
     let all = comes_to(&host, r#"lodge_requests_total{service="changes",code="2xx"}"#, 2000.0).await;
     assert_eq!(all[r#"http_server_request_duration_seconds_count{service="changes"}"#], 2000.0);
+    // Without this bucket there are no quantiles.
+    assert_eq!(all[r#"http_server_request_duration_seconds_bucket{le="+Inf",service="changes"}"#], 2000.0);
     assert_eq!(all[r#"http_server_active_requests{service="changes"}"#], 0.0);
     assert_eq!(all[r#"lodge_requests_total{service="hello",code="2xx"}"#], 0.0);
     assert!(all[r#"lodge_instantiation_seconds_count{service="changes"}"#] >= 2000.0);

@@ -105,7 +105,7 @@ impl Histogram {
 
     /// Seconds of all together, and (upper bound in seconds, count) of every bucket, the last without a bound.
     fn read(&self) -> (f64, Vec<(f64, u64)>) {
-        let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
         (self.nanos.load(Relaxed) as f64 / 1e9, bounds.zip(self.counts()).collect())
     }
 
