@@ -18,6 +18,7 @@ mod harness;
 mod admin;
 mod cli;
 mod console;
+mod deploy;
 mod drain;
 mod errors;
 mod fairness;

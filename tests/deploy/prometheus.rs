@@ -1,0 +1,249 @@
+//! The real thing, where it is installed: promtool reads the metrics and the rules, Prometheus scrapes a host.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{exhibit, exposed, file, panels, rules, trouble};
+use crate::harness::{Leashed, PATIENCE, get, root};
+
+/// Whether a program is there. Where it is not, a test is skipped in words, and in CI it fails.
+fn installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdin(Stdio::null()).output().is_ok();
+    let ci = std::env::var_os("CI").is_some_and(|text| !text.is_empty());
+    assert!(found || !ci, "CI has no `{program}`; install Debian's package `prometheus`, as .ci/run does");
+    if !found {
+        eprintln!("skipped: there is no `{program}` on this machine; it comes with Debian's package `prometheus`");
+    }
+    found
+}
+
+/// Runs promtool with this input; it must have nothing to complain about.
+fn promtool(args: &[&str], input: &str) -> String {
+    let mut command = Command::new("promtool");
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("promtool starts");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("promtool reads");
+    let output = child.wait_with_output().expect("promtool ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "promtool {args:?}: {said}");
+    said
+}
+
+/// The same in the older text format, which is all that `promtool check metrics` reads: there, a counter's type and
+/// help are those of its series with `_total`, and what is `info` here is a gauge.
+fn classic(text: &str) -> String {
+    let heads = || text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let kinds: BTreeMap<_, _> = heads().collect();
+    let mut classic = String::new();
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        let head: Vec<_> = line.splitn(4, ' ').collect();
+        let line = match head[..] {
+            ["#", what, name, rest] => match kinds.get(name) {
+                Some(&"counter") => format!("# {what} {name}_total {rest}"),
+                Some(&"info") => format!("# {what} {name}_info {}", if what == "TYPE" { "gauge" } else { rest }),
+                _ => line.to_owned(),
+            },
+            _ => line.to_owned(),
+        };
+        classic.push_str(&line);
+        classic.push('\n');
+    }
+    classic
+}
+
+/// Names, types and help are as Prometheus wants them.
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_minds_no_metric() {
+    if !installed("promtool") {
+        return;
+    }
+    let host = exhibit().start().await;
+    exposed(&host).await;
+    let text = classic(&get(host.admin, "/metrics").await.text());
+    assert_eq!(promtool(&["check", "metrics"], &text), "");
+    // It would have said so.
+    let slip = text.replace("lodge_connections_accepted_total", "lodge_connections_accepted");
+    assert!(std::panic::catch_unwind(|| promtool(&["check", "metrics"], &slip)).is_err());
+}
+
+/// The files are what Prometheus reads, and as many rules as this test's neighbours look at.
+#[test]
+fn promtool_takes_the_rules() {
+    if !installed("promtool") {
+        return;
+    }
+    let at = |name: &str| root().join("deploy").join(name).display().to_string();
+    let said = promtool(&["check", "rules", &at("alerts.yml")], "");
+    assert!(said.contains(&format!("{} rules found", rules().len())), "{said}");
+    promtool(&["check", "config", &at("prometheus.yml")], "");
+}
+
+/// A Prometheus with the files of `deploy/`, except that it asks this host, and one that is not there, every 200 ms.
+struct Prometheus {
+    // Before the directory: it is dropped first.
+    _child: Leashed,
+    address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    _directory: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn watch(admin: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let shipped = file("prometheus.yml").replace("interval: 15s", "interval: 200ms");
+        // Nobody listens on port 1.
+        let targets = format!("- {admin}\n          - 127.0.0.1:1\n");
+        let config = shipped.replace("- 127.0.0.1:9090\n", &targets);
+        assert!(config.contains(&targets) && config.matches("200ms").count() == 2, "{config}");
+        std::fs::write(directory.path().join("prometheus.yml"), config).unwrap();
+        std::fs::write(directory.path().join("alerts.yml"), file("alerts.yml")).unwrap();
+        let mut command = Command::new("prometheus");
+        command.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"]);
+        let mut child = Leashed(command.spawn().expect("prometheus starts"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let (found, address) = mpsc::channel();
+        let lines = BufReader::new(child.0.stderr.take().expect("piped")).lines();
+        std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in lines.map_while(Result::ok) {
+                    if line.contains(r#"msg="Listening on""#) {
+                        let address = line.split(" address=").nth(1).and_then(|rest| rest.split(' ').next());
+                        let _ = found.send(address.and_then(|text| text.parse().ok()).expect("an address"));
+                    }
+                    log.lock().unwrap().push_str(&(line + "\n"));
+                }
+            }
+        });
+        let address = address.recv_timeout(PATIENCE);
+        let address = address.unwrap_or_else(|_| panic!("prometheus does not listen: {}", log.lock().unwrap()));
+        Self { _child: child, address, log, _directory: directory }
+    }
+
+    async fn api(&self, path: &str) -> Value {
+        let start = Instant::now();
+        loop {
+            let answer = get(self.address, path).await;
+            // Until it has read its storage.
+            if answer.status == 503 && start.elapsed() < PATIENCE {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            let value: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{path}: {answer:?}"));
+            assert_eq!(value["status"], "success", "{path}: {value}");
+            return value["data"].clone();
+        }
+    }
+
+    /// The values that a query comes to now.
+    async fn query(&self, query: &str) -> Vec<f64> {
+        let encode =
+            |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let query: String = query.bytes().map(encode).collect();
+        let data = self.api(&format!("/api/v1/query?query={query}")).await;
+        let all = data["result"].as_array().expect("a vector");
+        all.iter().map(|one| one["value"][1].as_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Asks until there is one value and it is as wanted.
+    async fn comes_to(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+        let start = Instant::now();
+        loop {
+            match self.query(query).await[..] {
+                [value] if wanted(value) => return value,
+                ref values => {
+                    assert!(start.elapsed() < PATIENCE, "{query} is {values:?}\n{}", self.log.lock().unwrap())
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Each rule's name with its health, its last error and the state of an alert.
+    async fn rules(&self) -> BTreeMap<String, [String; 3]> {
+        let data = self.api("/api/v1/rules").await;
+        let groups = data["groups"].as_array().unwrap();
+        let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
+        let word = |rule: &Value, key: &str| rule[key].as_str().unwrap_or_default().to_owned();
+        rules.map(|rule| (word(rule, "name"), ["health", "lastError", "state"].map(|key| word(rule, key)))).collect()
+    }
+
+    /// Waits until an alert is in this state.
+    async fn alert_is(&self, name: &str, state: &str) {
+        let start = Instant::now();
+        while self.rules().await[name][2] != state {
+            assert!(start.elapsed() < PATIENCE, "{name} is not {state}: {:?}", self.rules().await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// What was asked is what a query says; every panel of the dashboard has something to show; every rule runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_prometheus_reads_it_all() {
+    if !installed("prometheus") {
+        return;
+    }
+    let host = exhibit().start().await;
+    let prometheus = Prometheus::watch(host.admin);
+    prometheus.comes_to(&format!("up{{instance='{}'}}", host.admin), |up| up == 1.0).await;
+    // A count is seen to grow once there are two looks at it.
+    prometheus.comes_to(r#"count_over_time(lodge_services[1m])"#, |looks| looks >= 2.0).await;
+
+    let open: Vec<_> = panels().into_iter().flat_map(|(_, queries)| queries).collect();
+    let on_screen =
+        |query: &str| query.replace("$instance", ".*").replace("$service", ".+").replace("$__rate_interval", "1m");
+    let mut open: Vec<_> = open.iter().map(|query| on_screen(query)).collect();
+    let (mut asked, start) = (0.0, Instant::now());
+    while !open.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "these show nothing: {open:#?}");
+        asked += trouble(&host).await;
+        let mut empty = Vec::new();
+        for query in open {
+            if prometheus.query(&query).await.is_empty() {
+                empty.push(query);
+            }
+        }
+        open = empty;
+    }
+    prometheus.comes_to("sum(lodge_requests_total)", |sum| sum == asked).await;
+    prometheus.comes_to("sum(http_server_request_duration_seconds_count)", |sum| sum == asked).await;
+    prometheus.comes_to(r#"sum(http_server_request_duration_seconds_bucket{le="+Inf"})"#, |sum| sum == asked).await;
+    let hello = r#"lodge_requests_total{service="hello",code="2xx"}"#;
+    prometheus.comes_to(hello, |sum| sum == 3.0 * asked / 7.0).await;
+    // From zero, so all of it is growth; Prometheus guesses what was before the first look and after the last.
+    prometheus
+        .comes_to("sum(increase(lodge_requests_total[5m]))", |sum| sum >= asked * 0.9 && sum <= asked * 1.3)
+        .await;
+    prometheus.comes_to(&format!("rate({hello}[5m])"), |rate| rate > 0.0).await;
+    let quantile = r#"histogram_quantile(0.99, sum by (le) (rate(http_server_request_duration_seconds_bucket[5m])))"#;
+    let p99 = prometheus.comes_to(quantile, f64::is_finite).await;
+    assert!(p99 > 0.1 && p99 < 30.0, "drip takes 200 ms, and the p99 is {p99}");
+    prometheus.comes_to(r#"lodge:error_ratio:rate5m{service="trap"}"#, |ratio| ratio == 1.0).await;
+    prometheus.comes_to(r#"lodge:error_ratio:rate5m{service="hello"}"#, |ratio| ratio == 0.0).await;
+
+    let seen = prometheus.rules().await;
+    let mut ours: Vec<_> = rules().into_iter().map(|rule| rule.name).collect();
+    ours.sort();
+    assert!(seen.keys().eq(&ours), "{seen:?} are not {ours:?}");
+    for (name, [health, error, _]) in &seen {
+        assert_eq!([health.as_str(), error], ["ok", ""], "{name}");
+    }
+    for name in ["LodgeDown", "LodgeFilesRefused"] {
+        prometheus.alert_is(name, "pending").await;
+    }
+    for name in ["LodgeNotScraped", "LodgeServesNothing", "LodgeReloadsFail", "LodgeDescriptorsLeft"] {
+        assert_eq!(prometheus.rules().await[name][2], "inactive", "{name}");
+    }
+    for name in ["hello", "trap", "drip", "echo"] {
+        std::fs::remove_file(host.directory().join(format!("{name}.wasm"))).unwrap();
+    }
+    prometheus.alert_is("LodgeServesNothing", "pending").await;
+}
