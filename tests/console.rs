@@ -208,7 +208,7 @@ fn tokens_are_shown_and_asked_for() {
     let mock = Mock::with_token("0123456789abcdef");
     let (code, _, stderr) = ask(&mock, &["ps"]);
     assert!(code == Some(1) && stderr.contains("wants a token; set admin_token (--admin-token, LODGE"), "{stderr}");
-    let (code, _, stderr) = ask(&mock, &["ps", "--admin-token", "wrong"]);
+    let (code, _, stderr) = ask(&mock, &["ps", "--admin-token", "fedcba9876543210"]);
     assert!(code == Some(1) && stderr.contains("does not accept this token"), "{stderr}");
     assert_eq!(ask(&mock, &["ps", "--admin-token", "0123456789abcdef"]).0, Some(0));
     assert_eq!(output(asking(&mock, &["ps"]).env("LODGE_ADMIN_TOKEN", "0123456789abcdef")).0, Some(0));

@@ -94,3 +94,30 @@ async fn every_request_has_its_line() {
     let nobody = of("/nobody").next().unwrap();
     assert_eq!((&nobody["status"], nobody.get("service")), (&404.into(), None));
 }
+
+/// Neither lines of 10 MiB nor many requests at once fill the log; what is dropped is counted, and the rest goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_are_bounded_and_counted() {
+    let directory = directory(&["logger", "noisy", "hello"]);
+    std::fs::write(directory.path().join("noisy.toml"), "limits.output_rate = '100KiB'").unwrap();
+    let process = Process::serve(directory.path(), &["--log-format", "json"]).await;
+    assert_eq!(get(process.address, "/logger/flood").await.status, 200);
+    until("the flood is reported", || process.log().contains("output over limits.output")).await;
+    let flooded = process.log().len();
+    assert!(flooded < 100 << 10, "{flooded} bytes of log");
+    let metrics = get(process.admin, "/metrics").await.text();
+    let dropped = crate::metrics::series(&metrics)[r#"lodge_output_dropped_bytes_total{service="logger"}"#];
+    assert!(dropped > f64::from((20 << 20) - (64 << 10)), "{dropped}");
+    // 20 requests have 64 KiB each, and the service 100 KiB a second.
+    let began = std::time::Instant::now();
+    for _ in 0..20 {
+        get(process.address, "/noisy").await;
+    }
+    let seconds = began.elapsed().as_secs() as usize + 2;
+    until("all floods are reported", || process.log().matches("output over limits.output").count() == 21).await;
+    let noise: usize = process.log().lines().filter(|line| line.contains("noise noise")).map(str::len).sum();
+    // A line of the log is a fifth longer than what the guest wrote.
+    assert!(noise < seconds * (100 << 10) * 3 / 2, "{noise} bytes in {seconds} s");
+    assert_eq!(get(process.address, "/hello").await.text(), "Hello, World!");
+    lines(&process.log());
+}

@@ -3,6 +3,7 @@
 //! [`Host::bind`] takes what can be refused (addresses, the engine); [`Host::run`] serves until it is told to stop, and
 //! then until the last request is answered or the grace period is over.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,6 +24,12 @@ use crate::metrics::{self, Metrics};
 use crate::request::accept::accept;
 use crate::request::serve::{self, Ids, Server};
 use crate::traces::{Exporting, Tracer};
+
+/// Files that are no connections of clients: the listeners, the directory, components being read.
+const OTHER_FILES: u64 = 200;
+
+/// Looks at how late a timer is that count, the worst of them: ten seconds.
+const LATE: usize = 20;
 
 /// For what is still to be exported when the last request is over.
 const EXPORT: Duration = Duration::from_secs(5);
@@ -66,6 +73,7 @@ impl Host {
                 "guests: there is no directory `{shown}`; create it, or name another: `lodge serve DIR`"
             ));
         }
+        open_files(config.listener.connections);
         let listener = bind("listen", config.listen).await?;
         let admin = match config.admin {
             Some(address) => Some(bind("admin", address).await?),
@@ -176,11 +184,15 @@ impl Host {
 
 /// Keeps warm instances within their bounds, and takes the samples that quantiles are made of.
 async fn sweep(current: Current, metrics: Arc<Metrics>) {
-    let mut sampled = Instant::now();
+    let (mut sampled, mut late) = (Instant::now(), VecDeque::new());
     loop {
         let before = Instant::now();
         tokio::time::sleep(SWEEP).await;
-        metrics.late(before.elapsed().saturating_sub(SWEEP));
+        if late.len() == LATE {
+            late.pop_front();
+        }
+        late.push_back(before.elapsed().saturating_sub(SWEEP));
+        metrics.late(late.iter().copied().max().unwrap_or_default());
         let sample = sampled.elapsed() >= metrics::SAMPLE;
         if sample {
             sampled = Instant::now();
@@ -192,6 +204,20 @@ async fn sweep(current: Current, metrics: Arc<Metrics>) {
                 target.guest.service.figures.sample();
             }
         }
+    }
+}
+
+/// Every connection is a file, and the usual limit is 1,024. What the system allows is asked for; if that is too little,
+/// connections wait to be accepted.
+fn open_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if most < connections as u64 + OTHER_FILES {
+        tracing::warn!(
+            "at most {most} files may be open, too few for listener.connections = {connections}; see `ulimit -Hn`"
+        );
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! It is put together by hand and does not go through `tracing`, which would cost as much as a tenth of a request.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -107,14 +108,10 @@ impl Requests {
     pub fn tell(&self, told: &Told<'_>) {
         let target = self.target(told.target);
         if self.on {
-            let mut text = String::with_capacity(512);
-            let written = match self.format {
-                LogFormat::Json => json(&mut text, told, &target),
-                LogFormat::Text => plain(&mut text, told, &target),
-            };
-            if written.is_ok() {
-                self.writer.line(text.as_bytes());
-            }
+            self.writer.line(&match self.format {
+                LogFormat::Json => json(told, &target),
+                LogFormat::Text => plain(told, &target),
+            });
         }
         if self.tail.is_followed() && (self.on || self.may_tell(told.began)) {
             self.tail.tell(line(told, &target));
@@ -132,9 +129,9 @@ impl Requests {
     }
 
     /// Path and query without the values of masked parameters.
-    fn target(&self, target: Option<&PathAndQuery>) -> String {
+    fn target<'a>(&self, target: Option<&'a PathAndQuery>) -> Cow<'a, str> {
         let Some(target) = target else { return "/".into() };
-        let Some(query) = target.query() else { return target.path().to_owned() };
+        let Some(query) = target.query() else { return target.path().into() };
         let mut shown = String::with_capacity(target.as_str().len());
         shown.push_str(target.path());
         for (n, part) in query.split('&').enumerate() {
@@ -148,7 +145,7 @@ impl Requests {
                 shown.push_str(part);
             }
         }
-        shown
+        shown.into()
     }
 }
 
@@ -160,77 +157,108 @@ fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// A JSON string; what a client or a guest wrote can neither end the line nor add a field to it.
-fn quote(text: &str) -> impl std::fmt::Display + use<'_> {
-    std::fmt::from_fn(move |f| f.write_str(&serde_json::to_string(text).unwrap_or_default()))
+/// A line that is being written. `write!` and floating point would take longer than all the rest.
+struct Text(Vec<u8>);
+
+impl Text {
+    fn plain(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    /// A JSON string; what a client or a guest wrote can neither end the line nor add a field to it.
+    fn quoted(&mut self, text: &str) -> &mut Self {
+        // Into memory: it cannot fail.
+        let _ = serde_json::to_writer(&mut self.0, text);
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.plain(itoa::Buffer::new().format(number))
+    }
+
+    /// Milliseconds, with three places.
+    fn ms(&mut self, duration: Duration) -> &mut Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.number(micros / 1000).plain(match micros % 1000 {
+            0..10 => ".00",
+            10..100 => ".0",
+            _ => ".",
+        });
+        self.number(micros % 1000)
+    }
+
+    fn shown(&mut self, value: impl std::fmt::Display) -> &mut Self {
+        // Into memory: it cannot fail.
+        let _ = write!(self.0, "{value}");
+        self
+    }
 }
 
-fn json(line: &mut String, told: &Told<'_>, target: &str) -> std::fmt::Result {
-    let at = humantime::format_rfc3339_micros(told.began);
-    write!(
-        line,
-        r#"{{"timestamp":"{at}","level":"{}","target":"request","request_id":{},"#,
-        level(told),
-        quote(told.request_id)
-    )?;
+fn json(told: &Told<'_>, target: &str) -> Vec<u8> {
+    let mut line = Text(Vec::with_capacity(512));
+    line.plain("{\"timestamp\":\"").shown(humantime::format_rfc3339_micros(told.began));
+    line.plain("\",\"level\":\"").plain(level(told)).plain("\",\"target\":\"request\",\"request_id\":");
+    line.quoted(told.request_id);
     if !told.service.is_empty() {
-        write!(line, r#""service":"{}","#, told.service)?;
+        line.plain(",\"service\":\"").plain(told.service).plain("\"");
     }
     if let Some(version) = told.version {
-        write!(line, r#""version":"{}","#, version)?;
+        line.plain(",\"version\":\"").plain(version).plain("\"");
     }
-    write!(line, r#""method":{},"path":{},"client":"{}","#, quote(told.method.as_str()), quote(target), told.client)?;
+    line.plain(",\"method\":").quoted(told.method.as_str()).plain(",\"path\":").quoted(target);
+    line.plain(",\"client\":\"").shown(told.client).plain("\"");
     if let Some(status) = told.status {
-        write!(line, r#""status":{},"#, status.as_u16())?;
+        line.plain(",\"status\":").plain(status.as_str());
     }
     if let Some(reason) = told.reason {
-        write!(line, r#""reason":"{reason}","#)?;
+        line.plain(",\"reason\":\"").plain(reason).plain("\"");
     }
     for (name, took) in told.phases {
-        write!(line, r#""{name}_ms":{},"#, ms(*took))?;
+        line.plain(",\"").plain(name).plain("_ms\":").ms(*took);
     }
     if let Some(received) = told.received {
-        write!(line, r#""received":{received},"#)?;
+        line.plain(",\"received\":").number(received);
     }
     if let Some(trace_id) = told.trace_id {
-        write!(line, r#""trace_id":"{trace_id:032x}","#)?;
+        line.plain(",\"trace_id\":\"").shown(format_args!("{trace_id:032x}")).plain("\"");
     }
     for (name, value) in told.headers {
-        write!(line, r#""header_{name}":{},"#, quote(value))?;
+        line.plain(",\"header_").plain(name.as_str()).plain("\":").quoted(value);
     }
-    writeln!(line, r#""sent":{},"ms":{}}}"#, told.sent, ms(told.took))
+    line.plain(",\"sent\":").number(told.sent).plain(",\"ms\":").ms(told.took).plain("}\n");
+    line.0
 }
 
-fn plain(line: &mut String, told: &Told<'_>, target: &str) -> std::fmt::Result {
-    let at = humantime::format_rfc3339_micros(told.began);
-    write!(line, "{at}  {} {} {} ", level(told), told.method, clean(target))?;
-    match told.status {
-        Some(status) => write!(line, "{}", status.as_u16())?,
-        None => line.push('-'),
-    }
-    write!(line, " {} ms, {} B", ms(told.took), told.sent)?;
+fn plain(told: &Told<'_>, target: &str) -> Vec<u8> {
+    let mut line = Text(Vec::with_capacity(512));
+    line.shown(humantime::format_rfc3339_micros(told.began)).plain("  ").plain(level(told)).plain(" ");
+    line.plain(told.method.as_str()).plain(" ").plain(&clean(target)).plain(" ");
+    line.plain(told.status.as_ref().map_or("-", StatusCode::as_str)).plain(" ");
+    line.ms(told.took).plain(" ms, ").number(told.sent).plain(" B");
     if !told.service.is_empty() {
-        write!(line, " service={}", told.service)?;
+        line.plain(" service=").plain(told.service);
     }
     if let Some(version) = told.version {
-        write!(line, " version={}", version)?;
+        line.plain(" version=").plain(version);
     }
     if let Some(reason) = told.reason {
-        write!(line, " reason={reason}")?;
+        line.plain(" reason=").plain(reason);
     }
     for (name, took) in told.phases {
-        write!(line, " {name}={}ms", ms(*took))?;
+        line.plain(" ").plain(name).plain("=").ms(*took).plain("ms");
     }
     if let Some(received) = told.received {
-        write!(line, " received={received}")?;
+        line.plain(" received=").number(received);
     }
     if let Some(trace_id) = told.trace_id {
-        write!(line, " trace_id={trace_id:032x}")?;
+        line.plain(" trace_id=").shown(format_args!("{trace_id:032x}"));
     }
     for (name, value) in told.headers {
-        write!(line, " {name}={}", quote(&clean(value)))?;
+        line.plain(" ").plain(name.as_str()).plain("=").quoted(&clean(value));
     }
-    writeln!(line, " client={} request_id={}", told.client, told.request_id)
+    line.plain(" client=").shown(told.client).plain(" request_id=").plain(told.request_id).plain("\n");
+    line.0
 }
 
 fn line(told: &Told<'_>, target: &str) -> Line {

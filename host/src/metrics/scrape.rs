@@ -48,6 +48,8 @@ pub struct Process {
     pub resident: u64,
     /// Open files and sockets.
     pub files: u64,
+    /// The most that it may open.
+    pub most_files: u64,
 }
 
 impl Scrape {
@@ -74,6 +76,7 @@ impl Process {
         Self {
             cpu: Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos),
             resident: pages * rustix::param::page_size() as u64,
+            most_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0),
             files: std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64),
         }
     }
@@ -162,6 +165,7 @@ impl Collector for Scrape {
             ("lodge_refused_files", "Files refused", snapshot.refusals.len() as u64),
             ("process_resident_memory_bytes", "Memory of the process", process.resident),
             ("process_open_fds", "Open files and sockets", process.files),
+            ("process_max_fds", "The most files and sockets that it may open", process.most_files),
         ];
         for (name, help, value) in gauges {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(value)?;
@@ -169,7 +173,7 @@ impl Collector for Scrape {
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let lag = counted(&metrics.lag) as f64 / 1e9;
         for (name, help, value) in [
-            ("lodge_loop_lag_seconds", "How late a timer of the runtime was the last time", lag),
+            ("lodge_loop_lag_seconds", "The latest that a timer of the runtime was in the last ten seconds", lag),
             ("process_start_time_seconds", "When the process started, since 1970", started),
         ] {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;

@@ -17,6 +17,9 @@ use crate::logs::requests::Told;
 use crate::service::Service;
 use crate::traces::{Outcome, Phase, Trace};
 
+/// Route, queue, instantiate, guest, body.
+const PHASES: usize = 5;
+
 /// Why an answer broke off when nothing was wrong with it.
 const CLIENT_GONE: &str = "client-gone";
 
@@ -47,8 +50,9 @@ struct Details {
     headers: Vec<(HeaderName, String)>,
     received: Option<u64>,
     version: Option<Arc<str>>,
-    /// When each phase began.
-    began_at: Vec<(Phase, Instant)>,
+    /// When each phase began, and how many have.
+    phases: [(Phase, Instant); PHASES],
+    begun: usize,
 }
 
 impl Record {
@@ -79,7 +83,8 @@ impl Record {
             headers: logs.requests.chosen(&head.headers),
             received: length.and_then(|length| length.to_str().ok()?.parse().ok()),
             version: None,
-            began_at: Vec::with_capacity(5),
+            phases: [(Phase::Route, self.start); PHASES],
+            begun: 0,
         }));
     }
 
@@ -114,8 +119,11 @@ impl Record {
     /// This phase begins.
     pub fn begins(&mut self, phase: Phase) {
         self.trace.phase(phase);
-        if let Some(details) = &mut self.details {
-            details.began_at.push((phase, Instant::now()));
+        if let Some(details) = &mut self.details
+            && let Some(next) = details.phases.get_mut(details.begun)
+        {
+            *next = (phase, Instant::now());
+            details.begun += 1;
         }
     }
 
@@ -190,10 +198,12 @@ impl Drop for Record {
 
 impl Details {
     fn tell(&self, record: &Record, service: &Service, took: Duration) {
-        let ends = self.began_at.iter().skip(1).map(|(_, at)| *at).chain([record.start + took]);
-        let phases = self.began_at.iter().zip(ends);
-        let phases: Vec<_> =
-            phases.map(|((phase, at), end)| (phase.name(), end.saturating_duration_since(*at))).collect();
+        let begun = self.phases.get(..self.begun).unwrap_or_default();
+        let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([record.start + took]);
+        let mut phases = [("", Duration::ZERO); PHASES];
+        for ((told, (phase, at)), end) in phases.iter_mut().zip(begun).zip(ends) {
+            *told = (phase.name(), end.saturating_duration_since(*at));
+        }
         self.logs.requests.tell(&Told {
             began: self.began,
             request_id: &record.request_id,
@@ -204,7 +214,7 @@ impl Details {
             client: self.client,
             status: record.status,
             reason: record.reason,
-            phases: &phases,
+            phases: phases.get(..self.begun).unwrap_or_default(),
             took,
             received: self.received,
             sent: record.sent,

@@ -33,23 +33,32 @@ fn told<'a>(target: &'a PathAndQuery, headers: &'a [(HeaderName, String)]) -> To
 fn a_line_is_one_json_object_whatever_the_client_sent() {
     let target: PathAndQuery = "/users?q=%22,%22status%22:500".parse().unwrap();
     let hostile = [(header::USER_AGENT, "\",\"status\":500}\n{\"forged\":true}\u{1b}[31m".to_owned())];
-    let mut text = String::new();
-    json(&mut text, &told(&target, &hostile), target.as_str()).unwrap();
+    let text = String::from_utf8(json(&told(&target, &hostile), target.as_str())).unwrap();
     assert_eq!(text.lines().count(), 1);
     let line: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&line["status"], &line["ms"], &line["guest_ms"]), (&200.into(), &0.3.into(), &0.25.into()));
     assert_eq!(line["header_user-agent"], hostile[0].1);
     assert_eq!(line["trace_id"], format!("{:032x}", 0xabc));
-    text.clear();
-    plain(&mut text, &told(&target, &hostile), target.as_str()).unwrap();
+    let text = String::from_utf8(plain(&told(&target, &hostile), target.as_str())).unwrap();
     assert_eq!(text.lines().count(), 1);
     assert!(!text.contains('\u{1b}'), "{text:?}");
 }
 
 #[test]
+fn times_are_milliseconds() {
+    for (micros, shown) in
+        [(0, "0.000"), (7, "0.007"), (42, "0.042"), (999, "0.999"), (1_000, "1.000"), (61_000_010, "61000.010")]
+    {
+        let mut text = Text(Vec::new());
+        text.ms(Duration::from_micros(micros));
+        assert_eq!(text.0, shown.as_bytes());
+    }
+}
+
+#[test]
 fn secrets_are_masked() {
     let requests = requests(&[("log_mask", "Token,x-key"), ("log_headers", "authorization,x-key,accept")]);
-    let shown = |target: &str| requests.target(Some(&target.parse().unwrap()));
+    let shown = |target: &str| requests.target(Some(&target.parse().unwrap())).into_owned();
     assert_eq!(shown("/a?token=1&b=2&TOKEN=3&tokens=4&token"), "/a?token=***&b=2&TOKEN=***&tokens=4&token");
     assert_eq!(shown("/a"), "/a");
     let mut headers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! Says hostile things through wasi:logging and on both streams.
+//! Says hostile things through wasi:logging and on both streams; on /flood, lines of 10 MiB before that.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
@@ -27,7 +27,11 @@ struct Guest;
 wasip2::http::proxy::export!(Guest);
 
 impl wasip2::exports::http::incoming_handler::Guest for Guest {
-    fn handle(_request: IncomingRequest, outparam: ResponseOutparam) {
+    fn handle(request: IncomingRequest, outparam: ResponseOutparam) {
+        if request.path_with_query().unwrap_or_default().ends_with("/flood") {
+            eprintln!("{}", "x".repeat(10 << 20));
+            log(Level::Info, "", &"y".repeat(10 << 20));
+        }
         log(Level::Warn, "orders", "stock is low");
         log(Level::Debug, "orders", "too quiet to hear");
         log(Level::Critical, "con\ntext", "two\nlines \u{1b}[31mred\u{1b}[0m");
