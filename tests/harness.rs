@@ -1,6 +1,7 @@
 //! Guests, hosts and clients for the tests. Everything waits for something that happens, with a bound; nothing sleeps
 //! and hopes.
 
+mod browser;
 mod client;
 mod process;
 
@@ -16,6 +17,7 @@ use lodge::host::{Ended, Host};
 use tokio::sync::{RwLock, oneshot};
 use tokio::task::JoinHandle;
 
+pub(crate) use browser::Browser;
 pub(crate) use client::{Answer, Connection, fed, get, raw};
 pub(crate) use process::{Leashed, Process, lodge, output};
 
@@ -71,6 +73,11 @@ pub(crate) fn wasm(name: &str) -> PathBuf {
 
 /// Tests that measure time run alone; the others beside each other.
 static MACHINE: RwLock<()> = RwLock::const_new(());
+
+/// For as long as this is held, no host of [`Setup::start`] runs beside the test that holds it.
+pub(crate) async fn alone() -> impl Drop {
+    MACHINE.write().await
+}
 
 /// A directory of guests, a configuration, and soon a host.
 pub(crate) struct Setup {

@@ -32,6 +32,7 @@ mod live;
 mod logs;
 mod manifests;
 mod metrics;
+mod page;
 mod serving;
 mod streaming;
 mod tidy;

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
+/// Any two ports.
+const FREE: [&str; 2] = ["127.0.0.1:0"; 2];
+
 /// `lodge` with these arguments and nothing of ours in its environment.
 pub(crate) fn lodge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lodge"));
@@ -49,17 +52,23 @@ impl Drop for Leashed {
 impl Process {
     /// Serves `directory` on free ports and waits until it is ready.
     pub(crate) async fn serve(directory: &Path, args: &[&str]) -> Self {
-        Self::start(directory, super::cache(), args).await
+        Self::start(directory, super::cache(), FREE, args).await
+    }
+
+    /// The same at the addresses of one that has ended.
+    pub(crate) async fn serve_at(directory: &Path, addresses: [SocketAddr; 2]) -> Self {
+        let [address, admin] = addresses.map(|address| address.to_string());
+        Self::start(directory, super::cache(), [&address, &admin], &[]).await
     }
 
     /// The same with a compile cache of its own.
     pub(crate) async fn serve_with_cache(directory: &Path, cache: &str) -> Self {
-        Self::start(directory, cache, &[]).await
+        Self::start(directory, cache, FREE, &[]).await
     }
 
-    async fn start(directory: &Path, cache: &str, args: &[&str]) -> Self {
+    async fn start(directory: &Path, cache: &str, [listen, admin]: [&str; 2], args: &[&str]) -> Self {
         let directory = directory.display().to_string();
-        let mut all = vec!["serve", &directory, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut all = vec!["serve", &directory, "--listen", listen, "--admin", admin];
         all.extend(["--engine-instances", "300", "--cache-directory", cache]);
         all.extend(args);
         let mut child = Leashed(lodge(&all).stderr(Stdio::piped()).spawn().expect("lodge starts"));
