@@ -211,6 +211,8 @@ async fn stream(admin: Arc<Admin>, events: Events) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let sent = tokio::select! {
+            // What is there comes before what happens.
+            biased;
             () = events.closed() => return,
             _ = every.tick() => {
                 let reports: Vec<Report> = report::live(&admin.current.snapshot());

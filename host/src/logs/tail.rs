@@ -32,7 +32,7 @@ const BEHIND: usize = 1024;
 /// One line.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
-    /// Counts all lines, so that two lists of them can be put in order.
+    /// Counts all lines, so that two lists of them can be put in order; zero for one that says that lines were lost.
     #[serde(rename = "seq")]
     number: u64,
     /// When, as RFC 3339.
@@ -50,7 +50,7 @@ pub struct Line {
     /// During which request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// `stdout` or `stderr`, for a guest.
+    /// `stdout`, `stderr` or `log`, for a guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
     /// In words.
@@ -120,7 +120,7 @@ impl Line {
         }
     }
 
-    /// So many lines were lost to who follows too slowly.
+    /// So many lines were lost to who follows too slowly. It has no number of its own.
     pub fn lost(lines: u64) -> Self {
         Self { message: format!("{lines} lines were not told: too many at once"), ..Self::new("WARN", Kind::Host) }
     }
