@@ -155,6 +155,33 @@ async fn the_stream_tells_what_happens() {
     within(hears(&mut stream, &mut text, "GET /hello?name=Ada 200")).await;
 }
 
+/// However many follow, a probe finds a place; and a place is free again when somebody leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_leave_room_for_probes() {
+    let host = host(&["hello"]).start().await;
+    let follow = async || {
+        let mut stream = tokio::net::TcpStream::connect(host.admin).await.unwrap();
+        let asked = b"GET /v1/logs?follow=true HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, asked).await.unwrap();
+        let mut head = [0; 12];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut head).await.unwrap();
+        (stream, String::from_utf8_lossy(&head[9..]).into_owned())
+    };
+    let mut followers = Vec::new();
+    for _ in 0..lodge::admin::FOLLOWERS {
+        let (stream, status) = follow().await;
+        assert_eq!(status, "200");
+        followers.push(stream);
+    }
+    assert_eq!(follow().await.1, "503");
+    assert_eq!(get(host.admin, "/healthz").await.status, 200);
+    followers.pop();
+    let waiting = std::time::Instant::now();
+    while follow().await.1 != "200" {
+        assert!(waiting.elapsed() < Duration::from_secs(20), "its place is lost");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_can_stop_the_host() {
     let host = host(&["hello"]).start().await;

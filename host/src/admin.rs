@@ -34,6 +34,9 @@ use crate::metrics::scrape::{self, Scrape};
 /// Connections of operators and probes at once.
 const CONNECTIONS: usize = 64;
 
+/// Of those, who follow for as long as they like: probes and scrapers must always find a place.
+pub const FOLLOWERS: usize = 32;
+
 /// What the listener tells, and what it can do.
 pub struct Admin {
     /// As the host was started.
@@ -50,6 +53,8 @@ pub struct Admin {
     pub scrape: Scrape,
     /// What was said.
     pub logs: Arc<Logs>,
+    /// Places of those who follow.
+    pub followers: Arc<Semaphore>,
 }
 
 /// Answers until it is dropped: probes ask until the very end.

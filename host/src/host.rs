@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use wasmtime::PoolingAllocationConfig;
 
 use crate::admin::{self, Admin};
@@ -136,6 +136,7 @@ impl Host {
                     versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
                 },
                 logs: Arc::clone(&logs),
+                followers: Arc::new(Semaphore::new(admin::FOLLOWERS)),
             };
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });

@@ -74,8 +74,8 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
         (true, _, ["logs"]) => logs(admin, request.uri().query().unwrap_or_default()),
         (true, _, ["events"]) => changes(admin, request.uri().query().unwrap_or_default()),
         (true, _, ["stream"]) => {
-            let admin = Arc::clone(admin);
-            events(move |events| stream(admin, events))
+            let all = Arc::clone(admin);
+            following(admin, move |events| stream(all, events))
         }
         (true, _, ["host"]) => json(&admin.host()),
         (true, _, ["log-level"]) => json(&Level { level: admin.logs.level() }),
@@ -147,7 +147,7 @@ fn logs(admin: &Arc<Admin>, query: &str) -> Response<Body> {
         return json(&admin.logs.tail.lines(service.as_deref(), most));
     }
     let tail = Arc::clone(&admin.logs.tail);
-    events(async move |events| {
+    following(admin, async move |events| {
         let mut follower = tail.follow();
         let mut last = 0;
         for line in tail.lines(service.as_deref(), most) {
@@ -166,7 +166,7 @@ fn changes(admin: &Arc<Admin>, query: &str) -> Response<Body> {
         return json(&admin.logs.tail.changes());
     }
     let tail = Arc::clone(&admin.logs.tail);
-    events(async move |events| {
+    following(admin, async move |events| {
         let mut follower = tail.follow();
         let mut last = 0;
         for line in tail.changes() {
@@ -177,6 +177,23 @@ fn changes(admin: &Arc<Admin>, query: &str) -> Response<Body> {
         }
         follow(&mut follower, &events, |line| line.seq() > last && line.kind == Kind::Change, "change").await;
     })
+}
+
+/// Events for one more who follows, if there is a place.
+fn following<F: Future<Output = ()> + Send + 'static>(
+    admin: &Admin,
+    write: impl FnOnce(Events) -> F + Send + 'static,
+) -> Response<Body> {
+    match Arc::clone(&admin.followers).try_acquire_owned() {
+        Ok(place) => events(move |events| {
+            let written = write(events);
+            async move {
+                written.await;
+                drop(place);
+            }
+        }),
+        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", "too many follow already"),
+    }
 }
 
 /// Sends what is wanted until nobody reads any more.

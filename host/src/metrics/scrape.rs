@@ -17,7 +17,7 @@ use crate::logs::Logs;
 use crate::service::Service;
 use crate::traces::Tracer;
 
-/// What [`text`] is, as the header `content-type` has it.
+/// What [`Scrape::text`] is, as the header `content-type` has it.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Where everything that is counted can be read.
