@@ -155,6 +155,34 @@ async fn the_stream_tells_what_happens() {
     within(hears(&mut stream, &mut text, "GET /hello?name=Ada 200")).await;
 }
 
+/// Who follows a service that is silent still sees that the host is there, however much others have to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_stream_has_a_pulse() {
+    let host = host(&["hello", "users"]).start().await;
+    let mut stream = tokio::net::TcpStream::connect(host.admin).await.unwrap();
+    let asked = b"GET /v1/logs?follow=true&service=users HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, asked).await.unwrap();
+    let address = host.address;
+    let talking = tokio::spawn(async move {
+        loop {
+            get(address, "/hello").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let pulse = async {
+        let (mut bytes, mut text) = ([0; 4096], String::new());
+        // One at once, and one after five seconds.
+        while text.matches("\r\n:\n\n").count() < 2 {
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut bytes).await.unwrap();
+            text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+        text
+    };
+    let text = tokio::time::timeout(Duration::from_secs(20), pulse).await.expect("a pulse");
+    talking.abort();
+    assert!(!text.contains("hello"), "it is of another service: {text}");
+}
+
 /// However many follow, a probe finds a place; and a place is free again when somebody leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_leave_room_for_probes() {

@@ -214,6 +214,13 @@ fn tokens_are_shown_and_asked_for() {
     assert_eq!(output(asking(&mock, &["ps"]).env("LODGE_ADMIN_TOKEN", "0123456789abcdef")).0, Some(0));
 }
 
+/// What the host links is not called strange.
+#[test]
+fn what_is_linked_is_known() {
+    let (code, text, _) = output(&mut lodge(&["inspect", &wasm("logger").display().to_string()]));
+    assert!(code == Some(0) && text.contains("log messages: granted"), "{text}");
+}
+
 #[test]
 fn nobody_there_is_said_with_the_way_out() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

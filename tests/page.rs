@@ -1,5 +1,6 @@
 //! Promise: the operators' page shows what the host does, as it does it, in a real browser.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -278,18 +279,9 @@ async fn picture() {
     client.ask(http::Method::POST, "/v1/services/counter/disable", &[("host", "localhost")], "").await;
     browser.until(&format!("{}?.dataset.state === 'disabled'", row("counter")), SOON);
     let taken = browser.call("Page.captureScreenshot", json!({}));
-    std::fs::write(root().join("host/src/admin/page.png"), base64(taken["data"].as_str().unwrap())).unwrap();
-}
-
-fn base64(text: &str) -> Vec<u8> {
-    let digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bytes, mut bits, mut known) = (Vec::new(), 0, 0);
-    for digit in text.chars().map_while(|letter| digits.find(letter)) {
-        (bits, known) = (bits << 6 | digit, known + 6);
-        if known >= 8 {
-            known -= 8;
-            bytes.push((bits >> known & 0xff) as u8);
-        }
-    }
-    bytes
+    std::fs::write(
+        root().join("host/src/admin/page.png"),
+        BASE64_STANDARD.decode(taken["data"].as_str().unwrap()).unwrap(),
+    )
+    .unwrap();
 }

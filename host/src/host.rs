@@ -18,11 +18,12 @@ use crate::config::Config;
 use crate::drain;
 use crate::guests::compile::{Compiler, WASMTIME};
 use crate::guests::snapshot::{self, Current, Publisher};
+use crate::ids::Ids;
 use crate::logs::{Logs, START};
 use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
 use crate::request::accept::accept;
-use crate::request::serve::{self, Ids, Server};
+use crate::request::serve::{self, Server};
 use crate::traces::{Exporting, Tracer};
 
 /// Files that are no connections of clients: the listeners, the directory, components being read.
@@ -148,7 +149,7 @@ impl Host {
             trusted_proxies: config.trusted_proxies.clone(),
             http: serve::http(&config.listener),
             bounds: config.listener.clone(),
-            ids: Ids::new(random()),
+            ids: Ids::new(),
             nobody,
             metrics,
             tracer,
@@ -245,9 +246,4 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
         };
         format!("{key}: cannot listen on {address}: {error}{way_out}")
     })
-}
-
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish()
 }

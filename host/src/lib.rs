@@ -82,6 +82,7 @@ pub mod drain;
 pub mod error;
 pub mod guests;
 pub mod host;
+pub mod ids;
 pub mod logs;
 pub mod metrics;
 pub mod request;

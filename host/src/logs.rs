@@ -21,6 +21,7 @@ use self::requests::Requests;
 use self::tail::Tail;
 use self::writer::{Flush, Writer};
 use crate::capabilities::sandbox::lock;
+use crate::config::keys::log_filter;
 use crate::config::{Config, LogFormat};
 
 /// The target of lines that are written whatever the level: where the host can be reached.
@@ -86,9 +87,7 @@ impl Logs {
     /// # Errors
     /// When it is neither.
     pub fn set_level(&self, level: &str) -> Result<(), String> {
-        let filter = targets(level).ok_or_else(|| {
-            format!("`{level}` is not a level; write off, error, warn, info, debug, or a filter such as lodge=debug")
-        })?;
+        let filter = targets(level)?;
         if let Some(handle) = &self.filter {
             handle.reload(filter).map_err(|error| error.to_string())?;
         }
@@ -102,12 +101,9 @@ impl Logs {
     }
 }
 
-fn targets(level: &str) -> Option<Targets> {
-    // A misspelt level would be taken for the name of a module.
-    let known = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
-    let sound = level.split(',').all(|part| known(part.rsplit('=').next().unwrap_or_default().trim()));
-    let targets = level.parse::<Targets>().ok().filter(|_| sound)?;
-    Some(targets.with_target(START, Level::INFO))
+/// What is logged whatever the level comes on top.
+fn targets(level: &str) -> Result<Targets, String> {
+    log_filter(level).map(|targets| targets.with_target(START, Level::INFO))
 }
 
 /// Text of a guest or a client that can neither end a line nor paint the operator's terminal.

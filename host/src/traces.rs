@@ -22,7 +22,6 @@
 mod collect;
 pub mod context;
 mod export;
-mod ids;
 mod otlp;
 mod sample;
 mod span;
@@ -38,10 +37,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::config::traces::{Exporter, Traces};
+use crate::ids::Ids;
 use collect::Collector;
 use context::{Context, Onward, RECORDED};
 use export::{Export, Shared};
-use ids::Ids;
 use sample::Sampler;
 pub use trace::{Outcome, Phase, Trace};
 use trace::{PHASES, Recording};

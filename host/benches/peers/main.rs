@@ -101,17 +101,8 @@ fn main() {
         // cargo says so to every benchmark.
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
         .get_matches();
-    if let Some(serve) = arguments.get_many::<String>("serve") {
-        let words: Vec<_> = serve.map(String::as_str).collect();
-        match words[..] {
-            ["collector", address] => return small::collector(address.parse().expect("an address")),
-            ["hyper", address] => return small::hyper(address.parse().expect("an address")),
-            [mode @ ("fresh02" | "warm02" | "fresh03" | "warm03"), address, wasm] => {
-                let (address, same, concurrent) = (address.parse(), mode.starts_with("warm"), mode.ends_with("03"));
-                return small::embedded(address.expect("an address"), Path::new(wasm), same, concurrent);
-            }
-            _ => panic!("--serve hyper ADDRESS | fresh02 ADDRESS WASM | warm02 … | fresh03 … | warm03 …"),
-        }
+    if let Some(words) = arguments.get_many::<String>("serve") {
+        return serve(&words.map(String::as_str).collect::<Vec<_>>());
     }
     let bench = Bench {
         rounds: arguments.get_one::<usize>("rounds").copied().unwrap().max(1),
@@ -143,6 +134,19 @@ fn main() {
             }
             other => panic!("there is no part `{other}`; there are requests, seen, fairness and density"),
         }
+    }
+}
+
+/// This program as one of the servers that it starts.
+fn serve(words: &[&str]) {
+    match *words {
+        ["collector", address] => small::collector(address.parse().expect("an address")),
+        ["hyper", address] => small::hyper(address.parse().expect("an address")),
+        [mode @ ("fresh02" | "warm02" | "fresh03" | "warm03"), address, wasm] => {
+            let (address, same, concurrent) = (address.parse(), mode.starts_with("warm"), mode.ends_with("03"));
+            small::embedded(address.expect("an address"), Path::new(wasm), same, concurrent);
+        }
+        _ => panic!("--serve hyper ADDRESS | fresh02 ADDRESS WASM | warm02 … | fresh03 … | warm03 …"),
     }
 }
 

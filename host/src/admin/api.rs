@@ -203,6 +203,7 @@ async fn follow(
     wanted: impl Fn(&Line) -> bool,
     name: &str,
 ) {
+    let mut beat = tokio::time::interval(BEAT);
     loop {
         let sent = tokio::select! {
             () = events.closed() => return,
@@ -213,7 +214,7 @@ async fn follow(
                         && (!wanted(&line) || events.send(name, &*line).await)
                 }
             },
-            () = tokio::time::sleep(BEAT) => events.beat().await,
+            _ = beat.tick() => events.beat().await,
         };
         if !sent {
             return;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::key::{Key, count, duration, size, word};
 use super::{CacheDirectory, Config, LogFormat};
@@ -62,8 +63,7 @@ pub const KEYS: &[Key<Config>] = &[
         help: "error, warn, info, debug, or a filter such as `lodge=debug`",
         set: |c, text| {
             c.log_level = text.to_owned();
-            let checked = text.parse::<tracing_subscriber::filter::Targets>();
-            checked.map(drop).map_err(|error| format!("`{text}` is not a log filter: {error}"))
+            log_filter(text).map(drop)
         },
     },
     Key {
@@ -242,6 +242,18 @@ pub const KEYS: &[Key<Config>] = &[
         set: |c, text| size(text, 0..=1 << 50).map(|value| c.cache.size = value),
     },
 ];
+
+/// Reads what is logged: a level, or levels of modules.
+///
+/// # Errors
+/// What was expected. A misspelt level is one, which would else be taken for the name of a module.
+pub fn log_filter(text: &str) -> Result<Targets, String> {
+    let known = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let sound = text.split(',').all(|part| known(part.rsplit('=').next().unwrap_or_default().trim()));
+    text.parse().ok().filter(|_| sound).ok_or_else(|| {
+        format!("`{text}` is not a level; write off, error, warn, info, debug, or a filter such as lodge=debug")
+    })
+}
 
 /// What is between the commas.
 fn words(text: &str) -> impl Iterator<Item = &str> {

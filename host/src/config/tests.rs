@@ -67,6 +67,16 @@ fn files_and_variables() {
     assert_eq!((known, unknown), (source(&[("limits.queue", "8")]), vec!["LODGE_SERVICE_HOST".to_owned()]));
 }
 
+/// A misspelt level would be taken for the name of a module, and silence everything.
+#[test]
+fn levels_are_levels() {
+    for (text, sound) in
+        [("info", true), ("off", true), ("warn,lodge=debug", true), ("loud", false), ("lodge=loud", false)]
+    {
+        assert_eq!(resolve(&[(Origin::Flag, source(&[("log_level", text)]))]).is_ok(), sound, "{text}");
+    }
+}
+
 /// Flags, variables and keys must not collide, or one of two settings could not be said.
 #[test]
 fn names_are_unique_everywhere() {

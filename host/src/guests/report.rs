@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
+use super::compile::Interfaces;
 use super::load::{self, Refusal};
 use super::snapshot::{Snapshot, Target};
 use crate::service::{Failure, rfc3339};
@@ -113,6 +114,18 @@ pub struct Refused {
 
 /// Everything that is served or refused, in the order of file names.
 pub fn of(snapshot: &Snapshot) -> Vec<Report> {
+    reports(snapshot, |target| {
+        let Interfaces { imports, exports } = (*target.guest.interfaces).clone();
+        Service { imports, exports, ..service(target) }
+    })
+}
+
+/// The same with how every service does, and without imports and exports, which are most of it and never change.
+pub fn live(snapshot: &Snapshot) -> Vec<Report> {
+    reports(snapshot, |target| Service { live: Some(does(target)), ..service(target) })
+}
+
+fn reports(snapshot: &Snapshot, service: impl Fn(&Target) -> Service) -> Vec<Report> {
     let file = |target: &Target| load::file_name(&target.guest.spec.path);
     let serves = |target: &Arc<Target>| Report { file: file(target), service: Some(service(target)), refused: None };
     let mut reports: Vec<_> = snapshot.targets.iter().map(serves).collect();
@@ -121,22 +134,11 @@ pub fn of(snapshot: &Snapshot) -> Vec<Report> {
     reports
 }
 
-/// The same, with how every service does; without imports and exports, which are most of it and never change.
-pub fn live(snapshot: &Snapshot) -> Vec<Report> {
-    let mut reports = of(snapshot);
-    for service in reports.iter_mut().filter_map(|report| report.service.as_mut()) {
-        let of = |target: &&Arc<Target>| *target.guest.name == service.name;
-        service.live = snapshot.targets.iter().find(of).map(|target| does(target));
-        service.imports.clear();
-        service.exports.clear();
-    }
-    reports
-}
-
 /// Everything about one service.
 pub fn whole(target: &Target) -> Whole {
+    let Interfaces { imports, exports } = (*target.guest.interfaces).clone();
     Whole {
-        service: Service { live: Some(does(target)), ..service(target) },
+        service: Service { live: Some(does(target)), imports, exports, ..service(target) },
         limits: target.guest.limits().shown(),
         recent_errors: target.guest.service.failures(),
     }
@@ -160,8 +162,8 @@ fn service(target: &Target) -> Service {
         routes: guest.routes().iter().map(ToString::to_string).collect(),
         host: guest.spec.host(),
         live: None,
-        imports: guest.interfaces.imports.clone(),
-        exports: guest.interfaces.exports.clone(),
+        imports: Vec::new(),
+        exports: Vec::new(),
     }
 }
 

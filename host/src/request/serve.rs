@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use http::header::{self, HeaderValue};
@@ -22,6 +21,7 @@ use super::respond::{self, Body};
 use crate::config;
 use crate::drain::Drain;
 use crate::guests::snapshot::Current;
+use crate::ids::Ids;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::service::Service;
@@ -49,33 +49,6 @@ pub struct Server {
     pub tracer: Tracer,
     /// Who wants to know of requests.
     pub logs: Arc<Logs>,
-}
-
-/// Request ids: 128 bits that are never used twice by this process, and do not tell how many there were.
-pub struct Ids {
-    process: u64,
-    next: AtomicU64,
-}
-
-impl Ids {
-    /// Ids that start with `process`, a random number.
-    pub fn new(process: u64) -> Self {
-        Self { process, next: AtomicU64::new(0) }
-    }
-
-    fn next(&self) -> Arc<str> {
-        // The finaliser of splitmix64: a bijection, so two ids differ because two counts do.
-        let mut mixed = self.next.fetch_add(1, Ordering::Relaxed).wrapping_add(self.process);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let id = (u128::from(self.process) << 64) | u128::from(mixed ^ (mixed >> 31));
-        let mut digits = [b'0'; 32];
-        for (n, digit) in digits.iter_mut().rev().enumerate() {
-            let nibble = (id >> (4 * n)) as u8 & 0xf;
-            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-        }
-        Arc::from(str::from_utf8(&digits).unwrap_or_default())
-    }
 }
 
 /// The builder of all connections, HTTP/1.1 and HTTP/2 by prior knowledge on one port.
@@ -144,7 +117,7 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
 /// One request: the only place where a failure becomes a response.
 async fn frame(server: &Server, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
     let version = request.version();
-    let id = peer.request_id(request.headers()).map_or_else(|| server.ids.next(), Arc::from);
+    let id = peer.request_id(request.headers()).map_or_else(|| server.ids.request(), Arc::from);
     // The id is made of hexadecimal digits, or was a header already.
     let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
     request.headers_mut().insert(REQUEST_ID, id_header.clone());

@@ -13,11 +13,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::collect::{Collector, Failure};
-use super::ids::Ids;
 use super::otlp::{self, Resource};
 use super::trace::{Recording, SPANS};
 use super::zipkin;
 use crate::config::traces::{Exporter, Traces};
+use crate::ids::Ids;
 
 /// The first pause before a batch is sent again; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);

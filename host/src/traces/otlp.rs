@@ -6,9 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::ids::Ids;
 use super::span::{Span, Value, spans};
 use super::trace::Recording;
+use crate::ids::Ids;
 
 /// `trace-flags` are followed by two bits on whether the parent is in another process: one that it is known, one that it is.
 const KNOWN_REMOTE: u32 = 0x100;

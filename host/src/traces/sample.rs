@@ -33,8 +33,8 @@ impl Sampler {
 mod tests {
     use super::*;
     use crate::config;
+    use crate::ids::Ids;
     use crate::traces::context::Form;
-    use crate::traces::ids::Ids;
 
     fn sampler(sample: f64, follow_parent: bool) -> Sampler {
         Sampler::new(&Traces { sample, follow_parent, ..config::resolve(&[]).unwrap().config.traces })

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use http::{Method, Uri};
 
-use super::ids::Ids;
 use super::trace::{Asked, CANCELLED, Phase, Recording};
+use crate::ids::Ids;
 
 /// What every exporter makes its own form of.
 pub(super) struct Span<'a> {

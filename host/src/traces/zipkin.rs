@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 
-use super::ids::Ids;
 use super::span::{Span, Value, spans};
 use super::trace::Recording;
+use crate::ids::Ids;
 
 /// An array of the spans of all `recordings`, by a host with these attributes.
 pub(super) fn request(host: &[(String, String)], recordings: &[Recording], ids: &Ids) -> Bytes {

@@ -24,7 +24,7 @@ struct Capability {
 }
 
 /// As [`capabilities`](crate::capabilities) has them.
-const CAPABILITIES: [Capability; 9] = [
+const CAPABILITIES: [Capability; 10] = [
     Capability {
         what: "outgoing HTTP",
         interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
@@ -53,6 +53,12 @@ const CAPABILITIES: [Capability; 9] = [
     Capability {
         what: "stdout and stderr",
         interfaces: &["wasi:cli/stdout", "wasi:cli/stderr"],
+        given: "granted: they become log lines",
+        grant: None,
+    },
+    Capability {
+        what: "log messages",
+        interfaces: &["wasi:logging/logging"],
         given: "granted: they become log lines",
         grant: None,
     },

@@ -1,10 +1,12 @@
-//! Ids of traces and spans: random enough that no two hosts make the same, made without a lock.
+//! Ids of requests, traces and spans: random enough that no two hosts make the same, made without a lock, and none tells
+//! how many there were.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where ids come from.
-pub(super) struct Ids {
+pub struct Ids {
     /// Random, and different in every process.
     seeds: [u64; 2],
     next: AtomicU64,
@@ -12,22 +14,33 @@ pub(super) struct Ids {
 
 impl Ids {
     /// A source that shares no id with others but by chance.
-    pub(super) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "no two are alike")]
+    pub fn new() -> Self {
         // Keyed by random bytes of the system's.
         let random = || RandomState::new().build_hasher().finish();
         Self { seeds: [random(), random()], next: AtomicU64::new(0) }
     }
 
     /// Never zero, which both W3C and B3 take for none.
-    pub(super) fn span(&self) -> u64 {
+    pub fn span(&self) -> u64 {
         let [seed, _] = self.seeds;
         mix(self.count().wrapping_add(seed)).max(1)
     }
 
     /// Never zero. All bits are mixed, so samplers can decide by any of them.
-    pub(super) fn trace(&self) -> u128 {
+    pub fn trace(&self) -> u128 {
         let ([high, low], count) = (self.seeds, self.count());
         (u128::from(mix(count.wrapping_add(high))) << 64 | u128::from(mix(count.wrapping_add(low)))).max(1)
+    }
+
+    /// A request's: the 32 hexadecimal digits of one as traces have it.
+    pub fn request(&self) -> Arc<str> {
+        let (id, mut digits) = (self.trace(), [b'0'; 32]);
+        for (n, digit) in digits.iter_mut().rev().enumerate() {
+            let nibble = (id >> (4 * n)) as u8 & 0xf;
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+        }
+        Arc::from(str::from_utf8(&digits).unwrap_or_default())
     }
 
     fn count(&self) -> u64 {
@@ -56,5 +69,7 @@ mod tests {
         let traces: HashSet<_> = (0..10_000).flat_map(|_| [one.trace(), other.trace()]).collect();
         assert_eq!(traces.len(), 20_000);
         assert!(!spans.contains(&0) && !traces.contains(&0));
+        let id = one.request();
+        assert!(id.len() == 32 && u128::from_str_radix(&id, 16).is_ok() && *id != *one.request(), "{id}");
     }
 }

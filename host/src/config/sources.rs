@@ -1,0 +1,51 @@
+//! What `lodge.toml` and the environment say, as text by the names of settings.
+
+use super::{Source, env_name, names};
+
+/// Reads `lodge.toml` into a [`Source`]: `[listener] idle = "60s"` becomes `listener.idle`.
+///
+/// # Errors
+/// One line with the position, when it is not TOML.
+pub fn read_file(text: &str) -> Result<Source, String> {
+    fn flatten(prefix: &str, value: &toml::Value, into: &mut Source) {
+        match value {
+            toml::Value::Table(table) => {
+                for (name, value) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    flatten(&format!("{prefix}{dot}{name}"), value, into);
+                }
+            }
+            toml::Value::Array(items) => {
+                let items: Vec<_> = items.iter().map(plain).collect();
+                into.insert(prefix.to_owned(), items.join(","));
+            }
+            value => drop(into.insert(prefix.to_owned(), plain(value))),
+        }
+    }
+    let table: toml::Table =
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().replace('\n', "\n  "))?;
+    let mut source = Source::new();
+    flatten("", &toml::Value::Table(table), &mut source);
+    Ok(source)
+}
+
+/// The `LODGE_*` variables among `vars`. Only names that are settings: Kubernetes sets `LODGE_SERVICE_HOST` and
+/// the like for any Service called lodge. The others are returned for a warning.
+pub fn read_environment(vars: impl Iterator<Item = (String, String)>) -> (Source, Vec<String>) {
+    let (mut source, mut unknown) = (Source::new(), Vec::new());
+    for (variable, value) in vars.filter(|(variable, _)| variable.starts_with("LODGE_")) {
+        match names().find(|name| env_name(name) == variable) {
+            Some(name) => drop(source.insert(name, value)),
+            None => unknown.push(variable),
+        }
+    }
+    (source, unknown)
+}
+
+/// A plain TOML value as the text that a person would have typed.
+pub fn plain(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
