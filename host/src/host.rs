@@ -17,6 +17,7 @@ use crate::admission::Concurrency;
 use crate::config::Config;
 use crate::drain;
 use crate::guests::compile::{Compiler, WASMTIME};
+use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
 use crate::ids::Ids;
 use crate::logs::{Logs, START};
@@ -184,7 +185,7 @@ impl Host {
     }
 }
 
-/// Keeps warm instances within their bounds, and takes the samples that quantiles are made of.
+/// Keeps warm instances within their bounds, reviews versions on trial, and takes the samples that quantiles are made of.
 async fn sweep(current: Current, metrics: Arc<Metrics>) {
     let (mut sampled, mut late) = (Instant::now(), VecDeque::new());
     loop {
@@ -195,15 +196,18 @@ async fn sweep(current: Current, metrics: Arc<Metrics>) {
         }
         late.push_back(before.elapsed().saturating_sub(SWEEP));
         metrics.late(late.iter().copied().max().unwrap_or_default());
+        rollout::review(&current.snapshot());
         let sample = sampled.elapsed() >= metrics::SAMPLE;
         if sample {
             sampled = Instant::now();
         }
         // Not held across the wait: an old snapshot would be kept in memory by it.
         for target in &current.snapshot().targets {
-            target.guest.drop_idle();
+            if let Some(guest) = target.backend.guest() {
+                guest.drop_idle();
+            }
             if sample {
-                target.guest.service.figures.sample();
+                target.backend.service.figures.sample();
             }
         }
     }

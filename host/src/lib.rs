@@ -89,3 +89,4 @@ pub mod request;
 pub mod service;
 pub mod traces;
 pub mod turns;
+pub mod upstreams;

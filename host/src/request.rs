@@ -16,3 +16,4 @@ pub mod record;
 pub mod respond;
 pub mod route;
 pub mod serve;
+pub mod split;

@@ -17,7 +17,7 @@ use crate::config::Config;
 /// What is on disk of a service: a comparable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestSpec {
-    /// Its name: the file's, without `.wasm`.
+    /// Its name: the file's, without `.wasm`. A version's is `service@label`.
     pub name: String,
     /// Where the component is.
     pub path: PathBuf,
@@ -100,8 +100,21 @@ const RACY: Duration = Duration::from_secs(2);
 impl GuestSpec {
     /// The host whose every path is the service's, whatever its routes: host names have no `_`.
     pub fn host(&self) -> String {
-        format!("{}.localhost", self.name.replace('_', "-").to_ascii_lowercase())
+        let (service, label) = split(&self.name);
+        let label = label.map_or(String::new(), |label| format!("{label}."));
+        format!("{label}{service}.localhost").replace('_', "-").to_ascii_lowercase()
     }
+
+    /// The service of which this is a version, and the version's label; `None` for the service itself.
+    pub fn version_of(&self) -> Option<(&str, &str)> {
+        let (service, label) = split(&self.name);
+        Some((service, label?))
+    }
+}
+
+/// `users@2` is version `2` of `users`.
+fn split(name: &str) -> (&str, Option<&str>) {
+    name.split_once('@').map_or((name, None), |(service, label)| (service, Some(label)))
 }
 
 impl Refusal {
@@ -158,7 +171,8 @@ impl Scanner {
     /// What there is of one service; nothing when its manifest says that it is not one.
     fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Option<Found> {
         let manifest = component.with_extension("toml");
-        let mut settled = self.first || (is_settled(component) && is_settled(&manifest));
+        let service = component.with_file_name(format!("{}.toml", split(stem).0));
+        let mut settled = self.first || [component, &manifest, &service].iter().all(|file| is_settled(file));
         let mut touched = false;
         let spec = match manifest_of(stem, component, &manifest, config) {
             Ok(manifest) if !manifest.enabled => return None,
@@ -204,11 +218,25 @@ impl Scanner {
 }
 
 fn manifest_of(stem: &str, component: &Path, manifest: &Path, config: &Config) -> Result<Manifest, Refusal> {
-    if is_name(stem) {
-        return read_manifest(stem, manifest, config);
+    let (name, label) = split(stem);
+    if !is_name(name) || label.is_some_and(|label| !is_label(label)) {
+        let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit; a version \
+                      of it has `@` and a label after that";
+        return Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy));
     }
-    let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit";
-    Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy))
+    let most = config.engine.max_memory;
+    let read = |path: &Path, read: &dyn Fn(&str) -> Result<Manifest, Vec<String>>| {
+        let wrong = |problems: Vec<String>| {
+            Refusal::new(&file_name(path), problems.join("; "), "correct the manifest; the README lists its keys")
+        };
+        read(&text_of(path)?).map_err(wrong)
+    };
+    let service = component.with_file_name(format!("{name}.toml"));
+    let service = read(&service, &|text| Manifest::read(name, text, &config.limits, most))?;
+    match label {
+        Some(_) => read(manifest, &|text| service.version(text, most)),
+        None => Ok(service),
+    }
 }
 
 fn pinned(manifest: &Manifest, digest: Digest, file: &str) -> Result<(), Refusal> {
@@ -289,15 +317,17 @@ fn inspect(path: &Path, metadata: &Metadata, config: &Config) -> Result<Digest, 
     Ok(Digest::of(&bytes))
 }
 
-fn read_manifest(name: &str, path: &Path, config: &Config) -> Result<Manifest, Refusal> {
-    let file = file_name(path);
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(unreadable(&file, &error)),
-    };
-    Manifest::read(name, &text, &config.limits, config.engine.max_memory)
-        .map_err(|problems| Refusal::new(&file, problems.join("; "), "correct the manifest; the README lists its keys"))
+/// The text of a manifest, which may be missing.
+fn text_of(path: &Path) -> Result<String, Refusal> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|error| unreadable(&file_name(path), &error)),
+    }
+}
+
+/// A version's label may be a number such as `1.4.2`.
+fn is_label(label: &str) -> bool {
+    is_name(&label.replace('.', "-")) && !label.ends_with('.')
 }
 
 fn is_name(name: &str) -> bool {

@@ -1,13 +1,16 @@
 //! `<name>.toml` beside `<name>.wasm`: where a service answers, how it is isolated, and what it may use.
 //!
 //! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
-//! of an empty file.
+//! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
+
+pub mod share;
 
 use std::collections::BTreeMap;
 
 use http::Method;
 use serde::Deserialize;
 
+use self::share::{Place, Share};
 use super::digest::Digest;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
@@ -42,6 +45,10 @@ pub struct Manifest {
     pub env: Vec<(String, String)>,
     /// A path that must answer 2xx before a version is served.
     pub ready: Option<String>,
+    /// What decides which version a client gets, and gets again; drawn anew for each request when there is nothing.
+    pub sticky: Option<Place>,
+    /// What a version gets of its service's requests; `None` for the service itself.
+    pub share: Option<Share>,
 }
 
 /// Who shares a sandbox.
@@ -63,14 +70,18 @@ struct File {
     component: Option<String>,
     digest: Option<String>,
     routes: Option<Vec<toml::Spanned<toml::Value>>>,
-    #[serde(default)]
-    isolation: Isolation,
+    isolation: Option<Isolation>,
     #[serde(default)]
     limits: BTreeMap<toml::Spanned<String>, toml::Value>,
     cpu_weight: Option<u32>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
+    env: Option<BTreeMap<String, String>>,
     ready: Option<Ready>,
+    sticky: Option<String>,
+    percent: Option<toml::Value>,
+    #[serde(rename = "match", default)]
+    rules: Vec<String>,
+    mirror: Option<toml::Value>,
+    rollback: Option<share::WrittenRollback>,
     /// For `lodge dev` alone: nothing that is served depends on it.
     build: Option<Build>,
 }
@@ -114,18 +125,44 @@ impl Manifest {
     /// # Errors
     /// Every problem, each with its line where it has one.
     pub fn read(name: &str, text: &str, defaults: &Limits, max_memory: usize) -> Result<Self, Vec<String>> {
+        let empty = Self {
+            enabled: true,
+            component: None,
+            digest: None,
+            routes: Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
+            isolation: Isolation::default(),
+            limits: defaults.clone(),
+            cpu_weight: WEIGHT,
+            env: Vec::new(),
+            ready: None,
+            sticky: None,
+            share: None,
+        };
+        empty.with(text, max_memory)
+    }
+
+    /// Reads the manifest of a version of the service that has this one.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`].
+    pub fn version(&self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
+        let (component, digest, routes, sticky, share) = (None, None, Vec::new(), None, Some(Share::default()));
+        Self { enabled: true, component, digest, routes, sticky, share, ..self.clone() }.with(text, max_memory)
+    }
+
+    /// This one with what `text` says in its place.
+    fn with(mut self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
         let file: File = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(String::new(), |span| line_of(text, span.start));
             vec![format!("{line}{}", with_hint(error.message()))]
         })?;
         let mut problems = Vec::new();
         let mut note = |problem| problems.push(problem);
-        let limits = limits(text, &file.limits, defaults, &mut note);
-        let routes = match file.routes {
-            Some(written) => routes(text, &written, &mut note),
-            None => Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
-        };
-        let digest = file.digest.and_then(|text| {
+        self.limits = limits(text, &file.limits, &self.limits, &mut note);
+        if let Some(written) = &file.routes {
+            self.routes = routes(text, written, &mut note);
+        }
+        self.digest = file.digest.and_then(|text| {
             let digest = text.strip_prefix("sha256:").and_then(Digest::read);
             if digest.is_none() {
                 note(format!("digest: `{text}` is not one; write \"sha256:\" and 64 hexadecimal digits"));
@@ -142,36 +179,54 @@ impl Manifest {
         {
             note(format!("ready.path: `{path}` is not a path; write it like \"/health\""));
         }
-        let cpu_weight = file.cpu_weight.unwrap_or(WEIGHT);
-        if !CPU_WEIGHTS.contains(&cpu_weight) {
+        self.cpu_weight = file.cpu_weight.unwrap_or(self.cpu_weight);
+        if !CPU_WEIGHTS.contains(&self.cpu_weight) {
             let (least, most) = CPU_WEIGHTS.into_inner();
-            note(format!("cpu_weight: {cpu_weight} is not between {least} and {most}"));
+            note(format!("cpu_weight: {} is not between {least} and {most}", self.cpu_weight));
         }
-        let size: usize = file.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if size > ENV_BYTES {
-            note(format!("env: {size} bytes are more than {ENV_BYTES}"));
+        if let Some(written) = file.env {
+            self.env = env(written, &mut note);
         }
-        for name in file.env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
+        let written = share::Written {
+            percent: file.percent,
+            rules: file.rules,
+            mirror: file.mirror,
+            rollback: file.rollback,
+        };
+        if self.share.is_some() {
+            let elsewhere = [("routes", file.routes.is_some()), ("sticky", file.sticky.is_some())];
+            for (key, _) in elsewhere.iter().filter(|(_, given)| *given) {
+                note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
+            }
+            self.share = Some(written.share(&mut note));
+        } else {
+            for key in written.given() {
+                note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
+            }
+            self.sticky = file.sticky.and_then(|text| {
+                Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok()
+            });
         }
+        self.enabled = file.enabled.unwrap_or(self.enabled);
+        self.component = file.component;
+        self.isolation = file.isolation.unwrap_or(self.isolation);
+        self.ready = file.ready.map(|ready| ready.path).or(self.ready);
         if problems.is_empty() {
-            problems.extend(limits.disagreements(max_memory));
+            problems.extend(self.limits.disagreements(max_memory));
         }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        Ok(Self {
-            enabled: file.enabled.unwrap_or(true),
-            component: file.component,
-            digest,
-            routes,
-            isolation: file.isolation,
-            limits,
-            cpu_weight,
-            env: file.env.into_iter().collect(),
-            ready: file.ready.map(|ready| ready.path),
-        })
+        if problems.is_empty() { Ok(self) } else { Err(problems) }
     }
+}
+
+fn env(written: BTreeMap<String, String>, note: &mut impl FnMut(String)) -> Vec<(String, String)> {
+    let size: usize = written.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > ENV_BYTES {
+        note(format!("env: {size} bytes are more than {ENV_BYTES}"));
+    }
+    for name in written.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
+    }
+    written.into_iter().collect()
 }
 
 fn limits(

@@ -119,10 +119,13 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     ("lodge_guest_memory_max_bytes", "Memory of the largest sandbox so far", |it| {
         it.target.map(|_| it.figures.memory.load(Relaxed))
     }),
-    ("lodge_warm_instances", "Instances ready for the next request", |it| Some(it.target?.guest.warm() as u64)),
-    ("lodge_service_loaded", "Whether its machine code is in memory", |it| Some(it.target?.guest.is_loaded().into())),
+    ("lodge_warm_instances", "Instances ready for the next request", |it| Some(it.target?.backend.guest()?.warm() as u64)),
+    ("lodge_service_loaded", "Whether its machine code is in memory", |it| Some(it.target?.backend.is_loaded().into())),
+    ("lodge_version_withdrawn", "Whether a version was taken out for doing worse than its service", |it| {
+        Some(it.target?.backend.withdrawn().is_some().into())
+    }),
     ("lodge_service_disabled", "Whether an operator has switched it off", |it| {
-        Some(it.target?.guest.service.is_disabled().into())
+        Some(it.target?.backend.service.is_disabled().into())
     }),
 ];
 
@@ -196,7 +199,7 @@ impl Collector for Scrape {
 
 impl<'a> Seen<'a> {
     fn of(target: &'a Target) -> Self {
-        let service = &*target.guest.service;
+        let service = &*target.backend.service;
         Self { name: &service.name, figures: &service.figures, target: Some(target) }
     }
 }
@@ -241,7 +244,7 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
             let labels = [("service", it.name)];
             family
                 .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, f64>(&target.guest.cpu().as_secs_f64(), None)?;
+                .encode_counter::<NoLabelSet, _, f64>(&target.backend.cpu().as_secs_f64(), None)?;
         }
     }
     for (name, help, read) in GAUGES {
@@ -260,8 +263,8 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
     }
     let mut family = encoder.encode_descriptor("lodge_service", "The version that serves", None, MetricType::Info)?;
     for target in all.iter().filter_map(|it| it.target) {
-        let digest = target.guest.digest().to_string();
-        family.encode_info(&[("service", &*target.guest.name), ("digest", &digest)])?;
+        let digest = target.backend.digest().to_string();
+        family.encode_info(&[("service", &*target.backend.name), ("digest", &digest)])?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::respond::{self, Body};
 use super::route::Missed;
 use super::serve::Server;
 use crate::error::RequestError;
+use crate::guests::deployment::Backend;
 use crate::guests::snapshot::{Current, Target};
 use crate::traces::Phase;
 
@@ -33,26 +34,32 @@ pub async fn handle<B: RequestBody>(
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     arrived?;
-    let target = find(&server.current, &mut head, record)?;
-    if target.guest.service.is_disabled() {
-        return Err(RequestError::Disabled);
-    }
+    let target = find(&server.current, &mut head, peer, record)?;
     fits(&target, &head.headers, &body)?;
     let method = head.method.clone();
 
     record.begins(Phase::Queue);
     let permit = target.admission.admit().await?;
-    let deadline = record.admitted(&permit) + target.guest.limits().wall;
+    let deadline = record.admitted(&permit) + target.backend.limits().wall;
+    let guest = match &target.backend {
+        Backend::Guest(guest) => guest,
+        Backend::Upstream(_) => return Err(RequestError::NoAnswer),
+    };
     record.begins(Phase::Instantiate);
-    let instance = Instance::take(&target.guest, deadline).await?;
+    let instance = Instance::take(guest, deadline).await?;
     record.begins(Phase::Guest);
     let request = Request::from_parts(head, body);
-    let answer = instance.call(Arc::clone(&target.guest), request, Arc::clone(record.request_id()), deadline).await?;
+    let answer = instance.call(Arc::clone(guest), request, Arc::clone(record.request_id()), deadline).await?;
     respond::holding(permit, answer, &method, deadline)
 }
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
-fn find(current: &Current, head: &mut http::request::Parts, record: &mut Record) -> Result<Arc<Target>, RequestError> {
+fn find(
+    current: &Current,
+    head: &mut http::request::Parts,
+    peer: &Peer,
+    record: &mut Record,
+) -> Result<Arc<Target>, RequestError> {
     let snapshot = current.snapshot();
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     match snapshot.router.find(authority, head.uri.path(), &head.method) {
@@ -60,8 +67,12 @@ fn find(current: &Current, head: &mut http::request::Parts, record: &mut Record)
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
-            record.found(&found.target.guest, found.route);
-            Ok(Arc::clone(found.target))
+            let service = found.target;
+            let chosen = service.split.as_ref().and_then(|split| split.choose(&head.headers, peer.address()));
+            let target = chosen.unwrap_or(service);
+            record.found(&target.backend, found.route);
+            // Its versions are switched off with it.
+            if service.backend.service.is_disabled() { Err(RequestError::Disabled) } else { Ok(Arc::clone(target)) }
         }
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),
@@ -71,7 +82,7 @@ fn find(current: &Current, head: &mut http::request::Parts, record: &mut Record)
 
 /// A body that says it is too large is refused before a sandbox is made for it.
 fn fits<B: RequestBody>(target: &Target, headers: &http::HeaderMap, body: &B) -> Result<(), RequestError> {
-    let limit = target.guest.limits().request_body as u64;
+    let limit = target.backend.limits().request_body as u64;
     let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
     if announced.is_some_and(|size| size > limit) { Err(RequestError::BodyTooLarge) } else { Ok(()) }
 }
