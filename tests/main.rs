@@ -37,3 +37,4 @@ mod serving;
 mod streaming;
 mod tidy;
 mod traces;
+mod versions;

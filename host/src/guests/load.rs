@@ -330,7 +330,8 @@ fn is_label(label: &str) -> bool {
     is_name(&label.replace('.', "-")) && !label.ends_with('.')
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether this can be the name of a service: letters, digits, `-` and `_`, at most 63.
+pub fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=63).contains(&name.len())
         && name.bytes().all(plain)
