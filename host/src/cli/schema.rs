@@ -69,6 +69,15 @@ fn schema() -> Value {
                 "default": 100,
                 "description": "its part of the CPU among services that compute for long",
             },
+            "calls": {
+                "anyOf": [{ "const": "*" }, { "type": "array", "items": { "type": "string" } }],
+                "description": "services of the same host that its guests may call; \"*\" is all of them",
+            },
+            "http": {
+                "type": "array",
+                "items": { "type": "string", "pattern": "^https?://" },
+                "description": "origins that its guests may send requests to, such as https://*.example.org",
+            },
             "env": { "type": "object", "additionalProperties": { "type": "string" } },
             "build": {
                 "type": "object",

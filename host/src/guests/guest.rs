@@ -89,6 +89,11 @@ impl Guest {
         &self.spec.manifest.limits
     }
 
+    /// Whether its manifest lets it send requests.
+    pub fn sends(&self) -> bool {
+        !self.spec.manifest.grants.is_empty()
+    }
+
     /// When it began to serve; `None` before.
     pub fn since(&self) -> Option<SystemTime> {
         self.since.get().copied()

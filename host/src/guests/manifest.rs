@@ -3,11 +3,14 @@
 //! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
 //! of an empty file.
 
+pub mod grants;
+
 use std::collections::BTreeMap;
 
 use http::Method;
 use serde::Deserialize;
 
+use self::grants::{Callees, Grants, Origin};
 use super::digest::Digest;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
@@ -42,6 +45,8 @@ pub struct Manifest {
     pub env: Vec<(String, String)>,
     /// A path that must answer 2xx before a version is served.
     pub ready: Option<String>,
+    /// Whom it may send requests to.
+    pub grants: Grants,
 }
 
 /// Who shares a sandbox.
@@ -71,6 +76,9 @@ struct File {
     #[serde(default)]
     env: BTreeMap<String, String>,
     ready: Option<Ready>,
+    calls: Option<toml::Spanned<toml::Value>>,
+    #[serde(default)]
+    http: Vec<toml::Spanned<String>>,
     /// For `lodge dev` alone: nothing that is served depends on it.
     build: Option<Build>,
 }
@@ -125,6 +133,7 @@ impl Manifest {
             Some(written) => routes(text, &written, &mut note),
             None => Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
         };
+        let grants = grants(text, file.calls.as_ref(), &file.http, &mut note);
         let digest = file.digest.and_then(|text| {
             let digest = text.strip_prefix("sha256:").and_then(Digest::read);
             if digest.is_none() {
@@ -170,6 +179,7 @@ impl Manifest {
             cpu_weight,
             env: file.env.into_iter().collect(),
             ready: file.ready.map(|ready| ready.path),
+            grants,
         })
     }
 }
@@ -198,6 +208,21 @@ fn limits(
         }
     }
     limits
+}
+
+fn grants(
+    text: &str,
+    calls: Option<&toml::Spanned<toml::Value>>,
+    http: &[toml::Spanned<String>],
+    note: &mut impl FnMut(String),
+) -> Grants {
+    let mut at = |offset: usize, problem: String| note(format!("{}{problem}", line_of(text, offset)));
+    let calls = calls.map(|calls| Callees::read(calls.get_ref()).map_err(|problem| at(calls.span().start, problem)));
+    let calls = calls.and_then(Result::ok).unwrap_or_default();
+    let read = |entry: &toml::Spanned<String>| {
+        Origin::read(entry.get_ref()).map_err(|problem| at(entry.span().start, problem)).ok()
+    };
+    Grants { calls, http: http.iter().filter_map(read).collect() }
 }
 
 fn routes(text: &str, written: &[toml::Spanned<toml::Value>], note: &mut impl FnMut(String)) -> Vec<Route> {
