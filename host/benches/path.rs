@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{Method, Request};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::Empty;
 use lodge::admission::{Admission, Concurrency};
+use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::compile::Compiler;
 use lodge::guests::guest::Guest;
@@ -89,9 +90,8 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>)
 
 async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
     let instance = Instance::new(guest, deadline()).await.unwrap();
-    let body = Empty::new().map_err(|never| match never {});
-    let request = Request::get("http://localhost/hello").body(body).unwrap();
-    let mut answer = instance.call(Arc::clone(guest), request, Arc::clone(id), deadline()).await.unwrap();
+    let request = Request::get("http://localhost/hello").body(Empty::new()).unwrap();
+    let mut answer = instance.call(Arc::clone(guest), request, Errand::new(Arc::clone(id), deadline())).await.unwrap();
     let mut bytes = 0;
     while let Some(frame) = poll_fn(|cx| answer.body.poll_frame(cx)).await {
         bytes += frame.unwrap().data_ref().map_or(0, |data| data.len());

@@ -25,8 +25,8 @@ use clap::ArgMatches;
 
 use self::client::Client;
 use self::out::{Failure, complain};
-use crate::guests::manifest::share::Percent;
 use crate::config::{self, Config, Origin, Resolved, Source};
+use crate::guests::manifest::share::Percent;
 use crate::host::{Ended, Host};
 use crate::logs::Logs;
 

@@ -34,6 +34,9 @@ pub enum RequestError {
     /// An operator has said that the service is not to be asked.
     #[error("the service is switched off")]
     Disabled,
+    /// Services call each other, or themselves, in too long a chain.
+    #[error("calls between services go too deep")]
+    CallDepth,
     /// The service's machine code was dropped and cannot be had again; the directory will say what is next.
     #[error("the service is not available")]
     Unavailable(String),
@@ -84,6 +87,7 @@ impl RequestError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
+            Self::CallDepth => StatusCode::LOOP_DETECTED,
             Self::Guest(code) => guest_status(code),
             Self::WallTime | Self::CpuTime => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -100,6 +104,7 @@ impl RequestError {
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
             Self::Disabled => "disabled",
+            Self::CallDepth => "call-depth",
             Self::Unavailable(_) => "unavailable",
             Self::Trapped(_) => "trapped",
             Self::NoAnswer => "no-answer",
@@ -137,6 +142,7 @@ impl RequestError {
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::Disabled
+            | Self::CallDepth
             | Self::Unavailable(_) => false,
             Self::Trapped(_)
             | Self::NoAnswer

@@ -24,6 +24,7 @@ use crate::logs::{Logs, START};
 use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
 use crate::request::accept::accept;
+use crate::request::frame::Handler;
 use crate::request::serve::{self, Server};
 use crate::traces::{Exporting, Tracer};
 
@@ -145,16 +146,11 @@ impl Host {
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
         let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics)));
         let server = Arc::new(Server {
-            current,
+            handler: Arc::new(Handler { current, ids: Ids::new(), nobody, metrics, tracer, logs }),
             drain,
             trusted_proxies: config.trusted_proxies.clone(),
             http: serve::http(&config.listener),
             bounds: config.listener.clone(),
-            ids: Ids::new(),
-            nobody,
-            metrics,
-            tracer,
-            logs,
         });
         let delayed = async {
             tokio::select! {

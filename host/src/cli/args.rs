@@ -88,9 +88,8 @@ fn asking() -> [Command; 12] {
 /// Commands that change what a directory has a host serve.
 fn rolling() -> [Command; 3] {
     let name = || Arg::new("name").value_name("NAME").required(true).help("Name of a service");
-    let label = || {
-        Arg::new("label").long("label").value_name("LABEL").help("Label of the version on trial [default: canary]")
-    };
+    let label =
+        || Arg::new("label").long("label").value_name("LABEL").help("Label of the version on trial [default: canary]");
     let order = |order, about| {
         let guests = setting("guests", "DIR", "directory of components");
         client(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)

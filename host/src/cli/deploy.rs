@@ -68,9 +68,10 @@ pub(super) fn promote(config: &Config, client: Option<&Client>, name: &str, labe
     let files = Files::new(config, name)?;
     let version = files.component(Some(label));
     let content = fs::read(&version).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            Failure::Problem(format!("there is no {}; `lodge deploy {name} FILE --canary 10%` puts one there", version.display()))
-        }
+        ErrorKind::NotFound => Failure::Problem(format!(
+            "there is no {}; `lodge deploy {name} FILE --canary 10%` puts one there",
+            version.display()
+        )),
         _ => failed(&version, &error),
     })?;
     files.keep_previous()?;
@@ -197,9 +198,11 @@ fn confirm(client: Option<&Client>, name: &str, digest: &str) -> Result<(), Fail
             return out::line(&format!("{name} serves {short}"));
         }
         if Instant::now() >= until {
-            return Err(Failure::Problem(format!("{name} is {short} on disk, and the host does not serve it yet; see `lodge ps`")));
+            return Err(Failure::Problem(format!(
+                "{name} is {short} on disk, and the host does not serve it yet; see `lodge ps`"
+            )));
         }
-        std::thread::sleep(LOOK);
+        std::thread::park_timeout(LOOK);
     }
 }
 

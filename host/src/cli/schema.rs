@@ -69,7 +69,49 @@ fn schema() -> Value {
                 "default": 100,
                 "description": "its part of the CPU among services that compute for long",
             },
+            "calls": {
+                "anyOf": [{ "const": "*" }, { "type": "array", "items": { "type": "string" } }],
+                "description": "services of the same host that its guests may call; \"*\" is all of them",
+            },
+            "http": {
+                "type": "array",
+                "items": { "type": "string", "pattern": "^https?://" },
+                "description": "origins that its guests may send requests to, such as https://*.example.org",
+            },
             "env": { "type": "object", "additionalProperties": { "type": "string" } },
+            "sticky": {
+                "type": "string",
+                "pattern": "^(client|header:.+|cookie:.+)$",
+                "description": "what decides which version a client gets, and gets again",
+            },
+            "percent": percent("of a version such as NAME@2: its part of the service's requests"),
+            "match": {
+                "type": "array",
+                "items": { "type": "string", "pattern": "^(header|cookie):[^=]+=" },
+                "description": "of a version: requests that are for it whatever its part is",
+            },
+            "mirror": percent("of a version: the part of the requests that it is shown besides, its answers thrown away"),
+            "rollback": {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "errors": percent("so many more of its requests may fail than of the service's; 1 by default"),
+                    "p99": {
+                        "type": "number",
+                        "minimum": 1,
+                        "maximum": 100,
+                        "default": 1.5,
+                        "description": "its 99th percentile may be so many times the service's",
+                    },
+                    "minimum": {
+                        "type": "integer",
+                        "minimum": 1,
+                        "default": 100,
+                        "description": "requests of the last minute, of each, before anything is concluded",
+                    },
+                },
+                "description": "of a version: it is taken out when it does worse than the service",
+            },
             "build": {
                 "type": "object",
                 "additionalProperties": false,
@@ -85,6 +127,17 @@ fn schema() -> Value {
                 "description": "a path that must answer 2xx before a version is served",
             },
         },
+    })
+}
+
+fn percent(description: &str) -> Value {
+    json!({
+        "type": ["number", "string"],
+        "minimum": 0,
+        "maximum": 100,
+        "pattern": "^[0-9.]+ *%?$",
+        "default": 0,
+        "description": description,
     })
 }
 
@@ -120,6 +173,7 @@ mod tests {
         assert_eq!(keys(route), sorted(known("routes = [{ path = '/', zzz = 1 }]")));
         assert_eq!(keys(&schema["properties"]["ready"]), known("ready.zzz = 1"));
         assert_eq!(keys(&schema["properties"]["build"]), sorted(known("build.zzz = 1")));
+        assert_eq!(keys(&schema["properties"]["rollback"]), sorted(known("rollback.zzz = 1")));
         let limits = sorted(LIMITS.iter().map(|limit| limit.name.to_owned()).collect());
         assert_eq!(keys(&schema["properties"]["limits"]), limits);
     }

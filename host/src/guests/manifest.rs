@@ -3,6 +3,7 @@
 //! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
 //! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
 
+pub mod grants;
 pub mod share;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use serde::Deserialize;
 
+use self::grants::{Callees, Grants, Origin};
 use self::share::{Place, Share};
 use super::digest::Digest;
 use crate::config::key::nearest;
@@ -49,6 +51,8 @@ pub struct Manifest {
     pub sticky: Option<Place>,
     /// What a version gets of its service's requests; `None` for the service itself.
     pub share: Option<Share>,
+    /// Whom it may send requests to.
+    pub grants: Grants,
 }
 
 /// Who shares a sandbox.
@@ -82,6 +86,8 @@ struct File {
     rules: Vec<String>,
     mirror: Option<toml::Value>,
     rollback: Option<share::WrittenRollback>,
+    calls: Option<toml::Spanned<toml::Value>>,
+    http: Option<Vec<toml::Spanned<String>>>,
     /// For `lodge dev` alone: nothing that is served depends on it.
     build: Option<Build>,
 }
@@ -137,6 +143,7 @@ impl Manifest {
             ready: None,
             sticky: None,
             share: None,
+            grants: Grants::default(),
         };
         empty.with(text, max_memory)
     }
@@ -162,6 +169,7 @@ impl Manifest {
         if let Some(written) = &file.routes {
             self.routes = routes(text, written, &mut note);
         }
+        self.grants = grants(text, file.calls.as_ref(), file.http.as_deref(), self.grants, &mut note);
         self.digest = file.digest.and_then(|text| {
             let digest = text.strip_prefix("sha256:").and_then(Digest::read);
             if digest.is_none() {
@@ -187,12 +195,8 @@ impl Manifest {
         if let Some(written) = file.env {
             self.env = env(written, &mut note);
         }
-        let written = share::Written {
-            percent: file.percent,
-            rules: file.rules,
-            mirror: file.mirror,
-            rollback: file.rollback,
-        };
+        let written =
+            share::Written { percent: file.percent, rules: file.rules, mirror: file.mirror, rollback: file.rollback };
         if self.share.is_some() {
             let elsewhere = [("routes", file.routes.is_some()), ("sticky", file.sticky.is_some())];
             for (key, _) in elsewhere.iter().filter(|(_, given)| *given) {
@@ -203,9 +207,9 @@ impl Manifest {
             for key in written.given() {
                 note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
             }
-            self.sticky = file.sticky.and_then(|text| {
-                Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok()
-            });
+            self.sticky = file
+                .sticky
+                .and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
         }
         self.enabled = file.enabled.unwrap_or(self.enabled);
         self.component = file.component;
@@ -253,6 +257,22 @@ fn limits(
         }
     }
     limits
+}
+
+fn grants(
+    text: &str,
+    calls: Option<&toml::Spanned<toml::Value>>,
+    http: Option<&[toml::Spanned<String>]>,
+    before: Grants,
+    note: &mut impl FnMut(String),
+) -> Grants {
+    let mut at = |offset: usize, problem: String| note(format!("{}{problem}", line_of(text, offset)));
+    let calls = calls.map(|calls| Callees::read(calls.get_ref()).map_err(|problem| at(calls.span().start, problem)));
+    let calls = calls.and_then(Result::ok).unwrap_or(before.calls);
+    let read = |entry: &toml::Spanned<String>| {
+        Origin::read(entry.get_ref()).map_err(|problem| at(entry.span().start, problem)).ok()
+    };
+    Grants { calls, http: http.map_or(before.http, |http| http.iter().filter_map(read).collect()) }
 }
 
 fn routes(text: &str, written: &[toml::Spanned<toml::Value>], note: &mut impl FnMut(String)) -> Vec<Route> {

@@ -178,7 +178,8 @@ impl Target {
         beside: Vec<(Share, Arc<Self>)>,
     ) -> Arc<Self> {
         let before = old.and_then(|old| old.split.as_ref()).into_iter().flat_map(Split::versions);
-        let same = before.map(|(_, target)| Arc::as_ptr(target)).eq(beside.iter().map(|(_, target)| Arc::as_ptr(target)));
+        let same =
+            before.map(|(_, target)| Arc::as_ptr(target)).eq(beside.iter().map(|(_, target)| Arc::as_ptr(target)));
         match old.filter(|old| same && old.backend.is(&backend) && Arc::ptr_eq(&old.admission, &admission)) {
             Some(old) => Arc::clone(old),
             None => {

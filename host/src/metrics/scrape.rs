@@ -119,7 +119,9 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     ("lodge_guest_memory_max_bytes", "Memory of the largest sandbox so far", |it| {
         it.target.map(|_| it.figures.memory.load(Relaxed))
     }),
-    ("lodge_warm_instances", "Instances ready for the next request", |it| Some(it.target?.backend.guest()?.warm() as u64)),
+    ("lodge_warm_instances", "Instances ready for the next request", |it| {
+        Some(it.target?.backend.guest()?.warm() as u64)
+    }),
     ("lodge_service_loaded", "Whether its machine code is in memory", |it| Some(it.target?.backend.is_loaded().into())),
     ("lodge_version_withdrawn", "Whether a version was taken out for doing worse than its service", |it| {
         Some(it.target?.backend.withdrawn().is_some().into())

@@ -75,7 +75,7 @@ fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
     let peer = Peer::new(remote, local, &server.trusted_proxies);
     let server = Arc::clone(server);
     tokio::spawn(async move {
-        let metrics = Arc::clone(&server.metrics);
+        let metrics = Arc::clone(&server.handler.metrics);
         let _open = metrics.open();
         serve::connection(server, stream, peer).await;
         drop(place);

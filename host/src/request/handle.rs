@@ -5,12 +5,13 @@ use std::sync::Arc;
 use http::{Request, Response, header};
 
 use super::body::RequestBody;
-use super::headers::{self, Peer};
+use super::frame::{Handler, Hop};
+use super::headers;
 use super::instance::Instance;
 use super::record::Record;
 use super::respond::{self, Body};
 use super::route::Missed;
-use super::serve::Server;
+use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::guests::deployment::Backend;
 use crate::guests::snapshot::{Current, Target};
@@ -21,26 +22,32 @@ use crate::traces::Phase;
 /// # Errors
 /// Every way in which a request fails before the head of its answer is sent.
 pub async fn handle<B: RequestBody>(
-    server: &Server,
-    peer: &Peer,
+    handler: &Handler,
+    hop: Hop<'_>,
     request: Request<B>,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
+    let Hop { peer, call } = hop;
     let (mut head, body) = request.into_parts();
-    if server.logs.requests.wanted() {
-        record.detail(&server.logs, peer.address(), &head);
+    if handler.logs.requests.wanted() {
+        record.detail(&handler.logs, peer.address(), &head);
     }
     record.begins(Phase::Route);
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     arrived?;
-    let target = find(&server.current, &mut head, peer, record)?;
+    let target = find(&handler.current, hop, &mut head, record)?;
+    let depth = call.map_or(0, |call| call.depth);
+    if depth > target.backend.limits().call_depth {
+        return Err(RequestError::CallDepth);
+    }
     fits(&target, &head.headers, &body)?;
     let method = head.method.clone();
 
     record.begins(Phase::Queue);
     let permit = target.admission.admit().await?;
-    let deadline = record.admitted(&permit) + target.backend.limits().wall;
+    let own = record.admitted(&permit) + target.backend.limits().wall;
+    let deadline = call.map_or(own, |call| own.min(call.deadline));
     let guest = match &target.backend {
         Backend::Guest(guest) => guest,
         Backend::Upstream(_) => return Err(RequestError::NoAnswer),
@@ -48,27 +55,28 @@ pub async fn handle<B: RequestBody>(
     record.begins(Phase::Instantiate);
     let instance = Instance::take(guest, deadline).await?;
     record.begins(Phase::Guest);
-    let request = Request::from_parts(head, body);
-    let answer = instance.call(Arc::clone(guest), request, Arc::clone(record.request_id()), deadline).await?;
+    let onward = if guest.sends() { handler.tracer.onward(&head.headers) } else { None };
+    let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward };
+    let answer = instance.call(Arc::clone(guest), Request::from_parts(head, body), errand).await?;
     respond::holding(permit, answer, &method, deadline)
 }
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
 fn find(
     current: &Current,
+    hop: Hop<'_>,
     head: &mut http::request::Parts,
-    peer: &Peer,
     record: &mut Record,
 ) -> Result<Arc<Target>, RequestError> {
     let snapshot = current.snapshot();
-    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let authority = hop.call.map(|call| call.host).or_else(|| Some(head.uri.authority()?.as_str())).unwrap_or_default();
     match snapshot.router.find(authority, head.uri.path(), &head.method) {
         Ok(found) => {
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
             let service = found.target;
-            let chosen = service.split.as_ref().and_then(|split| split.choose(&head.headers, peer.address()));
+            let chosen = service.split.as_ref().and_then(|split| split.choose(&head.headers, hop.peer.address()));
             let target = chosen.unwrap_or(service);
             record.found(&target.backend, found.route);
             // Its versions are switched off with it.
