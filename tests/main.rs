@@ -23,6 +23,7 @@ mod drain;
 mod errors;
 mod fairness;
 mod files;
+mod grpc;
 mod habits;
 mod http;
 mod idle;
