@@ -11,7 +11,8 @@ fn script(name: &str) -> PathBuf {
 
 /// A Python that has gRPC. Debian's packages belong to Debian's Python, which need not be the first on PATH.
 fn python() -> Option<&'static str> {
-    let has = |python: &&str| Command::new(python).args(["-c", "import grpc"]).output().is_ok_and(|it| it.status.success());
+    let has =
+        |python: &&str| Command::new(python).args(["-c", "import grpc"]).output().is_ok_and(|it| it.status.success());
     let found = ["python3", "/usr/bin/python3"].into_iter().find(has);
     assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI has no python3-grpcio");
     if found.is_none() {

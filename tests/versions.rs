@@ -281,3 +281,39 @@ async fn deploy_promote_and_roll_back() {
     assert!(code == Some(64) && stderr.contains("--canary: `ten` is not a percentage"), "{stderr}");
     assert_eq!(asked(&mut client, "/users", &[]).await, 4);
 }
+
+/// What a version did so far: its answers, and the bytes of requests that it read.
+fn did(host: &TestHost, name: &str) -> (u64, u64) {
+    let snapshot = host.current.snapshot();
+    let figures = &snapshot.target(name).unwrap().backend.service.figures;
+    (figures.requests(), figures.received.load(Relaxed))
+}
+
+/// A version is shown whole requests, and whatever it does with them no client is any the worse for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_shown_what_others_answer() {
+    let host = host(&["echo"])
+        .named("echo", "echo@new")
+        .manifest("echo@new", "mirror = 100")
+        .named("spin", "hello@new")
+        .named("hello", "hello")
+        .manifest("hello@new", "mirror = \"100%\"\n[limits]\nin_flight = 2\nwall = \"2s\"\ncpu = \"2s\"")
+        .start()
+        .await;
+    assert_eq!(host.refusals(), Vec::<String>::new());
+    let (mut client, body) = (host.connect().await, "x".repeat(100_000));
+    for _ in 0..20 {
+        let answer = within(client.ask(Method::POST, "/echo", &[], &body)).await;
+        assert_eq!((answer.status, answer.body.len()), (200, body.len()));
+        assert_eq!(within(client.get("/echo")).await.status, 200);
+    }
+    until("the copies are over", || did(&host, "echo@new").0 == 40).await;
+    assert_eq!(did(&host, "echo@new"), did(&host, "echo"));
+    // The shadow spins in every place it has; the service has its own.
+    for _ in 0..100 {
+        assert_eq!(within(client.get("/hello")).await.status, 200);
+    }
+    let snapshot = host.current.snapshot();
+    let refused = snapshot.target("hello@new").unwrap().backend.service.figures.refused.sum();
+    assert!(refused >= 90, "{refused} of 100 found no place");
+}

@@ -52,6 +52,18 @@ impl Admission {
     }
 }
 
+impl Admission {
+    /// A place, if there is one without a wait.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn admit_at_once(&self) -> Result<Permit, Refusal> {
+        let service = self.service.enter_at_once()?;
+        let host = self.host.enter_at_once()?;
+        Ok(Permit { service, host })
+    }
+}
+
 impl Permit {
     /// How long the request stood in queues.
     pub fn waited(&self) -> Duration {
@@ -60,6 +72,11 @@ impl Permit {
 }
 
 impl Admission {
+    /// The places that all services share.
+    pub fn host(&self) -> Arc<Concurrency> {
+        Arc::clone(&self.host)
+    }
+
     /// Requests of the service that are being answered.
     pub fn in_flight(&self) -> usize {
         self.service.taken()

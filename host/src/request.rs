@@ -13,6 +13,7 @@ pub mod frame;
 pub mod handle;
 pub mod headers;
 pub mod instance;
+pub mod mirror;
 pub mod record;
 pub mod respond;
 pub mod route;

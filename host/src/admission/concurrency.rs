@@ -37,8 +37,8 @@ impl Concurrency {
     /// # Errors
     /// When the queue is full, or no place was free in time.
     pub async fn enter(&self) -> Result<Place, Refusal> {
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(Place { _permit: permit, waited: Duration::ZERO });
+        if let Ok(place) = self.enter_at_once() {
+            return Ok(place);
         }
         let _waiting = self.queue.try_acquire().map_err(|_| Refusal::QueueFull)?;
         let (start, permit) = (Instant::now(), Arc::clone(&self.places).acquire_owned());
@@ -47,6 +47,15 @@ impl Concurrency {
             // The semaphore is never closed, so the only other end is the time.
             _ => Err(Refusal::QueueTimeout),
         }
+    }
+
+    /// Takes a place that is free now.
+    ///
+    /// # Errors
+    /// When there is none, or others wait for one.
+    pub fn enter_at_once(&self) -> Result<Place, Refusal> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::QueueFull)?;
+        Ok(Place { _permit: permit, waited: Duration::ZERO })
     }
 
     /// Places that are taken.

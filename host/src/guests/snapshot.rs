@@ -50,6 +50,8 @@ pub struct Target {
     pub admission: Arc<Admission>,
     /// The versions beside it that answer a part of its requests.
     pub split: Option<Split<Target>>,
+    /// Places for requests that it is only shown: they take none of those that clients wait for.
+    pub shadow: Option<Admission>,
 }
 
 /// The reading end: the snapshot of this moment, for the price of an atomic load.
@@ -184,7 +186,7 @@ impl Target {
             Some(old) => Arc::clone(old),
             None => {
                 let split = Split::new(beside, backend.spec.manifest.sticky.clone());
-                Arc::new(Self { backend, admission, split })
+                Arc::new(Self { backend, admission, split, shadow: None })
             }
         }
     }
@@ -193,7 +195,11 @@ impl Target {
     fn version(old: Option<&Arc<Self>>, backend: Backend, admission: &Arc<Admission>) -> Arc<Self> {
         match old.filter(|old| old.backend.is(&backend) && Arc::ptr_eq(&old.admission, admission)) {
             Some(old) => Arc::clone(old),
-            None => Arc::new(Self { backend, admission: Arc::clone(admission), split: None }),
+            None => {
+                let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
+                let shadow = shown.then(|| Admission::new(backend.limits(), admission.host()));
+                Arc::new(Self { backend, admission: Arc::clone(admission), split: None, shadow })
+            }
         }
     }
 

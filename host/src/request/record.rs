@@ -132,6 +132,14 @@ impl Record {
         self.begins(Phase::Body);
     }
 
+    /// No guest has answered, for this reason, and nobody waits for an answer.
+    pub fn counted(&mut self, error: &RequestError) {
+        self.reason = Some(error.reason());
+        if let Some(service) = &self.service {
+            service.failed(error, &self.request_id, false);
+        }
+    }
+
     /// No guest has answered, for this reason; `nobody` counts what no service does.
     pub fn failed(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
         self.reason = Some(error.reason());
