@@ -137,6 +137,6 @@ impl Body for Copy {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
