@@ -1,9 +1,10 @@
 //! gRPC, as its stock client and server speak it (Debian's python3-grpcio): unary, streams of either side and both, statuses.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::harness::{host, output, root, within};
+use crate::harness::{Leashed, host, output, root, within};
 
 fn script(name: &str) -> PathBuf {
     root().join("tests/grpc").join(name)
@@ -32,5 +33,21 @@ async fn calls(python: &'static str, address: std::net::SocketAddr) {
 async fn a_stock_client_calls_a_guest() {
     let Some(python) = python() else { return };
     let host = host(&["grpc"]).manifest("grpc", "routes = [\"/lodge.Echo\"]").start().await;
+    calls(python, host.address).await;
+}
+
+/// From a stock client to a stock server, with Lodge between them and HTTP/2 on both sides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_client_calls_a_stock_server() {
+    let Some(python) = python() else { return };
+    let server = Command::new(python).arg(script("server.py")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut server = Leashed(server.expect("Python starts"));
+    let mut port = String::new();
+    BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut port).expect("a line");
+    let manifest = format!(
+        "routes = [\"/lodge.Echo\"]\n[upstream]\nreplicas = [\"http://127.0.0.1:{}\"]\nprotocol = \"h2c\"",
+        port.trim()
+    );
+    let host = host(&[]).manifest("echo", &manifest).start().await;
     calls(python, host.address).await;
 }

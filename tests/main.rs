@@ -38,4 +38,5 @@ mod serving;
 mod streaming;
 mod tidy;
 mod traces;
+mod upstreams;
 mod versions;

@@ -37,6 +37,21 @@ pub enum RequestError {
     /// Services call each other, or themselves, in too long a chain.
     #[error("calls between services go too deep")]
     CallDepth,
+    /// The service is elsewhere, and no replica of it is known.
+    #[error("the service is not available")]
+    NoReplica,
+    /// All connections to replicas of the service are in use.
+    #[error("the service is overloaded")]
+    UpstreamBusy(String),
+    /// A replica took too long to answer, or to take a connection.
+    #[error("the service took too long")]
+    UpstreamTimeout(String),
+    /// A replica did not answer, broke off its answer, or gave one that is not HTTP.
+    #[error("the service failed")]
+    Upstream(String),
+    /// The request broke off on its way to a replica, or cannot be sent to one.
+    #[error("the request cannot be passed on")]
+    Unforwardable(String),
     /// The service's machine code was dropped and cannot be had again; the directory will say what is next.
     #[error("the service is not available")]
     Unavailable(String),
@@ -83,13 +98,19 @@ impl RequestError {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Disabled | Self::Unavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Unforwardable(_) => StatusCode::BAD_REQUEST,
+            Self::Starting
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Disabled
+            | Self::Unavailable(_)
+            | Self::NoReplica
+            | Self::UpstreamBusy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::CallDepth => StatusCode::LOOP_DETECTED,
             Self::Guest(code) => guest_status(code),
-            Self::WallTime | Self::CpuTime => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::WallTime | Self::CpuTime | Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -106,6 +127,11 @@ impl RequestError {
             Self::Disabled => "disabled",
             Self::CallDepth => "call-depth",
             Self::Unavailable(_) => "unavailable",
+            Self::NoReplica => "no-replica",
+            Self::UpstreamBusy(_) => "upstream-busy",
+            Self::UpstreamTimeout(_) => "upstream-timeout",
+            Self::Upstream(_) => "upstream-failed",
+            Self::Unforwardable(_) => "unforwardable",
             Self::Trapped(_) => "trapped",
             Self::NoAnswer => "no-answer",
             Self::OverMemory => "over-memory",
@@ -119,7 +145,12 @@ impl RequestError {
     /// What the operator may see and the caller may not.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::Unavailable(detail) | Self::BadAnswer(detail) => Some(detail.clone()),
+            Self::Unavailable(detail)
+            | Self::BadAnswer(detail)
+            | Self::UpstreamBusy(detail)
+            | Self::UpstreamTimeout(detail)
+            | Self::Upstream(detail)
+            | Self::Unforwardable(detail) => Some(detail.clone()),
             Self::Trapped(trap) => Some(trap.to_string()),
             Self::Guest(code) => Some(code.to_string()),
             _ => None,
@@ -131,7 +162,7 @@ impl RequestError {
         if let Self::Trapped(trap) = self { &trap.frames } else { &[] }
     }
 
-    /// Whether a guest was at work on the request, and this is what became of it; else it was turned away before.
+    /// Whether a guest or a replica was at work on the request, and this is what became of it; else it was turned away before.
     pub fn is_the_guests(&self) -> bool {
         match self {
             Self::NoRoute
@@ -143,8 +174,13 @@ impl RequestError {
             | Self::QueueTimeout
             | Self::Disabled
             | Self::CallDepth
-            | Self::Unavailable(_) => false,
-            Self::Trapped(_)
+            | Self::Unavailable(_)
+            | Self::NoReplica
+            | Self::UpstreamBusy(_)
+            | Self::Unforwardable(_) => false,
+            Self::UpstreamTimeout(_)
+            | Self::Upstream(_)
+            | Self::Trapped(_)
             | Self::NoAnswer
             | Self::OverMemory
             | Self::BadAnswer(_)
@@ -161,8 +197,17 @@ impl RequestError {
 
     /// Seconds after which it makes sense to try again, for the failures that pass by themselves.
     pub fn retry_after(&self) -> Option<u32> {
-        matches!(self, Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Disabled | Self::Unavailable(_))
-            .then_some(1)
+        let passes = matches!(
+            self,
+            Self::Starting
+                | Self::QueueFull
+                | Self::QueueTimeout
+                | Self::Disabled
+                | Self::Unavailable(_)
+                | Self::NoReplica
+                | Self::UpstreamBusy(_)
+        );
+        passes.then_some(1)
     }
 }
 

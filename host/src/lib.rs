@@ -87,6 +87,7 @@ pub mod logs;
 pub mod metrics;
 pub mod request;
 pub mod service;
+pub mod tls;
 pub mod traces;
 pub mod turns;
 pub mod upstreams;

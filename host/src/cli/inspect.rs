@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use self::asks::Ask;
 use super::client::Client;
-use super::client::api::{Error, Service};
+use super::client::api::{Error, Replica, Service};
 use super::out::{self, Failure, clean};
 use super::units::{ago, bytes, millis, seconds};
 use crate::config::Config;
@@ -130,9 +130,17 @@ impl Component {
 
 fn served(service: &Service, now: SystemTime) -> String {
     let mut text = format!("{}  {}\n", clean(&service.name), bytes(service.bytes));
-    let code = if service.loaded { "in memory" } else { "not in memory" };
+    let code = match (service.replicas.is_empty(), service.loaded) {
+        (false, _) => String::new(),
+        (_, true) => "; its machine code is in memory".into(),
+        _ => "; its machine code is not in memory".into(),
+    };
     item(&mut text, "sha256", [&service.digest]);
-    item(&mut text, "state", [format!("{}; its machine code is {code}", service.state)]);
+    item(&mut text, "state", [format!("{}{code}", service.state)]);
+    item(&mut text, "withdrawn", service.withdrawn.iter());
+    let replica =
+        |it: &Replica| format!("{}  {}, {} in flight, {} connections", it.url, it.state, it.in_flight, it.connections);
+    item(&mut text, "replicas", service.replicas.iter().map(replica));
     item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
     item(&mut text, "answers at", [format!("{} and {}", service.routes.join(", "), service.host)]);
     item(

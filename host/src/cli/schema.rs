@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::out::{self, Failure};
 use crate::config::limits::LIMITS;
+use crate::upstreams::source::WEIGHT;
+use crate::upstreams::spec::{KEYS, MOST_REPLICAS};
 
 /// Prints it.
 pub(super) fn run() -> Result<(), Failure> {
@@ -126,6 +128,7 @@ fn schema() -> Value {
                 "properties": { "path": path },
                 "description": "a path that must answer 2xx before a version is served",
             },
+            "upstream": upstream(),
         },
     })
 }
@@ -139,6 +142,43 @@ fn percent(description: &str) -> Value {
         "default": 0,
         "description": description,
     })
+}
+
+fn upstream() -> Value {
+    let url = json!({ "type": "string", "pattern": "^(https?|dns|dns\\+https|srv|srv\\+https)://" });
+    let replicas = json!({
+        "type": "array",
+        "maxItems": MOST_REPLICAS,
+        "description": "where replicas of the service are",
+        "items": { "anyOf": [url, {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["url"],
+            "properties": {
+                "url": url,
+                "weight": { "type": "integer", "minimum": 1, "maximum": WEIGHT, "default": 1 },
+            },
+        }]},
+    });
+    let mut upstream =
+        json!({ "type": "object", "additionalProperties": false, "properties": { "replicas": replicas } });
+    for key in KEYS {
+        let mut section = &mut upstream;
+        let mut names = key.name.split('.').peekable();
+        while let Some(name) = names.next() {
+            let inner = names.peek().is_some();
+            let Value::Object(properties) = &mut section["properties"] else { break };
+            section = properties.entry(name).or_insert_with(|| match inner {
+                true => json!({ "type": "object", "additionalProperties": false, "properties": {} }),
+                false => json!({
+                    "type": ["string", "integer", "boolean"],
+                    "description": key.help,
+                    "default": key.default,
+                }),
+            });
+        }
+    }
+    upstream
 }
 
 #[cfg(test)]
@@ -176,5 +216,16 @@ mod tests {
         assert_eq!(keys(&schema["properties"]["rollback"]), sorted(known("rollback.zzz = 1")));
         let limits = sorted(LIMITS.iter().map(|limit| limit.name.to_owned()).collect());
         assert_eq!(keys(&schema["properties"]["limits"]), limits);
+        let upstream = &schema["properties"]["upstream"];
+        let mut written = Vec::new();
+        for name in keys(upstream) {
+            let section = &upstream["properties"][&name];
+            match section["properties"].is_object() {
+                true => written.extend(keys(section).iter().map(|key| format!("{name}.{key}"))),
+                false => written.push(name),
+            }
+        }
+        let names = KEYS.iter().map(|key| key.name).chain(["replicas"]).map(str::to_owned);
+        assert_eq!(sorted(written), sorted(names.collect()));
     }
 }

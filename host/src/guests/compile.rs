@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::request::instance::Instance;
 use crate::service::Services;
 use crate::turns::{self, Turns};
+use crate::upstreams;
 
 /// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
 pub const WASMTIME: &str = "48.0.8";
@@ -50,6 +51,8 @@ pub struct Compiler {
     concurrent: Linked,
     pub(crate) clock: Clock,
     pub(crate) services: Services,
+    /// What services need that are elsewhere.
+    pub(crate) upstreams: upstreams::Shared,
     /// What was counted of all this.
     pub metrics: Arc<Metrics>,
     /// Threads that give way to those that serve.
@@ -108,6 +111,7 @@ impl Compiler {
             concurrent,
             clock,
             services: Services::new(Turns::new(turns::workers())),
+            upstreams: upstreams::Shared::default(),
             metrics: Arc::default(),
             pool: pool(threads)?,
             permits: Arc::new(Semaphore::new(threads)),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::compile::Compiler;
 use super::digest::Digest;
 use super::guest::Guest;
-use super::load::{GuestSpec, Refusal};
+use super::load::{self, GuestSpec, Refusal};
 use crate::config::limits::Limits;
 use crate::metrics::{Counts, Window};
 use crate::request::route::Route;
@@ -112,7 +112,19 @@ impl Backend {
     /// # Errors
     /// Why it cannot be served, and what to do.
     pub async fn deploy(spec: GuestSpec, compiler: &Arc<Compiler>) -> Result<Self, Refusal> {
-        compiler.compile(spec).await.map(Self::Guest)
+        let Some(upstream) = spec.manifest.upstream.clone() else {
+            return compiler.compile(spec).await.map(Self::Guest);
+        };
+        let (file, directory) = (load::file_name(&spec.path), spec.path.with_file_name(""));
+        let deployment = Deployment::new(spec, &compiler.services);
+        let service = Arc::clone(&deployment.service);
+        let before = service.upstream();
+        let made = Upstream::new(deployment, upstream, &directory, &compiler.upstreams, before.as_deref()).await;
+        let upstream = Arc::new(
+            made.map_err(|why| Refusal::new(&file, why, "its replicas cannot be reached without that").passing())?,
+        );
+        service.is_upstream(&upstream);
+        Ok(Self::Upstream(upstream))
     }
 
     /// Whether it is in memory. Replicas are not here at all, and ready all the same.
@@ -123,6 +135,11 @@ impl Backend {
     /// The component, if that is who answers.
     pub fn guest(&self) -> Option<&Arc<Guest>> {
         if let Self::Guest(guest) = self { Some(guest) } else { None }
+    }
+
+    /// The replicas, if they are who answers.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        if let Self::Upstream(upstream) = self { Some(upstream) } else { None }
     }
 
     /// Whether these are one and the same.

@@ -176,6 +176,7 @@ impl Scanner {
         let mut touched = false;
         let spec = match manifest_of(stem, component, &manifest, config) {
             Ok(manifest) if !manifest.enabled => return None,
+            Ok(manifest) if manifest.upstream.is_some() => elsewhere(stem, component, manifest),
             Ok(manifest) => {
                 let named = manifest.component.as_ref().map(|name| component.with_file_name(name));
                 let path = named.as_deref().unwrap_or(component);
@@ -237,6 +238,19 @@ fn manifest_of(stem: &str, component: &Path, manifest: &Path, config: &Config) -
         Some(_) => read(manifest, &|text| service.version(text, most)),
         None => Ok(service),
     }
+}
+
+/// A service whose replicas are elsewhere: its manifest is all there is of it.
+fn elsewhere(name: &str, component: &Path, manifest: Manifest) -> Result<GuestSpec, Refusal> {
+    let path = component.with_extension("toml");
+    if !is_absent(component) {
+        let reason = "it is a component, and its manifest has [upstream]";
+        let remedy = format!("take one of them away, or name it {name}@LABEL.wasm to give it a part of the requests");
+        return Err(Refusal::new(&file_name(component), reason, remedy));
+    }
+    let text = text_of(&path)?;
+    let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
+    Ok(GuestSpec { name: name.to_owned(), path, digest, size, manifest })
 }
 
 fn pinned(manifest: &Manifest, digest: Digest, file: &str) -> Result<(), Refusal> {

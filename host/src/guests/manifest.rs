@@ -7,18 +7,21 @@ pub mod grants;
 pub mod share;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::Method;
 use serde::Deserialize;
 
 use self::grants::{Callees, Grants, Origin};
-use self::share::{Place, Share};
+use self::share::Share;
 use super::digest::Digest;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
+use crate::request::place::Place;
 use crate::request::route::{Pattern, Route};
 use crate::turns::WEIGHT;
+use crate::upstreams::spec::Spec;
 
 /// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
 const ENV_BYTES: usize = 64 << 10;
@@ -53,6 +56,8 @@ pub struct Manifest {
     pub share: Option<Share>,
     /// Whom it may send requests to.
     pub grants: Grants,
+    /// The replicas that answer for it elsewhere.
+    pub upstream: Option<Arc<Spec>>,
 }
 
 /// Who shares a sandbox.
@@ -88,6 +93,8 @@ struct File {
     rollback: Option<share::WrittenRollback>,
     calls: Option<toml::Spanned<toml::Value>>,
     http: Option<Vec<toml::Spanned<String>>>,
+    /// Read by [`Spec`], which wants to know where in the text each key is.
+    upstream: Option<serde::de::IgnoredAny>,
     /// For `lodge dev` alone: nothing that is served depends on it.
     build: Option<Build>,
 }
@@ -144,6 +151,7 @@ impl Manifest {
             sticky: None,
             share: None,
             grants: Grants::default(),
+            upstream: None,
         };
         empty.with(text, max_memory)
     }
@@ -153,8 +161,9 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::read`].
     pub fn version(&self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
-        let (component, digest, routes, sticky, share) = (None, None, Vec::new(), None, Some(Share::default()));
-        Self { enabled: true, component, digest, routes, sticky, share, ..self.clone() }.with(text, max_memory)
+        let (routes, share) = (Vec::new(), Some(Share::default()));
+        let own = Self { enabled: true, component: None, digest: None, routes, sticky: None, share, ..self.clone() };
+        Self { upstream: None, ..own }.with(text, max_memory)
     }
 
     /// This one with what `text` says in its place.
@@ -215,6 +224,13 @@ impl Manifest {
         self.component = file.component;
         self.isolation = file.isolation.unwrap_or(self.isolation);
         self.ready = file.ready.map(|ready| ready.path).or(self.ready);
+        self.upstream = file.upstream.and_then(|_| match Spec::read(text) {
+            Ok(spec) => Some(Arc::new(spec)),
+            Err(wrong) => {
+                wrong.into_iter().for_each(&mut note);
+                None
+            }
+        });
         if problems.is_empty() {
             problems.extend(self.limits.disagreements(max_memory));
         }
@@ -326,7 +342,8 @@ fn with_hint(message: &str) -> String {
     format!("{message}{hint}")
 }
 
-fn line_of(text: &str, offset: usize) -> String {
+/// Names the line of an offset, for the start of a message.
+pub(crate) fn line_of(text: &str, offset: usize) -> String {
     let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
     format!("line {line}: ")
 }

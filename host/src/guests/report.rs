@@ -10,6 +10,7 @@ use super::compile::Interfaces;
 use super::load::{self, Refusal};
 use super::snapshot::{Snapshot, Target};
 use crate::service::{Failure, rfc3339};
+use crate::upstreams::Seen;
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
 /// one of each.
@@ -81,6 +82,12 @@ pub struct Live {
     pub bytes_out: u64,
     /// The last request that was turned away.
     pub last_refusal: Option<Turned>,
+    /// Why this version was taken out of its service's traffic, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
+    /// Where it is, when it is elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<Seen>,
 }
 
 /// A request that was turned away.
@@ -192,6 +199,8 @@ fn does(target: &Target) -> Live {
         memory_bytes: figures.memory.load(Relaxed),
         bytes_in: figures.received.load(Relaxed),
         bytes_out: figures.sent.load(Relaxed),
+        withdrawn: backend.withdrawn().map(str::to_owned),
+        replicas: backend.upstream().map(|upstream| upstream.replicas()).unwrap_or_default(),
         last_refusal: backend.service.last_refusal().map(|(at, reason)| Turned { at: rfc3339(at), reason }),
     }
 }

@@ -106,6 +106,15 @@ const COUNTERS: &[(&str, &str, Read<u64>)] = &[
         Some(it.figures.received.load(Relaxed))
     }),
     ("lodge_response_body_bytes", "Bytes of answers sent, without heads", |it| Some(it.figures.sent.load(Relaxed))),
+    ("lodge_upstream_retries", "Requests sent to another replica after one failed", |it| {
+        Some(it.target?.backend.upstream()?.counts().retries.load(Relaxed))
+    }),
+    ("lodge_upstream_retries_denied", "Retries that there was no room for in the budget", |it| {
+        Some(it.target?.backend.upstream()?.counts().unaffordable.load(Relaxed))
+    }),
+    ("lodge_upstream_ejections", "Times that a replica was left out for failing", |it| {
+        Some(it.target?.backend.upstream()?.counts().ejections.load(Relaxed))
+    }),
     ("lodge_output_dropped_bytes", "Bytes of stdout and stderr over a limit", |it| {
         Some(it.figures.output_dropped.load(Relaxed))
     }),
@@ -123,6 +132,17 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
         Some(it.target?.backend.guest()?.warm() as u64)
     }),
     ("lodge_service_loaded", "Whether its machine code is in memory", |it| Some(it.target?.backend.is_loaded().into())),
+    ("lodge_upstream_replicas_available", "Replicas that can be used", |it| {
+        let replicas = it.target?.backend.upstream()?.replicas();
+        Some(replicas.iter().filter(|replica| replica.state == "available").count() as u64)
+    }),
+    ("lodge_upstream_replicas", "Replicas that are known", |it| {
+        Some(it.target?.backend.upstream()?.replicas().len() as u64)
+    }),
+    ("lodge_upstream_connections", "Connections to replicas", |it| {
+        let replicas = it.target?.backend.upstream()?.replicas();
+        Some(replicas.iter().map(|replica| replica.connections as u64).sum())
+    }),
     ("lodge_version_withdrawn", "Whether a version was taken out for doing worse than its service", |it| {
         Some(it.target?.backend.withdrawn().is_some().into())
     }),
@@ -229,6 +249,16 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
             for (reason, count) in of(it.figures).read() {
                 counter(&mut family, &[("service", it.name), ("reason", reason)], &count)?;
             }
+        }
+    }
+    let mut family =
+        encoder.encode_descriptor("lodge_upstream_tries", "Requests sent to replicas", None, MetricType::Counter)?;
+    for it in all {
+        let Some(upstream) = it.target.and_then(|target| target.backend.upstream()) else { continue };
+        let counts = upstream.counts();
+        let failed = counts.failed.read().into_iter();
+        for (outcome, count) in failed.chain([("answered", counts.answered.load(Relaxed))]) {
+            counter(&mut family, &[("service", it.name), ("outcome", outcome)], &count)?;
         }
     }
     for (name, help, read) in COUNTERS {

@@ -1,10 +1,12 @@
 //! The request path, whole. Every step takes what the one before it gave; each can only say no in its own words.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Request, Response, header};
 
 use super::body::RequestBody;
+use super::forward;
 use super::frame::{Handler, Hop};
 use super::headers;
 use super::instance::Instance;
@@ -53,11 +55,11 @@ pub async fn handle<B: RequestBody>(
     let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
     let request = Request::from_parts(head, body);
     let Some((version, route)) = mirror else {
-        return run(&handler.tracer, &target, permit, request, errand, record).await;
+        return run(&handler.tracer, &target, permit, request, peer.address(), errand, record).await;
     };
     let (request, copy) = mirror::doubled(request);
-    tokio::spawn(mirror::show(handler.tracer.clone(), version, route, copy, errand.clone()));
-    run(&handler.tracer, &target, permit, request, errand, record).await
+    tokio::spawn(mirror::show(handler.tracer.clone(), version, route, copy, peer.address(), errand.clone()));
+    run(&handler.tracer, &target, permit, request, peer.address(), errand, record).await
 }
 
 /// Has the target answer a request that was admitted.
@@ -69,14 +71,19 @@ pub(super) async fn run<B: RequestBody>(
     target: &Target,
     permit: Permit,
     request: Request<B>,
+    client: IpAddr,
     mut errand: Errand,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
+    let (method, deadline) = (request.method().clone(), errand.deadline);
     let guest = match &target.backend {
         Backend::Guest(guest) => guest,
-        Backend::Upstream(_) => return Err(RequestError::NoAnswer),
+        Backend::Upstream(upstream) => {
+            record.begins(Phase::Guest);
+            let (head, body) = forward::forward(upstream, request, client, deadline).await?;
+            return Ok(respond::relaying(permit, head, body, &method, deadline));
+        }
     };
-    let (method, deadline) = (request.method().clone(), errand.deadline);
     record.begins(Phase::Instantiate);
     let instance = Instance::take(guest, deadline).await?;
     record.begins(Phase::Guest);

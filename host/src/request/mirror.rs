@@ -1,6 +1,7 @@
 //! Shadow traffic: a version that is shown a request which another answers. It never costs the client anything: the copy
 //! runs only if there is a place at once, is cut off when it does not keep up, and what it answers is thrown away.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -59,12 +60,19 @@ pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Reques
 }
 
 /// Shows `request` to a version, and counts what it makes of it as its own.
-pub async fn show(tracer: Tracer, target: Arc<Target>, route: Arc<str>, request: Request<AnyBody>, errand: Errand) {
+pub async fn show(
+    tracer: Tracer,
+    target: Arc<Target>,
+    route: Arc<str>,
+    request: Request<AnyBody>,
+    client: IpAddr,
+    errand: Errand,
+) {
     let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
     let response = match places.admit_at_once() {
-        Ok(permit) => run(&tracer, &target, permit, request, errand, &mut record).await,
+        Ok(permit) => run(&tracer, &target, permit, request, client, errand, &mut record).await,
         Err(refusal) => Err(refusal.into()),
     };
     let response = match response {

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use http::header::{self, HeaderMap};
+use http::HeaderMap;
 
-use crate::guests::manifest::share::{Percent, Place, Rule, Share};
+use super::place::Place;
+use crate::guests::manifest::share::{Percent, Rule, Share};
 
 /// The versions beside a service.
 pub struct Split<T> {
@@ -77,13 +78,7 @@ impl<T: Part> Split<T> {
     }
 
     fn stuck(&self, headers: &HeaderMap, client: IpAddr) -> Option<u32> {
-        let hash = match self.sticky.as_ref()? {
-            Place::Client => match client {
-                IpAddr::V4(address) => hash(&address.octets()),
-                IpAddr::V6(address) => hash(&address.octets()),
-            },
-            place => hash(place.value(headers)?),
-        };
+        let hash = self.sticky.as_ref()?.key(client, headers)?;
         u32::try_from(hash % u64::from(Percent::ALL.0)).ok()
     }
 }
@@ -94,40 +89,9 @@ impl Rule {
     }
 }
 
-impl Place {
-    /// What stands there, if it is in the headers at all.
-    pub fn value<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-        match self {
-            Self::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
-            Self::Cookie(name) => {
-                headers.get_all(header::COOKIE).iter().find_map(|value| cookie(value.as_bytes(), name))
-            }
-            Self::Client => None,
-        }
-    }
-}
-
-fn cookie<'a>(header: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    header.split(|byte| *byte == b';').find_map(|pair| {
-        let (key, value) = pair.split_at_checked(pair.iter().position(|byte| *byte == b'=')?)?;
-        (key.trim_ascii() == name.as_bytes()).then(|| value.get(1..).unwrap_or_default().trim_ascii())
-    })
-}
-
 fn step(count: &AtomicU32) -> u32 {
     let drawn = count.fetch_add(1, Relaxed) % Percent::ALL.0;
     drawn * STEP % Percent::ALL.0
-}
-
-/// FNV-1a with the finish of MurmurHash3, so that every bit of the input moves every bit of the output: the same on
-/// every host and in every version.
-pub fn hash(bytes: &[u8]) -> u64 {
-    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold);
-    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53_u64] {
-        hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
-    }
-    hash ^ (hash >> 33)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What a version gets of its service's requests: `users@2.toml` beside `users@2.wasm`.
 
-use http::HeaderName;
 use serde::Deserialize;
+
+use crate::request::place::Place;
 
 /// Hundredths of a percent, 0 to 10,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,17 +28,6 @@ pub struct Rule {
     pub place: Place,
     /// Exactly this.
     pub value: String,
-}
-
-/// Where a value stands in a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In this header.
-    Header(HeaderName),
-    /// In the cookie of this name.
-    Cookie(String),
-    /// The client's address.
-    Client,
 }
 
 /// A version is taken out when it does worse than what it is to replace.
@@ -117,23 +107,6 @@ impl std::fmt::Display for Percent {
     }
 }
 
-impl Place {
-    /// Reads `client`, `header:NAME` or `cookie:NAME`.
-    ///
-    /// # Errors
-    /// What was expected.
-    pub fn read(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no place in a request; write \"header:x-user\", \"cookie:name\" or \"client\"");
-        match text.split_once(':') {
-            None if text == "client" => Ok(Self::Client),
-            Some(("header", name)) => name.parse().map(Self::Header).map_err(|_| wrong()),
-            Some(("cookie", name)) if is_cookie(name) => Ok(Self::Cookie(name.to_owned())),
-            _ => Err(wrong()),
-        }
-    }
-}
-
 impl Rule {
     fn read(text: &str) -> Result<Self, String> {
         let wrong = || format!("match: `{text}`: write it like \"header:x-version=2\" or \"cookie:version=2\"");
@@ -184,9 +157,4 @@ impl Written {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be between 1 and 100")]
 fn times_hundred(times: f64) -> Option<u32> {
     (1.0..=100.0).contains(&times).then(|| (times * 100.0).round() as u32)
-}
-
-fn is_cookie(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    !name.is_empty() && name.bytes().all(plain)
 }

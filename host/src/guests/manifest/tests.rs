@@ -53,6 +53,21 @@ fn every_key() {
 }
 
 #[test]
+fn an_upstream() {
+    assert_eq!(read("").unwrap().upstream, None);
+    let text = "routes = ['/u']\n[upstream]\nreplicas = ['http://10.0.0.7:8080']\nread = '2s'";
+    let manifest = read(text).unwrap();
+    assert_eq!(manifest.upstream.as_ref().unwrap().read, Duration::from_secs(2));
+    assert_eq!(manifest, read(text).unwrap());
+    assert_ne!(manifest, read(&text.replace("2s", "3s")).unwrap(), "a change is seen");
+    let problem = read("cpu_weight = 0\n[upstream]\nreplica = ['http://10.0.0.7:8080']").unwrap_err();
+    assert!(
+        problem.contains("cpu_weight") && problem.contains("line 3: there is no key `upstream.replica`"),
+        "{problem}"
+    );
+}
+
+#[test]
 fn problems_have_lines_and_ways_out() {
     let check = |text: &str, expected: &str| {
         let problem = read(text).unwrap_err();
@@ -124,7 +139,7 @@ fn a_version_is_not_a_service_nor_the_other_way_round() {
     for (text, wanted) in [
         ("percent = 1", "percent: it is a version's; write it in a file such as `NAME@2.toml`"),
         ("mirror = 1", "mirror: it is a version's"),
-        ("sticky = \"session\"", "sticky: `session` is no place in a request"),
+        ("sticky = \"session\"", "sticky: `session` is not one of `client`"),
     ] {
         let problem = read(text).unwrap_err();
         assert!(problem.contains(wanted), "{text}: {problem}");

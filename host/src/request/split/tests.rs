@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use http::HeaderValue;
+use http::{HeaderValue, header};
 use proptest::prelude::*;
 
 use super::*;
