@@ -1,4 +1,6 @@
-//! `wasi:http`, 0.2 and 0.3. Outgoing requests are denied until a manifest can allow them.
+//! `wasi:http`, 0.2 and 0.3. What a guest sends goes to the [`Sender`] of its service, which knows what it may.
+
+use std::sync::Arc;
 
 use http::HeaderName;
 use wasmtime::component::Linker;
@@ -7,6 +9,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::Ctx;
+use super::sandbox::{Errand, Sandbox};
 
 /// Bytes of one header set in memory. Ours is wasmtime's own default, set so that it is nobody else's to change.
 const FIELDS_BYTES: usize = 128 << 10;
@@ -15,11 +18,49 @@ const FIELDS_BYTES: usize = 128 << 10;
 /// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB there was no throughput to gain.
 const CHUNK_BYTES: usize = 128 << 10;
 
+/// An answer to a guest, and what is left to do for it.
 type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
-/// How `wasi:http` behaves here.
+/// A request of a guest on its way. Dropping it takes it back.
+pub type Sending = Box<dyn Future<Output = Sent> + Send>;
+
+/// Sends what the guests of a service send.
+pub trait Sender: Send + Sync {
+    /// Sends one request for the guest in this sandbox, on this errand. Called while guest code waits: what is to be done
+    /// is for the future.
+    fn send(
+        self: Arc<Self>,
+        from: (Arc<Sandbox>, Errand),
+        request: http::Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Sending;
+}
+
+/// Sends nothing.
 #[derive(Debug)]
-pub struct Hooks;
+pub struct Denied;
+
+impl Sender for Denied {
+    fn send(self: Arc<Self>, _: (Arc<Sandbox>, Errand), _: http::Request<WasiBody>, _: RequestOptions) -> Sending {
+        refuse(Error::HttpRequestDenied)
+    }
+}
+
+/// An answer that is whole as it is: nothing is left to do for it.
+pub fn sent(response: http::Response<WasiBody>) -> Sent {
+    Ok((response, Box::new(std::future::ready(Ok(())))))
+}
+
+/// A request that is not sent.
+pub fn refuse(why: Error) -> Sending {
+    Box::new(std::future::ready(Err(why)))
+}
+
+/// How `wasi:http` behaves here.
+pub(super) struct Hooks {
+    pub(super) sender: Arc<dyn Sender>,
+    pub(super) sandbox: Arc<Sandbox>,
+}
 
 /// Puts `wasi:http` 0.2 into the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
@@ -46,11 +87,18 @@ impl WasiHttpHooks for Hooks {
 
     fn send_request(
         &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    ) -> Sending {
+        match self.sandbox.errand() {
+            Some(errand) => {
+                let from = (Arc::clone(&self.sandbox), errand);
+                Arc::clone(&self.sender).send(from, request, options.unwrap_or_default())
+            }
+            // Start code runs for no request, and nobody would know whose.
+            None => refuse(Error::HttpRequestDenied),
+        }
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {

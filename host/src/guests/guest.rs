@@ -10,6 +10,7 @@ use super::compile::{Compiled, Compiler, Interfaces};
 use super::digest::Digest;
 use super::load::{GuestSpec, Refusal};
 use super::manifest::Isolation;
+use crate::capabilities::http::Sender;
 use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
 use crate::config::limits::Limits;
@@ -29,6 +30,7 @@ pub struct Guest {
     pub interfaces: Arc<Interfaces>,
     /// What outlives it: the service of which it is a version.
     pub service: Arc<Service>,
+    sender: Arc<dyn Sender>,
     compiler: Arc<Compiler>,
     code: ArcSwapOption<Compiled>,
     /// One request loads; the others wait for it.
@@ -52,10 +54,12 @@ impl Guest {
     /// A service that runs this code.
     pub(super) fn new(spec: GuestSpec, code: Arc<Compiled>, compiler: &Arc<Compiler>) -> Self {
         let service = compiler.services.of(&spec.name);
+        let sender = compiler.outgoing.sender(&service, &spec.manifest.grants, &spec.manifest.limits);
         Self {
             name: Arc::clone(&service.name),
             version: Arc::from(spec.digest.short()),
             service,
+            sender,
             interfaces: Arc::clone(&code.interfaces),
             used: AtomicU64::new(compiler.clock.now()),
             compiler: Arc::clone(compiler),
@@ -102,6 +106,11 @@ impl Guest {
     /// Instances that are ready for the next request.
     pub fn warm(&self) -> usize {
         self.idle().len()
+    }
+
+    /// What sends the requests of its sandboxes.
+    pub(crate) fn sender(&self) -> Arc<dyn Sender> {
+        Arc::clone(&self.sender)
     }
 
     /// The host's coarse clock.

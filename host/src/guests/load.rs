@@ -100,8 +100,13 @@ const RACY: Duration = Duration::from_secs(2);
 impl GuestSpec {
     /// The host whose every path is the service's, whatever its routes: host names have no `_`.
     pub fn host(&self) -> String {
-        format!("{}.localhost", self.name.replace('_', "-").to_ascii_lowercase())
+        host_of(&self.name)
     }
+}
+
+/// The host whose every path is the service `name`'s.
+pub fn host_of(name: &str) -> String {
+    format!("{}.localhost", name.replace('_', "-").to_ascii_lowercase())
 }
 
 impl Refusal {

@@ -106,6 +106,7 @@ const COUNTERS: &[(&str, &str, Read<u64>)] = &[
         Some(it.figures.received.load(Relaxed))
     }),
     ("lodge_response_body_bytes", "Bytes of answers sent, without heads", |it| Some(it.figures.sent.load(Relaxed))),
+    ("lodge_calls", "Calls of its guests to other services of the host", |it| Some(it.figures.calls.load(Relaxed))),
     ("lodge_output_dropped_bytes", "Bytes of stdout and stderr over a limit", |it| {
         Some(it.figures.output_dropped.load(Relaxed))
     }),
@@ -224,6 +225,17 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
             for (reason, count) in of(it.figures).read() {
                 counter(&mut family, &[("service", it.name), ("reason", reason)], &count)?;
             }
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "lodge_outgoing_requests",
+        "Requests of its guests to the world, by how they went",
+        None,
+        MetricType::Counter,
+    )?;
+    for it in all {
+        for (outcome, count) in it.figures.outgoing.read() {
+            counter(&mut family, &[("service", it.name), ("outcome", outcome)], &count)?;
         }
     }
     for (name, help, read) in COUNTERS {
