@@ -19,6 +19,7 @@ mod quota;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
@@ -26,11 +27,20 @@ use self::account::Account;
 use self::client::Client;
 use self::dial::{Resolver, system};
 use crate::capabilities::http::{Denied, Sender};
-use crate::capabilities::sandbox::lock;
+use crate::capabilities::sandbox::{Errand, lock};
 use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::frame::Handler;
 use crate::service::Service;
+
+/// What a guest sends ends with the sandbox that it is in. Where that is used again, this is how long after its request's
+/// time is up: not before, or the guest would be told of a late answer instead of being late itself.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// When what is sent on this errand has to be over.
+fn end(errand: &Errand) -> Instant {
+    errand.deadline + GRACE
+}
 
 /// Everything that can be reached from here.
 pub struct Outgoing(Option<World>);

@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
-use http::Request;
 use http::uri::{Scheme, Uri};
+use http::{Method, Request};
 use http_body_util::BodyExt;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::call;
 use super::client::{Asked, Client};
 use super::denials::Denials;
+use super::end;
 use super::paced::Paced;
 use crate::capabilities::http::{Sender, Sending, refuse, sent};
 use crate::capabilities::sandbox::{Errand, Sandbox, lock};
@@ -95,6 +96,9 @@ impl Account {
     /// The world would be asked: whether it may, and how it went.
     async fn ask(&self, errand: &Errand, request: Request<WasiBody>, options: RequestOptions) -> Result<Asked, Error> {
         let at = Destination::of(request.uri()).ok_or(Error::HttpRequestUriInvalid)?;
+        if request.method() == Method::CONNECT {
+            return Err(Error::HttpRequestMethodInvalid);
+        }
         let Some(client) = self.client.as_ref().filter(|_| self.grants.asks(at.scheme, at.host, at.port)) else {
             let origin = at.origin(at.host);
             let line = format!("`http = [\"{origin}\"]`");
@@ -126,9 +130,11 @@ impl<'a> Destination<'a> {
         let usual = if *scheme == Scheme::HTTPS { 443 } else { 80 };
         let port = match authority.port() {
             Some(port) => port.as_u16(),
-            None => usual,
+            // What looks like a port and is none has no place in it.
+            None if authority.as_str() == authority.host() => usual,
+            None => return None,
         };
-        // A user has no place in it, nor what looks like a port and is none.
+        // Nor has a user: a name before the host is a trick more often than that.
         let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
         plain.then_some(Self { scheme, host: authority.host(), port })
     }
@@ -152,7 +158,10 @@ impl Sender for Account {
             return Box::new(async move {
                 let (response, place) = self.ask(&errand, request, options).await?;
                 let held = (place, sandbox.hold());
-                sent(response.map(|body| Paced::new(body, options.between_bytes_timeout, held).boxed_unsync()))
+                sent(
+                    response
+                        .map(|body| Paced::new(body, options.between_bytes_timeout, end(&errand), held).boxed_unsync()),
+                )
             });
         };
         if self.grants.calls(name) {

@@ -16,6 +16,7 @@ use wasmtime_wasi::runtime::spawn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::account::Account;
+use super::end;
 use super::paced::{Paced, Piped, within};
 use crate::capabilities::http::{Sending, sent};
 use crate::capabilities::sandbox::{Errand, Sandbox};
@@ -37,11 +38,12 @@ pub(super) fn send(
     Box::new(async move {
         let Some(handler) = account.handler.upgrade() else { return Err(Error::DestinationUnavailable) };
         account.service.figures.calls.fetch_add(1, Relaxed);
+        let end = end(&errand);
         let answering = answer(handler, account, host, errand, request);
         let answering =
             async { if tokio::task::try_id() == callers { spawn(answering).await } else { answering.await } };
         let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
-        sent(answered.map(|body| Paced::new(body, options.between_bytes_timeout, sandbox.hold()).boxed_unsync()))
+        sent(answered.map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()))
     })
 }
 

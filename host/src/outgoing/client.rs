@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
 use super::dial::{Dial, Line, Resolver};
+use super::end;
 use super::failure::Failure;
 use super::quota::Quota;
 use crate::capabilities::sandbox::{Errand, lock};
@@ -34,6 +35,8 @@ const IDLE: Duration = Duration::from_secs(30);
 const IDLE_PER_HOST: usize = 8;
 /// Connections for each request that may be under way: those that idle need room beside those that work.
 const CONNECTIONS: usize = 2;
+/// How often an HTTP/2 connection is asked whether it lives, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(20);
 /// Bytes of the head of an answer.
 const HEAD_BYTES: usize = 64 << 10;
 /// Header fields of an answer.
@@ -71,6 +74,8 @@ impl Client {
             .http1_max_headers(HEADERS)
             .http1_max_buf_size(HEAD_BYTES)
             .http2_max_header_list_size(HEAD_BYTES as u32)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING)
             .build(Connector(https.enable_http1().enable_http2().wrap_connector(dial)));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
         Self { pool, places: Arc::new(Semaphore::new(limits.outgoing)), quota }
@@ -89,7 +94,10 @@ impl Client {
         options: RequestOptions,
     ) -> Result<Asked, Failure> {
         let mut outcome = Outcome(service, "cancelled");
-        let answered = self.answer(errand, request, options).await;
+        // A guest that is used again may keep what it sent for an earlier request.
+        let answering = self.answer(errand, request, options);
+        let answered = tokio::time::timeout_at(end(errand).into(), answering).await;
+        let answered = answered.unwrap_or(Err(Failure::AnswerTimeout));
         outcome.1 = match &answered {
             Ok((response, _)) => match response.status().as_u16() {
                 100..200 => "1xx",

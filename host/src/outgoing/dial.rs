@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,8 +28,11 @@ const TRIED: usize = 6;
 /// How long an address is tried before the next one is as well (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Finds the addresses of a name.
-pub(super) type Resolver = Arc<dyn Fn(String) -> Resolving + Send + Sync>;
+/// Names of a service that are resolved at once. The system's resolver blocks a thread, and goes on when nobody waits.
+const LOOKUPS: usize = 8;
+
+/// Finds the addresses of a name, in a place among the [`LOOKUPS`] that it holds until it is done.
+pub(super) type Resolver = Arc<dyn Fn(String, OwnedSemaphorePermit) -> Resolving + Send + Sync>;
 
 type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
@@ -40,6 +43,7 @@ pub(super) struct Dial {
     grants: Arc<Grants>,
     /// For every connection, used or idle.
     places: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
 }
 
 /// A connection, in its place among those that there may be.
@@ -50,15 +54,23 @@ pub(super) struct Line {
 
 /// The system's own: files, DNS, whatever it is told to use.
 pub(super) fn system() -> Resolver {
-    Arc::new(|host| {
-        Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect()) })
+    Arc::new(|host, place| {
+        Box::pin(async move {
+            let looking = tokio::task::spawn_blocking(move || {
+                let found = (host.as_str(), 0).to_socket_addrs().map(|found| found.map(|it| it.ip()).collect());
+                drop(place);
+                found
+            });
+            looking.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+        })
     })
 }
 
 impl Dial {
     /// At most `connections` at once, to what `grants` allows.
     pub(super) fn new(resolver: Resolver, grants: &Grants, connections: usize) -> Self {
-        Self { resolver, grants: Arc::new(grants.clone()), places: Arc::new(Semaphore::new(connections)) }
+        let (places, lookups) = (Semaphore::new(connections), Semaphore::new(LOOKUPS));
+        Self { resolver, grants: Arc::new(grants.clone()), places: Arc::new(places), lookups: Arc::new(lookups) }
     }
 
     async fn connect(self, target: Uri) -> Result<Line, Failure> {
@@ -69,7 +81,10 @@ impl Dial {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Failure::Connections)?;
         let found = match host.parse::<IpAddr>() {
             Ok(address) => vec![address],
-            Err(_) => (self.resolver)(host).await.map_err(|error| Failure::Dns(error.to_string()))?,
+            Err(_) => {
+                let looking = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| Failure::Connections)?;
+                (self.resolver)(host, looking).await.map_err(|error| Failure::Dns(error.to_string()))?
+            }
         };
         let may = |address: &IpAddr| is_public(*address) || self.grants.reaches(&scheme, *address, port);
         let passed: Vec<_> = found.iter().copied().filter(may).collect();

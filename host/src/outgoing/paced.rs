@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -17,10 +17,11 @@ pub(super) struct Piped {
     _making: AbortOnDropJoinHandle<()>,
 }
 
-/// A body that may be silent only for so long, and holds something until it is over.
+/// A body that may be silent only for so long, and comes until a deadline, and holds something until it is over.
 pub(super) struct Paced<B, H> {
     body: B,
     silence: Option<Duration>,
+    deadline: Instant,
     /// Runs while the body is waited for.
     timer: Option<Pin<Box<Sleep>>>,
     _held: H,
@@ -49,9 +50,9 @@ impl Piped {
 }
 
 impl<B, H> Paced<B, H> {
-    /// `body`, which fails when nothing of it comes for `silence`.
-    pub(super) fn new(body: B, silence: Option<Duration>, held: H) -> Self {
-        Self { body, silence, timer: None, _held: held }
+    /// `body`, which fails when nothing of it comes for `silence`, and when there is none at `deadline`.
+    pub(super) fn new(body: B, silence: Option<Duration>, deadline: Instant, held: H) -> Self {
+        Self { body, silence, deadline, timer: None, _held: held }
     }
 }
 
@@ -75,11 +76,16 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            this.timer = None;
+            if this.silence.is_some() {
+                this.timer = None;
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let Some(silence) = this.silence else { return Poll::Pending };
-        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
+        let until = || {
+            this.silence
+                .map_or(this.deadline, |silence| this.deadline.min(tokio::time::Instant::now().into_std() + silence))
+        };
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until().into())));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
     }
@@ -111,11 +117,29 @@ mod tests {
             }
             std::future::pending::<()>().await;
         });
-        let mut body = Paced::new(Piped::new(taken, making), Some(SECOND), ());
+        let far = tokio::time::Instant::now().into_std() + SECOND * 60;
+        let mut body = Paced::new(Piped::new(taken, making), Some(SECOND), far, ());
         for _ in 0..5 {
             assert!(body.frame().await.unwrap().is_ok());
         }
         assert!(matches!(body.frame().await, Some(Err(Error::ConnectionReadTimeout))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_of_it_has_an_end() {
+        let (frames, taken) = mpsc::channel(1);
+        let making = wasmtime_wasi::runtime::spawn(async move {
+            while frames.send(Ok(Frame::data(Bytes::from_static(b"x")))).await.is_ok() {
+                tokio::time::sleep(SECOND / 2).await;
+            }
+        });
+        let end = tokio::time::Instant::now().into_std() + SECOND * 3;
+        let mut body = Paced::new(Piped::new(taken, making), None, end, ());
+        let mut frames = 0;
+        while body.frame().await.unwrap().is_ok() {
+            frames += 1;
+        }
+        assert_eq!(frames, 6);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ fn account(suffix: &str) -> Account {
 
 #[test]
 fn one_label_before_the_suffix_is_a_service() {
-    let account = account("internal");
+    let internal = account("internal");
     for (host, name) in [
         ("users.internal", Some("users")),
         ("Users.INTERNAL", Some("Users")),
@@ -22,9 +22,9 @@ fn one_label_before_the_suffix_is_a_service() {
         ("usersinternal", None),
         ("users", None),
     ] {
-        assert_eq!(account.callee(host), name, "{host}");
+        assert_eq!(internal.callee(host), name, "{host}");
     }
-    assert_eq!(super::tests::account("svc.cluster.local").callee("users.svc.cluster.local"), Some("users"));
+    assert_eq!(account("svc.cluster.local").callee("users.svc.cluster.local"), Some("users"));
 }
 
 #[test]
@@ -36,6 +36,8 @@ fn where_a_request_goes() {
     assert_eq!(of("https://API.example.com/x").unwrap(), "https://api.example.com");
     assert_eq!(of("http://api.example.com:80/").unwrap(), "http://api.example.com");
     assert_eq!(of("http://[fd00::1]:81/").unwrap(), "http://[fd00::1]:81");
-    assert_eq!(of("https://user@api.example.com/"), None, "a name before the host is a trick more often than a user");
+    for wrong in ["https://user@api.example.com/", "http://a.test:99999/", "http://a.test:/"] {
+        assert_eq!(of(wrong), None, "{wrong}");
+    }
     assert_eq!(of("/only/a/path"), None);
 }

@@ -65,7 +65,7 @@ fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
     let defaults = config::resolve(&[]).unwrap().config.limits;
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
-    let resolver: Resolver = Arc::new(|_| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
+    let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
     Client::new(&manifest.grants, &manifest.limits, resolver, tls(roots).unwrap())
 }
 

@@ -16,7 +16,7 @@ fn grants(http: &str) -> Grants {
 fn resolver(addresses: &'static [&'static str]) -> (Resolver, Arc<AtomicUsize>) {
     let asked = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&asked);
-    let resolver: Resolver = Arc::new(move |_| {
+    let resolver: Resolver = Arc::new(move |_, _| {
         counted.fetch_add(1, Relaxed);
         let found = addresses.iter().map(|address| address.parse().unwrap()).collect();
         Box::pin(std::future::ready(Ok(found)))
@@ -105,7 +105,7 @@ async fn connections_are_bounded() {
 async fn what_cannot_be_resolved_is_said() {
     let (nobody, _) = resolver(&[]);
     assert!(matches!(dial(nobody, "['http://a.test']", "http://a.test/".into()).await, Err(Failure::Dns(_))));
-    let broken: Resolver = Arc::new(|_| Box::pin(std::future::ready(Err(io::Error::other("no such host")))));
+    let broken: Resolver = Arc::new(|_, _| Box::pin(std::future::ready(Err(io::Error::other("no such host")))));
     assert!(
         matches!(dial(broken, "['http://a.test']", "http://a.test/".into()).await, Err(Failure::Dns(why)) if why.contains("no such"))
     );
