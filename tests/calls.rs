@@ -301,6 +301,21 @@ async fn calls_are_admitted() {
     until_idle(&host).await;
 }
 
+/// A warm caller gives back every handle that a call takes, in both versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn warm_callers_leak_nothing() {
+    let warm = "calls = '*'\nisolation = 'service'\nlimits.resources = 40";
+    let host = host(&["caller", "caller3", "hello"]).manifest("caller", warm).manifest("caller3", warm).start().await;
+    for caller in CALLERS {
+        let mut client = host.connect().await;
+        for _ in 0..60 {
+            let to = [("x-to", "http://hello.internal/hello"), ("x-first", "60000")];
+            let answer = client.ask(Method::GET, &format!("/{caller}"), &to, "").await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, World!"), "{caller}");
+        }
+    }
+}
+
 /// A service that is switched off is so for everybody; the suffix is the operator's to choose.
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_have_their_say() {

@@ -61,7 +61,7 @@ impl Ctx {
             table,
             wasi: wasi.build(),
             http: http::state(),
-            hooks: http::Hooks { sender, sandbox: Arc::clone(&sandbox) },
+            hooks: http::Hooks::new(sender, Arc::clone(&sandbox)),
             sandbox,
         }
     }

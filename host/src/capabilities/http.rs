@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderName;
-use wasmtime::component::Linker;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::http::outgoing_handler::Host as _;
+use wasmtime_wasi_http::p2::bindings::http::types;
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
 use wasmtime_wasi_http::{
-    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks, p2, p3,
+    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpHooks, WasiHttpView, p2,
+    p3,
 };
 
 use super::Ctx;
@@ -17,6 +21,9 @@ const FIELDS_BYTES: usize = 128 << 10;
 /// The most that one write of a guest puts into the host's memory on its way to the client. With wasmtime's
 /// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB there was no throughput to gain.
 const CHUNK_BYTES: usize = 128 << 10;
+
+/// By its newest name: those before it are found by that, too.
+const OUTGOING_02: &str = "wasi:http/outgoing-handler@0.2.12";
 
 /// An answer to a guest, and what is left to do for it.
 type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
@@ -58,13 +65,35 @@ pub fn refuse(why: Error) -> Sending {
 
 /// How `wasi:http` behaves here.
 pub(super) struct Hooks {
-    pub(super) sender: Arc<dyn Sender>,
-    pub(super) sandbox: Arc<Sandbox>,
+    sender: Arc<dyn Sender>,
+    sandbox: Arc<Sandbox>,
+    /// Of the 0.2 request that is about to be sent.
+    options: Option<RequestOptions>,
+}
+
+impl Hooks {
+    /// What a guest in this sandbox sends goes to `sender`.
+    pub(super) fn new(sender: Arc<dyn Sender>, sandbox: Arc<Sandbox>) -> Self {
+        Self { sender, sandbox, options: None }
+    }
 }
 
 /// Puts `wasi:http` 0.2 into the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    p2::add_only_http_to_linker_async(linker)
+    types::add_to_linker::<_, WasiHttp>(linker, &p2::bindings::LinkOptions::default().into(), Ctx::http)?;
+    // As wasmtime has it, but that a request's options are dropped with it: wasmtime 48 keeps them, and a guest that is
+    // used again runs out of handles.
+    type Asked = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
+    linker.instance(OUTGOING_02)?.func_wrap("handle", |mut store, (request, options): Asked| {
+        let ctx = store.data_mut();
+        ctx.hooks.options = options.map(|options| ctx.table.delete(options)).transpose()?;
+        let sent = ctx.http().handle(request, None);
+        ctx.hooks.options = None;
+        match sent {
+            Ok(sent) => Ok((Ok(sent),)),
+            Err(error) => Ok((Err(error.downcast()?),)),
+        }
+    })
 }
 
 /// Puts `wasi:http` 0.3 into the linker.
@@ -94,7 +123,8 @@ impl WasiHttpHooks for Hooks {
         match self.sandbox.errand() {
             Some(errand) => {
                 let from = (Arc::clone(&self.sandbox), errand);
-                Arc::clone(&self.sender).send(from, request, options.unwrap_or_default())
+                let options = options.or_else(|| self.options.take()).unwrap_or_default();
+                Arc::clone(&self.sender).send(from, request, options)
             }
             // Start code runs for no request, and nobody would know whose.
             None => refuse(Error::HttpRequestDenied),
