@@ -16,6 +16,7 @@
 mod harness;
 
 mod admin;
+mod calls;
 mod cli;
 mod console;
 mod deploy;
@@ -33,6 +34,7 @@ mod live;
 mod logs;
 mod manifests;
 mod metrics;
+mod outgoing;
 mod page;
 mod serving;
 mod streaming;

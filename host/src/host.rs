@@ -23,6 +23,7 @@ use crate::ids::Ids;
 use crate::logs::{Logs, START};
 use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
+use crate::outgoing::Outgoing;
 use crate::request::accept::accept;
 use crate::request::frame::Handler;
 use crate::request::serve::{self, Server};
@@ -47,6 +48,7 @@ pub struct Host {
     admin: Option<TcpListener>,
     compiler: Arc<Compiler>,
     publisher: Publisher,
+    handler: Arc<Handler>,
     places: Arc<Concurrency>,
     logs: Arc<Logs>,
     tracer: Tracer,
@@ -85,11 +87,22 @@ impl Host {
         let compiler = Compiler::new(&config)?;
         let (tracer, exporting) = Tracer::start(&config.traces)?;
         let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
+        let publisher = Publisher::new(Arc::clone(&places));
+        let handler = Arc::new(Handler {
+            current: publisher.current(),
+            ids: Ids::new(),
+            nobody: compiler.services.of(""),
+            metrics: Arc::clone(&compiler.metrics),
+            tracer: tracer.clone(),
+            logs: Arc::clone(&logs),
+        });
+        let compiler = compiler.reaching(Outgoing::new(&handler, &config.calls.suffix));
         Ok(Self {
             listener,
             admin,
             compiler: Arc::new(compiler),
-            publisher: Publisher::new(Arc::clone(&places)),
+            publisher,
+            handler,
             places,
             config: Arc::new(config),
             logs,
@@ -116,11 +129,12 @@ impl Host {
 
     /// Serves until `stop`, then finishes what was accepted.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, listener, admin, compiler, publisher, places, logs, tracer, exporting, started } = self;
+        let Self { config, listener, admin, compiler, publisher, handler, places, logs, tracer, exporting, started } =
+            self;
         announce(&config, &listener, admin.as_ref());
         let current = publisher.current();
         let (mut stopper, drain) = drain::channel();
-        let (metrics, nobody) = (Arc::clone(&compiler.metrics), compiler.services.of(""));
+        let metrics = Arc::clone(&handler.metrics);
         let told_to_stop = Arc::new(Notify::new());
         let operators = admin.map(|at| {
             let admin = Admin {
@@ -132,21 +146,22 @@ impl Host {
                 scrape: Scrape {
                     current: current.clone(),
                     metrics: Arc::clone(&metrics),
-                    nobody: Arc::clone(&nobody),
+                    nobody: Arc::clone(&handler.nobody),
                     logs: Arc::clone(&logs),
-                    tracer: tracer.clone(),
+                    tracer,
                     started,
                     versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
                 },
-                logs: Arc::clone(&logs),
+                logs,
                 followers: Arc::new(Semaphore::new(admin::FOLLOWERS)),
             };
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
-        let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics)));
+        let sweeping = tokio::spawn(sweep(current, metrics));
         let server = Arc::new(Server {
-            handler: Arc::new(Handler { current, ids: Ids::new(), nobody, metrics, tracer, logs }),
+            // Kept here, too: what guests still do after their answers may be calls.
+            handler: Arc::clone(&handler),
             drain,
             trusted_proxies: config.trusted_proxies.clone(),
             http: serve::http(&config.listener),

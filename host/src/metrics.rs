@@ -57,6 +57,10 @@ pub struct Figures {
     pub memory: AtomicU64,
     /// Bytes of stdout and stderr that were dropped.
     pub output_dropped: AtomicU64,
+    /// Calls of its guests to other services of the host.
+    pub calls: AtomicU64,
+    /// Requests of its guests to the world, by how they went.
+    pub outgoing: Tally,
     /// Requests that were turned away before a guest was at work on them, by reason.
     pub refused: Tally,
     /// Requests that a guest was at work on and did not answer, by reason.

@@ -33,6 +33,8 @@ pub struct Sandbox {
     pub body_awaited: AtomicBool,
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
+    /// Bodies of answers to what the guest has sent, which are held by someone.
+    answers_held: AtomicUsize,
     /// Which version of it.
     pub version: Arc<str>,
     output_limit: usize,
@@ -75,6 +77,7 @@ impl Sandbox {
             body_over: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
             body_held: AtomicBool::new(false),
+            answers_held: AtomicUsize::new(0),
             version,
             output_limit: limits.output,
             output_rate: limits.output_rate,
@@ -110,6 +113,17 @@ impl Sandbox {
         lock(&self.errand).clone()
     }
 
+    /// The body of an answer to what the guest has sent is held, for as long as this is.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.answers_held.fetch_add(1, Relaxed);
+        Held(Arc::clone(self))
+    }
+
+    /// Whether a body that comes from elsewhere is still held: a 0.3 guest may answer with it, and be gone.
+    pub fn holds_bodies(&self) -> bool {
+        self.body_held.load(Relaxed) || self.answers_held.load(Relaxed) > 0
+    }
+
     /// How much of `wanted` bytes of output may still become log lines; the rest is counted as dropped.
     pub(super) fn take_output(&self, wanted: usize) -> usize {
         let left = self.output_left.load(Relaxed);
@@ -129,6 +143,15 @@ impl Sandbox {
     /// Bytes of output that were dropped since the request began; asking resets it.
     pub(super) fn take_output_dropped(&self) -> usize {
         self.output_dropped.swap(0, Relaxed)
+    }
+}
+
+/// Somebody holds the body of an answer to what a guest has sent.
+pub struct Held(Arc<Sandbox>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.answers_held.fetch_sub(1, Relaxed);
     }
 }
 

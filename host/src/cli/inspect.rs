@@ -16,6 +16,7 @@ use super::units::{ago, bytes, millis, seconds};
 use crate::config::Config;
 use crate::guests::digest::Digest;
 use crate::guests::load::{Scanner, State};
+use crate::guests::manifest::grants::Grants;
 use crate::guests::report::Refused;
 
 /// Between the name of a thing and what is said of it.
@@ -47,6 +48,11 @@ struct Component {
     manifest: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
+    /// Services that its manifest lets it call, and origins that it lets it ask.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    calls: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    http: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
 }
@@ -74,9 +80,12 @@ impl Component {
             return Err(Failure::new(format!("{name}: it is not a regular file")));
         }
         // First by the eyes of a host: it knows what else is dropped into directories, and looks before it reads.
-        let (mut routes, mut refused) = (Vec::new(), None);
+        let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
         match Scanner::new(path).scan(config).map_err(unreadable)?.into_values().next().map(|found| found.state) {
-            Some(State::Ready(spec)) => routes = spec.manifest.routes.iter().map(ToString::to_string).collect(),
+            Some(State::Ready(spec)) => {
+                routes = spec.manifest.routes.iter().map(ToString::to_string).collect();
+                grants = spec.manifest.grants;
+            }
             Some(State::Refused(why) | State::Orphan(why)) => {
                 refused = Some(Refused { reason: why.reason, remedy: why.remedy });
             }
@@ -103,6 +112,8 @@ impl Component {
             imports: interfaces.imports,
             exports: interfaces.exports,
             routes,
+            calls: grants.calls.to_string(),
+            http: grants.http.iter().map(ToString::to_string).collect(),
             refused,
         })
     }
@@ -112,6 +123,8 @@ impl Component {
         item(&mut text, "sha256", [&self.digest]);
         item(&mut text, "WASI", [self.wasi.join(", ")]);
         item(&mut text, "answers at", [self.routes.join(", ")]);
+        item(&mut text, "may call", [&self.calls]);
+        item(&mut text, "may ask", [self.http.join(", ")]);
         item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
         item(&mut text, "exports", &self.exports);
         item(&mut text, "imports", &self.imports);
@@ -209,7 +222,7 @@ mod tests {
             "  answers at    /users and users.localhost\n",
             "  last refusal  queue-full, 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
-            "  asks for      outgoing HTTP: imported, denied; no manifest can grant it yet\n",
+            "  asks for      outgoing HTTP: imported, denied but for `calls` and `http` of its manifest\n",
             "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
             "                  0: users::run\n",
         ] {

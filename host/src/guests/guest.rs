@@ -10,6 +10,7 @@ use super::compile::{Compiled, Compiler, Interfaces};
 use super::deployment::Deployment;
 use super::load::{GuestSpec, Refusal};
 use super::manifest::Isolation;
+use crate::capabilities::http::Sender;
 use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
 use crate::request::instance::Instance;
@@ -19,6 +20,7 @@ pub struct Guest {
     deployment: Deployment,
     /// What it imports and exports, as written in the component.
     pub interfaces: Arc<Interfaces>,
+    sender: Arc<dyn Sender>,
     compiler: Arc<Compiler>,
     code: ArcSwapOption<Compiled>,
     /// One request loads; the others wait for it.
@@ -47,8 +49,12 @@ impl Deref for Guest {
 impl Guest {
     /// A service that runs this code.
     pub(super) fn new(spec: GuestSpec, code: Arc<Compiled>, compiler: &Arc<Compiler>) -> Self {
+        let deployment = Deployment::new(spec, &compiler.services);
+        let manifest = &deployment.spec.manifest;
+        let sender = compiler.outgoing.sender(&deployment.service, &manifest.grants, &manifest.limits);
         Self {
-            deployment: Deployment::new(spec, &compiler.services),
+            deployment,
+            sender,
             interfaces: Arc::clone(&code.interfaces),
             used: AtomicU64::new(compiler.clock.now()),
             compiler: Arc::clone(compiler),
@@ -67,6 +73,11 @@ impl Guest {
     /// Instances that are ready for the next request.
     pub fn warm(&self) -> usize {
         self.idle().len()
+    }
+
+    /// What sends the requests of its sandboxes.
+    pub(crate) fn sender(&self) -> Arc<dyn Sender> {
+        Arc::clone(&self.sender)
     }
 
     /// The host's coarse clock.

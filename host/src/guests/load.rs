@@ -100,9 +100,7 @@ const RACY: Duration = Duration::from_secs(2);
 impl GuestSpec {
     /// The host whose every path is the service's, whatever its routes: host names have no `_`.
     pub fn host(&self) -> String {
-        let (service, label) = split(&self.name);
-        let label = label.map_or(String::new(), |label| format!("{label}."));
-        format!("{label}{service}.localhost").replace('_', "-").to_ascii_lowercase()
+        host_of(&self.name)
     }
 
     /// The service of which this is a version, and the version's label; `None` for the service itself.
@@ -115,6 +113,13 @@ impl GuestSpec {
 /// `users@2` is version `2` of `users`.
 fn split(name: &str) -> (&str, Option<&str>) {
     name.split_once('@').map_or((name, None), |(service, label)| (service, Some(label)))
+}
+
+/// The host whose every path is the service `name`'s; of a version of it, its label goes before.
+pub fn host_of(name: &str) -> String {
+    let (service, label) = split(name);
+    let label = label.map_or(String::new(), |label| format!("{label}."));
+    format!("{label}{service}.localhost").replace('_', "-").to_ascii_lowercase()
 }
 
 impl Refusal {

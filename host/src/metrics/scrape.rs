@@ -115,6 +115,7 @@ const COUNTERS: &[(&str, &str, Read<u64>)] = &[
     ("lodge_upstream_ejections", "Times that a replica was left out for failing", |it| {
         Some(it.target?.backend.upstream()?.counts().ejections.load(Relaxed))
     }),
+    ("lodge_calls", "Calls of its guests to other services of the host", |it| Some(it.figures.calls.load(Relaxed))),
     ("lodge_output_dropped_bytes", "Bytes of stdout and stderr over a limit", |it| {
         Some(it.figures.output_dropped.load(Relaxed))
     }),
@@ -258,6 +259,17 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
         let counts = upstream.counts();
         let failed = counts.failed.read().into_iter();
         for (outcome, count) in failed.chain([("answered", counts.answered.load(Relaxed))]) {
+            counter(&mut family, &[("service", it.name), ("outcome", outcome)], &count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "lodge_outgoing_requests",
+        "Requests of its guests to the world, by how they went",
+        None,
+        MetricType::Counter,
+    )?;
+    for it in all {
+        for (outcome, count) in it.figures.outgoing.read() {
             counter(&mut family, &[("service", it.name), ("outcome", outcome)], &count)?;
         }
     }

@@ -82,7 +82,8 @@ impl Instance {
             limits,
             guest.clock().clone(),
         ));
-        let mut store = Store::new(&code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
+        let ctx = Ctx::new(limits, &guest.spec.manifest.env, guest.sender(), Arc::clone(&sandbox));
+        let mut store = Store::new(&code.engine, ctx);
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
