@@ -23,6 +23,7 @@ mod drain;
 mod errors;
 mod fairness;
 mod files;
+mod flow;
 mod habits;
 mod http;
 mod idle;

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use wasmtime::PoolingAllocationConfig;
 
 use crate::admin::{self, Admin};
-use crate::admission::Concurrency;
+use crate::admission::{Commons, Concurrency};
 use crate::config::Config;
 use crate::drain;
 use crate::guests::compile::{Compiler, WASMTIME};
@@ -116,7 +116,7 @@ impl Host {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
         let Self { config, listener, admin, compiler, publisher, places, logs, tracer, exporting, started } = self;
         announce(&config, &listener, admin.as_ref());
-        let current = publisher.current();
+        let (current, commons) = (publisher.current(), publisher.commons());
         let (mut stopper, drain) = drain::channel();
         let (metrics, nobody) = (Arc::clone(&compiler.metrics), compiler.services.of(""));
         let told_to_stop = Arc::new(Notify::new());
@@ -129,6 +129,7 @@ impl Host {
                 stop: Arc::clone(&told_to_stop),
                 scrape: Scrape {
                     current: current.clone(),
+                    commons: Arc::clone(&commons),
                     metrics: Arc::clone(&metrics),
                     nobody: Arc::clone(&nobody),
                     logs: Arc::clone(&logs),
@@ -142,7 +143,7 @@ impl Host {
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
-        let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics)));
+        let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics), commons));
         let server = Arc::new(Server {
             current,
             drain,
@@ -185,7 +186,7 @@ impl Host {
 }
 
 /// Keeps warm instances within their bounds, and takes the samples that quantiles are made of.
-async fn sweep(current: Current, metrics: Arc<Metrics>) {
+async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>) {
     let (mut sampled, mut late) = (Instant::now(), VecDeque::new());
     loop {
         let before = Instant::now();
@@ -193,7 +194,9 @@ async fn sweep(current: Current, metrics: Arc<Metrics>) {
         if late.len() == LATE {
             late.pop_front();
         }
-        late.push_back(before.elapsed().saturating_sub(SWEEP));
+        let lag = before.elapsed().saturating_sub(SWEEP);
+        late.push_back(lag);
+        commons.shedding.late(lag);
         metrics.late(late.iter().copied().max().unwrap_or_default());
         let sample = sampled.elapsed() >= metrics::SAMPLE;
         if sample {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::limits::Limits;
+use crate::error::RequestError;
 use crate::service::Service;
 use crate::turns::Share;
 
@@ -28,6 +29,8 @@ pub struct Sandbox {
     pub head: Mutex<Option<Head>>,
     /// The current request's body was over the limit.
     pub body_over: AtomicBool,
+    /// The current request's client broke off in the middle of its body.
+    pub body_broken: AtomicBool,
     /// The guest waits for more of the current request's body.
     pub body_awaited: AtomicBool,
     /// The current request's body object is still held by someone.
@@ -51,6 +54,7 @@ impl Sandbox {
             service,
             head: Mutex::new(None),
             body_over: AtomicBool::new(false),
+            body_broken: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
             body_held: AtomicBool::new(false),
             version,
@@ -71,10 +75,21 @@ impl Sandbox {
         self.output_left.store(self.output_limit, Relaxed);
         self.output_dropped.store(0, Relaxed);
         self.body_over.store(false, Relaxed);
+        self.body_broken.store(false, Relaxed);
         self.body_awaited.store(false, Relaxed);
         self.body_held.store(true, Relaxed);
         if !first {
             self.cpu.reset();
+        }
+    }
+
+    /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body.
+    pub fn blame(&self, error: RequestError) -> RequestError {
+        match error {
+            _ if self.body_over.load(Relaxed) => RequestError::BodyTooLarge,
+            _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
+            RequestError::WallTime if self.body_awaited.load(Relaxed) => RequestError::BodyLate,
+            error => error,
         }
     }
 

@@ -98,9 +98,11 @@ pub const SETTLE: Duration = Duration::from_millis(500);
 const RACY: Duration = Duration::from_secs(2);
 
 impl GuestSpec {
-    /// The host whose every path is the service's, whatever its routes: host names have no `_`.
-    pub fn host(&self) -> String {
-        format!("{}.localhost", self.name.replace('_', "-").to_ascii_lowercase())
+    /// The host whose every path is the service's, whatever its routes: host names have no `_`. None where a route
+    /// has policies of its own, which nobody must go around.
+    pub fn host(&self) -> Option<String> {
+        let host = || format!("{}.localhost", self.name.replace('_', "-").to_ascii_lowercase());
+        (!self.manifest.terms.has_routes()).then(host)
     }
 }
 

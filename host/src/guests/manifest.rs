@@ -3,17 +3,22 @@
 //! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
 //! of an empty file.
 
+pub mod policies;
+
 use std::collections::BTreeMap;
 
 use http::Method;
 use serde::Deserialize;
 
 use super::digest::Digest;
+use crate::admission::Terms;
+use crate::admission::terms::Policies;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
 use crate::request::route::{Pattern, Route};
 use crate::turns::WEIGHT;
+use policies::Written;
 
 /// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
 const ENV_BYTES: usize = 64 << 10;
@@ -42,6 +47,8 @@ pub struct Manifest {
     pub env: Vec<(String, String)>,
     /// A path that must answer 2xx before a version is served.
     pub ready: Option<String>,
+    /// Who may ask, and how often.
+    pub terms: Terms,
 }
 
 /// Who shares a sandbox.
@@ -71,6 +78,12 @@ struct File {
     #[serde(default)]
     env: BTreeMap<String, String>,
     ready: Option<Ready>,
+    allow: Option<toml::Value>,
+    deny: Option<toml::Value>,
+    priority: Option<toml::Value>,
+    rate: Option<toml::Table>,
+    breaker: Option<toml::Table>,
+    adaptive: Option<toml::Table>,
     /// For `lodge dev` alone: nothing that is served depends on it.
     build: Option<Build>,
 }
@@ -106,6 +119,11 @@ struct Detailed {
     methods: Vec<String>,
     #[serde(default)]
     strip_prefix: bool,
+    allow: Option<toml::Value>,
+    deny: Option<toml::Value>,
+    priority: Option<toml::Value>,
+    rate: Option<toml::Table>,
+    breaker: Option<toml::Table>,
 }
 
 impl Manifest {
@@ -123,8 +141,17 @@ impl Manifest {
         let limits = limits(text, &file.limits, defaults, &mut note);
         let routes = match file.routes {
             Some(written) => routes(text, &written, &mut note),
-            None => Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
+            None => {
+                let own = Pattern::read(&format!("/{name}")).map(Route::of);
+                own.into_iter().map(|route| (route, Policies::default())).collect()
+            }
         };
+        let place = |key: &str| place(text, key);
+        let File { allow, deny, priority, rate, breaker, adaptive, .. } = file;
+        let adaptive = adaptive.and_then(|written| policies::read_adaptive(&written, &place, &mut note));
+        let service = policies::read(&Written { allow, deny, priority, rate, breaker }, &place, &mut note);
+        let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
+        let terms = Terms { service, adaptive, routes: named.collect() };
         let digest = file.digest.and_then(|text| {
             let digest = text.strip_prefix("sha256:").and_then(Digest::read);
             if digest.is_none() {
@@ -164,12 +191,13 @@ impl Manifest {
             enabled: file.enabled.unwrap_or(true),
             component: file.component,
             digest,
-            routes,
+            routes: routes.into_iter().map(|(route, _)| route).collect(),
             isolation: file.isolation,
             limits,
             cpu_weight,
             env: file.env.into_iter().collect(),
             ready: file.ready.map(|ready| ready.path),
+            terms,
         })
     }
 }
@@ -200,22 +228,27 @@ fn limits(
     limits
 }
 
-fn routes(text: &str, written: &[toml::Spanned<toml::Value>], note: &mut impl FnMut(String)) -> Vec<Route> {
-    let mut routes: Vec<Route> = Vec::new();
+fn routes(text: &str, written: &[toml::Spanned<toml::Value>], note: &mut impl FnMut(String)) -> Vec<(Route, Policies)> {
+    let mut routes: Vec<(Route, Policies)> = Vec::new();
     for written in written {
         let line = line_of(text, written.span().start);
         match route(written.get_ref()) {
-            Ok(route) if routes.contains(&route) => note(format!("{line}route `{route}` is there twice")),
-            Ok(route) => routes.push(route),
+            Ok((route, _)) if routes.iter().any(|(other, _)| *other == route) => {
+                note(format!("{line}route `{route}` is there twice"));
+            }
+            Ok((route, written)) => {
+                let policies = written.map(|written| policies::read(&written, &|_| line.clone(), note));
+                routes.push((route, policies.unwrap_or_default()));
+            }
             Err(problem) => note(format!("{line}{problem}")),
         }
     }
     routes
 }
 
-fn route(written: &toml::Value) -> Result<Route, String> {
+fn route(written: &toml::Value) -> Result<(Route, Option<Written>), String> {
     let detailed: Detailed = match written {
-        toml::Value::String(path) => return Pattern::read(path).map(Route::of),
+        toml::Value::String(path) => return Pattern::read(path).map(|path| (Route::of(path), None)),
         toml::Value::Table(table) => table
             .clone()
             .try_into()
@@ -232,7 +265,9 @@ fn route(written: &toml::Value) -> Result<Route, String> {
         method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
     });
     let methods = methods.collect::<Result<_, _>>()?;
-    Ok(Route { host, path: Pattern::read(&detailed.path)?, methods, strip_prefix: detailed.strip_prefix })
+    let Detailed { path, strip_prefix, allow, deny, priority, rate, breaker, .. } = detailed;
+    let route = Route { host, path: Pattern::read(&path)?, methods, strip_prefix };
+    Ok((route, Some(Written { allow, deny, priority, rate, breaker })))
 }
 
 fn is_host(host: &str) -> bool {
@@ -249,6 +284,20 @@ fn with_hint(message: &str) -> String {
     };
     let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
     format!("{message}{hint}")
+}
+
+/// Where a key of the file is, such as `rate.limit`: its table when it is not written itself.
+fn place(text: &str, key: &str) -> String {
+    let Ok(document) = toml::de::DeTable::parse(text) else { return String::new() };
+    let (mut table, mut line) = (Some(document.get_ref()), String::new());
+    for part in key.split('.') {
+        let Some((name, value)) = table.and_then(|table| table.iter().find(|(name, _)| *name.get_ref() == part)) else {
+            break;
+        };
+        line = line_of(text, name.span().start);
+        table = value.get_ref().as_table();
+    }
+    line
 }
 
 fn line_of(text: &str, offset: usize) -> String {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::compile::Interfaces;
 use super::load::{self, Refusal};
 use super::snapshot::{Snapshot, Target};
+use crate::admission::Shown;
 use crate::service::{Failure, rfc3339};
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
@@ -36,7 +38,7 @@ pub struct Service {
     pub bytes: u64,
     /// Where it answers.
     pub routes: Vec<String>,
-    /// The host whose every path is its own.
+    /// The host whose every path is its own; empty when there is none, because a route has policies of its own.
     pub host: String,
     /// How it does; only for who asks a host that serves.
     #[serde(flatten)]
@@ -99,6 +101,8 @@ pub struct Whole {
     pub service: Service,
     /// Every limit by its name, as it would be written.
     pub limits: BTreeMap<&'static str, String>,
+    /// What its requests are asked before they may run, in that order, and how that stands.
+    pub policies: Vec<Shown>,
     /// The last first.
     pub recent_errors: Vec<Failure>,
 }
@@ -140,6 +144,7 @@ pub fn whole(target: &Target) -> Whole {
     Whole {
         service: Service { live: Some(does(target)), imports, exports, ..service(target) },
         limits: target.guest.limits().shown(),
+        policies: target.admission.shown(Instant::now()),
         recent_errors: target.guest.service.failures(),
     }
 }
@@ -160,7 +165,7 @@ fn service(target: &Target) -> Service {
         digest: guest.digest().to_string(),
         bytes: guest.spec.size,
         routes: guest.routes().iter().map(ToString::to_string).collect(),
-        host: guest.spec.host(),
+        host: guest.spec.host().unwrap_or_default(),
         live: None,
         imports: Vec::new(),
         exports: Vec::new(),

@@ -16,7 +16,7 @@ use super::guest::Guest;
 use super::ledger::Ledger;
 use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
 use super::watch::Watch;
-use crate::admission::{Admission, Concurrency};
+use crate::admission::{Admission, Commons, Concurrency};
 use crate::config::Config;
 use crate::logs::CHANGE;
 use crate::metrics::Metrics;
@@ -44,7 +44,7 @@ pub struct Snapshot {
 pub struct Target {
     /// Who answers.
     pub guest: Arc<Guest>,
-    /// Who may ask. Survives a new version with the same limits: what is in flight still counts.
+    /// Who may ask. What it knows survives new versions: who is in flight, what is used of a rate.
     pub admission: Arc<Admission>,
 }
 
@@ -55,7 +55,7 @@ pub struct Current(Arc<ArcSwap<Snapshot>>);
 /// The writing end. There is one.
 pub struct Publisher {
     current: Current,
-    host: Arc<Concurrency>,
+    commons: Arc<Commons>,
 }
 
 impl Current {
@@ -68,7 +68,12 @@ impl Current {
 impl Publisher {
     /// An empty, incomplete snapshot; `host` are the places that all services share.
     pub fn new(host: Arc<Concurrency>) -> Self {
-        Self { current: Current(Arc::new(ArcSwap::default())), host }
+        Self { current: Current(Arc::new(ArcSwap::default())), commons: Arc::new(Commons::new(host)) }
+    }
+
+    /// What all services share.
+    pub fn commons(&self) -> Arc<Commons> {
+        Arc::clone(&self.commons)
     }
 
     /// The reading end.
@@ -107,19 +112,24 @@ impl Publisher {
                 }
             }
         }
-        next.targets.iter().for_each(|target| target.guest.takes_over());
+        for target in &next.targets {
+            target.guest.takes_over();
+            target.admission.takes_over();
+        }
+        self.commons.shedding.reserve(next.targets.iter().any(|target| target.guest.spec.manifest.terms.is_high()));
         next.targets.sort_by(|a, b| a.guest.name.cmp(&b.guest.name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));
     }
 
     fn target(&self, previous: Option<&Arc<Target>>, guest: Arc<Guest>) -> Arc<Target> {
-        let admission = match previous {
-            Some(old) if Arc::ptr_eq(&old.guest, &guest) => return Arc::clone(old),
-            Some(old) if old.guest.limits().admit_alike(guest.limits()) => Arc::clone(&old.admission),
-            _ => Arc::new(Admission::new(guest.limits(), Arc::clone(&self.host))),
-        };
-        Arc::new(Target { guest, admission })
+        if let Some(old) = previous.filter(|old| Arc::ptr_eq(&old.guest, &guest)) {
+            return Arc::clone(old);
+        }
+        let said = (guest.limits(), &guest.spec.manifest.terms);
+        let known = previous.map(|old| (&*old.admission, old.guest.digest() != guest.digest()));
+        let admission = Admission::new(&guest.name, said, &self.commons, known, Instant::now());
+        Arc::new(Target { guest, admission: Arc::new(admission) })
     }
 }
 
@@ -127,8 +137,8 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let guest = &target.guest;
-        let own = Route::host(guest.spec.host());
-        if let Err((route, owner)) = self.router.own(guest.routes().iter().chain([&own]), &target) {
+        let own = guest.spec.host().map(Route::host);
+        if let Err((route, owner)) = self.router.own(guest.routes().iter().chain(&own), &target) {
             let reason = format!("its route {route} already belongs to {}", owner.guest.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
             return Err(Refusal::new(&load::file_name(&guest.spec.path), reason, remedy));

@@ -40,7 +40,10 @@ impl<B: RequestBody> Body for Limited<B> {
         self.sandbox.body_awaited.store(polled.is_pending(), Relaxed);
         let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                self.sandbox.body_broken.store(true, Relaxed);
+                return Poll::Ready(Some(Err(error.into())));
+            }
             None => return Poll::Ready(None),
         };
         let size = frame.data_ref().map_or(0, Buf::remaining);

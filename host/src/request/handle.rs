@@ -1,9 +1,11 @@
 //! The request path, whole. Every step takes what the one before it gave; each can only say no in its own words.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Request, Response, header};
 
+use super::answer::Answer;
 use super::body::RequestBody;
 use super::headers::{self, Peer};
 use super::instance::Instance;
@@ -11,7 +13,9 @@ use super::record::Record;
 use super::respond::{self, Body};
 use super::route::Missed;
 use super::serve::Server;
+use crate::admission::Asked;
 use crate::error::RequestError;
+use crate::guests::guest::Guest;
 use crate::guests::snapshot::{Current, Target};
 use crate::traces::Phase;
 
@@ -33,7 +37,7 @@ pub async fn handle<B: RequestBody>(
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     arrived?;
-    let target = find(&server.current, &mut head, record)?;
+    let (target, route) = find(&server.current, &mut head, record)?;
     if target.guest.service.is_disabled() {
         return Err(RequestError::Disabled);
     }
@@ -41,18 +45,37 @@ pub async fn handle<B: RequestBody>(
     let method = head.method.clone();
 
     record.begins(Phase::Queue);
-    let permit = target.admission.admit().await?;
+    let asked = Asked {
+        peer: peer.address(),
+        proxies: peer.is_trusted().then_some(&*server.trusted_proxies),
+        headers: &head.headers,
+        route,
+    };
+    let permit = target.admission.admit(&asked, record.start()).await?;
     let deadline = record.admitted(&permit) + target.guest.limits().wall;
-    record.begins(Phase::Instantiate);
-    let instance = Instance::take(&target.guest, deadline).await?;
-    record.begins(Phase::Guest);
-    let request = Request::from_parts(head, body);
-    let answer = instance.call(Arc::clone(&target.guest), request, Arc::clone(record.request_id()), deadline).await?;
+    let answer = answer(&target.guest, Request::from_parts(head, body), record, deadline).await;
     respond::holding(permit, answer, &method, deadline)
 }
 
+/// Runs the guest in a sandbox of its own until the head of its answer is there.
+async fn answer<B: RequestBody>(
+    guest: &Arc<Guest>,
+    request: Request<B>,
+    record: &mut Record,
+    deadline: Instant,
+) -> Result<Answer, RequestError> {
+    record.begins(Phase::Instantiate);
+    let instance = Instance::take(guest, deadline).await?;
+    record.begins(Phase::Guest);
+    instance.call(Arc::clone(guest), request, Arc::clone(record.request_id()), deadline).await
+}
+
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
-fn find(current: &Current, head: &mut http::request::Parts, record: &mut Record) -> Result<Arc<Target>, RequestError> {
+fn find(
+    current: &Current,
+    head: &mut http::request::Parts,
+    record: &mut Record,
+) -> Result<(Arc<Target>, usize), RequestError> {
     let snapshot = current.snapshot();
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     match snapshot.router.find(authority, head.uri.path(), &head.method) {
@@ -61,7 +84,7 @@ fn find(current: &Current, head: &mut http::request::Parts, record: &mut Record)
                 headers::strip_prefix(head, found.prefix)?;
             }
             record.found(&found.target.guest, found.route);
-            Ok(Arc::clone(found.target))
+            Ok((Arc::clone(found.target), found.number))
         }
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),

@@ -56,7 +56,18 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) imports: Vec<String>,
     pub(in crate::cli) exports: Vec<String>,
     pub(in crate::cli) limits: BTreeMap<String, Value>,
+    pub(in crate::cli) policies: Vec<Policy>,
     pub(in crate::cli) recent_errors: Vec<Error>,
+}
+
+/// What requests are asked before they may run.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Policy {
+    pub(in crate::cli) policy: String,
+    pub(in crate::cli) route: Option<String>,
+    pub(in crate::cli) settings: String,
+    pub(in crate::cli) state: Option<String>,
 }
 
 /// The last request that a service did not get.
