@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::Frame;
 use serde_json::Value;
 
-use crate::harness::{Answer, Connection, TestHost, get, host, until, wasm};
+use crate::harness::{Answer, Connection, TestHost, fed, get, host, until, wasm};
 
 /// GET on a connection from this address of the loopback network.
 async fn get_from(client: &str, address: SocketAddr, path: &str) -> Answer {
@@ -269,6 +271,42 @@ async fn clients_do_not_open_a_breaker() {
     assert_eq!(refused(&host.get("/sleeper").await), (503, "breaker-open".into()));
 }
 
+/// The time for which a guest waits for its client is the client's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_makes_no_slow_call() {
+    let breaker = "breaker = { calls = 1, slow = '400ms', open = '1h' }";
+    let host = host(&["status"]).manifest("status", breaker).start().await;
+    let mut client = host.connect().await;
+    let (feed, body) = fed();
+    let feeding = tokio::spawn(async move {
+        for _ in 0..4 {
+            feed.send(Frame::data(Bytes::from_static(b"slowly"))).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let (asked, request) = (Instant::now(), Request::post("/status/200").body(body).unwrap());
+    assert_eq!(client.send(request).await.unwrap().status(), 200);
+    assert!(asked.elapsed() >= Duration::from_millis(800), "it did not wait for the body");
+    feeding.await.unwrap();
+    assert_eq!(host.get("/status/200").await.status, 200);
+}
+
+/// An answer that breaks off after its head is a failure, which its head was not.
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_answers_open_a_breaker() {
+    let host = host(&["cutoff"]).manifest("cutoff", "breaker = { calls = 4, open = '1h' }").start().await;
+    for _ in 0..2 {
+        let answer = host.get("/cutoff").await;
+        assert!(answer.status == 200 && answer.broken);
+    }
+    until("the host has seen it, too", || {
+        let snapshot = host.current.snapshot();
+        snapshot.targets[0].admission.in_flight() == 0
+    })
+    .await;
+    assert_eq!(refused(&host.get("/cutoff").await), (503, "breaker-open".into()));
+}
+
 /// When every sandbox is taken the least important go first, and come back when there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_host_sheds() {
@@ -285,7 +323,14 @@ async fn a_full_host_sheds() {
         .start()
         .await;
     let address = host.address;
-    assert_eq!(host.get("/batch").await.status, 200);
+    // A machine that is busy with other tests may be late, which is a reason to shed, too.
+    let room = async || {
+        let start = Instant::now();
+        while host.get("/batch").await.status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(20), "there is never room");
+        }
+    };
+    room().await;
     let sleep = || tokio::spawn(async move { get(address, "/sleeper").await.status });
     let flying = |count: usize| {
         let snapshot = host.current.snapshot();
@@ -310,7 +355,8 @@ async fn a_full_host_sheds() {
     for sleeping in sleeping {
         assert_eq!(sleeping.await.unwrap(), 504);
     }
-    assert_eq!((host.get("/batch").await.status, host.get("/hello").await.status), (200, 200));
+    room().await;
+    assert_eq!(host.get("/hello").await.status, 200);
 }
 
 /// The number of places follows the time that answers take, and goes on from there after an edit.

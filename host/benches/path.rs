@@ -66,7 +66,7 @@ fn admit(c: &mut Criterion) {
             b.iter(|| {
                 let mut permit = runtime.block_on(admission.admit(&asked, Instant::now()));
                 if let Ok(permit) = &mut permit {
-                    permit.answered(StatusCode::OK, &mut HeaderMap::new(), Instant::now);
+                    permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, Instant::now);
                 }
                 permit.is_ok()
             });

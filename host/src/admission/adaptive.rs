@@ -77,23 +77,22 @@ impl Adaptive {
         lock(&self.0).limit
     }
 
-    /// An answer to a request that was admitted at `began` took so long; `taken` are the places in use. Returns how
-    /// many places there are from now on, when that is another number.
-    pub fn learn(&self, began: Instant, now: Instant, taken: usize) -> Option<usize> {
+    /// An answer to a request that was admitted at `began` took so long; `taken` are the places in use. Returns, at the
+    /// end of a stretch, how many places there are from now on.
+    pub fn learn(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
         let mut state = lock(&self.0);
         if began < state.since {
             return None;
         }
         state.answers += 1;
-        state.took += now.saturating_duration_since(began);
+        state.took += took;
         state.full |= taken >= state.limit;
         if state.answers < ENOUGH || now.saturating_duration_since(state.since) < STRETCH {
             return None;
         }
         let next = state.next();
-        let changed = (next != state.limit).then_some(next);
         *state = State { limit: next, since: now, answers: 0, took: Duration::ZERO, full: false, ..*state };
-        changed
+        Some(next)
     }
 }
 
@@ -132,7 +131,7 @@ mod tests {
             let (limit, began) = (adaptive.limit(), *now);
             *now += base * u32::try_from(limit.max(cores)).unwrap() / u32::try_from(cores).unwrap();
             for _ in 0..limit {
-                adaptive.learn(began, *now, limit);
+                adaptive.learn(began, *now - began, *now, limit);
             }
             limits.push(adaptive.limit());
         }
@@ -161,11 +160,12 @@ mod tests {
         let start = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor: 1 }, 100, start);
         for n in 0..100 {
-            assert_eq!(adaptive.learn(start, start + n * MS, 1), None);
+            adaptive.learn(start, n * MS, start + n * MS, 1);
         }
         assert_eq!(adaptive.limit(), 100);
         let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 100, start);
-        let learnt = (0..100).filter_map(|_| adaptive.learn(start, start + 500 * MS, 100)).collect::<Vec<_>>();
+        let learnt =
+            (0..100).filter_map(|_| adaptive.learn(start, 500 * MS, start + 500 * MS, 100)).collect::<Vec<_>>();
         assert_eq!(learnt, [90], "one decrease for all that were there");
     }
 
@@ -181,7 +181,7 @@ mod tests {
             for (took, gap, taken) in heard {
                 let began = now;
                 now += Duration::from_millis(gap);
-                let next = adaptive.learn(began, now + Duration::from_millis(took), taken);
+                let next = adaptive.learn(began, Duration::from_millis(took), now, taken);
                 prop_assert!(next.is_none_or(|next| next == adaptive.limit()));
                 prop_assert!((floor.min(ceiling)..=ceiling).contains(&adaptive.limit()));
             }

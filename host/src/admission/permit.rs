@@ -66,8 +66,7 @@ impl Watched {
         any || self.regulated.is_some()
     }
 
-    fn learn(&mut self, verdict: Verdict, began: Instant, now: Instant) {
-        let took = now.saturating_duration_since(began);
+    fn learn(&mut self, verdict: Verdict, began: Instant, took: Duration, now: Instant) {
         for pass in self.passes.iter_mut().flatten() {
             if let Some(change) = pass.learn(verdict != Verdict::Good, took, now) {
                 say(self.name.as_deref().unwrap_or_default(), change);
@@ -75,7 +74,7 @@ impl Watched {
         }
         // A failure that is quick says nothing of how many the service can take.
         if let Some(Regulated { adaptive, places }) = self.regulated.as_ref().filter(|_| verdict != Verdict::Failed)
-            && let Some(limit) = adaptive.learn(began, now, places.taken())
+            && let Some(limit) = adaptive.learn(began, took, now, places.taken())
         {
             places.resize(limit);
         }
@@ -93,11 +92,19 @@ impl Permit {
         self.service.waited + self.host.waited
     }
 
-    /// The head of the answer is there: policies learn from it, and add their fields. `clock` is only asked if there are any.
-    pub fn answered(&mut self, status: StatusCode, headers: &mut HeaderMap, clock: impl FnOnce() -> Instant) {
+    /// The head of the answer is there: policies learn from it, and add their fields. `idle` of its time the service has
+    /// waited for the client. `clock` is only asked if there are any policies.
+    pub fn answered(
+        &mut self,
+        status: StatusCode,
+        headers: &mut HeaderMap,
+        idle: Duration,
+        clock: impl FnOnce() -> Instant,
+    ) {
         let Some((began, watched)) = &mut self.watched else { return };
         let verdict = if status.is_server_error() { Verdict::Failed } else { Verdict::Good };
-        watched.learn(verdict, *began, clock());
+        let now = clock();
+        watched.learn(verdict, *began, now.saturating_duration_since(*began).saturating_sub(idle), now);
         watched.standings.iter().flatten().for_each(|standing| standing.write(headers));
     }
 
@@ -106,7 +113,8 @@ impl Permit {
         if let Some((began, watched)) = &mut self.watched
             && let Some(verdict) = Verdict::of(error)
         {
-            watched.learn(verdict, *began, clock());
+            let now = clock();
+            watched.learn(verdict, *began, now.saturating_duration_since(*began), now);
         }
     }
 }

@@ -81,60 +81,68 @@ async fn the_order_is_fixed() {
     assert!(ask(&admission, "192.0.2.1", 1, later).await.is_ok(), "the probe that was shed is not lost");
 }
 
+/// How a request ends.
+#[derive(Debug)]
+enum End {
+    /// Its client goes away.
+    Left,
+    /// With this status, after so long, of which the guest waited for its client for so long.
+    Answered(u16, Duration, Duration),
+    /// Without an answer.
+    Failed(RequestError),
+    /// With an answer that breaks off.
+    Broke(RequestError),
+}
+
 /// What an end says of the service.
 #[tokio::test]
 async fn only_the_service_is_blamed() {
+    use wasmtime_wasi_http::Error::{HttpRequestDenied, InternalError};
     let (now, commons) = (Instant::now(), commons(10));
-    let breaker = Breaker { calls: 1, failures: 1, ..BREAKER };
-    let opens = async |end: fn(&mut Permit, Instant)| {
-        let terms = Terms { service: Policies { breaker: Some(breaker), ..Policies::default() }, ..Terms::default() };
+    let breaker = Some(Breaker { calls: 1, ..BREAKER });
+    let terms = Terms { service: Policies { breaker, ..Policies::default() }, ..Terms::default() };
+    let check = async |end: End, opens: bool| {
         let admission = of(&terms, None, &commons, now);
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
-        end(&mut permit, now);
+        let mut answer = |status, took, idle| {
+            let status = StatusCode::from_u16(status).unwrap();
+            permit.answered(status, &mut HeaderMap::new(), idle, || now + took);
+        };
+        match &end {
+            End::Left => {}
+            End::Answered(status, took, idle) => answer(*status, *took, *idle),
+            End::Failed(error) => permit.failed(error, || now),
+            End::Broke(error) => {
+                answer(200, MS, Duration::ZERO);
+                permit.failed(error, || now);
+            }
+        }
         drop(permit);
-        admission.breaker(now) == Some(Position::Open)
+        assert_eq!(admission.breaker(now) == Some(Position::Open), opens, "{end:?}");
     };
-    let answered = |permit: &mut Permit, status, now| permit.answered(status, &mut HeaderMap::new(), || now);
-    assert!(!opens(|_, _| {}).await, "the client went away");
-    assert!(!opens(|permit, now| permit.answered(StatusCode::OK, &mut HeaderMap::new(), || now)).await);
-    assert!(!opens(|permit, now| permit.answered(StatusCode::NOT_FOUND, &mut HeaderMap::new(), || now)).await);
-    assert!(
-        opens(|permit, now| permit.answered(StatusCode::INTERNAL_SERVER_ERROR, &mut HeaderMap::new(), || now)).await
-    );
-    assert!(
-        opens(|permit, now| permit.answered(StatusCode::OK, &mut HeaderMap::new(), || now + SECOND + MS)).await,
-        "slow"
-    );
-    assert!(opens(|permit, now| permit.failed(&RequestError::Trapped(Trap::default()), || now)).await);
-    assert!(opens(|permit, now| permit.failed(&RequestError::WallTime, || now)).await);
-    assert!(opens(|permit, now| permit.failed(&RequestError::Guest(wasmtime_wasi_http::Error::InternalError(None)), || now)).await);
-    assert!(
-        !opens(|permit, now| permit.failed(&RequestError::Guest(wasmtime_wasi_http::Error::HttpRequestDenied), || now))
-            .await
-    );
-    for error in [
-        || RequestError::BodyTooLarge,
-        || RequestError::BodyLate,
-        || RequestError::BodyBroken,
-        || RequestError::QueueFull,
-        || RequestError::Unavailable(String::new()),
-    ] {
-        let admission = of(
-            &Terms { service: Policies { breaker: Some(breaker), ..Policies::default() }, ..Terms::default() },
-            None,
-            &commons,
-            now,
-        );
-        ask(&admission, "192.0.2.1", 0, now).await.unwrap().failed(&error(), || now);
-        assert_eq!(admission.breaker(now), Some(Position::Closed), "{}", error());
+    check(End::Left, false).await;
+    check(End::Answered(200, SECOND, Duration::ZERO), false).await;
+    check(End::Answered(404, MS, Duration::ZERO), false).await;
+    check(End::Answered(500, MS, Duration::ZERO), true).await;
+    check(End::Answered(200, SECOND + MS, Duration::ZERO), true).await;
+    check(End::Answered(200, SECOND + 5 * MS, 6 * MS), false).await;
+    for error in
+        [RequestError::Trapped(Trap::default()), RequestError::WallTime, RequestError::Guest(InternalError(None))]
+    {
+        check(End::Failed(error), true).await;
     }
-    // A stream that breaks off after a good head.
-    let terms = Terms { service: Policies { breaker: Some(BREAKER), ..Policies::default() }, ..Terms::default() };
-    let admission = of(&terms, None, &commons, now);
-    let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
-    answered(&mut permit, StatusCode::OK, now);
-    permit.failed(&RequestError::NoAnswer, || now);
-    assert_eq!(admission.breaker(now), Some(Position::Open), "one of two");
+    for error in [
+        RequestError::Guest(HttpRequestDenied),
+        RequestError::BodyTooLarge,
+        RequestError::BodyLate,
+        RequestError::BodyBroken,
+        RequestError::QueueFull,
+        RequestError::Unavailable(String::new()),
+    ] {
+        check(End::Failed(error), false).await;
+    }
+    check(End::Broke(RequestError::NoAnswer), true).await;
+    check(End::Broke(RequestError::BodyLate), false).await;
 }
 
 /// What lives on when a service changes, and what does not.
@@ -175,14 +183,14 @@ async fn places_follow_the_latency() {
     for _ in 0..500 {
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
         now += 20 * MS;
-        permit.answered(StatusCode::OK, &mut HeaderMap::new(), || now);
+        permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now);
     }
     assert!(admission.places() < 10, "{}", admission.places());
     let mut late = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
     let without = of(&Terms::default(), Some((&admission, false)), &commons, now);
     assert_eq!(without.places(), 256);
     for _ in 0..100 {
-        late.answered(StatusCode::OK, &mut HeaderMap::new(), || now + SECOND);
+        late.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now + SECOND);
     }
     assert_eq!((without.places(), without.in_flight()), (256, 1));
 }
@@ -209,7 +217,7 @@ proptest! {
                     let mut permit: Permit = inside.swap_remove(who % inside.len());
                     match how {
                         3 => permit.failed(&RequestError::NoAnswer, || now),
-                        4 => permit.answered(StatusCode::OK, &mut HeaderMap::new(), || now),
+                        4 => permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now),
                         _ => {}
                     }
                 }

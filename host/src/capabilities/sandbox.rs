@@ -33,6 +33,8 @@ pub struct Sandbox {
     pub body_broken: AtomicBool,
     /// The guest waits for more of the current request's body.
     pub body_awaited: AtomicBool,
+    /// The tick since which it does, and the ticks that it did before.
+    body_waits: [AtomicU64; 2],
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
     /// Which version of it.
@@ -56,6 +58,7 @@ impl Sandbox {
             body_over: AtomicBool::new(false),
             body_broken: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
+            body_waits: Default::default(),
             body_held: AtomicBool::new(false),
             version,
             output_limit: limits.output,
@@ -77,10 +80,30 @@ impl Sandbox {
         self.body_over.store(false, Relaxed);
         self.body_broken.store(false, Relaxed);
         self.body_awaited.store(false, Relaxed);
+        self.body_waits.iter().for_each(|ticks| ticks.store(0, Relaxed));
         self.body_held.store(true, Relaxed);
         if !first {
             self.cpu.reset();
         }
+    }
+
+    /// The guest has asked for more of the current request's body, and must wait for it or not.
+    pub fn body_asked(&self, waits: bool) {
+        let [since, before] = &self.body_waits;
+        match (self.body_awaited.load(Relaxed), waits) {
+            (false, true) => since.store(self.cpu.clock.now(), Relaxed),
+            (true, false) => {
+                let ticks = self.cpu.clock.now().saturating_sub(since.load(Relaxed));
+                before.fetch_add(ticks, Relaxed);
+            }
+            _ => return,
+        }
+        self.body_awaited.store(waits, Relaxed);
+    }
+
+    /// How long the guest has waited for its client, to the tick: that is no time that the service took.
+    pub fn body_waited(&self) -> Duration {
+        self.cpu.clock.between(0, self.body_waits[1].load(Relaxed))
     }
 
     /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body.

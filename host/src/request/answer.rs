@@ -154,6 +154,11 @@ impl AnswerBody {
         }
     }
 
+    /// How long the guest has waited for its client so far.
+    pub fn waited(&self) -> std::time::Duration {
+        self.sandbox.body_waited()
+    }
+
     /// Bytes still to come, when that is known: every frame is here, and none of them is a trailer.
     pub fn exact_size(&self) -> Option<u64> {
         let mut size = 0;

@@ -37,7 +37,7 @@ impl<B: RequestBody> Body for Limited<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        self.sandbox.body_awaited.store(polled.is_pending(), Relaxed);
+        self.sandbox.body_asked(polled.is_pending());
         let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {

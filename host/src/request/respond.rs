@@ -64,7 +64,7 @@ pub fn holding(
     let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error, Instant::now))?;
     let Answer { mut head, mut body } = answer;
     headers::strip_hop_by_hop(&mut head.headers);
-    permit.answered(head.status, &mut head.headers, Instant::now);
+    permit.answered(head.status, &mut head.headers, body.waited(), Instant::now);
     let source = if *method == Method::HEAD || bodiless(head.status) {
         tokio::spawn(discard(body, permit));
         Source::Text(None)
