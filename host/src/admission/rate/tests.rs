@@ -30,6 +30,16 @@ fn a_burst_then_the_rate() {
     assert_eq!(admitted(&rate, start + SECOND, 20), 5, "no more than a burst is ever saved up");
 }
 
+/// An interval that is no whole number of nanoseconds is rounded to the safe side, and hardly.
+#[test]
+fn rounding_lets_nobody_in() {
+    let start = Instant::now();
+    let rate = Rate::new(&settings(700_000, SECOND, 1, By::Service), "", start);
+    let times = (0..=100_000).map(|micros| start + Duration::from_micros(micros));
+    let admitted: usize = times.map(|now| admitted(&rate, now, 2)).sum();
+    assert!((69_900..=70_001).contains(&admitted), "{admitted}");
+}
+
 /// What the fields say is what happens.
 #[test]
 fn standings_are_true() {
