@@ -27,7 +27,7 @@
 //! * Every failure of a request is a [`RequestError`](error::RequestError), becomes a response in one place, and tells
 //!   the caller nothing about the host or the guest's insides.
 //! * `request` never writes a snapshot, `guests` never sees a request, capabilities know only their Store. The pure
-//!   core (`config`, `error`, `guests::manifest`, `request::route`) reads no clock and does no I/O.
+//!   core (`config`, `error`, `guests::manifest`, `request::route`, the policies of `admission`) reads no clock and does no I/O.
 //!
 //! # Decisions
 //!
