@@ -87,7 +87,7 @@ async fn networks() {
 async fn clients_behind_a_proxy() {
     let host = host(&["hello"])
         .set("trusted_proxies", "127.0.3.0/24")
-        .manifest("hello", "rate = { limit = '1/h' }\ndeny = ['192.0.2.66']")
+        .manifest("hello", "rate = '1/h'\ndeny = ['192.0.2.66']")
         .start()
         .await;
     let mut proxy = Connection::from("127.0.3.1".parse().unwrap(), host.address).await;

@@ -90,11 +90,12 @@ impl Shedding {
         is
     }
 
-    /// A timer of the runtime was so late.
+    /// A timer of the runtime was so late. Told every now and then, so that a level ends also while nobody asks.
     pub fn late(&self, lag: Duration) {
         let (begins, ends) = LATE;
         let was = self.late.load(Relaxed);
         self.late.store(lag >= if was { ends } else { begins }, Relaxed);
+        self.level();
     }
 
     /// Whether somebody that is served has a high priority.

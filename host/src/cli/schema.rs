@@ -107,7 +107,7 @@ fn policies(of_service: bool) -> Map<String, Value> {
         ("allow".to_owned(), nets("networks and addresses that may ask; without it, all")),
         ("deny".to_owned(), nets("networks and addresses that may not")),
         ("priority".to_owned(), json!({ "enum": words, "default": "normal", "description": help })),
-        ("rate".to_owned(), section(RATE, &["limit"])),
+        ("rate".to_owned(), json!({ "anyOf": [{ "type": "string" }, section(RATE, &["limit"])] })),
         ("breaker".to_owned(), section(BREAKER, &[])),
     ]);
     if of_service {
@@ -159,11 +159,12 @@ mod tests {
         assert_eq!(keys(&schema["properties"]["ready"]), known("ready.zzz = 1"));
         assert_eq!(keys(&schema["properties"]["build"]), sorted(known("build.zzz = 1")));
         for (name, known) in [
-            ("rate", RATE.iter().map(|key| key.name.to_owned()).collect()),
+            ("rate/anyOf/1", RATE.iter().map(|key| key.name.to_owned()).collect()),
             ("breaker", BREAKER.iter().map(|key| key.name.to_owned()).collect()),
             ("adaptive", ADAPTIVE.iter().map(|key| key.name.to_owned()).collect()),
         ] {
-            assert_eq!(keys(&schema["properties"][name]), sorted(known), "{name}");
+            let section = schema.pointer(&format!("/properties/{name}")).unwrap();
+            assert_eq!(keys(section), sorted(known), "{name}");
         }
         let limits = sorted(LIMITS.iter().map(|limit| limit.name.to_owned()).collect());
         assert_eq!(keys(&schema["properties"]["limits"]), limits);

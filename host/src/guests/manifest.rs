@@ -81,7 +81,7 @@ struct File {
     allow: Option<toml::Value>,
     deny: Option<toml::Value>,
     priority: Option<toml::Value>,
-    rate: Option<toml::Table>,
+    rate: Option<toml::Value>,
     breaker: Option<toml::Table>,
     adaptive: Option<toml::Table>,
     /// For `lodge dev` alone: nothing that is served depends on it.
@@ -122,7 +122,7 @@ struct Detailed {
     allow: Option<toml::Value>,
     deny: Option<toml::Value>,
     priority: Option<toml::Value>,
-    rate: Option<toml::Table>,
+    rate: Option<toml::Value>,
     breaker: Option<toml::Table>,
 }
 

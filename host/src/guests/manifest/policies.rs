@@ -20,6 +20,8 @@ const NETWORKS: usize = 1_000;
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A burst comes back sooner: times are counted in nanoseconds.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The words for a priority.
 pub const PRIORITIES: [(&str, Priority); 3] =
@@ -114,7 +116,7 @@ pub(super) struct Written {
     pub(super) allow: Option<Value>,
     pub(super) deny: Option<Value>,
     pub(super) priority: Option<Value>,
-    pub(super) rate: Option<Table>,
+    pub(super) rate: Option<Value>,
     pub(super) breaker: Option<Table>,
 }
 
@@ -130,9 +132,16 @@ pub(super) fn read(written: &Written, place: Place<'_>, note: &mut dyn FnMut(Str
     });
     let rate = rate.as_ref().and_then(|written| {
         let blank = rate::Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client };
-        let mut rate = section("rate", written, RATE, &["limit"], blank, place, note)?;
+        // `rate = "100/s"` says the limit alone.
+        let short = || Table::from_iter([("limit".to_owned(), written.clone())]);
+        let written = written.as_table().cloned().unwrap_or_else(short);
+        let mut rate = section("rate", &written, RATE, &["limit"], blank, place, note)?;
         if rate.burst == 0 {
             rate.burst = rate.count;
+        }
+        if rate.per.as_nanos() * u128::from(rate.burst) > YEAR.as_nanos() * u128::from(rate.count) {
+            let place = place("rate.burst");
+            note(format!("{place}rate.burst: at this rate it would not come back within a year; lower it"));
         }
         Some(rate)
     });

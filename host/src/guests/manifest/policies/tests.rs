@@ -39,6 +39,7 @@ fn every_key() {
     assert_eq!(login.rate.as_ref().unwrap().to_string(), "5/m, burst 5, by client");
     assert_eq!(login.breaker.unwrap().to_string(), "50% failures of 20 calls or more in 10s, open for 5s, 3 probes");
     assert!(terms.is_high() && terms.has_routes());
+    assert_eq!(read("rate = '5/h'").unwrap().service.rate.unwrap().to_string(), "5/h, burst 5, by client");
     assert_eq!(read("rate.limit = '10/30s'").unwrap().service.rate.unwrap().to_string(), "10/30s, burst 10, by client");
 }
 
@@ -56,6 +57,11 @@ fn problems_have_lines_and_ways_out() {
     check("[rate]\nlimit = '5'", "line 2: rate.limit: `5` is not a rate; write it like 100/s");
     check("[rate]\nlimit = '0/s'", "must be between 1 and 1000000 requests");
     check("[rate]\nlimit = '5/s'\nper = 'client'", "line 3: there is no key `rate.per`");
+    check("\nrate = 5", "line 2: rate.limit: `5` is not a rate");
+    check(
+        "[rate]\nlimit = '1/d'\nburst = 1000",
+        "line 3: rate.burst: at this rate it would not come back within a year",
+    );
     check("[rate]\nlimt = '5/s'", "there is no key `rate.limt`; did you mean `limit`?");
     check(
         "rate = { limit = '5/s', by = 'ip' }",
