@@ -24,6 +24,7 @@ mod drain;
 mod errors;
 mod fairness;
 mod files;
+mod flow;
 mod grpc;
 mod habits;
 mod http;

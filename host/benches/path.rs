@@ -17,16 +17,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use lodge::admission::{Admission, Concurrency};
+use lodge::admission::{Admission, Asked, Commons, Concurrency};
 use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::compile::Compiler;
 use lodge::guests::guest::Guest;
 use lodge::guests::load::{Scanner, State};
+use lodge::guests::manifest::Manifest;
 use lodge::host::Host;
 use lodge::logs::Logs;
 use lodge::request::instance::Instance;
@@ -53,11 +54,31 @@ fn route(c: &mut Criterion) {
 fn admit(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = config::resolve(&[]).unwrap().config;
-    let host = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
-    let admission = Admission::new(&config.limits, host);
-    c.bench_function("admit", |b| {
-        b.iter(|| runtime.block_on(admission.admit()).is_ok());
-    });
+    let places = Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait);
+    let commons = Arc::new(Commons::new(Arc::new(places)));
+    let (name, headers, start) = (Arc::from("users"), HeaderMap::new(), Instant::now());
+    for (what, manifest) in [
+        ("admit", ""),
+        ("admit, networks", "allow = ['127.0.0.0/8', '::1']"),
+        ("admit, rate by service", "rate = { limit = '1000000/s', burst = 1000000, by = 'service' }"),
+        ("admit, rate by client", "rate = { limit = '1000000/s', burst = 1000000 }"),
+        ("admit, refused by rate", "rate = { limit = '1/h' }"),
+        ("admit, breaker", "breaker = {}"),
+        ("admit, adaptive", "adaptive.latency = '1s'"),
+    ] {
+        let manifest = Manifest::read("users", manifest, &config.limits, config.engine.max_memory).unwrap();
+        let admission = Admission::new(&name, (&manifest.limits, &manifest.terms), &commons, None, start);
+        let asked = Asked { peer: [127, 0, 0, 1].into(), proxies: None, headers: &headers, route: 0 };
+        c.bench_function(what, |b| {
+            b.iter(|| {
+                let mut permit = runtime.block_on(admission.admit(&asked, Instant::now()));
+                if let Ok(permit) = &mut permit {
+                    permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, Instant::now);
+                }
+                permit.is_ok()
+            });
+        });
+    }
 }
 
 /// The guests that `hello` (0.3) and `deaf` (0.2) become, built and compiled.

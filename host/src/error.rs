@@ -4,8 +4,11 @@
 //! goes to the log under the same request id.
 
 use std::fmt;
+use std::time::Duration;
 
 use http::StatusCode;
+
+use crate::admission::rate::Standing;
 
 /// Why a request got no answer from a guest.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,24 @@ pub enum RequestError {
     /// The request body is over the service's limit.
     #[error("the request body is larger than this service allows")]
     BodyTooLarge,
+    /// The client had not sent its body when wall time was up.
+    #[error("the request body did not come in time")]
+    BodyLate,
+    /// The client broke off in the middle of its body.
+    #[error("the request body broke off")]
+    BodyBroken,
+    /// The client's address may not ask.
+    #[error("the service is not for this client")]
+    ClientDenied,
+    /// Too many requests of its kind have come.
+    #[error("too many requests")]
+    RateLimited(Box<Standing>),
+    /// The service has failed too often, and is not asked for so long at least.
+    #[error("the service is failing")]
+    BreakerOpen(Duration),
+    /// The host is full, and other services matter more.
+    #[error("the service is overloaded")]
+    Shed,
     /// Too many requests are waiting already.
     #[error("the service is overloaded")]
     QueueFull,
@@ -98,8 +119,13 @@ impl RequestError {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unforwardable(_) => StatusCode::BAD_REQUEST,
-            Self::Starting
+            Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyBroken | Self::Unforwardable(_) => StatusCode::BAD_REQUEST,
+            Self::ClientDenied => StatusCode::FORBIDDEN,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::BreakerOpen(_)
+            | Self::Shed
+            | Self::Starting
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::Disabled
@@ -122,6 +148,12 @@ impl RequestError {
             Self::MethodNotAllowed(_) => "method-not-allowed",
             Self::BadRequest(_) => "bad-request",
             Self::BodyTooLarge => "body-too-large",
+            Self::BodyLate => "body-late",
+            Self::BodyBroken => "body-broken",
+            Self::ClientDenied => "client-denied",
+            Self::RateLimited(_) => "rate-limited",
+            Self::BreakerOpen(_) => "breaker-open",
+            Self::Shed => "shed",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
             Self::Disabled => "disabled",
@@ -170,6 +202,12 @@ impl RequestError {
             | Self::MethodNotAllowed(_)
             | Self::BadRequest(_)
             | Self::BodyTooLarge
+            | Self::BodyLate
+            | Self::BodyBroken
+            | Self::ClientDenied
+            | Self::RateLimited(_)
+            | Self::BreakerOpen(_)
+            | Self::Shed
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::Disabled
@@ -197,17 +235,29 @@ impl RequestError {
 
     /// Seconds after which it makes sense to try again, for the failures that pass by themselves.
     pub fn retry_after(&self) -> Option<u32> {
-        let passes = matches!(
-            self,
+        match self {
+            Self::RateLimited(standing) => Some(standing.retry()),
+            Self::BreakerOpen(wait) => Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)),
             Self::Starting
-                | Self::QueueFull
-                | Self::QueueTimeout
-                | Self::Disabled
-                | Self::Unavailable(_)
-                | Self::NoReplica
-                | Self::UpstreamBusy(_)
-        );
-        passes.then_some(1)
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Shed
+            | Self::Disabled
+            | Self::Unavailable(_)
+            | Self::NoReplica
+            | Self::UpstreamBusy(_) => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Where a client stands with the rate limit that turned it away.
+    pub fn standing(&self) -> Option<&Standing> {
+        if let Self::RateLimited(standing) = self { Some(standing) } else { None }
+    }
+
+    /// Whether a policy does what it is there for. It does so often when it does, and is no line of the log each time.
+    pub fn is_policy(&self) -> bool {
+        matches!(self, Self::ClientDenied | Self::RateLimited(_) | Self::BreakerOpen(_) | Self::Shed)
     }
 }
 

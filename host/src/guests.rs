@@ -16,4 +16,5 @@ pub mod manifest;
 pub mod report;
 pub mod rollout;
 pub mod snapshot;
+pub mod target;
 pub mod watch;

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use wasmtime::PoolingAllocationConfig;
 
 use crate::admin::{self, Admin};
-use crate::admission::Concurrency;
+use crate::admission::{Commons, Concurrency};
 use crate::config::Config;
 use crate::drain;
 use crate::guests::compile::{Compiler, WASMTIME};
@@ -90,6 +90,7 @@ impl Host {
         let publisher = Publisher::new(Arc::clone(&places));
         let handler = Arc::new(Handler {
             current: publisher.current(),
+            trusted_proxies: config.trusted_proxies.clone(),
             ids: Ids::new(),
             nobody: compiler.services.of(""),
             metrics: Arc::clone(&compiler.metrics),
@@ -132,7 +133,7 @@ impl Host {
         let Self { config, listener, admin, compiler, publisher, handler, places, logs, tracer, exporting, started } =
             self;
         announce(&config, &listener, admin.as_ref());
-        let current = publisher.current();
+        let (current, commons) = (publisher.current(), publisher.commons());
         let (mut stopper, drain) = drain::channel();
         let metrics = Arc::clone(&handler.metrics);
         let told_to_stop = Arc::new(Notify::new());
@@ -145,6 +146,7 @@ impl Host {
                 stop: Arc::clone(&told_to_stop),
                 scrape: Scrape {
                     current: current.clone(),
+                    commons: Arc::clone(&commons),
                     metrics: Arc::clone(&metrics),
                     nobody: Arc::clone(&handler.nobody),
                     logs: Arc::clone(&logs),
@@ -158,12 +160,11 @@ impl Host {
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
-        let sweeping = tokio::spawn(sweep(current, metrics));
+        let sweeping = tokio::spawn(sweep(current, metrics, commons));
         let server = Arc::new(Server {
             // Kept here, too: what guests still do after their answers may be calls.
             handler: Arc::clone(&handler),
             drain,
-            trusted_proxies: config.trusted_proxies.clone(),
             http: serve::http(&config.listener),
             bounds: config.listener.clone(),
         });
@@ -197,7 +198,7 @@ impl Host {
 }
 
 /// Keeps warm instances within their bounds, reviews versions on trial, and takes the samples that quantiles are made of.
-async fn sweep(current: Current, metrics: Arc<Metrics>) {
+async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>) {
     let (mut sampled, mut late) = (Instant::now(), VecDeque::new());
     loop {
         let before = Instant::now();
@@ -205,7 +206,9 @@ async fn sweep(current: Current, metrics: Arc<Metrics>) {
         if late.len() == LATE {
             late.pop_front();
         }
-        late.push_back(before.elapsed().saturating_sub(SWEEP));
+        let lag = before.elapsed().saturating_sub(SWEEP);
+        late.push_back(lag);
+        commons.shedding.late(lag);
         metrics.late(late.iter().copied().max().unwrap_or_default());
         rollout::review(&current.snapshot());
         let sample = sampled.elapsed() >= metrics::SAMPLE;

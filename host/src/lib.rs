@@ -27,7 +27,7 @@
 //! * Every failure of a request is a [`RequestError`](error::RequestError), becomes a response in one place, and tells
 //!   the caller nothing about the host or the guest's insides.
 //! * `request` never writes a snapshot, `guests` never sees a request, capabilities know only their Store. The pure
-//!   core (`config`, `error`, `guests::manifest`, `request::route`) reads no clock and does no I/O.
+//!   core (`config`, `error`, `guests::manifest`, `request::route`, the policies of `admission`) reads no clock and does no I/O.
 //!
 //! # Decisions
 //!
@@ -48,6 +48,18 @@
 //!   timeouts and the header hygiene each are a job of their own.
 //! * 2026-11: machine code of a service that nobody asks for is dropped and loaded again (`guests::guest`), which takes
 //!   a millisecond; a thousand idle services are then 50 MB instead of 320. Only what the cache holds is dropped.
+//! * 2026-11: a service's places are one semaphore for its life, resized in place, so that an edit of `limits.in_flight` and
+//!   an adaptive limit are the same thing, and nobody who is in flight is ever forgotten.
+//! * 2026-11: admission policies are structs that one function asks in a fixed order, not a trait and a list: each takes,
+//!   keeps and learns something else, and the order is part of the promise.
+//! * 2026-11: policies take no clock of their own: a request's time is when its head came, which its record has already.
+//!   What they learn from is the head of the answer. A stream is not slow because it is long, and a client that leaves in
+//!   the middle of one has had its answer.
+//! * 2026-11: GCRA is ours: one atomic for a bucket, sets of eight places for many, like a processor's cache. governor
+//!   keeps a map that grows with its clients, and cannot convert what is used when the rate is changed.
+//! * 2026-11: a breaker outlives edits of the manifest, but not the component: it has judged what is not asked any more,
+//!   and a repair that has to wait for a breaker is no repair. A rate outlives both: it is the client who is judged.
+//! * 2026-11: a service with policies on a route has no `<name>.localhost`: its routes could be gone around there.
 //!
 //! * 2026-11: the line of a request does not go through `tracing`, and spans not through the OpenTelemetry SDK: both would
 //!   be made on the request's thread and cost as much as its sandbox. Lines are written many at a time.

@@ -1,7 +1,7 @@
 //! HTTP clients: one line for a GET, a connection for more, raw bytes for what no client would send.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use super::within;
@@ -101,7 +101,17 @@ pub(crate) enum Connection {
 
 impl Connection {
     pub(crate) async fn http1(address: SocketAddr) -> Self {
-        let stream = within(TcpStream::connect(address)).await.expect("the host accepts");
+        Self::over(within(TcpStream::connect(address)).await.expect("the host accepts")).await
+    }
+
+    /// HTTP/1.1 from this address of the machine's own network.
+    pub(crate) async fn from(client: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((client, 0).into()).expect("an address of the loopback network");
+        Self::over(within(socket.connect(address)).await.expect("the host accepts")).await
+    }
+
+    async fn over(stream: TcpStream) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
         tokio::spawn(connection);
         Self::Http1(sender)

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
 use crate::guests::report::{self, Report};
-use crate::guests::snapshot::Target;
+use crate::guests::target::Target;
 use crate::logs::CHANGE;
 use crate::logs::tail::{Kind, Line};
 

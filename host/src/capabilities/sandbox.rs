@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::limits::Limits;
+use crate::error::RequestError;
 use crate::service::Service;
 use crate::traces::context::Onward;
 use crate::turns::Share;
@@ -29,8 +30,12 @@ pub struct Sandbox {
     pub head: Mutex<Option<Head>>,
     /// The current request's body was over the limit.
     pub body_over: AtomicBool,
+    /// The current request's client broke off in the middle of its body.
+    pub body_broken: AtomicBool,
     /// The guest waits for more of the current request's body.
     pub body_awaited: AtomicBool,
+    /// The tick since which it does, and the ticks that it did before.
+    body_waits: [AtomicU64; 2],
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
     /// Bodies of answers to what the guest has sent, which are held by someone.
@@ -75,7 +80,9 @@ impl Sandbox {
             service,
             head: Mutex::new(None),
             body_over: AtomicBool::new(false),
+            body_broken: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
+            body_waits: Default::default(),
             body_held: AtomicBool::new(false),
             answers_held: AtomicUsize::new(0),
             version,
@@ -96,10 +103,41 @@ impl Sandbox {
         self.output_left.store(self.output_limit, Relaxed);
         self.output_dropped.store(0, Relaxed);
         self.body_over.store(false, Relaxed);
+        self.body_broken.store(false, Relaxed);
         self.body_awaited.store(false, Relaxed);
+        self.body_waits.iter().for_each(|ticks| ticks.store(0, Relaxed));
         self.body_held.store(true, Relaxed);
         if !first {
             self.cpu.reset();
+        }
+    }
+
+    /// The guest has asked for more of the current request's body, and must wait for it or not.
+    pub fn body_asked(&self, waits: bool) {
+        let [since, before] = &self.body_waits;
+        match (self.body_awaited.load(Relaxed), waits) {
+            (false, true) => since.store(self.cpu.clock.now(), Relaxed),
+            (true, false) => {
+                let ticks = self.cpu.clock.now().saturating_sub(since.load(Relaxed));
+                before.fetch_add(ticks, Relaxed);
+            }
+            _ => return,
+        }
+        self.body_awaited.store(waits, Relaxed);
+    }
+
+    /// How long the guest has waited for its client, to the tick: that is no time that the service took.
+    pub fn body_waited(&self) -> Duration {
+        self.cpu.clock.between(0, self.body_waits[1].load(Relaxed))
+    }
+
+    /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body.
+    pub fn blame(&self, error: RequestError) -> RequestError {
+        match error {
+            _ if self.body_over.load(Relaxed) => RequestError::BodyTooLarge,
+            _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
+            RequestError::WallTime if self.body_awaited.load(Relaxed) => RequestError::BodyLate,
+            error => error,
         }
     }
 

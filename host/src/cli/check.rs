@@ -74,7 +74,8 @@ fn words(report: &Report) -> String {
         let size = bytesize::ByteSize(service.bytes).display().iec();
         let short = service.digest.get(..12).unwrap_or_default();
         lines.push(format!("{file}  {size}  sha256 {short}"));
-        lines.push(format!("  answers at  {} and {}", service.routes.join(", "), service.host));
+        let host = if service.host.is_empty() { String::new() } else { format!(" and {}", service.host) };
+        lines.push(format!("  answers at  {}{host}", service.routes.join(", ")));
         lines.push(format!("  exports     {}", service.exports.join("\n              ")));
         lines.push(format!("  imports     {}", service.imports.join("\n              ")));
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use self::asks::Ask;
 use super::client::Client;
-use super::client::api::{Error, Replica, Service};
+use super::client::api::{Error, Policy, Replica, Service};
 use super::out::{self, Failure, clean};
 use super::units::{ago, bytes, millis, seconds};
 use crate::config::Config;
@@ -155,7 +155,8 @@ fn served(service: &Service, now: SystemTime) -> String {
         |it: &Replica| format!("{}  {}, {} in flight, {} connections", it.url, it.state, it.in_flight, it.connections);
     item(&mut text, "replicas", service.replicas.iter().map(replica));
     item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
-    item(&mut text, "answers at", [format!("{} and {}", service.routes.join(", "), service.host)]);
+    let host = if service.host.is_empty() { String::new() } else { format!(" and {}", service.host) };
+    item(&mut text, "answers at", [format!("{}{host}", service.routes.join(", "))]);
     item(
         &mut text,
         "requests",
@@ -175,11 +176,19 @@ fn served(service: &Service, now: SystemTime) -> String {
         value => format!("{name} {value}"),
     });
     item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
+    item(&mut text, "policies", service.policies.iter().map(policy));
     item(&mut text, "asks for", asks::of(&service.imports).iter().map(ToString::to_string));
     item(&mut text, "exports", &service.exports);
     item(&mut text, "imports", &service.imports);
     item(&mut text, "last errors", service.recent_errors.iter().flat_map(|error| failed(error, now)));
     text
+}
+
+/// A policy: how it is set, and how it does.
+fn policy(policy: &Policy) -> String {
+    let route = policy.route.as_ref().map_or(String::new(), |route| format!("{route} "));
+    let state = policy.state.as_ref().map_or(String::new(), |state| format!(": {state}"));
+    format!("{route}{} {}{state}", policy.policy, policy.settings)
 }
 
 /// A failure: what and when, then what the guest left behind.
@@ -211,6 +220,8 @@ mod tests {
             r#"{"name":"users","digest":"ab","state":"serving","loaded":true,"since":"2026-11-21T10:00:00Z",
                 "routes":["/users"],"host":"users.localhost","requests":12,"errors":1,"limits":{"cpu":"5s","queue":1024},
                 "last_refusal":{"at":"2026-11-21T10:59:00Z","reason":"queue-full"},
+                "policies":[{"policy":"rate","route":"/login","settings":"5/m, burst 5, by client","state":"3 in use"},
+                  {"policy":"priority","settings":"low"}],
                 "imports":["wasi:http/outgoing-handler@0.2.3"],
                 "recent_errors":[{"at":"2026-11-21T10:58:00Z","request_id":"9f","status":null,"reason":"trapped",
                   "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"]}]}"#,
@@ -222,6 +233,7 @@ mod tests {
             "  answers at    /users and users.localhost\n",
             "  last refusal  queue-full, 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
+            "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",
             "  asks for      outgoing HTTP: imported, denied but for `calls` and `http` of its manifest\n",
             "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
             "                  0: users::run\n",

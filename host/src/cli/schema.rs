@@ -1,9 +1,11 @@
 //! `lodge schema`: the JSON Schema of a manifest, for editors. Made from the tables that read it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::out::{self, Failure};
+use crate::config::key::Key;
 use crate::config::limits::LIMITS;
+use crate::guests::manifest::policies::{ADAPTIVE, BREAKER, PRIORITIES, RATE};
 use crate::upstreams::source::WEIGHT;
 use crate::upstreams::spec::{KEYS, MOST_REPLICAS};
 
@@ -18,7 +20,8 @@ fn schema() -> Value {
         |help: &str, default: &str| json!({ "type": ["string", "integer"], "description": help, "default": default });
     let limits: serde_json::Map<_, _> =
         LIMITS.iter().map(|key| (key.name.to_owned(), limit(key.help, key.default))).collect();
-    json!({
+    let service = policies(true);
+    let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Manifest of a Lodge service",
         "type": "object",
@@ -130,7 +133,42 @@ fn schema() -> Value {
             },
             "upstream": upstream(),
         },
-    })
+    });
+    let places = ["/properties", "/properties/routes/items/anyOf/1/properties"];
+    for (place, policies) in places.into_iter().zip([service, policies(false)]) {
+        if let Some(properties) = schema.pointer_mut(place).and_then(Value::as_object_mut) {
+            properties.extend(policies);
+        }
+    }
+    schema
+}
+
+/// What a service, or one of its routes, may say of who may ask.
+fn policies(of_service: bool) -> Map<String, Value> {
+    let nets = |help: &str| json!({ "type": "array", "items": { "type": "string" }, "description": help });
+    let words = PRIORITIES.map(|(word, _)| word);
+    let help = "how much its requests matter when the host is full";
+    let mut properties = Map::from_iter([
+        ("allow".to_owned(), nets("networks and addresses that may ask; without it, all")),
+        ("deny".to_owned(), nets("networks and addresses that may not")),
+        ("priority".to_owned(), json!({ "enum": words, "default": "normal", "description": help })),
+        ("rate".to_owned(), json!({ "anyOf": [{ "type": "string" }, section(RATE, &["limit"])] })),
+        ("breaker".to_owned(), section(BREAKER, &[])),
+    ]);
+    if of_service {
+        properties.insert("adaptive".to_owned(), section(ADAPTIVE, &["latency"]));
+    }
+    properties
+}
+
+fn section<T>(keys: &[Key<T>], required: &[&str]) -> Value {
+    let property = |key: &Key<T>| {
+        let default = (!key.default.is_empty()).then(|| ("default".to_owned(), key.default.into()));
+        let said = [("type".to_owned(), json!(["string", "integer"])), ("description".to_owned(), key.help.into())];
+        (key.name.to_owned(), Value::Object(said.into_iter().chain(default).collect()))
+    };
+    let properties: Map<_, _> = keys.iter().map(property).collect();
+    json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
 }
 
 fn percent(description: &str) -> Value {
@@ -214,6 +252,14 @@ mod tests {
         assert_eq!(keys(&schema["properties"]["ready"]), known("ready.zzz = 1"));
         assert_eq!(keys(&schema["properties"]["build"]), sorted(known("build.zzz = 1")));
         assert_eq!(keys(&schema["properties"]["rollback"]), sorted(known("rollback.zzz = 1")));
+        for (name, known) in [
+            ("rate/anyOf/1", RATE.iter().map(|key| key.name.to_owned()).collect()),
+            ("breaker", BREAKER.iter().map(|key| key.name.to_owned()).collect()),
+            ("adaptive", ADAPTIVE.iter().map(|key| key.name.to_owned()).collect()),
+        ] {
+            let section = schema.pointer(&format!("/properties/{name}")).unwrap();
+            assert_eq!(keys(section), sorted(known), "{name}");
+        }
         let limits = sorted(LIMITS.iter().map(|limit| limit.name.to_owned()).collect());
         assert_eq!(keys(&schema["properties"]["limits"]), limits);
         let upstream = &schema["properties"]["upstream"];

@@ -172,12 +172,6 @@ impl Limits {
         ])
     }
 
-    /// Whether both let the same number of requests in and wait.
-    pub fn admit_alike(&self, other: &Self) -> bool {
-        let admission = |limits: &Self| (limits.in_flight, limits.queue, limits.queue_wait);
-        admission(self) == admission(other)
-    }
-
     /// Everything at zero: only a place for [`LIMITS`] to write to, never a value in use.
     pub(super) fn blank() -> Self {
         Self {

@@ -224,7 +224,8 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |spec: &GuestSpec| {
             let routes: Vec<_> = spec.manifest.routes.iter().map(ToString::to_string).collect();
-            format!("{} and {}", routes.join(", "), spec.host())
+            let host = spec.host().map(|host| format!(" and {host}")).unwrap_or_default();
+            format!("{}{host}", routes.join(", "))
         };
         match self {
             Self::Added(spec) => write!(f, "{} at {}", spec.name, at(spec)),

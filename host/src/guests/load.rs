@@ -98,9 +98,10 @@ pub const SETTLE: Duration = Duration::from_millis(500);
 const RACY: Duration = Duration::from_secs(2);
 
 impl GuestSpec {
-    /// The host whose every path is the service's, whatever its routes: host names have no `_`.
-    pub fn host(&self) -> String {
-        host_of(&self.name)
+    /// The host whose every path is the service's, whatever its routes: host names have no `_`. None where a route
+    /// has policies of its own, which nobody must go around.
+    pub fn host(&self) -> Option<String> {
+        (!self.manifest.terms.has_routes()).then(|| host_of(&self.name))
     }
 
     /// The service of which this is a version, and the version's label; `None` for the service itself.

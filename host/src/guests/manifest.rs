@@ -4,17 +4,21 @@
 //! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
 
 pub mod grants;
+pub mod policies;
+mod routes;
 pub mod share;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::Method;
 use serde::Deserialize;
 
 use self::grants::{Callees, Grants, Origin};
+use self::policies::Written;
 use self::share::Share;
 use super::digest::Digest;
+use crate::admission::Terms;
+use crate::admission::terms::Policies;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
@@ -58,6 +62,8 @@ pub struct Manifest {
     pub grants: Grants,
     /// The replicas that answer for it elsewhere.
     pub upstream: Option<Arc<Spec>>,
+    /// Who may ask, and how often.
+    pub terms: Terms,
 }
 
 /// Who shares a sandbox.
@@ -95,6 +101,12 @@ struct File {
     http: Option<Vec<toml::Spanned<String>>>,
     /// Read by [`Spec`], which wants to know where in the text each key is.
     upstream: Option<serde::de::IgnoredAny>,
+    allow: Option<toml::Value>,
+    deny: Option<toml::Value>,
+    priority: Option<toml::Value>,
+    rate: Option<toml::Value>,
+    breaker: Option<toml::Table>,
+    adaptive: Option<toml::Table>,
     /// For `lodge dev` alone: nothing that is served depends on it.
     build: Option<Build>,
 }
@@ -120,18 +132,6 @@ struct Ready {
     path: String,
 }
 
-/// A route that says more than its path.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Detailed {
-    path: String,
-    host: Option<String>,
-    #[serde(default)]
-    methods: Vec<String>,
-    #[serde(default)]
-    strip_prefix: bool,
-}
-
 impl Manifest {
     /// Reads the manifest of the service `name`; `defaults` and `max_memory` come from the configuration.
     ///
@@ -152,6 +152,7 @@ impl Manifest {
             share: None,
             grants: Grants::default(),
             upstream: None,
+            terms: Terms::default(),
         };
         empty.with(text, max_memory)
     }
@@ -174,9 +175,36 @@ impl Manifest {
         })?;
         let mut problems = Vec::new();
         let mut note = |problem| problems.push(problem);
+        let place = |key: &str| place(text, key);
         self.limits = limits(text, &file.limits, &self.limits, &mut note);
-        if let Some(written) = &file.routes {
-            self.routes = routes(text, written, &mut note);
+        let written_routes = file.routes.as_ref().map(|written| routes::read(text, written, &mut note));
+        let policies = Written {
+            allow: file.allow,
+            deny: file.deny,
+            priority: file.priority,
+            rate: file.rate,
+            breaker: file.breaker,
+        };
+        if self.share.is_some() {
+            let given = [
+                ("allow", policies.allow.is_some()),
+                ("deny", policies.deny.is_some()),
+                ("priority", policies.priority.is_some()),
+                ("rate", policies.rate.is_some()),
+                ("breaker", policies.breaker.is_some()),
+                ("adaptive", file.adaptive.is_some()),
+            ];
+            for (key, _) in given.iter().filter(|(_, given)| *given) {
+                note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
+            }
+        } else {
+            let adaptive = file.adaptive.and_then(|written| policies::read_adaptive(&written, &place, &mut note));
+            let service = policies::read(&policies, &place, &mut note);
+            let routes = written_routes
+                .unwrap_or_else(|| self.routes.iter().map(|route| (route.clone(), Policies::default())).collect());
+            let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
+            self.terms = Terms { service, adaptive, routes: named.collect() };
+            self.routes = routes.into_iter().map(|(route, _)| route).collect();
         }
         self.grants = grants(text, file.calls.as_ref(), file.http.as_deref(), self.grants, &mut note);
         self.digest = file.digest.and_then(|text| {
@@ -291,46 +319,6 @@ fn grants(
     Grants { calls, http: http.map_or(before.http, |http| http.iter().filter_map(read).collect()) }
 }
 
-fn routes(text: &str, written: &[toml::Spanned<toml::Value>], note: &mut impl FnMut(String)) -> Vec<Route> {
-    let mut routes: Vec<Route> = Vec::new();
-    for written in written {
-        let line = line_of(text, written.span().start);
-        match route(written.get_ref()) {
-            Ok(route) if routes.contains(&route) => note(format!("{line}route `{route}` is there twice")),
-            Ok(route) => routes.push(route),
-            Err(problem) => note(format!("{line}{problem}")),
-        }
-    }
-    routes
-}
-
-fn route(written: &toml::Value) -> Result<Route, String> {
-    let detailed: Detailed = match written {
-        toml::Value::String(path) => return Pattern::read(path).map(Route::of),
-        toml::Value::Table(table) => table
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| format!("a route: {}", with_hint(error.message())))?,
-        _ => return Err("a route is a path, or a table with `path`".into()),
-    };
-    let host = detailed.host.map(|host| host.to_ascii_lowercase());
-    if let Some(host) = host.as_ref().filter(|host| !is_host(host)) {
-        return Err(format!("host `{host}`: write it like \"api.example.com\", without a port"));
-    }
-    let methods = detailed.methods.iter().map(|text| {
-        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
-        let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| plain);
-        method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
-    });
-    let methods = methods.collect::<Result<_, _>>()?;
-    Ok(Route { host, path: Pattern::read(&detailed.path)?, methods, strip_prefix: detailed.strip_prefix })
-}
-
-fn is_host(host: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    !host.is_empty() && host.bytes().all(plain)
-}
-
 /// serde names what it does not know and what it does, between backticks.
 fn with_hint(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
@@ -340,6 +328,20 @@ fn with_hint(message: &str) -> String {
     };
     let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
     format!("{message}{hint}")
+}
+
+/// Where a key of the file is, such as `rate.limit`: its table when it is not written itself.
+fn place(text: &str, key: &str) -> String {
+    let Ok(document) = toml::de::DeTable::parse(text) else { return String::new() };
+    let (mut table, mut line) = (Some(document.get_ref()), String::new());
+    for part in key.split('.') {
+        let Some((name, value)) = table.and_then(|table| table.iter().find(|(name, _)| *name.get_ref() == part)) else {
+            break;
+        };
+        line = line_of(text, name.span().start);
+        table = value.get_ref().as_table();
+    }
+    line
 }
 
 /// Names the line of an offset, for the start of a message.

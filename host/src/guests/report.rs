@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::compile::Interfaces;
 use super::load::{self, Refusal};
-use super::snapshot::{Snapshot, Target};
+use super::snapshot::Snapshot;
+use super::target::Target;
+use crate::admission::Shown;
 use crate::service::{Failure, rfc3339};
 use crate::upstreams::Seen;
 
@@ -37,7 +40,7 @@ pub struct Service {
     pub bytes: u64,
     /// Where it answers.
     pub routes: Vec<String>,
-    /// The host whose every path is its own.
+    /// The host whose every path is its own; empty when there is none, because a route has policies of its own.
     pub host: String,
     /// How it does; only for who asks a host that serves.
     #[serde(flatten)]
@@ -107,6 +110,8 @@ pub struct Whole {
     pub service: Service,
     /// Every limit by its name, as it would be written.
     pub limits: BTreeMap<&'static str, String>,
+    /// What its requests are asked before they may run, in that order, and how that stands.
+    pub policies: Vec<Shown>,
     /// The last first.
     pub recent_errors: Vec<Failure>,
 }
@@ -148,6 +153,7 @@ pub fn whole(target: &Target) -> Whole {
     Whole {
         service: Service { live: Some(does(target)), imports, exports, ..service(target) },
         limits: target.backend.limits().shown(),
+        policies: target.admission.shown(Instant::now()),
         recent_errors: target.backend.service.failures(),
     }
 }
@@ -174,7 +180,7 @@ fn service(target: &Target) -> Service {
         digest: backend.digest().to_string(),
         bytes: backend.spec.size,
         routes: backend.routes().iter().map(ToString::to_string).collect(),
-        host: backend.spec.host(),
+        host: backend.spec.host().unwrap_or_default(),
         live: None,
         imports: Vec::new(),
         exports: Vec::new(),

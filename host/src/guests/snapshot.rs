@@ -15,14 +15,14 @@ use super::compile::Compiler;
 use super::deployment::Backend;
 use super::ledger::Ledger;
 use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
-use super::manifest::share::{Percent, Share};
+use super::manifest::share::Percent;
+use super::target::{self, Target};
 use super::watch::Watch;
-use crate::admission::{Admission, Concurrency};
+use crate::admission::{Admission, Commons, Concurrency, Terms};
 use crate::config::Config;
 use crate::logs::CHANGE;
 use crate::metrics::Metrics;
 use crate::request::route::{Route, Router};
-use crate::request::split::{Part, Split};
 
 /// Everything that can be asked, and by whom it is answered.
 #[derive(Default)]
@@ -33,6 +33,10 @@ pub struct Snapshot {
     pub router: Router<Arc<Target>>,
     /// Who is served, by name.
     pub targets: Vec<Arc<Target>>,
+    /// Who is served, by the host whose every path is theirs: what calls between services go by.
+    pub hosts: HashMap<String, Arc<Target>>,
+    /// The route that these have.
+    pub everywhere: Arc<str>,
     /// What is in the directory and not served.
     pub refusals: Vec<Refusal>,
     /// What was to be published: `targets` and `refusals` before routes were given out.
@@ -42,18 +46,6 @@ pub struct Snapshot {
     pub complete: bool,
 }
 
-/// A service, and what stands before it.
-pub struct Target {
-    /// Who answers.
-    pub backend: Backend,
-    /// Who may ask. Survives a new version with the same limits: what is in flight still counts.
-    pub admission: Arc<Admission>,
-    /// The versions beside it that answer a part of its requests.
-    pub split: Option<Split<Target>>,
-    /// Places for requests that it is only shown: they take none of those that clients wait for.
-    pub shadow: Option<Admission>,
-}
-
 /// The reading end: the snapshot of this moment, for the price of an atomic load.
 #[derive(Clone)]
 pub struct Current(Arc<ArcSwap<Snapshot>>);
@@ -61,7 +53,7 @@ pub struct Current(Arc<ArcSwap<Snapshot>>);
 /// The writing end. There is one.
 pub struct Publisher {
     current: Current,
-    host: Arc<Concurrency>,
+    commons: Arc<Commons>,
 }
 
 impl Current {
@@ -74,7 +66,12 @@ impl Current {
 impl Publisher {
     /// An empty, incomplete snapshot; `host` are the places that all services share.
     pub fn new(host: Arc<Concurrency>) -> Self {
-        Self { current: Current(Arc::new(ArcSwap::default())), host }
+        Self { current: Current(Arc::new(ArcSwap::default())), commons: Arc::new(Commons::new(host)) }
+    }
+
+    /// What all services share.
+    pub fn commons(&self) -> Arc<Commons> {
+        Arc::clone(&self.commons)
     }
 
     /// The reading end.
@@ -96,7 +93,15 @@ impl Publisher {
         let previous = self.current.snapshot();
         let generation = previous.generation + 1;
         let (wanted, refusals) = (backends.clone(), refused.clone());
-        let mut next = Snapshot { generation, wanted, refused, refusals, complete, ..Snapshot::default() };
+        let mut next = Snapshot {
+            generation,
+            wanted,
+            refused,
+            refusals,
+            complete,
+            everywhere: Arc::from("/*"),
+            ..Snapshot::default()
+        };
         let mut targets = self.targets(&previous, backends, &mut next.refusals);
         let holds = |target: &Target| {
             let old = previous.target(&target.backend.name);
@@ -113,7 +118,12 @@ impl Publisher {
                 }
             }
         }
-        next.targets.iter().for_each(|target| target.backend.takes_over());
+        for target in &next.targets {
+            target.backend.takes_over();
+            target.admission.takes_over();
+        }
+        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.terms.is_high();
+        self.commons.shedding.reserve(next.targets.iter().any(is_high));
         next.targets.sort_by(|a, b| a.backend.name.cmp(&b.backend.name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));
@@ -127,15 +137,19 @@ impl Publisher {
         for backend in services {
             let old = previous.target(&backend.name);
             let admission = match old {
-                Some(old) if old.backend.limits().admit_alike(backend.limits()) => Arc::clone(&old.admission),
-                _ => Arc::new(Admission::new(backend.limits(), Arc::clone(&self.host))),
+                Some(old) if old.backend.is(&backend) => Arc::clone(&old.admission),
+                _ => {
+                    let said = (backend.limits(), &backend.spec.manifest.terms);
+                    let known = old.map(|old| (&*old.admission, old.backend.digest() != backend.digest()));
+                    Arc::new(Admission::new(&backend.name, said, &self.commons, known, Instant::now()))
+                }
             };
             let mut beside = Vec::new();
             let mut left = Percent::ALL.0;
             let its = |version: &mut Backend| version.spec.version_of().is_some_and(|(of, _)| *of == *backend.name);
             for version in versions.extract_if(.., its) {
                 let old = previous.target(&version.name);
-                let new = Target::version(old, version, &admission);
+                let new = self.version(old, version, &admission);
                 // Its last good version, if what is wanted now is too much.
                 let fitting = [Some(&new), old].into_iter().flatten().find_map(|target| {
                     let share = target.share();
@@ -143,7 +157,7 @@ impl Publisher {
                 });
                 let fits = fitting.as_ref().is_some_and(|(_, _, target)| Arc::ptr_eq(target, &new));
                 if !fits {
-                    refusals.push(too_much(&new, Percent(left)));
+                    refusals.push(target::too_much(&new, Percent(left)));
                 }
                 if let Some((rest, share, target)) = fitting {
                     left = rest;
@@ -153,65 +167,19 @@ impl Publisher {
             }
             targets.push(Target::service(old, backend, admission, beside));
         }
-        refusals.extend(versions.iter().map(alone));
+        refusals.extend(versions.iter().map(target::alone));
         targets
-    }
-}
-
-fn too_much(target: &Target, left: Percent) -> Refusal {
-    let wants = target.share().percent;
-    let reason = format!("it wants {wants} of the requests, and other versions leave {left}");
-    Refusal::new(&load::file_name(&target.backend.spec.path), reason, "lower `percent` in one of their manifests")
-}
-
-fn alone(version: &Backend) -> Refusal {
-    let (service, _) = version.spec.version_of().unwrap_or_default();
-    let reason = format!("it is a version of {service}, which is not served");
-    let remedy = format!("put {service}.wasm beside it, or rename it to that");
-    Refusal::new(&load::file_name(&version.spec.path), reason, remedy)
-}
-
-impl Target {
-    /// The service itself: the old target, if nothing about it is new.
-    fn service(
-        old: Option<&Arc<Self>>,
-        backend: Backend,
-        admission: Arc<Admission>,
-        beside: Vec<(Share, Arc<Self>)>,
-    ) -> Arc<Self> {
-        let before = old.and_then(|old| old.split.as_ref()).into_iter().flat_map(Split::versions);
-        let same =
-            before.map(|(_, target)| Arc::as_ptr(target)).eq(beside.iter().map(|(_, target)| Arc::as_ptr(target)));
-        match old.filter(|old| same && old.backend.is(&backend) && Arc::ptr_eq(&old.admission, &admission)) {
-            Some(old) => Arc::clone(old),
-            None => {
-                let split = Split::new(beside, backend.spec.manifest.sticky.clone());
-                Arc::new(Self { backend, admission, split, shadow: None })
-            }
-        }
     }
 
     /// A version of a service whose admission is this: they share its places.
-    fn version(old: Option<&Arc<Self>>, backend: Backend, admission: &Arc<Admission>) -> Arc<Self> {
-        match old.filter(|old| old.backend.is(&backend) && Arc::ptr_eq(&old.admission, admission)) {
-            Some(old) => Arc::clone(old),
-            None => {
-                let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
-                let shadow = shown.then(|| Admission::new(backend.limits(), admission.host()));
-                Arc::new(Self { backend, admission: Arc::clone(admission), split: None, shadow })
-            }
+    fn version(&self, old: Option<&Arc<Target>>, backend: Backend, admission: &Arc<Admission>) -> Arc<Target> {
+        if let Some(old) = old.filter(|old| old.backend.is(&backend) && Arc::ptr_eq(&old.admission, admission)) {
+            return Arc::clone(old);
         }
-    }
-
-    /// What it gets of its service's requests.
-    fn share(&self) -> Share {
-        self.backend.spec.manifest.share.clone().unwrap_or_default()
-    }
-}
-
-impl Part for Target {
-    fn takes_part(&self) -> bool {
-        self.backend.takes_part()
+        let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
+        let said = (backend.limits(), &Terms::default());
+        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.commons, None, Instant::now()));
+        Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow })
     }
 }
 
@@ -225,12 +193,13 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let backend = &target.backend;
-        let own = Route::host(backend.spec.host());
-        if let Err((route, owner)) = self.router.own(backend.routes().iter().chain([&own]), &target) {
+        let own = backend.spec.host().map(Route::host);
+        if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
             return Err(Refusal::new(&load::file_name(&backend.spec.path), reason, remedy));
         }
+        self.hosts.insert(load::host_of(&target.backend.name), Arc::clone(&target));
         self.targets.push(target);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -12,7 +12,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::{Figures, Histogram, Metrics, Tally};
-use crate::guests::snapshot::{Current, Target};
+use crate::admission::Commons;
+use crate::guests::snapshot::Current;
+use crate::guests::target::Target;
 use crate::logs::Logs;
 use crate::service::Service;
 use crate::traces::Tracer;
@@ -25,6 +27,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Scrape {
     /// What is served.
     pub current: Current,
+    /// What all services share.
+    pub commons: Arc<Commons>,
     /// What is counted of the host.
     pub metrics: Arc<Metrics>,
     /// Where requests are counted that no service owns.
@@ -126,6 +130,17 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     ("lodge_queue_length", "Requests waiting for a place of their service", |it| {
         Some(it.target?.admission.queued() as u64)
     }),
+    (
+        "lodge_concurrency_limit",
+        "Places of the service: limits.in_flight, or what its adaptive limit has found",
+        |it| Some(it.target?.admission.places() as u64),
+    ),
+    ("lodge_breaker_state", "Its worst breaker: 0 closed, 1 half open, 2 open", |it| {
+        it.target?.admission.breaker(Instant::now()).map(|position| position as u64)
+    }),
+    ("lodge_rate_limit_keys", "Keys of its rate limits that have used some of their burst", |it| {
+        it.target?.admission.keys(Instant::now()).map(|keys| keys as u64)
+    }),
     ("lodge_guest_memory_max_bytes", "Memory of the largest sandbox so far", |it| {
         it.target.map(|_| it.figures.memory.load(Relaxed))
     }),
@@ -189,6 +204,11 @@ impl Collector for Scrape {
             ("lodge_snapshot_generation", "Grows with every change of what is served", snapshot.generation),
             ("lodge_services", "Services served", snapshot.targets.len() as u64),
             ("lodge_refused_files", "Files refused", snapshot.refusals.len() as u64),
+            (
+                "lodge_load_level",
+                "How full the host is: 0 calm, 1 busy, 2 swamped",
+                self.commons.shedding.level() as u64,
+            ),
             ("process_resident_memory_bytes", "Memory of the process", process.resident),
             ("process_open_fds", "Open files and sockets", process.files),
             ("process_max_fds", "The most files and sockets that it may open", process.most_files),

@@ -67,6 +67,20 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// The same, if its head can go on the wire.
+    ///
+    /// # Errors
+    /// When its status is none that ends a request.
+    pub fn sendable(self) -> Result<Self, RequestError> {
+        let status = self.head.status.as_u16();
+        if (200..=599).contains(&status) {
+            return Ok(self);
+        }
+        Err(RequestError::BadAnswer(format!("status {status} is not one a service may answer with")))
+    }
+}
+
 impl Work {
     /// Drives the guest. Ready when it is done, or when a limit has ended it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
@@ -110,6 +124,10 @@ impl Work {
 impl AnswerBody {
     /// The next frame; `None` only for a body that the guest has ended properly.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+        self.poll_next(cx).map_err(|error| self.sandbox.blame(error))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         loop {
             if let Some(frame) = self.early.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
@@ -134,6 +152,11 @@ impl AnswerBody {
                 Poll::Pending => return self.poll_inner(cx).map(Result::transpose),
             }
         }
+    }
+
+    /// How long the guest has waited for its client so far.
+    pub fn waited(&self) -> std::time::Duration {
+        self.sandbox.body_waited()
     }
 
     /// Bytes still to come, when that is known: every frame is here, and none of them is a trailer.

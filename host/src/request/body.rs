@@ -37,10 +37,13 @@ impl<B: RequestBody> Body for Limited<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        self.sandbox.body_awaited.store(polled.is_pending(), Relaxed);
+        self.sandbox.body_asked(polled.is_pending());
         let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                self.sandbox.body_broken.store(true, Relaxed);
+                return Poll::Ready(Some(Err(error.into())));
+            }
             None => return Poll::Ready(None),
         };
         let size = frame.data_ref().map_or(0, Buf::remaining);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::HeaderValue;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 
 use super::body::RequestBody;
 use super::handle::handle;
 use super::headers::{Peer, REQUEST_ID};
 use super::record::Record;
 use super::respond::{self, Body};
+use crate::admission::Asked;
 use crate::guests::snapshot::Current;
 use crate::ids::Ids;
 use crate::logs::Logs;
@@ -23,6 +24,8 @@ use crate::traces::Tracer;
 pub struct Handler {
     /// What is served.
     pub current: Current,
+    /// Peers that are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Where ids come from.
     pub ids: Ids,
     /// Where requests are counted that no service owns.
@@ -57,6 +60,12 @@ pub struct Call<'a> {
 }
 
 impl Handler {
+    /// A request as the policies of a service see it, by one of its routes.
+    pub fn asked<'a>(&'a self, peer: &Peer, headers: &'a HeaderMap, route: usize) -> Asked<'a> {
+        let proxies = peer.is_trusted().then_some(&*self.trusted_proxies);
+        Asked { peer: peer.address(), proxies, headers, route }
+    }
+
     /// Answers one request: the only place where a failure becomes a response.
     pub async fn answer<B: RequestBody>(&self, hop: Hop<'_>, mut request: Request<B>) -> Response<Body> {
         let id = match hop.call {

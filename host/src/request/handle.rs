@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::{Request, Response, header};
 
+use super::answer::Answer;
 use super::body::RequestBody;
 use super::forward;
 use super::frame::{Handler, Hop};
@@ -13,13 +14,15 @@ use super::instance::Instance;
 use super::mirror;
 use super::record::Record;
 use super::respond::{self, Body};
-use super::route::Missed;
+use super::route::{Match, Missed};
 use super::split::Split;
 use crate::admission::Permit;
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::guests::deployment::Backend;
-use crate::guests::snapshot::{Current, Target};
+use crate::guests::guest::Guest;
+use crate::guests::snapshot::Snapshot;
+use crate::guests::target::Target;
 use crate::traces::{Phase, Tracer};
 
 /// Answers one request, or says why not.
@@ -41,7 +44,7 @@ pub async fn handle<B: RequestBody>(
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     arrived?;
-    let Found { target, mirror } = find(&handler.current, hop, &mut head, record)?;
+    let Found { target, route, mirror } = find(handler, hop, &mut head, record)?;
     let depth = call.map_or(0, |call| call.depth);
     if depth > target.backend.limits().call_depth {
         return Err(RequestError::CallDepth);
@@ -49,17 +52,19 @@ pub async fn handle<B: RequestBody>(
     fits(&target, &head.headers, &body)?;
 
     record.begins(Phase::Queue);
-    let permit = target.admission.admit().await?;
+    let asked = handler.asked(peer, &head.headers, route);
+    let permit = target.admission.admit(&asked, record.start()).await?;
+    let client = asked.client();
     let own = record.admitted(&permit) + target.backend.limits().wall;
     let deadline = call.map_or(own, |call| own.min(call.deadline));
     let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
     let request = Request::from_parts(head, body);
     let Some((version, route)) = mirror else {
-        return run(&handler.tracer, &target, permit, request, peer.address(), errand, record).await;
+        return run(&handler.tracer, &target, permit, request, client, errand, record).await;
     };
     let (request, copy) = mirror::doubled(request);
-    tokio::spawn(mirror::show(handler.tracer.clone(), version, route, copy, peer.address(), errand.clone()));
-    run(&handler.tracer, &target, permit, request, peer.address(), errand, record).await
+    tokio::spawn(mirror::show(handler.tracer.clone(), version, route, copy, client, errand.clone()));
+    run(&handler.tracer, &target, permit, request, client, errand, record).await
 }
 
 /// Has the target answer a request that was admitted.
@@ -76,60 +81,89 @@ pub(super) async fn run<B: RequestBody>(
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     let (method, deadline) = (request.method().clone(), errand.deadline);
-    let guest = match &target.backend {
-        Backend::Guest(guest) => guest,
+    match &target.backend {
+        Backend::Guest(guest) => {
+            if guest.sends() {
+                errand.onward = tracer.onward(request.headers());
+            }
+            let answer = answer(guest, request, errand, record).await;
+            respond::holding(permit, answer, &method, deadline)
+        }
         Backend::Upstream(upstream) => {
             record.begins(Phase::Guest);
-            let (head, body) = forward::forward(upstream, request, client, deadline).await?;
-            return Ok(respond::relaying(permit, head, body, &method, deadline));
+            let answer = forward::forward(upstream, request, client, deadline).await;
+            respond::relaying(permit, answer, &method, deadline)
         }
-    };
-    record.begins(Phase::Instantiate);
-    let instance = Instance::take(guest, deadline).await?;
-    record.begins(Phase::Guest);
-    if guest.sends() {
-        errand.onward = tracer.onward(request.headers());
     }
-    let answer = instance.call(Arc::clone(guest), request, errand).await?;
-    respond::holding(permit, answer, &method, deadline)
 }
 
-/// Who answers, and who is shown the request besides, as on which route.
+/// Runs the guest in a sandbox of its own until the head of its answer is there.
+async fn answer<B: RequestBody>(
+    guest: &Arc<Guest>,
+    request: Request<B>,
+    errand: Errand,
+    record: &mut Record,
+) -> Result<Answer, RequestError> {
+    record.begins(Phase::Instantiate);
+    let instance = Instance::take(guest, errand.deadline).await?;
+    record.begins(Phase::Guest);
+    instance.call(Arc::clone(guest), request, errand).await
+}
+
+/// Who answers a request, which of the service's routes it came by, and who is shown it besides, as on which route.
 struct Found {
     target: Arc<Target>,
+    route: usize,
     mirror: Option<(Arc<Target>, Arc<str>)>,
 }
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
 fn find(
-    current: &Current,
+    handler: &Handler,
     hop: Hop<'_>,
     head: &mut http::request::Parts,
     record: &mut Record,
 ) -> Result<Found, RequestError> {
-    let snapshot = current.snapshot();
-    let authority = hop.call.map(|call| call.host).or_else(|| Some(head.uri.authority()?.as_str())).unwrap_or_default();
-    match snapshot.router.find(authority, head.uri.path(), &head.method) {
+    let snapshot = handler.current.snapshot();
+    match way(&snapshot, hop, head) {
         Ok(found) => {
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
-            let service = found.target;
+            let (service, number) = (found.target, found.number);
             let split = service.split.as_ref();
-            let target = split.and_then(|split| split.choose(&head.headers, hop.peer.address())).unwrap_or(service);
+            let choose = |split: &Split<Target>| {
+                let client = handler.asked(hop.peer, &head.headers, number).client();
+                split.choose(&head.headers, client).cloned()
+            };
+            let target = split.and_then(choose).unwrap_or_else(|| Arc::clone(service));
             record.found(&target.backend, found.route);
             // Its versions are switched off with it.
             if service.backend.service.is_disabled() {
                 return Err(RequestError::Disabled);
             }
-            let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, target));
+            let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
             let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
-            Ok(Found { target: Arc::clone(target), mirror })
+            Ok(Found { target, route: number, mirror })
         }
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),
         Err(Missed::Route) => Err(RequestError::NoRoute),
     }
+}
+
+/// A client comes by a route, and a guest of this host by the name of the service.
+fn way<'a>(
+    snapshot: &'a Snapshot,
+    hop: Hop<'_>,
+    head: &http::request::Parts,
+) -> Result<Match<'a, Arc<Target>>, Missed> {
+    let Some(call) = hop.call else {
+        let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+        return snapshot.router.find(authority, head.uri.path(), &head.method);
+    };
+    let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
+    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0 })
 }
 
 /// A body that says it is too large is refused before a sandbox is made for it.

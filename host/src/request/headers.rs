@@ -98,6 +98,11 @@ impl Peer {
         self.address
     }
 
+    /// Whether it is a proxy that is believed.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     /// The id that a trusted proxy gave the request, if it is a sane one.
     pub fn request_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
         let id = headers.get(REQUEST_ID).filter(|_| self.trusted)?.to_str().ok()?;

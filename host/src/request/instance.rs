@@ -144,8 +144,12 @@ impl Instance {
             // The guest waits for a body that the client only sends when told to, and hyper tells it at its next turn.
             tokio::task::yield_now().await;
         }
-        // Whatever a guest makes of a body that was cut off, the cause is the body.
-        if sandbox.body_over.load(Relaxed) { Err(RequestError::BodyTooLarge) } else { answer }
+        // An answer that was made of a body that was cut off is none.
+        if sandbox.body_over.load(Relaxed) {
+            Err(RequestError::BodyTooLarge)
+        } else {
+            answer.map_err(|error| sandbox.blame(error))
+        }
     }
 
     /// Asks a version that does not serve yet whether it could: 2xx on a GET of `path`.

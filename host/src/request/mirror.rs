@@ -19,7 +19,7 @@ use super::handle::run;
 use super::record::Record;
 use super::respond;
 use crate::capabilities::sandbox::Errand;
-use crate::guests::snapshot::Target;
+use crate::guests::target::Target;
 use crate::traces::{Trace, Tracer};
 
 /// Frames of a body that the copy may be behind. hyper reads at most 512 KiB into one, and usually 8.
@@ -71,7 +71,7 @@ pub async fn show(
     let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
-    let response = match places.admit_at_once() {
+    let response = match places.admit_at_once(record.start()) {
         Ok(permit) => run(&tracer, &target, permit, request, client, errand, &mut record).await,
         Err(refusal) => Err(refusal.into()),
     };

@@ -86,6 +86,11 @@ impl Record {
         }));
     }
 
+    /// When its head was here.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
     /// As the caller and the log have it.
     pub fn request_id(&self) -> &Arc<str> {
         &self.request_id
@@ -149,7 +154,7 @@ impl Record {
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
         let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
         let client = tracing::field::display(client);
-        if error.status().is_server_error() {
+        if error.status().is_server_error() && !error.is_policy() {
             tracing::warn!(service = name, request_id, status, reason, detail, ms, client, "{error}");
         } else {
             tracing::debug!(service = name, request_id, status, reason, ms, "{error}");

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -58,24 +58,20 @@ struct Streamed {
 #[error("transfer aborted: {0}")]
 pub struct Aborted(RequestError);
 
-/// The answer of a guest as a response that holds its permit.
+/// The answer of a guest as a response that holds its permit, which learns from it.
 ///
 /// # Errors
-/// When its head cannot go on the wire.
+/// When there is none, or its head cannot go on the wire.
 pub fn holding(
-    permit: Permit,
-    answer: Answer,
+    mut permit: Permit,
+    answer: Result<Answer, RequestError>,
     method: &Method,
     deadline: Instant,
 ) -> Result<Response<Body>, RequestError> {
+    let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error, Instant::now))?;
     let Answer { mut head, mut body } = answer;
-    if !(200..=599).contains(&head.status.as_u16()) {
-        return Err(RequestError::BadAnswer(format!(
-            "status {} is not one a service may answer with",
-            head.status.as_u16()
-        )));
-    }
     headers::strip_hop_by_hop(&mut head.headers);
+    permit.answered(head.status, &mut head.headers, body.waited(), Instant::now);
     let source = if *method == Method::HEAD || bodiless(head.status) {
         tokio::spawn(discard(body, permit));
         Source::Text(None)
@@ -94,15 +90,19 @@ pub fn holding(
     Ok(Response::from_parts(head, Body { source, record: None }))
 }
 
-/// The answer of a replica as a response that holds its permit.
+/// The answer of a replica as a response that holds its permit, which learns from it.
+///
+/// # Errors
+/// When there is none.
 pub fn relaying(
-    permit: Permit,
-    mut head: http::response::Parts,
-    body: Relay,
+    mut permit: Permit,
+    answer: Result<(http::response::Parts, Relay), RequestError>,
     method: &Method,
     deadline: Instant,
-) -> Response<Body> {
+) -> Result<Response<Body>, RequestError> {
+    let (mut head, body) = answer.inspect_err(|error| permit.failed(error, Instant::now))?;
     headers::strip_hop_by_hop(&mut head.headers);
+    permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
     let source = if *method == Method::HEAD || bodiless(head.status) {
         Source::Text(None)
     } else if body.is_whole() {
@@ -110,7 +110,7 @@ pub fn relaying(
     } else {
         Source::Streamed(Streamed::new(Live::Replica(Box::new(body)), permit, promised(&head), deadline))
     };
-    Response::from_parts(head, Body { source, record: None })
+    Ok(Response::from_parts(head, Body { source, record: None }))
 }
 
 /// Bytes of a body, as its head says.
@@ -137,6 +137,9 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     }
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(standing) = error.standing() {
+        standing.write(headers);
     }
     response
 }
@@ -172,7 +175,7 @@ impl Streamed {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let mut shared = lock(&self.shared);
-        let Some((body, _)) = &mut *shared else {
+        let Some((body, permit)) = &mut *shared else {
             return Poll::Ready(Some(Err(Aborted(RequestError::WallTime))));
         };
         match ready!(body.poll_frame(cx)) {
@@ -182,6 +185,7 @@ impl Streamed {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
+                permit.failed(&error, Instant::now);
                 *shared = None;
                 Poll::Ready(Some(Err(Aborted(error))))
             }

@@ -59,6 +59,7 @@ struct Entry<T> {
     route: Arc<str>,
     methods: Vec<Method>,
     strip_prefix: bool,
+    number: usize,
     target: T,
 }
 
@@ -69,6 +70,8 @@ pub struct Match<'a, T> {
     pub target: &'a T,
     /// By which path, as the manifest has it.
     pub route: &'a Arc<str>,
+    /// Which of the routes that its target owns that is.
+    pub number: usize,
     /// Bytes at the start of the path that the service is not to see.
     pub prefix: usize,
 }
@@ -160,10 +163,10 @@ impl<T: Clone> Router<T> {
                 return Err((route, entry.target.clone()));
             }
         }
-        for route in routes {
+        for (number, route) in routes.enumerate() {
             let (methods, strip_prefix) = (route.methods.clone(), route.strip_prefix);
             let path = Arc::from(route.path.to_string());
-            self.entries(route).push(Entry { route: path, methods, strip_prefix, target: target.clone() });
+            self.entries(route).push(Entry { route: path, methods, strip_prefix, number, target: target.clone() });
         }
         Ok(())
     }
@@ -197,7 +200,7 @@ impl<T> Router<T> {
         match entries.iter().find(|entry| entry.allows(method)) {
             Some(entry) => {
                 let prefix = if entry.strip_prefix { matched } else { 0 };
-                Ok(Match { target: &entry.target, route: &entry.route, prefix })
+                Ok(Match { target: &entry.target, route: &entry.route, number: entry.number, prefix })
             }
             None => Err(Missed::Method(allow(entries))),
         }

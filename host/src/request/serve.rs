@@ -26,8 +26,6 @@ pub struct Server {
     pub handler: Arc<Handler>,
     /// Whether the host is stopping.
     pub drain: Drain,
-    /// Peers that are believed.
-    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How HTTP is spoken.
     pub http: auto::Builder<TokioExecutor>,
     /// Bounds of the listener.

@@ -50,6 +50,60 @@ async fn places_come_back() {
         for task in tasks {
             task.await.unwrap();
         }
-        assert_eq!((door.places.available_permits(), door.queue.available_permits()), (3, 10));
+        assert_eq!((door.taken(), door.free(), door.queued()), (0, 3, 0));
     }
+}
+
+/// Fewer places: who has one keeps it, and nobody gets it after them. More: at once, also for who waits.
+#[tokio::test(start_paused = true)]
+async fn places_come_and_go() {
+    let door = concurrency(3, 10);
+    let mut inside = vec![door.enter().await.unwrap(), door.enter().await.unwrap(), door.enter().await.unwrap()];
+    door.resize(1);
+    assert_eq!((door.size(), door.taken()), (1, 3));
+    inside.truncate(1);
+    assert_eq!((door.taken(), door.free()), (1, 0));
+    let waiting = tokio::spawn({
+        let door = Arc::clone(&door);
+        async move { door.enter().await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(door.queued(), 1);
+    door.resize(2);
+    assert!(waiting.await.unwrap().is_ok(), "there is a new one");
+    drop(inside);
+    assert_eq!((door.taken(), door.free()), (0, 2));
+    door.queues(0, Duration::ZERO);
+    let _both = (door.enter().await.unwrap(), door.enter().await.unwrap());
+    assert_eq!(door.enter().await.unwrap_err(), Refusal::QueueFull);
+}
+
+/// Whatever is resized to what while threads come and go, in the end there are as many places as there are to be.
+#[test]
+fn no_place_is_lost_or_found() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    let door = concurrency(8, 1_000);
+    runtime.block_on(async {
+        let guests: Vec<_> = (0..16)
+            .map(|_| {
+                let door = Arc::clone(&door);
+                tokio::spawn(async move {
+                    for _ in 0..2_000 {
+                        let place = door.enter().await.unwrap();
+                        tokio::task::yield_now().await;
+                        drop(place);
+                    }
+                })
+            })
+            .collect();
+        for size in (0..2_000_usize).map(|n| 1 + n * 7 % 11) {
+            door.resize(size);
+            tokio::task::yield_now().await;
+        }
+        for guest in guests {
+            guest.await.unwrap();
+        }
+    });
+    door.resize(5);
+    assert_eq!((door.size(), door.taken(), door.free()), (5, 0, 5));
 }

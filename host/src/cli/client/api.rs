@@ -58,6 +58,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) imports: Vec<String>,
     pub(in crate::cli) exports: Vec<String>,
     pub(in crate::cli) limits: BTreeMap<String, Value>,
+    pub(in crate::cli) policies: Vec<Policy>,
     pub(in crate::cli) recent_errors: Vec<Error>,
 }
 
@@ -69,6 +70,16 @@ pub(in crate::cli) struct Replica {
     pub(in crate::cli) state: String,
     pub(in crate::cli) in_flight: u64,
     pub(in crate::cli) connections: u64,
+}
+
+/// What requests are asked before they may run.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Policy {
+    pub(in crate::cli) policy: String,
+    pub(in crate::cli) route: Option<String>,
+    pub(in crate::cli) settings: String,
+    pub(in crate::cli) state: Option<String>,
 }
 
 /// The last request that a service did not get.

@@ -1,6 +1,6 @@
-//! Answers with the status that the path names: /status/101.
+//! Answers with the status that the path names: /status/101. Reads the body of a POST before it does.
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{Fields, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
 struct Guest;
 
@@ -8,6 +8,11 @@ wasip2::http::proxy::export!(Guest);
 
 impl wasip2::exports::http::incoming_handler::Guest for Guest {
     fn handle(request: IncomingRequest, outparam: ResponseOutparam) {
+        if matches!(request.method(), Method::Post) {
+            let body = request.consume().unwrap();
+            let stream = body.stream().unwrap();
+            while stream.blocking_read(1 << 16).is_ok() {}
+        }
         let path = request.path_with_query().unwrap_or_default();
         let status = path.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(200);
         let response = OutgoingResponse::new(Fields::new());

@@ -1,0 +1,49 @@
+//! Which addresses may ask: first who may not, then who may.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// Networks that may ask, and networks that may not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// Only these; everybody when there are none.
+    pub allow: Vec<IpNet>,
+    /// None of these, also where `allow` has them.
+    pub deny: Vec<IpNet>,
+}
+
+impl Clients {
+    /// Whether everybody may ask, so that nobody needs to know who does.
+    pub fn admits_all(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
+    }
+
+    /// Whether this one may.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        let among = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&client));
+        !among(&self.deny) && (self.allow.is_empty() || among(&self.allow))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deny_comes_first() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+        let check = |allow: &[&str], deny: &[&str], client: &str, expected: bool| {
+            let clients = Clients { allow: nets(allow), deny: nets(deny) };
+            assert_eq!(clients.admits(client.parse().unwrap()), expected, "{allow:?} {deny:?} {client}");
+        };
+        check(&[], &[], "192.0.2.1", true);
+        check(&["10.0.0.0/8"], &[], "10.1.2.3", true);
+        check(&["10.0.0.0/8"], &[], "11.1.2.3", false);
+        check(&["10.0.0.0/8"], &["10.1.0.0/16"], "10.1.2.3", false);
+        check(&["10.0.0.0/8"], &["10.1.0.0/16"], "10.2.2.3", true);
+        check(&[], &["2001:db8::/32"], "2001:db8::1", false);
+        check(&[], &["2001:db8::/32"], "10.0.0.1", true);
+        check(&["10.0.0.0/8"], &[], "::1", false);
+    }
+}

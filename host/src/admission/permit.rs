@@ -1,0 +1,134 @@
+//! What a request that was admitted holds, and what is learnt when it is answered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode};
+
+use super::adaptive::Adaptive;
+use super::breaker::{Change, Pass};
+use super::rate::Standing;
+use super::{Concurrency, Place};
+use crate::error::RequestError;
+use crate::logs::CHANGE;
+
+/// Proof of admission. Not `Clone`; dropping it gives both places back.
+#[derive(Debug)]
+pub struct Permit {
+    service: Place,
+    host: Place,
+    /// When it came, and what is to be done for it: only where there are policies.
+    watched: Option<(Instant, Box<Watched>)>,
+}
+
+/// What policies want to know of a request, or say to it: the route's and the service's.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    pub(super) name: Option<Arc<str>>,
+    pub(super) standings: [Option<Standing>; 2],
+    pub(super) passes: [Option<Pass>; 2],
+    pub(super) regulated: Option<Regulated>,
+}
+
+/// The number of places that is found out.
+#[derive(Debug)]
+pub(super) struct Regulated {
+    pub(super) adaptive: Arc<Adaptive>,
+    pub(super) places: Arc<Concurrency>,
+}
+
+/// How it went for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// As it should.
+    Good,
+    /// The service failed it.
+    Failed,
+    /// The service took all the time that it had.
+    Late,
+}
+
+impl Verdict {
+    /// Nothing where it is not the service that failed: it was turned away, or its client was at fault.
+    fn of(error: &RequestError) -> Option<Self> {
+        match error {
+            _ if !error.is_the_guests() => None,
+            RequestError::WallTime | RequestError::CpuTime => Some(Self::Late),
+            _ if error.status().is_server_error() => Some(Self::Failed),
+            _ => Some(Self::Good),
+        }
+    }
+}
+
+impl Watched {
+    pub(super) fn is_needed(&self) -> bool {
+        let any = self.standings.iter().any(Option::is_some) || self.passes.iter().any(Option::is_some);
+        any || self.regulated.is_some()
+    }
+
+    fn learn(&mut self, verdict: Verdict, began: Instant, took: Duration, now: Instant) {
+        for pass in self.passes.iter_mut().flatten() {
+            if let Some(change) = pass.learn(verdict != Verdict::Good, took, now) {
+                say(self.name.as_deref().unwrap_or_default(), change);
+            }
+        }
+        // A failure that is quick says nothing of how many the service can take.
+        if let Some(Regulated { adaptive, places }) = self.regulated.as_ref().filter(|_| verdict != Verdict::Failed)
+            && let Some(limit) = adaptive.learn(began, took, now, places.taken())
+        {
+            places.resize(limit);
+        }
+    }
+}
+
+impl Permit {
+    pub(super) fn new(service: Place, host: Place, watched: Option<Box<Watched>>, came: Instant) -> Self {
+        let began = came + service.waited + host.waited;
+        Self { service, host, watched: watched.map(|watched| (began, watched)) }
+    }
+
+    /// How long the request stood in queues.
+    pub fn waited(&self) -> Duration {
+        self.service.waited + self.host.waited
+    }
+
+    /// The head of the answer is there: policies learn from it, and add their fields. `idle` of its time the service has
+    /// waited for the client. `clock` is only asked if there are any policies.
+    pub fn answered(
+        &mut self,
+        status: StatusCode,
+        headers: &mut HeaderMap,
+        idle: Duration,
+        clock: impl FnOnce() -> Instant,
+    ) {
+        let Some((began, watched)) = &mut self.watched else { return };
+        let verdict = if status.is_server_error() { Verdict::Failed } else { Verdict::Good };
+        let now = clock();
+        watched.learn(verdict, *began, now.saturating_duration_since(*began).saturating_sub(idle), now);
+        watched.standings.iter().flatten().for_each(|standing| standing.write(headers));
+    }
+
+    /// There is no answer, or it broke off after its head: policies learn from it, if it says anything of the service.
+    pub fn failed(&mut self, error: &RequestError, clock: impl FnOnce() -> Instant) {
+        if let Some((began, watched)) = &mut self.watched
+            && let Some(verdict) = Verdict::of(error)
+        {
+            let now = clock();
+            watched.learn(verdict, *began, now.saturating_duration_since(*began), now);
+        }
+    }
+}
+
+fn say(name: &str, change: Change) {
+    match change {
+        Change::Opened(counts) => tracing::warn!(
+            target: CHANGE,
+            service = name,
+            "{name}: breaker open; of {} calls {} failed, {} were slow",
+            counts.calls,
+            counts.failed,
+            counts.slow
+        ),
+        Change::Closed => tracing::info!(target: CHANGE, service = name, "{name}: breaker closed"),
+    }
+}

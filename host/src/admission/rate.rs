@@ -1,0 +1,232 @@
+//! So many requests in such a time, and a burst of so many at once: the generic cell rate algorithm (GCRA).
+//!
+//! All that is kept of a bucket is the time at which it is full again. A request moves that on by one interval, and is
+//! turned away when it would move further than a whole burst from now. Never more than `burst + rate × time` get in,
+//! whatever comes when and on how many threads.
+
+mod standing;
+mod table;
+
+pub use standing::Standing;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use http::header::{HeaderName, HeaderValue};
+
+use super::asked::Asked;
+use table::Table;
+
+/// How often, and who shares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// So many requests …
+    pub count: u32,
+    /// … in this time.
+    pub per: Duration,
+    /// So many at once.
+    pub burst: u32,
+    /// Who has a bucket of their own.
+    pub by: By,
+}
+
+/// Who has a bucket of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Nobody: all requests share one.
+    Service,
+    /// Every client address; of IPv6 every /64, which is what one client has.
+    Client,
+    /// Every value of this header; requests without it share one.
+    Header(HeaderName),
+}
+
+/// A limit at work.
+#[derive(Debug)]
+pub struct Rate {
+    settings: Settings,
+    quota: Quota,
+    name: String,
+    policy: HeaderValue,
+    state: Arc<State>,
+}
+
+/// The numbers of GCRA, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Quota {
+    /// Between two requests, in the long run.
+    interval: u64,
+    /// How far from now a bucket's time may be: a whole burst.
+    span: u64,
+}
+
+/// What is used. Outlives versions of the service and edits of its manifest.
+#[derive(Debug)]
+struct State {
+    /// Times are counted from here.
+    epoch: Instant,
+    one: AtomicU64,
+    /// Made for the first request that needs it: most services are idle.
+    many: OnceLock<Table>,
+}
+
+impl Quota {
+    /// Rounded so that never more than the rate gets in.
+    fn of(settings: &Settings) -> Self {
+        let per = u64::try_from(settings.per.as_nanos()).unwrap_or(u64::MAX);
+        let interval = per.div_ceil(u64::from(settings.count.max(1)));
+        Self { interval, span: interval.saturating_mul(u64::from(settings.burst.max(1))) }
+    }
+
+    /// When a bucket that is full again at `full` would be so after one more request.
+    ///
+    /// # Errors
+    /// How long it is until there is room for one, in nanoseconds.
+    fn take(self, full: u64, now: u64) -> Result<u64, u64> {
+        let next = full.max(now).saturating_add(self.interval);
+        let room = now.saturating_add(self.span);
+        if next <= room { Ok(next) } else { Err(next - room) }
+    }
+
+    /// The same use, counted in requests, under another quota; never more than its whole burst.
+    fn convert(self, full: u64, now: u64, to: Self) -> u64 {
+        let used = u128::from(full.saturating_sub(now)) * u128::from(to.interval) / u128::from(self.interval.max(1));
+        now.saturating_add(u64::try_from(used).unwrap_or(u64::MAX).min(to.span))
+    }
+}
+
+impl Rate {
+    /// A limit of which nothing is used. `scope` tells those of routes from their service's.
+    pub fn new(settings: &Settings, scope: &str, now: Instant) -> Self {
+        Self::with(settings, scope, Arc::new(State::new(now)))
+    }
+
+    /// This limit under other settings. What is used stays used, unless it is others who have buckets.
+    pub fn renewed(&self, settings: &Settings, scope: &str, now: Instant) -> Self {
+        let to = Quota::of(settings);
+        let state = match (self.settings.by == settings.by, self.quota == to) {
+            (true, true) => Arc::clone(&self.state),
+            (true, false) => Arc::new(self.state.converted(now, |full, now| self.quota.convert(full, now, to))),
+            (false, _) => Arc::new(State::new(now)),
+        };
+        Self::with(settings, scope, state)
+    }
+
+    fn with(settings: &Settings, scope: &str, state: Arc<State>) -> Self {
+        let quota = Quota::of(settings);
+        let by = match &settings.by {
+            By::Service => "service",
+            By::Client => "client",
+            By::Header(name) => name.as_str(),
+        };
+        let name = format!("{scope}{by}");
+        let window = quota.span.div_ceil(1_000_000_000);
+        let policy = format!("\"{name}\";q={};w={window}", settings.burst);
+        // A header's name and a number are always a valid value.
+        let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(""));
+        Self { settings: settings.clone(), quota, name, policy, state }
+    }
+
+    /// How it is set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes one request out of its bucket.
+    ///
+    /// # Errors
+    /// When there is no room for it; the standing says when there is.
+    pub fn take(&self, asked: &Asked<'_>, now: Instant) -> Result<Standing, Standing> {
+        let at = self.state.since(now);
+        let take = |full: u64| self.quota.take(full, at);
+        let taken = match &self.settings.by {
+            By::Service => {
+                let next = self.state.one.fetch_update(Relaxed, Relaxed, |full| take(full).ok());
+                // What was there, whether or not it was moved on.
+                let (Ok(full) | Err(full)) = next;
+                take(full).map_err(|wait| (full, wait))
+            }
+            By::Client => self.state.many().take(&key_of(asked.client()), take),
+            By::Header(name) => {
+                let value = asked.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
+                self.state.many().take(&value, take)
+            }
+        };
+        match taken {
+            Ok(full) => Ok(self.standing(full.saturating_sub(at), 0)),
+            Err((full, wait)) => Err(self.standing(full.saturating_sub(at), wait)),
+        }
+    }
+
+    /// `ahead` is how long it is until the bucket is full again, `wait` until there is room for one more.
+    fn standing(&self, ahead: u64, wait: u64) -> Standing {
+        let remaining = self.quota.span.saturating_sub(ahead) / self.quota.interval.max(1);
+        let seconds = |nanos: u64| nanos.div_ceil(1_000_000_000);
+        Standing::new(&self.policy, &self.name, remaining, seconds(ahead), seconds(wait))
+    }
+
+    /// Buckets that are not full; `None` where there is only one.
+    pub fn keys(&self, now: Instant) -> Option<usize> {
+        let at = self.state.since(now);
+        (self.settings.by != By::Service).then(|| self.state.many.get().map_or(0, |table| table.in_use(at)))
+    }
+
+    /// Requests for which there is room, where all share one bucket.
+    pub fn remaining(&self, now: Instant) -> Option<u64> {
+        let ahead = self.state.one.load(Relaxed).saturating_sub(self.state.since(now));
+        let room = self.quota.span.saturating_sub(ahead) / self.quota.interval.max(1);
+        (self.settings.by == By::Service).then_some(room)
+    }
+}
+
+impl State {
+    fn new(now: Instant) -> Self {
+        Self { epoch: now, one: AtomicU64::new(0), many: OnceLock::new() }
+    }
+
+    fn since(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn many(&self) -> &Table {
+        self.many.get_or_init(Table::default)
+    }
+
+    /// A copy in which every bucket is converted. Requests that are still let in by the old one are not in it: those of
+    /// the microseconds until the new version is published.
+    fn converted(&self, now: Instant, convert: impl Fn(u64, u64) -> u64) -> Self {
+        let at = self.since(now);
+        let many = OnceLock::new();
+        if let Some(table) = self.many.get() {
+            let _ = many.set(table.converted(|full| convert(full, at)));
+        }
+        Self { epoch: self.epoch, one: AtomicU64::new(convert(self.one.load(Relaxed), at)), many }
+    }
+}
+
+/// What tells clients apart: an address, or the network that an IPv6 client has to itself.
+fn key_of(client: IpAddr) -> u64 {
+    match client {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        // No /64 of addresses that are given out looks like this.
+        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64 | 1 << 63,
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, per, burst, by } = self;
+        let per = humantime::format_duration(*per).to_string();
+        write!(f, "{count}/{}, burst {burst}, by ", per.strip_prefix('1').unwrap_or(&per))?;
+        match by {
+            By::Service => f.write_str("service"),
+            By::Client => f.write_str("client"),
+            By::Header(name) => write!(f, "header:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+use http::{HeaderMap, StatusCode};
+use proptest::prelude::*;
+
+use super::breaker::Settings as Breaker;
+use super::rate::{By, Settings as Rate};
+use super::terms::Policies;
+use super::*;
+use crate::config;
+use crate::error::Trap;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+const BREAKER: Breaker = Breaker {
+    failures: 50,
+    slow: Some(SECOND),
+    slow_calls: 50,
+    calls: 2,
+    window: Duration::from_secs(10),
+    open: Duration::from_secs(5),
+    probes: 1,
+};
+
+fn rate(burst: u32) -> Option<Rate> {
+    Some(Rate { count: 1, per: SECOND, burst, by: By::Service })
+}
+
+fn limits() -> Limits {
+    config::resolve(&[]).unwrap().config.limits
+}
+
+fn commons(places: usize) -> Arc<Commons> {
+    Arc::new(Commons::new(Arc::new(Concurrency::new(places, 0, SECOND))))
+}
+
+fn of(terms: &Terms, known: Option<(&Admission, bool)>, commons: &Arc<Commons>, now: Instant) -> Admission {
+    let admission = Admission::new(&Arc::from("users"), (&limits(), terms), commons, known, now);
+    admission.takes_over();
+    admission
+}
+
+async fn ask(admission: &Admission, client: &str, route: usize, now: Instant) -> Result<Permit, Refusal> {
+    let headers = HeaderMap::new();
+    let asked = Asked { peer: client.parse().unwrap(), proxies: None, headers: &headers, route };
+    admission.admit(&asked, now).await
+}
+
+fn nets(net: &str) -> Vec<ipnet::IpNet> {
+    vec![net.parse().unwrap()]
+}
+
+/// Each policy is asked only by who has passed those before it, and a route's before its service's.
+#[tokio::test]
+async fn the_order_is_fixed() {
+    let (now, commons) = (Instant::now(), commons(1));
+    let clients = Clients { deny: nets("10.0.0.0/8"), ..Clients::default() };
+    let service = Policies { clients, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
+    let route = Policies { rate: rate(4), ..Policies::default() };
+    let terms =
+        Terms { service, routes: vec![("/".into(), Policies::default()), ("/x".into(), route)], adaptive: None };
+    let admission = of(&terms, None, &commons, now);
+    let left = || admission.shown(now).into_iter().filter_map(|shown| shown.state).collect::<Vec<_>>();
+    assert_eq!(ask(&admission, "10.0.0.1", 1, now).await.unwrap_err(), Refusal::Client);
+    assert_eq!(left()[..2], ["4 remaining", "6 remaining"], "who may not ask uses nothing");
+    let fails = async || {
+        let mut permit = ask(&admission, "192.0.2.1", 1, now).await.unwrap();
+        permit.failed(&RequestError::NoAnswer, || now);
+    };
+    fails().await;
+    fails().await;
+    assert!(matches!(ask(&admission, "192.0.2.1", 1, now).await, Err(Refusal::Breaker(_))));
+    assert_eq!(left()[..2], ["1 remaining", "3 remaining"]);
+    assert!(matches!(ask(&admission, "192.0.2.1", 1, now).await, Err(Refusal::Breaker(_))));
+    assert!(matches!(ask(&admission, "192.0.2.1", 1, now).await, Err(Refusal::Rate(_))));
+    assert_eq!(left()[..2], ["0 remaining", "2 remaining"], "the route's comes first");
+    assert!(matches!(ask(&admission, "192.0.2.1", 0, now).await, Err(Refusal::Breaker(_))));
+    let later = now + BREAKER.open;
+    let inside = commons.places.enter().await.unwrap();
+    assert_eq!(ask(&admission, "192.0.2.1", 1, later).await.unwrap_err(), Refusal::Shed);
+    drop(inside);
+    assert!(ask(&admission, "192.0.2.1", 1, later).await.is_ok(), "the probe that was shed is not lost");
+}
+
+/// How a request ends.
+#[derive(Debug)]
+enum End {
+    /// Its client goes away.
+    Left,
+    /// With this status, after so long, of which the guest waited for its client for so long.
+    Answered(u16, Duration, Duration),
+    /// Without an answer.
+    Failed(RequestError),
+    /// With an answer that breaks off.
+    Broke(RequestError),
+}
+
+/// What an end says of the service.
+#[tokio::test]
+async fn only_the_service_is_blamed() {
+    use wasmtime_wasi_http::Error::{HttpRequestDenied, InternalError};
+    let (now, commons) = (Instant::now(), commons(10));
+    let breaker = Some(Breaker { calls: 1, ..BREAKER });
+    let terms = Terms { service: Policies { breaker, ..Policies::default() }, ..Terms::default() };
+    let check = async |end: End, opens: bool| {
+        let admission = of(&terms, None, &commons, now);
+        let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
+        let mut answer = |status, took, idle| {
+            let status = StatusCode::from_u16(status).unwrap();
+            permit.answered(status, &mut HeaderMap::new(), idle, || now + took);
+        };
+        match &end {
+            End::Left => {}
+            End::Answered(status, took, idle) => answer(*status, *took, *idle),
+            End::Failed(error) => permit.failed(error, || now),
+            End::Broke(error) => {
+                answer(200, MS, Duration::ZERO);
+                permit.failed(error, || now);
+            }
+        }
+        drop(permit);
+        assert_eq!(admission.breaker(now) == Some(Position::Open), opens, "{end:?}");
+    };
+    check(End::Left, false).await;
+    check(End::Answered(200, SECOND, Duration::ZERO), false).await;
+    check(End::Answered(404, MS, Duration::ZERO), false).await;
+    check(End::Answered(500, MS, Duration::ZERO), true).await;
+    check(End::Answered(200, SECOND + MS, Duration::ZERO), true).await;
+    check(End::Answered(200, SECOND + 5 * MS, 6 * MS), false).await;
+    for error in
+        [RequestError::Trapped(Trap::default()), RequestError::WallTime, RequestError::Guest(InternalError(None))]
+    {
+        check(End::Failed(error), true).await;
+    }
+    for error in [
+        RequestError::Guest(HttpRequestDenied),
+        RequestError::BodyTooLarge,
+        RequestError::BodyLate,
+        RequestError::BodyBroken,
+        RequestError::QueueFull,
+        RequestError::Unavailable(String::new()),
+    ] {
+        check(End::Failed(error), false).await;
+    }
+    check(End::Broke(RequestError::NoAnswer), true).await;
+    check(End::Broke(RequestError::BodyLate), false).await;
+}
+
+/// What lives on when a service changes, and what does not.
+#[tokio::test]
+async fn state_survives() {
+    let (now, commons) = (Instant::now(), commons(10));
+    let service = Policies { rate: rate(3), breaker: Some(BREAKER), ..Policies::default() };
+    let terms = Terms { service: service.clone(), ..Terms::default() };
+    let first = of(&terms, None, &commons, now);
+    for _ in 0..2 {
+        ask(&first, "192.0.2.1", 0, now).await.unwrap().failed(&RequestError::NoAnswer, || now);
+    }
+    let edited = of(&terms, Some((&first, false)), &commons, now);
+    assert_eq!(edited.breaker(now), Some(Position::Open), "the same component is as it was");
+    let replaced = of(&terms, Some((&edited, true)), &commons, now);
+    assert_eq!(replaced.breaker(now), Some(Position::Closed), "another component is asked at once");
+    let inside = ask(&replaced, "192.0.2.1", 0, now).await.unwrap();
+    assert!(matches!(ask(&replaced, "192.0.2.1", 0, now).await, Err(Refusal::Rate(_))), "the rate is still used up");
+    // Who was let in still counts, also under other limits.
+    let tight = Limits { in_flight: 1, queue: 0, ..limits() };
+    let tight =
+        Admission::new(&Arc::from("users"), (&tight, &Terms::default()), &commons, Some((&replaced, false)), now);
+    assert_eq!((tight.in_flight(), tight.places()), (1, 256), "nothing changes before it takes over");
+    tight.takes_over();
+    assert_eq!(ask(&tight, "192.0.2.1", 0, now).await.unwrap_err(), Refusal::QueueFull);
+    drop(inside);
+    assert!(ask(&tight, "192.0.2.1", 0, now).await.is_ok());
+}
+
+/// Answers that take too long cost places; without the policy they come back, whatever is still on its way.
+#[tokio::test]
+async fn places_follow_the_latency() {
+    let (start, commons) = (Instant::now(), commons(100));
+    let adaptive = Some(adaptive::Settings { latency: 10 * MS, floor: 2 });
+    let terms = Terms { adaptive, ..Terms::default() };
+    let admission = of(&terms, None, &commons, start);
+    let mut now = start;
+    for _ in 0..500 {
+        let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
+        now += 20 * MS;
+        permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now);
+    }
+    assert!(admission.places() < 10, "{}", admission.places());
+    let mut late = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
+    let without = of(&Terms::default(), Some((&admission, false)), &commons, now);
+    assert_eq!(without.places(), 256);
+    for _ in 0..100 {
+        late.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now + SECOND);
+    }
+    assert_eq!((without.places(), without.in_flight()), (256, 1));
+}
+
+proptest! {
+    /// Whatever is refused by whom, and however requests end: every place comes back, and so does every probe.
+    #[test]
+    fn permits_return_to_zero(
+        burst in 1..20_u32, places in 1..6_usize,
+        steps in prop::collection::vec((0..800_u64, any::<usize>(), 0..6_u8), 1..120),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (start, commons) = (Instant::now(), commons(places));
+            let service = Policies { rate: rate(burst), breaker: Some(BREAKER), priority: Some(Priority::Low), ..Policies::default() };
+            let adaptive = Some(adaptive::Settings { latency: 10 * MS, floor: 1 });
+            let terms = Terms { service, adaptive, ..Terms::default() };
+            let (admission, mut inside, mut now) = (of(&terms, None, &commons, start), Vec::new(), start);
+            for (ms, who, how) in steps {
+                now += Duration::from_millis(ms);
+                if how < 3 {
+                    inside.extend(ask(&admission, "192.0.2.1", 0, now).await.ok());
+                } else if !inside.is_empty() {
+                    let mut permit: Permit = inside.swap_remove(who % inside.len());
+                    match how {
+                        3 => permit.failed(&RequestError::NoAnswer, || now),
+                        4 => permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now),
+                        _ => {}
+                    }
+                }
+                prop_assert_eq!((admission.in_flight(), commons.places.taken()), (inside.len(), inside.len()));
+            }
+            inside.clear();
+            prop_assert_eq!((admission.in_flight(), commons.places.taken(), admission.queued()), (0, 0, 0));
+            now += Duration::from_secs(100);
+            prop_assert!(ask(&admission, "192.0.2.1", 0, now).await.is_ok(), "a probe is lost");
+            Ok(())
+        })?;
+    }
+}

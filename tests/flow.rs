@@ -1,0 +1,380 @@
+//! Promise: who may ask, and how often, is what the manifest says, and goes on through every change of it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::Frame;
+use serde_json::Value;
+
+use crate::harness::{Answer, Connection, TestHost, fed, get, host, raw, until, wasm};
+
+/// GET on a connection from this address of the loopback network.
+async fn get_from(client: &str, address: SocketAddr, path: &str) -> Answer {
+    Connection::from(client.parse().unwrap(), address).await.get(path).await
+}
+
+/// Puts another manifest there, and waits until it is what is served.
+async fn edit(host: &TestHost, name: &str, manifest: &str) {
+    let generation = host.current.snapshot().generation;
+    std::fs::write(host.directory().join(format!("{name}.toml")), manifest).unwrap();
+    until("the manifest is served", || host.current.snapshot().generation > generation).await;
+    assert_eq!(host.refusals(), Vec::<String>::new());
+}
+
+/// Replaces the component by another guest.
+async fn replace(host: &TestHost, name: &str, guest: &str) {
+    let generation = host.current.snapshot().generation;
+    let partial = host.directory().join(".new");
+    std::fs::copy(wasm(guest), &partial).unwrap();
+    std::fs::rename(partial, host.directory().join(format!("{name}.wasm"))).unwrap();
+    until("the component is served", || host.current.snapshot().generation > generation).await;
+}
+
+async fn policies(host: &TestHost, name: &str) -> Vec<Value> {
+    let answer = Connection::http1(host.admin).await.get(&format!("/v1/services/{name}")).await;
+    let service: Value = serde_json::from_slice(&answer.body).unwrap();
+    service["policies"].as_array().unwrap().clone()
+}
+
+async fn metric(host: &TestHost, line: &str) -> String {
+    let text = get(host.admin, "/metrics").await.text();
+    let found = text.lines().find_map(|found| found.strip_prefix(line)).map(|value| value.trim().to_owned());
+    found.unwrap_or_else(|| panic!("no {line} in\n{text}"))
+}
+
+fn refused(answer: &Answer) -> (u16, String) {
+    (answer.status, answer.problem())
+}
+
+/// Networks are let in and turned away, per service and per route, by who is at the other end and not by who they say they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn networks() {
+    let host = host(&["echo", "hello"])
+        .manifest("hello", "allow = ['127.0.1.0/24']\ndeny = ['127.0.1.9']")
+        .manifest("echo", "routes = ['/echo', { path = '/echo/admin', allow = ['127.0.2.0/24'] }]")
+        .start()
+        .await;
+    let denied = get_from("127.0.0.1", host.address, "/hello").await;
+    assert_eq!(refused(&denied), (403, "client-denied".into()));
+    assert!(denied.header("retry-after").is_empty());
+    assert_eq!(get_from("127.0.1.1", host.address, "/hello").await.status, 200);
+    assert_eq!(get_from("127.0.1.9", host.address, "/hello").await.status, 403);
+    let forged = [("x-forwarded-for", "127.0.1.1")];
+    let mut client = Connection::from("127.0.0.1".parse().unwrap(), host.address).await;
+    assert_eq!(client.ask(Method::GET, "/hello", &forged, "").await.status, 403, "nobody is believed");
+    assert_eq!(get_from("127.0.0.1", host.address, "/echo/head").await.status, 200);
+    assert_eq!(get_from("127.0.0.1", host.address, "/echo/admin/head").await.status, 403);
+    assert_eq!(get_from("127.0.2.1", host.address, "/echo/admin/head").await.status, 200);
+    // Nobody gets around a route by the service's own host; one without such routes has it.
+    let own = |name: &'static str| [("host", name)];
+    let around = client.ask(Method::GET, "/admin/head", &own("echo.localhost"), "").await;
+    assert_eq!(refused(&around), (404, "no-route".into()));
+    assert_eq!(
+        client.ask(Method::GET, "/", &own("hello.localhost"), "").await.status,
+        403,
+        "it has a route, and a policy"
+    );
+    edit(&host, "hello", "deny = ['127.0.1.0/24']").await;
+    assert_eq!(get_from("127.0.0.1", host.address, "/hello").await.status, 200);
+    assert_eq!(get_from("127.0.1.1", host.address, "/hello").await.status, 403);
+    assert_eq!(metric(&host, r#"lodge_refusals_total{service="hello",reason="client-denied"}"#).await, "5");
+}
+
+/// Behind a proxy that is trusted, the client is who the proxy says.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_behind_a_proxy() {
+    let host = host(&["hello"])
+        .set("trusted_proxies", "127.0.3.0/24")
+        .manifest("hello", "rate = '1/h'\ndeny = ['192.0.2.66']")
+        .start()
+        .await;
+    let mut proxy = Connection::from("127.0.3.1".parse().unwrap(), host.address).await;
+    let mut ask =
+        async |client: &str| proxy.ask(Method::GET, "/hello", &[("x-forwarded-for", client)], "").await.status;
+    assert_eq!((ask("192.0.2.1").await, ask("192.0.2.1").await, ask("192.0.2.2").await), (200, 429, 200));
+    assert_eq!(ask("192.0.2.66").await, 403);
+    assert_eq!(ask("6.6.6.6, 192.0.2.1").await, 429, "what stands before the client is the client's own invention");
+}
+
+/// The fields say where a client stands, on every answer; what is used stays used when the manifest changes, and when
+/// the component does.
+#[tokio::test(flavor = "multi_thread")]
+async fn rates() {
+    let manifest = "rate = { limit = '5/h', by = 'client' }";
+    let host = host(&["hello"]).manifest("hello", manifest).start().await;
+    let first = host.get("/hello").await;
+    assert_eq!((first.status, first.header("ratelimit-policy").as_str()), (200, "\"client\";q=5;w=3600"));
+    assert_eq!(
+        (first.header("ratelimit").as_str(), first.header("retry-after").as_str()),
+        ("\"client\";r=4;t=720", "")
+    );
+    assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=3;t=1440");
+    assert_eq!(get_from("127.0.0.9", host.address, "/hello").await.header("ratelimit"), "\"client\";r=4;t=720");
+    // Room for six, two are used; each takes ten minutes to come back.
+    edit(&host, "hello", "rate = { limit = '6/h', by = 'client' }").await;
+    assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=3;t=1800");
+    replace(&host, "hello", "deaf").await;
+    assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=2;t=2400");
+    for _ in 0..2 {
+        assert_eq!(host.get("/hello").await.status, 200);
+    }
+    let over = host.get("/hello").await;
+    assert_eq!(refused(&over), (429, "rate-limited".into()));
+    assert_eq!(
+        (over.header("retry-after").as_str(), over.header("ratelimit").as_str()),
+        ("600", "\"client\";r=0;t=3600")
+    );
+    assert_eq!(over.header("ratelimit-policy"), "\"client\";q=6;w=3600");
+    let rate = &policies(&host, "hello").await[0];
+    assert_eq!(
+        (&rate["policy"], &rate["settings"], &rate["state"]),
+        (&"rate".into(), &"6/h, burst 6, by client".into(), &"2 in use".into())
+    );
+    assert_eq!(metric(&host, r#"lodge_rate_limit_keys{service="hello"}"#).await, "2");
+    assert_eq!(metric(&host, r#"lodge_refusals_total{service="hello",reason="rate-limited"}"#).await, "1");
+}
+
+/// A route has a limit of its own besides its service's, and keeps what is used when another route comes before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rates_of_routes() {
+    let route = "{ path = '/login', rate = { limit = '2/h', by = 'header:x-user' } }";
+    let service = "rate = { limit = '4/h', by = 'service' }";
+    let host = host(&["hello"]).manifest("hello", &format!("routes = ['/hello', {route}]\n{service}")).start().await;
+    let mut client = host.connect().await;
+    let mut ask = async |path: &str, user: &str| client.ask(Method::GET, path, &[("x-user", user)], "").await;
+    let both = ask("/login", "ada").await;
+    let fields: Vec<_> = both.headers.get_all("ratelimit").iter().map(|value| value.to_str().unwrap()).collect();
+    assert_eq!(fields, ["\"route-x-user\";r=1;t=1800", "\"service\";r=3;t=900"]);
+    assert_eq!(ask("/login", "ada").await.status, 200);
+    edit(&host, "hello", &format!("routes = ['/', '/hello', {route}]\n{service}")).await;
+    assert_eq!(refused(&ask("/login", "ada").await), (429, "rate-limited".into()));
+    assert_eq!(ask("/login", "bob").await.status, 200);
+    assert_eq!(ask("/hello", "ada").await.status, 200);
+    assert_eq!(ask("/hello", "ada").await.status, 429, "four have been let in");
+}
+
+/// Clients that ask without a pause get what the rate allows, to two in a hundred.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_holds_under_load() {
+    let host = host(&["deaf"])
+        .manifest("deaf", "rate = { limit = '100/s', burst = 10, by = 'service' }")
+        .alone()
+        .start()
+        .await;
+    let (address, start) = (host.address, Instant::now());
+    let end = start + Duration::from_secs(5);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut client = Connection::http1(address).await;
+                let (mut admitted, mut asked) = (0, 0);
+                while Instant::now() < end {
+                    asked += 1;
+                    match client.get("/deaf").await.status {
+                        200 => admitted += 1,
+                        status => assert_eq!(status, 429),
+                    }
+                }
+                (admitted, asked)
+            })
+        })
+        .collect();
+    let (mut admitted, mut asked) = (0, 0);
+    for client in clients {
+        let (more, asks) = client.await.unwrap();
+        (admitted, asked) = (admitted + more, asked + asks);
+    }
+    let allowed = 10.0 + 100.0 * start.elapsed().as_secs_f64();
+    assert!(
+        f64::from(admitted) <= allowed && f64::from(admitted) >= allowed * 0.98,
+        "{admitted} of {asked}; {allowed} are allowed"
+    );
+    assert!(asked > 3 * admitted, "too few asked for this to say anything: {asked}");
+}
+
+/// A guest that fails is not asked any more, whoever asks; an edit does not close the breaker, another component does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_opens_and_closes() {
+    let breaker = "breaker = { calls = 4, open = '1h' }";
+    let host = host(&["trap"]).named("trap", "fails").manifest("fails", breaker).start().await;
+    for _ in 0..4 {
+        assert_eq!(refused(&host.get("/fails").await), (502, "trapped".into()));
+    }
+    let open = host.get("/fails").await;
+    assert_eq!(refused(&open), (503, "breaker-open".into()));
+    let wait: u32 = open.header("retry-after").parse().unwrap();
+    assert!((3500..=3600).contains(&wait), "{wait}");
+    assert_eq!(metric(&host, r#"lodge_breaker_state{service="fails"}"#).await, "2");
+    let state = policies(&host, "fails").await[0]["state"].as_str().unwrap().to_owned();
+    assert!(state.starts_with("open;"), "{state}");
+    edit(&host, "fails", &format!("{breaker}\nenv.A = 'b'")).await;
+    assert_eq!(host.get("/fails").await.status, 503);
+    replace(&host, "fails", "hello").await;
+    assert_eq!(host.get("/fails").await.status, 200, "what was repaired is asked at once");
+    assert_eq!(metric(&host, r#"lodge_breaker_state{service="fails"}"#).await, "0");
+}
+
+/// Half open, it finds out by itself; statuses of the guest count, those of clients' mistakes do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_tries_again() {
+    let breaker = "breaker = { calls = 3, failures = '100%', open = '200ms', probes = 1 }";
+    let host = host(&["status"]).manifest("status", breaker).start().await;
+    let status = async |path: &str| host.get(path).await.status;
+    for _ in 0..5 {
+        assert_eq!(status("/status/404").await, 404);
+    }
+    // The window holds five good calls, so none of these opens it; a new component has none.
+    assert_eq!((status("/status/500").await, status("/status/500").await), (500, 500));
+    edit(&host, "status", &format!("{breaker}\nenv.A = 'b'")).await;
+    assert_eq!(status("/status/200").await, 200);
+    let host = crate::harness::host(&["status"]).manifest("status", breaker).start().await;
+    let status = async |path: &str| host.get(path).await.status;
+    for _ in 0..3 {
+        assert_eq!(status("/status/500").await, 500);
+    }
+    let opened = Instant::now();
+    assert_eq!(refused(&host.get("/status/200").await), (503, "breaker-open".into()));
+    while status("/status/200").await != 200 {
+        assert!(opened.elapsed() < Duration::from_secs(20), "it never tries again");
+    }
+    assert!(opened.elapsed() >= Duration::from_millis(150), "it tried too soon");
+    assert_eq!(status("/status/200").await, 200, "one good probe closes it");
+}
+
+/// A client that leaves, or is slow with its own body, is no failure of the service.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_not_open_a_breaker() {
+    let manifest = "breaker = { calls = 1, failures = '1%', open = '1h' }\nlimits = { wall = '4s', cpu = '4s' }";
+    let host = host(&["status", "sleeper"]).manifest("status", manifest).manifest("sleeper", manifest).start().await;
+    let half = "POST /status/200 HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nconnection: close\r\n\r\n12345";
+    let late = raw(host.address, half).await;
+    assert!(late.starts_with("HTTP/1.1 408 ") && late.contains("body-late"), "{late}");
+    // The host gives it a second, in case it has only closed its sending side.
+    let mut client = host.connect().await;
+    let leaves = tokio::time::timeout(Duration::from_millis(300), client.get("/sleeper")).await;
+    assert!(leaves.is_err());
+    drop(client);
+    until("its request is over", || {
+        let snapshot = host.current.snapshot();
+        snapshot.targets.iter().all(|target| target.admission.in_flight() == 0)
+    })
+    .await;
+    for name in ["status", "sleeper"] {
+        assert_eq!(metric(&host, &format!(r#"lodge_breaker_state{{service="{name}"}}"#)).await, "0", "{name}");
+    }
+    assert_eq!(refused(&host.get("/sleeper").await), (504, "wall-time".into()));
+    assert_eq!(refused(&host.get("/sleeper").await), (503, "breaker-open".into()));
+}
+
+/// The time for which a guest waits for its client is the client's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_makes_no_slow_call() {
+    let breaker = "breaker = { calls = 1, slow = '400ms', open = '1h' }";
+    let host = host(&["status"]).manifest("status", breaker).start().await;
+    let mut client = host.connect().await;
+    let (feed, body) = fed();
+    let feeding = tokio::spawn(async move {
+        for _ in 0..4 {
+            feed.send(Frame::data(Bytes::from_static(b"slowly"))).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let (asked, request) = (Instant::now(), Request::post("/status/200").body(body).unwrap());
+    assert_eq!(client.send(request).await.unwrap().status(), 200);
+    assert!(asked.elapsed() >= Duration::from_millis(800), "it did not wait for the body");
+    feeding.await.unwrap();
+    assert_eq!(host.get("/status/200").await.status, 200);
+}
+
+/// An answer that breaks off after its head is a failure, which its head was not.
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_answers_open_a_breaker() {
+    let host = host(&["cutoff"]).manifest("cutoff", "breaker = { calls = 4, open = '1h' }").start().await;
+    for _ in 0..2 {
+        let answer = host.get("/cutoff").await;
+        assert!(answer.status == 200 && answer.broken);
+    }
+    until("the host has seen it, too", || {
+        let snapshot = host.current.snapshot();
+        snapshot.targets[0].admission.in_flight() == 0
+    })
+    .await;
+    assert_eq!(refused(&host.get("/cutoff").await), (503, "breaker-open".into()));
+}
+
+/// When every sandbox is taken the least important go first, and come back when there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_host_sheds() {
+    let host = host(&["sleeper", "hello"])
+        .named("hello", "batch")
+        .named("hello", "vital")
+        .manifest("batch", "priority = 'low'")
+        .manifest("vital", "routes = [{ path = '/vital', priority = 'high' }, '/usual']")
+        .set("engine.instances", "2")
+        .set("engine.queue", "4")
+        .set("limits.queue_wait", "20s")
+        .set("limits.wall", "5s")
+        .set("limits.cpu", "5s")
+        .start()
+        .await;
+    let address = host.address;
+    // A machine that is busy with other tests may be late, which is a reason to shed, too.
+    let room = async || {
+        let start = Instant::now();
+        while host.get("/batch").await.status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(20), "there is never room");
+        }
+    };
+    room().await;
+    let sleep = || tokio::spawn(async move { get(address, "/sleeper").await.status });
+    let flying = |count: usize| {
+        let snapshot = host.current.snapshot();
+        snapshot.targets.iter().map(|target| target.admission.in_flight()).sum::<usize>() >= count
+    };
+    let mut sleeping = vec![sleep(), sleep()];
+    until("both places are taken", || flying(2)).await;
+    assert_eq!(refused(&host.get("/batch").await), (503, "shed".into()));
+    assert_eq!(host.get("/batch").await.header("retry-after"), "1");
+    // Two of four places of the queue, and normal requests make room for high ones.
+    sleeping.extend([sleep(), sleep()]);
+    until("two wait for the host", || flying(4)).await;
+    assert_eq!(metric(&host, "lodge_load_level").await, "2");
+    assert_eq!(refused(&host.get("/hello").await), (503, "shed".into()));
+    assert_eq!(
+        refused(&host.get("/usual").await),
+        (503, "shed".into()),
+        "a route without a priority is as its service"
+    );
+    let vital = tokio::spawn(async move { get(address, "/vital").await.status });
+    assert_eq!(vital.await.unwrap(), 200, "it waits, and has its turn");
+    for sleeping in sleeping {
+        assert_eq!(sleeping.await.unwrap(), 504);
+    }
+    room().await;
+    assert_eq!(host.get("/hello").await.status, 200);
+}
+
+/// The number of places follows the time that answers take, and goes on from there after an edit.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_adapt() {
+    let manifest = |latency: &str| format!("adaptive = {{ latency = '{latency}', floor = 2 }}\nlimits.in_flight = 20");
+    let host = host(&["counter"]).manifest("counter", &manifest("1ms")).start().await;
+    let limit = || {
+        let snapshot = host.current.snapshot();
+        snapshot.targets[0].admission.places()
+    };
+    assert_eq!(limit(), 20);
+    edit(&host, "counter", &manifest("1h")).await;
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_millis(500) {
+        assert_eq!(host.get("/counter").await.status, 200);
+    }
+    assert_eq!(limit(), 20);
+    let shown = &policies(&host, "counter").await[0];
+    assert_eq!((&shown["policy"], &shown["state"]), (&"adaptive".into(), &"20 of 20 places".into()));
+    assert_eq!(metric(&host, r#"lodge_concurrency_limit{service="counter"}"#).await, "20");
+    edit(&host, "counter", "limits.in_flight = 3").await;
+    assert_eq!(limit(), 3);
+}
