@@ -12,6 +12,9 @@ use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::BodyExt;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use self::replica::{Habit, Replica};
 use crate::harness::{Answer, Connection, Setup, TestHost, fed, get, host, until, within};
 
@@ -378,4 +381,47 @@ async fn a_service_moves_over() {
     assert_eq!(answered(&host, 10).await.len(), 1);
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(metrics.contains("lodge_requests_total{service=\"far\",code=\"2xx\"}"), "{metrics}");
+}
+
+/// A connection becomes something else where the manifest allows it, and holds its place until it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_switched() {
+    let one = Replica::start("one").await;
+    one.set(Habit::Switch);
+    let text = "upgrade = true\nidle = '1s'";
+    let host = before(&[&one], text).start().await;
+    let ask = "GET /far HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: echo\r\n\r\n";
+    let in_flight = || host.current.snapshot().target("far").unwrap().admission.in_flight();
+    let mut stream = TcpStream::connect(host.address).await.unwrap();
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(stream.read_u8()).await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    for line in ["connection: upgrade\r\n", "upgrade: echo\r\n", "x-replica: one\r\n", "x-request-id: "] {
+        assert!(head.contains(line), "{line:?} is not in {head}");
+    }
+    let mut echoed = [0; 5];
+    for _ in 0..3 {
+        stream.write_all(b"hello").await.unwrap();
+        within(stream.read_exact(&mut echoed)).await.unwrap();
+        assert_eq!(&echoed, b"hello");
+    }
+    assert_eq!(in_flight(), 1);
+    // Nothing comes any more: it is ended, and its place is free.
+    assert_eq!(within(stream.read(&mut echoed)).await.unwrap(), 0);
+    until("the place is free", || in_flight() == 0).await;
+    // Where nobody has allowed it the replica is not even asked.
+    fs::write(host.directory().join("far.toml"), manifest(&[&one], "")).unwrap();
+    let allowed = || host.current.snapshot().target("far").unwrap().backend.upstream().unwrap().spec().upgrade;
+    until("it is not allowed any more", || !allowed()).await;
+    let mut stream = TcpStream::connect(host.address).await.unwrap();
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"not asked to switch") {
+        answer.push(within(stream.read_u8()).await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
 }

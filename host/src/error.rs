@@ -70,7 +70,7 @@ pub enum RequestError {
     /// A replica did not answer, broke off its answer, or gave one that is not HTTP.
     #[error("the service failed")]
     Upstream(String),
-    /// The request broke off on its way to a replica, or cannot be sent to one.
+    /// The request cannot be sent to a replica as it is.
     #[error("the request cannot be passed on")]
     Unforwardable(String),
     /// The service's machine code was dropped and cannot be had again; the directory will say what is next.

@@ -21,3 +21,4 @@ pub mod respond;
 pub mod route;
 pub mod serve;
 pub mod split;
+pub mod upgrade;

@@ -42,6 +42,8 @@ pub(crate) enum Habit {
     Hang,
     /// With what is no HTTP.
     Rubbish,
+    /// By becoming an echo of bytes, if it is asked to.
+    Switch,
     /// It takes no connections, and closes those it has.
     Refuse,
 }
@@ -164,6 +166,21 @@ async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWri
             body.whole().await?;
             let length = if status == 304 { "" } else { "content-length: 0\r\n" };
             to.write_all(format!("HTTP/1.1 {status} X\r\n{length}\r\n").as_bytes()).await.ok()
+        }
+        Habit::Switch => {
+            if !head.contains("connection: upgrade\r\n") || !head.contains("upgrade: echo\r\n") {
+                return to.write_all(whole("not asked to switch").as_bytes()).await.ok();
+            }
+            let said =
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\nx-replica: one\r\n\r\n";
+            to.write_all(said.as_bytes()).await.ok()?;
+            let mut bytes = [0; 1024];
+            loop {
+                match body.from.read(&mut bytes).await {
+                    Ok(0) | Err(_) => return None,
+                    Ok(read) => to.write_all(&bytes[..read]).await.ok()?,
+                }
+            }
         }
         Habit::Close | Habit::Refuse => {
             body.whole().await?;

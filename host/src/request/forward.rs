@@ -9,12 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, response};
+use http::{Request, StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
 use super::body::RequestBody;
+use super::upgrade::{Ours, Tunnel};
 use crate::error::RequestError;
 use crate::service::Service;
 use crate::upstreams::Upstream;
@@ -41,16 +42,28 @@ struct Upload<B> {
     service: Arc<Service>,
 }
 
+/// What a replica answered.
+pub enum Forwarded {
+    /// A head, and a body that comes.
+    Answer(response::Parts, Relay),
+    /// That the connection becomes something else.
+    Switch(response::Parts, Tunnel),
+}
+
 /// Has a replica answer.
 ///
 /// # Errors
 /// When none does.
 pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
-    request: Request<B>,
+    mut request: Request<B>,
     client: IpAddr,
     deadline: Instant,
-) -> Result<(response::Parts, Relay), RequestError> {
+) -> Result<Forwarded, RequestError> {
+    let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
+    if let Some(ours) = &ours {
+        ours.ask(request.headers_mut());
+    }
     let over = Arc::new(AtomicBool::new(false));
     let request = request.map(|inner| {
         if inner.is_end_stream() {
@@ -60,17 +73,26 @@ pub async fn forward<B: RequestBody>(
         Upload { inner, left, over: Arc::clone(&over), service }.boxed_unsync()
     });
     match upstream.send(request, client, deadline).await {
+        Ok(Answer { mut response, source }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let theirs = hyper::upgrade::on(&mut response);
+            let ours = ours.ok_or_else(|| RequestError::Upstream("it switches protocols unasked".into()))?;
+            Ok(Forwarded::Switch(response.into_parts().0, ours.meet(theirs, source, upstream.spec().idle)))
+        }
+        Ok(Answer { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
+            Err(RequestError::Upstream(format!("it answers with status {}", response.status().as_u16())))
+        }
         Ok(Answer { response, source }) => {
             let (head, body) = response.into_parts();
             let mut relay = Relay { body, early: VecDeque::new(), ended: false, source };
             std::future::poll_fn(|cx| Poll::Ready(relay.prime(cx))).await?;
-            Ok((head, relay))
+            Ok(Forwarded::Answer(head, relay))
         }
         Err(_) if over.load(Relaxed) => Err(RequestError::BodyTooLarge),
         Err(Failure::NoReplica) => Err(RequestError::NoReplica),
         Err(Failure::Overloaded(cause)) => Err(RequestError::UpstreamBusy(cause)),
         Err(Failure::TimedOut(cause)) => Err(RequestError::UpstreamTimeout(cause)),
         Err(Failure::Unanswered(cause)) => Err(RequestError::Upstream(cause)),
+        Err(Failure::Body) => Err(RequestError::BodyBroken),
         Err(Failure::Request(cause)) => Err(RequestError::Unforwardable(cause)),
     }
 }

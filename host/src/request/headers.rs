@@ -8,6 +8,7 @@ use http::uri::{Authority, Scheme, Uri};
 use http::{Method, Version, request};
 use ipnet::IpNet;
 
+use super::upgrade::Wanted;
 use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
 
@@ -121,6 +122,7 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<(), RequestError
         return Err(RequestError::BadRequest("CONNECT is for proxies, and this is none"));
     }
     let asked = asked(head, peer)?;
+    Wanted::note(head);
     strip_hop_by_hop(&mut head.headers);
     let scheme = if peer.trusted {
         forward(&mut head.headers, &asked.authority, peer)?

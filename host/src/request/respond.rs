@@ -16,9 +16,10 @@ use http_body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::answer::{Answer, AnswerBody};
-use super::forward::Relay;
+use super::forward::{Forwarded, Relay};
 use super::headers;
 use super::record::Record;
+use super::upgrade;
 use crate::admission::Permit;
 use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
@@ -96,11 +97,21 @@ pub fn holding(
 /// When there is none.
 pub fn relaying(
     mut permit: Permit,
-    answer: Result<(http::response::Parts, Relay), RequestError>,
+    answer: Result<Forwarded, RequestError>,
     method: &Method,
     deadline: Instant,
 ) -> Result<Response<Body>, RequestError> {
-    let (mut head, body) = answer.inspect_err(|error| permit.failed(error, Instant::now))?;
+    let (mut head, body) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
+        Forwarded::Answer(head, body) => (head, body),
+        Forwarded::Switch(mut head, tunnel) => {
+            let what = head.headers.get(header::UPGRADE).cloned();
+            headers::strip_hop_by_hop(&mut head.headers);
+            what.iter().for_each(|what| upgrade::speak(&mut head.headers, what));
+            permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
+            tokio::spawn(tunnel.run(permit));
+            return Ok(Response::from_parts(head, Body { source: Source::Text(None), record: None }));
+        }
+    };
     headers::strip_hop_by_hop(&mut head.headers);
     permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
     let source = if *method == Method::HEAD || bodiless(head.status) {

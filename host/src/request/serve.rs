@@ -61,7 +61,7 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
             async move { Ok::<_, Infallible>(working.until(frame(&server, &peer, request).await)) }
         }
     });
-    let mut served = pin!(server.http.serve_connection(io, service));
+    let mut served = pin!(server.http.serve_connection_with_upgrades(io, service));
     let mut watch = activity.watch();
     let mut told = pin!(server.drain.told().clone().stopping());
     let (mut listens, mut stopping) = (false, false);

@@ -33,7 +33,9 @@ pub enum Failure {
     TimedOut(String),
     /// The last one that was tried did not answer.
     Unanswered(String),
-    /// The request itself broke off, or cannot be sent.
+    /// The request's body broke off.
+    Body,
+    /// The request cannot be sent as it is.
     Request(String),
 }
 
@@ -286,7 +288,8 @@ fn failing(result: &Tried) -> Option<&'static str> {
 fn failure(kind: Kind, cause: String) -> Failure {
     match kind {
         Kind::Overloaded => Failure::Overloaded(cause),
-        Kind::Unsendable | Kind::Upload => Failure::Request(cause),
+        Kind::Upload => Failure::Body,
+        Kind::Unsendable => Failure::Request(cause),
         Kind::ConnectTimeout | Kind::ReadTimeout => Failure::TimedOut(cause),
         Kind::Connect | Kind::Tls | Kind::Refused | Kind::Reset | Kind::Rubbish => Failure::Unanswered(cause),
     }
