@@ -16,6 +16,7 @@
 mod harness;
 
 mod admin;
+mod cache;
 mod cli;
 mod console;
 mod deploy;

@@ -25,6 +25,7 @@ use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
 use crate::request::accept::accept;
 use crate::request::serve::{self, Server};
+use crate::responses::Responses;
 use crate::traces::{Exporting, Tracer};
 
 /// Files that are no connections of clients: the listeners, the directory, components being read.
@@ -121,6 +122,7 @@ impl Host {
         let (mut stopper, drain) = drain::channel();
         let (metrics, nobody) = (Arc::clone(&compiler.metrics), compiler.services.of(""));
         let told_to_stop = Arc::new(Notify::new());
+        let responses = Responses::new(config.responses.memory, config.responses.entry);
         let operators = admin.map(|at| {
             let admin = Admin {
                 config: Arc::clone(&config),
@@ -128,6 +130,7 @@ impl Host {
                 current: current.clone(),
                 told: drain.told().clone(),
                 stop: Arc::clone(&told_to_stop),
+                responses: responses.clone(),
                 scrape: Scrape {
                     current: current.clone(),
                     metrics: Arc::clone(&metrics),
@@ -143,7 +146,7 @@ impl Host {
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
-        let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics)));
+        let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics), responses.clone()));
         let server = Arc::new(Server {
             current,
             drain,
@@ -155,6 +158,7 @@ impl Host {
             metrics,
             tracer,
             logs,
+            responses,
         });
         let delayed = async {
             tokio::select! {
@@ -185,9 +189,10 @@ impl Host {
     }
 }
 
-/// Keeps warm instances within their bounds, reviews versions on trial, and takes the samples that quantiles are made of.
-async fn sweep(current: Current, metrics: Arc<Metrics>) {
-    let (mut sampled, mut late) = (Instant::now(), VecDeque::new());
+/// Keeps warm instances within their bounds, reviews versions on trial, drops the answers of versions that are gone, and
+/// takes the samples that quantiles are made of.
+async fn sweep(current: Current, metrics: Arc<Metrics>, responses: Option<Arc<Responses>>) {
+    let (mut sampled, mut late, mut generation) = (Instant::now(), VecDeque::new(), 0);
     loop {
         let before = Instant::now();
         tokio::time::sleep(SWEEP).await;
@@ -200,6 +205,13 @@ async fn sweep(current: Current, metrics: Arc<Metrics>) {
         let sample = sampled.elapsed() >= metrics::SAMPLE;
         if sample {
             sampled = Instant::now();
+        }
+        if let Some(responses) = &responses
+            && std::mem::replace(&mut generation, current.snapshot().generation) != current.snapshot().generation
+        {
+            let snapshot = current.snapshot();
+            let served: Vec<_> = snapshot.targets.iter().map(|target| target.backend.edition.clone()).collect();
+            responses.retain(&served);
         }
         // Not held across the wait: an old snapshot would be kept in memory by it.
         for target in &current.snapshot().targets {

@@ -11,7 +11,7 @@
 //! * a **guest** ([`guests`]): watch → load → compile → publish.
 //!
 //! They meet in one immutable value, [`guests::snapshot::Snapshot`], written by one and read by the other.
-//! [`admission`] says who may run now, [`turns`] who may compute for long, [`capabilities`] what a guest can reach,
+//! [`responses`] gives answers again that may be, [`admission`] says who may run now, [`turns`] who may compute for long, [`capabilities`] what a guest can reach,
 //! [`config`] how much of everything there is; [`host`] puts it all together.
 //!
 //! What happened is told from one place: a request's [`Record`](request::record::Record) travels with its answer and,
@@ -86,6 +86,7 @@ pub mod ids;
 pub mod logs;
 pub mod metrics;
 pub mod request;
+pub mod responses;
 pub mod service;
 pub mod traces;
 pub mod turns;

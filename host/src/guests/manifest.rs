@@ -3,6 +3,7 @@
 //! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
 //! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
 
+pub mod cache;
 pub mod share;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use serde::Deserialize;
 
+use self::cache::Rules;
 use self::share::{Place, Share};
 use super::digest::Digest;
 use crate::config::key::nearest;
@@ -35,6 +37,8 @@ pub struct Manifest {
     pub digest: Option<Digest>,
     /// Where the service answers.
     pub routes: Vec<Route>,
+    /// Whether answers are kept of routes that do not say; `None` when nothing of the service is.
+    pub cache: Option<Rules>,
     /// Who shares a sandbox.
     pub isolation: Isolation,
     /// What it may use.
@@ -70,6 +74,7 @@ struct File {
     component: Option<String>,
     digest: Option<String>,
     routes: Option<Vec<toml::Spanned<toml::Value>>>,
+    cache: Option<toml::Value>,
     isolation: Option<Isolation>,
     #[serde(default)]
     limits: BTreeMap<toml::Spanned<String>, toml::Value>,
@@ -117,6 +122,7 @@ struct Detailed {
     methods: Vec<String>,
     #[serde(default)]
     strip_prefix: bool,
+    cache: Option<toml::Value>,
 }
 
 impl Manifest {
@@ -130,6 +136,7 @@ impl Manifest {
             component: None,
             digest: None,
             routes: Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
+            cache: None,
             isolation: Isolation::default(),
             limits: defaults.clone(),
             cpu_weight: WEIGHT,
@@ -187,14 +194,11 @@ impl Manifest {
         if let Some(written) = file.env {
             self.env = env(written, &mut note);
         }
-        let written = share::Written {
-            percent: file.percent,
-            rules: file.rules,
-            mirror: file.mirror,
-            rollback: file.rollback,
-        };
+        let written =
+            share::Written { percent: file.percent, rules: file.rules, mirror: file.mirror, rollback: file.rollback };
         if self.share.is_some() {
-            let elsewhere = [("routes", file.routes.is_some()), ("sticky", file.sticky.is_some())];
+            let elsewhere =
+                [("routes", file.routes.is_some()), ("sticky", file.sticky.is_some()), ("cache", file.cache.is_some())];
             for (key, _) in elsewhere.iter().filter(|(_, given)| *given) {
                 note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
             }
@@ -203,9 +207,11 @@ impl Manifest {
             for key in written.given() {
                 note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
             }
-            self.sticky = file.sticky.and_then(|text| {
-                Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok()
-            });
+            let cache = file.cache.and_then(|value| Rules::read(&value).map_err(&mut note).ok());
+            self.cache = cache::spread(cache, &mut self.routes);
+            self.sticky = file
+                .sticky
+                .and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
         }
         self.enabled = file.enabled.unwrap_or(self.enabled);
         self.component = file.component;
@@ -287,7 +293,8 @@ fn route(written: &toml::Value) -> Result<Route, String> {
         method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
     });
     let methods = methods.collect::<Result<_, _>>()?;
-    Ok(Route { host, path: Pattern::read(&detailed.path)?, methods, strip_prefix: detailed.strip_prefix })
+    let cache = detailed.cache.as_ref().map(Rules::read).transpose()?;
+    Ok(Route { host, path: Pattern::read(&detailed.path)?, methods, strip_prefix: detailed.strip_prefix, cache })
 }
 
 fn is_host(host: &str) -> bool {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::compile::Interfaces;
 use super::load::{self, Refusal};
 use super::snapshot::{Snapshot, Target};
+use crate::metrics::CacheOutcome;
 use crate::service::{Failure, rfc3339};
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
@@ -79,8 +80,23 @@ pub struct Live {
     pub bytes_in: u64,
     /// Bytes of answers that were sent.
     pub bytes_out: u64,
+    /// What is kept of its answers, if its manifest wants that.
+    pub cached: Option<Cached>,
     /// The last request that was turned away.
     pub last_refusal: Option<Turned>,
+}
+
+/// What is kept of a service's answers.
+#[derive(Debug, Serialize)]
+pub struct Cached {
+    /// Answers in memory.
+    pub entries: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Requests that were answered without the service.
+    pub hits: u64,
+    /// Requests that it answered.
+    pub misses: u64,
 }
 
 /// A request that was turned away.
@@ -192,8 +208,17 @@ fn does(target: &Target) -> Live {
         memory_bytes: figures.memory.load(Relaxed),
         bytes_in: figures.received.load(Relaxed),
         bytes_out: figures.sent.load(Relaxed),
+        cached: cached(target),
         last_refusal: backend.service.last_refusal().map(|(at, reason)| Turned { at: rfc3339(at), reason }),
     }
+}
+
+fn cached(target: &Target) -> Option<Cached> {
+    target.backend.spec.manifest.cache?;
+    let cached = &target.backend.service.figures.cached;
+    let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_without_the_service());
+    let sum = |counts: Vec<(CacheOutcome, u64)>| counts.into_iter().map(|(_, count)| count).sum();
+    Some(Cached { entries: cached.entries(), bytes: cached.bytes(), hits: sum(hits), misses: sum(misses) })
 }
 
 fn refuses(refusal: &Refusal) -> Report {

@@ -45,7 +45,9 @@ fn worse(version: &Window, service: &Window, rule: &Rollback) -> Option<String> 
     if at_least(version.errors, version.requests) > usual + rule.errors.part() {
         let failed = 100.0 * version.errors as f64 / version.requests as f64;
         let (of, usual) = (version.requests, 100.0 * usual);
-        return Some(format!("{failed:.1} % of its {of} requests in the last minute failed, the service's {usual:.1} %"));
+        return Some(format!(
+            "{failed:.1} % of its {of} requests in the last minute failed, the service's {usual:.1} %"
+        ));
     }
     let (took, usual) = (version.p99?.as_secs_f64(), service.p99?.as_secs_f64());
     let most = (usual * f64::from(rule.p99) / 100.0).max(usual + NOISE);

@@ -178,7 +178,8 @@ impl Target {
         beside: Vec<(Share, Arc<Self>)>,
     ) -> Arc<Self> {
         let before = old.and_then(|old| old.split.as_ref()).into_iter().flat_map(Split::versions);
-        let same = before.map(|(_, target)| Arc::as_ptr(target)).eq(beside.iter().map(|(_, target)| Arc::as_ptr(target)));
+        let same =
+            before.map(|(_, target)| Arc::as_ptr(target)).eq(beside.iter().map(|(_, target)| Arc::as_ptr(target)));
         match old.filter(|old| same && old.backend.is(&backend) && Arc::ptr_eq(&old.admission, &admission)) {
             Some(old) => Arc::clone(old),
             None => {
@@ -218,7 +219,7 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let backend = &target.backend;
-        let own = Route::host(backend.spec.host());
+        let own = Route { cache: backend.spec.manifest.cache, ..Route::host(backend.spec.host()) };
         if let Err((route, owner)) = self.router.own(backend.routes().iter().chain([&own]), &target) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";

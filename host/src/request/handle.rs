@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response, header};
+use http::{Request, Response, Uri, header};
 
 use super::body::RequestBody;
 use super::headers::{self, Peer};
@@ -13,7 +13,9 @@ use super::route::Missed;
 use super::serve::Server;
 use crate::error::RequestError;
 use crate::guests::deployment::Backend;
+use crate::guests::manifest::cache::Rules;
 use crate::guests::snapshot::{Current, Target};
+use crate::responses::Found;
 use crate::traces::Phase;
 
 /// Answers one request, or says why not.
@@ -34,10 +36,30 @@ pub async fn handle<B: RequestBody>(
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     arrived?;
-    let target = find(&server.current, &mut head, peer, record)?;
+    let (target, cached) = find(&server.current, &mut head, peer, record)?;
     fits(&target, &head.headers, &body)?;
-    let method = head.method.clone();
+    let mut request = Request::from_parts(head, body);
+    let mut errand = None;
+    if let (Some(responses), Some((rules, uri))) = (&server.responses, cached) {
+        match responses.look(rules, &uri, &target.backend, &mut request, record).await {
+            Found::Kept(response) => return Ok(response),
+            Found::Ask(asks) => errand = Some(asks),
+        }
+    }
+    let result = ask(&target, request, record).await;
+    match errand {
+        Some(errand) => errand.settle(result, record),
+        None => result,
+    }
+}
 
+/// Has a request answered by its service.
+async fn ask<B: RequestBody>(
+    target: &Target,
+    request: Request<B>,
+    record: &mut Record,
+) -> Result<Response<Body>, RequestError> {
+    let method = request.method().clone();
     record.begins(Phase::Queue);
     let permit = target.admission.admit().await?;
     let deadline = record.admitted(&permit) + target.backend.limits().wall;
@@ -48,10 +70,12 @@ pub async fn handle<B: RequestBody>(
     record.begins(Phase::Instantiate);
     let instance = Instance::take(guest, deadline).await?;
     record.begins(Phase::Guest);
-    let request = Request::from_parts(head, body);
     let answer = instance.call(Arc::clone(guest), request, Arc::clone(record.request_id()), deadline).await?;
     respond::holding(permit, answer, &method, deadline)
 }
+
+/// What becomes of the answers to a URI, as the client has it.
+type Cached = Option<(Rules, Uri)>;
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
 fn find(
@@ -59,11 +83,12 @@ fn find(
     head: &mut http::request::Parts,
     peer: &Peer,
     record: &mut Record,
-) -> Result<Arc<Target>, RequestError> {
+) -> Result<(Arc<Target>, Cached), RequestError> {
     let snapshot = current.snapshot();
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     match snapshot.router.find(authority, head.uri.path(), &head.method) {
         Ok(found) => {
+            let cached = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
@@ -72,7 +97,11 @@ fn find(
             let target = chosen.unwrap_or(service);
             record.found(&target.backend, found.route);
             // Its versions are switched off with it.
-            if service.backend.service.is_disabled() { Err(RequestError::Disabled) } else { Ok(Arc::clone(target)) }
+            if service.backend.service.is_disabled() {
+                Err(RequestError::Disabled)
+            } else {
+                Ok((Arc::clone(target), cached))
+            }
         }
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),

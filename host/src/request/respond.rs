@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::answer::{Answer, AnswerBody};
@@ -21,11 +21,14 @@ use super::record::Record;
 use crate::admission::Permit;
 use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
+use crate::responses::recorder::Recorder;
 
 /// What hyper sends, and what is known of the request that it answers.
 pub struct Body {
     source: Source,
     record: Option<Record>,
+    /// Writes it down for others.
+    recorder: Option<Recorder>,
 }
 
 enum Source {
@@ -84,7 +87,7 @@ pub fn holding(
         let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         Source::Streamed(Streamed::new(body, permit, promised, deadline))
     };
-    Ok(Response::from_parts(head, Body { source, record: None }))
+    Ok(Response::from_parts(head, Body::of(source)))
 }
 
 /// A failure as a response: RFC 9457 problem details.
@@ -96,8 +99,7 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
         "status": status.as_u16(),
         "request_id": request_id,
     });
-    let source = Source::Text(Some(Bytes::from(text.to_string())));
-    let mut response = Response::new(Body { source, record: None });
+    let mut response = Response::new(Body::text(Some(Bytes::from(text.to_string()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -174,6 +176,30 @@ impl Drop for Streamed {
 }
 
 impl Body {
+    fn of(source: Source) -> Self {
+        Self { source, record: None, recorder: None }
+    }
+
+    /// A body that is all here, or none.
+    pub fn text(text: Option<Bytes>) -> Self {
+        Self::of(Source::Text(text))
+    }
+
+    /// The same, written down as it goes.
+    pub fn recorded(mut self, mut recorder: Recorder) -> Self {
+        if self.source.is_end() {
+            recorder.end();
+        } else {
+            self.recorder = Some(recorder);
+        }
+        self
+    }
+
+    /// Takes all of it, for who writes it down: nobody else wants it. Ends with the guest's wall time at the latest.
+    pub async fn drain(mut self) {
+        while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {}
+    }
+
     /// The same, for the request of which this is known.
     pub fn with(mut self, record: Record) -> Self {
         self.record = Some(record);
@@ -219,6 +245,16 @@ impl http_body::Body for Body {
             Source::Whole { body, .. } => body.poll_frame(cx).map_err(Aborted),
             Source::Streamed(streamed) => streamed.poll_frame(cx),
         });
+        if let Some(recorder) = &mut this.recorder {
+            match &frame {
+                Some(Ok(frame)) => recorder.frame(frame),
+                Some(Err(_)) => recorder.give_up(),
+                None => {}
+            }
+            if frame.is_none() || this.source.is_end() {
+                recorder.end();
+            }
+        }
         match (&mut this.record, &frame) {
             (Some(record), Some(Ok(frame))) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
             (Some(record), Some(Err(Aborted(error)))) => record.aborted(error),

@@ -24,6 +24,7 @@ use crate::guests::snapshot::Current;
 use crate::ids::Ids;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::responses::Responses;
 use crate::service::Service;
 use crate::traces::Tracer;
 
@@ -49,6 +50,8 @@ pub struct Server {
     pub tracer: Tracer,
     /// Who wants to know of requests.
     pub logs: Arc<Logs>,
+    /// Answers that are kept, if any are.
+    pub responses: Option<Arc<Responses>>,
 }
 
 /// The builder of all connections, HTTP/1.1 and HTTP/2 by prior knowledge on one port.

@@ -44,9 +44,10 @@ impl<T: Part> Split<T> {
 
     /// Who answers; `None` is the service itself.
     pub fn choose(&self, headers: &HeaderMap, client: IpAddr) -> Option<&Arc<T>> {
-        let named = self.versions.iter().find(|version| {
-            version.share.rules.iter().any(|rule| rule.holds(headers)) && version.target.takes_part()
-        });
+        let named = self
+            .versions
+            .iter()
+            .find(|version| version.share.rules.iter().any(|rule| rule.holds(headers)) && version.target.takes_part());
         if let Some(version) = named {
             return Some(&version.target);
         }
@@ -98,7 +99,9 @@ impl Place {
     pub fn value<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
         match self {
             Self::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
-            Self::Cookie(name) => headers.get_all(header::COOKIE).iter().find_map(|value| cookie(value.as_bytes(), name)),
+            Self::Cookie(name) => {
+                headers.get_all(header::COOKIE).iter().find_map(|value| cookie(value.as_bytes(), name))
+            }
             Self::Client => None,
         }
     }

@@ -52,11 +52,22 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) memory_bytes: u64,
     pub(in crate::cli) bytes_in: u64,
     pub(in crate::cli) bytes_out: u64,
+    pub(in crate::cli) cached: Option<Cached>,
     pub(in crate::cli) last_refusal: Option<LastRefusal>,
     pub(in crate::cli) imports: Vec<String>,
     pub(in crate::cli) exports: Vec<String>,
     pub(in crate::cli) limits: BTreeMap<String, Value>,
     pub(in crate::cli) recent_errors: Vec<Error>,
+}
+
+/// What is kept of a service's answers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Cached {
+    pub(in crate::cli) entries: u64,
+    pub(in crate::cli) bytes: u64,
+    pub(in crate::cli) hits: u64,
+    pub(in crate::cli) misses: u64,
 }
 
 /// The last request that a service did not get.
@@ -121,6 +132,15 @@ pub(in crate::cli) struct Host {
 pub(in crate::cli) struct State {
     pub(in crate::cli) service: String,
     pub(in crate::cli) state: String,
+}
+
+/// What was dropped of the answers that were kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Purged {
+    pub(in crate::cli) service: String,
+    pub(in crate::cli) path: String,
+    pub(in crate::cli) purged: u64,
 }
 
 /// How much is logged.

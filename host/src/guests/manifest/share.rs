@@ -123,7 +123,8 @@ impl Place {
     /// # Errors
     /// What was expected.
     pub fn read(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no place in a request; write \"header:x-user\", \"cookie:name\" or \"client\"");
+        let wrong =
+            || format!("`{text}` is no place in a request; write \"header:x-user\", \"cookie:name\" or \"client\"");
         match text.split_once(':') {
             None if text == "client" => Ok(Self::Client),
             Some(("header", name)) => name.parse().map(Self::Header).map_err(|_| wrong()),

@@ -89,7 +89,8 @@ proptest! {
 }
 
 fn version(text: &str) -> Result<Manifest, String> {
-    let service = read("routes = [\"/u\"]\nready = { path = \"/health\" }\n[limits]\nwall = \"40s\"\n[env]\nA = \"1\"").unwrap();
+    let service =
+        read("routes = [\"/u\"]\nready = { path = \"/health\" }\n[limits]\nwall = \"40s\"\n[env]\nA = \"1\"").unwrap();
     service.version(text, 1 << 30).map_err(|problems| problems.join("\n"))
 }
 
