@@ -16,6 +16,7 @@
 mod harness;
 
 mod admin;
+mod cache;
 mod calls;
 mod cli;
 mod console;

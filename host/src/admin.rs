@@ -30,6 +30,7 @@ use crate::drain::Told;
 use crate::guests::snapshot::Current;
 use crate::logs::Logs;
 use crate::metrics::scrape::{self, Scrape};
+use crate::responses::Responses;
 
 /// Connections of operators and probes at once.
 const CONNECTIONS: usize = 64;
@@ -49,6 +50,8 @@ pub struct Admin {
     pub told: Told,
     /// Tells it to.
     pub stop: Arc<Notify>,
+    /// Answers that are kept, if any are.
+    pub responses: Option<Arc<Responses>>,
     /// What is counted.
     pub scrape: Scrape,
     /// What was said.

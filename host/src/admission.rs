@@ -162,6 +162,22 @@ impl Admission {
         Ok(Permit::new(service, host, watched, now))
     }
 
+    /// Asks only whether this client may ask at all: for answers that take no place.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn greet(&self, asked: &Asked<'_>) -> Result<(), Refusal> {
+        if self.plain || asked.inside {
+            return Ok(());
+        }
+        let gates = self.gates(asked);
+        if gates.clone().all(|gate| gate.clients.admits_all()) {
+            return Ok(());
+        }
+        let client = asked.client();
+        if gates.clone().all(|gate| gate.clients.admits(client)) { Ok(()) } else { Err(Refusal::Client) }
+    }
+
     /// A place without a wait, and without a word from the policies: for what nobody waits for.
     ///
     /// # Errors
@@ -186,12 +202,7 @@ impl Admission {
 
     fn pass(&self, asked: &Asked<'_>, now: Instant) -> Result<Option<Box<Watched>>, Refusal> {
         let gates = self.gates(asked);
-        if gates.clone().any(|gate| !gate.clients.admits_all()) {
-            let client = asked.client();
-            if !gates.clone().all(|gate| gate.clients.admits(client)) {
-                return Err(Refusal::Client);
-            }
-        }
+        self.greet(asked)?;
         let mut watched = Watched::default();
         for (gate, standing) in gates.clone().zip(&mut watched.standings) {
             if let Some(rate) = &gate.rate {

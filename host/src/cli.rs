@@ -103,6 +103,7 @@ fn ask(name: &str, matches: &ArgMatches, config: &Config) -> Result<(), Failure>
         ("top", _) => stats::top(&client, json),
         ("inspect", Some(service)) => inspect::service(&client, service, json),
         ("disable" | "enable" | "unload", Some(service)) => operate::service(&client, name, service, json),
+        ("purge", Some(service)) => operate::purge(&client, service, text(matches, "path"), json),
         ("log-level", _) => operate::log_level(&client, text(matches, "level"), json),
         ("drain", _) => operate::drain(&client, json),
         ("health", _) => health::run(client),

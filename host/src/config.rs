@@ -58,6 +58,8 @@ pub struct Config {
     pub watch: Watch,
     /// Compiled components on disk.
     pub cache: Cache,
+    /// Answers that are kept, for the routes whose manifest says `cache`.
+    pub responses: Responses,
     /// What a service may use, unless its manifest says otherwise.
     pub limits: Limits,
     /// Which requests are traced, and where that goes.
@@ -138,6 +140,15 @@ pub struct Cache {
     pub directory: CacheDirectory,
     /// Bytes of all of them together.
     pub size: usize,
+}
+
+/// Answers that are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Responses {
+    /// Bytes of all of them together, those on their way among them; 0 keeps none.
+    pub memory: usize,
+    /// Bytes of one of them, head and body.
+    pub entry: usize,
 }
 
 /// Where compiled components are kept.
@@ -335,6 +346,7 @@ impl Config {
             calls: Calls { suffix: String::new() },
             watch: Watch { poll: zero },
             cache: Cache { directory: CacheDirectory::Auto, size: 0 },
+            responses: Responses { memory: 0, entry: 0 },
             limits: Limits::blank(),
             traces: Traces::blank(),
         }
@@ -351,6 +363,11 @@ impl Config {
                  put it where only Lodge can write"
                     .into(),
             );
+        }
+        // A quarter is what answers that are being written down have at least.
+        if self.responses.memory > 0 && self.responses.entry > self.responses.memory / 4 {
+            let most = bytesize::ByteSize(self.responses.memory as u64 / 4).display().iec();
+            problems.push(format!("responses.entry: more than a quarter of responses.memory, which is {most}"));
         }
         problems
     }

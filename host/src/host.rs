@@ -27,6 +27,7 @@ use crate::outgoing::Outgoing;
 use crate::request::accept::accept;
 use crate::request::frame::Handler;
 use crate::request::serve::{self, Server};
+use crate::responses::Responses;
 use crate::traces::{Exporting, Tracer};
 
 /// Files that are no connections of clients: the listeners, the directory, components being read.
@@ -91,6 +92,7 @@ impl Host {
         let handler = Arc::new(Handler {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
+            responses: Responses::new(config.responses.memory, config.responses.entry),
             ids: Ids::new(),
             nobody: compiler.services.of(""),
             metrics: Arc::clone(&compiler.metrics),
@@ -137,6 +139,7 @@ impl Host {
         let (mut stopper, drain) = drain::channel();
         let metrics = Arc::clone(&handler.metrics);
         let told_to_stop = Arc::new(Notify::new());
+        let responses = handler.responses.clone();
         let operators = admin.map(|at| {
             let admin = Admin {
                 config: Arc::clone(&config),
@@ -144,6 +147,7 @@ impl Host {
                 current: current.clone(),
                 told: drain.told().clone(),
                 stop: Arc::clone(&told_to_stop),
+                responses: responses.clone(),
                 scrape: Scrape {
                     current: current.clone(),
                     commons: Arc::clone(&commons),
@@ -160,7 +164,7 @@ impl Host {
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
-        let sweeping = tokio::spawn(sweep(current, metrics, commons));
+        let sweeping = tokio::spawn(sweep(current, metrics, commons, responses));
         let server = Arc::new(Server {
             // Kept here, too: what guests still do after their answers may be calls.
             handler: Arc::clone(&handler),
@@ -197,9 +201,10 @@ impl Host {
     }
 }
 
-/// Keeps warm instances within their bounds, reviews versions on trial, and takes the samples that quantiles are made of.
-async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>) {
-    let (mut sampled, mut late) = (Instant::now(), VecDeque::new());
+/// Keeps warm instances within their bounds, reviews versions on trial, drops the answers of versions that are gone, and
+/// takes the samples that quantiles are made of.
+async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>, responses: Option<Arc<Responses>>) {
+    let (mut sampled, mut late, mut generation) = (Instant::now(), VecDeque::new(), 0);
     loop {
         let before = Instant::now();
         tokio::time::sleep(SWEEP).await;
@@ -214,6 +219,13 @@ async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>) {
         let sample = sampled.elapsed() >= metrics::SAMPLE;
         if sample {
             sampled = Instant::now();
+        }
+        if let Some(responses) = &responses
+            && std::mem::replace(&mut generation, current.snapshot().generation) != current.snapshot().generation
+        {
+            let snapshot = current.snapshot();
+            let served: Vec<_> = snapshot.targets.iter().map(|target| target.backend.edition.clone()).collect();
+            responses.retain(&served);
         }
         // Not held across the wait: an old snapshot would be kept in memory by it.
         for target in &current.snapshot().targets {

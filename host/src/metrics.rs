@@ -4,8 +4,10 @@
 //! Label values are service names, which come from files, and words of Lodge's own: neither a guest nor a client can
 //! make a series.
 
+mod cached;
 pub mod scrape;
 
+pub use cached::{CacheOutcome, Cached};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -67,6 +69,8 @@ pub struct Figures {
     pub failed: Tally,
     /// Answers that broke off after their head was sent, by reason.
     pub aborted: Tally,
+    /// Answers that are kept.
+    pub cached: Cached,
     recent: Mutex<VecDeque<Counts>>,
 }
 

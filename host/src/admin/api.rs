@@ -59,6 +59,13 @@ struct Acted {
     state: &'static str,
 }
 
+#[derive(Serialize)]
+struct Purged {
+    service: String,
+    path: String,
+    purged: usize,
+}
+
 /// Answers a request that may be answered.
 pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
@@ -70,6 +77,12 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
         (true, _, ["services", name, "errors"]) => with(admin, name, |target| json(&target.backend.service.failures())),
         (_, Method::POST, ["services", name, act @ ("disable" | "enable" | "unload")]) => {
             with(admin, name, |target| self::act(target, act))
+        }
+        (_, Method::POST, ["services", name, "purge"]) => {
+            let query = request.uri().query().unwrap_or_default();
+            let path = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "path");
+            let path = path.map_or("/".into(), |(_, path)| path);
+            with(admin, name, |target| purge(admin, target, &path))
         }
         (true, _, ["logs"]) => logs(admin, request.uri().query().unwrap_or_default()),
         (true, _, ["events"]) => changes(admin, request.uri().query().unwrap_or_default()),
@@ -93,7 +106,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
             _,
             ["services"]
             | ["services", _]
-            | ["services", _, "errors" | "disable" | "enable" | "unload"]
+            | ["services", _, "errors" | "disable" | "enable" | "unload" | "purge"]
             | ["logs" | "events" | "stream" | "host" | "log-level" | "drain" | "openapi.json"],
         ) => problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "see /v1/openapi.json for the methods"),
         _ => problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for what is here"),
@@ -120,6 +133,17 @@ fn act(target: &Target, act: &str) -> Response<Body> {
     }
     tracing::info!(target: CHANGE, service = name, "{name}: {act}, said an operator");
     json(&Acted { service: name.to_owned(), state: report::state(target) })
+}
+
+/// Drops what is kept of a service at a path and below.
+fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
+    if !path.starts_with('/') {
+        return problem(StatusCode::BAD_REQUEST, "bad-path", "`path` must start with /, as clients write it");
+    }
+    let name = &*target.backend.name;
+    let purged = admin.responses.as_ref().map_or(0, |responses| responses.purge(name, path));
+    tracing::info!(target: CHANGE, service = name, "{name}: {purged} kept answers dropped at {path}, said an operator");
+    json(&Purged { service: name.to_owned(), path: path.to_owned(), purged })
 }
 
 async fn set_level(admin: &Admin, body: Incoming) -> Response<Body> {

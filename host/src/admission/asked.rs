@@ -10,6 +10,8 @@ use ipnet::IpNet;
 pub struct Asked<'a> {
     /// The other end of the connection.
     pub peer: IpAddr,
+    /// A guest of this host asks: that it may is in its own manifest, and no network stands between.
+    pub inside: bool,
     /// Every proxy that is believed, when `peer` is one of them.
     pub proxies: Option<&'a [IpNet]>,
     /// Its headers.
@@ -59,7 +61,7 @@ mod tests {
                 headers.append("x-forwarded-for", line.parse().unwrap());
             }
             let peer = "10.0.0.1".parse().unwrap();
-            let asked = Asked { peer, proxies: trusted.then_some(&*proxies), headers: &headers, route: 0 };
+            let asked = Asked { peer, inside: false, proxies: trusted.then_some(&*proxies), headers: &headers, route: 0 };
             assert_eq!(asked.client(), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
         };
         check(false, &["192.0.2.1"], "10.0.0.1");

@@ -38,7 +38,7 @@ fn hosting() -> [Command; 4] {
 }
 
 /// Commands that ask a running host.
-fn asking() -> [Command; 12] {
+fn asking() -> [Command; 13] {
     let name = || Arg::new("name").value_name("NAME").help("Name of a service");
     let follow = || flag("follow", "Go on, with what comes from now on").short('f');
     let order = |order, about| client(Command::new(order).about(about)).arg(name().required(true)).arg(json());
@@ -76,6 +76,8 @@ fn asking() -> [Command; 12] {
         order("disable", "Stop serving a service, until it is enabled"),
         order("enable", "Serve a service that was disabled"),
         order("unload", "Drop the machine code of a service, until it is asked for again"),
+        order("purge", "Drop the answers that are kept of a service")
+            .arg(Arg::new("path").value_name("PATH").help("Only those at this path and below [default: /]")),
         client(Command::new("log-level").about("Say how much is logged, or change it until the host ends"))
             .arg(Arg::new("level").value_name("LEVEL").help("error, warn, info, debug, or a filter"))
             .arg(json()),

@@ -169,6 +169,11 @@ fn served(service: &Service, now: SystemTime) -> String {
     item(&mut text, "CPU", [seconds(service.cpu_seconds)]);
     item(&mut text, "memory", [bytes(service.memory_bytes)]);
     item(&mut text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
+    let kept = service
+        .cached
+        .iter()
+        .map(|kept| format!("{}, {}; {} hits, {} misses", kept.entries, bytes(kept.bytes), kept.hits, kept.misses));
+    item(&mut text, "kept answers", kept);
     let refusal = service.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
     item(&mut text, "last refusal", refusal);
     let limits = service.limits.iter().map(|(name, value)| match value {

@@ -1,9 +1,9 @@
-//! What an operator orders: `lodge disable`, `enable`, `unload`, `drain` and `log-level`.
+//! What an operator orders: `lodge disable`, `enable`, `unload`, `purge`, `drain` and `log-level`.
 
 use serde_json::json;
 
-use super::client::Client;
-use super::client::api::{Level, State};
+use super::client::api::{Level, Purged, State};
+use super::client::{Client, encoded};
 use super::out::{self, Failure, clean};
 
 /// Disables, enables or unloads a service.
@@ -11,6 +11,14 @@ pub(super) fn service(client: &Client, order: &str, name: &str, json: bool) -> R
     let answer = client.of_service("POST", &format!("/v1/services/{{}}/{order}"), name)?;
     let now: State = client.read(&answer)?;
     say(&answer, json, &format!("{}: {}", now.service, now.state))
+}
+
+/// Drops what is kept of a service's answers, at a path and below.
+pub(super) fn purge(client: &Client, name: &str, path: Option<&String>, json: bool) -> Result<(), Failure> {
+    let path = encoded(path.map_or("/", String::as_str));
+    let answer = client.of_service("POST", &format!("/v1/services/{{}}/purge?path={path}"), name)?;
+    let Purged { service, path, purged } = client.read(&answer)?;
+    say(&answer, json, &format!("{service}: {purged} kept answers dropped at {path} and below"))
 }
 
 /// Stops the host, as SIGTERM does.

@@ -18,6 +18,18 @@ fn schema() -> Value {
     let path = json!({ "type": "string", "pattern": "^/" });
     let limit =
         |help: &str, default: &str| json!({ "type": ["string", "integer"], "description": help, "default": default });
+    let cache = json!({
+        "anyOf": [{ "type": "boolean" }, {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": { "ttl": {
+                "type": "string",
+                "description": "how long a 200 is fresh that says nothing of it itself",
+            }},
+        }],
+        "default": false,
+        "description": "whether answers are kept and given again, as RFC 9111 has it",
+    });
     let limits: serde_json::Map<_, _> =
         LIMITS.iter().map(|key| (key.name.to_owned(), limit(key.help, key.default))).collect();
     let service = policies(true);
@@ -58,9 +70,11 @@ fn schema() -> Value {
                             "default": false,
                             "description": "the service sees the path without the part that matched",
                         },
+                        "cache": cache,
                     },
                 }]},
             },
+            "cache": cache,
             "isolation": {
                 "enum": ["request", "service"],
                 "default": "request",

@@ -258,6 +258,18 @@ pub const KEYS: &[Key<Config>] = &[
         help: "size of all compiled components on disk; the one used longest ago goes first",
         set: |c, text| size(text, 0..=1 << 50).map(|value| c.cache.size = value),
     },
+    Key {
+        name: "responses.memory",
+        default: "64MiB",
+        help: "memory for answers that are kept, all services together; 0 keeps none, whatever manifests say",
+        set: |c, text| size(text, 0..=1 << 40).map(|value| c.responses.memory = value),
+    },
+    Key {
+        name: "responses.entry",
+        default: "1MiB",
+        help: "size of an answer that is kept; at most a quarter of responses.memory",
+        set: |c, text| size(text, 1 << 10..=1 << 30).map(|value| c.responses.entry = value),
+    },
 ];
 
 /// Reads what is logged: a level, or levels of modules.

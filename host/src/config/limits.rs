@@ -173,7 +173,7 @@ impl Limits {
     }
 
     /// Everything at zero: only a place for [`LIMITS`] to write to, never a value in use.
-    pub(super) fn blank() -> Self {
+    pub(crate) fn blank() -> Self {
         Self {
             wall: Duration::ZERO,
             cpu: Duration::ZERO,

@@ -8,6 +8,7 @@ use super::compile::Compiler;
 use super::digest::Digest;
 use super::guest::Guest;
 use super::load::{self, GuestSpec, Refusal};
+use super::manifest::cache::Edition;
 use crate::config::limits::Limits;
 use crate::metrics::{Counts, Window};
 use crate::request::route::Route;
@@ -24,6 +25,8 @@ pub struct Deployment {
     pub spec: GuestSpec,
     /// What outlives it: the service of which it is a version.
     pub service: Arc<Service>,
+    /// What its answers are kept under: the same for as long as nothing changes that they depend on.
+    pub edition: Edition,
     /// When it began to serve, and what had been counted of its service by then.
     since: OnceLock<(SystemTime, Counts)>,
     /// Why it was taken out.
@@ -46,6 +49,7 @@ impl Deployment {
         Self {
             name: Arc::clone(&service.name),
             version: Arc::from(spec.digest.short()),
+            edition: Edition::of(&service.name, spec.digest, &spec.manifest),
             service,
             since: OnceLock::new(),
             withdrawn: OnceLock::new(),

@@ -3,6 +3,7 @@
 //! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
 //! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
 
+pub mod cache;
 pub mod grants;
 pub mod policies;
 mod routes;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use self::cache::Rules;
 use self::grants::{Callees, Grants, Origin};
 use self::policies::Written;
 use self::share::Share;
@@ -44,6 +46,8 @@ pub struct Manifest {
     pub digest: Option<Digest>,
     /// Where the service answers.
     pub routes: Vec<Route>,
+    /// Whether answers are kept of routes that do not say; `None` when nothing of the service is.
+    pub cache: Option<Rules>,
     /// Who shares a sandbox.
     pub isolation: Isolation,
     /// What it may use.
@@ -85,6 +89,7 @@ struct File {
     component: Option<String>,
     digest: Option<String>,
     routes: Option<Vec<toml::Spanned<toml::Value>>>,
+    cache: Option<toml::Value>,
     isolation: Option<Isolation>,
     #[serde(default)]
     limits: BTreeMap<toml::Spanned<String>, toml::Value>,
@@ -143,6 +148,7 @@ impl Manifest {
             component: None,
             digest: None,
             routes: Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
+            cache: None,
             isolation: Isolation::default(),
             limits: defaults.clone(),
             cpu_weight: WEIGHT,
@@ -175,36 +181,32 @@ impl Manifest {
         })?;
         let mut problems = Vec::new();
         let mut note = |problem| problems.push(problem);
-        let place = |key: &str| place(text, key);
         self.limits = limits(text, &file.limits, &self.limits, &mut note);
-        let written_routes = file.routes.as_ref().map(|written| routes::read(text, written, &mut note));
-        let policies = Written {
-            allow: file.allow,
-            deny: file.deny,
-            priority: file.priority,
-            rate: file.rate,
-            breaker: file.breaker,
+        let own = Own {
+            routes: file.routes.as_ref().map(|written| routes::read(text, written, &mut note)),
+            sticky: file.sticky,
+            cache: file.cache,
+            policies: Written {
+                allow: file.allow,
+                deny: file.deny,
+                priority: file.priority,
+                rate: file.rate,
+                breaker: file.breaker,
+            },
+            adaptive: file.adaptive,
         };
+        let part =
+            share::Written { percent: file.percent, rules: file.rules, mirror: file.mirror, rollback: file.rollback };
         if self.share.is_some() {
-            let given = [
-                ("allow", policies.allow.is_some()),
-                ("deny", policies.deny.is_some()),
-                ("priority", policies.priority.is_some()),
-                ("rate", policies.rate.is_some()),
-                ("breaker", policies.breaker.is_some()),
-                ("adaptive", file.adaptive.is_some()),
-            ];
-            for (key, _) in given.iter().filter(|(_, given)| *given) {
+            for key in own.given() {
                 note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
             }
+            self.share = Some(part.share(&mut note));
         } else {
-            let adaptive = file.adaptive.and_then(|written| policies::read_adaptive(&written, &place, &mut note));
-            let service = policies::read(&policies, &place, &mut note);
-            let routes = written_routes
-                .unwrap_or_else(|| self.routes.iter().map(|route| (route.clone(), Policies::default())).collect());
-            let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
-            self.terms = Terms { service, adaptive, routes: named.collect() };
-            self.routes = routes.into_iter().map(|(route, _)| route).collect();
+            for key in part.given() {
+                note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
+            }
+            self.take(own, &|key| place(text, key), &mut note);
         }
         self.grants = grants(text, file.calls.as_ref(), file.http.as_deref(), self.grants, &mut note);
         self.digest = file.digest.and_then(|text| {
@@ -232,22 +234,6 @@ impl Manifest {
         if let Some(written) = file.env {
             self.env = env(written, &mut note);
         }
-        let written =
-            share::Written { percent: file.percent, rules: file.rules, mirror: file.mirror, rollback: file.rollback };
-        if self.share.is_some() {
-            let elsewhere = [("routes", file.routes.is_some()), ("sticky", file.sticky.is_some())];
-            for (key, _) in elsewhere.iter().filter(|(_, given)| *given) {
-                note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
-            }
-            self.share = Some(written.share(&mut note));
-        } else {
-            for key in written.given() {
-                note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
-            }
-            self.sticky = file
-                .sticky
-                .and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
-        }
         self.enabled = file.enabled.unwrap_or(self.enabled);
         self.component = file.component;
         self.isolation = file.isolation.unwrap_or(self.isolation);
@@ -263,6 +249,49 @@ impl Manifest {
             problems.extend(self.limits.disagreements(max_memory));
         }
         if problems.is_empty() { Ok(self) } else { Err(problems) }
+    }
+
+    /// What a service says for all its versions.
+    fn take(&mut self, own: Own, place: &dyn Fn(&str) -> String, note: &mut impl FnMut(String)) {
+        let adaptive = own.adaptive.and_then(|written| policies::read_adaptive(&written, &place, note));
+        let service = policies::read(&own.policies, &place, note);
+        let default = |route: &Route| (route.clone(), Policies::default());
+        let routes = own.routes.unwrap_or_else(|| self.routes.iter().map(default).collect());
+        let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
+        self.terms = Terms { service, adaptive, routes: named.collect() };
+        self.routes = routes.into_iter().map(|(route, _)| route).collect();
+        self.sticky =
+            own.sticky.and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
+        let cache = own.cache.and_then(|value| Rules::read(&value).map_err(note).ok());
+        self.cache = cache::spread(cache, &mut self.routes);
+    }
+}
+
+/// The keys of a service's manifest that those of its versions do not have.
+struct Own {
+    routes: Option<Vec<(Route, Policies)>>,
+    sticky: Option<String>,
+    cache: Option<toml::Value>,
+    policies: Written,
+    adaptive: Option<toml::Table>,
+}
+
+impl Own {
+    /// Which of these keys there are.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let policies = &self.policies;
+        let given = [
+            ("routes", self.routes.is_some()),
+            ("sticky", self.sticky.is_some()),
+            ("cache", self.cache.is_some()),
+            ("allow", policies.allow.is_some()),
+            ("deny", policies.deny.is_some()),
+            ("priority", policies.priority.is_some()),
+            ("rate", policies.rate.is_some()),
+            ("breaker", policies.breaker.is_some()),
+            ("adaptive", self.adaptive.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key)
     }
 }
 

@@ -12,6 +12,7 @@ use super::load::{self, Refusal};
 use super::snapshot::Snapshot;
 use super::target::Target;
 use crate::admission::Shown;
+use crate::metrics::CacheOutcome;
 use crate::service::{Failure, rfc3339};
 use crate::upstreams::Seen;
 
@@ -83,6 +84,8 @@ pub struct Live {
     pub bytes_in: u64,
     /// Bytes of answers that were sent.
     pub bytes_out: u64,
+    /// What is kept of its answers, if its manifest wants that.
+    pub cached: Option<Cached>,
     /// The last request that was turned away.
     pub last_refusal: Option<Turned>,
     /// Why this version was taken out of its service's traffic, if it was.
@@ -91,6 +94,19 @@ pub struct Live {
     /// Where it is, when it is elsewhere.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<Seen>,
+}
+
+/// What is kept of a service's answers.
+#[derive(Debug, Serialize)]
+pub struct Cached {
+    /// Answers in memory.
+    pub entries: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Requests that were answered without the service.
+    pub hits: u64,
+    /// Requests that it answered.
+    pub misses: u64,
 }
 
 /// A request that was turned away.
@@ -207,8 +223,17 @@ fn does(target: &Target) -> Live {
         bytes_out: figures.sent.load(Relaxed),
         withdrawn: backend.withdrawn().map(str::to_owned),
         replicas: backend.upstream().map(|upstream| upstream.replicas()).unwrap_or_default(),
+        cached: cached(target),
         last_refusal: backend.service.last_refusal().map(|(at, reason)| Turned { at: rfc3339(at), reason }),
     }
+}
+
+fn cached(target: &Target) -> Option<Cached> {
+    target.backend.spec.manifest.cache?;
+    let cached = &target.backend.service.figures.cached;
+    let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_without_the_service());
+    let sum = |counts: Vec<(CacheOutcome, u64)>| counts.into_iter().map(|(_, count)| count).sum();
+    Some(Cached { entries: cached.entries(), bytes: cached.bytes(), hits: sum(hits), misses: sum(misses) })
 }
 
 fn refuses(refusal: &Refusal) -> Report {

@@ -193,7 +193,8 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let backend = &target.backend;
-        let own = backend.spec.host().map(Route::host);
+        let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
+        let own = backend.spec.host().map(host);
         if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";

@@ -11,7 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Figures, Histogram, Metrics, Tally};
+use super::{Cached, Figures, Histogram, Metrics, Tally};
 use crate::admission::Commons;
 use crate::guests::snapshot::Current;
 use crate::guests::target::Target;
@@ -144,6 +144,8 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     ("lodge_guest_memory_max_bytes", "Memory of the largest sandbox so far", |it| {
         it.target.map(|_| it.figures.memory.load(Relaxed))
     }),
+    ("lodge_response_cache_entries", "Answers that are kept in memory", |it| Some(it.cached()?.entries())),
+    ("lodge_response_cache_bytes", "Bytes of answers that are kept in memory", |it| Some(it.cached()?.bytes())),
     ("lodge_warm_instances", "Instances ready for the next request", |it| {
         Some(it.target?.backend.guest()?.warm() as u64)
     }),
@@ -245,6 +247,11 @@ impl<'a> Seen<'a> {
         let service = &*target.backend.service;
         Self { name: &service.name, figures: &service.figures, target: Some(target) }
     }
+
+    /// What is counted of the answers that are kept of it, if its manifest says that any are.
+    fn cached(&self) -> Option<&'a Cached> {
+        self.target?.backend.spec.manifest.cache.map(|_| &self.figures.cached)
+    }
 }
 
 fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Result {
@@ -291,6 +298,17 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
     for it in all {
         for (outcome, count) in it.figures.outgoing.read() {
             counter(&mut family, &[("service", it.name), ("outcome", outcome)], &count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "lodge_response_cache_requests",
+        "Requests to routes whose answers are kept, by how they were answered",
+        None,
+        MetricType::Counter,
+    )?;
+    for it in all {
+        for (outcome, count) in it.cached().into_iter().flat_map(Cached::outcomes) {
+            counter(&mut family, &[("service", it.name), ("outcome", outcome.name())], &count)?;
         }
     }
     for (name, help, read) in COUNTERS {

@@ -17,6 +17,7 @@ use crate::guests::snapshot::Current;
 use crate::ids::Ids;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::responses::Responses;
 use crate::service::Service;
 use crate::traces::Tracer;
 
@@ -36,6 +37,8 @@ pub struct Handler {
     pub tracer: Tracer,
     /// Who wants to know of requests.
     pub logs: Arc<Logs>,
+    /// Answers that are kept, if any are.
+    pub responses: Option<Arc<Responses>>,
 }
 
 /// Where a request comes from.
@@ -61,9 +64,9 @@ pub struct Call<'a> {
 
 impl Handler {
     /// A request as the policies of a service see it, by one of its routes.
-    pub fn asked<'a>(&'a self, peer: &Peer, headers: &'a HeaderMap, route: usize) -> Asked<'a> {
-        let proxies = peer.is_trusted().then_some(&*self.trusted_proxies);
-        Asked { peer: peer.address(), proxies, headers, route }
+    pub fn asked<'a>(&'a self, hop: Hop<'_>, headers: &'a HeaderMap, route: usize) -> Asked<'a> {
+        let proxies = hop.peer.is_trusted().then_some(&*self.trusted_proxies);
+        Asked { peer: hop.peer.address(), inside: hop.call.is_some(), proxies, headers, route }
     }
 
     /// Answers one request: the only place where a failure becomes a response.

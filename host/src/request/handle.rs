@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{Request, Response, header};
+use http::{Request, Response, Uri, header};
 
 use super::answer::Answer;
 use super::body::RequestBody;
@@ -21,8 +21,10 @@ use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::guests::deployment::Backend;
 use crate::guests::guest::Guest;
+use crate::guests::manifest::cache::Rules;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
+use crate::responses::Found;
 use crate::traces::{Phase, Tracer};
 
 /// Answers one request, or says why not.
@@ -44,21 +46,37 @@ pub async fn handle<B: RequestBody>(
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     arrived?;
-    let Found { target, route, mirror } = find(handler, hop, &mut head, record)?;
-    let depth = call.map_or(0, |call| call.depth);
-    if depth > target.backend.limits().call_depth {
+    let bound = find(handler, hop, &mut head, record)?;
+    if call.is_some_and(|call| call.depth > bound.target.backend.limits().call_depth) {
         return Err(RequestError::CallDepth);
     }
-    fits(&target, &head.headers, &body)?;
+    fits(&bound.target, &head.headers, &body)?;
+    let mut request = Request::from_parts(head, body);
+    let (Some(responses), Some((rules, uri))) = (&handler.responses, &bound.cached) else {
+        return ask(handler, hop, bound, request, record).await;
+    };
+    bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
+    match responses.look(*rules, uri, &bound.target.backend, &mut request, record).await {
+        Found::Kept(response) => Ok(response),
+        Found::Ask(errand) => errand.settle(ask(handler, hop, bound, request, record).await, record),
+    }
+}
 
+/// Has a request answered by its service.
+async fn ask<B: RequestBody>(
+    handler: &Handler,
+    hop: Hop<'_>,
+    Bound { target, route, mirror, .. }: Bound,
+    request: Request<B>,
+    record: &mut Record,
+) -> Result<Response<Body>, RequestError> {
     record.begins(Phase::Queue);
-    let asked = handler.asked(peer, &head.headers, route);
+    let asked = handler.asked(hop, request.headers(), route);
     let permit = target.admission.admit(&asked, record.start()).await?;
     let client = asked.client();
     let own = record.admitted(&permit) + target.backend.limits().wall;
-    let deadline = call.map_or(own, |call| own.min(call.deadline));
+    let (deadline, depth) = hop.call.map_or((own, 0), |call| (own.min(call.deadline), call.depth));
     let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
-    let request = Request::from_parts(head, body);
     let Some((version, route)) = mirror else {
         return run(&handler.tracer, &target, permit, request, client, errand, record).await;
     };
@@ -110,12 +128,17 @@ async fn answer<B: RequestBody>(
     instance.call(Arc::clone(guest), request, errand).await
 }
 
-/// Who answers a request, which of the service's routes it came by, and who is shown it besides, as on which route.
-struct Found {
+/// Where a request is bound for: who answers it, by which of the service's routes, whose answers are kept or not, and who
+/// is shown it besides.
+struct Bound {
     target: Arc<Target>,
     route: usize,
+    cached: Cached,
     mirror: Option<(Arc<Target>, Arc<str>)>,
 }
+
+/// What becomes of the answers to a URI, as the client has it.
+type Cached = Option<(Rules, Uri)>;
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
 fn find(
@@ -123,17 +146,18 @@ fn find(
     hop: Hop<'_>,
     head: &mut http::request::Parts,
     record: &mut Record,
-) -> Result<Found, RequestError> {
+) -> Result<Bound, RequestError> {
     let snapshot = handler.current.snapshot();
     match way(&snapshot, hop, head) {
         Ok(found) => {
+            let cached = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
             let (service, number) = (found.target, found.number);
             let split = service.split.as_ref();
             let choose = |split: &Split<Target>| {
-                let client = handler.asked(hop.peer, &head.headers, number).client();
+                let client = handler.asked(hop, &head.headers, number).client();
                 split.choose(&head.headers, client).cloned()
             };
             let target = split.and_then(choose).unwrap_or_else(|| Arc::clone(service));
@@ -144,7 +168,7 @@ fn find(
             }
             let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
             let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
-            Ok(Found { target, route: number, mirror })
+            Ok(Bound { target, route: number, cached, mirror })
         }
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),
@@ -163,7 +187,8 @@ fn way<'a>(
         return snapshot.router.find(authority, head.uri.path(), &head.method);
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
-    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0 })
+    let cache = target.backend.spec.manifest.cache;
+    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache })
 }
 
 /// A body that says it is too large is refused before a sandbox is made for it.

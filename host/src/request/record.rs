@@ -25,6 +25,8 @@ const PHASES: usize = 5;
 pub struct Record {
     start: Instant,
     request_id: Arc<str>,
+    /// For what another request was to bring.
+    waited: Duration,
     /// Who answers, once that is known.
     service: Option<Arc<Service>>,
     /// Of the head that was sent.
@@ -59,6 +61,7 @@ impl Record {
         Self {
             start: Instant::now(),
             request_id,
+            waited: Duration::ZERO,
             service: None,
             status: None,
             sent: 0,
@@ -110,19 +113,25 @@ impl Record {
         }
     }
 
+    /// It has waited so long for what another request was to bring, and goes itself.
+    pub fn waited(&mut self, waited: Duration) {
+        self.waited = waited;
+    }
+
     /// It may run, from the time that is returned on.
     pub fn admitted(&mut self, permit: &Permit) -> Instant {
         let waited = permit.waited();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
             service.figures.waited.record(waited);
         }
-        self.start + waited
+        self.start + self.waited + waited
     }
 
-    /// This phase begins.
+    /// This phase begins, unless it is the one that goes on: there are two places to queue at.
     pub fn begins(&mut self, phase: Phase) {
         self.trace.phase(phase);
         if let Some(details) = &mut self.details
+            && details.begun.checked_sub(1).and_then(|last| details.phases.get(last)).is_none_or(|last| last.0 != phase)
             && let Some(next) = details.phases.get_mut(details.begun)
         {
             *next = (phase, Instant::now());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::answer::{Answer, AnswerBody};
@@ -23,11 +23,14 @@ use super::upgrade;
 use crate::admission::Permit;
 use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
+use crate::responses::recorder::Recorder;
 
 /// What hyper sends, and what is known of the request that it answers.
 pub struct Body {
     source: Source,
     record: Option<Record>,
+    /// Writes it down for others.
+    recorder: Option<Recorder>,
 }
 
 enum Source {
@@ -88,7 +91,7 @@ pub fn holding(
     } else {
         Source::Streamed(Streamed::new(Live::Guest(body), permit, promised(&head), deadline))
     };
-    Ok(Response::from_parts(head, Body { source, record: None }))
+    Ok(Response::from_parts(head, Body::of(source)))
 }
 
 /// The answer of a replica as a response that holds its permit, which learns from it.
@@ -109,7 +112,7 @@ pub fn relaying(
             what.iter().for_each(|what| upgrade::speak(&mut head.headers, what));
             permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
             tokio::spawn(tunnel.run(permit));
-            return Ok(Response::from_parts(head, Body { source: Source::Text(None), record: None }));
+            return Ok(Response::from_parts(head, Body::of(Source::Text(None))));
         }
     };
     headers::strip_hop_by_hop(&mut head.headers);
@@ -121,7 +124,7 @@ pub fn relaying(
     } else {
         Source::Streamed(Streamed::new(Live::Replica(Box::new(body)), permit, promised(&head), deadline))
     };
-    Ok(Response::from_parts(head, Body { source, record: None }))
+    Ok(Response::from_parts(head, Body::of(source)))
 }
 
 /// Bytes of a body, as its head says.
@@ -138,8 +141,7 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
         "status": status.as_u16(),
         "request_id": request_id,
     });
-    let source = Source::Text(Some(Bytes::from(text.to_string())));
-    let mut response = Response::new(Body { source, record: None });
+    let mut response = Response::new(Body::text(Some(Bytes::from(text.to_string()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -221,6 +223,30 @@ impl Drop for Streamed {
 }
 
 impl Body {
+    fn of(source: Source) -> Self {
+        Self { source, record: None, recorder: None }
+    }
+
+    /// A body that is all here, or none.
+    pub fn text(text: Option<Bytes>) -> Self {
+        Self::of(Source::Text(text))
+    }
+
+    /// The same, written down as it goes.
+    pub fn recorded(mut self, mut recorder: Recorder) -> Self {
+        if self.source.is_end() {
+            recorder.end();
+        } else {
+            self.recorder = Some(recorder);
+        }
+        self
+    }
+
+    /// Takes all of it, for who writes it down: nobody else wants it. Ends with the guest's wall time at the latest.
+    pub async fn drain(mut self) {
+        while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {}
+    }
+
     /// The same, for the request of which this is known.
     pub fn with(mut self, record: Record) -> Self {
         self.record = Some(record);
@@ -289,6 +315,16 @@ impl http_body::Body for Body {
             Source::Whole { body, .. } => body.poll_frame(cx).map_err(Aborted),
             Source::Streamed(streamed) => streamed.poll_frame(cx),
         });
+        if let Some(recorder) = &mut this.recorder {
+            match &frame {
+                Some(Ok(frame)) => recorder.frame(frame),
+                Some(Err(_)) => recorder.give_up(),
+                None => {}
+            }
+            if frame.is_none() || this.source.is_end() {
+                recorder.end();
+            }
+        }
         match (&mut this.record, &frame) {
             (Some(record), Some(Ok(frame))) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
             (Some(record), Some(Err(Aborted(error)))) => record.aborted(error),

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use http::Method;
 
+use crate::guests::manifest::cache::Rules;
+
 /// One way to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -22,6 +24,8 @@ pub struct Route {
     pub methods: Vec<Method>,
     /// The service sees the path without the part that `path` matched.
     pub strip_prefix: bool,
+    /// Whether its answers are kept; `None` where nothing of the service is.
+    pub cache: Option<Rules>,
 }
 
 /// Paths: `/x` is `/x` and all below it, `{name}` any one segment, `/` alone exactly that, and `/*` everything.
@@ -60,6 +64,7 @@ struct Entry<T> {
     methods: Vec<Method>,
     strip_prefix: bool,
     number: usize,
+    cache: Option<Rules>,
     target: T,
 }
 
@@ -74,6 +79,8 @@ pub struct Match<'a, T> {
     pub number: usize,
     /// Bytes at the start of the path that the service is not to see.
     pub prefix: usize,
+    /// Whether its answers are kept.
+    pub cache: Option<Rules>,
 }
 
 /// Why nobody does.
@@ -125,7 +132,7 @@ impl Segment {
 impl Route {
     /// Every method of a path, at any host.
     pub fn of(path: Pattern) -> Self {
-        Self { host: None, path, methods: Vec::new(), strip_prefix: false }
+        Self { host: None, path, methods: Vec::new(), strip_prefix: false, cache: None }
     }
 
     /// Everything at one host.
@@ -164,9 +171,10 @@ impl<T: Clone> Router<T> {
             }
         }
         for (number, route) in routes.enumerate() {
-            let (methods, strip_prefix) = (route.methods.clone(), route.strip_prefix);
+            let (methods, strip_prefix, cache) = (route.methods.clone(), route.strip_prefix, route.cache);
             let path = Arc::from(route.path.to_string());
-            self.entries(route).push(Entry { route: path, methods, strip_prefix, number, target: target.clone() });
+            let entry = Entry { route: path, methods, strip_prefix, number, cache, target: target.clone() };
+            self.entries(route).push(entry);
         }
         Ok(())
     }
@@ -200,7 +208,8 @@ impl<T> Router<T> {
         match entries.iter().find(|entry| entry.allows(method)) {
             Some(entry) => {
                 let prefix = if entry.strip_prefix { matched } else { 0 };
-                Ok(Match { target: &entry.target, route: &entry.route, number: entry.number, prefix })
+                let Entry { target, route, number, cache, .. } = entry;
+                Ok(Match { target, route, number: *number, prefix, cache: *cache })
             }
             None => Err(Missed::Method(allow(entries))),
         }

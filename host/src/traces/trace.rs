@@ -124,7 +124,7 @@ impl Trace {
         if let Some(open) = &mut self.0
             && let Some(begins) = open.recording.phases.get_mut(phase as usize)
         {
-            *begins = Some(Instant::now());
+            begins.get_or_insert_with(Instant::now);
         }
     }
 

@@ -52,6 +52,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) memory_bytes: u64,
     pub(in crate::cli) bytes_in: u64,
     pub(in crate::cli) bytes_out: u64,
+    pub(in crate::cli) cached: Option<Cached>,
     pub(in crate::cli) last_refusal: Option<LastRefusal>,
     pub(in crate::cli) withdrawn: Option<String>,
     pub(in crate::cli) replicas: Vec<Replica>,
@@ -80,6 +81,16 @@ pub(in crate::cli) struct Policy {
     pub(in crate::cli) route: Option<String>,
     pub(in crate::cli) settings: String,
     pub(in crate::cli) state: Option<String>,
+}
+
+/// What is kept of a service's answers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Cached {
+    pub(in crate::cli) entries: u64,
+    pub(in crate::cli) bytes: u64,
+    pub(in crate::cli) hits: u64,
+    pub(in crate::cli) misses: u64,
 }
 
 /// The last request that a service did not get.
@@ -144,6 +155,15 @@ pub(in crate::cli) struct Host {
 pub(in crate::cli) struct State {
     pub(in crate::cli) service: String,
     pub(in crate::cli) state: String,
+}
+
+/// What was dropped of the answers that were kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Purged {
+    pub(in crate::cli) service: String,
+    pub(in crate::cli) path: String,
+    pub(in crate::cli) purged: u64,
 }
 
 /// How much is logged.

@@ -3,6 +3,7 @@
 use http::Method;
 use serde::Deserialize;
 
+use super::cache::Rules;
 use super::policies::{self, Written};
 use super::{line_of, with_hint};
 use crate::admission::terms::Policies;
@@ -18,6 +19,7 @@ struct Detailed {
     methods: Vec<String>,
     #[serde(default)]
     strip_prefix: bool,
+    cache: Option<toml::Value>,
     allow: Option<toml::Value>,
     deny: Option<toml::Value>,
     priority: Option<toml::Value>,
@@ -67,8 +69,9 @@ fn route(written: &toml::Value) -> Result<(Route, Option<Written>), String> {
         method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
     });
     let methods = methods.collect::<Result<_, _>>()?;
+    let cache = detailed.cache.as_ref().map(Rules::read).transpose()?;
     let Detailed { path, strip_prefix, allow, deny, priority, rate, breaker, .. } = detailed;
-    let route = Route { host, path: Pattern::read(&path)?, methods, strip_prefix };
+    let route = Route { host, path: Pattern::read(&path)?, methods, strip_prefix, cache };
     Ok((route, Some(Written { allow, deny, priority, rate, breaker })))
 }
 

@@ -1,0 +1,217 @@
+//! Answers that are kept, and given again without asking the service: a shared cache as RFC 9111 has it, for the routes
+//! whose manifest says `cache`.
+//!
+//! A request looks here after it was routed and before it is admitted. What it finds costs no permit and no sandbox;
+//! what it does not find it gets an [`Errand`] for, and [settles](Errand::settle) that with what the service said.
+//! [`freshness`] knows what may be stored and for how long, [`conditions`] what a client has already, [`kept`] what an
+//! answer becomes when it is given again, [`status`] how that is said; [`store`] holds them within a [`budget`],
+//! [`flights`] makes many requests for the same one, and [`recorder`] writes answers down as they go by.
+//!
+//! Stricter than the standard asks: `Set-Cookie` is never kept; a request with a cookie or credentials shares only what
+//! says `public` or `s-maxage`; one with `Range`, `If-Match` or a body is not looked up. Not there: parts of answers
+//! (206), `only-if-cached`, and asking for a newer answer behind the back of the client (`stale-while-revalidate` lets
+//! all but one go on with the old one).
+
+mod budget;
+mod conditions;
+mod errand;
+mod flights;
+mod freshness;
+mod kept;
+pub mod recorder;
+mod status;
+mod store;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::header;
+use http::{Method, Request, Response, Uri};
+
+use self::budget::Budget;
+use self::conditions::Conditions;
+pub use self::errand::Errand;
+use self::errand::{Fetch, Kind};
+use self::flights::{Flights, Joined, Lead};
+use self::kept::{Asker, Kept, is_personal};
+use self::status::CacheStatus;
+use self::store::{Key, Store};
+use crate::config::limits::Limits;
+use crate::guests::deployment::Deployment;
+use crate::guests::manifest::cache::{Edition, Rules};
+use crate::metrics::CacheOutcome;
+use crate::request::body::RequestBody;
+use crate::request::record::Record;
+use crate::request::respond::Body;
+use crate::traces::Phase;
+
+/// Of the budget, for what is kept. The rest is for what is being written down, or still on its way after it had to go.
+const KEPT: (usize, usize) = (3, 4);
+
+/// The answers of all services.
+pub struct Responses {
+    budget: Arc<Budget>,
+    store: Store,
+    flights: Arc<Flights>,
+    /// Bytes of one answer.
+    entry: usize,
+}
+
+/// What a request found.
+#[expect(clippy::large_enum_variant, reason = "moved once, on its way out")]
+pub enum Found {
+    /// An answer.
+    Kept(Response<Body>),
+    /// Nothing that it may have.
+    Ask(Errand),
+}
+
+/// An answer; or the right to ask for one, what is stale, and whether the client insists on a newer one; or, for HEAD,
+/// neither.
+type Looked = Result<(Response<Body>, CacheOutcome), Option<(Lead, Option<Arc<Kept>>, bool)>>;
+
+impl Responses {
+    /// For `memory` bytes in all and `entry` bytes an answer; `None` when there is no memory for it.
+    pub fn new(memory: usize, entry: usize) -> Option<Arc<Self>> {
+        let store = Store::new(memory / KEPT.1 * KEPT.0, entry).filter(|_| memory > 0)?;
+        Some(Arc::new(Self { budget: Budget::new(memory), store, flights: Flights::new(), entry }))
+    }
+
+    /// Looks for an answer to `request`, which is for `uri` in the client's own words. Waits, no longer than the service's
+    /// queue may take, for another request that asks for the same. What is to be asked of the service is made of `request`.
+    pub async fn look<B: RequestBody>(
+        self: &Arc<Self>,
+        rules: Rules,
+        uri: &Uri,
+        of: &Deployment,
+        request: &mut Request<B>,
+        record: &mut Record,
+    ) -> Found {
+        let (service, _) = of.spec.version_of().unwrap_or((&of.name, ""));
+        let (method, head_only) = (request.method(), *request.method() == Method::HEAD);
+        if !method.is_safe() {
+            return Errand::found(Kind::Change(Arc::clone(self), Key::new(service, uri)));
+        }
+        if !rules.keep {
+            return Errand::found(Kind::Pass(None));
+        }
+        if !(head_only || *method == Method::GET) || bypasses(request) {
+            of.service.figures.cached.count(CacheOutcome::Bypass);
+            return Errand::found(Kind::Pass(Some(CacheStatus::Bypass)));
+        }
+        let key = Key::new(service, uri);
+        let conditions = Conditions::of(request.headers());
+        let asker =
+            Asker { edition: &of.edition, headers: request.headers(), personal: is_personal(request.headers()) };
+        let began = Instant::now();
+        let found = self.find(&key, &asker, of.limits(), &conditions, head_only, || record.begins(Phase::Queue)).await;
+        let (lead, stale, insists) = match found {
+            Ok((given, outcome)) => {
+                of.service.figures.cached.count(outcome);
+                return Found::Kept(given);
+            }
+            Err(None) => {
+                of.service.figures.cached.count(CacheOutcome::Miss);
+                return Errand::found(Kind::Pass(Some(CacheStatus::Miss(false))));
+            }
+            Err(Some(missed)) => missed,
+        };
+        record.waited(began.elapsed());
+        let asked = request.headers().clone();
+        let mut validates = false;
+        // Who goes alone most likely brings nothing that could be kept: what his client has is the service's business.
+        if lead.is_followed() || stale.is_some() {
+            conditions::clear(request.headers_mut());
+            validates = stale.as_ref().is_some_and(|kept| conditions::ask(request.headers_mut(), kept.headers()));
+        }
+        let fetch = Fetch {
+            responses: Arc::clone(self),
+            lead,
+            rules,
+            edition: of.edition.clone(),
+            service: Arc::clone(&of.service),
+            asked,
+            conditions,
+            stale,
+            validates,
+            insists,
+        };
+        Errand::found(Kind::Keep(Box::new(fetch)))
+    }
+
+    /// Looks, and waits for who asks for the same.
+    async fn find(
+        &self,
+        key: &Key,
+        asker: &Asker<'_>,
+        limits: &Limits,
+        conditions: &Conditions,
+        head_only: bool,
+        mut waits: impl FnMut(),
+    ) -> Looked {
+        let mut until = None;
+        loop {
+            let now = SystemTime::now();
+            let variants = self.store.get(key);
+            let best = variants.iter().flat_map(|variants| variants.iter()).find(|kept| kept.answers(asker));
+            let give = |kept: &Kept, how| kept.give(conditions, head_only, how, now);
+            if let Some(kept) = best.filter(|kept| kept.terms().satisfies(asker.headers, now)) {
+                return Ok(match until {
+                    None => (give(kept, CacheStatus::Hit(kept.terms().left(now))), CacheOutcome::Hit),
+                    Some(_) => (give(kept, CacheStatus::Collapsed), CacheOutcome::Collapsed),
+                });
+            }
+            if head_only {
+                return Err(None);
+            }
+            // Requests are alike that agree in what answers of this URI vary by, as far as that is known.
+            let varying = variants.iter().flat_map(|variants| variants.first()).flat_map(|kept| kept.varies_by());
+            let values = varying.map(|name| asker.headers.get_all(name).iter().collect::<Vec<_>>());
+            let like = self.flights.like((key, asker.edition, asker.personal, values.collect::<Vec<_>>()));
+            // The client has words of its own on what it takes, and does not take this.
+            let insists = best.is_some() && freshness::has_directives(asker.headers);
+            let missed = |lead| Some((lead, best.map(Arc::clone), insists));
+            match self.flights.join(key, like, if insists { 0 } else { limits.queue }, now) {
+                Joined::Lead(lead) => return Err(missed(lead)),
+                Joined::Follow(flight) => {
+                    if let Some(kept) = best.filter(|kept| kept.terms().serves_meanwhile(now)) {
+                        let how = CacheStatus::Hit(kept.terms().left(now));
+                        return Ok((give(kept, how), CacheOutcome::Stale));
+                    }
+                    let until = *until.get_or_insert_with(|| {
+                        waits();
+                        Instant::now() + limits.queue_wait
+                    });
+                    if tokio::time::timeout_at(until.into(), flight.landed()).await.is_err() {
+                        return Err(missed(self.flights.alone(key, like)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops what is kept of a service, or of one version of it, at this path and below; says how many answers that was.
+    /// What is being asked for now is not kept either.
+    pub fn purge(&self, name: &str, path: &str) -> usize {
+        let (service, version) = name.split_once('@').map_or((name, None), |(service, _)| (service, Some(name)));
+        let of = |key: &Key| key.service() == service && key.is_below(path);
+        let so = |key: &Key, edition: &Edition| of(key) && version.is_none_or(|version| *edition.name == *version);
+        self.flights.doom(of, || self.store.drop_if(so))
+    }
+
+    /// Drops what is kept of editions that nobody serves any more.
+    pub fn retain(&self, served: &[Edition]) {
+        self.flights.doom(|_| false, || self.store.drop_if(|_, edition| !served.contains(edition)));
+    }
+}
+
+/// Whether a request asks for something that is not kept, or says that nothing is to be.
+fn bypasses<B: RequestBody>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    conditions::OTHERS.iter().any(|name| headers.contains_key(name))
+        || freshness::lists(headers, &header::CACHE_CONTROL, |word| word.eq_ignore_ascii_case("no-store"))
+        || !request.body().is_end_stream()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Bytes that may be in memory for answers, all together: kept, being recorded, or still on their way to somebody after
+//! they had to make room. Holding a [`Room`] is the proof that there was room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// All bytes that there may be.
+pub(super) struct Budget {
+    most: usize,
+    used: AtomicUsize,
+}
+
+/// Some of them. Dropping it gives them back.
+pub(super) struct Room {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    /// So many.
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, used: AtomicUsize::new(0) })
+    }
+
+    /// Room for so many bytes, if there is.
+    pub(super) fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
+        let mut room = Room { budget: Arc::clone(self), bytes: 0 };
+        room.grow(bytes).then_some(room)
+    }
+
+    /// Bytes that are taken.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+}
+
+impl Room {
+    /// Takes so many bytes more, if they are there.
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+        let most = self.budget.most;
+        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= most);
+        let grown = self.budget.used.fetch_update(Relaxed, Relaxed, more).is_ok();
+        if grown {
+            self.bytes += bytes;
+        }
+        grown
+    }
+
+    /// How many.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Relaxed);
+    }
+}

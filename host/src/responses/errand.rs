@@ -1,0 +1,184 @@
+//! A request that goes to its service on behalf of the cache, and what becomes of the answer: it is kept, it renews or
+//! ends what is kept, or what is kept stands for it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::HeaderMap;
+use http::{Response, StatusCode};
+
+use super::conditions::{self, Conditions};
+use super::flights::Lead;
+use super::kept::{Asker, Draft, Kept, is_personal};
+use super::recorder::{Recorder, promised};
+use super::status::{self, CacheStatus};
+use super::store::Key;
+use super::{Found, Responses};
+use crate::error::RequestError;
+use crate::guests::manifest::cache::{Edition, Rules};
+use crate::metrics::CacheOutcome;
+use crate::request::record::Record;
+use crate::request::respond::Body;
+use crate::service::Service;
+
+/// A request that is on its way to its service, and what is to be done with the answer. Dropped, it was in vain.
+#[must_use = "what the service says has to be told to the cache"]
+pub struct Errand(Kind);
+
+pub(super) enum Kind {
+    /// Nothing.
+    Pass(Option<CacheStatus>),
+    /// It may change what is kept under this key.
+    Change(Arc<Responses>, Key),
+    /// It is to be kept.
+    Keep(Box<Fetch>),
+}
+
+/// An answer that others may wait for.
+pub(super) struct Fetch {
+    pub(super) responses: Arc<Responses>,
+    pub(super) lead: Lead,
+    pub(super) rules: Rules,
+    pub(super) edition: Edition,
+    pub(super) service: Arc<Service>,
+    /// As the client sent them.
+    pub(super) asked: HeaderMap,
+    pub(super) conditions: Conditions,
+    /// What is kept, and must not be given without asking.
+    pub(super) stale: Option<Arc<Kept>>,
+    /// The service is asked whether that is still right.
+    pub(super) validates: bool,
+    /// The client wants no stored answer, though there is one.
+    pub(super) insists: bool,
+}
+
+impl Errand {
+    pub(super) fn found(kind: Kind) -> Found {
+        Found::Ask(Self(kind))
+    }
+
+    /// What becomes of the request, now that its service was asked.
+    ///
+    /// # Errors
+    /// The service's own, unless something that is kept may stand for it.
+    pub fn settle(
+        self,
+        result: Result<Response<Body>, RequestError>,
+        record: &Record,
+    ) -> Result<Response<Body>, RequestError> {
+        match self.0 {
+            Kind::Pass(how) => {
+                let mut response = result?;
+                if let Some(how) = how {
+                    status::append(response.headers_mut(), how);
+                }
+                Ok(response)
+            }
+            Kind::Change(responses, key) => {
+                let response = result?;
+                if response.status().is_success() || response.status().is_redirection() {
+                    responses.flights.doom_key(&key, || responses.store.remove(&key));
+                }
+                Ok(response)
+            }
+            Kind::Keep(fetch) => fetch.settle(result, record, SystemTime::now()),
+        }
+    }
+}
+
+impl Fetch {
+    fn settle(
+        self: Box<Self>,
+        result: Result<Response<Body>, RequestError>,
+        record: &Record,
+        now: SystemTime,
+    ) -> Result<Response<Body>, RequestError> {
+        let serves = |kept: &&Arc<Kept>| fails(&result) && !self.insists && kept.terms().serves_on_error(now);
+        if let Some(kept) = self.stale.as_ref().filter(serves) {
+            if let Err(error) = &result {
+                self.service.failed(error, record.request_id(), false);
+            }
+            self.count(CacheOutcome::Stale);
+            let given = kept.give(&self.conditions, false, CacheStatus::Hit(kept.terms().left(now)), now);
+            self.lead.barren(now);
+            return Ok(given);
+        }
+        match (result, &self.stale) {
+            (Err(error), _) => {
+                self.count(CacheOutcome::Miss);
+                self.lead.barren(now);
+                Err(error)
+            }
+            (Ok(response), Some(kept)) if self.validates && response.status() == StatusCode::NOT_MODIFIED => {
+                let kept = Arc::clone(kept);
+                Ok(self.revalidated(&kept, response.headers(), now))
+            }
+            (Ok(response), _) => Ok(self.fetched(response, now)),
+        }
+    }
+
+    /// What is kept is still right.
+    fn revalidated(self, kept: &Kept, news: &HeaderMap, now: SystemTime) -> Response<Body> {
+        self.count(CacheOutcome::Revalidated);
+        let head = kept.refreshed(news);
+        let given = kept.give_as(head.headers.clone(), &self.conditions, false, CacheStatus::Revalidated, now);
+        let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, now);
+        // The body is there already, and has its room.
+        let room = |draft: &Draft| self.responses.budget.room(draft.bytes() + self.lead.key().len());
+        match draft.and_then(|draft| Some((room(&draft)?, draft))) {
+            Some((room, draft)) => {
+                let renewed = Arc::new(kept.renewed(draft, room));
+                let responses = Arc::clone(&self.responses);
+                self.lead.land(|key| responses.store.put(key, renewed));
+            }
+            None => self.lead.barren(now),
+        }
+        given
+    }
+
+    /// There is a new answer.
+    fn fetched(self, response: Response<Body>, now: SystemTime) -> Response<Body> {
+        self.count(CacheOutcome::Miss);
+        let (mut head, mut body) = response.into_parts();
+        let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, now);
+        let (stale, insists) = (self.stale.is_some(), self.insists);
+        let recorder = match draft {
+            Some(draft) => Recorder::new(&self.responses, self.lead, draft, promised(&head.headers)),
+            None => Err(self.lead),
+        };
+        let stored = recorder.is_ok();
+        match recorder {
+            Ok(recorder) => body = body.recorded(recorder),
+            Err(lead) => lead.barren(now),
+        }
+        if self.conditions.hold(head.status, &head.headers) {
+            conditions::not_modified(&mut head);
+            // The client has it; the others have not.
+            let whole = std::mem::replace(&mut body, Body::text(None));
+            if stored {
+                tokio::spawn(whole.drain());
+            }
+        }
+        let how = match (stale, insists) {
+            (_, true) => CacheStatus::Request(stored),
+            (true, _) => CacheStatus::Stale(stored),
+            _ => CacheStatus::Miss(stored),
+        };
+        status::append(&mut head.headers, how);
+        Response::from_parts(head, body)
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker { edition: &self.edition, headers: &self.asked, personal: is_personal(&self.asked) }
+    }
+
+    fn count(&self, outcome: CacheOutcome) {
+        self.service.figures.cached.count(outcome);
+    }
+}
+
+/// What RFC 5861 calls an error.
+fn fails(result: &Result<Response<Body>, RequestError>) -> bool {
+    let status = result.as_ref().map_or_else(RequestError::status, Response::status);
+    matches!(status.as_u16(), 500 | 502..=504)
+}

@@ -1,0 +1,258 @@
+//! Requests for the same at the same time: one of them asks the service, the others wait for what it brings.
+//!
+//! Who asks holds a [`Lead`]. When that is dropped, who waits looks again: there is an answer now, or word that there will
+//! be none, or one of them takes the lead. Answers that may not be kept must not make a queue of their clients, so such
+//! news is remembered for a while, and until then everybody goes alone. A lead also is what a purge, or a POST, takes the
+//! right to store from: what was asked for before must not be kept after.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+
+use super::store::Key;
+use crate::capabilities::sandbox::lock;
+
+/// How long it is remembered that an answer could not be kept. Ends early with one that can.
+const ALONE: Duration = Duration::from_secs(30);
+
+/// Of how many requests that is remembered.
+const REMEMBERED: usize = 16 << 10;
+
+/// All of them.
+pub(super) struct Flights {
+    /// Those of one key; as many at most as there are requests.
+    flying: Mutex<Flying>,
+    /// Hash of a request → until when its like go alone. Two that share a hash lose nothing but company.
+    alone: Cache<u64, SystemTime>,
+    hasher: RandomState,
+}
+
+type Flying = HashMap<Key, Vec<Arc<Flight>>>;
+
+/// One request that asks its service.
+pub(super) struct Flight {
+    key: Key,
+    like: u64,
+    /// Others may wait for it.
+    followed: bool,
+    followers: AtomicUsize,
+    doomed: AtomicBool,
+    /// Has no permits, ever: it is closed when the flight is over.
+    landed: Semaphore,
+}
+
+/// The right to ask a service for others, and to store what it says. Dropping it ends the flight.
+pub(super) struct Lead {
+    flights: Arc<Flights>,
+    flight: Arc<Flight>,
+}
+
+/// What a request does next.
+pub(super) enum Joined {
+    /// It asks.
+    Lead(Lead),
+    /// It waits for this.
+    Follow(Arc<Flight>),
+}
+
+impl Flights {
+    /// None yet.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { flying: Mutex::default(), alone: Cache::new(REMEMBERED), hasher: RandomState::new() })
+    }
+
+    /// What tells requests apart that ask for one key and would not take each other's answers.
+    pub(super) fn like(&self, it: impl Hash) -> u64 {
+        self.hasher.hash_one(it)
+    }
+
+    /// Follows the flight that there is, if fewer than `most` have; else leads one. With none to follow it and none
+    /// known to be in vain, the new one can be followed; never for `most` of 0.
+    pub(super) fn join(self: &Arc<Self>, key: &Key, like: u64, most: usize, now: SystemTime) -> Joined {
+        let known = self.alone.get(&like).filter(|until| now < *until);
+        let mut flying = lock(&self.flying);
+        let others = flying.get(key).into_iter().flatten();
+        let fit = others.clone().find(|flight| flight.followed && flight.like == like);
+        let followed = match fit {
+            _ if known.is_some() || most == 0 => false,
+            None => true,
+            Some(flight) if flight.followers.fetch_add(1, Relaxed) < most => return Joined::Follow(Arc::clone(flight)),
+            Some(_) => false,
+        };
+        Joined::Lead(self.lead(&mut flying, key, like, followed))
+    }
+
+    /// Asks without company, before or behind.
+    pub(super) fn alone(self: &Arc<Self>, key: &Key, like: u64) -> Lead {
+        self.lead(&mut lock(&self.flying), key, like, false)
+    }
+
+    fn lead(self: &Arc<Self>, flying: &mut Flying, key: &Key, like: u64, followed: bool) -> Lead {
+        let flight = Arc::new(Flight {
+            key: key.clone(),
+            like,
+            followed,
+            followers: AtomicUsize::new(0),
+            doomed: AtomicBool::new(false),
+            landed: Semaphore::new(0),
+        });
+        flying.entry(key.clone()).or_default().push(Arc::clone(&flight));
+        Lead { flights: Arc::clone(self), flight }
+    }
+
+    /// Does something to the store after which nothing may be stored that was asked for before, of keys that are so.
+    pub(super) fn doom<T>(&self, so: impl Fn(&Key) -> bool, act: impl FnOnce() -> T) -> T {
+        let mut flying = lock(&self.flying);
+        for (_, flights) in flying.extract_if(|key, _| so(key)) {
+            flights.iter().for_each(|flight| flight.doomed.store(true, Relaxed));
+        }
+        act()
+    }
+
+    /// The same of one key.
+    pub(super) fn doom_key<T>(&self, key: &Key, act: impl FnOnce() -> T) -> T {
+        let mut flying = lock(&self.flying);
+        let flights = flying.remove(key);
+        flights.iter().flatten().for_each(|flight| flight.doomed.store(true, Relaxed));
+        act()
+    }
+
+    /// Flights that are not over.
+    #[cfg(test)]
+    pub(super) fn flying(&self) -> usize {
+        lock(&self.flying).values().map(Vec::len).sum()
+    }
+}
+
+impl Flight {
+    /// Ready when it is over.
+    pub(super) async fn landed(&self) {
+        // It is never acquired; that it is closed is the news.
+        let _ = self.landed.acquire().await;
+    }
+}
+
+impl Lead {
+    /// What is asked for.
+    pub(super) fn key(&self) -> &Key {
+        &self.flight.key
+    }
+
+    /// Whether others may be waiting.
+    pub(super) fn is_followed(&self) -> bool {
+        self.flight.followed
+    }
+
+    /// Stores what was brought, unless it is too late for that.
+    pub(super) fn land(self, store: impl FnOnce(Key)) {
+        let flying = lock(&self.flights.flying);
+        if !self.flight.doomed.load(Relaxed) {
+            store(self.flight.key.clone());
+        }
+        drop(flying);
+        self.flights.alone.remove(&self.flight.like);
+    }
+
+    /// There is nothing to store, and it is not worth waiting for another.
+    pub(super) fn barren(self, now: SystemTime) {
+        self.flights.alone.insert(self.flight.like, now + ALONE);
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        let mut flying = lock(&self.flights.flying);
+        // Those that a purge has taken out are not there any more.
+        if let Some(flights) = flying.get_mut(&self.flight.key) {
+            flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
+            if flights.is_empty() {
+                flying.remove(&self.flight.key);
+            }
+        }
+        drop(flying);
+        self.flight.landed.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn key(path: &str) -> Key {
+        Key::new("users", &format!("http://h{path}").parse().unwrap())
+    }
+
+    fn leads(flights: &Arc<Flights>, like: u64, now: SystemTime) -> Option<Lead> {
+        match flights.join(&key("/a"), like, 2, now) {
+            Joined::Lead(lead) => Some(lead),
+            Joined::Follow(_) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_asks_and_the_others_wait() {
+        let flights = Flights::new();
+        let lead = leads(&flights, 1, NOW).unwrap();
+        let Joined::Follow(followed) = flights.join(&key("/a"), 1, 2, NOW) else { panic!("two lead") };
+        assert!(leads(&flights, 2, NOW).is_some(), "another kind of request waits for nothing");
+        let mut waiting = Box::pin(followed.landed());
+        assert!(futures_pending(&mut waiting));
+        drop(lead);
+        waiting.await;
+        let mut stored = false;
+        leads(&flights, 1, NOW).unwrap().land(|_| stored = true);
+        assert!(stored && flights.flying() == 0);
+    }
+
+    #[test]
+    fn no_more_wait_than_may() {
+        let flights = Flights::new();
+        let _lead = leads(&flights, 1, NOW).unwrap();
+        let joined: Vec<_> = (0..3).map(|_| leads(&flights, 1, NOW).is_some()).collect();
+        assert_eq!(joined, [false, false, true]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_makes_no_queue() {
+        let flights = Flights::new();
+        leads(&flights, 1, NOW).unwrap().barren(NOW);
+        let alone: Vec<_> = (0..3).map(|_| leads(&flights, 1, NOW).unwrap()).collect();
+        assert_eq!((alone.len(), flights.flying()), (3, 3));
+        drop(alone);
+        // One that can be kept ends it, and so does time.
+        leads(&flights, 1, NOW).unwrap().land(|_| {});
+        let _lead = leads(&flights, 1, NOW).unwrap();
+        assert!(leads(&flights, 1, NOW).is_none());
+        leads(&flights, 2, NOW).unwrap().barren(NOW);
+        let _lead = leads(&flights, 2, NOW + ALONE).unwrap();
+        assert!(leads(&flights, 2, NOW + ALONE).is_none());
+    }
+
+    #[test]
+    fn what_was_asked_for_before_a_purge_is_not_stored_after() {
+        let flights = Flights::new();
+        let (late, other) = (leads(&flights, 1, NOW).unwrap(), flights.alone(&key("/b"), 2));
+        flights.doom_key(&key("/a"), || ());
+        let fresh = leads(&flights, 1, NOW).expect("nobody waits for what is out of date");
+        let mut stored = Vec::new();
+        late.land(|_| stored.push("late"));
+        fresh.land(|_| stored.push("fresh"));
+        other.land(|_| stored.push("other"));
+        assert_eq!(stored, ["fresh", "other"]);
+        let doomed = leads(&flights, 1, NOW).unwrap();
+        flights.doom(|key| key.service() == "users", || ());
+        doomed.land(|_| panic!("it was purged"));
+    }
+
+    fn futures_pending(future: &mut (impl Future + Unpin)) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        std::pin::Pin::new(future).poll(&mut cx).is_pending()
+    }
+}

@@ -1,0 +1,232 @@
+//! One answer that is kept: for whom it is right, and what becomes of it when it is given.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode, response};
+
+use super::budget::Room;
+use super::conditions::{self, Conditions};
+use super::freshness::{Terms, elements, own};
+use super::status::{self, CacheStatus};
+use crate::guests::manifest::cache::{Edition, Rules};
+use crate::request::respond::Body;
+use crate::service::Service;
+
+/// Bytes that an answer takes besides its headers and its body: maps, counts, what the library keeps.
+const OVERHEAD: usize = 1 << 10;
+
+/// Bytes that a header takes besides its name and value.
+const PER_HEADER: usize = 128;
+
+/// The head of an answer that may be kept, and what is known of who asked for it.
+pub(super) struct Draft {
+    edition: Edition,
+    service: Arc<Service>,
+    terms: Terms,
+    status: StatusCode,
+    headers: HeaderMap,
+    /// What the request has where `Vary` looks.
+    vary: Vec<(HeaderName, Vec<HeaderValue>)>,
+}
+
+/// An answer that is kept, whole.
+pub(super) struct Kept {
+    draft: Draft,
+    /// Shared with who is being given it, and so is its room.
+    body: Bytes,
+    /// Of the head.
+    room: Room,
+}
+
+/// Bytes, and the room that they take.
+struct Housed {
+    bytes: Vec<u8>,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Housed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A body that gives its room back when the last who has it is done.
+pub(super) fn housed(bytes: Vec<u8>, room: Room) -> Bytes {
+    // What grew has room to grow further, which nobody counts.
+    let bytes = Vec::from(bytes.into_boxed_slice());
+    Bytes::from_owner(Housed { bytes, _room: room })
+}
+
+/// Who asks.
+pub(super) struct Asker<'a> {
+    /// Who is to answer.
+    pub(super) edition: &'a Edition,
+    /// The request's headers.
+    pub(super) headers: &'a HeaderMap,
+    /// The request says who its client is.
+    pub(super) personal: bool,
+}
+
+/// Whether a request says who its client is: then only what says itself that it is for everybody may be shared.
+pub(super) fn is_personal(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(header::COOKIE)
+}
+
+impl Draft {
+    /// The answer with this head, if it may be kept.
+    pub(super) fn of(
+        asker: &Asker<'_>,
+        service: &Arc<Service>,
+        head: &response::Parts,
+        rules: Rules,
+        now: SystemTime,
+    ) -> Option<Self> {
+        let terms = Terms::of(asker.headers, head, rules, now)?;
+        if asker.personal && !terms.shared {
+            return None;
+        }
+        let mut headers = HeaderMap::with_capacity(head.headers.len());
+        for (name, value) in head.headers.iter().filter(|(name, _)| **name != header::AGE) {
+            headers.append(name.clone(), own(value)?);
+        }
+        if !headers.contains_key(header::DATE) {
+            let date = HeaderValue::try_from(httpdate::fmt_http_date(now)).ok()?;
+            headers.insert(header::DATE, date);
+        }
+        let mut vary: Vec<_> = elements(&headers, &header::VARY)
+            .map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+            .collect::<Option<_>>()?;
+        vary.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        vary.dedup();
+        let values = |name: HeaderName| {
+            let values = asker.headers.get_all(&name).iter().filter_map(own).collect();
+            (name, values)
+        };
+        Some(Self {
+            edition: asker.edition.clone(),
+            service: Arc::clone(service),
+            terms,
+            status: head.status,
+            headers,
+            vary: vary.into_iter().map(values).collect(),
+        })
+    }
+
+    /// Bytes that it takes without its body.
+    pub(super) fn bytes(&self) -> usize {
+        let header = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + PER_HEADER;
+        let vary = self.vary.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        OVERHEAD + self.headers.iter().chain(vary).map(header).sum::<usize>()
+    }
+
+    /// The answer, now that its body is here; `room` is that of its head.
+    pub(super) fn with(mut self, body: Bytes, room: Room) -> Kept {
+        if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+            // Also for HEAD, whose own body says nothing.
+            self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        self.service.figures.cached.keeps(room.bytes() + body.len());
+        Kept { draft: self, body, room }
+    }
+}
+
+impl Kept {
+    /// Who made it.
+    pub(super) fn edition(&self) -> &Edition {
+        &self.draft.edition
+    }
+
+    /// On what terms it is kept.
+    pub(super) fn terms(&self) -> &Terms {
+        &self.draft.terms
+    }
+
+    /// Its headers, as they were stored.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.draft.headers
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.room.bytes() + self.body.len()
+    }
+
+    /// The headers that it varies by.
+    pub(super) fn varies_by(&self) -> impl Iterator<Item = &HeaderName> {
+        self.draft.vary.iter().map(|(name, _)| name)
+    }
+
+    /// Whether it is an answer to this, fresh or not.
+    pub(super) fn answers(&self, asker: &Asker<'_>) -> bool {
+        let draft = &self.draft;
+        let same = |(name, values): &(HeaderName, Vec<HeaderValue>)| asker.headers.get_all(name).iter().eq(values);
+        draft.edition == *asker.edition && (draft.terms.shared || !asker.personal) && draft.vary.iter().all(same)
+    }
+
+    /// Whether it stands for the other one from now on.
+    pub(super) fn replaces(&self, other: &Self) -> bool {
+        let (own, other) = (&self.draft, &other.draft);
+        own.edition.name == other.edition.name && (own.edition != other.edition || own.vary == other.vary)
+    }
+
+    /// Its head with what a 304 has brought, RFC 9111, 3.2.
+    pub(super) fn refreshed(&self, news: &HeaderMap) -> response::Parts {
+        let (mut head, ()) = Response::new(()).into_parts();
+        (head.status, head.headers) = (self.draft.status, self.draft.headers.clone());
+        let of_the_body = [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
+        head.headers.remove(header::DATE);
+        for name in news.keys().filter(|name| !of_the_body.contains(name)) {
+            head.headers.remove(name);
+            for value in news.get_all(name) {
+                head.headers.append(name, value.clone());
+            }
+        }
+        head
+    }
+
+    /// The same body under this head.
+    pub(super) fn renewed(&self, draft: Draft, room: Room) -> Self {
+        draft.with(self.body.clone(), room)
+    }
+
+    /// Gives it to who asked: whole, its head, or word that he has it already.
+    pub(super) fn give(
+        &self,
+        conditions: &Conditions,
+        head_only: bool,
+        how: CacheStatus,
+        now: SystemTime,
+    ) -> Response<Body> {
+        self.give_as(self.draft.headers.clone(), conditions, head_only, how, now)
+    }
+
+    /// The same with these headers.
+    pub(super) fn give_as(
+        &self,
+        headers: HeaderMap,
+        conditions: &Conditions,
+        head_only: bool,
+        how: CacheStatus,
+        now: SystemTime,
+    ) -> Response<Body> {
+        let (mut head, ()) = Response::new(()).into_parts();
+        (head.status, head.headers) = (self.draft.status, headers);
+        let mut body = (!head_only && !self.body.is_empty()).then(|| self.body.clone());
+        if conditions.hold(head.status, &head.headers) {
+            conditions::not_modified(&mut head);
+            body = None;
+        }
+        head.headers.insert(header::AGE, HeaderValue::from(self.draft.terms.age(now)));
+        status::append(&mut head.headers, how);
+        Response::from_parts(head, Body::text(body))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.draft.service.figures.cached.drops(self.bytes());
+    }
+}

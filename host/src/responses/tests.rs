@@ -1,0 +1,280 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http_body::Frame;
+use proptest::prelude::*;
+
+use super::kept::Draft;
+use super::recorder::{Recorder, promised};
+use super::*;
+use crate::config;
+use crate::guests::digest::Digest;
+use crate::guests::manifest::Manifest;
+use crate::service::Service;
+use crate::turns::Turns;
+
+/// A cache, and a service whose answers it keeps.
+struct Cache {
+    responses: Arc<Responses>,
+    service: Arc<Service>,
+    /// When answers come.
+    now: SystemTime,
+}
+
+fn edition(name: &str, component: &str) -> Edition {
+    let limits = config::resolve(&[]).unwrap().config.limits;
+    Edition::of(
+        &Arc::from(name),
+        Digest::of(component.as_bytes()),
+        &Manifest::read("users", "", &limits, 1 << 30).unwrap(),
+    )
+}
+
+fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+    lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse::<HeaderValue>().unwrap())).collect()
+}
+
+impl Cache {
+    fn new(memory: usize, entry: usize) -> Self {
+        let service = Arc::new(Service::new("users", Arc::new(Turns::new(1)).share()));
+        Self { responses: Responses::new(memory, entry).unwrap(), service, now: SystemTime::now() }
+    }
+
+    fn key(path: &str) -> Key {
+        Key::new("users", &format!("http://Example.com{path}").parse().unwrap())
+    }
+
+    /// A recorder of an answer to a request with these headers, if there is room for its head.
+    fn recorder(
+        &self,
+        edition: &Edition,
+        path: &str,
+        asked: &HeaderMap,
+        answer: &[(&'static str, &str)],
+    ) -> Option<Recorder> {
+        let asker = Asker { edition, headers: asked, personal: is_personal(asked) };
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.headers = headers(answer);
+        let rules = Rules { keep: true, ttl: Duration::from_secs(60) };
+        let draft = Draft::of(&asker, &self.service, &head, rules, self.now).unwrap();
+        let lead = self.responses.flights.alone(&Self::key(path), 1);
+        Recorder::new(&self.responses, lead, draft, promised(&head.headers)).ok()
+    }
+
+    fn keep(
+        &self,
+        edition: &Edition,
+        path: &str,
+        asked: &[(&'static str, &str)],
+        answer: &[(&'static str, &str)],
+        body: &str,
+    ) {
+        let mut recorder = self.recorder(edition, path, &headers(asked), answer).unwrap();
+        recorder.frame(&Frame::data(Bytes::copy_from_slice(body.as_bytes())));
+        recorder.end();
+    }
+
+    /// Whether something is kept for this request.
+    fn has(&self, edition: &Edition, path: &str, asked: &[(&'static str, &str)]) -> bool {
+        let asked = headers(asked);
+        let asker = Asker { edition, headers: &asked, personal: is_personal(&asked) };
+        let variants = self.responses.store.get(&Self::key(path));
+        variants.iter().flat_map(|variants| variants.iter()).any(|kept| kept.answers(&asker))
+    }
+
+    /// What a client without conditions finds.
+    async fn find(&self, edition: &Edition, path: &str, limits: &Limits) -> Looked {
+        let headers = HeaderMap::new();
+        let asker = Asker { edition, headers: &headers, personal: false };
+        self.responses.find(&Self::key(path), &asker, limits, &Conditions::default(), false, || {}).await
+    }
+
+    fn entries(&self) -> u64 {
+        self.service.figures.cached.entries()
+    }
+}
+
+#[test]
+fn variants_stand_side_by_side_and_editions_do_not() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    let (old, new, beta) = (edition("users", "1"), edition("users", "2"), edition("users@2", "2"));
+    let vary = [("vary", "accept, Accept-Language")];
+    for language in ["en", "de", "en"] {
+        cache.keep(&old, "/a", &[("accept-language", language)], &vary, "x");
+    }
+    assert_eq!(cache.entries(), 2);
+    assert!(cache.has(&old, "/a", &[("accept-language", "de")]) && !cache.has(&old, "/a", &[]));
+    assert!(
+        !cache.has(&new, "/a", &[("accept-language", "de")]) && !cache.has(&beta, "/a", &[("accept-language", "de")])
+    );
+    cache.keep(&beta, "/a", &[], &[], "x");
+    cache.keep(&new, "/a", &[], &[], "x");
+    assert!(cache.has(&new, "/a", &[]) && cache.has(&beta, "/a", &[]), "versions live side by side");
+    assert_eq!(cache.entries(), 2, "what an earlier edition has left is gone");
+    for n in 0..100 {
+        cache.keep(&new, "/b", &[("accept", &n.to_string())], &vary, "x");
+    }
+    assert_eq!(cache.entries(), 2 + 16, "the variants of one URI are bounded");
+    assert!(cache.has(&new, "/b", &[("accept", "99")]) && !cache.has(&new, "/b", &[("accept", "1")]));
+    cache.responses.retain(std::slice::from_ref(&beta));
+    assert_eq!((cache.entries(), cache.has(&beta, "/a", &[])), (1, true));
+}
+
+#[test]
+fn purged_by_path_and_by_version() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    let (stable, beta) = (edition("users", "1"), edition("users@2", "2"));
+    let paths = ["/", "/a", "/a?x", "/a/", "/a/b", "/ab"];
+    let purges = |name: &str, path: &str| {
+        for path in paths {
+            cache.keep(&stable, path, &[], &[], "x");
+        }
+        cache.keep(&beta, "/a", &[], &[], "x");
+        cache.responses.purge(name, path)
+    };
+    assert_eq!(purges("users", "/a"), 5);
+    assert_eq!(purges("users", "/a/"), 2);
+    assert_eq!(purges("users", "/a?x"), 1);
+    assert_eq!(purges("users", "/other"), 0);
+    assert_eq!(purges("users@2", "/"), 1);
+    assert_eq!(purges("user", "/"), 0);
+    assert_eq!(purges("users", "/"), 7);
+    assert_eq!((cache.entries(), cache.responses.budget.used()), (0, 0));
+}
+
+#[test]
+fn only_what_came_to_its_proper_end() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    let it = edition("users", "1");
+    let none = HeaderMap::new();
+    let data = |size| Frame::data(Bytes::from(vec![b'x'; size]));
+    let record = |answer: &[(&'static str, &str)], frames: Vec<Frame<Bytes>>, end: bool| {
+        let mut recorder = cache.recorder(&it, "/a", &none, answer).unwrap();
+        frames.iter().for_each(|frame| recorder.frame(frame));
+        if end {
+            recorder.end();
+        }
+        drop(recorder);
+        cache.responses.purge("users", "/")
+    };
+    assert_eq!(record(&[], vec![data(5), data(5)], true), 1);
+    assert_eq!(record(&[], vec![], true), 1);
+    assert_eq!(record(&[], vec![data(5)], false), 0, "it broke off");
+    assert_eq!(record(&[("content-length", "6")], vec![data(5)], true), 0, "it is shorter than it says");
+    assert_eq!(record(&[("content-length", "5")], vec![data(5)], true), 1);
+    assert_eq!(record(&[], vec![data(5), Frame::trailers(HeaderMap::new())], true), 0, "it has trailers");
+    assert_eq!(record(&[], vec![data(60 << 10), data(60 << 10)], true), 0, "it is too large");
+    assert!(cache.recorder(&it, "/a", &none, &[("content-length", "70000")]).is_none(), "it says that it is too large");
+    assert_eq!((cache.entries(), cache.responses.budget.used(), cache.responses.flights.flying()), (0, 0, 0));
+}
+
+/// Who waits for another's answer waits no longer than in a queue, and then asks itself.
+#[tokio::test(start_paused = true)]
+async fn a_wait_has_an_end() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    let (it, mut limits) = (edition("users", "1"), config::resolve(&[]).unwrap().config.limits);
+    let lead = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
+    let start = tokio::time::Instant::now();
+    let alone = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
+    let waited = start.elapsed();
+    assert!((limits.queue_wait / 2..limits.queue_wait * 2).contains(&waited), "{waited:?}");
+    assert!(lead.is_followed() && !alone.is_followed());
+    limits.queue = 0;
+    assert!(cache.find(&it, "/a", &limits).await.is_err(), "no place in the queue");
+    assert!(start.elapsed() < waited * 2);
+}
+
+#[tokio::test]
+async fn one_revalidates_and_the_others_go_on() {
+    let mut cache = Cache::new(1 << 20, 64 << 10);
+    let (it, limits) = (edition("users", "1"), config::resolve(&[]).unwrap().config.limits);
+    cache.now -= Duration::from_secs(5);
+    cache.keep(&it, "/a", &[], &[("cache-control", "max-age=1, stale-while-revalidate=60")], "x");
+    let (lead, stale, insists) = cache.find(&it, "/a", &limits).await.err().flatten().unwrap();
+    assert!(lead.is_followed() && stale.is_some() && !insists);
+    let Ok((response, CacheOutcome::Stale)) = cache.find(&it, "/a", &limits).await else { panic!("it waits") };
+    assert!(response.headers()["cache-status"].to_str().unwrap().starts_with("lodge; hit; ttl=-"));
+}
+
+/// What a slow client has of an answer counts until he is done with it.
+#[test]
+fn on_its_way_it_still_takes_room() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    cache.keep(&edition("users", "1"), "/a", &[], &[], &"x".repeat(5000));
+    let variants = cache.responses.store.get(&Cache::key("/a")).unwrap();
+    let given = variants[0].give(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now());
+    drop(variants);
+    cache.responses.purge("users", "/");
+    assert_eq!((cache.entries(), cache.responses.budget.used()), (0, 5000));
+    drop(given);
+    assert_eq!(cache.responses.budget.used(), 0);
+}
+
+/// What can happen to a cache.
+#[derive(Clone, Debug)]
+enum Step {
+    /// An answer of this size is kept at this path.
+    Keep(usize, usize),
+    /// One begins and has not ended yet.
+    Begin(usize, usize),
+    /// One of those ends so.
+    End(bool),
+    /// A slow client has what is kept here, whatever becomes of that.
+    Hold(usize),
+    /// Slow clients are done.
+    Release,
+    /// An operator purges.
+    Purge,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (path, size) = (0_usize..40, 0_usize..12_000);
+    prop_oneof![
+        6 => (path.clone(), size.clone()).prop_map(|(path, size)| Step::Keep(path, size)),
+        2 => (path.clone(), size).prop_map(|(path, size)| Step::Begin(path, size)),
+        2 => any::<bool>().prop_map(Step::End),
+        2 => path.prop_map(Step::Hold),
+        1 => Just(Step::Release),
+        1 => Just(Step::Purge),
+    ]
+}
+
+proptest! {
+    /// At every moment all answers together are within the bound, and in the end nothing of it is lost.
+    #[test]
+    fn memory_is_bounded(steps in prop::collection::vec(step(), 1..200)) {
+        const MEMORY: usize = 64 << 10;
+        let cache = Cache::new(MEMORY, 10 << 10);
+        let (it, none) = (edition("users", "1"), HeaderMap::new());
+        let begin = |path: usize, size: usize| {
+            let mut recorder = cache.recorder(&it, &format!("/{path}"), &none, &[])?;
+            recorder.frame(&Frame::data(Bytes::from(vec![0; size])));
+            Some(recorder)
+        };
+        let (mut open, mut held) = (Vec::new(), Vec::new());
+        for step in steps {
+            match step {
+                Step::Keep(path, size) => begin(path, size).iter_mut().for_each(Recorder::end),
+                Step::Begin(path, size) => open.extend(begin(path, size)),
+                Step::End(well) => open.pop().into_iter().filter(|_| well).for_each(|mut recorder| recorder.end()),
+                Step::Hold(path) => {
+                    let variants = cache.responses.store.get(&Cache::key(&format!("/{path}")));
+                    let give = |kept: &Arc<Kept>| {
+                        kept.give(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
+                    };
+                    held.extend(variants.iter().flat_map(|variants| variants.iter()).map(give));
+                }
+                Step::Release => held.clear(),
+                Step::Purge => drop(cache.responses.purge("users", "/")),
+            }
+            let (used, kept) = (cache.responses.budget.used(), cache.responses.store.bytes());
+            prop_assert!(used <= MEMORY && kept <= MEMORY / 4 * 3, "{used} {kept}");
+            let counted = usize::try_from(cache.service.figures.cached.bytes()).unwrap();
+            prop_assert!(counted <= used, "{counted} {used}");
+        }
+        drop((open, held));
+        cache.responses.purge("users", "/");
+        prop_assert_eq!((cache.responses.budget.used(), cache.entries(), cache.responses.flights.flying()), (0, 0, 0));
+    }
+}
