@@ -162,7 +162,7 @@ impl Scanner {
         let manifest = component.with_extension("toml");
         let mut settled = self.first || (is_settled(component) && is_settled(&manifest));
         let mut touched = false;
-        let spec = match manifest_of(stem, component, &manifest, config) {
+        let spec = match manifest_of(stem, component, &manifest, config, self.first) {
             Ok(manifest) if !manifest.enabled => return None,
             Ok(manifest) => {
                 let named = manifest.component.as_ref().map(|name| component.with_file_name(name));
@@ -173,7 +173,10 @@ impl Scanner {
                     Ok(GuestSpec { name: stem.to_owned(), path: path.to_owned(), digest, size, manifest })
                 })
             }
-            Err(refusal) => Err(refusal),
+            Err(refusal) => {
+                settled &= self.first || is_settled(&manifest);
+                Err(refusal)
+            }
         };
         let state = match spec {
             Ok(spec) => State::Ready(spec),
@@ -205,9 +208,15 @@ impl Scanner {
     }
 }
 
-fn manifest_of(stem: &str, component: &Path, manifest: &Path, config: &Config) -> Result<Manifest, Refusal> {
+fn manifest_of(
+    stem: &str,
+    component: &Path,
+    manifest: &Path,
+    config: &Config,
+    first: bool,
+) -> Result<Manifest, Refusal> {
     if is_name(stem) {
-        return read_manifest(stem, manifest, config);
+        return read_manifest(stem, manifest, config, first);
     }
     let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit";
     Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy))
@@ -291,9 +300,13 @@ fn inspect(path: &Path, metadata: &Metadata, config: &Config) -> Result<Digest, 
     Ok(Digest::of(&bytes))
 }
 
-fn read_manifest(name: &str, path: &Path, config: &Config) -> Result<Manifest, Refusal> {
+fn read_manifest(name: &str, path: &Path, config: &Config, first: bool) -> Result<Manifest, Refusal> {
     let file = file_name(path);
     let text = match fs::read_to_string(path) {
+        // Who saves a file in place empties it first. What it said of who may ask must not be lost in between.
+        Ok(text) if text.is_empty() && !first && !is_settled(path) => {
+            return Err(Refusal::new(&file, "it is empty", "write it, or remove it").passing());
+        }
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(unreadable(&file, &error)),
