@@ -22,7 +22,7 @@ fn ask(host: &TestHost, name: &'static str, requests: usize) -> tokio::task::Joi
 fn cpu<const N: usize>(host: &TestHost, names: [&str; N]) -> [f64; N] {
     let snapshot = host.current.snapshot();
     names.map(|name| {
-        snapshot.targets.iter().find(|target| &*target.guest.name == name).unwrap().guest.cpu().as_secs_f64()
+        snapshot.targets.iter().find(|target| &*target.backend.name == name).unwrap().backend.cpu().as_secs_f64()
     })
 }
 

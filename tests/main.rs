@@ -16,6 +16,7 @@
 mod harness;
 
 mod admin;
+mod calls;
 mod cli;
 mod console;
 mod deploy;
@@ -24,6 +25,7 @@ mod errors;
 mod fairness;
 mod files;
 mod flow;
+mod grpc;
 mod habits;
 mod http;
 mod idle;
@@ -33,8 +35,11 @@ mod live;
 mod logs;
 mod manifests;
 mod metrics;
+mod outgoing;
 mod page;
 mod serving;
 mod streaming;
 mod tidy;
 mod traces;
+mod upstreams;
+mod versions;

@@ -55,7 +55,7 @@ async fn counts_agree_with_the_clients_across_reloads() {
         let digest = lodge::guests::digest::Digest::of(&std::fs::read(&file).unwrap());
         let serves = || {
             let snapshot = host.current.snapshot();
-            snapshot.targets.iter().any(|it| &*it.guest.name == "changes" && it.guest.digest() == digest)
+            snapshot.targets.iter().any(|it| &*it.backend.name == "changes" && it.backend.digest() == digest)
         };
         until("the version serves", serves).await;
     }

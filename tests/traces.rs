@@ -14,13 +14,13 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
 /// A collector that takes whatever is posted.
-struct Collector {
-    address: std::net::SocketAddr,
+pub(crate) struct Collector {
+    pub(crate) address: std::net::SocketAddr,
     posted: Arc<Mutex<Vec<(String, Bytes)>>>,
 }
 
 impl Collector {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, posted) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<_>>>::default());
         let taken = Arc::clone(&posted);
@@ -45,7 +45,7 @@ impl Collector {
     }
 
     /// Every Zipkin span that has arrived.
-    fn spans(&self) -> Vec<Value> {
+    pub(crate) fn spans(&self) -> Vec<Value> {
         let posted = self.posted.lock().unwrap();
         posted.iter().flat_map(|(_, body)| serde_json::from_slice::<Vec<Value>>(body).unwrap()).collect()
     }

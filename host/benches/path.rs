@@ -9,20 +9,27 @@
 )]
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
 use lodge::admission::{Admission, Asked, Commons, Concurrency};
+use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::compile::Compiler;
 use lodge::guests::guest::Guest;
 use lodge::guests::load::{Scanner, State};
 use lodge::guests::manifest::Manifest;
+use lodge::host::Host;
+use lodge::logs::Logs;
 use lodge::request::instance::Instance;
 use lodge::request::route::{Pattern, Route, Router};
 
@@ -110,9 +117,8 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>)
 
 async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
     let instance = Instance::new(guest, deadline()).await.unwrap();
-    let body = Empty::new().map_err(|never| match never {});
-    let request = Request::get("http://localhost/hello").body(body).unwrap();
-    let mut answer = instance.call(Arc::clone(guest), request, Arc::clone(id), deadline()).await.unwrap();
+    let request = Request::get("http://localhost/hello").body(Empty::new()).unwrap();
+    let mut answer = instance.call(Arc::clone(guest), request, Errand::new(Arc::clone(id), deadline())).await.unwrap();
     let mut bytes = 0;
     while let Some(frame) = poll_fn(|cx| answer.body.poll_frame(cx)).await {
         bytes += frame.unwrap().data_ref().map_or(0, |data| data.len());
@@ -136,5 +142,75 @@ fn sandbox(c: &mut Criterion) {
     }
 }
 
-criterion_group!(path, route, admit, sandbox);
+/// A host with `caller`, which asks `users` by either way, and a connection to it.
+async fn calling() -> (SocketAddr, SendRequest<Empty<Bytes>>) {
+    let mut build = Command::new(env!("CARGO"));
+    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args([
+        "build",
+        "--target",
+        "wasm32-wasip2",
+        "--profile",
+        "guest",
+        "-p",
+        "caller",
+        "-p",
+        "users",
+    ]);
+    assert!(build.status().unwrap().success(), "the guests do not build");
+    let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).unwrap().join("wasm32-wasip2/guest");
+    // Left behind: the host serves it to the end.
+    let directory = tempfile::tempdir().unwrap().keep();
+    let warm = "isolation = 'service'\n";
+    for (name, text) in [("caller", "calls = '*'\nhttp = ['http://127.0.0.1:*']\n"), ("users", "")] {
+        let file = format!("{name}.wasm");
+        std::fs::copy(target.join(&file), directory.join(&file)).unwrap();
+        let rate = "[limits]\noutgoing_rate = 1000000\n";
+        std::fs::write(directory.join(format!("{name}.toml")), format!("{warm}{text}{rate}")).unwrap();
+    }
+    let settings = [
+        ("guests", directory.display().to_string()),
+        ("listen", "127.0.0.1:0".into()),
+        ("admin", "off".into()),
+        ("cache.directory", "off".into()),
+    ];
+    let settings = settings.map(|(name, text)| (name.into(), text)).into();
+    let config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
+    let host = Host::bind(config.clone(), Logs::detached(&config)).await.unwrap();
+    let (address, current) = (host.address().unwrap(), host.current());
+    tokio::spawn(host.run(std::future::pending()));
+    while !current.snapshot().complete {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    (address, sender)
+}
+
+/// A call costs what the second and the third take longer than the first, which is the callee alone.
+fn calls(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (address, mut sender) = runtime.block_on(calling());
+    let ways = [
+        ("a client asks users", "/users/1", String::new()),
+        ("a client asks caller, and that users, in-process", "/caller", "http://users.internal/users/1".into()),
+        ("a client asks caller, and that users, over loopback", "/caller", format!("http://{address}/users/1")),
+    ];
+    for (name, path, to) in ways {
+        c.bench_function(name, |b| {
+            b.iter(|| {
+                let request = Request::get(path).header("host", "localhost").header("x-to", &to).body(Empty::new());
+                let answer = runtime.block_on(async {
+                    sender.ready().await.unwrap();
+                    let answer = sender.send_request(request.unwrap()).await.unwrap();
+                    (answer.status(), answer.into_body().collect().await.unwrap().to_bytes())
+                });
+                assert_eq!((answer.0.as_u16(), answer.1.len()), (200, 23), "{:?}", answer.1);
+            });
+        });
+    }
+}
+
+criterion_group!(path, route, admit, sandbox, calls);
 criterion_main!(path);

@@ -162,6 +162,16 @@ impl Admission {
         Ok(Permit::new(service, host, watched, now))
     }
 
+    /// A place without a wait, and without a word from the policies: for what nobody waits for.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn admit_at_once(&self, now: Instant) -> Result<Permit, Refusal> {
+        let service = self.service.enter_at_once()?;
+        let host = self.commons.places.enter_at_once()?;
+        Ok(Permit::new(service, host, None, now))
+    }
+
     /// The gates of a request: its route's, then its service's.
     fn gates(&self, asked: &Asked<'_>) -> impl Iterator<Item = &Gate> + Clone {
         self.routes.get(asked.route).into_iter().chain(iter::once(&self.gate))

@@ -5,8 +5,8 @@
 //! sandbox). Capabilities know neither each other nor the request path.
 //!
 //! Everything that a language's runtime imports is linked for everyone: refusing by import name would refuse
-//! nearly every guest. Files, arguments, names, sockets and outgoing requests are empty or denied, and so is the
-//! environment but for what the manifest says.
+//! nearly every guest. Files, arguments, names and sockets are empty or denied, and so are the
+//! environment and outgoing requests but for what the manifest says.
 
 pub mod http;
 pub mod limiter;
@@ -41,8 +41,13 @@ pub struct Ctx {
 }
 
 impl Ctx {
-    /// The world of a new sandbox, with these environment variables.
-    pub fn new(limits: &Limits, env: &[(String, String)], sandbox: Arc<Sandbox>) -> Self {
+    /// The world of a new sandbox, with these environment variables, and this to send requests for it.
+    pub fn new(
+        limits: &Limits,
+        env: &[(String, String)],
+        sender: Arc<dyn http::Sender>,
+        sandbox: Arc<Sandbox>,
+    ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources);
         let mut wasi = WasiCtx::builder();
@@ -56,7 +61,7 @@ impl Ctx {
             table,
             wasi: wasi.build(),
             http: http::state(),
-            hooks: http::Hooks,
+            hooks: http::Hooks::new(sender, Arc::clone(&sandbox)),
             sandbox,
         }
     }

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod client;
+mod deploy;
 mod dev;
 mod health;
 mod inspect;
@@ -25,6 +26,7 @@ use clap::ArgMatches;
 use self::client::Client;
 use self::out::{Failure, complain};
 use crate::config::{self, Config, Origin, Resolved, Source};
+use crate::guests::manifest::share::Percent;
 use crate::host::{Ended, Host};
 use crate::logs::Logs;
 
@@ -82,6 +84,9 @@ fn ask(name: &str, matches: &ArgMatches, config: &Config) -> Result<(), Failure>
     if let ("inspect", Some(path)) = (name, service.and_then(inspect::file)) {
         return inspect::component(config, &path, json);
     }
+    if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
+        return roll(name, matches, config, service);
+    }
     let admin = config.admin.ok_or_else(|| Failure::new("admin is `off`, so there is nobody to ask"))?;
     let client = Client::new(admin, config.admin_token.clone())?;
     let wanted = || logs::Wanted {
@@ -102,6 +107,22 @@ fn ask(name: &str, matches: &ArgMatches, config: &Config) -> Result<(), Failure>
         ("drain", _) => operate::drain(&client, json),
         ("health", _) => health::run(client),
         _ => Err(Failure::Usage(format!("there is no command `{name}`"))),
+    }
+}
+
+/// Moves the files of a service; a host may watch, and need not.
+fn roll(name: &str, matches: &ArgMatches, config: &Config, service: &str) -> Result<(), Failure> {
+    let client = config.admin.map(|admin| Client::new(admin, config.admin_token.clone())).transpose()?;
+    let client = client.as_ref();
+    let label = text(matches, "label").map_or(deploy::CANARY, String::as_str);
+    match (name, matches.try_get_one::<PathBuf>("file").ok().flatten()) {
+        ("deploy", Some(file)) => {
+            let percent = text(matches, "canary").map(|text| Percent::parse(text)).transpose();
+            let percent = percent.map_err(|expected| Failure::Usage(format!("--canary: {expected}")))?;
+            deploy::deploy(config, client, service, file, percent.map(|percent| (percent, label)))
+        }
+        ("promote", _) => deploy::promote(config, client, service, label),
+        _ => deploy::rollback(config, client, service, label),
     }
 }
 

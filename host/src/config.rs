@@ -52,6 +52,8 @@ pub struct Config {
     pub listener: Listener,
     /// The WebAssembly engine.
     pub engine: Engine,
+    /// How services call each other.
+    pub calls: Calls,
     /// How the directory is watched.
     pub watch: Watch,
     /// Compiled components on disk.
@@ -113,6 +115,13 @@ pub struct Engine {
     pub compile_time: Duration,
     /// How long nobody asks for a service until its machine code leaves memory; zero is for ever.
     pub idle_unload: Duration,
+}
+
+/// How services call each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calls {
+    /// The domain that they are below, in lower case and without a dot around it.
+    pub suffix: String,
 }
 
 /// How the directory is watched.
@@ -323,6 +332,7 @@ impl Config {
                 compile_time: zero,
                 idle_unload: zero,
             },
+            calls: Calls { suffix: String::new() },
             watch: Watch { poll: zero },
             cache: Cache { directory: CacheDirectory::Auto, size: 0 },
             limits: Limits::blank(),

@@ -55,6 +55,24 @@ pub enum RequestError {
     /// An operator has said that the service is not to be asked.
     #[error("the service is switched off")]
     Disabled,
+    /// Services call each other, or themselves, in too long a chain.
+    #[error("calls between services go too deep")]
+    CallDepth,
+    /// The service is elsewhere, and no replica of it is known.
+    #[error("the service is not available")]
+    NoReplica,
+    /// All connections to replicas of the service are in use.
+    #[error("the service is overloaded")]
+    UpstreamBusy(String),
+    /// A replica took too long to answer, or to take a connection.
+    #[error("the service took too long")]
+    UpstreamTimeout(String),
+    /// A replica did not answer, broke off its answer, or gave one that is not HTTP.
+    #[error("the service failed")]
+    Upstream(String),
+    /// The request broke off on its way to a replica, or cannot be sent to one.
+    #[error("the request cannot be passed on")]
+    Unforwardable(String),
     /// The service's machine code was dropped and cannot be had again; the directory will say what is next.
     #[error("the service is not available")]
     Unavailable(String),
@@ -102,16 +120,23 @@ impl RequestError {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::BodyBroken | Self::Unforwardable(_) => StatusCode::BAD_REQUEST,
             Self::ClientDenied => StatusCode::FORBIDDEN,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::BreakerOpen(_) | Self::Shed => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Starting | Self::QueueFull | Self::QueueTimeout | Self::Disabled | Self::Unavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::BreakerOpen(_)
+            | Self::Shed
+            | Self::Starting
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Disabled
+            | Self::Unavailable(_)
+            | Self::NoReplica
+            | Self::UpstreamBusy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
+            Self::CallDepth => StatusCode::LOOP_DETECTED,
             Self::Guest(code) => guest_status(code),
-            Self::WallTime | Self::CpuTime => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::WallTime | Self::CpuTime | Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -132,7 +157,13 @@ impl RequestError {
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
             Self::Disabled => "disabled",
+            Self::CallDepth => "call-depth",
             Self::Unavailable(_) => "unavailable",
+            Self::NoReplica => "no-replica",
+            Self::UpstreamBusy(_) => "upstream-busy",
+            Self::UpstreamTimeout(_) => "upstream-timeout",
+            Self::Upstream(_) => "upstream-failed",
+            Self::Unforwardable(_) => "unforwardable",
             Self::Trapped(_) => "trapped",
             Self::NoAnswer => "no-answer",
             Self::OverMemory => "over-memory",
@@ -146,7 +177,12 @@ impl RequestError {
     /// What the operator may see and the caller may not.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::Unavailable(detail) | Self::BadAnswer(detail) => Some(detail.clone()),
+            Self::Unavailable(detail)
+            | Self::BadAnswer(detail)
+            | Self::UpstreamBusy(detail)
+            | Self::UpstreamTimeout(detail)
+            | Self::Upstream(detail)
+            | Self::Unforwardable(detail) => Some(detail.clone()),
             Self::Trapped(trap) => Some(trap.to_string()),
             Self::Guest(code) => Some(code.to_string()),
             _ => None,
@@ -158,7 +194,7 @@ impl RequestError {
         if let Self::Trapped(trap) = self { &trap.frames } else { &[] }
     }
 
-    /// Whether a guest was at work on the request, and this is what became of it; else it was turned away before.
+    /// Whether a guest or a replica was at work on the request, and this is what became of it; else it was turned away before.
     pub fn is_the_guests(&self) -> bool {
         match self {
             Self::NoRoute
@@ -175,8 +211,14 @@ impl RequestError {
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::Disabled
-            | Self::Unavailable(_) => false,
-            Self::Trapped(_)
+            | Self::CallDepth
+            | Self::Unavailable(_)
+            | Self::NoReplica
+            | Self::UpstreamBusy(_)
+            | Self::Unforwardable(_) => false,
+            Self::UpstreamTimeout(_)
+            | Self::Upstream(_)
+            | Self::Trapped(_)
             | Self::NoAnswer
             | Self::OverMemory
             | Self::BadAnswer(_)
@@ -201,7 +243,9 @@ impl RequestError {
             | Self::QueueTimeout
             | Self::Shed
             | Self::Disabled
-            | Self::Unavailable(_) => Some(1),
+            | Self::Unavailable(_)
+            | Self::NoReplica
+            | Self::UpstreamBusy(_) => Some(1),
             _ => None,
         }
     }

@@ -7,11 +7,14 @@
 
 pub mod cache;
 pub mod compile;
+pub mod deployment;
 pub mod digest;
 pub mod guest;
 pub mod ledger;
 pub mod load;
 pub mod manifest;
 pub mod report;
+pub mod rollout;
 pub mod snapshot;
+pub mod target;
 pub mod watch;

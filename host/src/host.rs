@@ -17,12 +17,15 @@ use crate::admission::{Commons, Concurrency};
 use crate::config::Config;
 use crate::drain;
 use crate::guests::compile::{Compiler, WASMTIME};
+use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
 use crate::ids::Ids;
 use crate::logs::{Logs, START};
 use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
+use crate::outgoing::Outgoing;
 use crate::request::accept::accept;
+use crate::request::frame::Handler;
 use crate::request::serve::{self, Server};
 use crate::traces::{Exporting, Tracer};
 
@@ -45,6 +48,7 @@ pub struct Host {
     admin: Option<TcpListener>,
     compiler: Arc<Compiler>,
     publisher: Publisher,
+    handler: Arc<Handler>,
     places: Arc<Concurrency>,
     logs: Arc<Logs>,
     tracer: Tracer,
@@ -83,11 +87,23 @@ impl Host {
         let compiler = Compiler::new(&config)?;
         let (tracer, exporting) = Tracer::start(&config.traces)?;
         let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
+        let publisher = Publisher::new(Arc::clone(&places));
+        let handler = Arc::new(Handler {
+            current: publisher.current(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            ids: Ids::new(),
+            nobody: compiler.services.of(""),
+            metrics: Arc::clone(&compiler.metrics),
+            tracer: tracer.clone(),
+            logs: Arc::clone(&logs),
+        });
+        let compiler = compiler.reaching(Outgoing::new(&handler, &config.calls.suffix));
         Ok(Self {
             listener,
             admin,
             compiler: Arc::new(compiler),
-            publisher: Publisher::new(Arc::clone(&places)),
+            publisher,
+            handler,
             places,
             config: Arc::new(config),
             logs,
@@ -114,11 +130,12 @@ impl Host {
 
     /// Serves until `stop`, then finishes what was accepted.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, listener, admin, compiler, publisher, places, logs, tracer, exporting, started } = self;
+        let Self { config, listener, admin, compiler, publisher, handler, places, logs, tracer, exporting, started } =
+            self;
         announce(&config, &listener, admin.as_ref());
         let (current, commons) = (publisher.current(), publisher.commons());
         let (mut stopper, drain) = drain::channel();
-        let (metrics, nobody) = (Arc::clone(&compiler.metrics), compiler.services.of(""));
+        let metrics = Arc::clone(&handler.metrics);
         let told_to_stop = Arc::new(Notify::new());
         let operators = admin.map(|at| {
             let admin = Admin {
@@ -131,30 +148,25 @@ impl Host {
                     current: current.clone(),
                     commons: Arc::clone(&commons),
                     metrics: Arc::clone(&metrics),
-                    nobody: Arc::clone(&nobody),
+                    nobody: Arc::clone(&handler.nobody),
                     logs: Arc::clone(&logs),
-                    tracer: tracer.clone(),
+                    tracer,
                     started,
                     versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
                 },
-                logs: Arc::clone(&logs),
+                logs,
                 followers: Arc::new(Semaphore::new(admin::FOLLOWERS)),
             };
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
-        let sweeping = tokio::spawn(sweep(current.clone(), Arc::clone(&metrics), commons));
+        let sweeping = tokio::spawn(sweep(current, metrics, commons));
         let server = Arc::new(Server {
-            current,
+            // Kept here, too: what guests still do after their answers may be calls.
+            handler: Arc::clone(&handler),
             drain,
-            trusted_proxies: config.trusted_proxies.clone(),
             http: serve::http(&config.listener),
             bounds: config.listener.clone(),
-            ids: Ids::new(),
-            nobody,
-            metrics,
-            tracer,
-            logs,
         });
         let delayed = async {
             tokio::select! {
@@ -185,7 +197,7 @@ impl Host {
     }
 }
 
-/// Keeps warm instances within their bounds, and takes the samples that quantiles are made of.
+/// Keeps warm instances within their bounds, reviews versions on trial, and takes the samples that quantiles are made of.
 async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>) {
     let (mut sampled, mut late) = (Instant::now(), VecDeque::new());
     loop {
@@ -198,15 +210,18 @@ async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>) {
         late.push_back(lag);
         commons.shedding.late(lag);
         metrics.late(late.iter().copied().max().unwrap_or_default());
+        rollout::review(&current.snapshot());
         let sample = sampled.elapsed() >= metrics::SAMPLE;
         if sample {
             sampled = Instant::now();
         }
         // Not held across the wait: an old snapshot would be kept in memory by it.
         for target in &current.snapshot().targets {
-            target.guest.drop_idle();
+            if let Some(guest) = target.backend.guest() {
+                guest.drop_idle();
+            }
             if sample {
-                target.guest.service.figures.sample();
+                target.backend.service.figures.sample();
             }
         }
     }

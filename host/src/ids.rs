@@ -48,8 +48,15 @@ impl Ids {
     }
 }
 
+/// A number for a key, or for a name: the same in every host, process and version.
+pub(crate) fn hash_of(bytes: &[u8]) -> u64 {
+    // FNV-1a, whose high bits alone are poor.
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
 /// The finaliser of splitmix64: a bijection, so two ids differ because two counts do.
-fn mix(mut value: u64) -> u64 {
+pub(crate) fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)

@@ -11,8 +11,8 @@
 //! * a **guest** ([`guests`]): watch → load → compile → publish.
 //!
 //! They meet in one immutable value, [`guests::snapshot::Snapshot`], written by one and read by the other.
-//! [`admission`] says who may run now, [`turns`] who may compute for long, [`capabilities`] what a guest can reach,
-//! [`config`] how much of everything there is; [`host`] puts it all together.
+//! [`admission`] says who may run now, [`turns`] who may compute for long, [`capabilities`] what a guest can reach
+//! and [`outgoing`] how its requests get there, [`config`] how much of everything there is; [`host`] puts it all together.
 //!
 //! What happened is told from one place: a request's [`Record`](request::record::Record) travels with its answer and,
 //! when that is over, counts it ([`metrics`]), writes its line ([`logs`]) and ends its span ([`traces`]). What outlives
@@ -97,7 +97,10 @@ pub mod host;
 pub mod ids;
 pub mod logs;
 pub mod metrics;
+pub mod outgoing;
 pub mod request;
 pub mod service;
+pub mod tls;
 pub mod traces;
 pub mod turns;
+pub mod upstreams;

@@ -25,6 +25,9 @@ type Buckets = [u64; BOUNDS.len() + 1];
 /// Samples of which quantiles are made: the last minute.
 const SAMPLES: usize = 6;
 
+/// Why an answer broke off when nothing was wrong with it.
+pub const CLIENT_GONE: &str = "client-gone";
+
 /// Between two samples.
 pub const SAMPLE: Duration = Duration::from_secs(10);
 
@@ -54,13 +57,35 @@ pub struct Figures {
     pub memory: AtomicU64,
     /// Bytes of stdout and stderr that were dropped.
     pub output_dropped: AtomicU64,
+    /// Calls of its guests to other services of the host.
+    pub calls: AtomicU64,
+    /// Requests of its guests to the world, by how they went.
+    pub outgoing: Tally,
     /// Requests that were turned away before a guest was at work on them, by reason.
     pub refused: Tally,
     /// Requests that a guest was at work on and did not answer, by reason.
     pub failed: Tally,
     /// Answers that broke off after their head was sent, by reason.
     pub aborted: Tally,
-    recent: Mutex<VecDeque<Buckets>>,
+    recent: Mutex<VecDeque<Counts>>,
+}
+
+/// What was counted of a service's answers until some moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    durations: Buckets,
+    errors: u64,
+}
+
+/// A service's answers of the last minute.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Window {
+    /// How many.
+    pub requests: u64,
+    /// Those of 500 and more, and those that broke off and not because their client left.
+    pub errors: u64,
+    /// Within this time all but a hundredth of them were over.
+    pub p99: Option<Duration>,
 }
 
 /// What is counted of the host.
@@ -142,7 +167,27 @@ impl Figures {
         if recent.len() == SAMPLES {
             recent.pop_front();
         }
-        recent.push_back(self.duration.counts());
+        recent.push_back(self.counts());
+    }
+
+    /// What was counted until now.
+    pub fn counts(&self) -> Counts {
+        let broken = self.aborted.read().into_iter().filter(|(reason, _)| *reason != CLIENT_GONE);
+        let errors = self.answers[4].load(Relaxed) + broken.map(|(_, count)| count).sum::<u64>();
+        Counts { durations: self.duration.counts(), errors }
+    }
+
+    /// The last minute, but nothing from before `since`.
+    pub fn window(&self, since: &Counts) -> Window {
+        let before = lock(&self.recent).front().copied().unwrap_or_default();
+        let now = self.counts();
+        let began = before.durations.iter().zip(since.durations).map(|(before, since)| since.max(*before));
+        let counts: Vec<_> = now.durations.iter().zip(began).map(|(now, began)| now.saturating_sub(began)).collect();
+        Window {
+            requests: counts.iter().sum(),
+            errors: now.errors.saturating_sub(before.errors.max(since.errors)),
+            p99: quantile(&counts, 0.99),
+        }
     }
 
     /// The time within which this part of the last minute's requests was answered; `None` if there were none. As exact
@@ -150,7 +195,7 @@ impl Figures {
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let before = lock(&self.recent).front().copied().unwrap_or_default();
         let now = self.duration.counts();
-        let counts: Vec<_> = now.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
+        let counts: Vec<_> = now.iter().zip(before.durations).map(|(now, was)| now.saturating_sub(was)).collect();
         quantile(&counts, part)
     }
 }

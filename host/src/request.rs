@@ -1,7 +1,7 @@
 //! The story of a request, in the order of the files.
 //!
-//! [`accept`] takes a connection, [`serve`] speaks HTTP on it while [`activity`] watches how long the client takes, and
-//! frames each request; [`handle`] is the path itself: [`headers`] make the head into what the guest sees, [`route`]
+//! [`accept`] takes a connection, [`serve`] speaks HTTP on it while [`activity`] watches how long the client takes;
+//! [`frame`] is around each request, and around those that guests send to each other; [`handle`] is the path itself: [`headers`] make the head into what the guest sees, [`route`]
 //! finds who answers, admission lets it in, [`instance`] runs the guest with the request's [`body`] until there is an
 //! [`answer`], and [`respond`] sends it. Nothing here ever changes a snapshot.
 
@@ -9,10 +9,15 @@ pub mod accept;
 pub mod activity;
 pub mod answer;
 pub mod body;
+pub mod forward;
+pub mod frame;
 pub mod handle;
 pub mod headers;
 pub mod instance;
+pub mod mirror;
+pub mod place;
 pub mod record;
 pub mod respond;
 pub mod route;
 pub mod serve;
+pub mod split;

@@ -12,6 +12,7 @@ use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
 use crate::metrics::Figures;
 use crate::turns::{Share, Turns};
+use crate::upstreams::Upstream;
 
 /// Failures of a service that are remembered.
 const FAILURES: usize = 20;
@@ -26,6 +27,8 @@ pub struct Service {
     /// What was counted of it.
     pub figures: Figures,
     disabled: AtomicBool,
+    /// Its replicas elsewhere, if that is what it was the last time.
+    upstream: Mutex<Weak<Upstream>>,
     failures: Mutex<VecDeque<Failure>>,
     refusal: Mutex<Option<(SystemTime, &'static str)>>,
     /// The second that it is, and bytes of output that became log lines in it.
@@ -83,6 +86,7 @@ impl Service {
             share,
             figures: Figures::default(),
             disabled: AtomicBool::new(false),
+            upstream: Mutex::default(),
             failures: Mutex::default(),
             refusal: Mutex::default(),
             output: Mutex::default(),
@@ -97,6 +101,16 @@ impl Service {
     /// Says whether it may be asked. Forgotten when the host ends; a manifest's `enabled` is not.
     pub fn disable(&self, disabled: bool) {
         self.disabled.store(disabled, Relaxed);
+    }
+
+    /// Its replicas elsewhere, if it has any.
+    pub fn upstream(&self) -> Option<Arc<Upstream>> {
+        lock(&self.upstream).upgrade()
+    }
+
+    /// It has these replicas now.
+    pub fn is_upstream(&self, upstream: &Arc<Upstream>) {
+        *lock(&self.upstream) = Arc::downgrade(upstream);
     }
 
     /// How much of `wanted` bytes of its guests' output may become log lines, at `rate` bytes a second.

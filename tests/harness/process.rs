@@ -52,26 +52,39 @@ impl Drop for Leashed {
 impl Process {
     /// Serves `directory` on free ports and waits until it is ready.
     pub(crate) async fn serve(directory: &Path, args: &[&str]) -> Self {
-        Self::start(directory, super::cache(), FREE, args).await
+        Self::start(directory, super::cache(), FREE, args, &[]).await
+    }
+
+    /// The same with this file in the place of the system's certificate authorities.
+    pub(crate) async fn serve_trusting(directory: &Path, roots: &Path) -> Self {
+        let trusted = [("SSL_CERT_FILE", roots), ("SSL_CERT_DIR", Path::new("/nowhere"))];
+        Self::start(directory, super::cache(), FREE, &[], &trusted).await
     }
 
     /// The same at the addresses of one that has ended.
     pub(crate) async fn serve_at(directory: &Path, addresses: [SocketAddr; 2]) -> Self {
         let [address, admin] = addresses.map(|address| address.to_string());
-        Self::start(directory, super::cache(), [&address, &admin], &[]).await
+        Self::start(directory, super::cache(), [&address, &admin], &[], &[]).await
     }
 
     /// The same with a compile cache of its own.
     pub(crate) async fn serve_with_cache(directory: &Path, cache: &str) -> Self {
-        Self::start(directory, cache, FREE, &[]).await
+        Self::start(directory, cache, FREE, &[], &[]).await
     }
 
-    async fn start(directory: &Path, cache: &str, [listen, admin]: [&str; 2], args: &[&str]) -> Self {
+    async fn start(
+        directory: &Path,
+        cache: &str,
+        [listen, admin]: [&str; 2],
+        args: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> Self {
         let directory = directory.display().to_string();
         let mut all = vec!["serve", &directory, "--listen", listen, "--admin", admin];
         all.extend(["--engine-instances", "300", "--cache-directory", cache]);
         all.extend(args);
-        let mut child = Leashed(lodge(&all).stderr(Stdio::piped()).spawn().expect("lodge starts"));
+        let mut child =
+            Leashed(lodge(&all).envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().expect("lodge starts"));
         let mut stderr = BufReader::new(child.0.stderr.take().expect("piped"));
         let (mut first, mut second) = (String::new(), String::new());
         stderr.read_line(&mut first).expect("a line");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::density::Density;
 use super::fairness::Fairness;
 use super::requests::{Kind, Row};
-use super::seen;
+use super::{proxies, seen};
 
 /// (what, of which rows, at most)
 const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
@@ -118,6 +118,18 @@ pub(crate) fn seen(rows: &[seen::Row]) -> String {
     for row in rows {
         let (cpu, p99) = (micros(row.cpu), micros(row.p99));
         let _ = writeln!(text, "| {} | {cpu:.1} | {:.2} | {p99:.0} | {:.2} |", row.name, row.cpu_ratio, row.p99_ratio);
+    }
+    text
+}
+
+/// The table of proxies.
+pub(crate) fn proxies(rows: &[proxies::Row]) -> String {
+    let mut text = String::from(
+        "| before three replicas | CPU µs/request | ratio | p50 µs at 1,000/s | p99 µs |\n|---|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let (cpu, p50, p99) = (micros(row.cpu), micros(row.p50), micros(row.p99));
+        let _ = writeln!(text, "| {} | {cpu:.1} | {:.2} | {p50:.0} | {p99:.0} |", row.name, row.ratio);
     }
     text
 }

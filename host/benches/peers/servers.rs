@@ -146,6 +146,44 @@ pub(crate) fn nginx(program: &Path, scratch: &Path, address: SocketAddr) -> Comm
     command
 }
 
+/// nginx before these replicas, with one process and kept connections.
+pub(crate) fn nginx_before(program: &Path, scratch: &Path, address: SocketAddr, replicas: &[SocketAddr]) -> Command {
+    let servers: String = replicas.iter().map(|replica| format!("server {replica}; ")).collect();
+    let text = format!(
+        "daemon off; master_process off; worker_processes 1; pid {0}/proxy.pid; error_log {0}/proxy.log;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {0}; proxy_temp_path {0};\n\
+         fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0};\n\
+         upstream replicas {{ {servers} keepalive 256; keepalive_requests 1000000000; }}\n\
+         server {{ listen {address}; location / {{ proxy_pass http://replicas; proxy_http_version 1.1;\n\
+         proxy_set_header Connection ''; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
+         proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Request-Id $request_id; }} }} }}\n",
+        scratch.display()
+    );
+    let file = scratch.join("proxy.conf");
+    std::fs::write(&file, text).expect("a writable scratch directory");
+    let mut command = Command::new(program);
+    command.arg("-c").arg(file).arg("-e").arg(scratch.join("proxy.log"));
+    command
+}
+
+/// HAProxy before these replicas, with one thread and kept connections.
+pub(crate) fn haproxy_before(program: &Path, scratch: &Path, address: SocketAddr, replicas: &[SocketAddr]) -> Command {
+    let servers = replicas.iter().enumerate().map(|(n, replica)| format!("  server r{n} {replica}\n"));
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn 4096\n\
+         defaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 30s\n  option forwardfor\n  \
+         http-reuse always\nfrontend all\n  bind {address}\n  unique-id-format %[uuid]\n  unique-id-header x-request-id\n  \
+         default_backend replicas\nbackend replicas\n  balance leastconn\n{}",
+        servers.collect::<String>()
+    );
+    let file = scratch.join("haproxy.cfg");
+    std::fs::write(&file, text).expect("a writable scratch directory");
+    let mut command = Command::new(program);
+    command.arg("-db").arg("-f").arg(file);
+    command
+}
+
 /// A Go `net/http` handler, built here.
 pub(crate) fn go(program: &Path, scratch: &Path, address: SocketAddr) -> Result<Command, String> {
     let built = scratch.join("handler");

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
 use crate::guests::report::{self, Report};
-use crate::guests::snapshot::Target;
+use crate::guests::target::Target;
 use crate::logs::CHANGE;
 use crate::logs::tail::{Kind, Line};
 
@@ -67,7 +67,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
     match (get, request.method().clone(), parts.as_slice()) {
         (true, _, ["services"]) => json(&report::live(&admin.current.snapshot())),
         (true, _, ["services", name]) => with(admin, name, |target| json(&report::whole(target))),
-        (true, _, ["services", name, "errors"]) => with(admin, name, |target| json(&target.guest.service.failures())),
+        (true, _, ["services", name, "errors"]) => with(admin, name, |target| json(&target.backend.service.failures())),
         (_, Method::POST, ["services", name, act @ ("disable" | "enable" | "unload")]) => {
             with(admin, name, |target| self::act(target, act))
         }
@@ -102,16 +102,16 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
 
 fn with(admin: &Admin, name: &str, answer: impl FnOnce(&Target) -> Response<Body>) -> Response<Body> {
     let snapshot = admin.current.snapshot();
-    match snapshot.targets.iter().find(|target| &*target.guest.name == name) {
+    match snapshot.targets.iter().find(|target| &*target.backend.name == name) {
         Some(target) => answer(target),
         None => problem(StatusCode::NOT_FOUND, "no-service", "no service of this name is served"),
     }
 }
 
 fn act(target: &Target, act: &str) -> Response<Body> {
-    let (service, name) = (&target.guest.service, &*target.guest.name);
+    let (service, name) = (&target.backend.service, &*target.backend.name);
     match act {
-        "unload" if !target.guest.unload() => {
+        "unload" if target.backend.guest().is_none_or(|guest| !guest.unload()) => {
             let why = "the compile cache does not have its machine code, so it stays in memory";
             return problem(StatusCode::CONFLICT, "not-cached", why);
         }

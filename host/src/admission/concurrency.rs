@@ -54,9 +54,8 @@ impl Concurrency {
     /// # Errors
     /// When the queue is full, or no place was free in time.
     pub async fn enter(self: &Arc<Self>) -> Result<Place, Refusal> {
-        if let Ok(permit) = self.places.try_acquire() {
-            permit.forget();
-            return Ok(self.place(Duration::ZERO));
+        if let Ok(place) = self.enter_at_once() {
+            return Ok(place);
         }
         let _waiting = Waiting::join(&self.waiting, self.queue.load(Relaxed)).ok_or(Refusal::QueueFull)?;
         let (start, wait) = (Instant::now(), Duration::from_nanos(self.wait.load(Relaxed)));
@@ -68,6 +67,16 @@ impl Concurrency {
             // The semaphore is never closed, so the only other end is the time.
             _ => Err(Refusal::QueueTimeout),
         }
+    }
+
+    /// Takes a place that is free now.
+    ///
+    /// # Errors
+    /// When there is none, or others wait for one.
+    pub fn enter_at_once(self: &Arc<Self>) -> Result<Place, Refusal> {
+        let permit = self.places.try_acquire().map_err(|_| Refusal::QueueFull)?;
+        permit.forget();
+        Ok(self.place(Duration::ZERO))
     }
 
     fn place(self: &Arc<Self>, waited: Duration) -> Place {

@@ -1,12 +1,19 @@
-//! `wasi:http`, 0.2 and 0.3. Outgoing requests are denied until a manifest can allow them.
+//! `wasi:http`, 0.2 and 0.3. What a guest sends goes to the [`Sender`] of its service, which knows what it may.
+
+use std::sync::Arc;
 
 use http::HeaderName;
-use wasmtime::component::Linker;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::http::outgoing_handler::Host as _;
+use wasmtime_wasi_http::p2::bindings::http::types;
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
 use wasmtime_wasi_http::{
-    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks, p2, p3,
+    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpHooks, WasiHttpView, p2,
+    p3,
 };
 
 use super::Ctx;
+use super::sandbox::{Errand, Sandbox};
 
 /// Bytes of one header set in memory. Ours is wasmtime's own default, set so that it is nobody else's to change.
 const FIELDS_BYTES: usize = 128 << 10;
@@ -15,15 +22,78 @@ const FIELDS_BYTES: usize = 128 << 10;
 /// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB there was no throughput to gain.
 const CHUNK_BYTES: usize = 128 << 10;
 
+/// By its newest name: those before it are found by that, too.
+const OUTGOING_02: &str = "wasi:http/outgoing-handler@0.2.12";
+
+/// An answer to a guest, and what is left to do for it.
 type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
-/// How `wasi:http` behaves here.
+/// A request of a guest on its way. Dropping it takes it back.
+pub type Sending = Box<dyn Future<Output = Sent> + Send>;
+
+/// Sends what the guests of a service send.
+pub trait Sender: Send + Sync {
+    /// Sends one request for the guest in this sandbox, on this errand. Called while guest code waits: what is to be done
+    /// is for the future.
+    fn send(
+        self: Arc<Self>,
+        from: (Arc<Sandbox>, Errand),
+        request: http::Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Sending;
+}
+
+/// Sends nothing.
 #[derive(Debug)]
-pub struct Hooks;
+pub struct Denied;
+
+impl Sender for Denied {
+    fn send(self: Arc<Self>, _: (Arc<Sandbox>, Errand), _: http::Request<WasiBody>, _: RequestOptions) -> Sending {
+        refuse(Error::HttpRequestDenied)
+    }
+}
+
+/// An answer that is whole as it is: nothing is left to do for it.
+pub fn sent(response: http::Response<WasiBody>) -> Sent {
+    Ok((response, Box::new(std::future::ready(Ok(())))))
+}
+
+/// A request that is not sent.
+pub fn refuse(why: Error) -> Sending {
+    Box::new(std::future::ready(Err(why)))
+}
+
+/// How `wasi:http` behaves here.
+pub(super) struct Hooks {
+    sender: Arc<dyn Sender>,
+    sandbox: Arc<Sandbox>,
+    /// Of the 0.2 request that is about to be sent.
+    options: Option<RequestOptions>,
+}
+
+impl Hooks {
+    /// What a guest in this sandbox sends goes to `sender`.
+    pub(super) fn new(sender: Arc<dyn Sender>, sandbox: Arc<Sandbox>) -> Self {
+        Self { sender, sandbox, options: None }
+    }
+}
 
 /// Puts `wasi:http` 0.2 into the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    p2::add_only_http_to_linker_async(linker)
+    types::add_to_linker::<_, WasiHttp>(linker, &p2::bindings::LinkOptions::default().into(), Ctx::http)?;
+    // As wasmtime has it, but that a request's options are dropped with it: wasmtime 48 keeps them, and a guest that is
+    // used again runs out of handles.
+    type Asked = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
+    linker.instance(OUTGOING_02)?.func_wrap("handle", |mut store, (request, options): Asked| {
+        let ctx = store.data_mut();
+        ctx.hooks.options = options.map(|options| ctx.table.delete(options)).transpose()?;
+        let sent = ctx.http().handle(request, None);
+        ctx.hooks.options = None;
+        match sent {
+            Ok(sent) => Ok((Ok(sent),)),
+            Err(error) => Ok((Err(error.downcast()?),)),
+        }
+    })
 }
 
 /// Puts `wasi:http` 0.3 into the linker.
@@ -46,11 +116,19 @@ impl WasiHttpHooks for Hooks {
 
     fn send_request(
         &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    ) -> Sending {
+        match self.sandbox.errand() {
+            Some(errand) => {
+                let from = (Arc::clone(&self.sandbox), errand);
+                let options = options.or_else(|| self.options.take()).unwrap_or_default();
+                Arc::clone(&self.sender).send(from, request, options)
+            }
+            // Start code runs for no request, and nobody would know whose.
+            None => refuse(Error::HttpRequestDenied),
+        }
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {

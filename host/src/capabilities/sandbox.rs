@@ -5,12 +5,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::limits::Limits;
 use crate::error::RequestError;
 use crate::service::Service;
+use crate::traces::context::Onward;
 use crate::turns::Share;
 
 /// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.
@@ -37,15 +38,38 @@ pub struct Sandbox {
     body_waits: [AtomicU64; 2],
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
+    /// Bodies of answers to what the guest has sent, which are held by someone.
+    answers_held: AtomicUsize,
     /// Which version of it.
     pub version: Arc<str>,
     output_limit: usize,
     output_rate: usize,
     output_left: AtomicUsize,
     output_dropped: AtomicUsize,
-    request_id: Mutex<Arc<str>>,
+    /// What it is at work on; nothing while its start code runs.
+    errand: Mutex<Option<Errand>>,
     /// Unfinished lines of stdout and stderr.
     pub(super) partial: [Mutex<Vec<u8>>; 2],
+}
+
+/// The request that a sandbox is at work on, for whatever the guest does meanwhile.
+#[derive(Clone, Debug)]
+pub struct Errand {
+    /// As the caller and the log have it.
+    pub request_id: Arc<str>,
+    /// When its wall time is up.
+    pub deadline: Instant,
+    /// How many calls between services led to it; none for a client's own.
+    pub depth: usize,
+    /// Where it stands in its trace, for what the guest sends on.
+    pub onward: Option<Onward>,
+}
+
+impl Errand {
+    /// A client's own request, and not traced.
+    pub fn new(request_id: Arc<str>, deadline: Instant) -> Self {
+        Self { request_id, deadline, depth: 0, onward: None }
+    }
 }
 
 impl Sandbox {
@@ -60,20 +84,21 @@ impl Sandbox {
             body_awaited: AtomicBool::new(false),
             body_waits: Default::default(),
             body_held: AtomicBool::new(false),
+            answers_held: AtomicUsize::new(0),
             version,
             output_limit: limits.output,
             output_rate: limits.output_rate,
             output_left: AtomicUsize::new(limits.output),
             output_dropped: AtomicUsize::new(0),
-            request_id: Mutex::new(Arc::from("")),
+            errand: Mutex::new(None),
             partial: [const { Mutex::new(Vec::new()) }; 2],
         }
     }
 
     /// Gives the sandbox to a request: its id on the log lines, and full allowances. The `first` request is charged
     /// for the start code that ran for it.
-    pub fn begin(&self, request_id: Arc<str>, first: bool) {
-        *lock(&self.request_id) = request_id;
+    pub fn begin(&self, errand: Errand, first: bool) {
+        *lock(&self.errand) = Some(errand);
         *lock(&self.head) = None;
         self.output_left.store(self.output_limit, Relaxed);
         self.output_dropped.store(0, Relaxed);
@@ -118,7 +143,23 @@ impl Sandbox {
 
     /// The request that has the sandbox now.
     pub fn request_id(&self) -> Arc<str> {
-        Arc::clone(&lock(&self.request_id))
+        lock(&self.errand).as_ref().map_or_else(|| Arc::from(""), |errand| Arc::clone(&errand.request_id))
+    }
+
+    /// The request that has the sandbox now, if one has.
+    pub fn errand(&self) -> Option<Errand> {
+        lock(&self.errand).clone()
+    }
+
+    /// The body of an answer to what the guest has sent is held, for as long as this is.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.answers_held.fetch_add(1, Relaxed);
+        Held(Arc::clone(self))
+    }
+
+    /// Whether a body that comes from elsewhere is still held: a 0.3 guest may answer with it, and be gone.
+    pub fn holds_bodies(&self) -> bool {
+        self.body_held.load(Relaxed) || self.answers_held.load(Relaxed) > 0
     }
 
     /// How much of `wanted` bytes of output may still become log lines; the rest is counted as dropped.
@@ -140,6 +181,15 @@ impl Sandbox {
     /// Bytes of output that were dropped since the request began; asking resets it.
     pub(super) fn take_output_dropped(&self) -> usize {
         self.output_dropped.swap(0, Relaxed)
+    }
+}
+
+/// Somebody holds the body of an answer to what a guest has sent.
+pub struct Held(Arc<Sandbox>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.answers_held.fetch_sub(1, Relaxed);
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands(hosting())
+        .subcommands(rolling())
         .subcommands(asking())
         .subcommands(describing())
 }
@@ -81,6 +82,35 @@ fn asking() -> [Command; 12] {
         client(Command::new("drain").about("Stop the host once running requests have finished, as SIGTERM does"))
             .arg(json()),
         client(Command::new("health").about("Ask a running host whether it is ready")),
+    ]
+}
+
+/// Commands that change what a directory has a host serve.
+fn rolling() -> [Command; 3] {
+    let name = || Arg::new("name").value_name("NAME").required(true).help("Name of a service");
+    let label =
+        || Arg::new("label").long("label").value_name("LABEL").help("Label of the version on trial [default: canary]");
+    let order = |order, about| {
+        let guests = setting("guests", "DIR", "directory of components");
+        client(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
+    };
+    [
+        order("deploy", "Put a component in the place of a service, or give it a part of its requests")
+            .arg(
+                Arg::new("file")
+                    .value_name("FILE")
+                    .required(true)
+                    .value_parser(value_parser!(PathBuf))
+                    .help("The component; it is compiled and tried before anything is touched"),
+            )
+            .arg(
+                Arg::new("canary")
+                    .long("canary")
+                    .value_name("PERCENT")
+                    .help("Only this part of the requests, and none once it does worse than the service"),
+            ),
+        order("promote", "Give the version on trial all requests of its service"),
+        order("rollback", "Take the version on trial away or, without one, go back to the component before"),
     ]
 }
 

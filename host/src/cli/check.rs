@@ -8,6 +8,7 @@ use super::out::{self, Failure, clean};
 use crate::config::Config;
 use crate::guests::cache::Cache;
 use crate::guests::compile::Compiler;
+use crate::guests::deployment::Backend;
 use crate::guests::load::{Scanner, State};
 use crate::guests::report::{self, Report};
 use crate::guests::snapshot::Publisher;
@@ -42,12 +43,12 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
         .map_err(|error| format!("{} cannot be read: {error}", config.guests.display()))?;
     let compiler = Compiler::new(&config)?;
     let compiler = Arc::new(compiler);
-    let (mut guests, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
+    let (mut backends, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
     for found in found.into_values() {
         match found.state {
             State::Ready(spec) => {
                 let compiler = Arc::clone(&compiler);
-                compiling.spawn(async move { compiler.compile(spec).await });
+                compiling.spawn(async move { Backend::deploy(spec, &compiler).await });
             }
             State::Refused(refusal) | State::Orphan(refusal) => refusals.push(refusal),
         }
@@ -55,13 +56,13 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     let total = compiling.len();
     while let Some(finished) = compiling.join_next().await {
         match finished.map_err(|crash| format!("compiling: {crash}"))? {
-            Ok(guest) => guests.push(guest),
+            Ok(backend) => backends.push(backend),
             Err(refusal) => refusals.push(refusal),
         }
         super::complain(&format!("[{}/{total}] compiled", total - compiling.len()));
     }
     let publisher = Publisher::alone(&config);
-    publisher.publish(guests, refusals, true);
+    publisher.publish(backends, refusals, true);
     let current = publisher.current();
     let reports = report::of(&current.snapshot());
     Ok(reports)

@@ -10,12 +10,13 @@ use serde::Serialize;
 
 use self::asks::Ask;
 use super::client::Client;
-use super::client::api::{Error, Policy, Service};
+use super::client::api::{Error, Policy, Replica, Service};
 use super::out::{self, Failure, clean};
 use super::units::{ago, bytes, millis, seconds};
 use crate::config::Config;
 use crate::guests::digest::Digest;
 use crate::guests::load::{Scanner, State};
+use crate::guests::manifest::grants::Grants;
 use crate::guests::report::Refused;
 
 /// Between the name of a thing and what is said of it.
@@ -47,6 +48,11 @@ struct Component {
     manifest: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
+    /// Services that its manifest lets it call, and origins that it lets it ask.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    calls: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    http: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
 }
@@ -74,9 +80,12 @@ impl Component {
             return Err(Failure::new(format!("{name}: it is not a regular file")));
         }
         // First by the eyes of a host: it knows what else is dropped into directories, and looks before it reads.
-        let (mut routes, mut refused) = (Vec::new(), None);
+        let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
         match Scanner::new(path).scan(config).map_err(unreadable)?.into_values().next().map(|found| found.state) {
-            Some(State::Ready(spec)) => routes = spec.manifest.routes.iter().map(ToString::to_string).collect(),
+            Some(State::Ready(spec)) => {
+                routes = spec.manifest.routes.iter().map(ToString::to_string).collect();
+                grants = spec.manifest.grants;
+            }
             Some(State::Refused(why) | State::Orphan(why)) => {
                 refused = Some(Refused { reason: why.reason, remedy: why.remedy });
             }
@@ -103,6 +112,8 @@ impl Component {
             imports: interfaces.imports,
             exports: interfaces.exports,
             routes,
+            calls: grants.calls.to_string(),
+            http: grants.http.iter().map(ToString::to_string).collect(),
             refused,
         })
     }
@@ -112,6 +123,8 @@ impl Component {
         item(&mut text, "sha256", [&self.digest]);
         item(&mut text, "WASI", [self.wasi.join(", ")]);
         item(&mut text, "answers at", [self.routes.join(", ")]);
+        item(&mut text, "may call", [&self.calls]);
+        item(&mut text, "may ask", [self.http.join(", ")]);
         item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
         item(&mut text, "exports", &self.exports);
         item(&mut text, "imports", &self.imports);
@@ -130,9 +143,17 @@ impl Component {
 
 fn served(service: &Service, now: SystemTime) -> String {
     let mut text = format!("{}  {}\n", clean(&service.name), bytes(service.bytes));
-    let code = if service.loaded { "in memory" } else { "not in memory" };
+    let code = match (service.replicas.is_empty(), service.loaded) {
+        (false, _) => String::new(),
+        (_, true) => "; its machine code is in memory".into(),
+        _ => "; its machine code is not in memory".into(),
+    };
     item(&mut text, "sha256", [&service.digest]);
-    item(&mut text, "state", [format!("{}; its machine code is {code}", service.state)]);
+    item(&mut text, "state", [format!("{}{code}", service.state)]);
+    item(&mut text, "withdrawn", service.withdrawn.iter());
+    let replica =
+        |it: &Replica| format!("{}  {}, {} in flight, {} connections", it.url, it.state, it.in_flight, it.connections);
+    item(&mut text, "replicas", service.replicas.iter().map(replica));
     item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
     let host = if service.host.is_empty() { String::new() } else { format!(" and {}", service.host) };
     item(&mut text, "answers at", [format!("{}{host}", service.routes.join(", "))]);
@@ -213,7 +234,7 @@ mod tests {
             "  last refusal  queue-full, 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
             "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",
-            "  asks for      outgoing HTTP: imported, denied; no manifest can grant it yet\n",
+            "  asks for      outgoing HTTP: imported, denied but for `calls` and `http` of its manifest\n",
             "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
             "                  0: users::run\n",
         ] {

@@ -6,6 +6,8 @@ use super::out::{self, Failure};
 use crate::config::key::Key;
 use crate::config::limits::LIMITS;
 use crate::guests::manifest::policies::{ADAPTIVE, BREAKER, PRIORITIES, RATE};
+use crate::upstreams::source::WEIGHT;
+use crate::upstreams::spec::{KEYS, MOST_REPLICAS};
 
 /// Prints it.
 pub(super) fn run() -> Result<(), Failure> {
@@ -72,7 +74,49 @@ fn schema() -> Value {
                 "default": 100,
                 "description": "its part of the CPU among services that compute for long",
             },
+            "calls": {
+                "anyOf": [{ "const": "*" }, { "type": "array", "items": { "type": "string" } }],
+                "description": "services of the same host that its guests may call; \"*\" is all of them",
+            },
+            "http": {
+                "type": "array",
+                "items": { "type": "string", "pattern": "^https?://" },
+                "description": "origins that its guests may send requests to, such as https://*.example.org",
+            },
             "env": { "type": "object", "additionalProperties": { "type": "string" } },
+            "sticky": {
+                "type": "string",
+                "pattern": "^(client|header:.+|cookie:.+)$",
+                "description": "what decides which version a client gets, and gets again",
+            },
+            "percent": percent("of a version such as NAME@2: its part of the service's requests"),
+            "match": {
+                "type": "array",
+                "items": { "type": "string", "pattern": "^(header|cookie):[^=]+=" },
+                "description": "of a version: requests that are for it whatever its part is",
+            },
+            "mirror": percent("of a version: the part of the requests that it is shown besides, its answers thrown away"),
+            "rollback": {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "errors": percent("so many more of its requests may fail than of the service's; 1 by default"),
+                    "p99": {
+                        "type": "number",
+                        "minimum": 1,
+                        "maximum": 100,
+                        "default": 1.5,
+                        "description": "its 99th percentile may be so many times the service's",
+                    },
+                    "minimum": {
+                        "type": "integer",
+                        "minimum": 1,
+                        "default": 100,
+                        "description": "requests of the last minute, of each, before anything is concluded",
+                    },
+                },
+                "description": "of a version: it is taken out when it does worse than the service",
+            },
             "build": {
                 "type": "object",
                 "additionalProperties": false,
@@ -87,6 +131,7 @@ fn schema() -> Value {
                 "properties": { "path": path },
                 "description": "a path that must answer 2xx before a version is served",
             },
+            "upstream": upstream(),
         },
     });
     let places = ["/properties", "/properties/routes/items/anyOf/1/properties"];
@@ -126,6 +171,54 @@ fn section<T>(keys: &[Key<T>], required: &[&str]) -> Value {
     json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
 }
 
+fn percent(description: &str) -> Value {
+    json!({
+        "type": ["number", "string"],
+        "minimum": 0,
+        "maximum": 100,
+        "pattern": "^[0-9.]+ *%?$",
+        "default": 0,
+        "description": description,
+    })
+}
+
+fn upstream() -> Value {
+    let url = json!({ "type": "string", "pattern": "^(https?|dns|dns\\+https|srv|srv\\+https)://" });
+    let replicas = json!({
+        "type": "array",
+        "maxItems": MOST_REPLICAS,
+        "description": "where replicas of the service are",
+        "items": { "anyOf": [url, {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["url"],
+            "properties": {
+                "url": url,
+                "weight": { "type": "integer", "minimum": 1, "maximum": WEIGHT, "default": 1 },
+            },
+        }]},
+    });
+    let mut upstream =
+        json!({ "type": "object", "additionalProperties": false, "properties": { "replicas": replicas } });
+    for key in KEYS {
+        let mut section = &mut upstream;
+        let mut names = key.name.split('.').peekable();
+        while let Some(name) = names.next() {
+            let inner = names.peek().is_some();
+            let Value::Object(properties) = &mut section["properties"] else { break };
+            section = properties.entry(name).or_insert_with(|| match inner {
+                true => json!({ "type": "object", "additionalProperties": false, "properties": {} }),
+                false => json!({
+                    "type": ["string", "integer", "boolean"],
+                    "description": key.help,
+                    "default": key.default,
+                }),
+            });
+        }
+    }
+    upstream
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +251,7 @@ mod tests {
         assert_eq!(keys(route), sorted(known("routes = [{ path = '/', zzz = 1 }]")));
         assert_eq!(keys(&schema["properties"]["ready"]), known("ready.zzz = 1"));
         assert_eq!(keys(&schema["properties"]["build"]), sorted(known("build.zzz = 1")));
+        assert_eq!(keys(&schema["properties"]["rollback"]), sorted(known("rollback.zzz = 1")));
         for (name, known) in [
             ("rate/anyOf/1", RATE.iter().map(|key| key.name.to_owned()).collect()),
             ("breaker", BREAKER.iter().map(|key| key.name.to_owned()).collect()),
@@ -168,5 +262,16 @@ mod tests {
         }
         let limits = sorted(LIMITS.iter().map(|limit| limit.name.to_owned()).collect());
         assert_eq!(keys(&schema["properties"]["limits"]), limits);
+        let upstream = &schema["properties"]["upstream"];
+        let mut written = Vec::new();
+        for name in keys(upstream) {
+            let section = &upstream["properties"][&name];
+            match section["properties"].is_object() {
+                true => written.extend(keys(section).iter().map(|key| format!("{name}.{key}"))),
+                false => written.push(name),
+            }
+        }
+        let names = KEYS.iter().map(|key| key.name).chain(["replicas"]).map(str::to_owned);
+        assert_eq!(sorted(written), sorted(names.collect()));
     }
 }

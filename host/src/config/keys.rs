@@ -216,6 +216,23 @@ pub const KEYS: &[Key<Config>] = &[
         set: |c, text| duration(text, Duration::ZERO..=DAY).map(|value| c.engine.idle_unload = value),
     },
     Key {
+        name: "calls.suffix",
+        default: "internal",
+        help: "the domain of services for each other: http://users.internal/ is the service users",
+        set: |c, text| {
+            let text = text.trim_matches('.').to_ascii_lowercase();
+            let sound = text.split('.').all(|label| {
+                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            });
+            let problem = || format!("`{text}` is not a domain; write it like internal or svc.cluster.local");
+            if !sound {
+                return Err(problem());
+            }
+            c.calls.suffix = text;
+            Ok(())
+        },
+    },
+    Key {
         name: "watch.poll",
         default: "2s",
         help: "how often to look at the directory when no event says that it changed",

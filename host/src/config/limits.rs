@@ -34,6 +34,12 @@ pub struct Limits {
     pub warm_uses: usize,
     /// How long a warm instance may sit idle.
     pub warm_idle: Duration,
+    /// Calls between services that may lead to a request.
+    pub call_depth: usize,
+    /// Requests that its guests may have under way to the world at once.
+    pub outgoing: usize,
+    /// Requests that they may send to the world in a second.
+    pub outgoing_rate: usize,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -121,6 +127,24 @@ pub const LIMITS: &[Key<Limits>] = &[
         help: "how long a warm instance may sit idle",
         set: |l, text| key::duration(text, MS..=DAY).map(|value| l.warm_idle = value),
     },
+    Key {
+        name: "call_depth",
+        default: "8",
+        help: "calls from service to service that may lead to a request",
+        set: |l, text| key::count(text, 0..=64).map(|value| l.call_depth = value),
+    },
+    Key {
+        name: "outgoing",
+        default: "64",
+        help: "requests to the world under way at once, all guests of the service together",
+        set: |l, text| key::count(text, 0..=10_000).map(|value| l.outgoing = value),
+    },
+    Key {
+        name: "outgoing_rate",
+        default: "1000",
+        help: "requests to the world in a second, all guests of the service together",
+        set: |l, text| key::count(text, 1..=1_000_000).map(|value| l.outgoing_rate = value),
+    },
 ];
 
 impl Limits {
@@ -142,6 +166,9 @@ impl Limits {
             ("output_rate", size(self.output_rate)),
             ("warm_uses", self.warm_uses.to_string()),
             ("warm_idle", time(self.warm_idle)),
+            ("call_depth", self.call_depth.to_string()),
+            ("outgoing", self.outgoing.to_string()),
+            ("outgoing_rate", self.outgoing_rate.to_string()),
         ])
     }
 
@@ -161,6 +188,9 @@ impl Limits {
             output_rate: 0,
             warm_uses: 0,
             warm_idle: Duration::ZERO,
+            call_depth: 0,
+            outgoing: 0,
+            outgoing_rate: 0,
         }
     }
 }

@@ -29,9 +29,11 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::CacheDirectory;
 use crate::metrics::Metrics;
+use crate::outgoing::Outgoing;
 use crate::request::instance::Instance;
 use crate::service::Services;
 use crate::turns::{self, Turns};
+use crate::upstreams;
 
 /// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
 pub const WASMTIME: &str = "48.0.8";
@@ -50,6 +52,10 @@ pub struct Compiler {
     concurrent: Linked,
     pub(crate) clock: Clock,
     pub(crate) services: Services,
+    /// What services need that are elsewhere.
+    pub(crate) upstreams: upstreams::Shared,
+    /// What their guests can reach.
+    pub(crate) outgoing: Outgoing,
     /// What was counted of all this.
     pub metrics: Arc<Metrics>,
     /// Threads that give way to those that serve.
@@ -83,7 +89,7 @@ pub struct Interfaces {
 }
 
 impl Compiler {
-    /// Builds the engine and the linker, and starts the clock that interrupts guests.
+    /// Builds the engine and the linker, for guests that can send nothing, and starts the clock that interrupts guests.
     ///
     /// # Errors
     /// When the system does not give the address space that the configured sizes need.
@@ -108,6 +114,8 @@ impl Compiler {
             concurrent,
             clock,
             services: Services::new(Turns::new(turns::workers())),
+            upstreams: upstreams::Shared::default(),
+            outgoing: Outgoing::nowhere(),
             metrics: Arc::default(),
             pool: pool(threads)?,
             permits: Arc::new(Semaphore::new(threads)),
@@ -117,6 +125,13 @@ impl Compiler {
             warm: Arc::new(Semaphore::new(sizes.warm)),
             idle_unload: sizes.idle_unload,
         })
+    }
+
+    /// Its guests can send requests from now on.
+    #[must_use]
+    pub fn reaching(mut self, outgoing: Outgoing) -> Self {
+        self.outgoing = outgoing;
+        self
     }
 
     /// Makes a guest of a file. Waits for a place among those compiling.

@@ -1,34 +1,26 @@
 //! A component that can be served. Its machine code is dropped when nobody asks for long, and loaded again for who does.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 
 use super::compile::{Compiled, Compiler, Interfaces};
-use super::digest::Digest;
+use super::deployment::Deployment;
 use super::load::{GuestSpec, Refusal};
 use super::manifest::Isolation;
+use crate::capabilities::http::Sender;
 use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
-use crate::config::limits::Limits;
 use crate::request::instance::Instance;
-use crate::request::route::Route;
-use crate::service::Service;
 
 /// A component that can be served.
 pub struct Guest {
-    /// Service name.
-    pub name: Arc<str>,
-    /// Its version, in the 12 digits that tell it apart in a log.
-    pub version: Arc<str>,
-    /// What was on disk when it was compiled.
-    pub spec: GuestSpec,
+    deployment: Deployment,
     /// What it imports and exports, as written in the component.
     pub interfaces: Arc<Interfaces>,
-    /// What outlives it: the service of which it is a version.
-    pub service: Arc<Service>,
+    sender: Arc<dyn Sender>,
     compiler: Arc<Compiler>,
     code: ArcSwapOption<Compiled>,
     /// One request loads; the others wait for it.
@@ -37,8 +29,6 @@ pub struct Guest {
     used: AtomicU64,
     idle: Mutex<Vec<Idle>>,
     late_trap: AtomicBool,
-    /// When it began to serve.
-    since: OnceLock<SystemTime>,
 }
 
 /// A warm instance between two requests.
@@ -48,14 +38,23 @@ struct Idle {
     since: u64,
 }
 
+impl Deref for Guest {
+    type Target = Deployment;
+
+    fn deref(&self) -> &Deployment {
+        &self.deployment
+    }
+}
+
 impl Guest {
     /// A service that runs this code.
     pub(super) fn new(spec: GuestSpec, code: Arc<Compiled>, compiler: &Arc<Compiler>) -> Self {
-        let service = compiler.services.of(&spec.name);
+        let deployment = Deployment::new(spec, &compiler.services);
+        let manifest = &deployment.spec.manifest;
+        let sender = compiler.outgoing.sender(&deployment.service, &manifest.grants, &manifest.limits);
         Self {
-            name: Arc::clone(&service.name),
-            version: Arc::from(spec.digest.short()),
-            service,
+            deployment,
+            sender,
             interfaces: Arc::clone(&code.interfaces),
             used: AtomicU64::new(compiler.clock.now()),
             compiler: Arc::clone(compiler),
@@ -63,40 +62,22 @@ impl Guest {
             loading: tokio::sync::Mutex::new(()),
             idle: Mutex::new(Vec::new()),
             late_trap: AtomicBool::new(false),
-            since: OnceLock::new(),
-            spec,
         }
     }
 
-    /// Its version.
-    pub fn digest(&self) -> Digest {
-        self.spec.digest
-    }
-
-    /// Where it answers, besides its host.
-    pub fn routes(&self) -> &[Route] {
-        &self.spec.manifest.routes
-    }
-
-    /// CPU time that the service has used so far, in all its versions. Requests that are never caught by a tick count on
-    /// average only.
-    pub fn cpu(&self) -> Duration {
-        self.service.share.cpu()
-    }
-
-    /// What it may use.
-    pub fn limits(&self) -> &Limits {
-        &self.spec.manifest.limits
-    }
-
-    /// When it began to serve; `None` before.
-    pub fn since(&self) -> Option<SystemTime> {
-        self.since.get().copied()
+    /// Whether its manifest lets it send requests.
+    pub fn sends(&self) -> bool {
+        !self.spec.manifest.grants.is_empty()
     }
 
     /// Instances that are ready for the next request.
     pub fn warm(&self) -> usize {
         self.idle().len()
+    }
+
+    /// What sends the requests of its sandboxes.
+    pub(crate) fn sender(&self) -> Arc<dyn Sender> {
+        Arc::clone(&self.sender)
     }
 
     /// The host's coarse clock.
@@ -107,12 +88,6 @@ impl Guest {
     /// Whether its machine code is in memory.
     pub fn is_loaded(&self) -> bool {
         self.code.load().is_some()
-    }
-
-    /// It is what its service serves from now on: with its weight, which a version on trial must not set.
-    pub(super) fn takes_over(&self) {
-        self.service.share.weigh(self.spec.manifest.cpu_weight);
-        self.since.get_or_init(SystemTime::now);
     }
 
     /// Its machine code, unless that was dropped.

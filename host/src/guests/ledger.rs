@@ -132,7 +132,7 @@ impl<G: Clone> Ledger<G> {
     }
 
     /// Whoever should answer, by name.
-    pub fn guests(&self) -> impl Iterator<Item = G> + use<'_, G> {
+    pub fn live(&self) -> impl Iterator<Item = G> + use<'_, G> {
         self.services.values().filter_map(|service| Some(service.live.as_ref()?.1.clone()))
     }
 

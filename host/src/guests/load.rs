@@ -17,7 +17,7 @@ use crate::config::Config;
 /// What is on disk of a service: a comparable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestSpec {
-    /// Its name: the file's, without `.wasm`.
+    /// Its name: the file's, without `.wasm`. A version's is `service@label`.
     pub name: String,
     /// Where the component is.
     pub path: PathBuf,
@@ -101,9 +101,26 @@ impl GuestSpec {
     /// The host whose every path is the service's, whatever its routes: host names have no `_`. None where a route
     /// has policies of its own, which nobody must go around.
     pub fn host(&self) -> Option<String> {
-        let host = || format!("{}.localhost", self.name.replace('_', "-").to_ascii_lowercase());
-        (!self.manifest.terms.has_routes()).then(host)
+        (!self.manifest.terms.has_routes()).then(|| host_of(&self.name))
     }
+
+    /// The service of which this is a version, and the version's label; `None` for the service itself.
+    pub fn version_of(&self) -> Option<(&str, &str)> {
+        let (service, label) = split(&self.name);
+        Some((service, label?))
+    }
+}
+
+/// `users@2` is version `2` of `users`.
+fn split(name: &str) -> (&str, Option<&str>) {
+    name.split_once('@').map_or((name, None), |(service, label)| (service, Some(label)))
+}
+
+/// The host whose every path is the service `name`'s; of a version of it, its label goes before.
+pub fn host_of(name: &str) -> String {
+    let (service, label) = split(name);
+    let label = label.map_or(String::new(), |label| format!("{label}."));
+    format!("{label}{service}.localhost").replace('_', "-").to_ascii_lowercase()
 }
 
 impl Refusal {
@@ -160,10 +177,13 @@ impl Scanner {
     /// What there is of one service; nothing when its manifest says that it is not one.
     fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Option<Found> {
         let manifest = component.with_extension("toml");
-        let mut settled = self.first || (is_settled(component) && is_settled(&manifest));
+        let service = component.with_file_name(format!("{}.toml", split(stem).0));
+        let quiet = || [component, &manifest, &service].iter().all(|file| is_settled(file));
+        let mut settled = self.first || quiet();
         let mut touched = false;
-        let spec = match manifest_of(stem, component, &manifest, config, self.first) {
+        let spec = match manifest_of(stem, component, config, self.first) {
             Ok(manifest) if !manifest.enabled => return None,
+            Ok(manifest) if manifest.upstream.is_some() => elsewhere(stem, component, manifest, self.first),
             Ok(manifest) => {
                 let named = manifest.component.as_ref().map(|name| component.with_file_name(name));
                 let path = named.as_deref().unwrap_or(component);
@@ -173,11 +193,10 @@ impl Scanner {
                     Ok(GuestSpec { name: stem.to_owned(), path: path.to_owned(), digest, size, manifest })
                 })
             }
-            Err(refusal) => {
-                settled &= self.first || is_settled(&manifest);
-                Err(refusal)
-            }
+            Err(refusal) => Err(refusal),
         };
+        // What is wrong may be so since the look before.
+        settled &= self.first || spec.is_ok() || quiet();
         let state = match spec {
             Ok(spec) => State::Ready(spec),
             Err(refusal) if refusal.file == file_name(component) && is_absent(component) => {
@@ -208,18 +227,39 @@ impl Scanner {
     }
 }
 
-fn manifest_of(
-    stem: &str,
-    component: &Path,
-    manifest: &Path,
-    config: &Config,
-    first: bool,
-) -> Result<Manifest, Refusal> {
-    if is_name(stem) {
-        return read_manifest(stem, manifest, config, first);
+fn manifest_of(stem: &str, component: &Path, config: &Config, first: bool) -> Result<Manifest, Refusal> {
+    let (name, label) = split(stem);
+    if !is_name(name) || label.is_some_and(|label| !is_label(label)) {
+        let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit; a version \
+                      of it has `@` and a label after that";
+        return Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy));
     }
-    let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit";
-    Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy))
+    let most = config.engine.max_memory;
+    let read = |path: &Path, read: &dyn Fn(&str) -> Result<Manifest, Vec<String>>| {
+        let wrong = |problems: Vec<String>| {
+            Refusal::new(&file_name(path), problems.join("; "), "correct the manifest; the README lists its keys")
+        };
+        read(&text_of(path, first)?).map_err(wrong)
+    };
+    let service = component.with_file_name(format!("{name}.toml"));
+    let service = read(&service, &|text| Manifest::read(name, text, &config.limits, most))?;
+    match label {
+        Some(_) => read(&component.with_extension("toml"), &|text| service.version(text, most)),
+        None => Ok(service),
+    }
+}
+
+/// A service whose replicas are elsewhere: its manifest is all there is of it.
+fn elsewhere(name: &str, component: &Path, manifest: Manifest, first: bool) -> Result<GuestSpec, Refusal> {
+    let path = component.with_extension("toml");
+    if !is_absent(component) {
+        let reason = "it is a component, and its manifest has [upstream]";
+        let remedy = format!("take one of them away, or name it {name}@LABEL.wasm to give it a part of the requests");
+        return Err(Refusal::new(&file_name(component), reason, remedy));
+    }
+    let text = text_of(&path, first)?;
+    let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
+    Ok(GuestSpec { name: name.to_owned(), path, digest, size, manifest })
 }
 
 fn pinned(manifest: &Manifest, digest: Digest, file: &str) -> Result<(), Refusal> {
@@ -300,22 +340,25 @@ fn inspect(path: &Path, metadata: &Metadata, config: &Config) -> Result<Digest, 
     Ok(Digest::of(&bytes))
 }
 
-fn read_manifest(name: &str, path: &Path, config: &Config, first: bool) -> Result<Manifest, Refusal> {
-    let file = file_name(path);
-    let text = match fs::read_to_string(path) {
-        // Who saves a file in place empties it first. What it said of who may ask must not be lost in between.
+/// The text of a manifest, which may be missing. Who saves a file in place empties it first, and what it said of who may
+/// ask must not be lost in between: one that has only just been emptied cannot be read yet.
+fn text_of(path: &Path, first: bool) -> Result<String, Refusal> {
+    match fs::read_to_string(path) {
         Ok(text) if text.is_empty() && !first && !is_settled(path) => {
-            return Err(Refusal::new(&file, "it is empty", "write it, or remove it").passing());
+            Err(Refusal::new(&file_name(path), "it is empty", "write it, or remove it").passing())
         }
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(unreadable(&file, &error)),
-    };
-    Manifest::read(name, &text, &config.limits, config.engine.max_memory)
-        .map_err(|problems| Refusal::new(&file, problems.join("; "), "correct the manifest; the README lists its keys"))
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|error| unreadable(&file_name(path), &error)),
+    }
 }
 
-fn is_name(name: &str) -> bool {
+/// A version's label may be a number such as `1.4.2`.
+fn is_label(label: &str) -> bool {
+    is_name(&label.replace('.', "-")) && !label.ends_with('.')
+}
+
+/// Whether this can be the name of a service: letters, digits, `-` and `_`, at most 63.
+pub fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=63).contains(&name.len())
         && name.bytes().all(plain)

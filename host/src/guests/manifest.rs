@@ -1,24 +1,31 @@
 //! `<name>.toml` beside `<name>.wasm`: where a service answers, how it is isolated, and what it may use.
 //!
 //! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
-//! of an empty file.
+//! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
 
+pub mod grants;
 pub mod policies;
+mod routes;
+pub mod share;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use http::Method;
 use serde::Deserialize;
 
+use self::grants::{Callees, Grants, Origin};
+use self::policies::Written;
+use self::share::Share;
 use super::digest::Digest;
 use crate::admission::Terms;
 use crate::admission::terms::Policies;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
+use crate::request::place::Place;
 use crate::request::route::{Pattern, Route};
 use crate::turns::WEIGHT;
-use policies::Written;
+use crate::upstreams::spec::Spec;
 
 /// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
 const ENV_BYTES: usize = 64 << 10;
@@ -47,6 +54,14 @@ pub struct Manifest {
     pub env: Vec<(String, String)>,
     /// A path that must answer 2xx before a version is served.
     pub ready: Option<String>,
+    /// What decides which version a client gets, and gets again; drawn anew for each request when there is nothing.
+    pub sticky: Option<Place>,
+    /// What a version gets of its service's requests; `None` for the service itself.
+    pub share: Option<Share>,
+    /// Whom it may send requests to.
+    pub grants: Grants,
+    /// The replicas that answer for it elsewhere.
+    pub upstream: Option<Arc<Spec>>,
     /// Who may ask, and how often.
     pub terms: Terms,
 }
@@ -70,14 +85,22 @@ struct File {
     component: Option<String>,
     digest: Option<String>,
     routes: Option<Vec<toml::Spanned<toml::Value>>>,
-    #[serde(default)]
-    isolation: Isolation,
+    isolation: Option<Isolation>,
     #[serde(default)]
     limits: BTreeMap<toml::Spanned<String>, toml::Value>,
     cpu_weight: Option<u32>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
+    env: Option<BTreeMap<String, String>>,
     ready: Option<Ready>,
+    sticky: Option<String>,
+    percent: Option<toml::Value>,
+    #[serde(rename = "match", default)]
+    rules: Vec<String>,
+    mirror: Option<toml::Value>,
+    rollback: Option<share::WrittenRollback>,
+    calls: Option<toml::Spanned<toml::Value>>,
+    http: Option<Vec<toml::Spanned<String>>>,
+    /// Read by [`Spec`], which wants to know where in the text each key is.
+    upstream: Option<serde::de::IgnoredAny>,
     allow: Option<toml::Value>,
     deny: Option<toml::Value>,
     priority: Option<toml::Value>,
@@ -109,50 +132,82 @@ struct Ready {
     path: String,
 }
 
-/// A route that says more than its path.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Detailed {
-    path: String,
-    host: Option<String>,
-    #[serde(default)]
-    methods: Vec<String>,
-    #[serde(default)]
-    strip_prefix: bool,
-    allow: Option<toml::Value>,
-    deny: Option<toml::Value>,
-    priority: Option<toml::Value>,
-    rate: Option<toml::Value>,
-    breaker: Option<toml::Table>,
-}
-
 impl Manifest {
     /// Reads the manifest of the service `name`; `defaults` and `max_memory` come from the configuration.
     ///
     /// # Errors
     /// Every problem, each with its line where it has one.
     pub fn read(name: &str, text: &str, defaults: &Limits, max_memory: usize) -> Result<Self, Vec<String>> {
+        let empty = Self {
+            enabled: true,
+            component: None,
+            digest: None,
+            routes: Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
+            isolation: Isolation::default(),
+            limits: defaults.clone(),
+            cpu_weight: WEIGHT,
+            env: Vec::new(),
+            ready: None,
+            sticky: None,
+            share: None,
+            grants: Grants::default(),
+            upstream: None,
+            terms: Terms::default(),
+        };
+        empty.with(text, max_memory)
+    }
+
+    /// Reads the manifest of a version of the service that has this one.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`].
+    pub fn version(&self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
+        let (routes, share) = (Vec::new(), Some(Share::default()));
+        let own = Self { enabled: true, component: None, digest: None, routes, sticky: None, share, ..self.clone() };
+        Self { upstream: None, ..own }.with(text, max_memory)
+    }
+
+    /// This one with what `text` says in its place.
+    fn with(mut self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
         let file: File = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(String::new(), |span| line_of(text, span.start));
             vec![format!("{line}{}", with_hint(error.message()))]
         })?;
         let mut problems = Vec::new();
         let mut note = |problem| problems.push(problem);
-        let limits = limits(text, &file.limits, defaults, &mut note);
-        let routes = match file.routes {
-            Some(written) => routes(text, &written, &mut note),
-            None => {
-                let own = Pattern::read(&format!("/{name}")).map(Route::of);
-                own.into_iter().map(|route| (route, Policies::default())).collect()
-            }
-        };
         let place = |key: &str| place(text, key);
-        let File { allow, deny, priority, rate, breaker, adaptive, .. } = file;
-        let adaptive = adaptive.and_then(|written| policies::read_adaptive(&written, &place, &mut note));
-        let service = policies::read(&Written { allow, deny, priority, rate, breaker }, &place, &mut note);
-        let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
-        let terms = Terms { service, adaptive, routes: named.collect() };
-        let digest = file.digest.and_then(|text| {
+        self.limits = limits(text, &file.limits, &self.limits, &mut note);
+        let written_routes = file.routes.as_ref().map(|written| routes::read(text, written, &mut note));
+        let policies = Written {
+            allow: file.allow,
+            deny: file.deny,
+            priority: file.priority,
+            rate: file.rate,
+            breaker: file.breaker,
+        };
+        if self.share.is_some() {
+            let given = [
+                ("allow", policies.allow.is_some()),
+                ("deny", policies.deny.is_some()),
+                ("priority", policies.priority.is_some()),
+                ("rate", policies.rate.is_some()),
+                ("breaker", policies.breaker.is_some()),
+                ("adaptive", file.adaptive.is_some()),
+            ];
+            for (key, _) in given.iter().filter(|(_, given)| *given) {
+                note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
+            }
+        } else {
+            let adaptive = file.adaptive.and_then(|written| policies::read_adaptive(&written, &place, &mut note));
+            let service = policies::read(&policies, &place, &mut note);
+            let routes = written_routes
+                .unwrap_or_else(|| self.routes.iter().map(|route| (route.clone(), Policies::default())).collect());
+            let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
+            self.terms = Terms { service, adaptive, routes: named.collect() };
+            self.routes = routes.into_iter().map(|(route, _)| route).collect();
+        }
+        self.grants = grants(text, file.calls.as_ref(), file.http.as_deref(), self.grants, &mut note);
+        self.digest = file.digest.and_then(|text| {
             let digest = text.strip_prefix("sha256:").and_then(Digest::read);
             if digest.is_none() {
                 note(format!("digest: `{text}` is not one; write \"sha256:\" and 64 hexadecimal digits"));
@@ -169,37 +224,57 @@ impl Manifest {
         {
             note(format!("ready.path: `{path}` is not a path; write it like \"/health\""));
         }
-        let cpu_weight = file.cpu_weight.unwrap_or(WEIGHT);
-        if !CPU_WEIGHTS.contains(&cpu_weight) {
+        self.cpu_weight = file.cpu_weight.unwrap_or(self.cpu_weight);
+        if !CPU_WEIGHTS.contains(&self.cpu_weight) {
             let (least, most) = CPU_WEIGHTS.into_inner();
-            note(format!("cpu_weight: {cpu_weight} is not between {least} and {most}"));
+            note(format!("cpu_weight: {} is not between {least} and {most}", self.cpu_weight));
         }
-        let size: usize = file.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if size > ENV_BYTES {
-            note(format!("env: {size} bytes are more than {ENV_BYTES}"));
+        if let Some(written) = file.env {
+            self.env = env(written, &mut note);
         }
-        for name in file.env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
+        let written =
+            share::Written { percent: file.percent, rules: file.rules, mirror: file.mirror, rollback: file.rollback };
+        if self.share.is_some() {
+            let elsewhere = [("routes", file.routes.is_some()), ("sticky", file.sticky.is_some())];
+            for (key, _) in elsewhere.iter().filter(|(_, given)| *given) {
+                note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
+            }
+            self.share = Some(written.share(&mut note));
+        } else {
+            for key in written.given() {
+                note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
+            }
+            self.sticky = file
+                .sticky
+                .and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
         }
+        self.enabled = file.enabled.unwrap_or(self.enabled);
+        self.component = file.component;
+        self.isolation = file.isolation.unwrap_or(self.isolation);
+        self.ready = file.ready.map(|ready| ready.path).or(self.ready);
+        self.upstream = file.upstream.and_then(|_| match Spec::read(text) {
+            Ok(spec) => Some(Arc::new(spec)),
+            Err(wrong) => {
+                wrong.into_iter().for_each(&mut note);
+                None
+            }
+        });
         if problems.is_empty() {
-            problems.extend(limits.disagreements(max_memory));
+            problems.extend(self.limits.disagreements(max_memory));
         }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        Ok(Self {
-            enabled: file.enabled.unwrap_or(true),
-            component: file.component,
-            digest,
-            routes: routes.into_iter().map(|(route, _)| route).collect(),
-            isolation: file.isolation,
-            limits,
-            cpu_weight,
-            env: file.env.into_iter().collect(),
-            ready: file.ready.map(|ready| ready.path),
-            terms,
-        })
+        if problems.is_empty() { Ok(self) } else { Err(problems) }
     }
+}
+
+fn env(written: BTreeMap<String, String>, note: &mut impl FnMut(String)) -> Vec<(String, String)> {
+    let size: usize = written.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > ENV_BYTES {
+        note(format!("env: {size} bytes are more than {ENV_BYTES}"));
+    }
+    for name in written.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
+    }
+    written.into_iter().collect()
 }
 
 fn limits(
@@ -228,51 +303,20 @@ fn limits(
     limits
 }
 
-fn routes(text: &str, written: &[toml::Spanned<toml::Value>], note: &mut impl FnMut(String)) -> Vec<(Route, Policies)> {
-    let mut routes: Vec<(Route, Policies)> = Vec::new();
-    for written in written {
-        let line = line_of(text, written.span().start);
-        match route(written.get_ref()) {
-            Ok((route, _)) if routes.iter().any(|(other, _)| *other == route) => {
-                note(format!("{line}route `{route}` is there twice"));
-            }
-            Ok((route, written)) => {
-                let policies = written.map(|written| policies::read(&written, &|_| line.clone(), note));
-                routes.push((route, policies.unwrap_or_default()));
-            }
-            Err(problem) => note(format!("{line}{problem}")),
-        }
-    }
-    routes
-}
-
-fn route(written: &toml::Value) -> Result<(Route, Option<Written>), String> {
-    let detailed: Detailed = match written {
-        toml::Value::String(path) => return Pattern::read(path).map(|path| (Route::of(path), None)),
-        toml::Value::Table(table) => table
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| format!("a route: {}", with_hint(error.message())))?,
-        _ => return Err("a route is a path, or a table with `path`".into()),
+fn grants(
+    text: &str,
+    calls: Option<&toml::Spanned<toml::Value>>,
+    http: Option<&[toml::Spanned<String>]>,
+    before: Grants,
+    note: &mut impl FnMut(String),
+) -> Grants {
+    let mut at = |offset: usize, problem: String| note(format!("{}{problem}", line_of(text, offset)));
+    let calls = calls.map(|calls| Callees::read(calls.get_ref()).map_err(|problem| at(calls.span().start, problem)));
+    let calls = calls.and_then(Result::ok).unwrap_or(before.calls);
+    let read = |entry: &toml::Spanned<String>| {
+        Origin::read(entry.get_ref()).map_err(|problem| at(entry.span().start, problem)).ok()
     };
-    let host = detailed.host.map(|host| host.to_ascii_lowercase());
-    if let Some(host) = host.as_ref().filter(|host| !is_host(host)) {
-        return Err(format!("host `{host}`: write it like \"api.example.com\", without a port"));
-    }
-    let methods = detailed.methods.iter().map(|text| {
-        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
-        let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| plain);
-        method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
-    });
-    let methods = methods.collect::<Result<_, _>>()?;
-    let Detailed { path, strip_prefix, allow, deny, priority, rate, breaker, .. } = detailed;
-    let route = Route { host, path: Pattern::read(&path)?, methods, strip_prefix };
-    Ok((route, Some(Written { allow, deny, priority, rate, breaker })))
-}
-
-fn is_host(host: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    !host.is_empty() && host.bytes().all(plain)
+    Grants { calls, http: http.map_or(before.http, |http| http.iter().filter_map(read).collect()) }
 }
 
 /// serde names what it does not know and what it does, between backticks.
@@ -300,7 +344,8 @@ fn place(text: &str, key: &str) -> String {
     line
 }
 
-fn line_of(text: &str, offset: usize) -> String {
+/// Names the line of an offset, for the start of a message.
+pub(crate) fn line_of(text: &str, offset: usize) -> String {
     let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
     format!("line {line}: ")
 }

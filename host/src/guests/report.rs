@@ -9,9 +9,11 @@ use serde::Serialize;
 
 use super::compile::Interfaces;
 use super::load::{self, Refusal};
-use super::snapshot::{Snapshot, Target};
+use super::snapshot::Snapshot;
+use super::target::Target;
 use crate::admission::Shown;
 use crate::service::{Failure, rfc3339};
+use crate::upstreams::Seen;
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
 /// one of each.
@@ -54,7 +56,8 @@ pub struct Service {
 /// How a service does.
 #[derive(Debug, Serialize)]
 pub struct Live {
-    /// `serving`, `unloaded` until the next request, or `disabled` by an operator.
+    /// `serving`, `unloaded` until the next request, `disabled` by an operator, or `withdrawn`: a version that did
+    /// worse than its service.
     pub state: &'static str,
     /// When this version began to serve, as RFC 3339.
     pub since: Option<String>,
@@ -82,6 +85,12 @@ pub struct Live {
     pub bytes_out: u64,
     /// The last request that was turned away.
     pub last_refusal: Option<Turned>,
+    /// Why this version was taken out of its service's traffic, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
+    /// Where it is, when it is elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<Seen>,
 }
 
 /// A request that was turned away.
@@ -119,7 +128,7 @@ pub struct Refused {
 /// Everything that is served or refused, in the order of file names.
 pub fn of(snapshot: &Snapshot) -> Vec<Report> {
     reports(snapshot, |target| {
-        let Interfaces { imports, exports } = (*target.guest.interfaces).clone();
+        let Interfaces { imports, exports } = interfaces(target);
         Service { imports, exports, ..service(target) }
     })
 }
@@ -130,7 +139,7 @@ pub fn live(snapshot: &Snapshot) -> Vec<Report> {
 }
 
 fn reports(snapshot: &Snapshot, service: impl Fn(&Target) -> Service) -> Vec<Report> {
-    let file = |target: &Target| load::file_name(&target.guest.spec.path);
+    let file = |target: &Target| load::file_name(&target.backend.spec.path);
     let serves = |target: &Arc<Target>| Report { file: file(target), service: Some(service(target)), refused: None };
     let mut reports: Vec<_> = snapshot.targets.iter().map(serves).collect();
     reports.extend(snapshot.refusals.iter().map(refuses));
@@ -140,32 +149,38 @@ fn reports(snapshot: &Snapshot, service: impl Fn(&Target) -> Service) -> Vec<Rep
 
 /// Everything about one service.
 pub fn whole(target: &Target) -> Whole {
-    let Interfaces { imports, exports } = (*target.guest.interfaces).clone();
+    let Interfaces { imports, exports } = interfaces(target);
     Whole {
         service: Service { live: Some(does(target)), imports, exports, ..service(target) },
-        limits: target.guest.limits().shown(),
+        limits: target.backend.limits().shown(),
         policies: target.admission.shown(Instant::now()),
-        recent_errors: target.guest.service.failures(),
+        recent_errors: target.backend.service.failures(),
     }
+}
+
+fn interfaces(target: &Target) -> Interfaces {
+    target.backend.guest().map(|guest| (*guest.interfaces).clone()).unwrap_or_default()
 }
 
 /// What a service does, in a word.
 pub fn state(target: &Target) -> &'static str {
-    match (target.guest.service.is_disabled(), target.guest.is_loaded()) {
-        (true, _) => "disabled",
-        (_, true) => "serving",
+    let backend = &target.backend;
+    match (backend.service.is_disabled(), backend.withdrawn(), backend.is_loaded()) {
+        (true, ..) => "disabled",
+        (_, Some(_), _) => "withdrawn",
+        (.., true) => "serving",
         _ => "unloaded",
     }
 }
 
 fn service(target: &Target) -> Service {
-    let guest = &target.guest;
+    let backend = &target.backend;
     Service {
-        name: guest.name.to_string(),
-        digest: guest.digest().to_string(),
-        bytes: guest.spec.size,
-        routes: guest.routes().iter().map(ToString::to_string).collect(),
-        host: guest.spec.host().unwrap_or_default(),
+        name: backend.name.to_string(),
+        digest: backend.digest().to_string(),
+        bytes: backend.spec.size,
+        routes: backend.routes().iter().map(ToString::to_string).collect(),
+        host: backend.spec.host().unwrap_or_default(),
         live: None,
         imports: Vec::new(),
         exports: Vec::new(),
@@ -173,24 +188,26 @@ fn service(target: &Target) -> Service {
 }
 
 fn does(target: &Target) -> Live {
-    let guest = &target.guest;
-    let figures = &guest.service.figures;
+    let backend = &target.backend;
+    let figures = &backend.service.figures;
     let ms = |part| figures.quantile(part).map(|took| (took.as_secs_f64() * 1e6).round() / 1e3);
     Live {
         state: state(target),
-        since: guest.since().map(rfc3339),
-        loaded: guest.is_loaded(),
+        since: backend.since().map(rfc3339),
+        loaded: backend.is_loaded(),
         requests: figures.requests(),
         errors: figures.errors(),
         in_flight: target.admission.in_flight(),
         queued: target.admission.queued(),
         p50_ms: ms(0.5),
         p99_ms: ms(0.99),
-        cpu_seconds: guest.cpu().as_secs_f64(),
+        cpu_seconds: backend.cpu().as_secs_f64(),
         memory_bytes: figures.memory.load(Relaxed),
         bytes_in: figures.received.load(Relaxed),
         bytes_out: figures.sent.load(Relaxed),
-        last_refusal: guest.service.last_refusal().map(|(at, reason)| Turned { at: rfc3339(at), reason }),
+        withdrawn: backend.withdrawn().map(str::to_owned),
+        replicas: backend.upstream().map(|upstream| upstream.replicas()).unwrap_or_default(),
+        last_refusal: backend.service.last_refusal().map(|(at, reason)| Turned { at: rfc3339(at), reason }),
     }
 }
 

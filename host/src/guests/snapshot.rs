@@ -12,11 +12,13 @@ use arc_swap::ArcSwap;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::compile::Compiler;
-use super::guest::Guest;
+use super::deployment::Backend;
 use super::ledger::Ledger;
 use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
+use super::manifest::share::Percent;
+use super::target::{self, Target};
 use super::watch::Watch;
-use crate::admission::{Admission, Commons, Concurrency};
+use crate::admission::{Admission, Commons, Concurrency, Terms};
 use crate::config::Config;
 use crate::logs::CHANGE;
 use crate::metrics::Metrics;
@@ -31,21 +33,17 @@ pub struct Snapshot {
     pub router: Router<Arc<Target>>,
     /// Who is served, by name.
     pub targets: Vec<Arc<Target>>,
+    /// Who is served, by the host whose every path is theirs: what calls between services go by.
+    pub hosts: HashMap<String, Arc<Target>>,
+    /// The route that these have.
+    pub everywhere: Arc<str>,
     /// What is in the directory and not served.
     pub refusals: Vec<Refusal>,
     /// What was to be published: `targets` and `refusals` before routes were given out.
-    wanted: Vec<Arc<Guest>>,
+    wanted: Vec<Backend>,
     refused: Vec<Refusal>,
     /// Every file was compiled or refused. Until then, no route may only mean not yet.
     pub complete: bool,
-}
-
-/// A service, and what stands before it.
-pub struct Target {
-    /// Who answers.
-    pub guest: Arc<Guest>,
-    /// Who may ask. What it knows survives new versions: who is in flight, what is used of a rate.
-    pub admission: Arc<Admission>,
 }
 
 /// The reading end: the snapshot of this moment, for the price of an atomic load.
@@ -86,63 +84,122 @@ impl Publisher {
         Self::new(Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait)))
     }
 
-    /// Publishes the next snapshot: these guests, but for those whose routes are taken, and these refusals.
+    /// Publishes the next snapshot: these backends, but for those whose routes are taken, and these refusals.
     ///
-    /// Of two guests with one route the one that has it already keeps it, else the first by name; the other goes on
+    /// Of two services with one route the one that has it already keeps it, else the first by name; the other goes on
     /// with its previous version if that one's routes are free. Until the first complete snapshot nobody has a route
     /// already: who compiles faster must not decide.
-    pub fn publish(&self, guests: Vec<Arc<Guest>>, refused: Vec<Refusal>, complete: bool) {
+    pub fn publish(&self, backends: Vec<Backend>, refused: Vec<Refusal>, complete: bool) {
         let previous = self.current.snapshot();
         let generation = previous.generation + 1;
-        let (wanted, refusals) = (guests.clone(), refused.clone());
-        let mut next = Snapshot { generation, wanted, refused, refusals, complete, ..Snapshot::default() };
-        let of = |name: &str| previous.targets.iter().find(|target| &*target.guest.name == name);
-        let mut targets: Vec<_> = guests.into_iter().map(|guest| self.target(of(&guest.name), guest)).collect();
-        let holds = |target: &Target| {
-            previous.complete && of(&target.guest.name).is_some_and(|old| old.guest.routes() == target.guest.routes())
+        let (wanted, refusals) = (backends.clone(), refused.clone());
+        let mut next = Snapshot {
+            generation,
+            wanted,
+            refused,
+            refusals,
+            complete,
+            everywhere: Arc::from("/*"),
+            ..Snapshot::default()
         };
-        targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.guest.name)));
+        let mut targets = self.targets(&previous, backends, &mut next.refusals);
+        let holds = |target: &Target| {
+            let old = previous.target(&target.backend.name);
+            previous.complete && old.is_some_and(|old| old.backend.routes() == target.backend.routes())
+        };
+        targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.backend.name)));
         for target in targets {
-            let name = Arc::clone(&target.guest.name);
+            let name = Arc::clone(&target.backend.name);
             if let Err(refusal) = next.admit(target) {
                 next.refusals.push(refusal);
-                if let Some(old) = of(&name) {
+                if let Some(old) = previous.target(&name) {
                     // It may have lost these as well, and then it is refused already.
                     let _ = next.admit(Arc::clone(old));
                 }
             }
         }
         for target in &next.targets {
-            target.guest.takes_over();
+            target.backend.takes_over();
             target.admission.takes_over();
         }
-        self.commons.shedding.reserve(next.targets.iter().any(|target| target.guest.spec.manifest.terms.is_high()));
-        next.targets.sort_by(|a, b| a.guest.name.cmp(&b.guest.name));
+        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.terms.is_high();
+        self.commons.shedding.reserve(next.targets.iter().any(is_high));
+        next.targets.sort_by(|a, b| a.backend.name.cmp(&b.backend.name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));
     }
 
-    fn target(&self, previous: Option<&Arc<Target>>, guest: Arc<Guest>) -> Arc<Target> {
-        if let Some(old) = previous.filter(|old| Arc::ptr_eq(&old.guest, &guest)) {
+    /// Every service with its versions, and the versions themselves; those that cannot be are refused.
+    fn targets(&self, previous: &Snapshot, backends: Vec<Backend>, refusals: &mut Vec<Refusal>) -> Vec<Arc<Target>> {
+        let mut targets = Vec::new();
+        let (mut versions, services): (Vec<_>, Vec<_>) =
+            backends.into_iter().partition(|backend| backend.spec.version_of().is_some());
+        for backend in services {
+            let old = previous.target(&backend.name);
+            let admission = match old {
+                Some(old) if old.backend.is(&backend) => Arc::clone(&old.admission),
+                _ => {
+                    let said = (backend.limits(), &backend.spec.manifest.terms);
+                    let known = old.map(|old| (&*old.admission, old.backend.digest() != backend.digest()));
+                    Arc::new(Admission::new(&backend.name, said, &self.commons, known, Instant::now()))
+                }
+            };
+            let mut beside = Vec::new();
+            let mut left = Percent::ALL.0;
+            let its = |version: &mut Backend| version.spec.version_of().is_some_and(|(of, _)| *of == *backend.name);
+            for version in versions.extract_if(.., its) {
+                let old = previous.target(&version.name);
+                let new = self.version(old, version, &admission);
+                // Its last good version, if what is wanted now is too much.
+                let fitting = [Some(&new), old].into_iter().flatten().find_map(|target| {
+                    let share = target.share();
+                    left.checked_sub(share.percent.0).map(|rest| (rest, share, Arc::clone(target)))
+                });
+                let fits = fitting.as_ref().is_some_and(|(_, _, target)| Arc::ptr_eq(target, &new));
+                if !fits {
+                    refusals.push(target::too_much(&new, Percent(left)));
+                }
+                if let Some((rest, share, target)) = fitting {
+                    left = rest;
+                    targets.push(Arc::clone(&target));
+                    beside.push((share, target));
+                }
+            }
+            targets.push(Target::service(old, backend, admission, beside));
+        }
+        refusals.extend(versions.iter().map(target::alone));
+        targets
+    }
+
+    /// A version of a service whose admission is this: they share its places.
+    fn version(&self, old: Option<&Arc<Target>>, backend: Backend, admission: &Arc<Admission>) -> Arc<Target> {
+        if let Some(old) = old.filter(|old| old.backend.is(&backend) && Arc::ptr_eq(&old.admission, admission)) {
             return Arc::clone(old);
         }
-        let said = (guest.limits(), &guest.spec.manifest.terms);
-        let known = previous.map(|old| (&*old.admission, old.guest.digest() != guest.digest()));
-        let admission = Admission::new(&guest.name, said, &self.commons, known, Instant::now());
-        Arc::new(Target { guest, admission: Arc::new(admission) })
+        let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
+        let said = (backend.limits(), &Terms::default());
+        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.commons, None, Instant::now()));
+        Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow })
     }
 }
 
 impl Snapshot {
+    /// The service, or version of one, that has this name.
+    pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
+        let place = self.targets.binary_search_by(|target| (*target.backend.name).cmp(name)).ok()?;
+        self.targets.get(place)
+    }
+
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
-        let guest = &target.guest;
-        let own = guest.spec.host().map(Route::host);
-        if let Err((route, owner)) = self.router.own(guest.routes().iter().chain(&own), &target) {
-            let reason = format!("its route {route} already belongs to {}", owner.guest.name);
+        let backend = &target.backend;
+        let own = backend.spec.host().map(Route::host);
+        if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target) {
+            let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
-            return Err(Refusal::new(&load::file_name(&guest.spec.path), reason, remedy));
+            return Err(Refusal::new(&load::file_name(&backend.spec.path), reason, remedy));
         }
+        self.hosts.insert(load::host_of(&target.backend.name), Arc::clone(&target));
         self.targets.push(target);
         Ok(())
     }
@@ -217,7 +274,7 @@ impl Eyes {
 }
 
 /// What a compilation came to, and how long it took.
-type Finished = (GuestSpec, Result<Arc<Guest>, Refusal>, Duration);
+type Finished = (GuestSpec, Result<Backend, Refusal>, Duration);
 
 /// Compilations under way, and how far this burst of them is.
 #[derive(Default)]
@@ -239,7 +296,7 @@ impl Compiling {
         let (name, compiler) = (spec.name.clone(), Arc::clone(compiler));
         let task = self.tasks.spawn(async move {
             let start = Instant::now();
-            let result = compiler.compile(spec.clone()).await;
+            let result = Backend::deploy(spec.clone(), &compiler).await;
             (spec, result, start.elapsed())
         });
         // A version that was replaced while it waited for its turn must not take it.
@@ -248,7 +305,7 @@ impl Compiling {
         }
     }
 
-    fn end(&mut self, finished: Result<Finished, tokio::task::JoinError>, ledger: &mut Ledger<Arc<Guest>>) {
+    fn end(&mut self, finished: Result<Finished, tokio::task::JoinError>, ledger: &mut Ledger<Backend>) {
         self.done += 1;
         let (spec, result, took) = match finished {
             Ok(finished) => finished,
@@ -263,26 +320,26 @@ impl Compiling {
 }
 
 /// Publishes what the ledger says, if that is anything new, and says once what is refused.
-fn publish(ledger: &Ledger<Arc<Guest>>, publisher: &Publisher, metrics: &Metrics) {
+fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     let before = publisher.current.0.load_full();
-    let guests: Vec<_> = ledger.guests().collect();
+    let backends: Vec<_> = ledger.live().collect();
     let complete = before.complete || ledger.is_settled();
-    let same = guests.len() == before.wanted.len()
-        && guests.iter().zip(&before.wanted).all(|(guest, wanted)| Arc::ptr_eq(guest, wanted));
+    let same = backends.len() == before.wanted.len()
+        && backends.iter().zip(&before.wanted).all(|(backend, wanted)| backend.is(wanted));
     if same && complete == before.complete && ledger.refusals() == before.refused {
         return;
     }
-    publisher.publish(guests, ledger.refusals(), complete);
+    publisher.publish(backends, ledger.refusals(), complete);
     let now = publisher.current.snapshot();
     for refusal in now.refusals.iter().filter(|refusal| !before.refusals.contains(refusal)) {
         let stem = refusal.file.rsplit_once('.').map_or(&*refusal.file, |(stem, _)| stem);
-        match now.targets.iter().find(|target| &*target.guest.name == stem) {
+        match now.target(stem) {
             Some(target) => {
                 metrics.reload_failures.fetch_add(1, Relaxed);
                 tracing::error!(
                     service = stem,
                     "refused {refusal}; version {} goes on serving",
-                    target.guest.digest().short()
+                    target.backend.digest().short()
                 );
             }
             None => tracing::error!(service = stem, "refused {refusal}"),

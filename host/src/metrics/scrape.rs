@@ -13,7 +13,8 @@ use prometheus_client::registry::Registry;
 
 use super::{Figures, Histogram, Metrics, Tally};
 use crate::admission::Commons;
-use crate::guests::snapshot::{Current, Target};
+use crate::guests::snapshot::Current;
+use crate::guests::target::Target;
 use crate::logs::Logs;
 use crate::service::Service;
 use crate::traces::Tracer;
@@ -109,6 +110,16 @@ const COUNTERS: &[(&str, &str, Read<u64>)] = &[
         Some(it.figures.received.load(Relaxed))
     }),
     ("lodge_response_body_bytes", "Bytes of answers sent, without heads", |it| Some(it.figures.sent.load(Relaxed))),
+    ("lodge_upstream_retries", "Requests sent to another replica after one failed", |it| {
+        Some(it.target?.backend.upstream()?.counts().retries.load(Relaxed))
+    }),
+    ("lodge_upstream_retries_denied", "Retries that there was no room for in the budget", |it| {
+        Some(it.target?.backend.upstream()?.counts().unaffordable.load(Relaxed))
+    }),
+    ("lodge_upstream_ejections", "Times that a replica was left out for failing", |it| {
+        Some(it.target?.backend.upstream()?.counts().ejections.load(Relaxed))
+    }),
+    ("lodge_calls", "Calls of its guests to other services of the host", |it| Some(it.figures.calls.load(Relaxed))),
     ("lodge_output_dropped_bytes", "Bytes of stdout and stderr over a limit", |it| {
         Some(it.figures.output_dropped.load(Relaxed))
     }),
@@ -133,10 +144,26 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     ("lodge_guest_memory_max_bytes", "Memory of the largest sandbox so far", |it| {
         it.target.map(|_| it.figures.memory.load(Relaxed))
     }),
-    ("lodge_warm_instances", "Instances ready for the next request", |it| Some(it.target?.guest.warm() as u64)),
-    ("lodge_service_loaded", "Whether its machine code is in memory", |it| Some(it.target?.guest.is_loaded().into())),
+    ("lodge_warm_instances", "Instances ready for the next request", |it| {
+        Some(it.target?.backend.guest()?.warm() as u64)
+    }),
+    ("lodge_service_loaded", "Whether its machine code is in memory", |it| Some(it.target?.backend.is_loaded().into())),
+    ("lodge_upstream_replicas_available", "Replicas that can be used", |it| {
+        let replicas = it.target?.backend.upstream()?.replicas();
+        Some(replicas.iter().filter(|replica| replica.state == "available").count() as u64)
+    }),
+    ("lodge_upstream_replicas", "Replicas that are known", |it| {
+        Some(it.target?.backend.upstream()?.replicas().len() as u64)
+    }),
+    ("lodge_upstream_connections", "Connections to replicas", |it| {
+        let replicas = it.target?.backend.upstream()?.replicas();
+        Some(replicas.iter().map(|replica| replica.connections as u64).sum())
+    }),
+    ("lodge_version_withdrawn", "Whether a version was taken out for doing worse than its service", |it| {
+        Some(it.target?.backend.withdrawn().is_some().into())
+    }),
     ("lodge_service_disabled", "Whether an operator has switched it off", |it| {
-        Some(it.target?.guest.service.is_disabled().into())
+        Some(it.target?.backend.service.is_disabled().into())
     }),
 ];
 
@@ -215,7 +242,7 @@ impl Collector for Scrape {
 
 impl<'a> Seen<'a> {
     fn of(target: &'a Target) -> Self {
-        let service = &*target.guest.service;
+        let service = &*target.backend.service;
         Self { name: &service.name, figures: &service.figures, target: Some(target) }
     }
 }
@@ -245,6 +272,27 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
             }
         }
     }
+    let mut family =
+        encoder.encode_descriptor("lodge_upstream_tries", "Requests sent to replicas", None, MetricType::Counter)?;
+    for it in all {
+        let Some(upstream) = it.target.and_then(|target| target.backend.upstream()) else { continue };
+        let counts = upstream.counts();
+        let failed = counts.failed.read().into_iter();
+        for (outcome, count) in failed.chain([("answered", counts.answered.load(Relaxed))]) {
+            counter(&mut family, &[("service", it.name), ("outcome", outcome)], &count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "lodge_outgoing_requests",
+        "Requests of its guests to the world, by how they went",
+        None,
+        MetricType::Counter,
+    )?;
+    for it in all {
+        for (outcome, count) in it.figures.outgoing.read() {
+            counter(&mut family, &[("service", it.name), ("outcome", outcome)], &count)?;
+        }
+    }
     for (name, help, read) in COUNTERS {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for it in all {
@@ -260,7 +308,7 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
             let labels = [("service", it.name)];
             family
                 .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, f64>(&target.guest.cpu().as_secs_f64(), None)?;
+                .encode_counter::<NoLabelSet, _, f64>(&target.backend.cpu().as_secs_f64(), None)?;
         }
     }
     for (name, help, read) in GAUGES {
@@ -279,8 +327,8 @@ fn services(encoder: &mut DescriptorEncoder<'_>, all: &[Seen<'_>]) -> fmt::Resul
     }
     let mut family = encoder.encode_descriptor("lodge_service", "The version that serves", None, MetricType::Info)?;
     for target in all.iter().filter_map(|it| it.target) {
-        let digest = target.guest.digest().to_string();
-        family.encode_info(&[("service", &*target.guest.name), ("digest", &digest)])?;
+        let digest = target.backend.digest().to_string();
+        family.encode_info(&[("service", &*target.backend.name), ("digest", &digest)])?;
     }
     Ok(())
 }

@@ -72,10 +72,10 @@ fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
     let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     // Answers are written whole; waiting for more would only delay them. Refused, they are just later.
     let _ = stream.set_nodelay(true);
-    let peer = Peer::new(remote, local, &server.trusted_proxies);
+    let peer = Peer::new(remote, local, &server.handler.trusted_proxies);
     let server = Arc::clone(server);
     tokio::spawn(async move {
-        let metrics = Arc::clone(&server.metrics);
+        let metrics = Arc::clone(&server.handler.metrics);
         let _open = metrics.open();
         serve::connection(server, stream, peer).await;
         drop(place);

@@ -220,8 +220,9 @@ impl AnswerBody {
             return Err(failure);
         }
         drop(work);
-        // A 0.3 guest may answer with the body of its request and be gone: that body is still coming from the client.
-        if self.sandbox.body_held.load(Relaxed) {
+        // A 0.3 guest may answer with the body of its request, or of an answer that it got, and be gone: that body is still
+        // coming.
+        if self.sandbox.holds_bodies() {
             return Ok(());
         }
         Err(RequestError::BadAnswer("its body was left without an end".into()))

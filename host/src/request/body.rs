@@ -11,10 +11,10 @@ use wasmtime_wasi_http::Error;
 
 use crate::capabilities::sandbox::Sandbox;
 
-/// What the listener hands over.
-pub trait RequestBody: Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static {}
+/// What the listener hands over, or a guest that calls another.
+pub trait RequestBody: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static {}
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static> RequestBody for B {}
+impl<B: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static> RequestBody for B {}
 
 /// A body that ends in an error once it is larger than it may be. Nothing of it is ever kept here: the guest's
 /// pace is the client's pace.

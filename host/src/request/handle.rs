@@ -1,90 +1,150 @@
 //! The request path, whole. Every step takes what the one before it gave; each can only say no in its own words.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Request, Response, header};
 
 use super::answer::Answer;
 use super::body::RequestBody;
-use super::headers::{self, Peer};
+use super::forward;
+use super::frame::{Handler, Hop};
+use super::headers;
 use super::instance::Instance;
+use super::mirror;
 use super::record::Record;
 use super::respond::{self, Body};
-use super::route::Missed;
-use super::serve::Server;
-use crate::admission::Asked;
+use super::route::{Match, Missed};
+use super::split::Split;
+use crate::admission::Permit;
+use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
+use crate::guests::deployment::Backend;
 use crate::guests::guest::Guest;
-use crate::guests::snapshot::{Current, Target};
-use crate::traces::Phase;
+use crate::guests::snapshot::Snapshot;
+use crate::guests::target::Target;
+use crate::traces::{Phase, Tracer};
 
 /// Answers one request, or says why not.
 ///
 /// # Errors
 /// Every way in which a request fails before the head of its answer is sent.
 pub async fn handle<B: RequestBody>(
-    server: &Server,
-    peer: &Peer,
+    handler: &Handler,
+    hop: Hop<'_>,
     request: Request<B>,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
+    let Hop { peer, call } = hop;
     let (mut head, body) = request.into_parts();
-    if server.logs.requests.wanted() {
-        record.detail(&server.logs, peer.address(), &head);
+    if handler.logs.requests.wanted() {
+        record.detail(&handler.logs, peer.address(), &head);
     }
     record.begins(Phase::Route);
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     arrived?;
-    let (target, route) = find(&server.current, &mut head, record)?;
-    if target.guest.service.is_disabled() {
-        return Err(RequestError::Disabled);
+    let Found { target, route, mirror } = find(handler, hop, &mut head, record)?;
+    let depth = call.map_or(0, |call| call.depth);
+    if depth > target.backend.limits().call_depth {
+        return Err(RequestError::CallDepth);
     }
     fits(&target, &head.headers, &body)?;
-    let method = head.method.clone();
 
     record.begins(Phase::Queue);
-    let asked = Asked {
-        peer: peer.address(),
-        proxies: peer.is_trusted().then_some(&*server.trusted_proxies),
-        headers: &head.headers,
-        route,
-    };
+    let asked = handler.asked(peer, &head.headers, route);
     let permit = target.admission.admit(&asked, record.start()).await?;
-    let deadline = record.admitted(&permit) + target.guest.limits().wall;
-    let answer = answer(&target.guest, Request::from_parts(head, body), record, deadline).await;
-    respond::holding(permit, answer, &method, deadline)
+    let client = asked.client();
+    let own = record.admitted(&permit) + target.backend.limits().wall;
+    let deadline = call.map_or(own, |call| own.min(call.deadline));
+    let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
+    let request = Request::from_parts(head, body);
+    let Some((version, route)) = mirror else {
+        return run(&handler.tracer, &target, permit, request, client, errand, record).await;
+    };
+    let (request, copy) = mirror::doubled(request);
+    tokio::spawn(mirror::show(handler.tracer.clone(), version, route, copy, client, errand.clone()));
+    run(&handler.tracer, &target, permit, request, client, errand, record).await
+}
+
+/// Has the target answer a request that was admitted.
+///
+/// # Errors
+/// Every way in which it fails to.
+pub(super) async fn run<B: RequestBody>(
+    tracer: &Tracer,
+    target: &Target,
+    permit: Permit,
+    request: Request<B>,
+    client: IpAddr,
+    mut errand: Errand,
+    record: &mut Record,
+) -> Result<Response<Body>, RequestError> {
+    let (method, deadline) = (request.method().clone(), errand.deadline);
+    match &target.backend {
+        Backend::Guest(guest) => {
+            if guest.sends() {
+                errand.onward = tracer.onward(request.headers());
+            }
+            let answer = answer(guest, request, errand, record).await;
+            respond::holding(permit, answer, &method, deadline)
+        }
+        Backend::Upstream(upstream) => {
+            record.begins(Phase::Guest);
+            let answer = forward::forward(upstream, request, client, deadline).await;
+            respond::relaying(permit, answer, &method, deadline)
+        }
+    }
 }
 
 /// Runs the guest in a sandbox of its own until the head of its answer is there.
 async fn answer<B: RequestBody>(
     guest: &Arc<Guest>,
     request: Request<B>,
+    errand: Errand,
     record: &mut Record,
-    deadline: Instant,
 ) -> Result<Answer, RequestError> {
     record.begins(Phase::Instantiate);
-    let instance = Instance::take(guest, deadline).await?;
+    let instance = Instance::take(guest, errand.deadline).await?;
     record.begins(Phase::Guest);
-    instance.call(Arc::clone(guest), request, Arc::clone(record.request_id()), deadline).await
+    instance.call(Arc::clone(guest), request, errand).await
+}
+
+/// Who answers a request, which of the service's routes it came by, and who is shown it besides, as on which route.
+struct Found {
+    target: Arc<Target>,
+    route: usize,
+    mirror: Option<(Arc<Target>, Arc<str>)>,
 }
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
 fn find(
-    current: &Current,
+    handler: &Handler,
+    hop: Hop<'_>,
     head: &mut http::request::Parts,
     record: &mut Record,
-) -> Result<(Arc<Target>, usize), RequestError> {
-    let snapshot = current.snapshot();
-    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-    match snapshot.router.find(authority, head.uri.path(), &head.method) {
+) -> Result<Found, RequestError> {
+    let snapshot = handler.current.snapshot();
+    match way(&snapshot, hop, head) {
         Ok(found) => {
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
-            record.found(&found.target.guest, found.route);
-            Ok((Arc::clone(found.target), found.number))
+            let (service, number) = (found.target, found.number);
+            let split = service.split.as_ref();
+            let choose = |split: &Split<Target>| {
+                let client = handler.asked(hop.peer, &head.headers, number).client();
+                split.choose(&head.headers, client).cloned()
+            };
+            let target = split.and_then(choose).unwrap_or_else(|| Arc::clone(service));
+            record.found(&target.backend, found.route);
+            // Its versions are switched off with it.
+            if service.backend.service.is_disabled() {
+                return Err(RequestError::Disabled);
+            }
+            let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
+            let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
+            Ok(Found { target, route: number, mirror })
         }
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),
@@ -92,9 +152,23 @@ fn find(
     }
 }
 
+/// A client comes by a route, and a guest of this host by the name of the service.
+fn way<'a>(
+    snapshot: &'a Snapshot,
+    hop: Hop<'_>,
+    head: &http::request::Parts,
+) -> Result<Match<'a, Arc<Target>>, Missed> {
+    let Some(call) = hop.call else {
+        let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+        return snapshot.router.find(authority, head.uri.path(), &head.method);
+    };
+    let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
+    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0 })
+}
+
 /// A body that says it is too large is refused before a sandbox is made for it.
 fn fits<B: RequestBody>(target: &Target, headers: &http::HeaderMap, body: &B) -> Result<(), RequestError> {
-    let limit = target.guest.limits().request_body as u64;
+    let limit = target.backend.limits().request_body as u64;
     let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
     if announced.is_some_and(|size| size > limit) { Err(RequestError::BodyTooLarge) } else { Ok(()) }
 }

@@ -79,6 +79,20 @@ impl Peer {
         Self { address, local, trusted, plain, element, last: Mutex::new(None) }
     }
 
+    /// A service of this host, which calls another: an address has only the host, and a name is what RFC 7239 has for
+    /// what has none.
+    pub fn service(name: &str) -> Self {
+        let shown = format!("_{name}");
+        Self {
+            address: IpAddr::from([127, 0, 0, 1]),
+            local: SocketAddr::from(([127, 0, 0, 1], 0)),
+            trusted: false,
+            plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
+            element: format!("for={shown}"),
+            last: Mutex::new(None),
+        }
+    }
+
     /// Its address.
     pub fn address(&self) -> IpAddr {
         self.address

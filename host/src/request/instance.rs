@@ -12,7 +12,6 @@ use std::time::Instant;
 
 use http::header;
 use http::uri::Scheme;
-use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Sleep;
 use wasmtime::{AsContextMut, Store, UpdateDeadline};
@@ -22,7 +21,7 @@ use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 
 use super::answer::{Answer, Work};
 use super::body::{Limited, RequestBody};
-use crate::capabilities::sandbox::{Caught, Sandbox, lock};
+use crate::capabilities::sandbox::{Caught, Errand, Sandbox, lock};
 use crate::capabilities::{Ctx, stdio};
 use crate::error::{RequestError, Trap};
 use crate::guests::guest::Guest;
@@ -83,7 +82,8 @@ impl Instance {
             limits,
             guest.clock().clone(),
         ));
-        let mut store = Store::new(&code.engine, Ctx::new(limits, &guest.spec.manifest.env, Arc::clone(&sandbox)));
+        let ctx = Ctx::new(limits, &guest.spec.manifest.env, guest.sender(), Arc::clone(&sandbox));
+        let mut store = Store::new(&code.engine, ctx);
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
@@ -129,11 +129,11 @@ impl Instance {
         mut self,
         guest: Arc<Guest>,
         request: http::Request<B>,
-        request_id: Arc<str>,
-        deadline: Instant,
+        errand: Errand,
     ) -> Result<Answer, RequestError> {
         let sandbox = Arc::clone(&self.store.data().sandbox);
-        sandbox.begin(request_id, self.uses == 0);
+        let deadline = errand.deadline;
+        sandbox.begin(errand, self.uses == 0);
         self.uses += 1;
         let body_limit = guest.limits().request_body;
         let expects = request.headers().contains_key(header::EXPECT);
@@ -158,9 +158,8 @@ impl Instance {
     /// What it answers instead, in words.
     pub async fn ready(self, guest: &Arc<Guest>, path: &str, deadline: Instant) -> Result<(), String> {
         let uri = format!("http://{}.localhost{path}", guest.name);
-        let body = http_body_util::Empty::new().map_err(|never| match never {});
-        let request = http::Request::get(uri).body(body).map_err(|error| error.to_string())?;
-        let answer = self.call(Arc::clone(guest), request, Arc::from("ready"), deadline).await;
+        let request = http::Request::get(uri).body(http_body_util::Empty::new()).map_err(|error| error.to_string())?;
+        let answer = self.call(Arc::clone(guest), request, Errand::new(Arc::from("ready"), deadline)).await;
         match answer {
             Ok(answer) if answer.head.status.is_success() => Ok(()),
             Ok(answer) => Err(answer.head.status.to_string()),

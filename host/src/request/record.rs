@@ -11,17 +11,15 @@ use http::{Method, StatusCode, request};
 
 use crate::admission::Permit;
 use crate::error::RequestError;
-use crate::guests::guest::Guest;
+use crate::guests::deployment::Deployment;
 use crate::logs::Logs;
 use crate::logs::requests::Told;
+use crate::metrics::CLIENT_GONE;
 use crate::service::Service;
 use crate::traces::{Outcome, Phase, Trace};
 
 /// Route, queue, instantiate, guest, body.
 const PHASES: usize = 5;
-
-/// Why an answer broke off when nothing was wrong with it.
-const CLIENT_GONE: &str = "client-gone";
 
 /// One request, from its head to the last byte of its answer.
 pub struct Record {
@@ -103,12 +101,12 @@ impl Record {
         self.trace.asked(head, client, &self.request_id);
     }
 
-    /// It is for this guest, by this route.
-    pub fn found(&mut self, guest: &Guest, route: &Arc<str>) {
-        self.trace.served(&guest.name, &guest.version, route);
-        self.service = Some(Arc::clone(&guest.service));
+    /// It is for this version of a service, by this route.
+    pub fn found(&mut self, found: &Deployment, route: &Arc<str>) {
+        self.trace.served(&found.name, &found.version, route);
+        self.service = Some(Arc::clone(&found.service));
         if let Some(details) = &mut self.details {
-            details.version = Some(Arc::clone(&guest.version));
+            details.version = Some(Arc::clone(&found.version));
         }
     }
 
@@ -137,6 +135,14 @@ impl Record {
         self.status = Some(status);
         self.trace.answered(status);
         self.begins(Phase::Body);
+    }
+
+    /// No guest has answered, for this reason, and nobody waits for an answer.
+    pub fn counted(&mut self, error: &RequestError) {
+        self.reason = Some(error.reason());
+        if let Some(service) = &self.service {
+            service.failed(error, &self.request_id, false);
+        }
     }
 
     /// No guest has answered, for this reason; `nobody` counts what no service does.

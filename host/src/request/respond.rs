@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::answer::{Answer, AnswerBody};
+use super::forward::Relay;
 use super::headers;
 use super::record::Record;
 use crate::admission::Permit;
@@ -31,16 +32,22 @@ pub struct Body {
 enum Source {
     /// The host's own words.
     Text(Option<Bytes>),
-    /// A guest's answer that is all here: the usual case, and the cheap one.
-    Whole { body: AnswerBody, _permit: Option<Permit> },
-    /// A guest's answer that is still being made.
+    /// An answer that is all here: the usual case, and the cheap one.
+    Whole { body: Live, _permit: Option<Permit> },
+    /// An answer that is still being made.
     Streamed(Streamed),
+}
+
+/// The body of an answer, with whoever makes it.
+enum Live {
+    Guest(AnswerBody),
+    Replica(Box<Relay>),
 }
 
 /// hyper does not ask for frames while the client does not take them, so a deadline that is only checked when it
 /// asks would never come for a client that stalls. A watchdog shares the body and takes it away in time.
 struct Streamed {
-    shared: Arc<Mutex<Option<(AnswerBody, Permit)>>>,
+    shared: Arc<Mutex<Option<(Live, Permit)>>>,
     watchdog: AbortHandle,
     /// Bytes that the head promised and that are still to come.
     promised: Option<u64>,
@@ -69,18 +76,46 @@ pub fn holding(
         tokio::spawn(discard(body, permit));
         Source::Text(None)
     } else if body.is_whole() {
-        match body.afterwork() {
+        let permit = match body.afterwork() {
             Some(afterwork) => {
                 tokio::spawn(holding_until(afterwork, permit));
-                Source::Whole { body, _permit: None }
+                None
             }
-            None => Source::Whole { body, _permit: Some(permit) },
-        }
+            None => Some(permit),
+        };
+        Source::Whole { body: Live::Guest(body), _permit: permit }
     } else {
-        let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Source::Streamed(Streamed::new(body, permit, promised, deadline))
+        Source::Streamed(Streamed::new(Live::Guest(body), permit, promised(&head), deadline))
     };
     Ok(Response::from_parts(head, Body { source, record: None }))
+}
+
+/// The answer of a replica as a response that holds its permit, which learns from it.
+///
+/// # Errors
+/// When there is none.
+pub fn relaying(
+    mut permit: Permit,
+    answer: Result<(http::response::Parts, Relay), RequestError>,
+    method: &Method,
+    deadline: Instant,
+) -> Result<Response<Body>, RequestError> {
+    let (mut head, body) = answer.inspect_err(|error| permit.failed(error, Instant::now))?;
+    headers::strip_hop_by_hop(&mut head.headers);
+    permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
+    let source = if *method == Method::HEAD || bodiless(head.status) {
+        Source::Text(None)
+    } else if body.is_whole() {
+        Source::Whole { body: Live::Replica(Box::new(body)), _permit: Some(permit) }
+    } else {
+        Source::Streamed(Streamed::new(Live::Replica(Box::new(body)), permit, promised(&head), deadline))
+    };
+    Ok(Response::from_parts(head, Body { source, record: None }))
+}
+
+/// Bytes of a body, as its head says.
+fn promised(head: &http::response::Parts) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
 /// A failure as a response: RFC 9457 problem details.
@@ -128,7 +163,7 @@ async fn holding_until(afterwork: impl Future<Output = ()>, permit: Permit) {
 }
 
 impl Streamed {
-    fn new(body: AnswerBody, permit: Permit, promised: Option<u64>, deadline: Instant) -> Self {
+    fn new(body: Live, permit: Permit, promised: Option<u64>, deadline: Instant) -> Self {
         let shared = Arc::new(Mutex::new(Some((body, permit))));
         let watched = Arc::clone(&shared);
         let watchdog = tokio::spawn(async move {
@@ -166,7 +201,8 @@ impl Drop for Streamed {
     /// With every byte delivered the guest may finish what it is doing; otherwise the client is gone, and so is it.
     fn drop(&mut self) {
         self.watchdog.abort();
-        let Some((mut body, permit)) = lock(&self.shared).take() else { return };
+        let Some((body, permit)) = lock(&self.shared).take() else { return };
+        let Live::Guest(mut body) = body else { return };
         if let (Some(0), Some(afterwork)) = (self.promised, body.afterwork()) {
             tokio::spawn(holding_until(afterwork, permit));
         }
@@ -178,6 +214,29 @@ impl Body {
     pub fn with(mut self, record: Record) -> Self {
         self.record = Some(record);
         self
+    }
+}
+
+impl Live {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+        match self {
+            Self::Guest(body) => body.poll_frame(cx),
+            Self::Replica(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Guest(body) => body.is_end(),
+            Self::Replica(body) => body.is_end(),
+        }
+    }
+
+    fn exact_size(&self) -> Option<u64> {
+        match self {
+            Self::Guest(body) => body.exact_size(),
+            Self::Replica(body) => body.exact_size(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One connection, and the frame around each of its requests: an id, a clock, and an `Err` made into a response once.
+//! One connection: HTTP is spoken on it until its client, its bounds or a stop end it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -14,41 +14,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 
 use super::activity::{Activity, Verdict, Watched};
-use super::handle::handle;
-use super::headers::{Peer, REQUEST_ID};
-use super::record::Record;
-use super::respond::{self, Body};
+use super::frame::{Handler, Hop};
+use super::headers::Peer;
+use super::respond::Body;
 use crate::config;
 use crate::drain::Drain;
-use crate::guests::snapshot::Current;
-use crate::ids::Ids;
-use crate::logs::Logs;
-use crate::metrics::Metrics;
-use crate::service::Service;
-use crate::traces::Tracer;
 
 /// What every connection shares.
 pub struct Server {
-    /// What is served.
-    pub current: Current,
+    /// Who answers its requests.
+    pub handler: Arc<Handler>,
     /// Whether the host is stopping.
     pub drain: Drain,
-    /// Peers that are believed.
-    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How HTTP is spoken.
     pub http: auto::Builder<TokioExecutor>,
     /// Bounds of the listener.
     pub bounds: config::Listener,
-    /// Where ids come from.
-    pub ids: Ids,
-    /// Where requests are counted that no service owns.
-    pub nobody: Arc<Service>,
-    /// What is counted of the host.
-    pub metrics: Arc<Metrics>,
-    /// Who follows them through many hosts.
-    pub tracer: Tracer,
-    /// Who wants to know of requests.
-    pub logs: Arc<Logs>,
 }
 
 /// The builder of all connections, HTTP/1.1 and HTTP/2 by prior knowledge on one port.
@@ -114,26 +95,12 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
     }
 }
 
-/// One request: the only place where a failure becomes a response.
-async fn frame(server: &Server, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
+async fn frame(server: &Server, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let version = request.version();
-    let id = peer.request_id(request.headers()).map_or_else(|| server.ids.request(), Arc::from);
-    // The id is made of hexadecimal digits, or was a header already.
-    let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
-    request.headers_mut().insert(REQUEST_ID, id_header.clone());
-    let mut record = Record::new(Arc::clone(&id), server.tracer.begin(request.headers_mut()));
-    let mut response = match handle(server, peer, request, &mut record).await {
-        Ok(response) => response,
-        Err(error) => {
-            record.failed(&error, &server.nobody, peer.address());
-            respond::problem(&error, &id)
-        }
-    };
-    record.answered(response.status());
-    response.headers_mut().insert(REQUEST_ID, id_header);
+    let mut response = server.handler.answer(Hop { peer, call: None }, request).await;
     // HTTP/2 has GOAWAY for this.
     if version < Version::HTTP_2 && server.drain.told().is_stopping() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| body.with(record))
+    response
 }

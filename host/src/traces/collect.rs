@@ -15,10 +15,11 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 
 use super::otlp;
 use crate::config::traces::{Exporter, Protocol, Traces};
+use crate::tls;
 
 /// The most of an answer that is read: it says in a few bytes how many spans were refused.
 const ANSWER_BYTES: usize = 64 << 10;
@@ -64,7 +65,7 @@ impl Collector {
     /// One line, when it would need certificates and there are none.
     pub(super) fn new(traces: &Traces) -> Result<Self, String> {
         let https = traces.target().scheme_str() == Some("https");
-        let roots = if https { system_roots()? } else { RootCertStore::empty() };
+        let roots = if https { tls::system_roots().map_err(named)? } else { RootCertStore::empty() };
         Self::trusting(traces, roots)
     }
 
@@ -75,13 +76,7 @@ impl Collector {
             (_, Protocol::Grpc) => Speaks::Grpc,
             (_, Protocol::HttpProtobuf) => Speaks::Protobuf,
         };
-        // Named, because the process may come to hold another provider, and rustls would not know which to take.
-        let ring = rustls::crypto::ring::default_provider();
-        let tls = ClientConfig::builder_with_provider(ring.into())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| format!("traces.endpoint: TLS cannot be had: {error}"))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = tls::client(roots).map_err(named)?;
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -190,13 +185,7 @@ fn headers(speaks: Speaks, traces: &Traces) -> HeaderMap {
     headers
 }
 
-fn system_roots() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (taken, _) = roots.add_parsable_certificates(found.certs);
-    if taken == 0 {
-        let way_out = "install them, or name a file of them in the variable SSL_CERT_FILE";
-        return Err(format!("traces.endpoint: https needs certificates to trust, and this system has none; {way_out}"));
-    }
-    Ok(roots)
+/// An error of TLS, with the key that asked for it.
+fn named(error: String) -> String {
+    format!("traces.endpoint: {error}")
 }

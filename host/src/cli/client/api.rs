@@ -53,11 +53,23 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) bytes_in: u64,
     pub(in crate::cli) bytes_out: u64,
     pub(in crate::cli) last_refusal: Option<LastRefusal>,
+    pub(in crate::cli) withdrawn: Option<String>,
+    pub(in crate::cli) replicas: Vec<Replica>,
     pub(in crate::cli) imports: Vec<String>,
     pub(in crate::cli) exports: Vec<String>,
     pub(in crate::cli) limits: BTreeMap<String, Value>,
     pub(in crate::cli) policies: Vec<Policy>,
     pub(in crate::cli) recent_errors: Vec<Error>,
+}
+
+/// One of the places where a service is that is elsewhere.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Replica {
+    pub(in crate::cli) url: String,
+    pub(in crate::cli) state: String,
+    pub(in crate::cli) in_flight: u64,
+    pub(in crate::cli) connections: u64,
 }
 
 /// What requests are asked before they may run.

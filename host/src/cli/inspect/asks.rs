@@ -28,8 +28,10 @@ const CAPABILITIES: [Capability; 10] = [
     Capability {
         what: "outgoing HTTP",
         interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
-        given: "imported, denied; no manifest can grant it yet",
-        grant: None,
+        given: "imported, denied but for `calls` and `http` of its manifest",
+        grant: Some(
+            "# calls = [\"users\"]                    # services of the same host\n# http = [\"https://api.example.com\"]  # origins of the world\n",
+        ),
     },
     Capability {
         what: "sockets",

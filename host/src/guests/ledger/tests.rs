@@ -48,9 +48,9 @@ fn a_service_lives_until_its_file_is_gone_for_good() {
     assert_eq!(see(&mut ledger, [ready("a", 1)], start + GONE / 2), (0, vec![]));
     assert_eq!(ledger.next_look(), None);
     see(&mut ledger, [], start + GONE);
-    assert_eq!(ledger.guests().count(), 1);
+    assert_eq!(ledger.live().count(), 1);
     assert_eq!(see(&mut ledger, [], start + GONE * 2), (0, vec!["a removed".into()]));
-    assert_eq!((ledger.guests().count(), ledger.next_look()), (0, None));
+    assert_eq!((ledger.live().count(), ledger.next_look()), (0, None));
 }
 
 #[test]
@@ -60,9 +60,9 @@ fn a_bad_file_breaks_nothing() {
     ledger.compiled(spec("a", 1, 0), Ok(1));
     // In the middle of a copy nothing is said.
     see(&mut ledger, [bad("a", false)], now);
-    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 0));
+    assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 0));
     see(&mut ledger, [bad("a", true)], now);
-    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
+    assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
     // Good again, and it is what is served.
     assert_eq!(see(&mut ledger, [ready("a", 1)], now).1, ["a is again what is served"]);
     assert_eq!(ledger.refusals().len(), 0);
@@ -70,14 +70,14 @@ fn a_bad_file_breaks_nothing() {
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
     assert_eq!(ledger.compiled(spec("a", 2, 0), Err(Refusal::new("a", "it does not start", "mend it"))), None);
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 0);
-    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
+    assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
     // What may pass by itself is tried again.
     assert_eq!(see(&mut ledger, [ready("a", 3)], now).0, 1);
     ledger.compiled(spec("a", 3, 0), Err(Refusal::new("a", "no room", "wait").passing()));
     assert_eq!(see(&mut ledger, [ready("a", 3)], now).0, 1);
     let change = ledger.compiled(spec("a", 3, 0), Ok(3));
     assert_eq!(change, Some(Change::Replaced(spec("a", 3, 0), Digest::of(&[1]))));
-    assert_eq!((ledger.guests().collect::<Vec<_>>(), ledger.refusals().len()), (vec![3], 0));
+    assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![3], 0));
 }
 
 #[test]
@@ -90,14 +90,14 @@ fn one_line_per_difference() {
     assert_eq!(ledger.compiled(other.clone(), Ok(2)), Some(Change::Reconfigured(other)));
     assert_eq!(see(&mut ledger, [ready("b", 1)], now), (1, vec![]));
     assert_eq!(ledger.compiled(spec("b", 1, 0), Ok(3)), Some(Change::Renamed(spec("b", 1, 0), "a".into())));
-    assert_eq!(ledger.guests().collect::<Vec<_>>(), [3]);
+    assert_eq!(ledger.live().collect::<Vec<_>>(), [3]);
     let touched = Found { touched: true, ..ready("b", 1).1 };
     assert_eq!(see(&mut ledger, [("b".into(), touched)], now), (0, vec!["b was touched, and is unchanged".into()]));
     // A manifest without a component removes a service as if there were none.
     let orphan = || ("b".into(), found(State::Orphan(Refusal::new("b.toml", "it has no component", "")), true));
     see(&mut ledger, [orphan()], now);
     assert_eq!(see(&mut ledger, [orphan()], now + GONE), (0, vec!["b removed".into()]));
-    assert_eq!((ledger.guests().count(), ledger.refusals().len(), ledger.next_look()), (0, 1, None));
+    assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (0, 1, None));
 }
 
 /// What a directory holds for one name: nothing, rubbish, or a version with a manifest; odd versions do not compile.

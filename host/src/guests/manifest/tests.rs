@@ -53,6 +53,21 @@ fn every_key() {
 }
 
 #[test]
+fn an_upstream() {
+    assert_eq!(read("").unwrap().upstream, None);
+    let text = "routes = ['/u']\n[upstream]\nreplicas = ['http://10.0.0.7:8080']\nread = '2s'";
+    let manifest = read(text).unwrap();
+    assert_eq!(manifest.upstream.as_ref().unwrap().read, Duration::from_secs(2));
+    assert_eq!(manifest, read(text).unwrap());
+    assert_ne!(manifest, read(&text.replace("2s", "3s")).unwrap(), "a change is seen");
+    let problem = read("cpu_weight = 0\n[upstream]\nreplica = ['http://10.0.0.7:8080']").unwrap_err();
+    assert!(
+        problem.contains("cpu_weight") && problem.contains("line 3: there is no key `upstream.replica`"),
+        "{problem}"
+    );
+}
+
+#[test]
 fn problems_have_lines_and_ways_out() {
     let check = |text: &str, expected: &str| {
         let problem = read(text).unwrap_err();
@@ -85,5 +100,48 @@ proptest! {
     #[test]
     fn any_text(text in "\\PC{0,100}|(routes|isolation|limits|\\[|\\]|=|'|\"|\n|[a-z0-9/. ]){0,40}") {
         let _ = read(&text);
+    }
+}
+
+fn version(text: &str) -> Result<Manifest, String> {
+    let service =
+        read("routes = [\"/u\"]\nready = { path = \"/health\" }\n[limits]\nwall = \"40s\"\n[env]\nA = \"1\"").unwrap();
+    service.version(text, 1 << 30).map_err(|problems| problems.join("\n"))
+}
+
+#[test]
+fn a_version_begins_with_what_its_service_says() {
+    let manifest = version("percent = 2.5\nmatch = [\"header:x-version=2\"]\n[limits]\nmemory = \"8MiB\"").unwrap();
+    let share = manifest.share.unwrap();
+    assert_eq!((share.percent, share.rules.len(), share.rollback), (share::Percent(250), 1, None));
+    assert!(manifest.routes.is_empty());
+    assert_eq!((manifest.limits.wall.as_secs(), manifest.limits.memory), (40, 8 << 20));
+    assert_eq!((manifest.env.len(), manifest.ready.as_deref()), (1, Some("/health")));
+    assert_eq!(version("[rollback]").unwrap().share.unwrap().rollback, Some(share::Rollback::default()));
+    assert_eq!(version("percent = \"10%\"").unwrap().share.unwrap().percent, share::Percent(1_000));
+}
+
+#[test]
+fn a_version_is_not_a_service_nor_the_other_way_round() {
+    for (text, wanted) in [
+        ("routes = [\"/v2\"]", "routes: it is the service's"),
+        ("sticky = \"client\"", "sticky: it is the service's"),
+        ("percent = 101", "percent: 101 is not a percentage"),
+        ("percent = \"ten\"", "percent: `ten` is not a percentage"),
+        ("match = [\"x-version=2\"]", "match: `x-version=2`: write it like"),
+        ("match = [\"client=1\"]", "match: `client=1`: write it like"),
+        ("rollback = { p99 = 0.5 }", "rollback.p99: 0.5 is not between 1 and 100"),
+        ("percents = 1", "did you mean `percent`?"),
+    ] {
+        let problem = version(text).unwrap_err();
+        assert!(problem.contains(wanted), "{text}: {problem}");
+    }
+    for (text, wanted) in [
+        ("percent = 1", "percent: it is a version's; write it in a file such as `NAME@2.toml`"),
+        ("mirror = 1", "mirror: it is a version's"),
+        ("sticky = \"session\"", "sticky: `session` is not one of `client`"),
+    ] {
+        let problem = read(text).unwrap_err();
+        assert!(problem.contains(wanted), "{text}: {problem}");
     }
 }

@@ -1,0 +1,164 @@
+//! A version of a service as it is deployed: what is known of it whatever it is made of.
+
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use super::compile::Compiler;
+use super::digest::Digest;
+use super::guest::Guest;
+use super::load::{self, GuestSpec, Refusal};
+use crate::config::limits::Limits;
+use crate::metrics::{Counts, Window};
+use crate::request::route::Route;
+use crate::service::{Service, Services};
+use crate::upstreams::Upstream;
+
+/// A version of a service, from its files.
+pub struct Deployment {
+    /// Service name; a version beside the service itself is `service@label`.
+    pub name: Arc<str>,
+    /// Its version, in the 12 digits that tell it apart in a log.
+    pub version: Arc<str>,
+    /// What was on disk when it was deployed.
+    pub spec: GuestSpec,
+    /// What outlives it: the service of which it is a version.
+    pub service: Arc<Service>,
+    /// When it began to serve, and what had been counted of its service by then.
+    since: OnceLock<(SystemTime, Counts)>,
+    /// Why it was taken out.
+    withdrawn: OnceLock<String>,
+}
+
+/// Who answers for a deployment.
+#[derive(Clone)]
+pub enum Backend {
+    /// A component, here.
+    Guest(Arc<Guest>),
+    /// Replicas, elsewhere.
+    Upstream(Arc<Upstream>),
+}
+
+impl Deployment {
+    /// What these files are, as a version of one of `services`.
+    pub(super) fn new(spec: GuestSpec, services: &Services) -> Self {
+        let service = services.of(&spec.name);
+        Self {
+            name: Arc::clone(&service.name),
+            version: Arc::from(spec.digest.short()),
+            service,
+            since: OnceLock::new(),
+            withdrawn: OnceLock::new(),
+            spec,
+        }
+    }
+
+    /// Its version.
+    pub fn digest(&self) -> Digest {
+        self.spec.digest
+    }
+
+    /// Where it answers, besides its host.
+    pub fn routes(&self) -> &[Route] {
+        &self.spec.manifest.routes
+    }
+
+    /// What it may use.
+    pub fn limits(&self) -> &Limits {
+        &self.spec.manifest.limits
+    }
+
+    /// CPU time that its service has used so far. Requests that are never caught by a tick count on average only.
+    pub fn cpu(&self) -> Duration {
+        self.service.share.cpu()
+    }
+
+    /// When it began to serve; `None` before.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.since.get().map(|(since, _)| *since)
+    }
+
+    /// It is what its service serves from now on: with its weight, which a version on trial must not set.
+    pub(super) fn takes_over(&self) {
+        self.service.share.weigh(self.spec.manifest.cpu_weight);
+        self.since.get_or_init(|| (SystemTime::now(), self.service.figures.counts()));
+    }
+
+    /// Its own answers of the last minute: those of what it replaced are not among them.
+    pub fn window(&self) -> Window {
+        self.since.get().map(|(_, counts)| self.service.figures.window(counts)).unwrap_or_default()
+    }
+
+    /// Takes it out of its service's traffic for this reason, for as long as its files stay what they are. Says
+    /// whether it was in until now.
+    pub fn withdraw(&self, why: String) -> bool {
+        self.withdrawn.set(why).is_ok()
+    }
+
+    /// Why it was taken out, if it was.
+    pub fn withdrawn(&self) -> Option<&str> {
+        self.withdrawn.get().map(String::as_str)
+    }
+
+    /// Whether it takes its part of its service's traffic.
+    pub fn takes_part(&self) -> bool {
+        self.withdrawn.get().is_none() && !self.service.is_disabled()
+    }
+}
+
+impl Backend {
+    /// Makes of files what answers.
+    ///
+    /// # Errors
+    /// Why it cannot be served, and what to do.
+    pub async fn deploy(spec: GuestSpec, compiler: &Arc<Compiler>) -> Result<Self, Refusal> {
+        let Some(upstream) = spec.manifest.upstream.clone() else {
+            return compiler.compile(spec).await.map(Self::Guest);
+        };
+        let (file, directory) = (load::file_name(&spec.path), spec.path.with_file_name(""));
+        let deployment = Deployment::new(spec, &compiler.services);
+        let service = Arc::clone(&deployment.service);
+        let before = service.upstream();
+        let made = Upstream::new(deployment, upstream, &directory, &compiler.upstreams, before.as_deref()).await;
+        let upstream = Arc::new(
+            made.map_err(|why| Refusal::new(&file, why, "its replicas cannot be reached without that").passing())?,
+        );
+        service.is_upstream(&upstream);
+        Ok(Self::Upstream(upstream))
+    }
+
+    /// Whether it is in memory. Replicas are not here at all, and ready all the same.
+    pub fn is_loaded(&self) -> bool {
+        self.guest().is_none_or(|guest| guest.is_loaded())
+    }
+
+    /// The component, if that is who answers.
+    pub fn guest(&self) -> Option<&Arc<Guest>> {
+        if let Self::Guest(guest) = self { Some(guest) } else { None }
+    }
+
+    /// The replicas, if they are who answers.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        if let Self::Upstream(upstream) = self { Some(upstream) } else { None }
+    }
+
+    /// Whether these are one and the same.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Guest(one), Self::Guest(other)) => Arc::ptr_eq(one, other),
+            (Self::Upstream(one), Self::Upstream(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Deref for Backend {
+    type Target = Deployment;
+
+    fn deref(&self) -> &Deployment {
+        match self {
+            Self::Guest(guest) => guest,
+            Self::Upstream(upstream) => upstream,
+        }
+    }
+}

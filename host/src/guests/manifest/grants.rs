@@ -1,0 +1,269 @@
+//! Whom a service may send requests to: `calls` for services of the same host, `http` for the world.
+//!
+//! Pure. What an entry of `http` allows is an origin: a scheme, a host and a port. An address or a network allows what no
+//! name can: addresses that are not public.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::uri::Scheme;
+use ipnet::IpNet;
+
+use crate::config::key::nearest;
+
+/// What a service may send, and to whom. Nothing, unless its manifest says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Which services of the same host.
+    pub calls: Callees,
+    /// Which origins of the world.
+    pub http: Vec<Origin>,
+}
+
+/// Services that may be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Callees {
+    /// Each of them.
+    All,
+    /// These, as the manifest has them.
+    These(Vec<String>),
+}
+
+/// An entry of `http`: what may be asked, over what, at which port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    https: bool,
+    host: Host,
+    /// Any, when there is none.
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    /// Every public one.
+    Any,
+    /// This one, in lower case.
+    Name(String),
+    /// All below this one, but not itself.
+    Below(String),
+    /// These addresses, public or not.
+    Addresses(IpNet),
+}
+
+/// How an entry is written.
+const FORM: &str = "write it like \"https://api.example.com\", \"https://*.example.org\", \"http://10.0.0.7:8080\" or \"http://10.0.0.0/8\"";
+
+impl Grants {
+    /// Whether there is anything that it may send.
+    pub fn is_empty(&self) -> bool {
+        self.http.is_empty() && matches!(&self.calls, Callees::These(names) if names.is_empty())
+    }
+
+    /// Whether the service `name` may be called.
+    pub fn calls(&self, name: &str) -> bool {
+        match &self.calls {
+            Callees::All => true,
+            Callees::These(names) => names.iter().any(|allowed| is_same(allowed, name)),
+        }
+    }
+
+    /// Whether a request to this host may be sent.
+    pub fn asks(&self, scheme: &Scheme, host: &str, port: u16) -> bool {
+        self.http.iter().any(|origin| origin.is_at(scheme, port) && origin.names(host))
+    }
+
+    /// Whether this address may be connected to although it is not public.
+    pub fn reaches(&self, scheme: &Scheme, address: IpAddr, port: u16) -> bool {
+        self.http.iter().any(|origin| origin.is_at(scheme, port) && origin.holds(address))
+    }
+}
+
+impl Default for Callees {
+    fn default() -> Self {
+        Self::These(Vec::new())
+    }
+}
+
+impl Callees {
+    /// Reads `"*"`, or a list of names.
+    ///
+    /// # Errors
+    /// What is wrong with each entry.
+    pub(super) fn read(written: &toml::Value) -> Result<Self, String> {
+        let entry = |value: &toml::Value| match value {
+            toml::Value::String(name) => Ok(name.clone()),
+            other => Err(format!("calls: {other} is not the name of a service; write it like [\"users\"], or \"*\"")),
+        };
+        let names: Vec<_> = match written {
+            toml::Value::Array(entries) => entries.iter().map(entry).collect::<Result<_, _>>()?,
+            single => vec![entry(single)?],
+        };
+        if names.iter().any(|name| name == "*") {
+            return Ok(Self::All);
+        }
+        match names.iter().find(|name| !is_name(name)) {
+            Some(wrong) => Err(format!(
+                "calls: `{}` cannot be the name of a service; write it like [\"users\"], or \"*\"",
+                wrong.escape_debug()
+            )),
+            None => Ok(Self::These(names)),
+        }
+    }
+}
+
+/// Host names have no `_`, and no case.
+fn is_same(one: &str, other: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+impl Origin {
+    /// Reads an entry of `http`.
+    ///
+    /// # Errors
+    /// What is wrong, and how it is written.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| format!("http: `{}`: {why}; {FORM}", text.escape_debug());
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(wrong("it has no scheme"));
+        };
+        let https = match scheme {
+            "https" => true,
+            "http" => false,
+            other => {
+                let near = nearest(other, ["https", "http"].into_iter());
+                let hint = near.map_or(String::new(), |near| format!(", did you mean `{near}`?"));
+                return Err(wrong(&format!("the scheme is not http or https{hint}")));
+            }
+        };
+        let (authority, bits) = match rest.split_once('/') {
+            Some((authority, "")) => (authority, None),
+            Some((authority, bits)) => (authority, Some(bits)),
+            None => (rest, None),
+        };
+        let (host, port) = split_port(authority).ok_or_else(|| wrong("its port is not one"))?;
+        let host = match bits {
+            Some(bits) => {
+                let net = format!("{}/{bits}", bare(host)).parse::<IpNet>();
+                Host::Addresses(net.map_err(|_| wrong("it has a path, and is no network"))?.trunc())
+            }
+            None => Host::read(host).ok_or_else(|| wrong("its host is neither a name nor an address"))?,
+        };
+        let port = match port {
+            None => Some(if https { 443 } else { 80 }),
+            Some("*") => None,
+            Some(port) => Some(port.parse().map_err(|_| wrong("its port is not one"))?),
+        };
+        Ok(Self { https, host, port })
+    }
+
+    fn is_at(&self, scheme: &Scheme, port: u16) -> bool {
+        self.https == (*scheme == Scheme::HTTPS) && self.port.is_none_or(|only| only == port)
+    }
+
+    /// By a host as a URL has it.
+    fn names(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        match &self.host {
+            Host::Any => true,
+            Host::Name(name) => name.eq_ignore_ascii_case(host),
+            Host::Below(domain) => {
+                let cut = host.len().checked_sub(domain.len() + 1).filter(|cut| *cut > 0);
+                cut.and_then(|cut| host.split_at_checked(cut)).is_some_and(|(_, rest)| {
+                    rest.strip_prefix('.').is_some_and(|rest| rest.eq_ignore_ascii_case(domain))
+                })
+            }
+            Host::Addresses(net) => {
+                bare(host).parse::<IpAddr>().is_ok_and(|address| net.contains(&address.to_canonical()))
+            }
+        }
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        matches!(&self.host, Host::Addresses(net) if net.contains(&address.to_canonical()))
+    }
+}
+
+impl Host {
+    fn read(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Any);
+        }
+        if let Ok(address) = bare(text).parse::<IpAddr>() {
+            return Some(Self::Addresses(address.to_canonical().into()));
+        }
+        let name = |text: &str| {
+            let text = text.strip_suffix('.').unwrap_or(text);
+            let label = |label: &str| {
+                !label.is_empty()
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            };
+            text.split('.').all(label).then(|| text.to_ascii_lowercase())
+        };
+        match text.strip_prefix("*.") {
+            Some(domain) => name(domain).map(Self::Below),
+            None => name(text).map(Self::Name),
+        }
+    }
+}
+
+/// An IPv6 address without its brackets.
+pub(crate) fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// Host and port; an IPv6 address has colons of its own, between brackets.
+fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+    let end = authority.rfind(']').map_or(0, |end| end + 1);
+    let (inside, rest) = authority.split_at_checked(end)?;
+    match rest.split_once(':') {
+        None => Some((authority, None)),
+        Some((name, port)) if !port.contains(':') => Some((authority.get(..inside.len() + name.len())?, Some(port))),
+        Some(_) => None,
+    }
+}
+
+impl fmt::Display for Callees {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::These(names) => f.write_str(&names.join(", ")),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, usual) = if self.https { ("https", 443) } else { ("http", 80) };
+        let port = match self.port {
+            None => ":*".to_owned(),
+            Some(port) if port == usual => String::new(),
+            Some(port) => format!(":{port}"),
+        };
+        write!(f, "{scheme}://")?;
+        match &self.host {
+            Host::Any => write!(f, "*{port}"),
+            Host::Name(name) => write!(f, "{name}{port}"),
+            Host::Below(domain) => write!(f, "*.{domain}{port}"),
+            Host::Addresses(net) => {
+                let address = match net.addr() {
+                    IpAddr::V4(v4) => v4.to_string(),
+                    IpAddr::V6(v6) => format!("[{v6}]"),
+                };
+                let bits = if net.prefix_len() == net.max_prefix_len() {
+                    String::new()
+                } else {
+                    format!("/{}", net.prefix_len())
+                };
+                write!(f, "{address}{port}{bits}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! Where a service answers, and the policies that a route has besides.
+
+use http::Method;
+use serde::Deserialize;
+
+use super::policies::{self, Written};
+use super::{line_of, with_hint};
+use crate::admission::terms::Policies;
+use crate::request::route::{Pattern, Route};
+
+/// A route that says more than its path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detailed {
+    path: String,
+    host: Option<String>,
+    #[serde(default)]
+    methods: Vec<String>,
+    #[serde(default)]
+    strip_prefix: bool,
+    allow: Option<toml::Value>,
+    deny: Option<toml::Value>,
+    priority: Option<toml::Value>,
+    rate: Option<toml::Value>,
+    breaker: Option<toml::Table>,
+}
+
+/// Reads the list of a manifest.
+pub(super) fn read(
+    text: &str,
+    written: &[toml::Spanned<toml::Value>],
+    note: &mut impl FnMut(String),
+) -> Vec<(Route, Policies)> {
+    let mut routes: Vec<(Route, Policies)> = Vec::new();
+    for written in written {
+        let line = line_of(text, written.span().start);
+        match route(written.get_ref()) {
+            Ok((route, _)) if routes.iter().any(|(other, _)| *other == route) => {
+                note(format!("{line}route `{route}` is there twice"));
+            }
+            Ok((route, written)) => {
+                let policies = written.map(|written| policies::read(&written, &|_| line.clone(), note));
+                routes.push((route, policies.unwrap_or_default()));
+            }
+            Err(problem) => note(format!("{line}{problem}")),
+        }
+    }
+    routes
+}
+
+fn route(written: &toml::Value) -> Result<(Route, Option<Written>), String> {
+    let detailed: Detailed = match written {
+        toml::Value::String(path) => return Pattern::read(path).map(|path| (Route::of(path), None)),
+        toml::Value::Table(table) => table
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| format!("a route: {}", with_hint(error.message())))?,
+        _ => return Err("a route is a path, or a table with `path`".into()),
+    };
+    let host = detailed.host.map(|host| host.to_ascii_lowercase());
+    if let Some(host) = host.as_ref().filter(|host| !is_host(host)) {
+        return Err(format!("host `{host}`: write it like \"api.example.com\", without a port"));
+    }
+    let methods = detailed.methods.iter().map(|text| {
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
+        let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| plain);
+        method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
+    });
+    let methods = methods.collect::<Result<_, _>>()?;
+    let Detailed { path, strip_prefix, allow, deny, priority, rate, breaker, .. } = detailed;
+    let route = Route { host, path: Pattern::read(&path)?, methods, strip_prefix };
+    Ok((route, Some(Written { allow, deny, priority, rate, breaker })))
+}
+
+fn is_host(host: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !host.is_empty() && host.bytes().all(plain)
+}

@@ -1,0 +1,68 @@
+//! Where requests go: who answers for a service, what stands before it, and the versions beside it.
+
+use std::sync::Arc;
+
+use super::deployment::Backend;
+use super::load::{self, Refusal};
+use super::manifest::share::{Percent, Share};
+use crate::admission::Admission;
+use crate::request::split::{Part, Split};
+
+/// A service, and what stands before it.
+pub struct Target {
+    /// Who answers.
+    pub backend: Backend,
+    /// Who may ask. What it knows survives new versions: who is in flight, what is used of a rate.
+    pub admission: Arc<Admission>,
+    /// The versions beside it that answer a part of its requests.
+    pub split: Option<Split<Target>>,
+    /// Places for requests that it is only shown: they take none of those that clients wait for.
+    pub shadow: Option<Admission>,
+}
+
+impl Target {
+    /// The service itself: the old target, if nothing about it is new.
+    pub(super) fn service(
+        old: Option<&Arc<Self>>,
+        backend: Backend,
+        admission: Arc<Admission>,
+        beside: Vec<(Share, Arc<Self>)>,
+    ) -> Arc<Self> {
+        let before = old.and_then(|old| old.split.as_ref()).into_iter().flat_map(Split::versions);
+        let same =
+            before.map(|(_, target)| Arc::as_ptr(target)).eq(beside.iter().map(|(_, target)| Arc::as_ptr(target)));
+        match old.filter(|old| same && old.backend.is(&backend) && Arc::ptr_eq(&old.admission, &admission)) {
+            Some(old) => Arc::clone(old),
+            None => {
+                let split = Split::new(beside, backend.spec.manifest.sticky.clone());
+                Arc::new(Self { backend, admission, split, shadow: None })
+            }
+        }
+    }
+
+    /// What it gets of its service's requests.
+    pub(super) fn share(&self) -> Share {
+        self.backend.spec.manifest.share.clone().unwrap_or_default()
+    }
+}
+
+impl Part for Target {
+    fn takes_part(&self) -> bool {
+        self.backend.takes_part()
+    }
+}
+
+/// A version that wants more than others leave.
+pub(super) fn too_much(target: &Target, left: Percent) -> Refusal {
+    let wants = target.share().percent;
+    let reason = format!("it wants {wants} of the requests, and other versions leave {left}");
+    Refusal::new(&load::file_name(&target.backend.spec.path), reason, "lower `percent` in one of their manifests")
+}
+
+/// A version of what is not served.
+pub(super) fn alone(version: &Backend) -> Refusal {
+    let (service, _) = version.spec.version_of().unwrap_or_default();
+    let reason = format!("it is a version of {service}, which is not served");
+    let remedy = format!("put {service}.wasm beside it, or rename it to that");
+    Refusal::new(&load::file_name(&version.spec.path), reason, remedy)
+}

@@ -1,0 +1,101 @@
+//! What guests send. A request to `http://users.internal/` is a [`call`]: the local service answers it in this process,
+//! by the same path as a client's. Any other goes to the world, by a [`client`] of the service's own, if the manifest
+//! lists it ([`account`]).
+//!
+//! Two guards stand before the world. A manifest lists origins, and what is on no list is denied by name. And what a name
+//! resolves to must be [public](address), unless the manifest lists the address: a name on the list that points to this
+//! machine, to a neighbour or to a cloud's metadata leads nowhere. The addresses that were checked are the ones that are
+//! connected to.
+
+mod account;
+mod address;
+mod call;
+mod client;
+mod denials;
+mod dial;
+mod failure;
+mod paced;
+mod quota;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+
+use self::account::Account;
+use self::client::Client;
+use self::dial::{Resolver, system};
+use crate::capabilities::http::{Denied, Sender};
+use crate::capabilities::sandbox::{Errand, lock};
+use crate::config::limits::Limits;
+use crate::guests::manifest::grants::Grants;
+use crate::request::frame::Handler;
+use crate::service::Service;
+
+/// What a guest sends ends with the sandbox that it is in. Where that is used again, this is how long after its request's
+/// time is up: not before, or the guest would be told of a late answer instead of being late itself.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// When what is sent on this errand has to be over.
+fn end(errand: &Errand) -> Instant {
+    errand.deadline + GRACE
+}
+
+/// Everything that can be reached from here.
+pub struct Outgoing(Option<World>);
+
+struct World {
+    /// Who answers calls. Not kept alive by what it serves.
+    handler: Weak<Handler>,
+    /// What the names of services end in, with a dot before it.
+    suffix: Arc<str>,
+    resolver: Resolver,
+    /// Made, with the system's authorities, when the first manifest lists an origin.
+    tls: OnceLock<Option<ClientConfig>>,
+    /// The last account of each service: its next version goes on with it if it may send the same.
+    accounts: Mutex<HashMap<Arc<str>, Weak<Account>>>,
+}
+
+impl Outgoing {
+    /// For guests that are only looked at: whatever they send is denied.
+    pub fn nowhere() -> Self {
+        Self(None)
+    }
+
+    /// The services that `handler` serves, below the domain `suffix`, and the world.
+    pub fn new(handler: &Arc<Handler>, suffix: &str) -> Self {
+        Self(Some(World {
+            handler: Arc::downgrade(handler),
+            suffix: format!(".{suffix}").into(),
+            resolver: system(),
+            tls: OnceLock::new(),
+            accounts: Mutex::default(),
+        }))
+    }
+
+    /// What sends for the guests of `service`: this, within these limits.
+    pub fn sender(&self, service: &Arc<Service>, grants: &Grants, limits: &Limits) -> Arc<dyn Sender> {
+        let Some(world) = &self.0 else { return Arc::new(Denied) };
+        let mut accounts = lock(&world.accounts);
+        let known = accounts.get(&service.name).and_then(Weak::upgrade);
+        // The pool, and what is under way, outlive a version. Not those of other grants: a connection to what
+        // was allowed before would be found in it.
+        if let Some(account) = known.filter(|account| account.suits(grants, limits)) {
+            return account;
+        }
+        let tls = if grants.http.is_empty() { None } else { world.tls() };
+        let client = tls.map(|tls| Client::new(grants, limits, Arc::clone(&world.resolver), tls));
+        let (handler, suffix) = (Weak::clone(&world.handler), Arc::clone(&world.suffix));
+        let account = Arc::new(Account::new(service, grants, limits, handler, suffix, client));
+        accounts.retain(|_, account| account.strong_count() > 0);
+        accounts.insert(Arc::clone(&service.name), Arc::downgrade(&account));
+        account
+    }
+}
+
+impl World {
+    fn tls(&self) -> Option<ClientConfig> {
+        self.tls.get_or_init(|| client::tls(client::system_roots())).clone()
+    }
+}

@@ -1,0 +1,43 @@
+use super::*;
+use crate::turns::Turns;
+
+fn account(suffix: &str) -> Account {
+    let service = Arc::new(Service::new("me", Turns::new(1).share()));
+    let limits = crate::config::resolve(&[]).unwrap().config.limits;
+    Account::new(&service, &Grants::default(), &limits, Weak::new(), Arc::from(format!(".{suffix}")), None)
+}
+
+#[test]
+fn one_label_before_the_suffix_is_a_service() {
+    let internal = account("internal");
+    for (host, name) in [
+        ("users.internal", Some("users")),
+        ("Users.INTERNAL", Some("Users")),
+        ("users.internal.", Some("users")),
+        ("my-users.internal", Some("my-users")),
+        ("a.users.internal", None),
+        ("internal", None),
+        (".internal", None),
+        ("users.internal.example.com", None),
+        ("usersinternal", None),
+        ("users", None),
+    ] {
+        assert_eq!(internal.callee(host), name, "{host}");
+    }
+    assert_eq!(account("svc.cluster.local").callee("users.svc.cluster.local"), Some("users"));
+}
+
+#[test]
+fn where_a_request_goes() {
+    let of = |url: &str| {
+        let uri: Uri = url.parse().unwrap();
+        Destination::of(&uri).map(|at| at.origin(at.host))
+    };
+    assert_eq!(of("https://API.example.com/x").unwrap(), "https://api.example.com");
+    assert_eq!(of("http://api.example.com:80/").unwrap(), "http://api.example.com");
+    assert_eq!(of("http://[fd00::1]:81/").unwrap(), "http://[fd00::1]:81");
+    for wrong in ["https://user@api.example.com/", "http://a.test:99999/", "http://a.test:/"] {
+        assert_eq!(of(wrong), None, "{wrong}");
+    }
+    assert_eq!(of("/only/a/path"), None);
+}

@@ -1,0 +1,86 @@
+//! A call between services: the callee answers as it would a client, with a permit, limits, a record and a trace of its
+//! own, and no socket is between them.
+//!
+//! Guest code of a callee never runs in the task that polls its caller: wasmtime cannot drive a Store inside of another's
+//! event loop, and the caller must not pay for CPU time that is not its own. A 0.2 guest's request has a task of its own
+//! already, a 0.3 guest's gets one here. Either is aborted when the caller drops the request, and the callee ends with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::{Request, Response};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full};
+use tokio::sync::mpsc;
+use wasmtime_wasi::runtime::spawn;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use super::account::Account;
+use super::end;
+use super::paced::{Paced, Piped, within};
+use crate::capabilities::http::{Sending, sent};
+use crate::capabilities::sandbox::{Errand, Sandbox};
+use crate::request::frame::{Call, Handler, Hop};
+use crate::request::respond::Body;
+
+/// Frames of an answer that wait for the caller, besides the one that the callee has just made.
+const FRAMES: usize = 1;
+
+/// Sends a request to the service whose host is `host`.
+pub(super) fn send(
+    account: Arc<Account>,
+    host: String,
+    (sandbox, errand): (Arc<Sandbox>, Errand),
+    request: Request<WasiBody>,
+    options: RequestOptions,
+) -> Sending {
+    let callers = tokio::task::try_id();
+    Box::new(async move {
+        let Some(handler) = account.handler.upgrade() else { return Err(Error::DestinationUnavailable) };
+        account.service.figures.calls.fetch_add(1, Relaxed);
+        let end = end(&errand);
+        let answering = answer(handler, account, host, errand, request);
+        let answering =
+            async { if tokio::task::try_id() == callers { spawn(answering).await } else { answering.await } };
+        let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
+        sent(answered.map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()))
+    })
+}
+
+async fn answer(
+    handler: Arc<Handler>,
+    account: Arc<Account>,
+    host: String,
+    errand: Errand,
+    mut request: Request<WasiBody>,
+) -> Result<Response<WasiBody>, Error> {
+    let Errand { request_id, deadline, depth, onward } = errand;
+    if let Some(onward) = onward {
+        onward.put(request.headers_mut());
+    }
+    let call = Call { host: &host, request_id, deadline, depth: depth + 1 };
+    let response = handler.answer(Hop { peer: &account.peer, call: Some(&call) }, request).await;
+    let (head, body) = response.into_parts();
+    Ok(Response::from_parts(head, deliver(body).await?))
+}
+
+/// An answer that is all here is handed over, and the callee is done with. Another is made as the caller takes it.
+async fn deliver(body: Body) -> Result<WasiBody, Error> {
+    if body.size_hint().exact().is_some() {
+        let whole = body.collect().await.map_err(|_| Error::HttpResponseIncomplete)?;
+        return Ok(Full::new(whole.to_bytes()).map_err(|never| match never {}).boxed_unsync());
+    }
+    let (frames, taken) = mpsc::channel(FRAMES);
+    let making = spawn(async move {
+        let mut body = body;
+        while let Some(frame) = body.frame().await {
+            // Cut short for a client, it is cut short for a caller: that it is not whole can be seen.
+            if frames.send(frame.map_err(|_| Error::HttpResponseIncomplete)).await.is_err() {
+                return;
+            }
+        }
+        // Counted and let go before the caller sees its end.
+        drop(body);
+    });
+    Ok(Piped::new(taken, making).boxed_unsync())
+}

@@ -1,0 +1,198 @@
+//! The client of one service: its own connections, which no other service can see or use up.
+
+use std::error::Error as StdError;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::uri::Uri;
+use http::{Request, Response, Version, header};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime_wasi_http::{RequestOptions, WasiBody};
+
+use super::dial::{Dial, Line, Resolver};
+use super::end;
+use super::failure::Failure;
+use super::quota::Quota;
+use crate::capabilities::sandbox::{Errand, lock};
+use crate::config::limits::Limits;
+use crate::guests::manifest::grants::Grants;
+use crate::request::headers;
+use crate::service::Service;
+
+/// To resolve a name, connect and shake hands, when the guest gives it longer or no time at all.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection that nobody uses stays.
+const IDLE: Duration = Duration::from_secs(30);
+/// Connections to one host that stay.
+const IDLE_PER_HOST: usize = 8;
+/// Connections for each request that may be under way: those that idle need room beside those that work.
+const CONNECTIONS: usize = 2;
+/// How often an HTTP/2 connection is asked whether it lives, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(20);
+/// Bytes of the head of an answer.
+const HEAD_BYTES: usize = 64 << 10;
+/// Header fields of an answer.
+const HEADERS: usize = 100;
+
+/// Sends requests to the world for one service.
+pub(super) struct Client {
+    pool: legacy::Client<Connector, WasiBody>,
+    places: Arc<Semaphore>,
+    quota: Mutex<Quota>,
+}
+
+/// Makes connections, with TLS where the scheme says so, within [`CONNECT`].
+#[derive(Clone)]
+struct Connector(HttpsConnector<Dial>);
+
+/// An answer of the world, and the place that it takes.
+pub(super) type Asked = (Response<Incoming>, OwnedSemaphorePermit);
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// How a request goes, counted when that is known, or when nobody waits for it any more.
+struct Outcome<'a>(&'a Service, &'static str);
+
+impl Client {
+    /// One for what `grants` allows, within `limits`.
+    pub(super) fn new(grants: &Grants, limits: &Limits, resolver: Resolver, tls: ClientConfig) -> Self {
+        let dial = Dial::new(resolver, grants, limits.outgoing * CONNECTIONS);
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let pool = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .http1_max_headers(HEADERS)
+            .http1_max_buf_size(HEAD_BYTES)
+            .http2_max_header_list_size(HEAD_BYTES as u32)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING)
+            .build(Connector(https.enable_http1().enable_http2().wrap_connector(dial)));
+        let quota = Mutex::new(Quota::new(limits.outgoing_rate));
+        Self { pool, places: Arc::new(Semaphore::new(limits.outgoing)), quota }
+    }
+
+    /// Sends a request that may be sent, and waits for the head of its answer. The place that it takes is to be held to
+    /// the end of the answer's body.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(super) async fn send(
+        &self,
+        service: &Service,
+        errand: &Errand,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Asked, Failure> {
+        let mut outcome = Outcome(service, "cancelled");
+        // A guest that is used again may keep what it sent for an earlier request.
+        let answering = self.answer(errand, request, options);
+        let answered = tokio::time::timeout_at(end(errand).into(), answering).await;
+        let answered = answered.unwrap_or(Err(Failure::AnswerTimeout));
+        outcome.1 = match &answered {
+            Ok((response, _)) => match response.status().as_u16() {
+                100..200 => "1xx",
+                200..300 => "2xx",
+                300..400 => "3xx",
+                400..500 => "4xx",
+                _ => "5xx",
+            },
+            Err(failure) => failure.outcome(),
+        };
+        let (mut response, place) = answered?;
+        headers::strip_hop_by_hop(response.headers_mut());
+        Ok((response, place))
+    }
+
+    async fn answer(
+        &self,
+        errand: &Errand,
+        mut request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Asked, Failure> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Failure::Requests)?;
+        if !lock(&self.quota).take(Instant::now()) {
+            return Err(Failure::Rate);
+        }
+        // The connection says what is spoken on it, and so what becomes of the host.
+        *request.version_mut() = Version::HTTP_11;
+        request.headers_mut().remove(header::HOST);
+        headers::strip_hop_by_hop(request.headers_mut());
+        if let Some(onward) = &errand.onward {
+            onward.put(request.headers_mut());
+        }
+        let mut connection = capture_connection(&mut request);
+        let mut asked = std::pin::pin!(self.pool.request(request));
+        let limit = options.connect_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
+        let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
+        let answered = tokio::select! {
+            biased;
+            answered = asked.as_mut() => answered,
+            connected = connected => match options.first_byte_timeout {
+                _ if !connected => return Err(Failure::ConnectTimeout),
+                Some(limit) => tokio::time::timeout(limit, asked).await.map_err(|_| Failure::AnswerTimeout)?,
+                None => asked.await,
+            },
+        };
+        answered.map(|response| (response, place)).map_err(|error| Failure::of_client(&error))
+    }
+}
+
+impl Drop for Outcome<'_> {
+    fn drop(&mut self) {
+        self.0.figures.outgoing.count(self.1);
+    }
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<Line>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<MaybeHttpsStream<Line>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let connecting = self.0.call(target);
+        Box::pin(async move {
+            let late = |_| Err(Failure::ConnectTimeout.into());
+            tokio::time::timeout(CONNECT, connecting).await.unwrap_or_else(late)
+        })
+    }
+}
+
+/// TLS that trusts these authorities; none if TLS cannot be had at all, which is said.
+pub(super) fn tls(roots: RootCertStore) -> Option<ClientConfig> {
+    // Named, because the process may come to hold another provider, and rustls would not know which to take.
+    let ring = rustls::crypto::ring::default_provider();
+    let config = ClientConfig::builder_with_provider(ring.into()).with_safe_default_protocol_versions();
+    let config =
+        config.inspect_err(|error| tracing::error!("guests can send nothing: TLS cannot be had: {error}")).ok()?;
+    Some(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The authorities that the system trusts.
+pub(super) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let (taken, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if taken == 0 {
+        tracing::warn!(
+            "https requests of guests will fail: this system has no certificates to trust; install them, or name a file \
+             of them in the variable SSL_CERT_FILE"
+        );
+    }
+    roots
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use wasmtime_wasi_http::Error;
+
+use super::*;
+use crate::config;
+use crate::guests::manifest::Manifest;
+use crate::turns::Turns;
+
+/// A server with a certificate, and the authority that signed it.
+struct Secure {
+    port: u16,
+    roots: RootCertStore,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Secure {
+    async fn start() -> Self {
+        let signed = rcgen::generate_simple_self_signed(["api.test".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(signed.cert.der().clone()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
+        let ring = rustls::crypto::ring::default_provider();
+        let mut tls = rustls::ServerConfig::builder_with_provider(ring.into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Relaxed);
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(async |request: Request<hyper::body::Incoming>| {
+                        let said = format!("{:?} {} {:?}", request.version(), request.uri(), request.headers());
+                        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(said))))
+                    });
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { port, roots, connections }
+    }
+}
+
+fn service() -> Service {
+    Service::new("me", Turns::new(1).share())
+}
+
+fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
+    let defaults = config::resolve(&[]).unwrap().config.limits;
+    let text = format!("http = {http}\n[limits]\n{limits}");
+    let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
+    let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
+    Client::new(&manifest.grants, &manifest.limits, resolver, tls(roots).unwrap())
+}
+
+fn errand() -> Errand {
+    Errand::new(Arc::from("1"), Instant::now() + Duration::from_secs(60))
+}
+
+async fn ask(client: &Client, service: &Service, url: String, options: RequestOptions) -> Result<String, Failure> {
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::get(url).header("host", "forged.test").header("proxy-connection", "x").body(body).unwrap();
+    let (response, _place) = client.send(service, &errand(), request, options).await?;
+    Ok(String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+/// HTTP/2 where the server speaks it, one connection for many requests, and the host of the URL.
+#[tokio::test]
+async fn https_by_a_trusted_authority() {
+    let server = Secure::start().await;
+    let list = format!("['https://api.test:{0}', 'https://127.0.0.1:{0}']", server.port);
+    let (client, service) = (client(&list, "", server.roots.clone()), service());
+    for _ in 0..3 {
+        let said =
+            ask(&client, &service, format!("https://api.test:{}/a?b", server.port), RequestOptions::default()).await;
+        let said = said.unwrap();
+        assert!(said.starts_with(&format!("HTTP/2.0 https://api.test:{}/a?b", server.port)), "{said}");
+        assert!(!said.contains("forged") && !said.contains("proxy-connection"), "{said}");
+    }
+    assert_eq!(server.connections.load(Relaxed), 1);
+    assert_eq!(service.figures.outgoing.read(), [("2xx", 3)]);
+}
+
+#[tokio::test]
+async fn a_stranger_certificate_is_not_accepted() {
+    let server = Secure::start().await;
+    let list = format!("['https://api.test:{0}', 'https://other.test:{0}', 'https://127.0.0.1:{0}']", server.port);
+    let service = service();
+    let stranger = client(&list, "", RootCertStore::empty());
+    let failed =
+        ask(&stranger, &service, format!("https://api.test:{}/", server.port), RequestOptions::default()).await;
+    assert!(matches!(failed, Err(Failure::Certificate(_))), "{failed:?}");
+    let another_name = client(&list, "", server.roots.clone());
+    let url = format!("https://other.test:{}/", server.port);
+    let failed = ask(&another_name, &service, url, RequestOptions::default()).await;
+    assert!(matches!(failed, Err(Failure::Certificate(_))), "{failed:?}");
+    assert_eq!(service.figures.outgoing.read(), [("tls", 2)]);
+}
+
+/// A server that accepts and says nothing.
+async fn mute() -> (u16, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (listener.local_addr().unwrap().port(), listener)
+}
+
+#[tokio::test]
+async fn a_silent_server_is_waited_for_as_long_as_the_guest_says() {
+    let (port, _listener) = mute().await;
+    let list = format!(
+        "['http://a.test:{port}', 'https://a.test:{port}', 'http://127.0.0.1:{port}', 'https://127.0.0.1:{port}']"
+    );
+    let (client, service) = (client(&list, "", RootCertStore::empty()), service());
+    let soon = Some(Duration::from_millis(50));
+    let options = RequestOptions { first_byte_timeout: soon, ..RequestOptions::default() };
+    let failed = ask(&client, &service, format!("http://a.test:{port}/"), options).await;
+    assert!(matches!(failed, Err(Failure::AnswerTimeout)), "{failed:?}");
+    // A handshake that does not come to an end is no connection yet.
+    let options = RequestOptions { connect_timeout: soon, ..RequestOptions::default() };
+    let failed = ask(&client, &service, format!("https://a.test:{port}/"), options).await;
+    assert!(matches!(failed, Err(Failure::ConnectTimeout)), "{failed:?}");
+    assert_eq!(service.figures.outgoing.read(), [("timeout", 2)]);
+}
+
+#[tokio::test]
+async fn quotas_hold_and_a_place_is_held_to_the_end() {
+    let (port, _listener) = mute().await;
+    let list = format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']");
+    let (client, service) = (client(&list, "outgoing = 1\noutgoing_rate = 2", RootCertStore::empty()), service());
+    let url = format!("http://a.test:{port}/");
+    let options = RequestOptions::default();
+    {
+        let mut first = std::pin::pin!(ask(&client, &service, url.clone(), options));
+        let polled = tokio::time::timeout(Duration::from_millis(20), first.as_mut()).await;
+        assert!(polled.is_err(), "the server says nothing");
+        let second = ask(&client, &service, url.clone(), options).await;
+        assert!(matches!(second, Err(Failure::Requests)), "{second:?}");
+    }
+    // The first was given up, and its place is free; but two were sent in this second.
+    let soon = RequestOptions { first_byte_timeout: Some(Duration::from_millis(1)), ..options };
+    assert!(matches!(ask(&client, &service, url.clone(), soon).await, Err(Failure::AnswerTimeout)));
+    assert!(matches!(ask(&client, &service, url, soon).await, Err(Failure::Rate)));
+    let counted = [("cancelled", 1), ("limit", 1), ("rate-limit", 1), ("timeout", 1)];
+    assert_eq!(service.figures.outgoing.read(), counted);
+}
+
+/// Each cause has its own code.
+#[tokio::test]
+async fn causes_are_told_apart() {
+    let service = service();
+    let answer = async |bytes: &'static [u8]| {
+        let (port, listener) = mute().await;
+        tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(bytes).await;
+        });
+        let client = client(&format!("['http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+        Error::from(
+            ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await.unwrap_err(),
+        )
+    };
+    assert!(matches!(answer(b"").await, Error::ConnectionTerminated));
+    assert!(matches!(answer(b"HELO example\r\n\r\n").await, Error::HttpProtocolError));
+    let long: &'static [u8] = Vec::leak([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'x'; 100_000]].concat());
+    assert!(matches!(answer(long).await, Error::HttpResponseHeaderSectionSize(None)));
+    let (port, listener) = mute().await;
+    drop(listener);
+    let client = client(&format!("['http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+    let failed = ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await;
+    assert!(matches!(failed, Err(Failure::Refused)), "{failed:?}");
+}

@@ -1,0 +1,156 @@
+//! Bodies of answers on their way to a guest.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
+use wasmtime_wasi_http::Error;
+
+/// A body that another task makes, which ends with it.
+pub(super) struct Piped {
+    frames: mpsc::Receiver<Result<Frame<Bytes>, Error>>,
+    _making: AbortOnDropJoinHandle<()>,
+}
+
+/// A body that may be silent only for so long, and comes until a deadline, and holds something until it is over.
+pub(super) struct Paced<B, H> {
+    body: B,
+    silence: Option<Duration>,
+    deadline: Instant,
+    /// Runs while the body is waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+    _held: H,
+}
+
+/// `future`, or this error when it takes longer than `limit`.
+///
+/// # Errors
+/// That one.
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    late: Error,
+    future: impl Future<Output = T>,
+) -> Result<T, Error> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.map_err(|_| late),
+        None => Ok(future.await),
+    }
+}
+
+impl Piped {
+    /// What `making` puts into the other end of `frames`.
+    pub(super) fn new(frames: mpsc::Receiver<Result<Frame<Bytes>, Error>>, making: AbortOnDropJoinHandle<()>) -> Self {
+        Self { frames, _making: making }
+    }
+}
+
+impl<B, H> Paced<B, H> {
+    /// `body`, which fails when nothing of it comes for `silence`, and when there is none at `deadline`.
+    pub(super) fn new(body: B, silence: Option<Duration>, deadline: Instant, held: H) -> Self {
+        Self { body, silence, deadline, timer: None, _held: held }
+    }
+}
+
+impl Body for Piped {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.frames.poll_recv(cx)
+    }
+}
+
+impl<B, H> Body for Paced<B, H>
+where
+    B: Body<Data = Bytes, Error: Into<Error>> + Unpin,
+    H: Unpin,
+{
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            if this.silence.is_some() {
+                this.timer = None;
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let until = || {
+            this.silence
+                .map_or(this.deadline, |silence| this.deadline.min(tokio::time::Instant::now().into_std() + silence))
+        };
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until().into())));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_has_an_end_and_speech_has_none() {
+        let (frames, taken) = mpsc::channel(1);
+        let making = wasmtime_wasi::runtime::spawn(async move {
+            for _ in 0..5 {
+                tokio::time::sleep(SECOND * 9 / 10).await;
+                frames.send(Ok(Frame::data(Bytes::from_static(b"x")))).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        });
+        let far = tokio::time::Instant::now().into_std() + SECOND * 60;
+        let mut body = Paced::new(Piped::new(taken, making), Some(SECOND), far, ());
+        for _ in 0..5 {
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+        assert!(matches!(body.frame().await, Some(Err(Error::ConnectionReadTimeout))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_of_it_has_an_end() {
+        let (frames, taken) = mpsc::channel(1);
+        let making = wasmtime_wasi::runtime::spawn(async move {
+            while frames.send(Ok(Frame::data(Bytes::from_static(b"x")))).await.is_ok() {
+                tokio::time::sleep(SECOND / 2).await;
+            }
+        });
+        let end = tokio::time::Instant::now().into_std() + SECOND * 3;
+        let mut body = Paced::new(Piped::new(taken, making), None, end, ());
+        let mut frames = 0;
+        while body.frame().await.unwrap().is_ok() {
+            frames += 1;
+        }
+        assert_eq!(frames, 6);
+    }
+
+    #[tokio::test]
+    async fn who_makes_it_ends_with_it() {
+        let (frames, taken) = mpsc::channel(1);
+        let watched = frames.clone();
+        let making = wasmtime_wasi::runtime::spawn(async move {
+            let _kept = frames;
+            std::future::pending::<()>().await;
+        });
+        drop(Piped::new(taken, making));
+        watched.closed().await;
+    }
+}

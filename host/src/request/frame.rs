@@ -1,0 +1,90 @@
+//! The frame around a request, whether a connection brought it or a guest sent it: an id, a clock, a trace, and an `Err`
+//! made into a response once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::HeaderValue;
+use http::{HeaderMap, Request, Response};
+
+use super::body::RequestBody;
+use super::handle::handle;
+use super::headers::{Peer, REQUEST_ID};
+use super::record::Record;
+use super::respond::{self, Body};
+use crate::admission::Asked;
+use crate::guests::snapshot::Current;
+use crate::ids::Ids;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::service::Service;
+use crate::traces::Tracer;
+
+/// What a request needs, wherever it comes from.
+pub struct Handler {
+    /// What is served.
+    pub current: Current,
+    /// Peers that are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Where ids come from.
+    pub ids: Ids,
+    /// Where requests are counted that no service owns.
+    pub nobody: Arc<Service>,
+    /// What is counted of the host.
+    pub metrics: Arc<Metrics>,
+    /// Who follows them through many hosts.
+    pub tracer: Tracer,
+    /// Who wants to know of requests.
+    pub logs: Arc<Logs>,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+pub struct Hop<'a> {
+    /// Who sent it.
+    pub peer: &'a Peer,
+    /// The call that it is, when a guest of this host sent it.
+    pub call: Option<&'a Call<'a>>,
+}
+
+/// A guest's request to another service of its host, and what it takes along.
+pub struct Call<'a> {
+    /// The host whose routes it goes by.
+    pub host: &'a str,
+    /// The id of the request that the caller is at work on.
+    pub request_id: Arc<str>,
+    /// When the caller's own time is up.
+    pub deadline: Instant,
+    /// How many calls there were before it, and itself.
+    pub depth: usize,
+}
+
+impl Handler {
+    /// A request as the policies of a service see it, by one of its routes.
+    pub fn asked<'a>(&'a self, peer: &Peer, headers: &'a HeaderMap, route: usize) -> Asked<'a> {
+        let proxies = peer.is_trusted().then_some(&*self.trusted_proxies);
+        Asked { peer: peer.address(), proxies, headers, route }
+    }
+
+    /// Answers one request: the only place where a failure becomes a response.
+    pub async fn answer<B: RequestBody>(&self, hop: Hop<'_>, mut request: Request<B>) -> Response<Body> {
+        let id = match hop.call {
+            Some(call) => Arc::clone(&call.request_id),
+            None => hop.peer.request_id(request.headers()).map_or_else(|| self.ids.request(), Arc::from),
+        };
+        // The id is made of hexadecimal digits, or was a header already.
+        let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
+        request.headers_mut().insert(REQUEST_ID, id_header.clone());
+        let mut record = Record::new(Arc::clone(&id), self.tracer.begin(request.headers_mut()));
+        let mut response = match handle(self, hop, request, &mut record).await {
+            Ok(response) => response,
+            Err(error) => {
+                record.failed(&error, &self.nobody, hop.peer.address());
+                respond::problem(&error, &id)
+            }
+        };
+        record.answered(response.status());
+        response.headers_mut().insert(REQUEST_ID, id_header);
+        response.map(|body| body.with(record))
+    }
+}

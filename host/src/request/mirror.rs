@@ -1,0 +1,150 @@
+//! Shadow traffic: a version that is shown a request which another answers. It never costs the client anything: the copy
+//! runs only if there is a place at once, is cut off when it does not keep up, and what it answers is thrown away.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Request;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use wasmtime_wasi_http::Error;
+
+use super::body::RequestBody;
+use super::handle::run;
+use super::record::Record;
+use super::respond;
+use crate::capabilities::sandbox::Errand;
+use crate::guests::target::Target;
+use crate::traces::{Trace, Tracer};
+
+/// Frames of a body that the copy may be behind. hyper reads at most 512 KiB into one, and usually 8.
+const BEHIND: usize = 64;
+
+/// A body of either.
+pub type AnyBody = UnsyncBoxBody<Bytes, Error>;
+
+/// The client's body on its way to who answers.
+struct Original<B> {
+    inner: B,
+    copy: Option<Sender<Part>>,
+}
+
+/// What who is shown gets of it.
+struct Copy {
+    parts: Receiver<Part>,
+    ended: bool,
+    hint: SizeHint,
+}
+
+enum Part {
+    Frame(Frame<Bytes>),
+    End,
+}
+
+/// The request, and a copy of it that gets its body as the original is read.
+pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Request<AnyBody>) {
+    let (head, inner) = request.into_parts();
+    let hint = inner.size_hint();
+    let (sender, parts) = channel(BEHIND);
+    if inner.is_end_stream() {
+        let _ = sender.try_send(Part::End);
+    }
+    let copy = Copy { parts, ended: false, hint };
+    let original = Original { inner, copy: Some(sender) };
+    (Request::from_parts(head.clone(), original.boxed_unsync()), Request::from_parts(head, copy.boxed_unsync()))
+}
+
+/// Shows `request` to a version, and counts what it makes of it as its own.
+pub async fn show(
+    tracer: Tracer,
+    target: Arc<Target>,
+    route: Arc<str>,
+    request: Request<AnyBody>,
+    client: IpAddr,
+    errand: Errand,
+) {
+    let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
+    record.found(&target.backend, &route);
+    let places = target.shadow.as_ref().unwrap_or(&target.admission);
+    let response = match places.admit_at_once(record.start()) {
+        Ok(permit) => run(&tracer, &target, permit, request, client, errand, &mut record).await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    let response = match response {
+        Ok(response) => response,
+        Err(error) => {
+            record.counted(&error);
+            respond::problem(&error, record.request_id())
+        }
+    };
+    record.answered(response.status());
+    let mut body = response.into_body().with(record);
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+impl<B: RequestBody> Body for Original<B> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let part = match &frame {
+            Some(Ok(frame)) => Some(Part::Frame(copied(frame))),
+            // The copy breaks off, too.
+            Some(Err(_)) => None,
+            None => Some(Part::End),
+        };
+        let kept = part.is_some_and(|part| self.copy.as_ref().is_some_and(|copy| copy.try_send(part).is_ok()));
+        if kept && self.inner.is_end_stream() {
+            // Nobody needs to ask again, and then nobody would tell the copy.
+            let _ = self.copy.as_ref().map(|copy| copy.try_send(Part::End));
+        }
+        if !kept {
+            self.copy = None;
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn copied(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match (frame.data_ref(), frame.trailers_ref()) {
+        (Some(data), _) => Frame::data(data.clone()),
+        (_, trailers) => Frame::trailers(trailers.cloned().unwrap_or_default()),
+    }
+}
+
+impl Body for Copy {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(self.parts.poll_recv(cx)) {
+            Some(Part::Frame(frame)) => Some(Ok(frame)),
+            Some(Part::End) => {
+                self.ended = true;
+                None
+            }
+            None => Some(Err(Error::HttpProtocolError)),
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.hint
+    }
+}

@@ -1,0 +1,92 @@
+//! A place in a request whose value tells clients apart: a header, a cookie, the client's address.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName};
+
+use crate::ids::hash_of;
+
+/// Where a value stands in a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The first value of this header.
+    Header(HeaderName),
+    /// The cookie of this name.
+    Cookie(String),
+    /// The client's address.
+    Client,
+}
+
+impl Place {
+    /// Reads `client`, `header:NAME` or `cookie:NAME`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not one of `client`, `header:NAME`, `cookie:NAME`");
+        match text.split_once(':') {
+            None if text == "client" => Ok(Self::Client),
+            Some(("header", name)) => name.parse().map(Self::Header).map_err(|_| wrong()),
+            Some(("cookie", name)) if is_cookie(name) => Ok(Self::Cookie(name.to_owned())),
+            _ => Err(wrong()),
+        }
+    }
+
+    /// What stands there, if it is in the headers at all.
+    pub fn value<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
+        match self {
+            Self::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
+            Self::Cookie(name) => {
+                let lines = headers.get_all(header::COOKIE).into_iter().map(http::HeaderValue::as_bytes);
+                let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+                pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+            }
+            Self::Client => None,
+        }
+    }
+
+    /// A number for what stands there, the same on every host.
+    pub fn key(&self, client: IpAddr, headers: &HeaderMap) -> Option<u64> {
+        match self {
+            Self::Client => Some(match client.to_canonical() {
+                IpAddr::V4(address) => hash_of(&address.octets()),
+                IpAddr::V6(address) => hash_of(&address.octets()),
+            }),
+            place => place.value(headers).map(hash_of),
+        }
+    }
+}
+
+/// What RFC 6265 allows in the name of a cookie.
+fn is_cookie(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    !name.is_empty() && name.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn keys_of_requests() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("a=1; xsid=3; sid"));
+        headers.append(header::COOKIE, HeaderValue::from_static("b=2;sid=4=4 ; sid=5"));
+        headers.append("x-user", HeaderValue::from_static("ann"));
+        headers.append("x-user", HeaderValue::from_static("bob"));
+        let client: IpAddr = "10.1.2.3".parse().unwrap();
+        let key = |text: &str| Place::read(text).unwrap().key(client, &headers);
+        assert_eq!(key("client"), Some(hash_of(&[10, 1, 2, 3])));
+        assert_eq!(Place::Client.key("::ffff:10.1.2.3".parse().unwrap(), &headers), key("client"));
+        assert_ne!(Place::Client.key("::1".parse().unwrap(), &headers), key("client"));
+        assert_eq!(key("header:X-User"), Some(hash_of(b"ann")));
+        assert_eq!(key("header:x-other"), None);
+        assert_eq!(key("cookie:sid"), Some(hash_of(b"4=4")));
+        assert_eq!(key("cookie:id"), None);
+        for wrong in ["", "clients", "header:", "header:a b", "cookie:a=b", "cookie:", "x-user"] {
+            assert!(Place::read(wrong).unwrap_err().contains("is not one of `client`"), "{wrong}");
+        }
+    }
+}

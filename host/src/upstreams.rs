@@ -1,0 +1,306 @@
+//! Replicas elsewhere that answer for a service: other hosts of Lodge, or the containers that are still there.
+//!
+//! [`spec`] is what a manifest's `[upstream]` says; [`discover`] finds out where the replicas are. [`replicas`] knows how
+//! each of them does ([`health`]) and which gets a request ([`balance`]); [`transport`] sends it there; [`send`] tries
+//! again where that is safe ([`retry`]) and there is room for it ([`budget`]); `check` asks replicas how they are.
+//!
+//! An upstream is published like a guest, under the same routes and with the same limits, so that a service can move over
+//! from one to the other by its files. What is known of a replica survives new manifests and new addresses of others.
+
+pub mod balance;
+pub mod budget;
+mod check;
+pub mod discover;
+pub mod health;
+#[cfg(test)]
+mod lockstep;
+pub mod replicas;
+pub mod retry;
+pub mod send;
+pub mod source;
+pub mod spec;
+pub mod transport;
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustls::ClientConfig;
+use serde::Serialize;
+use tokio::task::AbortHandle;
+
+use self::budget::Budget;
+use self::discover::{Discovery, Endpoint, Names, Pace};
+use self::health::Change;
+use self::replicas::{News, Replicas};
+use self::send::AnyBody;
+use self::spec::Spec;
+use self::transport::{Pool, Settings, Target};
+use crate::guests::deployment::Deployment;
+use crate::ids::mix;
+use crate::logs::CHANGE;
+use crate::metrics::Tally;
+
+/// How long a new upstream waits for the addresses of its replicas before it is published without some of them.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
+/// The longest that a request waits for a connection to a replica while all are in use. Others may have one.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// Replicas elsewhere, as one backend.
+pub struct Upstream {
+    deployment: Deployment,
+    inner: Arc<Inner>,
+    tasks: [AbortHandle; 2],
+}
+
+/// What the tasks of an upstream share with it.
+struct Inner {
+    service: Arc<str>,
+    spec: Arc<Spec>,
+    settings: Settings,
+    members: ArcSwap<Members>,
+    /// What was asked and retried. Survives new manifests.
+    budget: Arc<Budget>,
+    counts: Arc<Counts>,
+    /// Of a generator of numbers that need not be a secret.
+    random: AtomicU64,
+}
+
+/// The replicas of a moment, and the connections to each, in the same order.
+struct Members {
+    replicas: Replicas,
+    pools: Vec<Arc<Pool<AnyBody>>>,
+}
+
+/// What was counted of an upstream. Survives new manifests.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Tries that were answered, and not to say that the replica is failing.
+    pub answered: AtomicU64,
+    /// The other tries, by what became of them.
+    pub failed: Tally,
+    /// Tries after the first of their request.
+    pub retries: AtomicU64,
+    /// Retries that there was no room for in the budget.
+    pub unaffordable: AtomicU64,
+    /// Times that a replica was ejected.
+    pub ejections: AtomicU64,
+}
+
+/// What every upstream of a host needs, made when there is a first one.
+#[derive(Default)]
+pub struct Shared {
+    names: OnceLock<Arc<Names>>,
+    tls: OnceLock<Result<Arc<ClientConfig>, String>>,
+}
+
+/// What a replica is at the moment, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Seen {
+    /// Where it is.
+    pub url: String,
+    /// Its part beside the others'.
+    pub weight: u32,
+    /// `available`, `down` or `ejected`.
+    pub state: &'static str,
+    /// Requests that it is answering.
+    pub in_flight: usize,
+    /// Connections to it.
+    pub connections: usize,
+}
+
+impl Shared {
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(self.names.get_or_init(|| Arc::new(Names::system())))
+    }
+
+    fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+        self.tls.get_or_init(|| crate::tls::system_roots().and_then(crate::tls::client).map(Arc::new)).clone()
+    }
+}
+
+impl Upstream {
+    /// The upstream of a manifest, whose file stands in `directory`. What `before` knows goes on. Waits for a first
+    /// answer to where its replicas are, but not for long.
+    ///
+    /// # Errors
+    /// One line that says what is missing on this machine.
+    pub(crate) async fn new(
+        deployment: Deployment,
+        spec: Arc<Spec>,
+        directory: &Path,
+        shared: &Shared,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
+        let before = before.map(|before| &before.inner);
+        let settings = Settings {
+            connect: spec.connect,
+            wait: WAIT.min(spec.read),
+            read: spec.read,
+            idle: spec.idle,
+            connections: spec.connections,
+            protocol: spec.protocol,
+            tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
+        };
+        let discovery = Discovery::start(spec.sources(directory), shared.names(), Pace::default());
+        let asked = tokio::time::timeout(FIRST_ANSWER, discovery.asked()).await;
+        let service = Arc::clone(&deployment.name);
+        if asked.is_err() {
+            tracing::warn!(service = &*service, "not all of its replicas are found yet; it serves with those that are");
+        }
+        let (now, endpoints) = (Instant::now(), discovery.endpoints());
+        let old = before.map(|before| before.members.load_full());
+        let members = Members::new(&spec, &settings, &endpoints.borrow(), old.as_deref(), true, &service);
+        let inner = Arc::new(Inner {
+            service,
+            members: ArcSwap::from_pointee(members),
+            budget: before.map_or_else(|| Arc::new(Budget::new(now)), |before| Arc::clone(&before.budget)),
+            counts: before.map(|before| Arc::clone(&before.counts)).unwrap_or_default(),
+            random: AtomicU64::new(now.elapsed().subsec_nanos().into()),
+            spec,
+            settings,
+        });
+        let tasks = [
+            tokio::spawn(Arc::clone(&inner).follow(discovery)).abort_handle(),
+            tokio::spawn(check::check(Arc::clone(&inner))).abort_handle(),
+        ];
+        Ok(Self { deployment, inner, tasks })
+    }
+
+    /// What its manifest says.
+    pub fn spec(&self) -> &Spec {
+        &self.inner.spec
+    }
+
+    /// What was counted of it.
+    pub fn counts(&self) -> &Counts {
+        &self.inner.counts
+    }
+
+    /// Its replicas.
+    pub fn replicas(&self) -> Vec<Seen> {
+        let (members, now) = (self.inner.members.load(), Instant::now());
+        let seen = |((replica, weight), pool): ((&Arc<replicas::Replica>, u32), &Arc<Pool<_>>)| Seen {
+            url: replica.address.to_string(),
+            weight,
+            state: match replica.status(now) {
+                health::Status::Available => "available",
+                health::Status::Down => "down",
+                health::Status::Ejected(_) => "ejected",
+            },
+            in_flight: replica.in_flight(),
+            connections: pool.open(),
+        };
+        members.replicas.iter().zip(&members.pools).map(seen).collect()
+    }
+}
+
+impl Deref for Upstream {
+    type Target = Deployment;
+
+    fn deref(&self) -> &Deployment {
+        &self.deployment
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Inner {
+    /// Keeps the replicas in agreement with what is found, for as long as the upstream lives.
+    async fn follow(self: Arc<Self>, discovery: Discovery) {
+        let mut endpoints = discovery.endpoints();
+        while endpoints.changed().await.is_ok() {
+            let found = Arc::clone(&endpoints.borrow_and_update());
+            let old = self.members.load_full();
+            let new = Members::new(&self.spec, &self.settings, &found, Some(&old), false, &self.service);
+            tracing::info!(target: CHANGE, service = &*self.service, "{} replicas", new.replicas.len());
+            self.members.store(Arc::new(new));
+        }
+        // Where all addresses are fixed nobody changes them.
+        std::future::pending().await
+    }
+
+    /// 64 bits that look like chance: splitmix64.
+    fn random(&self) -> u64 {
+        mix(self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed))
+    }
+
+    /// Tells the operator what became of a replica.
+    fn tell(&self, address: &Target, change: Option<Change>, cause: impl FnOnce() -> String) {
+        let service = &*self.service;
+        match change {
+            None => {}
+            Some(Change::Up) => tracing::info!(target: CHANGE, service, "{address} is up again"),
+            Some(Change::Down) => tracing::warn!(target: CHANGE, service, "{address} is down: {}", cause()),
+            Some(Change::Ejected(time)) => {
+                self.counts.ejections.fetch_add(1, Relaxed);
+                let time = humantime::format_duration(Duration::from_millis(time.as_millis() as u64));
+                tracing::warn!(target: CHANGE, service, "{address} is left out for {time}: {}", cause());
+            }
+        }
+    }
+
+    fn news(&self, news: Option<News>) {
+        let service = &*self.service;
+        match news {
+            None => {}
+            Some(News::Panic { available }) => {
+                tracing::error!(
+                    target: CHANGE,
+                    service,
+                    "only {available} replicas are available: all are used, whatever their state, until there are more"
+                );
+            }
+            Some(News::Calm { available }) => {
+                tracing::info!(target: CHANGE, service, "{available} replicas are available again, and only they are used");
+            }
+        }
+    }
+}
+
+impl Members {
+    /// What was found, with the connections of those that were there; not if they are to be made by other `settings`.
+    fn new(
+        spec: &Arc<Spec>,
+        settings: &Settings,
+        found: &[Endpoint],
+        before: Option<&Self>,
+        other_settings: bool,
+        service: &str,
+    ) -> Self {
+        let now = Instant::now();
+        let known = before.filter(|_| !other_settings).into_iter();
+        let known = known.flat_map(|before| before.replicas.iter().zip(&before.pools));
+        let known: HashMap<_, _> = known.map(|((replica, _), pool)| (replica.address.clone(), pool)).collect();
+        let mut pools = HashMap::new();
+        let mut addresses = Vec::new();
+        for Endpoint { target, weight } in found {
+            let pool = match known.get(target) {
+                Some(pool) => Ok(Arc::clone(pool)),
+                None => Pool::new(target.clone(), settings).map(Arc::new),
+            };
+            match pool {
+                Ok(pool) => {
+                    addresses.push((target.clone(), *weight));
+                    pools.insert(target.clone(), pool);
+                }
+                Err(error) => tracing::error!(service, "a replica cannot be used: {error}"),
+            }
+        }
+        let replicas = Replicas::new(Arc::clone(spec), addresses, before.map(|before| &before.replicas), now);
+        if replicas.left_out() > 0 {
+            tracing::warn!(service, "{} replicas are left out: there are too many", replicas.left_out());
+        }
+        let pools = replicas.iter().filter_map(|(replica, _)| pools.remove(&replica.address)).collect();
+        Self { replicas, pools }
+    }
+}

@@ -1,0 +1,63 @@
+//! Asks every replica how it is, at the pace that the manifest says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Empty};
+use tokio::task::JoinSet;
+
+use super::Inner;
+use super::send::AnyBody;
+use super::transport::{Kind, Pool, Target};
+
+/// Checks all replicas, over and over; does nothing for an upstream that has none of that.
+pub(super) async fn check(inner: Arc<Inner>) {
+    let Some(path) = inner.spec.health.path.clone() else { return };
+    loop {
+        let members = inner.members.load_full();
+        let mut checks = JoinSet::new();
+        for (index, ((replica, _), pool)) in members.replicas.iter().zip(&members.pools).enumerate() {
+            let (pool, address, path) = (Arc::clone(pool), replica.address.clone(), path.clone());
+            let (timeout, passes) = (inner.spec.health.timeout, inner.spec.health.status);
+            checks.spawn(async move { (index, ask(&pool, &address, &path, timeout, passes).await) });
+        }
+        while let Some(checked) = checks.join_next().await {
+            let Ok((index, Some(result))) = checked else { continue };
+            let change = members.replicas.checked(index, result.is_ok(), Instant::now());
+            if let Some((replica, _)) = members.replicas.iter().nth(index) {
+                inner.tell(&replica.address, change, || result.err().unwrap_or_default());
+            }
+        }
+        drop(members);
+        tokio::time::sleep(inner.spec.health.interval).await;
+    }
+}
+
+/// Whether it passes, and if not why; nothing when it was not asked because requests have all its connections.
+async fn ask(
+    pool: &Pool<AnyBody>,
+    address: &Target,
+    path: &str,
+    timeout: Duration,
+    (lowest, highest): (u16, u16),
+) -> Option<Result<(), String>> {
+    let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::get(path).header(header::HOST, address.authority()).header(header::USER_AGENT, "lodge");
+    let Ok(request) = request.body(body) else { return None };
+    let answered = tokio::time::timeout(timeout, async {
+        let response = pool.send(request).await.map_err(|error| (error.kind, error.cause))?;
+        let status = response.status();
+        // Read to its end, so that the connection can be used again.
+        let _ = response.into_body().collect().await;
+        Ok::<_, (Kind, String)>(status)
+    });
+    Some(match answered.await {
+        Ok(Ok(status)) if (lowest..=highest).contains(&status.as_u16()) => Ok(()),
+        Ok(Ok(status)) => Err(format!("{path} answers {status}")),
+        Ok(Err((Kind::Overloaded, _))) => return None,
+        Ok(Err((_, cause))) => Err(cause),
+        Err(_) => Err(format!("{path} does not answer within {}", humantime::format_duration(timeout))),
+    })
+}

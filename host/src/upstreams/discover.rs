@@ -1,0 +1,125 @@
+//! Where the replicas are: from what was configured to a set of addresses that changes.
+//!
+//! Every [`Source`] is followed by a task of its own, so that one that does not answer delays no other. What it said
+//! last stays while it fails (`memory.rs`), and changes are published as one list, in a `watch`. Who uses the list never
+//! waits for a name.
+
+mod follow;
+mod memory;
+mod names;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::source::Source;
+use super::transport::Target;
+use follow::Follow;
+pub use names::Names;
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Who it is.
+    pub target: Target,
+    /// Its share of requests beside the others', at least 1.
+    pub weight: u32,
+}
+
+/// How often sources are asked.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// The least between two questions, whatever the TTL is. Also the first pause after a failure, which doubles up to
+    /// 32 times this.
+    pub least: Duration,
+    /// The most, whatever the TTL is: some servers give their answers ten minutes, and take them back after one.
+    pub most: Duration,
+    /// For how long a source must say that there are no replicas until that is believed.
+    pub grace: Duration,
+    /// Between two looks at a file.
+    pub file: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { least: seconds(1), most: seconds(300), grace: seconds(60), file: seconds(1) }
+    }
+}
+
+/// The tasks that follow sources. They end when this is dropped.
+pub struct Discovery {
+    endpoints: watch::Receiver<Arc<[Endpoint]>>,
+    unseen: watch::Receiver<usize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Discovery {
+    /// Begins to follow `sources`. Replicas that are known by their addresses are there at once. To be called inside
+    /// of the runtime.
+    pub fn start(sources: Vec<Source>, names: Arc<Names>, pace: Pace) -> Self {
+        let (sender, endpoints) = watch::channel(Arc::from([]));
+        let (left, unseen) = watch::channel(sources.len());
+        let known = Mutex::new(vec![Vec::new(); sources.len()]);
+        let board = Arc::new(Board { known, sender, left });
+        let mut tasks = JoinSet::new();
+        for (at, source) in sources.into_iter().enumerate() {
+            let follow = Follow { at, board: Arc::clone(&board), names: Arc::clone(&names), pace: pace.clone() };
+            match source {
+                Source::Fixed(fixed) if fixed.address().is_some() => follow.fixed(&fixed),
+                Source::File(path) => drop(tasks.spawn(follow.file(path))),
+                named => drop(tasks.spawn(follow.named(named))),
+            }
+        }
+        Self { endpoints, unseen, _tasks: tasks }
+    }
+
+    /// All replicas that are known now, in the order of their sources, none twice; and every change of them.
+    pub fn endpoints(&self) -> watch::Receiver<Arc<[Endpoint]>> {
+        self.endpoints.clone()
+    }
+
+    /// Returns when every source was asked once, whatever it said.
+    pub async fn asked(&self) {
+        // An error says that all tasks have ended, as those of fixed addresses do.
+        let _ = self.unseen.clone().wait_for(|left| *left == 0).await;
+    }
+}
+
+/// What each source said, and the list that follows from it.
+struct Board {
+    known: Mutex<Vec<Vec<Endpoint>>>,
+    sender: watch::Sender<Arc<[Endpoint]>>,
+    /// Sources that were not asked yet.
+    left: watch::Sender<usize>,
+}
+
+impl Board {
+    /// A source was asked for the first time.
+    fn asked(&self) {
+        self.left.send_modify(|left| *left = left.saturating_sub(1));
+    }
+
+    /// What the source at this place says now.
+    fn put(&self, at: usize, endpoints: Vec<Endpoint>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = known.get_mut(at) {
+            *place = endpoints;
+        }
+        let mut all: Vec<Endpoint> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        all.extend(known.iter().flatten().filter(|endpoint| seen.insert(&endpoint.target)).cloned());
+        let all = Arc::<[Endpoint]>::from(all);
+        // Inside of the lock, so that the last list is the latest.
+        self.sender.send_if_modified(|list| {
+            let changed = *list != all;
+            *list = all;
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

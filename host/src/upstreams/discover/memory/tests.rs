@@ -1,0 +1,111 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::upstreams::transport::{Scheme, Target};
+
+fn pace() -> Pace {
+    Pace { grace: Duration::from_secs(60), ..Pace::default() }
+}
+
+fn endpoints(numbers: &[u8]) -> Vec<Endpoint> {
+    let endpoint = |n: &u8| {
+        let address = ([10, 0, 0, *n], 80).into();
+        Endpoint { target: Target { scheme: Scheme::Http, host: "users".into(), address }, weight: 1 }
+    };
+    numbers.iter().map(endpoint).collect()
+}
+
+fn good(numbers: &[u8], seconds: u64) -> Answer<Vec<Endpoint>> {
+    Answer::Good(endpoints(numbers), Duration::from_secs(seconds))
+}
+
+fn says(lesson: &Lesson) -> &str {
+    lesson.says.as_ref().map_or("", |(text, _)| text)
+}
+
+#[test]
+fn follows_the_source() {
+    let (mut memory, now) = (Memory::default(), Instant::now());
+    let lesson = memory.learn(good(&[1, 2], 30), now, &pace(), 0);
+    assert_eq!((lesson.changed, lesson.next), (true, Duration::from_secs(30)));
+    assert_eq!(says(&lesson), "2 replicas: +10.0.0.1:80 +10.0.0.2:80");
+    let lesson = memory.learn(good(&[1, 2], 0), now, &pace(), 0);
+    assert_eq!(lesson, Lesson { changed: false, next: Duration::from_secs(1), says: None });
+    let lesson = memory.learn(good(&[2, 3], 86_400), now, &pace(), 0);
+    assert_eq!((says(&lesson), lesson.next), ("2 replicas: +10.0.0.3:80 -10.0.0.1:80", Duration::from_secs(300)));
+    // Earlier, never later, and never by more than a fifth.
+    let jittered = memory.learn(good(&[2, 3], 100), now, &pace(), 1023).next;
+    assert!(jittered > Duration::from_secs(80) && jittered < Duration::from_secs(81), "{jittered:?}");
+    let many: Vec<u8> = (1..=20).collect();
+    assert!(says(&memory.learn(good(&many, 1), now, &pace(), 0)).ends_with(" and 10 more"));
+}
+
+#[test]
+fn a_failing_source_changes_nothing_and_is_told_once() {
+    let (mut memory, mut now) = (Memory::default(), Instant::now());
+    let failed = || Answer::Failed("timed out".into());
+    let lesson = memory.learn(failed(), now, &pace(), 0);
+    assert_eq!(lesson.says, Some(("timed out; no replicas are known".into(), true)));
+    memory.learn(good(&[1], 30), now, &pace(), 0);
+    let mut pauses = Vec::new();
+    for round in 0..100 {
+        now += Duration::from_secs(600);
+        let lesson = memory.learn(failed(), now, &pace(), 0);
+        assert_eq!(says(&lesson), if round == 0 { "timed out; 1 replica stays" } else { "" });
+        pauses.push(lesson.next.as_secs());
+        assert_eq!(memory.known(), endpoints(&[1]));
+    }
+    assert_eq!(pauses[..7], [1, 2, 4, 8, 16, 32, 32]);
+    let lesson = memory.learn(good(&[1], 30), now, &pace(), 0);
+    assert_eq!((lesson.changed, says(&lesson)), (false, "answers again: 1 replica"));
+}
+
+#[test]
+fn nothing_is_believed_after_a_while() {
+    let (mut memory, mut now) = (Memory::default(), Instant::now());
+    let empty = || Answer::Empty("no such name".into());
+    memory.learn(good(&[1, 2], 30), now, &pace(), 0);
+    let begin = now;
+    let lesson = memory.learn(empty(), now, &pace(), 0);
+    assert_eq!(says(&lesson), "no such name; 2 replicas stay for up to 1m");
+    let mut looks = 0;
+    while !memory.known().is_empty() {
+        assert!(now - begin <= Duration::from_secs(61));
+        let lesson = memory.learn(empty(), now, &pace(), 0);
+        assert_eq!(lesson.changed, memory.known().is_empty());
+        assert_eq!(lesson.changed, says(&lesson) == "no such name, for 1m: no replicas any more");
+        now += lesson.next;
+        looks += 1;
+    }
+    assert!(now - begin >= Duration::from_secs(60) && looks >= 4, "{:?} {looks}", now - begin);
+    assert!(memory.learn(good(&[1], 30), now, &pace(), 0).changed);
+}
+
+proptest! {
+    /// Whatever a source does, replicas are lost only by a good answer or by grace's worth of saying that there are none.
+    #[test]
+    fn flapping(answers in proptest::collection::vec((0..4u8, 0..20u64), 1..200)) {
+        let (mut memory, mut now) = (Memory::default(), Instant::now());
+        let mut silent_since = None;
+        for (kind, seconds) in answers {
+            now += Duration::from_secs(seconds);
+            let before = memory.known().to_vec();
+            let answer = match kind {
+                0 => good(&[1, 2], seconds),
+                1 => good(&[3], seconds),
+                2 => Answer::Empty("none".into()),
+                _ => Answer::Failed("broken".into()),
+            };
+            silent_since = (kind == 2).then(|| silent_since.unwrap_or(now));
+            let lesson = memory.learn(answer, now, &pace(), 77);
+            prop_assert_eq!(lesson.changed, before != memory.known());
+            prop_assert!(lesson.next >= pace().least && lesson.next <= pace().most);
+            match kind {
+                0 => prop_assert_eq!(memory.known(), endpoints(&[1, 2])),
+                1 => prop_assert_eq!(memory.known(), endpoints(&[3])),
+                2 if silent_since.is_some_and(|since| now - since >= pace().grace) => prop_assert!(memory.known().is_empty()),
+                _ => prop_assert_eq!(memory.known(), before),
+            }
+        }
+    }
+}

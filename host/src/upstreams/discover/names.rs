@@ -1,0 +1,134 @@
+//! DNS: the addresses of a name and the targets of a service, each with how long that is true.
+//!
+//! The system's resolver does not tell TTLs and knows no service records, so this asks the same servers, with the same
+//! search list and hosts file, itself. Nothing is kept here: who asks knows when to ask again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
+
+use super::memory::Answer;
+
+/// The longest that a question may take, over all servers, tries and search domains.
+const ASK: Duration = Duration::from_secs(15);
+/// Servers that are asked only because somebody says so answer within this, or are asked once more.
+const TRY: Duration = Duration::from_secs(2);
+
+/// Who is asked for names. Where nobody can be, the reason is what every question is answered with: replicas that are
+/// known by their addresses need no names.
+pub struct Names(Result<TokioResolver, String>);
+
+/// A target of a service record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Service {
+    pub(super) priority: u16,
+    pub(super) weight: u16,
+    pub(super) port: u16,
+    pub(super) name: String,
+}
+
+impl Names {
+    /// Asks the servers that `/etc/resolv.conf` names now.
+    pub fn system() -> Self {
+        let builder = TokioResolver::builder_tokio();
+        Self(built(builder.map_err(|error| format!("no names can be looked up: /etc/resolv.conf: {error}"))))
+    }
+
+    /// Asks this server only, by UDP and, for long answers, TCP.
+    pub fn server(address: SocketAddr) -> Self {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+            connection.port = address.port();
+            connection
+        });
+        let server = NameServerConfig::new(address.ip(), true, connections.into());
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().timeout = TRY;
+        Self(built(Ok(builder)))
+    }
+
+    /// All addresses of a name, in order: those of IPv4, or those of IPv6 when there are none. Not both: they mostly
+    /// are two ways to the same replicas, which would count twice.
+    pub(super) async fn addresses(&self, name: &str) -> Answer<Vec<IpAddr>> {
+        let found = match self.ask(name, RecordType::A).await {
+            Answer::Empty(_) => self.ask(name, RecordType::AAAA).await,
+            found => found,
+        };
+        let (lookup, lasts) = match found {
+            Answer::Good(lookup, lasts) => (lookup, lasts),
+            Answer::Empty(why) => return Answer::Empty(why),
+            Answer::Failed(why) => return Answer::Failed(why),
+        };
+        let mut addresses: Vec<_> = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+        // Servers answer in another order every time.
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses.is_empty() {
+            Answer::Empty(format!("{name} has no address"))
+        } else {
+            Answer::Good(addresses, lasts)
+        }
+    }
+
+    /// The targets of a service, best priority first.
+    pub(super) async fn services(&self, name: &str) -> Answer<Vec<Service>> {
+        let (lookup, lasts) = match self.ask(name, RecordType::SRV).await {
+            Answer::Good(lookup, lasts) => (lookup, lasts),
+            Answer::Empty(why) => return Answer::Empty(why),
+            Answer::Failed(why) => return Answer::Failed(why),
+        };
+        let service = |data: &RData| match data {
+            // The root stands for "decidedly not here".
+            RData::SRV(srv) if !srv.target.is_root() => {
+                let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
+                Some(Service { priority, weight, port, name: srv.target.to_ascii() })
+            }
+            _ => None,
+        };
+        let mut services: Vec<_> = lookup.answers().iter().filter_map(|record| service(&record.data)).collect();
+        services.sort_by(|a, b| (a.priority, &a.name, a.port).cmp(&(b.priority, &b.name, b.port)));
+        if services.is_empty() {
+            Answer::Empty(format!("{name} has no targets"))
+        } else {
+            Answer::Good(services, lasts)
+        }
+    }
+
+    async fn ask(&self, name: &str, kind: RecordType) -> Answer<Lookup> {
+        let resolver = match &self.0 {
+            Ok(resolver) => resolver,
+            Err(why) => return Answer::Failed(why.clone()),
+        };
+        match tokio::time::timeout(ASK, resolver.lookup(name, kind)).await {
+            Ok(Ok(lookup)) => {
+                let lasts = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or_default();
+                Answer::Good(lookup, Duration::from_secs(lasts.into()))
+            }
+            Ok(Err(error)) => refused(name, kind, &error),
+            Err(_) => Answer::Failed(format!("{name}: no answer within {}", humantime::format_duration(ASK))),
+        }
+    }
+}
+
+fn built(builder: Result<ResolverBuilder<TokioRuntimeProvider>, String>) -> Result<TokioResolver, String> {
+    let mut builder = builder?;
+    // Whoever asks knows when, by the same TTLs.
+    builder.options_mut().cache_size = 0;
+    builder.build().map_err(|error| format!("no names can be looked up: {error}"))
+}
+
+fn refused<T>(name: &str, kind: RecordType, error: &NetError) -> Answer<T> {
+    if error.is_nx_domain() {
+        Answer::Empty(format!("there is no name {name}"))
+    } else if error.is_no_records_found() {
+        Answer::Empty(format!("{name} has no {kind} record"))
+    } else {
+        Answer::Failed(format!("{name}: {error}"))
+    }
+}

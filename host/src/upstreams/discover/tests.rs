@@ -1,0 +1,300 @@
+//! Sources that are really asked: a server of names on loopback, and files.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use tokio::net::UdpSocket;
+
+use super::super::transport::Scheme;
+use super::*;
+
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+fn quick() -> Pace {
+    let ms = Duration::from_millis;
+    Pace { least: ms(20), most: ms(100), grace: Duration::from_secs(60), file: ms(20) }
+}
+
+/// What is said about a name and a type; nothing else exists.
+#[derive(Clone)]
+enum Says {
+    Records(Vec<RData>),
+    Broken,
+}
+
+/// A server of names whose answers change.
+#[derive(Clone, Default)]
+struct Server {
+    zone: Arc<Mutex<HashMap<(String, RecordType), Says>>>,
+    asked: Arc<AtomicUsize>,
+    /// Seconds that its records last; longer than anybody here believes, if not said otherwise.
+    ttl: Arc<AtomicU32>,
+}
+
+impl Server {
+    async fn start() -> (Self, Arc<Names>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let names = Names::server(socket.local_addr().unwrap());
+        let server = Self::default();
+        server.ttl.store(3600, Ordering::Relaxed);
+        tokio::spawn(server.clone().serve(socket));
+        (server, Arc::new(names))
+    }
+
+    async fn serve(self, socket: UdpSocket) {
+        let mut buffer = [0; 2048];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let mut message = Message::from_vec(&buffer[..length]).unwrap().into_response();
+            self.answer(&mut message);
+            socket.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+        }
+    }
+
+    fn answer(&self, message: &mut Message) {
+        let query = message.queries[0].clone();
+        let (name, kind) = (query.name().to_ascii().to_lowercase(), query.query_type());
+        let zone = self.zone.lock().unwrap();
+        match zone.get(&(name.clone(), kind)).cloned() {
+            Some(Says::Broken) => message.metadata.response_code = ResponseCode::ServFail,
+            Some(Says::Records(data)) => {
+                let ttl = self.ttl.load(Ordering::Relaxed);
+                message.add_answers(data.into_iter().map(|data| Record::from_rdata(query.name().clone(), ttl, data)));
+            }
+            None if zone.keys().all(|(other, _)| *other != name) => {
+                message.metadata.response_code = ResponseCode::NXDomain;
+            }
+            None => {}
+        }
+    }
+
+    fn says(&self, name: &str, kind: RecordType, says: Says) {
+        self.zone.lock().unwrap().insert((format!("{name}."), kind), says);
+    }
+
+    fn addresses(&self, name: &str, addresses: &[&str]) {
+        let (v4, v6): (Vec<IpAddr>, Vec<_>) =
+            addresses.iter().map(|text| text.parse::<IpAddr>().unwrap()).partition(IpAddr::is_ipv4);
+        for (kind, addresses) in [(RecordType::A, v4), (RecordType::AAAA, v6)] {
+            self.zone.lock().unwrap().remove(&(format!("{name}."), kind));
+            if !addresses.is_empty() {
+                self.says(name, kind, Says::Records(addresses.into_iter().map(RData::from).collect()));
+            }
+        }
+    }
+
+    fn services(&self, name: &str, services: &[(u16, u16, u16, &str)]) {
+        let record = |(priority, weight, port, target): &(u16, u16, u16, &str)| {
+            RData::SRV(SRV::new(*priority, *weight, *port, format!("{target}.").parse().unwrap()))
+        };
+        self.says(name, RecordType::SRV, Says::Records(services.iter().map(record).collect()));
+    }
+
+    fn forgets(&self) {
+        self.zone.lock().unwrap().clear();
+    }
+
+    /// Waits until it was asked so many times more.
+    async fn asked(&self, more: usize) {
+        let asked = || self.asked.load(Ordering::Relaxed);
+        let until = asked() + more;
+        let waits = async {
+            while asked() < until {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, waits).await.unwrap();
+    }
+}
+
+fn start(sources: &[&str], names: &Arc<Names>, pace: Pace) -> Discovery {
+    let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
+    Discovery::start(sources, Arc::clone(names), pace)
+}
+
+/// Replicas as text, with a weight that is not 1.
+fn shown(endpoints: &[Endpoint]) -> Vec<String> {
+    let text = |endpoint: &Endpoint| match endpoint.weight {
+        1 => endpoint.target.to_string(),
+        weight => format!("{} x{weight}", endpoint.target),
+    };
+    endpoints.iter().map(text).collect()
+}
+
+async fn becomes(discovery: &Discovery, expected: &[&str]) {
+    let mut endpoints = discovery.endpoints();
+    let waited = tokio::time::timeout(LONG, endpoints.wait_for(|list| shown(list) == expected)).await.is_ok();
+    assert!(waited, "{:?} and not {expected:?}", shown(&discovery.endpoints().borrow()));
+}
+
+#[tokio::test]
+async fn a_name_is_asked_again_and_again() {
+    let (server, names) = Server::start().await;
+    server.addresses("users.test", &["10.0.0.2", "10.0.0.1"]);
+    let discovery = start(&["dns://users.test:8080"], &names, quick());
+    becomes(&discovery, &["http://users.test:8080 (10.0.0.1)", "http://users.test:8080 (10.0.0.2)"]).await;
+    let mut endpoints = discovery.endpoints();
+    endpoints.mark_unchanged();
+    // In another order it is the same answer.
+    server.addresses("users.test", &["10.0.0.1", "10.0.0.2"]);
+    server.asked(3).await;
+    assert!(!endpoints.has_changed().unwrap());
+    server.addresses("users.test", &["10.0.0.3"]);
+    becomes(&discovery, &["http://users.test:8080 (10.0.0.3)"]).await;
+    let host = endpoints.borrow_and_update()[0].target.host.clone();
+    assert_eq!(&*host, "users.test");
+    drop(discovery);
+    // The task is gone, and with it who could change anything.
+    tokio::time::timeout(LONG, endpoints.changed()).await.unwrap().unwrap_err();
+}
+
+/// An answer is asked for again when it is over, not before.
+#[tokio::test]
+async fn as_long_as_it_lasts() {
+    let (server, names) = Server::start().await;
+    server.addresses("users.test", &["10.0.0.1"]);
+    server.ttl.store(1, Ordering::Relaxed);
+    let pace = Pace { most: LONG, ..quick() };
+    let discovery = start(&["dns://users.test:80"], &names, pace);
+    discovery.asked().await;
+    let begin = std::time::Instant::now();
+    server.ttl.store(3600, Ordering::Relaxed);
+    server.asked(1).await;
+    let after = begin.elapsed();
+    assert!(after >= Duration::from_millis(750) && after < Duration::from_secs(5), "{after:?}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn flapping_changes_nothing() {
+    let (server, names) = Server::start().await;
+    server.says("users.test", RecordType::A, Says::Broken);
+    let discovery = start(&["dns://users.test:80"], &names, quick());
+    discovery.asked().await;
+    assert!(discovery.endpoints().borrow().is_empty());
+    server.addresses("users.test", &["10.0.0.1"]);
+    becomes(&discovery, &["http://users.test:80 (10.0.0.1)"]).await;
+    let mut endpoints = discovery.endpoints();
+    endpoints.mark_unchanged();
+    for _ in 0..3 {
+        server.says("users.test", RecordType::A, Says::Broken);
+        server.asked(2).await;
+        // No addresses, and nobody by that name.
+        server.says("users.test", RecordType::A, Says::Records(vec![]));
+        server.asked(2).await;
+        server.forgets();
+        server.asked(2).await;
+        server.addresses("users.test", &["10.0.0.1"]);
+        server.asked(2).await;
+    }
+    assert!(!endpoints.has_changed().unwrap());
+    // A name that cannot be looked up by one family is not one without the other.
+    server.forgets();
+    server.says("users.test", RecordType::A, Says::Broken);
+    server.says("users.test", RecordType::AAAA, Says::Records(vec!["::1".parse::<IpAddr>().unwrap().into()]));
+    server.asked(3).await;
+    assert!(!endpoints.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn a_name_that_stays_away_is_gone() {
+    let (server, names) = Server::start().await;
+    server.addresses("users.test", &["10.0.0.1"]);
+    let pace = Pace { grace: Duration::from_millis(300), ..quick() };
+    let discovery = start(&["dns://users.test:80"], &names, pace);
+    becomes(&discovery, &["http://users.test:80 (10.0.0.1)"]).await;
+    let begin = std::time::Instant::now();
+    server.forgets();
+    becomes(&discovery, &[]).await;
+    assert!(begin.elapsed() >= Duration::from_millis(200), "{:?}", begin.elapsed());
+    server.addresses("users.test", &["10.0.0.1"]);
+    becomes(&discovery, &["http://users.test:80 (10.0.0.1)"]).await;
+}
+
+#[tokio::test]
+async fn one_family() {
+    let (server, names) = Server::start().await;
+    server.addresses("both.test", &["10.0.0.1", "fd00::1"]);
+    server.addresses("six.test", &["fd00::2", "fd00::1"]);
+    let discovery = start(&["dns+https://both.test:443", "https://six.test weight=3"], &names, quick());
+    // A single replica is one address.
+    becomes(&discovery, &["https://both.test:443 (10.0.0.1)", "https://six.test:443 (fd00::1) x3"]).await;
+}
+
+#[tokio::test]
+async fn services() {
+    let (server, names) = Server::start().await;
+    let record = "_http._tcp.users.test";
+    server.services(record, &[(20, 1, 1, "late.test"), (10, 5, 8080, "a.test"), (10, 0, 8081, "b.test")]);
+    server.addresses("a.test", &["10.0.0.1", "10.0.0.2"]);
+    server.addresses("b.test", &["10.0.0.3"]);
+    server.addresses("late.test", &["10.0.0.9"]);
+    let discovery = start(&[&format!("srv://{record}")], &names, quick());
+    let (a, b) = ("http://a.test:8080", "http://b.test:8081");
+    let all = [format!("{a} (10.0.0.1) x5"), format!("{a} (10.0.0.2) x5"), format!("{b} (10.0.0.3)")];
+    becomes(&discovery, &all.each_ref().map(String::as_str)).await;
+    // Half of it cannot be looked up: all of it stays.
+    let mut endpoints = discovery.endpoints();
+    endpoints.mark_unchanged();
+    server.says("a.test", RecordType::A, Says::Broken);
+    server.asked(6).await;
+    assert!(!endpoints.has_changed().unwrap());
+    // Nobody of the best priority is left, and the next one has somebody.
+    server.services(record, &[(20, 1, 1, "late.test"), (10, 5, 8080, "none.test")]);
+    becomes(&discovery, &["http://late.test:1 (10.0.0.9)"]).await;
+}
+
+#[tokio::test]
+async fn addresses_need_no_names() {
+    let (server, names) = Server::start().await;
+    let list = ["http://10.0.0.1:80", "https://[fd00::1]:8443 weight=2", "http://10.0.0.1:80 weight=9"];
+    let discovery = start(&list, &names, quick());
+    // At once, and the first says how much one weighs that is listed twice.
+    assert_eq!(shown(&discovery.endpoints().borrow()), ["http://10.0.0.1:80", "https://[fd00::1]:8443 x2"]);
+    tokio::time::timeout(LONG, discovery.asked()).await.unwrap();
+    assert_eq!(server.asked.load(Ordering::Relaxed), 0);
+    assert_eq!(discovery.endpoints().borrow()[1].target.scheme, Scheme::Https);
+}
+
+#[tokio::test]
+async fn a_file() {
+    let (server, names) = Server::start().await;
+    server.addresses("b.test", &["10.0.0.2"]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("replicas");
+    let write = |text: &str| {
+        let beside = directory.path().join("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, &path).unwrap();
+    };
+    let discovery = start(&[&format!("file:{}", path.display())], &names, quick());
+    tokio::time::timeout(LONG, discovery.asked()).await.unwrap();
+    assert!(discovery.endpoints().borrow().is_empty());
+    write("http://10.0.0.1:80\nhttp://b.test:81 weight=2\n");
+    becomes(&discovery, &["http://10.0.0.1:80", "http://b.test:81 (10.0.0.2) x2"]).await;
+    let mut endpoints = discovery.endpoints();
+    endpoints.mark_unchanged();
+    for mistake in ["http://10.0.0.3:80\nhttp//b", "", "# none\n", "\u{0}"] {
+        write(mistake);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::remove_file(&path).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!endpoints.has_changed().unwrap(), "{:?}", shown(&endpoints.borrow()));
+    // Names in it are followed as others are.
+    server.addresses("b.test", &["10.0.0.4"]);
+    becomes(&discovery, &["http://10.0.0.1:80", "http://b.test:81 (10.0.0.4) x2"]).await;
+    write("http://b.test:81 weight=3\nhttp://10.0.0.3:80");
+    becomes(&discovery, &["http://b.test:81 (10.0.0.4) x3", "http://10.0.0.3:80"]).await;
+    // Another file is no reason to forget what cannot be looked up now.
+    server.says("b.test", RecordType::A, Says::Broken);
+    write("http://b.test:81 weight=3\nhttp://10.0.0.5:80");
+    becomes(&discovery, &["http://b.test:81 (10.0.0.4) x3", "http://10.0.0.5:80"]).await;
+}

@@ -1,0 +1,293 @@
+//! One request to one of the replicas, and to another one where that is safe and there is room for it.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response, header};
+use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+
+use super::replicas::Chosen;
+use super::retry::{Outcome, Repeatable};
+use super::spec::Policy;
+use super::transport::{Kind, Received, SendError};
+use super::{Inner, Members, Upstream};
+
+/// The body of any request.
+pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
+
+/// Why there is no answer from any replica that could be tried.
+#[derive(Debug)]
+pub enum Failure {
+    /// There are none.
+    NoReplica,
+    /// All connections to those that were tried are in use.
+    Overloaded(String),
+    /// The last one that was tried took too long, or the time of the request was over before one was found.
+    TimedOut(String),
+    /// The last one that was tried did not answer.
+    Unanswered(String),
+    /// The request itself broke off, or cannot be sent.
+    Request(String),
+}
+
+/// An answer, and who gives it.
+pub struct Answer {
+    /// Its head, and its body as it comes.
+    pub response: Response<Received<AnyBody>>,
+    /// To live until the last byte.
+    pub source: Source,
+}
+
+/// Who gives an answer. Dropping it says that the replica is done with the request.
+pub struct Source {
+    inner: Arc<Inner>,
+    members: Arc<Members>,
+    chosen: Chosen,
+}
+
+type Tried = Result<Response<Received<AnyBody>>, SendError<AnyBody>>;
+
+/// A try, at its end.
+struct Try {
+    source: Source,
+    result: Tried,
+}
+
+/// A request that is being sent.
+struct Job<'a> {
+    inner: &'a Arc<Inner>,
+    repeatable: Repeatable,
+    key: Option<u64>,
+    deadline: Instant,
+    /// Places of the replicas that were tried.
+    tried: Vec<usize>,
+    /// What it can be made again from.
+    spare: Option<Parts>,
+}
+
+/// A try that had less time than this left of the request's says nothing about its replica.
+const FAIR: Duration = Duration::from_secs(1);
+
+impl Upstream {
+    /// Sends a request whose target is absolute and whose hop-by-hop headers are gone. Returns with the head of an answer,
+    /// which may be one that says that the replica failed: the last, if more than one was tried.
+    ///
+    /// # Errors
+    /// When no replica answers before `deadline`.
+    pub async fn send(&self, request: Request<AnyBody>, client: IpAddr, deadline: Instant) -> Result<Answer, Failure> {
+        let inner = &self.inner;
+        inner.budget.count(Instant::now());
+        let (head, body) = request.into_parts();
+        let repeatable = Repeatable::new(&head.method, body.is_end_stream());
+        let key = if inner.spec.policy == Policy::Hash { inner.spec.hash.key(client, &head.headers) } else { None };
+        let again = repeatable.always() && (inner.spec.retry.attempts > 0 || inner.spec.hedge.is_some());
+        let spare = again.then(|| head.clone());
+        let mut job = Job { inner, repeatable, key, deadline, tried: Vec::new(), spare };
+        job.run(Request::from_parts(head, body)).await
+    }
+}
+
+impl Job<'_> {
+    async fn run(&mut self, mut request: Request<AnyBody>) -> Result<Answer, Failure> {
+        loop {
+            let Try { source, result } = self.attempt(request).await?;
+            let now = Instant::now();
+            let outcome = source.judge(&result, now);
+            let (may, kept) = match result {
+                Ok(response) => {
+                    let may =
+                        self.repeatable.again(self.tried.len(), outcome, now, self.deadline, &self.inner.spec.retry);
+                    match self.again(may, None, now) {
+                        Some(next) => request = next,
+                        None => return Ok(Answer { response, source }),
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    let may = match error.kind {
+                        Kind::Unsendable | Kind::Upload => false,
+                        // Others may have room, and nothing was sent.
+                        Kind::Overloaded => self.tried.len() <= self.inner.spec.retry.attempts,
+                        _ => {
+                            self.repeatable.again(self.tried.len(), outcome, now, self.deadline, &self.inner.spec.retry)
+                        }
+                    };
+                    (may, error)
+                }
+            };
+            let SendError { kind, cause, never_sent, .. } = kept;
+            match self.again(may, never_sent, now) {
+                Some(next) => request = next,
+                None => return Err(failure(kind, cause)),
+            }
+        }
+    }
+
+    /// The request once more, if it may and can be sent once more.
+    fn again(&self, may: bool, kept: Option<Box<Request<AnyBody>>>, now: Instant) -> Option<Request<AnyBody>> {
+        if !may {
+            return None;
+        }
+        let next = kept.map(|kept| *kept).or_else(|| self.made_again())?;
+        let counts = &self.inner.counts;
+        if self.inner.budget.take(now, &self.inner.spec.retry) {
+            counts.retries.fetch_add(1, Relaxed);
+            Some(next)
+        } else {
+            counts.unaffordable.fetch_add(1, Relaxed);
+            None
+        }
+    }
+
+    fn made_again(&self) -> Option<Request<AnyBody>> {
+        let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+        Some(Request::from_parts(self.spare.clone()?, body))
+    }
+
+    /// One try or, when the first is slow and hedging is on, two at once of which the first good answer counts.
+    async fn attempt(&mut self, request: Request<AnyBody>) -> Result<Try, Failure> {
+        let first = self.choose()?;
+        let hedge = self.inner.spec.hedge.filter(|_| self.tried.len() == 1 && self.repeatable.always());
+        let Some(patience) = hedge else { return first.ask(request, self.deadline).await };
+        let mut first = pin!(first.ask(request, self.deadline));
+        if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
+            return done;
+        }
+        let Some(again) = self.again(true, None, Instant::now()) else { return first.await };
+        let mut second = pin!(self.choose()?.ask(again, self.deadline));
+        let (done, other) = tokio::select! {
+            done = &mut first => (done, second),
+            done = &mut second => (done, first),
+        };
+        match done {
+            Ok(Try { source, result }) if result.is_err() || outcome(&result).verdict() == Some(false) => {
+                source.judge(&result, Instant::now());
+                other.await
+            }
+            Ok(good) => Ok(good),
+            Err(_) => other.await,
+        }
+    }
+
+    fn choose(&mut self) -> Result<Source, Failure> {
+        let members = self.inner.members.load_full();
+        let chosen = members.replicas.choose(Instant::now(), self.key, self.inner.random(), &self.tried);
+        let chosen = chosen.ok_or(Failure::NoReplica)?;
+        self.inner.news(chosen.news);
+        self.tried.push(chosen.index);
+        Ok(Source { inner: Arc::clone(self.inner), members, chosen })
+    }
+}
+
+impl Source {
+    /// Sends the request to this replica.
+    async fn ask(self, mut request: Request<AnyBody>, deadline: Instant) -> Result<Try, Failure> {
+        let Some(pool) = self.members.pools.get(self.chosen.index) else { return Err(Failure::NoReplica) };
+        let target = &self.chosen.replica().address;
+        if !self.inner.spec.host.keeps_clients(target.scheme) {
+            call_by_name(&mut request, &target.authority());
+        }
+        let start = Instant::now();
+        match tokio::time::timeout_at(deadline.into(), pool.send(request)).await {
+            Ok(result) => Ok(Try { source: self, result }),
+            Err(_) => {
+                let cause = format!("{target}: no answer before the time of the request was over");
+                self.inner.counts.failed.count("timed-out");
+                if start.elapsed() >= FAIR {
+                    self.settle(Outcome::TimedOut, &cause);
+                }
+                Err(Failure::TimedOut(cause))
+            }
+        }
+    }
+
+    /// What the try was, which counts for or against the replica.
+    fn judge(&self, result: &Tried, now: Instant) -> Outcome {
+        let (outcome, counts) = (outcome(result), &self.inner.counts);
+        match failing(result) {
+            None => drop(counts.answered.fetch_add(1, Relaxed)),
+            Some(word) => counts.failed.count(word),
+        }
+        let cause = match result {
+            // Says nothing about the replica.
+            Err(error) if matches!(error.kind, Kind::Unsendable | Kind::Upload) => return outcome,
+            result => move || match result {
+                Ok(response) => format!("it answers {}", response.status()),
+                Err(error) => error.cause.clone(),
+            },
+        };
+        let change = self.members.replicas.settle(&self.chosen, outcome, now);
+        self.inner.tell(&self.chosen.replica().address, change, cause);
+        outcome
+    }
+
+    /// It broke off its answer.
+    pub fn broke(&self, cause: &str) {
+        self.inner.counts.failed.count("broken-off");
+        self.settle(Outcome::Reset, cause);
+    }
+
+    fn settle(&self, outcome: Outcome, cause: &str) {
+        let change = self.members.replicas.settle(&self.chosen, outcome, Instant::now());
+        self.inner.tell(&self.chosen.replica().address, change, || cause.to_owned());
+    }
+}
+
+/// The replica sees its own name as the host.
+fn call_by_name(request: &mut Request<AnyBody>, authority: &str) {
+    request.headers_mut().remove(header::HOST);
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme.get_or_insert(http::uri::Scheme::HTTP);
+    if let Ok(authority) = authority.parse() {
+        parts.authority = Some(authority);
+    }
+    if let Ok(uri) = http::Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn outcome(result: &Tried) -> Outcome {
+    match result {
+        Ok(response) => Outcome::Answered(response.status()),
+        Err(error) => match error.kind {
+            Kind::Connect | Kind::ConnectTimeout | Kind::Tls => Outcome::Unconnected,
+            Kind::Overloaded | Kind::Unsendable | Kind::Upload | Kind::Refused => Outcome::Unsent,
+            Kind::Reset if error.reused => Outcome::Closed,
+            Kind::Reset | Kind::Rubbish => Outcome::Reset,
+            Kind::ReadTimeout => Outcome::TimedOut,
+        },
+    }
+}
+
+/// For the metrics: what went wrong, if anything.
+fn failing(result: &Tried) -> Option<&'static str> {
+    Some(match result {
+        Ok(response) if Outcome::Answered(response.status()).verdict() == Some(true) => return None,
+        Ok(_) => "gateway-error",
+        Err(error) => match error.kind {
+            Kind::Connect | Kind::ConnectTimeout | Kind::Tls => "unconnected",
+            Kind::Overloaded => "overloaded",
+            Kind::Unsendable | Kind::Upload => "request-failed",
+            Kind::Refused => "unsent",
+            Kind::Reset => "reset",
+            Kind::Rubbish => "rubbish",
+            Kind::ReadTimeout => "timed-out",
+        },
+    })
+}
+
+fn failure(kind: Kind, cause: String) -> Failure {
+    match kind {
+        Kind::Overloaded => Failure::Overloaded(cause),
+        Kind::Unsendable | Kind::Upload => Failure::Request(cause),
+        Kind::ConnectTimeout | Kind::ReadTimeout => Failure::TimedOut(cause),
+        Kind::Connect | Kind::Tls | Kind::Refused | Kind::Reset | Kind::Rubbish => Failure::Unanswered(cause),
+    }
+}

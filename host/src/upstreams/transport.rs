@@ -1,0 +1,325 @@
+//! Requests to one replica, over connections that are kept.
+//!
+//! A [`Pool`] belongs to a replica: its address is fixed, whatever host a request names, and its connections go when
+//! it does. [`Pool::send`] hands a request to a connection and returns with the head of the answer. The answer's body
+//! holds the connection until its last byte; both bodies and their trailers pass through with back-pressure.
+//!
+//! # What the caller may send again
+//!
+//! A request that certainly never left comes back in [`SendError::never_sent`]. A connection that the replica closed
+//! while it was idle is no error: the next one is taken, or a new one, as long as the request is here. Whether one
+//! that did leave may be repeated is for who knows its method ([`Kind::Refused`] always may).
+//!
+//! # What is always true
+//!
+//! * Never more than [`Settings::connections`] sockets to the replica, those included that are being opened, and those
+//!   that became something else by an upgrade: the place is in the socket.
+//! * Every wait has an end: to connect, for a connection, for the head of an answer. A body that stalls is for the
+//!   deadline of the request.
+//! * A task for each connection, one for the pool. HTTP/1.1 needs none for a request; hyper's HTTP/2 has one for each
+//!   stream, and one more while its upload waits.
+//!
+//! # Decisions
+//!
+//! * 2026-11: not hyper-util's legacy client, whose pool is keyed by the request's host, nor its `client::pool`: that
+//!   has no bound on connections and no idle timeout, needs `&mut` to be asked, and loses the request that hyper gives back.
+//! * 2026-11: upgrades pass over HTTP/1.1 only; hop-by-hop headers are the caller's to strip, `Upgrade` and its
+//!   `Connection` excepted. `Expect` is passed on, and nobody waits for a 100: interim answers end here.
+
+mod body;
+mod connect;
+mod error;
+mod form;
+mod places;
+mod shelf;
+mod target;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Authority;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use rustls::ClientConfig;
+use tokio::task::AbortHandle;
+
+pub use body::Received;
+use body::{Sending, Upload};
+use connect::{Connector, Opened};
+use error::{Failure, chain, judge};
+pub use error::{Kind, SendError};
+use places::Place;
+use shelf::{Connection, Opening, PERIODS, Shelf, Step};
+pub use target::{Scheme, Target};
+
+/// The error of any body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// New connections that one request is tried on while each closes before it takes it.
+const FRESH: usize = 2;
+
+/// Which HTTP is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/2 if the replica agrees to it in TLS; HTTP/1.1 if not, and without TLS.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, without asking.
+    Http2,
+}
+
+/// How connections to a replica are kept.
+#[derive(Clone)]
+pub struct Settings {
+    /// The longest that opening a connection may take, TLS included.
+    pub connect: Duration,
+    /// The longest that a request waits for a connection while all are in use.
+    pub wait: Duration,
+    /// The longest that the replica may take from the last of a request that it took to the head of its answer. While
+    /// it takes an upload, the time starts over.
+    pub read: Duration,
+    /// The longest that a connection is kept without a request; at least three quarters of it. Shorter than the
+    /// replica's own, or it closes connections on which a request is on its way.
+    pub idle: Duration,
+    /// The most connections at once.
+    pub connections: usize,
+    /// Which HTTP is spoken.
+    pub protocol: Protocol,
+    /// For replicas with TLS: what is trusted ([`tls::client`](crate::tls::client)). What it offers by ALPN is replaced.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// The connections of one replica. To be shared in an `Arc`; dropping it closes them, those in use after their exchange.
+pub struct Pool<B> {
+    shelf: Arc<Shelf<B>>,
+    connector: Connector,
+    scheme: Scheme,
+    /// Who a request is for that names no host.
+    nobody: Authority,
+    connect: Duration,
+    wait: Duration,
+    read: Duration,
+    reaper: AbortHandle,
+}
+
+/// What became of a request on one connection.
+enum Sent<B> {
+    Answered(Response<Received<B>>),
+    /// It is here again, and was not at fault.
+    Back(Request<B>, Failure),
+    Failed(SendError<B>),
+}
+
+type Outcome<B> = Result<Response<Incoming>, TrySendError<Request<Sending<B>>>>;
+
+impl<B> Pool<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// A pool without connections. To be called inside of the runtime.
+    ///
+    /// # Errors
+    /// One line, when the target's host cannot be one, or is to be spoken to by TLS and there is nothing to trust.
+    pub fn new(target: Target, settings: &Settings) -> Result<Self, String> {
+        let nobody = Authority::try_from(target.authority()).map_err(|error| format!("{target}: {error}"))?;
+        let scheme = target.scheme;
+        let connector = Connector::new(target, settings)?;
+        let shelf = Shelf::new(settings.connections.max(1), connector.speaks());
+        let period = (settings.idle / PERIODS).max(Duration::from_millis(1));
+        let reaper = tokio::spawn(reap(Arc::clone(&shelf), period)).abort_handle();
+        let Settings { connect, wait, read, .. } = *settings;
+        Ok(Self { shelf, connector, scheme, nobody, connect, wait, read, reaper })
+    }
+
+    /// Sends a request, and returns when the head of its answer is there. It names its host in its URI or in a `Host`
+    /// header, as servers get it. Dropped before, it closes the connection or resets the stream.
+    ///
+    /// # Errors
+    /// Why there is no answer; with the request, if nothing of it has left.
+    pub async fn send(&self, mut request: Request<B>) -> Result<Response<Received<B>>, SendError<B>> {
+        let mut fresh = 0;
+        loop {
+            let connection = match self.acquire().await {
+                Ok(connection) => connection,
+                Err(failure) => return Err(SendError::unsent(failure, request)),
+            };
+            fresh += usize::from(!connection.reused());
+            match self.exchange(connection, request).await {
+                Sent::Answered(response) => return Ok(response),
+                Sent::Failed(error) => return Err(error),
+                Sent::Back(back, failure) if fresh >= FRESH => return Err(SendError::unsent(failure, back)),
+                Sent::Back(back, _) => request = back,
+            }
+        }
+    }
+
+    /// Sockets to the replica that are open, or being opened.
+    pub fn open(&self) -> usize {
+        self.shelf.places.taken()
+    }
+
+    /// Connections that carry nothing now.
+    pub fn idle(&self) -> usize {
+        self.shelf.idle()
+    }
+
+    /// A connection that can take a request.
+    async fn acquire(&self) -> Result<Connection<B>, Failure> {
+        loop {
+            let step = match self.shelf.next() {
+                Some(step) => step,
+                None => self.turn().await?,
+            };
+            match step {
+                Step::Open(opening, place) => return self.connected(opening, place).await,
+                Step::Use(Connection::One(mut exchange)) if !exchange.line.sender.is_ready() => {
+                    // The last answer is read, and its task is about to notice.
+                    if let Ok(Ok(())) = tokio::time::timeout(self.wait, exchange.line.sender.ready()).await {
+                        return Ok(Connection::One(exchange));
+                    }
+                }
+                Step::Use(connection) => return Ok(connection),
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn turn(&self) -> Result<Step<B>, Failure> {
+        let _waiting = self.shelf.places.waiting();
+        let turn = async {
+            loop {
+                // Listens before it looks, so that nothing is missed between the two.
+                let mut freed = pin!(self.shelf.places.freed.notified());
+                freed.as_mut().enable();
+                if let Some(step) = self.shelf.next() {
+                    return step;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(self.wait, turn).await.map_err(|_| {
+            let wait = humantime::format_duration(self.wait);
+            if self.shelf.is_opening() {
+                (Kind::ConnectTimeout, self.connector.says(&format!("no connection within {wait}")))
+            } else {
+                let open = self.open();
+                (Kind::Overloaded, self.connector.says(&format!("none of {open} connections was free within {wait}")))
+            }
+        })
+    }
+
+    async fn connected(&self, opening: Opening<B>, place: Place) -> Result<Connection<B>, Failure> {
+        let opened = tokio::time::timeout(self.connect, self.connector.connect(place)).await.unwrap_or_else(|_| {
+            let within = humantime::format_duration(self.connect);
+            Err((Kind::ConnectTimeout, self.connector.says(&format!("no connection within {within}"))))
+        })?;
+        Ok(match opened {
+            Opened::One(line) => Connection::One(opening.one(line)),
+            Opened::Two(sender, pulse) => Connection::Two(opening.two(sender, pulse)),
+        })
+    }
+
+    async fn exchange(&self, mut connection: Connection<B>, mut request: Request<B>) -> Sent<B> {
+        let formed = match &connection {
+            Connection::One(_) => form::one(&mut request, &self.nobody),
+            Connection::Two(_) => form::two(&mut request, self.scheme.uri(), &self.nobody),
+        };
+        if let Err(why) = formed {
+            connection.over();
+            return Sent::Failed(SendError::unsent((Kind::Unsendable, self.connector.says(&why)), request));
+        }
+        let request = request.map(Sending::new);
+        let upload = request.body().upload();
+        let before = connection.reads();
+        let outcome = match &mut connection {
+            Connection::One(exchange) => {
+                self.in_time(exchange.line.sender.try_send_request(request), upload.as_deref()).await
+            }
+            Connection::Two(stream) => self.in_time(stream.sender.try_send_request(request), upload.as_deref()).await,
+        };
+        match outcome {
+            Some(Ok(response)) => Sent::Answered(received(response, connection, upload)),
+            Some(Err(error)) => self.failed(error, connection, upload.as_deref()),
+            None => {
+                let read = humantime::format_duration(self.read);
+                let cause = self.connector.says(&format!("no answer within {read}"));
+                let reused = connection.reused();
+                // Nothing for nobody in all that time: the connection is dead, not the request slow.
+                if connection.reads() == before {
+                    connection.retire();
+                }
+                Sent::Failed(SendError { kind: Kind::ReadTimeout, cause, reused, never_sent: None })
+            }
+        }
+    }
+
+    /// Waits for a head for as long as it may take; `None` when it takes longer.
+    async fn in_time(&self, sent: impl Future<Output = Outcome<B>>, upload: Option<&Upload>) -> Option<Outcome<B>> {
+        let mut sent = pin!(sent);
+        let taken = || upload.map_or(0, Upload::frames);
+        loop {
+            let before = taken();
+            match tokio::time::timeout(self.read, &mut sent).await {
+                Ok(outcome) => return Some(outcome),
+                Err(_) if taken() == before => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn failed(
+        &self,
+        mut error: TrySendError<Request<Sending<B>>>,
+        connection: Connection<B>,
+        upload: Option<&Upload>,
+    ) -> Sent<B> {
+        let (back, reused) = (error.take_message(), connection.reused());
+        let error = error.into_error();
+        let cause = self.connector.says(&chain(&error));
+        if let Some(back) = back {
+            connection.retire();
+            return Sent::Back(back.map(Sending::into_inner), (Kind::Reset, cause));
+        }
+        let broken = upload.is_some_and(Upload::is_broken);
+        let kind = if broken { Kind::Upload } else { judge(&error) };
+        Sent::Failed(SendError { kind, cause, reused, never_sent: None })
+    }
+}
+
+impl<B> Drop for Pool<B> {
+    fn drop(&mut self) {
+        self.reaper.abort();
+        self.shelf.close();
+    }
+}
+
+/// The answer, with its connection in its body.
+fn received<B>(
+    response: Response<Incoming>,
+    mut connection: Connection<B>,
+    upload: Option<Arc<Upload>>,
+) -> Response<Received<B>> {
+    if let Connection::One(exchange) = &mut connection {
+        exchange.upload = upload;
+    }
+    response.map(|body| Received::new(body, connection))
+}
+
+async fn reap<B>(shelf: Arc<Shelf<B>>, period: Duration) {
+    let mut periods = tokio::time::interval(period);
+    periods.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        periods.tick().await;
+        shelf.sweep();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Both bodies of an exchange: the one that goes out, watched, and the one that comes back, which holds the connection.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::shelf::Connection;
+
+/// A request's body on its way. Costs nothing for a request without one.
+pub(super) struct Sending<B> {
+    body: B,
+    upload: Option<Arc<Upload>>,
+}
+
+/// How far a body has come.
+#[derive(Default)]
+pub(super) struct Upload {
+    frames: AtomicU32,
+    done: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl<B: Body> Sending<B> {
+    pub(super) fn new(body: B) -> Self {
+        let upload = (!body.is_end_stream()).then(Arc::default);
+        Self { body, upload }
+    }
+
+    /// To be looked at while it is sent; `None` when there is nothing to send.
+    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+        self.upload.clone()
+    }
+
+    pub(super) fn into_inner(self) -> B {
+        self.body
+    }
+}
+
+impl Upload {
+    /// Changes whenever a part of the body was taken.
+    pub(super) fn frames(&self) -> u32 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// All of it is with hyper.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// The client did not send all of it.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+}
+
+impl<B: Body + Unpin> Body for Sending<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(upload) = &self.upload {
+            upload.frames.fetch_add(1, Ordering::Relaxed);
+            match &frame {
+                Some(Err(_)) => upload.broken.store(true, Ordering::Release),
+                // Nobody asks again after the last of it.
+                Some(Ok(frame)) if frame.is_data() && !self.body.is_end_stream() => {}
+                _ => upload.done.store(true, Ordering::Release),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer. Holds its connection, or its place on one, until the last byte was read; dropped before, it
+/// closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
+pub struct Received<B> {
+    body: Incoming,
+    held: Option<Connection<B>>,
+}
+
+impl<B> Received<B> {
+    pub(super) fn new(body: Incoming, held: Connection<B>) -> Self {
+        let mut received = Self { body, held: Some(held) };
+        if received.body.is_end_stream() {
+            received.release();
+        }
+        received
+    }
+
+    fn release(&mut self) {
+        if let Some(connection) = self.held.take() {
+            connection.over();
+        }
+    }
+}
+
+impl<B> fmt::Debug for Received<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.body.fmt(f)
+    }
+}
+
+impl<B> Body for Received<B> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Err(_)) => self.held = None,
+            // Who knows the length does not ask for the end, and nobody does after trailers.
+            Some(Ok(frame)) if frame.is_data() && !self.body.is_end_stream() => {}
+            _ => self.release(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,271 @@
+//! A new connection: TCP, TLS if the replica has it, and who speaks on it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::Body;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::body::Sending;
+use super::error::{Failure, Kind, chain};
+use super::places::Place;
+use super::shelf::{Line, Version};
+use super::target::{Scheme, Target};
+use super::{BoxError, Protocol, Settings};
+
+/// The most of an answer's head that is read, in bytes; HTTP/1.1 reads at most 100 headers besides.
+const HEAD: u32 = 64 << 10;
+/// What a replica may send ahead of the reader, in bytes: of one answer, and of all on a connection of HTTP/2.
+const STREAM: u32 = 512 << 10;
+const CONNECTION: u32 = 2 << 20;
+/// What is kept of a request's body that the replica does not take yet, HTTP/2.
+const SEND: usize = 128 << 10;
+/// The most streams on a connection of HTTP/2, if the replica would take more.
+const STREAMS: usize = 256;
+/// An idle connection to a host that died without a word is noticed after three times this. By TCP and not by pings of
+/// HTTP/2, which servers of gRPC take for abuse; not by its user timeout, which ends uploads that are held back too.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// Opens connections to one replica.
+pub(super) struct Connector {
+    target: Target,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    protocol: Protocol,
+}
+
+/// A connection that can take a request.
+pub(super) enum Opened<B> {
+    One(Line<B>),
+    Two(http2::SendRequest<Sending<B>>, Arc<Pulse>),
+}
+
+impl Connector {
+    pub(super) fn new(target: Target, settings: &Settings) -> Result<Self, String> {
+        let tls = match (target.scheme, &settings.tls) {
+            (Scheme::Http, _) => None,
+            (Scheme::Https, None) => return Err(format!("{target}: https needs certificates to trust")),
+            (Scheme::Https, Some(config)) => Some(tls(&target, config, settings.protocol)?),
+        };
+        Ok(Self { target, tls, protocol: settings.protocol })
+    }
+
+    /// What the replica speaks, if that is not left to its answer.
+    pub(super) fn speaks(&self) -> Option<Version> {
+        match self.protocol {
+            Protocol::Http1 => Some(Version::One),
+            Protocol::Http2 => Some(Version::Two),
+            Protocol::Auto if self.tls.is_none() => Some(Version::One),
+            Protocol::Auto => None,
+        }
+    }
+
+    /// Connects, for as long as it takes. `place` stays with the socket.
+    pub(super) async fn connect<B>(&self, place: Place) -> Result<Opened<B>, Failure>
+    where
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (wire, version) = self.wire().await?;
+        let io = Io { wire, pulse: None, _place: place };
+        match version {
+            Version::One => one(io).await,
+            Version::Two => two(io).await,
+        }
+        .map_err(|error| (Kind::Connect, self.says(&chain(&error))))
+    }
+
+    async fn wire(&self) -> Result<(Wire, Version), Failure> {
+        let failed = |error: io::Error| (Kind::Connect, self.says(&error.to_string()));
+        let tcp = TcpStream::connect(self.target.address).await.map_err(failed)?;
+        tune(&tcp).map_err(failed)?;
+        let Some((connector, name)) = &self.tls else {
+            return Ok((Wire::Plain(tcp), self.speaks().unwrap_or(Version::One)));
+        };
+        let tls = connector.connect(name.clone(), tcp).await;
+        let tls = tls.map_err(|error| (Kind::Tls, self.says(&format!("TLS: {error}"))))?;
+        let agreed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let version = self.speaks().unwrap_or(if agreed { Version::Two } else { Version::One });
+        Ok((Wire::Tls(Box::new(tls)), version))
+    }
+
+    /// A line about this replica.
+    pub(super) fn says(&self, what: &str) -> String {
+        format!("{}: {what}", self.target)
+    }
+}
+
+fn tls(
+    target: &Target,
+    config: &ClientConfig,
+    protocol: Protocol,
+) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let name = ServerName::try_from(target.host.to_string())
+        .map_err(|error| format!("{target}: no certificate can be for {:?}: {error}", target.host))?;
+    let mut config = config.clone();
+    let (h2, http1) = (b"h2".to_vec(), b"http/1.1".to_vec());
+    config.alpn_protocols = match protocol {
+        Protocol::Http1 => vec![http1],
+        Protocol::Http2 => vec![h2],
+        Protocol::Auto => vec![h2, http1],
+    };
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENT).with_interval(SILENT).with_retries(2))
+}
+
+async fn one<B>(io: Io) -> hyper::Result<Opened<B>>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let (sender, connection) = http1::Builder::new().max_header_size(HEAD as usize).handshake(TokioIo::new(io)).await?;
+    // How it ends is told to whose request it carries.
+    let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
+    Ok(Opened::One(Line::new(sender, task.abort_handle())))
+}
+
+async fn two<B>(mut io: Io) -> hyper::Result<Opened<B>>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let pulse = Arc::new(Pulse::default());
+    io.pulse = Some(Arc::clone(&pulse));
+    let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(HEAD)
+        .initial_stream_window_size(STREAM)
+        .initial_connection_window_size(CONNECTION)
+        .max_send_buf_size(SEND)
+        .handshake(TokioIo::new(io))
+        .await?;
+    pulse.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
+    let told = Arc::clone(&pulse);
+    tokio::spawn(async move {
+        loop {
+            // Polled for every request, and when the first limit was read.
+            let polled = std::future::poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                told.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
+                ended
+            });
+            tokio::select! {
+                _ = polled => return,
+                () = told.settled.notified() => {}
+            }
+        }
+    });
+    Ok(Opened::Two(sender, pulse))
+}
+
+/// How a connection of HTTP/2 does.
+#[derive(Default)]
+pub(super) struct Pulse {
+    /// The most streams that the replica takes at once.
+    limit: AtomicUsize,
+    /// How often something came.
+    reads: AtomicUsize,
+    /// What came first was taken in, and that has the limit.
+    settled: Notify,
+}
+
+impl Pulse {
+    /// The most streams at once.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes whenever something comes.
+    pub(super) fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+/// A socket and its place.
+struct Io {
+    wire: Wire,
+    pulse: Option<Arc<Pulse>>,
+    _place: Place,
+}
+
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Who asks for more has taken in what there was.
+        if let Some(pulse) = self.pulse.as_ref().filter(|pulse| pulse.reads() == 1) {
+            pulse.settled.notify_one();
+        }
+        let read = match &mut self.wire {
+            Wire::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Wire::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        };
+        if let (Poll::Ready(_), Some(pulse)) = (&read, &self.pulse) {
+            pulse.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.wire {
+            Wire::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Wire::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.wire {
+            Wire::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Wire::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.wire {
+            Wire::Plain(tcp) => tcp.is_write_vectored(),
+            Wire::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.wire {
+            Wire::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Wire::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.wire {
+            Wire::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Wire::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The form that a request has on the wire: origin-form and `Host` in HTTP/1.1, four pseudo-headers in HTTP/2.
+//!
+//! A request may come in either form, as a server gets it: an authority in its URI (HTTP/2, or the absolute form of
+//! HTTP/1.1) or a `Host` header. The host that the client asked for is kept; an authority in the URI has precedence
+//! (RFC 9112, 3.2.2). Both are idempotent, so that a request that was not sent can be sent to another replica.
+
+use http::header::{HOST, HeaderValue, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Uri, Version};
+
+/// For HTTP/1.1. `nobody` is the host of a request that names none.
+pub(super) fn one<B>(request: &mut Request<B>, nobody: &Authority) -> Result<(), String> {
+    refuse_connect(request)?;
+    *request.version_mut() = Version::HTTP_11;
+    let named = request.uri().authority().cloned();
+    if named.is_none() && request.headers().contains_key(HOST) {
+        return Ok(());
+    }
+    let parts = std::mem::take(request.uri_mut()).into_parts();
+    *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    let host = without_user(named.as_ref().unwrap_or(nobody));
+    if request.headers().get(HOST).is_none_or(|given| given != host) {
+        let host = HeaderValue::from_str(host).map_err(|error| format!("host {host:?}: {error}"))?;
+        request.headers_mut().insert(HOST, host);
+    }
+    Ok(())
+}
+
+/// For HTTP/2, to a replica that is spoken to by `scheme`.
+pub(super) fn two<B>(request: &mut Request<B>, scheme: Scheme, nobody: &Authority) -> Result<(), String> {
+    refuse_connect(request)?;
+    if request.headers().contains_key(UPGRADE) {
+        return Err("HTTP/2 has no upgrades: let this replica speak HTTP/1.1".into());
+    }
+    *request.version_mut() = Version::HTTP_2;
+    let host = request.headers().get(HOST);
+    let authority = match (request.uri().authority(), host) {
+        (Some(named), _) if named.as_str().contains('@') => Authority::try_from(without_user(named)),
+        (Some(named), _) => Ok(named.clone()),
+        (None, Some(host)) => Authority::try_from(host.as_bytes()),
+        (None, None) => Ok(nobody.clone()),
+    };
+    let authority = authority.map_err(|error| format!("its host is none: {error}"))?;
+    if host.is_some() {
+        request.headers_mut().remove(HOST);
+    }
+    let mut parts = request.uri().clone().into_parts();
+    parts.scheme = Some(scheme);
+    parts.authority = Some(authority);
+    parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| format!("its URI is none: {error}"))?;
+    Ok(())
+}
+
+/// A tunnel is not a request to a replica, and hyper would make one of it.
+fn refuse_connect<B>(request: &Request<B>) -> Result<(), String> {
+    if request.method() == Method::CONNECT { Err("CONNECT is not for replicas".into()) } else { Ok(()) }
+}
+
+fn without_user(authority: &Authority) -> &str {
+    let text = authority.as_str();
+    text.rsplit_once('@').map_or(text, |(_, host)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, host: Option<&str>) -> Request<()> {
+        let mut request = Request::new(());
+        *request.uri_mut() = uri.parse().unwrap();
+        if let Some(host) = host {
+            request.headers_mut().insert(HOST, host.parse().unwrap());
+        }
+        request
+    }
+
+    #[test]
+    fn forms() {
+        let nobody = Authority::from_static("replica:81");
+        for (uri, host, path, expected) in [
+            ("/a?b", Some("shop.example"), "/a?b", "shop.example"),
+            ("http://shop.example/a?b", None, "/a?b", "shop.example"),
+            ("https://shop.example:444", Some("other"), "/", "shop.example:444"),
+            ("http://me:secret@shop.example/", Some("other"), "/", "shop.example"),
+            ("/a", None, "/a", "replica:81"),
+            ("*", Some("shop.example"), "*", "shop.example"),
+        ] {
+            let mut one_first = request(uri, host);
+            let mut two_first = request(uri, host);
+            for _ in 0..2 {
+                one(&mut one_first, &nobody).unwrap();
+                assert_eq!((one_first.uri().to_string().as_str(), one_first.version()), (path, Version::HTTP_11));
+                assert_eq!(one_first.headers().get_all(HOST).iter().collect::<Vec<_>>(), [expected]);
+                two(&mut two_first, Scheme::HTTP, &nobody).unwrap();
+                assert_eq!(two_first.uri().path_and_query().unwrap(), path);
+                assert_eq!(two_first.uri().authority().unwrap(), expected);
+                assert_eq!((two_first.uri().scheme_str(), two_first.version()), (Some("http"), Version::HTTP_2));
+                assert!(!two_first.headers().contains_key(HOST));
+                // And then the other way round.
+                std::mem::swap(&mut one_first, &mut two_first);
+            }
+        }
+    }
+
+    #[test]
+    fn refuses() {
+        let nobody = Authority::from_static("replica:81");
+        let mut tunnel = request("shop.example:443", None);
+        *tunnel.method_mut() = Method::CONNECT;
+        assert!(one(&mut tunnel, &nobody).is_err() && two(&mut tunnel, Scheme::HTTP, &nobody).is_err());
+        assert!(two(&mut request("/", Some("two words")), Scheme::HTTP, &nobody).is_err());
+        let mut upgrade = request("/", Some("a"));
+        upgrade.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        assert!(one(&mut upgrade, &nobody).is_ok());
+        assert!(two(&mut upgrade, Scheme::HTTP, &nobody).unwrap_err().contains("HTTP/1.1"));
+    }
+}

@@ -1,0 +1,58 @@
+//! HTTP/1.1 by hand.
+
+use super::*;
+
+/// A replica that does `serve` with each of its connections, which it numbers.
+pub(super) async fn replica<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(usize, TcpStream) -> F + Send + 'static,
+) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, accepted) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve(count.fetch_add(1, Ordering::SeqCst), stream));
+        }
+    });
+    (address, accepted)
+}
+
+/// A replica that gives these answers, one after the other on each connection, and then closes it.
+pub(super) async fn says(answers: &'static [&'static str]) -> (SocketAddr, Arc<AtomicUsize>) {
+    replica(move |_, mut stream| async move {
+        for answer in answers {
+            head(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await
+}
+
+/// The next head; empty when the connection was closed.
+pub(super) async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Reads until the other side has closed, or reset.
+pub(super) async fn closed(stream: &mut TcpStream) {
+    let mut buffer = vec![0; 1 << 16];
+    let reads = async { while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {} };
+    tokio::time::timeout(LONG, reads).await.unwrap();
+}
+
+pub(super) async fn error(pool: &Pool<Boxed>, request: Request<Boxed>) -> SendError<Boxed> {
+    match tokio::time::timeout(LONG, pool.send(request)).await.unwrap() {
+        Ok(response) => panic!("{:?}", response.status()),
+        Err(error) => error,
+    }
+}
+
+pub(super) const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

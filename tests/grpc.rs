@@ -1,0 +1,53 @@
+//! gRPC, as its stock client and server speak it (Debian's python3-grpcio): unary, streams of either side and both, statuses.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::harness::{Leashed, host, output, root, within};
+
+fn script(name: &str) -> PathBuf {
+    root().join("tests/grpc").join(name)
+}
+
+/// A Python that has gRPC. Debian's packages belong to Debian's Python, which need not be the first on PATH.
+fn python() -> Option<&'static str> {
+    let has =
+        |python: &&str| Command::new(python).args(["-c", "import grpc"]).output().is_ok_and(|it| it.status.success());
+    let found = ["python3", "/usr/bin/python3"].into_iter().find(has);
+    assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI has no python3-grpcio");
+    if found.is_none() {
+        eprintln!("skipped: needs a Python with gRPC, e.g. `apt-get install python3-grpcio`");
+    }
+    found
+}
+
+/// Runs the client against this address. Its own time limits end it.
+async fn calls(python: &'static str, address: std::net::SocketAddr) {
+    let client = move || output(Command::new(python).arg(script("client.py")).arg(address.to_string()));
+    let (code, stdout, stderr) = within(tokio::task::spawn_blocking(client)).await.unwrap();
+    assert_eq!((code, stdout.trim()), (Some(0), "every call was answered"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_client_calls_a_guest() {
+    let Some(python) = python() else { return };
+    let host = host(&["grpc"]).manifest("grpc", "routes = [\"/lodge.Echo\"]").start().await;
+    calls(python, host.address).await;
+}
+
+/// From a stock client to a stock server, with Lodge between them and HTTP/2 on both sides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_client_calls_a_stock_server() {
+    let Some(python) = python() else { return };
+    let server = Command::new(python).arg(script("server.py")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut server = Leashed(server.expect("Python starts"));
+    let mut port = String::new();
+    BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut port).expect("a line");
+    let manifest = format!(
+        "routes = [\"/lodge.Echo\"]\n[upstream]\nreplicas = [\"http://127.0.0.1:{}\"]\nprotocol = \"h2c\"",
+        port.trim()
+    );
+    let host = host(&[]).manifest("echo", &manifest).start().await;
+    calls(python, host.address).await;
+}

@@ -1,0 +1,89 @@
+//! Sends its request on to the URL in the header `x-to`, and the answer back, both as they come: wasi:http 0.3.
+//!
+//! Of several URLs the first is asked, and the others are its `x-to`; with `x-again` all of them are. With `x-read` the
+//! answer is read here, and its length sent back. What is not sent, or not answered, is in the header `x-error`.
+
+use wasip3::http::client;
+use wasip3::http::types::{ErrorCode, Fields, Request, RequestOptions, Response, Scheme};
+use wasip3::wit_bindgen::StreamResult;
+use wasip3::{wit_future, wit_stream};
+
+struct Guest;
+
+wasip3::http::service::export!(Guest);
+
+impl wasip3::exports::http::handler::Guest for Guest {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let reads = header(&request, "x-read").is_some();
+        match client::send(onward(request)).await {
+            Ok(response) if reads => read(response).await,
+            Ok(response) => Ok(response),
+            Err(code) => Ok(text(Some(&format!("{code:?}")), String::new())),
+        }
+    }
+}
+
+fn header(request: &Request, name: &str) -> Option<String> {
+    let value = request.get_headers().get(name).into_iter().next()?;
+    String::from_utf8(value).ok()
+}
+
+/// A request like the one that came, with its body.
+fn onward(request: Request) -> Request {
+    let to = header(&request, "x-to").expect("a URL");
+    let (first, rest) = to.split_once(' ').unwrap_or((&to, ""));
+    let rest = if header(&request, "x-again").is_some() { &*to } else { rest };
+    let headers = Fields::new();
+    for (name, value) in request.get_headers().copy_all() {
+        if !["host", "content-length", "x-to"].contains(&&*name) {
+            let _ = headers.append(&name, &value);
+        }
+    }
+    if !rest.is_empty() {
+        headers.append("x-to", rest.as_bytes()).unwrap();
+    }
+    let (scheme, rest) = first.split_once("://").expect("a scheme");
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let options = RequestOptions::new();
+    let nanos = |name: &str| Some(header(&request, name)?.parse::<u64>().ok()? * 1_000_000);
+    options.set_first_byte_timeout(nanos("x-first")).unwrap();
+    options.set_between_bytes_timeout(nanos("x-between")).unwrap();
+    let method = request.get_method();
+    let (_, result) = wit_future::new(|| Ok(()));
+    let (body, trailers) = Request::consume_body(request, result);
+    let (outgoing, _sent) = Request::new(headers, Some(body), trailers, Some(options));
+    outgoing.set_method(&method).unwrap();
+    outgoing.set_scheme(Some(&if scheme == "https" { Scheme::Https } else { Scheme::Http })).unwrap();
+    outgoing.set_authority(Some(authority)).unwrap();
+    outgoing.set_path_with_query(Some(path)).unwrap();
+    outgoing
+}
+
+async fn read(response: Response) -> Result<Response, ErrorCode> {
+    let (_, result) = wit_future::new(|| Ok(()));
+    let (mut body, trailers) = Response::consume_body(response, result);
+    let mut bytes = 0;
+    loop {
+        let (status, chunk) = body.read(Vec::with_capacity(1 << 16)).await;
+        bytes += chunk.len();
+        if status == StreamResult::Dropped {
+            break;
+        }
+    }
+    trailers.await?;
+    Ok(text(None, bytes.to_string()))
+}
+
+fn text(error: Option<&str>, text: String) -> Response {
+    let headers = Fields::new();
+    if let Some(error) = error {
+        headers.append("x-error", error.as_bytes()).unwrap();
+    }
+    let (mut to, body) = wit_stream::new();
+    let (_, end) = wit_future::new(|| Ok(None));
+    let (response, _sent) = Response::new(headers, Some(body), end);
+    wasip3::wit_bindgen::spawn_local(async move {
+        to.write_all(text.into_bytes()).await;
+    });
+    response
+}

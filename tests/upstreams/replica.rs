@@ -1,0 +1,274 @@
+//! A replica of a service that behaves as a test says, down to single bytes.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+/// For the first half to be on its way.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How a replica answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Habit {
+    /// With its name.
+    Name,
+    /// With the request as it came.
+    Describe,
+    /// With the body, part by part.
+    Echo,
+    /// After it has read all of the body.
+    Swallow,
+    /// With this status and nothing else.
+    Status(u16),
+    /// By closing the connection without a word.
+    Close,
+    /// By closing it in the middle of its head.
+    CloseMidHead,
+    /// By closing it after half of the promised body, both with the head.
+    CloseAtOnce,
+    /// By closing it before all of the promised body was sent.
+    CloseMidBody,
+    /// By closing it before the last chunk.
+    CloseMidChunks,
+    /// With half of a body, and then nothing.
+    StallMidBody,
+    /// Never.
+    Hang,
+    /// With what is no HTTP.
+    Rubbish,
+    /// It takes no connections, and closes those it has.
+    Refuse,
+}
+
+/// A replica.
+pub(crate) struct Replica {
+    pub(crate) address: SocketAddr,
+    /// Its health check fails.
+    pub(crate) sick: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    serving: Mutex<Option<AbortHandle>>,
+}
+
+struct Shared {
+    name: &'static str,
+    habit: Mutex<Habit>,
+    hits: AtomicUsize,
+    sick: Arc<AtomicBool>,
+    /// Connections, so that they can be cut.
+    connections: Mutex<Vec<AbortHandle>>,
+}
+
+impl Replica {
+    pub(crate) async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sick, connections) = (Arc::<AtomicBool>::default(), Mutex::default());
+        let (habit, hits) = (Mutex::new(Habit::Name), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { name, habit, hits, sick: Arc::clone(&sick), connections });
+        let serving = Mutex::new(Some(tokio::spawn(serve(listener, Arc::clone(&shared))).abort_handle()));
+        Self { address, sick, shared, serving }
+    }
+
+    /// Behaves like this from the next request on.
+    pub(crate) fn set(&self, habit: Habit) {
+        *self.shared.habit.lock().unwrap() = habit;
+        let mut serving = self.serving.lock().unwrap();
+        if habit == Habit::Refuse {
+            serving.take().into_iter().for_each(|serving| serving.abort());
+            self.shared.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+        } else if serving.is_none() {
+            let listener = std::net::TcpListener::bind(self.address).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let listener = TcpListener::from_std(listener).unwrap();
+            *serving = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))).abort_handle());
+        }
+    }
+
+    /// Requests that reached it, without checks of its health.
+    pub(crate) fn hits(&self) -> usize {
+        self.shared.hits.load(Relaxed)
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.serving.lock().unwrap().take().into_iter().for_each(|serving| serving.abort());
+        self.shared.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let connection = tokio::spawn(connection(stream, Arc::clone(&shared)));
+        shared.connections.lock().unwrap().push(connection.abort_handle());
+    }
+}
+
+async fn connection(stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
+    stream.set_nodelay(true).unwrap();
+    let (mut from, mut to) = stream.into_split();
+    let mut kept = Vec::new();
+    loop {
+        let head = head(&mut from, &mut kept).await?;
+        if head.starts_with("GET /healthy ") {
+            let status = if shared.sick.load(Relaxed) { 500 } else { 200 };
+            to.write_all(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.ok()?;
+            continue;
+        }
+        shared.hits.fetch_add(1, Relaxed);
+        let habit = *shared.habit.lock().unwrap();
+        let mut body = Body::of(&head, &mut from, &mut kept);
+        answer(habit, &head, &mut body, &mut to, shared.name).await?;
+    }
+}
+
+/// Answers; `None` when the connection is over.
+async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWriteHalf, name: &str) -> Option<()> {
+    let whole = |text: &str| {
+        let body = if head.starts_with("HEAD ") { "" } else { text };
+        let length = text.len();
+        format!(
+            "HTTP/1.1 200 OK\r\nx-replica: {name}\r\nkeep-alive: timeout=5\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    };
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    match habit {
+        Habit::Name => {
+            body.whole().await?;
+            to.write_all(whole(name).as_bytes()).await.ok()
+        }
+        Habit::Describe => {
+            let body = body.whole().await?;
+            let text = format!("{}{}", head.replace("\r\n", "\n"), String::from_utf8_lossy(&body));
+            to.write_all(whole(&text).as_bytes()).await.ok()
+        }
+        Habit::Echo => {
+            to.write_all(CHUNKED.as_bytes()).await.ok()?;
+            while let Some(part) = body.part().await {
+                let chunk = [format!("{:x}\r\n", part.len()).as_bytes(), &part, b"\r\n"].concat();
+                to.write_all(&chunk).await.ok()?;
+            }
+            to.write_all(b"0\r\n\r\n").await.ok()
+        }
+        Habit::Swallow => {
+            body.whole().await?;
+            to.write_all(whole("swallowed").as_bytes()).await.ok()
+        }
+        Habit::Status(status) => {
+            body.whole().await?;
+            let length = if status == 304 { "" } else { "content-length: 0\r\n" };
+            to.write_all(format!("HTTP/1.1 {status} X\r\n{length}\r\n").as_bytes()).await.ok()
+        }
+        Habit::Close | Habit::Refuse => {
+            body.whole().await?;
+            None
+        }
+        Habit::CloseMidHead => {
+            to.write_all(b"HTTP/1.1 200 OK\r\ncontent-le").await.ok()?;
+            None
+        }
+        Habit::CloseMidBody => {
+            to.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.ok()?;
+            tokio::time::sleep(PAUSE).await;
+            None
+        }
+        Habit::CloseAtOnce => {
+            to.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.ok()?;
+            None
+        }
+        Habit::CloseMidChunks => {
+            to.write_all(format!("{CHUNKED}4\r\nhalf\r\n").as_bytes()).await.ok()?;
+            tokio::time::sleep(PAUSE).await;
+            None
+        }
+        Habit::StallMidBody => {
+            to.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.ok()?;
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            None
+        }
+        Habit::Hang => {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            None
+        }
+        Habit::Rubbish => {
+            to.write_all(b"\x16\x03\x01 this is no HTTP at all\r\n\r\n").await.ok()?;
+            None
+        }
+    }
+}
+
+async fn head(from: &mut OwnedReadHalf, kept: &mut Vec<u8>) -> Option<String> {
+    loop {
+        if let Some(end) = kept.windows(4).position(|window| window == b"\r\n\r\n") {
+            let rest = kept.split_off(end + 4);
+            return String::from_utf8(std::mem::replace(kept, rest)).ok();
+        }
+        if from.read_buf(kept).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// The body of a request, with a length or in chunks.
+struct Body<'a> {
+    from: &'a mut OwnedReadHalf,
+    kept: &'a mut Vec<u8>,
+    /// Bytes that are left; `None` for chunks.
+    left: Option<usize>,
+    ended: bool,
+}
+
+impl<'a> Body<'a> {
+    fn of(head: &str, from: &'a mut OwnedReadHalf, kept: &'a mut Vec<u8>) -> Self {
+        let head = head.to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+        let chunked = head.contains("transfer-encoding: chunked");
+        Self { from, kept, left: if chunked { None } else { Some(length.unwrap_or(0)) }, ended: false }
+    }
+
+    async fn part(&mut self) -> Option<Vec<u8>> {
+        loop {
+            match &mut self.left {
+                Some(0) => return None,
+                Some(left) if !self.kept.is_empty() => {
+                    let rest = self.kept.split_off((*left).min(self.kept.len()));
+                    let part = std::mem::replace(self.kept, rest);
+                    *left -= part.len();
+                    return Some(part);
+                }
+                None if self.ended => return None,
+                None => {
+                    let line = self.kept.windows(2).position(|window| window == b"\r\n");
+                    if let Some(line) = line {
+                        let size = std::str::from_utf8(&self.kept[..line]).unwrap();
+                        let size = usize::from_str_radix(size, 16).unwrap();
+                        if self.kept.len() >= line + 2 + size + 2 {
+                            let rest = self.kept.split_off(line + 2 + size + 2);
+                            let chunk = std::mem::replace(self.kept, rest);
+                            self.ended = size == 0;
+                            return (size > 0).then(|| chunk[line + 2..line + 2 + size].to_vec());
+                        }
+                    }
+                }
+                Some(_) => {}
+            }
+            if self.from.read_buf(self.kept).await.ok()? == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn whole(&mut self) -> Option<Vec<u8>> {
+        let mut whole = Vec::new();
+        while let Some(part) = self.part().await {
+            whole.extend(part);
+        }
+        Some(whole)
+    }
+}

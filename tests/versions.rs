@@ -1,0 +1,319 @@
+//! Several versions of one service: each gets its part, a bad one is taken out, and no request is lost on the way.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use http::Method;
+
+use crate::harness::{Connection, Process, TestHost, cache, get, host, lodge, output, until, wasm, within};
+
+/// The component that answers with this number.
+fn version(number: u32) -> Vec<u8> {
+    let (mut bytes, marker) = (fs::read(wasm("version")).unwrap(), b"version-00000000");
+    let at = bytes.windows(marker.len()).position(|window| window == marker).expect("the marker is in the file");
+    bytes[at..at + marker.len()].copy_from_slice(format!("version-{number:08}").as_bytes());
+    bytes
+}
+
+/// The number that an answer names, twice.
+fn number(text: &str) -> u32 {
+    let (first, second) = text.split_at(text.len() / 2);
+    assert_eq!(first, second, "two versions in one answer");
+    first.trim_start_matches("version-").parse().unwrap_or_else(|_| panic!("no version: {text}"))
+}
+
+async fn asked(client: &mut Connection, path: &str, headers: &[(&str, &str)]) -> u32 {
+    let answer = within(client.ask(Method::GET, path, headers, "")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    number(&answer.text())
+}
+
+async fn counted(host: &TestHost, requests: usize) -> BTreeMap<u32, usize> {
+    let (mut client, mut counts) = (host.connect().await, BTreeMap::new());
+    for _ in 0..requests {
+        *counts.entry(asked(&mut client, "/users", &[]).await).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_gets_its_part() {
+    let host = host(&[])
+        .file("users.wasm", &version(1))
+        .file("users@2.wasm", &version(2))
+        .manifest("users@2", "percent = 25\nmatch = [\"header:x-version=2\", \"cookie:version=2\"]")
+        .file("users@3.wasm", &version(3))
+        .start()
+        .await;
+    assert_eq!(host.refusals(), Vec::<String>::new());
+    let counts = counted(&host, 400).await;
+    assert_eq!(counts.values().sum::<usize>(), 400);
+    assert!(counts[&2].abs_diff(100) <= 4, "{counts:?}");
+    assert_eq!(counts.get(&3), None, "one without a manifest gets nothing: {counts:?}");
+    let mut client = host.connect().await;
+    for headers in [("x-version", "2"), ("cookie", "a=b; version=2")] {
+        for _ in 0..10 {
+            assert_eq!(asked(&mut client, "/users", &[headers]).await, 2);
+        }
+    }
+    // Each can be looked at before it gets anything.
+    assert_eq!(asked(&mut client, "/", &[("host", "3.users.localhost")]).await, 3);
+    assert_eq!(asked(&mut client, "/", &[("host", "2.users.localhost")]).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_keeps_its_version_on_every_connection() {
+    let host = host(&[])
+        .file("users.wasm", &version(1))
+        .manifest("users", "sticky = \"header:x-user\"")
+        .file("users@2.wasm", &version(2))
+        .manifest("users@2", "percent = 50")
+        .start()
+        .await;
+    let (mut first, mut second) = (host.connect().await, host.connect().await);
+    let mut seen = BTreeMap::<u32, usize>::new();
+    for user in 0..40 {
+        let user = format!("user-{user}");
+        let got = asked(&mut first, "/users", &[("x-user", &user)]).await;
+        assert_eq!(asked(&mut second, "/users", &[("x-user", &user)]).await, got, "{user}");
+        assert_eq!(asked(&mut first, "/users", &[("x-user", &user)]).await, got, "{user}");
+        *seen.entry(got).or_default() += 1;
+    }
+    assert!(seen.values().all(|users| *users >= 8) && seen.len() == 2, "{seen:?}");
+}
+
+/// Versions come, grow, take over and go while clients ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_while_versions_come_and_go() {
+    let host = host(&[]).file("users.wasm", &version(1)).start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = (0..4).map(|n| {
+        let (stop, address) = (Arc::clone(&stop), host.address);
+        tokio::spawn(async move {
+            let mut client =
+                if n % 2 == 0 { Connection::http1(address).await } else { Connection::http2(address).await };
+            let mut counts = BTreeMap::<u32, usize>::new();
+            while !stop.load(Relaxed) {
+                *counts.entry(asked(&mut client, "/users", &[]).await).or_default() += 1;
+            }
+            counts
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    let put = |name: &str, bytes: &[u8]| {
+        let partial = host.directory().join(format!(".{name}.new"));
+        fs::write(&partial, bytes).unwrap();
+        fs::rename(partial, host.directory().join(name)).unwrap();
+    };
+    let names = || {
+        let snapshot = host.current.snapshot();
+        snapshot.targets.iter().map(|target| target.backend.name.to_string()).collect::<Vec<_>>()
+    };
+    let share = || {
+        let snapshot = host.current.snapshot();
+        snapshot.target("users@2").and_then(|target| Some(target.backend.spec.manifest.share.as_ref()?.percent.0))
+    };
+    put("users@2.wasm", &version(2));
+    for percent in [10, 50, 100] {
+        put("users@2.toml", format!("percent = {percent}").as_bytes());
+        until("the version has its part", || share() == Some(percent * 100)).await;
+        let got = counted(&host, 100).await.get(&2).copied().unwrap_or(0);
+        assert!(got.abs_diff(percent as usize) <= 12, "{got} of 100 at {percent} %");
+    }
+    // Promoted: the version becomes the service.
+    fs::rename(host.directory().join("users@2.wasm"), host.directory().join("users.wasm")).unwrap();
+    fs::remove_file(host.directory().join("users@2.toml")).unwrap();
+    until("only the service is left", || names() == ["users"]).await;
+    assert_eq!(counted(&host, 20).await, BTreeMap::from([(2, 20)]));
+    stop.store(true, Relaxed);
+    for client in clients {
+        let counts = within(client).await.expect("every request was answered");
+        assert!(counts.contains_key(&1) && counts.contains_key(&2), "{counts:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_fails_is_taken_out() {
+    let host = host(&["hello"])
+        .named("panic", "hello@bad")
+        .manifest("hello@bad", "percent = 50\n[rollback]\nminimum = 20")
+        .start()
+        .await;
+    let mut client = host.connect().await;
+    let withdrawn = || {
+        let snapshot = host.current.snapshot();
+        snapshot.target("hello@bad").is_some_and(|target| target.backend.withdrawn().is_some())
+    };
+    let mut failed = 0;
+    while !withdrawn() {
+        failed += usize::from(client.get("/hello").await.status == 502);
+        assert!(failed < 5_000, "it goes on failing");
+    }
+    for _ in 0..200 {
+        assert_eq!(client.get("/hello").await.status, 200);
+    }
+    // It is told why, and does not come back by itself.
+    let report = get(host.admin, "/v1/services").await.text();
+    assert!(report.contains("\"withdrawn\""), "{report}");
+    let metrics = get(host.admin, "/metrics").await.text();
+    assert!(metrics.contains("lodge_version_withdrawn{service=\"hello@bad\"} 1"), "{metrics}");
+    // Other files, another chance.
+    fs::copy(wasm("hello"), host.directory().join("hello@bad.wasm")).unwrap();
+    until("the repaired version is in", || !withdrawn()).await;
+    for _ in 0..200 {
+        assert_eq!(client.get("/hello").await.status, 200);
+    }
+    assert!(!withdrawn());
+}
+
+/// A service without a rule, or a version that is as good, is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_no_worse_stays() {
+    let host = host(&[])
+        .named("panic", "broken")
+        .named("panic", "broken@2")
+        .manifest("broken@2", "percent = 50\n[rollback]\nminimum = 10")
+        .start()
+        .await;
+    let mut client = host.connect().await;
+    for _ in 0..100 {
+        assert_eq!(client.get("/broken").await.status, 502);
+    }
+    // Two reviews.
+    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    assert!(host.current.snapshot().target("broken@2").unwrap().backend.withdrawn().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_cannot_be_are_refused_in_words() {
+    let host = host(&["hello"])
+        .named("hello", "hello@a")
+        .manifest("hello@a", "percent = 60")
+        .named("hello", "hello@b")
+        .manifest("hello@b", "percent = 50")
+        .named("hello", "nobody@2")
+        .named("hello", "hello@")
+        .named("hello", "hello@c")
+        .manifest("hello@c", "routes = [\"/c\"]")
+        .start()
+        .await;
+    let refusals = host.refusals().join("\n");
+    for wanted in [
+        "hello@b.wasm: it wants 50% of the requests, and other versions leave 40%",
+        "nobody@2.wasm: it is a version of nobody, which is not served",
+        "hello@.wasm: its name cannot be a service's",
+        "hello@c.toml: routes: it is the service's and not a version's",
+    ] {
+        assert!(refusals.contains(wanted), "{wanted} is not in\n{refusals}");
+    }
+    assert_eq!(host.get("/hello").await.status, 200);
+}
+
+/// Whoever is switched off gets nothing; with the service all its versions are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_can_be_switched_off() {
+    let host = host(&["hello"]).named("panic", "hello@2").manifest("hello@2", "percent = 100").start().await;
+    let disable = |name: &str, disabled| {
+        host.current.snapshot().target(name).unwrap().backend.service.disable(disabled);
+    };
+    assert_eq!(host.get("/hello").await.status, 502);
+    disable("hello@2", true);
+    assert_eq!(host.get("/hello").await.status, 200);
+    disable("hello@2", false);
+    disable("hello", true);
+    assert_eq!(host.get("/hello").await.problem(), "disabled");
+}
+
+fn order(process: &Process, directory: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = lodge(args);
+    command.args(["--admin", &process.admin.to_string(), "--guests", &directory.display().to_string()]);
+    output(command.env("LODGE_CACHE_DIRECTORY", cache()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deploy_promote_and_roll_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
+    let file = |number: u32| {
+        let path = elsewhere.path().join(format!("{number}.wasm"));
+        fs::write(&path, version(number)).unwrap();
+        path.display().to_string()
+    };
+    let process = Process::serve(directory.path(), &[]).await;
+    let mut client = Connection::http1(process.address).await;
+    let run = |args: &[&str]| order(&process, directory.path(), args);
+
+    let (code, stdout, stderr) = run(&["deploy", "users", &file(2), "--canary", "100%"]);
+    assert_eq!((code, stdout.starts_with("users@canary serves ")), (Some(0), true), "{stdout}{stderr}");
+    assert_eq!(asked(&mut client, "/users", &[]).await, 2);
+    let (code, stdout, stderr) = run(&["rollback", "users"]);
+    assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
+    until("the version is gone", || !directory.path().join("users@canary.wasm").exists()).await;
+    let mut one = 2;
+    while one != 1 {
+        one = asked(&mut client, "/users", &[]).await;
+    }
+
+    assert_eq!(run(&["deploy", "users", &file(3), "--canary", "0%"]).0, Some(0));
+    let (code, stdout, stderr) = run(&["promote", "users"]);
+    assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
+    assert_eq!(asked(&mut client, "/users", &[]).await, 3);
+    assert!(!directory.path().join("users@canary.toml").exists());
+    let (code, ..) = run(&["rollback", "users"]);
+    assert_eq!((code, asked(&mut client, "/users", &[]).await), (Some(0), 1));
+    let (code, _, stderr) = run(&["rollback", "users"]);
+    assert!(code == Some(1) && stderr.contains("nothing to go back to"), "{stderr}");
+
+    // At once, without a trial; and what is no component touches nothing.
+    assert_eq!(run(&["deploy", "users", &file(4)]).0, Some(0));
+    assert_eq!(asked(&mut client, "/users", &[]).await, 4);
+    let bad = elsewhere.path().join("bad.wasm");
+    fs::write(&bad, "no").unwrap();
+    let (code, _, stderr) = run(&["deploy", "users", &bad.display().to_string()]);
+    assert!(code == Some(1) && stderr.contains("it is not WebAssembly"), "{stderr}");
+    let (code, _, stderr) = run(&["promote", "users"]);
+    assert!(code == Some(1) && stderr.contains("there is no"), "{stderr}");
+    let (code, _, stderr) = run(&["deploy", "users", &file(5), "--canary", "ten"]);
+    assert!(code == Some(64) && stderr.contains("--canary: `ten` is not a percentage"), "{stderr}");
+    assert_eq!(asked(&mut client, "/users", &[]).await, 4);
+}
+
+/// What a version did so far: its answers, and the bytes of requests that it read.
+fn did(host: &TestHost, name: &str) -> (u64, u64) {
+    let snapshot = host.current.snapshot();
+    let figures = &snapshot.target(name).unwrap().backend.service.figures;
+    (figures.requests(), figures.received.load(Relaxed))
+}
+
+/// A version is shown whole requests, and whatever it does with them no client is any the worse for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_shown_what_others_answer() {
+    let host = host(&["echo"])
+        .named("echo", "echo@new")
+        .manifest("echo@new", "mirror = 100")
+        .named("spin", "hello@new")
+        .named("hello", "hello")
+        .manifest("hello@new", "mirror = \"100%\"\n[limits]\nin_flight = 2\nwall = \"2s\"\ncpu = \"2s\"")
+        .start()
+        .await;
+    assert_eq!(host.refusals(), Vec::<String>::new());
+    let (mut client, body) = (host.connect().await, "x".repeat(100_000));
+    for _ in 0..20 {
+        let answer = within(client.ask(Method::POST, "/echo", &[], &body)).await;
+        assert_eq!((answer.status, answer.body.len()), (200, body.len()));
+        assert_eq!(within(client.get("/echo")).await.status, 200);
+    }
+    until("the copies are over", || did(&host, "echo@new").0 == 40).await;
+    assert_eq!(did(&host, "echo@new"), did(&host, "echo"));
+    // The shadow spins in every place it has; the service has its own.
+    for _ in 0..100 {
+        assert_eq!(within(client.get("/hello")).await.status, 200);
+    }
+    let snapshot = host.current.snapshot();
+    let refused = snapshot.target("hello@new").unwrap().backend.service.figures.refused.sum();
+    assert!(refused >= 90, "{refused} of 100 found no place");
+}
