@@ -82,6 +82,35 @@ async fn networks() {
     assert_eq!(metric(&host, r#"lodge_refusals_total{service="hello",reason="client-denied"}"#).await, "5");
 }
 
+/// A manifest that is saved in place is empty for a moment: until it has been so for a while, what it said holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_being_saved() {
+    let manifest = "deny = ['127.0.0.1']\nrate = '3/h'";
+    let host = host(&["hello"]).manifest("hello", manifest).start().await;
+    assert_eq!(get_from("127.0.0.2", host.address, "/hello").await.status, 200);
+    let path = host.directory().join("hello.toml");
+    for round in 0..5 {
+        let emptied = Instant::now();
+        std::fs::File::create(&path).unwrap();
+        loop {
+            let status = host.get("/hello").await.status;
+            // From then on it may be meant so.
+            if emptied.elapsed() >= lodge::guests::load::SETTLE / 2 {
+                break;
+            }
+            assert_eq!(status, 403, "it was let in {:?} after", emptied.elapsed());
+        }
+        edit(&host, "hello", &format!("{manifest}\nenv.ROUND = '{round}'")).await;
+    }
+    let answer = get_from("127.0.0.2", host.address, "/hello").await;
+    assert!(answer.header("ratelimit").contains(";r=1;"), "what was used is forgotten: {answer:?}");
+    std::fs::File::create(&path).unwrap();
+    let emptied = Instant::now();
+    while host.get("/hello").await.status != 200 {
+        assert!(emptied.elapsed() < Duration::from_secs(20), "it stays empty");
+    }
+}
+
 /// Behind a proxy that is trusted, the client is who the proxy says.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_behind_a_proxy() {

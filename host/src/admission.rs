@@ -6,7 +6,7 @@
 //! 2. [`rate`]: has it asked too often?
 //! 3. [`breaker`]: does the service answer at all these days?
 //! 4. [`shedding`]: is the host so full that there is no room for the likes of it?
-//! 5. [`concurrency`]: one place of the service's `limits.in_flight`, so that a slow service cannot take the host, then
+//! 5. [`Concurrency`]: one place of the service's `limits.in_flight`, so that a slow service cannot take the host, then
 //!    one of the host's `engine.instances`, so that the pool always has room. Both waits are bounded in length and in
 //!    time. How many places a service has may be [`adaptive`].
 //!

@@ -178,11 +178,12 @@ impl Scanner {
     fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Option<Found> {
         let manifest = component.with_extension("toml");
         let service = component.with_file_name(format!("{}.toml", split(stem).0));
-        let mut settled = self.first || [component, &manifest, &service].iter().all(|file| is_settled(file));
+        let quiet = || [component, &manifest, &service].iter().all(|file| is_settled(file));
+        let mut settled = self.first || quiet();
         let mut touched = false;
-        let spec = match manifest_of(stem, component, &manifest, config) {
+        let spec = match manifest_of(stem, component, config, self.first) {
             Ok(manifest) if !manifest.enabled => return None,
-            Ok(manifest) if manifest.upstream.is_some() => elsewhere(stem, component, manifest),
+            Ok(manifest) if manifest.upstream.is_some() => elsewhere(stem, component, manifest, self.first),
             Ok(manifest) => {
                 let named = manifest.component.as_ref().map(|name| component.with_file_name(name));
                 let path = named.as_deref().unwrap_or(component);
@@ -194,6 +195,8 @@ impl Scanner {
             }
             Err(refusal) => Err(refusal),
         };
+        // What is wrong may be so since the look before.
+        settled &= self.first || spec.is_ok() || quiet();
         let state = match spec {
             Ok(spec) => State::Ready(spec),
             Err(refusal) if refusal.file == file_name(component) && is_absent(component) => {
@@ -224,7 +227,7 @@ impl Scanner {
     }
 }
 
-fn manifest_of(stem: &str, component: &Path, manifest: &Path, config: &Config) -> Result<Manifest, Refusal> {
+fn manifest_of(stem: &str, component: &Path, config: &Config, first: bool) -> Result<Manifest, Refusal> {
     let (name, label) = split(stem);
     if !is_name(name) || label.is_some_and(|label| !is_label(label)) {
         let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit; a version \
@@ -236,25 +239,25 @@ fn manifest_of(stem: &str, component: &Path, manifest: &Path, config: &Config) -
         let wrong = |problems: Vec<String>| {
             Refusal::new(&file_name(path), problems.join("; "), "correct the manifest; the README lists its keys")
         };
-        read(&text_of(path)?).map_err(wrong)
+        read(&text_of(path, first)?).map_err(wrong)
     };
     let service = component.with_file_name(format!("{name}.toml"));
     let service = read(&service, &|text| Manifest::read(name, text, &config.limits, most))?;
     match label {
-        Some(_) => read(manifest, &|text| service.version(text, most)),
+        Some(_) => read(&component.with_extension("toml"), &|text| service.version(text, most)),
         None => Ok(service),
     }
 }
 
 /// A service whose replicas are elsewhere: its manifest is all there is of it.
-fn elsewhere(name: &str, component: &Path, manifest: Manifest) -> Result<GuestSpec, Refusal> {
+fn elsewhere(name: &str, component: &Path, manifest: Manifest, first: bool) -> Result<GuestSpec, Refusal> {
     let path = component.with_extension("toml");
     if !is_absent(component) {
         let reason = "it is a component, and its manifest has [upstream]";
         let remedy = format!("take one of them away, or name it {name}@LABEL.wasm to give it a part of the requests");
         return Err(Refusal::new(&file_name(component), reason, remedy));
     }
-    let text = text_of(&path)?;
+    let text = text_of(&path, first)?;
     let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
     Ok(GuestSpec { name: name.to_owned(), path, digest, size, manifest })
 }
@@ -337,9 +340,13 @@ fn inspect(path: &Path, metadata: &Metadata, config: &Config) -> Result<Digest, 
     Ok(Digest::of(&bytes))
 }
 
-/// The text of a manifest, which may be missing.
-fn text_of(path: &Path) -> Result<String, Refusal> {
+/// The text of a manifest, which may be missing. Who saves a file in place empties it first, and what it said of who may
+/// ask must not be lost in between: one that has only just been emptied cannot be read yet.
+fn text_of(path: &Path, first: bool) -> Result<String, Refusal> {
     match fs::read_to_string(path) {
+        Ok(text) if text.is_empty() && !first && !is_settled(path) => {
+            Err(Refusal::new(&file_name(path), "it is empty", "write it, or remove it").passing())
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         read => read.map_err(|error| unreadable(&file_name(path), &error)),
     }
