@@ -48,6 +48,8 @@
 //!   timeouts and the header hygiene each are a job of their own.
 //! * 2026-11: machine code of a service that nobody asks for is dropped and loaded again (`guests::guest`), which takes
 //!   a millisecond; a thousand idle services are then 50 MB instead of 320. Only what the cache holds is dropped.
+//! * 2026-11: a call between services is a request like any other ([`request::frame`]), in a task that is not its caller's.
+//!   wasmtime refuses to drive a Store inside of another's event loop, and the caller's meter would charge it for the callee.
 //!
 //! * 2026-11: the line of a request does not go through `tracing`, and spans not through the OpenTelemetry SDK: both would
 //!   be made on the request's thread and cost as much as its sandbox. Lines are written many at a time.

@@ -39,7 +39,8 @@ pub(super) fn send(
         let Some(handler) = account.handler.upgrade() else { return Err(Error::DestinationUnavailable) };
         account.service.figures.calls.fetch_add(1, Relaxed);
         let end = end(&errand);
-        let answering = answer(handler, account, host, errand, request);
+        // In a box: it is some kilobytes, and would be moved from future to future.
+        let answering = Box::pin(answer(handler, account, host, errand, request));
         let answering =
             async { if tokio::task::try_id() == callers { spawn(answering).await } else { answering.await } };
         let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;

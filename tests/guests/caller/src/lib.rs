@@ -86,7 +86,7 @@ fn send(request: &IncomingRequest) -> Result<(FutureIncomingResponse, OutgoingBo
     let rest = if header(request, "x-again").is_some() { &*all } else { rest };
     let headers = Fields::new();
     for (name, value) in request.headers().entries() {
-        if !["host", "content-length", "x-to", "x-many"].contains(&&*name) {
+        if !["host", "content-length", "traceparent", "x-to", "x-many"].contains(&&*name) {
             let _ = headers.append(&name, &value);
         }
     }

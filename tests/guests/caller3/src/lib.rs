@@ -47,7 +47,7 @@ fn onward(request: Request) -> Request {
     let rest = if header(&request, "x-again").is_some() { &*all } else { rest };
     let headers = Fields::new();
     for (name, value) in request.get_headers().copy_all() {
-        if !["host", "content-length", "x-to"].contains(&&*name) {
+        if !["host", "content-length", "traceparent", "x-to"].contains(&&*name) {
             let _ = headers.append(&name, &value);
         }
     }
