@@ -1,12 +1,15 @@
 //! Promise: services call each other in this process, as a client would call them and with no socket between, and a call
 //! takes its caller's time, depth, trace and end along.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::BodyExt;
+use lodge::request::frame::{Call, Handler, Hop};
+use lodge::request::headers::Peer;
 
 use crate::harness::{Answer, Connection, Process, TestHost, fed, get, host, until};
 use crate::traces::Collector;
@@ -258,6 +261,33 @@ async fn the_callers_time_is_the_callees() {
     let first = ask(&host, "patient", "http://sleeper.internal/", &[("x-first", "100")]).await;
     assert!(first.header("x-error").contains("HttpResponseTimeout"), "{first:?}");
     until_idle(&host).await;
+}
+
+/// Its caller's time ends a callee also when nobody takes the request back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_carried() {
+    let host = host(&["sleeper", "sleeper3"]).start().await;
+    let config = lodge::config::resolve(&[]).unwrap().config;
+    let handler = Handler {
+        trusted_proxies: Vec::new(),
+        responses: None,
+        current: host.current.clone(),
+        ids: lodge::ids::Ids::new(),
+        nobody: Arc::new(lodge::service::Service::new("", lodge::turns::Turns::new(1).share())),
+        metrics: Arc::default(),
+        tracer: lodge::traces::Tracer::off(),
+        logs: lodge::logs::Logs::detached(&config),
+    };
+    for callee in ["sleeper", "sleeper3"] {
+        let peer = Peer::service("me");
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let host = format!("{callee}.localhost");
+        let call = Call { host: &host, request_id: Arc::from("1"), deadline, depth: 1 };
+        let request = Request::get(format!("http://{callee}.internal/")).body(http_body_util::Empty::new()).unwrap();
+        let answer = crate::harness::within(handler.answer(Hop { peer: &peer, call: Some(&call) }, request)).await;
+        assert_eq!(answer.status(), 504);
+        assert!(deadline.elapsed() < Duration::from_secs(10), "it had half a minute of its own");
+    }
 }
 
 /// What a callee computes is its own: the caller's CPU limit is for the caller.

@@ -142,7 +142,7 @@ fn sandbox(c: &mut Criterion) {
     }
 }
 
-/// A host with `caller`, which asks `users` by either way, and a connection to it.
+/// A host with two guests that ask `users`, by either way, and a connection to it.
 async fn calling() -> (SocketAddr, SendRequest<Empty<Bytes>>) {
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args([
@@ -154,6 +154,8 @@ async fn calling() -> (SocketAddr, SendRequest<Empty<Bytes>>) {
         "-p",
         "caller",
         "-p",
+        "caller3",
+        "-p",
         "users",
     ]);
     assert!(build.status().unwrap().success(), "the guests do not build");
@@ -161,7 +163,8 @@ async fn calling() -> (SocketAddr, SendRequest<Empty<Bytes>>) {
     // Left behind: the host serves it to the end.
     let directory = tempfile::tempdir().unwrap().keep();
     let warm = "isolation = 'service'\n";
-    for (name, text) in [("caller", "calls = '*'\nhttp = ['http://127.0.0.1:*']\n"), ("users", "")] {
+    let grants = "calls = '*'\nhttp = ['http://127.0.0.1:*']\n";
+    for (name, text) in [("caller", grants), ("caller3", grants), ("users", "")] {
         let file = format!("{name}.wasm");
         std::fs::copy(target.join(&file), directory.join(&file)).unwrap();
         let rate = "[limits]\noutgoing_rate = 1000000\n";
@@ -188,27 +191,32 @@ async fn calling() -> (SocketAddr, SendRequest<Empty<Bytes>>) {
     (address, sender)
 }
 
-/// A call costs what the second and the third take longer than the first, which is the callee alone.
+/// Calls of a request; what one costs is a twentieth of what the request takes longer than without any.
+const CALLS: usize = 20;
+
 fn calls(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (address, mut sender) = runtime.block_on(calling());
-    let ways = [
-        ("a client asks users", "/users/1", String::new()),
-        ("a client asks caller, and that users, in-process", "/caller", "http://users.internal/users/1".into()),
-        ("a client asks caller, and that users, over loopback", "/caller", format!("http://{address}/users/1")),
-    ];
-    for (name, path, to) in ways {
-        c.bench_function(name, |b| {
-            b.iter(|| {
-                let request = Request::get(path).header("host", "localhost").header("x-to", &to).body(Empty::new());
-                let answer = runtime.block_on(async {
-                    sender.ready().await.unwrap();
-                    let answer = sender.send_request(request.unwrap()).await.unwrap();
-                    (answer.status(), answer.into_body().collect().await.unwrap().to_bytes())
+    let (inside, outside) = ("http://users.internal/users/1".to_owned(), format!("http://{address}/users/1"));
+    for (caller, version) in [("caller", "0.2"), ("caller3", "0.3")] {
+        for (times, way, to) in [
+            (0, "no call", &inside),
+            (CALLS, "20 calls in-process", &inside),
+            (CALLS, "20 calls over loopback", &outside),
+        ] {
+            let path = format!("/{caller}");
+            c.bench_function(&format!("a request with {way}, {version}"), |b| {
+                b.iter(|| {
+                    let request = Request::get(&path).header("host", "localhost").header("x-to", to);
+                    let request = request.header("x-times", times).body(Empty::new()).unwrap();
+                    let answer = runtime.block_on(async {
+                        sender.ready().await.unwrap();
+                        sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes()
+                    });
+                    assert_eq!(answer, (times * 23).to_string());
                 });
-                assert_eq!((answer.0.as_u16(), answer.1.len()), (200, 23), "{:?}", answer.1);
             });
-        });
+        }
     }
 }
 

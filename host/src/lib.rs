@@ -61,7 +61,14 @@
 //! * 2026-11: a breaker outlives edits of the manifest, but not the component: it has judged what is not asked any more,
 //!   and a repair that has to wait for a breaker is no repair. A rate outlives both: it is the client who is judged.
 //! * 2026-11: a service with policies on a route has no `<name>.localhost`: its routes could be gone around there.
-//!
+//! * 2026-11: a call between services is a request like any other ([`request::frame`]), in a task that is not its caller's.
+//!   wasmtime refuses to drive a Store inside of another's event loop, and the caller's meter would charge it for the callee.
+//! * 2026-11: a service elsewhere is a manifest without a component, published like a guest: whatever routes, admits, counts
+//!   and shows one does so for the other, and a system moves over by its files. What both have is a `guests::deployment`.
+//! * 2026-11: a version is a file beside its service's, not state that somebody keeps: `lodge deploy` moves files, and the
+//!   directory stays the only truth. It has counts and a name of its own (`users@2`), and its service's places.
+//! * 2026-11: the pools of [`upstreams`] are on hyper's own connections, not on its client: a replica's connections must
+//!   be its own, whatever host a request names, and what was never sent must come back to be sent elsewhere.
 //! * 2026-11: the line of a request does not go through `tracing`, and spans not through the OpenTelemetry SDK: both would
 //!   be made on the request's thread and cost as much as its sandbox. Lines are written many at a time.
 //! * 2026-11: who follows a log sees requests also when no line is written for each. Nobody pays for what nobody reads.

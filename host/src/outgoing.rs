@@ -1,11 +1,11 @@
-//! What guests send. A request to `http://users.internal/` is a [`call`]: the local service answers it in this process,
-//! by the same path as a client's. Any other goes to the world, by a [`client`] of the service's own, if the manifest
-//! lists it ([`account`]).
+//! What guests send. A request to `http://users.internal/` is a call (`call.rs`): the local service answers it in this
+//! process, by the same path as a client's. Any other goes to the world, by a client of the service's own (`client.rs`), if
+//! the manifest lists it (`account.rs`).
 //!
 //! Two guards stand before the world. A manifest lists origins, and what is on no list is denied by name. And what a name
-//! resolves to must be [public](address), unless the manifest lists the address: a name on the list that points to this
+//! resolves to must be public (`address.rs`), unless the manifest lists the address: a name on the list that points to this
 //! machine, to a neighbour or to a cloud's metadata leads nowhere. The addresses that were checked are the ones that are
-//! connected to.
+//! connected to (`dial.rs`).
 
 mod account;
 mod address;

@@ -61,7 +61,8 @@ mod tests {
                 headers.append("x-forwarded-for", line.parse().unwrap());
             }
             let peer = "10.0.0.1".parse().unwrap();
-            let asked = Asked { peer, inside: false, proxies: trusted.then_some(&*proxies), headers: &headers, route: 0 };
+            let asked =
+                Asked { peer, inside: false, proxies: trusted.then_some(&*proxies), headers: &headers, route: 0 };
             assert_eq!(asked.client(), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
         };
         check(false, &["192.0.2.1"], "10.0.0.1");

@@ -39,9 +39,16 @@ pub(super) fn send(
         let Some(handler) = account.handler.upgrade() else { return Err(Error::DestinationUnavailable) };
         account.service.figures.calls.fetch_add(1, Relaxed);
         let end = end(&errand);
-        let answering = answer(handler, account, host, errand, request);
-        let answering =
-            async { if tokio::task::try_id() == callers { spawn(answering).await } else { answering.await } };
+        // In a box: it is some kilobytes, and would be moved from future to future.
+        let answering = Box::pin(answer(handler, account, host, errand, request));
+        let answering = async {
+            if tokio::task::try_id() != callers {
+                return answering.await;
+            }
+            let mut task = spawn(answering);
+            // It ends without an answer only when the host does.
+            (&mut *task).await.unwrap_or(Err(Error::ConnectionTerminated))
+        };
         let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
         sent(answered.map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()))
     })

@@ -77,7 +77,8 @@ fn keys_are_clients() {
     for (value, expected) in [(None, true), (None, false), (Some("a"), true), (Some("a"), false), (Some("b"), true)] {
         headers.clear();
         value.map(|value: &str| headers.insert("x-api-key", value.parse().unwrap()));
-        let asked = Asked { peer: "192.0.2.1".parse().unwrap(), inside: false, proxies: None, headers: &headers, route: 0 };
+        let asked =
+            Asked { peer: "192.0.2.1".parse().unwrap(), inside: false, proxies: None, headers: &headers, route: 0 };
         assert_eq!(header.take(&asked, start).is_ok(), expected, "{value:?}");
     }
 }

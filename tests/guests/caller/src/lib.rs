@@ -1,7 +1,7 @@
 //! Sends its request on to the URL in the header `x-to`, and the answer back: wasi:http 0.2.
 //!
 //! Of several URLs the first is asked, and the others are its `x-to`; with `x-again` all of them are. `x-many` sends so
-//! many at once and tells how each went, `x-leave` does not wait for the answer, and `x-connect`, `x-first` and
+//! many at once and tells how each went, `x-times` so many plain ones one after another and tells how long the answers were, `x-leave` does not wait for the answer, and `x-connect`, `x-first` and
 //! `x-between` are timeouts in milliseconds. What is not sent, or not answered, is in the header `x-error`.
 
 use wasip2::http::outgoing_handler;
@@ -17,6 +17,12 @@ wasip2::http::proxy::export!(Guest);
 
 impl wasip2::exports::http::incoming_handler::Guest for Guest {
     fn handle(request: IncomingRequest, outparam: ResponseOutparam) {
+        let times = header(&request, "x-times").and_then(|text| text.parse::<usize>().ok());
+        if let Some(times) = times {
+            let to = header(&request, "x-to").expect("a URL");
+            let bytes: usize = (0..times).map(|_| plain(&to)).sum();
+            return text(outparam, &bytes.to_string(), None);
+        }
         let many = header(&request, "x-many").and_then(|text| text.parse::<usize>().ok());
         if let Some(many) = many {
             let sent: Vec<_> = (0..many).map(|_| send(&request).map(|(sent, _)| sent)).collect();
@@ -50,27 +56,45 @@ fn header(request: &IncomingRequest, name: &str) -> Option<String> {
     String::from_utf8(value).ok()
 }
 
+/// The length of what is there, by a GET with nothing to it.
+fn plain(url: &str) -> usize {
+    let outgoing = to(url, Fields::new());
+    let response = wait(outgoing_handler::handle(outgoing, None).unwrap()).unwrap();
+    let body = response.consume().unwrap();
+    let stream = body.stream().unwrap();
+    let mut bytes = 0;
+    while let Ok(read) = stream.blocking_read(1 << 16) {
+        bytes += read.len();
+    }
+    bytes
+}
+
+fn to(url: &str, headers: Fields) -> OutgoingRequest {
+    let (scheme, rest) = url.split_once("://").expect("a scheme");
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let outgoing = OutgoingRequest::new(headers);
+    outgoing.set_scheme(Some(&if scheme == "https" { Scheme::Https } else { Scheme::Http })).unwrap();
+    outgoing.set_authority(Some(authority)).unwrap();
+    outgoing.set_path_with_query(Some(path)).unwrap();
+    outgoing
+}
+
 /// A request like the one that came, on its way, and its body.
 fn send(request: &IncomingRequest) -> Result<(FutureIncomingResponse, OutgoingBody), ErrorCode> {
-    let to = header(request, "x-to").expect("a URL");
-    let (first, rest) = to.split_once(' ').unwrap_or((&to, ""));
-    let rest = if header(request, "x-again").is_some() { &*to } else { rest };
+    let all = header(request, "x-to").expect("a URL");
+    let (first, rest) = all.split_once(' ').unwrap_or((&all, ""));
+    let rest = if header(request, "x-again").is_some() { &*all } else { rest };
     let headers = Fields::new();
     for (name, value) in request.headers().entries() {
-        if !["host", "content-length", "x-to", "x-many"].contains(&&*name) {
+        if !["host", "content-length", "traceparent", "x-to", "x-many"].contains(&&*name) {
             let _ = headers.append(&name, &value);
         }
     }
     if !rest.is_empty() {
         headers.append("x-to", rest.as_bytes()).unwrap();
     }
-    let (scheme, rest) = first.split_once("://").expect("a scheme");
-    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    let outgoing = OutgoingRequest::new(headers);
+    let outgoing = to(first, headers);
     outgoing.set_method(&request.method()).unwrap();
-    outgoing.set_scheme(Some(&if scheme == "https" { Scheme::Https } else { Scheme::Http })).unwrap();
-    outgoing.set_authority(Some(authority)).unwrap();
-    outgoing.set_path_with_query(Some(path)).unwrap();
     let body = outgoing.body().unwrap();
     let options = RequestOptions::new();
     let nanos = |name: &str| Some(header(request, name)?.parse::<u64>().ok()? * 1_000_000);

@@ -1,7 +1,8 @@
 //! Sends its request on to the URL in the header `x-to`, and the answer back, both as they come: wasi:http 0.3.
 //!
 //! Of several URLs the first is asked, and the others are its `x-to`; with `x-again` all of them are. With `x-read` the
-//! answer is read here, and its length sent back. What is not sent, or not answered, is in the header `x-error`.
+//! answer is read here, and its length sent back; `x-times` sends so many plain ones one after another and tells how long
+//! the answers were. What is not sent, or not answered, is in the header `x-error`.
 
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, RequestOptions, Response, Scheme};
@@ -14,9 +15,20 @@ wasip3::http::service::export!(Guest);
 
 impl wasip3::exports::http::handler::Guest for Guest {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let times = header(&request, "x-times").and_then(|text| text.parse::<usize>().ok());
+        if let Some(times) = times {
+            let url = header(&request, "x-to").expect("a URL");
+            let mut bytes = 0;
+            for _ in 0..times {
+                let (_, end) = wit_future::new(|| Ok(None));
+                let (outgoing, _sent) = Request::new(Fields::new(), None, end, None);
+                bytes += length(client::send(to(outgoing, &url)).await?).await?;
+            }
+            return Ok(text(None, bytes.to_string()));
+        }
         let reads = header(&request, "x-read").is_some();
         match client::send(onward(request)).await {
-            Ok(response) if reads => read(response).await,
+            Ok(response) if reads => Ok(text(None, length(response).await?.to_string())),
             Ok(response) => Ok(response),
             Err(code) => Ok(text(Some(&format!("{code:?}")), String::new())),
         }
@@ -30,20 +42,18 @@ fn header(request: &Request, name: &str) -> Option<String> {
 
 /// A request like the one that came, with its body.
 fn onward(request: Request) -> Request {
-    let to = header(&request, "x-to").expect("a URL");
-    let (first, rest) = to.split_once(' ').unwrap_or((&to, ""));
-    let rest = if header(&request, "x-again").is_some() { &*to } else { rest };
+    let all = header(&request, "x-to").expect("a URL");
+    let (first, rest) = all.split_once(' ').unwrap_or((&all, ""));
+    let rest = if header(&request, "x-again").is_some() { &*all } else { rest };
     let headers = Fields::new();
     for (name, value) in request.get_headers().copy_all() {
-        if !["host", "content-length", "x-to"].contains(&&*name) {
+        if !["host", "content-length", "traceparent", "x-to"].contains(&&*name) {
             let _ = headers.append(&name, &value);
         }
     }
     if !rest.is_empty() {
         headers.append("x-to", rest.as_bytes()).unwrap();
     }
-    let (scheme, rest) = first.split_once("://").expect("a scheme");
-    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let options = RequestOptions::new();
     let nanos = |name: &str| Some(header(&request, name)?.parse::<u64>().ok()? * 1_000_000);
     options.set_first_byte_timeout(nanos("x-first")).unwrap();
@@ -53,13 +63,19 @@ fn onward(request: Request) -> Request {
     let (body, trailers) = Request::consume_body(request, result);
     let (outgoing, _sent) = Request::new(headers, Some(body), trailers, Some(options));
     outgoing.set_method(&method).unwrap();
+    to(outgoing, first)
+}
+
+fn to(outgoing: Request, url: &str) -> Request {
+    let (scheme, rest) = url.split_once("://").expect("a scheme");
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     outgoing.set_scheme(Some(&if scheme == "https" { Scheme::Https } else { Scheme::Http })).unwrap();
     outgoing.set_authority(Some(authority)).unwrap();
     outgoing.set_path_with_query(Some(path)).unwrap();
     outgoing
 }
 
-async fn read(response: Response) -> Result<Response, ErrorCode> {
+async fn length(response: Response) -> Result<usize, ErrorCode> {
     let (_, result) = wit_future::new(|| Ok(()));
     let (mut body, trailers) = Response::consume_body(response, result);
     let mut bytes = 0;
@@ -71,7 +87,7 @@ async fn read(response: Response) -> Result<Response, ErrorCode> {
         }
     }
     trailers.await?;
-    Ok(text(None, bytes.to_string()))
+    Ok(bytes)
 }
 
 fn text(error: Option<&str>, text: String) -> Response {
