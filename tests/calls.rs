@@ -323,7 +323,7 @@ async fn calls_are_admitted() {
         .manifest("drip", "limits = { in_flight = 2, queue = 1, queue_wait = '20s' }")
         .start()
         .await;
-    let many = ask(&host, "caller", "http://drip.internal/drip/4", &[("x-many", "8")]).await.text();
+    let many = ask(&host, "caller", "http://drip.internal/drip/10", &[("x-many", "8")]).await.text();
     let (served, refused) = (many.matches("200").count(), many.matches("503").count());
     assert!(served >= 2 && refused >= 1 && served + refused == 8, "{many}");
     let counted = metric(&host, "lodge_refusals_total{service=\"drip\",reason=\"queue-full\"}").await;
