@@ -389,3 +389,13 @@ async fn a_call_is_in_its_callers_trace() {
         assert_eq!(inner["tags"]["lodge.request_id"], outer["tags"]["lodge.request_id"]);
     }
 }
+
+/// Which clients may ask is of the network; who calls from inside is in the caller's manifest.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_clients_are_for_clients() {
+    let host =
+        host(&["caller", "hello"]).manifest("caller", ALL).manifest("hello", "allow = ['192.0.2.1']").start().await;
+    assert_eq!(host.get("/hello").await.problem(), "client-denied");
+    let called = ask(&host, "caller", "http://hello.internal/", &[]).await;
+    assert_eq!((called.status, called.text().as_str()), (200, "Hello, World!"));
+}

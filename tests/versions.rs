@@ -280,7 +280,16 @@ async fn deploy_promote_and_roll_back() {
     let (code, _, stderr) = run(&["deploy", "users", &file(5), "--canary", "ten"]);
     assert!(code == Some(64) && stderr.contains("--canary: `ten` is not a percentage"), "{stderr}");
     assert_eq!(asked(&mut client, "/users", &[]).await, 4);
+    // A component under this name would not be what serves, so it is not put there.
+    for (text, wanted) in [("component = \"other.wasm\"", "names other.wasm"), (ELSEWHERE, "is elsewhere")] {
+        fs::write(directory.path().join("free.toml"), text).unwrap();
+        let (code, _, stderr) = run(&["deploy", "free", &file(6)]);
+        assert!(code == Some(1) && stderr.contains(wanted), "{stderr}");
+        assert!(!directory.path().join("free.wasm").exists());
+    }
 }
+
+const ELSEWHERE: &str = "[upstream]\nreplicas = [\"http://127.0.0.1:9\"]";
 
 /// What a version did so far: its answers, and the bytes of requests that it read.
 fn did(host: &TestHost, name: &str) -> (u64, u64) {

@@ -19,6 +19,7 @@
 mod density;
 mod fairness;
 mod load;
+mod overload;
 mod proxies;
 mod report;
 mod requests;
@@ -72,7 +73,7 @@ fn main() {
                 .long("only")
                 .help("parts to run")
                 .value_delimiter(',')
-                .default_value("requests,seen,proxies,fairness,density"),
+                .default_value("requests,seen,proxies,overload,fairness,density"),
         )
         .arg(
             Arg::new("rounds")
@@ -124,6 +125,7 @@ fn main() {
             }
             "seen" => println!("{}", report::seen(&seen::measure(&bench))),
             "proxies" => println!("{}", report::proxies(&proxies::measure(&bench))),
+            "overload" => println!("{}", report::overload(&overload::measure(&bench))),
             "fairness" => {
                 let one_core = servers::cores().0;
                 for core in [None].into_iter().chain(one_core.map(Some)) {
@@ -134,7 +136,9 @@ fn main() {
                 let services = arguments.get_one::<usize>("services").copied().unwrap();
                 println!("{}", report::density(&density::measure(&bench, services)));
             }
-            other => panic!("there is no part `{other}`; there are requests, seen, proxies, fairness and density"),
+            other => {
+                panic!("there is no part `{other}`; there are requests, seen, proxies, overload, fairness and density")
+            }
         }
     }
 }

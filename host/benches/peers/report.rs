@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::density::Density;
 use super::fairness::Fairness;
+use super::overload::Overload;
 use super::requests::{Kind, Row};
 use super::{proxies, seen};
 
@@ -132,6 +133,16 @@ pub(crate) fn proxies(rows: &[proxies::Row]) -> String {
         let _ = writeln!(text, "| {} | {cpu:.1} | {:.2} | {p50:.0} | {p99:.0} |", row.name, row.ratio);
     }
     text
+}
+
+/// The table of a rate limit under ten times the load.
+pub(crate) fn overload(measured: &Overload) -> String {
+    let Overload { admitted, p99, p99_ratio } = measured;
+    format!(
+        "| ten times the limit, `rate = \"1000/s\"` | |\n|---|--:|\n| requests let in, to the limit | {admitted:.3} |\n\
+         | their p99 µs | {:.0} |\n| the same, to half of the limit and nothing else | {p99_ratio:.2} |\n",
+        micros(*p99)
+    )
 }
 
 /// The table of neighbours.

@@ -14,6 +14,7 @@ use crate::guests::compile::Compiler;
 use crate::guests::deployment::Backend;
 use crate::guests::digest::Digest;
 use crate::guests::load::{Scanner, State, is_name};
+use crate::guests::manifest::Manifest;
 use crate::guests::manifest::share::Percent;
 
 /// The label of a version on trial that was deployed without another.
@@ -43,6 +44,7 @@ pub(super) fn deploy(
     let digest = check(config, file)?;
     let served = match canary {
         None => {
+            files.is_free(config)?;
             files.keep_previous()?;
             files.place(file, &files.component(None))?;
             name.to_owned()
@@ -74,6 +76,7 @@ pub(super) fn promote(config: &Config, client: Option<&Client>, name: &str, labe
         )),
         _ => failed(&version, &error),
     })?;
+    files.is_free(config)?;
     files.keep_previous()?;
     let service = files.component(None);
     fs::rename(&version, &service).map_err(|error| failed(&service, &error))?;
@@ -130,6 +133,25 @@ impl<'a> Files<'a> {
     /// Not `.wasm` at its end, so that no host serves it.
     fn previous(&self) -> PathBuf {
         self.directory.join(format!("{}.wasm.previous", self.name))
+    }
+
+    /// Whether a component under the service's name would be what serves.
+    fn is_free(&self, config: &Config) -> Result<(), Failure> {
+        let file = self.directory.join(format!("{}.toml", self.name));
+        let Ok(text) = fs::read_to_string(&file) else { return Ok(()) };
+        // One that cannot be read is for the host to refuse.
+        let Ok(manifest) = Manifest::read(self.name, &text, &config.limits, config.engine.max_memory) else {
+            return Ok(());
+        };
+        let (file, name) = (file.display(), self.name);
+        if manifest.upstream.is_some() {
+            let way_out = format!("take that out first, or give {name} a part of it by --canary");
+            return Err(Failure::Problem(format!("{file} says that {name} is elsewhere; {way_out}")));
+        }
+        match manifest.component {
+            Some(component) => Err(Failure::new(format!("{file} names {component}; put the new component there"))),
+            None => Ok(()),
+        }
     }
 
     /// Keeps what serves now, for who wants to go back.

@@ -1,0 +1,57 @@
+//! Ten times as many requests as a rate limit lets in: how many get in, and what those feel of the others.
+
+use std::time::Duration;
+
+use super::load::{self, Target, quantile};
+use super::servers::{self, Server, free};
+use super::{Bench, median, progress};
+
+/// Requests a second that are let in.
+const LIMIT: u32 = 1_000;
+/// At once, besides.
+const BURST: u32 = 100;
+/// Requests a second without overload, and with it.
+const CALM: u32 = LIMIT / 2;
+const STORM: u32 = LIMIT * 10;
+
+#[derive(Debug)]
+pub(crate) struct Overload {
+    /// Requests a second that were let in, to the limit.
+    pub(crate) admitted: f64,
+    /// 99th percentile of those, and its ratio to the same without overload.
+    pub(crate) p99: Duration,
+    pub(crate) p99_ratio: f64,
+}
+
+pub(crate) fn measure(bench: &Bench) -> Overload {
+    let wasm = std::fs::read(bench.wasm("deaf")).unwrap();
+    let manifest = format!("[rate]\nlimit = '{LIMIT}/s'\nburst = {BURST}\nby = 'service'\n");
+    let directory = bench.directory("limited", &[("hello.wasm", &wasm), ("hello.toml", manifest.as_bytes())]);
+    let at = free();
+    let target = Target { address: at, path: "/hello".into() };
+    let _server = Server::start(servers::lodge(&directory, &bench.cache(), at), &target, None).expect("Lodge");
+    let rounds: Vec<_> = (1..=bench.rounds)
+        .map(|round| {
+            progress(format_args!("round {round} of {}: ten times the limit", bench.rounds));
+            let calm = good(&target, CALM, bench.time);
+            // What was used of the burst comes back.
+            std::thread::sleep(Duration::from_secs(1));
+            let storm = good(&target, STORM, bench.time);
+            std::thread::sleep(Duration::from_secs(1));
+            let admitted = (storm.len() as f64 - f64::from(BURST)) / bench.time.as_secs_f64();
+            (admitted / f64::from(LIMIT), quantile(&storm, 0.99), quantile(&calm, 0.99))
+        })
+        .collect();
+    Overload {
+        admitted: median(rounds.iter().map(|round| round.0)),
+        p99: median(rounds.iter().map(|round| round.1)),
+        p99_ratio: median(rounds.iter().map(|round| round.1.as_secs_f64() / round.2.as_secs_f64())),
+    }
+}
+
+/// How long those took that were let in, in order; all others must have been turned away.
+fn good(target: &Target, rate: u32, time: Duration) -> Vec<Duration> {
+    let answers = load::answers(target, rate, time).expect("every answer");
+    assert!(answers.iter().all(|(_, status)| [200, 429].contains(status)), "another status");
+    answers.into_iter().filter(|(_, status)| *status == 200).map(|(took, _)| took).collect()
+}
