@@ -135,7 +135,10 @@ fn rules() -> Vec<Rule> {
 /// A host that has something of every kind to show, once it was [`trouble`]d.
 fn exhibit() -> Setup {
     let host = host(&["hello", "trap", "drip", "echo"]).file("bad.wasm", b"no component");
-    host.manifest("drip", "limits = { wall = '200ms', cpu = '100ms' }").manifest("echo", "limits.request_body = 10")
+    let host = host.manifest("drip", "limits = { wall = '200ms', cpu = '100ms' }");
+    host.manifest("echo", "limits.request_body = 10\n[breaker]")
+        .manifest("far", "[upstream]\nreplicas = ['http://127.0.0.1:9']")
+        .named("echo", "echo@2")
 }
 
 /// Asks for what works and for what does not; says how often.

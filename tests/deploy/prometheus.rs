@@ -242,8 +242,8 @@ async fn a_real_prometheus_reads_it_all() {
     for name in ["LodgeNotScraped", "LodgeServesNothing", "LodgeReloadsFail", "LodgeDescriptorsLeft"] {
         assert_eq!(prometheus.rules().await[name][2], "inactive", "{name}");
     }
-    for name in ["hello", "trap", "drip", "echo"] {
-        std::fs::remove_file(host.directory().join(format!("{name}.wasm"))).unwrap();
+    for file in ["hello.wasm", "trap.wasm", "drip.wasm", "echo.wasm", "echo@2.wasm", "far.toml"] {
+        std::fs::remove_file(host.directory().join(file)).unwrap();
     }
     prometheus.alert_is("LodgeServesNothing", "pending").await;
 }
