@@ -428,3 +428,54 @@ async fn connections_are_switched() {
     }
     assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
 }
+
+/// The list of replicas changes all the time, and is wrong half of it: no request is lost, and what is wrong changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_flaps_loses_nothing() {
+    let replicas = [Replica::start("a").await, Replica::start("b").await, Replica::start("c").await];
+    let line = |replica: &Replica| format!("http://{}\n", replica.address);
+    let host = host(&[])
+        .file("far.replicas", line(&replicas[0]).as_bytes())
+        .manifest("far", "[upstream]\nreplicas_file = 'far.replicas'")
+        .start()
+        .await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, address) = (std::sync::Arc::clone(&stop), host.address);
+            tokio::spawn(async move {
+                let (mut client, mut seen) = (Connection::http1(address).await, BTreeMap::<String, usize>::new());
+                while !stop.load(Relaxed) {
+                    let answer = within(client.get("/far")).await;
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    *seen.entry(answer.text()).or_default() += 1;
+                }
+                seen
+            })
+        })
+        .collect();
+    let put = |text: &str| {
+        let partial = host.directory().join("far.replicas.new");
+        fs::write(&partial, text).unwrap();
+        fs::rename(partial, host.directory().join("far.replicas")).unwrap();
+    };
+    let all: String = replicas.iter().map(line).collect();
+    for text in [&all, "", "no url\n", &line(&replicas[1]), "http://", &all] {
+        put(text);
+        let wanted = text.lines().filter(|line| line.starts_with("http://1")).count();
+        if wanted > 0 {
+            until("the list is followed", || state_count(&host) == wanted).await;
+        } else {
+            // Two looks at the file.
+            let before = state_count(&host);
+            tokio::time::sleep(Duration::from_millis(2200)).await;
+            assert_eq!(state_count(&host), before, "{text:?} was believed");
+        }
+    }
+    let hits = replicas[2].hits();
+    until("the last one is asked, too", || replicas[2].hits() > hits).await;
+    stop.store(true, Relaxed);
+    for client in clients {
+        assert_eq!(within(client).await.expect("no request was lost").len(), 3);
+    }
+}
