@@ -145,7 +145,10 @@ async fn what_is_not_listed_is_denied() {
             let denied = ask(process.address, sender, &to, &[]).await;
             assert!(denied.header("x-error").contains("HttpRequestDenied"), "{sender} to {to}: {denied:?}");
         }
-        let line = format!("write `http = [\"http://{}\"]` into {sender}.toml", world.address);
+        let line = format!(
+            "`http = [\"http://{}\"]` in {sender}.toml, above its first [section], would allow it",
+            world.address
+        );
         until("the log says what would allow it", || process.log().contains(&line)).await;
         let user = ask(process.address, sender, &format!("http://127.0.0.1:1@{}/", world.address), &[]).await;
         assert!(!user.header("x-error").is_empty(), "{user:?}");
@@ -181,8 +184,8 @@ async fn names_that_lead_inside_are_refused() {
     assert_eq!(world.connections.load(Relaxed), 0, "somebody was connected to");
     until("the log says what would allow it", || {
         process.log().contains(&format!(
-            "write `http = [\"http://localhost:{port}\", \"http://127.0.0.1:{port}\"]` into caller.toml"
-        )) || process.log().contains(&format!("\"http://[::1]:{port}\"]` into caller.toml"))
+            "`http = [\"http://localhost:{port}\", \"http://127.0.0.1:{port}\"]` in caller.toml, above its first [section]"
+        )) || process.log().contains(&format!("\"http://[::1]:{port}\"]` in caller.toml, above its first [section]"))
     })
     .await;
     let reached = ask(process.address, "trusted", &format!("http://localhost:{port}/"), &[]).await;

@@ -249,6 +249,11 @@ async fn nothing_is_done_twice() {
     // Nobody took it, so it can be given to another.
     replicas[0].set(Habit::Refuse);
     replicas[1].set(Habit::Name);
+    let connections = || {
+        let snapshot = host.current.snapshot();
+        snapshot.target("far").unwrap().backend.upstream().unwrap().replicas()[0].connections
+    };
+    until("its connections are gone", || connections() == 0).await;
     for _ in 0..20 {
         assert_eq!(within(client.ask(Method::POST, "/far", &[], "pay")).await.status, 200);
     }
@@ -477,5 +482,50 @@ async fn a_list_that_flaps_loses_nothing() {
     stop.store(true, Relaxed);
     for client in clients {
         assert_eq!(within(client).await.expect("no request was lost").len(), 3);
+    }
+}
+
+/// Who is slow to send a body is at fault, and not the replica that waits for it: that stays in use, and so does the service.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upload_is_the_clients() {
+    let one = Replica::start("one").await;
+    one.set(Habit::Swallow);
+    let text =
+        "ejection = { failures = 2, share = '100%' }\n[breaker]\ncalls = 2\n[limits]\nwall = '300ms'\ncpu = '100ms'";
+    let host = before(&[&one], text).start().await;
+    for _ in 0..4 {
+        let mut client = host.connect().await;
+        let (sender, body) = fed();
+        let sending = tokio::spawn(async move {
+            sender.send(Frame::data(Bytes::from("half"))).await.unwrap();
+            sender
+        });
+        let response = client.send(Request::post("/far").body(body).unwrap()).await.unwrap();
+        assert_eq!(Answer::read(response).await.problem(), "body-late");
+        drop(within(sending).await);
+    }
+    assert_eq!(state(&host, &one), "available");
+    one.set(Habit::Name);
+    assert_eq!(within(host.get("/far")).await.text(), "one");
+}
+
+/// A GET may have a body, and it arrives; a protocol that would go around everything here is not passed on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_passed_on_is_whole() {
+    let one = Replica::start("one").await;
+    one.set(Habit::Describe);
+    let host = before(&[&one], "upgrade = true").start().await;
+    let chunked = "GET /far HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let answer = crate::harness::raw(host.address, chunked).await;
+    assert!(answer.contains("transfer-encoding: chunked\n") && answer.ends_with("hello"), "{answer}");
+    for (connection, upgrade) in [("upgrade", "h2c"), ("upgrade", "TLS/1.0"), ("close", "websocket")] {
+        let ask = format!(
+            "GET /far HTTP/1.1\r\nhost: a\r\nconnection: {connection}, close\r\nupgrade: {upgrade}\r\nhttp2-settings: AA\r\n\r\n"
+        );
+        let answer = crate::harness::raw(host.address, &ask).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && !answer.contains("upgrade") && !answer.contains("http2"),
+            "{answer}"
+        );
     }
 }

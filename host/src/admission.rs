@@ -178,13 +178,18 @@ impl Admission {
         if gates.clone().all(|gate| gate.clients.admits(client)) { Ok(()) } else { Err(Refusal::Client) }
     }
 
-    /// A place without a wait, and without a word from the policies: for what nobody waits for.
+    /// A place without a wait, and without a word from the policies: for what nobody waits for. Half of the host's
+    /// places are not for that.
     ///
     /// # Errors
     /// When there is none.
-    pub fn admit_at_once(&self, now: Instant) -> Result<Permit, Refusal> {
+    pub fn admit_aside(&self, now: Instant) -> Result<Permit, Refusal> {
+        let places = &self.commons.places;
+        if places.taken() * 2 >= places.size() {
+            return Err(Refusal::QueueFull);
+        }
         let service = self.service.enter_at_once()?;
-        let host = self.commons.places.enter_at_once()?;
+        let host = places.enter_at_once()?;
         Ok(Permit::new(service, host, None, now))
     }
 

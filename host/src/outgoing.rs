@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 
 use self::account::Account;
 use self::client::Client;
@@ -32,6 +32,7 @@ use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::frame::Handler;
 use crate::service::Service;
+use crate::tls;
 
 /// What a guest sends ends with the sandbox that it is in. Where that is used again, this is how long after its request's
 /// time is up: not before, or the guest would be told of a late answer instead of being late itself.
@@ -61,6 +62,11 @@ impl Outgoing {
     /// For guests that are only looked at: whatever they send is denied.
     pub fn nowhere() -> Self {
         Self(None)
+    }
+
+    /// Whether that is so.
+    pub fn is_nowhere(&self) -> bool {
+        self.0.is_none()
     }
 
     /// The services that `handler` serves, below the domain `suffix`, and the world.
@@ -96,6 +102,15 @@ impl Outgoing {
 
 impl World {
     fn tls(&self) -> Option<ClientConfig> {
-        self.tls.get_or_init(|| client::tls(client::system_roots())).clone()
+        self.tls.get_or_init(tls).clone()
     }
+}
+
+/// TLS with what the system trusts; none if it cannot be had at all, which is said.
+fn tls() -> Option<ClientConfig> {
+    let roots = tls::system_roots().unwrap_or_else(|problem| {
+        tracing::warn!("https requests of guests will fail: {problem}");
+        RootCertStore::empty()
+    });
+    tls::client(roots).inspect_err(|problem| tracing::error!("guests can send nothing: {problem}")).ok()
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
+use crate::guests::digest::Digest;
 use crate::metrics::Figures;
 use crate::turns::{Share, Turns};
 use crate::upstreams::Upstream;
@@ -29,6 +30,8 @@ pub struct Service {
     disabled: AtomicBool,
     /// Its replicas elsewhere, if that is what it was the last time.
     upstream: Mutex<Weak<Upstream>>,
+    /// The files of the version that was taken out, and why.
+    withdrawn: Mutex<Option<((Digest, u64), String)>>,
     failures: Mutex<VecDeque<Failure>>,
     refusal: Mutex<Option<(SystemTime, &'static str)>>,
     /// The second that it is, and bytes of output that became log lines in it.
@@ -87,6 +90,7 @@ impl Service {
             figures: Figures::default(),
             disabled: AtomicBool::new(false),
             upstream: Mutex::default(),
+            withdrawn: Mutex::default(),
             failures: Mutex::default(),
             refusal: Mutex::default(),
             output: Mutex::default(),
@@ -101,6 +105,16 @@ impl Service {
     /// Says whether it may be asked. Forgotten when the host ends; a manifest's `enabled` is not.
     pub fn disable(&self, disabled: bool) {
         self.disabled.store(disabled, Relaxed);
+    }
+
+    /// Remembers why the version of these files was taken out.
+    pub fn withdraw(&self, files: (Digest, u64), why: String) {
+        *lock(&self.withdrawn) = Some((files, why));
+    }
+
+    /// Why the version of these files was taken out, if it was.
+    pub fn withdrawn(&self, files: (Digest, u64)) -> Option<String> {
+        lock(&self.withdrawn).as_ref().filter(|(out, _)| *out == files).map(|(_, why)| why.clone())
     }
 
     /// Its replicas elsewhere, if it has any.

@@ -20,6 +20,7 @@ pub mod send;
 pub mod source;
 pub mod spec;
 pub mod transport;
+pub mod uploading;
 
 use std::collections::HashMap;
 use std::ops::Deref;

@@ -145,7 +145,10 @@ impl<'a> Files<'a> {
         };
         let (file, name) = (file.display(), self.name);
         if manifest.upstream.is_some() {
-            let way_out = format!("take that out first, or give {name} a part of it by --canary");
+            let way_out = format!(
+                "put the component at {name}.wasm yourself, then take [upstream] out of {file}: until then the replicas \
+                 answer; or give {name} a part of it by --canary"
+            );
             return Err(Failure::Problem(format!("{file} says that {name} is elsewhere; {way_out}")));
         }
         match manifest.component {

@@ -147,7 +147,9 @@ impl Compiler {
         let guest = Arc::new(Guest::new(spec, code, self));
         let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
         let instance = Instance::new(&guest, deadline).await.map_err(|error| unstartable(&file, &error))?;
-        if let Some(path) = &guest.spec.manifest.ready {
+        // Without a host to send requests through it cannot be as ready as it will be.
+        let alone = guest.sends() && self.outgoing.is_nowhere();
+        if let Some(path) = guest.spec.manifest.ready.as_ref().filter(|_| !alone) {
             instance.ready(&guest, path, deadline).await.map_err(|why| unready(&file, path, &why))?;
         }
         Ok(guest)

@@ -46,13 +46,14 @@ impl Deployment {
     /// What these files are, as a version of one of `services`.
     pub(super) fn new(spec: GuestSpec, services: &Services) -> Self {
         let service = services.of(&spec.name);
+        let withdrawn = service.withdrawn(Self::files(&spec)).map(OnceLock::from).unwrap_or_default();
         Self {
             name: Arc::clone(&service.name),
             version: Arc::from(spec.digest.short()),
             edition: Edition::of(&service.name, spec.digest, &spec.manifest),
             service,
             since: OnceLock::new(),
-            withdrawn: OnceLock::new(),
+            withdrawn,
             spec,
         }
     }
@@ -96,7 +97,13 @@ impl Deployment {
     /// Takes it out of its service's traffic for this reason, for as long as its files stay what they are. Says
     /// whether it was in until now.
     pub fn withdraw(&self, why: String) -> bool {
+        self.service.withdraw(Self::files(&self.spec), why.clone());
         self.withdrawn.set(why).is_ok()
+    }
+
+    /// Its own files, which a change of its service's manifest leaves alone.
+    fn files(spec: &GuestSpec) -> (Digest, u64) {
+        (spec.digest, spec.manifest.share.as_ref().map_or(0, |share| share.text))
     }
 
     /// Why it was taken out, if it was.

@@ -24,6 +24,7 @@ use crate::admission::terms::Policies;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
+use crate::ids::hash_of;
 use crate::request::place::Place;
 use crate::request::route::{Pattern, Route};
 use crate::turns::WEIGHT;
@@ -201,7 +202,7 @@ impl Manifest {
             for key in own.given() {
                 note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
             }
-            self.share = Some(part.share(&mut note));
+            self.share = Some(Share { text: hash_of(text.as_bytes()), ..part.share(&mut note) });
         } else {
             for key in part.given() {
                 note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));

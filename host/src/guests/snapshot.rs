@@ -120,7 +120,10 @@ impl Publisher {
         }
         for target in &next.targets {
             target.backend.takes_over();
-            target.admission.takes_over();
+            // Versions have their service's.
+            if target.of.is_none() {
+                target.admission.takes_over();
+            }
         }
         let is_high = |target: &Arc<Target>| target.backend.spec.manifest.terms.is_high();
         self.commons.shedding.reserve(next.targets.iter().any(is_high));
@@ -148,17 +151,19 @@ impl Publisher {
             let mut left = Percent::ALL.0;
             let its = |version: &mut Backend| version.spec.version_of().is_some_and(|(of, _)| *of == *backend.name);
             for version in versions.extract_if(.., its) {
-                let old = previous.target(&version.name);
-                let new = self.version(old, version, &admission);
-                // Its last good version, if what is wanted now is too much.
-                let fitting = [Some(&new), old].into_iter().flatten().find_map(|target| {
+                let last = previous.target(&version.name);
+                let new = self.version(last, version, &backend, &admission);
+                // Its last good version, if what is wanted now is too much; but behind what stands there now.
+                let last_good =
+                    || last.map(|last| self.version(Some(last), last.backend.clone(), &backend, &admission));
+                let fit = |target: Arc<Target>| {
                     let share = target.share();
-                    left.checked_sub(share.percent.0).map(|rest| (rest, share, Arc::clone(target)))
-                });
-                let fits = fitting.as_ref().is_some_and(|(_, _, target)| Arc::ptr_eq(target, &new));
-                if !fits {
+                    left.checked_sub(share.percent.0).map(|rest| (rest, share, target))
+                };
+                let fitting = fit(Arc::clone(&new)).or_else(|| {
                     refusals.push(target::too_much(&new, Percent(left)));
-                }
+                    last_good().and_then(fit)
+                });
                 if let Some((rest, share, target)) = fitting {
                     left = rest;
                     targets.push(Arc::clone(&target));
@@ -172,14 +177,23 @@ impl Publisher {
     }
 
     /// A version of a service whose admission is this: they share its places.
-    fn version(&self, old: Option<&Arc<Target>>, backend: Backend, admission: &Arc<Admission>) -> Arc<Target> {
+    fn version(
+        &self,
+        old: Option<&Arc<Target>>,
+        backend: Backend,
+        service: &Backend,
+        admission: &Arc<Admission>,
+    ) -> Arc<Target> {
         if let Some(old) = old.filter(|old| old.backend.is(&backend) && Arc::ptr_eq(&old.admission, admission)) {
             return Arc::clone(old);
         }
         let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
         let said = (backend.limits(), &Terms::default());
-        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.commons, None, Instant::now()));
-        Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow })
+        let known = old.and_then(|old| old.shadow.as_ref()).map(|known| (known, false));
+        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.commons, known, Instant::now()));
+        shadow.iter().for_each(Admission::takes_over);
+        let of = Some(Arc::clone(&service.service));
+        Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow, of })
     }
 }
 
@@ -193,6 +207,13 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let backend = &target.backend;
+        let called = load::host_of(&backend.name);
+        // Where both have a host of their own the router says so.
+        let unhosted = |owner: &&Arc<Target>| backend.spec.host().is_none() || owner.backend.spec.host().is_none();
+        if let Some(owner) = self.hosts.get(&called).filter(unhosted) {
+            let reason = format!("{} has the same name to who calls it", owner.backend.name);
+            return Err(Refusal::new(&load::file_name(&backend.spec.path), reason, "give one of them another name"));
+        }
         let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
         let own = backend.spec.host().map(host);
         if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target) {
@@ -200,7 +221,7 @@ impl Snapshot {
             let remedy = "give one of them another name, or other `routes` in its manifest";
             return Err(Refusal::new(&load::file_name(&backend.spec.path), reason, remedy));
         }
-        self.hosts.insert(load::host_of(&target.backend.name), Arc::clone(&target));
+        self.hosts.insert(called, Arc::clone(&target));
         self.targets.push(target);
         Ok(())
     }

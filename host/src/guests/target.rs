@@ -7,6 +7,7 @@ use super::load::{self, Refusal};
 use super::manifest::share::{Percent, Share};
 use crate::admission::Admission;
 use crate::request::split::{Part, Split};
+use crate::service::Service;
 
 /// A service, and what stands before it.
 pub struct Target {
@@ -18,6 +19,8 @@ pub struct Target {
     pub split: Option<Split<Target>>,
     /// Places for requests that it is only shown: they take none of those that clients wait for.
     pub shadow: Option<Admission>,
+    /// The service, when it is a version of one.
+    pub of: Option<Arc<Service>>,
 }
 
 impl Target {
@@ -35,9 +38,14 @@ impl Target {
             Some(old) => Arc::clone(old),
             None => {
                 let split = Split::new(beside, backend.spec.manifest.sticky.clone());
-                Arc::new(Self { backend, admission, split, shadow: None })
+                Arc::new(Self { backend, admission, split, shadow: None, of: None })
             }
         }
+    }
+
+    /// Whether an operator has said that it is not to be asked; with a service all its versions are not.
+    pub fn is_disabled(&self) -> bool {
+        self.backend.service.is_disabled() || self.of.as_ref().is_some_and(|service| service.is_disabled())
     }
 
     /// What it gets of its service's requests.

@@ -88,7 +88,7 @@ impl Account {
             service,
             request_id,
             unsaid,
-            "denied to send a request to {what}; to allow it, write {line} into {service}.toml"
+            "denied to send a request to {what}; {line} in {service}.toml, above its first [section], would allow it"
         );
         why
     }

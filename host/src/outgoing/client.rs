@@ -13,7 +13,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
@@ -44,7 +44,10 @@ const HEADERS: usize = 100;
 
 /// Sends requests to the world for one service.
 pub(super) struct Client {
-    pool: legacy::Client<Connector, WasiBody>,
+    pool: Mutex<Pool>,
+    /// What a pool is made of.
+    connector: Connector,
+    dial: Dial,
     places: Arc<Semaphore>,
     quota: Mutex<Quota>,
 }
@@ -61,24 +64,31 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// How a request goes, counted when that is known, or when nobody waits for it any more.
 struct Outcome<'a>(&'a Service, &'static str);
 
+type Pool = legacy::Client<Connector, WasiBody>;
+
+fn pool(connector: &Connector) -> Pool {
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .http1_max_headers(HEADERS)
+        .http1_max_buf_size(HEAD_BYTES)
+        .http2_max_header_list_size(HEAD_BYTES as u32)
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PING)
+        .build(connector.clone())
+}
+
 impl Client {
     /// One for what `grants` allows, within `limits`.
     pub(super) fn new(grants: &Grants, limits: &Limits, resolver: Resolver, tls: ClientConfig) -> Self {
         let dial = Dial::new(resolver, grants, limits.outgoing * CONNECTIONS);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        let pool = legacy::Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .http1_max_headers(HEADERS)
-            .http1_max_buf_size(HEAD_BYTES)
-            .http2_max_header_list_size(HEAD_BYTES as u32)
-            .http2_keep_alive_interval(PING)
-            .http2_keep_alive_timeout(PING)
-            .build(Connector(https.enable_http1().enable_http2().wrap_connector(dial)));
+        let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
-        Self { pool, places: Arc::new(Semaphore::new(limits.outgoing)), quota }
+        let places = Arc::new(Semaphore::new(limits.outgoing));
+        Self { pool: Mutex::new(pool(&connector)), connector, dial, places, quota }
     }
 
     /// Sends a request that may be sent, and waits for the head of its answer. The place that it takes is to be held to
@@ -113,6 +123,15 @@ impl Client {
         Ok((response, place))
     }
 
+    /// The pool; a new one when there is no room for another connection, so that those that idle go.
+    fn pool(&self) -> Pool {
+        let mut kept = lock(&self.pool);
+        if self.dial.is_full() {
+            *kept = pool(&self.connector);
+        }
+        kept.clone()
+    }
+
     async fn answer(
         &self,
         errand: &Errand,
@@ -131,7 +150,7 @@ impl Client {
             onward.put(request.headers_mut());
         }
         let mut connection = capture_connection(&mut request);
-        let mut asked = std::pin::pin!(self.pool.request(request));
+        let mut asked = std::pin::pin!(self.pool().request(request));
         let limit = options.connect_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
         let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
         let answered = tokio::select! {
@@ -169,29 +188,6 @@ impl tower_service::Service<Uri> for Connector {
             tokio::time::timeout(CONNECT, connecting).await.unwrap_or_else(late)
         })
     }
-}
-
-/// TLS that trusts these authorities; none if TLS cannot be had at all, which is said.
-pub(super) fn tls(roots: RootCertStore) -> Option<ClientConfig> {
-    // Named, because the process may come to hold another provider, and rustls would not know which to take.
-    let ring = rustls::crypto::ring::default_provider();
-    let config = ClientConfig::builder_with_provider(ring.into()).with_safe_default_protocol_versions();
-    let config =
-        config.inspect_err(|error| tracing::error!("guests can send nothing: TLS cannot be had: {error}")).ok()?;
-    Some(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// The authorities that the system trusts.
-pub(super) fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let (taken, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if taken == 0 {
-        tracing::warn!(
-            "https requests of guests will fail: this system has no certificates to trust; install them, or name a file \
-             of them in the variable SSL_CERT_FILE"
-        );
-    }
-    roots
 }
 
 #[cfg(test)]

@@ -66,6 +66,9 @@ pub(super) fn system() -> Resolver {
     })
 }
 
+/// How long a new connection waits for one that goes: those that idle are let go as soon as there is no room.
+const ROOM: Duration = Duration::from_secs(1);
+
 impl Dial {
     /// At most `connections` at once, to what `grants` allows.
     pub(super) fn new(resolver: Resolver, grants: &Grants, connections: usize) -> Self {
@@ -73,12 +76,18 @@ impl Dial {
         Self { resolver, grants: Arc::new(grants.clone()), places: Arc::new(places), lookups: Arc::new(lookups) }
     }
 
+    /// Whether there is no room for one more.
+    pub(super) fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
     async fn connect(self, target: Uri) -> Result<Line, Failure> {
         let https = target.scheme() == Some(&Scheme::HTTPS);
         let (scheme, usual) = if https { (Scheme::HTTPS, 443) } else { (Scheme::HTTP, 80) };
         let host = bare(target.host().unwrap_or_default()).to_owned();
         let port = target.port_u16().unwrap_or(usual);
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Failure::Connections)?;
+        let place = tokio::time::timeout(ROOM, Arc::clone(&self.places).acquire_owned()).await;
+        let Ok(Ok(place)) = place else { return Err(Failure::Connections) };
         let found = match host.parse::<IpAddr>() {
             Ok(address) => vec![address],
             Err(_) => {

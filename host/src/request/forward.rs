@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, response};
@@ -21,6 +21,7 @@ use crate::service::Service;
 use crate::upstreams::Upstream;
 use crate::upstreams::send::{Answer, AnyBody, Failure, Source};
 use crate::upstreams::transport::Received;
+use crate::upstreams::uploading::Uploading;
 
 /// Frames of an answer that are waited for with its head, if they are here: a short one has its body and its end.
 const PRIMING: usize = 3;
@@ -38,14 +39,14 @@ pub struct Relay {
 struct Upload<B> {
     inner: B,
     left: usize,
-    over: Arc<AtomicBool>,
     service: Arc<Service>,
+    uploading: Arc<Uploading>,
 }
 
 /// What a replica answered.
 pub enum Forwarded {
-    /// A head, and a body that comes.
-    Answer(response::Parts, Relay),
+    /// A head, a body that comes, and how long the replica has waited for the client.
+    Answer(response::Parts, Relay, Duration),
     /// That the connection becomes something else.
     Switch(response::Parts, Tunnel),
 }
@@ -64,18 +65,20 @@ pub async fn forward<B: RequestBody>(
     if let Some(ours) = &ours {
         ours.ask(request.headers_mut());
     }
-    let over = Arc::new(AtomicBool::new(false));
+    let uploading = (!request.body().is_end_stream()).then(Arc::<Uploading>::default);
     let request = request.map(|inner| {
-        if inner.is_end_stream() {
+        let Some(uploading) = uploading.clone() else {
             return Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
-        }
+        };
         let (left, service) = (upstream.limits().request_body, Arc::clone(&upstream.service));
-        Upload { inner, left, over: Arc::clone(&over), service }.boxed_unsync()
+        Upload { inner, left, service, uploading }.boxed_unsync()
     });
-    match upstream.send(request, client, deadline).await {
+    match upstream.send(request, client, deadline, uploading.clone()).await {
         Ok(Answer { mut response, source }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let theirs = hyper::upgrade::on(&mut response);
-            let ours = ours.ok_or_else(|| RequestError::Upstream("it switches protocols unasked".into()))?;
+            let ours = ours.filter(|ours| ours.is(response.headers()));
+            let ours =
+                ours.ok_or_else(|| RequestError::Upstream("it switches to a protocol that nobody asked for".into()))?;
             Ok(Forwarded::Switch(response.into_parts().0, ours.meet(theirs, source, upstream.spec().idle)))
         }
         Ok(Answer { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
@@ -85,11 +88,16 @@ pub async fn forward<B: RequestBody>(
             let (head, body) = response.into_parts();
             let mut relay = Relay { body, early: VecDeque::new(), ended: false, source };
             std::future::poll_fn(|cx| Poll::Ready(relay.prime(cx))).await?;
-            Ok(Forwarded::Answer(head, relay))
+            Ok(Forwarded::Answer(head, relay, uploading.map_or(Duration::ZERO, |uploading| uploading.waited())))
         }
-        Err(_) if over.load(Relaxed) => Err(RequestError::BodyTooLarge),
+        Err(_) if uploading.as_ref().is_some_and(|uploading| uploading.over.load(Relaxed)) => {
+            Err(RequestError::BodyTooLarge)
+        }
         Err(Failure::NoReplica) => Err(RequestError::NoReplica),
         Err(Failure::Overloaded(cause)) => Err(RequestError::UpstreamBusy(cause)),
+        Err(Failure::TimedOut(_)) if uploading.is_some_and(|uploading| uploading.is_waiting()) => {
+            Err(RequestError::BodyLate)
+        }
         Err(Failure::TimedOut(cause)) => Err(RequestError::UpstreamTimeout(cause)),
         Err(Failure::Unanswered(cause)) => Err(RequestError::Upstream(cause)),
         Err(Failure::Body) => Err(RequestError::BodyBroken),
@@ -156,7 +164,9 @@ impl<B: RequestBody> Body for Upload<B> {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        self.uploading.asked(polled.is_ready());
+        let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
             None => return Poll::Ready(None),
@@ -169,7 +179,7 @@ impl<B: RequestBody> Body for Upload<B> {
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                self.over.store(true, Relaxed);
+                self.uploading.over.store(true, Relaxed);
                 Poll::Ready(Some(Err(Error::HttpRequestBodySize(None))))
             }
         }

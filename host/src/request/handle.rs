@@ -150,7 +150,7 @@ fn find(
     let snapshot = handler.current.snapshot();
     match way(&snapshot, hop, head) {
         Ok(found) => {
-            let cached = found.cache.map(|rules| (rules, head.uri.clone()));
+            let cached = found.cache.map(|rules| (rules, headers::outer(head, hop.peer)));
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
@@ -162,8 +162,7 @@ fn find(
             };
             let target = split.and_then(choose).unwrap_or_else(|| Arc::clone(service));
             record.found(&target.backend, found.route);
-            // Its versions are switched off with it.
-            if service.backend.service.is_disabled() {
+            if service.is_disabled() {
                 return Err(RequestError::Disabled);
             }
             let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
@@ -187,8 +186,8 @@ fn way<'a>(
         return snapshot.router.find(authority, head.uri.path(), &head.method);
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
-    let cache = target.backend.spec.manifest.cache;
-    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache })
+    // What is kept is kept for clients: an answer to a guest may be another, and says so in no header.
+    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None })
 }
 
 /// A body that says it is too large is refused before a sandbox is made for it.

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::upgrade::Wanted;
 use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
+use crate::ids::hash_of;
 
 /// Meant for the next hop only (RFC 9110, 7.6.1), and what else is about the connection and not the message.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -24,6 +25,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "te"
             | "transfer-encoding"
             | "upgrade"
+            | "http2-settings"
     )
 }
 
@@ -81,11 +83,15 @@ impl Peer {
     }
 
     /// A service of this host, which calls another: an address has only the host, and a name is what RFC 7239 has for
-    /// what has none.
+    /// what has none. Policies and logs go by addresses all the same, so each has one that no client has: in
+    /// fd6c:6f64:6765::/48, by its name.
     pub fn service(name: &str) -> Self {
-        let shown = format!("_{name}");
+        // What may stand in such a name is less than in a version's.
+        let shown = format!("_{}", name.replace('@', "."));
+        let [a, b, c, d, e, f, g, h] = hash_of(name.as_bytes()).to_be_bytes();
+        let address = [0xfd, b'l', b'o', b'd', b'g', b'e', a, b, c, d, e, f, g, h, 0, 1];
         Self {
-            address: IpAddr::from([127, 0, 0, 1]),
+            address: IpAddr::from(address),
             local: SocketAddr::from(([127, 0, 0, 1], 0)),
             trusted: false,
             plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
@@ -149,6 +155,10 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let wants_trailers = headers.get_all(header::TE).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
     });
+    // Where both are, the length is not the body's (RFC 9112, 6.3).
+    if dropped.contains(&header::TRANSFER_ENCODING) {
+        dropped.push(header::CONTENT_LENGTH);
+    }
     for name in &dropped {
         headers.remove(name);
     }
@@ -174,6 +184,26 @@ pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Requ
     head.uri = Uri::from_parts(parts).map_err(|_| BAD)?;
     head.headers.insert(PREFIX, forwarded);
     Ok(())
+}
+
+/// What was asked for as the client has it, by the word of a proxy that is believed: the host and the first part of the path
+/// may be others there. Answers depend on both.
+pub fn outer(head: &request::Parts, peer: &Peer) -> Uri {
+    let said =
+        |name: &HeaderName| head.headers.get(name).filter(|_| peer.trusted).and_then(|value| value.to_str().ok());
+    let (host, prefix) = (said(&HOST), said(&PREFIX));
+    if host.is_none() && prefix.is_none() {
+        return head.uri.clone();
+    }
+    let mut parts = head.uri.clone().into_parts();
+    if let Some(host) = host.and_then(|host| host.rsplit(',').next_back()?.trim().parse().ok()) {
+        parts.authority = Some(host);
+    }
+    let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
+    if let Ok(path) = format!("{}{path}", prefix.unwrap_or_default().trim_end_matches('/')).parse() {
+        parts.path_and_query = Some(path);
+    }
+    Uri::from_parts(parts).unwrap_or_else(|_| head.uri.clone())
 }
 
 /// The target's own authority, else the Host header; HTTP/1.0 may have neither.

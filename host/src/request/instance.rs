@@ -25,6 +25,7 @@ use crate::capabilities::sandbox::{Caught, Errand, Sandbox, lock};
 use crate::capabilities::{Ctx, stdio};
 use crate::error::{RequestError, Trap};
 use crate::guests::guest::Guest;
+use crate::guests::load::host_of;
 use crate::turns::{Hog, Turn};
 
 /// Frames of a guest's backtrace that are kept.
@@ -157,7 +158,7 @@ impl Instance {
     /// # Errors
     /// What it answers instead, in words.
     pub async fn ready(self, guest: &Arc<Guest>, path: &str, deadline: Instant) -> Result<(), String> {
-        let uri = format!("http://{}.localhost{path}", guest.name);
+        let uri = format!("http://{}{path}", host_of(&guest.name));
         let request = http::Request::get(uri).body(http_body_util::Empty::new()).map_err(|error| error.to_string())?;
         let answer = self.call(Arc::clone(guest), request, Errand::new(Arc::from("ready"), deadline)).await;
         match answer {

@@ -56,7 +56,10 @@ pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Reques
     }
     let copy = Copy { parts, ended: false, hint };
     let original = Original { inner, copy: Some(sender) };
-    (Request::from_parts(head.clone(), original.boxed_unsync()), Request::from_parts(head, copy.boxed_unsync()))
+    let mut shown = head.clone();
+    // The client's connection among them, should it want to become something else: there is only one.
+    shown.extensions.clear();
+    (Request::from_parts(head, original.boxed_unsync()), Request::from_parts(shown, copy.boxed_unsync()))
 }
 
 /// Shows `request` to a version, and counts what it makes of it as its own.
@@ -71,11 +74,12 @@ pub async fn show(
     let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
-    let response = match places.admit_at_once(record.start()) {
-        Ok(permit) => run(&tracer, &target, permit, request, client, errand, &mut record).await,
-        Err(refusal) => Err(refusal.into()),
+    let permit = match places.admit_aside(record.start()) {
+        Ok(permit) => permit,
+        // The version has done nothing wrong, and made no answer.
+        Err(refusal) => return record.dismissed(&refusal.into()),
     };
-    let response = match response {
+    let response = match run(&tracer, &target, permit, request, client, errand, &mut record).await {
         Ok(response) => response,
         Err(error) => {
             record.counted(&error);

@@ -89,9 +89,9 @@ impl Record {
         }));
     }
 
-    /// When its head was here.
+    /// When its head was here, or what another request was to bring had not come.
     pub fn start(&self) -> Instant {
-        self.start
+        self.start + self.waited
     }
 
     /// As the caller and the log have it.
@@ -144,6 +144,12 @@ impl Record {
         self.status = Some(status);
         self.trace.answered(status);
         self.begins(Phase::Body);
+    }
+
+    /// It was turned away, and nobody waits for an answer: none is counted.
+    pub fn dismissed(mut self, error: &RequestError) {
+        self.counted(error);
+        self.complete = true;
     }
 
     /// No guest has answered, for this reason, and nobody waits for an answer.

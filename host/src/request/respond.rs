@@ -104,8 +104,8 @@ pub fn relaying(
     method: &Method,
     deadline: Instant,
 ) -> Result<Response<Body>, RequestError> {
-    let (mut head, body) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
-        Forwarded::Answer(head, body) => (head, body),
+    let (mut head, body, idle) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
+        Forwarded::Answer(head, body, idle) => (head, body, idle),
         Forwarded::Switch(mut head, tunnel) => {
             let what = head.headers.get(header::UPGRADE).cloned();
             headers::strip_hop_by_hop(&mut head.headers);
@@ -116,7 +116,7 @@ pub fn relaying(
         }
     };
     headers::strip_hop_by_hop(&mut head.headers);
-    permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
+    permit.answered(head.status, &mut head.headers, idle, Instant::now);
     let source = if *method == Method::HEAD || bodiless(head.status) {
         Source::Text(None)
     } else if body.is_whole() {

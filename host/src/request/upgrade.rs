@@ -43,6 +43,8 @@ impl Wanted {
         if let Some(wanted) = head.headers.get(header::UPGRADE)
             && head.version == Version::HTTP_11
             && head.method == Method::GET
+            && names(&head.headers, "upgrade")
+            && !is_http(wanted)
         {
             let wanted = Self(wanted.clone());
             head.extensions.insert(wanted);
@@ -57,6 +59,11 @@ impl Ours {
         Some(Self { wanted, freed: hyper::upgrade::on(request) })
     }
 
+    /// Whether this is what was asked for.
+    pub fn is(&self, headers: &HeaderMap) -> bool {
+        headers.get(header::UPGRADE).is_some_and(|what| what.as_bytes().eq_ignore_ascii_case(self.wanted.as_bytes()))
+    }
+
     /// Asks the replica for it.
     pub fn ask(&self, headers: &mut HeaderMap) {
         speak(headers, &self.wanted);
@@ -66,6 +73,19 @@ impl Ours {
     pub fn meet(self, theirs: OnUpgrade, source: Source, idle: Duration) -> Tunnel {
         Tunnel { ours: self.freed, theirs, source, idle }
     }
+}
+
+/// Whether `Connection` names this.
+fn names(headers: &HeaderMap, option: &str) -> bool {
+    let lines = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case(option))
+}
+
+/// Another version of HTTP, or TLS, inside of which requests would pass that nobody here has looked at.
+fn is_http(wanted: &HeaderValue) -> bool {
+    let text = wanted.to_str().unwrap_or("http").to_ascii_lowercase();
+    text.split(',')
+        .any(|name| ["h2c", "h2", "http", "tls"].contains(&name.trim().split('/').next().unwrap_or_default()))
 }
 
 /// Says that the connection is to become something else, or does.
@@ -78,7 +98,8 @@ impl Tunnel {
     /// Passes bytes until both sides have ended, one has failed, or nothing has come for too long.
     pub async fn run(self, permit: Permit) {
         let Self { ours, theirs, source, idle } = self;
-        let Ok((ours, theirs)) = tokio::try_join!(ours, theirs) else { return };
+        let both = tokio::time::timeout(idle, async { tokio::try_join!(ours, theirs) });
+        let Ok(Ok((ours, theirs))) = both.await else { return };
         let (active, start) = (AtomicU64::new(0), Instant::now());
         let clock = Clock { active: &active, start, idle };
         let (ours_in, ours_out) = tokio::io::split(TokioIo::<Upgraded>::new(ours));
@@ -120,8 +141,9 @@ async fn pass(
         let bytes = read?;
         clock.active.store(clock.millis(), Relaxed);
         if bytes == 0 {
-            return to.shutdown().await;
+            return tokio::time::timeout(clock.idle, to.shutdown()).await?;
         }
-        to.write_all(buffer.get(..bytes).unwrap_or_default()).await?;
+        // Who does not read for so long is as good as gone.
+        tokio::time::timeout(clock.idle, to.write_all(buffer.get(..bytes).unwrap_or_default())).await??;
     }
 }

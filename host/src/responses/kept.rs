@@ -89,7 +89,7 @@ impl Draft {
             return None;
         }
         let mut headers = HeaderMap::with_capacity(head.headers.len());
-        for (name, value) in head.headers.iter().filter(|(name, _)| **name != header::AGE) {
+        for (name, value) in head.headers.iter().filter(|(name, _)| is_for_all(name)) {
             headers.append(name.clone(), own(value)?);
         }
         if !headers.contains_key(header::DATE) {
@@ -229,4 +229,9 @@ impl Drop for Kept {
     fn drop(&mut self) {
         self.draft.service.figures.cached.drops(self.bytes());
     }
+}
+
+/// Not what was said to one client alone: how old the answer was for it, and where it stands with its rate.
+fn is_for_all(name: &HeaderName) -> bool {
+    *name != header::AGE && !matches!(name.as_str(), "ratelimit" | "ratelimit-policy")
 }

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use tokio::task::JoinSet;
 
 use super::Inner;
 use super::send::AnyBody;
 use super::transport::{Kind, Pool, Target};
+
+/// Bytes of an answer to a check that are read.
+const BODY: usize = 64 << 10;
 
 /// Checks all replicas, over and over; does nothing for an upstream that has none of that.
 pub(super) async fn check(inner: Arc<Inner>) {
@@ -49,8 +52,8 @@ async fn ask(
     let answered = tokio::time::timeout(timeout, async {
         let response = pool.send(request).await.map_err(|error| (error.kind, error.cause))?;
         let status = response.status();
-        // Read to its end, so that the connection can be used again.
-        let _ = response.into_body().collect().await;
+        // Read to its end, so that the connection can be used again; not if that is far.
+        let _ = Limited::new(response.into_body(), BODY).collect().await;
         Ok::<_, (Kind, String)>(status)
     });
     Some(match answered.await {

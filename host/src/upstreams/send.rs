@@ -17,6 +17,7 @@ use super::replicas::Chosen;
 use super::retry::{Outcome, Repeatable};
 use super::spec::Policy;
 use super::transport::{Kind, Received, SendError};
+use super::uploading::Uploading;
 use super::{Inner, Members, Upstream};
 
 /// The body of any request.
@@ -52,6 +53,7 @@ pub struct Source {
     inner: Arc<Inner>,
     members: Arc<Members>,
     chosen: Chosen,
+    upload: Option<Arc<Uploading>>,
 }
 
 type Tried = Result<Response<Received<AnyBody>>, SendError<AnyBody>>;
@@ -68,6 +70,10 @@ struct Job<'a> {
     repeatable: Repeatable,
     key: Option<u64>,
     deadline: Instant,
+    /// The replicas when it began: what was tried are places among these.
+    members: Arc<Members>,
+    /// What its client still has to send, if anything.
+    upload: Option<Arc<Uploading>>,
     /// Places of the replicas that were tried.
     tried: Vec<usize>,
     /// What it can be made again from.
@@ -83,7 +89,13 @@ impl Upstream {
     ///
     /// # Errors
     /// When no replica answers before `deadline`.
-    pub async fn send(&self, request: Request<AnyBody>, client: IpAddr, deadline: Instant) -> Result<Answer, Failure> {
+    pub async fn send(
+        &self,
+        request: Request<AnyBody>,
+        client: IpAddr,
+        deadline: Instant,
+        upload: Option<Arc<Uploading>>,
+    ) -> Result<Answer, Failure> {
         let inner = &self.inner;
         inner.budget.count(Instant::now());
         let (head, body) = request.into_parts();
@@ -91,7 +103,8 @@ impl Upstream {
         let key = if inner.spec.policy == Policy::Hash { inner.spec.hash.key(client, &head.headers) } else { None };
         let again = repeatable.always() && (inner.spec.retry.attempts > 0 || inner.spec.hedge.is_some());
         let spare = again.then(|| head.clone());
-        let mut job = Job { inner, repeatable, key, deadline, tried: Vec::new(), spare };
+        let members = inner.members.load_full();
+        let mut job = Job { inner, repeatable, key, deadline, members, upload, tried: Vec::new(), spare };
         job.run(Request::from_parts(head, body)).await
     }
 }
@@ -163,7 +176,8 @@ impl Job<'_> {
             return done;
         }
         let Some(again) = self.again(true, None, Instant::now()) else { return first.await };
-        let mut second = pin!(self.choose()?.ask(again, self.deadline));
+        let Ok(second) = self.choose() else { return first.await };
+        let mut second = pin!(second.ask(again, self.deadline));
         let (done, other) = tokio::select! {
             done = &mut first => (done, second),
             done = &mut second => (done, first),
@@ -179,12 +193,12 @@ impl Job<'_> {
     }
 
     fn choose(&mut self) -> Result<Source, Failure> {
-        let members = self.inner.members.load_full();
+        let members = Arc::clone(&self.members);
         let chosen = members.replicas.choose(Instant::now(), self.key, self.inner.random(), &self.tried);
         let chosen = chosen.ok_or(Failure::NoReplica)?;
         self.inner.news(chosen.news);
         self.tried.push(chosen.index);
-        Ok(Source { inner: Arc::clone(self.inner), members, chosen })
+        Ok(Source { inner: Arc::clone(self.inner), members, chosen, upload: self.upload.clone() })
     }
 }
 
@@ -202,7 +216,7 @@ impl Source {
             Err(_) => {
                 let cause = format!("{target}: no answer before the time of the request was over");
                 self.inner.counts.failed.count("timed-out");
-                if start.elapsed() >= FAIR {
+                if start.elapsed() >= FAIR && !self.is_uploading() {
                     self.settle(Outcome::TimedOut, &cause);
                 }
                 Err(Failure::TimedOut(cause))
@@ -220,6 +234,7 @@ impl Source {
         let cause = match result {
             // Says nothing about the replica.
             Err(error) if matches!(error.kind, Kind::Unsendable | Kind::Upload) => return outcome,
+            Err(_) if outcome == Outcome::TimedOut && self.is_uploading() => return outcome,
             result => move || match result {
                 Ok(response) => format!("it answers {}", response.status()),
                 Err(error) => error.cause.clone(),
@@ -228,6 +243,11 @@ impl Source {
         let change = self.members.replicas.settle(&self.chosen, outcome, now);
         self.inner.tell(&self.chosen.replica().address, change, cause);
         outcome
+    }
+
+    /// The client has not sent all of its request yet, and has to go on.
+    fn is_uploading(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_waiting())
     }
 
     /// It broke off its answer.

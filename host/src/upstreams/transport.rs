@@ -235,6 +235,9 @@ where
             connection.over();
             return Sent::Failed(SendError::unsent((Kind::Unsendable, self.connector.says(&why)), request));
         }
+        if matches!(connection, Connection::One(_)) {
+            form::frame(&mut request);
+        }
         let request = request.map(Sending::new);
         let upload = request.body().upload();
         let before = connection.reads();

@@ -19,6 +19,8 @@ pub struct Share {
     pub mirror: Percent,
     /// When it is taken out by itself.
     pub rollback: Option<Rollback>,
+    /// Of the text that says so: another text is another chance for a version that was taken out.
+    pub text: u64,
 }
 
 /// A request that has this value there.
@@ -150,7 +152,7 @@ impl Written {
                 Err(problem) => note(problem),
             }
         }
-        Share { percent: part, rules, mirror, rollback: rollback.map(|(rollback, _)| rollback) }
+        Share { percent: part, rules, mirror, rollback: rollback.map(|(rollback, _)| rollback), text: 0 }
     }
 }
 

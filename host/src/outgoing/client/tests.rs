@@ -1,3 +1,4 @@
+use rustls::RootCertStore;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
@@ -66,7 +67,7 @@ fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
     let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
-    Client::new(&manifest.grants, &manifest.limits, resolver, tls(roots).unwrap())
+    Client::new(&manifest.grants, &manifest.limits, resolver, crate::tls::client(roots).unwrap())
 }
 
 fn errand() -> Errand {

@@ -4,9 +4,10 @@
 //! HTTP/1.1) or a `Host` header. The host that the client asked for is kept; an authority in the URI has precedence
 //! (RFC 9112, 3.2.2). Both are idempotent, so that a request that was not sent can be sent to another replica.
 
-use http::header::{HOST, HeaderValue, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
+use http_body::Body;
 
 /// For HTTP/1.1. `nobody` is the host of a request that names none.
 pub(super) fn one<B>(request: &mut Request<B>, nobody: &Authority) -> Result<(), String> {
@@ -50,6 +51,14 @@ pub(super) fn two<B>(request: &mut Request<B>, scheme: Scheme, nobody: &Authorit
     parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from_parts(parts).map_err(|error| format!("its URI is none: {error}"))?;
     Ok(())
+}
+
+/// Says that the body comes in chunks where nothing else says how long it is: hyper takes a GET without that for one that has none.
+pub(super) fn frame<B: Body>(request: &mut Request<B>) {
+    let body = request.body();
+    if !body.is_end_stream() && body.size_hint().exact().is_none() && !request.headers().contains_key(CONTENT_LENGTH) {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// A tunnel is not a request to a replica, and hyper would make one of it.
