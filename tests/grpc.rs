@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Leashed, host, output, root, within};
+use crate::harness::{Connection, Leashed, host, output, root, within};
 
 fn script(name: &str) -> PathBuf {
     root().join("tests/grpc").join(name)
@@ -50,4 +50,20 @@ async fn a_stock_client_calls_a_stock_server() {
     );
     let host = host(&[]).manifest("echo", &manifest).start().await;
     calls(python, host.address).await;
+}
+
+/// A guest that writes many small parts at once and is gone: whatever of it comes together with its end, all of it arrives.
+/// (tokio lets a task take only so many messages in a turn, and the guest's end can fall on the last one.)
+#[tokio::test(flavor = "multi_thread")]
+async fn chatty_answers_are_whole() {
+    let host = host(&["grpc"]).manifest("grpc", "routes = [\"/lodge.Echo\"]").start().await;
+    for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+        for messages in 1..=150_usize {
+            let text = messages.to_string();
+            let asked = format!("\0\0\0\0{}{text}", char::from(u8::try_from(text.len()).unwrap()));
+            let answer = within(client.ask(http::Method::POST, "/lodge.Echo/Count", &[], &asked)).await;
+            let prefixes = answer.body.windows(4).filter(|bytes| *bytes == [0; 4]).count();
+            assert!(!answer.broken && prefixes == messages, "{messages} messages: {answer:?}");
+        }
+    }
 }

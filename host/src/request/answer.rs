@@ -208,7 +208,11 @@ impl AnswerBody {
 
     /// Takes what a guest that is done has left in its body, then lets its Store go.
     fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
-        while let Poll::Ready(Some(frame)) = self.poll_inner(cx)? {
+        loop {
+            // Pending has to mean that there is nothing: what tokio's budget for a task keeps back until its next turn would
+            // be lost with the Store.
+            let next = std::pin::pin!(tokio::task::unconstrained(poll_fn(|cx| self.poll_inner(cx))));
+            let Poll::Ready(Some(frame)) = next.poll(cx)? else { break };
             self.early.push_back(frame);
         }
         let work = std::mem::replace(&mut self.work, Work::Gone);
