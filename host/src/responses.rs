@@ -3,9 +3,9 @@
 //!
 //! A request looks here after it was routed and before it is admitted. What it finds costs no permit and no sandbox;
 //! what it does not find it gets an [`Errand`] for, and [settles](Errand::settle) that with what the service said.
-//! [`freshness`] knows what may be stored and for how long, [`conditions`] what a client has already, [`kept`] what an
-//! answer becomes when it is given again, [`status`] how that is said; [`store`] holds them within a [`budget`],
-//! [`flights`] makes many requests for the same one, and [`recorder`] writes answers down as they go by.
+//! `freshness` knows what may be stored and for how long, `conditions` what a client has already, `kept` what an
+//! answer becomes when it is given again, `status` how that is said; `store` holds them within a `budget`,
+//! `flights` makes many requests for the same one, and [`recorder`] writes answers down as they go by.
 //!
 //! Stricter than the standard asks: `Set-Cookie` is never kept; a request with a cookie or credentials shares only what
 //! says `public` or `s-maxage`; one with `Range`, `If-Match` or a body is not looked up. Not there: parts of answers
