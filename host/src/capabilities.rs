@@ -12,6 +12,7 @@ pub mod http;
 pub mod limiter;
 mod logging;
 pub mod sandbox;
+mod sent;
 pub mod stdio;
 
 use std::sync::Arc;

@@ -61,8 +61,10 @@
 //! * 2026-11: a breaker outlives edits of the manifest, but not the component: it has judged what is not asked any more,
 //!   and a repair that has to wait for a breaker is no repair. A rate outlives both: it is the client who is judged.
 //! * 2026-11: a service with policies on a route has no `<name>.localhost`: its routes could be gone around there.
-//! * 2026-11: a call between services is a request like any other ([`request::frame`]), in a task that is not its caller's.
-//!   wasmtime refuses to drive a Store inside of another's event loop, and the caller's meter would charge it for the callee.
+//! * 2026-11: a call between services is a request like any other ([`request::frame`]). It is run beside its caller, not
+//!   inside of it: wasmtime refuses to drive a Store inside of another's event loop, and the caller's meter would charge it
+//!   for the callee. Its first turn is on its caller's thread, right after the caller's own; most need no other
+//!   (`capabilities::sent`). A task for each woke a second thread for each.
 //! * 2026-11: a service elsewhere is a manifest without a component, published like a guest: whatever routes, admits, counts
 //!   and shows one does so for the other, and a system moves over by its files. What both have is a `guests::deployment`.
 //! * 2026-11: a version is a file beside its service's, not state that somebody keeps: `lodge deploy` moves files, and the

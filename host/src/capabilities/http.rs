@@ -1,12 +1,12 @@
 //! `wasi:http`, 0.2 and 0.3. What a guest sends goes to the [`Sender`] of its service, which knows what it may.
 
+mod asked;
+
 use std::sync::Arc;
 
 use http::HeaderName;
-use wasmtime::component::{Linker, Resource};
-use wasmtime_wasi_http::p2::bindings::http::outgoing_handler::Host as _;
+use wasmtime::component::Linker;
 use wasmtime_wasi_http::p2::bindings::http::types;
-use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpHooks, WasiHttpView, p2,
     p3,
@@ -22,11 +22,8 @@ const FIELDS_BYTES: usize = 128 << 10;
 /// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB there was no throughput to gain.
 const CHUNK_BYTES: usize = 128 << 10;
 
-/// By its newest name: those before it are found by that, too.
-const OUTGOING_02: &str = "wasi:http/outgoing-handler@0.2.12";
-
 /// An answer to a guest, and what is left to do for it.
-type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+pub type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
 /// A request of a guest on its way. Dropping it takes it back.
 pub type Sending = Box<dyn Future<Output = Sent> + Send>;
@@ -67,33 +64,19 @@ pub fn refuse(why: Error) -> Sending {
 pub(super) struct Hooks {
     sender: Arc<dyn Sender>,
     sandbox: Arc<Sandbox>,
-    /// Of the 0.2 request that is about to be sent.
-    options: Option<RequestOptions>,
 }
 
 impl Hooks {
     /// What a guest in this sandbox sends goes to `sender`.
     pub(super) fn new(sender: Arc<dyn Sender>, sandbox: Arc<Sandbox>) -> Self {
-        Self { sender, sandbox, options: None }
+        Self { sender, sandbox }
     }
 }
 
 /// Puts `wasi:http` 0.2 into the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, WasiHttp>(linker, &p2::bindings::LinkOptions::default().into(), Ctx::http)?;
-    // As wasmtime has it, but that a request's options are dropped with it: wasmtime 48 keeps them, and a guest that is
-    // used again runs out of handles.
-    type Asked = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
-    linker.instance(OUTGOING_02)?.func_wrap("handle", |mut store, (request, options): Asked| {
-        let ctx = store.data_mut();
-        ctx.hooks.options = options.map(|options| ctx.table.delete(options)).transpose()?;
-        let sent = ctx.http().handle(request, None);
-        ctx.hooks.options = None;
-        match sent {
-            Ok(sent) => Ok((Ok(sent),)),
-            Err(error) => Ok((Err(error.downcast()?),)),
-        }
-    })
+    asked::link(linker)
 }
 
 /// Puts `wasi:http` 0.3 into the linker.
@@ -122,9 +105,9 @@ impl WasiHttpHooks for Hooks {
     ) -> Sending {
         match self.sandbox.errand() {
             Some(errand) => {
-                let from = (Arc::clone(&self.sandbox), errand);
-                let options = options.or_else(|| self.options.take()).unwrap_or_default();
-                Arc::clone(&self.sender).send(from, request, options)
+                let (from, depth) = ((Arc::clone(&self.sandbox), errand.clone()), errand.depth);
+                let sending = Arc::clone(&self.sender).send(from, request, options.unwrap_or_default());
+                Box::new(self.sandbox.send(depth, sending))
             }
             // Start code runs for no request, and nobody would know whose.
             None => refuse(Error::HttpRequestDenied),

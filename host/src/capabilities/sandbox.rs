@@ -5,8 +5,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
+use super::http::{Sending, Sent};
+use super::sent::Outbox;
 use crate::clock::Clock;
 use crate::config::limits::Limits;
 use crate::error::RequestError;
@@ -48,6 +51,7 @@ pub struct Sandbox {
     output_dropped: AtomicUsize,
     /// What it is at work on; nothing while its start code runs.
     errand: Mutex<Option<Errand>>,
+    outbox: Outbox,
     /// Unfinished lines of stdout and stderr.
     pub(super) partial: [Mutex<Vec<u8>>; 2],
 }
@@ -91,6 +95,7 @@ impl Sandbox {
             output_left: AtomicUsize::new(limits.output),
             output_dropped: AtomicUsize::new(0),
             errand: Mutex::new(None),
+            outbox: Outbox::default(),
             partial: [const { Mutex::new(Vec::new()) }; 2],
         }
     }
@@ -149,6 +154,16 @@ impl Sandbox {
     /// The request that has the sandbox now, if one has.
     pub fn errand(&self) -> Option<Errand> {
         lock(&self.errand).clone()
+    }
+
+    /// Has what the guest sends run beside it. `depth` calls led to the guest.
+    pub(super) fn send(&self, depth: usize, sending: Sending) -> impl Future<Output = Sent> + Send + use<> {
+        self.outbox.put(depth, sending)
+    }
+
+    /// Gives what the guest has sent a first turn. Whether any of it is answered already, and the guest can go on.
+    pub fn run_sent(&self, cx: &mut Context<'_>) -> bool {
+        self.outbox.run(cx)
     }
 
     /// The body of an answer to what the guest has sent is held, for as long as this is.

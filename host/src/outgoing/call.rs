@@ -1,10 +1,9 @@
 //! A call between services: the callee answers as it would a client, with a permit, limits, a record and a trace of its
 //! own, and no socket is between them.
 //!
-//! Guest code of a callee never runs in the task that polls its caller: wasmtime cannot drive a Store inside of another's
-//! event loop, and the caller must not pay for CPU time that is not its own. A 0.2 guest's request has a task of its own
-//! already, a 0.3 guest's gets one here. Either is aborted when the caller drops the request, and the callee ends with it.
+//! The callee runs beside its caller, and ends with the request when the caller drops that (`capabilities/sent.rs`).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -34,21 +33,12 @@ pub(super) fn send(
     request: Request<WasiBody>,
     options: RequestOptions,
 ) -> Sending {
-    let callers = tokio::task::try_id();
     Box::new(async move {
         let Some(handler) = account.handler.upgrade() else { return Err(Error::DestinationUnavailable) };
         account.service.figures.calls.fetch_add(1, Relaxed);
         let end = end(&errand);
-        // In a box: it is some kilobytes, and would be moved from future to future.
-        let answering = Box::pin(answer(handler, account, host, errand, request));
-        let answering = async {
-            if tokio::task::try_id() != callers {
-                return answering.await;
-            }
-            let mut task = spawn(answering);
-            // It ends without an answer only when the host does.
-            (&mut *task).await.unwrap_or(Err(Error::ConnectionTerminated))
-        };
+        // Pinned here: it is some kilobytes, and would be moved into the next future.
+        let answering = pin!(answer(handler, account, host, errand, request));
         let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
         sent(answered.map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()))
     })

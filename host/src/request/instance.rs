@@ -31,6 +31,9 @@ use crate::turns::{Hog, Turn};
 /// Frames of a guest's backtrace that are kept.
 const FRAMES: usize = 32;
 
+/// Answers to what it has sent that a guest may have one after another, until others have a turn on its thread.
+const ROUNDS: usize = 32;
+
 /// One Store with one instance in it. Memory, table, stack, CPU and wall limits are set before guest code runs.
 pub struct Instance {
     store: Store<Ctx>,
@@ -274,14 +277,24 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Poll::Ready(turn) = this.poll_turn(cx) {
-            this.sandbox.cpu.enter();
-            let polled = Pin::new(&mut this.future).poll(cx);
-            this.sandbox.cpu.leave();
-            if let Poll::Ready(output) = polled {
-                return Poll::Ready(Ok(output));
+        for round in 0.. {
+            if let Poll::Ready(turn) = this.poll_turn(cx) {
+                this.sandbox.cpu.enter();
+                let polled = Pin::new(&mut this.future).poll(cx);
+                this.sandbox.cpu.leave();
+                if let Poll::Ready(output) = polled {
+                    this.sandbox.run_sent(cx);
+                    return Poll::Ready(Ok(output));
+                }
+                this.rest(turn);
             }
-            this.rest(turn);
+            if !this.sandbox.run_sent(cx) {
+                break;
+            }
+            if round == ROUNDS {
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         let deadline = this.deadline.into();
         let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

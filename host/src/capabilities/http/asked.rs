@@ -1,0 +1,137 @@
+//! Sending by `wasi:http` 0.2: `outgoing-handler`, and the `future-incoming-response` that a guest waits for.
+//!
+//! Both are ours and not wasmtime's, which starts two tasks for each request, and keeps a request's options for as long as
+//! the sandbox lives: a guest that is used again runs out of handles.
+
+use std::pin::Pin;
+
+use http::header::CONTENT_LENGTH;
+use http::uri::Scheme;
+use http_body_util::{BodyExt, Empty};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource, ResourceType};
+use wasmtime_wasi::async_trait;
+use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+use wasmtime_wasi_http::p2::bindings::http::types::{self, ErrorCode, HostFutureIncomingResponse as _};
+use wasmtime_wasi_http::p2::body::HostIncomingBody;
+use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest};
+use wasmtime_wasi_http::{FieldMap, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView};
+
+use super::Sent;
+use crate::capabilities::Ctx;
+
+/// By their newest names: those before them are found by these, too.
+const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
+const TYPES: &str = "wasi:http/types@0.2.12";
+
+/// An answer on its way to a guest.
+enum Asked {
+    Waiting(Pin<Box<dyn Future<Output = Sent> + Send>>),
+    Answered(Sent),
+    /// The guest has it.
+    Taken,
+}
+
+#[async_trait]
+impl Pollable for Asked {
+    async fn ready(&mut self) {
+        if let Self::Waiting(answer) = self {
+            *self = Self::Answered(answer.await);
+        }
+    }
+}
+
+/// What `get` tells a guest: nothing yet, that it has the answer already, or the answer.
+type Got = Option<Result<Result<Resource<HostIncomingResponse>, ErrorCode>, ()>>;
+
+/// Puts this in the place of what the linker has of it.
+pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    let mut types = linker.instance(TYPES)?;
+    types.resource(
+        "future-incoming-response",
+        ResourceType::host::<Asked>(),
+        |mut store: StoreContextMut<'_, Ctx>, rep| {
+            store.data_mut().table.delete(Resource::<Asked>::new_own(rep))?;
+            Ok(())
+        },
+    )?;
+    types.func_wrap("[method]future-incoming-response.subscribe", |mut store, (asked,): (Resource<Asked>,)| {
+        let pollable: Resource<DynPollable> = subscribe(&mut store.data_mut().table, asked)?;
+        Ok((pollable,))
+    })?;
+    types.func_wrap("[method]future-incoming-response.get", |mut store, (asked,): (Resource<Asked>,)| {
+        Ok((get(store.data_mut(), &asked)?,))
+    })?;
+    linker.allow_shadowing(false);
+    type Asks = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
+    linker
+        .instance(HANDLER)?
+        .func_wrap("handle", |mut store, (request, options): Asks| Ok((handle(store.data_mut(), request, options)?,)))
+}
+
+fn handle(
+    ctx: &mut Ctx,
+    request: Resource<HostOutgoingRequest>,
+    options: Option<Resource<RequestOptions>>,
+) -> wasmtime::Result<Result<Resource<Asked>, ErrorCode>> {
+    let options = options.map(|options| ctx.table.delete(options)).transpose()?;
+    let request = match outgoing(ctx.table.delete(request)?) {
+        Ok(request) => request,
+        Err(code) => return Ok(Err(code)),
+    };
+    let whole = Box::new(std::future::ready(Ok(())));
+    let sending = ctx.hooks.send_request(request, options, whole);
+    Ok(Ok(ctx.table.push(Asked::Waiting(Box::into_pin(sending)))?))
+}
+
+/// A request as the rest of the host has it. Header fields were checked when the guest set them.
+fn outgoing(request: HostOutgoingRequest) -> Result<http::Request<WasiBody>, ErrorCode> {
+    let HostOutgoingRequest { method, scheme, authority, path_with_query, headers, body } = request;
+    let scheme = match scheme {
+        Some(types::Scheme::Http) => Scheme::HTTP,
+        Some(types::Scheme::Https) | None => Scheme::HTTPS,
+        Some(types::Scheme::Other(_)) => return Err(ErrorCode::HttpProtocolError),
+    };
+    let (authority, path) = (authority.unwrap_or_default(), path_with_query.unwrap_or_else(|| "/".into()));
+    let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+    let headers = http::HeaderMap::from(headers);
+    let empty = headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
+    let body = match body {
+        Some(body) => body,
+        None if empty => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+        None => return Err(ErrorCode::HttpRequestBodySize(Some(0))),
+    };
+    let mut request = http::Request::new(body);
+    *request.method_mut() = method.try_into().map_err(|_| ErrorCode::HttpRequestMethodInvalid)?;
+    *request.uri_mut() = uri.map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn get(ctx: &mut Ctx, asked: &Resource<Asked>) -> wasmtime::Result<Got> {
+    let asked = ctx.table.get_mut(asked)?;
+    let answered = match std::mem::replace(asked, Asked::Taken) {
+        Asked::Answered(answered) => answered,
+        Asked::Taken => return Ok(Some(Err(()))),
+        waiting => {
+            *asked = waiting;
+            return Ok(None);
+        }
+    };
+    let (response, _) = match answered {
+        Ok(answered) => answered,
+        Err(error) => {
+            // wasmtime keeps to itself which code an error is; this is where it says so.
+            let failed = ctx.table.push(HostFutureIncomingResponse::Ready(Err(error)))?;
+            let code = ctx.http().get(Resource::new_borrow(failed.rep()));
+            ctx.table.delete(failed)?;
+            return code;
+        }
+    };
+    let (head, body) = response.into_parts();
+    let headers = FieldMap::new_immutable(&mut ctx.hooks, head.headers);
+    let body = Some(HostIncomingBody::new(body));
+    let response = HostIncomingResponse { status: head.status.as_u16(), headers, body };
+    Ok(Some(Ok(Ok(ctx.table.push(response)?))))
+}

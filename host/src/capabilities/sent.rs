@@ -1,0 +1,135 @@
+//! What a guest sends is run beside it: queued while its code runs, and given a first turn when that has stopped, by
+//! whoever drives the guest.
+//!
+//! Not where it was sent: wasmtime cannot drive a Store inside of another's event loop, and a caller must not pay for the
+//! CPU time of its callee. Nor by a task from the start: most callees need not wait for anything, and have answered before
+//! a scheduler would have looked at them, or have woken another thread to do so. One that waits gets a task of its own, so
+//! that the callees of one guest work side by side.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::Context;
+
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::Error;
+
+use super::http::{Sending, Sent};
+use super::sandbox::lock;
+
+/// Calls that lead to calls which are run on one stack; what is deeper has a task from the start.
+const NESTED: usize = 4;
+
+/// What one guest has sent and nobody has run yet. Bounded by the handles that it may hold (`limits.resources`).
+#[derive(Default)]
+pub(super) struct Outbox(Mutex<VecDeque<Running>>);
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Outbox {
+    /// Has `sending`, for a guest that so many calls led to, run beside it. Whoever drops the answer takes it back.
+    pub(super) fn put(&self, depth: usize, sending: Sending) -> impl Future<Output = Sent> + Send + use<> {
+        let (mut answer, answered) = oneshot::channel();
+        let running = Box::pin(async move {
+            let sent = tokio::select! {
+                biased;
+                () = answer.closed() => return,
+                sent = Box::into_pin(sending) => sent,
+            };
+            // Nobody waits for it any more.
+            let _dropped = answer.send(sent);
+        });
+        if depth < NESTED {
+            lock(&self.0).push_back(running);
+        } else {
+            tokio::spawn(running);
+        }
+        // It ends without an answer only when the host does.
+        async move { answered.await.unwrap_or(Err(Error::ConnectionTerminated)) }
+    }
+
+    /// Gives what the guest has sent a first turn. Whether any of it is answered already, and the guest can go on.
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> bool {
+        let next = || lock(&self.0).pop_front();
+        let mut answered = false;
+        while let Some(mut running) = next() {
+            if running.as_mut().poll(cx).is_ready() {
+                answered = true;
+            } else {
+                tokio::spawn(running);
+            }
+        }
+        answered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+    use crate::capabilities::http::sent;
+
+    fn answer() -> Sent {
+        sent(http::Response::new(Full::new(Bytes::from_static(b"here")).map_err(|never| match never {}).boxed_unsync()))
+    }
+
+    /// Runs what there is, with the waker of the test's own task.
+    async fn run(outbox: &Outbox) -> bool {
+        std::future::poll_fn(|cx| std::task::Poll::Ready(outbox.run(cx))).await
+    }
+
+    #[tokio::test]
+    async fn what_need_not_wait_has_no_task() {
+        let outbox = Outbox::default();
+        let asked = outbox.put(0, Box::new(async { answer() }));
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        assert!(run(&outbox).await);
+        assert!(!run(&outbox).await, "it is run once");
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks);
+        assert!(asked.await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_goes_on_side_by_side() {
+        let (outbox, start) = (Outbox::default(), tokio::time::Instant::now());
+        let waits = || async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answer()
+        };
+        let asked = [outbox.put(0, Box::new(waits())), outbox.put(0, Box::new(waits()))];
+        assert!(!run(&outbox).await);
+        for asked in asked {
+            assert!(asked.await.is_ok());
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn calls_within_calls_do_not_pile_up_on_one_stack() {
+        let outbox = Outbox::default();
+        let asked = outbox.put(NESTED, Box::new(async { answer() }));
+        assert!(!run(&outbox).await, "it has a task already");
+        assert!(asked.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_whoever_asked() {
+        let outbox = Outbox::default();
+        let (alive, mut gone) = oneshot::channel::<()>();
+        let hangs = async move {
+            let _alive = alive;
+            std::future::pending().await
+        };
+        let asked = outbox.put(0, Box::new(hangs));
+        assert!(!run(&outbox).await);
+        tokio::task::yield_now().await;
+        assert_eq!(gone.try_recv(), Err(TryRecvError::Empty));
+        drop(asked);
+        assert!(gone.await.is_err(), "its end is dropped");
+    }
+}
