@@ -202,6 +202,13 @@ impl Responses {
         }
     }
 
+    /// Keeps an answer, unless it was asked for before a call that has changed it: a newer one must not go for that.
+    fn put(&self, key: Key, kept: Arc<Kept>) {
+        if self.changes.stands(kept.standing()) {
+            self.store.put(key, kept);
+        }
+    }
+
     /// What is to become of the answer to a guest's call: calls are not looked up, but one that changes something ends what is
     /// kept for clients.
     pub fn called<B>(self: &Arc<Self>, of: &Deployment, request: &Request<B>) -> Errand {

@@ -42,6 +42,11 @@ impl Changes {
         Standing { counter, changes }
     }
 
+    /// Whether it stands so still.
+    pub(super) fn stands(&self, Standing { counter, changes }: Standing) -> bool {
+        self.counters.get(counter).is_some_and(|now| now.load(Ordering::Acquire) == changes)
+    }
+
     /// It has changed since.
     pub(super) fn note(&self, Standing { counter, .. }: Standing) {
         if let Some(changes) = self.counters.get(counter) {

@@ -145,7 +145,7 @@ impl Fetch {
             Some((room, draft)) => {
                 let renewed = Arc::new(kept.renewed(draft, room));
                 let responses = Arc::clone(&self.responses);
-                self.lead.land(|key| responses.store.put(key, renewed));
+                self.lead.land(|key| responses.put(key, renewed));
             }
             None => self.lead.barren(now),
         }

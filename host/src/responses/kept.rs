@@ -145,6 +145,11 @@ impl Kept {
         &self.draft.edition
     }
 
+    /// When it was asked for.
+    pub(super) fn standing(&self) -> Standing {
+        self.draft.standing
+    }
+
     /// On what terms it is kept.
     pub(super) fn terms(&self) -> &Terms {
         &self.draft.terms

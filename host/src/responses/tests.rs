@@ -232,28 +232,37 @@ fn what_is_said_to_one_client_is_not_kept() {
 async fn a_call_ends_what_is_kept_of_its_path() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let (it, none) = (edition("users", "1"), HeaderMap::new());
-    let standing = |path: &str| cache.responses.changes.standing("users", &format!("http://x{path}").parse().unwrap());
+    let of = |service: &str, path: &str| {
+        cache.responses.changes.standing(service, &format!("http://{service}.internal{path}").parse().unwrap())
+    };
+    let standing = |path: &str| of("users", path);
     // Some share a counter.
-    let other = (0..).map(|n| format!("/a?{n}")).find(|path| standing(path) != standing("/a")).unwrap();
-    for path in ["/a", &other] {
+    let paths: Vec<_> = (0..20).map(|n| format!("/a?{n}")).collect();
+    let is_other = |path: &&String| ["/a", "/a?slow"].iter().all(|changed| standing(path) != standing(changed));
+    let other = paths.iter().find(is_other).unwrap();
+    assert!(paths.iter().any(|path| of("users", path) != of("hello", path)), "services share their paths");
+    for path in ["/a", other] {
         cache.keep(&it, path, &[], &[("vary", "accept")], "old");
     }
     let mut late = cache.recorder(&it, "/a", &none, &[]).unwrap();
+    let mut later = cache.recorder(&it, "/a", &none, &[]).unwrap();
     let limits = config::resolve(&[]).unwrap().config.limits;
     let _asks = cache.find(&it, "/a?slow", &limits).await.err().flatten().unwrap();
     cache.responses.changes.note(standing("/a"));
     cache.responses.changes.note(standing("/a?slow"));
     assert!(!cache.has(&it, "/a", &[]), "it was changed");
-    assert!(cache.has(&it, &other, &[]), "another query is another resource");
-    assert_ne!(cache.responses.changes.standing("hello", &"/a".parse().unwrap()), standing("/a"));
+    assert!(cache.has(&it, other, &[]), "another query is another resource");
     late.end();
     assert!(!cache.has(&it, "/a", &[]), "it was asked for before the change");
+    assert_eq!(cache.entries(), 2, "nor is it in the way");
     let start = std::time::Instant::now();
     let again = cache.find(&it, "/a?slow", &limits).await.err().flatten().unwrap().0;
     assert!(again.is_followed() && start.elapsed() < limits.queue_wait / 2, "nobody waits for what is out of date");
     // The next one is kept, and takes the place of all that is over.
     cache.keep(&it, "/a", &[], &[], "new");
     assert_eq!((cache.has(&it, "/a", &[]), cache.entries()), (true, 2));
+    later.end();
+    assert!(cache.has(&it, "/a", &[]), "an older one took its place");
 }
 
 /// What a slow client has of an answer counts until he is done with it.
