@@ -153,7 +153,7 @@ pub fn of(snapshot: &Snapshot) -> Vec<Report> {
     reports(snapshot, described)
 }
 
-/// The same with how every service does, and without what [`described`] adds, which is most of it and never changes.
+/// The same with how every service does, and without grants, imports and exports, which are most of it and never change.
 pub fn live(snapshot: &Snapshot) -> Vec<Report> {
     reports(snapshot, |target| Service { live: Some(does(target)), ..service(target) })
 }
