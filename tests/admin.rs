@@ -220,3 +220,34 @@ async fn an_operator_can_stop_the_host() {
     }
     assert_eq!(host.ended().await, lodge::host::Ended::Drained);
 }
+
+/// Whom its guests may send requests to is said by the API and by `lodge inspect`, as the manifest has it; what is in
+/// their environment is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_are_shown() {
+    let granted = "calls = ['users', 'hello']\nhttp = ['https://*.example.org', 'http://10.0.0.0:5000/8']";
+    let host = host(&["caller", "caller3", "hello"])
+        .manifest("caller", &format!("{granted}\n[env]\nTOKEN = 'a secret'"))
+        .manifest("caller3", "calls = '*'")
+        .named("caller", "caller@2")
+        .manifest("caller@2", "calls = ['hello']")
+        .start()
+        .await;
+    let of = async |name: &str| {
+        let service = json(&host, &format!("/v1/services/{name}")).await;
+        assert!(!service.to_string().contains("a secret"), "{service}");
+        (service["calls"].clone(), service["http"].clone())
+    };
+    let world = serde_json::json!(["https://*.example.org", "http://10.0.0.0:5000/8"]);
+    assert_eq!(of("caller").await, (serde_json::json!(["users", "hello"]), world.clone()));
+    assert_eq!(of("caller@2").await, (serde_json::json!(["hello"]), world.clone()), "a version has its own");
+    assert_eq!(of("caller3").await, (serde_json::json!(["*"]), Value::Null));
+    assert_eq!(of("hello").await, (Value::Null, Value::Null));
+    let told = crate::cache::command(&host, &["inspect", "caller"]).await;
+    let lines = "  may call      users, hello\n  may ask       https://*.example.org, http://10.0.0.0:5000/8\n";
+    assert!(told.contains(lines) && !told.contains("a secret"), "{told}");
+    let told = crate::cache::command(&host, &["inspect", "caller", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["http"], world);
+    let told = crate::cache::command(&host, &["inspect", "hello"]).await;
+    assert!(!told.contains("may call") && !told.contains("may ask"), "{told}");
+}

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use http::{Method, Request};
+use http::Request;
 use http_body_util::BodyExt;
 
 use crate::harness::{
     Answer, Connection, Process, Setup, TestHost, get, host, lodge, output, raw, until, wasm, within,
 };
 
-const KEPT: &str = "/cacheable?cache-control=max-age%3D60";
+pub(crate) const KEPT: &str = "/cacheable?cache-control=max-age%3D60";
 
-fn cacheable() -> Setup {
+pub(crate) fn cacheable() -> Setup {
     host(&["cacheable"]).manifest("cacheable", "cache = true")
 }
 
-async fn ask(host: &TestHost, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(host: &TestHost, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     host.connect().await.ask(method.parse().unwrap(), path, headers, "").await
 }
 
@@ -60,7 +60,7 @@ async fn given_again_while_it_is_fresh() {
 }
 
 /// What an operator is told on this host.
-async fn command(host: &TestHost, args: &[&str]) -> String {
+pub(crate) async fn command(host: &TestHost, args: &[&str]) -> String {
     let (admin, args) = (format!("--admin={}", host.admin), args.iter().map(ToString::to_string).collect::<Vec<_>>());
     let run = move || {
         let args: Vec<_> = args.iter().map(String::as_str).chain([&*admin]).collect();
@@ -71,7 +71,7 @@ async fn command(host: &TestHost, args: &[&str]) -> String {
     told
 }
 
-async fn until_metric(host: &TestHost, name: &str, wanted: u64) {
+pub(crate) async fn until_metric(host: &TestHost, name: &str, wanted: u64) {
     let start = std::time::Instant::now();
     while metric(host, name, "").await != wanted {
         assert!(start.elapsed() < Duration::from_secs(20), "{name} is not {wanted}");
@@ -260,7 +260,7 @@ async fn a_wait_is_told_as_one() {
     assert!(requests().iter().any(waited), "{:#?}", requests());
 }
 
-async fn get_owned(address: std::net::SocketAddr, path: String) -> Answer {
+pub(crate) async fn get_owned(address: std::net::SocketAddr, path: String) -> Answer {
     get(address, &path).await
 }
 
@@ -323,76 +323,6 @@ async fn whole_or_not_at_all() {
     let whole = host.get(&slow).await;
     assert_eq!((whole.body.len(), how(&whole).starts_with("lodge; fwd=miss")), (176, true));
     assert_eq!(host.get(&slow).await.text(), whole.text());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn purged_by_an_operator() {
-    let host = cacheable().start().await;
-    let paths =
-        ["/cacheable/a?", "/cacheable/a/b?", "/cacheable/ab?"].map(|path| format!("{path}cache-control=max-age%3D60"));
-    let all = async || {
-        let mut texts = Vec::new();
-        for path in &paths {
-            texts.push(host.get(path).await.text());
-        }
-        texts
-    };
-    let purge = async |query: &str| {
-        let path = format!("/v1/services/cacheable/purge{query}");
-        Connection::http1(host.admin).await.ask(Method::POST, &path, &[("host", "localhost")], "").await
-    };
-    let before = all().await;
-    assert_eq!(all().await, before);
-    let purged = purge("?path=%2Fcacheable%2Fa").await.text();
-    assert_eq!(purged, r#"{"service":"cacheable","path":"/cacheable/a","purged":2}"#);
-    let after = all().await;
-    let same: Vec<_> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
-    assert_eq!(same, [false, false, true]);
-    assert_eq!(purge("?path=cacheable").await.status, 400);
-    let told = command(&host, &["purge", "cacheable", "/cacheable/ab"]).await;
-    assert_eq!(told, "cacheable: 1 kept answers dropped at /cacheable/ab and below\n");
-    assert!(purge("").await.text().ends_with("\"purged\":2}"));
-    // What was asked for before is not kept after.
-    let slow = format!("{KEPT}&wait=500");
-    let asked = tokio::spawn(get_owned(host.address, slow.clone()));
-    let begun = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 1;
-    until("it is at work", begun).await;
-    purge("").await;
-    let late = within(asked).await.unwrap();
-    assert_ne!(host.get(&slow).await.text(), late.text());
-}
-
-/// A new version answers for itself; a new limit changes no answer.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_version_has_answers_of_its_own() {
-    let host = cacheable().named("cacheable", "cacheable@2").start().await;
-    let manifest = async |name: &str, text: &str| {
-        let generation = host.current.snapshot().generation;
-        std::fs::write(host.directory().join(format!("{name}.toml")), text).unwrap();
-        until("the manifest is in force", || host.current.snapshot().generation > generation).await;
-    };
-    let first = host.get(KEPT).await.text();
-    manifest("cacheable", "cache = true\nlimits.wall = '20s'").await;
-    assert_eq!(host.get(KEPT).await.text(), first);
-    // Versions beside it share nothing, but what changes something changes it for both.
-    manifest("cacheable@2", "match = ['header:x-version=2']").await;
-    let of = async |headers: &[(&str, &str)]| ask(&host, "GET", KEPT, headers).await.text();
-    let beta = [("x-version", "2")];
-    let second = of(&beta).await;
-    assert_ne!(second, first);
-    assert_eq!((of(&[]).await, of(&beta).await), (first.clone(), second.clone()));
-    ask(&host, "POST", KEPT, &beta).await;
-    let (third, fourth) = (of(&[]).await, of(&beta).await);
-    assert!(third != first && fourth != second);
-    manifest("cacheable", "cache = true\nenv.GREETING = 'Hi'").await;
-    assert_ne!(of(&[]).await, third, "its answers may depend on its environment");
-    // Another component under the same name.
-    let generation = host.current.snapshot().generation;
-    std::fs::copy(wasm("hello"), host.directory().join("cacheable.wasm")).unwrap();
-    until("the component is replaced", || host.current.snapshot().generation > generation).await;
-    assert!(host.get(KEPT).await.text().starts_with("Hello"));
-    // What nobody serves any more is not kept in memory.
-    until_metric(&host, "lodge_response_cache_entries", 0).await;
 }
 
 /// However much is asked for, memory stays within its bound, and what is asked for often stays in it.

@@ -153,18 +153,24 @@ fn files_are_inspected() {
     for name in ["hello", "users"] {
         let file = directory.path().join(format!("{name}.wasm")).display().to_string();
         std::fs::copy(wasm(name), &file).unwrap();
+        let manifest = directory.path().join(format!("{name}.toml"));
+        std::fs::write(&manifest, "calls = ['orders', 'hello']\nhttp = ['https://api.example.com']").unwrap();
         let (code, inspected, _) = output(&mut lodge(&["inspect", &file, "--json", "--admin", "off"]));
         assert_eq!(code, Some(0));
         let inspected: Value = serde_json::from_str(&inspected).unwrap();
         let (_, checked, _) = output(&mut lodge(&["check", &file, "--json"]));
         let checked: Value = serde_json::from_str(&checked).unwrap();
-        for key in ["imports", "exports", "digest", "bytes", "routes"] {
-            assert_eq!(inspected[key], checked[0]["service"][key], "{key} of {name}");
+        for key in ["imports", "exports", "digest", "bytes", "routes", "calls", "http"] {
+            let checked = &checked[0]["service"][key];
+            assert!(!checked.is_null() && inspected[key] == *checked, "{key} of {name}: {checked}");
         }
         let (_, text, _) = output(&mut lodge(&["inspect", &file]));
         assert!(text.contains("stdin: imported by its runtime, empty") && text.contains("[env]"), "{text}");
+        assert!(text.contains("may call      orders, hello\n"), "{text}");
+        let (_, text, _) = output(&mut lodge(&["check", &file]));
+        assert!(text.contains("  may call    orders, hello\n  may ask     https://api.example.com\n"), "{text}");
         // What it proposes is a manifest.
-        std::fs::write(directory.path().join(format!("{name}.toml")), inspected["manifest"].as_str().unwrap()).unwrap();
+        std::fs::write(&manifest, inspected["manifest"].as_str().unwrap()).unwrap();
         assert_eq!(output(&mut lodge(&["check", &file])).0, Some(0));
     }
     let bad = directory.path().join("bad.wasm").display().to_string();

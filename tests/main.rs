@@ -16,7 +16,9 @@
 mod harness;
 
 mod admin;
+mod breakers;
 mod cache;
+mod call_limits;
 mod calls;
 mod cli;
 mod console;
@@ -30,6 +32,7 @@ mod grpc;
 mod habits;
 mod http;
 mod idle;
+mod invalidation;
 mod isolation;
 mod limits;
 mod live;

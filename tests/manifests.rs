@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::harness::{Answer, host, until, wasm};
+use crate::harness::{Answer, host, lodge, output, until, wasm};
 
 /// One component, two services: routes by host, path and method, a prefix that the guest does not see, variables.
 #[tokio::test(flavor = "multi_thread")]
@@ -83,4 +83,28 @@ async fn ready_or_not() {
         assert!(start.elapsed() < crate::harness::PATIENCE);
     }
     assert_eq!(host.get("/status/201").await.status, 404);
+}
+
+/// A check that may need calls says something only where they are answered: without a host it is not made.
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_where_calls_are_answered() {
+    // It wants a URL to ask, and has none here.
+    let check = "ready.path = '/'";
+    let checked = |manifest: String| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("caller.wasm");
+        std::fs::copy(wasm("caller"), &file).unwrap();
+        std::fs::write(directory.path().join("caller.toml"), manifest).unwrap();
+        let (code, stdout, stderr) = output(&mut lodge(&["check", &file.display().to_string()]));
+        (code, format!("{stdout}{stderr}"))
+    };
+    for grant in ["calls = ['users']", "http = ['https://api.example.com']"] {
+        let manifest = format!("{grant}\n{check}");
+        let (code, said) = checked(manifest.clone());
+        assert_eq!(code, Some(0), "{said}");
+        let host = host(&["caller"]).manifest("caller", &manifest).start().await;
+        assert!(host.refusals().iter().any(|line| line.contains("GET / ")), "{:?}", host.refusals());
+    }
+    let (code, said) = checked(check.to_owned());
+    assert!(code == Some(1) && said.contains("GET / "), "{said}");
 }

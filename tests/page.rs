@@ -38,6 +38,7 @@ async fn operators_see_what_happens() {
         put(directory.path(), name, &format!("{name}.wasm"));
     }
     put(directory.path(), "hello", &format!("{}.wasm", longest()));
+    std::fs::write(directory.path().join("trap.toml"), "calls = ['users']\nhttp = ['https://*.example.org']").unwrap();
     std::fs::write(directory.path().join(format!("{HOSTILE}.wasm")), "").unwrap();
     let Some(mut browser) = Browser::start() else { return };
     let host = Process::serve(directory.path(), &["--log-headers", "x-note"]).await;
@@ -100,6 +101,9 @@ async fn a_trap_shows(browser: &mut Browser, host: &Process) {
         let frames = browser.eval(&format!("{error}.querySelectorAll('details li').length"));
         assert!(frames.as_u64().unwrap() > 0, "no backtrace");
     }
+    let granted =
+        "document.querySelector('#limits').textContent.startsWith('May callusersMay askhttps://*.example.org')";
+    browser.until(granted, SOON);
     browser.eval("document.querySelector('#close').click()");
 }
 

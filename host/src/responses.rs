@@ -5,7 +5,8 @@
 //! what it does not find it gets an [`Errand`] for, and [settles](Errand::settle) that with what the service said.
 //! `freshness` knows what may be stored and for how long, `conditions` what a client has already, `kept` what an
 //! answer becomes when it is given again, `status` how that is said; `store` holds them within a `budget`,
-//! `flights` makes many requests for the same one, and [`recorder`] writes answers down as they go by.
+//! `flights` makes many requests for the same one, `changes` knows what calls between services have changed, and
+//! [`recorder`] writes answers down as they go by.
 //!
 //! Stricter than the standard asks: `Set-Cookie` is never kept; a request with a cookie or credentials shares only what
 //! says `public` or `s-maxage`; one with `Range`, `If-Match` or a body is not looked up. Not there: parts of answers
@@ -13,6 +14,7 @@
 //! all but one go on with the old one).
 
 mod budget;
+mod changes;
 mod conditions;
 mod errand;
 mod flights;
@@ -29,6 +31,7 @@ use http::header;
 use http::{Method, Request, Response, Uri};
 
 use self::budget::Budget;
+use self::changes::Changes;
 use self::conditions::Conditions;
 pub use self::errand::Errand;
 use self::errand::{Fetch, Kind};
@@ -53,6 +56,7 @@ pub struct Responses {
     budget: Arc<Budget>,
     store: Store,
     flights: Arc<Flights>,
+    changes: Changes,
     /// Bytes of one answer.
     entry: usize,
 }
@@ -74,7 +78,13 @@ impl Responses {
     /// For `memory` bytes in all and `entry` bytes an answer; `None` when there is no memory for it.
     pub fn new(memory: usize, entry: usize) -> Option<Arc<Self>> {
         let store = Store::new(memory / KEPT.1 * KEPT.0, entry).filter(|_| memory > 0)?;
-        Some(Arc::new(Self { budget: Budget::new(memory), store, flights: Flights::new(), entry }))
+        Some(Arc::new(Self {
+            budget: Budget::new(memory),
+            store,
+            flights: Flights::new(),
+            changes: Changes::new(),
+            entry,
+        }))
     }
 
     /// Looks for an answer to `request`, which is for `uri` in the client's own words. Waits, no longer than the service's
@@ -87,7 +97,7 @@ impl Responses {
         request: &mut Request<B>,
         record: &mut Record,
     ) -> Found {
-        let (service, _) = of.spec.version_of().unwrap_or((&of.name, ""));
+        let service = service_of(of);
         let (method, head_only) = (request.method(), *request.method() == Method::HEAD);
         if !method.is_safe() {
             return Errand::found(Kind::Change(Arc::clone(self), Key::new(service, uri)));
@@ -101,8 +111,8 @@ impl Responses {
         }
         let key = Key::new(service, uri);
         let conditions = Conditions::of(request.headers());
-        let asker =
-            Asker { edition: &of.edition, headers: request.headers(), personal: is_personal(request.headers()) };
+        let (headers, standing) = (request.headers(), self.changes.standing(service, request.uri()));
+        let asker = Asker { edition: &of.edition, headers, personal: is_personal(headers), standing };
         let began = Instant::now();
         let found = self.find(&key, &asker, of.limits(), &conditions, head_only, || record.begins(Phase::Queue)).await;
         let (lead, stale, insists) = match found {
@@ -131,6 +141,7 @@ impl Responses {
             edition: of.edition.clone(),
             service: Arc::clone(&of.service),
             asked,
+            standing,
             conditions,
             stale,
             validates,
@@ -167,7 +178,8 @@ impl Responses {
             // Requests are alike that agree in what answers of this URI vary by, as far as that is known.
             let varying = variants.iter().flat_map(|variants| variants.first()).flat_map(|kept| kept.varies_by());
             let values = varying.map(|name| asker.headers.get_all(name).iter().collect::<Vec<_>>());
-            let like = self.flights.like((key, asker.edition, asker.personal, values.collect::<Vec<_>>()));
+            let like =
+                self.flights.like((key, asker.edition, asker.personal, asker.standing, values.collect::<Vec<_>>()));
             // The client has words of its own on what it takes, and does not take this.
             let insists = best.is_some() && freshness::has_directives(asker.headers);
             let missed = |lead| Some((lead, best.map(Arc::clone), insists));
@@ -190,6 +202,22 @@ impl Responses {
         }
     }
 
+    /// Keeps an answer, unless it was asked for before a call that has changed it: a newer one must not go for that.
+    fn put(&self, key: Key, kept: Arc<Kept>) {
+        if self.changes.stands(kept.standing()) {
+            self.store.put(key, kept);
+        }
+    }
+
+    /// What is to become of the answer to a guest's call: calls are not looked up, but one that changes something ends what is
+    /// kept for clients.
+    pub fn called<B>(self: &Arc<Self>, of: &Deployment, request: &Request<B>) -> Errand {
+        if request.method().is_safe() || of.spec.manifest.cache.is_none() {
+            return Errand::of(Kind::Pass(None));
+        }
+        Errand::of(Kind::Call(Arc::clone(self), self.changes.standing(service_of(of), request.uri())))
+    }
+
     /// Drops what is kept of a service, or of one version of it, at this path and below; says how many answers that was.
     /// What is being asked for now is not kept either.
     pub fn purge(&self, name: &str, path: &str) -> usize {
@@ -203,6 +231,11 @@ impl Responses {
     pub fn retain(&self, served: &[Edition]) {
         self.flights.doom(|_| false, || self.store.drop_if(|_, edition| !served.contains(edition)));
     }
+}
+
+/// The service that a version is one of, or itself.
+fn service_of(of: &Deployment) -> &str {
+    of.spec.version_of().map_or(&*of.name, |(service, _)| service)
 }
 
 /// Whether a request asks for something that is not kept, or says that nothing is to be.

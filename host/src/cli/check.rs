@@ -76,6 +76,10 @@ fn words(report: &Report) -> String {
         lines.push(format!("{file}  {size}  sha256 {short}"));
         let host = if service.host.is_empty() { String::new() } else { format!(" and {}", service.host) };
         lines.push(format!("  answers at  {}{host}", service.routes.join(", ")));
+        let granted = [("may call", &service.calls), ("may ask ", &service.http)];
+        for (may, whom) in granted.into_iter().filter(|(_, whom)| !whom.is_empty()) {
+            lines.push(format!("  {may}    {}", whom.join(", ")));
+        }
         lines.push(format!("  exports     {}", service.exports.join("\n              ")));
         lines.push(format!("  imports     {}", service.imports.join("\n              ")));
     }

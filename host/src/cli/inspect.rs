@@ -49,8 +49,8 @@ struct Component {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
     /// Services that its manifest lets it call, and origins that it lets it ask.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    calls: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    calls: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     http: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +112,7 @@ impl Component {
             imports: interfaces.imports,
             exports: interfaces.exports,
             routes,
-            calls: grants.calls.to_string(),
+            calls: grants.calls.names(),
             http: grants.http.iter().map(ToString::to_string).collect(),
             refused,
         })
@@ -123,7 +123,7 @@ impl Component {
         item(&mut text, "sha256", [&self.digest]);
         item(&mut text, "WASI", [self.wasi.join(", ")]);
         item(&mut text, "answers at", [self.routes.join(", ")]);
-        item(&mut text, "may call", [&self.calls]);
+        item(&mut text, "may call", [self.calls.join(", ")]);
         item(&mut text, "may ask", [self.http.join(", ")]);
         item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
         item(&mut text, "exports", &self.exports);
@@ -157,6 +157,8 @@ fn served(service: &Service, now: SystemTime) -> String {
     item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
     let host = if service.host.is_empty() { String::new() } else { format!(" and {}", service.host) };
     item(&mut text, "answers at", [format!("{}{host}", service.routes.join(", "))]);
+    item(&mut text, "may call", [service.calls.join(", ")]);
+    item(&mut text, "may ask", [service.http.join(", ")]);
     item(
         &mut text,
         "requests",
@@ -227,6 +229,7 @@ mod tests {
                 "last_refusal":{"at":"2026-11-21T10:59:00Z","reason":"queue-full"},
                 "policies":[{"policy":"rate","route":"/login","settings":"5/m, burst 5, by client","state":"3 in use"},
                   {"policy":"priority","settings":"low"}],
+                "calls":["hello","orders"],"http":["https://*.example.org","http://10.0.0.0/8"],
                 "imports":["wasi:http/outgoing-handler@0.2.3"],
                 "recent_errors":[{"at":"2026-11-21T10:58:00Z","request_id":"9f","status":null,"reason":"trapped",
                   "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"]}]}"#,
@@ -236,6 +239,8 @@ mod tests {
         for line in [
             "  since         2026-11-21T10:00:00Z (1 hour ago)\n",
             "  answers at    /users and users.localhost\n",
+            "  may call      hello, orders\n",
+            "  may ask       https://*.example.org, http://10.0.0.0/8\n",
             "  last refusal  queue-full, 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
             "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",

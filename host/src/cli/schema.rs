@@ -15,10 +15,130 @@ pub(super) fn run() -> Result<(), Failure> {
 }
 
 fn schema() -> Value {
-    let path = json!({ "type": "string", "pattern": "^/" });
+    let parts = [component(), sandbox(), routing(), version(), policies(true)];
+    let mut properties: Map<_, _> = parts.into_iter().flatten().collect();
+    properties.insert("upstream".to_owned(), upstream());
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Manifest of a Lodge service",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+    })
+}
+
+/// The keys of an object.
+fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(keys) = value { keys } else { Map::new() }
+}
+
+fn path() -> Value {
+    json!({ "type": "string", "pattern": "^/" })
+}
+
+/// What is served, and when.
+fn component() -> Map<String, Value> {
+    object(json!({
+        "enabled": { "type": "boolean", "default": true, "description": "whether the service is served" },
+        "component": {
+            "type": "string",
+            "pattern": "^[^/\\\\]+\\.wasm$",
+            "description": "file of the component, in the same directory; the default is the manifest's own name",
+        },
+        "digest": {
+            "type": "string",
+            "pattern": "^sha256:[0-9a-fA-F]{64}$",
+            "description": "what the component must be",
+        },
+        "build": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["command", "directory"],
+            "properties": { "command": { "type": "string" }, "directory": { "type": "string" } },
+            "description": "how `lodge dev` builds a guest that is no Rust crate: what a shell runs, and where",
+        },
+        "ready": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["path"],
+            "properties": { "path": path() },
+            "description": "a path that must answer 2xx before a version is served",
+        },
+    }))
+}
+
+/// What its guests have.
+fn sandbox() -> Map<String, Value> {
     let limit =
         |help: &str, default: &str| json!({ "type": ["string", "integer"], "description": help, "default": default });
-    let cache = json!({
+    let limits: Map<_, _> = LIMITS.iter().map(|key| (key.name.to_owned(), limit(key.help, key.default))).collect();
+    object(json!({
+        "isolation": {
+            "enum": ["request", "service"],
+            "default": "request",
+            "description": "a fresh sandbox per request, or warm instances that are used again",
+        },
+        "limits": { "type": "object", "additionalProperties": false, "properties": limits },
+        "cpu_weight": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 10000,
+            "default": 100,
+            "description": "its part of the CPU among services that compute for long",
+        },
+        "calls": {
+            "anyOf": [{ "const": "*" }, { "type": "array", "items": { "type": "string" } }],
+            "description": "services of the same host that its guests may call; \"*\" is all of them",
+        },
+        "http": {
+            "type": "array",
+            "items": { "type": "string", "pattern": "^https?://" },
+            "description": "origins that its guests may send requests to, such as https://*.example.org",
+        },
+        "env": { "type": "object", "additionalProperties": { "type": "string" } },
+    }))
+}
+
+/// Where it answers, and what becomes of the answers.
+fn routing() -> Map<String, Value> {
+    object(json!({
+        "routes": {
+            "type": "array",
+            "description": "where the service answers; the default is /NAME",
+            "items": { "anyOf": [path(), route()] },
+        },
+        "cache": cache(),
+        "sticky": {
+            "type": "string",
+            "pattern": "^(client|header:.+|cookie:.+)$",
+            "description": "what decides which version a client gets, and gets again",
+        },
+    }))
+}
+
+/// A route that says more than its path.
+fn route() -> Value {
+    let own = object(json!({
+        "path": path(),
+        "host": { "type": "string", "description": "only requests for this host" },
+        "methods": {
+            "type": "array",
+            "items": { "type": "string", "pattern": "^[A-Z]+$" },
+            "description": "only these methods; HEAD comes with GET",
+        },
+        "strip_prefix": {
+            "type": "boolean",
+            "default": false,
+            "description": "the service sees the path without the part that matched",
+        },
+        "cache": cache(),
+    }));
+    let properties: Map<_, _> = own.into_iter().chain(policies(false)).collect();
+    json!({ "type": "object", "additionalProperties": false, "required": ["path"], "properties": properties })
+}
+
+fn cache() -> Value {
+    json!({
         "anyOf": [{ "type": "boolean" }, {
             "type": "object",
             "additionalProperties": false,
@@ -29,132 +149,41 @@ fn schema() -> Value {
         }],
         "default": false,
         "description": "whether answers are kept and given again, as RFC 9111 has it",
-    });
-    let limits: serde_json::Map<_, _> =
-        LIMITS.iter().map(|key| (key.name.to_owned(), limit(key.help, key.default))).collect();
-    let service = policies(true);
-    let mut schema = json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Manifest of a Lodge service",
-        "type": "object",
-        "additionalProperties": false,
-        "properties": {
-            "enabled": { "type": "boolean", "default": true, "description": "whether the service is served" },
-            "component": {
-                "type": "string",
-                "pattern": "^[^/\\\\]+\\.wasm$",
-                "description": "file of the component, in the same directory; the default is the manifest's own name",
-            },
-            "digest": {
-                "type": "string",
-                "pattern": "^sha256:[0-9a-fA-F]{64}$",
-                "description": "what the component must be",
-            },
-            "routes": {
-                "type": "array",
-                "description": "where the service answers; the default is /NAME",
-                "items": { "anyOf": [path, {
-                    "type": "object",
-                    "additionalProperties": false,
-                    "required": ["path"],
-                    "properties": {
-                        "path": path,
-                        "host": { "type": "string", "description": "only requests for this host" },
-                        "methods": {
-                            "type": "array",
-                            "items": { "type": "string", "pattern": "^[A-Z]+$" },
-                            "description": "only these methods; HEAD comes with GET",
-                        },
-                        "strip_prefix": {
-                            "type": "boolean",
-                            "default": false,
-                            "description": "the service sees the path without the part that matched",
-                        },
-                        "cache": cache,
-                    },
-                }]},
-            },
-            "cache": cache,
-            "isolation": {
-                "enum": ["request", "service"],
-                "default": "request",
-                "description": "a fresh sandbox per request, or warm instances that are used again",
-            },
-            "limits": { "type": "object", "additionalProperties": false, "properties": limits },
-            "cpu_weight": {
-                "type": "integer",
-                "minimum": 1,
-                "maximum": 10000,
-                "default": 100,
-                "description": "its part of the CPU among services that compute for long",
-            },
-            "calls": {
-                "anyOf": [{ "const": "*" }, { "type": "array", "items": { "type": "string" } }],
-                "description": "services of the same host that its guests may call; \"*\" is all of them",
-            },
-            "http": {
-                "type": "array",
-                "items": { "type": "string", "pattern": "^https?://" },
-                "description": "origins that its guests may send requests to, such as https://*.example.org",
-            },
-            "env": { "type": "object", "additionalProperties": { "type": "string" } },
-            "sticky": {
-                "type": "string",
-                "pattern": "^(client|header:.+|cookie:.+)$",
-                "description": "what decides which version a client gets, and gets again",
-            },
-            "percent": percent("of a version such as NAME@2: its part of the service's requests"),
-            "match": {
-                "type": "array",
-                "items": { "type": "string", "pattern": "^(header|cookie):[^=]+=" },
-                "description": "of a version: requests that are for it whatever its part is",
-            },
-            "mirror": percent("of a version: the part of the requests that it is shown besides, its answers thrown away"),
-            "rollback": {
-                "type": "object",
-                "additionalProperties": false,
-                "properties": {
-                    "errors": percent("so many more of its requests may fail than of the service's; 1 by default"),
-                    "p99": {
-                        "type": "number",
-                        "minimum": 1,
-                        "maximum": 100,
-                        "default": 1.5,
-                        "description": "its 99th percentile may be so many times the service's",
-                    },
-                    "minimum": {
-                        "type": "integer",
-                        "minimum": 1,
-                        "default": 100,
-                        "description": "requests of the last minute, of each, before anything is concluded",
-                    },
-                },
-                "description": "of a version: it is taken out when it does worse than the service",
-            },
-            "build": {
-                "type": "object",
-                "additionalProperties": false,
-                "required": ["command", "directory"],
-                "properties": { "command": { "type": "string" }, "directory": { "type": "string" } },
-                "description": "how `lodge dev` builds a guest that is no Rust crate: what a shell runs, and where",
-            },
-            "ready": {
-                "type": "object",
-                "additionalProperties": false,
-                "required": ["path"],
-                "properties": { "path": path },
-                "description": "a path that must answer 2xx before a version is served",
-            },
-            "upstream": upstream(),
+    })
+}
+
+/// What a version says of its part of its service's requests.
+fn version() -> Map<String, Value> {
+    object(json!({
+        "percent": percent("of a version such as NAME@2: its part of the service's requests"),
+        "match": {
+            "type": "array",
+            "items": { "type": "string", "pattern": "^(header|cookie):[^=]+=" },
+            "description": "of a version: requests that are for it whatever its part is",
         },
-    });
-    let places = ["/properties", "/properties/routes/items/anyOf/1/properties"];
-    for (place, policies) in places.into_iter().zip([service, policies(false)]) {
-        if let Some(properties) = schema.pointer_mut(place).and_then(Value::as_object_mut) {
-            properties.extend(policies);
-        }
-    }
-    schema
+        "mirror": percent("of a version: the part of the requests that it is shown besides, its answers thrown away"),
+        "rollback": {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "errors": percent("so many more of its requests may fail than of the service's; 1 by default"),
+                "p99": {
+                    "type": "number",
+                    "minimum": 1,
+                    "maximum": 100,
+                    "default": 1.5,
+                    "description": "its 99th percentile may be so many times the service's",
+                },
+                "minimum": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "default": 100,
+                    "description": "requests of the last minute, of each, before anything is concluded",
+                },
+            },
+            "description": "of a version: it is taken out when it does worse than the service",
+        },
+    }))
 }
 
 /// What a service, or one of its routes, may say of who may ask.

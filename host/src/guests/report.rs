@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::compile::Interfaces;
 use super::load::{self, Refusal};
+use super::manifest::grants::Grants;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use crate::admission::Shown;
@@ -46,6 +47,12 @@ pub struct Service {
     /// How it does; only for who asks a host that serves.
     #[serde(flatten)]
     pub live: Option<Live>,
+    /// Services of this host that its manifest lets it call; `*` is each of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
+    /// Origins of the world that its manifest lets it ask.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<String>,
     /// What its component asks of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub imports: Vec<String>,
@@ -143,13 +150,10 @@ pub struct Refused {
 
 /// Everything that is served or refused, in the order of file names.
 pub fn of(snapshot: &Snapshot) -> Vec<Report> {
-    reports(snapshot, |target| {
-        let Interfaces { imports, exports } = interfaces(target);
-        Service { imports, exports, ..service(target) }
-    })
+    reports(snapshot, described)
 }
 
-/// The same with how every service does, and without imports and exports, which are most of it and never change.
+/// The same with how every service does, and without grants, imports and exports, which are most of it and never change.
 pub fn live(snapshot: &Snapshot) -> Vec<Report> {
     reports(snapshot, |target| Service { live: Some(does(target)), ..service(target) })
 }
@@ -165,17 +169,21 @@ fn reports(snapshot: &Snapshot, service: impl Fn(&Target) -> Service) -> Vec<Rep
 
 /// Everything about one service.
 pub fn whole(target: &Target) -> Whole {
-    let Interfaces { imports, exports } = interfaces(target);
     Whole {
-        service: Service { live: Some(does(target)), imports, exports, ..service(target) },
+        service: Service { live: Some(does(target)), ..described(target) },
         limits: target.backend.limits().shown(),
         policies: target.admission.shown(Instant::now()),
         recent_errors: target.backend.service.failures(),
     }
 }
 
-fn interfaces(target: &Target) -> Interfaces {
-    target.backend.guest().map(|guest| (*guest.interfaces).clone()).unwrap_or_default()
+/// A service with what its component wants, and what of that its manifest grants.
+fn described(target: &Target) -> Service {
+    let Some(guest) = target.backend.guest() else { return service(target) };
+    let Interfaces { imports, exports } = (*guest.interfaces).clone();
+    let Grants { calls, http } = &guest.spec.manifest.grants;
+    let http = http.iter().map(ToString::to_string).collect();
+    Service { imports, exports, calls: calls.names(), http, ..service(target) }
 }
 
 /// What a service does, in a word.
@@ -198,6 +206,8 @@ fn service(target: &Target) -> Service {
         routes: backend.routes().iter().map(ToString::to_string).collect(),
         host: backend.spec.host().unwrap_or_default(),
         live: None,
+        calls: Vec::new(),
+        http: Vec::new(),
         imports: Vec::new(),
         exports: Vec::new(),
     }

@@ -52,14 +52,18 @@ pub async fn handle<B: RequestBody>(
     }
     fits(&bound.target, &head.headers, &body)?;
     let mut request = Request::from_parts(head, body);
-    let (Some(responses), Some((rules, uri))) = (&handler.responses, &bound.cached) else {
-        return ask(handler, hop, bound, request, record).await;
+    let errand = match (&handler.responses, &bound.cached) {
+        (Some(responses), Some((rules, uri))) => {
+            bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
+            match responses.look(*rules, uri, &bound.target.backend, &mut request, record).await {
+                Found::Kept(response) => return Ok(response),
+                Found::Ask(errand) => errand,
+            }
+        }
+        (Some(responses), None) if hop.call.is_some() => responses.called(&bound.target.backend, &request),
+        _ => return ask(handler, hop, bound, request, record).await,
     };
-    bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
-    match responses.look(*rules, uri, &bound.target.backend, &mut request, record).await {
-        Found::Kept(response) => Ok(response),
-        Found::Ask(errand) => errand.settle(ask(handler, hop, bound, request, record).await, record),
-    }
+    errand.settle(ask(handler, hop, bound, request, record).await, record)
 }
 
 /// Has a request answered by its service.

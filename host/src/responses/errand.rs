@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
 
+use super::changes::Standing;
 use super::conditions::{self, Conditions};
 use super::flights::Lead;
 use super::kept::{Asker, Draft, Kept, is_personal};
@@ -30,6 +31,8 @@ pub(super) enum Kind {
     Pass(Option<CacheStatus>),
     /// It may change what is kept under this key.
     Change(Arc<Responses>, Key),
+    /// The same, asked by a guest: of what the service sees, whatever its client's URI is.
+    Call(Arc<Responses>, Standing),
     /// It is to be kept.
     Keep(Box<Fetch>),
 }
@@ -43,6 +46,8 @@ pub(super) struct Fetch {
     pub(super) service: Arc<Service>,
     /// As the client sent them.
     pub(super) asked: HeaderMap,
+    /// When it asked.
+    pub(super) standing: Standing,
     pub(super) conditions: Conditions,
     /// What is kept, and must not be given without asking.
     pub(super) stale: Option<Arc<Kept>>,
@@ -53,6 +58,10 @@ pub(super) struct Fetch {
 }
 
 impl Errand {
+    pub(super) fn of(kind: Kind) -> Self {
+        Self(kind)
+    }
+
     pub(super) fn found(kind: Kind) -> Found {
         Found::Ask(Self(kind))
     }
@@ -76,8 +85,15 @@ impl Errand {
             }
             Kind::Change(responses, key) => {
                 let response = result?;
-                if response.status().is_success() || response.status().is_redirection() {
+                if is_no_error(&response) {
                     responses.flights.doom_key(&key, || responses.store.remove(&key));
+                }
+                Ok(response)
+            }
+            Kind::Call(responses, standing) => {
+                let response = result?;
+                if is_no_error(&response) {
+                    responses.changes.note(standing);
                 }
                 Ok(response)
             }
@@ -129,7 +145,7 @@ impl Fetch {
             Some((room, draft)) => {
                 let renewed = Arc::new(kept.renewed(draft, room));
                 let responses = Arc::clone(&self.responses);
-                self.lead.land(|key| responses.store.put(key, renewed));
+                self.lead.land(|key| responses.put(key, renewed));
             }
             None => self.lead.barren(now),
         }
@@ -169,12 +185,18 @@ impl Fetch {
     }
 
     fn asker(&self) -> Asker<'_> {
-        Asker { edition: &self.edition, headers: &self.asked, personal: is_personal(&self.asked) }
+        let Self { edition, asked: headers, standing, .. } = self;
+        Asker { edition, headers, personal: is_personal(headers), standing: *standing }
     }
 
     fn count(&self, outcome: CacheOutcome) {
         self.service.figures.cached.count(outcome);
     }
+}
+
+/// What RFC 9111, 4.4, does not call an error: what was asked for was done.
+fn is_no_error(response: &Response<Body>) -> bool {
+    response.status().is_success() || response.status().is_redirection()
 }
 
 /// What RFC 5861 calls an error.

@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, response};
 
 use super::budget::Room;
+use super::changes::Standing;
 use super::conditions::{self, Conditions};
 use super::freshness::{Terms, elements, own};
 use super::status::{self, CacheStatus};
@@ -24,6 +25,8 @@ const PER_HEADER: usize = 128;
 /// The head of an answer that may be kept, and what is known of who asked for it.
 pub(super) struct Draft {
     edition: Edition,
+    /// When it was asked for.
+    standing: Standing,
     service: Arc<Service>,
     terms: Terms,
     status: StatusCode,
@@ -68,6 +71,8 @@ pub(super) struct Asker<'a> {
     pub(super) headers: &'a HeaderMap,
     /// The request says who its client is.
     pub(super) personal: bool,
+    /// When.
+    pub(super) standing: Standing,
 }
 
 /// Whether a request says who its client is: then only what says itself that it is for everybody may be shared.
@@ -107,6 +112,7 @@ impl Draft {
         };
         Some(Self {
             edition: asker.edition.clone(),
+            standing: asker.standing,
             service: Arc::clone(service),
             terms,
             status: head.status,
@@ -139,6 +145,11 @@ impl Kept {
         &self.draft.edition
     }
 
+    /// When it was asked for.
+    pub(super) fn standing(&self) -> Standing {
+        self.draft.standing
+    }
+
     /// On what terms it is kept.
     pub(super) fn terms(&self) -> &Terms {
         &self.draft.terms
@@ -163,13 +174,15 @@ impl Kept {
     pub(super) fn answers(&self, asker: &Asker<'_>) -> bool {
         let draft = &self.draft;
         let same = |(name, values): &(HeaderName, Vec<HeaderValue>)| asker.headers.get_all(name).iter().eq(values);
-        draft.edition == *asker.edition && (draft.terms.shared || !asker.personal) && draft.vary.iter().all(same)
+        let current = draft.edition == *asker.edition && draft.standing == asker.standing;
+        current && (draft.terms.shared || !asker.personal) && draft.vary.iter().all(same)
     }
 
     /// Whether it stands for the other one from now on.
     pub(super) fn replaces(&self, other: &Self) -> bool {
         let (own, other) = (&self.draft, &other.draft);
-        own.edition.name == other.edition.name && (own.edition != other.edition || own.vary == other.vary)
+        let outdates = own.edition != other.edition || own.standing != other.standing;
+        own.edition.name == other.edition.name && (outdates || own.vary == other.vary)
     }
 
     /// Its head with what a 304 has brought, RFC 9111, 3.2.

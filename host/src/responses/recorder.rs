@@ -67,7 +67,7 @@ impl Recorder {
             return lead.barren(SystemTime::now());
         }
         let kept = Arc::new(draft.with(housed(body, body_room), room));
-        lead.land(|key| responses.store.put(key, kept));
+        lead.land(|key| responses.put(key, kept));
     }
 
     /// The answer broke off, or cannot be kept: nobody is to wait for it.

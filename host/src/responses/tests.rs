@@ -45,6 +45,12 @@ impl Cache {
         Key::new("users", &format!("http://Example.com{path}").parse().unwrap())
     }
 
+    /// A request with these headers for a path.
+    fn asker<'a>(&self, edition: &'a Edition, path: &str, headers: &'a HeaderMap) -> Asker<'a> {
+        let standing = self.responses.changes.standing("users", &path.parse().unwrap());
+        Asker { edition, headers, personal: is_personal(headers), standing }
+    }
+
     /// A recorder of an answer to a request with these headers, if there is room for its head.
     fn recorder(
         &self,
@@ -53,7 +59,7 @@ impl Cache {
         asked: &HeaderMap,
         answer: &[(&'static str, &str)],
     ) -> Option<Recorder> {
-        let asker = Asker { edition, headers: asked, personal: is_personal(asked) };
+        let asker = self.asker(edition, path, asked);
         let (mut head, ()) = Response::new(()).into_parts();
         head.headers = headers(answer);
         let rules = Rules { keep: true, ttl: Duration::from_secs(60) };
@@ -78,7 +84,7 @@ impl Cache {
     /// Whether something is kept for this request.
     fn has(&self, edition: &Edition, path: &str, asked: &[(&'static str, &str)]) -> bool {
         let asked = headers(asked);
-        let asker = Asker { edition, headers: &asked, personal: is_personal(&asked) };
+        let asker = self.asker(edition, path, &asked);
         let variants = self.responses.store.get(&Self::key(path));
         variants.iter().flat_map(|variants| variants.iter()).any(|kept| kept.answers(&asker))
     }
@@ -86,7 +92,7 @@ impl Cache {
     /// What a client without conditions finds.
     async fn find(&self, edition: &Edition, path: &str, limits: &Limits) -> Looked {
         let headers = HeaderMap::new();
-        let asker = Asker { edition, headers: &headers, personal: false };
+        let asker = self.asker(edition, path, &headers);
         self.responses.find(&Self::key(path), &asker, limits, &Conditions::default(), false, || {}).await
     }
 
@@ -195,6 +201,68 @@ async fn one_revalidates_and_the_others_go_on() {
     assert!(lead.is_followed() && stale.is_some() && !insists);
     let Ok((response, CacheOutcome::Stale)) = cache.find(&it, "/a", &limits).await else { panic!("it waits") };
     assert!(response.headers()["cache-status"].to_str().unwrap().starts_with("lodge; hit; ttl=-"));
+}
+
+/// Where one client stands with its rate, and how old an answer was for it, is nobody else's.
+#[test]
+fn what_is_said_to_one_client_is_not_kept() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    let own = [("ratelimit", "\"client\";r=3;t=60"), ("ratelimit-policy", "\"client\";q=5;w=3600"), ("age", "7")];
+    let all = [own[0], own[1], own[2], ("x-kept", "1")];
+    cache.keep(&edition("users", "1"), "/a", &[], &all, "x");
+    let variants = cache.responses.store.get(&Cache::key("/a")).unwrap();
+    let given = variants[0].give(&Conditions::default(), false, CacheStatus::Collapsed, cache.now);
+    assert!(given.headers().contains_key("x-kept"));
+    for name in ["ratelimit", "ratelimit-policy"] {
+        assert!(!given.headers().contains_key(name), "{name} is another client's");
+    }
+    assert!(!variants[0].headers().contains_key("age"));
+    // Nor does it come in with a revalidation.
+    let kept = variants[0].refreshed(&headers(&all));
+    let asked = HeaderMap::new();
+    let rules = Rules { keep: true, ttl: Duration::from_secs(60) };
+    let it = edition("users", "1");
+    let draft = Draft::of(&cache.asker(&it, "/a", &asked), &cache.service, &kept, rules, cache.now).unwrap();
+    let renewed = variants[0].renewed(draft, cache.responses.budget.room(0).unwrap());
+    assert!(!own.iter().any(|(name, _)| renewed.headers().contains_key(*name)), "{:?}", renewed.headers());
+}
+
+/// A call's URI is no client's: what is kept of its path is over, whatever the host, and so is what is on its way.
+#[tokio::test]
+async fn a_call_ends_what_is_kept_of_its_path() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    let (it, none) = (edition("users", "1"), HeaderMap::new());
+    let of = |service: &str, path: &str| {
+        cache.responses.changes.standing(service, &format!("http://{service}.internal{path}").parse().unwrap())
+    };
+    let standing = |path: &str| of("users", path);
+    // Some share a counter.
+    let paths: Vec<_> = (0..20).map(|n| format!("/a?{n}")).collect();
+    let is_other = |path: &&String| ["/a", "/a?slow"].iter().all(|changed| standing(path) != standing(changed));
+    let other = paths.iter().find(is_other).unwrap();
+    assert!(paths.iter().any(|path| of("users", path) != of("hello", path)), "services share their paths");
+    for path in ["/a", other] {
+        cache.keep(&it, path, &[], &[("vary", "accept")], "old");
+    }
+    let mut late = cache.recorder(&it, "/a", &none, &[]).unwrap();
+    let mut later = cache.recorder(&it, "/a", &none, &[]).unwrap();
+    let limits = config::resolve(&[]).unwrap().config.limits;
+    let _asks = cache.find(&it, "/a?slow", &limits).await.err().flatten().unwrap();
+    cache.responses.changes.note(standing("/a"));
+    cache.responses.changes.note(standing("/a?slow"));
+    assert!(!cache.has(&it, "/a", &[]), "it was changed");
+    assert!(cache.has(&it, other, &[]), "another query is another resource");
+    late.end();
+    assert!(!cache.has(&it, "/a", &[]), "it was asked for before the change");
+    assert_eq!(cache.entries(), 2, "nor is it in the way");
+    let start = std::time::Instant::now();
+    let again = cache.find(&it, "/a?slow", &limits).await.err().flatten().unwrap().0;
+    assert!(again.is_followed() && start.elapsed() < limits.queue_wait / 2, "nobody waits for what is out of date");
+    // The next one is kept, and takes the place of all that is over.
+    cache.keep(&it, "/a", &[], &[], "new");
+    assert_eq!((cache.has(&it, "/a", &[]), cache.entries()), (true, 2));
+    later.end();
+    assert!(cache.has(&it, "/a", &[]), "an older one took its place");
 }
 
 /// What a slow client has of an answer counts until he is done with it.

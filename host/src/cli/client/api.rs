@@ -56,6 +56,8 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) last_refusal: Option<LastRefusal>,
     pub(in crate::cli) withdrawn: Option<String>,
     pub(in crate::cli) replicas: Vec<Replica>,
+    pub(in crate::cli) calls: Vec<String>,
+    pub(in crate::cli) http: Vec<String>,
     pub(in crate::cli) imports: Vec<String>,
     pub(in crate::cli) exports: Vec<String>,
     pub(in crate::cli) limits: BTreeMap<String, Value>,

@@ -85,6 +85,14 @@ impl Default for Callees {
 }
 
 impl Callees {
+    /// These, as a manifest would list them.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::All => vec!["*".to_owned()],
+            Self::These(names) => names.clone(),
+        }
+    }
+
     /// Reads `"*"`, or a list of names.
     ///
     /// # Errors
@@ -224,15 +232,6 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
         None => Some((authority, None)),
         Some((name, port)) if !port.contains(':') => Some((authority.get(..inside.len() + name.len())?, Some(port))),
         Some(_) => None,
-    }
-}
-
-impl fmt::Display for Callees {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("*"),
-            Self::These(names) => f.write_str(&names.join(", ")),
-        }
     }
 }
 

@@ -187,3 +187,34 @@ async fn causes_are_told_apart() {
     let failed = ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await;
     assert!(matches!(failed, Err(Failure::Refused)), "{failed:?}");
 }
+
+/// Connections that idle, each at another host, make room for one that is wanted now.
+#[tokio::test]
+async fn idle_connections_make_room() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            let service = service_fn(async |_: Request<Incoming>| {
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"here"))))
+            });
+            tokio::spawn(async move {
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    let list = format!("['http://*:{port}', 'http://127.0.0.1:{port}']");
+    let (client, service) = (client(&list, "outgoing = 1", RootCertStore::empty()), service());
+    // As many as there is room for, and then two more than that.
+    for n in 1..=CONNECTIONS + 2 {
+        let said = ask(&client, &service, format!("http://host-{n}.test:{port}/"), RequestOptions::default()).await;
+        assert_eq!((said.unwrap().as_str(), connections.load(Relaxed)), ("here", n));
+        if n < CONNECTIONS {
+            let again =
+                ask(&client, &service, format!("http://host-{n}.test:{port}/"), RequestOptions::default()).await;
+            assert_eq!((again.is_ok(), connections.load(Relaxed)), (true, n), "it is used again while there is room");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::admission::Asked;
+use crate::config;
+use crate::guests::deployment::Deployment;
+use crate::guests::digest::Digest;
+use crate::guests::manifest::Manifest;
+use crate::service::Services;
+use crate::turns::Turns;
+use crate::upstreams::{Shared, Upstream};
+
+/// Services that are elsewhere: for these nothing has to be compiled.
+struct World {
+    publisher: Publisher,
+    services: Services,
+    shared: Shared,
+}
+
+impl World {
+    fn new() -> Self {
+        let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
+        Self { publisher, services: Services::new(Turns::new(1)), shared: Shared::default() }
+    }
+
+    /// What answers by the manifest of a service or, for a version of it, by its service's and its own.
+    async fn deploy(&self, name: &str, service: &str, version: Option<&str>) -> Backend {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let text = |said: &str| format!("{said}\n[upstream]\nreplicas = ['http://127.0.0.1:9']");
+        let of = name.split('@').next().unwrap();
+        let mut manifest = Manifest::read(of, &text(service), &limits, 1 << 30).unwrap();
+        if let Some(own) = version {
+            manifest = manifest.version(&text(own), 1 << 30).unwrap();
+        }
+        let (path, digest) = (format!("{name}.toml").into(), Digest::of(format!("{service}{version:?}").as_bytes()));
+        let upstream = manifest.upstream.clone().unwrap();
+        let spec = GuestSpec { name: name.into(), path, digest, size: 1, manifest };
+        let deployment = Deployment::new(spec, &self.services);
+        let made = Upstream::new(deployment, upstream, std::path::Path::new(""), &self.shared, None).await;
+        Backend::Upstream(Arc::new(made.unwrap()))
+    }
+
+    /// Publishes these, and says which files are refused and why.
+    fn publish(&self, backends: &[&Backend]) -> (Arc<Snapshot>, Vec<String>) {
+        self.publisher.publish(backends.iter().copied().cloned().collect(), Vec::new(), true);
+        let snapshot = self.publisher.current.0.load_full();
+        let refused = snapshot.refusals.iter().map(|refusal| format!("{}: {}", refusal.file, refusal.reason)).collect();
+        (snapshot, refused)
+    }
+}
+
+/// Whether this client may ask.
+fn admits(target: &Target, client: &str) -> bool {
+    let (peer, headers) = (client.parse::<IpAddr>().unwrap(), http::HeaderMap::new());
+    target.admission.greet(&Asked { peer, inside: false, proxies: None, headers: &headers, route: 0 }).is_ok()
+}
+
+/// A new version that cannot be leaves the last good one there. It stands behind what its service says now, and not
+/// behind what that said then.
+#[tokio::test]
+async fn a_last_good_version_stands_behind_present_policies() {
+    let (world, strict) = (World::new(), "deny = ['192.0.2.1']");
+    let service = world.deploy("users", "", None).await;
+    let first = world.deploy("users@1", "", Some("percent = 40")).await;
+    let second = world.deploy("users@2", "", Some("percent = 50")).await;
+    let (snapshot, refused) = world.publish(&[&service, &first, &second]);
+    assert_eq!(refused, Vec::<String>::new());
+    assert!(admits(snapshot.target("users@2").unwrap(), "192.0.2.1"));
+
+    let service = world.deploy("users", strict, None).await;
+    let greedy = world.deploy("users@2", strict, Some("percent = 70")).await;
+    // What the ledger has of a first version whose new component does not compile is the old one.
+    let (snapshot, refused) = world.publish(&[&service, &first, &greedy]);
+    assert_eq!(refused, ["users@2.toml: it wants 70% of the requests, and other versions leave 60%"]);
+    let users = snapshot.target("users").unwrap();
+    for (name, last_good) in [("users@1", &first), ("users@2", &second)] {
+        let version = snapshot.target(name).unwrap();
+        assert!(version.backend.is(last_good), "{name} is not what it was");
+        assert!(Arc::ptr_eq(&version.admission, &users.admission), "{name} has places of its own");
+        assert!(!admits(version, "192.0.2.1") && admits(version, "192.0.2.2"), "{name} goes by the old list");
+        let mut beside = users.split.iter().flat_map(|split| split.versions());
+        assert!(beside.any(|(_, target)| Arc::ptr_eq(target, version)), "{name} gets no part");
+    }
+}
+
+/// `a-b` and `a_b` are one name to who calls them, and that is its owner's even where it is no host that clients reach.
+#[tokio::test]
+async fn a_name_that_is_called_has_one_owner() {
+    let guarded = |path: &str| format!("routes = [{{ path = '{path}', deny = ['192.0.2.1'] }}]");
+    for (other, wanted) in [
+        ("routes = ['/two']".to_owned(), "its route a-b.localhost already belongs to a-b"),
+        (guarded("/two"), "a-b has the same name to who calls it"),
+    ] {
+        let world = World::new();
+        let (one, two) = (world.deploy("a-b", "", None).await, world.deploy("a_b", &other, None).await);
+        let (snapshot, refused) = world.publish(&[&one, &two]);
+        assert_eq!(refused, [format!("a_b.toml: {wanted}")]);
+        assert!(snapshot.hosts["a-b.localhost"].backend.is(&one) && snapshot.target("a_b").is_none());
+    }
+    // Both guarded: no route and no host of theirs is the same. Who has the name already keeps it.
+    let world = World::new();
+    let (one, two) =
+        (world.deploy("a-b", &guarded("/one"), None).await, world.deploy("A_B", &guarded("/two"), None).await);
+    assert_eq!(world.publish(&[&one]).1, Vec::<String>::new());
+    let (snapshot, refused) = world.publish(&[&two, &one]);
+    assert_eq!(refused, ["A_B.toml: a-b has the same name to who calls it"]);
+    assert!(snapshot.hosts["a-b.localhost"].backend.is(&one));
+    let (snapshot, refused) = world.publish(&[&two]);
+    assert!(refused.is_empty() && snapshot.hosts["a-b.localhost"].backend.is(&two), "it is free again");
+}
