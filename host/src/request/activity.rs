@@ -6,6 +6,7 @@
 //! a busy connection's never does.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -26,6 +27,10 @@ const LINGER: Duration = Duration::from_millis(500);
 /// On the wire it looks the same as one that has left, whose guest must not go on for nobody.
 const HALF_CLOSED: Duration = Duration::from_secs(1);
 
+/// How long what a client still sends is thrown away after the connection's end. Closing with some of it unread would
+/// reset the connection, and take the answer from a client that has not read it yet: the 413 to an upload, say.
+const DISCARD: Duration = Duration::from_secs(1);
+
 /// What a connection is doing.
 pub struct Activity {
     state: Mutex<State>,
@@ -38,6 +43,10 @@ struct State {
     phase: Phase,
     /// It began with the preface of HTTP/2, where frames come without requests.
     h2: bool,
+    /// Its last request has a body, which may still be on its way.
+    upload: bool,
+    /// It was handed over to another protocol, which ends its two directions one by one.
+    switched: bool,
     /// The client has not taken a byte since.
     stalled: Option<Instant>,
     /// The host is stopping since.
@@ -82,6 +91,8 @@ pub struct Watched<S> {
     sniffed: bool,
     /// The end of the client's bytes, which hyper is told of later.
     half_closed: Option<Pin<Box<Sleep>>>,
+    /// Since the end, while the client may send on.
+    discarding: Option<Pin<Box<Sleep>>>,
 }
 
 /// Waits for the next verdict.
@@ -93,19 +104,26 @@ pub struct Watch {
 impl Activity {
     /// A connection that was just accepted.
     pub fn new(bounds: &config::Listener) -> Self {
-        let state =
-            State { phase: Phase::Silent(Instant::now()), h2: false, stalled: None, stopping: None, finishing: None };
+        let phase = Phase::Silent(Instant::now());
+        let (h2, upload, switched) = (false, false, false);
+        let state = State { phase, h2, upload, switched, stalled: None, stopping: None, finishing: None };
         let (first_byte, header_read, idle) = (bounds.first_byte, bounds.header_read, bounds.idle);
         Self { state: Mutex::new(state), first_byte, header_read, idle }
     }
 
-    /// A request begins.
-    pub fn begin(self: &Arc<Self>) -> Working {
+    /// A request begins, with a body or without.
+    pub fn begin(self: &Arc<Self>, upload: bool) -> Working {
         let mut state = lock(&self.state);
+        state.upload = upload;
         let running = if let Phase::Busy(running) = state.phase { running } else { 0 };
         state.phase = Phase::Busy(running + 1);
         drop(state);
         Working(Arc::clone(self))
+    }
+
+    /// Another protocol takes the connection over.
+    pub fn switch(&self) {
+        lock(&self.state).switched = true;
     }
 
     /// The host is stopping.
@@ -205,7 +223,7 @@ impl<B: Body + Unpin> Body for Held<B> {
 impl<S> Watched<S> {
     /// Watches `stream` for `activity`.
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, sniffed: false, half_closed: None }
+        Self { stream, activity, sniffed: false, half_closed: None, discarding: None }
     }
 
     /// The client sends no more.
@@ -252,7 +270,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Throws away what the client sends, until it has heard of the end.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scrap = [const { MaybeUninit::uninit() }; 8 << 10];
+        let timer = self.discarding.get_or_insert_with(|| Box::pin(tokio::time::sleep(DISCARD)));
+        while timer.as_mut().poll(cx).is_pending() {
+            let mut scrap = ReadBuf::uninit(&mut scrap);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut scrap)) {
+                Ok(()) if !scrap.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(&polled);
@@ -278,6 +312,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        let state = lock(&self.activity.state);
+        let discards = state.upload && !state.switched;
+        drop(state);
+        if discards {
+            ready!(self.poll_discard(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -56,9 +56,17 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
     let service = service_fn({
         let (server, activity, peer) = (Arc::clone(&server), Arc::clone(&activity), Arc::new(peer));
-        move |request| {
-            let (server, peer, working) = (Arc::clone(&server), Arc::clone(&peer), activity.begin());
-            async move { Ok::<_, Infallible>(working.until(frame(&server, &peer, request).await)) }
+        move |request: Request<Incoming>| {
+            let working = activity.begin(!request.body().is_end_stream());
+            let (server, peer) = (Arc::clone(&server), Arc::clone(&peer));
+            let activity = Arc::clone(&activity);
+            async move {
+                let response = frame(&server, &peer, request).await;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    activity.switch();
+                }
+                Ok::<_, Infallible>(working.until(response))
+            }
         }
     });
     let mut served = pin!(server.http.serve_connection_with_upgrades(io, service));
