@@ -193,8 +193,6 @@ impl Host {
         };
         exporting.shutdown(EXPORT).await;
         reconciling.abort();
-        // It may be looking at the directory: a timer that it makes when the runtime is gone would panic.
-        let _ = reconciling.await;
         sweeping.abort();
         if let Some(operators) = operators {
             operators.abort();

@@ -237,7 +237,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
     let mut compiling = Compiling::default();
     let mut blind = false;
     loop {
-        let looked = eyes.look(&config);
+        let looked = eyes.look(&config).await;
         let mut again = None;
         match looked {
             Ok(found) => {
@@ -287,11 +287,15 @@ struct Eyes {
 
 impl Eyes {
     /// Blocking work, on a thread for that: a network file system may keep it waiting.
-    fn look(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
-        tokio::task::block_in_place(|| {
+    async fn look(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
+        let looked = tokio::task::block_in_place(|| {
             self.watch.arm();
             self.scanner.scan(config)
-        })
+        });
+        // A runtime that ends takes its timers down while such a thread still looks, and a timer made after that panics:
+        // before it comes to one, a task that nobody wants any more ends here.
+        tokio::task::yield_now().await;
+        looked
     }
 }
 
@@ -375,3 +379,6 @@ async fn until(instant: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
