@@ -296,6 +296,23 @@ async fn the_world_is_told_of_the_trace() {
     }
 }
 
+/// A guest that lacks a grant and says so instead of answering: that is no fault of its client, and counts as a failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_that_is_passed_on_is_a_failure() {
+    let host = host(&["caller3"]).manifest("caller3", "[breaker]\ncalls = 4\nopen = '1m'").start().await;
+    let passed_on = [("x-times", "1")];
+    for to in ["http://127.0.0.1:1/", "http://users.internal/"].into_iter().cycle().take(4) {
+        let denied = ask(host.address, "caller3", to, &passed_on).await;
+        assert_eq!((denied.status, denied.problem().as_str()), (502, "outgoing-denied"), "{denied:?}");
+    }
+    let refused = ask(host.address, "caller3", "http://127.0.0.1:1/", &passed_on).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "breaker-open"), "{refused:?}");
+    let metrics = crate::metrics::series(&get(host.admin, "/metrics").await.text());
+    let failed = metrics["lodge_guest_failures_total{service=\"caller3\",reason=\"outgoing-denied\"}"];
+    assert!((failed - 4.0).abs() < 0.1, "{failed}");
+    assert!((outcome(&host, "caller3", "denied").await - 4.0).abs() < 0.1);
+}
+
 /// Who may reach the admin listener without a token is an operator. That is said of every version that begins to serve, and
 /// of none with a token.
 #[tokio::test(flavor = "multi_thread")]
