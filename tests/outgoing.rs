@@ -273,7 +273,7 @@ async fn quotas_are_per_service() {
     assert!((outcome(&host, "slow", "rate-limit").await - (10 - granted) as f64).abs() < 0.1);
 }
 
-/// The trace goes on into the world.
+/// The trace goes on into the world, by a span of what was sent below the guest's own.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_world_is_told_of_the_trace() {
     let (world, collector) = (World::start().await, crate::traces::Collector::start().await);
@@ -287,12 +287,28 @@ async fn the_world_is_told_of_the_trace() {
         .await;
     for sender in SENDERS {
         let before = collector.spans().len();
-        ask(host.address, sender, &world.url("/"), &[]).await;
+        ask(host.address, sender, &world.url("/status/404?key=secret"), &[]).await;
         let told = world.head().headers["traceparent"].to_str().unwrap().to_owned();
-        until("all spans have arrived", || collector.spans().len() >= before + 6).await;
+        until("all spans have arrived", || collector.spans().len() >= before + 7).await;
         let spans = collector.spans().split_off(before);
         let guest = spans.iter().find(|span| span["name"] == "guest").unwrap();
-        assert_eq!((&guest["traceId"], &guest["id"]), (&told[3..35].into(), &told[36..52].into()), "{told}");
+        let client = spans.iter().find(|span| span["kind"] == "CLIENT").unwrap();
+        assert_eq!((&client["traceId"], &client["id"]), (&told[3..35].into(), &told[36..52].into()), "{told}");
+        assert_eq!((&client["traceId"], &client["parentId"]), (&guest["traceId"], &guest["id"]));
+        assert_eq!((&client["name"], &client["remoteEndpoint"]["ipv4"]), (&"GET".into(), &"127.0.0.1".into()));
+        let tags = &client["tags"];
+        assert_eq!(tags["url.full"], world.url("/status/404?key=REDACTED"));
+        assert_eq!((&tags["server.address"], &tags["lodge.service"]), (&"127.0.0.1".into(), &sender.into()));
+        assert_eq!(tags["server.port"], world.address.port().to_string());
+        assert_eq!((&tags["http.response.status_code"], &tags["error.type"]), (&"404".into(), &"404".into()));
+        // What is not sent is no span, and what is not answered is one that says why.
+        let before = collector.spans().len();
+        ask(host.address, sender, "http://127.0.0.1:1/", &[]).await;
+        ask(host.address, sender, &world.url("/silent"), &[("x-first", "50")]).await;
+        until("all spans have arrived", || collector.spans().len() >= before + 13).await;
+        let spans = collector.spans().split_off(before);
+        let sent: Vec<_> = spans.iter().filter(|span| span["kind"] == "CLIENT").collect();
+        assert_eq!(sent.iter().map(|span| &span["tags"]["error"]).collect::<Vec<_>>(), ["timeout"]);
     }
 }
 

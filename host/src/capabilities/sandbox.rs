@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::limits::Limits;
 use crate::error::RequestError;
 use crate::service::Service;
-use crate::traces::context::Onward;
+use crate::traces::Onward;
 use crate::turns::Share;
 
 /// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.

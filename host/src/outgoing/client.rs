@@ -26,6 +26,7 @@ use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::headers;
 use crate::service::Service;
+use crate::traces::ClientSpan;
 
 /// To resolve a name, connect and shake hands, when the guest gives it longer or no time at all.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -62,7 +63,12 @@ pub(super) type Asked = (Response<Incoming>, OwnedSemaphorePermit);
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// How a request goes, counted when that is known, or when nobody waits for it any more.
-struct Outcome<'a>(&'a Service, &'static str);
+struct Outcome<'a> {
+    service: &'a Service,
+    word: &'static str,
+    /// Only of what was sent: what is over a limit would push out the spans of others.
+    span: ClientSpan,
+}
 
 type Pool = legacy::Client<Connector, WasiBody>;
 
@@ -103,21 +109,12 @@ impl Client {
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Asked, Failure> {
-        let mut outcome = Outcome(service, "cancelled");
+        let mut outcome = Outcome { service, word: "cancelled", span: ClientSpan::off() };
         // A guest that is used again may keep what it sent for an earlier request.
-        let answering = self.answer(errand, request, options);
+        let answering = self.answer(errand, request, options, &mut outcome);
         let answered = tokio::time::timeout_at(end(errand).into(), answering).await;
         let answered = answered.unwrap_or(Err(Failure::AnswerTimeout));
-        outcome.1 = match &answered {
-            Ok((response, _)) => match response.status().as_u16() {
-                100..200 => "1xx",
-                200..300 => "2xx",
-                300..400 => "3xx",
-                400..500 => "4xx",
-                _ => "5xx",
-            },
-            Err(failure) => failure.outcome(),
-        };
+        outcome.is(answered.as_ref().map(|(response, _)| response));
         let (mut response, place) = answered?;
         headers::strip_hop_by_hop(response.headers_mut());
         Ok((response, place))
@@ -137,6 +134,7 @@ impl Client {
         errand: &Errand,
         mut request: Request<WasiBody>,
         options: RequestOptions,
+        outcome: &mut Outcome<'_>,
     ) -> Result<Asked, Failure> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Failure::Requests)?;
         if !lock(&self.quota).take(Instant::now()) {
@@ -147,7 +145,7 @@ impl Client {
         request.headers_mut().remove(header::HOST);
         headers::strip_hop_by_hop(request.headers_mut());
         if let Some(onward) = &errand.onward {
-            onward.put(request.headers_mut());
+            outcome.span = onward.sends(&mut request, &outcome.service.name);
         }
         let mut connection = capture_connection(&mut request);
         let mut asked = std::pin::pin!(self.pool().request(request));
@@ -166,9 +164,31 @@ impl Client {
     }
 }
 
+impl Outcome<'_> {
+    fn is(&mut self, answered: Result<&Response<Incoming>, &Failure>) {
+        let span = std::mem::take(&mut self.span);
+        self.word = match answered {
+            Ok(response) => {
+                span.answered(response);
+                match response.status().as_u16() {
+                    100..200 => "1xx",
+                    200..300 => "2xx",
+                    300..400 => "3xx",
+                    400..500 => "4xx",
+                    _ => "5xx",
+                }
+            }
+            Err(failure) => {
+                span.failed(failure.outcome());
+                failure.outcome()
+            }
+        };
+    }
+}
+
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
-        self.0.figures.outgoing.count(self.1);
+        self.service.figures.outgoing.count(self.word);
     }
 }
 
