@@ -34,8 +34,11 @@ const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// Connections to one host that stay.
 const IDLE_PER_HOST: usize = 8;
-/// Connections for each request that may be under way: those that idle need room beside those that work.
-const CONNECTIONS: usize = 2;
+/// Connections for each request that may be under way, with those that idle. When there are more a new pool is begun, so that
+/// the idle ones of the old one go.
+const KEPT: usize = 2;
+/// The same, at most: an old pool only goes with the last head that is waited for there, and meanwhile others need room.
+const CONNECTIONS: usize = 4;
 /// How often an HTTP/2 connection is asked whether it lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
 /// Bytes of the head of an answer.
@@ -49,6 +52,8 @@ pub(super) struct Client {
     /// What a pool is made of.
     connector: Connector,
     dial: Dial,
+    /// Connections that are too many for one pool.
+    kept: usize,
     places: Arc<Semaphore>,
     quota: Mutex<Quota>,
 }
@@ -94,7 +99,7 @@ impl Client {
         let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
         let places = Arc::new(Semaphore::new(limits.outgoing));
-        Self { pool: Mutex::new(pool(&connector)), connector, dial, places, quota }
+        Self { pool: Mutex::new(pool(&connector)), connector, dial, kept: limits.outgoing * KEPT, places, quota }
     }
 
     /// Sends a request that may be sent, and waits for the head of its answer. The place that it takes is to be held to
@@ -120,10 +125,10 @@ impl Client {
         Ok((response, place))
     }
 
-    /// The pool; a new one when there is no room for another connection, so that those that idle go.
+    /// The pool; a new one when there are so many connections that most of them must be idle.
     fn pool(&self) -> Pool {
         let mut kept = lock(&self.pool);
-        if self.dial.is_full() {
+        if self.dial.open() > self.kept {
             *kept = pool(&self.connector);
         }
         kept.clone()

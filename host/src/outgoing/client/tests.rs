@@ -187,3 +187,40 @@ async fn causes_are_told_apart() {
     let failed = ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await;
     assert!(matches!(failed, Err(Failure::Refused)), "{failed:?}");
 }
+
+/// Connections that idle are in nobody's way, also while their pool is held by a request that nobody answers.
+#[tokio::test]
+async fn idle_connections_make_room() {
+    let answering = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service_fn(async |_: Request<hyper::body::Incoming>| {
+                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("x"))))
+                });
+                let server = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        format!("http://127.0.0.1:{port}/")
+    };
+    for slow in [false, true] {
+        let (silent, _listener) = mute().await;
+        let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
+        let options = RequestOptions::default();
+        let mut first = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
+        if slow {
+            let polled = tokio::time::timeout(Duration::from_millis(50), first.as_mut()).await;
+            assert!(polled.is_err(), "the server says nothing");
+        }
+        // One after another, and three at a time.
+        for n in 0..20 {
+            let urls = [answering().await, answering().await, answering().await];
+            let [one, two, three] = urls.map(|url| ask(&client, &service, url, options));
+            let asked = if n % 2 == 0 { (one.await, two.await, three.await) } else { tokio::join!(one, two, three) };
+            assert!(matches!(&asked, (Ok(_), Ok(_), Ok(_))), "slow: {slow}, {n}: {asked:?}");
+        }
+        assert!(client.dial.open() <= 4 * CONNECTIONS);
+    }
+}
