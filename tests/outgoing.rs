@@ -273,7 +273,7 @@ async fn quotas_are_per_service() {
     assert!((outcome(&host, "slow", "rate-limit").await - (10 - granted) as f64).abs() < 0.1);
 }
 
-/// The trace goes on into the world.
+/// The trace goes on into the world, by a span of what was sent below the guest's own.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_world_is_told_of_the_trace() {
     let (world, collector) = (World::start().await, crate::traces::Collector::start().await);
@@ -287,13 +287,75 @@ async fn the_world_is_told_of_the_trace() {
         .await;
     for sender in SENDERS {
         let before = collector.spans().len();
-        ask(host.address, sender, &world.url("/"), &[]).await;
+        ask(host.address, sender, &world.url("/status/404?key=secret"), &[]).await;
         let told = world.head().headers["traceparent"].to_str().unwrap().to_owned();
-        until("all spans have arrived", || collector.spans().len() >= before + 6).await;
+        until("all spans have arrived", || collector.spans().len() >= before + 7).await;
         let spans = collector.spans().split_off(before);
         let guest = spans.iter().find(|span| span["name"] == "guest").unwrap();
-        assert_eq!((&guest["traceId"], &guest["id"]), (&told[3..35].into(), &told[36..52].into()), "{told}");
+        let client = spans.iter().find(|span| span["kind"] == "CLIENT").unwrap();
+        assert_eq!((&client["traceId"], &client["id"]), (&told[3..35].into(), &told[36..52].into()), "{told}");
+        assert_eq!((&client["traceId"], &client["parentId"]), (&guest["traceId"], &guest["id"]));
+        assert_eq!((&client["name"], &client["remoteEndpoint"]["ipv4"]), (&"GET".into(), &"127.0.0.1".into()));
+        let tags = &client["tags"];
+        assert_eq!(tags["url.full"], world.url("/status/404?key=REDACTED"));
+        assert_eq!((&tags["server.address"], &tags["lodge.service"]), (&"127.0.0.1".into(), &sender.into()));
+        assert_eq!(tags["server.port"], world.address.port().to_string());
+        assert_eq!((&tags["http.response.status_code"], &tags["error.type"]), (&"404".into(), &"404".into()));
+        // What is not sent is no span, and what is not answered is one that says why.
+        let before = collector.spans().len();
+        ask(host.address, sender, "http://127.0.0.1:1/", &[]).await;
+        ask(host.address, sender, &world.url("/silent"), &[("x-first", "50")]).await;
+        until("all spans have arrived", || collector.spans().len() >= before + 13).await;
+        let spans = collector.spans().split_off(before);
+        let sent: Vec<_> = spans.iter().filter(|span| span["kind"] == "CLIENT").collect();
+        assert_eq!(sent.iter().map(|span| &span["tags"]["error"]).collect::<Vec<_>>(), ["timeout"]);
     }
+}
+
+/// A guest that lacks a grant and says so instead of answering: that is no fault of its client, and counts as a failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_that_is_passed_on_is_a_failure() {
+    let host = host(&["caller3"]).manifest("caller3", "[breaker]\ncalls = 4\nopen = '1m'").start().await;
+    let passed_on = [("x-times", "1")];
+    for to in ["http://127.0.0.1:1/", "http://users.internal/"].into_iter().cycle().take(4) {
+        let denied = ask(host.address, "caller3", to, &passed_on).await;
+        assert_eq!((denied.status, denied.problem().as_str()), (502, "outgoing-denied"), "{denied:?}");
+    }
+    let refused = ask(host.address, "caller3", "http://127.0.0.1:1/", &passed_on).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "breaker-open"), "{refused:?}");
+    let metrics = crate::metrics::series(&get(host.admin, "/metrics").await.text());
+    let failed = metrics["lodge_guest_failures_total{service=\"caller3\",reason=\"outgoing-denied\"}"];
+    assert!((failed - 4.0).abs() < 0.1, "{failed}");
+    assert!((outcome(&host, "caller3", "denied").await - 4.0).abs() < 0.1);
+}
+
+/// Who may reach the admin listener without a token is an operator. That is said of every version that begins to serve, and
+/// of none with a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_that_make_an_operator() {
+    let list = "http = ['http://127.0.0.1:1', 'http://127.0.0.0:*/8']";
+    let setup = host(&["caller", "caller3"]).manifest("caller", list).manifest("caller3", "http = ['http://*:*']");
+    let open = Process::serve(setup.directory.path(), &["--watch-poll", "100ms"]).await;
+    let line = format!(
+        "caller.toml: `http` has \"http://127.0.0.0:*/8\", which reaches `admin` at {}, where whoever asks is an operator; \
+         set admin_token, or list other ports",
+        open.admin
+    );
+    let said = |times: usize| open.log().matches(&line).count() == times;
+    until("it is said", || said(1)).await;
+    let status = ask(open.address, "caller", &format!("http://{}/v1/host", open.admin), &[]).await.status;
+    assert_eq!(status, 200, "it is true");
+    // Looked at often by now, and loaded once.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(said(1), "{}", open.log());
+    std::fs::write(setup.directory.path().join("caller.toml"), format!("{list}\nenv = {{ A = 'b' }}")).unwrap();
+    until("it is said of the next version", || said(2)).await;
+    assert_eq!(open.log().matches("operator;").count(), 2, "{}", open.log());
+    let closed = Process::serve(setup.directory.path(), &["--admin-token", "a-token-of-the-test"]).await;
+    // A line that comes after it would have.
+    ask(closed.address, "caller", "https://127.0.0.1/", &[]).await;
+    until("a denial is said", || closed.log().contains("denied to send")).await;
+    assert!(!closed.log().contains("operator;"), "{}", closed.log());
 }
 
 /// https with the authorities of the system, which here are the test's own; a server that they did not sign is refused.

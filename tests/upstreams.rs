@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use self::replica::{Habit, Replica};
 use crate::harness::{Answer, Connection, Setup, TestHost, fed, get, host, until, within};
+use crate::traces::Collector;
 
 /// A host with the service `far` at these replicas, and more lines in its manifest.
 fn before(replicas: &[&Replica], more: &str) -> Setup {
@@ -278,6 +279,43 @@ async fn retries_have_a_budget() {
     }
     let hits: usize = replicas.iter().map(Replica::hits).sum();
     assert!((580..=600).contains(&hits), "{hits} for 500 requests");
+}
+
+/// Every try is a span, one beside the other, and the replica that answers is told which is its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_are_spans() {
+    let (collector, replicas) = (Collector::start().await, [Replica::start("a").await, Replica::start("b").await]);
+    let both: Vec<_> = replicas.iter().collect();
+    let host = before(&both, "policy = 'round-robin'\nejection.failures = 0")
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "20ms")
+        .start()
+        .await;
+    replicas[0].set(Habit::Status(503));
+    replicas[1].set(Habit::Describe);
+    let mut told = String::new();
+    // One of two begins with the replica that fails, whichever is the first.
+    for _ in 0..10 {
+        let hits = replicas[0].hits();
+        let answer = within(host.get("/far?key=secret")).await;
+        told = answer.text().lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap().to_owned();
+        if replicas[0].hits() > hits {
+            break;
+        }
+    }
+    let of = |span: &serde_json::Value| span["traceId"] == told[3..35];
+    until("the spans have arrived", || collector.spans().iter().any(|span| of(span) && span["name"] == "body")).await;
+    let spans: Vec<_> = collector.spans().into_iter().filter(of).collect();
+    let guest = spans.iter().find(|span| span["name"] == "guest").unwrap();
+    let tries: Vec<_> = spans.iter().filter(|span| span["kind"] == "CLIENT").collect();
+    let [first, second] = &*tries else { panic!("{spans:#?}") };
+    assert!(tries.iter().all(|span| span["parentId"] == guest["id"] && span["tags"]["lodge.service"] == "far"));
+    assert_eq!((&second["id"], &first["tags"]["error"]), (&told[36..52].into(), &"503".into()));
+    assert_eq!(first["tags"]["url.full"], format!("http://{}/far?key=REDACTED", replicas[0].address));
+    assert_eq!(second["tags"]["url.full"], format!("http://{}/far?key=REDACTED", replicas[1].address));
+    assert_eq!(second["tags"]["http.request.resend_count"], "1");
+    assert!(first["tags"]["http.request.resend_count"].is_null() && second["tags"]["error"].is_null());
 }
 
 /// A transfer that breaks off is broken off for the client, too, and never looks complete. What breaks off at once is a

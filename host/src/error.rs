@@ -91,6 +91,9 @@ pub enum RequestError {
     /// The guest answered with an error of its own: a `wasi:http` error code.
     #[error("the service reported an error")]
     Guest(wasmtime_wasi_http::Error),
+    /// The guest was denied a request of its own, by its manifest, and passed that on. What its client did is not to blame.
+    #[error("the service could not reach what it needs")]
+    OutgoingDenied,
     /// Wall time is up.
     #[error("the service took too long")]
     WallTime,
@@ -132,7 +135,9 @@ impl RequestError {
             | Self::Unavailable(_)
             | Self::NoReplica
             | Self::UpstreamBusy(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
+            Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) | Self::OutgoingDenied => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::CallDepth => StatusCode::LOOP_DETECTED,
             Self::Guest(code) => guest_status(code),
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -169,6 +174,7 @@ impl RequestError {
             Self::OverMemory => "over-memory",
             Self::BadAnswer(_) => "bad-answer",
             Self::Guest(_) => "guest-error",
+            Self::OutgoingDenied => "outgoing-denied",
             Self::WallTime => "wall-time",
             Self::CpuTime => "cpu-time",
         }
@@ -185,6 +191,7 @@ impl RequestError {
             | Self::Unforwardable(detail) => Some(detail.clone()),
             Self::Trapped(trap) => Some(trap.to_string()),
             Self::Guest(code) => Some(code.to_string()),
+            Self::OutgoingDenied => Some("its manifest grants too little; the log says what".into()),
             _ => None,
         }
     }
@@ -223,6 +230,7 @@ impl RequestError {
             | Self::OverMemory
             | Self::BadAnswer(_)
             | Self::Guest(_)
+            | Self::OutgoingDenied
             | Self::WallTime
             | Self::CpuTime => true,
         }

@@ -71,7 +71,7 @@ impl Host {
     ///
     /// # Errors
     /// One line that says which address or size could not be had, and which key to change.
-    pub async fn bind(config: Config, logs: Arc<Logs>) -> Result<Self, String> {
+    pub async fn bind(mut config: Config, logs: Arc<Logs>) -> Result<Self, String> {
         let directory = &config.guests;
         if !directory.is_dir() {
             let shown = directory.display();
@@ -85,6 +85,8 @@ impl Host {
             Some(address) => Some(bind("admin", address).await?),
             None => None,
         };
+        // With the port that it got, if it was to be any.
+        config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
         let (tracer, exporting) = Tracer::start(&config.traces)?;
         let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
@@ -193,8 +195,6 @@ impl Host {
         };
         exporting.shutdown(EXPORT).await;
         reconciling.abort();
-        // It may be looking at the directory: a timer that it makes when the runtime is gone would panic.
-        let _ = reconciling.await;
         sweeping.abort();
         if let Some(operators) = operators {
             operators.abort();

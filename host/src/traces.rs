@@ -12,6 +12,9 @@
 //! step, [`served`](Trace::served) when there is a service, [`answered`](Trace::answered) with the head of the answer,
 //! [`finish`](Trace::finish) after the last byte.
 //!
+//! What is sent on meanwhile, to the world or to a replica, has a span of its own ([`Onward`]), which goes to the
+//! collector by itself: it may be over before its request is, or after.
+//!
 //! # Dependencies
 //!
 //! Spans are not made by the OpenTelemetry SDK. It builds every span, attribute by attribute, on the thread of the
@@ -19,9 +22,11 @@
 //! it is a dozen small messages, written down for `prost` (`otlp.rs`), and one POST (`collect.rs`) by hyper's client, which
 //! Zipkin and gRPC share. TLS is rustls with ring. In the tests the collector is the official one.
 
+mod client;
 mod collect;
 pub mod context;
 mod export;
+mod onward;
 mod otlp;
 mod sample;
 mod span;
@@ -30,7 +35,7 @@ mod zipkin;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
@@ -38,12 +43,15 @@ use tokio::task::JoinHandle;
 
 use crate::config::traces::{Exporter, Traces};
 use crate::ids::Ids;
+use client::Sent;
+pub use client::{ClientSpan, Origin};
 use collect::Collector;
-use context::{Context, Onward, RECORDED};
+use context::{Context, RECORDED};
 use export::{Export, Shared};
+pub use onward::Onward;
 use sample::Sampler;
+use trace::{End, PHASES, Recording};
 pub use trace::{Outcome, Phase, Trace};
-use trace::{PHASES, Recording};
 
 /// How much longer than its deadline a stop waits for a task that should have ended by itself.
 const SLACK: Duration = Duration::from_millis(200);
@@ -58,9 +66,17 @@ struct Inner {
     sink: Arc<Sink>,
 }
 
-/// Where finished traces go.
+/// What makes spans.
+enum Finished {
+    /// A request: its own, and one per phase.
+    Request(Box<Recording>),
+    /// One that was sent on.
+    Sent(Box<Sent>),
+}
+
+/// Where it goes.
 struct Sink {
-    queue: mpsc::Sender<Box<Recording>>,
+    queue: mpsc::Sender<Finished>,
     shared: Arc<Shared>,
     /// Places left in the queue when there is enough in it for a batch.
     enough: usize,
@@ -126,12 +142,8 @@ impl Tracer {
             return Trace::off();
         }
         let now = Instant::now();
-        let Context { trace_id, parent, flags, state, .. } = context;
         let recording = Recording {
-            trace_id,
-            parent,
-            flags,
-            state,
+            context,
             server: inner.ids.span(),
             guest,
             begin: now,
@@ -139,14 +151,14 @@ impl Tracer {
             asked: None,
             served: None,
             outcome: Outcome::default(),
-            end: (now, SystemTime::UNIX_EPOCH),
+            end: End::after(now),
         };
         Trace::begun(Arc::clone(&inner.sink), recording)
     }
 
     /// What a guest whose request has these headers sends on, sampled or not; `None` when nothing is traced.
     pub fn onward(&self, headers: &HeaderMap) -> Option<Onward> {
-        self.0.as_ref().map(|_| Onward::of(headers))
+        self.0.as_ref().and_then(|inner| Onward::of(headers, inner))
     }
 
     /// Spans that the collector has taken, since the start.
@@ -160,10 +172,20 @@ impl Tracer {
     }
 }
 
+impl Finished {
+    /// How many it makes.
+    fn spans(&self) -> u64 {
+        match self {
+            Self::Request(recording) => recording.spans(),
+            Self::Sent(_) => 1,
+        }
+    }
+}
+
 impl Sink {
-    /// Takes a finished trace, or counts it as lost.
-    fn push(&self, recording: Box<Recording>) {
-        if let Err(refused) = self.queue.try_send(recording) {
+    /// Takes what is finished, or counts it as lost.
+    fn push(&self, finished: Finished) {
+        if let Err(refused) = self.queue.try_send(finished) {
             let spans = refused.into_inner().spans();
             self.shared.dropped.fetch_add(spans, Ordering::Relaxed);
         } else if self.queue.capacity() <= self.enough {

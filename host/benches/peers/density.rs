@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::load::{Target, closed};
+use super::load::Target;
 use super::servers::{self, Server, free};
 use super::{Bench, median, progress};
 
@@ -67,11 +67,8 @@ pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
         }
     }
     let cost = |server: &Server| {
-        let target = server.at("/s0");
-        closed(&target, load_core, bench.time / 4).expect("answers");
-        let before = server.cpu();
-        let answered = closed(&target, load_core, bench.time).expect("answers");
-        (server.cpu() - before).as_secs_f64() / answered as f64
+        let (spent, answered) = server.spent(&server.at("/s0"), load_core, bench.time).expect("answers");
+        spent.as_secs_f64() / answered as f64
     };
     let rounds = (1..=bench.rounds).map(|round| {
         progress(format_args!("round {round} of {}: a service alone, and among {services}", bench.rounds));

@@ -1,12 +1,11 @@
 //! What a request costs that is passed on: Lodge, nginx and HAProxy before the same three replicas.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::load::{Target, closed, paced, quantile};
-use super::servers::{self, Server, free, on_path};
+use super::load::{Target, paced, quantile};
+use super::servers::{self, Server, daemon, free, itself};
 use super::{Bench, median, progress};
 
 /// Requests a second at which latency is measured.
@@ -30,8 +29,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let replicas: Vec<_> = (0..REPLICAS)
         .map(|_| {
             let address = free();
-            let mut command = Command::new(std::env::current_exe().expect("this program"));
-            command.args(["--serve", "hyper", &address.to_string()]);
+            let command = itself("hyper", address, &[]);
             Server::start(command, &Target { address, path: "/".into() }, load_core).expect("a replica")
         })
         .collect();
@@ -46,11 +44,11 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
         Err(error) => progress(format_args!("left out: {error}")),
     };
     let scratch = bench.scratch.path();
-    if let Some(program) = program("nginx") {
+    if let Some(program) = daemon("nginx") {
         let at = free();
         add("nginx", servers::nginx_before(&program, scratch, at, &addresses), at);
     }
-    if let Some(program) = program("haproxy") {
+    if let Some(program) = daemon("haproxy") {
         let at = free();
         add("HAProxy", servers::haproxy_before(&program, scratch, at, &addresses), at);
     }
@@ -68,10 +66,8 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
             let sample = |(name, server): &(&str, Server)| {
                 progress(format_args!("round {round} of {}: {name}", bench.rounds));
                 let target = server.at("/hello");
-                closed(&target, load_core, bench.time / 4).expect("every answer");
-                let before = server.cpu();
-                let answered = closed(&target, load_core, bench.time).expect("every answer");
-                let cpu = (server.cpu() - before).as_secs_f64() / answered as f64;
+                let (spent, answered) = server.spent(&target, load_core, bench.time).expect("every answer");
+                let cpu = spent.as_secs_f64() / answered as f64;
                 let took = paced(&target, RATE, bench.time).expect("every answer");
                 (cpu, quantile(&took, 0.5), quantile(&took, 0.99))
             };
@@ -91,8 +87,4 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 fn manifest(replicas: &[SocketAddr], more: &str) -> String {
     let replicas: Vec<_> = replicas.iter().map(|address| format!("'http://{address}'")).collect();
     format!("[upstream]\nreplicas = [{}]\n{more}", replicas.join(", "))
-}
-
-fn program(name: &str) -> Option<std::path::PathBuf> {
-    on_path(name).or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|file| file.is_file()))
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::load::{Target, closed, paced, quantile};
-use super::servers::{self, Server, free, on_path};
+use super::load::{Target, paced, quantile};
+use super::servers::{self, Server, daemon, free, itself, on_path};
 use super::{Bench, median, progress};
 
 /// Requests a second at which latency is measured: far below what any of the servers can do.
@@ -86,10 +86,8 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 }
 
 fn sample(server: &Server, target: &Target, core: Option<usize>, time: Duration) -> Result<Sample, String> {
-    closed(target, core, time / 4)?;
-    let before = server.cpu();
-    let answered = closed(target, core, time)?;
-    let cpu = (server.cpu() - before) / u32::try_from(answered).unwrap();
+    let (spent, answered) = server.spent(target, core, time)?;
+    let cpu = spent / u32::try_from(answered).unwrap();
     let rss = server.rss();
     let took = paced(target, RATE, time)?;
     let (p50, p99) = (quantile(&took, 0.5), quantile(&took, 0.99));
@@ -108,13 +106,8 @@ fn start(bench: &Bench, core: Option<usize>) -> Vec<Started> {
             Err(error) => progress(format_args!("left out: {error}")),
         }
     };
-    let itself = |mode: &[&str], address: std::net::SocketAddr| {
-        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
-        command.arg("--serve").args(&mode[..1]).arg(address.to_string()).args(&mode[1..]);
-        command
-    };
     let at = free();
-    add(&[("hyper, a native handler", Kind::Native, "/")], itself(&["hyper"], at), at);
+    add(&[("hyper, a native handler", Kind::Native, "/")], itself("hyper", at, &[]), at);
     if let Some(program) = on_path("go") {
         let at = free();
         match servers::go(&program, bench.scratch.path(), at) {
@@ -122,9 +115,7 @@ fn start(bench: &Bench, core: Option<usize>) -> Vec<Started> {
             Err(error) => progress(format_args!("left out: {error}")),
         }
     }
-    if let Some(program) =
-        on_path("nginx").or_else(|| Some("/usr/sbin/nginx".into()).filter(|file: &std::path::PathBuf| file.is_file()))
-    {
+    if let Some(program) = daemon("nginx") {
         let at = free();
         add(&[("nginx, a fixed answer", Kind::Native, "/")], servers::nginx(&program, bench.scratch.path(), at), at);
     }
@@ -153,7 +144,7 @@ fn start(bench: &Bench, core: Option<usize>) -> Vec<Started> {
         ("warm03", Kind::Warm03, &hello03),
     ] {
         let (at, wasm) = (free(), wasm.to_string_lossy());
-        add(&[("wasmtime in hyper, nothing else", kind, "/")], itself(&[mode, &wasm], at), at);
+        add(&[("wasmtime in hyper, nothing else", kind, "/")], itself(mode, at, &[&wasm]), at);
     }
     if let Some(program) = on_path("wasmtime") {
         for (name, kind, wasm, options) in [

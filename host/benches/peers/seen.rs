@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::load::{Target, closed, paced, quantile};
-use super::servers::{self, Server, free};
+use super::load::{Target, paced, quantile};
+use super::servers::{self, Server, free, itself};
 use super::{Bench, median, progress};
 
 /// Requests a second at which latency is measured.
@@ -25,8 +25,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let wasm = std::fs::read(bench.wasm("deaf")).unwrap();
     let directory = bench.directory("seen", &[("hello.wasm", &wasm)]);
     let (collector, nobody) = (free(), free());
-    let mut takes = std::process::Command::new(std::env::current_exe().expect("this program"));
-    takes.args(["--serve", "collector", &collector.to_string()]);
+    let takes = itself("collector", collector, &[]);
     let _collector = Server::start(takes, &Target { address: collector, path: "/".into() }, load_core);
     let (collector, nobody) = (format!("http://{collector}"), format!("http://{nobody}"));
     let line = ["--log-requests", "on", "--log-format", "json"];
@@ -57,10 +56,8 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
             let sample = |(server, (name, _)): (&Server, &(&str, _))| {
                 progress(format_args!("round {round} of {}: {name}", bench.rounds));
                 let target = server.at("/hello");
-                closed(&target, load_core, bench.time / 4).expect("every answer");
-                let before = server.cpu();
-                let answered = closed(&target, load_core, bench.time).expect("every answer");
-                let cpu = (server.cpu() - before).as_secs_f64() / answered as f64;
+                let (spent, answered) = server.spent(&target, load_core, bench.time).expect("every answer");
+                let cpu = spent.as_secs_f64() / answered as f64;
                 let took = paced(&target, RATE, bench.time).expect("every answer");
                 (cpu, quantile(&took, 0.99).as_secs_f64())
             };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::load::Target;
+use super::load::{Target, closed};
 
 /// How long a server may take until it answers. A thousand services compile for more than a minute.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -93,6 +93,19 @@ impl Server {
         Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
     }
 
+    /// CPU time, and answers that it was spent on, while it is asked as fast as it goes; not at once, so that it is warm.
+    pub(crate) fn spent(
+        &self,
+        target: &Target,
+        core: Option<usize>,
+        time: Duration,
+    ) -> Result<(Duration, u64), String> {
+        closed(target, core, time / 4)?;
+        let before = self.cpu();
+        let answered = closed(target, core, time)?;
+        Ok((self.cpu() - before, answered))
+    }
+
     /// Bytes of memory in use now.
     pub(crate) fn rss(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
@@ -112,6 +125,18 @@ impl Drop for Server {
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+/// The same, or a daemon where systems put those.
+pub(crate) fn daemon(name: &str) -> Option<PathBuf> {
+    on_path(name).or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|file| file.is_file()))
+}
+
+/// This program as one of the servers that it has in it.
+pub(crate) fn itself(mode: &str, address: SocketAddr, more: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--serve", mode, &address.to_string()]).args(more);
+    command
 }
 
 /// `lodge serve` of a directory.

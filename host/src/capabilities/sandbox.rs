@@ -8,17 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
+use wasmtime_wasi_http::{Error, WasiBody};
+
 use super::http::{Sending, Sent};
 use super::sent::Outbox;
 use crate::clock::Clock;
 use crate::config::limits::Limits;
 use crate::error::RequestError;
 use crate::service::Service;
-use crate::traces::context::Onward;
+use crate::traces::Onward;
 use crate::turns::Share;
 
 /// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.
-pub type Head = Result<http::Response<wasmtime_wasi_http::WasiBody>, wasmtime_wasi_http::Error>;
+pub type Head = Result<http::Response<WasiBody>, Error>;
 
 /// Ticks of CPU time that every request may use at once, without waiting for a turn.
 const SLICE: u32 = 2;
@@ -41,6 +43,8 @@ pub struct Sandbox {
     body_waits: [AtomicU64; 2],
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
+    /// Something that the guest has sent for the current request was denied.
+    pub denied: AtomicBool,
     /// Bodies of answers to what the guest has sent, which are held by someone.
     answers_held: AtomicUsize,
     /// Which version of it.
@@ -88,6 +92,7 @@ impl Sandbox {
             body_awaited: AtomicBool::new(false),
             body_waits: Default::default(),
             body_held: AtomicBool::new(false),
+            denied: AtomicBool::new(false),
             answers_held: AtomicUsize::new(0),
             version,
             output_limit: limits.output,
@@ -112,6 +117,7 @@ impl Sandbox {
         self.body_awaited.store(false, Relaxed);
         self.body_waits.iter().for_each(|ticks| ticks.store(0, Relaxed));
         self.body_held.store(true, Relaxed);
+        self.denied.store(false, Relaxed);
         if !first {
             self.cpu.reset();
         }
@@ -136,12 +142,14 @@ impl Sandbox {
         self.cpu.clock.between(0, self.body_waits[1].load(Relaxed))
     }
 
-    /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body.
+    /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body. And if it says
+    /// that something was denied, and something was denied to it, that is no word on its client.
     pub fn blame(&self, error: RequestError) -> RequestError {
         match error {
             _ if self.body_over.load(Relaxed) => RequestError::BodyTooLarge,
             _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
             RequestError::WallTime if self.body_awaited.load(Relaxed) => RequestError::BodyLate,
+            RequestError::Guest(Error::HttpRequestDenied) if self.denied.load(Relaxed) => RequestError::OutgoingDenied,
             error => error,
         }
     }

@@ -135,7 +135,7 @@ pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "queue",
         default: "2048",
-        help: "spans that wait to be exported, up to six per request; more are lost, and counted",
+        help: "spans that wait to be exported, six for a request and as many for one that is sent on; more are lost, and counted",
         set: |t, text| count(text, 1..=1_000_000).map(|value| t.queue = value),
     },
     Key {

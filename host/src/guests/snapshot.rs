@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::compile::Compiler;
 use super::deployment::Backend;
@@ -237,7 +237,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
     let mut compiling = Compiling::default();
     let mut blind = false;
     loop {
-        let looked = eyes.look(&config);
+        let looked = eyes.look(&config).await;
         let mut again = None;
         match looked {
             Ok(found) => {
@@ -267,7 +267,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                     // All that are done: a thousand guests are not a thousand snapshots.
                     let mut finished = Some(finished);
                     while let Some(done) = finished {
-                        compiling.end(done, &mut ledger);
+                        compiling.end(done, &mut ledger, &config);
                         finished = compiling.tasks.try_join_next();
                     }
                     publish(&ledger, &publisher, &compiler.metrics);
@@ -287,11 +287,15 @@ struct Eyes {
 
 impl Eyes {
     /// Blocking work, on a thread for that: a network file system may keep it waiting.
-    fn look(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
-        tokio::task::block_in_place(|| {
+    async fn look(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
+        let looked = tokio::task::block_in_place(|| {
             self.watch.arm();
             self.scanner.scan(config)
-        })
+        });
+        // A runtime that ends takes its timers down while such a thread still looks, and a timer made after that panics:
+        // before it comes to one, a task that nobody wants any more ends here.
+        tokio::task::yield_now().await;
+        looked
     }
 }
 
@@ -327,18 +331,30 @@ impl Compiling {
         }
     }
 
-    fn end(&mut self, finished: Result<Finished, tokio::task::JoinError>, ledger: &mut Ledger<Backend>) {
+    fn end(&mut self, finished: Result<Finished, JoinError>, ledger: &mut Ledger<Backend>, config: &Config) {
         self.done += 1;
         let (spec, result, took) = match finished {
             Ok(finished) => finished,
             Err(end) if end.is_cancelled() => return,
             Err(crash) => return tracing::error!("compiling: {crash}"),
         };
+        let warning = result.as_ref().ok().and_then(|made| operates(&made.spec, config));
         if let Some(change) = ledger.compiled(spec, result) {
             let (done, begun, ms) = (self.done, self.begun, took.as_millis());
             tracing::info!(target: CHANGE, service = change.service(), "[{done}/{begun}] {change} ({ms} ms)");
+            warning.iter().for_each(|warning| tracing::warn!(service = change.service(), "{warning}"));
         }
     }
+}
+
+/// What is to be said of a guest that can do to this host what its operators can.
+fn operates(spec: &GuestSpec, config: &Config) -> Option<String> {
+    let admin = config.admin.filter(|_| config.admin_token.is_none())?;
+    let (name, grant) = (&spec.name, spec.manifest.grants.loops_to(admin)?);
+    Some(format!(
+        "{name}.toml: `http` has \"{grant}\", which reaches `admin` at {admin}, where whoever asks is an operator; set \
+         admin_token, or list other ports"
+    ))
 }
 
 /// Publishes what the ledger says, if that is anything new, and says once what is refused.

@@ -1,5 +1,6 @@
 //! What the guests of one service may send, and what they have under way.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
@@ -80,7 +81,8 @@ impl Account {
     }
 
     /// Not sent, and the operator is told what would allow it.
-    fn deny(&self, errand: &Errand, what: &str, line: &str, why: Error) -> Error {
+    fn deny(&self, (sandbox, errand): (&Sandbox, &Errand), what: &str, line: &str, why: Error) -> Error {
+        sandbox.denied.store(true, Relaxed);
         let Some(unsaid) = lock(&self.denials).say(Instant::now()) else { return why };
         let (service, request_id) = (&*self.service.name, &*errand.request_id);
         let unsaid = (unsaid > 0).then_some(unsaid);
@@ -94,8 +96,14 @@ impl Account {
     }
 
     /// The world would be asked: whether it may, and how it went.
-    async fn ask(&self, errand: &Errand, request: Request<WasiBody>, options: RequestOptions) -> Result<Asked, Error> {
-        let at = Destination::of(request.uri()).ok_or(Error::HttpRequestUriInvalid)?;
+    async fn ask(
+        &self,
+        from: (&Sandbox, &Errand),
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Asked, Error> {
+        let uri = request.uri().clone();
+        let at = Destination::of(&uri).ok_or(Error::HttpRequestUriInvalid)?;
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
@@ -103,21 +111,19 @@ impl Account {
             let origin = at.origin(at.host);
             let line = format!("`http = [\"{origin}\"]`");
             self.service.figures.outgoing.count(DENIED);
-            return Err(self.deny(errand, &origin, &line, Error::HttpRequestDenied));
+            return Err(self.deny(from, &origin, &line, Error::HttpRequestDenied));
         };
-        let shown = at.origin(at.host);
-        let (scheme, port) = (at.scheme.clone(), at.port);
-        match client.send(&self.service, errand, request, options).await {
+        match client.send(&self.service, from.1, request, options).await {
             Err(failure) => {
                 let Some(address) = failure.prohibited() else { return Err(failure.into()) };
                 let host = match address {
                     std::net::IpAddr::V4(v4) => v4.to_string(),
                     std::net::IpAddr::V6(v6) => format!("[{v6}]"),
                 };
-                let reached = Destination { scheme: &scheme, host: &host, port }.origin(&host);
+                let (shown, reached) = (at.origin(at.host), at.origin(&host));
                 let line = format!("`http = [\"{shown}\", \"{reached}\"]`");
                 let what = format!("{shown}, which is at {address}, no public address");
-                Err(self.deny(errand, &what, &line, failure.into()))
+                Err(self.deny(from, &what, &line, failure.into()))
             }
             Ok(response) => Ok(response),
         }
@@ -156,7 +162,7 @@ impl Sender for Account {
     ) -> Sending {
         let Some(name) = request.uri().host().and_then(|host| self.callee(host)) else {
             return Box::new(async move {
-                let (response, place) = self.ask(&errand, request, options).await?;
+                let (response, place) = self.ask((&sandbox, &errand), request, options).await?;
                 let held = (place, sandbox.hold());
                 sent(
                     response
@@ -170,7 +176,7 @@ impl Sender for Account {
         }
         let line = format!("`calls = [\"{name}\"]`");
         self.service.figures.outgoing.count(DENIED);
-        refuse(self.deny(&errand, &format!("the service {name}"), &line, Error::HttpRequestDenied))
+        refuse(self.deny((&sandbox, &errand), &format!("the service {name}"), &line, Error::HttpRequestDenied))
     }
 }
 

@@ -26,6 +26,7 @@ use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::headers;
 use crate::service::Service;
+use crate::traces::ClientSpan;
 
 /// To resolve a name, connect and shake hands, when the guest gives it longer or no time at all.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -33,8 +34,11 @@ const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// Connections to one host that stay.
 const IDLE_PER_HOST: usize = 8;
-/// Connections for each request that may be under way: those that idle need room beside those that work.
-const CONNECTIONS: usize = 2;
+/// Connections for each request that may be under way, with those that idle. When there are more a new pool is begun, so that
+/// the idle ones of the old one go.
+const KEPT: usize = 2;
+/// The same, at most: an old pool only goes with the last head that is waited for there, and meanwhile others need room.
+const CONNECTIONS: usize = 4;
 /// How often an HTTP/2 connection is asked whether it lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
 /// Bytes of the head of an answer.
@@ -48,6 +52,8 @@ pub(super) struct Client {
     /// What a pool is made of.
     connector: Connector,
     dial: Dial,
+    /// Connections that are too many for one pool.
+    kept: usize,
     places: Arc<Semaphore>,
     quota: Mutex<Quota>,
 }
@@ -62,7 +68,12 @@ pub(super) type Asked = (Response<Incoming>, OwnedSemaphorePermit);
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// How a request goes, counted when that is known, or when nobody waits for it any more.
-struct Outcome<'a>(&'a Service, &'static str);
+struct Outcome<'a> {
+    service: &'a Service,
+    word: &'static str,
+    /// Only of what was sent: what is over a limit would push out the spans of others.
+    span: ClientSpan,
+}
 
 type Pool = legacy::Client<Connector, WasiBody>;
 
@@ -88,7 +99,7 @@ impl Client {
         let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
         let places = Arc::new(Semaphore::new(limits.outgoing));
-        Self { pool: Mutex::new(pool(&connector)), connector, dial, places, quota }
+        Self { pool: Mutex::new(pool(&connector)), connector, dial, kept: limits.outgoing * KEPT, places, quota }
     }
 
     /// Sends a request that may be sent, and waits for the head of its answer. The place that it takes is to be held to
@@ -103,30 +114,21 @@ impl Client {
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Asked, Failure> {
-        let mut outcome = Outcome(service, "cancelled");
+        let mut outcome = Outcome { service, word: "cancelled", span: ClientSpan::off() };
         // A guest that is used again may keep what it sent for an earlier request.
-        let answering = self.answer(errand, request, options);
+        let answering = self.answer(errand, request, options, &mut outcome);
         let answered = tokio::time::timeout_at(end(errand).into(), answering).await;
         let answered = answered.unwrap_or(Err(Failure::AnswerTimeout));
-        outcome.1 = match &answered {
-            Ok((response, _)) => match response.status().as_u16() {
-                100..200 => "1xx",
-                200..300 => "2xx",
-                300..400 => "3xx",
-                400..500 => "4xx",
-                _ => "5xx",
-            },
-            Err(failure) => failure.outcome(),
-        };
+        outcome.is(answered.as_ref().map(|(response, _)| response));
         let (mut response, place) = answered?;
         headers::strip_hop_by_hop(response.headers_mut());
         Ok((response, place))
     }
 
-    /// The pool; a new one when there is no room for another connection, so that those that idle go.
+    /// The pool; a new one when there are so many connections that most of them must be idle.
     fn pool(&self) -> Pool {
         let mut kept = lock(&self.pool);
-        if self.dial.is_full() {
+        if self.dial.open() > self.kept {
             *kept = pool(&self.connector);
         }
         kept.clone()
@@ -137,6 +139,7 @@ impl Client {
         errand: &Errand,
         mut request: Request<WasiBody>,
         options: RequestOptions,
+        outcome: &mut Outcome<'_>,
     ) -> Result<Asked, Failure> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Failure::Requests)?;
         if !lock(&self.quota).take(Instant::now()) {
@@ -147,7 +150,7 @@ impl Client {
         request.headers_mut().remove(header::HOST);
         headers::strip_hop_by_hop(request.headers_mut());
         if let Some(onward) = &errand.onward {
-            onward.put(request.headers_mut());
+            outcome.span = onward.sends(&mut request, &outcome.service.name);
         }
         let mut connection = capture_connection(&mut request);
         let mut asked = std::pin::pin!(self.pool().request(request));
@@ -166,9 +169,31 @@ impl Client {
     }
 }
 
+impl Outcome<'_> {
+    fn is(&mut self, answered: Result<&Response<Incoming>, &Failure>) {
+        let span = std::mem::take(&mut self.span);
+        self.word = match answered {
+            Ok(response) => {
+                span.answered(response);
+                match response.status().as_u16() {
+                    100..200 => "1xx",
+                    200..300 => "2xx",
+                    300..400 => "3xx",
+                    400..500 => "4xx",
+                    _ => "5xx",
+                }
+            }
+            Err(failure) => {
+                span.failed(failure.outcome());
+                failure.outcome()
+            }
+        };
+    }
+}
+
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
-        self.0.figures.outgoing.count(self.1);
+        self.service.figures.outgoing.count(self.word);
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) struct Dial {
     grants: Arc<Grants>,
     /// For every connection, used or idle.
     places: Arc<Semaphore>,
+    most: usize,
     lookups: Arc<Semaphore>,
 }
 
@@ -73,12 +74,18 @@ impl Dial {
     /// At most `connections` at once, to what `grants` allows.
     pub(super) fn new(resolver: Resolver, grants: &Grants, connections: usize) -> Self {
         let (places, lookups) = (Semaphore::new(connections), Semaphore::new(LOOKUPS));
-        Self { resolver, grants: Arc::new(grants.clone()), places: Arc::new(places), lookups: Arc::new(lookups) }
+        Self {
+            resolver,
+            grants: Arc::new(grants.clone()),
+            places: Arc::new(places),
+            most: connections,
+            lookups: Arc::new(lookups),
+        }
     }
 
-    /// Whether there is no room for one more.
-    pub(super) fn is_full(&self) -> bool {
-        self.places.available_permits() == 0
+    /// Connections that there are, or are being made.
+    pub(super) fn open(&self) -> usize {
+        self.most.saturating_sub(self.places.available_permits())
     }
 
     async fn connect(self, target: Uri) -> Result<Line, Failure> {

@@ -18,6 +18,7 @@ use super::body::RequestBody;
 use super::upgrade::{Ours, Tunnel};
 use crate::error::RequestError;
 use crate::service::Service;
+use crate::traces::Onward;
 use crate::upstreams::Upstream;
 use crate::upstreams::send::{Answer, AnyBody, Failure, Source};
 use crate::upstreams::transport::Received;
@@ -51,7 +52,7 @@ pub enum Forwarded {
     Switch(response::Parts, Tunnel),
 }
 
-/// Has a replica answer.
+/// Has a replica answer, which is told where the request stands in its trace.
 ///
 /// # Errors
 /// When none does.
@@ -60,6 +61,7 @@ pub async fn forward<B: RequestBody>(
     mut request: Request<B>,
     client: IpAddr,
     deadline: Instant,
+    onward: Option<Onward>,
 ) -> Result<Forwarded, RequestError> {
     let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
     if let Some(ours) = &ours {
@@ -73,7 +75,7 @@ pub async fn forward<B: RequestBody>(
         let (left, service) = (upstream.limits().request_body, Arc::clone(&upstream.service));
         Upload { inner, left, service, uploading }.boxed_unsync()
     });
-    match upstream.send(request, client, deadline, uploading.clone()).await {
+    match upstream.send(request, client, deadline, uploading.clone(), onward).await {
         Ok(Answer { mut response, source }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let theirs = hyper::upgrade::on(&mut response);
             let ours = ours.filter(|ours| ours.is(response.headers()));

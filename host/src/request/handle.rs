@@ -113,7 +113,8 @@ pub(super) async fn run<B: RequestBody>(
         }
         Backend::Upstream(upstream) => {
             record.begins(Phase::Guest);
-            let answer = forward::forward(upstream, request, client, deadline).await;
+            let onward = if record.is_traced() { tracer.onward(request.headers()) } else { None };
+            let answer = forward::forward(upstream, request, client, deadline, onward).await;
             respond::relaying(permit, answer, &method, deadline)
         }
     }

@@ -104,6 +104,11 @@ impl Record {
         self.trace.asked(head, client, &self.request_id);
     }
 
+    /// Whether it is recorded for a trace.
+    pub fn is_traced(&self) -> bool {
+        self.trace.id().is_some()
+    }
+
     /// It is for this version of a service, by this route.
     pub fn found(&mut self, found: &Deployment, route: &Arc<str>) {
         self.trace.served(&found.name, &found.version, route);

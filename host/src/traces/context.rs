@@ -53,6 +53,11 @@ pub enum Form {
     B3Multi,
 }
 
+/// Whether headers say where a request stands, rightly or not.
+pub(super) fn is_told(headers: &HeaderMap) -> bool {
+    [TRACEPARENT, B3, TRACE_ID, SAMPLED].iter().any(|name| headers.contains_key(name))
+}
+
 /// What is in the headers, by one look at each.
 #[derive(Default)]
 struct Seen<'a> {
@@ -261,29 +266,6 @@ fn write(into: Option<&mut [u8]>, value: u128) {
     for (n, digit) in into.into_iter().flatten().rev().enumerate() {
         let nibble = (value >> (4 * n)) as u8 & 0xf;
         *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-    }
-}
-
-/// The trace headers that a guest was given, for what it sends on. Cheap to keep: the values are shared.
-#[derive(Clone, Debug)]
-pub struct Onward(Vec<(HeaderName, HeaderValue)>);
-
-impl Onward {
-    /// What is in the headers of a request that [`begin`](super::Tracer::begin) has seen.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let all = [TRACEPARENT, TRACESTATE, B3, TRACE_ID, SPAN_ID, SAMPLED];
-        Self(all.into_iter().filter_map(|name| headers.get(&name).cloned().map(|value| (name, value))).collect())
-    }
-
-    /// Puts them on a request that has none; a guest that says itself where it stands knows better.
-    pub fn put(&self, headers: &mut HeaderMap) {
-        let own = [TRACEPARENT, B3, TRACE_ID, SAMPLED];
-        if own.iter().any(|name| headers.contains_key(name)) {
-            return;
-        }
-        for (name, value) in &self.0 {
-            headers.insert(name.clone(), value.clone());
-        }
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::collect::{Collector, Failure};
 use super::otlp::{self, Resource};
-use super::trace::{Recording, SPANS};
-use super::zipkin;
+use super::trace::SPANS;
+use super::{Finished, zipkin};
 use crate::config::traces::{Exporter, Traces};
 use crate::ids::Ids;
 
@@ -37,12 +37,12 @@ pub(super) struct Shared {
 
 /// The task, before it runs.
 pub(super) struct Export {
-    queue: mpsc::Receiver<Box<Recording>>,
+    queue: mpsc::Receiver<Finished>,
     collector: Collector,
     form: Form,
     shared: Arc<Shared>,
     ids: Arc<Ids>,
-    /// Recordings of one batch.
+    /// Requests of one batch, or what else makes a span.
     most: usize,
     delay: Duration,
     timeout: Duration,
@@ -67,7 +67,8 @@ impl Drop for Underway<'_> {
     }
 }
 
-/// Recordings that the queue holds, and those of one batch, by the numbers of spans that the settings have.
+/// Requests that the queue holds, and those of one batch, by the numbers of spans that the settings have. What makes a
+/// single span takes the place of one.
 pub(super) fn sizes(traces: &Traces) -> (usize, usize) {
     let queue = (traces.queue / SPANS).max(1);
     (queue, (traces.batch / SPANS).clamp(1, queue))
@@ -77,7 +78,7 @@ impl Export {
     /// Takes from `queue` and gives to `collector`.
     pub(super) fn new(
         traces: &Traces,
-        queue: mpsc::Receiver<Box<Recording>>,
+        queue: mpsc::Receiver<Finished>,
         collector: Collector,
         shared: Arc<Shared>,
         ids: Arc<Ids>,
@@ -124,13 +125,13 @@ impl Export {
         }
     }
 
-    /// The next batch, as large as there are recordings for.
-    fn take(&mut self) -> Option<Vec<Recording>> {
+    /// The next batch, as large as there is something for.
+    fn take(&mut self) -> Option<Vec<Finished>> {
         let mut batch = Vec::new();
         while batch.len() < self.most
-            && let Ok(recording) = self.queue.try_recv()
+            && let Ok(finished) = self.queue.try_recv()
         {
-            batch.push(*recording);
+            batch.push(finished);
         }
         (!batch.is_empty()).then_some(batch)
     }
@@ -143,9 +144,9 @@ impl Export {
         }
     }
 
-    async fn export(&mut self, batch: Vec<Recording>) {
+    async fn export(&mut self, batch: Vec<Finished>) {
         let shared = Arc::clone(&self.shared);
-        let spans = batch.iter().map(Recording::spans).sum();
+        let spans = batch.iter().map(Finished::spans).sum();
         let mut underway = Underway { shared: &shared, spans };
         let message = match &self.form {
             Form::Otlp(resource) => otlp::request(resource, &batch, &self.ids),

@@ -6,8 +6,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::span::{Span, Value, spans};
-use super::trace::Recording;
+use super::Finished;
+use super::span::{self, Span, Value, spans};
 use crate::ids::Ids;
 
 /// `trace-flags` are followed by two bits on whether the parent is in another process: one that it is known, one that it is.
@@ -83,6 +83,7 @@ enum Kind {
     Unspecified = 0,
     Internal = 1,
     Server = 2,
+    Client = 3,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -133,10 +134,10 @@ impl Resource {
     }
 }
 
-/// An `ExportTraceServiceRequest` with the spans of all `recordings`.
-pub(super) fn request(resource: &Resource, recordings: &[Recording], ids: &Ids) -> Bytes {
+/// An `ExportTraceServiceRequest` with the spans of all that is `finished`.
+pub(super) fn request(resource: &Resource, finished: &[Finished], ids: &Ids) -> Bytes {
     let scope = Scope { name: "lodge".into(), version: env!("CARGO_PKG_VERSION").into() };
-    let sent = recordings.iter().flat_map(|recording| spans(recording, ids)).map(sent).collect();
+    let sent = finished.iter().flat_map(|finished| spans(finished, ids)).map(sent).collect();
     let scope_spans = vec![ScopeSpans { scope: Some(scope), spans: sent }];
     let all = ResourceSpans { resource: Some(resource.clone()), scope_spans };
     Request { resource_spans: vec![all] }.encode_to_vec().into()
@@ -159,25 +160,30 @@ pub(super) fn rejected(response: &[u8]) -> u64 {
 }
 
 fn sent(span: Span<'_>) -> Sent {
-    let recording = span.recording;
-    let remote = if span.server && span.parent != 0 { KNOWN_REMOTE | REMOTE } else { KNOWN_REMOTE };
-    let state = recording.state.as_ref().and_then(|state| state.to_str().ok());
+    let context = span.context;
+    let (kind, elsewhere) = match span.kind {
+        span::Kind::Server => (Kind::Server, span.parent != 0),
+        span::Kind::Client => (Kind::Client, false),
+        span::Kind::Internal => (Kind::Internal, false),
+    };
+    let remote = if elsewhere { KNOWN_REMOTE | REMOTE } else { KNOWN_REMOTE };
+    let state = context.state.as_ref().and_then(|state| state.to_str().ok());
     let any = |value| match value {
         Value::Text(text) => Any::Text(text.into_owned()),
         Value::Number(number) => Any::Number(number),
     };
     Sent {
-        trace_id: Bytes::copy_from_slice(&recording.trace_id.to_be_bytes()),
+        trace_id: Bytes::copy_from_slice(&context.trace_id.to_be_bytes()),
         span_id: id(span.id),
         trace_state: state.unwrap_or_default().to_owned(),
         parent_span_id: if span.parent == 0 { Bytes::new() } else { id(span.parent) },
         name: span.name.into_owned(),
-        kind: if span.server { Kind::Server } else { Kind::Internal }.into(),
+        kind: kind.into(),
         start_time_unix_nano: span.begin,
         end_time_unix_nano: span.end,
         attributes: span.attributes.into_iter().map(|(name, value)| key(name, any(value))).collect(),
         status: span.failed.then_some(Status { code: 2 }),
-        flags: u32::from(recording.flags) | remote,
+        flags: u32::from(context.flags) | remote,
     }
 }
 

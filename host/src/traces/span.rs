@@ -1,27 +1,41 @@
-//! A recorded request as spans: its own, and one for every phase. The names are OpenTelemetry's semantic conventions.
+//! What is finished as spans: of a request its own and one for every phase, of one that was sent on a single one. The
+//! names are OpenTelemetry's semantic conventions.
 
 use std::borrow::Cow;
 
-use http::{Method, Uri};
+use http::{Method, Uri, Version};
 
+use super::Finished;
+use super::client::Sent;
+use super::context::Context;
 use super::trace::{Asked, CANCELLED, Phase, Recording};
 use crate::ids::Ids;
 
 /// What every exporter makes its own form of.
 pub(super) struct Span<'a> {
-    pub(super) recording: &'a Recording,
+    pub(super) context: &'a Context,
     pub(super) id: u64,
     /// Zero when it has none.
     pub(super) parent: u64,
     pub(super) name: Cow<'a, str>,
-    /// The request's own span; the others are inside of it.
-    pub(super) server: bool,
+    pub(super) kind: Kind,
     /// Nanoseconds since 1970.
     pub(super) begin: u64,
     pub(super) end: u64,
     pub(super) attributes: Vec<(&'static str, Value<'a>)>,
     /// It is the host's or the guest's fault.
     pub(super) failed: bool,
+}
+
+/// Whose side of a request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Who answers: the request's own span.
+    Server,
+    /// Who sends it on.
+    Client,
+    /// A step on the way.
+    Internal,
 }
 
 /// Value of an attribute.
@@ -31,17 +45,25 @@ pub(super) enum Value<'a> {
     Number(i64),
 }
 
+/// All spans of what is finished.
+pub(super) fn spans<'a>(finished: &'a Finished, ids: &Ids) -> Vec<Span<'a>> {
+    match finished {
+        Finished::Request(recording) => of_request(recording, ids),
+        Finished::Sent(sent) => vec![client(sent)],
+    }
+}
+
 /// All spans of a request, its own first.
-pub(super) fn spans<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
+fn of_request<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
     let mut spans = vec![server(recording)];
     spans.extend(recording.phases().map(|(phase, begin, end)| Span {
-        recording,
+        context: &recording.context,
         id: if phase == Phase::Guest { recording.guest } else { ids.span() },
         parent: recording.server,
         name: phase.name().into(),
-        server: false,
-        begin: recording.wall(begin),
-        end: recording.wall(end),
+        kind: Kind::Internal,
+        begin: recording.end.wall(begin),
+        end: recording.end.wall(end),
         attributes: Vec::new(),
         failed: false,
     }));
@@ -65,10 +87,7 @@ fn server(recording: &Recording) -> Span<'_> {
     let mut attributes = Vec::with_capacity(16);
     let mut add = |name, value| attributes.push((name, value));
     if let Some(asked) = asked {
-        add("http.request.method", text(method(&asked.method).unwrap_or("_OTHER")));
-        if method(&asked.method).is_none() {
-            add("http.request.method_original", text(asked.method.as_str()));
-        }
+        add_method(&asked.method, &mut add);
         add("url.path", text(asked.uri.path()));
         add("url.scheme", text(asked.uri.scheme_str().unwrap_or("http")));
         address(&asked.uri, &mut add);
@@ -92,15 +111,55 @@ fn server(recording: &Recording) -> Span<'_> {
         add("error.type", Value::Text(error));
     }
     Span {
-        recording,
+        context: &recording.context,
         id: recording.server,
-        parent: recording.parent,
+        parent: recording.context.parent,
         name: title(asked.as_ref(), served.as_ref().map(|served| &*served.route)),
-        server: true,
-        begin: recording.wall(recording.begin),
-        end: recording.wall(recording.end.0),
+        kind: Kind::Server,
+        begin: recording.end.wall(recording.begin),
+        end: recording.end.wall(recording.end.0),
         attributes,
         failed: failed(recording),
+    }
+}
+
+/// A request that was sent on. An answer of 4xx is a failure here: whoever sent it did something wrong.
+fn client(sent: &Sent) -> Span<'_> {
+    let mut attributes = Vec::with_capacity(9);
+    let mut add = |name, value| attributes.push((name, value));
+    add_method(&sent.method, &mut add);
+    add("server.address", text(&sent.host));
+    add("server.port", Value::Number(sent.port.into()));
+    add("url.full", Value::Text(sent.url().into()));
+    if sent.resent > 0 {
+        add("http.request.resend_count", number(sent.resent as u64));
+    }
+    if let Some((status, version)) = sent.answer {
+        add("http.response.status_code", Value::Number(status.as_u16().into()));
+        add("network.protocol.version", text(if version == Version::HTTP_2 { "2" } else { "1.1" }));
+    }
+    let status = sent.answer.map(|(status, _)| status.as_u16()).filter(|status| *status >= 400);
+    if let Some(error) = sent.error.map(Cow::from).or(status.map(|status| status.to_string().into())) {
+        add("error.type", Value::Text(error));
+    }
+    add("lodge.service", text(&sent.sender));
+    Span {
+        context: &sent.context,
+        id: sent.id,
+        parent: sent.context.parent,
+        name: method(&sent.method).unwrap_or("HTTP").into(),
+        kind: Kind::Client,
+        begin: sent.end.wall(sent.begin),
+        end: sent.end.wall(sent.end.0),
+        attributes,
+        failed: status.is_some() || sent.error.is_some_and(|error| error != CANCELLED),
+    }
+}
+
+fn add_method<'a>(said: &'a Method, add: &mut impl FnMut(&'static str, Value<'a>)) {
+    add("http.request.method", text(method(said).unwrap_or("_OTHER")));
+    if method(said).is_none() {
+        add("http.request.method_original", text(said.as_str()));
     }
 }
 

@@ -19,6 +19,7 @@ use super::*;
 use crate::config;
 
 mod failures;
+mod onward;
 mod wire;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

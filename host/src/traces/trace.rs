@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::HeaderValue;
 use http::{Method, StatusCode, Uri, request};
 
-use super::Sink;
+use super::context::Context;
+use super::{Finished, Sink};
 
 /// The most spans of one request: its own and one per [`Phase`].
 pub(super) const SPANS: usize = 1 + PHASES;
@@ -71,11 +71,8 @@ pub struct Outcome {
 
 /// What a request left behind.
 pub(super) struct Recording {
-    pub(super) trace_id: u128,
-    /// The caller's span; zero when there is none.
-    pub(super) parent: u64,
-    pub(super) flags: u8,
-    pub(super) state: Option<HeaderValue>,
+    /// Its place in the trace, below its caller's span.
+    pub(super) context: Context,
     /// Id of the request's own span, which the phases are children of.
     pub(super) server: u64,
     /// Id of the guest's phase: it was given away in the headers.
@@ -85,9 +82,12 @@ pub(super) struct Recording {
     pub(super) asked: Option<Asked>,
     pub(super) served: Option<Served>,
     pub(super) outcome: Outcome,
-    /// The end by both clocks, which makes wall time of all the others.
-    pub(super) end: (Instant, SystemTime),
+    pub(super) end: End,
 }
+
+/// An end by both clocks, which makes wall time of all the instants before it.
+#[derive(Clone, Copy)]
+pub(super) struct End(pub(super) Instant, SystemTime);
 
 /// Who asked for what.
 pub(super) struct Asked {
@@ -116,7 +116,7 @@ impl Trace {
 
     /// The id that a log line may carry; `None` when there is nothing to be found under it.
     pub fn id(&self) -> Option<u128> {
-        self.0.as_ref().map(|open| open.recording.trace_id)
+        self.0.as_ref().map(|open| open.recording.context.trace_id)
     }
 
     /// A phase begins now, and the one before it ends.
@@ -163,8 +163,8 @@ impl Trace {
             let status = recording.outcome.status;
             recording.outcome = outcome();
             recording.outcome.status = recording.outcome.status.or(status);
-            recording.end = (Instant::now(), SystemTime::now());
-            sink.push(recording);
+            recording.end = End::now();
+            sink.push(Finished::Request(recording));
         }
     }
 }
@@ -188,10 +188,22 @@ impl Recording {
         let ends = self.phases.into_iter().flatten().skip(1).chain([self.end.0]);
         all.zip(ends).map(|((phase, begin), end)| (phase, begin, end))
     }
+}
+
+impl End {
+    /// This moment.
+    pub(super) fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    /// One that is not known yet.
+    pub(super) fn after(begin: Instant) -> Self {
+        Self(begin, SystemTime::UNIX_EPOCH)
+    }
 
     /// Nanoseconds since 1970 at `instant`.
-    pub(super) fn wall(&self, instant: Instant) -> u64 {
-        let (end, wall) = self.end;
+    pub(super) fn wall(self, instant: Instant) -> u64 {
+        let Self(end, wall) = self;
         let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let before = end.saturating_duration_since(instant);
         u64::try_from(since.saturating_sub(before).as_nanos()).unwrap_or(u64::MAX)

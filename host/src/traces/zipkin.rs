@@ -1,15 +1,17 @@
 //! Spans as Zipkin has them: version 2, in JSON.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 
-use super::span::{Span, Value, spans};
-use super::trace::Recording;
+use super::Finished;
+use super::span::{Kind, Span, Value, spans};
 use crate::ids::Ids;
 
-/// An array of the spans of all `recordings`, by a host with these attributes.
-pub(super) fn request(host: &[(String, String)], recordings: &[Recording], ids: &Ids) -> Bytes {
-    let all = recordings.iter().flat_map(|recording| spans(recording, ids));
+/// An array of the spans of all that is `finished`, by a host with these attributes.
+pub(super) fn request(host: &[(String, String)], finished: &[Finished], ids: &Ids) -> Bytes {
+    let all = finished.iter().flat_map(|finished| spans(finished, ids));
     let all: Vec<_> = all.map(|span| sent(host, &span)).collect();
     serde_json::to_vec(&all).unwrap_or_default().into()
 }
@@ -19,7 +21,7 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
     let service = host.iter().find(|(name, _)| name == "service.name").map_or("lodge", |(_, value)| value);
     let mut tags = Map::new();
     // Zipkin knows a host by its name only; what else is said of it is said once per request.
-    for (name, value) in host.iter().filter(|(name, _)| span.server && name != "service.name") {
+    for (name, value) in host.iter().filter(|(name, _)| span.kind == Kind::Server && name != "service.name") {
         tags.insert(name.clone(), value.clone().into());
     }
     for (name, value) in &span.attributes {
@@ -35,7 +37,7 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
         tags.insert("error".to_owned(), error.unwrap_or_else(|| "true".into()));
     }
     let mut sent = json!({
-        "traceId": format!("{:032x}", span.recording.trace_id),
+        "traceId": format!("{:032x}", span.context.trace_id),
         "id": format!("{:016x}", span.id),
         "name": span.name,
         "timestamp": micros(span.begin),
@@ -48,12 +50,20 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
         if span.parent != 0 {
             fields.insert("parentId".into(), format!("{:016x}", span.parent).into());
         }
-        if span.server {
-            fields.insert("kind".into(), "SERVER".into());
-            if let Some(asked) = &span.recording.asked {
-                let family = if asked.client.is_ipv4() { "ipv4" } else { "ipv6" };
-                fields.insert("remoteEndpoint".into(), json!({ family: asked.client.to_string() }));
-            }
+        let (kind, other) = match span.kind {
+            Kind::Server => ("SERVER", "client.address"),
+            Kind::Client => ("CLIENT", "server.address"),
+            Kind::Internal => return sent,
+        };
+        fields.insert("kind".into(), kind.into());
+        let said = |wanted: &str| span.attributes.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+        if let Some(Value::Text(address)) = said(other) {
+            let family = match address.parse() {
+                Ok(IpAddr::V4(_)) => "ipv4",
+                Ok(IpAddr::V6(_)) => "ipv6",
+                Err(_) => "serviceName",
+            };
+            fields.insert("remoteEndpoint".into(), json!({ family: address }));
         }
     }
     sent

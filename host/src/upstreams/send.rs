@@ -16,9 +16,10 @@ use http_body_util::{BodyExt, Empty};
 use super::replicas::Chosen;
 use super::retry::{Outcome, Repeatable};
 use super::spec::Policy;
-use super::transport::{Kind, Received, SendError};
+use super::transport::{Kind, Received, Scheme, SendError};
 use super::uploading::Uploading;
 use super::{Inner, Members, Upstream};
+use crate::traces::{ClientSpan, Onward, Origin};
 
 /// The body of any request.
 pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -78,6 +79,8 @@ struct Job<'a> {
     tried: Vec<usize>,
     /// What it can be made again from.
     spare: Option<Parts>,
+    /// Where it stands in its trace; every try has a span there.
+    onward: Option<Onward>,
 }
 
 /// A try that had less time than this left of the request's says nothing about its replica.
@@ -95,6 +98,7 @@ impl Upstream {
         client: IpAddr,
         deadline: Instant,
         upload: Option<Arc<Uploading>>,
+        onward: Option<Onward>,
     ) -> Result<Answer, Failure> {
         let inner = &self.inner;
         inner.budget.count(Instant::now());
@@ -104,7 +108,7 @@ impl Upstream {
         let again = repeatable.always() && (inner.spec.retry.attempts > 0 || inner.spec.hedge.is_some());
         let spare = again.then(|| head.clone());
         let members = inner.members.load_full();
-        let mut job = Job { inner, repeatable, key, deadline, members, upload, tried: Vec::new(), spare };
+        let mut job = Job { inner, repeatable, key, deadline, members, upload, tried: Vec::new(), spare, onward };
         job.run(Request::from_parts(head, body)).await
     }
 }
@@ -167,17 +171,19 @@ impl Job<'_> {
     }
 
     /// One try or, when the first is slow and hedging is on, two at once of which the first good answer counts.
-    async fn attempt(&mut self, request: Request<AnyBody>) -> Result<Try, Failure> {
+    async fn attempt(&mut self, mut request: Request<AnyBody>) -> Result<Try, Failure> {
         let first = self.choose()?;
+        let span = self.span(&mut request, &first);
         let hedge = self.inner.spec.hedge.filter(|_| self.tried.len() == 1 && self.repeatable.always());
-        let Some(patience) = hedge else { return first.ask(request, self.deadline).await };
-        let mut first = pin!(first.ask(request, self.deadline));
+        let Some(patience) = hedge else { return first.ask(request, self.deadline, span).await };
+        let mut first = pin!(first.ask(request, self.deadline, span));
         if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
             return done;
         }
-        let Some(again) = self.again(true, None, Instant::now()) else { return first.await };
+        let Some(mut again) = self.again(true, None, Instant::now()) else { return first.await };
         let Ok(second) = self.choose() else { return first.await };
-        let mut second = pin!(second.ask(again, self.deadline));
+        let span = self.span(&mut again, &second);
+        let mut second = pin!(second.ask(again, self.deadline, span));
         let (done, other) = tokio::select! {
             done = &mut first => (done, second),
             done = &mut second => (done, first),
@@ -192,6 +198,15 @@ impl Job<'_> {
         }
     }
 
+    /// The span of a try, which is told to the replica.
+    fn span(&self, request: &mut Request<AnyBody>, source: &Source) -> ClientSpan {
+        let Some(onward) = &self.onward else { return ClientSpan::off() };
+        let target = &source.chosen.replica().address;
+        let https = target.scheme == Scheme::Https;
+        let to = Origin { https, host: &target.host, port: target.address.port() };
+        onward.tries(request, &self.inner.service, to, self.tried.len().saturating_sub(1))
+    }
+
     fn choose(&mut self) -> Result<Source, Failure> {
         let members = Arc::clone(&self.members);
         let chosen = members.replicas.choose(Instant::now(), self.key, self.inner.random(), &self.tried);
@@ -204,7 +219,7 @@ impl Job<'_> {
 
 impl Source {
     /// Sends the request to this replica.
-    async fn ask(self, mut request: Request<AnyBody>, deadline: Instant) -> Result<Try, Failure> {
+    async fn ask(self, mut request: Request<AnyBody>, deadline: Instant, span: ClientSpan) -> Result<Try, Failure> {
         let Some(pool) = self.members.pools.get(self.chosen.index) else { return Err(Failure::NoReplica) };
         let target = &self.chosen.replica().address;
         if !self.inner.spec.host.keeps_clients(target.scheme) {
@@ -212,9 +227,16 @@ impl Source {
         }
         let start = Instant::now();
         match tokio::time::timeout_at(deadline.into(), pool.send(request)).await {
-            Ok(result) => Ok(Try { source: self, result }),
+            Ok(result) => {
+                match &result {
+                    Ok(response) => span.answered(response),
+                    Err(error) => span.failed(failed(error.kind)),
+                }
+                Ok(Try { source: self, result })
+            }
             Err(_) => {
                 let cause = format!("{target}: no answer before the time of the request was over");
+                span.failed("timed-out");
                 self.inner.counts.failed.count("timed-out");
                 if start.elapsed() >= FAIR && !self.is_uploading() {
                     self.settle(Outcome::TimedOut, &cause);
@@ -293,16 +315,21 @@ fn failing(result: &Tried) -> Option<&'static str> {
     Some(match result {
         Ok(response) if Outcome::Answered(response.status()).verdict() == Some(true) => return None,
         Ok(_) => "gateway-error",
-        Err(error) => match error.kind {
-            Kind::Connect | Kind::ConnectTimeout | Kind::Tls => "unconnected",
-            Kind::Overloaded => "overloaded",
-            Kind::Unsendable | Kind::Upload => "request-failed",
-            Kind::Refused => "unsent",
-            Kind::Reset => "reset",
-            Kind::Rubbish => "rubbish",
-            Kind::ReadTimeout => "timed-out",
-        },
+        Err(error) => failed(error.kind),
     })
+}
+
+/// Why there was no answer, in one of a few words.
+fn failed(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Connect | Kind::ConnectTimeout | Kind::Tls => "unconnected",
+        Kind::Overloaded => "overloaded",
+        Kind::Unsendable | Kind::Upload => "request-failed",
+        Kind::Refused => "unsent",
+        Kind::Reset => "reset",
+        Kind::Rubbish => "rubbish",
+        Kind::ReadTimeout => "timed-out",
+    }
 }
 
 fn failure(kind: Kind, cause: String) -> Failure {

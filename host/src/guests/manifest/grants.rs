@@ -4,10 +4,10 @@
 //! name can: addresses that are not public.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::uri::Scheme;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::config::key::nearest;
 
@@ -50,6 +50,9 @@ enum Host {
     Addresses(IpNet),
 }
 
+/// This machine, to itself.
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+
 /// How an entry is written.
 const FORM: &str = "write it like \"https://api.example.com\", \"https://*.example.org\", \"http://10.0.0.7:8080\" or \"http://10.0.0.0/8\"";
 
@@ -75,6 +78,20 @@ impl Grants {
     /// Whether this address may be connected to although it is not public.
     pub fn reaches(&self, scheme: &Scheme, address: IpAddr, port: u16) -> bool {
         self.http.iter().any(|origin| origin.is_at(scheme, port) && origin.holds(address))
+    }
+
+    /// The entry that lets a guest connect to this listener of its host as a client of the same machine, if there is one: by
+    /// a loopback address. Only addresses do, and no name.
+    pub fn loops_to(&self, listener: SocketAddr) -> Option<&Origin> {
+        let loopback = IpNet::from(LOOPBACK);
+        let own = match listener.ip().to_canonical() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => [Some(loopback), None],
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => [Some(loopback), Some(IpAddr::V6(Ipv6Addr::LOCALHOST).into())],
+            address if address.is_loopback() => [Some(address.into()), None],
+            _ => [None, None],
+        };
+        let meets = |origin: &&Origin| own.iter().flatten().any(|own| origin.meets(own));
+        self.http.iter().filter(|origin| origin.is_at(&Scheme::HTTP, listener.port())).find(meets)
     }
 }
 
@@ -193,6 +210,11 @@ impl Origin {
 
     fn holds(&self, address: IpAddr) -> bool {
         matches!(&self.host, Host::Addresses(net) if net.contains(&address.to_canonical()))
+    }
+
+    /// Whether there is an address in both.
+    fn meets(&self, net: &IpNet) -> bool {
+        matches!(&self.host, Host::Addresses(own) if own.contains(net) || net.contains(own))
     }
 }
 

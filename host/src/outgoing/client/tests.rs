@@ -188,33 +188,39 @@ async fn causes_are_told_apart() {
     assert!(matches!(failed, Err(Failure::Refused)), "{failed:?}");
 }
 
-/// Connections that idle, each at another host, make room for one that is wanted now.
+/// Connections that idle are in nobody's way, also while their pool is held by a request that nobody answers.
 #[tokio::test]
 async fn idle_connections_make_room() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
-    let counted = Arc::clone(&connections);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            counted.fetch_add(1, Relaxed);
-            let service = service_fn(async |_: Request<Incoming>| {
-                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"here"))))
-            });
-            tokio::spawn(async move {
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
+    let answering = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service_fn(async |_: Request<hyper::body::Incoming>| {
+                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("x"))))
+                });
+                let server = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        format!("http://127.0.0.1:{port}/")
+    };
+    for slow in [false, true] {
+        let (silent, _listener) = mute().await;
+        let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
+        let options = RequestOptions::default();
+        let mut first = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
+        if slow {
+            let polled = tokio::time::timeout(Duration::from_millis(50), first.as_mut()).await;
+            assert!(polled.is_err(), "the server says nothing");
         }
-    });
-    let list = format!("['http://*:{port}', 'http://127.0.0.1:{port}']");
-    let (client, service) = (client(&list, "outgoing = 1", RootCertStore::empty()), service());
-    // As many as there is room for, and then two more than that.
-    for n in 1..=CONNECTIONS + 2 {
-        let said = ask(&client, &service, format!("http://host-{n}.test:{port}/"), RequestOptions::default()).await;
-        assert_eq!((said.unwrap().as_str(), connections.load(Relaxed)), ("here", n));
-        if n < CONNECTIONS {
-            let again =
-                ask(&client, &service, format!("http://host-{n}.test:{port}/"), RequestOptions::default()).await;
-            assert_eq!((again.is_ok(), connections.load(Relaxed)), (true, n), "it is used again while there is room");
+        // One after another, and three at a time.
+        for n in 0..20 {
+            let urls = [answering().await, answering().await, answering().await];
+            let [one, two, three] = urls.map(|url| ask(&client, &service, url, options));
+            let asked = if n % 2 == 0 { (one.await, two.await, three.await) } else { tokio::join!(one, two, three) };
+            assert!(matches!(&asked, (Ok(_), Ok(_), Ok(_))), "slow: {slow}, {n}: {asked:?}");
         }
+        assert!(client.dial.open() <= 4 * CONNECTIONS);
     }
 }

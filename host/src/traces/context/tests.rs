@@ -191,19 +191,6 @@ fn injected() {
     assert_eq!(given(&multi), own(&expected));
 }
 
-/// What a guest sends on says what the guest was told, unless it says something itself.
-#[test]
-fn sent_on() {
-    let told = [("traceparent", "00-a"), ("tracestate", "a=1"), ("b3", "b"), ("host", "x")];
-    let onward = Onward::of(&headers(&told));
-    let mut plain = headers(&[("host", "y")]);
-    onward.put(&mut plain);
-    assert_eq!(plain, headers(&[("host", "y"), ("traceparent", "00-a"), ("tracestate", "a=1"), ("b3", "b")]));
-    let mut own = headers(&[("traceparent", "00-own")]);
-    onward.put(&mut own);
-    assert_eq!(own, headers(&[("traceparent", "00-own")]));
-}
-
 fn contexts() -> impl Strategy<Value = Context> {
     let form = prop_oneof![Just(Form::W3C), Just(Form::B3Single), Just(Form::B3Multi)];
     let state =

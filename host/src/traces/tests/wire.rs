@@ -1,6 +1,7 @@
 //! One connected trace, by every way there is.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -10,11 +11,11 @@ use tonic::{Request as Call, Response as Reply, Status};
 
 use super::*;
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn attributes(of: &[KeyValue]) -> BTreeMap<String, String> {
+pub(super) fn attributes(of: &[KeyValue]) -> BTreeMap<String, String> {
     let text = |value: &KeyValue| match value.value.as_ref().unwrap().value.as_ref().unwrap() {
         any_value::Value::StringValue(text) => text.clone(),
         any_value::Value::IntValue(number) => number.to_string(),
