@@ -54,13 +54,14 @@ pub enum Forwarded {
 /// Has a replica answer.
 ///
 /// # Errors
-/// When none does.
+/// When none does, or the request has come through here too often.
 pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
     mut request: Request<B>,
     client: IpAddr,
     deadline: Instant,
 ) -> Result<Forwarded, RequestError> {
+    upstream.via().pass(&mut request, upstream.limits().call_depth)?;
     let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
     if let Some(ours) = &ours {
         ours.ask(request.headers_mut());
