@@ -69,6 +69,8 @@
 //!   directory stays the only truth. It has counts and a name of its own (`users@2`), and its service's places.
 //! * 2026-11: the pools of [`upstreams`] are on hyper's own connections, not on its client: a replica's connections must
 //!   be its own, whatever host a request names, and what was never sent must come back to be sent elsewhere.
+//! * 2026-11: a time-out of a replica is tried once more, elsewhere; hedging stays a choice. A request that is slow everywhere
+//!   costs two tries at most, and a replica that hangs costs time but no answers.
 //! * 2026-11: the line of a request does not go through `tracing`, and spans not through the OpenTelemetry SDK: both would
 //!   be made on the request's thread and cost as much as its sandbox. Lines are written many at a time.
 //! * 2026-11: who follows a log sees requests also when no line is written for each. Nobody pays for what nobody reads.
