@@ -3,7 +3,9 @@
 
 mod browser;
 mod client;
+pub(crate) mod far;
 mod process;
+mod replica;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use tokio::task::JoinHandle;
 pub(crate) use browser::Browser;
 pub(crate) use client::{Answer, Connection, fed, get, raw};
 pub(crate) use process::{Leashed, Process, lodge, output};
+pub(crate) use replica::{Habit, Replica};
 
 /// No wait of a test is longer, whatever the machine is doing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

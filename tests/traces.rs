@@ -8,7 +8,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use crate::harness::{Connection, get, host, until};
+use crate::harness::far::before;
+use crate::harness::{Connection, Habit, Replica, get, host, until, within};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -165,4 +166,41 @@ async fn a_collector_that_is_down_loses_spans_only() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert!((dropped - 300.0).abs() < 0.5, "each of 50 requests had six spans: {dropped}");
+}
+
+/// Every try is a span, one beside the other, and the replica that answers is told which is its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_are_spans() {
+    let (collector, replicas) = (Collector::start().await, [Replica::start("a").await, Replica::start("b").await]);
+    let both: Vec<_> = replicas.iter().collect();
+    let host = before(&both, "policy = 'round-robin'\nejection.failures = 0")
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "20ms")
+        .start()
+        .await;
+    replicas[0].set(Habit::Status(503));
+    replicas[1].set(Habit::Describe);
+    let mut told = String::new();
+    // One of two begins with the replica that fails, whichever is the first.
+    for _ in 0..10 {
+        let hits = replicas[0].hits();
+        let answer = within(host.get("/far?key=secret")).await;
+        told = answer.text().lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap().to_owned();
+        if replicas[0].hits() > hits {
+            break;
+        }
+    }
+    let of = |span: &serde_json::Value| span["traceId"] == told[3..35];
+    until("the spans have arrived", || collector.spans().iter().any(|span| of(span) && span["name"] == "body")).await;
+    let spans: Vec<_> = collector.spans().into_iter().filter(of).collect();
+    let guest = spans.iter().find(|span| span["name"] == "guest").unwrap();
+    let tries: Vec<_> = spans.iter().filter(|span| span["kind"] == "CLIENT").collect();
+    let [first, second] = &*tries else { panic!("{spans:#?}") };
+    assert!(tries.iter().all(|span| span["parentId"] == guest["id"] && span["tags"]["lodge.service"] == "far"));
+    assert_eq!((&second["id"], &first["tags"]["error"]), (&told[36..52].into(), &"503".into()));
+    assert_eq!(first["tags"]["url.full"], format!("http://{}/far?key=REDACTED", replicas[0].address));
+    assert_eq!(second["tags"]["url.full"], format!("http://{}/far?key=REDACTED", replicas[1].address));
+    assert_eq!(second["tags"]["http.request.resend_count"], "1");
+    assert!(first["tags"]["http.request.resend_count"].is_null() && second["tags"]["error"].is_null());
 }

@@ -55,7 +55,7 @@ pub enum RequestError {
     /// An operator has said that the service is not to be asked.
     #[error("the service is switched off")]
     Disabled,
-    /// Services call each other, or themselves, in too long a chain.
+    /// Services call each other, or themselves, in too long a chain; or a service elsewhere is this host again.
     #[error("calls between services go too deep")]
     CallDepth,
     /// The service is elsewhere, and no replica of it is known.

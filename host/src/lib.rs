@@ -73,6 +73,8 @@
 //!   be its own, whatever host a request names, and what was never sent must come back to be sent elsewhere.
 //! * 2026-11: a guest that passes on that something was denied to it answers 502, not 403: it is its manifest that lacks a
 //!   grant, and a new version of which that is so has to be found out by breakers and rollback.
+//! * 2026-11: a time-out of a replica is tried once more, elsewhere; hedging stays a choice. A request that is slow everywhere
+//!   costs two tries at most, and a replica that hangs costs time but no answers.
 //! * 2026-11: the line of a request does not go through `tracing`, and spans not through the OpenTelemetry SDK: both would
 //!   be made on the request's thread and cost as much as its sandbox. Lines are written many at a time.
 //! * 2026-11: who follows a log sees requests also when no line is written for each. Nobody pays for what nobody reads.

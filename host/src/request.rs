@@ -3,7 +3,8 @@
 //! [`accept`] takes a connection, [`serve`] speaks HTTP on it while [`activity`] watches how long the client takes;
 //! [`frame`] is around each request, and around those that guests send to each other; [`handle`] is the path itself: [`headers`] make the head into what the guest sees, [`route`]
 //! finds who answers, admission lets it in, [`instance`] runs the guest with the request's [`body`] until there is an
-//! [`answer`], and [`respond`] sends it. Nothing here ever changes a snapshot.
+//! [`answer`], and [`respond`] sends it; or [`forward`] passes it on to a replica elsewhere, which [`via`] keeps from
+//! becoming a circle. Nothing here ever changes a snapshot.
 
 pub mod accept;
 pub mod activity;
@@ -22,3 +23,4 @@ pub mod route;
 pub mod serve;
 pub mod split;
 pub mod upgrade;
+pub mod via;

@@ -45,6 +45,7 @@ use crate::guests::deployment::Deployment;
 use crate::ids::mix;
 use crate::logs::CHANGE;
 use crate::metrics::Tally;
+use crate::request::via::Via;
 
 /// How long a new upstream waits for the addresses of its replicas before it is published without some of them.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -56,6 +57,7 @@ const WAIT: Duration = Duration::from_millis(500);
 pub struct Upstream {
     deployment: Deployment,
     inner: Arc<Inner>,
+    via: Arc<Via>,
     tasks: [AbortHandle; 2],
 }
 
@@ -97,7 +99,10 @@ pub struct Counts {
 #[derive(Default)]
 pub struct Shared {
     names: OnceLock<Arc<Names>>,
+    /// How often those are asked for.
+    pace: Pace,
     tls: OnceLock<Result<Arc<ClientConfig>, String>>,
+    via: Arc<Via>,
 }
 
 /// What a replica is at the moment, for people.
@@ -148,7 +153,7 @@ impl Upstream {
             protocol: spec.protocol,
             tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
         };
-        let discovery = Discovery::start(spec.sources(directory), shared.names(), Pace::default());
+        let discovery = Discovery::start(spec.sources(directory), shared.names(), shared.pace.clone());
         let asked = tokio::time::timeout(FIRST_ANSWER, discovery.asked()).await;
         let service = Arc::clone(&deployment.name);
         if asked.is_err() {
@@ -170,12 +175,17 @@ impl Upstream {
             tokio::spawn(Arc::clone(&inner).follow(discovery)).abort_handle(),
             tokio::spawn(check::check(Arc::clone(&inner))).abort_handle(),
         ];
-        Ok(Self { deployment, inner, tasks })
+        Ok(Self { deployment, inner, via: Arc::clone(&shared.via), tasks })
     }
 
     /// What its manifest says.
     pub fn spec(&self) -> &Spec {
         &self.inner.spec
+    }
+
+    /// What this host is called by its replicas.
+    pub fn via(&self) -> &Via {
+        &self.via
     }
 
     /// What was counted of it.
@@ -305,3 +315,6 @@ impl Members {
         Self { replicas, pools }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ pub struct Limits {
     pub warm_uses: usize,
     /// How long a warm instance may sit idle.
     pub warm_idle: Duration,
-    /// Calls between services that may lead to a request.
+    /// Calls between services that may lead to a request, and times that it may come back from replicas.
     pub call_depth: usize,
     /// Requests that its guests may have under way to the world at once.
     pub outgoing: usize,
@@ -130,7 +130,7 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "call_depth",
         default: "8",
-        help: "calls from service to service that may lead to a request",
+        help: "calls from service to service that may lead to a request, and times that replicas may lead it back here",
         set: |l, text| key::count(text, 0..=64).map(|value| l.call_depth = value),
     },
     Key {

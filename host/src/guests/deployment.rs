@@ -44,7 +44,7 @@ pub enum Backend {
 
 impl Deployment {
     /// What these files are, as a version of one of `services`.
-    pub(super) fn new(spec: GuestSpec, services: &Services) -> Self {
+    pub(crate) fn new(spec: GuestSpec, services: &Services) -> Self {
         let service = services.of(&spec.name);
         let withdrawn = service.withdrawn(Self::files(&spec)).map(OnceLock::from).unwrap_or_default();
         Self {

@@ -55,7 +55,7 @@ pub enum Forwarded {
 /// Has a replica answer, which is told where the request stands in its trace.
 ///
 /// # Errors
-/// When none does.
+/// When none does, or the request has come through here too often.
 pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
     mut request: Request<B>,
@@ -63,6 +63,7 @@ pub async fn forward<B: RequestBody>(
     deadline: Instant,
     onward: Option<Onward>,
 ) -> Result<Forwarded, RequestError> {
+    upstream.via().pass(&mut request, upstream.limits().call_depth)?;
     let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
     if let Some(ours) = &ours {
         ours.ask(request.headers_mut());

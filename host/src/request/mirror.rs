@@ -152,3 +152,25 @@ impl Body for Copy {
         self.hint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+    use http_body_util::Empty;
+
+    use super::super::upgrade::{Ours, Wanted};
+    use super::*;
+
+    /// There is one connection to the client, and it is for who answers.
+    #[test]
+    fn the_copy_cannot_take_the_connection() {
+        let request = Request::get("/").header(header::CONNECTION, "upgrade").header(header::UPGRADE, "websocket");
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        Wanted::note(&mut head);
+        let body = Empty::<Bytes>::new().map_err(|never| -> Error { match never {} });
+        let (mut original, mut copy) = doubled(Request::from_parts(head, body));
+        assert!(copy.extensions().is_empty(), "whatever else is in there may be the client's alone, too");
+        assert!(Ours::take(&mut copy).is_none());
+        assert!(Ours::take(&mut original).is_some());
+    }
+}

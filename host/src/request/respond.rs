@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -51,10 +51,17 @@ enum Live {
 /// hyper does not ask for frames while the client does not take them, so a deadline that is only checked when it
 /// asks would never come for a client that stalls. A watchdog shares the body and takes it away in time.
 struct Streamed {
-    shared: Arc<Mutex<Option<(Live, Permit)>>>,
+    shared: Arc<Mutex<Watched>>,
     watchdog: AbortHandle,
     /// Bytes that the head promised and that are still to come.
     promised: Option<u64>,
+}
+
+/// An answer that is being made, until it is taken away.
+struct Watched {
+    live: Option<(Live, Permit)>,
+    /// The connection, while it waits for more: a replica that is dropped does not always wake it.
+    waiting: Option<Waker>,
 }
 
 /// A problem that ended a transfer after its head was sent.
@@ -177,21 +184,30 @@ async fn holding_until(afterwork: impl Future<Output = ()>, permit: Permit) {
 
 impl Streamed {
     fn new(body: Live, permit: Permit, promised: Option<u64>, deadline: Instant) -> Self {
-        let shared = Arc::new(Mutex::new(Some((body, permit))));
+        let shared = Arc::new(Mutex::new(Watched { live: Some((body, permit)), waiting: None }));
         let watched = Arc::clone(&shared);
         let watchdog = tokio::spawn(async move {
             tokio::time::sleep_until(deadline.into()).await;
-            drop(lock(&watched).take());
+            let mut watched = lock(&watched);
+            let (live, waiting) = (watched.live.take(), watched.waiting.take());
+            drop(watched);
+            drop(live);
+            waiting.into_iter().for_each(Waker::wake);
         });
         Self { shared, watchdog: watchdog.abort_handle(), promised }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let mut shared = lock(&self.shared);
-        let Some((body, permit)) = &mut *shared else {
+        let Watched { live, waiting } = &mut *shared;
+        let Some((body, permit)) = live else {
             return Poll::Ready(Some(Err(Aborted(RequestError::WallTime))));
         };
-        match ready!(body.poll_frame(cx)) {
+        let Poll::Ready(frame) = body.poll_frame(cx) else {
+            waiting.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+            return Poll::Pending;
+        };
+        match frame {
             Some(Ok(frame)) => {
                 let size = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.promised = self.promised.map(|promised| promised.saturating_sub(size));
@@ -199,7 +215,7 @@ impl Streamed {
             }
             Some(Err(error)) => {
                 permit.failed(&error, Instant::now);
-                *shared = None;
+                *live = None;
                 Poll::Ready(Some(Err(Aborted(error))))
             }
             None => {
@@ -214,7 +230,7 @@ impl Drop for Streamed {
     /// With every byte delivered the guest may finish what it is doing; otherwise the client is gone, and so is it.
     fn drop(&mut self) {
         self.watchdog.abort();
-        let Some((body, permit)) = lock(&self.shared).take() else { return };
+        let Some((body, permit)) = lock(&self.shared).live.take() else { return };
         let Live::Guest(mut body) = body else { return };
         if let (Some(0), Some(afterwork)) = (self.promised, body.afterwork()) {
             tokio::spawn(holding_until(afterwork, permit));
@@ -289,7 +305,7 @@ impl Source {
 
     /// The watchdog has taken it away.
     fn is_late(&self) -> bool {
-        if let Self::Streamed(streamed) = self { lock(&streamed.shared).is_none() } else { false }
+        if let Self::Streamed(streamed) = self { lock(&streamed.shared).live.is_none() } else { false }
     }
 }
 

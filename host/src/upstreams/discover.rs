@@ -7,6 +7,8 @@
 mod follow;
 mod memory;
 mod names;
+#[cfg(test)]
+pub(super) mod server;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

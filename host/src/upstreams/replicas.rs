@@ -131,6 +131,13 @@ impl Replicas {
         Some(Chosen { index, news, replica })
     }
 
+    /// Whether [`choose`](Self::choose) finds one that is not among those `tried`.
+    pub fn has_another(&self, now: Instant, tried: &[usize]) -> bool {
+        let panics = self.has_too_few(self.available(now));
+        let mut others = self.members.iter().enumerate().filter(|(index, _)| !tried.contains(index));
+        others.any(|(_, member)| panics || member.replica.health.is_available(now))
+    }
+
     fn candidate(&self, index: usize, member: &Member, now: Instant, panics: bool) -> Option<Candidate> {
         let Replica { health, in_flight, seed, .. } = &*member.replica;
         let share = health.share(now, self.spec.slow_start).or(panics.then_some(FULL))?;

@@ -53,11 +53,17 @@ impl Outcome {
         matches!(self, Self::Unconnected | Self::Unsent)
     }
 
-    /// Whether the next try may well end otherwise. After a time-out it would most likely be another one.
-    fn is_hopeful(self) -> bool {
+    /// Whether another replica has to be there for the next try: one that hangs would only hang again.
+    pub fn needs_another(self) -> bool {
+        self == Self::TimedOut
+    }
+
+    /// Whether the next one after so many tries may well end otherwise. A first time-out may be the replica's; after
+    /// another try it is more likely the request that takes so long, or everybody.
+    fn is_hopeful(self, tries: usize) -> bool {
         match self {
             Self::Unconnected | Self::Unsent | Self::Closed | Self::Reset => true,
-            Self::TimedOut => false,
+            Self::TimedOut => tries == 1,
             Self::Answered(status) => is_gateway(status),
         }
     }
@@ -83,7 +89,7 @@ impl Repeatable {
 
     /// Whether it may be sent again, after so many tries of which the last ended like this.
     pub fn again(self, tries: usize, last: Outcome, now: Instant, deadline: Instant, retry: &Retry) -> bool {
-        tries <= retry.attempts && now < deadline && last.is_hopeful() && (last.is_untouched() || self.always())
+        tries <= retry.attempts && now < deadline && last.is_hopeful(tries) && (last.is_untouched() || self.always())
     }
 }
 

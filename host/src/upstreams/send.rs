@@ -1,7 +1,6 @@
 //! One request to one of the replicas, and to another one where that is safe and there is room for it.
 
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -119,34 +118,37 @@ impl Job<'_> {
             let Try { source, result } = self.attempt(request).await?;
             let now = Instant::now();
             let outcome = source.judge(&result, now);
-            let (may, kept) = match result {
+            let SendError { kind, cause, never_sent, .. } = match result {
                 Ok(response) => {
-                    let may =
-                        self.repeatable.again(self.tried.len(), outcome, now, self.deadline, &self.inner.spec.retry);
-                    match self.again(may, None, now) {
+                    match self.again(self.may(outcome, now), None, now) {
                         Some(next) => request = next,
                         None => return Ok(Answer { response, source }),
                     }
                     continue;
                 }
-                Err(error) => {
-                    let may = match error.kind {
-                        Kind::Unsendable | Kind::Upload => false,
-                        // Others may have room, and nothing was sent.
-                        Kind::Overloaded => self.tried.len() <= self.inner.spec.retry.attempts,
-                        _ => {
-                            self.repeatable.again(self.tried.len(), outcome, now, self.deadline, &self.inner.spec.retry)
-                        }
-                    };
-                    (may, error)
-                }
+                Err(error) => error,
             };
-            let SendError { kind, cause, never_sent, .. } = kept;
+            let may = match kind {
+                Kind::Unsendable | Kind::Upload => false,
+                // Others may have room, and nothing was sent.
+                Kind::Overloaded => self.tried.len() <= self.inner.spec.retry.attempts,
+                _ => self.may(outcome, now),
+            };
             match self.again(may, never_sent, now) {
                 Some(next) => request = next,
                 None => return Err(failure(kind, cause)),
             }
         }
+    }
+
+    /// Whether another try makes sense after one that ended like this.
+    fn may(&self, last: Outcome, now: Instant) -> bool {
+        self.repeatable.again(self.tried.len(), last, now, self.deadline, &self.inner.spec.retry)
+            && (!last.needs_another() || self.has_another(now))
+    }
+
+    fn has_another(&self, now: Instant) -> bool {
+        self.members.replicas.has_another(now, &self.tried)
     }
 
     /// The request once more, if it may and can be sent once more.
@@ -170,20 +172,22 @@ impl Job<'_> {
         Some(Request::from_parts(self.spare.clone()?, body))
     }
 
-    /// One try or, when the first is slow and hedging is on, two at once of which the first good answer counts.
+    /// One try or, when the first is slow and hedging is on, two at once of which the first good answer counts. The other
+    /// goes on to the head of its answer: were it dropped, a replica that hangs would never be found out.
     async fn attempt(&mut self, mut request: Request<AnyBody>) -> Result<Try, Failure> {
         let first = self.choose()?;
         let span = self.span(&mut request, &first);
         let hedge = self.inner.spec.hedge.filter(|_| self.tried.len() == 1 && self.repeatable.always());
         let Some(patience) = hedge else { return first.ask(request, self.deadline, span).await };
-        let mut first = pin!(first.ask(request, self.deadline, span));
+        let mut first = Box::pin(first.ask(request, self.deadline, span));
         if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
             return done;
         }
-        let Some(mut again) = self.again(true, None, Instant::now()) else { return first.await };
+        let now = Instant::now();
+        let Some(mut again) = self.again(self.has_another(now), None, now) else { return first.await };
         let Ok(second) = self.choose() else { return first.await };
         let span = self.span(&mut again, &second);
-        let mut second = pin!(second.ask(again, self.deadline, span));
+        let mut second = Box::pin(second.ask(again, self.deadline, span));
         let (done, other) = tokio::select! {
             done = &mut first => (done, second),
             done = &mut second => (done, first),
@@ -193,7 +197,14 @@ impl Job<'_> {
                 source.judge(&result, Instant::now());
                 other.await
             }
-            Ok(good) => Ok(good),
+            Ok(good) => {
+                tokio::spawn(async {
+                    if let Ok(Try { source, result }) = other.await {
+                        source.judge(&result, Instant::now());
+                    }
+                });
+                Ok(good)
+            }
             Err(_) => other.await,
         }
     }

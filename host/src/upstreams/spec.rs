@@ -35,7 +35,7 @@ pub struct Spec {
     pub protocol: Protocol,
     /// How long making a connection may take, TLS included.
     pub connect: Duration,
-    /// How long a replica may take to the head of its answer.
+    /// How long a replica may take to the head of its answer: the time of one try.
     pub read: Duration,
     /// How long a connection that nobody uses is kept.
     pub idle: Duration,

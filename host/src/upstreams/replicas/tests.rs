@@ -61,9 +61,11 @@ fn another_one_than_those_that_were_tried() {
         assert_eq!(chosen(&replicas, now, &[]), [0, 1, 2], "{policy}");
         assert_eq!(chosen(&replicas, now, &[1]), [0, 2], "{policy}");
         assert_eq!(chosen(&replicas, now, &[2, 1]), [0], "{policy}");
+        assert!(replicas.has_another(now, &[2, 1]) && !replicas.has_another(now, &[0, 1, 2]));
         assert!(replicas.choose(now, None, 0, &[0, 1, 2]).is_some(), "{policy}: better one of them than none");
         replicas.members[0].replica.health.eject(now, &replicas.spec.ejection);
         assert_eq!(chosen(&replicas, now, &[1, 2]), [1, 2], "{policy}: one that was tried before one that is ejected");
+        assert!(!replicas.has_another(now, &[1, 2]));
     }
     let none = set("", &[], now);
     assert!(none.choose(now, None, 0, &[]).is_none() && none.is_empty());
@@ -265,8 +267,10 @@ replicas.checked(index, passed, now);
                     let usable = if panics { (0..status.len()).collect() } else { usable };
                     let fresh: Vec<_> = usable.iter().filter(|index| !tried.contains(index)).copied().collect();
                     let allowed = if fresh.is_empty() { usable } else { fresh };
+                    let another = replicas.has_another(now, &tried);
                     let chosen = replicas.choose(now, Some(random), random, &tried);
                     prop_assert_eq!(chosen.is_some(), !allowed.is_empty());
+                    prop_assert_eq!(another, allowed.iter().any(|index| !tried.contains(index)));
                     let Some(chosen) = chosen else { continue };
                     prop_assert!(allowed.contains(&chosen.index), "{} of {allowed:?}", chosen.index);
                     prop_assert_eq!(chosen.news.is_some(), panics != panicked);

@@ -18,8 +18,8 @@ fn again(method: &Method, replayable: bool, last: Outcome) -> bool {
 fn by_method_body_and_outcome() {
     let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE];
     let others = [Method::POST, Method::PATCH, Method::CONNECT, Method::from_bytes(b"MOVE").unwrap()];
-    let hopeful = [Outcome::Reset, Outcome::Closed, answered(502), answered(503), answered(504)];
-    let final_ones = [Outcome::TimedOut, answered(200), answered(404), answered(429), answered(500), answered(501)];
+    let hopeful = [Outcome::Reset, Outcome::Closed, Outcome::TimedOut, answered(502), answered(503), answered(504)];
+    let final_ones = [answered(200), answered(404), answered(429), answered(500), answered(501)];
     for method in idempotent.iter().chain(&others) {
         for replayable in [true, false] {
             let repeatable = idempotent.contains(method) && replayable;
@@ -44,6 +44,8 @@ fn within_attempts_and_deadline() {
     let later = start + Duration::from_secs(1);
     let tries = |tries| get.again(tries, Outcome::Unconnected, start, later, &retry);
     assert_eq!([1, 2, 3].map(tries), [true, true, false], "two after the first");
+    let late = |tries| get.again(tries, Outcome::TimedOut, start, later, &retry);
+    assert_eq!([1, 2].map(late), [true, false], "a second time-out is not the replica's");
     assert!(!get.again(1, Outcome::Unconnected, later, later, &retry), "nobody waits any more");
     assert!(!get.again(1, Outcome::Unconnected, start, later, &Retry { attempts: 0, ..retry }));
 }

@@ -65,8 +65,9 @@ pub const KEYS: &[Key<Spec>] = &[
     },
     Key {
         name: "read",
-        default: "30s",
-        help: "how long a replica may take to the head of its answer",
+        default: "10s",
+        help: "how long a replica may take to the head of its answer; then another one is asked, if the request may be \
+               repeated",
         set: |s, text| duration(text, MS..=DAY).map(|value| s.read = value),
     },
     Key {

@@ -17,7 +17,7 @@ fn every_default_could_be_written() {
     assert_eq!(spec, Spec::defaults());
     // Those that an operator would notice first.
     assert_eq!((spec.policy, spec.protocol, spec.host), (Policy::LeastInFlight, Protocol::Auto, HostName::Auto));
-    assert_eq!((spec.connect, spec.read), (Duration::from_secs(1), Duration::from_secs(30)));
+    assert_eq!((spec.connect, spec.read), (Duration::from_secs(1), Duration::from_secs(10)));
     assert_eq!((spec.health.path.clone(), spec.hedge, spec.upgrade), (None, None, false));
     assert_eq!((spec.panic, spec.slow_start), (Percent(50), Duration::ZERO));
     assert_eq!(spec.retry, Retry { attempts: 2, budget: Percent(20), minimum: 10 });

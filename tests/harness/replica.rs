@@ -13,11 +13,17 @@ use tokio::task::AbortHandle;
 /// For the first half to be on its way.
 const PAUSE: Duration = Duration::from_millis(200);
 
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+const SWITCHED: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\nx-replica: one\r\n\r\n";
+
 /// How a replica answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Habit {
     /// With its name.
     Name,
+    /// With its name, after so many milliseconds.
+    Late(u64),
     /// With the request as it came.
     Describe,
     /// With the body, part by part.
@@ -44,6 +50,8 @@ pub(crate) enum Habit {
     Rubbish,
     /// By becoming an echo of bytes, if it is asked to.
     Switch,
+    /// By becoming a source of bytes that never ends.
+    Pour,
     /// It takes no connections, and closes those it has.
     Refuse,
 }
@@ -53,6 +61,8 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     /// Its health check fails.
     pub(crate) sick: Arc<AtomicBool>,
+    /// The answer to its health check never ends.
+    pub(crate) chatty: Arc<AtomicBool>,
     shared: Arc<Shared>,
     serving: Mutex<Option<AbortHandle>>,
 }
@@ -61,7 +71,9 @@ struct Shared {
     name: &'static str,
     habit: Mutex<Habit>,
     hits: AtomicUsize,
+    checks: AtomicUsize,
     sick: Arc<AtomicBool>,
+    chatty: Arc<AtomicBool>,
     /// Connections, so that they can be cut.
     connections: Mutex<Vec<AbortHandle>>,
 }
@@ -70,11 +82,18 @@ impl Replica {
     pub(crate) async fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (sick, connections) = (Arc::<AtomicBool>::default(), Mutex::default());
-        let (habit, hits) = (Mutex::new(Habit::Name), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { name, habit, hits, sick: Arc::clone(&sick), connections });
+        let (sick, chatty) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let shared = Arc::new(Shared {
+            name,
+            habit: Mutex::new(Habit::Name),
+            hits: AtomicUsize::new(0),
+            checks: AtomicUsize::new(0),
+            sick: Arc::clone(&sick),
+            chatty: Arc::clone(&chatty),
+            connections: Mutex::default(),
+        });
         let serving = Mutex::new(Some(tokio::spawn(serve(listener, Arc::clone(&shared))).abort_handle()));
-        Self { address, sick, shared, serving }
+        Self { address, sick, chatty, shared, serving }
     }
 
     /// Behaves like this from the next request on.
@@ -95,6 +114,11 @@ impl Replica {
     /// Requests that reached it, without checks of its health.
     pub(crate) fn hits(&self) -> usize {
         self.shared.hits.load(Relaxed)
+    }
+
+    /// Checks of its health that it was asked for.
+    pub(crate) fn checks(&self) -> usize {
+        self.shared.checks.load(Relaxed)
     }
 }
 
@@ -119,6 +143,15 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
     loop {
         let head = head(&mut from, &mut kept).await?;
         if head.starts_with("GET /healthy ") {
+            shared.checks.fetch_add(1, Relaxed);
+            if shared.chatty.load(Relaxed) {
+                to.write_all(CHUNKED.as_bytes()).await.ok()?;
+                let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+                loop {
+                    to.write_all(&chunk).await.ok()?;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
             let status = if shared.sick.load(Relaxed) { 500 } else { 200 };
             to.write_all(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.ok()?;
             continue;
@@ -139,10 +172,13 @@ async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWri
             "HTTP/1.1 200 OK\r\nx-replica: {name}\r\nkeep-alive: timeout=5\r\ncontent-length: {length}\r\n\r\n{body}"
         )
     };
-    const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     match habit {
         Habit::Name => {
             body.whole().await?;
+            to.write_all(whole(name).as_bytes()).await.ok()
+        }
+        Habit::Late(millis) => {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
             to.write_all(whole(name).as_bytes()).await.ok()
         }
         Habit::Describe => {
@@ -171,15 +207,24 @@ async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWri
             if !head.contains("connection: upgrade\r\n") || !head.contains("upgrade: echo\r\n") {
                 return to.write_all(whole("not asked to switch").as_bytes()).await.ok();
             }
-            let said =
-                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\nx-replica: one\r\n\r\n";
-            to.write_all(said.as_bytes()).await.ok()?;
+            to.write_all(SWITCHED.as_bytes()).await.ok()?;
             let mut bytes = [0; 1024];
             loop {
                 match body.from.read(&mut bytes).await {
                     Ok(0) | Err(_) => return None,
                     Ok(read) => to.write_all(&bytes[..read]).await.ok()?,
                 }
+            }
+        }
+        Habit::Pour => {
+            to.write_all(SWITCHED.as_bytes()).await.ok()?;
+            let mut bytes = [0; 1024];
+            loop {
+                // What it hears does not stop it, but the end does.
+                tokio::select! {
+                    read = body.from.read(&mut bytes) => read.ok().filter(|read| *read > 0)?,
+                    written = to.write(&[b'x'; 0x10000]) => written.ok()?,
+                };
             }
         }
         Habit::Close | Habit::Refuse => {

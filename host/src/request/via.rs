@@ -1,0 +1,125 @@
+//! Which gateways a request has passed, as `Via` says (RFC 9110, 7.6.3): this host adds itself to what it passes on to
+//! replicas, and knows a request again that leads back to it.
+
+use http::header::{self, Entry, HeaderValue};
+use http::{Request, Version};
+
+use crate::error::RequestError;
+use crate::ids::Ids;
+
+/// What this host is called in `Via`: a name that no other has, and that says nothing about it.
+pub struct Via {
+    name: String,
+    /// What it adds to a request that came by HTTP/1.1, by HTTP/1.0, and by HTTP/2.
+    values: [HeaderValue; 3],
+}
+
+impl Via {
+    /// A host that is called `lodge-` and this number.
+    fn new(number: u32) -> Self {
+        let name = format!("lodge-{number:08x}");
+        let value = |version| {
+            let text = format!("{version} {name}");
+            // Letters, digits and a hyphen are always a header value.
+            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1.1 lodge"))
+        };
+        Self { values: ["1.1", "1.0", "2.0"].map(value), name }
+    }
+
+    /// Adds this host to the ones that a request has passed.
+    ///
+    /// # Errors
+    /// When it has passed this host more than `limit` times already: it would most likely never end.
+    pub fn pass<B>(&self, request: &mut Request<B>, limit: usize) -> Result<(), RequestError> {
+        let [one, zero, two] = &self.values;
+        let value = match request.version() {
+            Version::HTTP_2 => two,
+            Version::HTTP_10 => zero,
+            _ => one,
+        };
+        match request.headers_mut().entry(header::VIA) {
+            Entry::Vacant(none) => drop(none.insert(value.clone())),
+            Entry::Occupied(lines) if lines.iter().map(|line| self.times(line)).sum::<usize>() > limit => {
+                return Err(RequestError::CallDepth);
+            }
+            Entry::Occupied(mut lines) => lines.append(value.clone()),
+        }
+        Ok(())
+    }
+
+    /// How often this host is in one line: `1.1 front, HTTP/2.0 lodge-5eed5eed (words)`.
+    fn times(&self, line: &HeaderValue) -> usize {
+        line.as_bytes().split(|byte| *byte == b',').filter(|hop| self.is(hop)).count()
+    }
+
+    fn is(&self, hop: &[u8]) -> bool {
+        let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(self.name.as_bytes()))
+    }
+}
+
+impl Default for Via {
+    fn default() -> Self {
+        Self::new(Ids::new().span() as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What of a request with these lines of `Via` is passed on, if it may be.
+    fn passed(version: Version, lines: &[&'static str], limit: usize) -> Option<Vec<String>> {
+        let mut request = Request::new(());
+        *request.version_mut() = version;
+        for line in lines {
+            request.headers_mut().append(header::VIA, HeaderValue::from_static(line));
+        }
+        let result = Via::new(0x5eed).pass(&mut request, limit);
+        let lines = request.headers().get_all(header::VIA).iter().map(|line| line.to_str().unwrap_or("?").to_owned());
+        match result {
+            Ok(()) => Some(lines.collect()),
+            Err(RequestError::CallDepth) => None,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn it_adds_itself_with_the_version_that_came() {
+        let own = |version, lines: &[&'static str]| passed(version, lines, 0).unwrap();
+        assert_eq!(own(Version::HTTP_11, &[]), ["1.1 lodge-00005eed"]);
+        assert_eq!(own(Version::HTTP_10, &[]), ["1.0 lodge-00005eed"]);
+        assert_eq!(own(Version::HTTP_2, &["1.1 a, 1.0 b", "2 c"]), ["1.1 a, 1.0 b", "2 c", "2.0 lodge-00005eed"]);
+    }
+
+    #[test]
+    fn it_counts_itself_wherever_it_is() {
+        let times =
+            |lines: &[&'static str]| (0..9).find(|limit| passed(Version::HTTP_11, lines, *limit).is_some()).unwrap();
+        assert_eq!(times(&["1.1 lodge-00005eed"]), 1);
+        assert_eq!(times(&["1.0 fred, 1.1 lodge-00005eed,HTTP/2.0\tLODGE-00005EED (by night) ,1.1 lodge-00005eed"]), 3);
+        assert_eq!(times(&["1.1 lodge-00005eed", "1.1 front", "1.1 x, 2.0 lodge-00005eed"]), 2);
+        // Bytes of whoever else was there hide nothing.
+        let mut request = Request::new(());
+        let line = HeaderValue::from_bytes(b"1.1 caf\xe9, 1.1 lodge-00005eed").unwrap();
+        request.headers_mut().append(header::VIA, line);
+        assert!(Via::new(0x5eed).pass(&mut request, 0).is_err());
+    }
+
+    #[test]
+    fn others_are_not_it() {
+        let others = [
+            "1.1 lodge-0000beef",
+            "1.1 lodge-00005eed0",
+            "lodge-00005eed",
+            "lodge-00005eed 1.1",
+            "1.1 a (lodge-00005eed)",
+            ", ,,",
+            "",
+        ];
+        for line in others {
+            assert!(passed(Version::HTTP_11, &[line], 0).is_some(), "{line}");
+        }
+        assert_ne!(Via::default().name, Via::default().name);
+    }
+}

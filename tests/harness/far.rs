@@ -1,0 +1,41 @@
+//! A host whose service `far` is elsewhere.
+
+use std::collections::BTreeMap;
+
+use super::{Replica, Setup, TestHost, host, within};
+
+/// A host with the service `far` at these replicas, and more lines in its manifest.
+pub(crate) fn before(replicas: &[&Replica], more: &str) -> Setup {
+    host(&[]).manifest("far", &manifest(replicas, more))
+}
+
+/// The manifest of a service at these replicas.
+pub(crate) fn manifest(replicas: &[&Replica], more: &str) -> String {
+    let replicas: Vec<_> = replicas.iter().map(|replica| format!("'http://{}'", replica.address)).collect();
+    format!("[upstream]\nreplicas = [{}]\n{more}", replicas.join(", "))
+}
+
+/// Who answered how many of these requests; all must succeed.
+pub(crate) async fn answered(host: &TestHost, requests: usize) -> BTreeMap<String, usize> {
+    let (mut client, mut counts) = (host.connect().await, BTreeMap::new());
+    for _ in 0..requests {
+        let answer = within(client.get("/far")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        *counts.entry(answer.text()).or_default() += 1;
+    }
+    counts
+}
+
+/// What the host thinks of one of them.
+pub(crate) fn state(host: &TestHost, replica: &Replica) -> &'static str {
+    let snapshot = host.current.snapshot();
+    let upstream = snapshot.target("far").unwrap().backend.upstream().expect("far is elsewhere");
+    let url = format!("http://{}", replica.address);
+    upstream.replicas().into_iter().find(|seen| seen.url == url).expect("it is one").state
+}
+
+/// How many replicas it has; none when it is a component.
+pub(crate) fn count(host: &TestHost) -> usize {
+    let snapshot = host.current.snapshot();
+    snapshot.target("far").unwrap().backend.upstream().map_or(0, |upstream| upstream.replicas().len())
+}
