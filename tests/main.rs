@@ -29,6 +29,7 @@ mod failures;
 mod fairness;
 mod files;
 mod flow;
+mod grants;
 mod grpc;
 mod habits;
 mod http;
