@@ -9,18 +9,14 @@
 )]
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
 use lodge::admission::{Admission, Asked, Commons, Concurrency};
 use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
@@ -28,8 +24,6 @@ use lodge::guests::compile::Compiler;
 use lodge::guests::guest::Guest;
 use lodge::guests::load::{Scanner, State};
 use lodge::guests::manifest::Manifest;
-use lodge::host::Host;
-use lodge::logs::Logs;
 use lodge::request::instance::Instance;
 use lodge::request::route::{Pattern, Route, Router};
 
@@ -142,83 +136,5 @@ fn sandbox(c: &mut Criterion) {
     }
 }
 
-/// A host with two guests that ask `users`, by either way, and a connection to it.
-async fn calling() -> (SocketAddr, SendRequest<Empty<Bytes>>) {
-    let mut build = Command::new(env!("CARGO"));
-    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args([
-        "build",
-        "--target",
-        "wasm32-wasip2",
-        "--profile",
-        "guest",
-        "-p",
-        "caller",
-        "-p",
-        "caller3",
-        "-p",
-        "users",
-    ]);
-    assert!(build.status().unwrap().success(), "the guests do not build");
-    let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).unwrap().join("wasm32-wasip2/guest");
-    // Left behind: the host serves it to the end.
-    let directory = tempfile::tempdir().unwrap().keep();
-    let warm = "isolation = 'service'\n";
-    let grants = "calls = '*'\nhttp = ['http://127.0.0.1:*']\n";
-    for (name, text) in [("caller", grants), ("caller3", grants), ("users", "")] {
-        let file = format!("{name}.wasm");
-        std::fs::copy(target.join(&file), directory.join(&file)).unwrap();
-        let rate = "[limits]\noutgoing_rate = 1000000\n";
-        std::fs::write(directory.join(format!("{name}.toml")), format!("{warm}{text}{rate}")).unwrap();
-    }
-    let settings = [
-        ("guests", directory.display().to_string()),
-        ("listen", "127.0.0.1:0".into()),
-        ("admin", "off".into()),
-        ("cache.directory", "off".into()),
-    ];
-    let settings = settings.map(|(name, text)| (name.into(), text)).into();
-    let config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
-    let host = Host::bind(config.clone(), Logs::detached(&config)).await.unwrap();
-    let (address, current) = (host.address().unwrap(), host.current());
-    tokio::spawn(host.run(std::future::pending()));
-    while !current.snapshot().complete {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    (address, sender)
-}
-
-/// Calls of a request; what one costs is a twentieth of what the request takes longer than without any.
-const CALLS: usize = 20;
-
-fn calls(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (address, mut sender) = runtime.block_on(calling());
-    let (inside, outside) = ("http://users.internal/users/1".to_owned(), format!("http://{address}/users/1"));
-    for (caller, version) in [("caller", "0.2"), ("caller3", "0.3")] {
-        for (times, way, to) in [
-            (0, "no call", &inside),
-            (CALLS, "20 calls in-process", &inside),
-            (CALLS, "20 calls over loopback", &outside),
-        ] {
-            let path = format!("/{caller}");
-            c.bench_function(&format!("a request with {way}, {version}"), |b| {
-                b.iter(|| {
-                    let request = Request::get(&path).header("host", "localhost").header("x-to", to);
-                    let request = request.header("x-times", times).body(Empty::new()).unwrap();
-                    let answer = runtime.block_on(async {
-                        sender.ready().await.unwrap();
-                        sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes()
-                    });
-                    assert_eq!(answer, (times * 23).to_string());
-                });
-            });
-        }
-    }
-}
-
-criterion_group!(path, route, admit, sandbox, calls);
+criterion_group!(path, route, admit, sandbox);
 criterion_main!(path);

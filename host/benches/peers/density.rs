@@ -45,7 +45,7 @@ pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
     let start = |directory: &std::path::Path, path: &str| {
         let at = free();
         let began = Instant::now();
-        let target = Target { address: at, path: path.into() };
+        let target = Target::new(at, path);
         let command = servers::lodge(directory, &bench.cache(), at);
         (Server::start(command, &target, None).expect("Lodge"), began.elapsed())
     };
@@ -81,7 +81,7 @@ pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
     let at = free();
     let mut command = servers::lodge(&many, &bench.cache(), at);
     command.args(["--engine-idle-unload", "2s"]);
-    let among = Server::start(command, &Target { address: at, path: last }, None).expect("Lodge");
+    let among = Server::start(command, &Target::new(at, last), None).expect("Lodge");
     std::thread::sleep(Duration::from_secs(6));
     let unloaded = among.rss().saturating_sub(alone.rss()) / (services as u64 - 1).max(1);
     let reload = median((0..services.min(100)).map(|n| {

@@ -34,7 +34,7 @@ pub(crate) fn measure(bench: &Bench, core: Option<usize>) -> Fairness {
         std::fs::write(directory.join(format!("{name}.wasm")), &spin).unwrap();
     }
     let at = free();
-    let hello = Target { address: at, path: "/hello".into() };
+    let hello = Target::new(at, "/hello");
     let server = Server::start(servers::lodge(&directory, &bench.cache(), at), &hello, core).expect("Lodge");
     std::thread::sleep(Duration::from_secs(1));
     let p99 = |hogs: &[String]| {

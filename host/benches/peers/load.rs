@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) path: String,
+    /// More lines of the head.
+    pub(crate) headers: String,
 }
 
 /// Connections of [`closed`].
@@ -21,8 +23,18 @@ const CONNECTIONS: usize = 32;
 const PACED: usize = 8;
 
 impl Target {
+    pub(crate) fn new(address: SocketAddr, path: impl Into<String>) -> Self {
+        Self { address, path: path.into(), headers: String::new() }
+    }
+
+    /// The same with a header.
+    pub(crate) fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+        self.headers += &format!("{name}: {value}\r\n");
+        self
+    }
+
     fn request(&self) -> Vec<u8> {
-        format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", self.path, self.address).into_bytes()
+        format!("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.path, self.address, self.headers).into_bytes()
     }
 
     /// The status of one request on a connection of its own.

@@ -16,6 +16,7 @@
     reason = "a benchmark ends at the first thing that is wrong, and blocks its own threads"
 )]
 
+mod calls;
 mod density;
 mod fairness;
 mod load;
@@ -73,7 +74,7 @@ fn main() {
                 .long("only")
                 .help("parts to run")
                 .value_delimiter(',')
-                .default_value("requests,seen,proxies,overload,fairness,density"),
+                .default_value("requests,seen,calls,proxies,overload,fairness,density"),
         )
         .arg(
             Arg::new("rounds")
@@ -124,6 +125,7 @@ fn main() {
                 }
             }
             "seen" => println!("{}", report::seen(&seen::measure(&bench))),
+            "calls" => println!("{}", report::calls(&calls::measure(&bench))),
             "proxies" => println!("{}", report::proxies(&proxies::measure(&bench))),
             "overload" => println!("{}", report::overload(&overload::measure(&bench))),
             "fairness" => {
@@ -137,7 +139,9 @@ fn main() {
                 println!("{}", report::density(&density::measure(&bench, services)));
             }
             other => {
-                panic!("there is no part `{other}`; there are requests, seen, proxies, overload, fairness and density")
+                panic!(
+                    "there is no part `{other}`; there are requests, seen, calls, proxies, overload, fairness and density"
+                )
             }
         }
     }
@@ -161,7 +165,9 @@ fn build() -> PathBuf {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(root).args(["build", "--target", "wasm32-wasip2", "--profile", "guest"]);
-    build.args(["-p", "hello", "-p", "deaf", "-p", "version", "-p", "spin"]);
+    build.args([
+        "-p", "hello", "-p", "deaf", "-p", "version", "-p", "spin", "-p", "caller", "-p", "caller3", "-p", "users",
+    ]);
     assert!(build.status().expect("cargo runs").success(), "the guests do not build");
     // .../target/release/lodge → .../target
     let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).expect("target/profile/lodge");

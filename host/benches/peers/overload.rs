@@ -28,7 +28,7 @@ pub(crate) fn measure(bench: &Bench) -> Overload {
     let manifest = format!("[rate]\nlimit = '{LIMIT}/s'\nburst = {BURST}\nby = 'service'\n");
     let directory = bench.directory("limited", &[("hello.wasm", &wasm), ("hello.toml", manifest.as_bytes())]);
     let at = free();
-    let target = Target { address: at, path: "/hello".into() };
+    let target = Target::new(at, "/hello");
     let _server = Server::start(servers::lodge(&directory, &bench.cache(), at), &target, None).expect("Lodge");
     let rounds: Vec<_> = (1..=bench.rounds)
         .map(|round| {

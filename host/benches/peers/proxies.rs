@@ -30,19 +30,16 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
         .map(|_| {
             let address = free();
             let command = itself("hyper", address, &[]);
-            Server::start(command, &Target { address, path: "/".into() }, load_core).expect("a replica")
+            Server::start(command, &Target::new(address, "/"), load_core).expect("a replica")
         })
         .collect();
     let addresses: Vec<_> = replicas.iter().map(|replica| replica.address).collect();
     let mut started = Vec::new();
-    let mut add = |name, command: Command, address| match Server::start(
-        command,
-        &Target { address, path: "/hello".into() },
-        server_core,
-    ) {
-        Ok(server) => started.push((name, server)),
-        Err(error) => progress(format_args!("left out: {error}")),
-    };
+    let mut add =
+        |name, command: Command, address| match Server::start(command, &Target::new(address, "/hello"), server_core) {
+            Ok(server) => started.push((name, server)),
+            Err(error) => progress(format_args!("left out: {error}")),
+        };
     let scratch = bench.scratch.path();
     if let Some(program) = daemon("nginx") {
         let at = free();

@@ -8,7 +8,7 @@ use super::density::Density;
 use super::fairness::Fairness;
 use super::overload::Overload;
 use super::requests::{Kind, Row};
-use super::{proxies, seen};
+use super::{calls, proxies, seen};
 
 /// (what, of which rows, at most)
 const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
@@ -119,6 +119,18 @@ pub(crate) fn seen(rows: &[seen::Row]) -> String {
     for row in rows {
         let (cpu, p99) = (micros(row.cpu), micros(row.p99));
         let _ = writeln!(text, "| {} | {cpu:.1} | {:.2} | {p99:.0} | {:.2} |", row.name, row.cpu_ratio, row.p99_ratio);
+    }
+    text
+}
+
+/// The table of calls between services.
+pub(crate) fn calls(rows: &[calls::Row]) -> String {
+    let mut text = String::from(
+        "| a call to another service | CPU µs/call | to the same over loopback | p50 µs |\n|---|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+        let _ = writeln!(text, "| {} | {:.1} | {ratio} | {:.0} |", row.name, micros(row.cpu), micros(row.p50));
     }
     text
 }

@@ -101,7 +101,7 @@ fn start(bench: &Bench, core: Option<usize>) -> Vec<Started> {
     let mut started: Vec<Started> = Vec::new();
     let mut add = |rows: &[(&'static str, Kind, &'static str)], command: std::process::Command, address| {
         progress(format_args!("starting {}", rows[0].0));
-        match Server::start(command, &Target { address, path: rows[0].2.into() }, core) {
+        match Server::start(command, &Target::new(address, rows[0].2), core) {
             Ok(server) => started.push((server, rows.to_vec())),
             Err(error) => progress(format_args!("left out: {error}")),
         }

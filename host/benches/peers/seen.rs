@@ -26,7 +26,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let directory = bench.directory("seen", &[("hello.wasm", &wasm)]);
     let (collector, nobody) = (free(), free());
     let takes = itself("collector", collector, &[]);
-    let _collector = Server::start(takes, &Target { address: collector, path: "/".into() }, load_core);
+    let _collector = Server::start(takes, &Target::new(collector, "/"), load_core);
     let (collector, nobody) = (format!("http://{collector}"), format!("http://{nobody}"));
     let line = ["--log-requests", "on", "--log-format", "json"];
     let traced = |endpoint: &str, sample: &str| {
@@ -48,7 +48,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
             let at = free();
             let mut command = servers::lodge(&directory, &bench.cache(), at);
             command.args(arguments);
-            Server::start(command, &Target { address: at, path: "/hello".into() }, server_core).expect("Lodge")
+            Server::start(command, &Target::new(at, "/hello"), server_core).expect("Lodge")
         })
         .collect();
     let rounds: Vec<Vec<(f64, f64)>> = (1..=bench.rounds)

@@ -71,7 +71,7 @@ impl Server {
 
     /// The same server at another path.
     pub(crate) fn at(&self, path: &str) -> Target {
-        Target { address: self.address, path: path.into() }
+        Target::new(self.address, path)
     }
 
     /// Keeps all its threads on one core from now on.
