@@ -44,7 +44,7 @@ pub struct Sandbox {
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
     /// Something that the guest has sent for the current request was denied.
-    pub denied: AtomicBool,
+    denied: AtomicBool,
     /// Bodies of answers to what the guest has sent, which are held by someone.
     answers_held: AtomicUsize,
     /// Which version of it.
@@ -164,14 +164,30 @@ impl Sandbox {
         lock(&self.errand).clone()
     }
 
+    /// Something that the guest has sent on this errand was denied. One that it was on before is over.
+    pub fn deny(&self, errand: &Errand) {
+        let current = lock(&self.errand).as_ref().is_some_and(|now| Arc::ptr_eq(&now.request_id, &errand.request_id));
+        self.denied.fetch_or(current, Relaxed);
+    }
+
     /// Has what the guest sends run beside it. `depth` calls led to the guest.
     pub(super) fn send(&self, depth: usize, sending: Sending) -> impl Future<Output = Sent> + Send + use<> {
         self.outbox.put(depth, sending)
     }
 
-    /// Gives what the guest has sent a first turn. Whether any of it is answered already, and the guest can go on.
+    /// Gives what the guest has sent its first turn. Whether something is answered already, and the guest can go on.
     pub fn run_sent(&self, cx: &mut Context<'_>) -> bool {
         self.outbox.run(cx)
+    }
+
+    /// The guest has ended, and is not kept by what it has sent.
+    pub fn part_from_sent(&self) {
+        self.outbox.part();
+    }
+
+    /// Nobody drives the guest any more; what it has sent knows it, and would keep it for ever.
+    pub fn forget_sent(&self) {
+        self.outbox.clear();
     }
 
     /// The body of an answer to what the guest has sent is held, for as long as this is.
@@ -259,6 +275,11 @@ impl CpuMeter {
         self.used.store(0, Relaxed);
         self.hot.store(false, Relaxed);
         self.preempted.store(false, Relaxed);
+    }
+
+    /// Ticks since the host has begun.
+    pub fn ticks(&self) -> u64 {
+        self.clock.now()
     }
 
     /// Guest code is about to run on this thread.

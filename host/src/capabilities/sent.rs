@@ -3,13 +3,13 @@
 //!
 //! Not where it was sent: wasmtime cannot drive a Store inside of another's event loop, and a caller must not pay for the
 //! CPU time of its callee. Nor by a task from the start: most callees need not wait for anything, and have answered before
-//! a scheduler would have looked at them, or have woken another thread to do so. One that waits gets a task of its own, so
-//! that the callees of one guest work side by side.
+//! a scheduler would have looked at them, or have woken another thread to do so. One that waits gets a task of its own, and
+//! so do all but one of those that were sent together: callees of one guest work side by side.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::Error;
@@ -20,11 +20,15 @@ use super::sandbox::lock;
 /// Calls that lead to calls which are run on one stack; what is deeper has a task from the start.
 const NESTED: usize = 4;
 
-/// What one guest has sent and nobody has run yet. Bounded by the handles that it may hold (`limits.resources`).
+/// What waits until the guest stops. It may drop what it has sent, so its handles are no bound; more have tasks at once.
+const WAITING: usize = 64;
+
+/// What one guest has sent and nobody has run yet.
 #[derive(Default)]
 pub(super) struct Outbox(Mutex<VecDeque<Running>>);
 
-type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Tells at its end whether somebody still waited for the answer.
+type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl Outbox {
     /// Has `sending`, for a guest that so many calls led to, run beside it. Whoever drops the answer takes it back.
@@ -33,38 +37,52 @@ impl Outbox {
         let running = Box::pin(async move {
             let sent = tokio::select! {
                 biased;
-                () = answer.closed() => return,
+                () = answer.closed() => return false,
                 sent = Box::into_pin(sending) => sent,
             };
-            // Nobody waits for it any more.
-            let _dropped = answer.send(sent);
+            answer.send(sent).is_ok()
         });
-        if depth < NESTED {
-            lock(&self.0).push_back(running);
+        let mut waiting = lock(&self.0);
+        if depth < NESTED && waiting.len() < WAITING {
+            waiting.push_back(running);
         } else {
-            tokio::spawn(running);
+            drop(tokio::spawn(running));
         }
         // It ends without an answer only when the host does.
         async move { answered.await.unwrap_or(Err(Error::ConnectionTerminated)) }
     }
 
-    /// Gives what the guest has sent a first turn. Whether any of it is answered already, and the guest can go on.
+    /// Gives what the guest has sent its first turn. Whether something is answered already, and the guest can go on.
     pub(super) fn run(&self, cx: &mut Context<'_>) -> bool {
-        let next = || lock(&self.0).pop_front();
-        let mut answered = false;
-        while let Some(mut running) = next() {
-            if running.as_mut().poll(cx).is_ready() {
-                answered = true;
-            } else {
-                tokio::spawn(running);
+        let mut waiting = lock(&self.0);
+        let Some(mut last) = waiting.pop_back() else { return false };
+        waiting.drain(..).for_each(|running| drop(tokio::spawn(running)));
+        drop(waiting);
+        match last.as_mut().poll(cx) {
+            Poll::Ready(answered) => answered,
+            Poll::Pending => {
+                tokio::spawn(last);
+                false
             }
         }
-        answered
+    }
+
+    /// The guest has ended: what it has sent goes on as tasks, for as long as somebody holds the answers.
+    pub(super) fn part(&self) {
+        lock(&self.0).drain(..).for_each(|running| drop(tokio::spawn(running)));
+    }
+
+    /// Nobody drives the guest any more.
+    pub(super) fn clear(&self) {
+        let dropped = std::mem::take(&mut *lock(&self.0));
+        drop(dropped);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::time::Duration;
 
     use bytes::Bytes;
@@ -92,6 +110,35 @@ mod tests {
         assert!(!run(&outbox).await, "it is run once");
         assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks);
         assert!(asked.await.is_ok());
+    }
+
+    /// However much was sent together, this thread is kept for one of it only, and the rest is for whoever has time.
+    #[tokio::test]
+    async fn one_is_run_here_and_the_rest_elsewhere() {
+        let (outbox, ran) = (Outbox::default(), Arc::<AtomicUsize>::default());
+        let counts = || {
+            let ran = Arc::clone(&ran);
+            Box::new(async move {
+                ran.fetch_add(1, Relaxed);
+                answer()
+            })
+        };
+        let asked: Vec<_> = (0..3 * WAITING).map(|_| outbox.put(0, counts())).collect();
+        assert_eq!(lock(&outbox.0).len(), WAITING, "the rest has tasks");
+        assert!(run(&outbox).await);
+        assert_eq!(ran.load(Relaxed), 1);
+        for asked in asked {
+            assert!(asked.await.is_ok());
+        }
+        assert_eq!(ran.load(Relaxed), 3 * WAITING);
+    }
+
+    /// It would keep a guest that only sends from ever giving its thread back.
+    #[tokio::test]
+    async fn what_nobody_waits_for_lets_nobody_go_on() {
+        let outbox = Outbox::default();
+        drop(outbox.put(0, Box::new(async { answer() })));
+        assert!(!run(&outbox).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,5 @@
 //! What the guests of one service may send, and what they have under way.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
@@ -82,7 +81,7 @@ impl Account {
 
     /// Not sent, and the operator is told what would allow it.
     fn deny(&self, (sandbox, errand): (&Sandbox, &Errand), what: &str, line: &str, why: Error) -> Error {
-        sandbox.denied.store(true, Relaxed);
+        sandbox.deny(errand);
         let Some(unsaid) = lock(&self.denials).say(Instant::now()) else { return why };
         let (service, request_id) = (&*self.service.name, &*errand.request_id);
         let unsaid = (unsaid > 0).then_some(unsaid);

@@ -102,14 +102,23 @@ impl Work {
     /// # Errors
     /// When it is done, stopped, or reports an error instead.
     async fn head(&mut self, sandbox: &Sandbox) -> Result<http::Response<WasiBody>, RequestError> {
-        let answered = poll_fn(|cx| match self.poll(cx) {
-            Poll::Ready(Err(stop)) => Poll::Ready(Err(stop)),
-            polled => match lock(&sandbox.head).take() {
-                Some(answered) => Poll::Ready(Ok(Some(answered))),
-                None => polled.map_ok(|()| None),
-            },
+        let answered = poll_fn(|cx| {
+            let polled = self.poll(cx);
+            let head = lock(&sandbox.head).take();
+            match polled {
+                // A head that comes too late is let go: its body would hold the sandbox, and the sandbox the head.
+                Poll::Ready(Err(stop)) => Poll::Ready(Err(stop)),
+                polled => match head {
+                    Some(answered) => Poll::Ready(Ok(Some(answered))),
+                    None => polled.map_ok(|()| None),
+                },
+            }
         });
-        match answered.await? {
+        let answered = answered.await?;
+        if let Self::Running(running) = self {
+            running.answered();
+        }
+        match answered {
             Some(Ok(response)) => Ok(response),
             Some(Err(code)) => Err(RequestError::Guest(code)),
             None => Err(self.failure().unwrap_or(RequestError::NoAnswer)),

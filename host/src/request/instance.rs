@@ -31,9 +31,6 @@ use crate::turns::{Hog, Turn};
 /// Frames of a guest's backtrace that are kept.
 const FRAMES: usize = 32;
 
-/// Answers to what it has sent that a guest may have one after another, until others have a turn on its thread.
-const ROUNDS: usize = 32;
-
 /// One Store with one instance in it. Memory, table, stack, CPU and wall limits are set before guest code runs.
 pub struct Instance {
     store: Store<Ctx>,
@@ -237,13 +234,20 @@ pub(super) struct Guarded<F> {
     deadline: Instant,
     /// Registered at the first wait: most answers never wait.
     timer: Option<Pin<Box<Sleep>>>,
+    /// The head of its answer has been taken.
+    answered: bool,
     /// It computes for long, and this is its place in the queue for the next turn.
     hog: Option<(Hog, Option<oneshot::Receiver<Turn>>)>,
 }
 
 impl<F> Guarded<F> {
     pub(super) fn new(future: F, sandbox: Arc<Sandbox>, deadline: Instant) -> Self {
-        Self { future, sandbox, deadline, timer: None, hog: None }
+        Self { future, sandbox, deadline, timer: None, answered: false, hog: None }
+    }
+
+    /// The head of its answer is taken, and goes to its client before the guest has done all that it can.
+    pub(super) fn answered(&mut self) {
+        self.answered = true;
     }
 
     /// Ready when the guest may run: at once unless it is a hog.
@@ -277,22 +281,23 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        for round in 0.. {
+        let begun = this.sandbox.cpu.ticks();
+        loop {
             if let Poll::Ready(turn) = this.poll_turn(cx) {
                 this.sandbox.cpu.enter();
                 let polled = Pin::new(&mut this.future).poll(cx);
                 this.sandbox.cpu.leave();
                 if let Poll::Ready(output) = polled {
-                    this.sandbox.run_sent(cx);
+                    this.sandbox.part_from_sent();
                     return Poll::Ready(Ok(output));
                 }
                 this.rest(turn);
             }
-            if !this.sandbox.run_sent(cx) {
-                break;
-            }
-            if round == ROUNDS {
-                cx.waker().wake_by_ref();
+            // What it waited for is here, and it goes on, but not past a tick, nor while its client waits for what it has made.
+            // It is woken by the answer.
+            let goes_on = this.sandbox.run_sent(cx);
+            let made = this.answered || lock(&this.sandbox.head).is_some();
+            if !goes_on || made || this.sandbox.cpu.ticks() > begun {
                 break;
             }
         }
@@ -304,6 +309,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
 impl<F> Drop for Guarded<F> {
     fn drop(&mut self) {
+        self.sandbox.forget_sent();
         stdio::finish(&self.sandbox);
     }
 }
