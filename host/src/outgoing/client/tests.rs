@@ -188,23 +188,28 @@ async fn causes_are_told_apart() {
     assert!(matches!(failed, Err(Failure::Refused)), "{failed:?}");
 }
 
+/// A server that answers with the head that it gets: its URL, and how many connections it has had.
+async fn answering() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            let service = service_fn(async |request: Request<hyper::body::Incoming>| {
+                let said = format!("{:?}", request.headers());
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(said))))
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (format!("http://127.0.0.1:{port}/"), connections)
+}
+
 /// Connections that idle are in nobody's way, also while their pool is held by a request that nobody answers.
 #[tokio::test]
 async fn idle_connections_make_room() {
-    let answering = async || {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service_fn(async |_: Request<hyper::body::Incoming>| {
-                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("x"))))
-                });
-                let server = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        format!("http://127.0.0.1:{port}/")
-    };
     for slow in [false, true] {
         let (silent, _listener) = mute().await;
         let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
@@ -216,11 +221,38 @@ async fn idle_connections_make_room() {
         }
         // One after another, and three at a time.
         for n in 0..20 {
-            let urls = [answering().await, answering().await, answering().await];
+            let urls = [answering().await.0, answering().await.0, answering().await.0];
             let [one, two, three] = urls.map(|url| ask(&client, &service, url, options));
             let asked = if n % 2 == 0 { (one.await, two.await, three.await) } else { tokio::join!(one, two, three) };
             assert!(matches!(&asked, (Ok(_), Ok(_), Ok(_))), "slow: {slow}, {n}: {asked:?}");
         }
         assert!(client.dial.open() <= 4 * CONNECTIONS);
     }
+}
+
+/// While a request that nobody answers holds the connections of an old pool, those of the new one are used again.
+#[tokio::test]
+async fn a_pool_is_not_begun_for_each_request() {
+    let (silent, _listener) = mute().await;
+    let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
+    let options = RequestOptions::default();
+    let mut slow = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
+    let polled = tokio::time::timeout(Duration::from_millis(50), slow.as_mut()).await;
+    assert!(polled.is_err(), "the server says nothing");
+    while client.dial.open() <= client.kept {
+        ask(&client, &service, answering().await.0, options).await.unwrap();
+    }
+    let (url, connections) = answering().await;
+    for _ in 0..20 {
+        ask(&client, &service, url.clone(), options).await.unwrap();
+    }
+    assert!(client.dial.open() > client.kept, "the old ones are still there");
+    // Two, should a second pass meanwhile.
+    assert!(connections.load(Relaxed) <= 2, "{connections:?} connections for one request after another");
+    // As often as that, and not for ever.
+    let first = lock(&client.pool).begun.unwrap();
+    drop(client.pool(first + PAUSE / 2));
+    assert_eq!(lock(&client.pool).begun, Some(first));
+    drop(client.pool(first + PAUSE));
+    assert_eq!(lock(&client.pool).begun, Some(first + PAUSE));
 }
