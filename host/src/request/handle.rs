@@ -24,7 +24,7 @@ use crate::guests::guest::Guest;
 use crate::guests::manifest::cache::Rules;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
-use crate::responses::Found;
+use crate::responses::{self, Found};
 use crate::traces::{Phase, Tracer};
 
 /// Answers one request, or says why not.
@@ -52,7 +52,7 @@ pub async fn handle<B: RequestBody>(
     }
     fits(&bound.target, &head.headers, &body)?;
     let mut request = Request::from_parts(head, body);
-    let errand = match (&handler.responses, &bound.cached) {
+    let mut errand = match (&handler.responses, &bound.cached) {
         (Some(responses), Some((rules, uri))) => {
             bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
             match responses.look(*rules, uri, &bound.target.backend, &mut request, record).await {
@@ -61,9 +61,10 @@ pub async fn handle<B: RequestBody>(
             }
         }
         (Some(responses), None) if hop.call.is_some() => responses.called(&bound.target.backend, &request),
-        _ => return ask(handler, hop, bound, request, record).await,
+        _ => return ask(handler, hop, bound, request, None, record).await,
     };
-    errand.settle(ask(handler, hop, bound, request, record).await, record)
+    let result = ask(handler, hop, bound, request, Some(&mut errand), record).await;
+    errand.settle(result, record)
 }
 
 /// Has a request answered by its service.
@@ -72,11 +73,13 @@ async fn ask<B: RequestBody>(
     hop: Hop<'_>,
     Bound { target, route, mirror, .. }: Bound,
     request: Request<B>,
+    cached: Option<&mut responses::Errand>,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     record.begins(Phase::Queue);
     let asked = handler.asked(hop, request.headers(), route);
     let permit = target.admission.admit(&asked, record.start()).await?;
+    cached.into_iter().for_each(responses::Errand::begins);
     let client = asked.client();
     let own = record.admitted(&permit) + target.backend.limits().wall;
     let (deadline, depth) = hop.call.map_or((own, 0), |call| (own.min(call.deadline), call.depth));
@@ -85,7 +88,7 @@ async fn ask<B: RequestBody>(
         return run(&handler.tracer, &target, permit, request, client, errand, record).await;
     };
     let (request, copy) = mirror::doubled(request);
-    tokio::spawn(mirror::show(handler.tracer.clone(), version, route, copy, client, errand.clone()));
+    tokio::spawn(mirror::show(version, route, copy, client, errand.clone()));
     run(&handler.tracer, &target, permit, request, client, errand, record).await
 }
 
