@@ -17,6 +17,7 @@ use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
+use super::address::is_public;
 use super::dial::{Dial, Line, Resolver};
 use super::end;
 use super::failure::Failure;
@@ -25,6 +26,7 @@ use crate::capabilities::sandbox::{Errand, lock};
 use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::headers;
+use crate::request::via::Via;
 use crate::service::Service;
 use crate::traces::ClientSpan;
 
@@ -58,6 +60,8 @@ pub(super) struct Client {
     kept: usize,
     places: Arc<Semaphore>,
     quota: Mutex<Quota>,
+    /// For requests that may lead to addresses which are not public.
+    via: Option<Arc<Via>>,
 }
 
 /// Makes connections, with TLS where the scheme says so, within [`CONNECT`].
@@ -108,13 +112,22 @@ impl Kept {
 
 impl Client {
     /// One for what `grants` allows, within `limits`.
-    pub(super) fn new(grants: &Grants, limits: &Limits, resolver: Resolver, tls: ClientConfig) -> Self {
+    pub(super) fn new(grants: &Grants, limits: &Limits, resolver: Resolver, tls: ClientConfig, via: &Arc<Via>) -> Self {
         let dial = Dial::new(resolver, grants, limits.outgoing * CONNECTIONS);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
         let places = Arc::new(Semaphore::new(limits.outgoing));
-        Self { pool: Mutex::new(Kept::new(&connector)), connector, dial, kept: limits.outgoing * KEPT, places, quota }
+        let via = grants.lists_private(is_public).then(|| Arc::clone(via));
+        Self {
+            pool: Mutex::new(Kept::new(&connector)),
+            connector,
+            dial,
+            kept: limits.outgoing * KEPT,
+            places,
+            quota,
+            via,
+        }
     }
 
     /// Sends a request that may be sent, and waits for the head of its answer. The place that it takes is to be held to
@@ -174,6 +187,9 @@ impl Client {
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().remove(header::HOST);
         headers::strip_hop_by_hop(request.headers_mut());
+        if let Some(via) = &self.via {
+            via.tell(request.headers_mut(), errand.depth);
+        }
         if let Some(onward) = &errand.onward {
             outcome.span = onward.sends(&mut request, &outcome.service.name);
         }

@@ -67,7 +67,7 @@ fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
     let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
-    Client::new(&manifest.grants, &manifest.limits, resolver, crate::tls::client(roots).unwrap())
+    Client::new(&manifest.grants, &manifest.limits, resolver, crate::tls::client(roots).unwrap(), &Arc::default())
 }
 
 fn errand() -> Errand {
@@ -255,4 +255,25 @@ async fn a_pool_is_not_begun_for_each_request() {
     assert_eq!(lock(&client.pool).begun, Some(first));
     drop(client.pool(first + PAUSE));
     assert_eq!(lock(&client.pool).begun, Some(first + PAUSE));
+}
+
+/// Where a request may come back by, it says how deep it is; the public world is not told.
+#[tokio::test]
+async fn only_neighbours_are_told_how_deep_it_is() {
+    let (url, _) = answering().await;
+    let service = service();
+    let near = client("['http://127.0.0.1:*']", "", RootCertStore::empty());
+    let deep = Errand { depth: 2, ..errand() };
+    let body = || Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::get(&url).header("via", "1.1 mine").body(body()).unwrap();
+    let (response, _place) = near.send(&service, &deep, request, RequestOptions::default()).await.unwrap();
+    let said = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert_eq!((said.matches("1.1 lodge-").count(), said.matches("1.1 mine").count()), (3, 1), "{said}");
+    let tells = |list: &str| client(list, "", RootCertStore::empty()).via.is_some();
+    for public in ["['http://*', 'https://api.test']", "['http://1.1.1.1', 'https://[2606:4700::1111]:8443']"] {
+        assert!(!tells(public), "{public}");
+    }
+    for near in ["['https://api.test', 'http://10.0.0.7']", "['http://*', 'http://[::1]:*']", "['http://8.0.0.0/6']"] {
+        assert!(tells(near), "{near}");
+    }
 }
