@@ -103,6 +103,7 @@ async fn a_deadline_is_carried() {
     let handler = Handler {
         trusted_proxies: Vec::new(),
         responses: None,
+        via: Arc::default(),
         current: host.current.clone(),
         ids: lodge::ids::Ids::new(),
         nobody: Arc::new(lodge::service::Service::new("", lodge::turns::Turns::new(1).share())),

@@ -200,6 +200,30 @@ async fn a_second_replica_is_asked_when_the_first_is_slow() {
     assert_eq!(replicas.iter().map(Replica::hits).sum::<usize>() - before, 1);
 }
 
+/// A path that is slow everywhere takes out one replica at most: the second one of each request is not to blame.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_path_does_not_take_out_who_is_asked_second() {
+    for hedge in ["", "hedge = '20ms'\n"] {
+        let replicas = [Replica::start("first").await, Replica::start("second").await];
+        let text = format!(
+            "{hedge}read = '100ms'\npolicy = 'hash'\nhash = 'header:x-key'\nejection.share = '100%'\npanic = '0%'\nejection.failures = 3\nretry.budget = '100%'"
+        );
+        let host = before(&replicas.iter().collect::<Vec<_>>(), &text).start().await;
+        replicas.iter().for_each(|replica| replica.set(Habit::Hang));
+        let mut client = host.connect().await;
+        for _ in 0..2 {
+            let answer = within(client.ask(Method::GET, "/far", &[("x-key", "1")], "")).await;
+            assert_eq!((answer.status, answer.problem().as_str()), (504, "upstream-timeout"), "{hedge}");
+        }
+        // Both were asked both times; one more goes over the number of the first.
+        within(client.ask(Method::GET, "/far", &[("x-key", "1")], "")).await;
+        assert_eq!(replicas.each_ref().map(Replica::hits), [3, 3], "{hedge}");
+        let mut states = replicas.each_ref().map(|replica| state(&host, replica));
+        states.sort_unstable();
+        assert_eq!(states, ["available", "ejected"], "{hedge}");
+    }
+}
+
 /// Where there is nobody else the only one is asked once, and waited for: not asked twice, and not given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_is_asked_when_there_is_nobody() {

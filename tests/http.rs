@@ -171,3 +171,54 @@ async fn many_streams() {
         assert_eq!((answer.status, answer.text()), (200, format!("Hello, {n}!")));
     }
 }
+
+/// How far a body reaches is what a proxy before the host and the host must agree on: what two readers may read in two ways
+/// is refused, and nothing that comes after it on its connection is a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_request_ends_is_no_matter_of_opinion() {
+    let host = host(&["echo", "hello"]).start().await;
+    let chunks = "5\r\nwords\r\n0\r\n\r\n";
+    let next = "GET /hello?name=next HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    // Header lines, what follows them, the status, and whether the next request on the connection is answered.
+    let shapes = [
+        ("Host: h\r\nTransfer-Encoding: chunked", chunks, 200, true),
+        ("Host: h\r\nTransfer-Encoding: CHUNKED ", chunks, 200, true),
+        ("Host: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked", chunks, 200, false),
+        ("Host: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4", chunks, 200, false),
+        ("Host: h\r\nTransfer-Encoding: gzip, chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: identity, chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: ,chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked, chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked, gzip", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: xchunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked;q=1", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding : chunked", chunks, 400, false),
+        ("Host: h\r\nX: y\r\n Transfer-Encoding: chunked", chunks, 400, false),
+        ("Host: h\r\nX : y", "", 400, false),
+        ("Host: h\r\nContent-Length: 5\r\nContent-Length: 5", "words", 200, true),
+        ("Host: h\r\nContent-Length: 5\r\nContent-Length: 6", "words", 400, false),
+        ("Host: h\r\nContent-Length: 5, 5", "words", 400, false),
+        ("Host: h\r\nContent-Length: +5", "words", 400, false),
+        ("Host: h\r\nContent-Length: 0x5", "words", 400, false),
+        ("Host: h\r\nContent-Length: ", "words", 400, false),
+        // Where these end is plain.
+        ("Host: h\r\nHost: i", "", 400, true),
+        ("X: y", "", 400, true),
+    ];
+    let send = async |version: &str, lines: &str, body: &str, status: u16, goes_on: bool| {
+        let answers = raw(host.address, &format!("POST /echo HTTP/{version}\r\n{lines}\r\n\r\n{body}{next}")).await;
+        assert!(answers.starts_with(&format!("HTTP/1.1 {status} ")), "{lines:?}: {answers}");
+        assert_eq!(answers.ends_with("Hello, next!"), goes_on, "{lines:?}: {answers}");
+        assert_eq!(answers.contains("words"), status == 200, "{lines:?}: {answers}");
+    };
+    for (lines, body, status, goes_on) in shapes {
+        send("1.1", lines, body, status, goes_on).await;
+    }
+    send("1.0", "Host: h\r\nTransfer-Encoding: chunked", chunks, 400, false).await;
+    let coded =
+        raw(host.address, "POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n").await;
+    assert!(coded.contains("connection: close") && coded.contains("problem:bad-request"), "{coded}");
+}

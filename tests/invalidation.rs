@@ -110,12 +110,11 @@ async fn changed_by_a_call() {
     for caller in ["caller", "caller3"] {
         let before = all().await;
         assert_eq!((all().await, call(caller, "GET", &[]).await), (before.clone(), 200));
-        assert_eq!(call(caller, "POST", &[("x-fail", "1")]).await, 502);
-        assert_eq!(all().await, before, "{caller} has changed nothing");
-        // Nor has one that is told so by the service itself.
+        // One that is told so by the service itself has changed nothing.
         let kept = host.get(&missing).await.text();
         assert_eq!(call_at(&missing, caller, "POST", &[]).await, 404);
         assert_eq!(host.get(&missing).await.text(), kept, "{caller} has changed nothing");
+        assert_eq!(all().await, before, "{caller} has changed nothing");
         assert_eq!(call(caller, "POST", &[]).await, 200);
         let after = all().await;
         let stayed: Vec<_> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
@@ -125,4 +124,43 @@ async fn changed_by_a_call() {
         assert!(same == [false; 3] && lost <= 1, "{caller}: {stayed:?}");
         assert_eq!(all().await, after, "what is new is kept");
     }
+}
+
+/// Whoever asks for a change and does not hear of it may have made it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_by_who_does_not_hear_of_it() {
+    let host = host(&["cacheable", "caller", "caller3"])
+        .manifest("cacheable", "cache = true\nlimits.wall = '2s'\nlimits.cpu = '1s'")
+        .manifest("caller", "calls = '*'")
+        .manifest("caller3", "calls = '*'")
+        .start()
+        .await;
+    let path = "/cacheable/1?cache-control=max-age%3D60&wait=300";
+    for caller in ["caller", "caller3"] {
+        let to = format!("http://cacheable.internal{path}");
+        for how in [("x-fail", "1"), ("x-first", "100")] {
+            let kept = host.get(path).await.text();
+            assert_eq!(host.get(path).await.text(), kept);
+            let asked = ask(&host, "POST", &format!("/{caller}"), &[("x-to", &to), how]).await;
+            assert!(asked.status == 502 || asked.header("x-error").contains("Timeout"), "{caller} {how:?}: {asked:?}");
+            until("its service is done", || {
+                host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0
+            })
+            .await;
+            assert_ne!(host.get(path).await.text(), kept, "{caller} {how:?}");
+        }
+    }
+    // A client that leaves.
+    let kept = host.get(path).await.text();
+    let leaving = async || {
+        let mut client = Connection::http1(host.address).await;
+        let asked = client.ask(Method::POST, path, &[], "");
+        let _left = tokio::time::timeout(std::time::Duration::from_millis(100), asked).await.unwrap_err();
+    };
+    leaving().await;
+    until("its service is done", || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0)
+        .await;
+    let new = host.get(path).await.text();
+    assert_ne!(new, kept, "a client that leaves");
+    assert_eq!(host.get(path).await.text(), new);
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use crate::harness::{Answer, Connection, TestHost, host, until, within};
+use crate::outgoing::SENDERS;
 
 /// Writes the manifest of a service whose only replica is this host.
 async fn lead(from: &TestHost, name: &str, to: &TestHost, more: &str) {
@@ -79,4 +80,29 @@ async fn a_detour_is_none() {
     assert!(via.len() == 2 && via[0] == said[0].1, "{via:?}");
     let name = via[1].strip_prefix("1.1 lodge-").unwrap();
     assert!(name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{via:?}");
+}
+
+/// A guest that asks its own host over the network is as deep as one that calls itself, and so is one whose call goes to a
+/// replica that is this host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_comes_back_over_the_network_ends() {
+    let host = host(&SENDERS)
+        .manifest("caller", "http = ['http://127.0.0.1:*']\ncalls = '*'\nlimits = { call_depth = 3, in_flight = 20 }")
+        .manifest("caller3", "http = ['http://127.0.0.1:*']\ncalls = '*'\nlimits = { call_depth = 3, in_flight = 20 }")
+        .start()
+        .await;
+    lead(&host, "back", &host, "limits.call_depth = 20").await;
+    for sender in SENDERS {
+        let path = format!("/{sender}");
+        lead(&host, "back", &host, &format!("routes = ['{path}/back']\nlimits.call_depth = 20")).await;
+        let called = format!("http://back.internal{path}");
+        for to in [format!("http://{}{path}", host.address), called] {
+            let start = Instant::now();
+            let headers = [("x-to", &*to), ("x-again", "1")];
+            let answer = within(host.connect().await.ask(Method::GET, &path, &headers, "")).await;
+            assert!(refused(&answer), "{sender} to {to}: {answer:?}");
+            assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
+            until("every place is given back", || in_flight(&host, sender) == 0).await;
+        }
+    }
 }

@@ -294,3 +294,25 @@ async fn causes_are_told() {
         assert!((outcome(&host, sender, "unreachable").await - 1.0).abs() < 0.1);
     }
 }
+
+/// What a guest says of a request is in the host's memory, and not in its own: it may not be as long as it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_and_hosts_have_bounds() {
+    let world = World::start().await;
+    let host = host(&SENDERS).manifest("caller", &world.allowed()).manifest("caller3", &world.allowed()).start().await;
+    for sender in SENDERS {
+        let say = async |bytes: usize, to: &str| {
+            let method = Method::from_bytes("M".repeat(bytes).as_bytes()).unwrap();
+            host.connect().await.ask(method, &format!("/{sender}"), &[("x-to", to)], "").await
+        };
+        assert_eq!(say(64, &world.url("/")).await.status, 200, "{sender}");
+        assert_eq!(world.head().method.as_str().len(), 64);
+        // The guest takes it that there is no error, and traps.
+        let refused = say(65, &world.url("/")).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (502, "trapped"), "{sender}");
+        let denied = say(1, &format!("http://{}/", "h".repeat(1024))).await;
+        assert!(denied.header("x-error").contains("Denied"), "{sender}: {denied:?}");
+        let refused = say(1, &format!("http://{}/", "h".repeat(1025))).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (502, "trapped"), "{sender}");
+    }
+}

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::harness::far::before;
 use crate::harness::{Connection, Habit, Replica, get, host, until, within};
+use crate::outgoing::World;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -203,4 +204,29 @@ async fn tries_are_spans() {
     assert_eq!(second["tags"]["url.full"], format!("http://{}/far?key=REDACTED", replicas[1].address));
     assert_eq!(second["tags"]["http.request.resend_count"], "1");
     assert!(first["tags"]["http.request.resend_count"].is_null() && second["tags"]["error"].is_null());
+}
+
+/// A version that is only shown a request is in nobody's trace, and neither is what it sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_in_no_trace() {
+    let (collector, world) = (Collector::start().await, World::start().await);
+    let allowed = format!("http = ['http://{}']", world.address);
+    let host = host(&["caller"])
+        .manifest("caller", &allowed)
+        .named("caller", "caller@new")
+        .manifest("caller@new", &format!("mirror = 100\n{allowed}"))
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "1ms")
+        .start()
+        .await;
+    let answer = crate::outgoing::ask(host.address, "caller", &world.url("/"), &[]).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let shown = || host.current.snapshot().target("caller@new").unwrap().backend.service.figures.requests();
+    until("the copy is over", || shown() == 1).await;
+    let sent = crate::outgoing::outcome(&host, "caller@new", "2xx").await;
+    assert!((sent - 1.0).abs() < 0.1, "it has sent as much: {sent}");
+    host.ended().await;
+    let spans = collector.spans();
+    assert_eq!(spans.iter().filter(|span| span["kind"] == "CLIENT").count(), 1, "{spans:#?}");
 }

@@ -25,6 +25,10 @@ pub enum RequestError {
     /// The request itself is not one that HTTP allows.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The request's body comes in codings that are not known here, or in chunks twice: where it ends is anybody's guess, and
+    /// so is what comes after it on the connection.
+    #[error("the Transfer-Encoding is not chunked, once and alone")]
+    BadFraming,
     /// The request body is over the service's limit.
     #[error("the request body is larger than this service allows")]
     BodyTooLarge,
@@ -120,7 +124,7 @@ impl RequestError {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadFraming => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken | Self::Unforwardable(_) => StatusCode::BAD_REQUEST,
@@ -151,7 +155,7 @@ impl RequestError {
             Self::NoRoute => "no-route",
             Self::Starting => "starting",
             Self::MethodNotAllowed(_) => "method-not-allowed",
-            Self::BadRequest(_) => "bad-request",
+            Self::BadRequest(_) | Self::BadFraming => "bad-request",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyLate => "body-late",
             Self::BodyBroken => "body-broken",
@@ -208,6 +212,7 @@ impl RequestError {
             | Self::Starting
             | Self::MethodNotAllowed(_)
             | Self::BadRequest(_)
+            | Self::BadFraming
             | Self::BodyTooLarge
             | Self::BodyLate
             | Self::BodyBroken

@@ -96,6 +96,7 @@ impl Host {
             trusted_proxies: config.trusted_proxies.clone(),
             responses: Responses::new(config.responses.memory, config.responses.entry),
             ids: Ids::new(),
+            via: compiler.upstreams.via(),
             nobody: compiler.services.of(""),
             metrics: Arc::clone(&compiler.metrics),
             tracer: tracer.clone(),

@@ -6,6 +6,12 @@
 //! resolves to must be public (`address.rs`), unless the manifest lists the address: a name on the list that points to this
 //! machine, to a neighbour or to a cloud's metadata leads nowhere. The addresses that were checked are the ones that are
 //! connected to (`dial.rs`).
+//!
+//! A request to an address that may be this host's own, or a neighbour's, says in `Via` how many calls led to it, so that a
+//! circle ends like one of calls does. The public world is not told: it has no use for who asks in how many steps, servers
+//! answer differently to what came through a proxy (nginx does not compress), and who would find the way back from there is
+//! under the limits of any client. Which it will be is only known once a connection is chosen; what can be said before is
+//! whether the manifest lists any address that is not public, without which no name leads to one.
 
 mod account;
 mod address;
@@ -31,6 +37,7 @@ use crate::capabilities::sandbox::{Errand, lock};
 use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::frame::Handler;
+use crate::request::via::Via;
 use crate::service::Service;
 use crate::tls;
 
@@ -49,6 +56,8 @@ pub struct Outgoing(Option<World>);
 struct World {
     /// Who answers calls. Not kept alive by what it serves.
     handler: Weak<Handler>,
+    /// What this host is called by itself, when a request comes back to it.
+    via: Arc<Via>,
     /// What the names of services end in, with a dot before it.
     suffix: Arc<str>,
     resolver: Resolver,
@@ -73,6 +82,7 @@ impl Outgoing {
     pub fn new(handler: &Arc<Handler>, suffix: &str) -> Self {
         Self(Some(World {
             handler: Arc::downgrade(handler),
+            via: Arc::clone(&handler.via),
             suffix: format!(".{suffix}").into(),
             resolver: system(),
             tls: OnceLock::new(),
@@ -91,7 +101,7 @@ impl Outgoing {
             return account;
         }
         let tls = if grants.http.is_empty() { None } else { world.tls() };
-        let client = tls.map(|tls| Client::new(grants, limits, Arc::clone(&world.resolver), tls));
+        let client = tls.map(|tls| Client::new(grants, limits, Arc::clone(&world.resolver), tls, &world.via));
         let (handler, suffix) = (Weak::clone(&world.handler), Arc::clone(&world.suffix));
         let account = Arc::new(Account::new(service, grants, limits, handler, suffix, client));
         accounts.retain(|_, account| account.strong_count() > 0);

@@ -34,7 +34,7 @@ use self::budget::Budget;
 use self::changes::Changes;
 use self::conditions::Conditions;
 pub use self::errand::Errand;
-use self::errand::{Fetch, Kind};
+use self::errand::{Change, Changed, Fetch, Kind};
 use self::flights::{Flights, Joined, Lead};
 use self::kept::{Asker, Kept, is_personal};
 use self::status::CacheStatus;
@@ -100,7 +100,8 @@ impl Responses {
         let service = service_of(of);
         let (method, head_only) = (request.method(), *request.method() == Method::HEAD);
         if !method.is_safe() {
-            return Errand::found(Kind::Change(Arc::clone(self), Key::new(service, uri)));
+            let changed = Changed::Key(Arc::clone(self), Key::new(service, uri));
+            return Errand::found(Kind::Change(Change::of(changed)));
         }
         if !rules.keep {
             return Errand::found(Kind::Pass(None));
@@ -112,7 +113,7 @@ impl Responses {
         let key = Key::new(service, uri);
         let conditions = Conditions::of(request.headers());
         let (headers, standing) = (request.headers(), self.changes.standing(service, request.uri()));
-        let asker = Asker { edition: &of.edition, headers, personal: is_personal(headers), standing };
+        let asker = Asker { edition: &of.edition, headers, personal: is_personal(headers), standing: standing.clone() };
         let began = Instant::now();
         let found = self.find(&key, &asker, of.limits(), &conditions, head_only, || record.begins(Phase::Queue)).await;
         let (lead, stale, insists) = match found {
@@ -179,7 +180,7 @@ impl Responses {
             let varying = variants.iter().flat_map(|variants| variants.first()).flat_map(|kept| kept.varies_by());
             let values = varying.map(|name| asker.headers.get_all(name).iter().collect::<Vec<_>>());
             let like =
-                self.flights.like((key, asker.edition, asker.personal, asker.standing, values.collect::<Vec<_>>()));
+                self.flights.like((key, asker.edition, asker.personal, &asker.standing, values.collect::<Vec<_>>()));
             // The client has words of its own on what it takes, and does not take this.
             let insists = best.is_some() && freshness::has_directives(asker.headers);
             let missed = |lead| Some((lead, best.map(Arc::clone), insists));
@@ -204,18 +205,19 @@ impl Responses {
 
     /// Keeps an answer, unless it was asked for before a call that has changed it: a newer one must not go for that.
     fn put(&self, key: Key, kept: Arc<Kept>) {
-        if self.changes.stands(kept.standing()) {
+        if kept.standing().stands() {
             self.store.put(key, kept);
         }
     }
 
     /// What is to become of the answer to a guest's call: calls are not looked up, but one that changes something ends what is
     /// kept for clients.
-    pub fn called<B>(self: &Arc<Self>, of: &Deployment, request: &Request<B>) -> Errand {
+    pub fn called<B>(&self, of: &Deployment, request: &Request<B>) -> Errand {
         if request.method().is_safe() || of.spec.manifest.cache.is_none() {
             return Errand::of(Kind::Pass(None));
         }
-        Errand::of(Kind::Call(Arc::clone(self), self.changes.standing(service_of(of), request.uri())))
+        let standing = self.changes.standing(service_of(of), request.uri());
+        Errand::of(Kind::Change(Change::of(Changed::Path(standing))))
     }
 
     /// Drops what is kept of a service, or of one version of it, at this path and below; says how many answers that was.
@@ -229,6 +231,7 @@ impl Responses {
 
     /// Drops what is kept of editions that nobody serves any more.
     pub fn retain(&self, served: &[Edition]) {
+        self.changes.retain(|name| served.iter().any(|edition| base(&edition.name) == name));
         self.flights.doom(|_| false, || self.store.drop_if(|_, edition| !served.contains(edition)));
     }
 }
@@ -236,6 +239,11 @@ impl Responses {
 /// The service that a version is one of, or itself.
 fn service_of(of: &Deployment) -> &str {
     of.spec.version_of().map_or(&*of.name, |(service, _)| service)
+}
+
+/// The same by name: `users` of `users@2`.
+fn base(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(service, _)| service)
 }
 
 /// Whether a request asks for something that is not kept, or says that nothing is to be.

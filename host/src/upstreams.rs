@@ -121,6 +121,11 @@ pub struct Seen {
 }
 
 impl Shared {
+    /// What the host is called by its replicas.
+    pub fn via(&self) -> Arc<Via> {
+        Arc::clone(&self.via)
+    }
+
     fn names(&self) -> Arc<Names> {
         Arc::clone(self.names.get_or_init(|| Arc::new(Names::system())))
     }

@@ -1,6 +1,7 @@
 //! `wasi:http`, 0.2 and 0.3. What a guest sends goes to the [`Sender`] of its service, which knows what it may.
 
 mod asked;
+mod bounds;
 
 use std::sync::Arc;
 
@@ -14,6 +15,9 @@ use wasmtime_wasi_http::{
 
 use super::Ctx;
 use super::sandbox::{Errand, Sandbox};
+
+/// `wasi:http` 0.2 by its newest name: those before it are found by this, too.
+const TYPES: &str = "wasi:http/types@0.2.12";
 
 /// Bytes of one header set in memory. Ours is wasmtime's own default, set so that it is nobody else's to change.
 const FIELDS_BYTES: usize = 128 << 10;
@@ -76,12 +80,14 @@ impl Hooks {
 /// Puts `wasi:http` 0.2 into the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, WasiHttp>(linker, &p2::bindings::LinkOptions::default().into(), Ctx::http)?;
-    asked::link(linker)
+    asked::link(linker)?;
+    bounds::link_02(linker)
 }
 
 /// Puts `wasi:http` 0.3 into the linker.
 pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    p3::add_to_linker(linker)
+    p3::add_to_linker(linker)?;
+    bounds::link_03(linker)
 }
 
 /// `wasi:http`'s part of a sandbox.

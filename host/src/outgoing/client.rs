@@ -17,6 +17,7 @@ use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
+use super::address::is_public;
 use super::dial::{Dial, Line, Resolver};
 use super::end;
 use super::failure::Failure;
@@ -25,6 +26,7 @@ use crate::capabilities::sandbox::{Errand, lock};
 use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::headers;
+use crate::request::via::Via;
 use crate::service::Service;
 use crate::traces::ClientSpan;
 
@@ -39,6 +41,8 @@ const IDLE_PER_HOST: usize = 8;
 const KEPT: usize = 2;
 /// The same, at most: an old pool only goes with the last head that is waited for there, and meanwhile others need room.
 const CONNECTIONS: usize = 4;
+/// From one new pool to the next.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often an HTTP/2 connection is asked whether it lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
 /// Bytes of the head of an answer.
@@ -48,7 +52,7 @@ const HEADERS: usize = 100;
 
 /// Sends requests to the world for one service.
 pub(super) struct Client {
-    pool: Mutex<Pool>,
+    pool: Mutex<Kept>,
     /// What a pool is made of.
     connector: Connector,
     dial: Dial,
@@ -56,6 +60,8 @@ pub(super) struct Client {
     kept: usize,
     places: Arc<Semaphore>,
     quota: Mutex<Quota>,
+    /// For requests that may lead to addresses which are not public.
+    via: Option<Arc<Via>>,
 }
 
 /// Makes connections, with TLS where the scheme says so, within [`CONNECT`].
@@ -77,6 +83,13 @@ struct Outcome<'a> {
 
 type Pool = legacy::Client<Connector, WasiBody>;
 
+/// The pool of new requests.
+struct Kept {
+    pool: Pool,
+    /// When another one was begun the last time, if ever.
+    begun: Option<Instant>,
+}
+
 fn pool(connector: &Connector) -> Pool {
     legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -91,15 +104,30 @@ fn pool(connector: &Connector) -> Pool {
         .build(connector.clone())
 }
 
+impl Kept {
+    fn new(connector: &Connector) -> Self {
+        Self { pool: pool(connector), begun: None }
+    }
+}
+
 impl Client {
     /// One for what `grants` allows, within `limits`.
-    pub(super) fn new(grants: &Grants, limits: &Limits, resolver: Resolver, tls: ClientConfig) -> Self {
+    pub(super) fn new(grants: &Grants, limits: &Limits, resolver: Resolver, tls: ClientConfig, via: &Arc<Via>) -> Self {
         let dial = Dial::new(resolver, grants, limits.outgoing * CONNECTIONS);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
         let places = Arc::new(Semaphore::new(limits.outgoing));
-        Self { pool: Mutex::new(pool(&connector)), connector, dial, kept: limits.outgoing * KEPT, places, quota }
+        let via = grants.lists_private(is_public).then(|| Arc::clone(via));
+        Self {
+            pool: Mutex::new(Kept::new(&connector)),
+            connector,
+            dial,
+            kept: limits.outgoing * KEPT,
+            places,
+            quota,
+            via,
+        }
     }
 
     /// Sends a request that may be sent, and waits for the head of its answer. The place that it takes is to be held to
@@ -125,13 +153,22 @@ impl Client {
         Ok((response, place))
     }
 
-    /// The pool; a new one when there are so many connections that most of them must be idle.
-    fn pool(&self) -> Pool {
+    /// The pool; a new one when there are so many connections that most of them must be idle. That those of an old one are
+    /// held by a head that somebody waits for is no reason to begin one for each request, which could reuse none: it is done
+    /// once in a [`PAUSE`], unless there is hardly room for another connection.
+    fn pool(&self, now: Instant) -> Pool {
         let mut kept = lock(&self.pool);
-        if self.dial.open() > self.kept {
-            *kept = pool(&self.connector);
+        let open = self.dial.open();
+        let rested = kept.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= PAUSE);
+        if open > self.kept && (rested || open >= self.urgent()) {
+            *kept = Kept { pool: pool(&self.connector), begun: Some(now) };
         }
-        kept.clone()
+        kept.pool.clone()
+    }
+
+    /// So many connections that one more request for each that may be under way could find no room.
+    fn urgent(&self) -> usize {
+        self.kept / KEPT * (CONNECTIONS - 1)
     }
 
     async fn answer(
@@ -142,18 +179,22 @@ impl Client {
         outcome: &mut Outcome<'_>,
     ) -> Result<Asked, Failure> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Failure::Requests)?;
-        if !lock(&self.quota).take(Instant::now()) {
+        let now = Instant::now();
+        if !lock(&self.quota).take(now) {
             return Err(Failure::Rate);
         }
         // The connection says what is spoken on it, and so what becomes of the host.
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().remove(header::HOST);
         headers::strip_hop_by_hop(request.headers_mut());
+        if let Some(via) = &self.via {
+            via.tell(request.headers_mut(), errand.depth);
+        }
         if let Some(onward) = &errand.onward {
             outcome.span = onward.sends(&mut request, &outcome.service.name);
         }
         let mut connection = capture_connection(&mut request);
-        let mut asked = std::pin::pin!(self.pool().request(request));
+        let mut asked = std::pin::pin!(self.pool(now).request(request));
         let limit = options.connect_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
         let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
         let answered = tokio::select! {

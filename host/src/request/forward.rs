@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, response};
@@ -16,6 +16,7 @@ use wasmtime_wasi_http::Error;
 
 use super::body::RequestBody;
 use super::upgrade::{Ours, Tunnel};
+use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::service::Service;
 use crate::traces::Onward;
@@ -52,7 +53,7 @@ pub enum Forwarded {
     Switch(response::Parts, Tunnel),
 }
 
-/// Has a replica answer, which is told where the request stands in its trace.
+/// Has a replica answer, which is told where the request stands in its trace, and how many calls led to it.
 ///
 /// # Errors
 /// When none does, or the request has come through here too often.
@@ -60,10 +61,10 @@ pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
     mut request: Request<B>,
     client: IpAddr,
-    deadline: Instant,
+    errand: &Errand,
     onward: Option<Onward>,
 ) -> Result<Forwarded, RequestError> {
-    upstream.via().pass(&mut request, upstream.limits().call_depth)?;
+    upstream.via().pass(&mut request, errand.depth, upstream.limits().call_depth)?;
     let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
     if let Some(ours) = &ours {
         ours.ask(request.headers_mut());
@@ -76,7 +77,7 @@ pub async fn forward<B: RequestBody>(
         let (left, service) = (upstream.limits().request_body, Arc::clone(&upstream.service));
         Upload { inner, left, service, uploading }.boxed_unsync()
     });
-    match upstream.send(request, client, deadline, uploading.clone(), onward).await {
+    match upstream.send(request, client, errand.deadline, uploading.clone(), onward).await {
         Ok(Answer { mut response, source }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let theirs = hyper::upgrade::on(&mut response);
             let ours = ours.filter(|ours| ours.is(response.headers()));

@@ -12,6 +12,7 @@ use super::handle::handle;
 use super::headers::{Peer, REQUEST_ID};
 use super::record::Record;
 use super::respond::{self, Body};
+use super::via::Via;
 use crate::admission::Asked;
 use crate::guests::snapshot::Current;
 use crate::ids::Ids;
@@ -37,6 +38,8 @@ pub struct Handler {
     pub tracer: Tracer,
     /// Who wants to know of requests.
     pub logs: Arc<Logs>,
+    /// What the host is called by who gets its requests.
+    pub via: Arc<Via>,
     /// Answers that are kept, if any are.
     pub responses: Option<Arc<Responses>>,
 }

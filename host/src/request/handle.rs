@@ -24,7 +24,7 @@ use crate::guests::guest::Guest;
 use crate::guests::manifest::cache::Rules;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
-use crate::responses::Found;
+use crate::responses::{self, Found};
 use crate::traces::{Phase, Tracer};
 
 /// Answers one request, or says why not.
@@ -47,12 +47,14 @@ pub async fn handle<B: RequestBody>(
     record.asked(&head, peer.address());
     arrived?;
     let bound = find(handler, hop, &mut head, record)?;
-    if call.is_some_and(|call| call.depth > bound.target.backend.limits().call_depth) {
+    // Who came back over the network is as deep as one that was called so often.
+    let depth = call.map_or(0, |call| call.depth).max(handler.via.passed(&head.headers));
+    if depth > bound.target.backend.limits().call_depth {
         return Err(RequestError::CallDepth);
     }
     fits(&bound.target, &head.headers, &body)?;
     let mut request = Request::from_parts(head, body);
-    let errand = match (&handler.responses, &bound.cached) {
+    let mut errand = match (&handler.responses, &bound.cached) {
         (Some(responses), Some((rules, uri))) => {
             bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
             match responses.look(*rules, uri, &bound.target.backend, &mut request, record).await {
@@ -61,31 +63,34 @@ pub async fn handle<B: RequestBody>(
             }
         }
         (Some(responses), None) if hop.call.is_some() => responses.called(&bound.target.backend, &request),
-        _ => return ask(handler, hop, bound, request, record).await,
+        _ => return ask(handler, hop, bound, (request, depth), None, record).await,
     };
-    errand.settle(ask(handler, hop, bound, request, record).await, record)
+    let result = ask(handler, hop, bound, (request, depth), Some(&mut errand), record).await;
+    errand.settle(result, record)
 }
 
-/// Has a request answered by its service.
+/// Has a request that so many calls led to answered by its service.
 async fn ask<B: RequestBody>(
     handler: &Handler,
     hop: Hop<'_>,
     Bound { target, route, mirror, .. }: Bound,
-    request: Request<B>,
+    (request, depth): (Request<B>, usize),
+    cached: Option<&mut responses::Errand>,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     record.begins(Phase::Queue);
     let asked = handler.asked(hop, request.headers(), route);
     let permit = target.admission.admit(&asked, record.start()).await?;
+    cached.into_iter().for_each(responses::Errand::begins);
     let client = asked.client();
     let own = record.admitted(&permit) + target.backend.limits().wall;
-    let (deadline, depth) = hop.call.map_or((own, 0), |call| (own.min(call.deadline), call.depth));
+    let deadline = hop.call.map_or(own, |call| own.min(call.deadline));
     let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
     let Some((version, route)) = mirror else {
         return run(&handler.tracer, &target, permit, request, client, errand, record).await;
     };
     let (request, copy) = mirror::doubled(request);
-    tokio::spawn(mirror::show(handler.tracer.clone(), version, route, copy, client, errand.clone()));
+    tokio::spawn(mirror::show(version, route, copy, client, errand.clone()));
     run(&handler.tracer, &target, permit, request, client, errand, record).await
 }
 
@@ -114,7 +119,7 @@ pub(super) async fn run<B: RequestBody>(
         Backend::Upstream(upstream) => {
             record.begins(Phase::Guest);
             let onward = if record.is_traced() { tracer.onward(request.headers()) } else { None };
-            let answer = forward::forward(upstream, request, client, deadline, onward).await;
+            let answer = forward::forward(upstream, request, client, &errand, onward).await;
             respond::relaying(permit, answer, &method, deadline)
         }
     }

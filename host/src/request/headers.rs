@@ -129,7 +129,11 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<(), RequestError
     }
     let asked = asked(head, peer)?;
     Wanted::note(head);
-    strip_hop_by_hop(&mut head.headers);
+    let dropped = hop_by_hop(&head.headers);
+    if dropped.contains(&header::TRANSFER_ENCODING) && !is_chunked_once(&head.headers) {
+        return Err(RequestError::BadFraming);
+    }
+    drop_hop_by_hop(&mut head.headers, dropped);
     let scheme = if peer.trusted {
         forward(&mut head.headers, &asked.authority, peer)?
     } else {
@@ -144,7 +148,23 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<(), RequestError
 /// Removes what is meant for the next hop only. `te: trailers` stays: it says what the client understands, and gRPC
 /// guests ask for it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut dropped: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    drop_hop_by_hop(headers, hop_by_hop(headers));
+}
+
+fn hop_by_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect()
+}
+
+/// Whether a body is in chunks and in nothing else: what hyper takes off is the chunks, and a guest that is not told of
+/// another coding would take compressed bytes for plain ones. Twice is a trick (RFC 9112, 6.1).
+fn is_chunked_once(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let only = lines.next().is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    only && lines.next().is_none()
+}
+
+/// Removes these, and what `Connection` names.
+fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>) {
     if dropped.is_empty() {
         return;
     }

@@ -62,15 +62,9 @@ pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Reques
     (Request::from_parts(head, original.boxed_unsync()), Request::from_parts(shown, copy.boxed_unsync()))
 }
 
-/// Shows `request` to a version, and counts what it makes of it as its own.
-pub async fn show(
-    tracer: Tracer,
-    target: Arc<Target>,
-    route: Arc<str>,
-    request: Request<AnyBody>,
-    client: IpAddr,
-    errand: Errand,
-) {
+/// Shows `request` to a version, and counts what it makes of it as its own. It is in no trace, nor is what it sends on: whoever
+/// reads the original's would take that for a part of it.
+pub async fn show(target: Arc<Target>, route: Arc<str>, request: Request<AnyBody>, client: IpAddr, errand: Errand) {
     let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
@@ -79,7 +73,7 @@ pub async fn show(
         // The version has done nothing wrong, and made no answer.
         Err(refusal) => return record.dismissed(&refusal.into()),
     };
-    let response = match run(&tracer, &target, permit, request, client, errand, &mut record).await {
+    let response = match run(&Tracer::off(), &target, permit, request, client, errand, &mut record).await {
         Ok(response) => response,
         Err(error) => {
             record.counted(&error);

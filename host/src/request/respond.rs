@@ -25,6 +25,10 @@ use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
 use crate::responses::recorder::Recorder;
 
+/// Among the extensions of an answer after which nothing that comes on its connection can be believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Last;
+
 /// What hyper sends, and what is known of the request that it answers.
 pub struct Body {
     source: Source,
@@ -160,6 +164,9 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     }
     if let Some(standing) = error.standing() {
         standing.write(headers);
+    }
+    if matches!(error, RequestError::BadFraming) {
+        response.extensions_mut().insert(Last);
     }
     response
 }

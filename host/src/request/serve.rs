@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto;
 use super::activity::{Activity, Verdict, Watched};
 use super::frame::{Handler, Hop};
 use super::headers::Peer;
-use super::respond::Body;
+use super::respond::{Body, Last};
 use crate::config;
 use crate::drain::Drain;
 
@@ -106,8 +106,9 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
 async fn frame(server: &Server, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let version = request.version();
     let mut response = server.handler.answer(Hop { peer, call: None }, request).await;
+    let last = |response: &Response<Body>| response.extensions().get::<Last>().is_some();
     // HTTP/2 has GOAWAY for this.
-    if version < Version::HTTP_2 && server.drain.told().is_stopping() {
+    if version < Version::HTTP_2 && (server.drain.told().is_stopping() || last(&response)) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -1,7 +1,7 @@
 //! Which gateways a request has passed, as `Via` says (RFC 9110, 7.6.3): this host adds itself to what it passes on to
-//! replicas, and knows a request again that leads back to it.
+//! replicas, and knows a request again that leads back to it. What a guest sends to an address that is not public has it, too.
 
-use http::header::{self, Entry, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Version};
 
 use crate::error::RequestError;
@@ -26,25 +26,46 @@ impl Via {
         Self { values: ["1.1", "1.0", "2.0"].map(value), name }
     }
 
-    /// Adds this host to the ones that a request has passed.
+    /// How often a request with these headers has passed this host.
+    pub fn passed(&self, headers: &HeaderMap) -> usize {
+        headers.get_all(header::VIA).iter().map(|line| self.times(line)).sum()
+    }
+
+    /// Adds this host to the ones that a request has passed. `depth` calls led to it, and each counts like a time that it
+    /// came by: who gets it next may be this host again, and knows only what is written there.
     ///
     /// # Errors
-    /// When it has passed this host more than `limit` times already: it would most likely never end.
-    pub fn pass<B>(&self, request: &mut Request<B>, limit: usize) -> Result<(), RequestError> {
+    /// When those are more than `limit`: it would most likely never end.
+    pub fn pass<B>(&self, request: &mut Request<B>, depth: usize, limit: usize) -> Result<(), RequestError> {
         let [one, zero, two] = &self.values;
         let value = match request.version() {
             Version::HTTP_2 => two,
             Version::HTTP_10 => zero,
             _ => one,
         };
-        match request.headers_mut().entry(header::VIA) {
-            Entry::Vacant(none) => drop(none.insert(value.clone())),
-            Entry::Occupied(lines) if lines.iter().map(|line| self.times(line)).sum::<usize>() > limit => {
-                return Err(RequestError::CallDepth);
-            }
-            Entry::Occupied(mut lines) => lines.append(value.clone()),
+        let before = self.passed(request.headers());
+        if depth.max(before) > limit {
+            return Err(RequestError::CallDepth);
         }
+        self.add(request.headers_mut(), value, (depth + 1).saturating_sub(before).max(1));
         Ok(())
+    }
+
+    /// Tells whoever gets a guest's own request that so many calls led to the guest. What the guest has copied of it from its
+    /// request counts.
+    pub fn tell(&self, headers: &mut HeaderMap, depth: usize) {
+        let [one, ..] = &self.values;
+        let missing = (depth + 1).saturating_sub(self.passed(headers));
+        if missing > 0 {
+            self.add(headers, one, missing);
+        }
+    }
+
+    /// Adds this so often, in a line of its own.
+    fn add(&self, headers: &mut HeaderMap, value: &HeaderValue, times: usize) {
+        let many = || HeaderValue::try_from(vec![value.to_str().unwrap_or_default(); times].join(", ")).ok();
+        let value = if times > 1 { many() } else { None }.unwrap_or_else(|| value.clone());
+        headers.append(header::VIA, value);
     }
 
     /// How often this host is in one line: `1.1 front, HTTP/2.0 lodge-5eed5eed (words)`.
@@ -75,7 +96,7 @@ mod tests {
         for line in lines {
             request.headers_mut().append(header::VIA, HeaderValue::from_static(line));
         }
-        let result = Via::new(0x5eed).pass(&mut request, limit);
+        let result = Via::new(0x5eed).pass(&mut request, 0, limit);
         let lines = request.headers().get_all(header::VIA).iter().map(|line| line.to_str().unwrap_or("?").to_owned());
         match result {
             Ok(()) => Some(lines.collect()),
@@ -103,7 +124,30 @@ mod tests {
         let mut request = Request::new(());
         let line = HeaderValue::from_bytes(b"1.1 caf\xe9, 1.1 lodge-00005eed").unwrap();
         request.headers_mut().append(header::VIA, line);
-        assert!(Via::new(0x5eed).pass(&mut request, 0).is_err());
+        assert!(Via::new(0x5eed).pass(&mut request, 0, 0).is_err());
+    }
+
+    /// What counts is how deep it is, by whatever way it came there.
+    #[test]
+    fn calls_count_like_times() {
+        let via = Via::new(0x5eed);
+        let told = |lines: &[&'static str], tell: &dyn Fn(&mut Request<()>)| {
+            let mut request = Request::new(());
+            for line in lines {
+                request.headers_mut().append(header::VIA, HeaderValue::from_static(line));
+            }
+            tell(&mut request);
+            via.passed(request.headers())
+        };
+        for depth in 0..5 {
+            assert_eq!(told(&["1.1 front"], &|request| via.pass(request, depth, 4).unwrap()), depth + 1);
+            assert_eq!(told(&["1.1 front"], &|request| via.tell(request.headers_mut(), depth)), depth + 1);
+            // What it knows of itself, or has copied, is not said twice.
+            let twice = ["1.1 lodge-00005eed, 1.0 fred", "1.1 lodge-00005eed"];
+            assert_eq!(told(&twice, &|request| via.pass(request, depth, 4).unwrap()), depth.max(2) + 1);
+            assert_eq!(told(&twice, &|request| via.tell(request.headers_mut(), depth)), (depth + 1).max(2));
+        }
+        assert!(via.pass(&mut Request::new(()), 5, 4).is_err());
     }
 
     #[test]

@@ -29,12 +29,26 @@ pub struct Errand(Kind);
 pub(super) enum Kind {
     /// Nothing.
     Pass(Option<CacheStatus>),
-    /// It may change what is kept under this key.
-    Change(Arc<Responses>, Key),
-    /// The same, asked by a guest: of what the service sees, whatever its client's URI is.
-    Call(Arc<Responses>, Standing),
+    /// It may change what is kept.
+    Change(Change),
     /// It is to be kept.
     Keep(Box<Fetch>),
+}
+
+/// What is over when the service has done what it is asked for. It may have done so although nobody hears of it: then,
+/// when this is dropped, it is taken for done.
+pub(super) struct Change {
+    what: Changed,
+    /// The service is at work on it, or was.
+    asked: bool,
+}
+
+/// What is kept of an answer's maker.
+pub(super) enum Changed {
+    /// What is kept under this key: a client asks.
+    Key(Arc<Responses>, Key),
+    /// What the service sees so, whatever its clients' URIs are: a guest asks.
+    Path(Standing),
 }
 
 /// An answer that others may wait for.
@@ -66,6 +80,13 @@ impl Errand {
         Found::Ask(Self(kind))
     }
 
+    /// The request was let in: whatever becomes of it from now on, its service may have done what it asks for.
+    pub fn begins(&mut self) {
+        if let Kind::Change(change) = &mut self.0 {
+            change.asked = true;
+        }
+    }
+
     /// What becomes of the request, now that its service was asked.
     ///
     /// # Errors
@@ -83,21 +104,35 @@ impl Errand {
                 }
                 Ok(response)
             }
-            Kind::Change(responses, key) => {
-                let response = result?;
-                if is_no_error(&response) {
-                    responses.flights.doom_key(&key, || responses.store.remove(&key));
-                }
-                Ok(response)
-            }
-            Kind::Call(responses, standing) => {
-                let response = result?;
-                if is_no_error(&response) {
-                    responses.changes.note(standing);
-                }
-                Ok(response)
+            Kind::Change(change) => {
+                change.end(result.as_ref().map_or_else(may_be_done, is_no_error));
+                result
             }
             Kind::Keep(fetch) => fetch.settle(result, record, SystemTime::now()),
+        }
+    }
+}
+
+impl Change {
+    /// Nothing is changed before the request [begins](Errand::begins).
+    pub(super) fn of(what: Changed) -> Self {
+        Self { what, asked: false }
+    }
+
+    /// It is known how it ended.
+    fn end(mut self, done: bool) {
+        self.asked &= done;
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        match &self.what {
+            _ if !self.asked => {}
+            Changed::Key(responses, key) => {
+                responses.flights.doom_key(key, || responses.store.remove(key));
+            }
+            Changed::Path(standing) => standing.note(),
         }
     }
 }
@@ -186,7 +221,7 @@ impl Fetch {
 
     fn asker(&self) -> Asker<'_> {
         let Self { edition, asked: headers, standing, .. } = self;
-        Asker { edition, headers, personal: is_personal(headers), standing: *standing }
+        Asker { edition, headers, personal: is_personal(headers), standing: standing.clone() }
     }
 
     fn count(&self, outcome: CacheOutcome) {
@@ -197,6 +232,13 @@ impl Fetch {
 /// What RFC 9111, 4.4, does not call an error: what was asked for was done.
 fn is_no_error(response: &Response<Body>) -> bool {
     response.status().is_success() || response.status().is_redirection()
+}
+
+/// Whether who fails like this may have done before what it was asked for.
+fn may_be_done(error: &RequestError) -> bool {
+    // What is wrong with a body is only seen when somebody reads it.
+    let reads = matches!(error, RequestError::BodyTooLarge | RequestError::BodyLate | RequestError::BodyBroken);
+    reads || error.is_the_guests()
 }
 
 /// What RFC 5861 calls an error.

@@ -112,7 +112,7 @@ impl Draft {
         };
         Some(Self {
             edition: asker.edition.clone(),
-            standing: asker.standing,
+            standing: asker.standing.clone(),
             service: Arc::clone(service),
             terms,
             status: head.status,
@@ -146,8 +146,8 @@ impl Kept {
     }
 
     /// When it was asked for.
-    pub(super) fn standing(&self) -> Standing {
-        self.draft.standing
+    pub(super) fn standing(&self) -> &Standing {
+        &self.draft.standing
     }
 
     /// On what terms it is kept.

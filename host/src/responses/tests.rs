@@ -9,6 +9,7 @@ use super::kept::Draft;
 use super::recorder::{Recorder, promised};
 use super::*;
 use crate::config;
+use crate::error::RequestError;
 use crate::guests::digest::Digest;
 use crate::guests::manifest::Manifest;
 use crate::service::Service;
@@ -248,8 +249,8 @@ async fn a_call_ends_what_is_kept_of_its_path() {
     let mut later = cache.recorder(&it, "/a", &none, &[]).unwrap();
     let limits = config::resolve(&[]).unwrap().config.limits;
     let _asks = cache.find(&it, "/a?slow", &limits).await.err().flatten().unwrap();
-    cache.responses.changes.note(standing("/a"));
-    cache.responses.changes.note(standing("/a?slow"));
+    standing("/a").note();
+    standing("/a?slow").note();
     assert!(!cache.has(&it, "/a", &[]), "it was changed");
     assert!(cache.has(&it, other, &[]), "another query is another resource");
     late.end();
@@ -263,6 +264,42 @@ async fn a_call_ends_what_is_kept_of_its_path() {
     assert_eq!((cache.has(&it, "/a", &[]), cache.entries()), (true, 2));
     later.end();
     assert!(cache.has(&it, "/a", &[]), "an older one took its place");
+}
+
+/// Whoever does not hear how a change ended has to take it for made, once there was somebody to make it.
+#[test]
+fn a_change_that_nobody_hears_of_is_one() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    let it = edition("users", "1");
+    let errands: [fn(&Cache) -> Changed; 2] = [
+        |cache| Changed::Key(Arc::clone(&cache.responses), Cache::key("/a")),
+        |cache| Changed::Path(cache.responses.changes.standing("users", &"/a".parse().unwrap())),
+    ];
+    let answer = |status: u16| Ok(Response::builder().status(status).body(Body::text(None)).unwrap());
+    for errand in errands {
+        // Whether it is over, after one that was let in or not, and came to this end, or to none.
+        let over = |begins: bool, end: Option<Result<Response<Body>, RequestError>>| {
+            cache.keep(&it, "/a", &[], &[], "x");
+            let mut errand = Errand::of(Kind::Change(Change::of(errand(&cache))));
+            if begins {
+                errand.begins();
+            }
+            let record = Record::new(Arc::from("1"), crate::traces::Trace::off());
+            match end {
+                Some(result) => drop(errand.settle(result, &record)),
+                None => drop(errand),
+            }
+            !cache.has(&it, "/a", &[])
+        };
+        assert!(over(true, None) && !over(false, None));
+        assert!(over(true, Some(answer(200))) && over(true, Some(answer(303))));
+        assert!(!over(true, Some(answer(404))) && !over(true, Some(answer(500))));
+        for error in [RequestError::WallTime, RequestError::NoAnswer, RequestError::BodyBroken] {
+            assert!(over(true, Some(Err(error))));
+        }
+        assert!(!over(true, Some(Err(RequestError::NoReplica))) && !over(false, Some(Err(RequestError::QueueFull))));
+        assert!(!over(true, Some(Err(RequestError::Unforwardable(String::new())))));
+    }
 }
 
 /// What a slow client has of an answer counts until he is done with it.

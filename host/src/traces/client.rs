@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::Scheme;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::context::Context;
-use super::trace::{CANCELLED, End};
+use super::trace::{CANCELLED, End, short};
 use super::{Finished, Inner, Sink};
 
-/// Characters of a URL that are exported.
+/// Bytes of a path with its query that are kept until they are exported, and characters of a URL that are then.
 const URL: usize = 2048;
 
 /// The span while the request is under way; empty for one that is not recorded.
@@ -49,7 +49,9 @@ pub(super) struct Sent {
     https: bool,
     pub(super) host: String,
     pub(super) port: u16,
-    target: Option<PathAndQuery>,
+    /// The path with its query, as much of it as may be kept. A copy: what it is a part of may be the whole head that the
+    /// request came with, and the queue is long.
+    target: Box<str>,
     /// How many tries there were before.
     pub(super) resent: usize,
     pub(super) answer: Option<(StatusCode, Version)>,
@@ -87,11 +89,11 @@ impl ClientSpan {
             context,
             id,
             sender: Arc::clone(sender),
-            method: request.method().clone(),
+            method: short(request.method()),
             https: to.https,
             host: to.host.to_owned(),
             port: to.port,
-            target: request.uri().path_and_query().cloned(),
+            target: request.uri().path_and_query().map_or("/", |target| cut(target.as_str())).into(),
             resent,
             answer: None,
             error: None,
@@ -133,9 +135,10 @@ impl Sent {
         let scheme = if self.https { "https" } else { "http" };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let port = if self.port == usual(self.https) { String::new() } else { format!(":{}", self.port) };
-        let path = self.target.as_ref().map_or("/", |target| target.path());
+        let (path, query) =
+            self.target.split_once('?').map_or((&*self.target, None), |(path, query)| (path, Some(query)));
+        let path = if path.is_empty() { "/" } else { path };
         let mut url = format!("{scheme}://{host}{port}{path}");
-        let query = self.target.as_ref().and_then(|target| target.query());
         for (n, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
             if url.len() > URL {
                 break;
@@ -151,6 +154,25 @@ impl Sent {
     }
 }
 
+fn cut(target: &str) -> &str {
+    target.get(..target.floor_char_boundary(URL)).unwrap_or_default()
+}
+
 fn usual(https: bool) -> u16 {
     if https { 443 } else { 80 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of these wait for their collector.
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let long = format!("/{}", "\u{e4}".repeat(30_000));
+        assert_eq!((cut(&long).len(), cut("/a?b")), (URL - 1, "/a?b"));
+        let method = Method::from_bytes("M".repeat(60_000).as_bytes()).unwrap();
+        assert_eq!(short(&method).as_str(), "M".repeat(64));
+        assert_eq!((short(&Method::GET), short(&Method::from_bytes(b"BREW").unwrap()).as_str()), (Method::GET, "BREW"));
+    }
 }

@@ -104,6 +104,15 @@ pub(super) struct Served {
     pub(super) route: Arc<str>,
 }
 
+/// A method that nobody has heard of may be as long as a head; this much of it says what it was.
+const METHOD: usize = 64;
+
+/// The method, as much of it as is kept until it is exported.
+pub(super) fn short(method: &Method) -> Method {
+    let start = method.as_str().as_bytes().get(..METHOD);
+    start.and_then(|start| Method::from_bytes(start).ok()).unwrap_or_else(|| method.clone())
+}
+
 impl Trace {
     /// One that records nothing.
     pub const fn off() -> Self {
@@ -132,7 +141,7 @@ impl Trace {
     /// is no host and scheme in it; nothing is copied, the parts are shared.
     pub fn asked(&mut self, head: &request::Parts, client: IpAddr, request_id: &Arc<str>) {
         if let Some(open) = &mut self.0 {
-            let (method, uri, request_id) = (head.method.clone(), head.uri.clone(), Arc::clone(request_id));
+            let (method, uri, request_id) = (short(&head.method), head.uri.clone(), Arc::clone(request_id));
             open.recording.asked = Some(Asked { method, uri, client, request_id });
         }
     }

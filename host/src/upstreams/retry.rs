@@ -34,6 +34,8 @@ pub enum Outcome {
 pub struct Repeatable {
     /// To do it twice is to do it once, by its method.
     idempotent: bool,
+    /// It asks for nothing to be done at all, by its method.
+    safe: bool,
     /// It has no body, or one that is kept.
     replayable: bool,
 }
@@ -79,12 +81,18 @@ impl Repeatable {
     pub fn new(method: &Method, replayable: bool) -> Self {
         let idempotent =
             [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method);
-        Self { idempotent, replayable }
+        Self { idempotent, safe: method.is_safe(), replayable }
     }
 
-    /// Whether it may be sent twice whatever becomes of the first time, as hedging does.
+    /// Whether it may be sent twice whatever becomes of the first time.
     pub fn always(self) -> bool {
         self.idempotent && self.replayable
+    }
+
+    /// Whether it may be under way twice. The slower one goes on when the client has its answer, and may then undo what the
+    /// client does next: a second DELETE does what the first did, unless there was a PUT in between.
+    pub fn hedges(self) -> bool {
+        self.safe && self.replayable
     }
 
     /// Whether it may be sent again, after so many tries of which the last ended like this.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -54,6 +54,7 @@ pub struct Source {
     members: Arc<Members>,
     chosen: Chosen,
     upload: Option<Arc<Uploading>>,
+    lateness: Option<Arc<AtomicBool>>,
 }
 
 type Tried = Result<Response<Received<AnyBody>>, SendError<AnyBody>>;
@@ -80,6 +81,9 @@ struct Job<'a> {
     spare: Option<Parts>,
     /// Where it stands in its trace; every try has a span there.
     onward: Option<Onward>,
+    /// Whether one of several tries was late: then it may well be the request that takes so long, and not the others'
+    /// replicas. None when there can only be one.
+    lateness: Option<Arc<AtomicBool>>,
 }
 
 /// A try that had less time than this left of the request's says nothing about its replica.
@@ -107,7 +111,9 @@ impl Upstream {
         let again = repeatable.always() && (inner.spec.retry.attempts > 0 || inner.spec.hedge.is_some());
         let spare = again.then(|| head.clone());
         let members = inner.members.load_full();
-        let mut job = Job { inner, repeatable, key, deadline, members, upload, tried: Vec::new(), spare, onward };
+        let lateness = again.then(Arc::default);
+        let mut job =
+            Job { inner, repeatable, key, deadline, members, upload, tried: Vec::new(), spare, onward, lateness };
         job.run(Request::from_parts(head, body)).await
     }
 }
@@ -177,7 +183,7 @@ impl Job<'_> {
     async fn attempt(&mut self, mut request: Request<AnyBody>) -> Result<Try, Failure> {
         let first = self.choose()?;
         let span = self.span(&mut request, &first);
-        let hedge = self.inner.spec.hedge.filter(|_| self.tried.len() == 1 && self.repeatable.always());
+        let hedge = self.inner.spec.hedge.filter(|_| self.tried.len() == 1 && self.repeatable.hedges());
         let Some(patience) = hedge else { return first.ask(request, self.deadline, span).await };
         let mut first = Box::pin(first.ask(request, self.deadline, span));
         if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
@@ -224,7 +230,8 @@ impl Job<'_> {
         let chosen = chosen.ok_or(Failure::NoReplica)?;
         self.inner.news(chosen.news);
         self.tried.push(chosen.index);
-        Ok(Source { inner: Arc::clone(self.inner), members, chosen, upload: self.upload.clone() })
+        let (upload, lateness) = (self.upload.clone(), self.lateness.clone());
+        Ok(Source { inner: Arc::clone(self.inner), members, chosen, upload, lateness })
     }
 }
 
@@ -249,7 +256,7 @@ impl Source {
                 let cause = format!("{target}: no answer before the time of the request was over");
                 span.failed("timed-out");
                 self.inner.counts.failed.count("timed-out");
-                if start.elapsed() >= FAIR && !self.is_uploading() {
+                if start.elapsed() >= FAIR && !self.is_uploading() && self.is_late_first() {
                     self.settle(Outcome::TimedOut, &cause);
                 }
                 Err(Failure::TimedOut(cause))
@@ -267,7 +274,7 @@ impl Source {
         let cause = match result {
             // Says nothing about the replica.
             Err(error) if matches!(error.kind, Kind::Unsendable | Kind::Upload) => return outcome,
-            Err(_) if outcome == Outcome::TimedOut && self.is_uploading() => return outcome,
+            Err(_) if outcome == Outcome::TimedOut && (self.is_uploading() || !self.is_late_first()) => return outcome,
             result => move || match result {
                 Ok(response) => format!("it answers {}", response.status()),
                 Err(error) => error.cause.clone(),
@@ -276,6 +283,12 @@ impl Source {
         let change = self.members.replicas.settle(&self.chosen, outcome, now);
         self.inner.tell(&self.chosen.replica().address, change, cause);
         outcome
+    }
+
+    /// It took too long, and is the first try of its request that did. After that one it is more likely the request that
+    /// takes so long, and a slow path must not take out every replica there is.
+    fn is_late_first(&self) -> bool {
+        self.lateness.as_ref().is_none_or(|late| !late.swap(true, Relaxed))
     }
 
     /// The client has not sent all of its request yet, and has to go on.

@@ -53,7 +53,7 @@ pub struct Spec {
     pub panic: Percent,
     /// How often a request is sent again.
     pub retry: Retry,
-    /// After how long without an answer a request that may be repeated is sent to a second replica as well.
+    /// After how long without an answer a request that changes nothing is sent to a second replica as well.
     pub hedge: Option<Duration>,
     /// Whether a client may switch protocols: WebSocket.
     pub upgrade: bool,

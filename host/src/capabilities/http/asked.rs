@@ -17,12 +17,11 @@ use wasmtime_wasi_http::p2::body::HostIncomingBody;
 use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest};
 use wasmtime_wasi_http::{FieldMap, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView};
 
-use super::Sent;
+use super::{Sent, TYPES};
 use crate::capabilities::Ctx;
 
-/// By their newest names: those before them are found by these, too.
+/// By its newest name, as [`TYPES`].
 const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
-const TYPES: &str = "wasi:http/types@0.2.12";
 
 /// An answer on its way to a guest.
 enum Asked {

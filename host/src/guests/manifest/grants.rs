@@ -80,6 +80,13 @@ impl Grants {
         self.http.iter().any(|origin| origin.is_at(scheme, port) && origin.holds(address))
     }
 
+    /// Whether it may connect to addresses that are not `public`: only an entry that lists them allows that.
+    pub fn lists_private(&self, public: impl Fn(IpAddr) -> bool) -> bool {
+        // A network may have both; who lists one does so for those that are not.
+        let some = |net: &IpNet| net.prefix_len() < net.max_prefix_len() || !public(net.addr());
+        self.http.iter().any(|origin| matches!(&origin.host, Host::Addresses(net) if some(net)))
+    }
+
     /// The entry that lets a guest connect to this listener of its host as a client of the same machine, if there is one: by
     /// a loopback address. Only addresses do, and no name.
     pub fn loops_to(&self, listener: SocketAddr) -> Option<&Origin> {

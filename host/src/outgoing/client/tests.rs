@@ -67,7 +67,7 @@ fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
     let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
-    Client::new(&manifest.grants, &manifest.limits, resolver, crate::tls::client(roots).unwrap())
+    Client::new(&manifest.grants, &manifest.limits, resolver, crate::tls::client(roots).unwrap(), &Arc::default())
 }
 
 fn errand() -> Errand {
@@ -188,23 +188,28 @@ async fn causes_are_told_apart() {
     assert!(matches!(failed, Err(Failure::Refused)), "{failed:?}");
 }
 
+/// A server that answers with the head that it gets: its URL, and how many connections it has had.
+async fn answering() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            let service = service_fn(async |request: Request<hyper::body::Incoming>| {
+                let said = format!("{:?}", request.headers());
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(said))))
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (format!("http://127.0.0.1:{port}/"), connections)
+}
+
 /// Connections that idle are in nobody's way, also while their pool is held by a request that nobody answers.
 #[tokio::test]
 async fn idle_connections_make_room() {
-    let answering = async || {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service_fn(async |_: Request<hyper::body::Incoming>| {
-                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("x"))))
-                });
-                let server = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        format!("http://127.0.0.1:{port}/")
-    };
     for slow in [false, true] {
         let (silent, _listener) = mute().await;
         let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
@@ -216,11 +221,59 @@ async fn idle_connections_make_room() {
         }
         // One after another, and three at a time.
         for n in 0..20 {
-            let urls = [answering().await, answering().await, answering().await];
+            let urls = [answering().await.0, answering().await.0, answering().await.0];
             let [one, two, three] = urls.map(|url| ask(&client, &service, url, options));
             let asked = if n % 2 == 0 { (one.await, two.await, three.await) } else { tokio::join!(one, two, three) };
             assert!(matches!(&asked, (Ok(_), Ok(_), Ok(_))), "slow: {slow}, {n}: {asked:?}");
         }
         assert!(client.dial.open() <= 4 * CONNECTIONS);
+    }
+}
+
+/// While a request that nobody answers holds the connections of an old pool, those of the new one are used again.
+#[tokio::test]
+async fn a_pool_is_not_begun_for_each_request() {
+    let (silent, _listener) = mute().await;
+    let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
+    let options = RequestOptions::default();
+    let mut slow = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
+    let polled = tokio::time::timeout(Duration::from_millis(50), slow.as_mut()).await;
+    assert!(polled.is_err(), "the server says nothing");
+    while client.dial.open() <= client.kept {
+        ask(&client, &service, answering().await.0, options).await.unwrap();
+    }
+    let (url, connections) = answering().await;
+    for _ in 0..20 {
+        ask(&client, &service, url.clone(), options).await.unwrap();
+    }
+    assert!(client.dial.open() > client.kept, "the old ones are still there");
+    // Two, should a second pass meanwhile.
+    assert!(connections.load(Relaxed) <= 2, "{connections:?} connections for one request after another");
+    // As often as that, and not for ever.
+    let first = lock(&client.pool).begun.unwrap();
+    drop(client.pool(first + PAUSE / 2));
+    assert_eq!(lock(&client.pool).begun, Some(first));
+    drop(client.pool(first + PAUSE));
+    assert_eq!(lock(&client.pool).begun, Some(first + PAUSE));
+}
+
+/// Where a request may come back by, it says how deep it is; the public world is not told.
+#[tokio::test]
+async fn only_neighbours_are_told_how_deep_it_is() {
+    let (url, _) = answering().await;
+    let service = service();
+    let near = client("['http://127.0.0.1:*']", "", RootCertStore::empty());
+    let deep = Errand { depth: 2, ..errand() };
+    let body = || Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::get(&url).header("via", "1.1 mine").body(body()).unwrap();
+    let (response, _place) = near.send(&service, &deep, request, RequestOptions::default()).await.unwrap();
+    let said = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert_eq!((said.matches("1.1 lodge-").count(), said.matches("1.1 mine").count()), (3, 1), "{said}");
+    let tells = |list: &str| client(list, "", RootCertStore::empty()).via.is_some();
+    for public in ["['http://*', 'https://api.test']", "['http://1.1.1.1', 'https://[2606:4700::1111]:8443']"] {
+        assert!(!tells(public), "{public}");
+    }
+    for near in ["['https://api.test', 'http://10.0.0.7']", "['http://*', 'http://[::1]:*']", "['http://8.0.0.0/6']"] {
+        assert!(tells(near), "{near}");
     }
 }

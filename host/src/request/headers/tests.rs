@@ -96,6 +96,35 @@ fn heads_that_are_refused() {
     assert_eq!(seen(old, &stranger).unwrap().0, "http://127.0.0.1:8080/");
 }
 
+/// A coding that nobody takes off must not get lost on the way.
+#[test]
+fn bodies_are_chunked_once_or_not_at_all() {
+    let arrives = |lines: &[&str]| {
+        let head = Request::post("/").header("host", "h");
+        let head = lines.iter().fold(head, |head, line| head.header("transfer-encoding", *line));
+        let (mut head, ()) = head.body(()).unwrap().into_parts();
+        match arrive(&mut head, &peer("127.0.0.1:9", &[])) {
+            Ok(()) => true,
+            Err(RequestError::BadFraming) => false,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let plain: [&[&str]; 4] = [&[], &["chunked"], &["Chunked"], &[" chunked "]];
+    assert!(plain.into_iter().all(arrives));
+    let others: [&[&str]; 7] = [
+        &["gzip, chunked"],
+        &["chunked, chunked"],
+        &["chunked", "chunked"],
+        &["gzip", "chunked"],
+        &["chunked", "gzip"],
+        &["gzip"],
+        &[""],
+    ];
+    for lines in others {
+        assert!(!arrives(lines), "{lines:?}");
+    }
+}
+
 /// What is asked for as its client has it: what is kept of an answer is kept under that.
 #[test]
 fn what_is_asked_for_is_by_a_trusted_proxys_word() {

@@ -24,6 +24,9 @@ fn by_method_body_and_outcome() {
         for replayable in [true, false] {
             let repeatable = idempotent.contains(method) && replayable;
             assert_eq!(Repeatable::new(method, replayable).always(), repeatable);
+            // A PUT or a DELETE that goes on behind the answer could undo what comes after that.
+            let hedges = repeatable && ![Method::PUT, Method::DELETE].contains(method);
+            assert_eq!(Repeatable::new(method, replayable).hedges(), hedges, "{method}");
             for untouched in [Outcome::Unconnected, Outcome::Unsent] {
                 assert!(again(method, replayable, untouched), "{method}: nobody saw it");
             }

@@ -185,7 +185,7 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "hedge",
         default: "off",
-        help: "after how long without an answer a second replica is asked as well, if the request may be repeated",
+        help: "after how long without an answer a second replica is asked as well, if the request is a GET, HEAD, OPTIONS or TRACE without a body",
         set: |s, text| {
             s.hedge = if text == "off" { None } else { Some(duration(text, MS..=MINUTE)?) };
             Ok(())

@@ -1,0 +1,69 @@
+//! Bounds of what a guest says of a request that it makes. wasmtime has one for header fields and `http` one for paths
+//! (64 KiB); a method or an authority may be as long as the guest's memory, and the host would have a copy of it for every
+//! request that the guest holds.
+
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::http::types::{self, HostOutgoingRequest as Host02};
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
+use wasmtime_wasi_http::p3::bindings::http::types::{self as types_03, HostRequest as Host03};
+use wasmtime_wasi_http::{WasiHttpView, p3};
+
+use super::TYPES;
+use crate::capabilities::Ctx;
+
+/// By its newest name, as [`TYPES`].
+const TYPES_03: &str = "wasi:http/types@0.3.0";
+
+/// Bytes of a method. The longest registered one has 17.
+const METHOD: usize = 64;
+
+/// Bytes of an authority. A host name has 253 at most, and a port 5.
+const AUTHORITY: usize = 1 << 10;
+
+/// Puts these in the place of what the linker has of 0.2.
+pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    type Says = (Resource<HostOutgoingRequest>, types::Method);
+    type Names = (Resource<HostOutgoingRequest>, Option<String>);
+    linker.allow_shadowing(true);
+    let mut types = linker.instance(TYPES)?;
+    types.func_wrap("[method]outgoing-request.set-method", |mut store, (request, method): Says| {
+        if matches!(&method, types::Method::Other(word) if word.len() > METHOD) {
+            return Ok((Err(()),));
+        }
+        Ok((Host02::set_method(&mut store.data_mut().http(), request, method)?,))
+    })?;
+    types.func_wrap("[method]outgoing-request.set-authority", |mut store, (request, authority): Names| {
+        if is_too_long(authority.as_deref()) {
+            return Ok((Err(()),));
+        }
+        Ok((Host02::set_authority(&mut store.data_mut().http(), request, authority)?,))
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Puts these in the place of what the linker has of 0.3.
+pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    type Says = (Resource<p3::Request>, types_03::Method);
+    type Names = (Resource<p3::Request>, Option<String>);
+    linker.allow_shadowing(true);
+    let mut types = linker.instance(TYPES_03)?;
+    types.func_wrap("[method]request.set-method", |mut store, (request, method): Says| {
+        if matches!(&method, types_03::Method::Other(word) if word.len() > METHOD) {
+            return Ok((Err(()),));
+        }
+        Ok((Host03::set_method(&mut store.data_mut().http(), request, method)?,))
+    })?;
+    types.func_wrap("[method]request.set-authority", |mut store, (request, authority): Names| {
+        if is_too_long(authority.as_deref()) {
+            return Ok((Err(()),));
+        }
+        Ok((Host03::set_authority(&mut store.data_mut().http(), request, authority)?,))
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn is_too_long(authority: Option<&str>) -> bool {
+    authority.is_some_and(|authority| authority.len() > AUTHORITY)
+}
