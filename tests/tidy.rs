@@ -169,6 +169,7 @@ fn the_readmes_tables_are_the_readers() {
         key("rollback.errors", hundredths(errors.0)),
         key("rollback.p99", hundredths(p99)),
         key("rollback.minimum", minimum.to_string()),
+        key("sticky", String::new()),
     ];
     let mut upstream = known(lodge::upstreams::spec::KEYS);
     upstream.push(key("replicas", String::new()));
