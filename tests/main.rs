@@ -45,6 +45,7 @@ mod metrics;
 mod outgoing;
 mod page;
 mod serving;
+mod shown;
 mod streaming;
 mod tidy;
 mod traces;

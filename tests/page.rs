@@ -40,11 +40,16 @@ async fn operators_see_what_happens() {
     put(directory.path(), "hello", &format!("{}.wasm", longest()));
     std::fs::write(directory.path().join("trap.toml"), "calls = ['users']\nhttp = ['https://*.example.org']").unwrap();
     std::fs::write(directory.path().join(format!("{HOSTILE}.wasm")), "").unwrap();
+    put(directory.path(), "hello", "hello@2.wasm");
+    std::fs::write(directory.path().join("hello@2.toml"), "match = ['header:x-version=2']").unwrap();
+    let far = "[upstream]\nreplicas = ['http://127.0.0.1:1']\nhealth.path = '/health'";
+    std::fs::write(directory.path().join("far.toml"), far).unwrap();
     let Some(mut browser) = Browser::start() else { return };
     let host = Process::serve(directory.path(), &["--log-headers", "x-note"]).await;
     assert_eq!(get(host.address, "/logger").await.status, 200);
     browser.open(&format!("http://{}/", host.admin));
     it_comes_alive(&mut browser);
+    rollouts_and_replicas_show(&mut browser);
     a_dropped_in_service_appears(&mut browser, &host, directory.path()).await;
     a_trap_shows(&mut browser, &host).await;
     hostile_text_stays_text(&mut browser, &host).await;
@@ -63,6 +68,26 @@ fn it_comes_alive(browser: &mut Browser) {
     // What was logged before the page came is there, and what is logged from now on.
     browser.until("document.querySelector('#lines').textContent.includes('stock is low')", SOON);
     assert_eq!(browser.complaints(), [""; 0]);
+}
+
+fn rollouts_and_replicas_show(browser: &mut Browser) {
+    let sub = |name: &str, cell: u32| format!("{}?.cells[{cell}].lastChild.textContent", row(name));
+    browser.until(&format!("{} === 'gets 0 %, header:x-version=2'", sub("hello@2", 0)), SOON);
+    browser.until(&format!("{} === '0 of 1 replica'", sub("far", 1)), SOON);
+    let detail = |name: &str, list: &str, text: &str| {
+        let open = format!("{}.querySelector('a').click()", row(name));
+        (open, format!("document.querySelector('#{list}').textContent.includes('{text}')"))
+    };
+    for (name, list, text) in [
+        ("hello", "about", "Versionshello@2 0 %"),
+        ("far", "about", "http://127.0.0.1:1down (Connection refused (os error"),
+        ("far", "limits", "upstream.policyleast-in-flight"),
+    ] {
+        let (open, said) = detail(name, list, text);
+        browser.eval(&open);
+        browser.until(&said, SOON);
+        browser.eval("document.querySelector('#close').click()");
+    }
 }
 
 /// Within two seconds, counted from when the service answers its first request: what comes before that, the watch and

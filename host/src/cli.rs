@@ -12,6 +12,7 @@ mod manual;
 mod operate;
 mod out;
 mod ps;
+mod rollout;
 mod schema;
 mod screen;
 mod stats;

@@ -17,6 +17,7 @@ mod lockstep;
 pub mod replicas;
 pub mod retry;
 pub mod send;
+pub mod shown;
 pub mod source;
 pub mod spec;
 pub mod transport;
@@ -31,14 +32,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
-use serde::Serialize;
 use tokio::task::AbortHandle;
 
 use self::budget::Budget;
-use self::discover::{Discovery, Endpoint, Names, Pace};
+use self::discover::{Discovery, Endpoint, Names, Pace, Troubles};
 use self::health::Change;
 use self::replicas::{News, Replicas};
 use self::send::AnyBody;
+pub use self::shown::{Seen, Shown};
 use self::spec::Spec;
 use self::transport::{Pool, Settings, Target};
 use crate::guests::deployment::Deployment;
@@ -66,6 +67,8 @@ struct Inner {
     service: Arc<str>,
     spec: Arc<Spec>,
     settings: Settings,
+    /// What is wrong with where its replicas are said to be.
+    troubles: Troubles,
     members: ArcSwap<Members>,
     /// What was asked and retried. Survives new manifests.
     budget: Arc<Budget>,
@@ -103,21 +106,6 @@ pub struct Shared {
     pace: Pace,
     tls: OnceLock<Result<Arc<ClientConfig>, String>>,
     via: Arc<Via>,
-}
-
-/// What a replica is at the moment, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct Seen {
-    /// Where it is.
-    pub url: String,
-    /// Its part beside the others'.
-    pub weight: u32,
-    /// `available`, `down` or `ejected`.
-    pub state: &'static str,
-    /// Requests that it is answering.
-    pub in_flight: usize,
-    /// Connections to it.
-    pub connections: usize,
 }
 
 impl Shared {
@@ -169,6 +157,7 @@ impl Upstream {
         let members = Members::new(&spec, &settings, &endpoints.borrow(), old.as_deref(), true, &service);
         let inner = Arc::new(Inner {
             service,
+            troubles: discovery.troubles(),
             members: ArcSwap::from_pointee(members),
             budget: before.map_or_else(|| Arc::new(Budget::new(now)), |before| Arc::clone(&before.budget)),
             counts: before.map(|before| Arc::clone(&before.counts)).unwrap_or_default(),
@@ -197,23 +186,6 @@ impl Upstream {
     pub fn counts(&self) -> &Counts {
         &self.inner.counts
     }
-
-    /// Its replicas.
-    pub fn replicas(&self) -> Vec<Seen> {
-        let (members, now) = (self.inner.members.load(), Instant::now());
-        let seen = |((replica, weight), pool): ((&Arc<replicas::Replica>, u32), &Arc<Pool<_>>)| Seen {
-            url: replica.address.to_string(),
-            weight,
-            state: match replica.status(now) {
-                health::Status::Available => "available",
-                health::Status::Down => "down",
-                health::Status::Ejected(_) => "ejected",
-            },
-            in_flight: replica.in_flight(),
-            connections: pool.open(),
-        };
-        members.replicas.iter().zip(&members.pools).map(seen).collect()
-    }
 }
 
 impl Deref for Upstream {
@@ -238,7 +210,7 @@ impl Inner {
             let found = Arc::clone(&endpoints.borrow_and_update());
             let old = self.members.load_full();
             let new = Members::new(&self.spec, &self.settings, &found, Some(&old), false, &self.service);
-            tracing::info!(target: CHANGE, service = &*self.service, "{} replicas", new.replicas.len());
+            tracing::info!(target: CHANGE, service = &*self.service, "{}", count(new.replicas.len()));
             self.members.store(Arc::new(new));
         }
         // Where all addresses are fixed nobody changes them.
@@ -256,13 +228,28 @@ impl Inner {
         match change {
             None => {}
             Some(Change::Up) => tracing::info!(target: CHANGE, service, "{address} is up again"),
-            Some(Change::Down) => tracing::warn!(target: CHANGE, service, "{address} is down: {}", cause()),
+            Some(Change::Down) => {
+                let why = self.noted(address, cause());
+                tracing::warn!(target: CHANGE, service, "{address} is down: {why}");
+            }
             Some(Change::Ejected(time)) => {
                 self.counts.ejections.fetch_add(1, Relaxed);
+                // Not in the macro, which would not ask for it where the log leaves the line out.
+                let why = self.noted(address, cause());
                 let time = humantime::format_duration(Duration::from_millis(time.as_millis() as u64));
-                tracing::warn!(target: CHANGE, service, "{address} is left out for {time}: {}", cause());
+                tracing::warn!(target: CHANGE, service, "{address} is left out for {time}: {why}");
             }
         }
+    }
+
+    /// Why a replica is out, in so many words as say it beside its address; who asks for the replica is told, too.
+    fn noted(&self, address: &Target, cause: String) -> String {
+        let why = cause.strip_prefix(&format!("{address}: ")).map_or_else(|| cause.clone(), str::to_owned);
+        let members = self.members.load();
+        if let Some((replica, _)) = members.replicas.iter().find(|(replica, _)| replica.address == *address) {
+            replica.note(&why);
+        }
+        why
     }
 
     fn news(&self, news: Option<News>) {
@@ -273,11 +260,12 @@ impl Inner {
                 tracing::error!(
                     target: CHANGE,
                     service,
-                    "only {available} replicas are available: all are used, whatever their state, until there are more"
+                    "only {} available: all are used, whatever their state, until there are more",
+                    are(available)
                 );
             }
             Some(News::Calm { available }) => {
-                tracing::info!(target: CHANGE, service, "{available} replicas are available again, and only they are used");
+                tracing::info!(target: CHANGE, service, "{} available again, and only what is available is used", are(available));
             }
         }
     }
@@ -314,11 +302,21 @@ impl Members {
         }
         let replicas = Replicas::new(Arc::clone(spec), addresses, before.map(|before| &before.replicas), now);
         if replicas.left_out() > 0 {
-            tracing::warn!(service, "{} replicas are left out: there are too many", replicas.left_out());
+            tracing::warn!(service, "{} left out: there are too many", are(replicas.left_out()));
         }
         let pools = replicas.iter().filter_map(|(replica, _)| pools.remove(&replica.address)).collect();
         Self { replicas, pools }
     }
+}
+
+/// `1 replica`, `2 replicas`.
+fn count(replicas: usize) -> String {
+    if replicas == 1 { "1 replica".into() } else { format!("{replicas} replicas") }
+}
+
+/// `1 replica is`, `2 replicas are`.
+fn are(replicas: usize) -> String {
+    format!("{} {}", count(replicas), if replicas == 1 { "is" } else { "are" })
 }
 
 #[cfg(test)]

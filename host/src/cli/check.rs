@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::out::{self, Failure, clean};
+use super::units::places;
 use crate::config::Config;
 use crate::guests::cache::Cache;
 use crate::guests::compile::Compiler;
@@ -12,6 +13,7 @@ use crate::guests::deployment::Backend;
 use crate::guests::load::{Scanner, State};
 use crate::guests::report::{self, Report};
 use crate::guests::snapshot::Publisher;
+use crate::upstreams::shown::Said;
 
 /// Checks everything and prints the report. Fails when anything is refused.
 pub(super) fn run(config: Config, json: bool) -> Result<(), Failure> {
@@ -74,14 +76,20 @@ fn words(report: &Report) -> String {
         let size = bytesize::ByteSize(service.bytes).display().iec();
         let short = service.digest.get(..12).unwrap_or_default();
         lines.push(format!("{file}  {size}  sha256 {short}"));
-        let host = if service.host.is_empty() { String::new() } else { format!(" and {}", service.host) };
-        lines.push(format!("  answers at  {}{host}", service.routes.join(", ")));
+        lines.push(format!("  answers at  {}", places(&service.routes, &service.host)));
         let granted = [("may call", &service.calls), ("may ask ", &service.http)];
         for (may, whom) in granted.into_iter().filter(|(_, whom)| !whom.is_empty()) {
             lines.push(format!("  {may}    {}", whom.join(", ")));
         }
-        lines.push(format!("  exports     {}", service.exports.join("\n              ")));
-        lines.push(format!("  imports     {}", service.imports.join("\n              ")));
+        let source = |it: &Said| match &it.fails {
+            Some(why) => clean(&format!("{}: {why}", it.source)).into_owned(),
+            None => clean(&it.source).into_owned(),
+        };
+        let replicas: Vec<_> = service.upstream.iter().flat_map(|upstream| &upstream.sources).map(source).collect();
+        let lists = [("replicas", &replicas), ("exports ", &service.exports), ("imports ", &service.imports)];
+        for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            lines.push(format!("  {name}    {}", list.join("\n              ")));
+        }
     }
     if let Some(refused) = &report.refused {
         lines.push(format!("{file}  REFUSED: {}; {}", clean(&refused.reason), clean(&refused.remedy)));

@@ -2,6 +2,7 @@
 
 mod asks;
 mod component;
+mod elsewhere;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -10,9 +11,10 @@ use serde::Serialize;
 
 use self::asks::Ask;
 use super::client::Client;
-use super::client::api::{Error, Policy, Replica, Service};
+use super::client::api::{Error, Policy, Service};
 use super::out::{self, Failure, clean};
-use super::units::{ago, bytes, millis, seconds};
+use super::rollout;
+use super::units::{ago, bytes, count, millis, places, seconds};
 use crate::config::Config;
 use crate::guests::digest::Digest;
 use crate::guests::load::{Scanner, State};
@@ -142,42 +144,35 @@ impl Component {
 }
 
 fn served(service: &Service, now: SystemTime) -> String {
-    let mut text = format!("{}  {}\n", clean(&service.name), bytes(service.bytes));
-    let code = match (service.replicas.is_empty(), service.loaded) {
-        (false, _) => String::new(),
-        (_, true) => "; its machine code is in memory".into(),
-        _ => "; its machine code is not in memory".into(),
+    let mut text = clean(&service.name).into_owned();
+    if service.replicas.is_none() {
+        text.push_str(&format!("  {}", bytes(service.bytes)));
+    }
+    text.push('\n');
+    let more = match (&service.replicas, service.loaded) {
+        (Some(replicas), _) => elsewhere::available(replicas),
+        (None, true) => "its machine code is in memory".into(),
+        (None, false) => "its machine code is not in memory".into(),
     };
     item(&mut text, "sha256", [&service.digest]);
-    item(&mut text, "state", [format!("{}{code}", service.state)]);
+    item(&mut text, "state", [format!("{}; {more}", service.state)]);
     item(&mut text, "withdrawn", service.withdrawn.iter());
-    let replica =
-        |it: &Replica| format!("{}  {}, {} in flight, {} connections", it.url, it.state, it.in_flight, it.connections);
-    item(&mut text, "replicas", service.replicas.iter().map(replica));
+    item(&mut text, "gets", service.share.iter().map(rollout::gets));
+    item(&mut text, "versions", service.versions.iter().map(rollout::version));
+    item(&mut text, "sticky", service.sticky.iter());
+    if let Some(replicas) = &service.replicas {
+        let upstream = service.upstream.clone().unwrap_or_default();
+        item(&mut text, "replicas", elsewhere::replicas(replicas, &upstream.sources));
+        if !replicas.is_empty() {
+            item(&mut text, "not heard of", elsewhere::failing(&upstream.sources));
+        }
+        item(&mut text, "upstream", elsewhere::settings(&upstream));
+    }
     item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
-    let host = if service.host.is_empty() { String::new() } else { format!(" and {}", service.host) };
-    item(&mut text, "answers at", [format!("{}{host}", service.routes.join(", "))]);
+    item(&mut text, "answers at", [places(&service.routes, &service.host)]);
     item(&mut text, "may call", [service.calls.join(", ")]);
     item(&mut text, "may ask", [service.http.join(", ")]);
-    item(
-        &mut text,
-        "requests",
-        [format!(
-            "{}, {} of them errors; {} in flight, {} queued",
-            service.requests, service.errors, service.in_flight, service.queued
-        )],
-    );
-    item(&mut text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
-    item(&mut text, "CPU", [seconds(service.cpu_seconds)]);
-    item(&mut text, "memory", [bytes(service.memory_bytes)]);
-    item(&mut text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
-    let kept = service
-        .cached
-        .iter()
-        .map(|kept| format!("{}, {}; {} hits, {} misses", kept.entries, bytes(kept.bytes), kept.hits, kept.misses));
-    item(&mut text, "kept answers", kept);
-    let refusal = service.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
-    item(&mut text, "last refusal", refusal);
+    traffic(&mut text, service, now);
     let limits = service.limits.iter().map(|(name, value)| match value {
         serde_json::Value::String(value) => format!("{name} {value}"),
         value => format!("{name} {value}"),
@@ -189,6 +184,31 @@ fn served(service: &Service, now: SystemTime) -> String {
     item(&mut text, "imports", &service.imports);
     item(&mut text, "last errors", service.recent_errors.iter().flat_map(|error| failed(error, now)));
     text
+}
+
+/// What a service was asked, and what it took.
+fn traffic(text: &mut String, service: &Service, now: SystemTime) {
+    let (errors, in_flight, queued) = (service.errors, service.in_flight, service.queued);
+    let requests = format!("{}, {errors} of them errors; {in_flight} in flight, {queued} queued", service.requests);
+    item(text, "requests", [requests]);
+    item(text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
+    if service.replicas.is_none() {
+        item(text, "CPU", [seconds(service.cpu_seconds)]);
+        item(text, "memory", [bytes(service.memory_bytes)]);
+    }
+    item(text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
+    let kept = service.cached.iter().map(|kept| {
+        let (hits, misses) = (count(kept.hits, "hit"), kept.misses);
+        format!(
+            "{}, {}; {hits}, {misses} {}",
+            kept.entries,
+            bytes(kept.bytes),
+            if misses == 1 { "miss" } else { "misses" }
+        )
+    });
+    item(text, "kept answers", kept);
+    let refusal = service.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
+    item(text, "last refusal", refusal);
 }
 
 /// A policy: how it is set, and how it does.
@@ -250,6 +270,59 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }
+    }
+
+    /// What an operator of a rollout, or of an upstream in trouble, looks for.
+    #[test]
+    fn rollouts_and_replicas_in_words() {
+        let text = |json: &str| {
+            let service: Service = serde_json::from_str(json).unwrap();
+            served(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap())
+        };
+        let version = text(
+            r#"{"name":"users@2","state":"serving","host":"2.users.localhost","share":{"percent":10.0,
+                "match":["header:x-version=2"],"mirror":0.0}}"#,
+        );
+        assert!(version.contains("  gets          10 %, header:x-version=2\n"), "{version}");
+        assert!(version.contains("  answers at    2.users.localhost\n"), "{version}");
+        let service = text(
+            r#"{"name":"users","sticky":"cookie:sid","versions":[{"name":"users@2","percent":10.0,"state":"serving"},
+                {"name":"users@3","percent":0.5,"state":"withdrawn"}]}"#,
+        );
+        let lines =
+            "  versions      users@2 10 %\n                users@3 0.5 %, withdrawn\n  sticky        cookie:sid\n";
+        assert!(service.contains(lines), "{service}");
+        let far = text(
+            r#"{"name":"far","state":"serving","loaded":true,"replicas":[
+                {"url":"http://a","weight":3,"state":"available","in_flight":2,"connections":1},
+                {"url":"http://b","weight":1,"state":"down","why":"refused\u001b[2J","in_flight":0,"connections":0},
+                {"url":"http://c","weight":1,"state":"ejected","until":"2026-11-21T11:00:10Z","why":"it answers 503",
+                 "in_flight":0,"connections":2}],
+                "upstream":{"settings":{"connect":"1s","policy":"hash","retry.attempts":"2","retry.budget":"20%"},
+                 "sources":[{"source":"http://a"},{"source":"far.list","fails":"No such file"}]}}"#,
+        );
+        for line in [
+            "far\n",
+            "  state         serving; 1 of 3 replicas available\n",
+            "  replicas      http://a  available; weight 3, 2 in flight, 1 connection\n",
+            "                http://b  down: refused\\u{1b}[2J; weight 1, 0 in flight, 0 connections\n",
+            "                http://c  ejected until 2026-11-21T11:00:10Z: it answers 503; weight 1, 0 in flight, 2 connections\n",
+            "  not heard of  far.list: No such file\n",
+            "  upstream      policy hash, connect 1s\n                health: none, without health.path\n",
+            "                retry: attempts 2, budget 20%\n",
+        ] {
+            assert!(far.contains(line), "{line:?} is not in\n{far}");
+        }
+        assert!(!far.contains("CPU") && !far.contains("machine code"), "{far}");
+        let lost = text(
+            r#"{"name":"far","state":"serving","loaded":true,"replicas":[],
+            "upstream":{"sources":[{"source":"far.list","fails":"No such file"}]}}"#,
+        );
+        assert!(lost.contains("  state         serving; 0 of 0 replicas available\n"), "{lost}");
+        assert!(
+            lost.contains("  replicas      none: far.list: No such file\n") && !lost.contains("not heard"),
+            "{lost}"
+        );
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::SystemTime;
 
 use super::client::Client;
-use super::client::api::Entry;
+use super::client::api::{Entry, Service};
 use super::out::{self, Failure, clean};
+use super::rollout::brief;
 use super::table::Side::{Left, Right};
 use super::table::Table;
 use super::units::{ago, bytes, millis, seconds};
@@ -34,7 +35,7 @@ fn text(entries: &[Entry], now: SystemTime) -> String {
         table.row([
             (&*service.name).into(),
             service.digest.get(..12).unwrap_or(&service.digest).into(),
-            (&*service.state).into(),
+            state(service).into(),
             ago(&service.since, now).into(),
             service.requests.to_string().into(),
             service.errors.to_string().into(),
@@ -56,9 +57,39 @@ fn text(entries: &[Entry], now: SystemTime) -> String {
     text
 }
 
+/// What a service does and, where that is not all of what one expects, how much of it: the replicas that can be used if
+/// some cannot, the part that a version gets.
+fn state(service: &Service) -> String {
+    let state = &service.state;
+    if let Some(replicas) = &service.replicas {
+        let available = replicas.iter().filter(|replica| replica.state == "available").count();
+        let all = available == replicas.len() && available > 0;
+        return if all { state.clone() } else { format!("{state} {available}/{}", replicas.len()) };
+    }
+    match &service.share {
+        // The others get nothing, whatever their part is.
+        Some(share) if ["serving", "unloaded"].contains(&state.as_str()) => format!("{state} {}", brief(share)),
+        _ => state.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_much_of_it_serves() {
+        let said = |json: &str| state(&serde_json::from_str(json).unwrap());
+        let replica = |state: &str| format!(r#"{{"state":"{state}"}}"#);
+        let far = |replicas: &[&str]| {
+            let replicas: Vec<_> = replicas.iter().map(|state| replica(state)).collect();
+            said(&format!(r#"{{"state":"serving","replicas":[{}]}}"#, replicas.join(",")))
+        };
+        assert_eq!([far(&["available"]), far(&["available", "down"])], ["serving", "serving 1/2"]);
+        assert_eq!([far(&["ejected", "down"]), far(&[])], ["serving 0/2", "serving 0/0"]);
+        let part = |state: &str| said(&format!(r#"{{"state":"{state}","share":{{"percent":2.5}}}}"#));
+        assert_eq!([part("serving"), part("withdrawn")], ["serving 2.5%", "withdrawn"]);
+    }
 
     #[test]
     fn services_and_below_them_what_is_refused() {

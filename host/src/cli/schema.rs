@@ -4,10 +4,12 @@ use serde_json::{Map, Value, json};
 
 use super::out::{self, Failure};
 use crate::config::key::Key;
-use crate::config::limits::LIMITS;
-use crate::guests::manifest::policies::{ADAPTIVE, BREAKER, PRIORITIES, RATE};
+use crate::config::limits::{LIMITS, Limits};
+use crate::guests::manifest::policies::{
+    ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate,
+};
 use crate::upstreams::source::WEIGHT;
-use crate::upstreams::spec::{KEYS, MOST_REPLICAS};
+use crate::upstreams::spec::{KEYS, MOST_REPLICAS, Spec};
 
 /// Prints it.
 pub(super) fn run() -> Result<(), Failure> {
@@ -69,9 +71,7 @@ fn component() -> Map<String, Value> {
 
 /// What its guests have.
 fn sandbox() -> Map<String, Value> {
-    let limit =
-        |help: &str, default: &str| json!({ "type": ["string", "integer"], "description": help, "default": default });
-    let limits: Map<_, _> = LIMITS.iter().map(|key| (key.name.to_owned(), limit(key.help, key.default))).collect();
+    let limits: Map<_, _> = LIMITS.iter().map(|key| (key.name.to_owned(), setting(key, &Limits::blank()))).collect();
     object(json!({
         "isolation": {
             "enum": ["request", "service"],
@@ -87,8 +87,8 @@ fn sandbox() -> Map<String, Value> {
             "description": "its part of the CPU among services that compute for long",
         },
         "calls": {
-            "anyOf": [{ "const": "*" }, { "type": "array", "items": { "type": "string" } }],
-            "description": "services of the same host that its guests may call; \"*\" is all of them",
+            "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
+            "description": "services of the same host that its guests may call, one or a list; \"*\" is all of them",
         },
         "http": {
             "type": "array",
@@ -155,18 +155,18 @@ fn cache() -> Value {
 /// What a version says of its part of its service's requests.
 fn version() -> Map<String, Value> {
     object(json!({
-        "percent": percent("of a version such as NAME@2: its part of the service's requests"),
+        "percent": percent("of a version such as NAME@2: its part of the service's requests", 0),
         "match": {
             "type": "array",
             "items": { "type": "string", "pattern": "^(header|cookie):[^=]+=" },
             "description": "of a version: requests that are for it whatever its part is",
         },
-        "mirror": percent("of a version: the part of the requests that it is shown besides, its answers thrown away"),
+        "mirror": percent("of a version: the part of the requests that it is shown besides, its answers thrown away", 0),
         "rollback": {
             "type": "object",
             "additionalProperties": false,
             "properties": {
-                "errors": percent("so many more of its requests may fail than of the service's; 1 by default"),
+                "errors": percent("so many more of its requests may fail than of the service's", 1),
                 "p99": {
                     "type": "number",
                     "minimum": 1,
@@ -195,32 +195,48 @@ fn policies(of_service: bool) -> Map<String, Value> {
         ("allow".to_owned(), nets("networks and addresses that may ask; without it, all")),
         ("deny".to_owned(), nets("networks and addresses that may not")),
         ("priority".to_owned(), json!({ "enum": words, "default": "normal", "description": help })),
-        ("rate".to_owned(), json!({ "anyOf": [{ "type": "string" }, section(RATE, &["limit"])] })),
-        ("breaker".to_owned(), section(BREAKER, &[])),
+        ("rate".to_owned(), json!({ "anyOf": [{ "type": "string" }, section(RATE, &blank_rate(), &["limit"])] })),
+        ("breaker".to_owned(), section(BREAKER, &blank_breaker(), &[])),
     ]);
     if of_service {
-        properties.insert("adaptive".to_owned(), section(ADAPTIVE, &["latency"]));
+        properties.insert("adaptive".to_owned(), section(ADAPTIVE, &blank_adaptive(), &["latency"]));
     }
     properties
 }
 
-fn section<T>(keys: &[Key<T>], required: &[&str]) -> Value {
-    let property = |key: &Key<T>| {
-        let default = (!key.default.is_empty()).then(|| ("default".to_owned(), key.default.into()));
-        let said = [("type".to_owned(), json!(["string", "integer"])), ("description".to_owned(), key.help.into())];
-        (key.name.to_owned(), Value::Object(said.into_iter().chain(default).collect()))
-    };
-    let properties: Map<_, _> = keys.iter().map(property).collect();
+fn section<T: Clone>(keys: &[Key<T>], blank: &T, required: &[&str]) -> Value {
+    let properties: Map<_, _> = keys.iter().map(|key| (key.name.to_owned(), setting(key, blank))).collect();
     json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
 }
 
-fn percent(description: &str) -> Value {
+/// A setting. It is read from text whatever it is in TOML, so its reader is asked what that may be; `blank` is something
+/// that it can write to.
+fn setting<T: Clone>(key: &Key<T>, blank: &T) -> Value {
+    // A zero alone is a time span, and would say nothing.
+    const NUMBERS: [&str; 3] = ["1", "100", "1048576"];
+    let takes = |text: &str| (key.set)(&mut blank.clone(), text).is_ok();
+    let (any, number) = (takes("no-such-word"), NUMBERS.into_iter().any(takes));
+    let (kinds, default) = match key.default {
+        text if !any && takes("true") => (json!("boolean"), json!(text == "true")),
+        text if !any && number => {
+            (json!(["integer", "string"]), text.parse::<u64>().map_or_else(|_| text.into(), Value::from))
+        }
+        text => (json!("string"), text.into()),
+    };
+    let mut setting = Map::from_iter([("type".to_owned(), kinds), ("description".to_owned(), key.help.into())]);
+    if !key.default.is_empty() {
+        setting.insert("default".to_owned(), default);
+    }
+    Value::Object(setting)
+}
+
+fn percent(description: &str, default: u32) -> Value {
     json!({
         "type": ["number", "string"],
         "minimum": 0,
         "maximum": 100,
         "pattern": "^[0-9.]+ *%?$",
-        "default": 0,
+        "default": default,
         "description": description,
     })
 }
@@ -243,6 +259,7 @@ fn upstream() -> Value {
     });
     let mut upstream =
         json!({ "type": "object", "additionalProperties": false, "properties": { "replicas": replicas } });
+    let blank = Spec::defaults();
     for key in KEYS {
         let mut section = &mut upstream;
         let mut names = key.name.split('.').peekable();
@@ -251,11 +268,7 @@ fn upstream() -> Value {
             let Value::Object(properties) = &mut section["properties"] else { break };
             section = properties.entry(name).or_insert_with(|| match inner {
                 true => json!({ "type": "object", "additionalProperties": false, "properties": {} }),
-                false => json!({
-                    "type": ["string", "integer", "boolean"],
-                    "description": key.help,
-                    "default": key.default,
-                }),
+                false => setting(key, &blank),
             });
         }
     }
@@ -263,58 +276,4 @@ fn upstream() -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-    use crate::guests::manifest::Manifest;
-
-    /// What the reader says it knows, between backticks.
-    fn known(text: &str) -> Vec<String> {
-        let limits = config::resolve(&[]).unwrap().config.limits;
-        let problem = Manifest::read("x", text, &limits, 1 << 30).unwrap_err().join("\n");
-        let (_, expected) = problem.split_once("expected").unwrap();
-        let expected = expected.split(';').next().unwrap();
-        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-    }
-
-    fn keys(schema: &Value) -> Vec<String> {
-        schema["properties"].as_object().unwrap().keys().cloned().collect()
-    }
-
-    /// The schema knows every key that the reader knows, and no other.
-    #[test]
-    fn agrees_with_the_reader() {
-        let schema = schema();
-        let sorted = |mut names: Vec<String>| {
-            names.sort();
-            names
-        };
-        assert_eq!(keys(&schema), sorted(known("zzz = 1")));
-        let route = &schema["properties"]["routes"]["items"]["anyOf"][1];
-        assert_eq!(keys(route), sorted(known("routes = [{ path = '/', zzz = 1 }]")));
-        assert_eq!(keys(&schema["properties"]["ready"]), known("ready.zzz = 1"));
-        assert_eq!(keys(&schema["properties"]["build"]), sorted(known("build.zzz = 1")));
-        assert_eq!(keys(&schema["properties"]["rollback"]), sorted(known("rollback.zzz = 1")));
-        for (name, known) in [
-            ("rate/anyOf/1", RATE.iter().map(|key| key.name.to_owned()).collect()),
-            ("breaker", BREAKER.iter().map(|key| key.name.to_owned()).collect()),
-            ("adaptive", ADAPTIVE.iter().map(|key| key.name.to_owned()).collect()),
-        ] {
-            let section = schema.pointer(&format!("/properties/{name}")).unwrap();
-            assert_eq!(keys(section), sorted(known), "{name}");
-        }
-        let limits = sorted(LIMITS.iter().map(|limit| limit.name.to_owned()).collect());
-        assert_eq!(keys(&schema["properties"]["limits"]), limits);
-        let upstream = &schema["properties"]["upstream"];
-        let mut written = Vec::new();
-        for name in keys(upstream) {
-            let section = &upstream["properties"][&name];
-            match section["properties"].is_object() {
-                true => written.extend(keys(section).iter().map(|key| format!("{name}.{key}"))),
-                false => written.push(name),
-            }
-        }
-        let names = KEYS.iter().map(|key| key.name).chain(["replicas"]).map(str::to_owned);
-        assert_eq!(sorted(written), sorted(names.collect()));
-    }
-}
+mod tests;

@@ -45,6 +45,17 @@ pub(super) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// So many things of this name: `1 connection`, `2 connections`.
+pub(super) fn count(count: u64, name: &str) -> String {
+    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Where something answers: its routes, and its host if it has one.
+pub(super) fn places(routes: &[String], host: &str) -> String {
+    let routes = routes.join(", ");
+    if routes.is_empty() || host.is_empty() { routes + host } else { format!("{routes} and {host}") }
+}
+
 /// So many a second.
 pub(super) fn rate(rate: f64) -> String {
     if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
@@ -55,10 +66,7 @@ pub(super) fn ago(at: &str, now: SystemTime) -> String {
     let Ok(then) = humantime::parse_rfc3339(at) else { return at.to_owned() };
     let age = now.duration_since(then).unwrap_or_default().as_secs();
     let unit = AGES.into_iter().find(|(from, ..)| age >= *from);
-    unit.map_or("just now".into(), |(_, unit, name)| {
-        let count = age / unit;
-        format!("{count} {name}{} ago", if count == 1 { "" } else { "s" })
-    })
+    unit.map_or("just now".into(), |(_, unit, name)| format!("{} ago", count(age / unit, name)))
 }
 
 #[cfg(test)]
@@ -88,5 +96,13 @@ mod tests {
         assert_eq!(spans, ["0.42s", "12.3s", "3m 20s", "2days 4h"]);
         assert_eq!([rate(0.0), rate(99.94), rate(1_234.5)], ["0.0", "99.9", "1234"]);
         assert_eq!(bytes(163 << 10), "163.0 KiB");
+        assert_eq!([0, 1, 2].map(|n| count(n, "hit")), ["0 hits", "1 hit", "2 hits"]);
+    }
+
+    #[test]
+    fn where_it_answers() {
+        let routes = ["/a".to_owned(), "/b".to_owned()];
+        assert_eq!(places(&routes, "a.localhost"), "/a, /b and a.localhost");
+        assert_eq!([places(&routes, ""), places(&[], "a.localhost")], ["/a, /b", "a.localhost"]);
     }
 }

@@ -224,8 +224,12 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |spec: &GuestSpec| {
             let routes: Vec<_> = spec.manifest.routes.iter().map(ToString::to_string).collect();
-            let host = spec.host().map(|host| format!(" and {host}")).unwrap_or_default();
-            format!("{}{host}", routes.join(", "))
+            match (routes.join(", "), spec.host()) {
+                (routes, None) if routes.is_empty() => "no path of its own".into(),
+                (routes, None) => routes,
+                (routes, Some(host)) if routes.is_empty() => host,
+                (routes, Some(host)) => format!("{routes} and {host}"),
+            }
         };
         match self {
             Self::Added(spec) => write!(f, "{} at {}", spec.name, at(spec)),

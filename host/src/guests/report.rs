@@ -1,5 +1,7 @@
 //! A snapshot in words: what became of every file, for `lodge check` and for who asks the admin listener.
 
+mod rollout;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,6 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+pub use self::rollout::{Beside, Margins, Part};
 use super::compile::Interfaces;
 use super::load::{self, Refusal};
 use super::manifest::grants::Grants;
@@ -15,7 +18,10 @@ use super::target::Target;
 use crate::admission::Shown;
 use crate::metrics::CacheOutcome;
 use crate::service::{Failure, rfc3339};
-use crate::upstreams::Seen;
+use crate::upstreams::{Seen, Shown as Elsewhere};
+
+/// The limits that hold for a service whose replicas are elsewhere: the others are those of a sandbox.
+const HELD_FOR_REPLICAS: [&str; 6] = ["wall", "request_body", "in_flight", "queue", "queue_wait", "call_depth"];
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
 /// one of each.
@@ -44,6 +50,12 @@ pub struct Service {
     pub routes: Vec<String>,
     /// The host whose every path is its own; empty when there is none, because a route has policies of its own.
     pub host: String,
+    /// What it gets of its service's requests, when it is a version of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<Part>,
+    /// What decides which of its versions a client gets again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<String>,
     /// How it does; only for who asks a host that serves.
     #[serde(flatten)]
     pub live: Option<Live>,
@@ -53,6 +65,9 @@ pub struct Service {
     /// Origins of the world that its manifest lets it ask.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<String>,
+    /// How its replicas are found, chosen and checked, when it is elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Elsewhere>,
     /// What its component asks of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub imports: Vec<String>,
@@ -98,9 +113,12 @@ pub struct Live {
     /// Why this version was taken out of its service's traffic, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<String>,
-    /// Where it is, when it is elsewhere.
+    /// The versions beside it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub replicas: Vec<Seen>,
+    pub versions: Vec<Beside>,
+    /// Where it is, when it is elsewhere: empty when no replica is known, and not there for a component.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Vec<Seen>>,
 }
 
 /// What is kept of a service's answers.
@@ -169,17 +187,22 @@ fn reports(snapshot: &Snapshot, service: impl Fn(&Target) -> Service) -> Vec<Rep
 
 /// Everything about one service.
 pub fn whole(target: &Target) -> Whole {
+    let mut limits = target.backend.limits().shown();
+    if target.backend.upstream().is_some() {
+        limits.retain(|name, _| HELD_FOR_REPLICAS.contains(name));
+    }
     Whole {
         service: Service { live: Some(does(target)), ..described(target) },
-        limits: target.backend.limits().shown(),
+        limits,
         policies: target.admission.shown(Instant::now()),
         recent_errors: target.backend.service.failures(),
     }
 }
 
-/// A service with what its component wants, and what of that its manifest grants.
+/// A service with what its component wants, and what of that its manifest grants; or where it is, if that is elsewhere.
 fn described(target: &Target) -> Service {
-    let Some(guest) = target.backend.guest() else { return service(target) };
+    let upstream = target.backend.upstream().map(|upstream| upstream.shown());
+    let Some(guest) = target.backend.guest() else { return Service { upstream, ..service(target) } };
     let Interfaces { imports, exports } = (*guest.interfaces).clone();
     let Grants { calls, http } = &guest.spec.manifest.grants;
     let http = http.iter().map(ToString::to_string).collect();
@@ -205,7 +228,10 @@ fn service(target: &Target) -> Service {
         bytes: backend.spec.size,
         routes: backend.routes().iter().map(ToString::to_string).collect(),
         host: backend.spec.host().unwrap_or_default(),
+        share: backend.spec.manifest.share.as_ref().map(Part::of),
+        sticky: backend.spec.manifest.sticky.as_ref().map(ToString::to_string),
         live: None,
+        upstream: None,
         calls: Vec::new(),
         http: Vec::new(),
         imports: Vec::new(),
@@ -232,7 +258,8 @@ fn does(target: &Target) -> Live {
         bytes_in: figures.received.load(Relaxed),
         bytes_out: figures.sent.load(Relaxed),
         withdrawn: backend.withdrawn().map(str::to_owned),
-        replicas: backend.upstream().map(|upstream| upstream.replicas()).unwrap_or_default(),
+        versions: rollout::beside(target),
+        replicas: backend.upstream().map(|upstream| upstream.replicas()),
         cached: cached(target),
         last_refusal: backend.service.last_refusal().map(|(at, reason)| Turned { at: rfc3339(at), reason }),
     }

@@ -1,5 +1,6 @@
 //! A place in a request whose value tells clients apart: a header, a cookie, the client's address.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName};
@@ -57,6 +58,17 @@ impl Place {
     }
 }
 
+/// As it is written.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Client => f.write_str("client"),
+        }
+    }
+}
+
 /// What RFC 6265 allows in the name of a cookie.
 fn is_cookie(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
@@ -85,6 +97,9 @@ mod tests {
         assert_eq!(key("header:x-other"), None);
         assert_eq!(key("cookie:sid"), Some(hash_of(b"4=4")));
         assert_eq!(key("cookie:id"), None);
+        for text in ["client", "header:x-user", "cookie:sid"] {
+            assert_eq!(Place::read(text).unwrap().to_string(), text);
+        }
         for wrong in ["", "clients", "header:", "header:a b", "cookie:a=b", "cookie:", "x-user"] {
             assert!(Place::read(wrong).unwrap_err().contains("is not one of `client`"), "{wrong}");
         }

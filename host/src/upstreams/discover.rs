@@ -10,7 +10,8 @@ mod names;
 #[cfg(test)]
 pub(super) mod server;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::source::Source;
 use super::transport::Target;
+use crate::capabilities::sandbox::lock;
 use follow::Follow;
 pub use names::Names;
 
@@ -51,10 +53,15 @@ impl Default for Pace {
     }
 }
 
+/// Why nothing can be learnt from sources, by their places; nothing of those that answer.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles(Arc<Mutex<BTreeMap<usize, String>>>);
+
 /// The tasks that follow sources. They end when this is dropped.
 pub struct Discovery {
     endpoints: watch::Receiver<Arc<[Endpoint]>>,
     unseen: watch::Receiver<usize>,
+    troubles: Troubles,
     _tasks: JoinSet<()>,
 }
 
@@ -65,7 +72,8 @@ impl Discovery {
         let (sender, endpoints) = watch::channel(Arc::from([]));
         let (left, unseen) = watch::channel(sources.len());
         let known = Mutex::new(vec![Vec::new(); sources.len()]);
-        let board = Arc::new(Board { known, sender, left });
+        let troubles = Troubles::default();
+        let board = Arc::new(Board { known, sender, left, troubles: troubles.clone() });
         let mut tasks = JoinSet::new();
         for (at, source) in sources.into_iter().enumerate() {
             let follow = Follow { at, board: Arc::clone(&board), names: Arc::clone(&names), pace: pace.clone() };
@@ -75,12 +83,17 @@ impl Discovery {
                 named => drop(tasks.spawn(follow.named(named))),
             }
         }
-        Self { endpoints, unseen, _tasks: tasks }
+        Self { endpoints, unseen, troubles, _tasks: tasks }
     }
 
     /// All replicas that are known now, in the order of their sources, none twice; and every change of them.
     pub fn endpoints(&self) -> watch::Receiver<Arc<[Endpoint]>> {
         self.endpoints.clone()
+    }
+
+    /// What is wrong with its sources, now and later.
+    pub fn troubles(&self) -> Troubles {
+        self.troubles.clone()
     }
 
     /// Returns when every source was asked once, whatever it said.
@@ -96,6 +109,22 @@ struct Board {
     sender: watch::Sender<Arc<[Endpoint]>>,
     /// Sources that were not asked yet.
     left: watch::Sender<usize>,
+    troubles: Troubles,
+}
+
+impl Troubles {
+    /// What is wrong with the source in this place.
+    pub fn of(&self, at: usize) -> Option<String> {
+        lock(&self.0).get(&at).cloned()
+    }
+
+    fn put(&self, at: usize, why: Option<String>) {
+        let mut troubles = lock(&self.0);
+        match why {
+            Some(why) => drop(troubles.insert(at, why)),
+            None => drop(troubles.remove(&at)),
+        }
+    }
 }
 
 impl Board {
@@ -106,7 +135,7 @@ impl Board {
 
     /// What the source at this place says now.
     fn put(&self, at: usize, endpoints: Vec<Endpoint>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if let Some(place) = known.get_mut(at) {
             *place = endpoints;
         }

@@ -25,6 +25,8 @@ pub struct Replica {
     /// Whether it can be used.
     pub health: Health,
     in_flight: AtomicUsize,
+    /// Why it was out the last time.
+    why: Mutex<Option<String>>,
     /// What it is told apart by when hashing.
     seed: u64,
 }
@@ -209,7 +211,7 @@ impl Replicas {
 impl Replica {
     fn new(address: Target, now: Instant) -> Self {
         let seed = hash_of(address.to_string().as_bytes());
-        Self { address, health: Health::new(now), in_flight: AtomicUsize::new(0), seed }
+        Self { address, health: Health::new(now), in_flight: AtomicUsize::new(0), why: Mutex::default(), seed }
     }
 
     /// Requests that it is answering.
@@ -220,6 +222,16 @@ impl Replica {
     /// What it is, for people.
     pub fn status(&self, now: Instant) -> Status {
         self.health.status(now)
+    }
+
+    /// Remembers why it is out.
+    pub fn note(&self, why: &str) {
+        *lock(&self.why) = Some(why.to_owned());
+    }
+
+    /// Why it was out the last time.
+    pub fn why(&self) -> Option<String> {
+        lock(&self.why).clone()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod keys;
 mod list;
+mod shown;
 
 use std::path::Path;
 use std::time::Duration;

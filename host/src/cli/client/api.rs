@@ -55,7 +55,12 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) cached: Option<Cached>,
     pub(in crate::cli) last_refusal: Option<LastRefusal>,
     pub(in crate::cli) withdrawn: Option<String>,
-    pub(in crate::cli) replicas: Vec<Replica>,
+    pub(in crate::cli) share: Option<Share>,
+    pub(in crate::cli) sticky: Option<String>,
+    pub(in crate::cli) versions: Vec<Version>,
+    /// Nothing of a component; empty when none is known.
+    pub(in crate::cli) replicas: Option<Vec<Replica>>,
+    pub(in crate::cli) upstream: Option<Upstream>,
     pub(in crate::cli) calls: Vec<String>,
     pub(in crate::cli) http: Vec<String>,
     pub(in crate::cli) imports: Vec<String>,
@@ -70,9 +75,57 @@ pub(in crate::cli) struct Service {
 #[serde(default)]
 pub(in crate::cli) struct Replica {
     pub(in crate::cli) url: String,
+    pub(in crate::cli) weight: u64,
     pub(in crate::cli) state: String,
+    pub(in crate::cli) why: Option<String>,
+    pub(in crate::cli) until: Option<String>,
     pub(in crate::cli) in_flight: u64,
     pub(in crate::cli) connections: u64,
+}
+
+/// How a service that is elsewhere is set, and where its replicas are said to be.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Upstream {
+    pub(in crate::cli) settings: BTreeMap<String, String>,
+    pub(in crate::cli) sources: Vec<Source>,
+}
+
+/// Somebody who says where replicas are, and why nothing can be learnt from it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Source {
+    pub(in crate::cli) source: String,
+    pub(in crate::cli) fails: Option<String>,
+}
+
+/// What a version gets of its service's requests.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Share {
+    pub(in crate::cli) percent: f64,
+    #[serde(rename = "match")]
+    pub(in crate::cli) rules: Vec<String>,
+    pub(in crate::cli) mirror: f64,
+    pub(in crate::cli) rollback: Option<Rollback>,
+}
+
+/// How much worse a version may do before it is taken out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Rollback {
+    pub(in crate::cli) errors: f64,
+    pub(in crate::cli) p99: f64,
+    pub(in crate::cli) minimum: u64,
+}
+
+/// A version beside a service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct Version {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) percent: f64,
+    pub(in crate::cli) state: String,
 }
 
 /// What requests are asked before they may run.

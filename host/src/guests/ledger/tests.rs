@@ -36,6 +36,14 @@ fn see(ledger: &mut Numbers, found: impl IntoIterator<Item = (String, Found)>, n
 }
 
 #[test]
+fn changes_in_words() {
+    let mut spec = spec("a", 1, 0);
+    assert_eq!(Change::Added(spec.clone()).to_string(), "a at /a0 and a.localhost");
+    spec.manifest.routes.clear();
+    assert_eq!(Change::Reconfigured(spec).to_string(), "a has another manifest, at a.localhost");
+}
+
+#[test]
 fn a_service_lives_until_its_file_is_gone_for_good() {
     let (mut ledger, start) = (Numbers::default(), Instant::now());
     assert_eq!(see(&mut ledger, [ready("a", 1)], start), (1, vec![]));

@@ -131,11 +131,10 @@ pub(super) fn read(written: &Written, place: Place<'_>, note: &mut dyn FnMut(Str
         read.map_err(|problem| note(format!("{}priority: {problem}", place("priority")))).ok()
     });
     let rate = rate.as_ref().and_then(|written| {
-        let blank = rate::Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client };
         // `rate = "100/s"` says the limit alone.
         let short = || Table::from_iter([("limit".to_owned(), written.clone())]);
         let written = written.as_table().cloned().unwrap_or_else(short);
-        let mut rate = section("rate", &written, RATE, &["limit"], blank, place, note)?;
+        let mut rate = section("rate", &written, RATE, &["limit"], blank_rate(), place, note)?;
         if rate.burst == 0 {
             rate.burst = rate.count;
         }
@@ -146,10 +145,7 @@ pub(super) fn read(written: &Written, place: Place<'_>, note: &mut dyn FnMut(Str
         Some(rate)
     });
     let breaker = breaker.as_ref().and_then(|written| {
-        let zero = Duration::ZERO;
-        let blank =
-            breaker::Settings { failures: 0, slow: None, slow_calls: 0, calls: 0, window: zero, open: zero, probes: 0 };
-        let breaker = section("breaker", written, BREAKER, &[], blank, place, note)?;
+        let breaker = section("breaker", written, BREAKER, &[], blank_breaker(), place, note)?;
         if breaker.slow.is_none() && written.contains_key("slow_calls") {
             let place = place("breaker.slow_calls");
             note(format!("{place}breaker.slow_calls: no call is slow without `slow`; write it like slow = \"1s\""));
@@ -166,8 +162,21 @@ pub(super) fn read_adaptive(
     place: Place<'_>,
     note: &mut dyn FnMut(String),
 ) -> Option<adaptive::Settings> {
-    let blank = adaptive::Settings { latency: Duration::ZERO, floor: 0 };
-    section("adaptive", written, ADAPTIVE, &["latency"], blank, place, note)
+    section("adaptive", written, ADAPTIVE, &["latency"], blank_adaptive(), place, note)
+}
+
+/// Everything empty, as in the two below: only a place for keys to write to, never a value in use.
+pub(crate) fn blank_rate() -> rate::Settings {
+    rate::Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client }
+}
+
+pub(crate) fn blank_breaker() -> breaker::Settings {
+    let zero = Duration::ZERO;
+    breaker::Settings { failures: 0, slow: None, slow_calls: 0, calls: 0, window: zero, open: zero, probes: 0 }
+}
+
+pub(crate) fn blank_adaptive() -> adaptive::Settings {
+    adaptive::Settings { latency: Duration::ZERO, floor: 0 }
 }
 
 /// Reads a table by its keys; nothing if there is a problem.

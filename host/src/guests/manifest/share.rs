@@ -109,6 +109,13 @@ impl std::fmt::Display for Percent {
     }
 }
 
+/// As it is written.
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.place, self.value)
+    }
+}
+
 impl Rule {
     fn read(text: &str) -> Result<Self, String> {
         let wrong = || format!("match: `{text}`: write it like \"header:x-version=2\" or \"cookie:version=2\"");

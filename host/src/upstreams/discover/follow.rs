@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::memory::{Answer, Memory, count};
+use super::memory::{Answer, Memory};
 use super::names::{Names, Service};
 use super::{Board, Endpoint, Pace};
+use crate::upstreams::count;
 use crate::upstreams::source::{self, Fixed, Source};
 use crate::upstreams::spec::MOST_REPLICAS;
 use crate::upstreams::transport::{Scheme, Target};
@@ -28,6 +29,7 @@ pub(super) struct Follow {
 struct Line {
     fixed: Fixed,
     memory: Memory,
+    trouble: Option<String>,
     next: Instant,
 }
 
@@ -44,6 +46,7 @@ impl Follow {
         let mut first = true;
         loop {
             let answer = self.ask(&source).await;
+            self.board.troubles.put(self.at, answer.trouble());
             let lesson = memory.learn(answer, Instant::now(), &self.pace, jitter());
             tell(&source, lesson.says);
             if lesson.changed {
@@ -76,6 +79,8 @@ impl Follow {
                 Err(why) => complain(&source, &mut trouble, why, lines.len()),
             }
             self.look(&source, &mut lines).await;
+            let named = || lines.iter().find_map(|line| Some(format!("{}: {}", line.fixed, line.trouble.as_ref()?)));
+            self.board.troubles.put(self.at, trouble.clone().or_else(named));
             let known = lines.iter().flat_map(|line| line.memory.known().iter().cloned());
             self.board.put(self.at, known.collect());
             if std::mem::take(&mut first) {
@@ -93,6 +98,7 @@ impl Follow {
                 continue;
             }
             let answer = self.one(&line.fixed).await;
+            line.trouble = answer.trouble();
             let lesson = line.memory.learn(answer, now, &self.pace, jitter());
             line.next = now + lesson.next;
             // Addresses have no news but those of the file.
@@ -182,7 +188,10 @@ fn reconcile(lines: &mut Vec<Line>, named: Vec<Fixed>) {
     let now = Instant::now();
     lines.extend(named.into_iter().map(|fixed| {
         let same = before.iter().position(|line| line.fixed == fixed);
-        same.map_or_else(|| Line { fixed, memory: Memory::default(), next: now }, |at| before.swap_remove(at))
+        same.map_or_else(
+            || Line { fixed, memory: Memory::default(), trouble: None, next: now },
+            |at| before.swap_remove(at),
+        )
     }));
 }
 

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Endpoint, Pace};
+use crate::upstreams::count;
 
 /// What a source answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,16 @@ pub(super) enum Answer<T> {
     Empty(String),
     /// Not at all, and why.
     Failed(String),
+}
+
+impl<T> Answer<T> {
+    /// Why nothing can be learnt from it.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Good(..) => None,
+            Self::Empty(why) | Self::Failed(why) => Some(why.clone()),
+        }
+    }
 }
 
 /// The last good answer of a source, and how it does.
@@ -118,10 +129,6 @@ impl Memory {
             known => format!("{known} replicas stay"),
         }
     }
-}
-
-pub(super) fn count(replicas: usize) -> String {
-    if replicas == 1 { "1 replica".into() } else { format!("{replicas} replicas") }
 }
 
 /// Addresses that are listed in a line of the log.

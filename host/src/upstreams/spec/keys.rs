@@ -12,6 +12,21 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+pub(super) const POLICIES: [(&str, Policy); 6] = [
+    ("round-robin", Policy::RoundRobin),
+    ("weighted", Policy::Weighted),
+    ("random", Policy::Random),
+    ("weighted-random", Policy::WeightedRandom),
+    ("least-in-flight", Policy::LeastInFlight),
+    ("hash", Policy::Hash),
+];
+
+pub(super) const PROTOCOLS: [(&str, Protocol); 4] =
+    [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2), ("h2c", Protocol::Http2)];
+
+pub(super) const HOSTS: [(&str, HostName); 3] =
+    [("auto", HostName::Auto), ("client", HostName::Client), ("replica", HostName::Replica)];
+
 /// Every key but `replicas`, in the order the README shows them.
 pub const KEYS: &[Key<Spec>] = &[
     Key {
@@ -25,17 +40,7 @@ pub const KEYS: &[Key<Spec>] = &[
         default: "least-in-flight",
         help: "which replica gets a request: `round-robin`, `weighted`, `random`, `weighted-random`, `least-in-flight`, \
                `hash`",
-        set: |s, text| {
-            let words = [
-                ("round-robin", Policy::RoundRobin),
-                ("weighted", Policy::Weighted),
-                ("random", Policy::Random),
-                ("weighted-random", Policy::WeightedRandom),
-                ("least-in-flight", Policy::LeastInFlight),
-                ("hash", Policy::Hash),
-            ];
-            word(text, &words).map(|value| s.policy = value)
-        },
+        set: |s, text| word(text, &POLICIES).map(|value| s.policy = value),
     },
     Key {
         name: "hash",
@@ -47,15 +52,7 @@ pub const KEYS: &[Key<Spec>] = &[
         name: "protocol",
         default: "auto",
         help: "`http1`, `http2` (also `h2c`), or `auto`: HTTP/1.1 over http, what the replica prefers over https",
-        set: |s, text| {
-            let words = [
-                ("auto", Protocol::Auto),
-                ("http1", Protocol::Http1),
-                ("http2", Protocol::Http2),
-                ("h2c", Protocol::Http2),
-            ];
-            word(text, &words).map(|value| s.protocol = value)
-        },
+        set: |s, text| word(text, &PROTOCOLS).map(|value| s.protocol = value),
     },
     Key {
         name: "connect",
@@ -87,10 +84,7 @@ pub const KEYS: &[Key<Spec>] = &[
         default: "auto",
         help: "whose name replicas see as `Host`: `client`, `replica`, or `auto`: the client's over http, the replica's \
                over https",
-        set: |s, text| {
-            let words = [("auto", HostName::Auto), ("client", HostName::Client), ("replica", HostName::Replica)];
-            word(text, &words).map(|value| s.host = value)
-        },
+        set: |s, text| word(text, &HOSTS).map(|value| s.host = value),
     },
     Key {
         name: "health.path",

@@ -1,0 +1,52 @@
+//! A service that is elsewhere, in words: its replicas, who says where they are, and how it is set.
+
+use std::collections::BTreeMap;
+
+use crate::cli::client::api::{Replica, Source, Upstream};
+use crate::cli::units::count;
+
+/// How many replicas can be used.
+pub(super) fn available(replicas: &[Replica]) -> String {
+    let available = replicas.iter().filter(|replica| replica.state == "available").count();
+    format!("{available} of {} available", count(replicas.len() as u64, "replica"))
+}
+
+/// A line for each replica; without any, why there is none.
+pub(super) fn replicas(replicas: &[Replica], sources: &[Source]) -> Vec<String> {
+    if replicas.is_empty() {
+        let why = failing(sources).join("; ");
+        return vec![if why.is_empty() { "none".into() } else { format!("none: {why}") }];
+    }
+    replicas.iter().map(replica).collect()
+}
+
+fn replica(it: &Replica) -> String {
+    let until = it.until.as_ref().map_or(String::new(), |until| format!(" until {until}"));
+    let why = it.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    let connections = count(it.connections, "connection");
+    format!("{}  {}{until}{why}; weight {}, {} in flight, {connections}", it.url, it.state, it.weight, it.in_flight)
+}
+
+/// The sources that say nothing now, and why.
+pub(super) fn failing(sources: &[Source]) -> Vec<String> {
+    sources.iter().filter_map(|it| Some(format!("{}: {}", it.source, it.fails.as_ref()?))).collect()
+}
+
+/// Its settings, a line for those of each table: the policy first, because it is what one looks for.
+pub(super) fn settings(upstream: &Upstream) -> Vec<String> {
+    let mut tables = BTreeMap::<&str, Vec<String>>::new();
+    for (key, value) in &upstream.settings {
+        let (table, key) = key.split_once('.').unwrap_or(("", key));
+        let settings = tables.entry(table).or_default();
+        let at = if key == "policy" { 0 } else { settings.len() };
+        settings.insert(at, format!("{key} {value}"));
+    }
+    if !tables.is_empty() {
+        tables.entry("health").or_insert_with(|| vec!["none, without health.path".into()]);
+    }
+    let line = |(table, settings): (&str, Vec<String>)| {
+        let table = if table.is_empty() { String::new() } else { format!("{table}: ") };
+        format!("{table}{}", settings.join(", "))
+    };
+    tables.into_iter().map(line).collect()
+}

@@ -1,0 +1,60 @@
+//! Rollouts in words: what a version gets of its service's requests.
+
+use super::client::api::{Rollback, Share, Version};
+
+/// In a line: `10 %, header:x-version=2; mirror 5 %; rollback errors +1 %, p99 ×1.5, from 100 requests`.
+pub(super) fn gets(share: &Share) -> String {
+    let mut words = vec![format!("{} %", share.percent)];
+    words.extend(share.rules.iter().cloned());
+    let mut text = words.join(", ");
+    if share.mirror > 0.0 {
+        text.push_str(&format!("; mirror {} %", share.mirror));
+    }
+    if let Some(Rollback { errors, p99, minimum }) = &share.rollback {
+        text.push_str(&format!("; rollback errors +{errors} %, p99 ×{p99}, from {minimum} requests"));
+    }
+    text
+}
+
+/// In a word, for a column: the part or, without one, how it is asked at all.
+pub(super) fn brief(share: &Share) -> String {
+    match share {
+        Share { percent, .. } if *percent > 0.0 => format!("{percent}%"),
+        Share { rules, .. } if !rules.is_empty() => "by rule".into(),
+        Share { mirror, .. } if *mirror > 0.0 => "mirror".into(),
+        _ => "0%".into(),
+    }
+}
+
+/// A version as its service has it: `users@2 10 %`, and what keeps it from that.
+pub(super) fn version(version: &Version) -> String {
+    let Version { name, percent, state } = version;
+    let out = if ["serving", "unloaded", ""].contains(&state.as_str()) { String::new() } else { format!(", {state}") };
+    format!("{name} {percent} %{out}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_in_words() {
+        let rules = vec!["header:x-version=2".to_owned(), "cookie:v=2".to_owned()];
+        let rollback = Some(Rollback { errors: 1.0, p99: 1.5, minimum: 100 });
+        for (share, long, short) in [
+            (Share::default(), "0 %", "0%"),
+            (Share { percent: 2.5, ..Share::default() }, "2.5 %", "2.5%"),
+            (Share { rules: rules.clone(), ..Share::default() }, "0 %, header:x-version=2, cookie:v=2", "by rule"),
+            (Share { mirror: 5.0, ..Share::default() }, "0 %; mirror 5 %", "mirror"),
+            (
+                Share { percent: 10.0, rules: rules[..1].into(), mirror: 5.0, rollback },
+                "10 %, header:x-version=2; mirror 5 %; rollback errors +1 %, p99 ×1.5, from 100 requests",
+                "10%",
+            ),
+        ] {
+            assert_eq!((gets(&share).as_str(), brief(&share).as_str()), (long, short));
+        }
+        let it = |state: &str| version(&Version { name: "users@2".into(), percent: 10.0, state: state.into() });
+        assert_eq!([it("unloaded"), it("withdrawn")], ["users@2 10 %", "users@2 10 %, withdrawn"]);
+    }
+}

@@ -1,0 +1,80 @@
+//! An `[upstream]` as it would be written.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::keys::{HOSTS, POLICIES, PROTOCOLS};
+use super::{Percent, Policy, Spec};
+
+impl Spec {
+    /// The keys that count and what they are set to, defaults too. What checks would be is not told where there are none,
+    /// and neither is what hashing would go by.
+    pub fn shown(&self) -> BTreeMap<&'static str, String> {
+        let time = |time: Duration| humantime::format_duration(time).to_string();
+        let percent = |Percent(part): Percent| format!("{part}%");
+        let Self { health, ejection, retry, .. } = self;
+        let mut shown = BTreeMap::from([
+            ("policy", word(&POLICIES, self.policy)),
+            ("protocol", word(&PROTOCOLS, self.protocol)),
+            ("connect", time(self.connect)),
+            ("read", time(self.read)),
+            ("idle", time(self.idle)),
+            ("connections", self.connections.to_string()),
+            ("host", word(&HOSTS, self.host)),
+            ("ejection.failures", ejection.failures.to_string()),
+            ("ejection.base", time(ejection.base)),
+            ("ejection.max", time(ejection.max)),
+            ("ejection.share", percent(ejection.share)),
+            ("slow_start", time(self.slow_start)),
+            ("panic", percent(self.panic)),
+            ("retry.attempts", retry.attempts.to_string()),
+            ("retry.budget", percent(retry.budget)),
+            ("retry.minimum", retry.minimum.to_string()),
+            ("hedge", self.hedge.map_or_else(|| "off".to_owned(), time)),
+            ("upgrade", self.upgrade.to_string()),
+        ]);
+        shown.extend(self.replicas_file.iter().map(|file| ("replicas_file", file.clone())));
+        if self.policy == Policy::Hash {
+            shown.insert("hash", self.hash.to_string());
+        }
+        if let Some(path) = &health.path {
+            let (low, high) = health.status;
+            shown.extend([
+                ("health.path", path.clone()),
+                ("health.interval", time(health.interval)),
+                ("health.timeout", time(health.timeout)),
+                ("health.healthy", health.healthy.to_string()),
+                ("health.unhealthy", health.unhealthy.to_string()),
+                ("health.status", format!("{low}-{high}")),
+            ]);
+        }
+        shown
+    }
+}
+
+fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> String {
+    words.iter().find(|(_, meant)| *meant == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::KEYS;
+    use super::*;
+
+    /// What is shown, written down again, is the same upstream; and no key is left out.
+    #[test]
+    fn reads_as_what_it_shows() {
+        for more in [
+            "",
+            "policy = 'hash'\nhash = 'cookie:sid'\nprotocol = 'h2c'\nhost = 'replica'\nhealth.path = '/h'\nhedge = '50ms'\n\
+             replicas_file = 'a.list'\nread = '90s'\nretry.attempts = 0\npanic = '0%'\nhealth.status = 204",
+        ] {
+            let replicas = "[upstream]\nreplicas = ['http://10.0.0.7']\n";
+            let spec = Spec::read(&format!("{replicas}{more}")).unwrap();
+            let shown = spec.shown();
+            let again = shown.iter().map(|(key, value)| format!("{key} = '{value}'\n")).collect::<String>();
+            assert_eq!(Spec::read(&format!("{replicas}{again}")), Ok(spec), "{again}");
+            assert!(more.is_empty() || KEYS.iter().all(|key| shown.contains_key(key.name)), "{shown:?}");
+        }
+    }
+}
