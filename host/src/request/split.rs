@@ -63,12 +63,17 @@ impl<T: Part> Split<T> {
         None
     }
 
-    /// Who is shown the request besides.
+    /// Who is shown the request besides: one version at most. Of more than all of them together, the first by name get their part.
     pub fn mirror(&self) -> Option<&Arc<T>> {
         let mut versions = self.versions.iter().filter(|version| version.share.mirror > Percent(0)).peekable();
         versions.peek()?;
-        let draw = step(&self.shown);
-        let version = versions.find(|version| draw < version.share.mirror.0)?;
+        let mut draw = step(&self.shown);
+        // Each has a range of its own, one after another.
+        let version = versions.find(|version| {
+            let shown = draw < version.share.mirror.0;
+            draw = draw.saturating_sub(version.share.mirror.0);
+            shown
+        })?;
         version.target.takes_part().then_some(&version.target)
     }
 

@@ -116,3 +116,12 @@ fn a_mirror_is_shown_its_part() {
     assert_eq!(counted(&split, 1_000), BTreeMap::from([("service", 1_000)]));
     assert!(Split::new([part("a", 1)], None).unwrap().mirror().is_none());
 }
+
+#[test]
+fn every_mirror_is_shown_its_part() {
+    let shadow = |name, percent| (Share { mirror: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)));
+    let split = Split::new([shadow("a", 500), shadow("b", 500), shadow("c", 2_000)], None).unwrap();
+    let mut counts = BTreeMap::new();
+    (0..10_000).filter_map(|_| split.mirror()).for_each(|shown| *counts.entry(shown.0).or_default() += 1);
+    assert_eq!(counts, BTreeMap::from([("a", 500), ("b", 500), ("c", 2_000)]));
+}
