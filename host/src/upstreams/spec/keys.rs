@@ -34,7 +34,12 @@ pub const KEYS: &[Key<Spec>] = &[
                 ("least-in-flight", Policy::LeastInFlight),
                 ("hash", Policy::Hash),
             ];
-            word(text, &words).map(|value| s.policy = value)
+            // Others call it by connections or requests: `least_conn`, `least-request`.
+            let other = |wrong: String| match text.starts_with("least") && !wrong.contains("did you mean") {
+                true => format!("{wrong}; did you mean `least-in-flight`?"),
+                false => wrong,
+            };
+            word(text, &words).map(|value| s.policy = value).map_err(other)
         },
     },
     Key {
