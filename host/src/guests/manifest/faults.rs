@@ -51,7 +51,9 @@ pub(super) fn told(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map(|span| span.start);
     let line = at.map_or(String::new(), |at| line_of(text, at));
     let message = with_hint(error.message());
-    let Some(key) = at.and_then(|at| key_at(DeTable::parse(text).ok()?.get_ref(), at)) else {
+    // Of a field that is unknown the message has the name.
+    let value = at.filter(|_| !message.starts_with("unknown field"));
+    let Some(key) = value.and_then(|at| key_at(DeTable::parse(text).ok()?.get_ref(), at)) else {
         return format!("{line}{message}");
     };
     if let Some(problem) = key.strip_prefix("env.").and_then(misplaced) {

@@ -109,6 +109,7 @@ fn keys_in_the_wrong_section() {
         ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", "line 4: unknown field `cache`".into()),
         ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", format!("`cache` {above}")),
         ("[health]\npath = '/'", "`health` is a part of [upstream]; write [upstream.health]".into()),
+        ("[health]\npath = '/'", "line 1: unknown field `health`".into()),
         ("replicas = []", "`replicas` is a key of [upstream]".into()),
         ("wall = '1s'", "`wall` is a key of [limits]".into()),
     ] {
