@@ -267,7 +267,7 @@ async fn waits_are_bounded() {
     assert_eq!(within(host.get("/far")).await.problem(), "upstream-timeout");
     assert!(start.elapsed() < Duration::from_secs(5));
     // The wall time of the service holds for replicas as well, and for bodies that stall.
-    let text = manifest(&[&one], "[limits]\nwall = '400ms'\ncpu = '100ms'");
+    let text = manifest(&[&one], "[limits]\nwall = '400ms'");
     fs::write(host.directory().join("far.toml"), text).unwrap();
     until("the limit is there", || {
         host.current.snapshot().target("far").unwrap().backend.limits().wall == Duration::from_millis(400)

@@ -44,6 +44,7 @@ mod manifests;
 mod metrics;
 mod outgoing;
 mod page;
+mod rollouts;
 mod serving;
 mod shown;
 mod streaming;

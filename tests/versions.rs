@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use http::Method;
 
-use crate::harness::{Connection, Process, TestHost, cache, get, host, lodge, output, until, wasm, within};
+use crate::harness::{Connection, TestHost, get, host, until, wasm, within};
 
 /// The component that answers with this number.
-fn version(number: u32) -> Vec<u8> {
+pub(crate) fn version(number: u32) -> Vec<u8> {
     let (mut bytes, marker) = (fs::read(wasm("version")).unwrap(), b"version-00000000");
     let at = bytes.windows(marker.len()).position(|window| window == marker).expect("the marker is in the file");
     bytes[at..at + marker.len()].copy_from_slice(format!("version-{number:08}").as_bytes());
@@ -25,7 +24,7 @@ fn number(text: &str) -> u32 {
     first.trim_start_matches("version-").parse().unwrap_or_else(|_| panic!("no version: {text}"))
 }
 
-async fn asked(client: &mut Connection, path: &str, headers: &[(&str, &str)]) -> u32 {
+pub(crate) async fn asked(client: &mut Connection, path: &str, headers: &[(&str, &str)]) -> u32 {
     let answer = within(client.ask(Method::GET, path, headers, "")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     number(&answer.text())
@@ -237,69 +236,21 @@ async fn a_version_can_be_switched_off() {
     assert_eq!(own.problem(), "disabled");
 }
 
-fn order(process: &Process, directory: &Path, args: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = lodge(args);
-    command.args(["--admin", &process.admin.to_string(), "--guests", &directory.display().to_string()]);
-    output(command.env("LODGE_CACHE_DIRECTORY", cache()))
-}
-
+/// By hand, file by file: the host looks in between, and finds nothing wrong.
 #[tokio::test(flavor = "multi_thread")]
-async fn deploy_promote_and_roll_back() {
-    let directory = tempfile::tempdir().unwrap();
-    let elsewhere = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
-    let file = |number: u32| {
-        let path = elsewhere.path().join(format!("{number}.wasm"));
-        fs::write(&path, version(number)).unwrap();
-        path.display().to_string()
-    };
-    let process = Process::serve(directory.path(), &[]).await;
-    let mut client = Connection::http1(process.address).await;
-    let run = |args: &[&str]| order(&process, directory.path(), args);
-
-    let (code, stdout, stderr) = run(&["deploy", "users", &file(2), "--canary", "100%"]);
-    assert_eq!((code, stdout.starts_with("users@canary serves ")), (Some(0), true), "{stdout}{stderr}");
-    assert_eq!(asked(&mut client, "/users", &[]).await, 2);
-    let (code, stdout, stderr) = run(&["rollback", "users"]);
-    assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
-    until("the version is gone", || !directory.path().join("users@canary.wasm").exists()).await;
-    let mut one = 2;
-    while one != 1 {
-        one = asked(&mut client, "/users", &[]).await;
-    }
-
-    assert_eq!(run(&["deploy", "users", &file(3), "--canary", "0%"]).0, Some(0));
-    let (code, stdout, stderr) = run(&["promote", "users"]);
-    assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
-    assert_eq!(asked(&mut client, "/users", &[]).await, 3);
-    assert!(!directory.path().join("users@canary.toml").exists());
-    let (code, ..) = run(&["rollback", "users"]);
-    assert_eq!((code, asked(&mut client, "/users", &[]).await), (Some(0), 1));
-    let (code, _, stderr) = run(&["rollback", "users"]);
-    assert!(code == Some(1) && stderr.contains("nothing to go back to"), "{stderr}");
-
-    // At once, without a trial; and what is no component touches nothing.
-    assert_eq!(run(&["deploy", "users", &file(4)]).0, Some(0));
-    assert_eq!(asked(&mut client, "/users", &[]).await, 4);
-    let bad = elsewhere.path().join("bad.wasm");
-    fs::write(&bad, "no").unwrap();
-    let (code, _, stderr) = run(&["deploy", "users", &bad.display().to_string()]);
-    assert!(code == Some(1) && stderr.contains("it is not WebAssembly"), "{stderr}");
-    let (code, _, stderr) = run(&["promote", "users"]);
-    assert!(code == Some(1) && stderr.contains("there is no"), "{stderr}");
-    let (code, _, stderr) = run(&["deploy", "users", &file(5), "--canary", "ten"]);
-    assert!(code == Some(64) && stderr.contains("--canary: `ten` is not a percentage"), "{stderr}");
-    assert_eq!(asked(&mut client, "/users", &[]).await, 4);
-    // A component under this name would not be what serves, so it is not put there.
-    for (text, wanted) in [("component = \"other.wasm\"", "names other.wasm"), (ELSEWHERE, "is elsewhere")] {
-        fs::write(directory.path().join("free.toml"), text).unwrap();
-        let (code, _, stderr) = run(&["deploy", "free", &file(6)]);
-        assert!(code == Some(1) && stderr.contains(wanted), "{stderr}");
-        assert!(!directory.path().join("free.wasm").exists());
-    }
+async fn a_version_that_is_removed_by_hand_is_no_failure() {
+    let host = host(&["hello"]).named("hello", "hello@2").manifest("hello@2", "percent = 50").start().await;
+    // Its files have been left alone for a while.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    fs::remove_file(host.directory().join("hello@2.wasm")).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    fs::remove_file(host.directory().join("hello@2.toml")).unwrap();
+    until("it is gone", || host.current.snapshot().target("hello@2").is_none()).await;
+    let metrics = get(host.admin, "/metrics").await.text();
+    assert!(metrics.contains("\nlodge_reload_failures_total 0\n"), "{metrics}");
 }
 
-const ELSEWHERE: &str = "[upstream]\nreplicas = [\"http://127.0.0.1:9\"]";
+pub(crate) const ELSEWHERE: &str = "[upstream]\nreplicas = [\"http://127.0.0.1:9\"]";
 
 /// What a version did so far: its answers, and the bytes of requests that it read.
 fn did(host: &TestHost, name: &str) -> (u64, u64) {

@@ -123,7 +123,7 @@ fn roll(name: &str, matches: &ArgMatches, config: &Config, service: &str) -> Res
             let percent = percent.map_err(|expected| Failure::Usage(format!("--canary: {expected}")))?;
             deploy::deploy(config, client, service, file, percent.map(|percent| (percent, label)))
         }
-        ("promote", _) => deploy::promote(config, client, service, label),
+        ("promote", _) => deploy::promote(config, client, service, label, flag(matches, "force")),
         _ => deploy::rollback(config, client, service, label),
     }
 }

@@ -215,6 +215,12 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
         }
         values.push((name, text.to_owned(), origin));
     }
+    let cpu = values.iter_mut().find(|(name, _, origin)| name == "limits.cpu" && *origin == Origin::Default);
+    if let Some((_, text, _)) = cpu.filter(|_| config.limits.cpu > config.limits.wall) {
+        // A default must not stand in the way of what is written.
+        config.limits.cpu = config.limits.wall;
+        *text = humantime::format_duration(config.limits.cpu).to_string();
+    }
     if problems.is_empty() {
         problems.extend(config.disagreements());
     }
@@ -384,7 +390,9 @@ impl Limits {
         }
         if self.cpu > self.wall {
             let wall = humantime::format_duration(self.wall);
-            problems.push(format!("limits.cpu: more than limits.wall ({wall}), so it could never be reached"));
+            problems.push(format!(
+                "limits.cpu: more than limits.wall ({wall}), so it could never be reached; lower it, or raise that"
+            ));
         }
         problems
     }

@@ -111,7 +111,12 @@ fn rolling() -> [Command; 3] {
                     .value_name("PERCENT")
                     .help("Only this part of the requests, and none once it does worse than the service"),
             ),
-        order("promote", "Give the version on trial all requests of its service"),
+        order("promote", "Give the version on trial all requests of its service").arg(
+            Arg::new("force")
+                .long("force")
+                .action(ArgAction::SetTrue)
+                .help("Even if it did worse than its service and was taken out"),
+        ),
         order("rollback", "Take the version on trial away or, without one, go back to the component before"),
     ]
 }

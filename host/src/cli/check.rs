@@ -53,6 +53,7 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
                 compiling.spawn(async move { Backend::deploy(spec, &compiler).await });
             }
             State::Refused(refusal) | State::Orphan(refusal) => refusals.push(refusal),
+            State::Disabled => {}
         }
     }
     let total = compiling.len();

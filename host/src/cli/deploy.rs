@@ -1,13 +1,14 @@
 //! `lodge deploy`, `promote` and `rollback`: they move files, as a person would, and then ask the host what it made of
 //! that. The directory is the truth; nothing is remembered elsewhere.
 
+mod verdict;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
+use self::verdict::{Verdict, confirm, leave};
 use super::client::Client;
-use super::client::api::Entry;
 use super::out::{self, Failure, complain};
 use crate::config::Config;
 use crate::guests::compile::Compiler;
@@ -19,12 +20,6 @@ use crate::guests::manifest::share::Percent;
 
 /// The label of a version on trial that was deployed without another.
 pub(super) const CANARY: &str = "canary";
-
-/// How long a host may take to serve what was put there: a large component compiles for a minute.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Between two looks at what the host says.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// The files of a service in a directory.
 struct Files<'a> {
@@ -41,34 +36,47 @@ pub(super) fn deploy(
     canary: Option<(Percent, &str)>,
 ) -> Result<(), Failure> {
     let files = Files::new(config, name)?;
-    let digest = check(config, file)?;
-    let served = match canary {
-        None => {
-            files.is_free(config)?;
-            files.keep_previous()?;
-            files.place(file, &files.component(None))?;
-            name.to_owned()
-        }
-        Some((percent, label)) => {
-            if !is_name(label) {
-                return Err(Failure::Usage(format!("`{label}` cannot be a version's label; take letters and digits")));
-            }
-            let manifest = format!(
-                "# By `lodge deploy`. `lodge promote {name}` gives it everything, `lodge rollback {name}` takes it away.\n\
-                 percent = \"{percent}\"\n\n[rollback]\n"
-            );
-            files.write(manifest.as_bytes(), &files.manifest(label))?;
-            files.place(file, &files.component(Some(label)))?;
-            format!("{name}@{label}")
-        }
+    let Some((percent, label)) = canary else {
+        let digest = check(config, file)?;
+        files.is_free(config)?;
+        files.keep_previous()?;
+        files.place(file, &files.component(None))?;
+        return confirm(client, name, &digest.to_string());
     };
-    confirm(client, &served, &digest.to_string())
+    if !is_name(label) {
+        return Err(Failure::Usage(format!("`{label}` cannot be a version's label; take letters and digits")));
+    }
+    files.is_there()?;
+    let digest = check(config, file)?.to_string();
+    let text = format!(
+        "# By `lodge deploy`. `lodge promote {name}` gives it everything, `lodge rollback {name}` takes it away.\n\
+         percent = \"{percent}\"\n\n[rollback]\n"
+    );
+    let (manifest, component) = (files.manifest(label), files.component(Some(label)));
+    let before = [&manifest, &component].map(|path| fs::read(path).ok());
+    files.write(text.as_bytes(), &manifest)?;
+    files.place(file, &component)?;
+    let served = format!("{name}@{label}");
+    if before.iter().any(Option::is_some) {
+        verdict::let_look();
+    }
+    let verdict = Verdict::of(client, &served, &digest);
+    if let Verdict::Refused(_) = verdict {
+        files.put_back(&manifest, &component, before)?;
+    }
+    verdict.tell(&served, &digest)
 }
 
-/// Gives a version on trial all requests of its service.
-pub(super) fn promote(config: &Config, client: Option<&Client>, name: &str, label: &str) -> Result<(), Failure> {
+/// Gives a version on trial all requests of its service. One that the host took out needs `force`.
+pub(super) fn promote(
+    config: &Config,
+    client: Option<&Client>,
+    name: &str,
+    label: &str,
+    force: bool,
+) -> Result<(), Failure> {
     let files = Files::new(config, name)?;
-    let version = files.component(Some(label));
+    let (version, trial) = (files.component(Some(label)), format!("{name}@{label}"));
     let content = fs::read(&version).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::Problem(format!(
             "there is no {}; `lodge deploy {name} FILE --canary 10%` puts one there",
@@ -76,11 +84,16 @@ pub(super) fn promote(config: &Config, client: Option<&Client>, name: &str, labe
         )),
         _ => failed(&version, &error),
     })?;
+    if let Some(why) = verdict::withdrawn(client, &trial).filter(|_| !force) {
+        let way_out = format!("`lodge rollback {name}` takes it away, --force promotes it all the same");
+        return Err(Failure::new(format!("{trial} was taken out by the host: {why}; {way_out}")));
+    }
     files.is_free(config)?;
     files.keep_previous()?;
     let service = files.component(None);
     fs::rename(&version, &service).map_err(|error| failed(&service, &error))?;
     remove(&files.manifest(label))?;
+    leave(client, &trial)?;
     confirm(client, name, &Digest::of(&content).to_string())
 }
 
@@ -89,12 +102,19 @@ pub(super) fn rollback(config: &Config, client: Option<&Client>, name: &str, lab
     let files = Files::new(config, name)?;
     let (manifest, version) = (files.manifest(label), files.component(Some(label)));
     let service = files.component(None);
-    if remove(&version)? | remove(&manifest)? {
+    if version.exists() || manifest.exists() {
+        let trial = format!("{name}@{label}");
+        // It is off at once, while files that are only removed are missed for a moment first.
+        files.write(b"enabled = false\n", &manifest)?;
+        verdict::is_off(client, &trial);
+        remove(&version)?;
+        remove(&manifest)?;
+        leave(client, &trial)?;
         let digest = fs::read(&service).map(|content| Digest::of(&content).to_string());
         return match digest {
             Ok(digest) => confirm(client, name, &digest),
             // The service may be replicas elsewhere.
-            Err(_) => out::line(&format!("{name}@{label} is removed")),
+            Err(_) => out::line(&format!("{trial} is removed")),
         };
     }
     let previous = files.previous();
@@ -135,6 +155,19 @@ impl<'a> Files<'a> {
         self.directory.join(format!("{}.wasm.previous", self.name))
     }
 
+    /// Whether there is a service that could have versions.
+    fn is_there(&self) -> Result<(), Failure> {
+        let name = self.name;
+        if ["wasm", "toml"].iter().any(|end| self.directory.join(format!("{name}.{end}")).exists()) {
+            return Ok(());
+        }
+        let shown = self.directory.display();
+        Err(Failure::new(format!(
+            "there is neither {name}.wasm nor {name}.toml in {shown}, so there is nothing to try it beside; \
+             `lodge deploy {name} FILE` without --canary serves it as {name}"
+        )))
+    }
+
     /// Whether a component under the service's name would be what serves.
     fn is_free(&self, config: &Config) -> Result<(), Failure> {
         let file = self.directory.join(format!("{}.toml", self.name));
@@ -167,6 +200,18 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// What was there before a version was refused. The component first: without it, its manifest is no service.
+    fn put_back(&self, manifest: &Path, component: &Path, before: [Option<Vec<u8>>; 2]) -> Result<(), Failure> {
+        let [text, content] = before;
+        for (path, before) in [(component, content), (manifest, text)] {
+            match before {
+                Some(content) => self.write(&content, path)?,
+                None => drop(remove(path)?),
+            }
+        }
+        Ok(())
+    }
+
     fn place(&self, file: &Path, at: &Path) -> Result<(), Failure> {
         let content = fs::read(file).map_err(|error| failed(file, &error))?;
         self.write(&content, at)
@@ -187,7 +232,9 @@ fn check(config: &Config, file: &Path) -> Result<Digest, Failure> {
     let spec = match found.into_values().next().map(|found| found.state) {
         Some(State::Ready(spec)) => spec,
         Some(State::Refused(why) | State::Orphan(why)) => return Err(Failure::new(format!("{shown}: {}", why.reason))),
-        None => return Err(Failure::Problem(format!("{shown}: its manifest says that it is not enabled"))),
+        Some(State::Disabled) | None => {
+            return Err(Failure::Problem(format!("{shown}: its manifest says that it is not enabled")));
+        }
     };
     complain(&format!("compiling {shown}"));
     let digest = spec.digest;
@@ -197,38 +244,6 @@ fn check(config: &Config, file: &Path) -> Result<Digest, Failure> {
     });
     compiled.and_then(|compiled| compiled).map_err(Failure::new)?;
     Ok(digest)
-}
-
-/// Waits until the host serves this, or says why not.
-fn confirm(client: Option<&Client>, name: &str, digest: &str) -> Result<(), Failure> {
-    let short = digest.get(..12).unwrap_or_default();
-    let Some(client) = client else {
-        return out::line(&format!("{name} is {short} on disk; admin is `off`, so no host can say what it serves"));
-    };
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let entries: Vec<Entry> = match client.get("/v1/services").and_then(|answer| client.read(&answer)) {
-            Ok(entries) => entries,
-            Err(_) => {
-                let place = client.place();
-                return out::line(&format!("{name} is {short} on disk; no host at {place} says what it serves"));
-            }
-        };
-        let its = |file: &str| file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
-        if let Some(refused) = entries.iter().find(|entry| its(&entry.file)).and_then(|entry| entry.refused.as_ref()) {
-            return Err(Failure::new(format!("the host refuses {name}: {}; {}", refused.reason, refused.remedy)));
-        }
-        let serves = entries.iter().filter_map(|entry| entry.service.as_ref());
-        if serves.into_iter().any(|service| service.name == name && service.digest == digest) {
-            return out::line(&format!("{name} serves {short}"));
-        }
-        if Instant::now() >= until {
-            return Err(Failure::Problem(format!(
-                "{name} is {short} on disk, and the host does not serve it yet; see `lodge ps`"
-            )));
-        }
-        std::thread::park_timeout(LOOK);
-    }
 }
 
 /// Whether there was anything to remove.

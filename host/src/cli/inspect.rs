@@ -91,8 +91,7 @@ impl Component {
             Some(State::Refused(why) | State::Orphan(why)) => {
                 refused = Some(Refused { reason: why.reason, remedy: why.remedy });
             }
-            // Its manifest says that it is no service.
-            None => {}
+            Some(State::Disabled) | None => {}
         }
         let refusal = |other: String| match &refused {
             Some(why) => Failure::new(format!("{name}: {}; {}", why.reason, why.remedy)),

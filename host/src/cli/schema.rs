@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::out::{self, Failure};
 use crate::config::key::Key;
 use crate::config::limits::{LIMITS, Limits};
+use crate::guests::manifest::MOST_ROUTES;
 use crate::guests::manifest::policies::{
     ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate,
 };
@@ -104,6 +105,7 @@ fn routing() -> Map<String, Value> {
     object(json!({
         "routes": {
             "type": "array",
+            "maxItems": MOST_ROUTES,
             "description": "where the service answers; the default is /NAME",
             "items": { "anyOf": [path(), route()] },
         },

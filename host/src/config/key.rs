@@ -60,8 +60,10 @@ pub fn count(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> 
 pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     found.ok_or_else(|| {
+        let near = nearest(text, words.iter().map(|(word, _)| *word));
+        let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         let words: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-        format!("`{text}` is not one of {}", words.join(", "))
+        format!("`{text}` is not one of {}{hint}", words.join(", "))
     })
 }
 

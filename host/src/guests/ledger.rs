@@ -90,12 +90,16 @@ impl<G: Clone> Ledger<G> {
                         service.refused = Some((None, refusal));
                     }
                 }
+                State::Disabled => {
+                    // Somebody said so: nobody is in the middle of replacing it.
+                    changes.extend(service.live.take().map(|_| Change::Removed(name)));
+                    *service = Service { gone: Some(now), ..Service::default() };
+                }
                 State::Orphan(refusal) => {
                     service.compiling = None;
-                    service.refused = settled.then_some((None, refusal));
-                    if service.live.is_some() {
-                        service.gone.get_or_insert(now);
-                    }
+                    // Its manifest may follow it in a moment: who serves is not complained of before it is gone for good.
+                    let lasts = service.live.is_none() || now >= *service.gone.get_or_insert(now) + GONE;
+                    service.refused = (settled && lasts).then_some((None, refusal));
                 }
             }
         }

@@ -63,6 +63,8 @@ pub enum State {
     Refused(Refusal),
     /// A manifest without a component: no service, and probably a mistake.
     Orphan(Refusal),
+    /// A manifest that says that there is no service.
+    Disabled,
 }
 
 /// Looks at one directory again and again, and reads only what has changed.
@@ -151,9 +153,7 @@ impl Scanner {
         self.known.values_mut().for_each(|known| known.used = false);
         for component in self.components()? {
             let stem = component.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            if let Some(state) = self.find(&stem, &component, config) {
-                found.insert(stem, state);
-            }
+            found.insert(stem.clone(), self.find(&stem, &component, config));
         }
         self.known.retain(|_, known| known.used);
         self.first = false;
@@ -174,15 +174,17 @@ impl Scanner {
         Ok(components)
     }
 
-    /// What there is of one service; nothing when its manifest says that it is not one.
-    fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Option<Found> {
+    /// What there is of one service.
+    fn find(&mut self, stem: &str, component: &Path, config: &Config) -> Found {
         let manifest = component.with_extension("toml");
         let service = component.with_file_name(format!("{}.toml", split(stem).0));
         let quiet = || [component, &manifest, &service].iter().all(|file| is_settled(file));
         let mut settled = self.first || quiet();
         let mut touched = false;
         let spec = match manifest_of(stem, component, config, self.first) {
-            Ok(manifest) if !manifest.enabled => return None,
+            Ok(manifest) if !manifest.enabled => {
+                return Found { state: State::Disabled, settled: true, touched: false };
+            }
             Ok(manifest) if manifest.upstream.is_some() => elsewhere(stem, component, manifest, self.first),
             Ok(manifest) => {
                 let named = manifest.component.as_ref().map(|name| component.with_file_name(name));
@@ -205,7 +207,7 @@ impl Scanner {
             }
             Err(refusal) => State::Refused(refusal),
         };
-        Some(Found { state, settled, touched })
+        Found { state, settled, touched }
     }
 
     /// Digest and size of a component, read again only if it may have changed.

@@ -4,6 +4,8 @@
 //! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
 
 pub mod cache;
+mod elsewhere;
+mod faults;
 pub mod grants;
 pub mod policies;
 mod routes;
@@ -15,8 +17,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use self::cache::Rules;
+pub(crate) use self::faults::{line_of, misplaced};
+use self::faults::{place, told};
 use self::grants::{Callees, Grants, Origin};
 use self::policies::Written;
+pub use self::routes::MOST_ROUTES;
 use self::share::Share;
 use super::digest::Digest;
 use crate::admission::Terms;
@@ -176,10 +181,7 @@ impl Manifest {
 
     /// This one with what `text` says in its place.
     fn with(mut self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
-        let file: File = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(String::new(), |span| line_of(text, span.start));
-            vec![format!("{line}{}", with_hint(error.message()))]
-        })?;
+        let file: File = toml::from_str(text).map_err(|error| vec![told(text, &error)])?;
         let mut problems = Vec::new();
         let mut note = |problem| problems.push(problem);
         self.limits = limits(text, &file.limits, &self.limits, &mut note);
@@ -233,7 +235,7 @@ impl Manifest {
             note(format!("cpu_weight: {} is not between {least} and {most}", self.cpu_weight));
         }
         if let Some(written) = file.env {
-            self.env = env(written, &mut note);
+            self.env = env(text, written, &mut note);
         }
         self.enabled = file.enabled.unwrap_or(self.enabled);
         self.component = file.component;
@@ -246,6 +248,9 @@ impl Manifest {
                 None
             }
         });
+        if let Some(spec) = &self.upstream {
+            elsewhere::disagreements(text, spec, &self.limits).into_iter().for_each(&mut note);
+        }
         if problems.is_empty() {
             problems.extend(self.limits.disagreements(max_memory));
         }
@@ -296,13 +301,17 @@ impl Own {
     }
 }
 
-fn env(written: BTreeMap<String, String>, note: &mut impl FnMut(String)) -> Vec<(String, String)> {
+fn env(text: &str, written: BTreeMap<String, String>, note: &mut impl FnMut(String)) -> Vec<(String, String)> {
     let size: usize = written.iter().map(|(name, value)| name.len() + value.len()).sum();
     if size > ENV_BYTES {
         note(format!("env: {size} bytes are more than {ENV_BYTES}"));
     }
     for name in written.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
         note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
+    }
+    // Whatever follows `[env]` is in it, also what was meant for the service.
+    for (name, problem) in written.keys().filter_map(|name| Some((name, misplaced(name)?))) {
+        note(format!("{}env: {problem}, or give the variable another name", place(text, &format!("env.{name}"))));
     }
     written.into_iter().collect()
 }
@@ -324,11 +333,16 @@ fn limits(
                 }
             }
             None => {
-                let near = nearest(name, LIMITS.iter().map(|limit| limit.name));
-                let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                let near = || nearest(name, LIMITS.iter().map(|limit| limit.name));
+                let hint = misplaced(name).or_else(|| Some(format!("did you mean `{}`?", near()?)));
+                let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
                 note(format!("{line}there is no limit `{name}`{hint}"));
             }
         }
+    }
+    // A default must not stand in the way of what is written.
+    if !written.keys().any(|key| key.get_ref() == "cpu") {
+        limits.cpu = limits.cpu.min(limits.wall);
     }
     limits
 }
@@ -347,37 +361,6 @@ fn grants(
         Origin::read(entry.get_ref()).map_err(|problem| at(entry.span().start, problem)).ok()
     };
     Grants { calls, http: http.map_or(before.http, |http| http.iter().filter_map(read).collect()) }
-}
-
-/// serde names what it does not know and what it does, between backticks.
-fn with_hint(message: &str) -> String {
-    let mut names = message.split('`').skip(1).step_by(2);
-    let near = match (message.starts_with("unknown"), names.next()) {
-        (true, Some(wrong)) => nearest(wrong, names),
-        _ => None,
-    };
-    let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    format!("{message}{hint}")
-}
-
-/// Where a key of the file is, such as `rate.limit`: its table when it is not written itself.
-fn place(text: &str, key: &str) -> String {
-    let Ok(document) = toml::de::DeTable::parse(text) else { return String::new() };
-    let (mut table, mut line) = (Some(document.get_ref()), String::new());
-    for part in key.split('.') {
-        let Some((name, value)) = table.and_then(|table| table.iter().find(|(name, _)| *name.get_ref() == part)) else {
-            break;
-        };
-        line = line_of(text, name.span().start);
-        table = value.get_ref().as_table();
-    }
-    line
-}
-
-/// Names the line of an offset, for the start of a message.
-pub(crate) fn line_of(text: &str, offset: usize) -> String {
-    let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
-    format!("line {line}: ")
 }
 
 #[cfg(test)]

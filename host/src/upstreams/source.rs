@@ -17,7 +17,7 @@ use super::transport::Scheme;
 /// The most that a replica can weigh, as in service records.
 pub const WEIGHT: u32 = 65_535;
 
-const SCHEMES: [&str; 7] = ["http", "https", "dns", "dns+https", "srv", "srv+https", "file"];
+const SCHEMES: [&str; 6] = ["http", "https", "dns", "dns+https", "srv", "srv+https"];
 
 /// One entry of a list of replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +120,12 @@ fn read(text: &str) -> Result<Source, String> {
         let number = number.parse().ok().filter(|number| (1..=WEIGHT).contains(number));
         weight = Some(number.ok_or_else(|| format!("{word:?} is not from 1 to {WEIGHT}"))?);
     }
-    let (scheme, rest) = first.split_once(':').ok_or("has no scheme: write http://HOST:PORT")?;
+    let bare = || format!("has no scheme: write http://{}", if first.contains('/') { "HOST:PORT" } else { first });
+    let (scheme, rest) = first.split_once(':').ok_or_else(bare)?;
+    let is_known = SCHEMES.contains(&scheme) || scheme == "file";
+    if !is_known && !rest.starts_with("//") {
+        return Err(bare());
+    }
     let source = match scheme {
         "http" | "https" => {
             let scheme = tls(scheme == "https");
@@ -259,7 +264,11 @@ mod tests {
     fn mistakes() {
         for (text, why) in [
             ("", "write http://HOST:PORT"),
-            ("10.0.0.7", "no scheme"),
+            ("10.0.0.7", "has no scheme: write http://10.0.0.7"),
+            ("10.0.0.7:8080", "has no scheme: write http://10.0.0.7:8080"),
+            ("localhost:3000 weight=2", "has no scheme: write http://localhost:3000"),
+            ("[::1]:80", "has no scheme: write http://[::1]:80"),
+            ("http//b", "has no scheme: write http://HOST:PORT"),
             ("htp://a:1", "did you mean \"http\"?"),
             ("tcp://a:1", "\"tcp\" is not one of http, https"),
             ("http:a", "no //"),

@@ -18,7 +18,7 @@ pub use self::list::MOST_REPLICAS;
 use super::source::Source;
 use super::transport::{Protocol, Scheme};
 use crate::config::key::nearest;
-use crate::guests::manifest::line_of;
+use crate::guests::manifest::{line_of, misplaced};
 use crate::request::place::Place;
 
 /// An upstream as an operator wants it. A comparable value.
@@ -208,8 +208,8 @@ impl Spec {
             return Ok(());
         }
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let near = nearest(name, KEYS.iter().map(|key| key.name).chain(["replicas"]));
-            let hint = near.map_or(String::new(), |near| format!("; did you mean `upstream.{near}`?"));
+            let hint = misplaced(name).or_else(|| Some(format!("did you mean `upstream.{}`?", resembled(name)?)));
+            let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
             return Err(format!("there is no key `upstream.{name}`{hint}"));
         };
         let text = match value {
@@ -257,6 +257,15 @@ impl Spec {
         );
         problems
     }
+}
+
+/// The key that a misspelt one most resembles; of a part such as `retry`, its first.
+fn resembled(name: &str) -> Option<&'static str> {
+    let whole = KEYS.iter().map(|key| key.name).chain(["replicas"]);
+    let heads = whole.clone().map(|key| key.split('.').next().unwrap_or(key));
+    let head = nearest(name, heads).filter(|_| !name.contains('.'));
+    let first = head.and_then(|head| whole.clone().find(|key| key.split('.').next() == Some(head)));
+    first.or_else(|| nearest(name, whole))
 }
 
 /// Every value below `table` by its dotted name, and where that is written.

@@ -108,11 +108,52 @@ fn one_line_per_difference() {
     assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (0, 1, None));
 }
 
-/// What a directory holds for one name: nothing, rubbish, or a version with a manifest; odd versions do not compile.
+fn orphan(name: &str) -> (String, Found) {
+    (name.into(), found(State::Orphan(Refusal::new(name, "it has no component", "")), true))
+}
+
+/// Component first, then manifest: nobody who looks in between says that something is wrong.
+#[test]
+fn a_service_that_goes_file_by_file_is_no_mistake() {
+    let (mut ledger, start) = (Numbers::default(), Instant::now());
+    see(&mut ledger, [ready("a", 1)], start);
+    ledger.compiled(spec("a", 1, 0), Ok(1));
+    see(&mut ledger, [orphan("a")], start);
+    assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (1, 0, Some(start + GONE)));
+    see(&mut ledger, [], start + GONE / 2);
+    assert_eq!((ledger.live().count(), ledger.refusals().len()), (1, 0));
+    assert_eq!(see(&mut ledger, [], start + GONE).1, ["a removed"]);
+    assert_eq!((ledger.live().count(), ledger.refusals().len()), (0, 0));
+    // One that never served is told at once; one that stays is told when its service is gone, and not as of that one.
+    see(&mut ledger, [orphan("b")], start);
+    assert_eq!(ledger.refusals().len(), 1);
+}
+
+#[test]
+fn what_is_switched_off_is_off_at_once() {
+    let (mut ledger, now) = (Numbers::default(), Instant::now());
+    see(&mut ledger, [ready("a", 1)], now);
+    ledger.compiled(spec("a", 1, 0), Ok(1));
+    see(&mut ledger, [bad("a", true)], now);
+    let off = || ("a".to_owned(), found(State::Disabled, true));
+    assert_eq!(see(&mut ledger, [off()], now), (0, vec!["a removed".into()]));
+    assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (0, 0, None));
+    assert_eq!(see(&mut ledger, [off()], now), (0, vec![]));
+    // And what was being compiled then is no longer wanted.
+    assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
+    see(&mut ledger, [off()], now);
+    assert_eq!((ledger.compiled(spec("a", 2, 0), Ok(2)), ledger.live().count()), (None, 0));
+    assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
+}
+
+/// What a directory holds for one name: nothing, rubbish, a manifest alone, one that says no, or a version with a manifest;
+/// odd versions do not compile.
 #[derive(Clone, Copy, Debug)]
 enum OnDisk {
     Nothing,
     Rubbish,
+    Orphan,
+    Disabled,
     Version(u8, u8),
 }
 
@@ -120,6 +161,8 @@ fn state(name: &str, on_disk: OnDisk) -> Option<(String, Found)> {
     match on_disk {
         OnDisk::Nothing => None,
         OnDisk::Rubbish => Some(bad(name, true)),
+        OnDisk::Orphan => Some(orphan(name)),
+        OnDisk::Disabled => Some((name.into(), found(State::Disabled, true))),
         OnDisk::Version(version, manifest) => {
             Some((name.into(), found(State::Ready(spec(name, version, manifest)), true)))
         }
@@ -150,6 +193,8 @@ proptest! {
             prop::array::uniform3(prop_oneof![
                 Just(OnDisk::Nothing),
                 Just(OnDisk::Rubbish),
+                Just(OnDisk::Orphan),
+                Just(OnDisk::Disabled),
                 (0..4u8, 0..2u8).prop_map(|(version, manifest)| OnDisk::Version(version, manifest)),
             ]),
             1..12,

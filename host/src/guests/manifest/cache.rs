@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Manifest, with_hint};
+use super::Manifest;
+use super::faults::with_hint;
 use crate::admission::Terms;
 use crate::config::key;
 use crate::config::limits::Limits;
+use crate::config::plain;
 use crate::guests::digest::Digest;
 use crate::request::route::Route;
 
@@ -29,7 +31,7 @@ pub struct Rules {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Detailed {
-    ttl: Option<String>,
+    ttl: Option<toml::Value>,
 }
 
 /// Answers that may stand for each other: of one version, in one state of its manifest.
@@ -54,7 +56,7 @@ impl Rules {
                 .map_err(|error: toml::de::Error| format!("cache: {}", with_hint(error.message())))?,
             _ => return Err("cache: write true, false or { ttl = \"1m\" }".into()),
         };
-        let ttl = detailed.ttl.map(|text| key::duration(&text, Duration::ZERO..=MOST)).transpose();
+        let ttl = detailed.ttl.map(|value| key::duration(&plain(&value), Duration::ZERO..=MOST)).transpose();
         Ok(Self { keep: true, ttl: ttl.map_err(|problem| format!("cache.ttl: {problem}"))?.unwrap_or_default() })
     }
 }
@@ -132,6 +134,7 @@ mod tests {
         check("cache = 'yes'", "cache: write true, false or { ttl = \"1m\" }");
         check("cache.tll = '1m'", "did you mean `ttl`?");
         check("cache.ttl = 'soon'", "cache.ttl: ");
+        check("cache.ttl = 600", "cache.ttl: `600` is not a time span; write it like 500ms, 30s or 5m");
         check("routes = [\n'/a',\n{ path = '/b', cache = 1 }]", "line 3: cache: write");
         let limits = config::resolve(&[]).unwrap().config.limits;
         let version = read("cache = true").unwrap().version("cache = false", 1 << 30);

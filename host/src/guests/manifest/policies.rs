@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use ipnet::IpNet;
 use toml::{Table, Value};
 
+use super::misplaced;
 use crate::admission::rate::By;
 use crate::admission::terms::Policies;
 use crate::admission::{Clients, Priority, adaptive, breaker, rate};
@@ -205,8 +206,9 @@ fn section<T>(
         }
     }
     for unknown in written.keys().filter(|unknown| !keys.iter().any(|key| key.name == *unknown)) {
-        let near = nearest(unknown, keys.iter().map(|key| key.name));
-        let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let near = || nearest(unknown, keys.iter().map(|key| key.name));
+        let hint = misplaced(unknown).or_else(|| Some(format!("did you mean `{}`?", near()?)));
+        let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
         problem(&format!("{name}.{unknown}"), format!("there is no key `{name}.{unknown}`{hint}"));
     }
     sound.then_some(blank)

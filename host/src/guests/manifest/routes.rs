@@ -1,13 +1,19 @@
 //! Where a service answers, and the policies that a route has besides.
 
+use std::collections::HashSet;
+
 use http::Method;
 use serde::Deserialize;
 
 use super::cache::Rules;
+use super::faults::with_hint;
+use super::line_of;
 use super::policies::{self, Written};
-use super::{line_of, with_hint};
 use crate::admission::terms::Policies;
 use crate::request::route::{Pattern, Route};
+
+/// Routes of one service.
+pub const MOST_ROUTES: usize = 1_000;
 
 /// A route that says more than its path.
 #[derive(Deserialize)]
@@ -33,11 +39,15 @@ pub(super) fn read(
     written: &[toml::Spanned<toml::Value>],
     note: &mut impl FnMut(String),
 ) -> Vec<(Route, Policies)> {
-    let mut routes: Vec<(Route, Policies)> = Vec::new();
+    if written.len() > MOST_ROUTES {
+        note(format!("routes: {} are more than {MOST_ROUTES}; let one stand for all below it", written.len()));
+        return Vec::new();
+    }
+    let (mut routes, mut seen) = (Vec::new(), HashSet::new());
     for written in written {
         let line = line_of(text, written.span().start);
         match route(written.get_ref()) {
-            Ok((route, _)) if routes.iter().any(|(other, _)| *other == route) => {
+            Ok((route, _)) if !seen.insert(route.to_string()) => {
                 note(format!("{line}route `{route}` is there twice"));
             }
             Ok((route, written)) => {

@@ -91,9 +91,75 @@ fn problems_have_lines_and_ways_out() {
     check("[limits]\nwall = '1s'\nqueue = -1", "line 3: limits.queue: `-1` is not a whole number");
     check("[limits]\nmemory = '2GiB'", "more than engine.max_memory");
     check("[limits]\ncpu = '40s'", "more than limits.wall");
+    check("[limits]\ncpu = '40s'", "lower it, or raise that");
     check("routes = ['users']", "route `users`: write it like");
     let both = read("routes = ['x']\n[limits]\nwall = 'x'\ncpu = 'y'").unwrap_err();
     assert_eq!(both.lines().count(), 3, "{both}");
+}
+
+/// Whatever follows a section is in it, which nobody sees who appends a line.
+#[test]
+fn keys_in_the_wrong_section() {
+    let above = "is a key of the manifest; write it above the first [section]";
+    for (text, wanted) in [
+        ("[env]\nA = 'b'\nrate = '1/m'", format!("line 3: env: `rate` {above}, or give the variable another name")),
+        ("[env]\nroutes = ['/x']", format!("line 2: env: `routes` {above}")),
+        ("[limits]\ncalls = ['users']", format!("line 2: there is no limit `calls`; `calls` {above}")),
+        ("[breaker]\nhttp = []", format!("line 2: there is no key `breaker.http`; `http` {above}")),
+        ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", "line 4: unknown field `cache`".into()),
+        ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", format!("`cache` {above}")),
+        ("[health]\npath = '/'", "`health` is a part of [upstream]; write [upstream.health]".into()),
+        ("[health]\npath = '/'", "line 1: unknown field `health`".into()),
+        ("replicas = []", "`replicas` is a key of [upstream]".into()),
+        ("wall = '1s'", "`wall` is a key of [limits]".into()),
+    ] {
+        let problem = read(text).unwrap_err();
+        assert!(problem.contains(&wanted) && !problem.contains('\n'), "{text}: {problem}");
+    }
+    assert_eq!(read("[env]\nRATE = '1'\nrates = '2'").unwrap().env.len(), 2);
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_told_by_key() {
+    for (text, wanted) in [
+        ("routes = '/x'", "line 1: routes: write a list, like [\"/users\"]"),
+        ("\nhttp = 'https://a'", "line 2: http: write a list, like [\"https://api.example.com\"]"),
+        ("match = 'header:a=b'", "match: write a list, like [\"header:x-version=2\"]"),
+        ("enabled = 'yes'", "enabled: write true or false"),
+        ("ready = '/health'", "ready: write ready.path = \"/health\""),
+        ("cpu_weight = -1", "cpu_weight: write a whole number"),
+        ("[env]\nPORT = 8080", "line 2: env.PORT: write text, between quotes"),
+        ("[rollback]\nminimum = 'x'", "line 2: rollback.minimum: write a whole number"),
+        ("limits = 5", "limits: write a section [limits]"),
+        ("isolation = 'none'", "line 1: isolation: unknown variant `none`"),
+    ] {
+        let problem = read(text).unwrap_err();
+        assert!(problem.starts_with("line ") && problem.contains(wanted), "{text}: {problem}");
+    }
+}
+
+#[test]
+fn a_default_of_cpu_gives_way() {
+    let limits = |text: &str| read(text).unwrap().limits;
+    assert_eq!(limits("limits.wall = '2s'").cpu, Duration::from_secs(2));
+    assert_eq!(limits("limits.wall = '20s'").cpu, Duration::from_secs(5));
+    assert!(read("[limits]\nwall = '2s'\ncpu = '3s'").unwrap_err().contains("more than limits.wall (2s)"));
+    assert_eq!(version("limits.wall = '1s'").unwrap().limits.cpu, Duration::from_secs(1));
+    let source = config::Source::from([("limits.wall".to_owned(), "2s".to_owned())]);
+    let resolved = config::resolve(&[(config::Origin::File, source)]).unwrap();
+    assert_eq!(resolved.config.limits.cpu, Duration::from_secs(2));
+    assert!(resolved.values.iter().any(|(name, text, _)| name == "limits.cpu" && text == "2s"));
+}
+
+/// As many as anybody has, read in no time; and the first too many is said.
+#[test]
+fn routes_have_a_bound() {
+    let text = |count: usize| {
+        let routes: Vec<_> = (0..count).map(|n| format!("'/r{n}'")).collect();
+        format!("routes = [{}]", routes.join(", "))
+    };
+    assert_eq!(read(&text(1_000)).unwrap().routes.len(), 1_000);
+    assert!(read(&text(1_001)).unwrap_err().contains("routes: 1001 are more than 1000"));
 }
 
 proptest! {

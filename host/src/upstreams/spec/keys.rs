@@ -40,7 +40,14 @@ pub const KEYS: &[Key<Spec>] = &[
         default: "least-in-flight",
         help: "which replica gets a request: `round-robin`, `weighted`, `random`, `weighted-random`, `least-in-flight`, \
                `hash`",
-        set: |s, text| word(text, &POLICIES).map(|value| s.policy = value),
+        set: |s, text| {
+            // Others call it by connections or requests: `least_conn`, `least-request`.
+            let other = |wrong: String| match text.starts_with("least") && !wrong.contains("did you mean") {
+                true => format!("{wrong}; did you mean `least-in-flight`?"),
+                false => wrong,
+            };
+            word(text, &POLICIES).map(|value| s.policy = value).map_err(other)
+        },
     },
     Key {
         name: "hash",

@@ -20,6 +20,11 @@ pub(super) fn read(value: &DeValue<'_>) -> Result<Vec<Source>, String> {
             DeValue::Table(table) => with_weight(table),
             _ => Err("a replica is a URL, or a table with `url` and `weight`".into()),
         };
+        let source = source.and_then(|source| match source {
+            // Of a path anywhere, and never looked at again: not what `replicas_file` is.
+            Source::File(path) => Err(format!("`file:{}`: name it by replicas_file", path.display())),
+            source => Ok(source),
+        });
         let added = source.and_then(|source| add(&mut sources, &mut places, source));
         added.map_err(|problem| format!("upstream.replicas: {problem}"))?;
     }

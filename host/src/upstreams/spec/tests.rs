@@ -122,6 +122,12 @@ fn problems_have_lines_and_ways_out() {
         "line 5: there is no key `upstream.health.intervall`; did you mean `upstream.health.interval`?",
     );
     with("[upstream.helth]\npath = '/'", "did you mean `upstream.health.path`?");
+    with("retry = 3", "line 3: there is no key `upstream.retry`; did you mean `upstream.retry.attempts`?");
+    with("retries = 3", "did you mean `upstream.retry.attempts`?");
+    with("ready.path = '/'", "`ready.path` is a key of the manifest; write it above the first [section]");
+    with("policy = 'least-connections'", "`hash`; did you mean `least-in-flight`?");
+    check("[upstream]\nreplicas = ['file:x']", "line 2: upstream.replicas: `file:x`: name it by replicas_file");
+    check("[upstream]\nreplicas = ['localhost:3000']", "has no scheme: write http://localhost:3000");
     with("connect = ['1s']", "line 3: upstream.connect: must be one value, not array");
     with("connect = 1", "upstream.connect: `1` is not a time span");
     with("connect = '2m'", "upstream.connect: must be between");
