@@ -71,7 +71,7 @@ impl Instance {
         let limits = guest.limits();
         let code = match guest.code() {
             Some(code) => code,
-            None => match tokio::time::timeout_at(deadline.into(), guest.load()).await {
+            None => match tokio::time::timeout_at(deadline.into(), Box::pin(guest.load())).await {
                 Ok(loaded) => loaded.map_err(|lost| RequestError::Unavailable(lost.to_string()))?,
                 Err(_) => return Err(RequestError::WallTime),
             },
