@@ -87,6 +87,8 @@ fn rollouts_and_replicas_show(browser: &mut Browser) {
         browser.eval(&open);
         browser.until(&said, SOON);
         browser.eval("document.querySelector('#close').click()");
+        // What closes tells the address so later, and would take the next one's away.
+        browser.until("location.hash === ''", SOON);
     }
 }
 

@@ -90,7 +90,12 @@ pub struct Window {
     pub errors: u64,
     /// Within this time all but a hundredth of them were over.
     pub p99: Option<Duration>,
+    /// What that is at least, whichever requests these happened to be: of a hundred, one that was slow is chance.
+    pub p99_at_least: Option<Duration>,
 }
+
+/// Of a normal distribution one in twenty lies more than so many standard deviations above the middle.
+pub(crate) const CERTAINTY: f64 = 1.645;
 
 /// What is counted of the host.
 #[derive(Debug, Default)]
@@ -187,10 +192,14 @@ impl Figures {
         let now = self.counts();
         let began = before.durations.iter().zip(since.durations).map(|(before, since)| since.max(*before));
         let counts: Vec<_> = now.durations.iter().zip(began).map(|(now, began)| now.saturating_sub(began)).collect();
+        let requests: u64 = counts.iter().sum();
+        // So many may be above the true 99th percentile by chance.
+        let above = 0.01 + CERTAINTY * (0.01 * 0.99 / requests.max(1) as f64).sqrt();
         Window {
-            requests: counts.iter().sum(),
+            requests,
             errors: now.errors.saturating_sub(before.errors.max(since.errors)),
             p99: quantile(&counts, 0.99),
+            p99_at_least: quantile(&counts, 1.0 - above.min(1.0)),
         }
     }
 

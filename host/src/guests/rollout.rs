@@ -1,16 +1,13 @@
 //! Whether a version does worse than the service that it is to replace, and what then.
 
 use crate::logs::CHANGE;
-use crate::metrics::Window;
+use crate::metrics::{CERTAINTY, Window};
 
 use super::manifest::share::Rollback;
 use super::snapshot::Snapshot;
 
 /// A 99th percentile that is longer by less than this, in seconds, is noise, however short the other's is.
 const NOISE: f64 = 0.001;
-
-/// Of a normal distribution one in twenty lies more than so many standard deviations above the middle.
-const CERTAINTY: f64 = 1.645;
 
 /// Takes out the versions that do worse than they may. To be called every second or so.
 pub fn review(snapshot: &Snapshot) {
@@ -49,11 +46,11 @@ fn worse(version: &Window, service: &Window, rule: &Rollback) -> Option<String> 
             "{failed:.1} % of its {of} requests in the last minute failed, the service's {usual:.1} %"
         ));
     }
-    let (took, usual) = (version.p99?.as_secs_f64(), service.p99?.as_secs_f64());
+    let (took, usual) = (version.p99_at_least?.as_secs_f64(), service.p99?.as_secs_f64());
     let most = (usual * f64::from(rule.p99) / 100.0).max(usual + NOISE);
     (took > most).then(|| {
         let (took, usual) = (took * 1e3, usual * 1e3);
-        format!("its 99th percentile of the last minute is {took:.1} ms, the service's {usual:.1} ms")
+        format!("its 99th percentile of the last minute is {took:.1} ms or more, the service's {usual:.1} ms")
     })
 }
 
@@ -74,7 +71,8 @@ mod tests {
     use super::*;
 
     fn window(requests: u64, errors: u64, p99_ms: f64) -> Window {
-        Window { requests, errors, p99: Some(Duration::from_secs_f64(p99_ms / 1e3)) }
+        let p99 = Some(Duration::from_secs_f64(p99_ms / 1e3));
+        Window { requests, errors, p99, p99_at_least: p99 }
     }
 
     #[test]
@@ -102,7 +100,7 @@ mod tests {
         let rule = Rollback { p99: 150, ..Rollback::default() };
         let service = window(1_000, 0, 20.0);
         let why = worse(&window(1_000, 0, 31.0), &service, &rule).unwrap();
-        assert_eq!(why, "its 99th percentile of the last minute is 31.0 ms, the service's 20.0 ms");
+        assert_eq!(why, "its 99th percentile of the last minute is 31.0 ms or more, the service's 20.0 ms");
         assert_eq!(worse(&window(1_000, 0, 29.0), &service, &rule), None);
         // 0.3 ms instead of 0.1 is three times as long, and nobody's loss.
         assert_eq!(worse(&window(1_000, 0, 0.3), &window(1_000, 0, 0.1), &rule), None);

@@ -53,3 +53,18 @@ proptest! {
         }
     }
 }
+
+/// Of a hundred requests one or two that were slow are chance, and three are not. Of more, fewer are.
+#[test]
+fn one_slow_request_is_no_percentile() {
+    for (requests, slow, certain) in [(100, 2, false), (100, 4, true), (10_000, 100, false), (10_000, 130, true)] {
+        let figures = Figures::default();
+        for n in 0..requests {
+            let took = Duration::from_millis(if n < slow { 900 } else { 1 });
+            figures.answered(http::StatusCode::OK, took, 0);
+        }
+        let window = figures.window(&Counts::default());
+        let at_least = window.p99_at_least.unwrap();
+        assert_eq!(at_least > Duration::from_millis(100), certain, "{slow} of {requests}: {at_least:?}");
+    }
+}
