@@ -47,7 +47,13 @@ async fn one_bad_replica_of_three_is_made_good() {
         assert!(failed <= most, "{habit:?} {more}: {failed} of 6000 failed");
         let amplification = (after - before) as f64 / 6000.0;
         assert!(amplification <= 1.2, "{habit:?} {more}: {amplification} times the requests");
-        assert_eq!(state(&host, &replicas[2]), "ejected", "{habit:?}");
+        // One that hangs is busy, and so is seldom chosen: five time-outs may take more requests than these.
+        let ejected = async {
+            while state(&host, &replicas[2]) != "ejected" {
+                answered(&host, 10).await;
+            }
+        };
+        within(ejected).await;
         // What is left out gets nothing.
         let hits = replicas[2].hits();
         answered(&host, 200).await;
