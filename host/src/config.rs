@@ -379,24 +379,5 @@ impl Config {
     }
 }
 
-impl Limits {
-    /// What is wrong with these limits as a whole, in a host whose sandboxes have at most `max_memory` bytes.
-    pub fn disagreements(&self, max_memory: usize) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.memory > max_memory {
-            let most = bytesize::ByteSize(max_memory as u64).display().iec();
-            problems
-                .push(format!("limits.memory: more than engine.max_memory, which is {most}; raise that or lower this"));
-        }
-        if self.cpu > self.wall {
-            let wall = humantime::format_duration(self.wall);
-            problems.push(format!(
-                "limits.cpu: more than limits.wall ({wall}), so it could never be reached; lower it, or raise that"
-            ));
-        }
-        problems
-    }
-}
-
 #[cfg(test)]
 mod tests;
