@@ -70,7 +70,7 @@ pub async fn handle<B: RequestBody>(
 }
 
 /// Has a request that so many calls led to answered by its service.
-#[allow(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 fn ask<B: RequestBody>(
     handler: &Handler,
     hop: Hop<'_>,
@@ -103,7 +103,7 @@ fn ask<B: RequestBody>(
 ///
 /// # Errors
 /// Every way in which it fails to.
-#[allow(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 pub(super) fn run<B: RequestBody>(
     tracer: &Tracer,
     target: &Target,
