@@ -250,6 +250,9 @@ async fn health_and_schema() {
     process.ended().await;
     let (code, stderr) = health(&admin);
     assert!(code == Some(1) && stderr.contains("refused"), "{stderr}");
+    // A host without an admin listener cannot be checked, so the check must not pass.
+    let (code, stderr) = health("off");
+    assert!(code == Some(1) && stderr.contains("admin is `off`"), "{stderr}");
     let (code, schema, _) = output(&mut lodge(&["schema"]));
     let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
     assert_eq!((code, &schema["properties"]["limits"]["properties"]["wall"]["default"]), (Some(0), &"30s".into()));

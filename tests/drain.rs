@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lodge::host::Ended;
 use rustix::process::Signal;
 
-use crate::harness::{Connection, Process, host, until, wasm, within};
+use crate::harness::{Connection, Process, get, host, until, wasm, within};
 
 fn directory(names: &[&str]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -119,6 +119,25 @@ async fn a_second_signal_ends_it_at_once() {
     process.signal(Signal::INT);
     assert_eq!(process.ended().await.code(), Some(130));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// Signals that ask a daemon to read its configuration again, or mean nothing to it, cut off no request. A second
+/// request shows that the host goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_signals_end_nothing() {
+    let directory = directory(&["hello", "drip"]);
+    let mut process = Process::serve(directory.path(), &[]).await;
+    let address = process.address;
+    let streaming = tokio::spawn(async move { get(address, "/drip/10").await });
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
+        process.signal(signal);
+        until("it says what the signal does", || process.log().contains(&format!("{name} changes nothing"))).await;
+    }
+    assert_eq!(get(address, "/hello").await.status, 200);
+    let answer = within(streaming).await.unwrap();
+    assert_eq!((answer.status, answer.broken), (200, false));
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(0));
 }
 
 /// With `stop.delay` the host goes on taking requests after it stopped being ready, for who still sends them.

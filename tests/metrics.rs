@@ -18,6 +18,22 @@ async fn scrape(host: &TestHost) -> BTreeMap<String, f64> {
     series(&answer.text())
 }
 
+/// A scraper that reads only the older text format gets it, with the same series.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_text_format() {
+    let host = host(&["hello"]).start().await;
+    let mut scraper = Connection::http1(host.admin).await;
+    let old = scraper.ask(http::Method::GET, "/metrics", &[("accept", "text/plain;version=0.0.4")], "").await;
+    assert_eq!(old.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let text = old.text();
+    let types: std::collections::BTreeSet<_> =
+        text.lines().filter(|line| line.starts_with("# TYPE ")).filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(types.into_iter().collect::<Vec<_>>(), ["counter", "gauge", "histogram"], "{text}");
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    let names = |text: &str| series(text).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&text), scrape(&host).await.into_keys().collect::<Vec<_>>());
+}
+
 /// Scrapes until a series has this value: an answer counts when its last byte is gone, which its reader may see first.
 async fn comes_to(host: &TestHost, name: &str, value: f64) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();

@@ -74,6 +74,9 @@ fn rollouts_and_replicas_show(browser: &mut Browser) {
     let sub = |name: &str, cell: u32| format!("{}?.cells[{cell}].lastChild.textContent", row(name));
     browser.until(&format!("{} === 'gets 0 %, header:x-version=2'", sub("hello@2", 0)), SOON);
     browser.until(&format!("{} === '0 of 1 replica'", sub("far", 1)), SOON);
+    // A service without an available replica is not shown as one that serves.
+    browser.until(&format!("{}?.cells[1].firstChild.dataset.shape === 'peak'", row("far")), SOON);
+    browser.until(&format!("{}?.dataset.state === 'down'", row("far")), SOON);
     let detail = |name: &str, list: &str, text: &str| {
         let open = format!("{}.querySelector('a').click()", row(name));
         (open, format!("document.querySelector('#{list}').textContent.includes('{text}')"))

@@ -107,7 +107,7 @@ async fn replicas_in_trouble() {
     let lost = told(&host, &["inspect", "lost"]);
     assert!(lost.contains("  replicas      none: lost.list: No such file"), "{lost}");
     assert!(!lost.contains("machine code"), "{lost}");
-    assert!(list.contains("serving 0/0"), "{list}");
+    assert!(list.contains("down 0/0"), "{list}");
     let directory = host.directory().display().to_string();
     let (_, checked, _) = output(&mut lodge(&["check", &directory]));
     assert!(
@@ -115,6 +115,21 @@ async fn replicas_in_trouble() {
         "{checked}"
     );
     assert!(checked.contains("  replicas    lost.list: No such file"), "{checked}");
+}
+
+/// A service whose requests fail is not shown as one that serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_service() {
+    let host = host(&["trap", "hello"]).start().await;
+    for _ in 0..5 {
+        assert!(told(&host, &["ps"]).lines().any(|line| line.starts_with("trap ") && line.contains("   serving   ")));
+        assert_eq!(host.get("/trap").await.status, 502);
+    }
+    let counted = || async { whole(&host, "trap").await["errors"] == 5 };
+    while !counted().await {}
+    let list = told(&host, &["ps"]);
+    assert!(list.lines().any(|line| line.starts_with("trap ") && line.contains("   failing   ")), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("hello ") && line.contains("   serving   ")), "{list}");
 }
 
 /// One that fails requests says until when it is left out, and for what.

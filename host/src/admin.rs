@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::drain::Told;
 use crate::guests::snapshot::Current;
 use crate::logs::Logs;
-use crate::metrics::scrape::{self, Scrape};
+use crate::metrics::scrape::{self, Format, Scrape};
 use crate::responses::Responses;
 
 /// Connections of operators and probes at once.
@@ -97,8 +97,8 @@ impl Admin {
             "/readyz" if self.told.is_stopping() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
             "/readyz" if !self.current.snapshot().complete => text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
             "/readyz" => text(StatusCode::OK, "ready\n"),
-            "/metrics" if read => match self.scrape.text() {
-                Ok(metrics) => body::typed(scrape::CONTENT_TYPE, metrics.into_bytes()),
+            "/metrics" if read => match self.metrics(request.headers()) {
+                Ok(response) => response,
                 Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be written"),
             },
             "/" if read => page::page(),
@@ -108,6 +108,13 @@ impl Admin {
             },
             _ => problem(StatusCode::NOT_FOUND, "not-found", "here are /, /metrics, /healthz, /readyz and /v1/…"),
         }
+    }
+
+    fn metrics(&self, headers: &HeaderMap) -> Result<Response<Body>, std::fmt::Error> {
+        let format = Format::preferred(headers);
+        let mut response = body::typed(format.content_type(), self.scrape.text(format)?.into_bytes());
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+        Ok(response)
     }
 
     /// Who may not use the API, and why.

@@ -19,6 +19,7 @@ mod stats;
 mod table;
 mod units;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -228,21 +229,39 @@ fn serve(config: Config, dev: bool) -> ExitCode {
 }
 
 /// Ready at the first SIGTERM or SIGINT; the second ends the process at once.
+///
+/// SIGHUP stops a host that was started from a terminal: the terminal has been closed. Without one it is a request to
+/// read the configuration again, and is answered with a log line, as are SIGUSR1 and SIGUSR2, whose default would end
+/// the process without a drain.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let catch = |kind| signal(kind);
+    let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
+    let mut hangup = catch(SignalKind::hangup())?;
+    let (mut first, mut second) = (catch(SignalKind::user_defined1())?, catch(SignalKind::user_defined2())?);
+    let from_terminal = std::io::stdin().is_terminal();
     let (told, stop) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let mut told = Some(told);
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            match told.take() {
-                Some(told) => drop(told.send(())),
+            let ignored = tokio::select! {
+                _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
+                _ = hangup.recv() => (!from_terminal).then_some("SIGHUP"),
+                _ = first.recv() => Some("SIGUSR1"),
+                _ = second.recv() => Some("SIGUSR2"),
+            };
+            match (ignored, told.take()) {
+                (Some(name), waiting) => {
+                    told = waiting;
+                    tracing::info!(
+                        "{name} changes nothing: the directory of guests and its manifests are read all the time, other \
+                         settings only at start; send SIGTERM to drain and end"
+                    );
+                }
+                (None, Some(told)) => drop(told.send(())),
                 // What a shell reports for a process that a signal ended.
-                None => std::process::exit(130),
+                (None, None) => std::process::exit(130),
             }
         }
     });

@@ -4,6 +4,7 @@
 //! Everything is a `tracing` event but the line of a request, which has a way of its own because it is the one that
 //! costs ([`requests`]).
 
+mod mask;
 pub mod requests;
 pub mod tail;
 mod writer;

@@ -68,7 +68,9 @@ fn state(service: &Service) -> String {
     }
     match &service.share {
         // The others get nothing, whatever their part is.
-        Some(share) if ["serving", "unloaded"].contains(&state.as_str()) => format!("{state} {}", brief(share)),
+        Some(share) if ["serving", "failing", "unloaded"].contains(&state.as_str()) => {
+            format!("{state} {}", brief(share))
+        }
         _ => state.clone(),
     }
 }
@@ -86,7 +88,7 @@ mod tests {
             said(&format!(r#"{{"state":"serving","replicas":[{}]}}"#, replicas.join(",")))
         };
         assert_eq!([far(&["available"]), far(&["available", "down"])], ["serving", "serving 1/2"]);
-        assert_eq!([far(&["ejected", "down"]), far(&[])], ["serving 0/2", "serving 0/0"]);
+        assert_eq!(said(r#"{"state":"down","replicas":[]}"#), "down 0/0");
         let part = |state: &str| said(&format!(r#"{{"state":"{state}","share":{{"percent":2.5}}}}"#));
         assert_eq!([part("serving"), part("withdrawn")], ["serving 2.5%", "withdrawn"]);
     }

@@ -29,7 +29,11 @@ pub(super) fn brief(share: &Share) -> String {
 /// A version as its service has it: `users@2 10 %`, and what keeps it from that.
 pub(super) fn version(version: &Version) -> String {
     let Version { name, percent, state } = version;
-    let out = if ["serving", "unloaded", ""].contains(&state.as_str()) { String::new() } else { format!(", {state}") };
+    let out = if ["serving", "failing", "unloaded", ""].contains(&state.as_str()) {
+        String::new()
+    } else {
+        format!(", {state}")
+    };
     format!("{name} {percent} %{out}")
 }
 

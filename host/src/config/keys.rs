@@ -85,8 +85,8 @@ pub const KEYS: &[Key<Config>] = &[
     },
     Key {
         name: "log_mask",
-        default: "token,access_token,api_key,key,password,secret,code,sig,signature",
-        help: "query parameters and headers whose values the log does not show, besides Authorization and cookies",
+        default: "token,access_token,refresh_token,id_token,api_key,key,password,secret,client_secret,code,assertion,client_assertion,sig,signature",
+        help: "query parameters, also those of a Referer, and headers whose values the log does not show, besides Authorization and cookies",
         set: |c, text| {
             c.log_mask = words(text).map(str::to_owned).collect();
             Ok(())

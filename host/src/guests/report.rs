@@ -16,12 +16,15 @@ use super::manifest::grants::Grants;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use crate::admission::Shown;
-use crate::metrics::CacheOutcome;
+use crate::metrics::{CacheOutcome, Counts, Window};
 use crate::service::{Failure, rfc3339};
 use crate::upstreams::{Seen, Shown as Elsewhere};
 
 /// The limits that hold for a service whose replicas are elsewhere: the others are those of a sandbox.
 const HELD_FOR_REPLICAS: [&str; 6] = ["wall", "request_body", "in_flight", "queue", "queue_wait", "call_depth"];
+
+/// Errors in the last minute from which on a service may be called failing.
+const FEW: u64 = 5;
 
 /// A file, and what became of it: it serves, or it is refused. A file whose last good version goes on serving has
 /// one of each.
@@ -79,8 +82,9 @@ pub struct Service {
 /// How a service does.
 #[derive(Debug, Serialize)]
 pub struct Live {
-    /// `serving`, `unloaded` until the next request, `disabled` by an operator, or `withdrawn`: a version that did
-    /// worse than its service.
+    /// `serving`; `failing` when at least half of the last minute's responses, and at least 5, were errors; `unloaded`
+    /// until the next request; `down` when none of its replicas is available; `disabled` by an operator; or
+    /// `withdrawn`: a version that did worse than its service.
     pub state: &'static str,
     /// When this version began to serve, as RFC 3339.
     pub since: Option<String>,
@@ -209,15 +213,27 @@ fn described(target: &Target) -> Service {
     Service { imports, exports, calls: calls.names(), http, ..service(target) }
 }
 
-/// What a service does, in a word.
+/// The state of a service, as [`Live::state`] documents it.
 pub fn state(target: &Target) -> &'static str {
     let backend = &target.backend;
-    match (backend.service.is_disabled(), backend.withdrawn(), backend.is_loaded()) {
-        (true, ..) => "disabled",
-        (_, Some(_), _) => "withdrawn",
-        (.., true) => "serving",
-        _ => "unloaded",
+    if backend.service.is_disabled() {
+        "disabled"
+    } else if backend.withdrawn().is_some() {
+        "withdrawn"
+    } else if backend.upstream().is_some_and(|upstream| upstream.is_down()) {
+        "down"
+    } else if !backend.is_loaded() {
+        "unloaded"
+    } else if is_failing(&backend.service.figures.window(&Counts::default())) {
+        "failing"
+    } else {
+        "serving"
     }
+}
+
+/// Fewer errors than [`FEW`] in a minute say little about a service.
+fn is_failing(minute: &Window) -> bool {
+    minute.errors >= FEW && minute.errors.saturating_mul(2) >= minute.requests
 }
 
 fn service(target: &Target) -> Service {

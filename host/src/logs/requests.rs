@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 
 use super::clean;
+use super::mask::Mask;
 use super::tail::{Kind, Line, Tail};
 use super::writer::Writer;
 use crate::config::{Config, LogFormat};
@@ -21,19 +22,11 @@ use crate::config::{Config, LogFormat};
 /// Lines of requests that are told in a second to who follows, when the log has none. More would only be noise.
 const FOLLOWED: u64 = 200;
 
-/// What stands in the place of what is masked.
-const MASK: &str = "***";
-
-/// Headers whose values are never shown.
-const SECRET: [HeaderName; 4] =
-    [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::SET_COOKIE];
-
 /// Who wants to know of requests.
 pub struct Requests {
     on: bool,
     format: LogFormat,
-    /// Names of query parameters and headers whose values are masked, in lower case.
-    masked: Vec<String>,
+    mask: Mask,
     headers: Vec<HeaderName>,
     writer: Writer,
     tail: Arc<Tail>,
@@ -80,7 +73,7 @@ impl Requests {
         Self {
             on: config.log_requests,
             format: config.log_format,
-            masked: config.log_mask.iter().map(|name| name.to_lowercase()).collect(),
+            mask: Mask::new(&config.log_mask),
             headers: config.log_headers.clone(),
             writer,
             tail,
@@ -96,12 +89,7 @@ impl Requests {
     /// The headers that go into the line.
     pub fn chosen(&self, headers: &HeaderMap) -> Vec<(HeaderName, String)> {
         let chosen = self.headers.iter().filter_map(|name| Some((name, headers.get(name)?)));
-        let shown = chosen.map(|(name, value)| {
-            let secret = SECRET.contains(name) || self.masked.iter().any(|masked| masked == name.as_str());
-            let value = if secret { MASK.into() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
-            (name.clone(), value)
-        });
-        shown.collect()
+        chosen.map(|(name, value)| (name.clone(), self.mask.header(name, value.as_bytes()))).collect()
     }
 
     /// Tells of a request to everybody who wants to know.
@@ -130,22 +118,7 @@ impl Requests {
 
     /// Path and query without the values of masked parameters.
     fn target<'a>(&self, target: Option<&'a PathAndQuery>) -> Cow<'a, str> {
-        let Some(target) = target else { return "/".into() };
-        let Some(query) = target.query() else { return target.path().into() };
-        let mut shown = String::with_capacity(target.as_str().len());
-        shown.push_str(target.path());
-        for (n, part) in query.split('&').enumerate() {
-            shown.push(if n == 0 { '?' } else { '&' });
-            let name = part.split('=').next().unwrap_or_default();
-            if name.len() < part.len() && self.masked.iter().any(|masked| name.eq_ignore_ascii_case(masked)) {
-                shown.push_str(name);
-                shown.push('=');
-                shown.push_str(MASK);
-            } else {
-                shown.push_str(part);
-            }
-        }
-        shown.into()
+        target.map_or(Cow::Borrowed("/"), |target| self.mask.url(target.as_str()))
     }
 }
 

@@ -1,5 +1,6 @@
-//! The text that a scraper reads: OpenMetrics, with everything that is counted as it is at this moment.
+//! The text that a scraper reads: every metric with its value at this moment.
 
+mod format;
 mod services;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+pub use self::format::Format;
 use self::services::Seen;
 use super::{Histogram, Metrics};
 use crate::admission::Commons;
@@ -20,9 +22,6 @@ use crate::guests::snapshot::{Current, Snapshot};
 use crate::logs::Logs;
 use crate::service::Service;
 use crate::traces::Tracer;
-
-/// What [`Scrape::text`] is, as the header `content-type` has it.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Where everything that is counted can be read.
 #[derive(Clone)]
@@ -59,16 +58,16 @@ pub struct Process {
 }
 
 impl Scrape {
-    /// Everything, as text.
+    /// Every metric in this format.
     ///
     /// # Errors
     /// Never, while there is memory.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
         let mut text = String::new();
         encode(&mut text, &registry)?;
-        Ok(text)
+        Ok(format.write(text))
     }
 }
 

@@ -56,6 +56,11 @@ pub struct Said {
 }
 
 impl Upstream {
+    /// Whether no replica is available: none is known, or each one is down or ejected.
+    pub fn is_down(&self) -> bool {
+        !self.replicas().iter().any(|replica| replica.state == "available")
+    }
+
     /// Its replicas.
     pub fn replicas(&self) -> Vec<Seen> {
         let (members, now) = (self.inner.members.load(), Instant::now());

@@ -1,3 +1,5 @@
+use http::header;
+
 use super::*;
 use crate::config::{Origin, Source, resolve};
 
@@ -55,19 +57,21 @@ fn times_are_milliseconds() {
     }
 }
 
+/// The names of common secrets are masked by default.
 #[test]
 fn secrets_are_masked() {
-    let requests = requests(&[("log_mask", "Token,x-key"), ("log_headers", "authorization,x-key,accept")]);
+    let requests = requests(&[("log_headers", "authorization,referer,accept")]);
     let shown = |target: &str| requests.target(Some(&target.parse().unwrap())).into_owned();
-    assert_eq!(shown("/a?token=1&b=2&TOKEN=3&tokens=4&token"), "/a?token=***&b=2&TOKEN=***&tokens=4&token");
-    assert_eq!(shown("/a"), "/a");
+    for name in ["token", "refresh_token", "id_token", "client_secret", "assertion", "client_assertion", "tok%65n"] {
+        assert_eq!(shown(&format!("/a?{name}=s&b=2")), format!("/a?{name}=***&b=2"));
+    }
     let mut headers = HeaderMap::new();
-    for (name, value) in [("authorization", "Bearer s"), ("x-key", "s"), ("accept", "*/*"), ("cookie", "s")] {
+    for (name, value) in [("authorization", "Bearer s"), ("referer", "/?code=s"), ("accept", "*/*"), ("cookie", "s")] {
         headers.insert(HeaderName::from_static(name), value.parse().unwrap());
     }
     let shown = requests.chosen(&headers);
     let shown: Vec<_> = shown.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    assert_eq!(shown, [("authorization", "***"), ("x-key", "***"), ("accept", "*/*")]);
+    assert_eq!(shown, [("authorization", "***"), ("referer", "/?code=***"), ("accept", "*/*")]);
 }
 
 /// Who follows a log without request lines gets some of them, whatever the load.
