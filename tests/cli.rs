@@ -240,6 +240,11 @@ async fn health_and_schema() {
     };
     let admin = process.admin.to_string();
     assert_eq!(health(&admin), (Some(0), String::new()));
+    let (code, stdout, _) = output(&mut lodge(&["health", "-v", "--admin", &admin]));
+    assert!(
+        code == Some(0) && stdout.starts_with("ready: Lodge ") && stdout.contains("sandboxes are reset by "),
+        "{stdout}"
+    );
     // Every address is listened on: one of them is asked.
     assert_eq!(health(&admin.replace("127.0.0.1", "0.0.0.0")).0, Some(0));
     process.signal(rustix::process::Signal::TERM);

@@ -95,6 +95,10 @@ async fn components_that_are_no_services() {
              (instance $e (export \"handle\" (func $h))) (export \"{name}\" (instance $e)))"
         )
     };
+    let importing = |name: &str| {
+        let handler = exporting("wasi:http/incoming-handler@0.2.0");
+        format!("(component (import \"{name}\" (instance (export \"get\" (func)))) {}", &handler["(component ".len()..])
+    };
     let host = host(&["hello"])
         .file("package.wasm", &component("(component)"))
         .file("command.wasm", &component(&exporting("wasi:cli/run@0.2.0")))
@@ -104,6 +108,10 @@ async fn components_that_are_no_services() {
         .file("future.wasm", &component(&exporting("wasi:http/handler@0.4.0")))
         .file("shape.wasm", &component(&exporting("wasi:http/incoming-handler@0.2.0")))
         .file("unknown.wasm", &renamed(&users, "wasi:io/streams@", "wasi:io/strange@"))
+        .file("store.wasm", &component(&importing("wasi:keyvalue/store@0.2.0-draft2")))
+        .file("config.wasm", &component(&importing("wasi:config/store@0.2.0-rc.1")))
+        .file("spin.wasm", &component(&importing("fermyon:spin/sqlite@2.0.0")))
+        .file("own.wasm", &component(&importing("my:own/part@1.0.0")))
         .file("draft.wasm", &renamed(&users, "environment@0.2.6", "environ@0.2.6-rc1"))
         .start()
         .await;
@@ -117,6 +125,19 @@ async fn components_that_are_no_services() {
         ("future.wasm", "wasi:http 0.4.0, a version Lodge does not know"),
         ("shape.wasm", "another shape"),
         ("unknown.wasm", "it imports wasi:io/strange@0.2."),
+        (
+            "store.wasm",
+            "it imports wasi:keyvalue/store@0.2.0-draft2, and Lodge has no key-value store; keep state behind",
+        ),
+        ("config.wasm", "and Lodge has no store of configuration; put the values under [env] in its manifest"),
+        (
+            "spin.wasm",
+            "it imports fermyon:spin/sqlite@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",
+        ),
+        (
+            "own.wasm",
+            "it imports my:own/part@1.0.0, which Lodge does not have; compose it with a component that exports",
+        ),
         ("draft.wasm", "it imports wasi:cli/environ@0.2.6-rc1, a pre-release"),
     ] {
         let line = refusals.iter().find(|line| line.starts_with(&format!("{file}: ")));

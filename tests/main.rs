@@ -44,6 +44,7 @@ mod manifests;
 mod metrics;
 mod outgoing;
 mod page;
+mod pool;
 mod rollouts;
 mod serving;
 mod shown;

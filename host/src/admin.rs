@@ -27,6 +27,7 @@ use tokio::sync::{Notify, Semaphore};
 use self::body::{Body, problem, text};
 use crate::config::Config;
 use crate::drain::Told;
+use crate::guests::compile::Reset;
 use crate::guests::snapshot::Current;
 use crate::logs::Logs;
 use crate::metrics::scrape::{self, Format, Scrape};
@@ -50,6 +51,8 @@ pub struct Admin {
     pub told: Told,
     /// Tells it to.
     pub stop: Arc<Notify>,
+    /// How the memory of sandboxes is made clean.
+    pub reset: Reset,
     /// Answers that are kept, if any are.
     pub responses: Option<Arc<Responses>>,
     /// What is counted.
@@ -162,6 +165,7 @@ impl Admin {
             log_level: self.logs.level(),
             memory_bytes: process.resident,
             cpu_seconds: process.cpu.as_secs_f64(),
+            sandbox_reset: self.reset.to_string(),
         }
     }
 }

@@ -108,7 +108,7 @@ fn ask(name: &str, matches: &ArgMatches, config: &Config) -> Result<(), Failure>
         ("purge", Some(service)) => operate::purge(&client, service, text(matches, "path"), json),
         ("log-level", _) => operate::log_level(&client, text(matches, "level"), json),
         ("drain", _) => operate::drain(&client, json),
-        ("health", _) => health::run(client),
+        ("health", _) => health::run(client, flag(matches, "verbose")),
         _ => Err(Failure::Usage(format!("there is no command `{name}`"))),
     }
 }

@@ -56,6 +56,9 @@ pub enum RequestError {
     /// It waited for its place as long as it may.
     #[error("the service is overloaded")]
     QueueTimeout,
+    /// The engine's pool has no room for a component that takes more of it than most.
+    #[error("the service is overloaded")]
+    PoolFull(String),
     /// An operator has said that the service is not to be asked.
     #[error("the service is switched off")]
     Disabled,
@@ -135,6 +138,7 @@ impl RequestError {
             | Self::Starting
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::PoolFull(_)
             | Self::Disabled
             | Self::Unavailable(_)
             | Self::NoReplica
@@ -165,6 +169,7 @@ impl RequestError {
             Self::Shed => "shed",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
+            Self::PoolFull(_) => "pool-full",
             Self::Disabled => "disabled",
             Self::CallDepth => "call-depth",
             Self::Unavailable(_) => "unavailable",
@@ -188,6 +193,7 @@ impl RequestError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Unavailable(detail)
+            | Self::PoolFull(detail)
             | Self::BadAnswer(detail)
             | Self::UpstreamBusy(detail)
             | Self::UpstreamTimeout(detail)
@@ -222,6 +228,7 @@ impl RequestError {
             | Self::Shed
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::PoolFull(_)
             | Self::Disabled
             | Self::CallDepth
             | Self::Unavailable(_)
@@ -254,6 +261,7 @@ impl RequestError {
             Self::Starting
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::PoolFull(_)
             | Self::Shed
             | Self::Disabled
             | Self::Unavailable(_)

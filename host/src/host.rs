@@ -10,13 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
-use wasmtime::PoolingAllocationConfig;
 
 use crate::admin::{self, Admin};
 use crate::admission::{Commons, Concurrency};
 use crate::config::Config;
 use crate::drain;
-use crate::guests::compile::{Compiler, WASMTIME};
+use crate::guests::compile::{Compiler, Reset, WASMTIME};
 use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
 use crate::ids::Ids;
@@ -41,6 +40,9 @@ const EXPORT: Duration = Duration::from_secs(5);
 
 /// How often warm instances are looked over for those that were idle too long.
 const SWEEP: Duration = Duration::from_millis(500);
+
+/// How often it is checked whether swap was turned on.
+const SWAP: Duration = Duration::from_secs(10);
 
 /// A host that holds its addresses and has not begun to serve.
 pub struct Host {
@@ -137,7 +139,8 @@ impl Host {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
         let Self { config, listener, admin, compiler, publisher, handler, places, logs, tracer, exporting, started } =
             self;
-        announce(&config, &listener, admin.as_ref());
+        let reset = compiler.reset;
+        announce(&config, &listener, admin.as_ref(), reset);
         let (current, commons) = (publisher.current(), publisher.commons());
         let (mut stopper, drain) = drain::channel();
         let metrics = Arc::clone(&handler.metrics);
@@ -150,6 +153,7 @@ impl Host {
                 current: current.clone(),
                 told: drain.told().clone(),
                 stop: Arc::clone(&told_to_stop),
+                reset,
                 responses: responses.clone(),
                 scrape: Scrape {
                     current: current.clone(),
@@ -168,6 +172,7 @@ impl Host {
         });
         let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
         let sweeping = tokio::spawn(sweep(current, metrics, commons, responses));
+        let swapping = tokio::spawn(watch_swap(reset));
         let server = Arc::new(Server {
             // Kept here, too: what guests still do after their answers may be calls.
             handler: Arc::clone(&handler),
@@ -197,6 +202,7 @@ impl Host {
         exporting.shutdown(EXPORT).await;
         reconciling.abort();
         sweeping.abort();
+        swapping.abort();
         if let Some(operators) = operators {
             operators.abort();
         }
@@ -242,6 +248,21 @@ async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>, r
     }
 }
 
+/// Warns once if swap is turned on after the way was chosen in which sandboxes are reset: that cannot change any more.
+async fn watch_swap(reset: Reset) {
+    loop {
+        tokio::time::sleep(SWAP).await;
+        // Reads files of the kernel, which takes microseconds.
+        if reset.is_unsafe() {
+            tracing::error!(
+                "swap was turned on while Lodge runs, and memory that is swapped out is not reset between requests of a \
+                 service; restart Lodge, or turn swap off"
+            );
+            return;
+        }
+    }
+}
+
 /// Every connection is a file, and the usual limit is 1,024. What the system allows is asked for; if that is too little,
 /// connections wait to be accepted.
 fn open_files(connections: usize) {
@@ -256,17 +277,12 @@ fn open_files(connections: usize) {
     }
 }
 
-fn announce(config: &Config, listener: &TcpListener, admin: Option<&TcpListener>) {
+fn announce(config: &Config, listener: &TcpListener, admin: Option<&TcpListener>, reset: Reset) {
     let at = |listener: &TcpListener| listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
     tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(listener));
     if let Some(admin) = admin {
         tracing::info!(target: START, "operators: page, metrics and API on http://{}", at(admin));
     }
-    let reset = if PoolingAllocationConfig::is_pagemap_scan_available() {
-        "by PAGEMAP_SCAN, the fast way"
-    } else {
-        "by madvise; Linux 6.7 or later would be faster"
-    };
     tracing::info!("sandboxes are reset {reset}");
 }
 

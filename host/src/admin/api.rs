@@ -45,6 +45,7 @@ pub(super) struct HostReport {
     pub(super) log_level: String,
     pub(super) memory_bytes: u64,
     pub(super) cpu_seconds: f64,
+    pub(super) sandbox_reset: String,
 }
 
 #[derive(Deserialize, Serialize)]

@@ -83,7 +83,8 @@ fn asking() -> [Command; 13] {
             .arg(json()),
         client(Command::new("drain").about("Stop the host once running requests have finished, as SIGTERM does"))
             .arg(json()),
-        client(Command::new("health").about("Ask a running host whether it is ready")),
+        client(Command::new("health").about("Ask a running host whether it is ready"))
+            .arg(flag("verbose", "Print the version, and how sandboxes are reset").short('v')),
     ]
 }
 

@@ -5,6 +5,8 @@
 
 mod engine;
 mod explain;
+mod reset;
+mod room;
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,12 +15,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
-use wasmtime::component::{Component, Linker, types::ComponentItem};
+use wasmtime::component::{Component, types::ComponentItem};
 use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
 use self::engine::{Linked, pool};
-use self::explain::{Handler, handler_of, misshapen, one_line, unlinkable, unready, unstartable};
+use self::explain::{Handler, handler_of, misshapen, one_line, uncompilable, unlinkable, unready, unstartable};
+pub use self::reset::Reset;
+pub(crate) use self::room::Extra;
+use self::room::TRIALS;
 use super::cache::Cache;
 use super::digest::Digest;
 use super::guest::Guest;
@@ -61,6 +66,10 @@ pub struct Compiler {
     /// Threads that give way to those that serve.
     pool: rayon::ThreadPool,
     permits: Arc<Semaphore>,
+    /// Sandboxes in which new versions are tried; the pool has room for so many beside those that serve.
+    trials: Semaphore,
+    /// How the memory of sandboxes is made clean.
+    pub reset: Reset,
     compile_time: Duration,
     /// What is in memory already, for two services of one component and for a manifest that changes.
     known: Mutex<HashMap<Digest, Weak<Compiled>>>,
@@ -77,6 +86,8 @@ pub struct Compiled {
     pub interfaces: Arc<Interfaces>,
     pub(crate) engine: Engine,
     pub(crate) pre: ProxyPre<Ctx>,
+    /// What it takes of the engine's pool beyond what most components do.
+    pub(crate) extra: Option<Extra>,
 }
 
 /// The names of a component's imports and exports.
@@ -96,8 +107,9 @@ impl Compiler {
     pub fn new(config: &config::Config) -> Result<Self, String> {
         let sizes = &config.engine;
         let threads = if sizes.compile_threads == 0 { (turns::cores() - 1).max(1) } else { sizes.compile_threads };
-        let plain = Linked::new(sizes, threads, false)?;
-        let concurrent = Linked::new(sizes, threads, true)?;
+        let reset = Reset::detect();
+        let plain = Linked::new(sizes, reset, false)?;
+        let concurrent = Linked::new(sizes, reset, true)?;
         let clock = Clock::new(sizes.tick);
         let engines = [plain.engine.weak(), concurrent.engine.weak()];
         let ticking = clock.start(move || {
@@ -119,6 +131,8 @@ impl Compiler {
             metrics: Arc::default(),
             pool: pool(threads)?,
             permits: Arc::new(Semaphore::new(threads)),
+            trials: Semaphore::new(TRIALS),
+            reset,
             compile_time: sizes.compile_time,
             known: Mutex::default(),
             cache: cache(config),
@@ -145,6 +159,8 @@ impl Compiler {
             None => self.translate(&spec).await?,
         };
         let guest = Arc::new(Guest::new(spec, code, self));
+        // Its wait is no part of the trial. The semaphore is never closed.
+        let _trial = self.trials.acquire().await;
         let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
         let instance = Instance::new(&guest, deadline).await.map_err(|error| unstartable(&file, &error))?;
         // Without a host to send requests through it cannot be as ready as it will be.
@@ -196,8 +212,8 @@ impl Compiler {
         let (this, source) = (Arc::clone(self), spec.clone());
         // Not on the threads that compile: they give way to everybody, and a request waits for this.
         let loading = tokio::task::spawn_blocking(move || {
-            let (component, linker) = this.cached(source.digest)?;
-            link(&component, linker, &load::file_name(&source.path)).ok()
+            let (component, linked) = this.cached(source.digest)?;
+            link(&component, linked, &load::file_name(&source.path)).ok()
         });
         match loading.await {
             Ok(Some(code)) => {
@@ -226,26 +242,20 @@ impl Compiler {
 
     fn build(&self, spec: &GuestSpec) -> Result<Compiled, Refusal> {
         let file = load::file_name(&spec.path);
-        let (component, linker) = match self.cached(spec.digest) {
+        let (component, linked) = match self.cached(spec.digest) {
             Some(cached) => cached,
-            None => self.component(&load::read(spec)?, spec.digest).map_err(|error| {
-                Refusal::new(
-                    &file,
-                    format!("it does not compile: {}", one_line(&error)),
-                    "rebuild it with a current toolchain",
-                )
-            })?,
+            None => self.component(&load::read(spec)?, spec.digest).map_err(|error| uncompilable(&file, &error))?,
         };
-        link(&component, linker, &file)
+        link(&component, linked, &file)
     }
 
     /// From the disk, if it was compiled before.
-    fn cached(&self, digest: Digest) -> Option<(Component, &Linker<Ctx>)> {
+    fn cached(&self, digest: Digest) -> Option<(Component, &Linked)> {
         let cache = self.cache.as_ref()?;
         let load = |linked: &'_ Linked| cache.load(&linked.engine, digest);
         let found = load(&self.plain)
-            .map(|component| (component, &self.plain.linker))
-            .or_else(|| Some((load(&self.concurrent)?, &self.concurrent.linker)));
+            .map(|component| (component, &self.plain))
+            .or_else(|| Some((load(&self.concurrent)?, &self.concurrent)));
         let count = if found.is_some() { &self.metrics.cache_hits } else { &self.metrics.cache_misses };
         count.fetch_add(1, Relaxed);
         found
@@ -253,7 +263,7 @@ impl Compiler {
 
     /// Compiles for the plain engine if that can run it. The names of 0.3 interfaces stand in the file as they are;
     /// what else needs concurrency does not compile without it.
-    fn component(&self, bytes: &[u8], digest: Digest) -> wasmtime::Result<(Component, &Linker<Ctx>)> {
+    fn component(&self, bytes: &[u8], digest: Digest) -> wasmtime::Result<(Component, &Linked)> {
         let start = Instant::now();
         let speaks_03 = bytes.windows(WASI_03.len()).any(|window| window == WASI_03);
         let plain = if speaks_03 { None } else { Component::new(&self.plain.engine, bytes).ok() };
@@ -265,20 +275,21 @@ impl Compiler {
         if let Some(cache) = &self.cache {
             cache.store(&linked.engine, digest, &component);
         }
-        Ok((component, &linked.linker))
+        Ok((component, linked))
     }
 }
 
-fn link(component: &Component, linker: &Linker<Ctx>, file: &str) -> Result<Compiled, Refusal> {
+fn link(component: &Component, linked: &Linked, file: &str) -> Result<Compiled, Refusal> {
     let interfaces = interfaces(component);
     let handler = handler_of(&interfaces.exports, file)?;
-    let pre = linker.instantiate_pre(component).map_err(|error| unlinkable(file, &error))?;
+    let pre = linked.linker.instantiate_pre(component).map_err(|error| unlinkable(file, &error))?;
     let pre = match handler {
         Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
         Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
     };
     let pre = pre.map_err(|error| misshapen(file, &one_line(&error)))?;
-    Ok(Compiled { interfaces: Arc::new(interfaces), engine: component.engine().clone(), pre })
+    let extra = linked.extra(component).map_err(|(reason, remedy)| Refusal::new(file, reason, remedy))?;
+    Ok(Compiled { interfaces: Arc::new(interfaces), engine: component.engine().clone(), pre, extra })
 }
 
 fn interfaces(component: &Component) -> Interfaces {

@@ -38,6 +38,8 @@ pub struct Instance {
     uses: usize,
     /// Its place among the warm ones, from the first time that it went back to them.
     place: Option<OwnedSemaphorePermit>,
+    /// What it takes of the engine's pool beyond the usual, given back after its Store.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// A guest that is done, its Store still alive.
@@ -66,7 +68,8 @@ impl Instance {
     /// A new sandbox.
     ///
     /// # Errors
-    /// When its start code traps or goes over a limit, or its machine code is lost or not loaded in time.
+    /// When its start code traps or goes over a limit, its machine code is lost or not loaded in time, or the pool has no
+    /// room for it.
     pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
         let limits = guest.limits();
         let code = match guest.code() {
@@ -75,6 +78,13 @@ impl Instance {
                 Ok(loaded) => loaded.map_err(|lost| RequestError::Unavailable(lost.to_string()))?,
                 Err(_) => return Err(RequestError::WallTime),
             },
+        };
+        let room = match &code.extra {
+            Some(extra) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                Some(Box::pin(extra.take(limits.queue_wait.min(left))).await?)
+            }
+            None => None,
         };
         let start = Instant::now();
         let sandbox = Arc::new(Sandbox::new(
@@ -103,7 +113,7 @@ impl Instance {
         };
         guest.service.figures.instantiated.record(start.elapsed());
         match instantiated {
-            Ok(proxy) => Ok(Self { store, proxy, uses: 0, place: None }),
+            Ok(proxy) => Ok(Self { store, proxy, uses: 0, place: None, room }),
             Err(error) => Err(blame(store.data(), &error)),
         }
     }
@@ -113,10 +123,13 @@ impl Instance {
         self.uses
     }
 
-    /// Takes one of these places, unless it has one. It keeps it for as long as it lives.
+    /// Takes its place among these, unless it has one, and keeps it for as long as it lives. One that takes more of the pool
+    /// takes as many places more: idle instances must leave room for those at work.
     pub(crate) fn stays(&mut self, places: &Arc<Semaphore>) -> bool {
         if self.place.is_none() {
-            self.place = Arc::clone(places).try_acquire_owned().ok();
+            let units = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let count = u32::try_from(units).unwrap_or(u32::MAX).saturating_add(1);
+            self.place = Arc::clone(places).try_acquire_many_owned(count).ok();
         }
         self.place.is_some()
     }
@@ -319,8 +332,8 @@ fn blame(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
     if error.is::<CpuExhausted>() {
         return RequestError::CpuTime;
     }
-    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-        return RequestError::QueueFull;
+    if let Some(full) = error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>() {
+        return RequestError::PoolFull(format!("{full}; raise engine.instances"));
     }
     if ctx.limiter.refused {
         return RequestError::OverMemory;

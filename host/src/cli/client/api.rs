@@ -202,6 +202,7 @@ pub(in crate::cli) struct Host {
     pub(in crate::cli) connections: u64,
     pub(in crate::cli) memory_bytes: u64,
     pub(in crate::cli) cpu_seconds: f64,
+    pub(in crate::cli) sandbox_reset: String,
 }
 
 /// What came of an order to a service.

@@ -1,8 +1,10 @@
 //! The engine's own settings, and the threads that compile with it.
 
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::reset::Reset;
+use super::room::{Extra, Room, Sizes, TRIALS};
 use crate::capabilities::{self, Ctx};
 use crate::config;
 use crate::config::limits::MAX_TABLE_ELEMENTS;
@@ -10,39 +12,66 @@ use crate::config::limits::MAX_TABLE_ELEMENTS;
 /// The nice value of the threads that compile.
 const LEAST_PRIORITY: i32 = 19;
 /// Core instances of one component. Rust has 3, a componentized Python about 30.
-const CORE_INSTANCES: u32 = 100;
-/// Memories and tables of one component.
-const MEMORIES: u32 = 8;
-const TABLES: u32 = 16;
+pub(super) const CORE_INSTANCES: u32 = 100;
+/// Memories and tables of one component. What it has beyond the usual is counted: see [`Room`].
+pub(super) const MEMORIES: u32 = 32;
+pub(super) const TABLES: u32 = 64;
 /// Host frames below the WebAssembly stack of a fiber.
 const HOST_STACK: usize = 1 << 20;
+/// Stacks of an engine beyond one for each sandbox. Every stack is two mappings, of which Linux allows a process 65,530.
+const MORE_STACKS: u32 = 4_096;
+
 /// An engine, and the host as its guests see it.
 pub(super) struct Linked {
     pub(super) engine: Engine,
     pub(super) linker: Linker<Ctx>,
+    room: Room,
 }
 
 impl Linked {
-    pub(super) fn new(sizes: &config::Engine, compile_threads: usize, concurrent: bool) -> Result<Self, String> {
-        let engine = Engine::new(&engine_config(sizes, compile_threads, concurrent)).map_err(|error| {
+    pub(super) fn new(sizes: &config::Engine, reset: Reset, concurrent: bool) -> Result<Self, String> {
+        // Sandboxes at work, warm and on trial. Admission and semaphores keep their numbers within this.
+        let sandboxes = sizes.instances.saturating_add(sizes.warm).saturating_add(TRIALS);
+        let room = Sizes::of(u32::try_from(sandboxes).unwrap_or(u32::MAX));
+        let engine = Engine::new(&engine_config(sizes, &room, reset, concurrent)).map_err(|error| {
             format!("the engine does not start: {error:#}; lower engine.instances or engine.max_memory")
         })?;
         let mut linker = Linker::new(&engine);
         capabilities::link(&mut linker, concurrent).map_err(|error| format!("linking the host: {error:#}"))?;
-        Ok(Self { engine, linker })
+        Ok(Self { engine, linker, room: Room::new(&room, sizes.instances) })
+    }
+
+    /// What this component takes of the pool beyond the usual, if it does.
+    ///
+    /// # Errors
+    /// When it can never have that: why, and what to do.
+    pub(super) fn extra(&self, component: &Component) -> Result<Option<Extra>, (String, String)> {
+        self.room.extra(component)
     }
 }
 
-fn engine_config(sizes: &config::Engine, compile_threads: usize, concurrent: bool) -> wasmtime::Config {
-    let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    // At work, idle and on trial: admission and the semaphores above keep within this, so the pool never runs out.
-    let instances = narrow(sizes.instances + sizes.warm + compile_threads);
+fn engine_config(sizes: &config::Engine, room: &Sizes, reset: Reset, concurrent: bool) -> wasmtime::Config {
+    let mut config = wasmtime::Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(sizes, room, reset, concurrent)))
+        .epoch_interruption(true)
+        .wasm_component_model_async(concurrent)
+        .concurrency_support(concurrent)
+        .max_wasm_stack(sizes.stack)
+        .async_stack_size(sizes.stack.saturating_add(HOST_STACK));
+    config
+}
+
+fn pooling(sizes: &config::Engine, room: &Sizes, reset: Reset, concurrent: bool) -> PoolingAllocationConfig {
+    // A composed component that is called concurrently has a stack for each of its parts that waits; each of these has a
+    // memory, as a rule.
+    let more_stacks = if concurrent { room.sandboxes.min(MORE_STACKS) } else { 0 };
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(CORE_INSTANCES))
-        .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(4))
-        .total_stacks(instances)
+    pool.total_component_instances(room.sandboxes)
+        .total_core_instances(room.sandboxes.saturating_mul(CORE_INSTANCES))
+        .total_memories(room.memories)
+        .total_tables(room.tables)
+        .total_stacks(room.sandboxes.saturating_add(more_stacks))
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
@@ -50,20 +79,11 @@ fn engine_config(sizes: &config::Engine, compile_threads: usize, concurrent: boo
         .max_tables_per_module(TABLES)
         .table_elements(MAX_TABLE_ELEMENTS)
         .max_memory_size(sizes.max_memory);
-    if PoolingAllocationConfig::is_pagemap_scan_available() {
-        // Dirty pages are found by the kernel and reset by memcpy instead of unmapped and faulted in again.
-        // Without the ioctl the same settings copy pages that nobody touched, and cost more than they save.
+    if reset == Reset::PagemapScan {
+        // Without the scan, pages that are kept are copied whether anybody touched them or not, which costs more than it saves.
         pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(2 << 20).table_keep_resident(100 << 10);
     }
-    let mut config = wasmtime::Config::new();
-    config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-        .epoch_interruption(true)
-        .wasm_component_model_async(concurrent)
-        .concurrency_support(concurrent)
-        .max_wasm_stack(sizes.stack)
-        .async_stack_size(sizes.stack + HOST_STACK);
-    config
+    pool
 }
 
 /// Threads at the lowest priority: a burst of new services must not be felt by those that serve.
@@ -76,4 +96,20 @@ pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, String> {
     // A panic of the compiler drops its oneshot, and the file is refused.
     let pool = pool.panic_handler(|_| {}).build();
     pool.map_err(|error| format!("the compiler's threads do not start: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Origin, resolve};
+
+    /// wasmtime 48.0.8 does not reset a dirty page that is in swap when it scans for dirty pages.
+    #[test]
+    fn no_scan_where_memory_may_be_swapped_out() {
+        let config = resolve(&[(Origin::Default, Default::default())]).unwrap().config;
+        let scans = |reset| pooling(&config.engine, &Sizes::of(1), reset, false).get_pagemap_scan();
+        assert!(matches!(scans(Reset::PagemapScan), Enabled::Yes));
+        assert!(matches!(scans(Reset::Swap), Enabled::No));
+        assert!(matches!(scans(Reset::Kernel), Enabled::No));
+    }
 }

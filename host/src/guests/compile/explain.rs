@@ -1,6 +1,8 @@
-//! What the engine says of a component that cannot be served, in words that help.
+//! Why a component cannot be served, and what to do about it: from what the engine says.
 
 use super::super::load::Refusal;
+use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
+use crate::config::limits::MAX_TABLE_ELEMENTS;
 use crate::error::RequestError;
 
 /// Which of the two HTTP worlds a component exports.
@@ -61,8 +63,13 @@ pub(super) fn unready(file: &str, path: &str, why: &str) -> Refusal {
 
 pub(super) fn unstartable(file: &str, error: &RequestError) -> Refusal {
     let detail = error.detail().unwrap_or_default();
-    if matches!(error, RequestError::QueueFull) {
-        return Refusal::new(file, "there was no sandbox free to try it in", "it will be tried again").passing();
+    if matches!(error, RequestError::PoolFull(_)) {
+        return Refusal::new(
+            file,
+            format!("there was no sandbox free to try it in: {detail}"),
+            "it will be tried again",
+        )
+        .passing();
     }
     // The types of the handler are only compared when it is looked up in an instance.
     if detail.contains("type mismatch") || detail.contains("expected `") {
@@ -72,23 +79,123 @@ pub(super) fn unstartable(file: &str, error: &RequestError) -> Refusal {
     Refusal::new(file, reason, "its start code must finish within limits.cpu, limits.wall and limits.memory")
 }
 
-/// wasmtime names what is missing between backticks; say what that means here.
+/// A component that the engine does not take. What goes over the size of a sandbox is named by wasmtime's pool.
+pub(super) fn uncompilable(file: &str, error: &wasmtime::Error) -> Refusal {
+    let text = one_line(error);
+    let (reason, remedy) = if text.contains("which exceeds the configured maximum of") {
+        let most = format!("{CORE_INSTANCES} core instances, {MEMORIES} memories and {TABLES} tables");
+        (
+            format!("it is larger than a sandbox, which has at most {most}: {text}"),
+            "split it into services that call each other".into(),
+        )
+    } else if text.contains("memory has a minimum byte size") {
+        (format!("its memory is larger than any sandbox: {text}"), "raise engine.max_memory".into())
+    } else if text.contains("has a minimum element size") {
+        let most = format!("at most {MAX_TABLE_ELEMENTS} elements");
+        (format!("its table is larger than that of any sandbox, {most}: {text}"), "split it into services".into())
+    } else {
+        (format!("it does not compile: {text}"), "rebuild it with a current toolchain".to_owned())
+    };
+    Refusal::new(file, reason, remedy)
+}
+
+/// The packages whose interfaces Lodge implements, or some versions of them.
+const OWN: [&str; 8] = [
+    "wasi:io",
+    "wasi:clocks",
+    "wasi:random",
+    "wasi:filesystem",
+    "wasi:sockets",
+    "wasi:cli",
+    "wasi:http",
+    "wasi:logging",
+];
+
+/// Interfaces that other hosts implement, by the beginning of their names: what Lodge lacks, and what to do instead.
+const FOREIGN: &[(&[&str], &str, &str)] = &[
+    (
+        &["wasi:keyvalue/", "fermyon:spin/key-value", "spin:key-value/", "wasmcloud:keyvalue/"],
+        "key-value store",
+        "keep state behind HTTP, in a service that `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
+    ),
+    (
+        &["wasi:config/", "fermyon:spin/variables", "fermyon:spin/config", "spin:variables/", "wasmcloud:secrets/"],
+        "store of configuration",
+        "put the values under [env] in its manifest, and read environment variables",
+    ),
+    (
+        &["wasi:blobstore/", "wasmcloud:blobstore/"],
+        "blob store",
+        "use the HTTP API of an object store, which `http = [\"https://HOST\"]` in its manifest lets it reach",
+    ),
+    (
+        &[
+            "wasi:sql/",
+            "fermyon:spin/sqlite",
+            "fermyon:spin/postgres",
+            "fermyon:spin/mysql",
+            "fermyon:spin/rdbms",
+            "spin:sqlite/",
+            "spin:postgres/",
+            "spin:mysql/",
+            "wasmcloud:postgres/",
+        ],
+        "SQL database",
+        "reach the database by an HTTP API, which `http = [\"http://HOST:PORT\"]` in its manifest allows",
+    ),
+    (
+        &[
+            "wasi:messaging/",
+            "wasmcloud:messaging/",
+            "wasmcloud:nats/",
+            "fermyon:spin/redis",
+            "fermyon:spin/mqtt",
+            "spin:redis/",
+            "spin:mqtt/",
+        ],
+        "message broker",
+        "send messages to an HTTP gateway, which `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
+    ),
+    (
+        &["wasi:nn/", "wasi:webgpu/", "fermyon:spin/llm"],
+        "model or GPU to offer",
+        "call a model server, which `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
+    ),
+    (
+        &["wasi:tls/"],
+        "TLS for sockets",
+        "send requests to https:// URLs, which `http = [\"https://HOST\"]` in its manifest allows: Lodge encrypts them",
+    ),
+    (&["wasi:otel/"], "OpenTelemetry interface", "build it without that import: Lodge traces and counts its requests"),
+];
+
+/// A component that imports what the linker does not have. wasmtime names it between backticks.
 pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
     let text = one_line(error);
     let missing = text.split('`').nth(1).unwrap_or_default();
-    let version = missing.rsplit_once('@').map_or("", |(_, version)| version);
-    if missing.starts_with("wasi:") && version.contains('-') {
-        let reason = format!("it imports {missing}, a pre-release that Lodge does not have");
-        return Refusal::new(file, reason, "rebuild it with a toolchain for WASI 0.2 or 0.3");
-    }
-    if missing.contains(':') && text.contains("was not found") {
+    if !missing.contains(':') || !text.contains("was not found") {
         return Refusal::new(
             file,
-            format!("it imports {missing}, which Lodge does not have"),
-            "build it without that import",
+            format!("it does not link: {text}"),
+            "rebuild it against the WIT of WASI 0.2 or 0.3",
         );
     }
-    Refusal::new(file, format!("it does not link: {text}"), "rebuild it against the WIT of WASI 0.2 or 0.3")
+    let (name, version) = missing.rsplit_once('@').unwrap_or((missing, ""));
+    let is = |names: &[&str]| names.iter().any(|beginning| missing.starts_with(beginning));
+    if let Some((_, lack, remedy)) = FOREIGN.iter().find(|(names, ..)| is(names)) {
+        return Refusal::new(file, format!("it imports {missing}, and Lodge has no {lack}"), *remedy);
+    }
+    let package = name.split('/').next().unwrap_or_default();
+    if !OWN.contains(&package) {
+        let remedy = "compose it with a component that exports this (`wac plug`), or build it without that import";
+        return Refusal::new(file, format!("it imports {missing}, which Lodge does not have"), remedy);
+    }
+    let (kind, remedy) = if version.contains('-') {
+        ("a pre-release that Lodge does not have", "rebuild it with a toolchain for WASI 0.2 or 0.3")
+    } else {
+        ("which Lodge does not have", "rebuild it against the WIT of WASI 0.2 or 0.3")
+    };
+    Refusal::new(file, format!("it imports {missing}, {kind}"), remedy)
 }
 
 /// An error and its causes.
