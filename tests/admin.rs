@@ -251,3 +251,25 @@ async fn grants_are_shown() {
     let told = crate::cache::command(&host, &["inspect", "hello"]).await;
     assert!(!told.contains("may call") && !told.contains("may ask"), "{told}");
 }
+
+/// Without a token, this machine may use the API, and nobody for whom a proxy of this machine asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_not_this_machine() {
+    let host = host(&["hello"]).start().await;
+    for (by, expected) in [
+        (("x-forwarded-for", "192.0.2.1"), 401),
+        (("x-forwarded-proto", "https"), 401),
+        (("x-real-ip", "192.0.2.1"), 401),
+        (("forwarded", "for=192.0.2.1"), 401),
+        (("via", "1.1 front"), 401),
+        (("x-other", "1"), 200),
+    ] {
+        assert_eq!(ask(&host, Method::GET, "/v1/host", &[by], "").await.status, expected, "{by:?}");
+    }
+    let mut client = Connection::http1(host.admin).await;
+    assert_eq!(
+        client.ask(Method::GET, "/healthz", &[("via", "1.1 front")], "").await.status,
+        200,
+        "probes may come so"
+    );
+}

@@ -102,6 +102,7 @@ async fn a_deadline_is_carried() {
     let config = lodge::config::resolve(&[]).unwrap().config;
     let handler = Handler {
         trusted_proxies: Vec::new(),
+        service_hosts: lodge::config::ServiceHosts::Local,
         responses: None,
         via: Arc::default(),
         current: host.current.clone(),

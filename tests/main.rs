@@ -48,6 +48,7 @@ mod pool;
 mod rollouts;
 mod serving;
 mod shown;
+mod spellings;
 mod streaming;
 mod tidy;
 mod traces;

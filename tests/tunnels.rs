@@ -80,6 +80,25 @@ async fn who_does_not_read_is_gone() {
     drop(unread);
 }
 
+/// Of several protocols that the client offers, in one line or more, the replica takes one.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_a_list_is_switched_to() {
+    let one = Replica::start("one").await;
+    one.set(Habit::Switch);
+    let host = before(&[&one], "upgrade = true").start().await;
+    for offers in ["upgrade: foo/1, echo", "upgrade: echo, h2c", "upgrade: foo\r\nupgrade: echo"] {
+        let ask = ASK.replace("upgrade: echo", offers);
+        let mut stream = TcpStream::connect(host.address).await.unwrap();
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(within(stream.read_u8()).await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("\r\nupgrade: echo\r\n"), "{offers}: {head}");
+    }
+}
+
 /// A protocol that would go around everything here is not passed on.
 #[tokio::test(flavor = "multi_thread")]
 async fn http_is_not_switched_to() {

@@ -37,10 +37,10 @@ fn route(c: &mut Criterion) {
         let mut router = Router::default();
         for n in 0..services {
             let routes = [Route::of(Pattern::read(&format!("/s{n}")).unwrap()), Route::host(format!("s{n}.localhost"))];
-            router.own(routes.iter(), &n).unwrap();
+            router.own(routes.iter(), &n, false).unwrap();
         }
         c.bench_function(&format!("route among {services} services"), |b| {
-            b.iter(|| router.find("127.0.0.1:8080", "/s7/and/more", &Method::GET).is_ok());
+            b.iter(|| router.find("127.0.0.1:8080", "/s7/and/more", &Method::GET, true).is_ok());
         });
     }
 }

@@ -1,7 +1,7 @@
 //! The operator's listener: health, metrics, the page, and the API that the page and the command line use.
 //!
 //! `/healthz`, `/readyz`, `/metrics` and the page itself are open to whoever reaches the address. The API needs the
-//! token of `admin_token`; without one, only connections from this machine are answered. A browser on this machine
+//! token of `admin_token`; without one, only connections from this machine are answered, and none that a proxy says it forwards. A browser on this machine
 //! carries other people's pages, so requests that name another host or origin are refused.
 //!
 //! `/readyz` is 200 once every file was loaded or refused, and 503 again from the moment the host is told to stop.
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Scheme;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -31,6 +32,8 @@ use crate::guests::compile::Reset;
 use crate::guests::snapshot::Current;
 use crate::logs::Logs;
 use crate::metrics::scrape::{self, Format, Scrape};
+use crate::request::canonical;
+use crate::request::headers::is_forwarded;
 use crate::responses::Responses;
 
 /// Connections of operators and probes at once.
@@ -139,6 +142,10 @@ impl Admin {
             None if !peer.to_canonical().is_loopback() => {
                 Some(unauthorized("set `admin_token`: without one, only the machine of the host may use this"))
             }
+            // The other end is a proxy on this machine, or a guest of this host, and the client may be anywhere.
+            None if is_forwarded(headers) => Some(unauthorized(
+                "set `admin_token`: without one, only the machine of the host may use this, and no proxy",
+            )),
             // A name that somebody else has pointed here, in a browser of this machine.
             None if !is_local(host) => {
                 Some(problem(StatusCode::FORBIDDEN, "foreign-host", "ask for localhost, or set `admin_token`"))
@@ -177,12 +184,10 @@ fn unauthorized(why: &str) -> Response<Body> {
 }
 
 fn is_local(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => host.split(':').next(),
-    };
-    let name = name.unwrap_or_default();
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let Some(authority) = canonical::authority(host.as_bytes(), &Scheme::HTTP) else { return false };
+    let name = canonical::host(authority.as_str());
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -197,6 +202,10 @@ mod tests {
             ("127.0.0.1:1", true),
             ("127.1.2.3", true),
             ("[::1]:9090", true),
+            ("localhost.:9090", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("localhost:80:80", false),
+            ("localhost:x", false),
             ("", false),
             ("localhost.example.com", false),
             ("127.0.0.1.example.com", false),

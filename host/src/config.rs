@@ -46,6 +46,8 @@ pub struct Config {
     pub log_mask: Vec<String>,
     /// Peers whose `Forwarded`, `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Which clients may use the hosts that services have by their names.
+    pub service_hosts: ServiceHosts,
     /// What a stop waits for.
     pub stop: Stop,
     /// Bounds on what a client may do to the listener.
@@ -64,6 +66,28 @@ pub struct Config {
     pub limits: Limits,
     /// Which requests are traced, and where that goes.
     pub traces: Traces,
+}
+
+/// Which clients may use `<name>.localhost`: every path and method of a service or a version, whatever its routes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceHosts {
+    /// Those on this machine, if they come through no proxy.
+    Local,
+    /// All.
+    All,
+    /// None.
+    Off,
+}
+
+impl ServiceHosts {
+    /// Whether a client may that is `local` or not.
+    pub fn admits(self, local: bool) -> bool {
+        match self {
+            Self::Local => local,
+            Self::All => true,
+            Self::Off => false,
+        }
+    }
 }
 
 /// Bounds of a graceful stop.
@@ -322,6 +346,7 @@ impl Config {
             admin_token: None,
             guests: PathBuf::new(),
             log_format: LogFormat::Text,
+            service_hosts: ServiceHosts::Local,
             log_level: String::new(),
             log_requests: false,
             log_headers: Vec::new(),

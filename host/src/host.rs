@@ -96,6 +96,7 @@ impl Host {
         let handler = Arc::new(Handler {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
+            service_hosts: config.service_hosts,
             responses: Responses::new(config.responses.memory, config.responses.entry),
             ids: Ids::new(),
             via: compiler.upstreams.via(),

@@ -61,6 +61,12 @@
 //! * 2026-11: a breaker outlives edits of the manifest, but not the component: it has judged what is not asked any more,
 //!   and a repair that has to wait for a breaker is no repair. A rate outlives both: it is the client who is judged.
 //! * 2026-11: a service with policies on a route has no `<name>.localhost`: its routes could be gone around there.
+//! * 2026-11: guests and replicas see the normal form of a path, not what the client wrote: a rule that is looked up by one
+//!   spelling and a service that answers another is how rules are gone around. A gateway may do so (RFC 9110 4.2.3).
+//! * 2026-11: what only software takes for the same path (`//`, `%2F`, `;x`) is not changed, which would break services that mean
+//!   it, but refused where it would matter (`request::route::readings`).
+//! * 2026-11: a guest's request says in `Via` that it is one (`lodge-5eed5eed-guest`): by its address alone it is whoever else is
+//!   on this machine, a trusted proxy or an operator.
 //! * 2026-11: a call between services is a request like any other ([`request::frame`]). It is run beside its caller, not
 //!   inside of it: wasmtime refuses to drive a Store inside of another's event loop, and the caller's meter would charge it
 //!   for the callee. Its first turn is on its caller's thread, right after the caller's own; most need no other

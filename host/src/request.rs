@@ -1,7 +1,8 @@
 //! The story of a request, in the order of the files.
 //!
 //! [`accept`] takes a connection, [`serve`] speaks HTTP on it while [`activity`] watches how long the client takes;
-//! [`frame`] is around each request, and around those that guests send to each other; [`handle`] is the path itself: [`headers`] make the head into what the guest sees, [`route`]
+//! [`frame`] is around each request, and around those that guests send to each other; [`handle`] is the path itself: [`headers`] make the head into what the guest sees, its host and path in their
+//! [`canonical`] forms, [`route`]
 //! finds who answers, admission lets it in, [`instance`] runs the guest with the request's [`body`] until there is an
 //! [`answer`], and [`respond`] sends it; or [`forward`] passes it on to a replica elsewhere, which [`via`] keeps from
 //! becoming a circle. Nothing here ever changes a snapshot.
@@ -10,6 +11,7 @@ pub mod accept;
 pub mod activity;
 pub mod answer;
 pub mod body;
+pub mod canonical;
 pub mod forward;
 pub mod frame;
 pub mod handle;

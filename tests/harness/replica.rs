@@ -204,7 +204,8 @@ async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWri
             to.write_all(format!("HTTP/1.1 {status} X\r\n{length}\r\n").as_bytes()).await.ok()
         }
         Habit::Switch => {
-            if !head.contains("connection: upgrade\r\n") || !head.contains("upgrade: echo\r\n") {
+            let offers = head.lines().find_map(|line| line.strip_prefix("upgrade: ")).unwrap_or_default();
+            if !head.contains("connection: upgrade\r\n") || !offers.split(", ").any(|offer| offer == "echo") {
                 return to.write_all(whole("not asked to switch").as_bytes()).await.ok();
             }
             to.write_all(SWITCHED.as_bytes()).await.ok()?;

@@ -16,6 +16,7 @@ use crate::guests::report::{self, Report};
 use crate::guests::target::Target;
 use crate::logs::CHANGE;
 use crate::logs::tail::{Kind, Line};
+use crate::request::canonical;
 
 /// Lines that are told when nobody says how many.
 const TAIL: usize = 100;
@@ -70,7 +71,7 @@ struct Purged {
 /// Answers a request that may be answered.
 pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let parts: Vec<_> = path.trim_start_matches("/v1/").split('/').collect();
+    let parts: Vec<_> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     match (get, request.method().clone(), parts.as_slice()) {
         (true, _, ["services"]) => json(&report::live(&admin.current.snapshot())),
@@ -138,13 +139,16 @@ fn act(target: &Target, act: &str) -> Response<Body> {
 
 /// Drops what is kept of a service at a path and below.
 fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
-    if !path.starts_with('/') {
+    // Responses are stored under the normal form of their path, whatever clients write.
+    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    let Some(path) = canonical::normal(path).filter(|_| path.starts_with('/')) else {
         return problem(StatusCode::BAD_REQUEST, "bad-path", "`path` must start with /, as clients write it");
-    }
+    };
+    let path = path + query;
     let name = &*target.backend.name;
-    let purged = admin.responses.as_ref().map_or(0, |responses| responses.purge(name, path));
+    let purged = admin.responses.as_ref().map_or(0, |responses| responses.purge(name, &path));
     tracing::info!(target: CHANGE, service = name, "{name}: {purged} kept answers dropped at {path}, said an operator");
-    json(&Purged { service: name.to_owned(), path: path.to_owned(), purged })
+    json(&Purged { service: name.to_owned(), path, purged })
 }
 
 async fn set_level(admin: &Admin, body: Incoming) -> Response<Body> {

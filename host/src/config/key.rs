@@ -4,8 +4,11 @@
 //! one place, so a bad value reads the same wherever it was written.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 /// A setting of a `T`, as data: the flag, the variable, the key, the README row and the default all come from here.
 pub struct Key<T> {
@@ -66,6 +69,28 @@ pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
         format!("`{text}` is not one of {}{hint}", words.join(", "))
     })
 }
+
+/// A network such as `10.0.0.0/8`, or the network of one address. What is written as a network of IPv4-mapped addresses is one
+/// of IPv4 (RFC 4291 2.5.5.2), as the addresses of clients are.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let wrong = || format!("`{text}` is not a network; write it like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7");
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse().map_err(|_| wrong())?,
+    };
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(MAPPED)) {
+        (IpAddr::V4(address), Some(bits)) if matches!(net, IpNet::V6(_)) => {
+            IpNet::new(address.into(), bits).map(|net| net.trunc()).map_err(|_| wrong())
+        }
+        (IpAddr::V4(_), None) if matches!(net, IpNet::V6(_)) => {
+            Err(format!("`{text}` has IPv4-mapped addresses and others; write the network of IPv4, and others apart"))
+        }
+        _ => Ok(net.trunc()),
+    }
+}
+
+/// Bits before the IPv4 address in an IPv4-mapped one.
+const MAPPED: u8 = 96;
 
 fn within<V: PartialOrd, D: Display>(
     value: V,

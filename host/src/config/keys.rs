@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::key::{Key, count, duration, size, word};
-use super::{CacheDirectory, Config, LogFormat};
+use super::key::{Key, count, duration, network, size, word};
+use super::{CacheDirectory, Config, LogFormat, ServiceHosts};
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -99,6 +98,15 @@ pub const KEYS: &[Key<Config>] = &[
         set: |c, text| {
             c.trusted_proxies = words(text).map(network).collect::<Result<_, _>>()?;
             Ok(())
+        },
+    },
+    Key {
+        name: "service_hosts",
+        default: "local",
+        help: "who may use the hosts `<name>.localhost`: `local` clients that come through no proxy, `all`, or `off`",
+        set: |c, text| {
+            let words = [("local", ServiceHosts::Local), ("all", ServiceHosts::All), ("off", ServiceHosts::Off)];
+            word(text, &words).map(|value| c.service_hosts = value)
         },
     },
     Key {
@@ -291,9 +299,4 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not an address; write it like 127.0.0.1:8080 or [::1]:8080"))
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    let single = || text.parse::<std::net::IpAddr>().map(IpNet::from).ok();
-    text.parse().ok().or_else(single).ok_or_else(|| format!("`{text}` is not a CIDR; write it like 10.0.0.0/8"))
 }

@@ -106,3 +106,28 @@ proptest! {
         let _ = read_file(&text).map(|source| resolve(&[(Origin::File, source)]));
     }
 }
+
+/// Addresses of clients are compared in one form, and so are networks.
+#[test]
+fn networks_have_one_form() {
+    for (text, expected) in [
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("::1", "::1/128"),
+        ("2001:db8::7/32", "2001:db8::/32"),
+        ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+        ("::ffff:127.0.0.1", "127.0.0.1/32"),
+        ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ] {
+        let expected = expected.parse::<ipnet::IpNet>().unwrap();
+        let found = key::network(text).unwrap();
+        assert!(found == expected || found == ipnet::IpNet::from(expected.addr()), "{text}: {found}");
+        let config = resolve(&[(Origin::Flag, source(&[("trusted_proxies", text)]))]).unwrap().config;
+        assert_eq!(config.trusted_proxies, [found]);
+    }
+    for wrong in ["", "10.0.0/8", "10.0.0.0/33", "::ffff:10.0.0.0/90", "localhost"] {
+        assert!(key::network(wrong).is_err(), "{wrong}");
+    }
+}

@@ -18,6 +18,7 @@ use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
 use super::manifest::share::Percent;
 use super::target::{self, Target};
 use super::watch::Watch;
+use crate::admission::terms::Policies;
 use crate::admission::{Admission, Commons, Concurrency, Terms};
 use crate::config::Config;
 use crate::logs::CHANGE;
@@ -216,7 +217,8 @@ impl Snapshot {
         }
         let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
         let own = backend.spec.host().map(host);
-        if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target) {
+        let guarded = backend.spec.manifest.terms.service != Policies::default();
+        if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target, guarded) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
             return Err(Refusal::new(&load::file_name(&backend.spec.path), reason, remedy));
@@ -267,7 +269,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                     // All that are done: a thousand guests are not a thousand snapshots.
                     let mut finished = Some(finished);
                     while let Some(done) = finished {
-                        compiling.end(done, &mut ledger, &config);
+                        compiling.end(done, &mut ledger);
                         finished = compiling.tasks.try_join_next();
                     }
                     publish(&ledger, &publisher, &compiler.metrics);
@@ -331,30 +333,18 @@ impl Compiling {
         }
     }
 
-    fn end(&mut self, finished: Result<Finished, JoinError>, ledger: &mut Ledger<Backend>, config: &Config) {
+    fn end(&mut self, finished: Result<Finished, JoinError>, ledger: &mut Ledger<Backend>) {
         self.done += 1;
         let (spec, result, took) = match finished {
             Ok(finished) => finished,
             Err(end) if end.is_cancelled() => return,
             Err(crash) => return tracing::error!("compiling: {crash}"),
         };
-        let warning = result.as_ref().ok().and_then(|made| operates(&made.spec, config));
         if let Some(change) = ledger.compiled(spec, result) {
             let (done, begun, ms) = (self.done, self.begun, took.as_millis());
             tracing::info!(target: CHANGE, service = change.service(), "[{done}/{begun}] {change} ({ms} ms)");
-            warning.iter().for_each(|warning| tracing::warn!(service = change.service(), "{warning}"));
         }
     }
-}
-
-/// What is to be said of a guest that can do to this host what its operators can.
-fn operates(spec: &GuestSpec, config: &Config) -> Option<String> {
-    let admin = config.admin.filter(|_| config.admin_token.is_none())?;
-    let (name, grant) = (&spec.name, spec.manifest.grants.loops_to(admin)?);
-    Some(format!(
-        "{name}.toml: `http` has \"{grant}\", which reaches `admin` at {admin}, where whoever asks is an operator; set \
-         admin_token, or list other ports"
-    ))
 }
 
 /// Publishes what the ledger says, if that is anything new, and says once what is refused.

@@ -14,6 +14,7 @@ use super::record::Record;
 use super::respond::{self, Body};
 use super::via::Via;
 use crate::admission::Asked;
+use crate::config::ServiceHosts;
 use crate::guests::snapshot::Current;
 use crate::ids::Ids;
 use crate::logs::Logs;
@@ -28,6 +29,8 @@ pub struct Handler {
     pub current: Current,
     /// Peers that are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Which clients may use the hosts that services have by their names.
+    pub service_hosts: ServiceHosts,
     /// Where ids come from.
     pub ids: Ids,
     /// Where requests are counted that no service owns.
@@ -74,6 +77,10 @@ impl Handler {
 
     /// Answers one request: the only place where a failure becomes a response.
     pub async fn answer<B: RequestBody>(&self, hop: Hop<'_>, mut request: Request<B>) -> Response<Body> {
+        // A guest that reaches the listener from a trusted address is no proxy. Rare, so it takes a pointer's room here.
+        let guest = hop.peer.is_trusted() && self.via.is_from_guest(request.headers());
+        let distrusted = guest.then(|| Box::new(hop.peer.distrusted()));
+        let hop = Hop { peer: distrusted.as_deref().unwrap_or(hop.peer), ..hop };
         let id = match hop.call {
             Some(call) => Arc::clone(&call.request_id),
             None => hop.peer.request_id(request.headers()).map_or_else(|| self.ids.request(), Arc::from),

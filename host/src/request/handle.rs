@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{Request, Response, Uri, header};
+use http::header::HeaderValue;
+use http::{Request, Response, StatusCode, Uri, header};
 
 use super::body::RequestBody;
 use super::forward;
 use super::frame::{Handler, Hop};
-use super::headers;
+use super::headers::{self, Arrival};
 use super::instance::Instance;
 use super::mirror;
 use super::record::Record;
@@ -24,6 +25,9 @@ use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
 use crate::responses::{self, Found};
 use crate::traces::{Phase, Tracer};
+
+/// Methods that a service can be asked for; CONNECT is for proxies.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
 /// Answers one request, or says why not.
 ///
@@ -43,8 +47,11 @@ pub async fn handle<B: RequestBody>(
     record.begins(Phase::Route);
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
-    arrived?;
-    let bound = find(handler, hop, &mut head, record)?;
+    let arrival = arrived?;
+    if head.uri.path() == "*" {
+        return Ok(options(handler, record));
+    }
+    let bound = find(handler, hop, arrival, &mut head, record)?;
     // Who came back over the network is as deep as one that was called so often.
     let depth = call.map_or(0, |call| call.depth).max(handler.via.passed(&head.headers));
     if depth > bound.target.backend.limits().call_depth {
@@ -156,11 +163,12 @@ type Cached = Option<(Rules, Uri)>;
 fn find(
     handler: &Handler,
     hop: Hop<'_>,
+    arrival: Arrival,
     head: &mut http::request::Parts,
     record: &mut Record,
 ) -> Result<Bound, RequestError> {
     let snapshot = handler.current.snapshot();
-    match way(&snapshot, hop, head) {
+    match way(&snapshot, hop, head, handler.service_hosts.admits(arrival.local)) {
         Ok(found) => {
             let cached = found.cache.map(|rules| (rules, headers::outer(head, hop.peer)));
             if found.prefix > 0 {
@@ -181,25 +189,38 @@ fn find(
             let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
             Ok(Bound { target, route: number, cached, mirror })
         }
+        Err(Missed::Ambiguous) => Err(RequestError::BadRequest(
+            "the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`",
+        )),
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),
         Err(Missed::Route) => Err(RequestError::NoRoute),
     }
 }
 
-/// A client comes by a route, and a guest of this host by the name of the service.
+/// A client comes by a route, or by the name of the service where `names` says so, and a guest of this host by the name.
 fn way<'a>(
     snapshot: &'a Snapshot,
     hop: Hop<'_>,
     head: &http::request::Parts,
+    names: bool,
 ) -> Result<Match<'a, Arc<Target>>, Missed> {
     let Some(call) = hop.call else {
         let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-        return snapshot.router.find(authority, head.uri.path(), &head.method);
+        return snapshot.router.find(authority, head.uri.path(), &head.method, names);
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
     // What is kept is kept for clients: an answer to a guest may be another, and says so in no header.
     Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None })
+}
+
+/// The answer to `OPTIONS *`, which asks the server and no service of it (RFC 9110 9.3.7).
+fn options(handler: &Handler, record: &mut Record) -> Response<Body> {
+    record.is_the_hosts(&handler.nobody);
+    let mut response = Response::new(Body::text(None));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    response
 }
 
 /// A body that says it is too large is refused before a sandbox is made for it.

@@ -1,22 +1,24 @@
-//! Headers that belong to a connection stop here, and what the guest is told of the client is the host's own word.
+//! Headers that belong to a connection stop here, host and path get their canonical forms, and what the guest is told of the
+//! client is the host's own word.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+mod peer;
+
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Version, request};
-use ipnet::IpNet;
 
+pub use self::peer::Peer;
+use self::peer::{Asked, element};
+use super::canonical;
 use super::upgrade::Wanted;
-use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
-use crate::ids::hash_of;
 
 /// Meant for the next hop only (RFC 9110, 7.6.1), and what else is about the connection and not the message.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+fn is_hop_by_hop(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "connection"
             | "keep-alive"
             | "proxy-connection"
@@ -30,9 +32,47 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// Says who the client is, and is therefore worth forging.
-fn is_identity(name: &HeaderName) -> bool {
-    let name = name.as_str();
+fn is_identity(name: &str) -> bool {
     matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
+}
+
+/// Written by this host or by a proxy that it trusts, so no `Connection` of a client removes it (RFC 9110 7.6.1 allows
+/// connection options only for fields of one hop).
+fn is_hosts_own(name: &str) -> bool {
+    matches!(name, "host" | "via" | "x-request-id" | "traceparent" | "tracestate" | "b3")
+        || is_identity(name)
+        || name.starts_with("x-b3-")
+}
+
+/// What becomes of a request's header.
+enum Kind {
+    /// It passes.
+    Other,
+    /// It is about the connection.
+    Hop,
+    /// It says who the client is, or that the request came by a proxy.
+    Forwarding,
+    /// With hyphens it would be one of the host's own. CGI and what is like it take the two for the same name.
+    Alias,
+}
+
+fn kind(name: &HeaderName) -> Kind {
+    let text = name.as_str();
+    if text.contains('_') {
+        let plain = text.replace('_', "-");
+        let alias = is_hosts_own(&plain) || is_hop_by_hop(&plain) || plain == "content-length";
+        return if alias { Kind::Alias } else { Kind::Other };
+    }
+    match () {
+        () if is_hop_by_hop(text) => Kind::Hop,
+        () if is_identity(text) || text == "via" => Kind::Forwarding,
+        () => Kind::Other,
+    }
+}
+
+/// Whether a proxy has added a header to a request: then its client is not who is at the other end of the connection.
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| matches!(kind(name), Kind::Forwarding))
 }
 
 const FORWARDED: HeaderName = header::FORWARDED;
@@ -44,115 +84,81 @@ const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 /// The header that carries the request id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Who is at the other end of a connection.
-#[derive(Debug)]
-pub struct Peer {
-    address: IpAddr,
-    local: SocketAddr,
-    trusted: bool,
-    /// The address as header values, made once per connection.
-    plain: HeaderValue,
-    element: String,
-    /// What the last request was for: usually what the next one is for.
-    last: Mutex<Option<Arc<Asked>>>,
+/// How a request came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its client is on this machine, and no proxy that says so is between.
+    pub local: bool,
 }
 
-/// The host that a client asked for, as the guest is told of it.
-#[derive(Debug)]
-struct Asked {
-    authority: Authority,
-    /// The authority in the client's own words.
-    said: Box<[u8]>,
-    host: HeaderValue,
-    /// The whole `Forwarded` of a client that is not trusted.
-    forwarded: HeaderValue,
-}
-
-impl Peer {
-    /// The peer at `remote`, reached at `local`; trusted when one of `proxies` holds its address.
-    pub fn new(remote: SocketAddr, local: SocketAddr, proxies: &[IpNet]) -> Self {
-        let address = remote.ip().to_canonical();
-        let element = match address {
-            IpAddr::V4(v4) => format!("for={v4}"),
-            IpAddr::V6(v6) => format!("for=\"[{v6}]\""),
-        };
-        // An address is always a valid header value; were it not, the guest would be told nothing.
-        let plain = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        let trusted = proxies.iter().any(|net| net.contains(&address));
-        Self { address, local, trusted, plain, element, last: Mutex::new(None) }
-    }
-
-    /// A service of this host, which calls another: an address has only the host, and a name is what RFC 7239 has for
-    /// what has none. Policies and logs go by addresses all the same, so each has one that no client has: in
-    /// fd6c:6f64:6765::/48, by its name.
-    pub fn service(name: &str) -> Self {
-        // What may stand in such a name is less than in a version's.
-        let shown = format!("_{}", name.replace('@', "."));
-        let [a, b, c, d, e, f, g, h] = hash_of(name.as_bytes()).to_be_bytes();
-        let address = [0xfd, b'l', b'o', b'd', b'g', b'e', a, b, c, d, e, f, g, h, 0, 1];
-        Self {
-            address: IpAddr::from(address),
-            local: SocketAddr::from(([127, 0, 0, 1], 0)),
-            trusted: false,
-            plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
-            element: format!("for={shown}"),
-            last: Mutex::new(None),
-        }
-    }
-
-    /// Its address.
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// Whether it is a proxy that is believed.
-    pub fn is_trusted(&self) -> bool {
-        self.trusted
-    }
-
-    /// The id that a trusted proxy gave the request, if it is a sane one.
-    pub fn request_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
-        let id = headers.get(REQUEST_ID).filter(|_| self.trusted)?.to_str().ok()?;
-        let sane = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-        (sane && (1..=128).contains(&id.len())).then_some(id)
-    }
-}
-
-/// Makes a request head into what the guest sees: absolute, with its hop-by-hop headers gone, and with the host's own
-/// word on who the client is.
+/// Makes a request head into what the guest sees: absolute, with host and path in their [canonical] forms, without hop-by-hop
+/// headers, and with the host's own word on who the client is.
 ///
 /// # Errors
 /// When the head is one that HTTP does not allow to be served.
-pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<(), RequestError> {
+pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, RequestError> {
     if head.method == Method::CONNECT {
         return Err(RequestError::BadRequest("CONNECT is for proxies, and this is none"));
     }
-    let asked = asked(head, peer)?;
+    let scheme = if peer.trusted { forwarded_scheme(&head.headers) } else { Scheme::HTTP };
+    let asked = asked(head, peer, &scheme)?;
     Wanted::note(head);
-    let dropped = hop_by_hop(&head.headers);
+    let (mut dropped, mut forwarded) = (Vec::new(), false);
+    for name in head.headers.keys() {
+        match kind(name) {
+            Kind::Other => continue,
+            Kind::Forwarding => {
+                forwarded = true;
+                if peer.trusted || *name == header::VIA {
+                    continue;
+                }
+            }
+            Kind::Hop | Kind::Alias => {}
+        }
+        dropped.push(name.clone());
+    }
     if dropped.contains(&header::TRANSFER_ENCODING) && !is_chunked_once(&head.headers) {
         return Err(RequestError::BadFraming);
     }
-    drop_hop_by_hop(&mut head.headers, dropped);
-    let scheme = if peer.trusted {
-        forward(&mut head.headers, &asked.authority, peer)?
+    drop_hop_by_hop(&mut head.headers, dropped, |name| !is_hosts_own(name.as_str()));
+    if peer.trusted {
+        forward(&mut head.headers, &asked.authority, peer, &scheme)?;
     } else {
-        introduce(&mut head.headers, &asked, peer)
-    };
+        introduce(&mut head.headers, &asked, peer);
+    }
+    let normal = head.uri.path_and_query().map_or(Ok(None), |target| normal(target, &head.method))?;
     let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.path_and_query = normal.or(parts.path_and_query);
     (parts.scheme, parts.authority) = (Some(scheme), Some(asked.authority.clone()));
-    head.uri = Uri::from_parts(parts).map_err(|_| RequestError::BadRequest("the request target is not valid"))?;
-    Ok(())
+    head.uri = Uri::from_parts(parts).map_err(|_| BAD_TARGET)?;
+    Ok(Arrival { local: peer.address.is_loopback() && !peer.trusted && !forwarded })
+}
+
+const BAD_TARGET: RequestError = RequestError::BadRequest("the request target is not valid");
+
+/// The target with its path in normal form, if that is another one. `*` is only for OPTIONS (RFC 9112 3.2.4), and an empty
+/// path is `/` (RFC 9110 4.2.3).
+fn normal(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>, RequestError> {
+    if target.as_str() == "*" {
+        return if *method == Method::OPTIONS { Ok(None) } else { Err(BAD_TARGET) };
+    }
+    let (path, whole) = (target.path(), target.as_str().starts_with('/'));
+    if whole && canonical::is_plain(path) {
+        return Ok(None);
+    }
+    let normal = canonical::normal(path).ok_or(BAD_TARGET)?;
+    if whole && normal == path {
+        return Ok(None);
+    }
+    let (mark, query) = target.query().map_or(("", ""), |query| ("?", query));
+    format!("{normal}{mark}{query}").parse().map(Some).map_err(|_| BAD_TARGET)
 }
 
 /// Removes what is meant for the next hop only. `te: trailers` stays: it says what the client understands, and gRPC
 /// guests ask for it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    drop_hop_by_hop(headers, hop_by_hop(headers));
-}
-
-fn hop_by_hop(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect()
+    let dropped = headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned().collect();
+    drop_hop_by_hop(headers, dropped, |_| true);
 }
 
 /// Whether a body is in chunks and in nothing else: what hyper takes off is the chunks, and a guest that is not told of
@@ -163,14 +169,14 @@ fn is_chunked_once(headers: &HeaderMap) -> bool {
     only && lines.next().is_none()
 }
 
-/// Removes these, and what `Connection` names.
-fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>) {
+/// Removes these, and what `Connection` names and may name.
+fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>, may: impl Fn(&HeaderName) -> bool) {
     if dropped.is_empty() {
         return;
     }
     for value in headers.get_all(header::CONNECTION) {
         let names = value.to_str().unwrap_or_default().split(',');
-        dropped.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
+        dropped.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()).filter(&may));
     }
     let wants_trailers = headers.get_all(header::TE).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
@@ -192,7 +198,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>) {
 /// # Errors
 /// Never for a length that a route has matched.
 pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), RequestError> {
-    const BAD: RequestError = RequestError::BadRequest("the request target is not valid");
+    const BAD: RequestError = BAD_TARGET;
     let (prefix, rest) = head.uri.path().split_at_checked(length).ok_or(BAD)?;
     let outer = head.headers.get(PREFIX).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let forwarded = HeaderValue::try_from(format!("{outer}{prefix}")).map_err(|_| BAD)?;
@@ -226,10 +232,12 @@ pub fn outer(head: &request::Parts, peer: &Peer) -> Uri {
     Uri::from_parts(parts).unwrap_or_else(|_| head.uri.clone())
 }
 
-/// The target's own authority, else the Host header; HTTP/1.0 may have neither.
-fn asked(head: &request::Parts, peer: &Peer) -> Result<Arc<Asked>, RequestError> {
+/// The target's own authority, else the Host header; HTTP/1.0 may have neither. In its canonical form, in which the Host
+/// header is then, too.
+fn asked(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<Asked>, RequestError> {
     const BAD: RequestError = RequestError::BadRequest("the Host header is not valid");
     const MISSING: RequestError = RequestError::BadRequest("the Host header is missing");
+    const TWO: RequestError = RequestError::BadRequest("the Host header is not the host of the request target");
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() {
@@ -245,47 +253,43 @@ fn asked(head: &request::Parts, peer: &Peer) -> Result<Arc<Asked>, RequestError>
         }
         (None, None) => return Err(MISSING),
     };
-    let mut last = lock(&peer.last);
-    if let Some(last) = last.as_ref().filter(|last| *last.said == *said) {
-        return Ok(Arc::clone(last));
+    if host.is_none() && head.version == Version::HTTP_11 && !peer.inside {
+        return Err(MISSING);
     }
-    let authority = Authority::try_from(said).map_err(|_| BAD)?;
-    if authority.as_str().contains('@') {
-        return Err(BAD);
+    let asked = peer.canonical(said, scheme).ok_or(BAD)?;
+    let differs = host.is_some_and(|host| *host != asked.host);
+    if differs && head.uri.authority().is_some() {
+        // HTTP/1.1 ignores the header where the target has a host (RFC 9112 3.2.2), but it has to be one; in HTTP/2 a request
+        // with two hosts is malformed (RFC 9113 8.3.1).
+        let own = host.and_then(|host| canonical::authority(host.as_bytes(), scheme)).ok_or(BAD)?;
+        if head.version == Version::HTTP_2 && own != asked.authority {
+            return Err(TWO);
+        }
     }
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?;
-    let forwarded = HeaderValue::try_from(element(peer, &authority, &Scheme::HTTP)).map_err(|_| BAD)?;
-    let asked = Arc::new(Asked { authority, said: said.into(), host, forwarded });
-    *last = Some(Arc::clone(&asked));
+    if differs {
+        head.headers.insert(header::HOST, asked.host.clone());
+    }
     Ok(asked)
 }
 
-/// What this host says of the client in `Forwarded`.
-fn element(peer: &Peer, authority: &Authority, scheme: &Scheme) -> String {
-    format!("{};host=\"{authority}\";proto={scheme}", peer.element)
-}
-
-/// Puts the host's own word in the place of what a client says of itself.
-fn introduce(headers: &mut HeaderMap, asked: &Asked, peer: &Peer) -> Scheme {
-    let forged: Vec<_> = headers.keys().filter(|name| is_identity(name)).cloned().collect();
-    for name in &forged {
-        headers.remove(name);
-    }
+/// The host's own word in the place of what a client says of itself, which is gone already.
+fn introduce(headers: &mut HeaderMap, asked: &Asked, peer: &Peer) {
     headers.insert(FORWARDED, asked.forwarded.clone());
     headers.insert(FOR, peer.plain.clone());
     headers.insert(PROTO, HeaderValue::from_static("http"));
     headers.insert(HOST, asked.host.clone());
-    Scheme::HTTP
 }
 
-/// Adds to what a trusted proxy says of the client, and returns the scheme that the client used.
-fn forward(headers: &mut HeaderMap, authority: &Authority, peer: &Peer) -> Result<Scheme, RequestError> {
+/// The scheme that the client used, by the word of a trusted proxy.
+fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
+    let https = headers.get(PROTO).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"));
+    if https { Scheme::HTTPS } else { Scheme::HTTP }
+}
+
+/// Adds to what a trusted proxy says of the client.
+fn forward(headers: &mut HeaderMap, authority: &Authority, peer: &Peer, scheme: &Scheme) -> Result<(), RequestError> {
     const BAD: RequestError = RequestError::BadRequest("the forwarding headers are not valid");
-    let scheme = match headers.get(PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => Scheme::HTTPS,
-        _ => Scheme::HTTP,
-    };
-    let element = element(peer, authority, &scheme);
+    let element = element(peer, authority, scheme);
     let append = |headers: &mut HeaderMap, name: HeaderName, own: &str| -> Result<(), RequestError> {
         let said: Vec<_> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
         let value = if said.is_empty() { own.to_owned() } else { format!("{}, {own}", said.join(", ")) };
@@ -299,12 +303,12 @@ fn forward(headers: &mut HeaderMap, authority: &Authority, peer: &Peer) -> Resul
         headers.insert(FOR, peer.plain.clone());
     }
     if !headers.contains_key(PROTO) {
-        headers.insert(PROTO, HeaderValue::from_static(if scheme == Scheme::HTTPS { "https" } else { "http" }));
+        headers.insert(PROTO, HeaderValue::from_static(if *scheme == Scheme::HTTPS { "https" } else { "http" }));
     }
     if !headers.contains_key(HOST) {
         headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?);
     }
-    Ok(scheme)
+    Ok(())
 }
 
 #[cfg(test)]

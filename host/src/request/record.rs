@@ -101,7 +101,15 @@ impl Record {
 
     /// Its head is what the guest is to see.
     pub fn asked(&mut self, head: &request::Parts, client: IpAddr) {
+        if let Some(details) = &mut self.details {
+            details.target = head.uri.path_and_query().cloned();
+        }
         self.trace.asked(head, client, &self.request_id);
+    }
+
+    /// The host answers it itself, which counts as `nobody`'s.
+    pub fn is_the_hosts(&mut self, nobody: &Arc<Service>) {
+        self.service = Some(Arc::clone(nobody));
     }
 
     /// Whether it is recorded for a trace.

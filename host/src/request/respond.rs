@@ -118,9 +118,9 @@ pub fn relaying(
     let (mut head, body, idle) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
         Forwarded::Answer(head, body, idle) => (head, body, idle),
         Forwarded::Switch(mut head, tunnel) => {
-            let what = head.headers.get(header::UPGRADE).cloned();
+            let chosen = upgrade::chosen(&head.headers);
             headers::strip_hop_by_hop(&mut head.headers);
-            what.iter().for_each(|what| upgrade::speak(&mut head.headers, what));
+            chosen.iter().for_each(|chosen| upgrade::speak(&mut head.headers, chosen));
             permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
             tokio::spawn(tunnel.run(permit));
             return Ok(Response::from_parts(head, Body::of(Source::Text(None))));

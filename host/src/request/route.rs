@@ -2,8 +2,14 @@
 //!
 //! Precedence is total: a route of the request's host before one of any host, then the one with more segments, then the
 //! one whose first segment that differs is a name and not a `{parameter}`. The method comes last: where it is not
-//! allowed, no other route is tried. Paths are compared as the client sent them: nothing is decoded or collapsed, so
-//! `/a%2Fb` and `/a//b` are below `/a` and nothing else.
+//! allowed, no other route is tried.
+//!
+//! Paths are compared in the form of [`canonical::comparable`]: `/a/%62` is `/a/b`, while `/a%2Fb` and `/a//b` are below
+//! `/a` and nothing else. Services may read such a path otherwise than the router does, so a path that is not
+//! [plain](canonical::is_plain) is looked up in each of its other readings as well (`readings`), and
+//! [refused](Missed::Ambiguous) when one of them leads to a route with restrictions of its own.
+
+mod readings;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,6 +17,8 @@ use std::sync::Arc;
 
 use http::Method;
 
+use self::readings::{Merged, Siblings};
+use super::canonical;
 use crate::guests::manifest::cache::Rules;
 
 /// One way to a service.
@@ -26,6 +34,10 @@ pub struct Route {
     pub strip_prefix: bool,
     /// Whether its answers are kept; `None` where nothing of the service is.
     pub cache: Option<Rules>,
+    /// It has policies of its own, which no other spelling of a path may go around.
+    pub guarded: bool,
+    /// It is the host that a service has by its name, and not from its manifest.
+    pub named: bool,
 }
 
 /// Paths: `/x` is `/x` and all below it, `{name}` any one segment, `/` alone exactly that, and `/*` everything.
@@ -46,6 +58,7 @@ enum Segment {
 pub struct Router<T> {
     hosts: HashMap<String, Node<T>>,
     any_host: Node<T>,
+    merged: Merged,
 }
 
 /// What is known of the paths that have the same segments so far.
@@ -59,13 +72,15 @@ struct Node<T> {
 
 #[derive(Debug)]
 struct Entry<T> {
-    /// The path as the manifest has it.
+    /// The path as metrics and traces show it.
     route: Arc<str>,
     methods: Vec<Method>,
     strip_prefix: bool,
     number: usize,
     cache: Option<Rules>,
+    named: bool,
     target: T,
+    siblings: Arc<Siblings>,
 }
 
 /// Who answers a request.
@@ -90,13 +105,15 @@ pub enum Missed {
     Route,
     /// There is one for other methods: these, as the `Allow` header has them.
     Method(String),
+    /// A service may take the path for one that has another route, with restrictions of its own.
+    Ambiguous,
 }
 
 impl Pattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// It must start with `/`, not end with one, and hold no empty segment, query, fragment or space.
+    /// It must start with `/`, not end with one, and hold no empty segment, dot segment, query, fragment or space.
     pub fn read(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!("route `{text}`: write it like \"/users\" (that path and all below it), \"/users/{{id}}\" or \"/\"")
@@ -124,7 +141,13 @@ impl Segment {
         };
         match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
             Some(name) => plain(name).then(|| Self::Parameter(name.to_owned())),
-            None => plain(text).then(|| Self::Name(text.to_owned())),
+            None if !plain(text) => None,
+            None => {
+                let normal = canonical::normal(&format!("/{text}"))?;
+                let name = canonical::comparable(normal.strip_prefix('/')?);
+                // No request has a dot segment any more when it is looked up.
+                (!name.is_empty() && !name.contains('/')).then_some(Self::Name(name))
+            }
         }
     }
 }
@@ -132,13 +155,14 @@ impl Segment {
 impl Route {
     /// Every method of a path, at any host.
     pub fn of(path: Pattern) -> Self {
-        Self { host: None, path, methods: Vec::new(), strip_prefix: false, cache: None }
+        let methods = Vec::new();
+        Self { host: None, path, methods, strip_prefix: false, cache: None, guarded: false, named: false }
     }
 
-    /// Everything at one host.
+    /// Everything at the host that a service has by its name.
     pub fn host(host: String) -> Self {
         let path = Pattern { segments: Vec::new(), below: true };
-        Self { host: Some(host), ..Self::of(path) }
+        Self { host: Some(host), named: true, ..Self::of(path) }
     }
 }
 
@@ -150,12 +174,12 @@ impl<T> Default for Node<T> {
 
 impl<T> Default for Router<T> {
     fn default() -> Self {
-        Self { hosts: HashMap::new(), any_host: Node::default() }
+        Self { hosts: HashMap::new(), any_host: Node::default(), merged: Merged::default() }
     }
 }
 
 impl<T: Clone> Router<T> {
-    /// Gives `routes` to `target`: all of them or none.
+    /// Gives `routes` to `target`: all of them or none. `guarded` is whether all of its requests are under policies.
     ///
     /// # Errors
     /// The first route that somebody has already, and who that is.
@@ -163,6 +187,7 @@ impl<T: Clone> Router<T> {
         &mut self,
         routes: impl Iterator<Item = &'a Route> + Clone,
         target: &T,
+        guarded: bool,
     ) -> Result<(), (&'a Route, T)> {
         for route in routes.clone() {
             let taken = self.entries(route).iter().find(|entry| overlap(&entry.methods, &route.methods));
@@ -170,13 +195,19 @@ impl<T: Clone> Router<T> {
                 return Err((route, entry.target.clone()));
             }
         }
+        let siblings = self.merged.add(routes.clone(), guarded);
         for (number, route) in routes.enumerate() {
-            let (methods, strip_prefix, cache) = (route.methods.clone(), route.strip_prefix, route.cache);
-            let path = Arc::from(route.path.to_string());
-            let entry = Entry { route: path, methods, strip_prefix, number, cache, target: target.clone() };
-            self.entries(route).push(entry);
+            self.add(number, route, target, &siblings);
         }
         Ok(())
+    }
+
+    fn add(&mut self, number: usize, route: &Route, target: &T, siblings: &Arc<Siblings>) {
+        let Route { methods, strip_prefix, cache, named, .. } = route.clone();
+        let (path, siblings) = (Arc::from(route.path.to_string()), Arc::clone(siblings));
+        let target = target.clone();
+        let entry = Entry { route: path, methods, strip_prefix, number, cache, named, target, siblings };
+        self.entries(route).push(entry);
     }
 
     fn entries(&mut self, route: &Route) -> &mut Vec<Entry<T>> {
@@ -195,32 +226,48 @@ impl<T: Clone> Router<T> {
 }
 
 impl<T> Router<T> {
-    /// The target of a request. `authority` is a host with or without a port; its case does not matter.
+    /// The target of a request, whose authority and path are in their canonical forms. `names` is whether the request may
+    /// go by the hosts that services have by their names.
     ///
     /// Costs one look-up for the host and one per segment of the path, however many routes there are; more only
-    /// where names and parameters compete for one segment.
+    /// where names and parameters compete for one segment, or where the path is not plain.
     ///
     /// # Errors
     /// When nobody answers.
-    pub fn find(&self, authority: &str, path: &str, method: &Method) -> Result<Match<'_, T>, Missed> {
-        let own = self.at_host(authority).and_then(|node| node.find(path));
-        let (entries, matched) = own.or_else(|| self.any_host.find(path)).ok_or(Missed::Route)?;
-        match entries.iter().find(|entry| entry.allows(method)) {
-            Some(entry) => {
-                let prefix = if entry.strip_prefix { matched } else { 0 };
-                let Entry { target, route, number, cache, .. } = entry;
-                Ok(Match { target, route, number: *number, prefix, cache: *cache })
-            }
-            None => Err(Missed::Method(allow(entries))),
+    pub fn find(&self, authority: &str, path: &str, method: &Method, names: bool) -> Result<Match<'_, T>, Missed> {
+        let host = canonical::host(authority);
+        if canonical::is_plain(path) {
+            return self.look(host, path, method, names).map(|(found, _)| found);
         }
+        let comparable = canonical::comparable(path);
+        let (mut found, siblings) = self.look(host, &comparable, method, names)?;
+        if found.prefix > 0 {
+            found.prefix = canonical::same_segments(path, &comparable, found.prefix);
+        }
+        let agree = self.merged.agree(siblings, found.number, (host, &comparable), method, names);
+        if agree { Ok(found) } else { Err(Missed::Ambiguous) }
     }
 
-    fn at_host(&self, authority: &str) -> Option<&Node<T>> {
-        let host = host_of(authority);
-        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            self.hosts.get(&host.to_ascii_lowercase())
-        } else {
-            self.hosts.get(host)
+    /// The target of a path as it is written here.
+    fn look(
+        &self,
+        host: &str,
+        path: &str,
+        method: &Method,
+        names: bool,
+    ) -> Result<(Match<'_, T>, &Arc<Siblings>), Missed> {
+        let open = |(entries, _): &(&[Entry<T>], usize)| names || !entries.iter().any(|entry| entry.named);
+        let own = self.hosts.get(host).and_then(|node| node.find(path)).filter(open);
+        let (entries, matched) = own.or_else(|| self.any_host.find(path)).ok_or(Missed::Route)?;
+        // A route for HEAD comes before one for GET, which has HEAD only where nothing else says so.
+        let exact = entries.iter().find(|entry| entry.methods.contains(method));
+        match exact.or_else(|| entries.iter().find(|entry| entry.allows(method))) {
+            Some(entry) => {
+                let prefix = if entry.strip_prefix { matched } else { 0 };
+                let Entry { target, route, number, cache, siblings, .. } = entry;
+                Ok((Match { target, route, number: *number, prefix, cache: *cache }, siblings))
+            }
+            None => Err(Missed::Method(allow(entries))),
         }
     }
 }
@@ -256,6 +303,7 @@ impl<T> Node<T> {
 }
 
 impl<T> Entry<T> {
+    /// Whether it takes requests of this method.
     fn allows(&self, method: &Method) -> bool {
         let asked = |method: &Method| self.methods.contains(method);
         self.methods.is_empty() || asked(method) || (*method == Method::HEAD && asked(&Method::GET))
@@ -274,12 +322,6 @@ fn allow<T>(entries: &[Entry<T>]) -> String {
     methods.sort_unstable();
     methods.dedup();
     methods.join(", ")
-}
-
-/// The host of an authority: `[::1]:80` → `[::1]`, `a.b:80` → `a.b`.
-fn host_of(authority: &str) -> &str {
-    let port = authority.rfind(':').filter(|colon| !authority.get(*colon..).unwrap_or_default().contains(']'));
-    port.and_then(|colon| authority.get(..colon)).unwrap_or(authority)
 }
 
 impl fmt::Display for Pattern {

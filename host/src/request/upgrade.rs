@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version, request};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -19,13 +19,14 @@ use crate::upstreams::send::Source;
 /// Bytes that are read at once.
 const BUFFER: usize = 16 << 10;
 
-/// What a client wants its connection to become, in its own words. Among the extensions of a request that asks for that.
+/// The protocols that a client offers to switch to, in its order of preference (RFC 9110 7.8): a list of at least one. Among
+/// the extensions of a request that has some.
 #[derive(Clone, Debug)]
 pub struct Wanted(HeaderValue);
 
-/// A request's part of an upgrade: what is wanted, and the client's connection once it is free.
+/// A request's part of an upgrade: what is offered, and the client's connection once it is free.
 pub struct Ours {
-    wanted: HeaderValue,
+    offered: HeaderValue,
     freed: OnUpgrade,
 }
 
@@ -40,14 +41,15 @@ pub struct Tunnel {
 impl Wanted {
     /// Looks for it before the headers that say so are taken away.
     pub fn note(head: &mut request::Parts) {
-        if let Some(wanted) = head.headers.get(header::UPGRADE)
+        if head.headers.contains_key(header::UPGRADE)
             && head.version == Version::HTTP_11
             && head.method == Method::GET
-            && names(&head.headers, "upgrade")
-            && !is_http(wanted)
+            && members(&head.headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
+            && let offered = members(&head.headers, &header::UPGRADE).filter(|name| !is_http(name)).collect::<Vec<_>>()
+            && !offered.is_empty()
+            && let Ok(offered) = HeaderValue::try_from(offered.join(", "))
         {
-            let wanted = Self(wanted.clone());
-            head.extensions.insert(wanted);
+            head.extensions.insert(Self(offered));
         }
     }
 }
@@ -55,18 +57,22 @@ impl Wanted {
 impl Ours {
     /// Takes it out of a request; `None` when it asks for no such thing.
     pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
-        let Wanted(wanted) = request.extensions_mut().remove()?;
-        Some(Self { wanted, freed: hyper::upgrade::on(request) })
+        let Wanted(offered) = request.extensions_mut().remove()?;
+        Some(Self { offered, freed: hyper::upgrade::on(request) })
     }
 
-    /// Whether this is what was asked for.
+    /// Whether the protocols of an answer with these headers are some of those that were offered. There are several where one
+    /// is on top of another.
     pub fn is(&self, headers: &HeaderMap) -> bool {
-        headers.get(header::UPGRADE).is_some_and(|what| what.as_bytes().eq_ignore_ascii_case(self.wanted.as_bytes()))
+        let offered = self.offered.to_str().unwrap_or_default();
+        let is_offered = |chosen: &str| list(offered).any(|offer| offer.eq_ignore_ascii_case(chosen));
+        let mut chosen = members(headers, &header::UPGRADE).peekable();
+        chosen.peek().is_some() && chosen.all(is_offered)
     }
 
     /// Asks the replica for it.
     pub fn ask(&self, headers: &mut HeaderMap) {
-        speak(headers, &self.wanted);
+        speak(headers, &self.offered);
     }
 
     /// The replica agrees, in an answer with these headers and this connection.
@@ -75,17 +81,24 @@ impl Ours {
     }
 }
 
-/// Whether `Connection` names this.
-fn names(headers: &HeaderMap, option: &str) -> bool {
-    let lines = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case(option))
+/// The members of a header that is a list, of all its lines (RFC 9110 5.6.1). A line that is no text has none.
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok()).flat_map(list)
+}
+
+fn list(line: &str) -> impl Iterator<Item = &str> {
+    line.split(',').map(str::trim).filter(|member| !member.is_empty())
 }
 
 /// Another version of HTTP, or TLS, inside of which requests would pass that nobody here has looked at.
-fn is_http(wanted: &HeaderValue) -> bool {
-    let text = wanted.to_str().unwrap_or("http").to_ascii_lowercase();
-    text.split(',')
-        .any(|name| ["h2c", "h2", "http", "tls"].contains(&name.trim().split('/').next().unwrap_or_default()))
+fn is_http(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default().trim();
+    ["h2c", "h2", "h3", "http", "tls"].iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// The protocols that a replica switches to, as one list.
+pub fn chosen(headers: &HeaderMap) -> Option<HeaderValue> {
+    HeaderValue::try_from(members(headers, &header::UPGRADE).collect::<Vec<_>>().join(", ")).ok()
 }
 
 /// Says that the connection is to become something else, or does.
@@ -145,5 +158,68 @@ async fn pass(
         }
         // Who does not read for so long is as good as gone.
         tokio::time::timeout(clock.idle, to.write_all(buffer.get(..bytes).unwrap_or_default())).await??;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+
+    use super::*;
+
+    fn ours(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<Ours> {
+        let request = lines.iter().fold(Request::get("/"), |request, (name, value)| request.header(name, *value));
+        let (mut head, ()) = request.version(version).body(()).unwrap().into_parts();
+        Wanted::note(&mut head);
+        Ours::take(&mut Request::from_parts(head, ()))
+    }
+
+    /// What a replica is asked for when a client offers these protocols.
+    fn offered(lines: &[&'static str]) -> Option<String> {
+        let lines =
+            lines.iter().map(|line| (header::UPGRADE, *line)).chain([(header::CONNECTION, "keep-alive, Upgrade")]);
+        let ours = ours(Version::HTTP_11, &lines.collect::<Vec<_>>())?;
+        let mut asked = HeaderMap::new();
+        ours.ask(&mut asked);
+        Some(asked[header::UPGRADE].to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_list_is_passed_on_without_http() {
+        for (lines, expected) in [
+            (&["websocket"][..], Some("websocket")),
+            (&["foo/1, WebSocket"], Some("foo/1, WebSocket")),
+            (&["websocket", "foo"], Some("websocket, foo")),
+            (&["websocket, h2c"], Some("websocket")),
+            (&["h2c", "HTTP/2.0, TLS/1.0 ,h2"], None),
+            (&[" ,, "], None),
+        ] {
+            assert_eq!(offered(lines).as_deref(), expected, "{lines:?}");
+        }
+        let plain = [(header::UPGRADE, "websocket"), (header::CONNECTION, "keep-alive")];
+        assert!(ours(Version::HTTP_11, &plain).is_none(), "it is not for this connection");
+        let asks = [(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade")];
+        assert!(ours(Version::HTTP_10, &asks).is_none() && ours(Version::HTTP_11, &asks).is_some());
+    }
+
+    #[test]
+    fn a_replica_chooses_among_what_was_offered() {
+        let asks = [(header::UPGRADE, "foo/1, websocket"), (header::CONNECTION, "upgrade")];
+        for (chosen, may) in [
+            (&["websocket"][..], true),
+            (&["WEBSOCKET"], true),
+            (&["foo/1"], true),
+            (&["foo/1, websocket"], true),
+            (&["foo/1", "websocket"], true),
+            (&["foo/2"], false),
+            (&["websocket, bar"], false),
+            (&["h2c"], false),
+            (&[""], false),
+            (&[], false),
+        ] {
+            let answer = chosen.iter().fold(Response::builder(), |answer, line| answer.header(header::UPGRADE, *line));
+            let ours = ours(Version::HTTP_11, &asks).unwrap();
+            assert_eq!(ours.is(answer.body(()).unwrap().headers()), may, "{chosen:?}");
+        }
     }
 }

@@ -7,23 +7,26 @@ use http::{Request, Version};
 use crate::error::RequestError;
 use crate::ids::Ids;
 
+/// After the name of this host in what its guests send: not the host's own name, which counts as a step.
+const GUEST: &str = "-guest";
+
 /// What this host is called in `Via`: a name that no other has, and that says nothing about it.
 pub struct Via {
     name: String,
     /// What it adds to a request that came by HTTP/1.1, by HTTP/1.0, and by HTTP/2.
     values: [HeaderValue; 3],
+    /// What it adds to a request that a guest of it sends, besides.
+    guest: HeaderValue,
 }
 
 impl Via {
     /// A host that is called `lodge-` and this number.
     fn new(number: u32) -> Self {
         let name = format!("lodge-{number:08x}");
-        let value = |version| {
-            let text = format!("{version} {name}");
-            // Letters, digits and a hyphen are always a header value.
-            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1.1 lodge"))
-        };
-        Self { values: ["1.1", "1.0", "2.0"].map(value), name }
+        // Letters, digits and a hyphen are always a header value.
+        let value = |text| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1.1 lodge"));
+        let values = ["1.1", "1.0", "2.0"].map(|version| value(format!("{version} {name}")));
+        Self { values, guest: value(format!("1.1 {name}{GUEST}")), name }
     }
 
     /// How often a request with these headers has passed this host.
@@ -51,14 +54,25 @@ impl Via {
         Ok(())
     }
 
-    /// Tells whoever gets a guest's own request that so many calls led to the guest. What the guest has copied of it from its
-    /// request counts.
+    /// Marks a guest's own request as such, for this host, and says how many calls led to the guest. What the guest has copied of
+    /// it from its request counts.
     pub fn tell(&self, headers: &mut HeaderMap, depth: usize) {
         let [one, ..] = &self.values;
+        if !self.is_from_guest(headers) {
+            headers.append(header::VIA, self.guest.clone());
+        }
         let missing = (depth + 1).saturating_sub(self.passed(headers));
         if missing > 0 {
             self.add(headers, one, missing);
         }
+    }
+
+    /// Whether a guest of this host has sent a request with these headers, itself or by way of proxies. What these say of its
+    /// client is then the guest's word, whoever passes it on.
+    pub fn is_from_guest(&self, headers: &HeaderMap) -> bool {
+        let of = |by: &[u8]| by.len() == self.name.len() + GUEST.len() && by.ends_with(GUEST.as_bytes());
+        let marks = |hop: &[u8]| received_by(hop).is_some_and(|by| of(by) && by.starts_with(self.name.as_bytes()));
+        headers.get_all(header::VIA).iter().any(|line| line.as_bytes().split(|byte| *byte == b',').any(marks))
     }
 
     /// Adds this so often, in a line of its own.
@@ -74,9 +88,13 @@ impl Via {
     }
 
     fn is(&self, hop: &[u8]) -> bool {
-        let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(self.name.as_bytes()))
+        received_by(hop).is_some_and(|by| by.eq_ignore_ascii_case(self.name.as_bytes()))
     }
+}
+
+/// The pseudonym in one element of `Via`: `lodge-5eed5eed` of `1.1 lodge-5eed5eed (words)`.
+fn received_by(hop: &[u8]) -> Option<&[u8]> {
+    hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1)
 }
 
 impl Default for Via {
@@ -148,6 +166,30 @@ mod tests {
             assert_eq!(told(&twice, &|request| via.tell(request.headers_mut(), depth)), (depth + 1).max(2));
         }
         assert!(via.pass(&mut Request::new(()), 5, 4).is_err());
+    }
+
+    /// A guest's mark cannot be taken off or left out by the guest, and is no step.
+    #[test]
+    fn guests_are_marked() {
+        let via = Via::new(0x5eed);
+        for lines in
+            [&[][..], &["1.1 front"], &["1.1 lodge-00005eed, 1.1 lodge-00005eed"], &["1.1 lodge-00005eed-guest"]]
+        {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::VIA, HeaderValue::from_static(line));
+            }
+            let before = via.passed(&headers);
+            assert_eq!(via.is_from_guest(&headers), lines == ["1.1 lodge-00005eed-guest"]);
+            via.tell(&mut headers, 0);
+            assert!(via.is_from_guest(&headers) && via.passed(&headers) == before.max(1), "{headers:?}");
+        }
+        for line in ["1.1 lodge-00005eed", "1.1 lodge-0000beef-guest", "1.1 lodge-00005eed-guests", "1.1 -guest"] {
+            assert!(
+                !via.is_from_guest(&HeaderMap::from_iter([(header::VIA, HeaderValue::from_static(line))])),
+                "{line}"
+            );
+        }
     }
 
     #[test]

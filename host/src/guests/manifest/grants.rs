@@ -4,12 +4,12 @@
 //! name can: addresses that are not public.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
 use http::uri::Scheme;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
-use crate::config::key::nearest;
+use crate::config::key::{nearest, network};
 
 /// What a service may send, and to whom. Nothing, unless its manifest says otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,9 +50,6 @@ enum Host {
     Addresses(IpNet),
 }
 
-/// This machine, to itself.
-const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-
 /// How an entry is written.
 const FORM: &str = "write it like \"https://api.example.com\", \"https://*.example.org\", \"http://10.0.0.7:8080\" or \"http://10.0.0.0/8\"";
 
@@ -85,20 +82,6 @@ impl Grants {
         // A network may have both; who lists one does so for those that are not.
         let some = |net: &IpNet| net.prefix_len() < net.max_prefix_len() || !public(net.addr());
         self.http.iter().any(|origin| matches!(&origin.host, Host::Addresses(net) if some(net)))
-    }
-
-    /// The entry that lets a guest connect to this listener of its host as a client of the same machine, if there is one: by
-    /// a loopback address. Only addresses do, and no name.
-    pub fn loops_to(&self, listener: SocketAddr) -> Option<&Origin> {
-        let loopback = IpNet::from(LOOPBACK);
-        let own = match listener.ip().to_canonical() {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => [Some(loopback), None],
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => [Some(loopback), Some(IpAddr::V6(Ipv6Addr::LOCALHOST).into())],
-            address if address.is_loopback() => [Some(address.into()), None],
-            _ => [None, None],
-        };
-        let meets = |origin: &&Origin| own.iter().flatten().any(|own| origin.meets(own));
-        self.http.iter().filter(|origin| origin.is_at(&Scheme::HTTP, listener.port())).find(meets)
     }
 }
 
@@ -180,8 +163,8 @@ impl Origin {
         let (host, port) = split_port(authority).ok_or_else(|| wrong("its port is not one"))?;
         let host = match bits {
             Some(bits) => {
-                let net = format!("{}/{bits}", bare(host)).parse::<IpNet>();
-                Host::Addresses(net.map_err(|_| wrong("it has a path, and is no network"))?.trunc())
+                let net = network(&format!("{}/{bits}", bare(host)));
+                Host::Addresses(net.map_err(|_| wrong("it has a path, and is no network"))?)
             }
             None => Host::read(host).ok_or_else(|| wrong("its host is neither a name nor an address"))?,
         };
@@ -217,11 +200,6 @@ impl Origin {
 
     fn holds(&self, address: IpAddr) -> bool {
         matches!(&self.host, Host::Addresses(net) if net.contains(&address.to_canonical()))
-    }
-
-    /// Whether there is an address in both.
-    fn meets(&self, net: &IpNet) -> bool {
-        matches!(&self.host, Host::Addresses(own) if own.contains(net) || net.contains(own))
     }
 }
 

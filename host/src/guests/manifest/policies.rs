@@ -2,7 +2,6 @@
 //!
 //! `[rate]`, `[breaker]` and `[adaptive]` are read by the tables here, from which the JSON Schema comes, too.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::HeaderName;
@@ -13,7 +12,7 @@ use super::misplaced;
 use crate::admission::rate::By;
 use crate::admission::terms::Policies;
 use crate::admission::{Clients, Priority, adaptive, breaker, rate};
-use crate::config::key::{Key, count, duration, nearest, word};
+use crate::config::key::{Key, count, duration, nearest, network, word};
 use crate::config::plain;
 
 /// Networks of one list: each is looked at for every request.
@@ -229,9 +228,9 @@ fn nets(name: &str, written: &Option<Value>, place: Place<'_>, note: &mut dyn Fn
     }
     let mut nets = Vec::new();
     for item in items.iter().map(plain) {
-        match item.parse().map(|net: IpNet| net.trunc()).or_else(|_| item.parse::<IpAddr>().map(IpNet::from)) {
+        match network(&item) {
             Ok(net) => nets.push(net),
-            Err(_) => problem(format!("`{item}` is not a network; write it like \"10.0.0.0/8\" or \"192.0.2.7\"")),
+            Err(wrong) => problem(wrong),
         }
     }
     nets

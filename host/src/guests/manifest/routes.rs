@@ -1,5 +1,6 @@
 //! Where a service answers, and the policies that a route has besides.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use http::Method;
@@ -10,6 +11,7 @@ use super::faults::with_hint;
 use super::line_of;
 use super::policies::{self, Written};
 use crate::admission::terms::Policies;
+use crate::request::canonical::canonical_host;
 use crate::request::route::{Pattern, Route};
 
 /// Routes of one service.
@@ -52,7 +54,8 @@ pub(super) fn read(
             }
             Ok((route, written)) => {
                 let policies = written.map(|written| policies::read(&written, &|_| line.clone(), note));
-                routes.push((route, policies.unwrap_or_default()));
+                let policies = policies.unwrap_or_default();
+                routes.push((Route { guarded: policies != Policies::default(), ..route }, policies));
             }
             Err(problem) => note(format!("{line}{problem}")),
         }
@@ -69,10 +72,11 @@ fn route(written: &toml::Value) -> Result<(Route, Option<Written>), String> {
             .map_err(|error: toml::de::Error| format!("a route: {}", with_hint(error.message())))?,
         _ => return Err("a route is a path, or a table with `path`".into()),
     };
-    let host = detailed.host.map(|host| host.to_ascii_lowercase());
-    if let Some(host) = host.as_ref().filter(|host| !is_host(host)) {
-        return Err(format!("host `{host}`: write it like \"api.example.com\", without a port"));
-    }
+    let host = detailed.host.as_deref().map(|text| {
+        let host = canonical_host(text).filter(|host| is_host(host)).map(Cow::into_owned);
+        host.ok_or_else(|| format!("host `{text}`: write it like \"api.example.com\", without a port"))
+    });
+    let host = host.transpose()?;
     let methods = detailed.methods.iter().map(|text| {
         let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
         let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| plain);
@@ -81,7 +85,7 @@ fn route(written: &toml::Value) -> Result<(Route, Option<Written>), String> {
     let methods = methods.collect::<Result<_, _>>()?;
     let cache = detailed.cache.as_ref().map(Rules::read).transpose()?;
     let Detailed { path, strip_prefix, allow, deny, priority, rate, breaker, .. } = detailed;
-    let route = Route { host, path: Pattern::read(&path)?, methods, strip_prefix, cache };
+    let route = Route { host, methods, strip_prefix, cache, ..Route::of(Pattern::read(&path)?) };
     Ok((route, Some(Written { allow, deny, priority, rate, breaker })))
 }
 

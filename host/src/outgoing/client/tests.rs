@@ -268,7 +268,9 @@ async fn only_neighbours_are_told_how_deep_it_is() {
     let request = Request::get(&url).header("via", "1.1 mine").body(body()).unwrap();
     let (response, _place) = near.send(&service, &deep, request, RequestOptions::default()).await.unwrap();
     let said = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
-    assert_eq!((said.matches("1.1 lodge-").count(), said.matches("1.1 mine").count()), (3, 1), "{said}");
+    // Three steps, and once that a guest sent it.
+    assert_eq!((said.matches("1.1 lodge-").count(), said.matches("1.1 mine").count()), (4, 1), "{said}");
+    assert_eq!(said.matches("-guest\"").count(), 1, "{said}");
     let tells = |list: &str| client(list, "", RootCertStore::empty()).via.is_some();
     for public in ["['http://*', 'https://api.test']", "['http://1.1.1.1', 'https://[2606:4700::1111]:8443']"] {
         assert!(!tells(public), "{public}");

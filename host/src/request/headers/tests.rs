@@ -1,5 +1,7 @@
-use super::*;
 use http::Request;
+use ipnet::IpNet;
+
+use super::*;
 
 fn peer(address: &str, proxies: &[&str]) -> Peer {
     let proxies: Vec<IpNet> = proxies.iter().map(|net| net.parse().unwrap()).collect();
@@ -104,7 +106,7 @@ fn bodies_are_chunked_once_or_not_at_all() {
         let head = lines.iter().fold(head, |head, line| head.header("transfer-encoding", *line));
         let (mut head, ()) = head.body(()).unwrap().into_parts();
         match arrive(&mut head, &peer("127.0.0.1:9", &[])) {
-            Ok(()) => true,
+            Ok(_) => true,
             Err(RequestError::BadFraming) => false,
             Err(other) => panic!("{other}"),
         }
@@ -153,4 +155,116 @@ fn what_is_asked_for_is_by_a_trusted_proxys_word() {
         let (head, ()) = head.body(()).unwrap().into_parts();
         assert_eq!(outer(&head, &stranger).to_string(), "http://inner/a");
     }
+}
+
+/// The target and the host that a guest is shown.
+fn shown(target: &str, host: &str) -> Result<(String, String), String> {
+    let head = Request::get(target).header("host", host).body(()).unwrap();
+    let (mut head, ()) = head.into_parts();
+    arrive(&mut head, &peer("192.0.2.1:9", &[])).map_err(|error| error.to_string())?;
+    let host = head.headers[header::HOST].to_str().unwrap().to_owned();
+    assert_eq!(head.headers[HOST], host);
+    assert!(head.headers[FORWARDED].to_str().unwrap().contains(&format!("host=\"{host}\"")));
+    Ok((head.uri.to_string(), host))
+}
+
+#[test]
+fn one_form_of_host_and_path() {
+    let check = |target: &str, host: &str, uri: &str| {
+        let expected = uri.parse::<Uri>().unwrap().authority().unwrap().to_string();
+        assert_eq!(shown(target, host), Ok((uri.to_owned(), expected)), "{target} {host}");
+    };
+    check("/a?b=%61", "Api.Example.COM.:80", "http://api.example.com/a?b=%61");
+    check("/a/%7euser/../b%2fc?d/../e", "h:8080", "http://h:8080/a/b%2Fc?d/../e");
+    check("http://h?a=1", "h", "http://h/?a=1");
+    check("http://h", "h", "http://h/");
+    // The target comes before the header (RFC 9112 3.2.2).
+    check("http://one.example/", "two.example", "http://one.example/");
+    for (target, host) in
+        [("/", "p:abc"), ("/", "p:80:80"), ("/", "%61.example"), ("/a%00b", "h"), ("http://h/", "p:abc")]
+    {
+        assert!(shown(target, host).unwrap_err().contains("not valid"), "{target} {host}");
+    }
+    assert!(shown("*", "h").unwrap_err().contains("target"));
+    let asked = |version: Version, host: &str| {
+        let head = Request::options("http://h/").version(version).header("host", host);
+        seen(head.body(()).unwrap(), &peer("192.0.2.1:9", &[])).map(drop)
+    };
+    assert_eq!(asked(Version::HTTP_2, "H."), Ok(()));
+    assert!(asked(Version::HTTP_2, "other").unwrap_err().contains("not the host of the request target"));
+    assert_eq!(asked(Version::HTTP_11, "other"), Ok(()));
+    let star = Request::builder().method(Method::OPTIONS).uri("*").header("host", "h").body(()).unwrap();
+    assert_eq!(seen(star, &peer("192.0.2.1:9", &[])).unwrap().0, "http://h*");
+    let target_only = Request::get("http://h/").body(()).unwrap();
+    assert!(seen(target_only, &peer("192.0.2.1:9", &[])).unwrap_err().contains("missing"), "RFC 9112 3.2");
+    let call = Request::get("http://h.internal?a").body(()).unwrap();
+    assert_eq!(seen(call, &Peer::service("me")).unwrap().0, "http://h.internal/?a");
+}
+
+#[test]
+fn a_default_port_is_the_schemes() {
+    let uri = |proto: &str, host: &str| {
+        let head = Request::get("/").header("host", host).header("x-forwarded-proto", proto);
+        seen(head.body(()).unwrap(), &peer("10.1.2.3:9", &["10.0.0.0/8"])).unwrap().0
+    };
+    assert_eq!([uri("https", "h:443"), uri("HTTPS", "h:443")], ["https://h/", "https://h/"]);
+    assert_eq!([uri("http", "h:443"), uri("https", "h:80")], ["http://h:443/", "https://h:80/"]);
+}
+
+/// What the host writes itself is written after what the client wants gone, and under no other name.
+#[test]
+fn clients_remove_nothing_of_the_hosts() {
+    let own = ["x-request-id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "via"];
+    for peer in [peer("192.0.2.1:9", &[]), peer("10.1.2.3:9", &["10.0.0.0/8"])] {
+        let head = Request::get("/")
+            .header("host", "h")
+            .header("connection", format!("close, {}, traceparent, b3, host, x-mine", own.join(", ")))
+            .header("x-request-id", "1")
+            .header("traceparent", "00-1")
+            .header("via", "1.1 front")
+            .header("x-forwarded-for", "192.0.2.9")
+            .header("x-mine", "1");
+        let (_, lines) = seen(head.body(()).unwrap(), &peer).unwrap();
+        for name in own.into_iter().chain(["traceparent", "host"]) {
+            assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name} {lines:?}");
+        }
+        assert!(!lines.iter().any(|line| line.starts_with("x-mine")), "{lines:?}");
+        assert_eq!(lines.iter().any(|line| line.contains("192.0.2.9")), peer.is_trusted());
+    }
+}
+
+#[test]
+fn underscores_are_no_other_names() {
+    let aliases =
+        ["x_forwarded_for", "X_Forwarded-Proto", "x-real_ip", "x_request_id", "x_b3_traceid", "transfer_encoding"];
+    for peer in [peer("192.0.2.1:9", &[]), peer("10.1.2.3:9", &["10.0.0.0/8"])] {
+        let head = Request::get("/").header("host", "h").header("x_own", "1").header("content_length", "5");
+        let head = aliases.iter().fold(head, |head, name| head.header(*name, "6.6.6.6"));
+        let (_, lines) = seen(head.body(()).unwrap(), &peer).unwrap();
+        let with: Vec<_> = lines.iter().filter(|line| line.split(':').next().unwrap().contains('_')).collect();
+        assert_eq!(with, ["x_own: 1"]);
+    }
+}
+
+/// Clients of this machine are known by a loopback address, if nothing says that a proxy is between.
+#[test]
+fn local_clients() {
+    let local = |peer: &Peer, more: Option<(&'static str, &'static str)>| {
+        let head =
+            more.iter().fold(Request::get("/").header("host", "h"), |head, (name, value)| head.header(*name, *value));
+        let (mut head, ()) = head.body(()).unwrap().into_parts();
+        arrive(&mut head, peer).unwrap().local
+    };
+    for own in ["127.0.0.1:9", "127.1.2.3:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
+        let peer = peer(own, &[]);
+        assert!(local(&peer, None) && local(&peer, Some(("x-other", "1"))), "{own}");
+        for forwarded in
+            [("x-forwarded-for", "127.0.0.1"), ("forwarded", "for=x"), ("via", "1.1 a"), ("x-real-ip", "::1")]
+        {
+            assert!(!local(&peer, Some(forwarded)), "{own} {forwarded:?}");
+        }
+    }
+    assert!(!local(&peer("192.0.2.1:9", &[]), None) && !local(&peer("[::2]:9", &[]), None));
+    assert!(!local(&peer("127.0.0.1:9", &["127.0.0.0/8"]), None), "it is a proxy");
+    assert!(!local(&Peer::service("me"), None));
 }

@@ -66,44 +66,6 @@ fn addresses_are_allowed_by_address_only() {
     assert!(asks(&["http://[::1]:81"], "http://[::1]:81/") && asks(&["http://10.0.0.0/8"], "http://10.9.9.9/"));
 }
 
-/// By a loopback address that the listener has, at its port, without TLS, and by nothing else.
-#[test]
-fn what_loops_back_to_a_listener() {
-    let loops = |list: &[&str], listener: &str| {
-        let grants = Grants { http: list.iter().map(|text| origin(text)).collect(), ..Grants::default() };
-        grants.loops_to(listener.parse().unwrap()).map(ToString::to_string)
-    };
-    let check = |entry: &str, listener: &str, expected: bool| {
-        let found = loops(&["http://*:*", "http://localhost:*", entry], listener);
-        assert_eq!(found.is_some(), expected, "{entry} and {listener}: {found:?}");
-    };
-    for (entry, expected) in [
-        ("http://127.0.0.1:9090", true),
-        ("http://127.0.0.1:*", true),
-        ("http://127.0.0.0:*/8", true),
-        ("http://0.0.0.0:9090/0", true),
-        ("http://[::ffff:127.0.0.1]:9090", true),
-        ("http://127.0.0.1", false),
-        ("http://127.0.0.1:9091", false),
-        ("http://127.0.0.2:9090", false),
-        ("https://127.0.0.1:*", false),
-        ("http://[::1]:9090", false),
-        ("http://10.0.0.0:*/8", false),
-    ] {
-        check(entry, "127.0.0.1:9090", expected);
-    }
-    // A listener at every address is there at each of 127.0.0.0/8, and one of IPv6 at both families'.
-    check("http://127.1.2.3:9090", "0.0.0.0:9090", true);
-    check("http://[::1]:9090", "0.0.0.0:9090", false);
-    check("http://127.1.2.3:9090", "[::]:9090", true);
-    check("http://[::1]:9090", "[::]:9090", true);
-    check("http://[::1]:*", "[::1]:9090", true);
-    check("http://[::]:*/0", "[::1]:9090", true);
-    // At an address of the network a guest would come from that address, and who comes from there needs a token.
-    check("http://10.0.0.5:9090", "10.0.0.5:9090", false);
-    assert_eq!(loops(&["http://10.0.0.7", "http://127.0.0.1:*"], "127.0.0.1:9090").unwrap(), "http://127.0.0.1:*");
-}
-
 #[test]
 fn names_of_services() {
     let read =
