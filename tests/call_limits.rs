@@ -104,6 +104,7 @@ async fn a_deadline_is_carried() {
         trusted_proxies: Vec::new(),
         service_hosts: lodge::config::ServiceHosts::Local,
         responses: None,
+        unsent: lodge::responses::budget::Budget::new(1 << 20),
         via: Arc::default(),
         current: host.current.clone(),
         ids: lodge::ids::Ids::new(),

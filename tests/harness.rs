@@ -4,6 +4,7 @@
 mod browser;
 mod client;
 pub(crate) mod far;
+mod narrow;
 mod process;
 mod replica;
 
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use browser::Browser;
 pub(crate) use client::{Answer, Connection, fed, get, raw};
+pub(crate) use narrow::{Narrow, unread};
 pub(crate) use process::{Leashed, Process, lodge, output};
 pub(crate) use replica::{Habit, Replica};
 

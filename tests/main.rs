@@ -49,6 +49,7 @@ mod rollouts;
 mod serving;
 mod shown;
 mod spellings;
+mod stalls;
 mod streaming;
 mod tidy;
 mod traces;

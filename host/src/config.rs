@@ -108,7 +108,7 @@ pub struct Listener {
     pub first_byte: Duration,
     /// From the first byte of a request head to its last.
     pub header_read: Duration,
-    /// Between two requests; also how long a client may refuse to take any byte of an answer.
+    /// Between two requests; also how long a client may take to take 16 KiB of a response, or all there is.
     pub idle: Duration,
     /// Bytes of a request head.
     pub head: usize,
@@ -116,6 +116,8 @@ pub struct Listener {
     pub headers: usize,
     /// Concurrent HTTP/2 streams of a connection.
     pub streams: usize,
+    /// Bytes of complete responses that their clients have not taken yet, all connections together.
+    pub unsent: usize,
 }
 
 /// Sizes of the engine.
@@ -361,6 +363,7 @@ impl Config {
                 head: 0,
                 headers: 0,
                 streams: 0,
+                unsent: 0,
             },
             engine: Engine {
                 instances: 0,

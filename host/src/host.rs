@@ -25,8 +25,9 @@ use crate::metrics::{self, Metrics};
 use crate::outgoing::Outgoing;
 use crate::request::accept::accept;
 use crate::request::frame::Handler;
-use crate::request::serve::{self, Server};
+use crate::request::serve::Server;
 use crate::responses::Responses;
+use crate::responses::budget::Budget;
 use crate::traces::{Exporting, Tracer};
 
 /// Files that are no connections of clients: the listeners, the directory, components being read.
@@ -98,6 +99,7 @@ impl Host {
             trusted_proxies: config.trusted_proxies.clone(),
             service_hosts: config.service_hosts,
             responses: Responses::new(config.responses.memory, config.responses.entry),
+            unsent: Budget::new(config.listener.unsent),
             ids: Ids::new(),
             via: compiler.upstreams.via(),
             nobody: compiler.services.of(""),
@@ -160,6 +162,7 @@ impl Host {
                     current: current.clone(),
                     commons: Arc::clone(&commons),
                     metrics: Arc::clone(&metrics),
+                    unsent: Arc::clone(&handler.unsent),
                     nobody: Arc::clone(&handler.nobody),
                     logs: Arc::clone(&logs),
                     tracer,
@@ -178,7 +181,6 @@ impl Host {
             // Kept here, too: what guests still do after their answers may be calls.
             handler: Arc::clone(&handler),
             drain,
-            http: serve::http(&config.listener),
             bounds: config.listener.clone(),
         });
         let delayed = async {

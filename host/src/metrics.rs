@@ -104,6 +104,8 @@ pub struct Metrics {
     connections: AtomicI64,
     /// Accepted so far.
     accepted: AtomicU64,
+    /// Responses that were cut off because their clients took too little of them.
+    pub stalled: AtomicU64,
     /// Components that are being compiled, or wait for it.
     compiling: AtomicI64,
     /// Machine code from a component's bytes.

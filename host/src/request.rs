@@ -1,6 +1,7 @@
 //! The story of a request, in the order of the files.
 //!
-//! [`accept`] takes a connection, [`serve`] speaks HTTP on it while [`activity`] watches how long the client takes;
+//! [`accept`] takes a connection, [`serve`] speaks HTTP on it while [`activity`] watches how long the client takes, and
+//! [`transfer`] how much of its responses;
 //! [`frame`] is around each request, and around those that guests send to each other; [`handle`] is the path itself: [`headers`] make the head into what the guest sees, its host and path in their
 //! [`canonical`] forms, [`route`]
 //! finds who answers, admission lets it in, [`instance`] runs the guest with the request's [`body`] until there is an
@@ -24,5 +25,6 @@ pub mod respond;
 pub mod route;
 pub mod serve;
 pub mod split;
+pub mod transfer;
 pub mod upgrade;
 pub mod via;

@@ -13,7 +13,7 @@
 //! (206), `only-if-cached`, and asking for a newer answer behind the back of the client (`stale-while-revalidate` lets
 //! all but one go on with the old one).
 
-mod budget;
+pub mod budget;
 mod changes;
 mod conditions;
 mod errand;

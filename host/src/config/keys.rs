@@ -142,7 +142,7 @@ pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "listener.idle",
         default: "60s",
-        help: "time between requests, and for a client that takes no byte of an answer",
+        help: "time between requests, and for a client to take 16 KiB of a response, or what is left of it",
         set: |c, text| duration(text, MS..=DAY).map(|value| c.listener.idle = value),
     },
     Key {
@@ -162,6 +162,12 @@ pub const KEYS: &[Key<Config>] = &[
         default: "200",
         help: "concurrent HTTP/2 streams of a connection",
         set: |c, text| count(text, 1..=100_000).map(|value| c.listener.streams = value),
+    },
+    Key {
+        name: "listener.unsent",
+        default: "64MiB",
+        help: "memory for complete responses that clients have not taken yet; beyond it, responses keep their sandbox's place",
+        set: |c, text| size(text, 0..=1 << 40).map(|value| c.listener.unsent = value),
     },
     Key {
         name: "engine.instances",

@@ -52,7 +52,7 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "wall",
         default: "30s",
-        help: "wall time of a request, to the last byte of its body",
+        help: "wall time of a request, until its answer is complete",
         set: |l, text| key::duration(text, MS..=DAY).map(|value| l.wall = value),
     },
     Key {

@@ -20,6 +20,7 @@ use super::{Histogram, Metrics};
 use crate::admission::Commons;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::logs::Logs;
+use crate::responses::budget::Budget;
 use crate::service::Service;
 use crate::traces::Tracer;
 
@@ -32,6 +33,8 @@ pub struct Scrape {
     pub commons: Arc<Commons>,
     /// What is counted of the host.
     pub metrics: Arc<Metrics>,
+    /// Complete responses that are not written yet.
+    pub unsent: Arc<Budget>,
     /// Where requests are counted that no service owns.
     pub nobody: Arc<Service>,
     /// What was said.
@@ -132,10 +135,11 @@ impl Collector for Scrape {
 
 impl Scrape {
     /// What only grows.
-    fn counters(&self) -> [Number<u64>; 7] {
+    fn counters(&self) -> [Number<u64>; 8] {
         let metrics = &self.metrics;
         [
             ("lodge_connections_accepted", "Connections accepted", metrics.accepted.load(Relaxed)),
+            ("lodge_stalled_responses", "Responses cut off for want of a client", metrics.stalled.load(Relaxed)),
             ("lodge_compile_cache_hits", "Components found in the compile cache", metrics.cache_hits.load(Relaxed)),
             ("lodge_compile_cache_misses", "Components not found there", metrics.cache_misses.load(Relaxed)),
             ("lodge_log_lines_dropped", "Log lines that nobody read", self.logs.dropped()),
@@ -146,10 +150,11 @@ impl Scrape {
     }
 
     /// What comes and goes.
-    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 9] {
+    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 10] {
         let level = self.commons.shedding.level() as u64;
         [
             ("lodge_connections", "Connections open", self.metrics.connections()),
+            ("lodge_unsent_bytes", "Complete responses that clients have not taken yet", self.unsent.used() as u64),
             ("lodge_compile_queue", "Components being compiled, or waiting for it", self.metrics.compile_queue()),
             ("lodge_snapshot_generation", "Grows with every change of what is served", snapshot.generation),
             ("lodge_services", "Services served", snapshot.targets.len() as u64),

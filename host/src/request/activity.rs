@@ -1,35 +1,40 @@
-//! What a connection is doing, and when it has been doing it for too long.
+//! The state of a connection, and for how long it may last.
 //!
 //! hyper times neither the first bytes nor a client that stops reading, and cannot tell an idle connection from a
 //! slow head. So the bytes are watched on their way in and out, requests report when they begin and end, and the
-//! connection's own task compares that with the bounds. A timer is only touched when a deadline comes nearer, which
-//! a busy connection's never does.
+//! connection's own task compares that with the bounds. What a client owes per response is in [`super::transfer`].
+//!
+//! The timer is only touched when a deadline comes nearer: never on a busy HTTP/1.1 connection, and once a second on a
+//! busy HTTP/2 connection.
 
-use std::io;
-use std::mem::MaybeUninit;
+mod stream;
+
 use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
+pub use self::stream::Watched;
+use super::transfer::{Held, Outbound, Transfer, Transfers};
 use crate::capabilities::sandbox::lock;
 use crate::config;
+use crate::metrics::Metrics;
+use crate::responses::budget::Budget;
 
 /// While the host stops: how long an idle HTTP/1 connection stays open for a request that is on its way already.
 /// Closing at once would lose that request; its answer says `connection: close`.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// How long a client that has closed its sending side in the middle of a request may still be there for the answer.
-/// On the wire it looks the same as one that has left, whose guest must not go on for nobody.
-const HALF_CLOSED: Duration = Duration::from_secs(1);
+/// The longest time between two looks at the responses that a client has not taken.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// How long what a client still sends is thrown away after the connection's end. Closing with some of it unread would
-/// reset the connection, and take the answer from a client that has not read it yet: the 413 to an upload, say.
-const DISCARD: Duration = Duration::from_secs(1);
+/// In the place of `listener.idle`, where that is longer, for a client that does not take its response while the host stops
+/// or half of `listener.unsent` is used; and of `listener.header_read` for one that does not close while the host stops.
+const PRESSED: Duration = Duration::from_secs(5);
 
 /// What a connection is doing.
 pub struct Activity {
@@ -37,6 +42,8 @@ pub struct Activity {
     first_byte: Duration,
     header_read: Duration,
     idle: Duration,
+    unsent: Arc<Budget>,
+    metrics: Arc<Metrics>,
 }
 
 struct State {
@@ -47,8 +54,14 @@ struct State {
     upload: bool,
     /// It was handed over to another protocol, which ends its two directions one by one.
     switched: bool,
-    /// The client has not taken a byte since.
-    stalled: Option<Instant>,
+    /// The stream that the next task is for.
+    begun: Option<Arc<Transfer>>,
+    /// Responses that the client has not taken all of.
+    transfers: Transfers,
+    /// The last stream was reset because its client made no progress since.
+    wasted: Option<Instant>,
+    /// The socket takes no more since, or only so many bytes.
+    stalled: Option<(Instant, usize)>,
     /// The host is stopping since.
     stopping: Option<Instant>,
     /// hyper was told to finish.
@@ -75,24 +88,19 @@ pub enum Verdict {
     Cut(&'static str),
 }
 
-/// A request being answered, from its head to the last byte of its answer.
-pub struct Working(Arc<Activity>);
-
-/// A body that keeps its connection busy.
-pub struct Held<B> {
-    body: B,
-    _working: Working,
+/// What is due on a connection.
+enum Due {
+    Verdict(Verdict),
+    /// A look at its transfers.
+    Look,
 }
 
-/// A stream whose bytes are watched.
-pub struct Watched<S> {
-    stream: S,
+/// A request in progress, from its head until the last byte of its response is with hyper.
+pub struct Working {
     activity: Arc<Activity>,
-    sniffed: bool,
-    /// The end of the client's bytes, which hyper is told of later.
-    half_closed: Option<Pin<Box<Sleep>>>,
-    /// Since the end, while the client may send on.
-    discarding: Option<Pin<Box<Sleep>>>,
+    /// Of an HTTP/2 stream always, else of a response whose bytes count.
+    transfer: Option<Arc<Transfer>>,
+    stream: bool,
 }
 
 /// Waits for the next verdict.
@@ -103,12 +111,15 @@ pub struct Watch {
 
 impl Activity {
     /// A connection that was just accepted.
-    pub fn new(bounds: &config::Listener) -> Self {
+    pub fn new(bounds: &config::Listener, unsent: &Arc<Budget>, metrics: &Arc<Metrics>) -> Self {
         let phase = Phase::Silent(Instant::now());
         let (h2, upload, switched) = (false, false, false);
-        let state = State { phase, h2, upload, switched, stalled: None, stopping: None, finishing: None };
+        let (begun, transfers, wasted) = (None, Transfers::default(), None);
+        let (stalled, stopping, finishing) = (None, None, None);
+        let state = State { phase, h2, upload, switched, begun, transfers, wasted, stalled, stopping, finishing };
         let (first_byte, header_read, idle) = (bounds.first_byte, bounds.header_read, bounds.idle);
-        Self { state: Mutex::new(state), first_byte, header_read, idle }
+        let (unsent, metrics) = (Arc::clone(unsent), Arc::clone(metrics));
+        Self { state: Mutex::new(state), first_byte, header_read, idle, unsent, metrics }
     }
 
     /// A request begins, with a body or without.
@@ -117,8 +128,23 @@ impl Activity {
         state.upload = upload;
         let running = if let Phase::Busy(running) = state.phase { running } else { 0 };
         state.phase = Phase::Busy(running + 1);
+        state.wasted = None;
+        let (stream, mut transfer) = (state.h2, None);
+        if stream {
+            let begun = Arc::<Transfer>::default();
+            state.transfers.add(&begun);
+            state.begun = Some(Arc::clone(&begun));
+            transfer = Some(begun);
+        }
         drop(state);
-        Working(Arc::clone(self))
+        Working { activity: Arc::clone(self), transfer, stream }
+    }
+
+    /// The task of the request that began last: hyper calls the service, and spawns the stream's task right after.
+    pub fn spawned(&self, task: AbortHandle) {
+        if let Some(transfer) = lock(&self.state).begun.take() {
+            transfer.runs(task);
+        }
     }
 
     /// Another protocol takes the connection over.
@@ -136,16 +162,54 @@ impl Activity {
         let timer = Box::pin(tokio::time::sleep(self.first_byte));
         Watch { activity: Arc::clone(self), timer }
     }
+
+    /// Between two looks at the transfers.
+    fn look_every(&self) -> Duration {
+        (self.idle / 8).clamp(Duration::from_millis(1), LOOK)
+    }
+
+    /// Resets the streams whose clients take too little. Anything else that is stuck ends with the connection.
+    fn look(&self, state: &mut State, now: Instant) -> Option<Verdict> {
+        let limit = state.patience(self);
+        let found = state.transfers.look(now, limit);
+        self.metrics.stalled.fetch_add(found.reset + u64::from(found.stuck), Relaxed);
+        if found.reset > 0 {
+            state.wasted = now.checked_sub(limit);
+        }
+        if let (true, Phase::Idle(since)) = (found.over, &mut state.phase) {
+            *since = now;
+        }
+        match state.phase {
+            _ if !found.stuck => None,
+            _ if state.h2 && state.finishing.is_none() => Some(Verdict::Finish),
+            Phase::Busy(_) if state.h2 => None,
+            _ => Some(Verdict::Cut("the client takes too little")),
+        }
+    }
 }
 
 impl State {
-    /// The next verdict and when it is due; `None` while there is nothing to wait for.
-    fn due(&self, bounds: &Activity) -> Option<(Instant, Verdict)> {
+    /// How long a client may make no progress with a response.
+    fn patience(&self, bounds: &Activity) -> Duration {
+        if self.stopping.is_some() || bounds.unsent.is_pressed() { bounds.idle.min(PRESSED) } else { bounds.idle }
+    }
+
+    /// What is due next, and when; `None` while there is nothing to wait for.
+    fn due(&mut self, bounds: &Activity) -> Option<(Instant, Due)> {
+        let look = self.transfers.next_look(bounds.look_every(), Instant::now);
+        let verdict = self.verdict(bounds).map(|(at, verdict)| (at, Due::Verdict(verdict)));
+        [verdict, look.map(|at| (at, Due::Look))].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// The next verdict and when it is due, as far as the transfers do not decide it.
+    fn verdict(&self, bounds: &Activity) -> Option<(Instant, Verdict)> {
         let finish = |at| if self.finishing.is_some() { None } else { Some((at, Verdict::Finish)) };
         let phase = match self.phase {
             Phase::Silent(since) => Some((since + bounds.first_byte, Verdict::Cut("no first byte"))),
             Phase::Head(since) => since.map(|since| (since + bounds.header_read, Verdict::Cut("slow request head"))),
             Phase::Busy(_) => None,
+            // Not idle: it still sends.
+            Phase::Idle(_) if !self.transfers.is_empty() => None,
             Phase::Idle(since) => finish(since + bounds.idle),
         };
         let stopping = self.stopping.and_then(|since| match self.phase {
@@ -153,9 +217,12 @@ impl State {
             _ if self.h2 => finish(since),
             _ => finish(since + LINGER),
         });
-        let stalled = self.stalled.map(|since| (since + bounds.idle, Verdict::Cut("the client takes no data")));
-        let finished = self.finishing.filter(|_| !matches!(self.phase, Phase::Busy(_)));
-        let finished = finished.map(|since| (since + bounds.header_read, Verdict::Cut("did not finish")));
+        let stalled =
+            self.stalled.map(|(since, _)| (since + self.patience(bounds), Verdict::Cut("the client takes too little")));
+        let sends = matches!(self.phase, Phase::Busy(_)) || !self.transfers.is_empty();
+        let finished = self.finishing.filter(|_| !sends);
+        let farewell = if self.stopping.is_some() { bounds.header_read.min(PRESSED) } else { bounds.header_read };
+        let finished = finished.map(|since| (since + farewell, Verdict::Cut("did not finish")));
         [phase, stopping, stalled, finished].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
@@ -168,11 +235,16 @@ impl Watch {
             if let Phase::Head(since @ None) = &mut state.phase {
                 *since = Some(Instant::now());
             }
-            let Some((at, verdict)) = state.due(&self.activity) else { return Poll::Pending };
+            let Some((at, due)) = state.due(&self.activity) else { return Poll::Pending };
             // A timer that comes early enough tells that it is not yet time, without a look at the clock.
             if self.timer.is_elapsed() || self.timer.deadline() > at.into() {
                 let now = Instant::now();
                 if at <= now {
+                    let verdict = match due {
+                        Due::Verdict(verdict) => Some(verdict),
+                        Due::Look => self.activity.look(&mut state, now),
+                    };
+                    let Some(verdict) = verdict else { continue };
                     if verdict == Verdict::Finish {
                         state.finishing = Some(now);
                     }
@@ -188,137 +260,41 @@ impl Watch {
 
 impl Working {
     /// Keeps the connection busy until the body of `response` is done with.
-    pub fn until<B>(self, response: http::Response<B>) -> http::Response<Held<B>> {
-        response.map(|body| Held { body, _working: self })
+    pub fn until<B: Outbound>(self, response: http::Response<B>) -> http::Response<Held<B>> {
+        response.map(|body| Held::new(body, self))
+    }
+
+    /// Whether it came over HTTP/2.
+    pub(super) fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    /// Where the bytes of its response report to, if anywhere.
+    pub(super) fn watched(&self) -> Option<&Arc<Transfer>> {
+        self.transfer.as_ref()
+    }
+
+    /// The same, made if it is not there.
+    pub(super) fn transfer(&mut self) -> &Arc<Transfer> {
+        let activity = &self.activity;
+        self.transfer.get_or_insert_with(|| {
+            let transfer = Arc::default();
+            lock(&activity.state).transfers.add(&transfer);
+            transfer
+        })
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
+        self.transfer.iter().for_each(|transfer| transfer.ends());
+        let mut state = lock(&self.activity.state);
         state.phase = match state.phase {
             Phase::Busy(running) if running > 1 => Phase::Busy(running - 1),
-            _ => Phase::Idle(Instant::now()),
+            _ => Phase::Idle(state.wasted.unwrap_or_else(Instant::now)),
         };
     }
 }
 
-impl<B: Body + Unpin> Body for Held<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<S> Watched<S> {
-    /// Watches `stream` for `activity`.
-    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, sniffed: false, half_closed: None, discarding: None }
-    }
-
-    /// The client sends no more.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let state = lock(&self.activity.state);
-        let answering = matches!(state.phase, Phase::Busy(_)) && !state.h2;
-        drop(state);
-        if answering {
-            let timer = self.half_closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED)));
-            ready!(timer.as_mut().poll(cx));
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
-        let mut state = lock(&self.activity.state);
-        if polled.is_pending() {
-            state.stalled.get_or_insert_with(Instant::now);
-        } else {
-            state.stalled = None;
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let Some(bytes) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) else {
-            return self.poll_end(cx);
-        };
-        let mut state = lock(&self.activity.state);
-        if !self.sniffed {
-            state.h2 = bytes.starts_with(b"PRI");
-        }
-        match state.phase {
-            Phase::Silent(_) => state.phase = Phase::Head(None),
-            Phase::Idle(_) if !state.h2 => state.phase = Phase::Head(None),
-            _ => {}
-        }
-        drop(state);
-        self.sniffed = true;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + Unpin> Watched<S> {
-    /// Throws away what the client sends, until it has heard of the end.
-    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut scrap = [const { MaybeUninit::uninit() }; 8 << 10];
-        let timer = self.discarding.get_or_insert_with(|| Box::pin(tokio::time::sleep(DISCARD)));
-        while timer.as_mut().poll(cx).is_pending() {
-            let mut scrap = ReadBuf::uninit(&mut scrap);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut scrap)) {
-                Ok(()) if !scrap.filled().is_empty() => {}
-                _ => break,
-            }
-        }
-        Poll::Ready(())
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(&polled);
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(&polled);
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        let state = lock(&self.activity.state);
-        let discards = state.upload && !state.switched;
-        drop(state);
-        if discards {
-            ready!(self.poll_discard(cx));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -177,14 +177,14 @@ impl AnswerBody {
         self.ended.then_some(size)
     }
 
-    /// Every frame is here.
-    pub fn is_whole(&self) -> bool {
-        self.ended
+    /// Bytes of a body whose frames are all here.
+    pub fn size(&self) -> Option<usize> {
+        self.ended.then(|| self.early.iter().filter_map(Frame::data_ref).map(Bytes::len).sum())
     }
 
-    /// Nothing is left to say.
-    pub fn is_end(&self) -> bool {
-        self.ended && self.early.is_empty()
+    /// The frames that are here. Whatever still makes others is dropped.
+    pub fn into_frames(self) -> VecDeque<Frame<Bytes>> {
+        self.early
     }
 
     /// What the guest still does after its answer is complete, if anything. Bounded by its wall time.

@@ -143,14 +143,14 @@ impl Relay {
         RequestError::Upstream(cause)
     }
 
-    /// Every frame is here.
-    pub fn is_whole(&self) -> bool {
-        self.ended
+    /// Bytes of a body whose frames are all here.
+    pub fn size(&self) -> Option<usize> {
+        self.ended.then(|| self.early.iter().filter_map(Frame::data_ref).map(Bytes::len).sum())
     }
 
-    /// Nothing is left to say.
-    pub fn is_end(&self) -> bool {
-        self.ended && self.early.is_empty()
+    /// The frames that are here. The replica is let go.
+    pub fn into_frames(self) -> VecDeque<Frame<Bytes>> {
+        self.early
     }
 
     /// Bytes still to come, when that is known.

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response};
+use http_body::Body as _;
 
 use super::body::RequestBody;
 use super::handle::handle;
 use super::headers::{Peer, REQUEST_ID};
 use super::record::Record;
-use super::respond::{self, Body};
+use super::respond::{self, Body, Reserve};
 use super::via::Via;
 use crate::admission::Asked;
 use crate::config::ServiceHosts;
@@ -20,6 +21,7 @@ use crate::ids::Ids;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::responses::Responses;
+use crate::responses::budget::Budget;
 use crate::service::Service;
 use crate::traces::Tracer;
 
@@ -45,6 +47,8 @@ pub struct Handler {
     pub via: Arc<Via>,
     /// Answers that are kept, if any are.
     pub responses: Option<Arc<Responses>>,
+    /// The bytes of complete responses that are not written yet: `listener.unsent`.
+    pub unsent: Arc<Budget>,
 }
 
 /// Where a request comes from.
@@ -88,12 +92,20 @@ impl Handler {
         // The id is made of hexadecimal digits, or was a header already.
         let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
         request.headers_mut().insert(REQUEST_ID, id_header.clone());
+        let version = request.version();
         let mut record = Record::new(Arc::clone(&id), self.tracer.begin(request.headers_mut()));
         let mut response = match handle(self, hop, request, &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 record.failed(&error, &self.nobody, hop.peer.address());
-                respond::problem(&error, &id)
+                let mut problem = respond::problem(&error, &id);
+                let reserve = Reserve { version, unsent: &self.unsent };
+                let bytes = problem.body().size_hint().exact().unwrap_or_default();
+                if !problem.body_mut().count(bytes.try_into().unwrap_or(usize::MAX), reserve) {
+                    // The status says most of it, and a head needs no window.
+                    *problem.body_mut() = Body::text(None);
+                }
+                problem
             }
         };
         record.answered(response.status());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
-use http::{Request, Response, StatusCode, Uri, header};
+use http::{Request, Response, StatusCode, Uri, Version, header};
 
 use super::body::RequestBody;
 use super::forward;
@@ -13,7 +13,7 @@ use super::headers::{self, Arrival};
 use super::instance::Instance;
 use super::mirror;
 use super::record::Record;
-use super::respond::{self, Body};
+use super::respond::{self, Body, Exchange, Reserve};
 use super::route::{Match, Missed};
 use super::split::Split;
 use crate::admission::Permit;
@@ -23,6 +23,7 @@ use crate::guests::deployment::Backend;
 use crate::guests::manifest::cache::Rules;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
+use crate::responses::budget::Budget;
 use crate::responses::{self, Found};
 use crate::traces::{Phase, Tracer};
 
@@ -58,22 +59,42 @@ pub async fn handle<B: RequestBody>(
         return Err(RequestError::CallDepth);
     }
     fits(&bound.target, &head.headers, &body)?;
-    let mut request = Request::from_parts(head, body);
+    let (version, mut request) = (head.version, Request::from_parts(head, body));
     // In boxes, here and below, is whatever only some requests need: all that is awaited is part of a future that is moved for
     // each of them, and with these it was 11 KB and not 5.
     let mut errand = match (&handler.responses, &bound.cached) {
         (Some(responses), Some((rules, uri))) => {
             bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
             match Box::pin(responses.look(*rules, uri, &bound.target.backend, &mut request, record)).await {
-                Found::Kept(response) => return Ok(response),
+                Found::Kept(response) => return stored(handler, &bound.target, version, response, record),
                 Found::Ask(errand) => errand,
             }
         }
         (Some(responses), None) if hop.call.is_some() => responses.called(&bound.target.backend, &request),
         _ => return ask(handler, hop, bound, request, depth, None, record).await,
     };
+    let target = Arc::clone(&bound.target);
     let result = Box::pin(ask(handler, hop, bound, request, depth, Some(&mut errand), record)).await;
-    errand.settle(result, record)
+    stored(handler, &target, version, errand.settle(result, record)?, record)
+}
+
+/// A response whose body may be a stored one, which other responses share. It takes a place of its service while there is no
+/// room for it in `listener.unsent`.
+///
+/// # Errors
+/// When there is no such place, either.
+fn stored(
+    handler: &Handler,
+    target: &Target,
+    version: Version,
+    response: Response<Body>,
+    record: &Record,
+) -> Result<Response<Body>, RequestError> {
+    let (head, mut body) = response.into_parts();
+    if !body.count(0, Reserve { version, unsent: &handler.unsent }) {
+        body = body.permitted(target.admission.admit_aside(record.start())?);
+    }
+    Ok(Response::from_parts(head, body))
 }
 
 /// Has a request that so many calls led to answered by its service.
@@ -98,11 +119,11 @@ fn ask<B: RequestBody>(
         let deadline = hop.call.map_or(own, |call| own.min(call.deadline));
         let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
         let Some((version, route)) = mirror else {
-            return run(&handler.tracer, &target, permit, request, client, errand, record).await;
+            return run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record).await;
         };
         let (request, copy) = mirror::doubled(request);
-        tokio::spawn(mirror::show(version, route, copy, client, errand.clone()));
-        Box::pin(run(&handler.tracer, &target, permit, request, client, errand, record)).await
+        tokio::spawn(mirror::show(version, route, copy, client, errand.clone(), Arc::clone(&handler.unsent)));
+        Box::pin(run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)).await
     }
 }
 
@@ -112,7 +133,7 @@ fn ask<B: RequestBody>(
 /// Every way in which it fails to.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 pub(super) fn run<B: RequestBody>(
-    tracer: &Tracer,
+    (tracer, unsent): (&Tracer, &Arc<Budget>),
     target: &Target,
     permit: Permit,
     request: Request<B>,
@@ -121,7 +142,8 @@ pub(super) fn run<B: RequestBody>(
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
-        let (method, deadline) = (request.method().clone(), errand.deadline);
+        let (method, version, deadline) = (request.method().clone(), request.version(), errand.deadline);
+        let exchange = Exchange { method, deadline, reserve: Reserve { version, unsent } };
         match &target.backend {
             Backend::Guest(guest) => {
                 if guest.sends() {
@@ -135,13 +157,13 @@ pub(super) fn run<B: RequestBody>(
                     }
                     Err(error) => Err(error),
                 };
-                respond::holding(permit, answer, &method, deadline)
+                respond::holding(permit, answer, &exchange)
             }
             Backend::Upstream(upstream) => {
                 record.begins(Phase::Guest);
                 let onward = if record.is_traced() { tracer.onward(request.headers()) } else { None };
                 let answer = Box::pin(forward::forward(upstream, request, client, &errand, onward)).await;
-                respond::relaying(permit, answer, &method, deadline)
+                respond::relaying(permit, answer, &exchange)
             }
         }
     }

@@ -20,6 +20,7 @@ use super::record::Record;
 use super::respond;
 use crate::capabilities::sandbox::Errand;
 use crate::guests::target::Target;
+use crate::responses::budget::Budget;
 use crate::traces::{Trace, Tracer};
 
 /// Frames of a body that the copy may be behind. hyper reads at most 512 KiB into one, and usually 8.
@@ -64,7 +65,14 @@ pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Reques
 
 /// Shows `request` to a version, and counts what it makes of it as its own. It is in no trace, nor is what it sends on: whoever
 /// reads the original's would take that for a part of it.
-pub async fn show(target: Arc<Target>, route: Arc<str>, request: Request<AnyBody>, client: IpAddr, errand: Errand) {
+pub async fn show(
+    target: Arc<Target>,
+    route: Arc<str>,
+    request: Request<AnyBody>,
+    client: IpAddr,
+    errand: Errand,
+    unsent: Arc<Budget>,
+) {
     let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
@@ -73,7 +81,7 @@ pub async fn show(target: Arc<Target>, route: Arc<str>, request: Request<AnyBody
         // The version has done nothing wrong, and made no answer.
         Err(refusal) => return record.dismissed(&refusal.into()),
     };
-    let response = match run(&Tracer::off(), &target, permit, request, client, errand, &mut record).await {
+    let response = match run((&Tracer::off(), &unsent), &target, permit, request, client, errand, &mut record).await {
         Ok(response) => response,
         Err(error) => {
             record.counted(&error);

@@ -1,119 +1,154 @@
-//! The answer on its way to the client: a body that owns the [`Permit`] and the running guest until the last byte.
+//! The response on its way to the client.
 //!
-//! Ends in one of three ways: complete; aborted, so that the client can tell (h1: closed without the last chunk, h2:
+//! A response that is complete needs no sandbox: its [`Permit`] is given back at once, and until the last byte is written its
+//! bytes count against `listener.unsent`. Any other body owns the permit and the running guest, or the replica, until its last
+//! frame, or until the time of the service is up.
+//!
+//! A body ends in one of three ways: complete; aborted, so that the client can tell (h1: closed without the last chunk, h2:
 //! RST_STREAM); or dropped by a client that went away, which cancels the guest.
 
+mod streamed;
+
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::task::AbortHandle;
 
+pub use self::streamed::Aborted;
+use self::streamed::{Live, Streamed, promised};
 use super::answer::{Answer, AnswerBody};
-use super::forward::{Forwarded, Relay};
+use super::forward::Forwarded;
 use super::headers;
 use super::record::Record;
+use super::transfer::{Hold, Outbound};
 use super::upgrade;
 use crate::admission::Permit;
-use crate::capabilities::sandbox::lock;
 use crate::error::RequestError;
+use crate::responses::budget::{Budget, Room};
 use crate::responses::recorder::Recorder;
 
 /// Among the extensions of an answer after which nothing that comes on its connection can be believed.
 #[derive(Clone, Copy, Debug)]
 pub struct Last;
 
+/// Bytes that a response takes besides its body while it waits for the window of its HTTP/2 stream: the task of the stream,
+/// its state in h2, the head.
+const STREAM: usize = 8 << 10;
+
+/// A complete response of at most so many bytes over HTTP/1.1 does not count: a connection has one, and buffers that much.
+const BUFFERED: usize = 8 << 10;
+
+/// What a response depends on of its request and its host.
+pub struct Exchange<'a> {
+    /// The request's method.
+    pub method: Method,
+    /// When the service's time is up.
+    pub deadline: Instant,
+    /// Where the response has room once it is complete.
+    pub reserve: Reserve<'a>,
+}
+
+/// `listener.unsent`, the bytes of complete responses that are not written yet, for the response to one request.
+#[derive(Clone, Copy)]
+pub struct Reserve<'a> {
+    /// The version of the request.
+    pub version: Version,
+    /// The room of all responses.
+    pub unsent: &'a Arc<Budget>,
+}
+
 /// What hyper sends, and what is known of the request that it answers.
 pub struct Body {
     source: Source,
+    /// For the bytes of a complete response.
+    room: Option<Room>,
+    /// Held instead of room that there is none of.
+    permit: Option<Permit>,
     record: Option<Record>,
     /// Writes it down for others.
     recorder: Option<Recorder>,
 }
 
 enum Source {
-    /// The host's own words.
+    /// A text of the host, or a stored body.
     Text(Option<Bytes>),
-    /// An answer that is all here: the usual case, and the cheap one.
-    Whole { body: Live, _permit: Option<Permit> },
-    /// An answer that is still being made.
+    /// Every frame of a complete response: the usual case, and the cheap one.
+    Whole(VecDeque<Frame<Bytes>>),
+    /// A response that is still being made, or that there is no room for.
     Streamed(Streamed),
 }
 
-/// The body of an answer, with whoever makes it.
-enum Live {
-    Guest(AnswerBody),
-    Replica(Box<Relay>),
+impl Exchange<'_> {
+    /// Whether the response has no body, whatever its head says.
+    fn is_bodiless(&self, status: StatusCode) -> bool {
+        self.method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+
+    /// The body of a response that has one. If it is complete and there is room for it, the permit is given back.
+    fn send(&self, head: &mut http::response::Parts, body: Live, permit: Permit) -> Body {
+        let whole = body.size();
+        if let Some(room) = whole.and_then(|size| self.reserve.room(size)) {
+            let mut body = Body::of(Source::Whole(body.finish(permit)));
+            body.room = room;
+            return body;
+        }
+        if let Some(size) = whole.and(body.exact_size()) {
+            head.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(size));
+        }
+        Body::of(Source::Streamed(Streamed::new(body, permit, promised(head), self)))
+    }
 }
 
-/// hyper does not ask for frames while the client does not take them, so a deadline that is only checked when it
-/// asks would never come for a client that stalls. A watchdog shares the body and takes it away in time.
-struct Streamed {
-    shared: Arc<Mutex<Watched>>,
-    watchdog: AbortHandle,
-    /// Bytes that the head promised and that are still to come.
-    promised: Option<u64>,
+impl Reserve<'_> {
+    /// Room for a complete response of so many bytes: `Some(None)` where it needs none, `None` where there is none.
+    fn room(self, bytes: usize) -> Option<Option<Room>> {
+        let needs = match self.version {
+            Version::HTTP_2 => bytes.saturating_add(STREAM),
+            _ if bytes <= BUFFERED => return Some(None),
+            _ => bytes,
+        };
+        self.unsent.room(needs).map(Some)
+    }
 }
 
-/// An answer that is being made, until it is taken away.
-struct Watched {
-    live: Option<(Live, Permit)>,
-    /// The connection, while it waits for more: a replica that is dropped does not always wake it.
-    waiting: Option<Waker>,
-}
-
-/// A problem that ended a transfer after its head was sent.
-#[derive(Debug, thiserror::Error)]
-#[error("transfer aborted: {0}")]
-pub struct Aborted(RequestError);
-
-/// The answer of a guest as a response that holds its permit, which learns from it.
+/// The response of a guest. Its permit learns from it.
 ///
 /// # Errors
 /// When there is none, or its head cannot go on the wire.
 pub fn holding(
     mut permit: Permit,
     answer: Result<Answer, RequestError>,
-    method: &Method,
-    deadline: Instant,
+    exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
     let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error, Instant::now))?;
-    let Answer { mut head, mut body } = answer;
+    let Answer { mut head, body } = answer;
     headers::strip_hop_by_hop(&mut head.headers);
     permit.answered(head.status, &mut head.headers, body.waited(), Instant::now);
-    let source = if *method == Method::HEAD || bodiless(head.status) {
+    let body = if exchange.is_bodiless(head.status) {
         tokio::spawn(discard(body, permit));
-        Source::Text(None)
-    } else if body.is_whole() {
-        let permit = match body.afterwork() {
-            Some(afterwork) => {
-                tokio::spawn(holding_until(afterwork, permit));
-                None
-            }
-            None => Some(permit),
-        };
-        Source::Whole { body: Live::Guest(body), _permit: permit }
+        Body::text(None)
     } else {
-        Source::Streamed(Streamed::new(Live::Guest(body), permit, promised(&head), deadline))
+        exchange.send(&mut head, Live::Guest(body), permit)
     };
-    Ok(Response::from_parts(head, Body::of(source)))
+    Ok(Response::from_parts(head, body))
 }
 
-/// The answer of a replica as a response that holds its permit, which learns from it.
+/// The response of a replica. Its permit learns from it.
 ///
 /// # Errors
 /// When there is none.
 pub fn relaying(
     mut permit: Permit,
     answer: Result<Forwarded, RequestError>,
-    method: &Method,
-    deadline: Instant,
+    exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
     let (mut head, body, idle) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
         Forwarded::Answer(head, body, idle) => (head, body, idle),
@@ -123,24 +158,17 @@ pub fn relaying(
             chosen.iter().for_each(|chosen| upgrade::speak(&mut head.headers, chosen));
             permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
             tokio::spawn(tunnel.run(permit));
-            return Ok(Response::from_parts(head, Body::of(Source::Text(None))));
+            return Ok(Response::from_parts(head, Body::text(None)));
         }
     };
     headers::strip_hop_by_hop(&mut head.headers);
     permit.answered(head.status, &mut head.headers, idle, Instant::now);
-    let source = if *method == Method::HEAD || bodiless(head.status) {
-        Source::Text(None)
-    } else if body.is_whole() {
-        Source::Whole { body: Live::Replica(Box::new(body)), _permit: Some(permit) }
+    let body = if exchange.is_bodiless(head.status) {
+        Body::text(None)
     } else {
-        Source::Streamed(Streamed::new(Live::Replica(Box::new(body)), permit, promised(&head), deadline))
+        exchange.send(&mut head, Live::Replica(Box::new(body)), permit)
     };
-    Ok(Response::from_parts(head, Body::of(source)))
-}
-
-/// Bytes of a body, as its head says.
-fn promised(head: &http::response::Parts) -> Option<u64> {
-    head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+    Ok(Response::from_parts(head, body))
 }
 
 /// A failure as a response: RFC 9457 problem details.
@@ -171,10 +199,6 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     response
 }
 
-fn bodiless(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
 /// A body that nobody wants, such as the answer to HEAD: the guest may write it all the same.
 async fn discard(mut body: AnswerBody, permit: Permit) {
     while let Some(Ok(_)) = poll_fn(|cx| body.poll_frame(cx)).await {}
@@ -184,70 +208,27 @@ async fn discard(mut body: AnswerBody, permit: Permit) {
     drop(permit);
 }
 
-async fn holding_until(afterwork: impl Future<Output = ()>, permit: Permit) {
-    afterwork.await;
-    drop(permit);
-}
-
-impl Streamed {
-    fn new(body: Live, permit: Permit, promised: Option<u64>, deadline: Instant) -> Self {
-        let shared = Arc::new(Mutex::new(Watched { live: Some((body, permit)), waiting: None }));
-        let watched = Arc::clone(&shared);
-        let watchdog = tokio::spawn(async move {
-            tokio::time::sleep_until(deadline.into()).await;
-            let mut watched = lock(&watched);
-            let (live, waiting) = (watched.live.take(), watched.waiting.take());
-            drop(watched);
-            drop(live);
-            waiting.into_iter().for_each(Waker::wake);
-        });
-        Self { shared, watchdog: watchdog.abort_handle(), promised }
-    }
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        let mut shared = lock(&self.shared);
-        let Watched { live, waiting } = &mut *shared;
-        let Some((body, permit)) = live else {
-            return Poll::Ready(Some(Err(Aborted(RequestError::WallTime))));
-        };
-        let Poll::Ready(frame) = body.poll_frame(cx) else {
-            waiting.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
-            return Poll::Pending;
-        };
-        match frame {
-            Some(Ok(frame)) => {
-                let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-                self.promised = self.promised.map(|promised| promised.saturating_sub(size));
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                permit.failed(&error, Instant::now);
-                *live = None;
-                Poll::Ready(Some(Err(Aborted(error))))
-            }
-            None => {
-                self.promised = Some(0);
-                Poll::Ready(None)
-            }
-        }
-    }
-}
-
-impl Drop for Streamed {
-    /// With every byte delivered the guest may finish what it is doing; otherwise the client is gone, and so is it.
-    fn drop(&mut self) {
-        self.watchdog.abort();
-        let Some((body, permit)) = lock(&self.shared).live.take() else { return };
-        let Live::Guest(mut body) = body else { return };
-        if let (Some(0), Some(afterwork)) = (self.promised, body.afterwork()) {
-            tokio::spawn(holding_until(afterwork, permit));
-        }
-    }
-}
-
 impl Body {
     fn of(source: Source) -> Self {
-        Self { source, record: None, recorder: None }
+        Self { source, room: None, permit: None, record: None, recorder: None }
+    }
+
+    /// Counts a text or a stored body, of which `bytes` are in memory for this response alone. False when there is no room.
+    #[must_use = "what has no room must not wait for its client"]
+    pub fn count(&mut self, bytes: usize, reserve: Reserve<'_>) -> bool {
+        if !matches!(self.source, Source::Text(Some(_))) {
+            return true;
+        }
+        let room = reserve.room(bytes);
+        let counts = room.is_some();
+        self.room = room.flatten();
+        counts
+    }
+
+    /// Holds `permit` until the last byte is with hyper.
+    pub fn permitted(mut self, permit: Permit) -> Self {
+        self.permit = Some(permit);
+        self
     }
 
     /// A body that is all here, or none.
@@ -257,7 +238,11 @@ impl Body {
 
     /// The same, written down as it goes.
     pub fn recorded(mut self, mut recorder: Recorder) -> Self {
-        if self.source.is_end() {
+        if let Source::Whole(frames) = &self.source {
+            // At once: requests for the same response must not wait for the client of this one.
+            frames.iter().for_each(|frame| recorder.frame(frame));
+            recorder.end();
+        } else if self.source.is_end() {
             recorder.end();
         } else {
             self.recorder = Some(recorder);
@@ -277,52 +262,53 @@ impl Body {
     }
 }
 
-impl Live {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
-        match self {
-            Self::Guest(body) => body.poll_frame(cx),
-            Self::Replica(body) => body.poll_frame(cx),
-        }
-    }
-
-    fn is_end(&self) -> bool {
-        match self {
-            Self::Guest(body) => body.is_end(),
-            Self::Replica(body) => body.is_end(),
-        }
-    }
-
-    fn exact_size(&self) -> Option<u64> {
-        match self {
-            Self::Guest(body) => body.exact_size(),
-            Self::Replica(body) => body.exact_size(),
-        }
-    }
-}
-
 impl Source {
     /// Nothing is left to say.
     fn is_end(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
-            Self::Whole { body, .. } => body.is_end(),
-            Self::Streamed(streamed) => streamed.promised == Some(0),
+            Self::Whole(frames) => frames.is_empty(),
+            Self::Streamed(streamed) => streamed.is_end(),
         }
     }
 
     /// The watchdog has taken it away.
     fn is_late(&self) -> bool {
-        if let Self::Streamed(streamed) = self { lock(&streamed.shared).live.is_none() } else { false }
+        if let Self::Streamed(streamed) = self { streamed.is_late() } else { false }
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let Some(record) = &mut self.record else { return };
+        self.end();
+    }
+}
+
+impl Body {
+    /// Records how the response ended.
+    fn end(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
         if self.source.is_end() {
             record.complete();
         } else if self.source.is_late() {
             record.aborted(&RequestError::WallTime);
+        }
+    }
+}
+
+impl Outbound for Body {
+    fn room(&mut self) -> Option<Room> {
+        self.room.take()
+    }
+
+    fn hold(&mut self, bytes: usize) -> Option<Hold> {
+        self.end();
+        if let Some(permit) = self.permit.take() {
+            return Some(Box::new(permit));
+        }
+        match std::mem::replace(&mut self.source, Source::Text(None)) {
+            Source::Streamed(streamed) => Some(streamed.hold(bytes)),
+            _ => None,
         }
     }
 }
@@ -335,9 +321,14 @@ impl http_body::Body for Body {
         let this = &mut *self;
         let frame = ready!(match &mut this.source {
             Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Whole { body, .. } => body.poll_frame(cx).map_err(Aborted),
+            Source::Whole(frames) => Poll::Ready(frames.pop_front().map(Ok)),
             Source::Streamed(streamed) => streamed.poll_frame(cx),
         });
+        if let (Source::Streamed(streamed), Some(Ok(_))) = (&this.source, &frame)
+            && let Some((frames, room)) = streamed.rest()
+        {
+            (this.source, this.room) = (Source::Whole(frames), room);
+        }
         if let Some(recorder) = &mut this.recorder {
             match &frame {
                 Some(Ok(frame)) => recorder.frame(frame),
@@ -363,7 +354,10 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Source::Whole { body, .. } => body.exact_size().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Source::Whole(frames) => {
+                let sizes = frames.iter().map(|frame| Some(frame.data_ref()?.len() as u64));
+                sizes.sum::<Option<u64>>().map_or_else(SizeHint::new, SizeHint::with_exact)
+            }
             Source::Streamed(_) => SizeHint::new(),
         }
     }

@@ -5,39 +5,43 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// All bytes that there may be.
-pub(super) struct Budget {
+pub struct Budget {
     most: usize,
     used: AtomicUsize,
 }
 
 /// Some of them. Dropping it gives them back.
-pub(super) struct Room {
+pub struct Room {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
 impl Budget {
     /// So many.
-    pub(super) fn new(most: usize) -> Arc<Self> {
+    pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, used: AtomicUsize::new(0) })
     }
 
     /// Room for so many bytes, if there is.
-    pub(super) fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
+    pub fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
         let mut room = Room { budget: Arc::clone(self), bytes: 0 };
         room.grow(bytes).then_some(room)
     }
 
+    /// Whether half of the bytes are taken.
+    pub fn is_pressed(&self) -> bool {
+        self.used().saturating_mul(2) >= self.most
+    }
+
     /// Bytes that are taken.
-    #[cfg(test)]
-    pub(super) fn used(&self) -> usize {
+    pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 }
 
 impl Room {
     /// Takes so many bytes more, if they are there.
-    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+    pub fn grow(&mut self, bytes: usize) -> bool {
         let most = self.budget.most;
         let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= most);
         let grown = self.budget.used.fetch_update(Relaxed, Relaxed, more).is_ok();
@@ -48,7 +52,7 @@ impl Room {
     }
 
     /// How many.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 }

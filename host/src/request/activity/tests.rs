@@ -1,0 +1,71 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+fn activity() -> Arc<Activity> {
+    let bounds = config::resolve(&[]).unwrap().config.listener;
+    Arc::new(Activity::new(&bounds, &Budget::new(1 << 20), &Arc::default()))
+}
+
+/// Whether a connection whose bytes come in these pieces is taken for HTTP/2.
+async fn is_h2(pieces: &[&[u8]]) -> bool {
+    let activity = activity();
+    let (mut client, server) = tokio::io::duplex(1 << 10);
+    let mut watched = Watched::new(server, Arc::clone(&activity));
+    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+        client.write_all(piece).await.unwrap();
+        watched.read_exact(&mut vec![0; piece.len()]).await.unwrap();
+    }
+    lock(&activity.state).h2
+}
+
+/// RFC 9113, 3.4, says what the preface is, and TCP keeps no boundaries.
+#[tokio::test]
+async fn the_preface_of_http2_may_come_in_pieces() {
+    const FIRST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for at in 0..=FIRST.len() {
+        let (one, two) = FIRST.split_at(at);
+        assert!(is_h2(&[one, two]).await, "{at}");
+    }
+    assert!(is_h2(&FIRST.chunks(1).collect::<Vec<_>>()).await);
+    for other in [&b"GET / HTTP/1.1\r\nhost: PRI * HTTP/2.0\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nsm\r\n\r\n", b"PR"] {
+        assert!(!is_h2(&[other]).await && !is_h2(&other.chunks(1).collect::<Vec<_>>()).await);
+    }
+}
+
+/// A client that takes a byte now and then is as stalled as one that takes none; one that takes enough is not.
+#[tokio::test]
+async fn a_socket_that_takes_a_byte_now_and_then() {
+    for (bytes, stalls) in [(1, true), (1 << 10, false)] {
+        let activity = activity();
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let mut watched = Watched::new(server, Arc::clone(&activity));
+        let writing = tokio::spawn(async move { watched.write_all(&[0; 256 << 10]).await });
+        let stalled = || lock(&activity.state).stalled.map(|(since, _)| since);
+        while stalled().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let before = stalled();
+        for _ in 0..100 {
+            client.read_exact(&mut vec![0; bytes]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(stalled() == before, stalls, "{bytes} bytes at a time");
+        writing.abort();
+    }
+}
+
+/// A flush means that everything was taken, however little that was.
+#[tokio::test]
+async fn a_flush_ends_a_stall() {
+    let activity = activity();
+    let (mut client, server) = tokio::io::duplex(1 << 10);
+    let mut watched = Watched::new(server, Arc::clone(&activity));
+    let writing = tokio::spawn(async move {
+        watched.write_all(&[0; 2 << 10]).await.unwrap();
+        watched.flush().await.unwrap();
+    });
+    client.read_exact(&mut vec![0; 2 << 10]).await.unwrap();
+    writing.await.unwrap();
+    assert!(lock(&activity.state).stalled.is_none());
+}

@@ -1,0 +1,89 @@
+use super::*;
+
+const IDLE: Duration = Duration::from_secs(60);
+
+fn second(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Transfers with one among them, and when they were begun.
+fn one() -> (Transfers, Arc<Transfer>, Instant) {
+    let (mut transfers, transfer) = (Transfers::default(), Arc::<Transfer>::default());
+    transfers.add(&transfer);
+    (transfers, transfer, Instant::now())
+}
+
+fn chunk(transfer: &Arc<Transfer>, bytes: usize) -> Chunk {
+    Chunk::new(Bytes::from(vec![0; bytes]), Some(transfer))
+}
+
+#[test]
+fn nothing_taken_for_so_long_is_stuck() {
+    let (mut transfers, transfer, start) = one();
+    let held = chunk(&transfer, 100);
+    for at in 0..60 {
+        assert_eq!(transfers.look(start + second(at), IDLE), Stalled::default(), "{at}");
+    }
+    assert!(transfers.look(start + IDLE, IDLE).stuck);
+    drop(held);
+    assert_eq!(transfers.look(start + IDLE * 3, IDLE), Stalled::default(), "nothing is left to take");
+}
+
+/// A byte a second is no progress; all there is, or [`PROGRESS`] bytes, are.
+#[test]
+fn progress_is_all_there_is_or_enough() {
+    for (taken, size, stuck) in [(1, PROGRESS * 2, true), (PROGRESS / 60 + 1, PROGRESS * 9, false), (10, 10, false)] {
+        let (mut transfers, transfer, start) = one();
+        let mut held = chunk(&transfer, size);
+        let mut found = false;
+        for at in 0..150 {
+            held.advance(taken);
+            if held.remaining() == 0 {
+                held = chunk(&transfer, size);
+            }
+            found |= transfers.look(start + second(at), IDLE).stuck;
+        }
+        assert_eq!(found, stuck, "{taken} of {size} a second");
+    }
+}
+
+/// A service that has nothing to send is not its client's fault.
+#[test]
+fn a_silent_service_stalls_nobody() {
+    let (mut transfers, transfer, start) = one();
+    let mut held = chunk(&transfer, 10);
+    transfers.look(start, IDLE);
+    held.advance(10);
+    assert_eq!(transfers.look(start + IDLE * 5, IDLE), Stalled::default());
+    assert!(!transfers.is_empty(), "it is still on its way");
+    drop((held, transfer));
+    transfers.look(start + IDLE * 6, IDLE);
+    assert!(transfers.is_empty() && transfers.next_look(IDLE, Instant::now).is_none());
+}
+
+#[tokio::test]
+async fn the_task_of_a_stalled_stream_is_aborted_once() {
+    let (mut transfers, transfer, start) = one();
+    let task = tokio::spawn(std::future::pending::<()>());
+    transfer.runs(task.abort_handle());
+    let _held = chunk(&transfer, 1);
+    transfers.look(start, IDLE);
+    assert_eq!(transfers.look(start + IDLE, IDLE), Stalled { reset: 1, ..Stalled::default() });
+    assert!(task.await.unwrap_err().is_cancelled());
+    // What h2 still has of it goes with the connection.
+    assert!(transfers.look(start + IDLE * 2, IDLE).stuck);
+}
+
+/// The list does not grow with what has ended.
+#[test]
+fn ended_transfers_are_swept() {
+    let mut transfers = Transfers::default();
+    let running: Vec<_> = (0..10).map(|_| Arc::<Transfer>::default()).collect();
+    running.iter().for_each(|transfer| transfers.add(transfer));
+    for _ in 0..10_000 {
+        transfers.add(&Arc::default());
+    }
+    assert!(transfers.entries.capacity() <= 64, "{}", transfers.entries.capacity());
+    let left = transfers.entries.iter().filter(|entry| entry.transfer.strong_count() > 0).count();
+    assert_eq!(left, 10);
+}
