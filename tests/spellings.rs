@@ -174,3 +174,25 @@ async fn a_guest_is_no_trusted_proxy() {
         assert!(!seen.contains("6.6.6.6") && !seen.contains("x-request-id: forged"), "{seen}");
     }
 }
+
+/// A stored response is found, ended by a change and purged in whatever spelling its URI comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_knows_one_spelling() {
+    let host = crate::cache::cacheable().start().await;
+    let text = async |method: &str, path: &str, name: &str| {
+        let target = format!("{path}?cache-control=max-age%3D60");
+        let (_, answer) = sent(&host, &format!("{method} {target}"), &format!("host: {name}\r\n")).await;
+        answer.rsplit("\r\n\r\n").next().unwrap().to_owned()
+    };
+    let first = text("GET", "/cacheable/~a", "shop.example").await;
+    for (path, name) in [("/cacheable/%7Ea", "Shop.Example."), ("/x/../cacheable/./~%61", "shop.example:80")] {
+        assert_eq!(text("GET", path, name).await, first, "{path} {name}");
+    }
+    text("POST", "/cacheable/%7ea", "SHOP.example").await;
+    let second = text("GET", "/cacheable/~a", "shop.example").await;
+    assert_ne!(first, second);
+    let purge = "/v1/services/cacheable/purge?path=/cacheable/./%257Ea";
+    let purged = Connection::http1(host.admin).await.ask(Method::POST, purge, &[], "").await.text();
+    assert_eq!(purged, r#"{"service":"cacheable","path":"/cacheable/~a","purged":1}"#);
+    assert_ne!(text("GET", "/cacheable/~a", "shop.example").await, second);
+}

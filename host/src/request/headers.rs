@@ -56,9 +56,13 @@ enum Kind {
     Alias,
 }
 
+/// Costs most headers one look at their first letter; all of them are looked at in every request.
 fn kind(name: &HeaderName) -> Kind {
     let text = name.as_str();
-    if text.contains('_') {
+    if !matches!(text.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'v' | b'x')) {
+        return Kind::Other;
+    }
+    if text.bytes().any(|byte| byte == b'_') {
         let plain = text.replace('_', "-");
         let alias = is_hosts_own(&plain) || is_hop_by_hop(&plain) || plain == "content-length";
         return if alias { Kind::Alias } else { Kind::Other };
@@ -280,9 +284,10 @@ fn introduce(headers: &mut HeaderMap, asked: &Asked, peer: &Peer) {
     headers.insert(HOST, asked.host.clone());
 }
 
-/// The scheme that the client used, by the word of a trusted proxy.
+/// The scheme that the client used, by the word of a trusted proxy: the first of a list, to which each proxy adds its own.
 fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
-    let https = headers.get(PROTO).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"));
+    let first = headers.get(PROTO).and_then(|said| said.as_bytes().split(|byte| *byte == b',').next());
+    let https = first.is_some_and(|scheme| scheme.trim_ascii().eq_ignore_ascii_case(b"https"));
     if https { Scheme::HTTPS } else { Scheme::HTTP }
 }
 

@@ -7,6 +7,7 @@
 //! file:/etc/lodge/users.replicas     a file of the first kind, one a line, # begins a comment
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
@@ -176,16 +177,20 @@ fn authority(rest: &str) -> Result<(Arc<str>, Option<u16>), String> {
     let (host, port) = match rest.strip_prefix('[') {
         Some(bracketed) => {
             let (host, port) = bracketed.split_once(']').ok_or("has no ] after its address")?;
-            host.parse::<Ipv6Addr>().map_err(|_| format!("{host:?} is not an address of IPv6"))?;
+            let address = host.parse::<Ipv6Addr>().map_err(|_| format!("{host:?} is not an address of IPv6"))?;
             let colon = port.strip_prefix(':');
             if colon.is_none() && !port.is_empty() {
                 return Err("has more than a port after its address".into());
             }
-            (host, colon)
+            // One replica has one name, or it would be two.
+            (Cow::Owned(address.to_canonical().to_string()), colon)
         }
-        None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
+        None => {
+            let (host, port) = rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
+            (Cow::Borrowed(host), port)
+        }
     };
-    if !rest.starts_with('[') && !is_host(host) {
+    if !rest.starts_with('[') && !is_host(&host) {
         return Err(format!("{host:?} is no host"));
     }
     let number = |port: &str| port.parse().ok().filter(|port| *port != 0);
@@ -258,6 +263,14 @@ mod tests {
         }
         let Source::Fixed(fixed) = Source::parse("https://[::1]:8443 weight=7").unwrap() else { panic!() };
         assert_eq!((fixed.weight, fixed.address()), (7, Some("::1".parse().unwrap())));
+        for (written, same) in
+            [("[0:0:0:0:0:0:0:1]", "http://[::1]:80"), ("[::ffff:10.0.0.7]:81", "http://10.0.0.7:81")]
+        {
+            let Source::Fixed(fixed) = Source::parse(&format!("http://{written}")).unwrap() else {
+                panic!("{written}")
+            };
+            assert_eq!(fixed.to_string(), same);
+        }
     }
 
     #[test]

@@ -209,6 +209,7 @@ fn a_default_port_is_the_schemes() {
     };
     assert_eq!([uri("https", "h:443"), uri("HTTPS", "h:443")], ["https://h/", "https://h/"]);
     assert_eq!([uri("http", "h:443"), uri("https", "h:80")], ["http://h:443/", "https://h:80/"]);
+    assert_eq!([uri("https , http", "h"), uri("http,https", "h")], ["https://h/", "http://h/"]);
 }
 
 /// What the host writes itself is written after what the client wants gone, and under no other name.
@@ -243,6 +244,39 @@ fn underscores_are_no_other_names() {
         let (_, lines) = seen(head.body(()).unwrap(), &peer).unwrap();
         let with: Vec<_> = lines.iter().filter(|line| line.split(':').next().unwrap().contains('_')).collect();
         assert_eq!(with, ["x_own: 1"]);
+    }
+}
+
+/// Every header is told apart that has to be, whatever its first letter is.
+#[test]
+fn kinds_of_headers() {
+    let of = |name: &'static str| kind(&HeaderName::from_static(name));
+    for hop in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ] {
+        assert!(is_hop_by_hop(hop) && matches!(of(hop), Kind::Hop), "{hop}");
+        let alias = hop.replace('-', "_");
+        let alias = HeaderName::from_bytes(alias.as_bytes()).unwrap();
+        assert!(!alias.as_str().contains('_') || matches!(kind(&alias), Kind::Alias), "{alias}");
+    }
+    for forwarding in ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-prefix", "x-forwarded-new"] {
+        assert!(matches!(of(forwarding), Kind::Forwarding), "{forwarding}");
+    }
+    for alias in ["content_length", "x_forwarded_for", "x-forwarded_new", "x_real-ip", "x_request_id", "x_b3_sampled"] {
+        assert!(matches!(of(alias), Kind::Alias), "{alias}");
+    }
+    for other in
+        ["accept", "cookie", "x-own", "x_own", "content-length", "host", "x-request-id", "traceparent", "_", "x-real"]
+    {
+        assert!(matches!(of(other), Kind::Other), "{other}");
     }
 }
 
