@@ -36,6 +36,7 @@ mod http;
 mod idle;
 mod invalidation;
 mod isolation;
+mod lengths;
 mod limits;
 mod live;
 mod logs;

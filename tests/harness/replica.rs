@@ -48,6 +48,8 @@ pub(crate) enum Habit {
     Hang,
     /// With what is no HTTP.
     Rubbish,
+    /// With these bytes, after which it closes.
+    Says(&'static str),
     /// By becoming an echo of bytes, if it is asked to.
     Switch,
     /// By becoming a source of bytes that never ends.
@@ -257,6 +259,11 @@ async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWri
         }
         Habit::Hang => {
             tokio::time::sleep(Duration::from_secs(600)).await;
+            None
+        }
+        Habit::Says(text) => {
+            body.whole().await?;
+            to.write_all(text.as_bytes()).await.ok()?;
             None
         }
         Habit::Rubbish => {

@@ -12,8 +12,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::{StatusCode, header};
 use http_body::{Body as _, Frame};
-use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::instance::{Finished, Guarded};
 use crate::capabilities::sandbox::{Sandbox, lock};
@@ -38,9 +39,19 @@ pub struct AnswerBody {
     sandbox: Arc<Sandbox>,
     work: Work,
     inner: WasiBody,
-    /// Taken from `inner` before anybody asked.
+    /// Frames taken from `inner` before the connection polled for them.
     early: VecDeque<Frame<Bytes>>,
     ended: bool,
+    length: Length,
+}
+
+/// The length of a body: what `Content-Length` says, and the bytes that the guest has written.
+struct Length {
+    /// None where the head does not say, or describes a body that is not sent.
+    promised: Option<u64>,
+    made: u64,
+    /// No content is sent after this head: the answer to HEAD, or one with the status 204, 205 or 304.
+    headless: bool,
 }
 
 /// How far the guest is.
@@ -58,10 +69,15 @@ impl Answer {
     ///
     /// # Errors
     /// When there is no answer that could be sent.
-    pub(super) async fn begin(guest: Arc<Guest>, mut work: Work, sandbox: &Arc<Sandbox>) -> Result<Self, RequestError> {
+    pub(super) async fn begin(
+        guest: Arc<Guest>,
+        mut work: Work,
+        sandbox: &Arc<Sandbox>,
+        is_head: bool,
+    ) -> Result<Self, RequestError> {
         let (head, inner) = work.head(sandbox).await?.into_parts();
-        let (sandbox, early) = (Arc::clone(sandbox), VecDeque::new());
-        let mut body = AnswerBody { guest, sandbox, work, inner, early, ended: false };
+        let (sandbox, early, length) = (Arc::clone(sandbox), VecDeque::new(), Length::of(&head, is_head));
+        let mut body = AnswerBody { guest, sandbox, work, inner, early, ended: false, length };
         poll_fn(|cx| Poll::Ready(body.prime(cx))).await?;
         Ok(Self { head, body })
     }
@@ -251,14 +267,69 @@ impl AnswerBody {
             return Poll::Ready(Err(RequestError::BodyTooLarge));
         }
         match polled {
-            Some(Ok(frame)) => Poll::Ready(Ok(Some(frame))),
-            Some(Err(error)) => Poll::Ready(Err(RequestError::BadAnswer(error.to_string()))),
+            Some(Ok(frame)) => Poll::Ready(self.length.add(&frame).map(|()| Some(frame))),
+            // Nothing of this body is sent, so nothing is wrong with it: its length is the one that GET would have.
+            Some(Err(_)) if self.length.headless => {
+                self.ended = true;
+                Poll::Ready(Ok(None))
+            }
+            Some(Err(error)) => Poll::Ready(Err(self.length.blame(&error))),
             None => {
+                self.length.end()?;
                 self.ended = true;
                 Poll::Ready(Ok(None))
             }
         }
     }
+}
+
+impl Length {
+    fn of(head: &http::response::Parts, is_head: bool) -> Self {
+        let headless = is_head || is_headless(head.status);
+        Self { promised: promised(head).filter(|_| !headless), made: 0, headless }
+    }
+
+    fn add(&mut self, frame: &Frame<Bytes>) -> Result<(), RequestError> {
+        self.made = self.made.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
+        match self.promised {
+            Some(promised) if self.made > promised => Err(mismatch(promised, "at least ", self.made)),
+            _ => Ok(()),
+        }
+    }
+
+    fn end(&self) -> Result<(), RequestError> {
+        match self.promised {
+            Some(promised) if self.made < promised => Err(mismatch(promised, "", self.made)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is wrong with the body. wasmtime counts as well, and reports a length that is wrong in one of two ways.
+    fn blame(&self, error: &Error) -> RequestError {
+        match (error, self.promised) {
+            (Error::HttpResponseBodySize(Some(size)), Some(promised)) if *size > promised => {
+                mismatch(promised, "at least ", *size)
+            }
+            (Error::HttpResponseBodySize(_) | Error::HttpProtocolError, Some(promised)) if self.made < promised => {
+                mismatch(promised, "", self.made)
+            }
+            _ => RequestError::BadAnswer(error.to_string()),
+        }
+    }
+}
+
+fn mismatch(promised: u64, about: &str, made: u64) -> RequestError {
+    RequestError::BadAnswer(format!("content-length says {promised} bytes, and the body has {about}{made}"))
+}
+
+/// Bytes of the body, as the head says.
+pub(super) fn promised(head: &http::response::Parts) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// Whether a response with this status has no content, whatever its fields say (RFC 9110, 15.3.5, 15.3.6 and 15.4.5).
+pub(super) fn is_headless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// The end of a guest whose answer stands: back to the warm ones if it returned, else dropped.

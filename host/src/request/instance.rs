@@ -151,9 +151,10 @@ impl Instance {
         self.uses += 1;
         let body_limit = guest.limits().request_body;
         let expects = request.headers().contains_key(header::EXPECT);
+        let is_head = request.method() == http::Method::HEAD;
         let request = request.map(|body| Limited::new(body, body_limit, Arc::clone(&sandbox)));
         let work = Work::Running(Guarded::new(Box::pin(self.run(request)), Arc::clone(&sandbox), deadline));
-        let answer = Answer::begin(guest, work, &sandbox).await;
+        let answer = Answer::begin(guest, work, &sandbox, is_head).await;
         if expects && sandbox.body_awaited.load(Relaxed) {
             // The guest waits for a body that the client only sends when told to, and hyper tells it at its next turn.
             tokio::task::yield_now().await;

@@ -22,8 +22,8 @@ use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
 pub use self::streamed::Aborted;
-use self::streamed::{Live, Streamed, promised};
-use super::answer::{Answer, AnswerBody};
+use self::streamed::{Live, Streamed};
+use super::answer::{Answer, AnswerBody, is_headless, promised};
 use super::forward::Forwarded;
 use super::headers;
 use super::record::Record;
@@ -88,8 +88,7 @@ enum Source {
 impl Exchange<'_> {
     /// Whether the response has no body, whatever its head says.
     fn is_bodiless(&self, status: StatusCode) -> bool {
-        self.method == Method::HEAD
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
+        self.method == Method::HEAD || is_headless(status)
     }
 
     /// The body of a response that has one. If it is complete and there is room for it, the permit is given back.
@@ -130,7 +129,7 @@ pub fn holding(
 ) -> Result<Response<Body>, RequestError> {
     let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error, Instant::now))?;
     let Answer { mut head, body } = answer;
-    headers::strip_hop_by_hop(&mut head.headers);
+    take_over(&mut head);
     permit.answered(head.status, &mut head.headers, body.waited(), Instant::now);
     let body = if exchange.is_bodiless(head.status) {
         tokio::spawn(discard(body, permit));
@@ -154,14 +153,14 @@ pub fn relaying(
         Forwarded::Answer(head, body, idle) => (head, body, idle),
         Forwarded::Switch(mut head, tunnel) => {
             let chosen = upgrade::chosen(&head.headers);
-            headers::strip_hop_by_hop(&mut head.headers);
+            take_over(&mut head);
             chosen.iter().for_each(|chosen| upgrade::speak(&mut head.headers, chosen));
             permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
             tokio::spawn(tunnel.run(permit));
             return Ok(Response::from_parts(head, Body::text(None)));
         }
     };
-    headers::strip_hop_by_hop(&mut head.headers);
+    take_over(&mut head);
     permit.answered(head.status, &mut head.headers, idle, Instant::now);
     let body = if exchange.is_bodiless(head.status) {
         Body::text(None)
@@ -169,6 +168,18 @@ pub fn relaying(
         exchange.send(&mut head, Live::Replica(Box::new(body)), permit)
     };
     Ok(Response::from_parts(head, body))
+}
+
+/// Makes the head of a guest's or a replica's response one of this host's own: in the client's version of HTTP and not in the
+/// replica's (RFC 9112, 2.3), without fields for the next hop, and without a length that the status does not allow. With 101
+/// and 204 there is none (RFC 9110, 8.6); a 205 has no content, and a client that believed its length would take the next
+/// response on the connection for its body.
+fn take_over(head: &mut http::response::Parts) {
+    head.version = Version::HTTP_11;
+    headers::strip_hop_by_hop(&mut head.headers);
+    if matches!(head.status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
 }
 
 /// A failure as a response: RFC 9457 problem details.

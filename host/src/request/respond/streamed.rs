@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Version, header};
+use http::Version;
 use http_body::Frame;
 use tokio::task::AbortHandle;
 
@@ -182,9 +182,4 @@ impl Live {
 async fn holding_until(afterwork: impl Future<Output = ()>, permit: Permit) {
     afterwork.await;
     drop(permit);
-}
-
-/// Bytes of a body, as its head says.
-pub(super) fn promised(head: &http::response::Parts) -> Option<u64> {
-    head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
