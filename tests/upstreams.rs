@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 
 use crate::harness::far::{answered, before, count, manifest};
-use crate::harness::{Connection, Habit, Replica, get, host, until, within};
+use crate::harness::{Connection, Habit, Replica, get, host, raw, until, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_pass_both_ways() {
@@ -159,5 +159,49 @@ async fn a_list_that_flaps_loses_nothing() {
     stop.store(true, Relaxed);
     for client in clients {
         assert_eq!(within(client).await.expect("no request was lost").len(), 3);
+    }
+}
+
+/// A replica of an older HTTP is its own matter: clients get this host's version and keep their connections, and a body that
+/// breaks off is seen to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_http_1_0() {
+    let one = Replica::start("one").await;
+    let host = before(&[&one], "").start().await;
+    for answer in ["HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello", "HTTP/1.0 200 OK\r\n\r\nhello"] {
+        one.set(Habit::Says(answer));
+        let ask = "GET /far HTTP/1.1\r\nhost: a\r\n\r\n";
+        let twice = format!("{ask}{}", ask.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1));
+        let answers = raw(host.address, &twice).await;
+        assert_eq!(
+            (answers.matches("HTTP/1.1 200 OK\r\n").count(), answers.matches("hello").count()),
+            (2, 2),
+            "{answers}"
+        );
+        assert!(!answers.contains("HTTP/1.0"), "{answers}");
+    }
+    one.set(Habit::Says("HTTP/1.0 200 OK\r\ncontent-length: 9\r\n\r\nhello"));
+    let cut = host.get("/far").await;
+    assert!(cut.status == 502 || cut.broken, "{cut:?}");
+}
+
+/// HTTP/2 lets clients split `Cookie`; guests and replicas of HTTP/1.1 get one field.
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_are_joined() {
+    let one = Replica::start("one").await;
+    one.set(Habit::Describe);
+    let replicas = manifest(&[&one], "");
+    let host = host(&["echo"]).manifest("far", &replicas).start().await;
+    let crumbs = [("cookie", "a=1"), ("x-other", "1"), ("cookie", "b=2"), ("cookie", "c=3; d=4"), ("x-other", "2")];
+    for path in ["/far", "/echo/head"] {
+        for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+            let two = matches!(client, Connection::Http2(_));
+            let seen = client.ask(Method::GET, path, &crumbs, "").await.text();
+            let cookies: Vec<_> = seen.lines().filter(|line| line.to_lowercase().starts_with("cookie: ")).collect();
+            let fields = if two { 1 } else { 3 };
+            assert_eq!(cookies.len(), fields, "{path}: {seen}");
+            assert!(!two || cookies == ["cookie: a=1; b=2; c=3; d=4"], "{path}: {seen}");
+            assert_eq!(seen.lines().filter(|line| line.starts_with("x-other: ")).count(), 2, "{path}: {seen}");
+        }
     }
 }

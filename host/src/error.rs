@@ -71,6 +71,9 @@ pub enum RequestError {
     /// All connections to replicas of the service are in use.
     #[error("the service is overloaded")]
     UpstreamBusy(String),
+    /// As many connections as may be have become something else, and this request asks for one more.
+    #[error("the service is overloaded")]
+    TunnelsFull,
     /// A replica took too long to answer, or to take a connection.
     #[error("the service took too long")]
     UpstreamTimeout(String),
@@ -142,7 +145,8 @@ impl RequestError {
             | Self::Disabled
             | Self::Unavailable(_)
             | Self::NoReplica
-            | Self::UpstreamBusy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::UpstreamBusy(_)
+            | Self::TunnelsFull => StatusCode::SERVICE_UNAVAILABLE,
             Self::Trapped(_) | Self::NoAnswer | Self::OverMemory | Self::BadAnswer(_) | Self::OutgoingDenied => {
                 StatusCode::BAD_GATEWAY
             }
@@ -175,6 +179,7 @@ impl RequestError {
             Self::Unavailable(_) => "unavailable",
             Self::NoReplica => "no-replica",
             Self::UpstreamBusy(_) => "upstream-busy",
+            Self::TunnelsFull => "tunnels-full",
             Self::UpstreamTimeout(_) => "upstream-timeout",
             Self::Upstream(_) => "upstream-failed",
             Self::Unforwardable(_) => "unforwardable",
@@ -234,6 +239,7 @@ impl RequestError {
             | Self::Unavailable(_)
             | Self::NoReplica
             | Self::UpstreamBusy(_)
+            | Self::TunnelsFull
             | Self::Unforwardable(_) => false,
             Self::UpstreamTimeout(_)
             | Self::Upstream(_)
@@ -266,7 +272,8 @@ impl RequestError {
             | Self::Disabled
             | Self::Unavailable(_)
             | Self::NoReplica
-            | Self::UpstreamBusy(_) => Some(1),
+            | Self::UpstreamBusy(_)
+            | Self::TunnelsFull => Some(1),
             _ => None,
         }
     }

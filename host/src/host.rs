@@ -174,7 +174,7 @@ impl Host {
             };
             tokio::spawn(admin::serve(at, Arc::new(admin)))
         });
-        let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), compiler, publisher));
+        let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), Arc::clone(&compiler), publisher));
         let sweeping = tokio::spawn(sweep(current, metrics, commons, responses));
         let swapping = tokio::spawn(watch_swap(reset));
         let server = Arc::new(Server {
@@ -197,6 +197,8 @@ impl Host {
             stopper.done().await;
             // What guests still do after their answers holds a permit, and no connection.
             places.all().await;
+            // Connections that have become something else hold neither.
+            compiler.upstreams.without_tunnels().await;
         };
         let ended = match tokio::time::timeout(config.stop.grace, finished).await {
             Ok(()) => Ended::Drained,

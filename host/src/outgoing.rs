@@ -15,6 +15,7 @@
 
 mod account;
 mod address;
+mod again;
 mod call;
 mod client;
 mod denials;
@@ -40,6 +41,7 @@ use crate::request::frame::Handler;
 use crate::request::via::Via;
 use crate::service::Service;
 use crate::tls;
+use crate::upstreams::replay::Room;
 
 /// What a guest sends ends with the sandbox that it is in. Where that is used again, this is how long after its request's
 /// time is up: not before, or the guest would be told of a late answer instead of being late itself.
@@ -58,6 +60,8 @@ struct World {
     handler: Weak<Handler>,
     /// What this host is called by itself, when a request comes back to it.
     via: Arc<Via>,
+    /// For bodies of requests that may be sent again.
+    room: Arc<Room>,
     /// What the names of services end in, with a dot before it.
     suffix: Arc<str>,
     resolver: Resolver,
@@ -83,6 +87,7 @@ impl Outgoing {
         Self(Some(World {
             handler: Arc::downgrade(handler),
             via: Arc::clone(&handler.via),
+            room: Arc::default(),
             suffix: format!(".{suffix}").into(),
             resolver: system(),
             tls: OnceLock::new(),
@@ -101,7 +106,8 @@ impl Outgoing {
             return account;
         }
         let tls = if grants.http.is_empty() { None } else { world.tls() };
-        let client = tls.map(|tls| Client::new(grants, limits, Arc::clone(&world.resolver), tls, &world.via));
+        let shared = client::Shared { resolver: &world.resolver, via: &world.via, room: &world.room };
+        let client = tls.map(|tls| Client::new(grants, limits, tls, shared));
         let (handler, suffix) = (Weak::clone(&world.handler), Arc::clone(&world.suffix));
         let account = Arc::new(Account::new(service, grants, limits, handler, suffix, client));
         accounts.retain(|_, account| account.strong_count() > 0);

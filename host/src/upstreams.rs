@@ -14,6 +14,7 @@ pub mod discover;
 pub mod health;
 #[cfg(test)]
 mod lockstep;
+pub mod replay;
 pub mod replicas;
 pub mod retry;
 pub mod send;
@@ -21,6 +22,7 @@ pub mod shown;
 pub mod source;
 pub mod spec;
 pub mod transport;
+pub mod tunnels;
 pub mod uploading;
 
 use std::collections::HashMap;
@@ -32,16 +34,19 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::budget::Budget;
 use self::discover::{Discovery, Endpoint, Names, Pace, Troubles};
 use self::health::Change;
+use self::replay::Room;
 use self::replicas::{News, Replicas};
 use self::send::AnyBody;
 pub use self::shown::{Seen, Shown};
 use self::spec::Spec;
 use self::transport::{Pool, Settings, Target};
+use self::tunnels::Tunnels;
 use crate::guests::deployment::Deployment;
 use crate::ids::mix;
 use crate::logs::CHANGE;
@@ -72,7 +77,11 @@ struct Inner {
     members: ArcSwap<Members>,
     /// What was asked and retried. Survives new manifests.
     budget: Arc<Budget>,
+    /// For bodies that a replica may refuse after some of them was read.
+    room: Arc<Room>,
     counts: Arc<Counts>,
+    /// Connections that have become something else. Survives new manifests.
+    tunnels: Arc<Tunnels>,
     /// Of a generator of numbers that need not be a secret.
     random: AtomicU64,
 }
@@ -106,12 +115,21 @@ pub struct Shared {
     pace: Pace,
     tls: OnceLock<Result<Arc<ClientConfig>, String>>,
     via: Arc<Via>,
+    room: Arc<Room>,
+    /// Tunnels of all upstreams.
+    tunnels: watch::Sender<usize>,
 }
 
 impl Shared {
     /// What the host is called by its replicas.
     pub fn via(&self) -> Arc<Via> {
         Arc::clone(&self.via)
+    }
+
+    /// Waits until no connection is left that has become something else.
+    pub async fn without_tunnels(&self) {
+        // The sender is here, so there is no error.
+        let _ = self.tunnels.subscribe().wait_for(|open| *open == 0).await;
     }
 
     fn names(&self) -> Arc<Names> {
@@ -161,6 +179,9 @@ impl Upstream {
             members: ArcSwap::from_pointee(members),
             budget: before.map_or_else(|| Arc::new(Budget::new(now)), |before| Arc::clone(&before.budget)),
             counts: before.map(|before| Arc::clone(&before.counts)).unwrap_or_default(),
+            room: Arc::clone(&shared.room),
+            tunnels: before
+                .map_or_else(|| Arc::new(Tunnels::new(&shared.tunnels)), |before| Arc::clone(&before.tunnels)),
             random: AtomicU64::new(now.elapsed().subsec_nanos().into()),
             spec,
             settings,
@@ -180,6 +201,16 @@ impl Upstream {
     /// What this host is called by its replicas.
     pub fn via(&self) -> &Via {
         &self.via
+    }
+
+    /// A place for a connection that is to become something else, if there is one.
+    pub fn tunnel(&self) -> Option<tunnels::Place> {
+        self.inner.tunnels.take(self.inner.spec.tunnels)
+    }
+
+    /// Connections that have become something else, or are about to.
+    pub fn tunnels(&self) -> usize {
+        self.inner.tunnels.open()
     }
 
     /// What was counted of it.

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
 use super::address::is_public;
+use super::again::{Again, Lost, Uses};
 use super::dial::{Dial, Line, Resolver};
 use super::end;
 use super::failure::Failure;
@@ -29,6 +30,7 @@ use crate::request::headers;
 use crate::request::via::Via;
 use crate::service::Service;
 use crate::traces::ClientSpan;
+use crate::upstreams::replay::Room;
 
 /// To resolve a name, connect and shake hands, when the guest gives it longer or no time at all.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -60,8 +62,18 @@ pub(super) struct Client {
     kept: usize,
     places: Arc<Semaphore>,
     quota: Mutex<Quota>,
+    /// For bodies of requests that may be sent again.
+    room: Arc<Room>,
     /// For requests that may lead to addresses which are not public.
     via: Option<Arc<Via>>,
+}
+
+/// What the clients of all services share.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub(super) resolver: &'a Resolver,
+    pub(super) via: &'a Arc<Via>,
+    pub(super) room: &'a Arc<Room>,
 }
 
 /// Makes connections, with TLS where the scheme says so, within [`CONNECT`].
@@ -112,8 +124,9 @@ impl Kept {
 
 impl Client {
     /// One for what `grants` allows, within `limits`.
-    pub(super) fn new(grants: &Grants, limits: &Limits, resolver: Resolver, tls: ClientConfig, via: &Arc<Via>) -> Self {
-        let dial = Dial::new(resolver, grants, limits.outgoing * CONNECTIONS);
+    pub(super) fn new(grants: &Grants, limits: &Limits, tls: ClientConfig, shared: Shared<'_>) -> Self {
+        let Shared { resolver, via, room } = shared;
+        let dial = Dial::new(Arc::clone(resolver), grants, limits.outgoing * CONNECTIONS);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
@@ -126,6 +139,7 @@ impl Client {
             kept: limits.outgoing * KEPT,
             places,
             quota,
+            room: Arc::clone(room),
             via,
         }
     }
@@ -193,21 +207,41 @@ impl Client {
         if let Some(onward) = &errand.onward {
             outcome.span = onward.sends(&mut request, &outcome.service.name);
         }
-        let mut connection = capture_connection(&mut request);
-        let mut asked = std::pin::pin!(self.pool(now).request(request));
-        let limit = options.connect_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
-        let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
-        let answered = tokio::select! {
-            biased;
-            answered = asked.as_mut() => answered,
-            connected = connected => match options.first_byte_timeout {
-                _ if !connected => return Err(Failure::ConnectTimeout),
-                Some(limit) => tokio::time::timeout(limit, asked).await.map_err(|_| Failure::AnswerTimeout)?,
-                None => asked.await,
-            },
+        let (request, again) = Again::of(request, &self.room);
+        let lost = match once(self.pool(now), request, &options).await {
+            Ok(response) => return Ok((response, place)),
+            Err(lost) => lost,
         };
-        answered.map(|response| (response, place)).map_err(|error| Failure::of_client(&error))
+        let Some(request) = again.and_then(|again| again.after(&lost)) else { return Err(lost.failure) };
+        // The other connections of the pool may be closed as well: one of a pool of its own is new.
+        let second = once(pool(&self.connector), request, &options).await;
+        second.map(|response| (response, place)).map_err(|lost| lost.failure)
     }
+}
+
+/// Sends a request by this pool, and waits for the head of its response.
+async fn once(
+    pool: Pool,
+    mut request: Request<WasiBody>,
+    options: &RequestOptions,
+) -> Result<Response<Incoming>, Lost> {
+    let mut connection = capture_connection(&mut request);
+    let mut asked = std::pin::pin!(pool.request(request));
+    let limit = options.connect_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
+    let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
+    let answered = tokio::select! {
+        biased;
+        answered = asked.as_mut() => answered,
+        connected = connected => match options.first_byte_timeout {
+            _ if !connected => return Err(Lost::late(Failure::ConnectTimeout)),
+            Some(limit) => {
+                tokio::time::timeout(limit, asked).await.map_err(|_| Lost::late(Failure::AnswerTimeout))?
+            }
+            None => asked.await,
+        },
+    };
+    let reused = Uses::count(&connection);
+    answered.map_err(|error| Lost::new(&error, reused))
 }
 
 impl Outcome<'_> {

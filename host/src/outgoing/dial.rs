@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::address::is_public;
+use super::again::Uses;
 use super::failure::Failure;
 use crate::guests::manifest::grants::{Grants, bare};
 
@@ -149,7 +150,7 @@ impl tower_service::Service<Uri> for Dial {
 
 impl Connection for Line {
     fn connected(&self) -> Connected {
-        self.stream.connected()
+        self.stream.connected().extra(Uses::default())
     }
 }
 

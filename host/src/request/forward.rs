@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
 use super::body::RequestBody;
-use super::upgrade::{Ours, Tunnel};
+use super::upgrade::{Held, Ours, Tunnel};
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::service::Service;
@@ -66,6 +66,10 @@ pub async fn forward<B: RequestBody>(
 ) -> Result<Forwarded, RequestError> {
     upstream.via().pass(&mut request, errand.depth, upstream.limits().call_depth)?;
     let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
+    let place = match &ours {
+        Some(_) => Some(upstream.tunnel().ok_or(RequestError::TunnelsFull)?),
+        None => None,
+    };
     if let Some(ours) = &ours {
         ours.ask(request.headers_mut());
     }
@@ -81,9 +85,11 @@ pub async fn forward<B: RequestBody>(
         Ok(Answer { mut response, source }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let theirs = hyper::upgrade::on(&mut response);
             let ours = ours.filter(|ours| ours.is(response.headers()));
-            let ours =
-                ours.ok_or_else(|| RequestError::Upstream("it switches to a protocol that nobody asked for".into()))?;
-            Ok(Forwarded::Switch(response.into_parts().0, ours.meet(theirs, source, upstream.spec().idle)))
+            let (ours, place) = ours
+                .zip(place)
+                .ok_or_else(|| RequestError::Upstream("it switches to a protocol that nobody asked for".into()))?;
+            let held = Held::new(source, place);
+            Ok(Forwarded::Switch(response.into_parts().0, ours.meet(theirs, held, upstream.spec().idle)))
         }
         Ok(Answer { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
             Err(RequestError::Upstream(format!("it answers with status {}", response.status().as_u16())))

@@ -125,6 +125,9 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Request
         return Err(RequestError::BadFraming);
     }
     drop_hop_by_hop(&mut head.headers, dropped, |name| !is_hosts_own(name.as_str()));
+    if head.version == Version::HTTP_2 {
+        join_cookies(&mut head.headers)?;
+    }
     if peer.trusted {
         forward(&mut head.headers, &asked.authority, peer, &scheme)?;
     } else {
@@ -156,6 +159,22 @@ fn normal(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>
     }
     let (mark, query) = target.query().map_or(("", ""), |query| ("?", query));
     format!("{normal}{mark}{query}").parse().map(Some).map_err(|_| BAD_TARGET)
+}
+
+/// Makes one field of the `Cookie` fields that a client of HTTP/2 may split: guests, and replicas that speak HTTP/1.1, must get
+/// one (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), RequestError> {
+    let mut crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
+    let mut joined = first.to_vec();
+    for crumb in [second].into_iter().chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb);
+    }
+    let joined =
+        HeaderValue::from_bytes(&joined).map_err(|_| RequestError::BadRequest("the Cookie header is not valid"))?;
+    headers.insert(header::COOKIE, joined);
+    Ok(())
 }
 
 /// Removes what is meant for the next hop only. `te: trailers` stays: it says what the client understands, and gRPC

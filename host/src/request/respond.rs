@@ -156,7 +156,7 @@ pub fn relaying(
             take_over(&mut head);
             chosen.iter().for_each(|chosen| upgrade::speak(&mut head.headers, chosen));
             permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
-            tokio::spawn(tunnel.run(permit));
+            tokio::spawn(tunnel.run());
             return Ok(Response::from_parts(head, Body::text(None)));
         }
     };

@@ -1,8 +1,8 @@
 //! A connection that becomes something else, such as a WebSocket: from the answer on, bytes pass both ways.
 //!
-//! Only to replicas whose manifest says `upgrade = true`, and over HTTP/1.1. The connection holds its permit and its place at
-//! the replica for as long as it lives; `limits.wall` is not for it, but one over which nothing comes for `upstream.idle`
-//! is ended. When the host stops it has the grace period.
+//! Only to replicas whose manifest says `upgrade = true`, and over HTTP/1.1. The connection has a place of its own, among
+//! `upstream.tunnels`, for as long as it lives, and none of those that requests take. `limits.wall` is not for it, but one
+//! over which nothing comes for `upstream.idle` is ended. When the host stops it has the grace period.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::admission::Permit;
 use crate::upstreams::send::Source;
+use crate::upstreams::tunnels::Place;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 16 << 10;
@@ -34,8 +34,21 @@ pub struct Ours {
 pub struct Tunnel {
     ours: OnUpgrade,
     theirs: OnUpgrade,
-    source: Source,
+    held: Held,
     idle: Duration,
+}
+
+/// What a tunnel holds until its end: the replica, which is busy with it, and its place.
+pub struct Held {
+    _source: Source,
+    _place: Place,
+}
+
+impl Held {
+    /// These two.
+    pub fn new(source: Source, place: Place) -> Self {
+        Self { _source: source, _place: place }
+    }
 }
 
 impl Wanted {
@@ -76,8 +89,8 @@ impl Ours {
     }
 
     /// The replica agrees, in an answer with these headers and this connection.
-    pub fn meet(self, theirs: OnUpgrade, source: Source, idle: Duration) -> Tunnel {
-        Tunnel { ours: self.freed, theirs, source, idle }
+    pub fn meet(self, theirs: OnUpgrade, held: Held, idle: Duration) -> Tunnel {
+        Tunnel { ours: self.freed, theirs, held, idle }
     }
 }
 
@@ -109,8 +122,8 @@ pub fn speak(headers: &mut HeaderMap, what: &HeaderValue) {
 
 impl Tunnel {
     /// Passes bytes until both sides have ended, one has failed, or nothing has come for too long.
-    pub async fn run(self, permit: Permit) {
-        let Self { ours, theirs, source, idle } = self;
+    pub async fn run(self) {
+        let Self { ours, theirs, held, idle } = self;
         let both = tokio::time::timeout(idle, async { tokio::try_join!(ours, theirs) });
         let Ok(Ok((ours, theirs))) = both.await else { return };
         let (active, start) = (AtomicU64::new(0), Instant::now());
@@ -119,7 +132,7 @@ impl Tunnel {
         let (theirs_in, theirs_out) = tokio::io::split(TokioIo::<Upgraded>::new(theirs));
         // The first error ends both: half of a tunnel is of no use.
         let _ = tokio::try_join!(pass(ours_in, theirs_out, &clock), pass(theirs_in, ours_out, &clock));
-        drop((source, permit));
+        drop(held);
     }
 }
 

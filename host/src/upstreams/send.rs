@@ -12,6 +12,7 @@ use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 
+use super::replay::Replay;
 use super::replicas::Chosen;
 use super::retry::{Outcome, Repeatable};
 use super::spec::Policy;
@@ -79,6 +80,8 @@ struct Job<'a> {
     tried: Vec<usize>,
     /// What it can be made again from.
     spare: Option<Parts>,
+    /// Its body, where a replica may refuse the request after some of that was read.
+    replay: Option<Replay>,
     /// Where it stands in its trace; every try has a span there.
     onward: Option<Onward>,
     /// Whether one of several tries was late: then it may well be the request that takes so long, and not the others'
@@ -109,11 +112,17 @@ impl Upstream {
         let repeatable = Repeatable::new(&head.method, body.is_end_stream());
         let key = if inner.spec.policy == Policy::Hash { inner.spec.hash.key(client, &head.headers) } else { None };
         let again = repeatable.always() && (inner.spec.retry.attempts > 0 || inner.spec.hedge.is_some());
-        let spare = again.then(|| head.clone());
+        let refusable = inner.spec.retry.attempts > 0 && inner.settings.may_speak_two();
+        let (replay, body) = if refusable && !body.is_end_stream() {
+            let (replay, first) = Replay::new(body, &inner.room);
+            (Some(replay), first)
+        } else {
+            (None, body)
+        };
+        let spare = (again || refusable).then(|| head.clone());
         let members = inner.members.load_full();
-        let lateness = again.then(Arc::default);
-        let mut job =
-            Job { inner, repeatable, key, deadline, members, upload, tried: Vec::new(), spare, onward, lateness };
+        let (lateness, tried) = (again.then(Arc::default), Vec::new());
+        let mut job = Job { inner, repeatable, key, deadline, members, upload, tried, spare, replay, onward, lateness };
         job.run(Request::from_parts(head, body)).await
     }
 }
@@ -174,8 +183,12 @@ impl Job<'_> {
     }
 
     fn made_again(&self) -> Option<Request<AnyBody>> {
-        let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
-        Some(Request::from_parts(self.spare.clone()?, body))
+        let head = self.spare.clone()?;
+        let body = match &self.replay {
+            Some(replay) => replay.next()?,
+            None => Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync(),
+        };
+        Some(Request::from_parts(head, body))
     }
 
     /// One try or, when the first is slow and hedging is on, two at once of which the first good answer counts. The other

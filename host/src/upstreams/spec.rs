@@ -58,6 +58,8 @@ pub struct Spec {
     pub hedge: Option<Duration>,
     /// Whether a client may switch protocols: WebSocket.
     pub upgrade: bool,
+    /// Connections that may have done so at once.
+    pub tunnels: usize,
 }
 
 /// Which replica gets a request.

@@ -116,11 +116,11 @@ async fn a_name_that_flaps_loses_nothing() {
         for address in all {
             let known = urls();
             server.says("far.test", RecordType::A, Says::Broken);
-            server.asked(2).await;
+            server.asked(4).await;
             server.says("far.test", RecordType::A, Says::Records(vec![]));
-            server.asked(2).await;
+            server.asked(4).await;
             server.forgets();
-            server.asked(2).await;
+            server.asked(4).await;
             assert_eq!(urls(), known, "round {round}: what fails was believed");
             server.addresses("far.test", &[address]);
             follows(&[address]).await;
@@ -131,5 +131,100 @@ async fn a_name_that_flaps_loses_nothing() {
     for client in clients {
         let seen = client.await.expect("no request was lost");
         assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+}
+
+/// A server of HTTP/2 that turns away the first request on its first connection in this way, and answers all others with
+/// their bodies. Counts the requests that it has answered.
+async fn refusing(how: Refusal) -> (std::net::SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, answered) = (listener.local_addr().unwrap(), Arc::<AtomicU64>::default());
+    let counts = Arc::clone(&answered);
+    tokio::spawn(async move {
+        let mut first = Some(how);
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let counts = Arc::clone(&counts);
+            match first.take() {
+                Some(Refusal::Away(code)) => drop(tokio::spawn(goes_away(stream, code))),
+                refuses => drop(tokio::spawn(echoes(stream, refuses.is_some(), counts))),
+            }
+        }
+    });
+    (address, answered)
+}
+
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// `REFUSED_STREAM`.
+    Stream,
+    /// `GOAWAY` with this code, which says that no stream was looked at.
+    Away(u8),
+}
+
+async fn echoes(stream: tokio::net::TcpStream, mut refuses: bool, answered: Arc<AtomicU64>) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        if std::mem::take(&mut refuses) {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            continue;
+        }
+        answered.fetch_add(1, Relaxed);
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            let mut to = respond.send_response(http::Response::new(()), false).unwrap();
+            while let Some(Ok(data)) = body.data().await {
+                let _ = body.flow_control().release_capacity(data.len());
+                to.send_data(data, false).unwrap();
+            }
+            to.send_data(Bytes::new(), true).unwrap();
+        });
+    }
+}
+
+/// Reads a request and some of its body, and says by hand what no server of a library would.
+async fn goes_away(mut stream: tokio::net::TcpStream, code: u8) {
+    let (mut bytes, preface, data) = (Vec::new(), 24, 0);
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    loop {
+        stream.read_buf(&mut bytes).await.unwrap();
+        let mut frames = bytes.get(preface..).unwrap_or_default();
+        while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = frames {
+            if *kind == data {
+                let away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, code];
+                stream.write_all(&away).await.unwrap();
+                // Closes when the client does, so that it is not the reset of the connection that is seen.
+                while stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
+                return;
+            }
+            let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+            let Some(next) = rest.get(length..) else { break };
+            frames = next;
+        }
+    }
+}
+
+/// A request that a replica did not look at is sent again whatever its method, as long as what was read of its body is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_is_sent_again() {
+    for (how, method, size) in [
+        (Refusal::Stream, "POST", 0),
+        (Refusal::Stream, "POST", 10),
+        (Refusal::Stream, "PUT", replay::HELD),
+        (Refusal::Away(0), "POST", 5),
+        (Refusal::Away(11), "POST", 5),
+    ] {
+        let (address, answered) = refusing(how).await;
+        let text = format!("[upstream]\nreplicas = ['http://{address}']\nprotocol = 'h2c'");
+        let far = upstream(&text, &Shared::default()).await;
+        let sent = Bytes::from(vec![b'x'; size]);
+        let body = http_body_util::Full::new(sent.clone()).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().method(method).uri("http://far.test/").body(body).unwrap();
+        let client = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let answer = far.send(request, client, Instant::now() + LONG, None, None).await;
+        let answer = answer.unwrap_or_else(|failure| panic!("{method} of {size} bytes is lost: {failure:?}"));
+        let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, sent);
+        assert_eq!((answered.load(Relaxed), far.counts().retries.load(Relaxed)), (1, 1), "{method} {size}");
     }
 }

@@ -12,8 +12,8 @@
 //!
 //! # What is always true
 //!
-//! * Never more than [`Settings::connections`] sockets to the replica, those included that are being opened, and those
-//!   that became something else by an upgrade: the place is in the socket.
+//! * Never more than [`Settings::connections`] sockets to the replica, those included that are being opened: the place is
+//!   in the socket. One that becomes something else by an upgrade leaves it; how many those are is for the caller to bound.
 //! * Every wait has an end: to connect, for a connection, for the head of an answer. A body that stalls is for the
 //!   deadline of the request.
 //! * A task for each connection, one for the pool. HTTP/1.1 needs none for a request; hyper's HTTP/2 has one for each
@@ -39,18 +39,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Authority;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use rustls::ClientConfig;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 pub use body::Received;
 use body::{Sending, Upload};
 use connect::{Connector, Opened};
 use error::{Failure, chain, judge};
-pub use error::{Kind, SendError};
+pub use error::{Kind, SendError, is_refusal};
 use places::Place;
 use shelf::{Connection, Opening, PERIODS, Shelf, Step};
 pub use target::{Scheme, Target};
@@ -92,6 +93,17 @@ pub struct Settings {
     pub protocol: Protocol,
     /// For replicas with TLS: what is trusted ([`tls::client`](crate::tls::client)). What it offers by ALPN is replaced.
     pub tls: Option<Arc<ClientConfig>>,
+}
+
+impl Settings {
+    /// Whether a replica may be spoken to by HTTP/2.
+    pub fn may_speak_two(&self) -> bool {
+        match self.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Auto => self.tls.is_some(),
+        }
+    }
 }
 
 /// The connections of one replica. To be shared in an `Arc`; dropping it closes them, those in use after their exchange.
@@ -263,17 +275,20 @@ where
         }
     }
 
-    /// Waits for a head for as long as it may take; `None` when it takes longer.
+    /// Waits for a head for [`Settings::read`], counted from the last part of the request that was taken; `None` when it
+    /// takes longer.
     async fn in_time(&self, sent: impl Future<Output = Outcome<B>>, upload: Option<&Upload>) -> Option<Outcome<B>> {
         let mut sent = pin!(sent);
-        let taken = || upload.map_or(0, Upload::frames);
+        let mut until = Instant::now() + self.read;
         loop {
-            let before = taken();
-            match tokio::time::timeout(self.read, &mut sent).await {
-                Ok(outcome) => return Some(outcome),
-                Err(_) if taken() == before => return None,
-                Err(_) => {}
+            if let Ok(outcome) = tokio::time::timeout_at(until, &mut sent).await {
+                return Some(outcome);
             }
+            let next = upload.map_or(until, |upload| upload.taken() + self.read);
+            if next <= until {
+                return None;
+            }
+            until = next;
         }
     }
 
@@ -311,6 +326,9 @@ fn received<B>(
 ) -> Response<Received<B>> {
     if let Connection::One(exchange) = &mut connection {
         exchange.upload = upload;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            exchange.line.switches();
+        }
     }
     response.map(|body| Received::new(body, connection))
 }

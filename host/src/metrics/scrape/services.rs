@@ -77,6 +77,9 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     ("lodge_upstream_replicas", "Replicas that are known", |it| {
         Some(it.target?.backend.upstream()?.replicas().len() as u64)
     }),
+    ("lodge_upstream_tunnels", "Connections that have switched protocols", |it| {
+        Some(it.target?.backend.upstream()?.tunnels() as u64)
+    }),
     ("lodge_upstream_connections", "Connections to replicas", |it| {
         let replicas = it.target?.backend.upstream()?.replicas();
         Some(replicas.iter().map(|replica| replica.connections as u64).sum())

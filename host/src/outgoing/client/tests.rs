@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use wasmtime_wasi_http::Error;
 
@@ -67,7 +68,9 @@ fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
     let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
-    Client::new(&manifest.grants, &manifest.limits, resolver, crate::tls::client(roots).unwrap(), &Arc::default())
+    let (via, room) = (Arc::default(), Arc::default());
+    let shared = Shared { resolver: &resolver, via: &via, room: &room };
+    Client::new(&manifest.grants, &manifest.limits, crate::tls::client(roots).unwrap(), shared)
 }
 
 fn errand() -> Errand {
@@ -278,4 +281,67 @@ async fn only_neighbours_are_told_how_deep_it_is() {
     for near in ["['https://api.test', 'http://10.0.0.7']", "['http://*', 'http://[::1]:*']", "['http://8.0.0.0/6']"] {
         assert!(tells(near), "{near}");
     }
+}
+
+/// A server that answers the first request of each connection, if it answers any, and closes on the next one when it has
+/// read that; with what it was asked for.
+async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
+    let sees = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let sees = Arc::clone(&sees);
+            tokio::spawn(async move {
+                for number in 0.. {
+                    let mut bytes = Vec::new();
+                    while !(bytes.ends_with(b"\r\n\r\n") || bytes.ends_with(b"body")) {
+                        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    lock(&sees).push(String::from_utf8(bytes).unwrap());
+                    if number >= answers {
+                        return;
+                    }
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                }
+            });
+        }
+    });
+    (port, seen)
+}
+
+/// A connection that its server closes under a request: what may be repeated is sent again, on a new connection, with its
+/// body; what may not is not, and neither is what failed on a connection that was new.
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile() {
+    let service = service();
+    let send = async |client: &Client, port: u16, method: &str, body: &'static str| {
+        let sent = Full::new(Bytes::from_static(body.as_bytes())).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().method(method).uri(format!("http://a.test:{port}/")).body(sent).unwrap();
+        let (response, _place) = client.send(&service, &errand(), request, RequestOptions::default()).await?;
+        Ok::<_, Failure>(response.into_body().collect().await.unwrap().to_bytes())
+    };
+    for (method, body, repeats) in
+        [("GET", "", true), ("DELETE", "", true), ("PUT", "a body", true), ("POST", "a body", false)]
+    {
+        let (port, seen) = forgetful(1).await;
+        let client =
+            client(&format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+        assert_eq!(send(&client, port, "GET", "").await.unwrap(), "ok");
+        let second = send(&client, port, method, body).await;
+        let sent = lock(&seen).iter().filter(|head| head.starts_with(method) && head.ends_with(body)).count();
+        if repeats {
+            assert_eq!(second.unwrap(), "ok", "{method}");
+            assert_eq!(lock(&seen).len(), 3, "{method}");
+        } else {
+            assert!(matches!(second, Err(Failure::Terminated)), "{method}: {second:?}");
+            assert_eq!(sent, 1, "{method} is sent once");
+        }
+    }
+    let (port, seen) = forgetful(0).await;
+    let client = client(&format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+    assert!(matches!(send(&client, port, "GET", "").await, Err(Failure::Terminated)));
+    assert_eq!(lock(&seen).len(), 1, "a new connection that fails is not tried again");
 }

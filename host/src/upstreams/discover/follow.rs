@@ -45,7 +45,7 @@ impl Follow {
         let mut memory = Memory::default();
         let mut first = true;
         loop {
-            let answer = self.ask(&source).await;
+            let answer = self.ask(&source, memory.known()).await;
             self.board.troubles.put(self.at, answer.trouble());
             let lesson = memory.learn(answer, Instant::now(), &self.pace, jitter());
             tell(&source, lesson.says);
@@ -97,7 +97,7 @@ impl Follow {
             if now < line.next {
                 continue;
             }
-            let answer = self.one(&line.fixed).await;
+            let answer = self.one(&line.fixed, line.memory.known()).await;
             line.trouble = answer.trouble();
             let lesson = line.memory.learn(answer, now, &self.pace, jitter());
             line.next = now + lesson.next;
@@ -108,37 +108,54 @@ impl Follow {
         }
     }
 
-    async fn ask(&self, source: &Source) -> Answer<Vec<Endpoint>> {
+    async fn ask(&self, source: &Source, known: &[Endpoint]) -> Answer<Vec<Endpoint>> {
         match source {
-            Source::Fixed(fixed) => self.one(fixed).await,
-            Source::Dns { scheme, name, port } => self.all(*scheme, name, *port, 1).await,
-            Source::Srv { scheme, name } => self.services(*scheme, name).await,
+            Source::Fixed(fixed) => self.one(fixed, known).await,
+            Source::Dns { scheme, name, port } => self.all(*scheme, name, *port, 1, known).await,
+            Source::Srv { scheme, name } => self.services(*scheme, name, known).await,
             Source::File(path) => Answer::Failed(format!("{}: is a file", path.display())),
         }
     }
 
-    /// One replica: the first of its name's addresses.
-    async fn one(&self, fixed: &Fixed) -> Answer<Vec<Endpoint>> {
+    /// One replica: the first of its name's addresses, and the first of the other family.
+    async fn one(&self, fixed: &Fixed, known: &[Endpoint]) -> Answer<Vec<Endpoint>> {
         if let Some(ip) = fixed.address() {
             return Answer::Good(vec![endpoint(fixed, ip)], self.pace.most);
         }
-        match self.all(fixed.scheme, &fixed.host, fixed.port, fixed.weight).await {
-            Answer::Good(mut found, lasts) => {
-                found.truncate(1);
-                Answer::Good(found, lasts)
+        match self.all(fixed.scheme, &fixed.host, fixed.port, fixed.weight, known).await {
+            Answer::Good(found, lasts) => {
+                let first = found.first().cloned();
+                let one = first.map(|mut first| {
+                    let v4 = first.target.address.is_ipv4();
+                    let mut others = found.iter().map(|endpoint| endpoint.target.address);
+                    first.target.other = others.find(|address| address.is_ipv4() != v4);
+                    first
+                });
+                Answer::Good(one.into_iter().collect(), lasts)
             }
             other => other,
         }
     }
 
-    async fn all(&self, scheme: Scheme, name: &str, port: u16, weight: u32) -> Answer<Vec<Endpoint>> {
+    /// A replica for each address of a name. `known` are those that there were, of whatever name.
+    async fn all(
+        &self,
+        scheme: Scheme,
+        name: &str,
+        port: u16,
+        weight: u32,
+        known: &[Endpoint],
+    ) -> Answer<Vec<Endpoint>> {
         // The certificate is for the name without the root's dot.
         let host: Arc<str> = name.strip_suffix('.').unwrap_or(name).into();
-        match self.names.addresses(name).await {
+        let known = known.iter().map(|endpoint| &endpoint.target).filter(|target| target.host == host);
+        let known: Vec<_> = known.flat_map(|target| [target.address].into_iter().chain(target.other)).collect();
+        let known: Vec<_> = known.iter().map(SocketAddr::ip).collect();
+        match self.names.addresses(name, &known).await {
             Answer::Good(addresses, lasts) => {
                 let replica = |ip: IpAddr| {
                     let address = SocketAddr::new(ip, port);
-                    Endpoint { target: Target { scheme, host: Arc::clone(&host), address }, weight }
+                    Endpoint { target: Target { scheme, host: Arc::clone(&host), address, other: None }, weight }
                 };
                 Answer::Good(addresses.into_iter().take(MOST_REPLICAS).map(replica).collect(), lasts)
             }
@@ -148,7 +165,7 @@ impl Follow {
     }
 
     /// The targets of the best priority that has any: those of the next are for when all of it is gone from DNS.
-    async fn services(&self, scheme: Scheme, name: &str) -> Answer<Vec<Endpoint>> {
+    async fn services(&self, scheme: Scheme, name: &str, known: &[Endpoint]) -> Answer<Vec<Endpoint>> {
         let (services, mut lasts) = match self.names.services(name).await {
             Answer::Good(services, lasts) => (services, lasts),
             Answer::Empty(why) => return Answer::Empty(why),
@@ -157,7 +174,7 @@ impl Follow {
         let mut found: Vec<Endpoint> = Vec::new();
         for group in services.chunk_by(|a, b| a.priority == b.priority) {
             for Service { weight, port, name, .. } in group {
-                match self.all(scheme, name, *port, u32::from(*weight).max(1)).await {
+                match self.all(scheme, name, *port, u32::from(*weight).max(1), known).await {
                     Answer::Good(replicas, long) => {
                         found.extend(replicas);
                         lasts = lasts.min(long);
@@ -177,8 +194,8 @@ impl Follow {
 }
 
 fn endpoint(fixed: &Fixed, ip: IpAddr) -> Endpoint {
-    let target =
-        Target { scheme: fixed.scheme, host: Arc::clone(&fixed.host), address: SocketAddr::new(ip, fixed.port) };
+    let address = SocketAddr::new(ip, fixed.port);
+    let target = Target { scheme: fixed.scheme, host: Arc::clone(&fixed.host), address, other: None };
     Endpoint { target, weight: fixed.weight }
 }
 

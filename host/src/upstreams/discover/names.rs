@@ -4,6 +4,7 @@
 //! search list and hosts file, itself. Nothing is kept here: who asks knows when to ask again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
@@ -19,6 +20,11 @@ use super::memory::Answer;
 const ASK: Duration = Duration::from_secs(15);
 /// Servers that are asked only because somebody says so answer within this, or are asked once more.
 const TRY: Duration = Duration::from_secs(2);
+
+/// How long the addresses of one family are waited for when those of the other are there.
+const OTHER: Duration = Duration::from_secs(2);
+/// When a name is asked for again of which one family could not be looked up.
+const SOON: Duration = Duration::from_secs(10);
 
 /// Who is asked for names. Where nobody can be, the reason is what every question is answered with: replicas that are
 /// known by their addresses need no names.
@@ -53,19 +59,31 @@ impl Names {
         Self(built(Ok(builder)))
     }
 
-    /// All addresses of a name, in order: those of IPv4, or those of IPv6 when there are none. Not both: they mostly
-    /// are two ways to the same replicas, which would count twice.
-    pub(super) async fn addresses(&self, name: &str) -> Answer<Vec<IpAddr>> {
-        let found = match self.ask(name, RecordType::A).await {
-            Answer::Empty(_) => self.ask(name, RecordType::AAAA).await,
-            found => found,
+    /// All addresses of a name, in order, those of IPv4 first. `known` are addresses that it had before: where one family
+    /// cannot be looked up, those of that family stay.
+    pub(super) async fn addresses(&self, name: &str, known: &[IpAddr]) -> Answer<Vec<IpAddr>> {
+        let (v4, v6) = self.both(name).await;
+        let (mut addresses, lasts) = match (v4, v6) {
+            (Answer::Good(mut v4, long), Answer::Good(v6, short)) => {
+                v4.extend(v6);
+                (v4, long.min(short))
+            }
+            (Answer::Good(found, lasts), Answer::Empty(_)) | (Answer::Empty(_), Answer::Good(found, lasts)) => {
+                (found, lasts)
+            }
+            (Answer::Good(mut v4, lasts), Answer::Failed(why)) => {
+                tracing::debug!("{why}; the addresses of IPv6 stay as they were");
+                v4.extend(known.iter().filter(|known| known.is_ipv6()));
+                (v4, lasts.min(SOON))
+            }
+            (Answer::Failed(why), Answer::Good(mut v6, lasts)) => {
+                tracing::debug!("{why}; the addresses of IPv4 stay as they were");
+                v6.extend(known.iter().filter(|known| known.is_ipv4()));
+                (v6, lasts.min(SOON))
+            }
+            (Answer::Empty(why), Answer::Empty(_)) => return Answer::Empty(why),
+            (Answer::Failed(why), _) | (_, Answer::Failed(why)) => return Answer::Failed(why),
         };
-        let (lookup, lasts) = match found {
-            Answer::Good(lookup, lasts) => (lookup, lasts),
-            Answer::Empty(why) => return Answer::Empty(why),
-            Answer::Failed(why) => return Answer::Failed(why),
-        };
-        let mut addresses: Vec<_> = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
         // Servers answer in another order every time.
         addresses.sort_unstable();
         addresses.dedup();
@@ -73,6 +91,36 @@ impl Names {
             Answer::Empty(format!("{name} has no address"))
         } else {
             Answer::Good(addresses, lasts)
+        }
+    }
+
+    /// What is said of both families, asked for at once. Some servers do not answer for the one that they do not have: when
+    /// the other is there, it is waited for no longer than [`OTHER`].
+    async fn both(&self, name: &str) -> (Answer<Vec<IpAddr>>, Answer<Vec<IpAddr>>) {
+        let (mut v4, mut v6) = (pin!(self.family(name, RecordType::A)), pin!(self.family(name, RecordType::AAAA)));
+        let late = |kind: RecordType| Answer::Failed(format!("{name}: no answer for {kind}"));
+        tokio::select! {
+            first = &mut v4 => {
+                let wait = if matches!(first, Answer::Good(..)) { OTHER } else { ASK };
+                let second = tokio::time::timeout(wait, v6).await.unwrap_or_else(|_| late(RecordType::AAAA));
+                (first, second)
+            }
+            first = &mut v6 => {
+                let wait = if matches!(first, Answer::Good(..)) { OTHER } else { ASK };
+                let second = tokio::time::timeout(wait, v4).await.unwrap_or_else(|_| late(RecordType::A));
+                (second, first)
+            }
+        }
+    }
+
+    async fn family(&self, name: &str, kind: RecordType) -> Answer<Vec<IpAddr>> {
+        match self.ask(name, kind).await {
+            Answer::Good(lookup, lasts) => {
+                let addresses = lookup.answers().iter().filter_map(|record| record.data.ip_addr());
+                Answer::Good(addresses.collect(), lasts)
+            }
+            Answer::Empty(why) => Answer::Empty(why),
+            Answer::Failed(why) => Answer::Failed(why),
         }
     }
 

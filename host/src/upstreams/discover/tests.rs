@@ -44,7 +44,7 @@ async fn a_name_is_asked_again_and_again() {
     endpoints.mark_unchanged();
     // In another order it is the same answer.
     server.addresses("users.test", &["10.0.0.1", "10.0.0.2"]);
-    server.asked(3).await;
+    server.asked(6).await;
     assert!(!endpoints.has_changed().unwrap());
     server.addresses("users.test", &["10.0.0.3"]);
     becomes(&discovery, &["http://users.test:8080 (10.0.0.3)"]).await;
@@ -70,7 +70,7 @@ async fn as_long_as_it_lasts() {
     let after = begin.elapsed();
     assert!(after >= Duration::from_millis(750) && after < Duration::from_secs(5), "{after:?}");
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(server.asked.load(Ordering::Relaxed), 2);
+    assert_eq!(server.asked.load(Ordering::Relaxed), 4, "both families, twice");
 }
 
 #[tokio::test]
@@ -86,22 +86,27 @@ async fn flapping_changes_nothing() {
     endpoints.mark_unchanged();
     for _ in 0..3 {
         server.says("users.test", RecordType::A, Says::Broken);
-        server.asked(2).await;
+        server.asked(4).await;
         // No addresses, and nobody by that name.
         server.says("users.test", RecordType::A, Says::Records(vec![]));
-        server.asked(2).await;
+        server.asked(4).await;
         server.forgets();
-        server.asked(2).await;
+        server.asked(4).await;
         server.addresses("users.test", &["10.0.0.1"]);
-        server.asked(2).await;
+        server.asked(4).await;
     }
     assert!(!endpoints.has_changed().unwrap());
-    // A name that cannot be looked up by one family is not one without the other.
+    // A family that cannot be looked up is not gone, and the other one counts.
     server.forgets();
     server.says("users.test", RecordType::A, Says::Broken);
     server.says("users.test", RecordType::AAAA, Says::Records(vec!["::1".parse::<IpAddr>().unwrap().into()]));
-    server.asked(3).await;
-    assert!(!endpoints.has_changed().unwrap());
+    let (v4, v6) = ("http://users.test:80 (10.0.0.1)", "http://users.test:80 (::1)");
+    becomes(&discovery, &[v4, v6]).await;
+    server.says("users.test", RecordType::AAAA, Says::Broken);
+    server.says("users.test", RecordType::A, Says::Records(vec!["10.0.0.2".parse::<IpAddr>().unwrap().into()]));
+    becomes(&discovery, &["http://users.test:80 (10.0.0.2)", v6]).await;
+    server.addresses("users.test", &["10.0.0.1"]);
+    becomes(&discovery, &[v4]).await;
 }
 
 #[tokio::test]
@@ -119,14 +124,30 @@ async fn a_name_that_stays_away_is_gone() {
     becomes(&discovery, &["http://users.test:80 (10.0.0.1)"]).await;
 }
 
+/// Every address of a name is a replica, of whatever family. A single replica may be reached at one of each.
 #[tokio::test]
-async fn one_family() {
+async fn both_families() {
     let (server, names) = Server::start().await;
-    server.addresses("both.test", &["10.0.0.1", "fd00::1"]);
+    server.addresses("both.test", &["fd00::1", "10.0.0.1"]);
     server.addresses("six.test", &["fd00::2", "fd00::1"]);
-    let discovery = start(&["dns+https://both.test:443", "https://six.test weight=3"], &names, quick());
-    // A single replica is one address.
-    becomes(&discovery, &["https://both.test:443 (10.0.0.1)", "https://six.test:443 (fd00::1) x3"]).await;
+    let sources = ["dns+https://both.test:443", "https://six.test weight=3", "http://both.test"];
+    let discovery = start(&sources, &names, quick());
+    let all = [
+        "https://both.test:443 (10.0.0.1)",
+        "https://both.test:443 (fd00::1)",
+        "https://six.test:443 (fd00::1) x3",
+        "http://both.test:80 (10.0.0.1, fd00::1)",
+    ];
+    becomes(&discovery, &all).await;
+    // One family fails: the single replica is still the same one.
+    let mut endpoints = discovery.endpoints();
+    endpoints.mark_unchanged();
+    for family in [RecordType::A, RecordType::AAAA] {
+        server.addresses("both.test", &["fd00::1", "10.0.0.1"]);
+        server.says("both.test", family, Says::Broken);
+        server.asked(12).await;
+        assert!(!endpoints.has_changed().unwrap(), "{family}");
+    }
 }
 
 #[tokio::test]
@@ -145,7 +166,7 @@ async fn services() {
     let mut endpoints = discovery.endpoints();
     endpoints.mark_unchanged();
     server.says("a.test", RecordType::A, Says::Broken);
-    server.asked(6).await;
+    server.asked(12).await;
     assert!(!endpoints.has_changed().unwrap());
     // Nobody of the best priority is left, and the next one has somebody.
     server.services(record, &[(20, 1, 1, "late.test"), (10, 5, 8080, "none.test")]);

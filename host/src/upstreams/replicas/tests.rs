@@ -13,8 +13,12 @@ const SECOND: Duration = Duration::from_secs(1);
 const FINE: Outcome = Outcome::Answered(StatusCode::OK);
 
 fn found(ports: &[u16]) -> Vec<(Target, u32)> {
-    let target =
-        |port: &u16| Target { scheme: Scheme::Http, host: "10.0.0.7".into(), address: ([10, 0, 0, 7], *port).into() };
+    let target = |port: &u16| Target {
+        scheme: Scheme::Http,
+        host: "10.0.0.7".into(),
+        address: ([10, 0, 0, 7], *port).into(),
+        other: None,
+    };
     ports.iter().map(|port| (target(port), 1)).collect()
 }
 

@@ -198,6 +198,13 @@ pub const KEYS: &[Key<Spec>] = &[
         help: "whether clients may switch protocols: WebSocket",
         set: |s, text| word(text, &[("true", true), ("false", false)]).map(|value| s.upgrade = value),
     },
+    Key {
+        name: "tunnels",
+        default: "256",
+        help: "connections that have switched protocols, at most; they take no place of `limits.in_flight`, \
+               `engine.instances` or `upstream.connections`",
+        set: |s, text| count(text, 1..=100_000).map(|value| s.tunnels = value),
+    },
 ];
 
 fn file(text: &str) -> Result<Option<String>, String> {
@@ -257,6 +264,7 @@ impl Spec {
             retry: Retry { attempts: 0, budget: Percent(0), minimum: 0 },
             hedge: None,
             upgrade: false,
+            tunnels: 0,
         }
     }
 }

@@ -32,6 +32,7 @@ impl Spec {
             ("retry.minimum", retry.minimum.to_string()),
             ("hedge", self.hedge.map_or_else(|| "off".to_owned(), time)),
             ("upgrade", self.upgrade.to_string()),
+            ("tunnels", self.tunnels.to_string()),
         ]);
         shown.extend(self.replicas_file.iter().map(|file| ("replicas_file", file.clone())));
         if self.policy == Policy::Hash {

@@ -90,6 +90,7 @@ fn every_key() {
         retry: Retry { attempts: 1, budget: Percent(0), minimum: 0 },
         hedge: Some(Duration::from_millis(80)),
         upgrade: false,
+        tunnels: 256,
     };
     assert_eq!(spec, expected);
     assert!(read(&format!("{SOME}upgrade = true")).unwrap().upgrade);

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::shelf::Connection;
 
@@ -19,16 +21,17 @@ pub(super) struct Sending<B> {
 }
 
 /// How far a body has come.
-#[derive(Default)]
 pub(super) struct Upload {
-    frames: AtomicU32,
+    began: Instant,
+    /// Nanoseconds from then until a part of it was taken last.
+    taken: AtomicU64,
     done: AtomicBool,
     broken: AtomicBool,
 }
 
 impl<B: Body> Sending<B> {
     pub(super) fn new(body: B) -> Self {
-        let upload = (!body.is_end_stream()).then(Arc::default);
+        let upload = (!body.is_end_stream()).then(|| Arc::new(Upload::new()));
         Self { body, upload }
     }
 
@@ -43,9 +46,19 @@ impl<B: Body> Sending<B> {
 }
 
 impl Upload {
-    /// Changes whenever a part of the body was taken.
-    pub(super) fn frames(&self) -> u32 {
-        self.frames.load(Ordering::Relaxed)
+    fn new() -> Self {
+        let (done, broken) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { began: Instant::now(), taken: AtomicU64::new(0), done, broken }
+    }
+
+    /// When a part of the body was taken last; when it began if none was yet.
+    pub(super) fn taken(&self) -> Instant {
+        self.began + Duration::from_nanos(self.taken.load(Ordering::Relaxed))
+    }
+
+    fn takes(&self) {
+        let nanos = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(0);
+        self.taken.store(nanos, Ordering::Relaxed);
     }
 
     /// All of it is with hyper.
@@ -66,7 +79,7 @@ impl<B: Body + Unpin> Body for Sending<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(upload) = &self.upload {
-            upload.frames.fetch_add(1, Ordering::Relaxed);
+            upload.takes();
             match &frame {
                 Some(Err(_)) => upload.broken.store(true, Ordering::Release),
                 // Nobody asks again after the last of it.

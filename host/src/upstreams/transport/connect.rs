@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,6 +44,10 @@ pub(super) struct Connector {
     target: Target,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     protocol: Protocol,
+    /// How long the first of two addresses is tried.
+    head_start: Duration,
+    /// The other one of two addresses took the last connection.
+    turned: AtomicBool,
 }
 
 /// A connection that can take a request.
@@ -59,7 +63,8 @@ impl Connector {
             (Scheme::Https, None) => return Err(format!("{target}: https needs certificates to trust")),
             (Scheme::Https, Some(config)) => Some(tls(&target, config, settings.protocol)?),
         };
-        Ok(Self { target, tls, protocol: settings.protocol })
+        let (protocol, head_start) = (settings.protocol, settings.connect / 2);
+        Ok(Self { target, tls, protocol, head_start, turned: AtomicBool::new(false) })
     }
 
     /// What the replica speaks, if that is not left to its answer.
@@ -80,7 +85,7 @@ impl Connector {
         B::Error: Into<BoxError>,
     {
         let (wire, version) = self.wire().await?;
-        let io = Io { wire, pulse: None, _place: place };
+        let io = Io { wire, pulse: None, place: Arc::new(place) };
         match version {
             Version::One => one(io).await,
             Version::Two => two(io).await,
@@ -90,7 +95,7 @@ impl Connector {
 
     async fn wire(&self) -> Result<(Wire, Version), Failure> {
         let failed = |error: io::Error| (Kind::Connect, self.says(&error.to_string()));
-        let tcp = TcpStream::connect(self.target.address).await.map_err(failed)?;
+        let tcp = self.tcp().await.map_err(failed)?;
         tune(&tcp).map_err(failed)?;
         let Some((connector, name)) = &self.tls else {
             return Ok((Wire::Plain(tcp), self.speaks().unwrap_or(Version::One)));
@@ -100,6 +105,21 @@ impl Connector {
         let agreed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let version = self.speaks().unwrap_or(if agreed { Version::Two } else { Version::One });
         Ok((Wire::Tls(Box::new(tls)), version))
+    }
+
+    /// A connection to the replica's address. Of two addresses the one that worked last is tried first, for half of the time;
+    /// one after the other and not both at once (RFC 8305), because there is a place for one socket.
+    async fn tcp(&self) -> io::Result<TcpStream> {
+        let Target { address, other, .. } = self.target;
+        let Some(other) = other else { return TcpStream::connect(address).await };
+        let turned = self.turned.load(Ordering::Relaxed);
+        let (first, second) = if turned { (other, address) } else { (address, other) };
+        if let Ok(Ok(stream)) = tokio::time::timeout(self.head_start, TcpStream::connect(first)).await {
+            return Ok(stream);
+        }
+        let stream = TcpStream::connect(second).await?;
+        self.turned.store(!turned, Ordering::Relaxed);
+        Ok(stream)
     }
 
     /// A line about this replica.
@@ -137,10 +157,11 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    let place = Arc::clone(&io.place);
     let (sender, connection) = http1::Builder::new().max_header_size(HEAD as usize).handshake(TokioIo::new(io)).await?;
     // How it ends is told to whose request it carries.
     let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
-    Ok(Opened::One(Line::new(sender, task.abort_handle())))
+    Ok(Opened::One(Line::new(sender, task.abort_handle(), place)))
 }
 
 async fn two<B>(mut io: Io) -> hyper::Result<Opened<B>>
@@ -204,7 +225,7 @@ impl Pulse {
 struct Io {
     wire: Wire,
     pulse: Option<Arc<Pulse>>,
-    _place: Place,
+    place: Arc<Place>,
 }
 
 enum Wire {

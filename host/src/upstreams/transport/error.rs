@@ -83,10 +83,14 @@ pub(super) fn judge(error: &hyper::Error) -> Kind {
     }
 }
 
+/// Whether the peer says that it has not looked at the request (RFC 9113, 6.8 and 8.7). h2 gives a `GOAWAY`, with whatever
+/// code, only to streams after the last one that it names; the others end with their connection.
+pub fn is_refusal(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
 fn judge_h2(error: &h2::Error) -> Kind {
-    let reason = error.reason();
-    let polite = error.is_go_away() && reason == Some(h2::Reason::NO_ERROR);
-    if error.is_remote() && (polite || reason == Some(h2::Reason::REFUSED_STREAM)) {
+    if is_refusal(error) {
         Kind::Refused
     } else if error.is_library() {
         Kind::Rubbish

@@ -1,7 +1,7 @@
-//! How many connections there are to a replica: a place for each, held by the socket itself.
+//! How many connections there are to a replica: a place for each, held by the socket itself until that is something else.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -14,8 +14,11 @@ pub(super) struct Places {
     pub(super) freed: Notify,
 }
 
-/// The right to an open socket. Given back with it, also after an upgrade, when no pool knows it any more.
-pub(super) struct Place(Arc<Places>);
+/// The right to an open socket. Given back with it, or when the connection becomes something else.
+pub(super) struct Place {
+    places: Arc<Places>,
+    left: AtomicBool,
+}
 
 /// Somebody waits.
 pub(super) struct Waiting<'a>(&'a Places);
@@ -28,7 +31,7 @@ impl Places {
     pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
         let free = |taken| (taken < self.limit).then_some(taken + 1);
         self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).ok()?;
-        Some(Place(Arc::clone(self)))
+        Some(Place { places: Arc::clone(self), left: AtomicBool::new(false) })
     }
 
     /// Sockets open now, and those that are being opened.
@@ -50,10 +53,19 @@ impl Places {
     }
 }
 
+impl Place {
+    /// The socket is no connection to the replica any more, and counted elsewhere.
+    pub(super) fn leave(&self) {
+        if !self.left.swap(true, Ordering::SeqCst) {
+            self.places.taken.fetch_sub(1, Ordering::SeqCst);
+            self.places.free();
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::SeqCst);
-        self.0.free();
+        self.leave();
     }
 }
 

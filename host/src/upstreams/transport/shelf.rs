@@ -57,6 +57,7 @@ struct Shared<B> {
 pub(super) struct Line<B> {
     pub(super) sender: http1::SendRequest<Sending<B>>,
     task: AbortHandle,
+    place: Arc<Place>,
     busy: bool,
 }
 
@@ -207,8 +208,13 @@ impl<B> Drop for Opening<B> {
 
 impl<B> Line<B> {
     /// With the request that it was opened for.
-    pub(super) fn new(sender: http1::SendRequest<Sending<B>>, task: AbortHandle) -> Self {
-        Self { sender, task, busy: true }
+    pub(super) fn new(sender: http1::SendRequest<Sending<B>>, task: AbortHandle, place: Arc<Place>) -> Self {
+        Self { sender, task, place, busy: true }
+    }
+
+    /// It becomes something else, and takes no place among the connections.
+    pub(super) fn switches(&self) {
+        self.place.leave();
     }
 }
 

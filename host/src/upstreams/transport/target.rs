@@ -25,6 +25,9 @@ pub struct Target {
     pub host: Arc<str>,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens as well, of the other family: for a replica with a name that has addresses of both. Connections go
+    /// there when `address` takes none.
+    pub other: Option<SocketAddr>,
 }
 
 impl Scheme {
@@ -54,13 +57,17 @@ impl Target {
     }
 }
 
-/// As operators write it, with the address if that is not the name: `http://users:8080 (10.0.0.7)`.
+/// As operators write it, with the addresses if those are not the name: `http://users:8080 (10.0.0.7)`.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.scheme.uri();
         if self.address.ip().to_string() == *self.host {
             return write!(f, "{scheme}://{}", self.address);
         }
-        write!(f, "{scheme}://{}:{} ({})", self.host, self.address.port(), self.address.ip())
+        write!(f, "{scheme}://{}:{} ({}", self.host, self.address.port(), self.address.ip())?;
+        match self.other {
+            Some(other) => write!(f, ", {})", other.ip()),
+            None => f.write_str(")"),
+        }
     }
 }

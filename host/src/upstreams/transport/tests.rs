@@ -31,7 +31,7 @@ fn settings() -> Settings {
 }
 
 fn plain(address: SocketAddr) -> Target {
-    Target { scheme: Scheme::Http, host: address.ip().to_string().into(), address }
+    Target { scheme: Scheme::Http, host: address.ip().to_string().into(), address, other: None }
 }
 
 fn pool(address: SocketAddr, settings: &Settings) -> Arc<Pool<Boxed>> {

@@ -10,7 +10,7 @@ fn pace() -> Pace {
 fn endpoints(numbers: &[u8]) -> Vec<Endpoint> {
     let endpoint = |n: &u8| {
         let address = ([10, 0, 0, *n], 80).into();
-        Endpoint { target: Target { scheme: Scheme::Http, host: "users".into(), address }, weight: 1 }
+        Endpoint { target: Target { scheme: Scheme::Http, host: "users".into(), address, other: None }, weight: 1 }
     };
     numbers.iter().map(endpoint).collect()
 }

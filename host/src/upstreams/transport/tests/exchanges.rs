@@ -127,10 +127,11 @@ async fn an_upgrade() {
     let mut back = [0; 8];
     tokio::time::timeout(LONG, echo.read_exact(&mut back)).await.unwrap().unwrap();
     assert_eq!(&back, b"helloabc");
-    // It is a connection still, though nobody's to reuse.
-    assert_eq!((pool.open(), pool.idle()), (1, 0));
+    // It is open still, and no connection of the pool any more.
+    assert_eq!((pool.open(), pool.idle()), (0, 0));
     drop(echo);
-    until("given back", || pool.open() == 0).await;
+    tokio::time::timeout(LONG, pool.send(get("/"))).await.unwrap().err().unwrap();
+    until("each place is given back once", || pool.open() == 0).await;
 }
 
 /// Both ways at once, and no further ahead of the reader than buffers reach.

@@ -138,3 +138,21 @@ async fn bodies_that_break_off() {
         assert_eq!(pool.idle(), 0);
     }
 }
+
+/// A body that was taken at once is no reason to wait twice as long for the head.
+#[tokio::test]
+async fn a_body_does_not_prolong_the_wait() {
+    let (address, _) = replica(|_, mut stream| async move {
+        head(&mut stream).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let within = Duration::from_secs(1);
+    let pool = pool(address, &Settings { read: within, ..settings() });
+    for request in [get("/"), post(full("x")), post(full(vec![b'x'; 1 << 20]))] {
+        let start = tokio::time::Instant::now();
+        assert_eq!(error(&pool, request).await.kind, Kind::ReadTimeout);
+        let waited = start.elapsed();
+        assert!(waited >= within && waited < within * 2, "{waited:?}");
+    }
+}

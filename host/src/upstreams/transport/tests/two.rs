@@ -133,7 +133,7 @@ async fn by_agreement() {
     ] {
         let (shows, trusts) = certificate(alpn);
         let (address, seen) = server(100, Some(shows)).await;
-        let target = Target { scheme: Scheme::Https, host: "replica.test".into(), address };
+        let target = Target { scheme: Scheme::Https, host: "replica.test".into(), address, other: None };
         let pool = Pool::new(target, &Settings { protocol, tls: Some(trusts), ..settings() }).unwrap();
         for _ in 0..3 {
             assert_eq!(asks(&pool, "/").await, expected, "{alpn:?} {protocol:?}");
@@ -150,7 +150,7 @@ async fn who_cannot_show_who_it_is() {
     for (host, trusts, why) in
         [("other.test", &trusts, "not valid for name"), ("replica.test", &stranger, "BadSignature")]
     {
-        let target = Target { scheme: Scheme::Https, host: host.into(), address };
+        let target = Target { scheme: Scheme::Https, host: host.into(), address, other: None };
         let pool: Pool<Boxed> = Pool::new(target, &Settings { tls: Some(Arc::clone(trusts)), ..settings() }).unwrap();
         let failed = pool.send(get("/")).await.err().unwrap();
         assert_eq!((failed.kind, failed.never_sent.is_some(), pool.open()), (Kind::Tls, true, 0));
@@ -160,7 +160,7 @@ async fn who_cannot_show_who_it_is() {
     let (address, _) = server(100, None).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for (address, kind) in [(address, Kind::Tls), (silent.local_addr().unwrap(), Kind::ConnectTimeout)] {
-        let target = Target { scheme: Scheme::Https, host: "replica.test".into(), address };
+        let target = Target { scheme: Scheme::Https, host: "replica.test".into(), address, other: None };
         let connect = if kind == Kind::Tls { LONG } else { Duration::from_millis(100) };
         let pool: Pool<Boxed> =
             Pool::new(target, &Settings { connect, tls: Some(Arc::clone(&trusts)), ..settings() }).unwrap();
@@ -383,7 +383,12 @@ async fn dead_or_slow() {
 async fn waiting_for_a_connection_that_is_opened() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (_, trusts) = certificate(&[]);
-    let target = Target { scheme: Scheme::Https, host: "replica.test".into(), address: silent.local_addr().unwrap() };
+    let target = Target {
+        scheme: Scheme::Https,
+        host: "replica.test".into(),
+        address: silent.local_addr().unwrap(),
+        other: None,
+    };
     let (connect, wait) = (Duration::from_millis(400), Duration::from_millis(50));
     let pool: Pool<Boxed> = Pool::new(target, &Settings { connect, wait, tls: Some(trusts), ..settings() }).unwrap();
     let (opens, waits) = tokio::join!(pool.send(get("/")), pool.send(get("/")));

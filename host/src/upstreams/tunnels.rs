@@ -1,0 +1,69 @@
+//! How many connections of an upstream have become something else, such as WebSockets.
+//!
+//! They may live for days, so they take no place of requests: neither the service's nor the host's, nor one among the
+//! connections to their replica. `upstream.tunnels` is their bound.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::watch;
+
+/// The tunnels of one upstream. Survives new manifests.
+#[derive(Debug, Default)]
+pub struct Tunnels {
+    open: AtomicUsize,
+    /// Those of all upstreams.
+    all: watch::Sender<usize>,
+}
+
+/// A place for one tunnel, taken before the replica is asked for it.
+#[derive(Debug)]
+pub struct Place(Arc<Tunnels>);
+
+impl Tunnels {
+    /// None yet; counted among `all` as well.
+    pub fn new(all: &watch::Sender<usize>) -> Self {
+        Self { open: AtomicUsize::new(0), all: all.clone() }
+    }
+
+    /// A place, if fewer than `most` are taken.
+    pub fn take(self: &Arc<Self>, most: usize) -> Option<Place> {
+        let one_more = |open: usize| (open < most).then_some(open.saturating_add(1));
+        self.open.fetch_update(Relaxed, Relaxed, one_more).ok()?;
+        self.all.send_modify(|all| *all = all.saturating_add(1));
+        Some(Place(Arc::clone(self)))
+    }
+
+    /// Tunnels that there are, and requests that may become one.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+        self.0.all.send_modify(|all| *all = all.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_of_each_and_all_are_counted() {
+        let (all, counted) = watch::channel(0);
+        let [one, other] = [&all, &all].map(|all| Arc::new(Tunnels::new(all)));
+        let (first, _second) = (one.take(2).unwrap(), one.take(2).unwrap());
+        assert!(one.take(2).is_none());
+        let third = other.take(1).unwrap();
+        assert_eq!((one.open(), other.open(), *counted.borrow()), (2, 1, 3));
+        // The bound is lowered below what is open: nothing new until that is gone.
+        assert!(one.take(1).is_none());
+        drop(first);
+        assert!(one.take(1).is_none() && one.take(2).is_some());
+        drop(third);
+        assert_eq!((one.open(), other.open(), *counted.borrow()), (1, 0, 1));
+    }
+}
