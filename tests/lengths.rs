@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::harness::far::before;
+use crate::harness::far::{before, manifest};
 use crate::harness::{Connection, Habit, Replica, TestHost, host, raw};
 
 /// What the operator reads of the last failure of a service.
@@ -79,4 +79,26 @@ async fn lengths_of_replicas() {
         assert_eq!(answers.matches(&format!("HTTP/1.1 {status} ")).count(), 2, "{answers}");
         assert!(!answers.contains("content-length: 5") && (body.is_empty() || !answers.contains(body)), "{answers}");
     }
+}
+
+/// A length near the end of all numbers, on a route whose responses are cached, is one broken response and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn lengths_beyond_all_memory() {
+    let one = Replica::start("one").await;
+    let replicas = manifest(&[&one], "");
+    let host = host(&["cacheable"])
+        .manifest("far", &format!("cache = true\n{replicas}"))
+        .manifest("cacheable", "cache = true")
+        .start()
+        .await;
+    for length in [u64::MAX - 2, u64::MAX - 3, u64::MAX / 2, u64::MAX / 2 + 1] {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\ncache-control: max-age=60\r\n\r\nhello");
+        one.set(Habit::Says(answer.leak()));
+        let broken = host.get("/far").await;
+        assert!(broken.broken || broken.status == 502, "{length}: {broken:?}");
+        let guests = host.get(&format!("/cacheable?cache-control=max-age%3D60&content-length={length}")).await;
+        assert!(guests.broken || guests.problem() == "bad-answer", "{length}: {guests:?}");
+    }
+    one.set(Habit::Name);
+    assert_eq!(host.get("/far").await.text(), "one");
 }

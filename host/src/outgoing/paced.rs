@@ -82,8 +82,9 @@ where
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let until = || {
-            this.silence
-                .map_or(this.deadline, |silence| this.deadline.min(tokio::time::Instant::now().into_std() + silence))
+            // The guest may have asked for any time, also for one that no clock has.
+            let silent = |silence| tokio::time::Instant::now().into_std().checked_add(silence);
+            this.silence.and_then(silent).map_or(this.deadline, |silent| this.deadline.min(silent))
         };
         let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until().into())));
         ready!(timer.as_mut().poll(cx));

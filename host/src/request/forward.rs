@@ -161,11 +161,12 @@ impl Relay {
 
     /// Bytes still to come, when that is known.
     pub fn exact_size(&self) -> Option<u64> {
-        let mut early = 0;
+        let mut early = 0_u64;
         for frame in &self.early {
-            early += frame.data_ref()?.len() as u64;
+            early = early.checked_add(frame.data_ref()?.len() as u64)?;
         }
-        if self.ended { Some(early) } else { Some(early + self.body.size_hint().exact()?) }
+        // What the replica says is still to come may be any number.
+        if self.ended { Some(early) } else { early.checked_add(self.body.size_hint().exact()?) }
     }
 }
 

@@ -36,7 +36,8 @@ impl Recorder {
         promised: Option<usize>,
     ) -> Result<Self, Lead> {
         let head = draft.bytes() + lead.key().len();
-        let fits = head + promised.unwrap_or(0) <= responses.entry;
+        // The length is the word of a guest or a replica, and may be any number.
+        let fits = head.checked_add(promised.unwrap_or(0)).is_some_and(|size| size <= responses.entry);
         let rooms = || Some((responses.budget.room(head)?, responses.budget.room(0)?));
         let Some((room, body_room)) = fits.then(rooms).flatten() else { return Err(lead) };
         let (responses, body) = (Arc::clone(responses), Vec::with_capacity(promised.unwrap_or(0)));
