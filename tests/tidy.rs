@@ -90,6 +90,18 @@ fn walls_stand() {
     }
 }
 
+/// What lasts as long as the host is started again when it panics.
+#[test]
+fn tasks_that_last_are_started_again() {
+    for name in ["host.rs", "upstreams.rs", "upstreams/transport.rs", "upstreams/discover.rs"] {
+        let (_, text) = rust_files("host/src").into_iter().find(|(file, _)| file == name).unwrap();
+        let code: String = code(&text).split_whitespace().collect();
+        let spawned = code.matches("spawn(").count();
+        let lasting = code.matches("spawn(forever(").count();
+        assert!(lasting > 0 && spawned == lasting, "host/src/{name}: spawn(forever(\"name\", ..))");
+    }
+}
+
 #[test]
 fn files_are_rooms_not_halls() {
     for (name, text) in rust_files("host/src") {

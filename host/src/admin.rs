@@ -67,7 +67,7 @@ pub struct Admin {
 }
 
 /// Answers until it is dropped: probes ask until the very end.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;

@@ -30,6 +30,7 @@ use self::out::{Failure, complain};
 use crate::config::{self, Config, Origin, Resolved, Source};
 use crate::guests::manifest::share::Percent;
 use crate::host::{Ended, Host};
+use crate::lasting;
 use crate::logs::Logs;
 
 /// The request was understood and refused: a bad value, a bad file.
@@ -196,6 +197,7 @@ fn serve(config: Config, dev: bool) -> ExitCode {
         Ok((logs, flush)) => (logs, Some(flush)),
         Err(_) => (Logs::detached(&config), None),
     };
+    lasting::tell_panics();
     let served = block_on(async {
         let mut projects = dev::Projects::new(&config.guests);
         if dev {

@@ -3,6 +3,7 @@
 //! A thread of its own, because a tokio task can be starved by the very guest whose time it should count.
 //! Reading the tick is one atomic load, which is what the request path can afford.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -54,7 +55,8 @@ impl Clock {
                 // Measured, not counted: on a loaded machine this thread wakes late, and time passes all the same.
                 let ticks = start.elapsed().as_nanos() / clock.period.as_nanos().max(1);
                 clock.ticks.store(u64::try_from(ticks).unwrap_or(u64::MAX), Ordering::Relaxed);
-                if !on_tick() {
+                // Without this thread no guest that computes can be ended: a panic must not end it.
+                if !catch_unwind(AssertUnwindSafe(&on_tick)).unwrap_or(true) {
                     return;
                 }
             }

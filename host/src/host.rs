@@ -19,6 +19,7 @@ use crate::guests::compile::{Compiler, Reset, WASMTIME};
 use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
 use crate::ids::Ids;
+use crate::lasting::forever;
 use crate::logs::{Logs, START};
 use crate::metrics::scrape::Scrape;
 use crate::metrics::{self, Metrics};
@@ -172,11 +173,17 @@ impl Host {
                 logs,
                 followers: Arc::new(Semaphore::new(admin::FOLLOWERS)),
             };
-            tokio::spawn(admin::serve(at, Arc::new(admin)))
+            let (at, admin) = (Arc::new(at), Arc::new(admin));
+            tokio::spawn(forever("admin listener", move || admin::serve(Arc::clone(&at), Arc::clone(&admin))))
         });
-        let reconciling = tokio::spawn(snapshot::reconcile(Arc::clone(&config), Arc::clone(&compiler), publisher));
-        let sweeping = tokio::spawn(sweep(current, metrics, commons, responses));
-        let swapping = tokio::spawn(watch_swap(reset));
+        let reconciling = tokio::spawn(forever("directory", {
+            let (config, compiler) = (Arc::clone(&config), Arc::clone(&compiler));
+            move || snapshot::reconcile(Arc::clone(&config), Arc::clone(&compiler), publisher.clone())
+        }));
+        let sweeping = tokio::spawn(forever("sweeper", move || {
+            sweep(current.clone(), Arc::clone(&metrics), Arc::clone(&commons), responses.clone())
+        }));
+        let swapping = tokio::spawn(forever("swap watcher", move || watch_swap(reset)));
         let server = Arc::new(Server {
             // Kept here, too: what guests still do after their answers may be calls.
             handler: Arc::clone(&handler),
@@ -263,7 +270,8 @@ async fn watch_swap(reset: Reset) {
                 "swap was turned on while Lodge runs, and memory that is swapped out is not reset between requests of a \
                  service; restart Lodge, or turn swap off"
             );
-            return;
+            // Said once.
+            std::future::pending::<()>().await;
         }
     }
 }

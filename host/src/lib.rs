@@ -117,6 +117,7 @@ pub mod error;
 pub mod guests;
 pub mod host;
 pub mod ids;
+pub mod lasting;
 pub mod logs;
 pub mod metrics;
 pub mod outgoing;

@@ -49,6 +49,7 @@ use self::transport::{Pool, Settings, Target};
 use self::tunnels::Tunnels;
 use crate::guests::deployment::Deployment;
 use crate::ids::mix;
+use crate::lasting::forever;
 use crate::logs::CHANGE;
 use crate::metrics::Tally;
 use crate::request::via::Via;
@@ -186,9 +187,15 @@ impl Upstream {
             spec,
             settings,
         });
+        let (follows, checks, discovery) = (Arc::clone(&inner), Arc::clone(&inner), Arc::new(discovery));
+        let mut again = false;
+        let follow = move || {
+            let again = std::mem::replace(&mut again, true);
+            Arc::clone(&follows).follow(Arc::clone(&discovery), again)
+        };
         let tasks = [
-            tokio::spawn(Arc::clone(&inner).follow(discovery)).abort_handle(),
-            tokio::spawn(check::check(Arc::clone(&inner))).abort_handle(),
+            tokio::spawn(forever("replicas", follow)).abort_handle(),
+            tokio::spawn(forever("health checks", move || check::check(Arc::clone(&checks)))).abort_handle(),
         ];
         Ok(Self { deployment, inner, via: Arc::clone(&shared.via), tasks })
     }
@@ -234,9 +241,13 @@ impl Drop for Upstream {
 }
 
 impl Inner {
-    /// Keeps the replicas in agreement with what is found, for as long as the upstream lives.
-    async fn follow(self: Arc<Self>, discovery: Discovery) {
+    /// Keeps the replicas in agreement with what is found, for as long as the upstream lives; `again` after a panic, which may
+    /// have lost a change.
+    async fn follow(self: Arc<Self>, discovery: Arc<Discovery>, again: bool) {
         let mut endpoints = discovery.endpoints();
+        if again {
+            endpoints.mark_changed();
+        }
         while endpoints.changed().await.is_ok() {
             let found = Arc::clone(&endpoints.borrow_and_update());
             let old = self.members.load_full();

@@ -51,7 +51,8 @@ pub struct Snapshot {
 #[derive(Clone)]
 pub struct Current(Arc<ArcSwap<Snapshot>>);
 
-/// The writing end. There is one.
+/// The writing end, for one task.
+#[derive(Clone)]
 pub struct Publisher {
     current: Current,
     commons: Arc<Commons>,
@@ -238,6 +239,14 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
     let mut eyes = Eyes { watch: Watch::new(&config.guests, config.watch.poll), scanner: Scanner::new(&config.guests) };
     let mut compiling = Compiling::default();
     let mut blind = false;
+    // After a panic the ledger is new, and what it does not know yet must not stop serving.
+    let mut restarting = publisher.current.snapshot().complete;
+    let mut publish = |ledger: &Ledger<Backend>| {
+        restarting &= !ledger.is_settled();
+        if !restarting {
+            publish(ledger, &publisher, &compiler.metrics);
+        }
+    };
     loop {
         let looked = eyes.look(&config).await;
         let mut again = None;
@@ -252,7 +261,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                 // Small ones first: one that takes a minute would keep a hundred waiting.
                 wanted.sort_by_key(|spec| spec.size);
                 wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
-                publish(&ledger, &publisher, &compiler.metrics);
+                publish(&ledger);
             }
             // What was served goes on being served: nobody asked for it to go.
             Err(error) if !blind => {
@@ -272,7 +281,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                         compiling.end(done, &mut ledger);
                         finished = compiling.tasks.try_join_next();
                     }
-                    publish(&ledger, &publisher, &compiler.metrics);
+                    publish(&ledger);
                 }
                 () = eyes.watch.tick() => break,
                 () = until(next) => break,

@@ -3,6 +3,7 @@
 //! Many lines are one system call. What does not fit into the buffer is dropped, line by line, and counted.
 
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -79,8 +80,8 @@ impl Shared {
             let last = self.stop.load(Relaxed);
             std::mem::swap(&mut lines, &mut *lock(&self.buffer));
             if !lines.is_empty() {
-                // Nobody is left to be told.
-                let _ = out.write_all(&lines);
+                // There is nowhere to report a failure, or a panic, which must not end all lines.
+                let _ = catch_unwind(AssertUnwindSafe(|| out.write_all(&lines)));
                 lines.clear();
                 lines.shrink_to(BUFFER / 64);
             } else if last {

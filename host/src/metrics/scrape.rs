@@ -19,6 +19,7 @@ use self::services::Seen;
 use super::{Histogram, Metrics};
 use crate::admission::Commons;
 use crate::guests::snapshot::{Current, Snapshot};
+use crate::lasting;
 use crate::logs::Logs;
 use crate::responses::budget::Budget;
 use crate::service::Service;
@@ -135,7 +136,7 @@ impl Collector for Scrape {
 
 impl Scrape {
     /// What only grows.
-    fn counters(&self) -> [Number<u64>; 8] {
+    fn counters(&self) -> [Number<u64>; 9] {
         let metrics = &self.metrics;
         [
             ("lodge_connections_accepted", "Connections accepted", metrics.accepted.load(Relaxed)),
@@ -145,6 +146,7 @@ impl Scrape {
             ("lodge_log_lines_dropped", "Log lines that nobody read", self.logs.dropped()),
             ("lodge_spans_exported", "Spans that a collector has taken", self.tracer.exported()),
             ("lodge_spans_dropped", "Spans that were lost", self.tracer.dropped()),
+            ("lodge_panics", "Panics of the host, each of which is a bug", lasting::panics()),
             ("lodge_reload_failures", "New versions that were refused", metrics.reload_failures.load(Relaxed)),
         ]
     }

@@ -18,6 +18,7 @@ use super::trace::SPANS;
 use super::{Finished, zipkin};
 use crate::config::traces::{Exporter, Traces};
 use crate::ids::Ids;
+use crate::lasting::caught;
 
 /// The first pause before a batch is sent again; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -107,9 +108,10 @@ impl Export {
             while let Some(batch) = self.take() {
                 let mut told = None;
                 {
-                    let mut export = pin!(self.export(batch));
+                    // A panic costs its batch, which is counted as lost.
+                    let mut export = pin!(caught(self.export(batch)));
                     tokio::select! {
-                        () = &mut export => {}
+                        _ = &mut export => {}
                         until = &mut stop => {
                             let until = until.unwrap_or_else(|_| Instant::now());
                             // What it does not manage it counts.
@@ -140,7 +142,7 @@ impl Export {
         // What comes now is refused, and counted by who brings it.
         self.queue.close();
         while let Some(batch) = self.take() {
-            let _ = timeout_at(until, self.export(batch)).await;
+            let _ = timeout_at(until, caught(self.export(batch))).await;
         }
     }
 
@@ -187,7 +189,9 @@ impl Export {
             // Between half of the pause and all of it, so that hosts which failed together do not come back together.
             let jitter = self.ids.span() % (pause.as_millis() as u64 / 2).max(1);
             let wait = after.unwrap_or(pause / 2 + Duration::from_millis(jitter));
-            if !again || Instant::now() + wait >= until {
+            // A collector may ask for any wait, also for one that no clock has.
+            let next = Instant::now().checked_add(wait).filter(|next| again && *next < until);
+            if next.is_none() {
                 return Err(why);
             }
             sleep(wait).await;

@@ -17,7 +17,7 @@ const BODY: usize = 64 << 10;
 
 /// Checks all replicas, over and over; does nothing for an upstream that has none of that.
 pub(super) async fn check(inner: Arc<Inner>) {
-    let Some(path) = inner.spec.health.path.clone() else { return };
+    let Some(path) = inner.spec.health.path.clone() else { return std::future::pending().await };
     loop {
         let members = inner.members.load_full();
         let mut checks = JoinSet::new();

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use super::source::Source;
 use super::transport::Target;
 use crate::capabilities::sandbox::lock;
+use crate::lasting::forever;
 use follow::Follow;
 pub use names::Names;
 
@@ -79,8 +80,14 @@ impl Discovery {
             let follow = Follow { at, board: Arc::clone(&board), names: Arc::clone(&names), pace: pace.clone() };
             match source {
                 Source::Fixed(fixed) if fixed.address().is_some() => follow.fixed(&fixed),
-                Source::File(path) => drop(tasks.spawn(follow.file(path))),
-                named => drop(tasks.spawn(follow.named(named))),
+                Source::File(path) => {
+                    let file = move || follow.clone().file(path.clone());
+                    drop(tasks.spawn(forever("file of replicas", file)));
+                }
+                named => {
+                    let named = move || follow.clone().named(named.clone());
+                    drop(tasks.spawn(forever("names of replicas", named)));
+                }
             }
         }
         Self { endpoints, unseen, troubles, _tasks: tasks }

@@ -47,6 +47,7 @@ use rustls::ClientConfig;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::lasting::forever;
 pub use body::Received;
 use body::{Sending, Upload};
 use connect::{Connector, Opened};
@@ -145,7 +146,9 @@ where
         let connector = Connector::new(target, settings)?;
         let shelf = Shelf::new(settings.connections.max(1), connector.speaks());
         let period = (settings.idle / PERIODS).max(Duration::from_millis(1));
-        let reaper = tokio::spawn(reap(Arc::clone(&shelf), period)).abort_handle();
+        let reaped = Arc::clone(&shelf);
+        let reaper =
+            tokio::spawn(forever("idle connections", move || reap(Arc::clone(&reaped), period))).abort_handle();
         let Settings { connect, wait, read, .. } = *settings;
         Ok(Self { shelf, connector, scheme, nobody, connect, wait, read, reaper })
     }

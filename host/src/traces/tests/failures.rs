@@ -146,3 +146,19 @@ async fn stopping() {
     drop(exporting);
     counted(&tracer, 0, 60).await;
 }
+
+/// A wait beyond all clocks costs the batch, and not the task that exports.
+#[tokio::test]
+async fn a_wait_beyond_all_clocks() {
+    let never = || {
+        let mut never = answer(503);
+        never.headers_mut().insert("retry-after", u64::MAX.to_string().parse().unwrap());
+        never
+    };
+    let (address, _inbox) = collector(vec![never(), never(), answer(200)]).await;
+    let (tracer, _exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();
+    for (exported, dropped) in [(0, 6), (0, 12), (6, 12)] {
+        served(&tracer, parent("01"), FINE);
+        counted(&tracer, exported, dropped).await;
+    }
+}

@@ -17,6 +17,7 @@ use crate::upstreams::transport::{Scheme, Target};
 const FILE: u64 = 1 << 20;
 
 /// A source, followed.
+#[derive(Clone)]
 pub(super) struct Follow {
     /// Its place on the board.
     pub(super) at: usize,

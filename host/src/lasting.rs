@@ -1,0 +1,167 @@
+//! Tasks that last as long as the host, and panics.
+//!
+//! A panic is a bug of this host. It ends the task that it happens in: one request, mostly. Some tasks nobody can do without
+//! (the one that reads the directory, health checks, discovery): those are started again, after a pause.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The first pause before a task is started again; it doubles.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const PAUSE_MOST: Duration = Duration::from_secs(30);
+/// A task that ran for so long begins with the first pause again.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Characters of a panic's message in the log.
+const MESSAGE: usize = 500;
+/// Lines of panics that are being written; of more at once only the number is kept.
+const LINES: usize = 8;
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Panics since the start of the process.
+pub fn panics() -> u64 {
+    PANICS.load(Relaxed)
+}
+
+/// Runs what `begin` returns, for ever: begins it again when it panics or returns, after a pause that grows while it does so.
+pub async fn forever<F: Future<Output = ()>>(task: &'static str, mut begin: impl FnMut() -> F) {
+    let mut pause = PAUSE;
+    loop {
+        let began = Instant::now();
+        let how = match caught(begin()).await {
+            Ok(()) => "has returned",
+            Err(_) => "has panicked",
+        };
+        if began.elapsed() >= STEADY {
+            pause = PAUSE;
+        }
+        let shown = humantime::format_duration(pause);
+        tracing::error!(task, "a task of the host {how}, and starts again in {shown}");
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(PAUSE_MOST);
+    }
+}
+
+/// What a panic carries.
+pub type Panic = Box<dyn Any + Send>;
+
+/// Runs a future whose panic ends only it.
+///
+/// # Errors
+/// What the panic carries.
+pub async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
+    Caught(Box::pin(future)).await
+}
+
+struct Caught<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, Panic>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // What it shared is behind locks that forgive a panic, and it is never polled again.
+        match panic::catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+/// Counts every panic of the process from now on, and makes one line of the log of it.
+pub fn tell_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Relaxed);
+        // The main thread's panic ends the process, perhaps before a line of the log is written.
+        if std::thread::current().name() == Some("main") || !say(panic) {
+            before(panic);
+        }
+    }));
+}
+
+/// Writes the line, on a thread of its own: this one may hold a lock that the log needs. False when it cannot.
+fn say(panic: &PanicHookInfo<'_>) -> bool {
+    static WRITING: AtomicUsize = AtomicUsize::new(0);
+    if WRITING.fetch_add(1, Relaxed) >= LINES {
+        WRITING.fetch_sub(1, Relaxed);
+        return true;
+    }
+    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let (message, thread) = (message(panic.payload()), std::thread::current());
+    let thread = thread.name().unwrap_or("a thread").to_owned();
+    let writing = std::thread::Builder::new().name("panic".into()).spawn(move || {
+        tracing::error!(thread, "panic at {place}: {message}; this is a bug of Lodge, please report it");
+        WRITING.fetch_sub(1, Relaxed);
+    });
+    if writing.is_err() {
+        WRITING.fetch_sub(1, Relaxed);
+    }
+    writing.is_ok()
+}
+
+/// What the panic says, in one line.
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    text.chars().take(MESSAGE).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_ends_is_started_again() {
+        let (begun, start) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let counted = Arc::clone(&begun);
+        let task = tokio::spawn(forever("test", move || {
+            let begun = counted.fetch_add(1, Relaxed);
+            async move {
+                match begun {
+                    0 => panic!("on purpose"),
+                    1 => {}
+                    2 => {
+                        tokio::time::sleep(STEADY).await;
+                        panic!("on purpose, after a while")
+                    }
+                    _ => std::future::pending().await,
+                }
+            }
+        }));
+        let until = async |times: usize| {
+            while begun.load(Relaxed) < times {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            start.elapsed().as_millis()
+        };
+        let begins = [until(2).await, until(3).await, until(4).await];
+        for (begins, expected) in begins.into_iter().zip([100, 300, 60_400]) {
+            assert!((expected..expected + 10).contains(&begins), "{begins} ms and not {expected}");
+        }
+        tokio::time::sleep(PAUSE_MOST).await;
+        assert_eq!(begun.load(Relaxed), 4);
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_counted_and_ends_only_its_own() {
+        tell_panics();
+        let before = panics();
+        let panicked = tokio::spawn(async {
+            let inner = caught(async { panic!("with\na line and \"quotes\"") }).await;
+            message(&*inner.map(|never: ()| never).unwrap_err())
+        });
+        assert_eq!(panicked.await.unwrap(), "with\\na line and \\\"quotes\\\"");
+        assert!(panics() > before);
+    }
+}
