@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::headers::Peer;
 use super::serve::{self, Server};
+use crate::lasting::forever;
 
 /// Between two tries while the process is out of file descriptors: a busy loop would make it worse.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -22,16 +23,15 @@ const HANDSHAKES: Duration = Duration::from_millis(250);
 /// Accepts until `stop`, then what the kernel has accepted on our behalf by then, and closes the listener.
 pub async fn accept(listener: TcpListener, server: Arc<Server>, stop: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(server.bounds.connections));
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let next = async {
+    let accepting = forever("listener", || async {
+        loop {
             let place = Arc::clone(&places).acquire_owned().await;
-            (place, accepted(&listener).await)
-        };
-        tokio::select! {
-            (place, stream) = next => spawn(&server, stream, place),
-            () = &mut stop => break,
+            spawn(&server, accepted(&listener).await, place);
         }
+    });
+    tokio::select! {
+        () = accepting => {}
+        () = stop => {}
     }
     if let Err(error) = begin_no_more(&listener) {
         tracing::debug!("a connection made while the listener closes may be lost: {error}");
