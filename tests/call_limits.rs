@@ -101,6 +101,7 @@ async fn a_deadline_is_carried() {
     let host = host(&["sleeper", "sleeper3"]).start().await;
     let config = lodge::config::resolve(&[]).unwrap().config;
     let handler = Handler {
+        explains: false,
         trusted_proxies: Vec::new(),
         service_hosts: lodge::config::ServiceHosts::Local,
         responses: None,

@@ -168,6 +168,9 @@ async fn dev_builds_and_serves() {
     let text = std::fs::read_to_string(&source).unwrap();
     std::fs::write(&source, "fn broken(").unwrap();
     process.says("my_service does not build; its errors are above").await;
+    process.says("error: this file contains an unclosed delimiter").await;
+    assert!(process.before("unclosed delimiter", "its errors are above"), "the errors are below");
+    process.says("refused my_service.wasm: it does not build: error: this file contains an unclosed delimiter").await;
     assert_eq!(answer().await, "Hello, dev!");
     // Mended, and different.
     std::fs::write(&source, text.replace("Hello, ", "Goodbye, ")).unwrap();
@@ -177,6 +180,12 @@ async fn dev_builds_and_serves() {
     let other = directory.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::copy(crate::harness::wasm("users"), other.join("made.bin")).unwrap();
+    let fails = "build = { directory = 'other', command = 'echo the cause; exit 3' }";
+    std::fs::write(directory.path().join("other.toml"), fails).unwrap();
+    process.says("refused other.wasm: it does not build: the cause").await;
+    let refused = get(address, "/other").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "refused"));
+    assert!(refused.text().contains("the cause"), "{}", refused.text());
     let manifest = "build = { directory = 'other', command = 'cp made.bin ../other.wasm' }\nroutes = ['/users']";
     std::fs::write(directory.path().join("other.toml"), manifest).unwrap();
     process.says("other at /users").await;
@@ -212,6 +221,12 @@ impl Dev {
             assert!(start.elapsed().as_secs() < 300, "`{words}` is not in:\n{}", self.log.lock().unwrap());
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether one was said before the other.
+    fn before(&self, one: &str, other: &str) -> bool {
+        let log = self.log.lock().unwrap();
+        log.find(one).unwrap() < log.find(other).unwrap()
     }
 
     async fn address(&self) -> std::net::SocketAddr {

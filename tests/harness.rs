@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use lodge::config::{self, Origin};
+use lodge::config::{self, Origin, Program, Tiers};
 use lodge::guests::snapshot::Current;
 use lodge::host::{Ended, Host};
 use tokio::sync::{RwLock, oneshot};
@@ -88,6 +88,7 @@ pub(crate) async fn alone() -> impl Drop {
 pub(crate) struct Setup {
     pub(crate) directory: tempfile::TempDir,
     settings: BTreeMap<String, String>,
+    program: Program,
     alone: bool,
 }
 
@@ -124,13 +125,32 @@ pub(crate) fn host(names: &[&str]) -> Setup {
         ("cache.directory", cache()),
     ];
     let settings = settings.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
-    Setup { directory, settings, alone: false }
+    let program = Program { compiler: Some(env!("CARGO_BIN_EXE_lodge").into()), ..Program::default() };
+    Setup { directory, settings, program, alone: false }
 }
 
 impl Setup {
     /// Sets one key of the configuration.
     pub(crate) fn set(mut self, name: &str, text: &str) -> Self {
         self.settings.insert(name.into(), text.into());
+        self
+    }
+
+    /// Compiles with these.
+    pub(crate) fn tiers(mut self, tiers: Tiers) -> Self {
+        self.program.tiers = tiers;
+        self
+    }
+
+    /// Compiles in a process of this program, or in the host's own.
+    pub(crate) fn compiler(mut self, program: Option<&Path>) -> Self {
+        self.program.compiler = program.map(Path::to_owned);
+        self
+    }
+
+    /// Tells clients why a file is refused, as `lodge dev` does.
+    pub(crate) fn explaining(mut self) -> Self {
+        self.program.explains = true;
         self
     }
 
@@ -158,11 +178,19 @@ impl Setup {
     }
 
     /// Starts the host and waits until every file was loaded or refused.
-    pub(crate) async fn start(mut self) -> TestHost {
+    pub(crate) async fn start(self) -> TestHost {
+        let host = self.begin().await;
+        until("every guest is loaded or refused", || host.current.snapshot().complete).await;
+        host
+    }
+
+    /// Starts the host, and waits for nothing.
+    pub(crate) async fn begin(mut self) -> TestHost {
         let machine =
             if self.alone { Machine::Alone(MACHINE.write().await) } else { Machine::Shared(MACHINE.read().await) };
         self.settings.insert("guests".into(), self.directory.path().display().to_string());
-        let config = config::resolve(&[(Origin::Flag, self.settings)]).expect("a sound configuration").config;
+        let mut config = config::resolve(&[(Origin::Flag, self.settings)]).expect("a sound configuration").config;
+        config.program = self.program;
         let host = Host::bind(config.clone(), lodge::logs::Logs::detached(&config)).await.expect("a host");
         let (address, admin) = (host.address().expect("bound"), host.admin_address().expect("bound"));
         let current = host.current();
@@ -170,17 +198,7 @@ impl Setup {
         let running = tokio::spawn(host.run(async move {
             let _ = stopped.await;
         }));
-        let host = TestHost {
-            address,
-            admin,
-            current,
-            stop: Some(stop),
-            running,
-            directory: self.directory,
-            _machine: machine,
-        };
-        until("every guest is loaded or refused", || host.current.snapshot().complete).await;
-        host
+        TestHost { address, admin, current, stop: Some(stop), running, directory: self.directory, _machine: machine }
     }
 }
 

@@ -21,6 +21,7 @@ mod cache;
 mod call_limits;
 mod calls;
 mod cli;
+mod compiling;
 mod console;
 mod deploy;
 mod drain;

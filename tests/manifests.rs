@@ -48,7 +48,7 @@ async fn pinned_and_disabled() {
         .start()
         .await;
     let status = async |path: &str| host.get(path).await.status;
-    assert_eq!([status("/hello").await, status("/users").await, status("/deaf").await], [200, 404, 404]);
+    assert_eq!([status("/hello").await, status("/users").await, status("/deaf").await], [200, 503, 404]);
     let refusals = host.refusals();
     assert!(refusals.iter().any(|line| line.starts_with("users.wasm: it is sha256:")), "{refusals:?}");
     assert!(refusals.iter().any(|line| line.starts_with("nowhere.wasm: it cannot be read")), "{refusals:?}");

@@ -27,7 +27,8 @@ use clap::ArgMatches;
 
 use self::client::Client;
 use self::out::{Failure, complain};
-use crate::config::{self, Config, Origin, Resolved, Source};
+use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
+use crate::guests::compile::{this_program, worker};
 use crate::guests::manifest::share::Percent;
 use crate::host::{Ended, Host};
 use crate::lasting;
@@ -38,6 +39,10 @@ const EX_USAGE: u8 = 64;
 
 /// Runs what was typed.
 pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
+    let args: Vec<_> = args.into_iter().collect();
+    if args.get(1).is_some_and(|argument| argument == worker::ARGUMENT) {
+        return worker::run();
+    }
     let matches = match args::command().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(message) => {
@@ -67,6 +72,15 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
             }
             return ExitCode::from(EX_USAGE);
         }
+    };
+    let mut resolved = resolved;
+    let program = &mut resolved.config.program;
+    program.compiler = this_program().ok();
+    (program.tiers, program.explains) = match name {
+        "serve" => (Tiers::Both, false),
+        "dev" => (Tiers::Baseline, true),
+        // What is checked, or compiled ahead, is what will serve for good.
+        _ => (Tiers::Optimised, false),
     };
     if flag(matches, "print-config") {
         return out::end(print_config(&resolved));
@@ -191,7 +205,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     Ok(runtime.map_err(|error| format!("the runtime does not start: {error}"))?.block_on(work))
 }
 
-/// Serves the directory and, in `dev`, builds what is in it before and meanwhile.
+/// Serves the directory and, in `dev`, builds what is in it meanwhile.
 fn serve(config: Config, dev: bool) -> ExitCode {
     let (logs, logging) = match Logs::init(&config) {
         Ok((logs, flush)) => (logs, Some(flush)),
@@ -199,16 +213,11 @@ fn serve(config: Config, dev: bool) -> ExitCode {
     };
     lasting::tell_panics();
     let served = block_on(async {
-        let mut projects = dev::Projects::new(&config.guests);
-        if dev {
-            projects.build().await?;
-            if projects.len() == 0 {
-                complain(&format!("{} holds no sources; serving what is there", config.guests.display()));
-            }
-        }
+        let guests = config.guests.clone();
         let host = Host::bind(config, logs).await?;
         let stop = signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
-        let building = dev.then(|| tokio::spawn(projects.keep_building()));
+        // Meanwhile what is there is served.
+        let building = dev.then(|| tokio::spawn(dev::Projects::new(&guests, host.builds()).keep_building()));
         let ended = host.run(stop).await;
         if let Some(building) = building {
             building.abort();

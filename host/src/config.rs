@@ -66,6 +66,31 @@ pub struct Config {
     pub limits: Limits,
     /// Which requests are traced, and where that goes.
     pub traces: Traces,
+    /// What the program that runs the host decides, and no key does.
+    pub program: Program,
+}
+
+/// What the program that runs the host decides, and no key does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// The program to compile in, which is `lodge` itself; the host's own process if there is none.
+    pub compiler: Option<PathBuf>,
+    /// Which compilers are used.
+    pub tiers: Tiers,
+    /// Whether clients are told why a file is refused: they are its developers.
+    pub explains: bool,
+}
+
+/// Which compilers are used for components that take long to compile; the others are always optimised at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tiers {
+    /// The optimising one.
+    #[default]
+    Optimised,
+    /// The fast one, and the optimising one while the service answers.
+    Both,
+    /// The fast one.
+    Baseline,
 }
 
 /// Which clients may use `<name>.localhost`: every path and method of a service or a version, whatever its routes say.
@@ -139,8 +164,10 @@ pub struct Engine {
     pub max_file: usize,
     /// Components compiled at once; 0 is one per core but one.
     pub compile_threads: usize,
-    /// Time that one component may take to compile.
+    /// CPU time that one component may take to compile.
     pub compile_time: Duration,
+    /// Bytes of address space that one compiler may take.
+    pub compile_memory: usize,
     /// How long nobody asks for a service until its machine code leaves memory; zero is for ever.
     pub idle_unload: Duration,
 }
@@ -375,6 +402,7 @@ impl Config {
                 max_file: 0,
                 compile_threads: 0,
                 compile_time: zero,
+                compile_memory: 0,
                 idle_unload: zero,
             },
             calls: Calls { suffix: String::new() },
@@ -383,6 +411,7 @@ impl Config {
             responses: Responses { memory: 0, entry: 0 },
             limits: Limits::blank(),
             traces: Traces::blank(),
+            program: Program::default(),
         }
     }
 

@@ -16,9 +16,12 @@ pub enum RequestError {
     /// No service owns this host and path.
     #[error("no service answers here")]
     NoRoute,
-    /// No service owns it yet, and some are still being compiled.
+    /// The service is being compiled.
     #[error("the service is starting")]
     Starting,
+    /// The service's files are refused, and there is no earlier version; why, and whether its clients may know.
+    #[error("the service is not available")]
+    Refused(String, bool),
     /// The route has other methods: these, as the `Allow` header has them.
     #[error("the service does not take this method here")]
     MethodNotAllowed(String),
@@ -139,6 +142,7 @@ impl RequestError {
             Self::BreakerOpen(_)
             | Self::Shed
             | Self::Starting
+            | Self::Refused(..)
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::PoolFull(_)
@@ -162,6 +166,7 @@ impl RequestError {
         match self {
             Self::NoRoute => "no-route",
             Self::Starting => "starting",
+            Self::Refused(..) => "refused",
             Self::MethodNotAllowed(_) => "method-not-allowed",
             Self::BadRequest(_) | Self::BadFraming => "bad-request",
             Self::BodyTooLarge => "body-too-large",
@@ -211,6 +216,11 @@ impl RequestError {
         }
     }
 
+    /// What the caller may see of that: developers, while they work on the service.
+    pub fn explanation(&self) -> Option<&str> {
+        if let Self::Refused(why, true) = self { Some(why) } else { None }
+    }
+
     /// Where in the guest it happened, innermost first.
     pub fn backtrace(&self) -> &[String] {
         if let Self::Trapped(trap) = self { &trap.frames } else { &[] }
@@ -221,6 +231,7 @@ impl RequestError {
         match self {
             Self::NoRoute
             | Self::Starting
+            | Self::Refused(..)
             | Self::MethodNotAllowed(_)
             | Self::BadRequest(_)
             | Self::BadFraming
@@ -283,9 +294,18 @@ impl RequestError {
         if let Self::RateLimited(standing) = self { Some(standing) } else { None }
     }
 
-    /// Whether a policy does what it is there for. It does so often when it does, and is no line of the log each time.
+    /// Whether it happens often when it does, and is no line of the log each time: a policy does what it is there for, or a
+    /// service does not answer yet, or not any more, which the log has said once.
     pub fn is_policy(&self) -> bool {
-        matches!(self, Self::ClientDenied | Self::RateLimited(_) | Self::BreakerOpen(_) | Self::Shed)
+        matches!(
+            self,
+            Self::ClientDenied
+                | Self::RateLimited(_)
+                | Self::BreakerOpen(_)
+                | Self::Shed
+                | Self::Starting
+                | Self::Refused(..)
+        )
     }
 }
 

@@ -2,11 +2,14 @@
 //!
 //! [`watch`] says when to look; [`load`] scans the directory and reads each [`manifest`]; [`ledger`] holds that against
 //! what is served; [`compile`] makes a guest of each file, off the request path and bounded, or finds it in the
-//! [`cache`]; [`snapshot`] publishes what can be served as one immutable value, and [`report`] puts that into words. Nothing here ever sees a request,
+//! [`cache`]; `compiling` says what came of it; [`snapshot`] publishes what can be served as one immutable value, and [`report`] puts that into words. Nothing here ever sees a request,
 //! and it acts on what is in the directory, never on what an event said.
 
+pub mod absent;
+pub mod builds;
 pub mod cache;
 pub mod compile;
+mod compiling;
 pub mod deployment;
 pub mod digest;
 pub mod guest;

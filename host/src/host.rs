@@ -15,6 +15,7 @@ use crate::admin::{self, Admin};
 use crate::admission::{Commons, Concurrency};
 use crate::config::Config;
 use crate::drain;
+use crate::guests::builds::Builds;
 use crate::guests::compile::{Compiler, Reset, WASMTIME};
 use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
@@ -99,6 +100,7 @@ impl Host {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
             service_hosts: config.service_hosts,
+            explains: config.program.explains,
             responses: Responses::new(config.responses.memory, config.responses.entry),
             unsent: Budget::new(config.listener.unsent),
             ids: Ids::new(),
@@ -132,6 +134,11 @@ impl Host {
     /// Where operators ask.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref()?.local_addr().ok()
+    }
+
+    /// What it shows of builds, for whoever builds what it serves.
+    pub fn builds(&self) -> Arc<Builds> {
+        self.publisher.builds()
     }
 
     /// What is served, as it changes.

@@ -1,16 +1,19 @@
 //! `lodge dev`: builds the guests whose sources are in a directory, and builds them again when their sources change.
 //!
-//! The host that serves the directory knows nothing of this: it sees components come and go. A build that fails leaves
+//! The host sees components come and go, and hears of builds that run or fail only to show them. A build that fails leaves
 //! the component of the last one that did not.
 
 mod build;
+mod tee;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::complain;
+use crate::guests::builds::Builds;
 use crate::guests::manifest;
 use crate::guests::watch::Watch;
 
@@ -25,6 +28,8 @@ pub(super) struct Projects {
     directory: PathBuf,
     /// By directory of the sources.
     known: BTreeMap<PathBuf, Project>,
+    /// What the host shows of them.
+    builds: Arc<Builds>,
 }
 
 struct Project {
@@ -41,22 +46,46 @@ enum Recipe {
     Command { command: String, component: PathBuf },
 }
 
+impl Recipe {
+    /// The service that this makes of the sources there: of a crate, as cargo names its library.
+    fn service(&self, source: &Path) -> String {
+        match self {
+            Self::Cargo => {
+                let manifest = fs::read_to_string(source.join("Cargo.toml")).unwrap_or_default();
+                let table: toml::Table = manifest.parse().unwrap_or_default();
+                let name = |section: &str| table.get(section)?.get("name")?.as_str().map(str::to_owned);
+                let directory = || source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                name("lib").or_else(|| name("package")).unwrap_or_else(directory).replace('-', "_")
+            }
+            Self::Command { component, .. } => component.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+}
+
 /// Every source file with its time and size.
 type Sources = BTreeMap<PathBuf, (SystemTime, u64)>;
 
 impl Projects {
     /// The projects below `directory`, none of them built yet.
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), known: BTreeMap::new() }
+    pub(super) fn new(directory: &Path, builds: Arc<Builds>) -> Self {
+        Self { directory: directory.to_owned(), known: BTreeMap::new(), builds }
     }
 
     /// Builds what is new or has changed. Says what fails, and goes on with the others.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub(super) async fn build(&mut self) -> Result<(), String> {
+    async fn build(&mut self) -> Result<(), String> {
         let found = find(&self.directory)?;
-        self.known.retain(|source, _| found.contains_key(source));
+        for (source, project) in self.known.extract_if(.., |source, _| !found.contains_key(source)) {
+            self.builds.ends(&project.recipe.service(&source));
+        }
+        // All of them first: those that wait for their turn are not missing.
+        let changed =
+            |source: &PathBuf, recipe: &Recipe| self.known.get(source).is_none_or(|project| project.recipe != *recipe);
+        found.iter().filter(|(source, recipe)| changed(source, recipe)).for_each(|(source, recipe)| {
+            self.builds.begins(&recipe.service(source));
+        });
         for (source, recipe) in found {
             let before = self.known.get(&source);
             let elsewhere = before.map_or_else(Vec::new, |project| project.elsewhere.clone());
@@ -64,37 +93,42 @@ impl Projects {
             if before.is_some_and(|project| project.recipe == recipe && project.built == built) {
                 continue;
             }
+            let service = recipe.service(&source);
+            self.builds.begins(&service);
             let result = match &recipe {
                 Recipe::Cargo => build::with_cargo(&source, &self.directory).await,
                 Recipe::Command { command, component } => {
                     build::with_command(command, &source, component).await.map(|()| Vec::new())
                 }
             };
+            match &result {
+                Ok(_) => self.builds.ends(&service),
+                Err(failed) => {
+                    complain(&failed.told);
+                    self.builds.failed(&service, &failed.why, &failed.said);
+                }
+            }
             let (built, elsewhere) = match result {
                 Ok(now) if now != elsewhere => (with(built, &now), now),
                 Ok(now) => (built, now),
-                Err(problem) => {
-                    complain(&problem);
-                    (built, elsewhere)
-                }
+                Err(_) => (built, elsewhere),
             };
             self.known.insert(source, Project { recipe, elsewhere, built });
         }
         Ok(())
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.known.len()
-    }
-
-    /// Goes on building, for ever.
+    /// Builds what is there, and goes on building what changes, for ever.
     pub(super) async fn keep_building(mut self) {
         let mut watch = Watch::new(&self.directory, POLL).recursive();
+        let mut first = true;
         loop {
             watch.arm();
             if let Err(problem) = self.build().await {
                 complain(&problem);
+            }
+            if std::mem::take(&mut first) && self.known.is_empty() {
+                complain(&format!("{} holds no sources; serving what is there", self.directory.display()));
             }
             watch.tick().await;
         }

@@ -214,14 +214,20 @@ pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "engine.compile_threads",
         default: "0",
-        help: "components compiled at once; 0 is one per core but one",
+        help: "small components compiled at once, and threads of each compiler; 0 is one per core but one, and all cores",
         set: |c, text| count(text, 0..=256).map(|value| c.engine.compile_threads = value),
     },
     Key {
         name: "engine.compile_time",
-        default: "60s",
-        help: "time that one component may take to compile",
+        default: "5m",
+        help: "CPU time that one component may take to compile, in whole seconds",
         set: |c, text| duration(text, MS..=DAY).map(|value| c.engine.compile_time = value),
+    },
+    Key {
+        name: "engine.compile_memory",
+        default: "2GiB",
+        help: "address space of one compiler, which is a process of its own",
+        set: |c, text| size(text, 256 << 20..=1 << 40).map(|value| c.engine.compile_memory = value),
     },
     Key {
         name: "engine.idle_unload",

@@ -31,6 +31,10 @@ const PARTIAL: &str = "part";
 /// A partial file this old belongs to a host that was killed.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
+/// What machine code depends on: version, settings and processor. Engines with one stamp run each other's code.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stamp([u8; 32]);
+
 /// A directory of compiled components.
 pub struct Cache {
     directory: PathBuf,
@@ -54,14 +58,14 @@ impl Cache {
         Ok(Self { directory, key, size: config.size as u64 })
     }
 
-    /// The component with this digest, if this engine compiled it before.
-    pub fn load(&self, engine: &Engine, digest: Digest) -> Option<Component> {
-        let name = name(engine, digest);
+    /// The component with this digest, if an engine with this stamp compiled it before; `engine` has it.
+    pub fn load(&self, stamp: &Stamp, engine: &Engine, digest: Digest) -> Option<Component> {
+        let name = name(stamp, digest);
         let path = self.directory.join(&name);
         let bytes = fs::read(&path).ok()?;
         let (tag, code) = bytes.split_at_checked(KEY)?;
         if self.mac(&name, code)?.verify_slice(tag).is_err() {
-            tracing::warn!("{} is damaged or not ours, and is made anew", path.display());
+            tracing::warn!("compile cache entry {} has an invalid signature; recompiling", path.display());
             return None;
         }
         let component = deserialize(engine, code).ok()?;
@@ -70,23 +74,30 @@ impl Cache {
         Some(component)
     }
 
-    /// Whether there is an entry for this digest and engine.
-    pub fn holds(&self, engine: &Engine, digest: Digest) -> bool {
-        self.directory.join(name(engine, digest)).is_file()
+    /// Whether there is an entry for this digest by an engine with this stamp.
+    pub fn holds(&self, stamp: &Stamp, digest: Digest) -> bool {
+        self.directory.join(name(stamp, digest)).is_file()
     }
 
-    /// Keeps a component. A cache that cannot be written to is no reason not to serve.
-    pub fn store(&self, engine: &Engine, digest: Digest, component: &Component) {
-        let name = name(engine, digest);
-        let stored = component.serialize().map_err(io::Error::other).and_then(|code| {
-            let mac = self.mac(&name, &code).ok_or(io::ErrorKind::InvalidInput)?;
+    /// Stores the machine code of a component. A cache that cannot be written to is no reason not to serve.
+    pub fn store(&self, stamp: &Stamp, digest: Digest, code: &[u8]) {
+        let name = name(stamp, digest);
+        let write = || {
+            let mac = self.mac(&name, code).ok_or(io::ErrorKind::InvalidInput)?;
             let tag = mac.finalize().into_bytes();
-            let partial = write_partial(&self.directory, &[&tag, &code])?;
-            fs::rename(partial, self.directory.join(&name))
-        });
-        if let Err(error) = stored.and_then(|()| self.evict()) {
+            let partial = write_partial(&self.directory, &[&tag, code])?;
+            fs::rename(partial, self.directory.join(&name))?;
+            self.evict()
+        };
+        if let Err(error) = write() {
             tracing::debug!("{}: {error}", self.directory.display());
         }
+    }
+
+    /// Removes an entry for which there is a better one.
+    pub fn remove(&self, stamp: &Stamp, digest: Digest) {
+        // What cannot be removed is evicted some day.
+        let _ = fs::remove_file(self.directory.join(name(stamp, digest)));
     }
 
     /// Removes what was used longest ago until the rest is within bounds, and what killed hosts have left.
@@ -126,10 +137,16 @@ impl Cache {
     }
 }
 
-#[expect(unsafe_code, reason = "wasmtime cannot tell machine code from an attack; the tag can")]
-fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the tag, which has been verified, says that a host with our key wrote these bytes, and the only bytes
-    // that one writes are what `Component::serialize` returned. wasmtime checks that version and engine agree.
+/// Machine code as `Component::serialize` and `Engine::precompile_component` return it, for `engine`. It is run as it is:
+/// only for bytes that a compiler of this host wrote, over a pipe or under the cache's tag.
+///
+/// # Errors
+/// When it was made by another version of wasmtime or for an engine with other settings.
+#[expect(unsafe_code, reason = "wasmtime cannot tell machine code from an attack; the tag and the pipe can")]
+pub(in crate::guests) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: these bytes come from a compiler that this process started and over a pipe that nobody else has, or the tag,
+    // which has been verified, says that a host with our key wrote them, and that writes nothing else. wasmtime checks that
+    // version and engine agree.
     unsafe { Component::deserialize(engine, code) }
 }
 
@@ -190,21 +207,30 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn name(engine: &Engine, digest: Digest) -> String {
-    /// std's hashers are not for keeping; this one is the same in every process.
-    struct Stable(Sha256);
-    impl Hasher for Stable {
-        fn write(&mut self, bytes: &[u8]) {
-            self.0.update(bytes);
+fn name(stamp: &Stamp, digest: Digest) -> String {
+    let mut name = Sha256::new();
+    name.update(digest.to_string());
+    name.update(stamp.0);
+    format!("{}.{ENTRY}", Digest::from(<[u8; 32]>::from(name.finalize())))
+}
+
+impl Stamp {
+    /// The stamp of everything about an engine that its machine code depends on.
+    pub fn of(engine: &Engine) -> Self {
+        /// std's hashers are not for keeping; this one is the same in every process.
+        struct Stable(Sha256);
+        impl Hasher for Stable {
+            fn write(&mut self, bytes: &[u8]) {
+                self.0.update(bytes);
+            }
+            fn finish(&self) -> u64 {
+                0
+            }
         }
-        fn finish(&self) -> u64 {
-            0
-        }
+        let mut stable = Stable(Sha256::new());
+        engine.precompile_compatibility_hash().hash(&mut stable);
+        Self(stable.0.finalize().into())
     }
-    let mut stable = Stable(Sha256::new());
-    digest.hash(&mut stable);
-    engine.precompile_compatibility_hash().hash(&mut stable);
-    format!("{}.{ENTRY}", Digest::from(<[u8; 32]>::from(stable.0.finalize())))
 }
 
 #[cfg(test)]

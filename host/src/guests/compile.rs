@@ -1,38 +1,49 @@
-//! `GuestSpec` → [`Guest`]: two engines for the life of the host, bounded parallelism.
+//! `GuestSpec` → [`Guest`]: a few engines for the life of the host, and bounded compilation beside it.
 //!
 //! A `Guest` is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated
 //! once under its own limits. Whatever fails on the way is a [`Refusal`] in words, and touches no other guest.
+//!
+//! Machine code comes from memory, from the [`cache`](super::cache) or from a compiler, in this order; only the last one
+//! waits for a place ([`lane`]). A compiler is a child process ([`child`], [`worker`]). What would take long is compiled
+//! twice ([`tiers`]): for speed of compiling first, and for speed of running while it serves.
 
+mod build;
+mod child;
 mod engine;
 mod explain;
+mod job;
+mod lane;
 mod reset;
 mod room;
+mod tiers;
+pub mod worker;
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, Weak};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
 use wasmtime::component::{Component, types::ComponentItem};
 use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
-use self::engine::{Linked, pool};
-use self::explain::{Handler, handler_of, misshapen, one_line, uncompilable, unlinkable, unready, unstartable};
+use self::build::Bounds;
+pub use self::build::this_program;
+use self::engine::Linked;
+use self::explain::{Handler, handler_of, misshapen, one_line, unlinkable, unready, unstartable};
+pub use self::job::Kind;
+use self::lane::Lane;
 pub use self::reset::Reset;
 pub(crate) use self::room::Extra;
 use self::room::TRIALS;
-use super::cache::Cache;
+use super::cache::{Cache, Stamp};
 use super::digest::Digest;
 use super::guest::Guest;
 use super::load::{self, GuestSpec, Refusal};
 use crate::capabilities::Ctx;
 use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
-use crate::config;
-use crate::config::CacheDirectory;
+use crate::config::{self, CacheDirectory, Tiers};
 use crate::metrics::Metrics;
 use crate::outgoing::Outgoing;
 use crate::request::instance::Instance;
@@ -43,18 +54,24 @@ use crate::upstreams;
 /// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
 pub const WASMTIME: &str = "48.0.8";
 
-/// In the name of every interface of WASI 0.3.
-const WASI_03: &[u8] = b"@0.3.";
 /// What an instantiation at load may take, however generous the service's own limits are.
 const TRIAL: Duration = Duration::from_secs(10);
+
+/// Versions that are not ready yet and whose machine code stays in memory until they are.
+const UNREADY: usize = 16;
 
 /// The engines, and what turns files into guests with them.
 pub struct Compiler {
     /// For guests that only speak WASI 0.2. Without the bookkeeping of concurrent tasks each of their host calls is
     /// cheaper: 12.0 → 10.7 µs for a request to a warm instance, 21.3 → 19.0 µs to a fresh one.
-    plain: Linked,
+    plain: Arc<Linked>,
     /// For all the others.
-    concurrent: Linked,
+    concurrent: Arc<Linked>,
+    /// For baseline code, made when there is some and dropped with the last of it.
+    baseline: [Mutex<Weak<Linked>>; 2],
+    /// Every engine, for the clock.
+    engines: Arc<Mutex<Vec<wasmtime::EngineWeak>>>,
+    sizes: config::Engine,
     pub(crate) clock: Clock,
     pub(crate) services: Services,
     /// What services need that are elsewhere.
@@ -63,17 +80,29 @@ pub struct Compiler {
     pub(crate) outgoing: Outgoing,
     /// What was counted of all this.
     pub metrics: Arc<Metrics>,
-    /// Threads that give way to those that serve.
-    pool: rayon::ThreadPool,
-    permits: Arc<Semaphore>,
+    bounds: Bounds,
+    tiers: Tiers,
+    /// For components that compile in a moment: they never wait for one that does not.
+    short: Arc<Lane>,
+    /// For all others. One at a time has all the cores that there are.
+    long: Arc<Lane>,
+    /// For those that are served already, while a better version of their code is made.
+    optimising: Arc<Lane>,
+    /// The guests that wait for better code, by digest.
+    upgrades: Mutex<HashMap<Digest, Vec<Weak<Guest>>>>,
+    /// For who reads machine code from disk.
+    loads: Arc<Semaphore>,
     /// Sandboxes in which new versions are tried; the pool has room for so many beside those that serve.
     trials: Semaphore,
     /// How the memory of sandboxes is made clean.
     pub reset: Reset,
-    compile_time: Duration,
     /// What is in memory already, for two services of one component and for a manifest that changes.
     known: Mutex<HashMap<Digest, Weak<Compiled>>>,
+    /// Code of versions that are asked again and again whether they are ready, and are not compiled each time.
+    unready: Mutex<VecDeque<(Digest, Arc<Compiled>)>>,
     cache: Option<Cache>,
+    /// The names of the engines in the cache.
+    stamps: [OnceLock<Option<Stamp>>; 4],
     /// Places for warm instances.
     pub(crate) warm: Arc<Semaphore>,
     /// A service that nobody asked for so long has its machine code dropped; never when this is zero.
@@ -84,10 +113,14 @@ pub struct Compiler {
 pub struct Compiled {
     /// What it imports and exports, as written in the component.
     pub interfaces: Arc<Interfaces>,
-    pub(crate) engine: Engine,
+    /// What it was compiled for.
+    pub(crate) kind: Kind,
+    pub(crate) engine: wasmtime::Engine,
     pub(crate) pre: ProxyPre<Ctx>,
     /// What it takes of the engine's pool beyond what most components do.
     pub(crate) extra: Option<Extra>,
+    /// An engine for baseline code lives for as long as some of its code does.
+    _linked: Arc<Linked>,
 }
 
 /// The names of a component's imports and exports.
@@ -108,34 +141,41 @@ impl Compiler {
         let sizes = &config.engine;
         let threads = if sizes.compile_threads == 0 { (turns::cores() - 1).max(1) } else { sizes.compile_threads };
         let reset = Reset::detect();
-        let plain = Linked::new(sizes, reset, false)?;
-        let concurrent = Linked::new(sizes, reset, true)?;
+        let linked = |concurrent| Linked::new(sizes, reset, Kind { concurrent, baseline: false }).map(Arc::new);
+        let (plain, concurrent) = (linked(false)?, linked(true)?);
         let clock = Clock::new(sizes.tick);
-        let engines = [plain.engine.weak(), concurrent.engine.weak()];
+        let engines = Arc::new(Mutex::new(vec![plain.engine.weak(), concurrent.engine.weak()]));
+        let ticked = Arc::clone(&engines);
         let ticking = clock.start(move || {
-            let mut needed = false;
-            for engine in engines.iter().filter_map(wasmtime::EngineWeak::upgrade) {
-                engine.increment_epoch();
-                needed = true;
-            }
-            needed
+            let mut engines = lock(&ticked);
+            engines.retain(|engine| engine.upgrade().inspect(wasmtime::Engine::increment_epoch).is_some());
+            !engines.is_empty()
         });
         ticking.map_err(|error| format!("the clock's thread does not start: {error}"))?;
         Ok(Self {
             plain,
             concurrent,
+            baseline: Default::default(),
+            engines,
+            sizes: sizes.clone(),
             clock,
             services: Services::new(Turns::new(turns::workers())),
             upstreams: upstreams::Shared::default(),
             outgoing: Outgoing::nowhere(),
             metrics: Arc::default(),
-            pool: pool(threads)?,
-            permits: Arc::new(Semaphore::new(threads)),
+            bounds: Bounds::new(config),
+            tiers: config.program.tiers,
+            short: Lane::new(threads),
+            long: Lane::new(1),
+            optimising: Lane::new(1),
+            upgrades: Mutex::default(),
+            loads: Arc::new(Semaphore::new(turns::cores())),
             trials: Semaphore::new(TRIALS),
             reset,
-            compile_time: sizes.compile_time,
             known: Mutex::default(),
+            unready: Mutex::default(),
             cache: cache(config),
+            stamps: Default::default(),
             warm: Arc::new(Semaphore::new(sizes.warm)),
             idle_unload: sizes.idle_unload,
         })
@@ -148,148 +188,149 @@ impl Compiler {
         self
     }
 
-    /// Makes a guest of a file. Waits for a place among those compiling.
+    /// Makes a guest of a file. Waits for a place among those compiling, if there is no machine code yet.
     ///
     /// # Errors
     /// Why it cannot be served, and what to do.
     pub async fn compile(self: &Arc<Self>, spec: GuestSpec) -> Result<Arc<Guest>, Refusal> {
-        let file = load::file_name(&spec.path);
-        let code = match self.known(spec.digest) {
-            Some(code) => code,
-            None => self.translate(&spec).await?,
-        };
-        let guest = Arc::new(Guest::new(spec, code, self));
-        // Its wait is no part of the trial. The semaphore is never closed.
-        let _trial = self.trials.acquire().await;
-        let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
-        let instance = Instance::new(&guest, deadline).await.map_err(|error| unstartable(&file, &error))?;
-        // Without a host to send requests through it cannot be as ready as it will be.
-        let alone = guest.sends() && self.outgoing.is_nowhere();
-        if let Some(path) = guest.spec.manifest.ready.as_ref().filter(|_| !alone) {
-            instance.ready(&guest, path, deadline).await.map_err(|why| unready(&file, path, &why))?;
+        let digest = spec.digest;
+        let code = self.code(&spec).await?;
+        let guest = Arc::new(Guest::new(spec, Arc::clone(&code), self));
+        if let Err(refusal) = self.try_out(&guest, &code).await {
+            if refusal.passing {
+                self.hold(digest, code);
+            }
+            return Err(refusal);
+        }
+        lock(&self.unready).retain(|(held, _)| *held != digest);
+        if code.kind.baseline && self.tiers == Tiers::Both {
+            self.improve(&guest);
         }
         Ok(guest)
     }
 
-    /// Component to machine code, off the threads that serve.
-    async fn translate(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
-        let file = load::file_name(&spec.path);
-        let _waiting = self.metrics.compiling();
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        // Another service of the same component may have been before this one in the queue.
-        if let Some(code) = self.known(spec.digest) {
-            return Ok(code);
+    /// Instantiates it once, and asks it whether it is ready.
+    async fn try_out(&self, guest: &Arc<Guest>, code: &Arc<Compiled>) -> Result<(), Refusal> {
+        let file = load::file_name(&guest.spec.path);
+        // Its wait is no part of the trial. The semaphore is never closed.
+        let _trial = self.trials.acquire().await;
+        let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
+        let instance = Instance::of(guest, code, deadline).await.map_err(|error| unstartable(&file, &error))?;
+        // Without a host to send requests through it cannot be as ready as it will be.
+        let alone = guest.sends() && self.outgoing.is_nowhere();
+        if let Some(path) = guest.spec.manifest.ready.as_ref().filter(|_| !alone) {
+            instance.ready(guest, path, deadline).await.map_err(|why| unready(&file, path, &why))?;
         }
-        let (this, source) = (Arc::clone(self), spec.clone());
-        let (done, built) = tokio::sync::oneshot::channel();
-        self.pool.spawn(move || {
-            // Cranelift cannot be interrupted: a compilation that is given up runs on, and keeps its place.
-            let _permit = permit;
-            // Nobody listens when it was given up.
-            let _ = done.send(this.build(&source));
-        });
-        let code = match tokio::time::timeout(self.compile_time, built).await {
-            Ok(Ok(built)) => Arc::new(built?),
-            Ok(Err(_)) => return Err(Refusal::new(&file, "the compiler failed on it", "report it to Lodge's authors")),
-            Err(_) => {
-                let limit = humantime::format_duration(self.compile_time);
-                let reason = format!("it took more than {limit} to compile");
-                return Err(Refusal::new(&file, reason, "raise engine.compile_time"));
-            }
-        };
-        self.remember(spec.digest, &code);
-        Ok(code)
+        Ok(())
     }
 
-    /// Machine code that was dropped, from the cache; compiled again only if that has lost it.
+    /// Machine code of a component, from wherever it is had soonest. Also for a service whose code was dropped.
     ///
     /// # Errors
-    /// When the file is gone as well, or is another.
-    pub(crate) async fn reload(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
+    /// Why there is none, and what to do.
+    pub(crate) async fn code(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         if let Some(code) = self.known(spec.digest) {
             return Ok(code);
         }
-        let (this, source) = (Arc::clone(self), spec.clone());
-        // Not on the threads that compile: they give way to everybody, and a request waits for this.
-        let loading = tokio::task::spawn_blocking(move || {
-            let (component, linked) = this.cached(source.digest)?;
-            link(&component, linked, &load::file_name(&source.path)).ok()
-        });
-        match loading.await {
-            Ok(Some(code)) => {
-                let code = Arc::new(code);
-                self.remember(spec.digest, &code);
-                Ok(code)
+        // Not where components are compiled: a service that was compiled before waits for none that was not.
+        if self.cache.is_some() {
+            let _load = Arc::clone(&self.loads).acquire_owned().await;
+            let (this, source) = (Arc::clone(self), spec.clone());
+            let loading = tokio::task::spawn_blocking(move || this.cached(&source));
+            if let Ok(Some(code)) = loading.await {
+                return Ok(self.remember(spec.digest, code));
             }
-            _ => self.translate(spec).await,
         }
+        self.translate(spec).await
     }
 
     /// Whether the machine code could be dropped: it would be found again.
     pub(crate) fn keeps(&self, code: &Compiled, digest: Digest) -> bool {
-        self.cache.as_ref().is_some_and(|cache| cache.holds(&code.engine, digest))
+        let stamp = self.stamp(code.kind);
+        self.cache.as_ref().zip(stamp).is_some_and(|(cache, stamp)| cache.holds(stamp, digest))
     }
 
-    fn remember(&self, digest: Digest, code: &Arc<Compiled>) {
+    /// Lets machine code go that was only held for versions which `waits` no longer says to be waiting.
+    pub(super) fn release(&self, waits: impl Fn(Digest) -> bool) {
+        let mut unready = lock(&self.unready);
+        let all = std::mem::take(&mut *unready);
+        let (held, dropped) = all.into_iter().partition(|(digest, _)| waits(*digest));
+        *unready = held;
+        // Outside the lock: giving memory back takes a while.
+        drop(unready);
+        drop::<VecDeque<_>>(dropped);
+    }
+
+    fn hold(&self, digest: Digest, code: Arc<Compiled>) {
+        let mut unready = lock(&self.unready);
+        unready.retain(|(held, _)| *held != digest);
+        unready.push_back((digest, code));
+        if unready.len() > UNREADY {
+            unready.pop_front();
+        }
+    }
+
+    fn remember(&self, digest: Digest, code: Compiled) -> Arc<Compiled> {
+        let code = Arc::new(code);
         let mut known = lock(&self.known);
         known.retain(|_, code| code.strong_count() > 0);
-        known.insert(digest, Arc::downgrade(code));
+        known.insert(digest, Arc::downgrade(&code));
+        code
     }
 
     fn known(&self, digest: Digest) -> Option<Arc<Compiled>> {
         lock(&self.known).get(&digest).and_then(Weak::upgrade)
     }
 
-    fn build(&self, spec: &GuestSpec) -> Result<Compiled, Refusal> {
-        let file = load::file_name(&spec.path);
-        let (component, linked) = match self.cached(spec.digest) {
-            Some(cached) => cached,
-            None => self.component(&load::read(spec)?, spec.digest).map_err(|error| uncompilable(&file, &error))?,
-        };
-        link(&component, linked, &file)
-    }
-
-    /// From the disk, if it was compiled before.
-    fn cached(&self, digest: Digest) -> Option<(Component, &Linked)> {
-        let cache = self.cache.as_ref()?;
-        let load = |linked: &'_ Linked| cache.load(&linked.engine, digest);
-        let found = load(&self.plain)
-            .map(|component| (component, &self.plain))
-            .or_else(|| Some((load(&self.concurrent)?, &self.concurrent)));
-        let count = if found.is_some() { &self.metrics.cache_hits } else { &self.metrics.cache_misses };
-        count.fetch_add(1, Relaxed);
-        found
-    }
-
-    /// Compiles for the plain engine if that can run it. The names of 0.3 interfaces stand in the file as they are;
-    /// what else needs concurrency does not compile without it.
-    fn component(&self, bytes: &[u8], digest: Digest) -> wasmtime::Result<(Component, &Linked)> {
-        let start = Instant::now();
-        let speaks_03 = bytes.windows(WASI_03.len()).any(|window| window == WASI_03);
-        let plain = if speaks_03 { None } else { Component::new(&self.plain.engine, bytes).ok() };
-        let (component, linked) = match plain {
-            Some(component) => (component, &self.plain),
-            None => (Component::new(&self.concurrent.engine, bytes)?, &self.concurrent),
-        };
-        self.metrics.compiled.record(start.elapsed());
-        if let Some(cache) = &self.cache {
-            cache.store(&linked.engine, digest, &component);
+    /// The engine for machine code of this kind.
+    ///
+    /// # Errors
+    /// When the system has no address space for one more.
+    fn linked(&self, kind: Kind) -> Result<Arc<Linked>, String> {
+        match kind {
+            Kind { concurrent: false, baseline: false } => Ok(Arc::clone(&self.plain)),
+            Kind { concurrent: true, baseline: false } => Ok(Arc::clone(&self.concurrent)),
+            Kind { concurrent, .. } => {
+                let [plain, both] = &self.baseline;
+                let mut place = lock(if concurrent { both } else { plain });
+                if let Some(linked) = place.upgrade() {
+                    return Ok(linked);
+                }
+                let linked = Arc::new(Linked::new(&self.sizes, self.reset, kind)?);
+                lock(&self.engines).push(linked.engine.weak());
+                *place = Arc::downgrade(&linked);
+                Ok(linked)
+            }
         }
-        Ok((component, linked))
     }
-}
 
-fn link(component: &Component, linked: &Linked, file: &str) -> Result<Compiled, Refusal> {
-    let interfaces = interfaces(component);
-    let handler = handler_of(&interfaces.exports, file)?;
-    let pre = linked.linker.instantiate_pre(component).map_err(|error| unlinkable(file, &error))?;
-    let pre = match handler {
-        Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
-        Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
-    };
-    let pre = pre.map_err(|error| misshapen(file, &one_line(&error)))?;
-    let extra = linked.extra(component).map_err(|(reason, remedy)| Refusal::new(file, reason, remedy))?;
-    Ok(Compiled { interfaces: Arc::new(interfaces), engine: component.engine().clone(), pre, extra })
+    /// What machine code of this kind is called in the cache.
+    fn stamp(&self, kind: Kind) -> Option<&Stamp> {
+        let [a, b, c, d] = &self.stamps;
+        let stamp = match (kind.concurrent, kind.baseline) {
+            (false, false) => a,
+            (true, false) => b,
+            (false, true) => c,
+            (true, true) => d,
+        };
+        // Of an engine that only compiles: the others may not exist yet, and their pools are no part of it.
+        stamp.get_or_init(|| kind.engine().ok().map(|engine| Stamp::of(&engine))).as_ref()
+    }
+
+    /// Ready to be instantiated.
+    fn link(&self, linked: Arc<Linked>, kind: Kind, component: &Component, file: &str) -> Result<Compiled, Refusal> {
+        let interfaces = interfaces(component);
+        let handler = handler_of(&interfaces.exports, file)?;
+        let pre = linked.linker.instantiate_pre(component).map_err(|error| unlinkable(file, &error))?;
+        let pre = match handler {
+            Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
+            Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
+        };
+        let pre = pre.map_err(|error| misshapen(file, &one_line(&error)))?;
+        let extra = linked.extra(component).map_err(|(reason, remedy)| Refusal::new(file, reason, remedy))?;
+        let (interfaces, engine) = (Arc::new(interfaces), component.engine().clone());
+        Ok(Compiled { interfaces, kind, engine, pre, extra, _linked: linked })
+    }
 }
 
 fn interfaces(component: &Component) -> Interfaces {

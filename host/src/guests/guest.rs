@@ -1,4 +1,4 @@
-//! A component that can be served. Its machine code is dropped when nobody asks for long, and loaded again for who does.
+//! A component that can be served. Its machine code is dropped when no request comes for long, and loaded again for the next one.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -25,6 +25,8 @@ pub struct Guest {
     code: ArcSwapOption<Compiled>,
     /// One request loads; the others wait for it.
     loading: tokio::sync::Mutex<()>,
+    /// Its code is not baseline code any more, and instances of that are not to be used again.
+    improved: AtomicBool,
     /// The tick of the last request.
     used: AtomicU64,
     idle: Mutex<Vec<Idle>>,
@@ -60,6 +62,7 @@ impl Guest {
             compiler: Arc::clone(compiler),
             code: ArcSwapOption::new(Some(code)),
             loading: tokio::sync::Mutex::new(()),
+            improved: AtomicBool::new(false),
             idle: Mutex::new(Vec::new()),
             late_trap: AtomicBool::new(false),
         }
@@ -104,9 +107,26 @@ impl Guest {
         if let Some(code) = self.code() {
             return Ok(code);
         }
-        let code = self.compiler.reload(&self.spec).await?;
+        let code = self.compiler.code(&self.spec).await?;
         self.code.store(Some(Arc::clone(&code)));
         Ok(code)
+    }
+
+    /// Gives it better code for what it is. A request in flight goes on with what it runs on.
+    pub(super) async fn improve(&self, code: Arc<Compiled>) {
+        // Nobody may load the old code after this.
+        let _loading = self.loading.lock().await;
+        self.improved.store(true, Relaxed);
+        if self.is_loaded() {
+            self.code.store(Some(code));
+        }
+        let idle = std::mem::take(&mut *self.idle());
+        drop(idle);
+    }
+
+    /// Whether it runs baseline code, which is made fast and is slow.
+    pub fn is_baseline(&self) -> bool {
+        self.code.load().as_ref().is_some_and(|code| code.kind.baseline)
     }
 
     /// A warm instance that is still fit to use, if there is one; the one used last, so that the others can go.
@@ -123,7 +143,8 @@ impl Guest {
     /// Takes an instance back after a request that ended well, if there is a use and a place for it.
     pub(crate) fn keep_warm(&self, mut instance: Instance) {
         let fit = self.spec.manifest.isolation == Isolation::Service && instance.uses() < self.limits().warm_uses;
-        if fit && instance.stays(&self.compiler.warm) {
+        let old = instance.is_baseline() && self.improved.load(Relaxed);
+        if fit && !old && instance.stays(&self.compiler.warm) {
             self.idle().push(Idle { instance, since: self.clock().now() });
         }
     }

@@ -15,6 +15,13 @@ use super::load::{Found, GuestSpec, Refusal, State};
 /// no request.
 pub const GONE: Duration = Duration::from_millis(500);
 
+/// Between the second and the third attempt at files that failed for a reason that may pass; each further wait is twice as
+/// long, up to [`LONGEST`]. The second attempt is at the next look.
+pub const FIRST: Duration = Duration::from_secs(1);
+
+/// The longest wait between two attempts.
+pub const LONGEST: Duration = Duration::from_secs(30);
+
 /// What is known of every service. `G` is a guest.
 pub struct Ledger<G> {
     services: BTreeMap<String, Service<G>>,
@@ -29,6 +36,22 @@ struct Service<G> {
     refused: Option<(Option<GuestSpec>, Refusal)>,
     /// Its file is gone since.
     gone: Option<Instant>,
+    /// What is on disk, when that can be compiled and is not what answers.
+    wanted: Option<GuestSpec>,
+    /// Attempts at `wanted` that failed and may be repeated, and when the next one may begin; unset until the next look.
+    attempts: (u32, Option<Instant>),
+    /// There is a manifest and no component: no service, whatever is said of it.
+    orphan: bool,
+}
+
+/// A service that does not answer.
+pub struct Absent<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its files, when they can be read.
+    pub spec: Option<&'a GuestSpec>,
+    /// Why it does not answer; `None` while it is being compiled.
+    pub refusal: Option<&'a Refusal>,
 }
 
 /// What came of a look or a compilation, for the log.
@@ -52,7 +75,15 @@ pub enum Change {
 
 impl<G> Default for Service<G> {
     fn default() -> Self {
-        Self { live: None, compiling: None, refused: None, gone: None }
+        Self {
+            live: None,
+            compiling: None,
+            refused: None,
+            gone: None,
+            wanted: None,
+            attempts: (0, None),
+            orphan: false,
+        }
     }
 }
 
@@ -70,15 +101,17 @@ impl<G: Clone> Ledger<G> {
             if !found.contains_key(name) {
                 service.compiling = None;
                 service.refused = None;
+                service.wanted = None;
                 service.gone.get_or_insert(now);
             }
         }
         for (name, Found { state, settled, touched }) in found {
             let service = self.services.entry(name.clone()).or_default();
+            service.orphan = matches!(state, State::Orphan(_));
             match state {
                 State::Ready(spec) => {
                     service.gone = None;
-                    if let Some(change) = service.want(&name, spec, settled, touched, &mut wanted) {
+                    if let Some(change) = service.want(&name, spec, (settled, touched), now, &mut wanted) {
                         changes.push(change);
                     }
                 }
@@ -114,7 +147,8 @@ impl<G: Clone> Ledger<G> {
         let guest = match result {
             Ok(guest) => guest,
             Err(refusal) if !settled || refusal.passing => {
-                // Tried again at the next look; meanwhile it is told only if nobody is still writing the file.
+                // Tried again at a later look; meanwhile it is told only if nobody is still writing the file.
+                service.attempts = (service.attempts.0.saturating_add(1), None);
                 service.refused = settled.then_some((None, refusal));
                 return None;
             }
@@ -123,7 +157,7 @@ impl<G: Clone> Ledger<G> {
                 return None;
             }
         };
-        service.refused = None;
+        (service.refused, service.wanted, service.attempts) = (None, None, (0, None));
         let before = service.live.replace((spec.clone(), guest));
         Some(match before {
             Some((old, _)) if old.digest == spec.digest => Change::Reconfigured(spec),
@@ -145,15 +179,43 @@ impl<G: Clone> Ledger<G> {
         self.services.values().filter_map(|service| Some(service.refused.as_ref()?.1.clone())).collect()
     }
 
+    /// Every service that is in the directory and does not answer.
+    pub fn absent(&self) -> impl Iterator<Item = Absent<'_>> {
+        let services = self.services.iter().filter(|(_, service)| service.live.is_none() && !service.orphan);
+        services.filter_map(|(name, service)| {
+            let spec = service.compiling.as_ref().map(|(spec, _)| spec).or(service.wanted.as_ref());
+            let refusal = service.refused.as_ref().map(|(_, refusal)| refusal);
+            // One that is tried again stays refused until it answers.
+            let known = refusal.is_some() || service.compiling.is_some();
+            known.then_some(Absent { name, spec, refusal })
+        })
+    }
+
+    /// Whether this is to be compiled, and was not until now.
+    pub fn wants(&self, spec: &GuestSpec) -> bool {
+        let compiling = self.services.get(&spec.name).and_then(|service| service.compiling.as_ref());
+        compiling.is_some_and(|(wanted, _)| wanted == spec)
+    }
+
+    /// Whether a component is tried, or waits until it is tried again.
+    pub fn tries(&self, digest: Digest) -> bool {
+        let tried = |service: &&Service<G>| service.compiling.is_some() || service.attempts.0 > 0;
+        let mut wanted = self.services.values().filter(tried).filter_map(|service| service.wanted.as_ref());
+        wanted.any(|spec| spec.digest == digest)
+    }
+
     /// Nothing is being compiled.
     pub fn is_settled(&self) -> bool {
         self.services.values().all(|service| service.compiling.is_none())
     }
 
-    /// When to look again although nothing may have happened: a file that is gone will then be gone for good.
+    /// When to look again although nothing may have happened: a file that is gone will then be gone for good, or what
+    /// failed may be tried again.
     pub fn next_look(&self) -> Option<Instant> {
         let leaving = self.services.values().filter(|service| service.live.is_some());
-        leaving.filter_map(|service| Some(service.gone? + GONE)).min()
+        let retried = self.services.values().filter(|service| service.compiling.is_none());
+        let gone = leaving.filter_map(|service| Some(service.gone? + GONE));
+        gone.chain(retried.filter_map(|service| service.attempts.1)).min()
     }
 
     fn expire(&mut self, now: Instant) -> Vec<Change> {
@@ -185,12 +247,12 @@ impl<G> Service<G> {
         &mut self,
         name: &str,
         spec: GuestSpec,
-        settled: bool,
-        touched: bool,
+        (settled, touched): (bool, bool),
+        now: Instant,
         wanted: &mut Vec<GuestSpec>,
     ) -> Option<Change> {
         if self.live.as_ref().is_some_and(|(live, _)| *live == spec) {
-            self.compiling = None;
+            (self.compiling, self.wanted, self.attempts) = (None, None, (0, None));
             return match self.refused.take() {
                 Some(_) => Some(Change::Recovered(spec)),
                 None => touched.then(|| Change::Touched(name.to_owned())),
@@ -199,14 +261,26 @@ impl<G> Service<G> {
         if matches!(&self.refused, Some((Some(refused), _)) if *refused == spec) && !touched {
             return None;
         }
-        match &mut self.compiling {
-            Some((compiling, was_settled)) if *compiling == spec => *was_settled = settled,
-            _ => {
-                self.compiling = Some((spec.clone(), settled));
-                wanted.push(spec);
-            }
+        if self.wanted.as_ref() != Some(&spec) || touched {
+            (self.wanted, self.attempts) = (Some(spec.clone()), (0, None));
+        }
+        if let Some((_, was_settled)) = self.compiling.as_mut().filter(|(compiling, _)| *compiling == spec) {
+            *was_settled = settled;
+        } else if self.may_begin(now) {
+            self.compiling = Some((spec.clone(), settled));
+            wanted.push(spec);
         }
         None
+    }
+
+    /// Whether the wait since the last attempt is over.
+    fn may_begin(&mut self, now: Instant) -> bool {
+        let (attempts, next) = &mut self.attempts;
+        let wait = match *attempts {
+            0 | 1 => return true,
+            more => FIRST.saturating_mul(1 << (more - 2).min(5)).min(LONGEST),
+        };
+        now >= *next.get_or_insert(now + wait)
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::file::{Stamp, elapsed_since_change, inspect, is_absent, is_settled, text_of, unreadable};
@@ -43,6 +44,8 @@ pub struct Refusal {
     pub remedy: String,
     /// It may pass without the file being changed, so it is worth another try.
     pub passing: bool,
+    /// The end of what its build has said.
+    pub output: Option<Arc<str>>,
 }
 
 /// A service as a scan found it.
@@ -90,6 +93,9 @@ struct Known {
 /// How long files must have been left alone before something wrong with them is reported.
 pub const SETTLE: Duration = Duration::from_millis(500);
 
+/// What is wrong with a manifest alone.
+pub(super) const NO_COMPONENT: &str = "it has no component";
+
 /// Twice the coarsest time stamp of a file system in use (NFS, ext3: 1 s).
 const RACY: Duration = Duration::from_secs(2);
 
@@ -122,7 +128,7 @@ pub fn host_of(name: &str) -> String {
 impl Refusal {
     /// A refusal of `file`.
     pub fn new(file: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), reason: reason.into(), remedy: remedy.into(), passing: false }
+        Self { file: file.to_owned(), reason: reason.into(), remedy: remedy.into(), passing: false, output: None }
     }
 
     /// One that may pass by itself.
@@ -197,7 +203,7 @@ impl Scanner {
             Ok(spec) => State::Ready(spec),
             Err(refusal) if refusal.file == file_name(component) && is_absent(component) => {
                 let remedy = format!("put {} beside it, or remove it", file_name(component));
-                State::Orphan(Refusal::new(&file_name(&manifest), "it has no component", remedy))
+                State::Orphan(Refusal::new(&file_name(&manifest), NO_COMPONENT, remedy))
             }
             Err(refusal) => State::Refused(refusal),
         };

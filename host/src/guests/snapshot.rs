@@ -6,15 +6,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
 
+use super::absent::Absentees;
+use super::builds::{self, Builds};
 use super::compile::Compiler;
+use super::compiling::Compiling;
 use super::deployment::Backend;
 use super::ledger::Ledger;
-use super::load::{self, Found, GuestSpec, Refusal, SETTLE, Scanner};
+use super::load::{self, Found, Refusal, SETTLE, Scanner};
 use super::manifest::share::Percent;
 use super::target::{self, Target};
 use super::watch::Watch;
@@ -43,8 +45,10 @@ pub struct Snapshot {
     /// What was to be published: `targets` and `refusals` before routes were given out.
     wanted: Vec<Backend>,
     refused: Vec<Refusal>,
-    /// Every file was compiled or refused. Until then, no route may only mean not yet.
+    /// Every file was compiled or refused.
     pub complete: bool,
+    /// Services that are in the directory and do not answer.
+    pub absent: Absentees,
 }
 
 /// The reading end: the snapshot of this moment, for the price of an atomic load.
@@ -56,6 +60,7 @@ pub struct Current(Arc<ArcSwap<Snapshot>>);
 pub struct Publisher {
     current: Current,
     commons: Arc<Commons>,
+    builds: Arc<Builds>,
 }
 
 impl Current {
@@ -68,12 +73,18 @@ impl Current {
 impl Publisher {
     /// An empty, incomplete snapshot; `host` are the places that all services share.
     pub fn new(host: Arc<Concurrency>) -> Self {
-        Self { current: Current(Arc::new(ArcSwap::default())), commons: Arc::new(Commons::new(host)) }
+        let current = Current(Arc::new(ArcSwap::default()));
+        Self { current, commons: Arc::new(Commons::new(host)), builds: Arc::default() }
     }
 
     /// What all services share.
     pub fn commons(&self) -> Arc<Commons> {
         Arc::clone(&self.commons)
+    }
+
+    /// What it shows of builds.
+    pub fn builds(&self) -> Arc<Builds> {
+        Arc::clone(&self.builds)
     }
 
     /// The reading end.
@@ -92,6 +103,11 @@ impl Publisher {
     /// with its previous version if that one's routes are free. Until the first complete snapshot nobody has a route
     /// already: who compiles faster must not decide.
     pub fn publish(&self, backends: Vec<Backend>, refused: Vec<Refusal>, complete: bool) {
+        self.publish_beside(backends, refused, complete, Absentees::default());
+    }
+
+    /// The same where these services do not answer.
+    fn publish_beside(&self, backends: Vec<Backend>, refused: Vec<Refusal>, complete: bool, absent: Absentees) {
         let previous = self.current.snapshot();
         let generation = previous.generation + 1;
         let (wanted, refusals) = (backends.clone(), refused.clone());
@@ -101,6 +117,7 @@ impl Publisher {
             refused,
             refusals,
             complete,
+            absent,
             everywhere: Arc::from("/*"),
             ..Snapshot::default()
         };
@@ -261,6 +278,8 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                 // Small ones first: one that takes a minute would keep a hundred waiting.
                 wanted.sort_by_key(|spec| spec.size);
                 wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
+                compiling.retain(|spec| ledger.wants(spec));
+                compiler.release(|digest| ledger.tries(digest));
                 publish(&ledger);
             }
             // What was served goes on being served: nobody asked for it to go.
@@ -274,15 +293,16 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
         loop {
             tokio::select! {
                 biased;
-                Some(finished) = compiling.tasks.join_next() => {
+                Some(finished) = compiling.tasks.join_next_with_id() => {
                     // All that are done: a thousand guests are not a thousand snapshots.
                     let mut finished = Some(finished);
                     while let Some(done) = finished {
                         compiling.end(done, &mut ledger);
-                        finished = compiling.tasks.try_join_next();
+                        finished = compiling.tasks.try_join_next_with_id();
                     }
                     publish(&ledger);
                 }
+                () = publisher.builds.changed() => publish(&ledger),
                 () = eyes.watch.tick() => break,
                 () = until(next) => break,
             }
@@ -310,52 +330,6 @@ impl Eyes {
     }
 }
 
-/// What a compilation came to, and how long it took.
-type Finished = (GuestSpec, Result<Backend, Refusal>, Duration);
-
-/// Compilations under way, and how far this burst of them is.
-#[derive(Default)]
-struct Compiling {
-    tasks: JoinSet<Finished>,
-    /// The latest of each name.
-    latest: HashMap<String, AbortHandle>,
-    begun: usize,
-    done: usize,
-}
-
-impl Compiling {
-    fn begin(&mut self, compiler: &Arc<Compiler>, spec: GuestSpec) {
-        if self.tasks.is_empty() {
-            (self.begun, self.done) = (0, 0);
-            self.latest.clear();
-        }
-        self.begun += 1;
-        let (name, compiler) = (spec.name.clone(), Arc::clone(compiler));
-        let task = self.tasks.spawn(async move {
-            let start = Instant::now();
-            let result = Backend::deploy(spec.clone(), &compiler).await;
-            (spec, result, start.elapsed())
-        });
-        // A version that was replaced while it waited for its turn must not take it.
-        if let Some(older) = self.latest.insert(name, task) {
-            older.abort();
-        }
-    }
-
-    fn end(&mut self, finished: Result<Finished, JoinError>, ledger: &mut Ledger<Backend>) {
-        self.done += 1;
-        let (spec, result, took) = match finished {
-            Ok(finished) => finished,
-            Err(end) if end.is_cancelled() => return,
-            Err(crash) => return tracing::error!("compiling: {crash}"),
-        };
-        if let Some(change) = ledger.compiled(spec, result) {
-            let (done, begun, ms) = (self.done, self.begun, took.as_millis());
-            tracing::info!(target: CHANGE, service = change.service(), "[{done}/{begun}] {change} ({ms} ms)");
-        }
-    }
-}
-
 /// Publishes what the ledger says, if that is anything new, and says once what is refused.
 fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     let before = publisher.current.0.load_full();
@@ -363,10 +337,20 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     let complete = before.complete || ledger.is_settled();
     let same = backends.len() == before.wanted.len()
         && backends.iter().zip(&before.wanted).all(|(backend, wanted)| backend.is(wanted));
-    if same && complete == before.complete && ledger.refusals() == before.refused {
+    let mut unbuilt = publisher.builds.unbuilt();
+    let mut refused = ledger.refusals();
+    // What is not built yet lacks its component for that reason.
+    let lacks = |refusal: &Refusal, name: &str| {
+        refusal.reason == load::NO_COMPONENT && refusal.file.strip_suffix(".toml") == Some(name)
+    };
+    refused.retain(|refusal| !unbuilt.keys().any(|name| lacks(refusal, name)));
+    refused.extend(unbuilt.values().flatten().cloned());
+    unbuilt.retain(|name, _| !backends.iter().any(|backend| *backend.name == **name));
+    let absent = Absentees::new(ledger.absent().chain(builds::absent(&unbuilt)));
+    if same && complete == before.complete && refused == before.refused && absent.are(&before.absent) {
         return;
     }
-    publisher.publish(backends, ledger.refusals(), complete);
+    publisher.publish_beside(backends, refused, complete, absent);
     let now = publisher.current.snapshot();
     for refusal in now.refusals.iter().filter(|refusal| !before.refusals.contains(refusal)) {
         let stem = refusal.file.rsplit_once('.').map_or(&*refusal.file, |(stem, _)| stem);

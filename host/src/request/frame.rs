@@ -45,6 +45,8 @@ pub struct Handler {
     pub logs: Arc<Logs>,
     /// What the host is called by who gets its requests.
     pub via: Arc<Via>,
+    /// Whether clients are told why a file is refused.
+    pub explains: bool,
     /// Answers that are kept, if any are.
     pub responses: Option<Arc<Responses>>,
     /// The bytes of complete responses that are not written yet: `listener.unsent`.

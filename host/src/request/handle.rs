@@ -19,6 +19,7 @@ use super::split::Split;
 use crate::admission::Permit;
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
+use crate::guests::absent::Why;
 use crate::guests::deployment::Backend;
 use crate::guests::manifest::cache::Rules;
 use crate::guests::snapshot::Snapshot;
@@ -190,7 +191,8 @@ fn find(
     record: &mut Record,
 ) -> Result<Bound, RequestError> {
     let snapshot = handler.current.snapshot();
-    match way(&snapshot, hop, head, handler.service_hosts.admits(arrival.local)) {
+    let names = handler.service_hosts.admits(arrival.local);
+    match way(&snapshot, hop, head, names) {
         Ok(found) => {
             let cached = found.cache.map(|rules| (rules, headers::outer(head, hop.peer)));
             if found.prefix > 0 {
@@ -215,8 +217,23 @@ fn find(
             "the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`",
         )),
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
-        Err(Missed::Route) if !snapshot.complete => Err(RequestError::Starting),
-        Err(Missed::Route) => Err(RequestError::NoRoute),
+        Err(Missed::Route) => Err(missed(&snapshot, hop, head, names, handler.explains)),
+    }
+}
+
+/// Nobody answers here. A service may be meant to.
+fn missed(snapshot: &Snapshot, hop: Hop<'_>, head: &http::request::Parts, names: bool, explains: bool) -> RequestError {
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let why = match hop.call {
+        Some(call) => snapshot.absent.called(call.host),
+        None => snapshot.absent.at(authority, head.uri.path(), &head.method, names),
+    };
+    match why {
+        Some(Why::Starting) => RequestError::Starting,
+        Some(Why::Refused(why)) => RequestError::Refused(why.clone(), explains),
+        // The directory was not looked at yet.
+        None if snapshot.generation == 0 => RequestError::Starting,
+        None => RequestError::NoRoute,
     }
 }
 

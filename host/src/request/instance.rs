@@ -24,6 +24,7 @@ use super::body::{Limited, RequestBody};
 use crate::capabilities::sandbox::{Caught, Errand, Sandbox, lock};
 use crate::capabilities::{Ctx, stdio};
 use crate::error::{RequestError, Trap};
+use crate::guests::compile::Compiled;
 use crate::guests::guest::Guest;
 use crate::guests::load::host_of;
 use crate::turns::{Hog, Turn};
@@ -35,7 +36,8 @@ const FRAMES: usize = 32;
 pub struct Instance {
     store: Store<Ctx>,
     proxy: Proxy,
-    uses: usize,
+    baseline: bool,
+    uses: u32,
     /// Its place among the warm ones, from the first time that it went back to them.
     place: Option<OwnedSemaphorePermit>,
     /// What it takes of the engine's pool beyond the usual, given back after its Store.
@@ -71,7 +73,6 @@ impl Instance {
     /// When its start code traps or goes over a limit, its machine code is lost or not loaded in time, or the pool has no
     /// room for it.
     pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
-        let limits = guest.limits();
         let code = match guest.code() {
             Some(code) => code,
             None => match tokio::time::timeout_at(deadline.into(), Box::pin(guest.load())).await {
@@ -79,6 +80,15 @@ impl Instance {
                 Err(_) => return Err(RequestError::WallTime),
             },
         };
+        Self::of(guest, &code, deadline).await
+    }
+
+    /// A new sandbox for this machine code of the guest.
+    ///
+    /// # Errors
+    /// When its start code traps or goes over a limit, or the pool has no room for it.
+    pub(crate) async fn of(guest: &Guest, code: &Compiled, deadline: Instant) -> Result<Self, RequestError> {
+        let limits = guest.limits();
         let room = match &code.extra {
             Some(extra) => {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -113,14 +123,19 @@ impl Instance {
         };
         guest.service.figures.instantiated.record(start.elapsed());
         match instantiated {
-            Ok(proxy) => Ok(Self { store, proxy, uses: 0, place: None, room }),
+            Ok(proxy) => Ok(Self { store, proxy, baseline: code.kind.baseline, uses: 0, place: None, room }),
             Err(error) => Err(blame(store.data(), &error)),
         }
     }
 
+    /// Whether it runs baseline code.
+    pub(crate) fn is_baseline(&self) -> bool {
+        self.baseline
+    }
+
     /// Requests that it has answered.
     pub fn uses(&self) -> usize {
-        self.uses
+        usize::try_from(self.uses).unwrap_or(usize::MAX)
     }
 
     /// Takes its place among these, unless it has one, and keeps it for as long as it lives. One that takes more of the pool
@@ -148,7 +163,7 @@ impl Instance {
         let sandbox = Arc::clone(&self.store.data().sandbox);
         let deadline = errand.deadline;
         sandbox.begin(errand, self.uses == 0);
-        self.uses += 1;
+        self.uses = self.uses.saturating_add(1);
         let body_limit = guest.limits().request_body;
         let expects = request.headers().contains_key(header::EXPECT);
         let is_head = request.method() == http::Method::HEAD;

@@ -185,12 +185,15 @@ fn take_over(head: &mut http::response::Parts) {
 /// A failure as a response: RFC 9457 problem details.
 pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     let status = error.status();
-    let text = serde_json::json!({
+    let mut text = serde_json::json!({
         "type": format!("urn:lodge:problem:{}", error.reason()),
         "title": error.to_string(),
         "status": status.as_u16(),
         "request_id": request_id,
     });
+    if let (Some(why), Some(members)) = (error.explanation(), text.as_object_mut()) {
+        members.insert("detail".into(), why.into());
+    }
     let mut response = Response::new(Body::text(Some(Bytes::from(text.to_string()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();

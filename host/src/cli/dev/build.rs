@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use serde::Deserialize;
 use tokio::process::Command;
 
+use super::tee::{self, Built, summary};
 use crate::cli::complain;
 
 /// What rustc calls the target that makes components.
@@ -33,12 +33,35 @@ struct Artifact {
     filenames: Vec<PathBuf>,
 }
 
+/// A build that made no component.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// For the terminal, below what the build itself has said there.
+    pub(super) told: String,
+    /// For those who see only this: what is wrong, in a line.
+    pub(super) why: String,
+    /// The end of what the build has said.
+    pub(super) said: String,
+}
+
+impl From<String> for Failed {
+    fn from(problem: String) -> Self {
+        Self { why: format!("it does not build: {problem}"), told: problem, said: String::new() }
+    }
+}
+
+impl Failed {
+    fn new(told: String, Built { said, .. }: Built) -> Self {
+        Self { told, why: format!("it does not build: {}", summary(&said)), said }
+    }
+}
+
 /// Builds the crate in `source` and puts its components into `guests`. Returns the files that they were made of, as
 /// far as they are elsewhere.
 ///
 /// # Errors
-/// One line: what failed, and what to do. cargo has said the rest already.
-pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathBuf>, String> {
+/// What failed. cargo has said the rest already.
+pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathBuf>, Failed> {
     have_target().await?;
     let manifest = source.join("Cargo.toml");
     let (package, workspace) = describe(&manifest).await?;
@@ -54,16 +77,20 @@ pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathB
 /// Runs a command, as a shell would, in `source`; it has to leave the component at `component`.
 ///
 /// # Errors
-/// One line: what failed. The command has said the rest already.
-pub(super) async fn with_command(command: &str, source: &Path, component: &Path) -> Result<(), String> {
+/// What failed. The command has said the rest already.
+pub(super) async fn with_command(command: &str, source: &Path, component: &Path) -> Result<(), Failed> {
     complain(&format!("building {} with `{command}`", component.display()));
-    let mut shell = Command::new("sh");
-    shell.args(["-c", command]).current_dir(source).stdin(Stdio::null()).kill_on_drop(true);
-    let status = shell.status().await.map_err(|error| format!("`{command}` does not run: {error}"))?;
-    if !status.success() {
-        return Err(format!("`{command}` failed ({status}); what it said is above"));
+    if !source.is_dir() {
+        return Err(format!("[build] directory: there is no directory {}", source.display()).into());
     }
-    if component.is_file() { Ok(()) } else { Err(format!("`{command}` did not make {}", component.display())) }
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).current_dir(source);
+    let built = tee::run(&mut shell, false).await.map_err(|error| format!("`{command}` does not run: {error}"))?;
+    if !built.status.success() {
+        let told = format!("`{command}` failed ({}); what it said is above", built.status);
+        return Err(Failed::new(told, built));
+    }
+    if component.is_file() { Ok(()) } else { Err(format!("`{command}` did not make {}", component.display()).into()) }
 }
 
 /// Adds the WebAssembly target if rustup says that it is not there. Without rustup, cargo will say so itself.
@@ -74,25 +101,22 @@ async fn have_target() -> Result<(), String> {
         return Ok(());
     }
     complain(&format!("adding the target {TARGET} with rustup"));
-    let added = Command::new("rustup").args(["target", "add", TARGET]).status().await;
-    if added.is_ok_and(|status| status.success()) {
+    let added = tee::run(Command::new("rustup").args(["target", "add", TARGET]), false).await;
+    if added.is_ok_and(|added| added.status.success()) {
         Ok(())
     } else {
         Err(format!("the target {TARGET} is missing; add it with `rustup target add {TARGET}`"))
     }
 }
 
-async fn describe(manifest: &Path) -> Result<(String, PathBuf), String> {
+async fn describe(manifest: &Path) -> Result<(String, PathBuf), Failed> {
     let failed = |why: String| format!("{}: {why}", manifest.display());
-    let output = cargo()
-        .args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"])
-        .arg(manifest)
-        .stderr(Stdio::inherit())
-        .output()
-        .await
-        .map_err(|error| failed(format!("cargo does not run: {error}")))?;
-    let metadata: Metadata =
-        serde_json::from_slice(&output.stdout).map_err(|_| failed("cargo cannot read it".into()))?;
+    let mut cargo = cargo();
+    cargo.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
+    let built = tee::run(&mut cargo, true).await.map_err(|error| failed(format!("cargo does not run: {error}")))?;
+    let Ok(metadata) = serde_json::from_slice::<Metadata>(&built.messages) else {
+        return Err(Failed::new(failed("cargo cannot read it; what it said is above".into()), built));
+    };
     let own = manifest.canonicalize().map_err(|error| failed(error.to_string()))?;
     let package = metadata.packages.into_iter().find(|package| package.manifest_path == own);
     let package = package.ok_or_else(|| failed("it describes no package".into()))?;
@@ -100,20 +124,16 @@ async fn describe(manifest: &Path) -> Result<(String, PathBuf), String> {
 }
 
 /// Builds one package and returns the WebAssembly files it made.
-async fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec<PathBuf>, String> {
-    let output = cargo()
-        .args(["build", "--message-format", "json-render-diagnostics", "--target", TARGET])
-        .args(["--profile", profile(workspace), "--manifest-path"])
-        .arg(manifest)
-        .stderr(Stdio::inherit())
-        .output()
-        .await
-        .map_err(|error| format!("cargo does not run: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{package} does not build; its errors are above"));
+async fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec<PathBuf>, Failed> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--message-format", "json-render-diagnostics", "--target", TARGET]);
+    cargo.args(["--profile", profile(workspace), "--manifest-path"]).arg(manifest);
+    let built = tee::run(&mut cargo, true).await.map_err(|error| format!("cargo does not run: {error}"))?;
+    if !built.status.success() {
+        return Err(Failed::new(format!("{package} does not build; its errors are above"), built));
     }
     let own = manifest.canonicalize().unwrap_or_else(|_| manifest.to_owned());
-    let made: Vec<_> = String::from_utf8_lossy(&output.stdout)
+    let made: Vec<_> = String::from_utf8_lossy(&built.messages)
         .lines()
         .filter_map(|line| serde_json::from_str::<Artifact>(line).ok())
         .filter(|artifact| artifact.manifest_path.as_ref() == Some(&own))
@@ -121,7 +141,7 @@ async fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec
         .filter(|file| file.extension().is_some_and(|extension| extension == "wasm"))
         .collect();
     if made.is_empty() {
-        return Err(format!("{package} makes no component; give it `[lib] crate-type = [\"cdylib\"]`"));
+        return Err(format!("{package} makes no component; give it `[lib] crate-type = [\"cdylib\"]`").into());
     }
     Ok(made)
 }
@@ -152,9 +172,7 @@ fn install(component: &Path, directory: &Path) -> Result<(), String> {
     copied.map_err(|error| format!("{} cannot be written: {error}", target.display()))
 }
 
-/// cargo itself when it runs us, else the one on PATH. A build that nobody waits for any more ends.
+/// cargo itself when it runs us, else the one on PATH.
 fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.kill_on_drop(true);
-    cargo
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }

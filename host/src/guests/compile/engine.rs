@@ -3,14 +3,15 @@
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::job::Kind;
 use super::reset::Reset;
 use super::room::{Extra, Room, Sizes, TRIALS};
 use crate::capabilities::{self, Ctx};
 use crate::config;
 use crate::config::limits::MAX_TABLE_ELEMENTS;
 
-/// The nice value of the threads that compile.
-const LEAST_PRIORITY: i32 = 19;
+/// The nice value of whatever compiles.
+pub(super) const LEAST_PRIORITY: i32 = 19;
 /// Core instances of one component. Rust has 3, a componentized Python about 30.
 pub(super) const CORE_INSTANCES: u32 = 100;
 /// Memories and tables of one component. What it has beyond the usual is counted: see [`Room`].
@@ -29,15 +30,15 @@ pub(super) struct Linked {
 }
 
 impl Linked {
-    pub(super) fn new(sizes: &config::Engine, reset: Reset, concurrent: bool) -> Result<Self, String> {
+    pub(super) fn new(sizes: &config::Engine, reset: Reset, kind: Kind) -> Result<Self, String> {
         // Sandboxes at work, warm and on trial. Admission and semaphores keep their numbers within this.
         let sandboxes = sizes.instances.saturating_add(sizes.warm).saturating_add(TRIALS);
         let room = Sizes::of(u32::try_from(sandboxes).unwrap_or(u32::MAX));
-        let engine = Engine::new(&engine_config(sizes, &room, reset, concurrent)).map_err(|error| {
+        let engine = Engine::new(&engine_config(sizes, &room, reset, kind)).map_err(|error| {
             format!("the engine does not start: {error:#}; lower engine.instances or engine.max_memory")
         })?;
         let mut linker = Linker::new(&engine);
-        capabilities::link(&mut linker, concurrent).map_err(|error| format!("linking the host: {error:#}"))?;
+        capabilities::link(&mut linker, kind.concurrent).map_err(|error| format!("linking the host: {error:#}"))?;
         Ok(Self { engine, linker, room: Room::new(&room, sizes.instances) })
     }
 
@@ -50,13 +51,11 @@ impl Linked {
     }
 }
 
-fn engine_config(sizes: &config::Engine, room: &Sizes, reset: Reset, concurrent: bool) -> wasmtime::Config {
+fn engine_config(sizes: &config::Engine, room: &Sizes, reset: Reset, kind: Kind) -> wasmtime::Config {
     let mut config = wasmtime::Config::new();
+    kind.configure(&mut config);
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(sizes, room, reset, concurrent)))
-        .epoch_interruption(true)
-        .wasm_component_model_async(concurrent)
-        .concurrency_support(concurrent)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(sizes, room, reset, kind.concurrent)))
         .max_wasm_stack(sizes.stack)
         .async_stack_size(sizes.stack.saturating_add(HOST_STACK));
     config
@@ -86,16 +85,15 @@ fn pooling(sizes: &config::Engine, room: &Sizes, reset: Reset, concurrent: bool)
     pool
 }
 
-/// Threads at the lowest priority: a burst of new services must not be felt by those that serve.
+/// Threads at the lowest priority, for a host that cannot start a process to compile in: a burst of new services must
+/// not be felt by those that serve.
 pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, String> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("compile-{n}"));
     // Only for this thread, and never refused: it asks for less.
     let pool = pool.start_handler(|_| {
         let _ = rustix::process::setpriority_process(None, LEAST_PRIORITY);
     });
-    // A panic of the compiler drops its oneshot, and the file is refused.
-    let pool = pool.panic_handler(|_| {}).build();
-    pool.map_err(|error| format!("the compiler's threads do not start: {error}"))
+    pool.build().map_err(|error| format!("the compiler's threads do not start: {error}"))
 }
 
 #[cfg(test)]

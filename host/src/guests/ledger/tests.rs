@@ -88,6 +88,60 @@ fn a_bad_file_breaks_nothing() {
     assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![3], 0));
 }
 
+/// What fails for a reason that may pass is tried again at once, and then less and less often, until its files change.
+#[test]
+fn attempts_are_spaced() {
+    let (mut ledger, mut now) = (Numbers::default(), Instant::now());
+    let fails = |ledger: &mut Numbers| {
+        assert!(ledger.wants(&spec("a", 1, 0)));
+        ledger.compiled(spec("a", 1, 0), Err(Refusal::new("a", "it is not ready", "wait").passing()));
+        assert!(!ledger.wants(&spec("a", 1, 0)) && ledger.is_settled());
+    };
+    for _ in 0..2 {
+        assert_eq!(see(&mut ledger, [ready("a", 1)], now).0, 1);
+        fails(&mut ledger);
+    }
+    assert!(ledger.tries(Digest::of(&[1])) && !ledger.tries(Digest::of(&[2])));
+    for wait in [1, 2, 4, 8, 16, 30, 30].map(Duration::from_secs) {
+        // The first look begins the wait, and says when the next one is to be.
+        assert_eq!(see(&mut ledger, [ready("a", 1)], now).0, 0);
+        assert_eq!(ledger.next_look(), Some(now + wait));
+        assert_eq!(see(&mut ledger, [ready("a", 1)], now + wait / 2).0, 0);
+        now += wait;
+        assert_eq!(see(&mut ledger, [ready("a", 1)], now).0, 1);
+        assert_eq!(ledger.next_look(), None);
+        fails(&mut ledger);
+    }
+    let touched = Found { touched: true, ..ready("a", 1).1 };
+    assert_eq!(see(&mut ledger, [("a".into(), touched)], now).0, 1, "somebody wants it now");
+    fails(&mut ledger);
+    assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1, "another version has its own count");
+    assert!(ledger.tries(Digest::of(&[2])) && !ledger.tries(Digest::of(&[1])));
+    see(&mut ledger, [], now);
+    assert!(ledger.next_look().is_none() && !ledger.tries(Digest::of(&[2])));
+}
+
+/// Who does not answer, and why: known for each service in the directory, and for no other.
+#[test]
+fn the_absent_are_known() {
+    let (mut ledger, now) = (Numbers::default(), Instant::now());
+    let absent = |ledger: &Numbers| -> Vec<String> {
+        let describe = |it: Absent| {
+            let routes = it.spec.map_or(0, |spec| spec.manifest.routes.len());
+            format!("{} {routes} {}", it.name, it.refusal.map_or("starting", |refusal| refusal.reason.as_str()))
+        };
+        ledger.absent().map(describe).collect()
+    };
+    see(&mut ledger, [ready("a", 1), bad("b", true), orphan("c"), bad("d", false), ready("e", 1)], now);
+    assert_eq!(absent(&ledger), ["a 1 starting", "b 0 it is bad", "e 1 starting"]);
+    ledger.compiled(spec("a", 1, 0), Ok(1));
+    ledger.compiled(spec("e", 1, 0), Err(Refusal::new("e", "it does not start", "mend it")));
+    assert_eq!(absent(&ledger), ["b 0 it is bad", "e 1 it does not start"]);
+    // A version that is refused beside one that answers is not missed by anybody.
+    see(&mut ledger, [bad("a", true), ("b".into(), found(State::Disabled, true))], now);
+    assert_eq!(absent(&ledger), [""; 0]);
+}
+
 #[test]
 fn one_line_per_difference() {
     let (mut ledger, now) = (Numbers::default(), Instant::now());

@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use super::*;
 use crate::admission::Asked;
 use crate::config::{self, Origin};
 use crate::guests::deployment::Deployment;
 use crate::guests::digest::Digest;
+use crate::guests::load::GuestSpec;
 use crate::guests::manifest::Manifest;
 use crate::service::Services;
 use crate::turns::Turns;

@@ -1,0 +1,174 @@
+//! One run of the compiler: what it is asked for, what it gives, and how both are written between two processes.
+//!
+//! Both ends are the same program, so the format has no versions. All numbers are little-endian.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use wasmtime::{Engine, Strategy};
+
+/// The first bytes of a job, to tell it from whatever else may stand on somebody's standard input.
+const MAGIC: [u8; 8] = *b"lodgejob";
+/// Bytes before a component: the magic, four numbers and two flags.
+const HEAD: usize = 8 + 4 * 8 + 2;
+/// Bytes before machine code or a message: what it is, and its length.
+const ANSWER: usize = 1 + 8;
+
+/// What a component is compiled for. Machine code of one kind does not run on the engine of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// With the bookkeeping of concurrent tasks, which WASI 0.3 needs.
+    pub concurrent: bool,
+    /// By Winch: about a fifth of Cranelift's time, for slower code.
+    pub baseline: bool,
+}
+
+/// The bounds of one run of the compiler.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    pub(super) kind: Kind,
+    /// Threads that it may use.
+    pub(super) threads: usize,
+    /// Bytes of address space.
+    pub(super) memory: u64,
+    /// CPU time of all its threads. The system counts whole seconds, so it is rounded up.
+    pub(super) time: Duration,
+}
+
+impl Kind {
+    /// Sets what machine code depends on. A host's engine and a compiler's must agree in all of it.
+    pub(super) fn configure(self, config: &mut wasmtime::Config) {
+        config
+            .strategy(if self.baseline { Strategy::Winch } else { Strategy::Cranelift })
+            .epoch_interruption(true)
+            .wasm_component_model_async(self.concurrent)
+            .concurrency_support(self.concurrent);
+    }
+
+    /// An engine that only compiles: it reserves no address space.
+    pub(super) fn engine(self) -> wasmtime::Result<Engine> {
+        let mut config = wasmtime::Config::new();
+        self.configure(&mut config);
+        Engine::new(&config)
+    }
+
+    /// Machine code for a component, or why there is none.
+    pub(super) fn compile(self, component: &[u8]) -> Result<Vec<u8>, String> {
+        self.engine().and_then(|engine| engine.precompile_component(component)).map_err(|error| super::one_line(&error))
+    }
+}
+
+impl Job {
+    /// Writes the job of process `parent`, and the component that it is about.
+    pub(super) fn write(&self, parent: u32, component: &[u8], into: &mut impl Write) -> io::Result<()> {
+        let seconds = self.time.as_secs() + u64::from(self.time.subsec_nanos() > 0);
+        let mut head = Vec::with_capacity(HEAD);
+        head.extend(MAGIC);
+        for number in [u64::from(parent), self.threads as u64, self.memory, seconds.max(1)] {
+            head.extend(number.to_le_bytes());
+        }
+        head.extend([u8::from(self.kind.concurrent), u8::from(self.kind.baseline)]);
+        into.write_all(&head)?;
+        into.write_all(&(component.len() as u64).to_le_bytes())?;
+        into.write_all(component)?;
+        into.flush()
+    }
+
+    /// Reads a job, and the process that wants it. The component is what comes after it: [`blob`].
+    pub(super) fn read(from: &mut impl Read) -> io::Result<(Self, u32)> {
+        let mut magic = [0; MAGIC.len()];
+        from.read_exact(&mut magic)?;
+        if magic != MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is for a running lodge, not to be typed"));
+        }
+        let (parent, threads, memory, seconds) = (number(from)?, number(from)?, number(from)?, number(from)?);
+        let mut flags = [0; 2];
+        from.read_exact(&mut flags)?;
+        let kind = Kind { concurrent: flags[0] != 0, baseline: flags[1] != 0 };
+        let narrow = |number: u64| u32::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        let job = Self { kind, threads: narrow(threads)? as usize, memory, time: Duration::from_secs(seconds) };
+        Ok((job, narrow(parent)?))
+    }
+}
+
+/// Writes what a compiler says: machine code, or why there is none.
+pub(super) fn write_answer(answer: &Result<Vec<u8>, String>, into: &mut impl Write) -> io::Result<()> {
+    let (bytes, good) = match answer {
+        Ok(code) => (code.as_slice(), 1),
+        Err(why) => (why.as_bytes(), 0),
+    };
+    let mut head = Vec::with_capacity(ANSWER);
+    head.push(good);
+    head.extend((bytes.len() as u64).to_le_bytes());
+    into.write_all(&head)?;
+    into.write_all(bytes)?;
+    into.flush()
+}
+
+/// Reads what a compiler says, at most `most` bytes of it.
+pub(super) fn read_answer(from: &mut impl Read, most: u64) -> io::Result<Result<Vec<u8>, String>> {
+    let mut good = [0];
+    from.read_exact(&mut good)?;
+    let bytes = blob(from, most)?;
+    Ok(if good == [1] { Ok(bytes) } else { Err(String::from_utf8_lossy(&bytes).into_owned()) })
+}
+
+/// Bytes after their number, which is at most `most`.
+pub(super) fn blob(from: &mut impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let length = number(from)?;
+    let short = usize::try_from(length).ok().filter(|_| length <= most);
+    let length = short.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "more bytes than there may be"))?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length).map_err(io::Error::other)?;
+    bytes.resize(length, 0);
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn number(from: &mut impl Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    from.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Kind; 4] = [
+        Kind { concurrent: false, baseline: false },
+        Kind { concurrent: true, baseline: false },
+        Kind { concurrent: false, baseline: true },
+        Kind { concurrent: true, baseline: true },
+    ];
+
+    #[test]
+    fn a_job_is_read_as_it_was_written() {
+        for kind in KINDS {
+            let job = Job { kind, threads: 3, memory: 1 << 40, time: Duration::from_millis(1_001) };
+            let mut bytes = Vec::new();
+            job.write(42, b"wasm", &mut bytes).unwrap();
+            let mut from = bytes.as_slice();
+            let (read, parent) = Job::read(&mut from).unwrap();
+            assert_eq!((read.kind, read.threads, read.memory, parent), (kind, 3, 1 << 40, 42));
+            assert_eq!(read.time, Duration::from_secs(2), "whole seconds, never less than was asked for");
+            assert_eq!((blob(&mut from, 4).unwrap().as_slice(), from), (&b"wasm"[..], &b""[..]));
+            for cut in 0..bytes.len() {
+                let mut from = &bytes[..cut];
+                assert!(Job::read(&mut from).and_then(|_| blob(&mut from, 4)).is_err(), "{cut} bytes");
+            }
+        }
+        assert!(Job::read(&mut [b'x'; 100].as_slice()).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_bounded() {
+        for answer in [Ok(vec![7; 100]), Err("no".to_owned())] {
+            let mut bytes = Vec::new();
+            write_answer(&answer, &mut bytes).unwrap();
+            assert_eq!(read_answer(&mut bytes.as_slice(), 100).unwrap(), answer);
+        }
+        let claims = [&[1][..], &u64::MAX.to_le_bytes()].concat();
+        assert!(read_answer(&mut claims.as_slice(), 100).is_err());
+    }
+}

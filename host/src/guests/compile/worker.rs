@@ -1,0 +1,75 @@
+//! The child process that compiles one component and ends: `lodge compile-worker`, which nobody types.
+//!
+//! A compiler is a large program that reads what strangers wrote. Here it may take what [`Job`] allows and nothing else,
+//! and when it crashes or is killed, no request is lost with it.
+
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, Signal};
+
+use super::engine::LEAST_PRIORITY;
+use super::job::{self, Job};
+
+/// The argument that makes a compiler of `lodge`.
+pub const ARGUMENT: &str = "compile-worker";
+
+/// Bytes of a component, whatever its parent says: the most that `engine.max_file` may be.
+const MOST: u64 = 1 << 30;
+
+/// Compiles what comes on standard input, and writes machine code to standard output.
+pub fn run() -> ExitCode {
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The parent shows it.
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work() -> io::Result<()> {
+    let mut input = io::stdin().lock();
+    let (job, parent) = Job::read(&mut input)?;
+    confine(&job, parent)?;
+    let component = job::blob(&mut input, MOST)?;
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(job.threads).build().map_err(io::Error::other)?;
+    // A panic is an answer: its message is on standard error, which the parent does not need to guess from.
+    let compiled = catch_unwind(AssertUnwindSafe(|| threads.install(|| job.kind.compile(&component))));
+    let answer = compiled.unwrap_or_else(|panic| Err(format!("the compiler failed: {}", words(&*panic))));
+    job::write_answer(&answer, &mut io::stdout().lock())
+}
+
+/// Takes away from this process whatever a compiler does not need, before it has read a byte of the component.
+fn confine(job: &Job, parent: u32) -> io::Result<()> {
+    let limit = |resource, most| {
+        let current = rustix::process::getrlimit(resource);
+        // A hard limit can only be lowered.
+        let most = current.maximum.map_or(most, |maximum| maximum.min(most));
+        rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+    };
+    // The kernel is to take this one first when memory is short, and the services never for it.
+    #[cfg(target_os = "linux")]
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    limit(Resource::As, job.memory)?;
+    limit(Resource::Core, 0)?;
+    // No file of the host can be written, only pipes.
+    limit(Resource::Fsize, 0)?;
+    let seconds = job.time.as_secs();
+    let hard = seconds.saturating_add(1);
+    // SIGXCPU first, which says what happened; SIGKILL for whoever goes on.
+    rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(hard) })?;
+    let _ = rustix::process::setpriority_process(None, LEAST_PRIORITY);
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before that was asked for.
+    let alive = rustix::process::getppid().is_some_and(|ppid| ppid.as_raw_nonzero().get().unsigned_abs() == parent);
+    if alive { Ok(()) } else { Err(io::Error::other("the host is gone")) }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it panicked").split_whitespace().collect::<Vec<_>>().join(" ")
+}
