@@ -1,8 +1,9 @@
 //! The operator's listener: health, metrics, the page, and the API that the page and the command line use.
 //!
-//! `/healthz`, `/readyz`, `/metrics` and the page itself are open to whoever reaches the address. The API needs the
-//! token of `admin_token`; without one, only connections from this machine are answered, and none that a proxy says it forwards. A browser on this machine
-//! carries other people's pages, so requests that name another host or origin are refused.
+//! `/healthz`, `/readyz`, `/metrics` and the page itself are open to everybody who reaches the address. The API needs the
+//! token of `admin_token`. Without one it is for connections from this machine, and not for requests that a proxy or a guest
+//! has sent, which their headers say. A browser on this machine carries other people's pages, so requests that name another
+//! host or origin are refused.
 //!
 //! `/readyz` is 200 once every file was loaded or refused, and 503 again from the moment the host is told to stop.
 

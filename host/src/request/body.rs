@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error;
 
+use super::headers::trailing;
 use crate::capabilities::sandbox::Sandbox;
 
 /// What the listener hands over, or a guest that calls another.
@@ -39,7 +40,7 @@ impl<B: RequestBody> Body for Limited<B> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         self.sandbox.body_asked(polled.is_pending());
         let frame = match ready!(polled) {
-            Some(Ok(frame)) => frame,
+            Some(Ok(frame)) => trailing(frame),
             Some(Err(error)) => {
                 self.sandbox.body_broken.store(true, Relaxed);
                 return Poll::Ready(Some(Err(error.into())));

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
 use super::body::RequestBody;
+use super::headers::trailing;
 use super::upgrade::{Held, Ours, Tunnel};
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
@@ -178,7 +179,7 @@ impl<B: RequestBody> Body for Upload<B> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         self.uploading.asked(polled.is_ready());
         let frame = match ready!(polled) {
-            Some(Ok(frame)) => frame,
+            Some(Ok(frame)) => trailing(frame),
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
             None => return Poll::Ready(None),
         };

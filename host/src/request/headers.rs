@@ -5,9 +5,11 @@ mod peer;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Version, request};
+use http_body::Frame;
 
 pub use self::peer::Peer;
 use self::peer::{Asked, element};
@@ -182,6 +184,21 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), RequestError> {
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let dropped = headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned().collect();
     drop_hop_by_hop(headers, dropped, |_| true);
+}
+
+/// A frame of a request's body. Trailers lose what only headers may say (RFC 9110 6.5.1) of the message and its client: some
+/// servers merge the two.
+pub fn trailing(frame: Frame<Bytes>) -> Frame<Bytes> {
+    let mut trailers = match frame.into_trailers() {
+        Ok(trailers) => trailers,
+        Err(frame) => return frame,
+    };
+    let is_heads = |name: &HeaderName| {
+        !matches!(kind(name), Kind::Other) || is_hosts_own(name.as_str()) || *name == header::CONTENT_LENGTH
+    };
+    let dropped: Vec<_> = trailers.keys().filter(|name| is_heads(name)).cloned().collect();
+    dropped.iter().for_each(|name| drop(trailers.remove(name)));
+    Frame::trailers(trailers)
 }
 
 /// Whether a body is in chunks and in nothing else: what hyper takes off is the chunks, and a guest that is not told of

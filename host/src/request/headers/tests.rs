@@ -280,6 +280,29 @@ fn kinds_of_headers() {
     }
 }
 
+#[test]
+fn trailers_are_no_headers() {
+    let names = [
+        "x-sum",
+        "x-forwarded-for",
+        "forwarded",
+        "x_forwarded_for",
+        "x-request-id",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "te",
+        "traceparent",
+        "via",
+        "grpc-status",
+    ];
+    let trailers = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
+    let kept = trailing(Frame::trailers(trailers.collect())).into_trailers().unwrap();
+    assert_eq!(kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum", "grpc-status"]);
+    let data = trailing(Frame::data(Bytes::from_static(b"data"))).into_data().unwrap();
+    assert_eq!(data, "data");
+}
+
 /// Clients of this machine are known by a loopback address, if nothing says that a proxy is between.
 #[test]
 fn local_clients() {
