@@ -1,11 +1,13 @@
 //! Promise: an operator sees and steers a host through its admin listener, and nobody else does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
-use crate::harness::{Answer, Connection, TestHost, get, host, raw, until, within};
+use crate::harness::{Answer, Connection, Narrow, TestHost, get, host, raw, unread, until, within};
 
 async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut headers = headers.to_vec();
@@ -272,4 +274,58 @@ async fn a_proxy_is_not_this_machine() {
         200,
         "probes may come so"
     );
+}
+
+/// Clients that read nothing, or say nothing, keep no probe from its answer, and go.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_find_a_place() {
+    let host = host(&["hello"]).set("listener.idle", "2s").start().await;
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        let mut stream = within(TcpStream::connect(host.admin)).await.unwrap();
+        // A request whose body never comes: its response is read by nobody, and more are.
+        stream.write_all(b"POST /v1/none HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+        clients.push(stream);
+    }
+    let mut refused = 0;
+    for n in 0..40 {
+        for path in ["/healthz", "/readyz"] {
+            let answer = get(host.admin, path).await;
+            assert_eq!(answer.status, 200, "{path} after {n}: {}", answer.text());
+        }
+        let other = get(host.admin, "/metrics").await;
+        refused += usize::from(other.status == 503 && kind(&other) == "urn:lodge:admin:busy");
+        // It takes a reserved place while the others are taken, and says nothing.
+        clients.push(within(TcpStream::connect(host.admin)).await.unwrap());
+    }
+    assert!(refused > 0, "the ordinary places are taken");
+    let start = Instant::now();
+    while get(host.admin, "/metrics").await.status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(30), "the places are taken for ever");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Responses that nobody takes are reset here as they are at the services.
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_that_are_not_taken_end() {
+    let host = host(&["hello"]).set("listener.idle", "500ms").start().await;
+    let paths = ["/", "/metrics", "/v1/services", "/v1/stream", "/v1/none"];
+    for window in [0, 1] {
+        for path in paths {
+            let mut client = Narrow::connect(host.admin, window).await;
+            let response = client.get(path).await.unwrap();
+            assert_eq!(response.status(), if path == "/v1/none" { 404 } else { 200 }, "{path}");
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = within(body.data()).await {}
+            drop(body);
+            until("the connection is idle, or stuck", || client.is_over()).await;
+        }
+    }
+    let mut stream = unread(host.admin, "/").await;
+    // The host closes it: what is left to read comes to an end.
+    let mut rest = Vec::new();
+    let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest)).await;
+    let metrics = get(host.admin, "/metrics").await.text();
+    assert!(metrics.contains("lodge_unsent_bytes 0\n"), "{metrics}");
 }

@@ -11,20 +11,19 @@ mod api;
 mod body;
 mod page;
 
-use std::convert::Infallible;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::Scheme;
-use http::{Method, Request, Response, StatusCode};
+use http::uri::{Authority, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest, Sha256};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
 
 use self::body::{Body, problem, text};
 use crate::config::Config;
@@ -33,15 +32,28 @@ use crate::guests::compile::Reset;
 use crate::guests::snapshot::Current;
 use crate::logs::Logs;
 use crate::metrics::scrape::{self, Format, Scrape};
+use crate::request::accept;
+use crate::request::activity::Activity;
 use crate::request::canonical;
 use crate::request::headers::is_forwarded;
+use crate::request::respond::Reserve;
+use crate::request::serve::{self, Answer};
 use crate::responses::Responses;
 
-/// Connections of operators and probes at once.
+/// Connections at once.
 const CONNECTIONS: usize = 64;
 
-/// Of those, who follow for as long as they like: probes and scrapers must always find a place.
+/// Of those, connections that follow the log or the page's events for as long as they like.
 pub const FOLLOWERS: usize = 32;
+
+/// Connections beyond [`CONNECTIONS`], which are only for `/healthz` and `/readyz`. The oldest is closed for one more.
+const PROBES: usize = 16;
+
+/// The time that such a connection has for anything.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Concurrent HTTP/2 streams of a connection.
+const STREAMS: usize = 16;
 
 /// What the listener tells, and what it can do.
 pub struct Admin {
@@ -67,32 +79,77 @@ pub struct Admin {
     pub followers: Arc<Semaphore>,
 }
 
-/// Answers until it is dropped: probes ask until the very end.
+/// A connection to the listener.
+#[derive(Clone)]
+struct Operator {
+    admin: Arc<Admin>,
+    peer: IpAddr,
+    /// Every ordinary place is taken.
+    probe: bool,
+}
+
+/// Answers until it is dropped: also while the host stops. The connections have the bounds of those to the services.
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut probes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!("admin: accept: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let admin = Arc::clone(&admin);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(admin.answer(peer.ip(), request).await) }
-            });
-            let mut http = hyper::server::conn::http1::Builder::new();
-            let http = http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
-            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!("admin: {error}");
-            }
+        let stream = accept::accepted(&listener).await;
+        let Ok(peer) = stream.peer_addr() else { continue };
+        let place = Arc::clone(&places).try_acquire_owned().ok();
+        let probe = place.is_none();
+        let operator = Operator { admin: Arc::clone(&admin), peer: peer.ip(), probe };
+        let task = tokio::spawn(async move {
+            operator.serve(stream).await;
             drop(place);
         });
+        if probe {
+            probes.retain(|probe| !probe.is_finished());
+            if probes.len() == PROBES {
+                probes.pop_front().into_iter().for_each(|oldest| oldest.abort());
+            }
+            probes.push_back(task.abort_handle());
+        }
+    }
+}
+
+impl Operator {
+    async fn serve(self, stream: TcpStream) {
+        let mut bounds = self.admin.config.listener.clone();
+        bounds.streams = bounds.streams.min(STREAMS);
+        if self.probe {
+            bounds.first_byte = bounds.first_byte.min(PROBE);
+            bounds.header_read = bounds.header_read.min(PROBE);
+            bounds.idle = bounds.idle.min(PROBE);
+        }
+        let scrape = &self.admin.scrape;
+        let activity = Activity::new(&bounds, &scrape.unsent, &scrape.metrics);
+        serve::serve(stream, activity, &bounds, None, self).await;
+    }
+}
+
+impl Answer for Operator {
+    type Body = Body;
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let version = request.version();
+        let health = matches!(request.uri().path(), "/healthz" | "/readyz");
+        let mut response = if self.probe && !health {
+            let why = "all connections of this listener are taken, and this one is for /healthz and /readyz; try again";
+            problem(StatusCode::SERVICE_UNAVAILABLE, "busy", why)
+        } else {
+            self.admin.answer(self.peer, request).await
+        };
+        let counts = response.body_mut().count(Reserve { version, unsent: &self.admin.scrape.unsent });
+        if !counts {
+            *response.body_mut() = Body::Whole(None, None);
+            if !health {
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            }
+        }
+        if self.probe && version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 
@@ -109,7 +166,7 @@ impl Admin {
                 Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be written"),
             },
             "/" if read => page::page(),
-            path if path.starts_with("/v1/") => match self.refuse(peer, request.headers()) {
+            path if path.starts_with("/v1/") => match self.refuse(peer, request.uri(), request.headers()) {
                 Some(refused) => refused,
                 None => api::answer(self, request).await,
             },
@@ -125,9 +182,10 @@ impl Admin {
     }
 
     /// Who may not use the API, and why.
-    fn refuse(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Response<Body>> {
+    fn refuse(&self, peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Option<Response<Body>> {
         let says = |name: &header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let host = says(&header::HOST).unwrap_or_default();
+        // HTTP/2 has the host in the place of the URI.
+        let host = says(&header::HOST).or(uri.authority().map(Authority::as_str)).unwrap_or_default();
         if let Some(origin) = says(&header::ORIGIN)
             && origin.split_once("://").is_none_or(|(_, of)| of != host)
         {

@@ -153,7 +153,8 @@ fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
 
 async fn set_level(admin: &Admin, body: Incoming) -> Response<Body> {
     let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-level", why);
-    let Ok(body) = Limited::new(body, BODY).collect().await else { return bad("the body cannot be read") };
+    let read = tokio::time::timeout(admin.config.listener.header_read, Limited::new(body, BODY).collect());
+    let Ok(Ok(body)) = read.await else { return bad("the body is too large, or does not come in time") };
     let Ok(wanted) = serde_json::from_slice::<Level>(&body.to_bytes()) else {
         return bad("the body must be {\"level\": \"info\"}");
     };

@@ -1,4 +1,4 @@
-//! Answers of the admin listener: all at once, or as events that go on.
+//! Response bodies of the admin listener: complete ones, and events that go on.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,25 +11,51 @@ use http_body::{Frame, SizeHint};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-/// Events that wait for a reader that is slow.
-const EVENTS: usize = 16;
+use crate::request::respond::Reserve;
+use crate::request::transfer::Outbound;
+use crate::responses::budget::Room;
+
+/// Events that wait for a slow client. The largest, all services, is a megabyte on a large host.
+const EVENTS: usize = 2;
 
 /// What hyper sends.
 pub(super) enum Body {
-    Whole(Option<Bytes>),
+    /// A complete body, with its room in `listener.unsent` where it needs any.
+    Whole(Option<Bytes>, Option<Room>),
     Events(mpsc::Receiver<Bytes>),
+}
+
+impl Body {
+    fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self::Whole(Some(bytes.into()), None)
+    }
+
+    /// Counts a complete body. False when there is no room for it.
+    pub(super) fn count(&mut self, reserve: Reserve<'_>) -> bool {
+        let Self::Whole(Some(bytes), room) = self else { return true };
+        let found = reserve.room(bytes.len());
+        let counts = found.is_some();
+        *room = found.flatten();
+        counts
+    }
+}
+
+impl Outbound for Body {
+    fn room(&mut self) -> Option<Room> {
+        if let Self::Whole(_, room) = self { room.take() } else { None }
+    }
 }
 
 /// A short text.
 pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::Whole(Some(Bytes::from_static(text.as_bytes()))));
+    let mut response = Response::new(Body::whole(text.as_bytes()));
     *response.status_mut() = status;
     response
 }
 
 /// Bytes of this type.
 pub(super) fn typed(content_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::Whole(Some(bytes.into())));
+    let mut response = Response::new(Body::whole(bytes));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -88,18 +114,18 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(events) => events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
+        matches!(self, Self::Whole(None, _))
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Events(_) => SizeHint::new(),
         }
     }

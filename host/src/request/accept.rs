@@ -82,7 +82,8 @@ fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
     });
 }
 
-async fn accepted(listener: &TcpListener) -> TcpStream {
+/// The next connection. Errors are logged, and passed over.
+pub async fn accepted(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,

@@ -70,7 +70,7 @@ pub struct Body {
     /// For the bytes of a complete response.
     room: Option<Room>,
     /// Held instead of room that there is none of.
-    permit: Option<Permit>,
+    permit: Option<Box<Permit>>,
     record: Option<Record>,
     /// Writes it down for others.
     recorder: Option<Recorder>,
@@ -108,7 +108,7 @@ impl Exchange<'_> {
 
 impl Reserve<'_> {
     /// Room for a complete response of so many bytes: `Some(None)` where it needs none, `None` where there is none.
-    fn room(self, bytes: usize) -> Option<Option<Room>> {
+    pub fn room(self, bytes: usize) -> Option<Option<Room>> {
         let needs = match self.version {
             Version::HTTP_2 => bytes.saturating_add(STREAM),
             _ if bytes <= BUFFERED => return Some(None),
@@ -241,7 +241,7 @@ impl Body {
 
     /// Holds `permit` until the last byte is with hyper.
     pub fn permitted(mut self, permit: Permit) -> Self {
-        self.permit = Some(permit);
+        self.permit = Some(Box::new(permit));
         self
     }
 
@@ -318,7 +318,7 @@ impl Outbound for Body {
     fn hold(&mut self, bytes: usize) -> Option<Hold> {
         self.end();
         if let Some(permit) = self.permit.take() {
-            return Some(Box::new(permit));
+            return Some(permit);
         }
         match std::mem::replace(&mut self.source, Source::Text(None)) {
             Source::Streamed(streamed) => Some(streamed.hold(bytes)),
