@@ -13,8 +13,9 @@
 //! What costs least and is most final comes first. What a policy has taken for a request that a later one refuses stays
 //! taken: to ask is to use one's rate. A service without policies costs a request the two places and nothing else.
 //!
-//! The permit lives until the last byte of the answer, not until its head. What the breaker and the adaptive limit learn
-//! from is the head, when it is there: a stream that goes on for hours has answered. See [`Permit::answered`].
+//! The permit lives until the response is complete, not until its head: a complete response waits for its client without one,
+//! within `listener.unsent`. What the breaker and the adaptive limit learn from is the head, when it is there: a stream that
+//! goes on for hours has answered. See [`Permit::answered`].
 
 pub mod adaptive;
 pub mod asked;

@@ -83,6 +83,9 @@
 //!   costs two tries at most, and a replica that hangs costs time but no answers.
 //! * 2026-11: the line of a request does not go through `tracing`, and spans not through the OpenTelemetry SDK: both would
 //!   be made on the request's thread and cost as much as its sandbox. Lines are written many at a time.
+//! * 2026-11: a complete response gives its permit back before it is sent: a client that does not read must not hold a place. Its
+//!   bytes are bounded by `listener.unsent` instead. Streams that stall are aborted from outside, through hyper's executor, for
+//!   hyper polls no body whose window is closed and a body cannot reset its stream.
 //! * 2026-11: who follows a log sees requests also when no line is written for each. Nobody pays for what nobody reads.
 //!
 //! # What was tried on the request path
