@@ -294,6 +294,19 @@ async fn compiled_ahead() {
     assert!(off.0 == Some(1) && off.2.contains("no compile cache to fill"), "{}", off.2);
     let inside = output(&mut lodge(&["compile", &guests, "--cache-directory", &format!("{guests}/cache")]));
     assert!(inside.0 == Some(64) && inside.2.contains("inside the guests directory"), "{}", inside.2);
+    // By whatever name, and before either is there.
+    let link = root.path().join("link");
+    std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+    let link = link.display().to_string();
+    for (guests, at) in [(&*guests, format!("{link}/c")), (&link, format!("{guests}/./c")), ("none", "./none/c".into())]
+    {
+        let inside = output(&mut lodge(&["serve", guests, "--cache-directory", &at]));
+        assert!(
+            inside.0 == Some(64) && inside.2.contains("inside the guests directory"),
+            "{guests} {at}: {}",
+            inside.2
+        );
+    }
     std::fs::write(directory.path().join("bad.wasm"), "bad").unwrap();
     let bad = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache]));
     assert!(bad.0 == Some(1) && bad.1.contains("bad.wasm  REFUSED"), "{}", bad.1);

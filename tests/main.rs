@@ -25,6 +25,7 @@ mod compiling;
 mod console;
 mod deploy;
 mod drain;
+mod edits;
 mod errors;
 mod failures;
 mod fairness;

@@ -131,3 +131,124 @@ async fn deploy_and_promote_refuse_in_words() {
     assert_eq!(run(&["promote", "hello", "--force"]).0, Some(0));
     assert_eq!(within(client.get("/hello")).await.status, 502);
 }
+
+/// The names in a directory, but for hidden ones.
+fn names(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+    names.sort();
+    names
+}
+
+/// What is placed is a component that was checked, for a service that is there or is to be new.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_was_checked_is_placed() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, at) = (directory.path(), |name: &str| elsewhere.path().join(name).display().to_string());
+    fs::write(path.join("users.wasm"), version(1)).unwrap();
+    fs::write(path.join("pinned.toml"), format!("digest = 'sha256:{}'", "0".repeat(64))).unwrap();
+    fs::write(path.join("wrong.toml"), "route = []").unwrap();
+    fs::write(path.join("off.toml"), "enabled = false").unwrap();
+    // The manifest beside FILE is not the service's, and no component.
+    fs::write(at("new.wasm"), version(2)).unwrap();
+    fs::write(at("new.toml"), "limits.wall = '5s'").unwrap();
+    fs::write(at("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    let process = Process::serve(path, &[]).await;
+    let run = |args: &[&str]| order(&process, path, args);
+    let before = names(path);
+    for (service, file, wanted) in [
+        ("users", "new.toml", "new.toml: it is not WebAssembly"),
+        ("users", "core.wasm", "core.wasm: it is a core module, not a component"),
+        ("users", "none.wasm", "none.wasm: No such file"),
+        ("users", ".", "it is not a regular file"),
+        ("user", "new.wasm", "did you mean `users`?; --new makes a new service, at /user"),
+        ("pinned", "new.wasm", "its manifest wants sha256:0000"),
+        ("wrong", "new.wasm", "wrong.toml: line 1: unknown field `route`"),
+        ("off", "new.wasm", "off.toml says `enabled = false`"),
+    ] {
+        let (code, _, stderr) = run(&["deploy", service, &at(file)]);
+        assert!(code == Some(1) && stderr.contains(wanted), "{service} {file}: {stderr}");
+        assert_eq!(names(path), before, "{service} {file}");
+    }
+    let mut client = Connection::http1(process.address).await;
+    assert_eq!(asked(&mut client, "/users", &[]).await, 1);
+    let (code, stdout, stderr) = run(&["deploy", "people", &at("new.wasm"), "--new"]);
+    assert_eq!((code, stdout.starts_with("people serves ")), (Some(0), true), "{stdout}{stderr}");
+    assert_eq!(asked(&mut client, "/people", &[]).await, 2);
+    // It says nothing more of one that is there.
+    assert_eq!(run(&["deploy", "users", &at("new.wasm"), "--new"]).0, Some(0));
+    assert_eq!(asked(&mut client, "/users", &[]).await, 2);
+}
+
+/// A command works in the directory that the host serves, from wherever it is typed; another one that is named is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_where_the_host_looks() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
+    let wrong = elsewhere.path().join("guests");
+    fs::create_dir(&wrong).unwrap();
+    fs::write(wrong.join("users.wasm"), version(9)).unwrap();
+    let file = elsewhere.path().join("new.wasm");
+    fs::write(&file, version(2)).unwrap();
+    std::os::unix::fs::symlink(directory.path(), elsewhere.path().join("link")).unwrap();
+    let process = Process::serve(directory.path(), &[]).await;
+    let run = |more: &[&str]| {
+        let mut command = lodge(&["deploy", "users", &file.display().to_string(), "--admin"]);
+        command.arg(process.admin.to_string()).args(more).current_dir(elsewhere.path());
+        output(command.env("LODGE_CACHE_DIRECTORY", cache()))
+    };
+    let (code, _, stderr) = run(&["--guests", &wrong.display().to_string()]);
+    assert!(code == Some(1) && stderr.contains("nothing was changed"), "{stderr}");
+    let real = directory.path().canonicalize().unwrap();
+    assert!(stderr.contains(&format!("serves {}, and `guests` names", real.display())), "{stderr}");
+    assert_eq!(fs::read(wrong.join("users.wasm")).unwrap(), version(9));
+    let mut client = Connection::http1(process.address).await;
+    assert_eq!(asked(&mut client, "/users", &[]).await, 1);
+    // There is a `guests` where this is typed, and it is not the host's.
+    let (code, stdout, stderr) = run(&[]);
+    assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
+    assert_eq!(fs::read(wrong.join("users.wasm")).unwrap(), version(9));
+    assert_eq!(asked(&mut client, "/users", &[]).await, 2);
+    fs::write(&file, version(3)).unwrap();
+    assert_eq!(run(&["--guests", "link"]).0, Some(0));
+    assert_eq!(asked(&mut client, "/users", &[]).await, 3);
+}
+
+/// Of commands at the same time each does all of its work: what it says it serves is what was served then.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_wait_for_each_other() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(directory.path().join("users.wasm"), version(0)).unwrap();
+    let process = Process::serve(directory.path(), &[]).await;
+    let children: Vec<_> = (1..=4)
+        .map(|number| {
+            let file = elsewhere.path().join(format!("{number}.wasm"));
+            fs::write(&file, version(number)).unwrap();
+            let mut command = lodge(&["deploy", "users", &file.display().to_string()]);
+            command.args(["--admin", &process.admin.to_string(), "--guests", &directory.path().display().to_string()]);
+            command.env("LODGE_CACHE_DIRECTORY", cache());
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let mut digests = Vec::new();
+    for (number, child) in (1..).zip(children) {
+        let done = child.wait_with_output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        let digest = lodge::guests::digest::Digest::of(&version(number)).to_string();
+        assert!(done.status.success() && stdout.contains(&digest[..12]), "{stdout}{stderr}");
+        digests.push(digest);
+    }
+    // Each was served in its turn, one after another, and the last of them stays.
+    crate::harness::until("all are logged", || process.log().matches("users replaced, ").count() == 4).await;
+    let log = process.log();
+    let replaced: Vec<_> = log.lines().filter(|line| line.contains("users replaced, ")).collect();
+    let last = fs::read(directory.path().join("users.wasm")).unwrap();
+    let last = lodge::guests::digest::Digest::of(&last).to_string();
+    assert!(digests.contains(&last) && replaced[3].contains(&format!("by {}", &last[..12])), "{log}");
+    assert_eq!(names(directory.path()), ["users.wasm", "users.wasm.previous"]);
+    // Nothing is left of what they wrote, but for the lock.
+    let hidden = fs::read_dir(directory.path())
+        .unwrap()
+        .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+    assert_eq!(hidden.count(), 1);
+}

@@ -100,7 +100,7 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>)
     let settings = settings.map(|(name, text)| (name.into(), text)).into();
     let config: Config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
     let compiler = Arc::new(Compiler::new(&config).unwrap());
-    let found = Scanner::new(&config.guests).scan(&config).unwrap();
+    let found = Scanner::new(&config.guests).scan(&config).unwrap().found;
     let specs = found.into_values().map(|found| match found.state {
         State::Ready(spec) => spec,
         _ => panic!("a guest is refused"),

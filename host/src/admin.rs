@@ -61,6 +61,8 @@ pub struct Admin {
     pub config: Arc<Config>,
     /// Where guests are served.
     pub listen: Option<SocketAddr>,
+    /// The directory that is served, without links in its path, and its device and inode.
+    pub directory: [String; 2],
     /// What is served.
     pub current: Current,
     /// Whether the host is stopping.
@@ -216,6 +218,7 @@ impl Admin {
     fn host(&self) -> api::HostReport {
         let process = scrape::Process::read();
         let [version, wasmtime] = self.scrape.versions;
+        let [directory, directory_id] = self.directory.clone();
         let snapshot = self.current.snapshot();
         api::HostReport {
             version,
@@ -224,6 +227,8 @@ impl Admin {
             started: crate::service::rfc3339(self.scrape.started),
             uptime_seconds: SystemTime::now().duration_since(self.scrape.started).unwrap_or_default().as_secs_f64(),
             listen: self.listen.map(|listen| listen.to_string()),
+            directory,
+            directory_id,
             generation: snapshot.generation,
             ready: snapshot.complete && !self.told.is_stopping(),
             stopping: self.told.is_stopping(),

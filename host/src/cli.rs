@@ -22,12 +22,15 @@ mod units;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::ArgMatches;
 
 use self::client::Client;
 use self::out::{Failure, complain};
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
+use crate::files;
+use crate::guests::cache;
 use crate::guests::compile::{this_program, worker};
 use crate::guests::manifest::share::Percent;
 use crate::host::{Ended, Host};
@@ -36,6 +39,12 @@ use crate::logs::Logs;
 
 /// The request was understood and refused: a bad value, a bad file.
 const EX_USAGE: u8 = 64;
+
+/// The most bytes of a configuration file.
+const FILE: u64 = 1 << 20;
+
+/// How long the end of a command waits for threads that a file system or a resolver holds.
+const END: Duration = Duration::from_secs(1);
 
 /// Runs what was typed.
 pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
@@ -90,19 +99,20 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         "dev" => serve(resolved.config, true),
         "check" => out::end(check::run(resolved.config, flag(matches, "json"))),
         "compile" => out::end(check::compile(resolved.config)),
-        _ => out::end(ask(name, matches, &resolved.config)),
+        _ => out::end(ask(name, matches, &resolved)),
     }
 }
 
 /// Does what needs a running host; but a file is inspected without one.
-fn ask(name: &str, matches: &ArgMatches, config: &Config) -> Result<(), Failure> {
+fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Failure> {
+    let config = &resolved.config;
     let json = flag(matches, "json");
     let service = text(matches, "name").map(String::as_str);
     if let ("inspect", Some(path)) = (name, service.and_then(inspect::file)) {
         return inspect::component(config, &path, json);
     }
     if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
-        return roll(name, matches, config, service);
+        return roll(name, matches, resolved, service);
     }
     let admin = config.admin.ok_or_else(|| Failure::new("admin is `off`, so there is nobody to ask"))?;
     let client = Client::new(admin, config.admin_token.clone())?;
@@ -129,18 +139,22 @@ fn ask(name: &str, matches: &ArgMatches, config: &Config) -> Result<(), Failure>
 }
 
 /// Moves the files of a service; a host may watch, and need not.
-fn roll(name: &str, matches: &ArgMatches, config: &Config, service: &str) -> Result<(), Failure> {
+fn roll(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), Failure> {
+    let config = &resolved.config;
     let client = config.admin.map(|admin| Client::new(admin, config.admin_token.clone())).transpose()?;
     let client = client.as_ref();
     let label = text(matches, "label").map_or(deploy::CANARY, String::as_str);
+    let chosen = resolved.values.iter().any(|(key, _, origin)| key == "guests" && *origin != Origin::Default);
+    let directory = deploy::directory(config, chosen, client)?;
+    let order = deploy::Order { config, client, directory, name: service };
     match (name, matches.try_get_one::<PathBuf>("file").ok().flatten()) {
         ("deploy", Some(file)) => {
             let percent = text(matches, "canary").map(|text| Percent::parse(text)).transpose();
             let percent = percent.map_err(|expected| Failure::Usage(format!("--canary: {expected}")))?;
-            deploy::deploy(config, client, service, file, percent.map(|percent| (percent, label)))
+            order.deploy(file, percent.map(|percent| (percent, label)), flag(matches, "new"))
         }
-        ("promote", _) => deploy::promote(config, client, service, label, flag(matches, "force")),
-        _ => deploy::rollback(config, client, service, label),
+        ("promote", _) => order.promote(label, flag(matches, "force")),
+        _ => order.rollback(label),
     }
 }
 
@@ -169,8 +183,10 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     };
     let [file, environment, flags] = sources;
     match config::resolve(&[(Origin::Otel, otel), file, environment, flags]) {
-        Ok(resolved) if problems.is_empty() => Ok(resolved),
-        Ok(_) => Err(problems),
+        Ok(resolved) => {
+            problems.extend(cache::misplaced(&resolved.config));
+            if problems.is_empty() { Ok(resolved) } else { Err(problems) }
+        }
         Err(more) => {
             problems.extend(more);
             Err(problems)
@@ -181,7 +197,7 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
 fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
     let named = text(matches, "config").cloned().or_else(|| std::env::var("LODGE_CONFIG").ok());
     let path = PathBuf::from(named.as_deref().unwrap_or("lodge.toml"));
-    match std::fs::read_to_string(&path) {
+    match files::read_text(&path, FILE) {
         Ok(text) => config::read_file(&text).map_err(|problem| vec![format!("{}: {problem}", path.display())]),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(Source::new()),
         Err(error) => Err(vec![format!("{}: {error}", path.display())]),
@@ -202,7 +218,11 @@ fn print_config(resolved: &Resolved) -> Result<(), Failure> {
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(crate::turns::workers()).enable_all().build();
-    Ok(runtime.map_err(|error| format!("the runtime does not start: {error}"))?.block_on(work))
+    let runtime = runtime.map_err(|error| format!("the runtime does not start: {error}"))?;
+    let done = runtime.block_on(work);
+    // To drop it would wait for every such thread to come back, which may be never.
+    runtime.shutdown_timeout(END);
+    Ok(done)
 }
 
 /// Serves the directory and, in `dev`, builds what is in it meanwhile.

@@ -420,13 +420,6 @@ impl Config {
         if self.admin.is_some_and(|admin| admin == self.listen && admin.port() != 0) {
             problems.push(format!("admin: {} is already what `listen` says; give it a port of its own", self.listen));
         }
-        if matches!(&self.cache.directory, CacheDirectory::At(path) if path.starts_with(&self.guests)) {
-            problems.push(
-                "cache.directory: it is inside the guests directory, and what it holds is run unchecked; \
-                 put it where only Lodge can write"
-                    .into(),
-            );
-        }
         // A quarter is what answers that are being written down have at least.
         if self.responses.memory > 0 && self.responses.entry > self.responses.memory / 4 {
             let most = bytesize::ByteSize(self.responses.memory as u64 / 4).display().iec();

@@ -16,6 +16,7 @@ pub mod guest;
 pub mod ledger;
 pub mod load;
 pub mod manifest;
+mod reader;
 pub mod report;
 pub mod rollout;
 pub mod snapshot;

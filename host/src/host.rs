@@ -15,7 +15,9 @@ use crate::admin::{self, Admin};
 use crate::admission::{Commons, Concurrency};
 use crate::config::Config;
 use crate::drain;
+use crate::files;
 use crate::guests::builds::Builds;
+use crate::guests::cache;
 use crate::guests::compile::{Compiler, Reset, WASMTIME};
 use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
@@ -50,6 +52,8 @@ const SWAP: Duration = Duration::from_secs(10);
 /// A host that holds its addresses and has not begun to serve.
 pub struct Host {
     config: Arc<Config>,
+    /// The directory that is served, without links in its path, and its device and inode.
+    directory: [String; 2],
     listener: TcpListener,
     admin: Option<TcpListener>,
     compiler: Arc<Compiler>,
@@ -84,6 +88,10 @@ impl Host {
                 "guests: there is no directory `{shown}`; create it, or name another: `lodge serve DIR`"
             ));
         }
+        if let Some(problem) = cache::misplaced(&config) {
+            return Err(problem);
+        }
+        let directory = named(directory);
         open_files(config.listener.connections);
         let listener = bind("listen", config.listen).await?;
         let admin = match config.admin {
@@ -119,6 +127,7 @@ impl Host {
             handler,
             places,
             config: Arc::new(config),
+            directory,
             logs,
             tracer,
             exporting,
@@ -148,8 +157,8 @@ impl Host {
 
     /// Serves until `stop`, then finishes what was accepted.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, listener, admin, compiler, publisher, handler, places, logs, tracer, exporting, started } =
-            self;
+        let Self { config, directory, listener, admin, compiler, publisher, handler, places, .. } = self;
+        let Self { logs, tracer, exporting, started, .. } = self;
         let reset = compiler.reset;
         announce(&config, &listener, admin.as_ref(), reset);
         let (current, commons) = (publisher.current(), publisher.commons());
@@ -160,6 +169,7 @@ impl Host {
         let operators = admin.map(|at| {
             let admin = Admin {
                 config: Arc::clone(&config),
+                directory,
                 listen: listener.local_addr().ok(),
                 current: current.clone(),
                 told: drain.told().clone(),
@@ -281,6 +291,13 @@ async fn watch_swap(reset: Reset) {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// A directory by the one name that has no links in it, and by what tells it apart.
+fn named(directory: &std::path::Path) -> [String; 2] {
+    let path = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let identity = directory.metadata().map(|metadata| files::identity(&metadata)).unwrap_or_default();
+    [path.display().to_string(), identity]
 }
 
 /// Every connection is a file, and the usual limit is 1,024. What the system allows is asked for; if that is too little,

@@ -86,6 +86,11 @@
 //! * 2026-11: a complete response gives its permit back before it is sent: a client that does not read must not hold a place. Its
 //!   bytes are bounded by `listener.unsent` instead. Streams that stall are aborted from outside, through hyper's executor, for
 //!   hyper polls no body whose window is closed and a body cannot reset its stream.
+//! * 2026-11: a manifest that changed is in force once it has not changed for half a second, since nothing in a file says
+//!   that it is whole; what was renamed into place was whole before, and events say that it was. Until then the manifest
+//!   before is in force, and nothing new is served: what fails, fails closed (`guests::load`).
+//! * 2026-11: the directory is read on a thread of its own, not by a task: a file system that hangs must hold neither
+//!   requests nor the end of the process (`guests::reader`).
 //! * 2026-11: who follows a log sees requests also when no line is written for each. Nobody pays for what nobody reads.
 //!
 //! # What was tried on the request path
@@ -117,6 +122,7 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod error;
+pub mod files;
 pub mod guests;
 pub mod host;
 pub mod ids;

@@ -39,6 +39,10 @@ pub(super) struct HostReport {
     pub(super) started: String,
     pub(super) uptime_seconds: f64,
     pub(super) listen: Option<String>,
+    /// The directory that is served, without links in its path.
+    pub(super) directory: String,
+    /// Its device and inode when the host started.
+    pub(super) directory_id: String,
     pub(super) generation: u64,
     pub(super) ready: bool,
     pub(super) stopping: bool,

@@ -94,7 +94,7 @@ fn rolling() -> [Command; 3] {
     let label =
         || Arg::new("label").long("label").value_name("LABEL").help("Label of the version on trial [default: canary]");
     let order = |order, about| {
-        let guests = setting("guests", "DIR", "directory of components");
+        let guests = setting("guests", "DIR", "directory of components; of a running host, its own");
         client(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
     };
     [
@@ -111,7 +111,8 @@ fn rolling() -> [Command; 3] {
                     .long("canary")
                     .value_name("PERCENT")
                     .help("Only this part of the requests, and none once it does worse than the service"),
-            ),
+            )
+            .arg(flag("new", "Make the service if it is not there")),
         order("promote", "Give the version on trial all requests of its service").arg(
             Arg::new("force")
                 .long("force")

@@ -40,20 +40,23 @@ pub(super) fn compile(config: Config) -> Result<(), Failure> {
 }
 
 async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
-    let found = Scanner::new(&config.guests)
+    let scan = Scanner::new(&config.guests)
         .scan(&config)
         .map_err(|error| format!("{} cannot be read: {error}", config.guests.display()))?;
+    for name in &scan.ignored {
+        super::complain(&format!("ignored {name}: its extension must be in lower case"));
+    }
     let compiler = Compiler::new(&config)?;
     let compiler = Arc::new(compiler);
     let (mut backends, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
-    for found in found.into_values() {
+    for found in scan.found.into_values() {
         match found.state {
             State::Ready(spec) => {
                 let compiler = Arc::clone(&compiler);
                 compiling.spawn(async move { Backend::deploy(spec, &compiler).await });
             }
             State::Refused(refusal) | State::Orphan(refusal) => refusals.push(refusal),
-            State::Disabled => {}
+            State::Disabled | State::Changing => {}
         }
     }
     let total = compiling.len();

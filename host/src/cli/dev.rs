@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::complain;
+use crate::files;
 use crate::guests::builds::Builds;
+use crate::guests::load::MANIFEST;
 use crate::guests::manifest;
 use crate::guests::watch::Watch;
 
@@ -144,7 +146,8 @@ fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
         if path.join("Cargo.toml").is_file() {
             found.insert(path, Recipe::Cargo);
         } else if path.extension().is_some_and(|extension| extension == "toml")
-            && let Some(build) = fs::read_to_string(&path).ok().and_then(|text| manifest::build(&text))
+            && path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
+            && let Some(build) = files::read_text(&path, MANIFEST).ok().and_then(|text| manifest::build(&text))
         {
             let component = path.with_extension("wasm");
             found.insert(directory.join(build.directory), Recipe::Command { command: build.command, component });

@@ -16,6 +16,7 @@ use super::out::{self, Failure, clean};
 use super::rollout;
 use super::units::{ago, bytes, count, millis, places, seconds};
 use crate::config::Config;
+use crate::files;
 use crate::guests::digest::Digest;
 use crate::guests::load::{Scanner, State};
 use crate::guests::manifest::grants::Grants;
@@ -77,13 +78,10 @@ impl Component {
     fn read(config: &Config, path: &Path) -> Result<Self, Failure> {
         let name = path.display();
         let unreadable = |error| Failure::new(format!("{name}: {error}"));
-        let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(Failure::new(format!("{name}: it is not a regular file")));
-        }
+        let (file, metadata) = files::open(path).map_err(unreadable)?;
         // First by the eyes of a host: it knows what else is dropped into directories, and looks before it reads.
         let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
-        match Scanner::new(path).scan(config).map_err(unreadable)?.into_values().next().map(|found| found.state) {
+        match Scanner::new(path).scan(config).map_err(unreadable)?.found.into_values().next().map(|found| found.state) {
             Some(State::Ready(spec)) => {
                 routes = spec.manifest.routes.iter().map(ToString::to_string).collect();
                 grants = spec.manifest.grants;
@@ -91,16 +89,14 @@ impl Component {
             Some(State::Refused(why) | State::Orphan(why)) => {
                 refused = Some(Refused { reason: why.reason, remedy: why.remedy });
             }
-            Some(State::Disabled) | None => {}
+            Some(State::Disabled | State::Changing) | None => {}
         }
         let refusal = |other: String| match &refused {
             Some(why) => Failure::new(format!("{name}: {}; {}", why.reason, why.remedy)),
             None => Failure::new(format!("{name}: {other}")),
         };
-        if metadata.len() > config.engine.max_file as u64 {
-            return Err(refusal("it is over engine.max_file".into()));
-        }
-        let content = std::fs::read(path).map_err(unreadable)?;
+        let content = files::rest_of(&file, metadata.len(), config.engine.max_file as u64);
+        let content = content.map_err(|error| refusal(error.to_string()))?;
         let interfaces = component::interfaces(&content).map_err(refusal)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         Ok(Self {

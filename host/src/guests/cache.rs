@@ -150,6 +150,23 @@ pub(in crate::guests) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::
     unsafe { Component::deserialize(engine, code) }
 }
 
+/// What is wrong with a cache inside the directory of components, where others may put files, by whatever names and
+/// links the two are written and whether or not they exist.
+pub fn misplaced(config: &config::Config) -> Option<String> {
+    let directory = match &config.cache.directory {
+        CacheDirectory::Off => return None,
+        CacheDirectory::At(path) => path.clone(),
+        CacheDirectory::Auto => default_directory()?,
+    };
+    crate::files::is_inside(&directory, &config.guests).then(|| {
+        format!(
+            "cache.directory: {} is inside the guests directory, and what it holds is run unchecked; put it where only \
+             Lodge can write",
+            directory.display()
+        )
+    })
+}
+
 /// Where caches of a user are by convention (XDG base directories).
 fn default_directory() -> Option<PathBuf> {
     let named = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -10,7 +10,7 @@ use super::compile::Compiler;
 use super::deployment::Backend;
 use super::ledger::Ledger;
 use super::load::{self, GuestSpec, Refusal};
-use crate::logs::CHANGE;
+use super::snapshot::changes::Told;
 
 /// What a deployment came to, and how long it took.
 type Finished = (Result<Backend, Refusal>, Duration);
@@ -49,19 +49,22 @@ impl Compiling {
 
     /// Takes in how a deployment ended. Each that was begun and not given up ends in the ledger, also by a panic: what is
     /// left there as being compiled would never be tried again, and the host never be ready.
-    pub(super) fn end(&mut self, finished: Result<(Id, Finished), JoinError>, ledger: &mut Ledger<Backend>) {
+    pub(super) fn end(
+        &mut self,
+        finished: Result<(Id, Finished), JoinError>,
+        ledger: &mut Ledger<Backend>,
+    ) -> Option<Told> {
         self.done += 1;
         let id = finished.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Some((spec, _)) = self.specs.remove(&id) else { return };
+        let (spec, _) = self.specs.remove(&id)?;
         let (result, took) = match finished {
             Ok((_, finished)) => finished,
-            Err(end) if end.is_cancelled() => return,
+            Err(end) if end.is_cancelled() => return None,
             Err(crash) => (Err(crashed(&spec, &crash)), Duration::ZERO),
         };
-        if let Some(change) = ledger.compiled(spec, result) {
-            let (done, begun, ms) = (self.done, self.begun, took.as_millis());
-            tracing::info!(target: CHANGE, service = change.service(), "[{done}/{begun}] {change} ({ms} ms)");
-        }
+        let change = ledger.compiled(spec, result)?;
+        let around = [format!("[{}/{}] ", self.done, self.begun), format!(" ({} ms)", took.as_millis())];
+        Some(Told { change, around })
     }
 }
 
@@ -86,7 +89,7 @@ mod tests {
         std::fs::write(directory.path().join("a.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
         let settings = BTreeMap::from([("guests".to_owned(), directory.path().display().to_string())]);
         let config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
-        let found: BTreeMap<String, Found> = Scanner::new(directory.path()).scan(&config).unwrap();
+        let found: BTreeMap<String, Found> = Scanner::new(directory.path()).scan(&config).unwrap().found;
         let State::Ready(spec) = found["a"].state.clone() else { panic!("{found:?}") };
         let (mut ledger, mut compiling) = (Ledger::default(), Compiling::default());
         assert_eq!(ledger.see(found.clone(), Instant::now()).0.len(), 1);

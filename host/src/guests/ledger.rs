@@ -22,6 +22,10 @@ pub const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait between two attempts.
 pub const LONGEST: Duration = Duration::from_secs(30);
 
+/// How long a new service without a manifest is held back, counted from the first look at its component: whoever copies
+/// both may copy the component first. It is compiled meanwhile, which takes about as long.
+pub const HELD: Duration = Duration::from_millis(80);
+
 /// What is known of every service. `G` is a guest.
 pub struct Ledger<G> {
     services: BTreeMap<String, Service<G>>,
@@ -42,6 +46,10 @@ struct Service<G> {
     attempts: (u32, Option<Instant>),
     /// There is a manifest and no component: no service, whatever is said of it.
     orphan: bool,
+    /// A service without a manifest that has not served yet, since the first look at it.
+    bare: Option<Instant>,
+    /// What will serve once a look at least [`HELD`] after that has found no manifest.
+    held: Option<(GuestSpec, G)>,
 }
 
 /// A service that does not answer.
@@ -83,6 +91,8 @@ impl<G> Default for Service<G> {
             wanted: None,
             attempts: (0, None),
             orphan: false,
+            bare: None,
+            held: None,
         }
     }
 }
@@ -99,43 +109,54 @@ impl<G: Clone> Ledger<G> {
         let (mut wanted, mut changes) = (Vec::new(), Vec::new());
         for (name, service) in &mut self.services {
             if !found.contains_key(name) {
-                service.compiling = None;
+                service.drop_pending();
                 service.refused = None;
                 service.wanted = None;
                 service.gone.get_or_insert(now);
             }
         }
-        for (name, Found { state, settled, touched }) in found {
+        let mut arrived = Vec::new();
+        for (name, Found { state, settled, touched, bare }) in found {
             let service = self.services.entry(name.clone()).or_default();
             service.orphan = matches!(state, State::Orphan(_));
             match state {
                 State::Ready(spec) => {
                     service.gone = None;
-                    if let Some(change) = service.want(&name, spec, (settled, touched), now, &mut wanted) {
+                    service.bare = service.bare.or(Some(now)).filter(|_| bare && service.live.is_none());
+                    if service.is_due(&spec, now) {
+                        arrived.extend(service.held.take());
+                    } else if let Some(change) = service.want(&name, spec, (settled, touched), now, &mut wanted) {
                         changes.push(change);
                     }
                 }
                 State::Refused(refusal) => {
                     service.gone = None;
-                    service.compiling = None;
-                    // Not yet: somebody may be in the middle of writing it.
+                    service.drop_pending();
+                    // Not yet: its files may be half written.
                     if settled {
                         service.refused = Some((None, refusal));
                     }
                 }
                 State::Disabled => {
-                    // Somebody said so: nobody is in the middle of replacing it.
+                    // A manifest says so: nobody is in the middle of replacing it.
                     changes.extend(service.live.take().map(|_| Change::Removed(name)));
                     *service = Service { gone: Some(now), ..Service::default() };
                 }
+                State::Changing => {
+                    // What serves goes on by the manifest before; what is new waits for the one that comes.
+                    service.gone = None;
+                    service.drop_pending();
+                }
                 State::Orphan(refusal) => {
-                    service.compiling = None;
-                    // Its manifest may follow it in a moment: who serves is not complained of before it is gone for good.
+                    service.drop_pending();
+                    // Its manifest may follow it in a moment: a service that still serves is not reported before it is
+                    // gone for good.
                     let lasts = service.live.is_none() || now >= *service.gone.get_or_insert(now) + GONE;
                     service.refused = (settled && lasts).then_some((None, refusal));
                 }
             }
         }
+        changes.extend(arrived.into_iter().filter_map(|(spec, guest)| self.serve(spec, guest)));
         changes.extend(self.expire(now));
         (wanted, changes)
     }
@@ -147,7 +168,7 @@ impl<G: Clone> Ledger<G> {
         let guest = match result {
             Ok(guest) => guest,
             Err(refusal) if !settled || refusal.passing => {
-                // Tried again at a later look; meanwhile it is told only if nobody is still writing the file.
+                // Tried again at a later look; meanwhile it is reported only if its file is not being written.
                 service.attempts = (service.attempts.0.saturating_add(1), None);
                 service.refused = settled.then_some((None, refusal));
                 return None;
@@ -158,6 +179,17 @@ impl<G: Clone> Ledger<G> {
             }
         };
         (service.refused, service.wanted, service.attempts) = (None, None, (0, None));
+        if service.bare.is_some() {
+            service.held = Some((spec, guest));
+            return None;
+        }
+        self.serve(spec, guest)
+    }
+
+    /// Has `guest` serve from now on.
+    fn serve(&mut self, spec: GuestSpec, guest: G) -> Option<Change> {
+        let service = self.services.get_mut(&spec.name)?;
+        service.bare = None;
         let before = service.live.replace((spec.clone(), guest));
         Some(match before {
             Some((old, _)) if old.digest == spec.digest => Change::Reconfigured(spec),
@@ -186,7 +218,7 @@ impl<G: Clone> Ledger<G> {
             let spec = service.compiling.as_ref().map(|(spec, _)| spec).or(service.wanted.as_ref());
             let refusal = service.refused.as_ref().map(|(_, refusal)| refusal);
             // One that is tried again stays refused until it answers.
-            let known = refusal.is_some() || service.compiling.is_some();
+            let known = refusal.is_some() || service.compiling.is_some() || service.held.is_some();
             known.then_some(Absent { name, spec, refusal })
         })
     }
@@ -204,18 +236,20 @@ impl<G: Clone> Ledger<G> {
         wanted.any(|spec| spec.digest == digest)
     }
 
-    /// Nothing is being compiled.
+    /// Nothing is being compiled, or held back.
     pub fn is_settled(&self) -> bool {
-        self.services.values().all(|service| service.compiling.is_none())
+        self.services.values().all(|service| service.compiling.is_none() && service.held.is_none())
     }
 
-    /// When to look again although nothing may have happened: a file that is gone will then be gone for good, or what
-    /// failed may be tried again.
+    /// When to look again although nothing may have happened: a file that is gone will then be gone for good, what failed
+    /// may be tried again, and a service without a manifest will serve.
     pub fn next_look(&self) -> Option<Instant> {
         let leaving = self.services.values().filter(|service| service.live.is_some());
         let retried = self.services.values().filter(|service| service.compiling.is_none());
+        let held = self.services.values().filter(|service| service.held.is_some());
         let gone = leaving.filter_map(|service| Some(service.gone? + GONE));
-        gone.chain(retried.filter_map(|service| service.attempts.1)).min()
+        let due = held.filter_map(|service| Some(service.bare? + HELD));
+        gone.chain(due).chain(retried.filter_map(|service| service.attempts.1)).min()
     }
 
     fn expire(&mut self, now: Instant) -> Vec<Change> {
@@ -243,6 +277,17 @@ impl<G: Clone> Ledger<G> {
 }
 
 impl<G> Service<G> {
+    /// Whether it was held back for long enough, and nothing has changed meanwhile.
+    fn is_due(&self, spec: &GuestSpec, now: Instant) -> bool {
+        self.held.as_ref().is_some_and(|(held, _)| held == spec) && self.bare.is_none_or(|since| now >= since + HELD)
+    }
+
+    /// What would have served is not wanted any more.
+    fn drop_pending(&mut self) {
+        (self.compiling, self.held, self.bare) = (None, None, None);
+        (self.wanted, self.attempts) = (None, (0, None));
+    }
+
     fn want(
         &mut self,
         name: &str,
@@ -261,6 +306,10 @@ impl<G> Service<G> {
         if matches!(&self.refused, Some((Some(refused), _)) if *refused == spec) && !touched {
             return None;
         }
+        if self.held.as_ref().is_some_and(|(held, _)| *held == spec) {
+            return None;
+        }
+        self.held = None;
         if self.wanted.as_ref() != Some(&spec) || touched {
             (self.wanted, self.attempts) = (Some(spec.clone()), (0, None));
         }
@@ -285,6 +334,18 @@ impl<G> Service<G> {
 }
 
 impl Change {
+    /// What serves from now on; `None` when nothing does, or what did.
+    pub fn spec(&self) -> Option<&GuestSpec> {
+        match self {
+            Self::Added(spec)
+            | Self::Replaced(spec, _)
+            | Self::Reconfigured(spec)
+            | Self::Renamed(spec, _)
+            | Self::Recovered(spec) => Some(spec),
+            Self::Removed(_) | Self::Touched(_) => None,
+        }
+    }
+
     /// Of which service.
     pub fn service(&self) -> &str {
         match self {

@@ -132,6 +132,11 @@ pub struct Build {
     pub directory: String,
 }
 
+/// The line that has this key, for the start of a message; nothing when there is none.
+pub fn line(text: &str, key: &str) -> String {
+    place(text, key)
+}
+
 /// The `[build]` of a manifest that has one.
 pub fn build(text: &str) -> Option<Build> {
     toml::from_str::<File>(text).ok()?.build

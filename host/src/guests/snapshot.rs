@@ -3,27 +3,30 @@
 //! A [`Snapshot`] is published by [`reconcile`] and read by requests; that is the only place where the two flows
 //! meet. A request that has begun keeps the snapshot's target it found, so nothing is ever changed under it.
 
-use std::collections::{BTreeMap, HashMap};
+pub(super) mod changes;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use self::changes::{Told, tell, warn_of};
 use super::absent::Absentees;
 use super::builds::{self, Builds};
 use super::compile::Compiler;
 use super::compiling::Compiling;
 use super::deployment::Backend;
 use super::ledger::Ledger;
-use super::load::{self, Found, Refusal, SETTLE, Scanner};
+use super::load::{self, Refusal};
 use super::manifest::share::Percent;
+use super::reader::{self, HANGS};
 use super::target::{self, Target};
-use super::watch::Watch;
+use super::watch::Ticks;
 use crate::admission::terms::Policies;
 use crate::admission::{Admission, Commons, Concurrency, Terms};
 use crate::config::Config;
-use crate::logs::CHANGE;
 use crate::metrics::Metrics;
 use crate::request::route::{Route, Router};
 
@@ -253,9 +256,12 @@ impl Snapshot {
 /// and nothing keeps the directory from being looked at again.
 pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: Publisher) {
     let mut ledger = Ledger::default();
-    let mut eyes = Eyes { watch: Watch::new(&config.guests, config.watch.poll), scanner: Scanner::new(&config.guests) };
+    let (mut reader, ticks) = match reader::of_directory(&config) {
+        Ok(reading) => reading,
+        Err(error) => return tracing::error!("no thread reads {}: {error}", config.guests.display()),
+    };
     let mut compiling = Compiling::default();
-    let mut blind = false;
+    let (mut blind, mut ignored, mut again) = (false, Vec::new(), None);
     // After a panic the ledger is new, and what it does not know yet must not stop serving.
     let mut restarting = publisher.current.snapshot().complete;
     let mut publish = |ledger: &Ledger<Backend>| {
@@ -264,69 +270,52 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
             publish(ledger, &publisher, &compiler.metrics);
         }
     };
+    reader.begin();
     loop {
-        let looked = eyes.look(&config).await;
-        let mut again = None;
-        match looked {
-            Ok(found) => {
-                blind = false;
-                again = found.values().any(|found| !found.settled).then(|| Instant::now() + SETTLE);
-                let (mut wanted, changes) = ledger.see(found, Instant::now());
-                changes
-                    .iter()
-                    .for_each(|change| tracing::info!(target: CHANGE, service = change.service(), "{change}"));
-                // Small ones first: one that takes a minute would keep a hundred waiting.
-                wanted.sort_by_key(|spec| spec.size);
-                wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
-                compiling.retain(|spec| ledger.wants(spec));
-                compiler.release(|digest| ledger.tries(digest));
-                publish(&ledger);
-            }
-            // What was served goes on being served: nobody asked for it to go.
-            Err(error) if !blind => {
-                blind = true;
-                tracing::error!("{} cannot be read, serving what was there: {error}", config.guests.display());
-            }
-            Err(_) => {}
-        }
         let next = [again, ledger.next_look()].into_iter().flatten().min();
-        loop {
-            tokio::select! {
-                biased;
-                Some(finished) = compiling.tasks.join_next_with_id() => {
-                    // All that are done: a thousand guests are not a thousand snapshots.
-                    let mut finished = Some(finished);
-                    while let Some(done) = finished {
-                        compiling.end(done, &mut ledger);
-                        finished = compiling.tasks.try_join_next_with_id();
-                    }
-                    publish(&ledger);
+        let hangs = reader.since().map(|since| since + HANGS).filter(|_| !blind);
+        tokio::select! {
+            biased;
+            Some(finished) = compiling.tasks.join_next_with_id() => {
+                // All that are done: a thousand guests are not a thousand snapshots.
+                let (mut finished, mut changes) = (Some(finished), Vec::new());
+                while let Some(done) = finished {
+                    changes.extend(compiling.end(done, &mut ledger));
+                    finished = compiling.tasks.try_join_next_with_id();
                 }
-                () = publisher.builds.changed() => publish(&ledger),
-                () = eyes.watch.tick() => break,
-                () = until(next) => break,
+                publish(&ledger);
+                tell(changes, &publisher.current.snapshot());
             }
+            () = publisher.builds.changed() => publish(&ledger),
+            scan = reader.result(), if reader.since().is_some() => match scan {
+                Ok(scan) => {
+                    blind = false;
+                    let now = Instant::now();
+                    again = scan.again.map(|again| now + again);
+                    warn_of(&scan.ignored, &mut ignored);
+                    let (mut wanted, changes) = ledger.see(scan.found, now);
+                    // Small ones first: one that takes a minute would keep a hundred waiting.
+                    wanted.sort_by_key(|spec| spec.size);
+                    wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
+                    compiling.retain(|spec| ledger.wants(spec));
+                    compiler.release(|digest| ledger.tries(digest));
+                    publish(&ledger);
+                    tell(changes.into_iter().map(Told::from), &publisher.current.snapshot());
+                }
+                // What was served goes on being served: nobody asked for it to go.
+                Err(error) => {
+                    if !std::mem::replace(&mut blind, true) {
+                        tracing::error!("{} cannot be read, serving what was there: {error}", config.guests.display());
+                    }
+                }
+            },
+            () = until(hangs), if hangs.is_some() => {
+                blind = true;
+                let (shown, long) = (config.guests.display(), humantime::format_duration(HANGS));
+                tracing::error!("{shown} is not read within {long}, serving what was there; its file system may hang");
+            }
+            () = wait(&ticks, next), if reader.since().is_none() => reader.begin(),
         }
-    }
-}
-
-/// What looks at the directory.
-struct Eyes {
-    watch: Watch,
-    scanner: Scanner,
-}
-
-impl Eyes {
-    /// Blocking work, on a thread for that: a network file system may keep it waiting.
-    async fn look(&mut self, config: &Config) -> std::io::Result<BTreeMap<String, Found>> {
-        let looked = tokio::task::block_in_place(|| {
-            self.watch.arm();
-            self.scanner.scan(config)
-        });
-        // A runtime that ends takes its timers down while such a thread still looks, and a timer made after that panics:
-        // before it comes to one, a task that nobody wants any more ends here.
-        tokio::task::yield_now().await;
-        looked
     }
 }
 
@@ -365,6 +354,13 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
             }
             None => tracing::error!(service = stem, "refused {refusal}"),
         }
+    }
+}
+
+async fn wait(ticks: &Ticks, next: Option<Instant>) {
+    tokio::select! {
+        () = ticks.tick() => {}
+        () = until(next) => {}
     }
 }
 

@@ -1,25 +1,40 @@
 //! *When* to look at a directory, never what is there: events where the file system has them, and a slow poll always.
 //!
 //! Events are a hint that may be lost (NFS, bind mounts of some engines) or mean nothing (a touch); the poll is
-//! what makes a change seen for certain.
+//! what makes a change seen for certain. An event that a file was renamed into place makes a scan take it sooner.
 
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+
+use crate::capabilities::sandbox::lock;
+
+/// The most names that are remembered as renamed into place; more are taken as if there were no events.
+const PLACED: usize = 10_000;
 
 /// Ticks when a directory may have changed.
 pub struct Watch {
     path: PathBuf,
     recursive: RecursiveMode,
-    poll: Duration,
-    changed: Arc<Notify>,
+    ticks: Ticks,
+    /// Names of files that were renamed into place and not written to since, as far as events say.
+    placed: Arc<Mutex<HashSet<OsString>>>,
     armed: Option<Armed>,
     /// Said once that there are no events.
     complained: bool,
+}
+
+/// The end of a [`Watch`] that waits for it.
+#[derive(Clone)]
+pub struct Ticks {
+    poll: Duration,
+    changed: Arc<Notify>,
 }
 
 struct Armed {
@@ -31,8 +46,8 @@ struct Armed {
 impl Watch {
     /// Watches the directory `path`, which may not exist yet, and ticks at least every `poll`.
     pub fn new(path: &Path, poll: Duration) -> Self {
-        let recursive = RecursiveMode::NonRecursive;
-        Self { path: path.to_owned(), recursive, poll, changed: Arc::default(), armed: None, complained: false }
+        let (recursive, ticks) = (RecursiveMode::NonRecursive, Ticks { poll, changed: Arc::default() });
+        Self { path: path.to_owned(), recursive, ticks, placed: Arc::default(), armed: None, complained: false }
     }
 
     /// Also everything below it.
@@ -56,7 +71,7 @@ impl Watch {
             Ok(_watcher) => self.armed = Some(Armed { identity, _watcher }),
             Err(error) if !self.complained => {
                 self.complained = true;
-                let poll = humantime::format_duration(self.poll);
+                let poll = humantime::format_duration(self.ticks.poll);
                 tracing::warn!("no events for {}, looking every {poll}: {error}", self.path.display());
             }
             Err(_) => {}
@@ -65,20 +80,57 @@ impl Watch {
 
     /// Ready when it is time to look. A change since the last tick is never forgotten.
     pub async fn tick(&self) {
-        let _ = tokio::time::timeout(self.poll, self.changed.notified()).await;
+        self.ticks.tick().await;
+    }
+
+    /// What waits for its ticks while it is armed elsewhere.
+    pub fn ticks(&self) -> Ticks {
+        self.ticks.clone()
+    }
+
+    /// Whether the file of this name was renamed into place and not written to since, as far as events say. An event
+    /// may come some milliseconds after what it tells.
+    pub fn is_placed(&self, name: &OsStr) -> bool {
+        lock(&self.placed).contains(name)
     }
 
     fn watcher(&self) -> notify::Result<RecommendedWatcher> {
-        let changed = Arc::clone(&self.changed);
+        // A set of its own: what an old watch still says is of another directory.
+        let (changed, placed) = (Arc::clone(&self.ticks.changed), Arc::clone(&self.placed));
+        lock(&placed).clear();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // An error, such as an overflow of the queue, may stand for any change.
-            if event.is_ok_and(|event| is_reading(event.kind)) {
-                return;
+            match &event {
+                Ok(event) if is_reading(event.kind) => return,
+                Ok(event) if !event.need_rescan() => place(&mut lock(&placed), event),
+                // An error, such as an overflow of the queue, may stand for any change.
+                _ => lock(&placed).clear(),
             }
             changed.notify_one();
         })?;
         watcher.watch(&self.path, self.recursive)?;
         Ok(watcher)
+    }
+}
+
+impl Ticks {
+    /// Ready when it is time to look. A change since the last tick is never forgotten.
+    pub async fn tick(&self) {
+        let _ = tokio::time::timeout(self.poll, self.changed.notified()).await;
+    }
+}
+
+/// Takes in what an event says of how files came to be where they are.
+fn place(placed: &mut HashSet<OsString>, event: &notify::Event) {
+    let names = event.paths.iter().filter_map(|path| path.file_name());
+    match event.kind {
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) if placed.len() < PLACED => {
+            placed.extend(names.map(OsStr::to_owned));
+        }
+        // Both ends of a rename were told one by one. Metadata say nothing of what is in a file.
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both) | ModifyKind::Metadata(_)) => {}
+        _ => names.for_each(|name| {
+            placed.remove(name);
+        }),
     }
 }
 
@@ -114,6 +166,45 @@ mod tests {
         while tokio::time::timeout(Duration::from_millis(200), watch.tick()).await.is_ok() {}
         std::fs::read(&file).unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(200), watch.tick()).await.is_err(), "woken by a read");
+    }
+
+    /// Only a rename puts a file there whole, and whatever is written to it later takes that back.
+    #[tokio::test]
+    async fn knows_what_was_renamed_into_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let mut watch = Watch::new(directory.path(), NEVER);
+        watch.arm();
+        let becomes = async |name: &str, placed: bool| {
+            let start = std::time::Instant::now();
+            while watch.is_placed(OsStr::new(name)) != placed {
+                assert!(start.elapsed() < SOON, "{name} is not placed: {placed}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let appended = |name: &str| {
+            use std::io::Write;
+            std::fs::File::options().append(true).open(at(name)).unwrap().write_all(b"more").unwrap();
+        };
+        std::fs::write(at("new"), "1").unwrap();
+        std::fs::rename(at("new"), at("a")).unwrap();
+        becomes("a", true).await;
+        appended("a");
+        becomes("a", false).await;
+        std::fs::write(at("new"), "2").unwrap();
+        std::fs::rename(at("new"), at("a")).unwrap();
+        becomes("a", true).await;
+        std::fs::remove_file(at("a")).unwrap();
+        becomes("a", false).await;
+        // Whoever makes it afterwards makes it piece by piece.
+        std::fs::write(at("new"), "3").unwrap();
+        std::fs::rename(at("new"), at("a")).unwrap();
+        becomes("a", true).await;
+        std::fs::rename(at("a"), at("b")).unwrap();
+        becomes("b", true).await;
+        becomes("a", false).await;
+        std::fs::write(at("b"), "4").unwrap();
+        becomes("b", false).await;
     }
 
     #[tokio::test]

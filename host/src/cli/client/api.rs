@@ -198,6 +198,8 @@ pub(in crate::cli) struct Change {
 #[serde(default)]
 pub(in crate::cli) struct Host {
     pub(in crate::cli) version: String,
+    pub(in crate::cli) directory: String,
+    pub(in crate::cli) directory_id: String,
     pub(in crate::cli) uptime_seconds: f64,
     pub(in crate::cli) connections: u64,
     pub(in crate::cli) memory_bytes: u64,

@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 use super::tee::{self, Built, summary};
 use crate::cli::complain;
+use crate::files;
 
 /// What rustc calls the target that makes components.
 const TARGET: &str = "wasm32-wasip2";
@@ -161,15 +162,14 @@ fn profile(workspace: &Path) -> &'static str {
     if has_guest { "guest" } else { "release" }
 }
 
-/// Puts a component into the directory in one step: whoever watches never sees half of it.
+/// Puts a component into the directory in one step: a host that watches it never sees half of it.
 fn install(component: &Path, directory: &Path) -> Result<(), String> {
-    let name = component.file_name().unwrap_or_default();
-    let (target, partial) = (directory.join(name), directory.join(format!(".{}.part", name.to_string_lossy())));
-    if fs::read(&target).is_ok_and(|there| fs::read(component).is_ok_and(|made| made == there)) {
+    let target = directory.join(component.file_name().unwrap_or_default());
+    let content = fs::read(component).map_err(|error| format!("{} cannot be read: {error}", component.display()))?;
+    if files::read(&target, content.len() as u64).is_ok_and(|there| there == content) {
         return Ok(());
     }
-    let copied = fs::copy(component, &partial).and_then(|_| fs::rename(&partial, &target));
-    copied.map_err(|error| format!("{} cannot be written: {error}", target.display()))
+    files::replace(&target, &content).map_err(|error| format!("{} cannot be written: {error}", target.display()))
 }
 
 /// cargo itself when it runs us, else the one on PATH.

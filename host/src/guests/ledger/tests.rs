@@ -19,7 +19,7 @@ fn spec(name: &str, version: u8, manifest: u8) -> GuestSpec {
 }
 
 fn found(state: State, settled: bool) -> Found {
-    Found { state, settled, touched: false }
+    Found { state, settled, touched: false, bare: false }
 }
 
 fn ready(name: &str, version: u8) -> (String, Found) {
@@ -200,14 +200,58 @@ fn what_is_switched_off_is_off_at_once() {
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
 }
 
-/// What a directory holds for one name: nothing, rubbish, a manifest alone, one that says no, or a version with a manifest;
-/// odd versions do not compile.
+/// A new service without a manifest serves once a look that is late enough has found none; whatever comes before that
+/// look ends it.
+#[test]
+fn a_bare_service_is_held_back() {
+    let bare = |version| ("a".to_owned(), Found { bare: true, ..ready("a", version).1 });
+    let (mut ledger, start) = (Numbers::default(), Instant::now());
+    assert_eq!(see(&mut ledger, [bare(1)], start).0, 1);
+    assert_eq!((ledger.compiled(spec("a", 1, 0), Ok(1)), ledger.live().count()), (None, 0));
+    assert_eq!((ledger.next_look(), ledger.is_settled()), (Some(start + HELD), false));
+    assert_eq!(see(&mut ledger, [bare(1)], start + HELD / 2), (0, vec![]));
+    assert_eq!(see(&mut ledger, [bare(1)], start + HELD), (0, vec!["a at /a0 and a.localhost".into()]));
+    assert_eq!((ledger.next_look(), ledger.is_settled()), (None, true));
+    // One that serves already is replaced at once, with or without a manifest.
+    see(&mut ledger, [bare(2)], start + HELD);
+    assert!(ledger.compiled(spec("a", 2, 0), Ok(2)).is_some());
+    let changing = || ("a".to_owned(), found(State::Changing, false));
+    for ends in [Some(changing()), None, Some(bad("a", true)), Some(ready("a", 3))] {
+        let mut ledger = Numbers::default();
+        see(&mut ledger, [bare(1)], start);
+        ledger.compiled(spec("a", 1, 0), Ok(1));
+        see(&mut ledger, ends, start + HELD);
+        assert_eq!((ledger.live().count(), ledger.next_look()), (0, None));
+    }
+}
+
+/// While a manifest changes, what serves goes on, and what was being compiled is not wanted any more.
+#[test]
+fn nothing_new_is_served_while_a_manifest_changes() {
+    let (mut ledger, start) = (Numbers::default(), Instant::now());
+    let changing = || ("a".to_owned(), found(State::Changing, false));
+    see(&mut ledger, [ready("a", 1)], start);
+    ledger.compiled(spec("a", 1, 0), Ok(1));
+    see(&mut ledger, [], start);
+    for late in 0..5 {
+        assert_eq!(see(&mut ledger, [changing()], start + GONE * late), (0, vec![]));
+        assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.next_look()), (vec![1], None));
+    }
+    assert_eq!(see(&mut ledger, [ready("a", 2)], start).0, 1);
+    see(&mut ledger, [changing()], start);
+    assert_eq!((ledger.compiled(spec("a", 2, 0), Ok(2)), ledger.is_settled()), (None, true));
+    assert_eq!(see(&mut ledger, [ready("a", 2)], start).0, 1);
+}
+
+/// What a directory holds for one name: nothing, rubbish, a manifest alone, one that says no, one that is changing, or a
+/// version with a manifest; odd versions do not compile.
 #[derive(Clone, Copy, Debug)]
 enum OnDisk {
     Nothing,
     Rubbish,
     Orphan,
     Disabled,
+    Changing,
     Version(u8, u8),
 }
 
@@ -217,6 +261,7 @@ fn state(name: &str, on_disk: OnDisk) -> Option<(String, Found)> {
         OnDisk::Rubbish => Some(bad(name, true)),
         OnDisk::Orphan => Some(orphan(name)),
         OnDisk::Disabled => Some((name.into(), found(State::Disabled, true))),
+        OnDisk::Changing => Some((name.into(), found(State::Changing, false))),
         OnDisk::Version(version, manifest) => {
             Some((name.into(), found(State::Ready(spec(name, version, manifest)), true)))
         }
@@ -249,6 +294,7 @@ proptest! {
                 Just(OnDisk::Rubbish),
                 Just(OnDisk::Orphan),
                 Just(OnDisk::Disabled),
+                Just(OnDisk::Changing),
                 (0..4u8, 0..2u8).prop_map(|(version, manifest)| OnDisk::Version(version, manifest)),
             ]),
             1..12,
@@ -269,7 +315,8 @@ proptest! {
                 ledger.compiled(spec, result);
             }
         }
-        let last = states.last().unwrap();
+        // Every change comes to an end.
+        let last = &states.last().unwrap().map(|on| if matches!(on, OnDisk::Changing) { OnDisk::Nothing } else { on });
         let finish = |ledger: &mut Ledger<(Digest, String)>, mut pending: Vec<GuestSpec>, mut now: Instant| {
             for _ in 0..3 {
                 for spec in std::mem::take(&mut pending) {

@@ -1,18 +1,24 @@
-//! What a file of the directory is, and whether somebody may still be writing it.
+//! What a file of the directory is.
 
 use std::fs::{self, Metadata};
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::{GuestSpec, Refusal, SETTLE};
+use super::{GuestSpec, Refusal};
 use crate::config::Config;
+use crate::files;
 use crate::guests::digest::Digest;
 
+/// The most bytes of a manifest.
+pub const MANIFEST: u64 = 1 << 20;
+
 /// What a file system says of a file without reading it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    file: (u64, u64),
+    /// Device and inode.
+    pub(super) file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -27,23 +33,19 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
-}
 
-/// By the time of the last change of any kind: copies bring their own time of modification along.
-pub(super) fn elapsed_since_change(metadata: &Metadata) -> Duration {
-    let (seconds, nanos) = (metadata.ctime(), metadata.ctime_nsec());
-    let changed = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(changed)
-}
-
-/// A file that is not there is settled: nobody is writing it.
-pub(super) fn is_settled(path: &Path) -> bool {
-    fs::metadata(path).map_or(true, |metadata| elapsed_since_change(&metadata) >= SETTLE)
+    /// How long ago the file changed, by the clock of its file system, which may be another machine's. Copies bring
+    /// their own time of modification along, so the time of the last change of any kind counts.
+    pub(super) fn age(&self) -> Duration {
+        let (seconds, nanos) = self.changed;
+        let changed = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(changed)
+    }
 }
 
 pub(super) fn is_absent(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// The bytes of a component, if it still is what the scan saw. Blocking.
@@ -52,17 +54,16 @@ pub(super) fn is_absent(path: &Path) -> bool {
 /// When it was changed or removed since: the next scan sees what is there then.
 pub fn read(spec: &GuestSpec) -> Result<Vec<u8>, Refusal> {
     let file = file_name(&spec.path);
-    let bytes = fs::read(&spec.path).map_err(|error| unreadable(&file, &error))?;
-    if Digest::of(&bytes) == spec.digest {
-        Ok(bytes)
-    } else {
-        Err(Refusal::new(
-            &file,
-            "it changed while it was being read",
-            "let the copy finish; better, rename a finished file into place",
-        )
-        .passing())
-    }
+    let bytes = files::read(&spec.path, spec.size).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => changed(&file),
+        _ => unreadable(&file, &error),
+    })?;
+    if Digest::of(&bytes) == spec.digest { Ok(bytes) } else { Err(changed(&file)) }
+}
+
+fn changed(file: &str) -> Refusal {
+    let remedy = "let the copy finish; better, rename a finished file into place";
+    Refusal::new(file, "it changed while it was being read", remedy).passing()
 }
 
 /// A file's name as people know it, for messages.
@@ -70,36 +71,39 @@ pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-pub(super) fn inspect(path: &Path, metadata: &Metadata, config: &Config) -> Result<Digest, Refusal> {
-    let file = file_name(path);
-    // A FIFO would block the read for ever, and a device never end it.
-    if !metadata.is_file() {
-        return Err(Refusal::new(&file, "it is not a regular file", "put the component itself, or a link to it, here"));
-    }
-    if metadata.len() > config.engine.max_file as u64 {
-        let show = |bytes| bytesize::ByteSize(bytes).display().iec();
-        let reason = format!("it has {}, over {}", show(metadata.len()), show(config.engine.max_file as u64));
-        return Err(Refusal::new(&file, reason, "strip its debug sections, or raise engine.max_file"));
-    }
-    let bytes = fs::read(path).map_err(|error| unreadable(&file, &error))?;
-    is_component(&bytes).map_err(|(reason, remedy)| Refusal::new(&file, reason, remedy))?;
+/// Digest of an open component that has `metadata`.
+pub(super) fn inspect(path: &Path, file: &fs::File, metadata: &Metadata, config: &Config) -> Result<Digest, Refusal> {
+    let name = file_name(path);
+    let bytes = files::rest_of(file, metadata.len(), config.engine.max_file as u64);
+    let bytes = bytes.map_err(|error| unreadable(&name, &error))?;
+    is_component(&bytes).map_err(|(reason, remedy)| Refusal::new(&name, reason, remedy))?;
     Ok(Digest::of(&bytes))
 }
 
-/// The text of a manifest, which may be missing. Who saves a file in place empties it first, and what it said of who may
-/// ask must not be lost in between: one that has only just been emptied cannot be read yet.
-pub(super) fn text_of(path: &Path, first: bool) -> Result<String, Refusal> {
-    match fs::read_to_string(path) {
-        Ok(text) if text.is_empty() && !first && !is_settled(path) => {
-            Err(Refusal::new(&file_name(path), "it is empty", "write it, or remove it").passing())
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        read => read.map_err(|error| unreadable(&file_name(path), &error)),
-    }
+/// What a manifest's file is: its stamp, and its text or why there is none. `None` when there is no file.
+pub(super) fn manifest(path: &Path) -> (Option<Stamp>, Option<Result<String, Refusal>>) {
+    let opened = match files::open(path) {
+        // A link to nothing is a manifest that cannot be read, and not a service without one.
+        Err(error) if error.kind() == ErrorKind::NotFound && is_absent(path) => return (None, None),
+        opened => opened,
+    };
+    let stamp = opened.as_ref().ok().map(|(_, metadata)| Stamp::of(metadata));
+    let text = opened
+        .and_then(|(file, metadata)| files::rest_of(&file, metadata.len(), MANIFEST))
+        .and_then(|bytes| files::text(bytes).map_err(|why| Error::new(ErrorKind::InvalidData, why)));
+    (stamp, Some(text.map_err(|error| unreadable(&file_name(path), &error))))
+}
+
+/// Whether a name is a file's own, and of no other name: what it is renamed to is then all of what becomes of it.
+pub(super) fn is_own(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
 }
 
 /// Tells a component from what people drop by mistake, by its first bytes.
-fn is_component(bytes: &[u8]) -> Result<(), (&'static str, &'static str)> {
+///
+/// # Errors
+/// What it is, and what to do.
+pub fn is_component(bytes: &[u8]) -> Result<(), (&'static str, &'static str)> {
     const BUILD: &str = "build it as a component, e.g. `cargo build --target wasm32-wasip2`";
     match bytes {
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
@@ -119,7 +123,24 @@ fn is_component(bytes: &[u8]) -> Result<(), (&'static str, &'static str)> {
     }
 }
 
-pub(super) fn unreadable(file: &str, error: &std::io::Error) -> Refusal {
-    Refusal::new(file, format!("it cannot be read: {error}"), "make it readable for the user that Lodge runs as")
-        .passing()
+/// A refusal of a file for an error of reading it.
+pub(super) fn unreadable(file: &str, error: &Error) -> Refusal {
+    match error.kind() {
+        ErrorKind::InvalidInput => {
+            let what = if file.ends_with(".toml") { "manifest" } else { "component" };
+            Refusal::new(file, error.to_string(), format!("put the {what} itself, or a link to it, here"))
+        }
+        ErrorKind::InvalidData => match error.to_string().split_once("; ") {
+            Some((reason, remedy)) => Refusal::new(file, reason, remedy),
+            None => Refusal::new(file, error.to_string(), "save it as UTF-8"),
+        },
+        ErrorKind::FileTooLarge if file.ends_with(".wasm") => {
+            Refusal::new(file, error.to_string(), "strip its debug sections, or raise engine.max_file")
+        }
+        ErrorKind::FileTooLarge => Refusal::new(file, error.to_string(), "a manifest is a small file of text"),
+        _ => {
+            let remedy = "make it readable for the user that Lodge runs as";
+            Refusal::new(file, format!("it cannot be read: {error}"), remedy).passing()
+        }
+    }
 }

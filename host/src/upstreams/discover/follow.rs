@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::memory::{Answer, Memory};
 use super::names::{Names, Service};
 use super::{Board, Endpoint, Pace};
+use crate::files;
 use crate::upstreams::count;
 use crate::upstreams::source::{self, Fixed, Source};
 use crate::upstreams::spec::MOST_REPLICAS;
@@ -64,11 +65,13 @@ impl Follow {
     pub(super) async fn file(self, path: PathBuf) {
         let source = Source::File(path.clone());
         let mut lines: Vec<Line> = Vec::new();
-        let (mut text, mut trouble) = (None, None);
+        let (mut text, mut trouble, mut seen) = (None, None, None);
         let mut first = true;
         loop {
             match read(&path).await {
-                Ok(same) if text.as_ref() == Some(&same) => trouble = None,
+                Ok(same) if text.as_ref() == Some(&same) => (trouble, seen) = (None, None),
+                // It may be half written, and half of an address is another one: the next look has to find the same.
+                Ok(changed) if !first && seen.as_ref() != Some(&changed) => seen = Some(changed),
                 Ok(changed) => match source::lines(&changed).and_then(bounded) {
                     Ok(named) => {
                         tracing::info!("{source}: {} named", count(named.len()));
@@ -223,14 +226,8 @@ fn bounded(named: Vec<Fixed>) -> Result<Vec<Fixed>, String> {
 
 async fn read(path: &Path) -> Result<String, String> {
     let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        use std::io::Read;
-        let mut text = String::new();
-        std::fs::File::open(path)?.take(FILE + 1).read_to_string(&mut text)?;
-        Ok::<_, std::io::Error>(text)
-    });
-    match read.await {
-        Ok(Ok(text)) if text.len() as u64 > FILE => Err(format!("is larger than {} KiB", FILE >> 10)),
+    // On a thread of the runtime's blocking pool, whose threads do not hold the host's end (`cli::block_on`).
+    match tokio::task::spawn_blocking(move || files::read_text(&path, FILE)).await {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),

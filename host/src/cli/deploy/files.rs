@@ -1,0 +1,192 @@
+//! The files of one service in a directory, and the lock on them.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::remove;
+use crate::cli::out::{Failure, complain};
+use crate::config::Config;
+use crate::config::key::nearest;
+use crate::files;
+use crate::guests::load::{MANIFEST, is_name};
+use crate::guests::manifest::Manifest;
+
+/// How long another command on the same service is waited for: it may wait for a host that compiles.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Between two tries to get the lock.
+const TRY: Duration = Duration::from_millis(50);
+
+/// What a command left behind that was killed; no command writes one file for so long.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// The files of a service in a directory.
+pub(super) struct Files<'a> {
+    directory: &'a Path,
+    pub(super) name: &'a str,
+    /// The most bytes of a component.
+    most: u64,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(directory: &'a Path, name: &'a str, most: u64) -> Result<Self, Failure> {
+        if !is_name(name) {
+            return Err(Failure::Usage(format!("`{name}` cannot be a service's name; take letters, digits, `-`, `_`")));
+        }
+        Ok(Self { directory, name, most })
+    }
+
+    /// Waits until no other command works on this service. The lock lasts until its file is dropped, or the process
+    /// ends however it does.
+    pub(super) fn lock(&self) -> Result<File, Failure> {
+        // Hosts ignore names that begin with a dot.
+        let path = self.directory.join(format!(".{}.lock", self.name));
+        let file = File::options().create(true).append(true).open(&path).map_err(|error| failed(&path, &error))?;
+        let start = Instant::now();
+        let mut waits = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => return Err(failed(&path, &error)),
+                Err(TryLockError::WouldBlock) if start.elapsed() >= PATIENCE => {
+                    let (name, long) = (self.name, humantime::format_duration(PATIENCE));
+                    let problem = format!("another command has been at work on {name} for {long}; nothing was changed");
+                    return Err(Failure::Problem(problem));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    if !std::mem::replace(&mut waits, true) {
+                        complain(&format!("waiting for another command that works on {}", self.name));
+                    }
+                    std::thread::park_timeout(TRY);
+                }
+            }
+        }
+        self.tidy();
+        Ok(file)
+    }
+
+    /// Removes what commands on this service left behind that were killed. If that fails, it is only untidy.
+    fn tidy(&self) {
+        let own = [format!(".{}.", self.name), format!(".{}@", self.name)];
+        for entry in fs::read_dir(self.directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let partial = own.iter().any(|own| name.starts_with(own)) && name.contains(files::PARTIAL);
+            let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+            if partial && age.is_ok_and(|age| age.is_ok_and(|age| age >= ABANDONED)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    pub(super) fn component(&self, label: Option<&str>) -> PathBuf {
+        let label = label.map_or(String::new(), |label| format!("@{label}"));
+        self.directory.join(format!("{}{label}.wasm", self.name))
+    }
+
+    /// The manifest of a version.
+    pub(super) fn manifest_of(&self, label: &str) -> PathBuf {
+        self.directory.join(format!("{}@{label}.toml", self.name))
+    }
+
+    pub(super) fn service_manifest(&self) -> PathBuf {
+        self.directory.join(format!("{}.toml", self.name))
+    }
+
+    /// Not `.wasm` at its end, so that no host serves it.
+    pub(super) fn previous(&self) -> PathBuf {
+        self.directory.join(format!("{}.wasm.previous", self.name))
+    }
+
+    /// What the service's manifest says.
+    ///
+    /// # Errors
+    /// When it is wrong: what is put beside it would not be served.
+    pub(super) fn manifest(&self, config: &Config) -> Result<Manifest, Failure> {
+        let path = self.service_manifest();
+        let text = match files::read_text(&path, MANIFEST) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed(&path, &error)),
+        };
+        Manifest::read(self.name, &text, &config.limits, config.engine.max_memory).map_err(|problems| {
+            let (path, problems) = (path.display(), problems.join("; "));
+            Failure::new(format!("{path}: {problems}; correct it first, nothing was changed"))
+        })
+    }
+
+    /// Whether the service is there; if not, `way_out` says what to do.
+    pub(super) fn is_there(&self, way_out: &str) -> Result<(), Failure> {
+        let name = self.name;
+        if [self.component(None), self.service_manifest()].iter().any(|path| path.exists()) {
+            return Ok(());
+        }
+        let names = self.services();
+        let near = nearest(name, names.iter().map(String::as_str));
+        let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let shown = self.directory.display();
+        let missing = format!("there is neither {name}.wasm nor {name}.toml in {shown}");
+        Err(Failure::new(format!("{missing}{near}; {way_out}")))
+    }
+
+    /// The names of all services of the directory.
+    fn services(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.directory).into_iter().flatten().flatten();
+        let stem = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let stem = name.strip_suffix(".wasm").or_else(|| name.strip_suffix(".toml"))?;
+            is_name(stem).then(|| stem.to_owned())
+        };
+        entries.filter_map(stem).collect()
+    }
+
+    /// Keeps what serves now, for a rollback.
+    pub(super) fn keep_previous(&self) -> Result<(), Failure> {
+        match self.before(&self.component(None))? {
+            Some(content) => self.write(&content, &self.previous()),
+            None => Ok(()),
+        }
+    }
+
+    /// What a file holds; `None` when it is not there.
+    pub(super) fn before(&self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+        match files::read(path, self.most.max(MANIFEST)) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(path, &error)),
+        }
+    }
+
+    /// What was there before a version was refused. The component first: without it, its manifest is no service.
+    pub(super) fn put_back(
+        &self,
+        manifest: &Path,
+        component: &Path,
+        before: [Option<Vec<u8>>; 2],
+    ) -> Result<(), Failure> {
+        let [text, content] = before;
+        for (path, before) in [(component, content), (manifest, text)] {
+            match before {
+                Some(content) => self.write(&content, path)?,
+                None => drop(remove(path)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there was anything to remove.
+    pub(super) fn remove(&self, path: &Path) -> Result<bool, Failure> {
+        remove(path)
+    }
+
+    /// In one step: a host never sees half a file.
+    pub(super) fn write(&self, content: &[u8], at: &Path) -> Result<(), Failure> {
+        files::replace(at, content).map_err(|error| failed(at, &error))
+    }
+}
+
+/// A failure of the file system.
+pub(super) fn failed(path: &Path, error: &Error) -> Failure {
+    Failure::new(format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,102 @@
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use super::*;
+
+/// What is no regular file is refused at once: a FIFO would wait for a writer, and a device might never end.
+#[test]
+fn only_regular_files_are_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+    symlink(at("fifo"), at("link")).unwrap();
+    symlink("/dev/zero", at("zero")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for name in ["fifo", "link", "zero", "socket", "."] {
+        let error = read(&at(name), 10).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::InvalidInput, IRREGULAR), "{name}");
+    }
+    fs::write(at("file"), "0123456789").unwrap();
+    symlink("file", at("good")).unwrap();
+    assert_eq!(read(&at("good"), 10).unwrap(), b"0123456789");
+    assert_eq!(read(&at("file"), 9).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    // Its metadata say that it is empty.
+    assert!(read(Path::new("/proc/self/status"), 1 << 20).unwrap().len() > 100);
+    assert_eq!(read(Path::new("/proc/self/status"), 10).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    assert_eq!(read(&at("none"), 9).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn encodings_have_names() {
+    let wide = |text: &str, to: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(to).collect::<Vec<_>>();
+    assert_eq!(text(b"\xef\xbb\xbfa = 1".to_vec()).as_deref(), Ok("a = 1"));
+    assert_eq!(text("ä = 1".into()).as_deref(), Ok("ä = 1"));
+    for bytes in [wide("\u{feff}a = 1", u16::to_le_bytes), wide("\u{feff}a = 1", u16::to_be_bytes)] {
+        assert_eq!(text(bytes).unwrap_err(), "it is UTF-16; save it as UTF-8");
+    }
+    for bytes in [wide("a = 1", u16::to_le_bytes), wide("a = 1", u16::to_be_bytes)] {
+        assert_eq!(text(bytes).unwrap_err(), "it looks like UTF-16; save it as UTF-8");
+    }
+    assert!(text(vec![0xff, 0xfe, 0, 0, b'a', 0, 0, 0]).unwrap_err().contains("UTF-32"));
+    assert_eq!(text(b"a = 1\nb = '\xe4'\n".to_vec()).unwrap_err(), "line 2 is not UTF-8; save it as UTF-8");
+    assert_eq!(text(Vec::new()).as_deref(), Ok(""));
+}
+
+/// Many at once: each of them is whole at every moment, the last one stays, and nothing else does.
+#[test]
+fn replacing_is_one_step_for_any_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.wasm");
+    let size = 64 << 10;
+    replace(&path, &vec![b'0'; size]).unwrap();
+    std::thread::scope(|scope| {
+        for letter in b'a'..b'h' {
+            let path = &path;
+            scope.spawn(move || (0..20).for_each(|_| replace(path, &vec![letter; size]).unwrap()));
+        }
+        for _ in 0..200 {
+            let content = fs::read(&path).unwrap();
+            assert!(content.len() == size && content.iter().all(|byte| *byte == content[0]));
+        }
+    });
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    assert!(replace(&directory.path().join("none/a"), b"").is_err());
+    fs::create_dir(directory.path().join("b")).unwrap();
+    assert!(replace(&directory.path().join("b"), b"").is_err(), "a directory is in its place");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn inside_by_any_name() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    fs::create_dir_all(at("guests/deep")).unwrap();
+    fs::create_dir(at("other")).unwrap();
+    symlink(at("guests"), at("link")).unwrap();
+    symlink("guests/later", at("dangling")).unwrap();
+    symlink("../guests/deep", at("other/up")).unwrap();
+    for inside in [
+        "guests",
+        "guests/",
+        "./guests/c",
+        "guests/./c/d",
+        "other/../guests/c",
+        "none/../guests/c",
+        "link/c",
+        "link/new/../c",
+        "dangling",
+        "dangling/c",
+        "other/up/c",
+        "other/up/../c",
+    ] {
+        assert!(is_inside(&at(inside), &at("guests")) && is_inside(&at(inside), &at("link")), "{inside}");
+    }
+    for outside in ["guests/../c", "guests2", "other/c", "link/../c", "guests/deep/../../c", "other/up/../../c"] {
+        assert!(!is_inside(&at(outside), &at("guests")), "{outside}");
+    }
+    // Neither of them is there yet.
+    assert!(is_inside(&at("new/./c"), &at("new")) && !is_inside(&at("new/../c"), &at("new")));
+    let relative = |text: &str| Path::new(text).to_owned();
+    assert!(is_inside(&relative("./guests-of-nobody/c"), &relative("guests-of-nobody")));
+    assert!(is_inside(&relative("guests-of-nobody/c"), &relative("./guests-of-nobody/")));
+}

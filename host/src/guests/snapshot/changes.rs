@@ -1,0 +1,37 @@
+//! What changed in the directory, as the log has it.
+
+use super::Snapshot;
+use crate::guests::ledger::Change;
+use crate::guests::load::GuestSpec;
+use crate::logs::CHANGE;
+
+/// Warns once of each file that is ignored because of how its name is written.
+pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {
+    for name in ignored.iter().filter(|name| !before.contains(name)) {
+        tracing::warn!("ignored {name}: its extension must be in lower case; rename it to {}", name.to_lowercase());
+    }
+    *before = ignored.to_vec();
+}
+
+/// A change that is to be logged once it is published.
+pub(in crate::guests) struct Told {
+    pub(in crate::guests) change: Change,
+    /// What comes before and after it.
+    pub(in crate::guests) around: [String; 2],
+}
+
+impl From<Change> for Told {
+    fn from(change: Change) -> Self {
+        Self { change, around: Default::default() }
+    }
+}
+
+/// Logs changes, but for those that a snapshot does not have: it refused them, and that is logged already.
+pub(super) fn tell(changes: impl IntoIterator<Item = Told>, snapshot: &Snapshot) {
+    for Told { change, around: [before, after] } in changes {
+        let serves = |spec: &GuestSpec| snapshot.target(&spec.name).is_some_and(|target| target.backend.spec == *spec);
+        if change.spec().is_none_or(serves) {
+            tracing::info!(target: CHANGE, service = change.service(), "{before}{change}{after}");
+        }
+    }
+}
