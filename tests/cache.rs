@@ -203,6 +203,61 @@ async fn revalidated() {
     assert_eq!(outcomes(&host, "revalidated").await, 1);
 }
 
+/// A service that answers "not modified" of another response than the one that is stored is asked for that one, in the same
+/// request, which uses its rate once. The stored body is not given under another's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_304_of_another_response() {
+    let host = host(&["cacheable"]).manifest("cacheable", "cache = true\nrate.limit = '3/h'").start().await;
+    let path = "/cacheable?cache-control=max-age%3D1&etag=%22a%22";
+    let first = host.get(path).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let changed = ask(&host, "GET", path, &[("x-confirm", "\"b\""), ("if-none-match", "\"c\"")]).await;
+    assert_eq!((changed.status, changed.header("etag").as_str()), (200, "\"b\""));
+    assert_eq!((how(&changed).as_str(), changed.header("x-condition").as_str()), ("lodge; fwd=stale; stored", "none"));
+    assert_ne!(changed.text(), first.text());
+    assert_eq!(host.get(path).await.text(), changed.text());
+    assert_eq!((host.get("/cacheable").await.status, host.get("/cacheable").await.status), (200, 429));
+}
+
+/// What a trusted proxy says of hosts opens no route to what is stored for the clients of another, and stores nothing there.
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_open_no_other_route() {
+    let routes = "cache = true\nroutes = [{ path = '/cacheable', host = 'admin.test', allow = ['10.0.0.0/8'] }, \
+                  { path = '/cacheable', host = 'public.test' }, '/other']";
+    let host = host(&["cacheable"]).manifest("cacheable", routes).set("trusted_proxies", "127.0.0.0/8").start().await;
+    let asked = async |path: &str, name: &str, client: &str, said: &str| {
+        let path = format!("{path}?cache-control=max-age%3D60");
+        let mut headers = vec![("host", name), ("x-forwarded-for", client)];
+        headers.extend((!said.is_empty()).then_some(("x-forwarded-host", said)));
+        let answer = ask(&host, "GET", &path, &headers).await;
+        (answer.status, if answer.status == 200 { answer.text() } else { String::new() })
+    };
+    assert_eq!(asked("/cacheable", "admin.test", "192.0.2.1", "").await.0, 403);
+    let secret = asked("/cacheable", "admin.test", "10.1.1.1", "").await;
+    assert_eq!(asked("/cacheable", "admin.test", "10.1.1.2", "").await, secret, "for those who may");
+    let public = asked("/cacheable", "public.test", "192.0.2.1", "admin.test").await;
+    assert!(public.0 == 200 && public != secret);
+    assert_eq!(
+        asked("/cacheable", "public.test", "192.0.2.2", "admin.test").await,
+        public,
+        "it is stored all the same"
+    );
+    let poison = asked("/other", "evil.test", "192.0.2.1", "victim.test").await;
+    let own = asked("/other", "victim.test", "192.0.2.1", "").await;
+    assert!(own != poison && own == asked("/other", "victim.test", "192.0.2.2", "").await);
+}
+
+/// A stale response by leave of `s-maxage` or a client: there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn s_maxage_is_strict() {
+    let host = cacheable().start().await;
+    let path = "/cacheable?cache-control=s-maxage%3D1,stale-if-error%3D60";
+    let first = host.get(path).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(ask(&host, "GET", path, &[("x-fail", "1")]).await.status, 502);
+    assert_ne!(ask(&host, "GET", path, &[("cache-control", "max-stale=60")]).await.text(), first.text());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stale_in_the_place_of_a_failure_by_leave() {
     let host = cacheable().start().await;
@@ -215,9 +270,15 @@ async fn stale_in_the_place_of_a_failure_by_leave() {
     assert_eq!((stale.status, stale.text()), (200, kept.text()));
     assert!(how(&stale).starts_with("lodge; hit; ttl="), "{}", how(&stale));
     assert_eq!(ask(&host, "GET", strict, &fails).await.status, 502);
+    // A request that revalidates what others are given meanwhile is given it as well.
+    let meanwhile = "/cacheable?cache-control=max-age%3D1,stale-while-revalidate%3D60";
+    let kept = host.get(meanwhile).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let stale = ask(&host, "GET", meanwhile, &fails).await;
+    assert_eq!((stale.status, stale.text()), (200, kept.text()));
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(
-        metrics.contains("lodge_guest_failures_total{service=\"cacheable\",reason=\"trapped\"} 2"),
+        metrics.contains("lodge_guest_failures_total{service=\"cacheable\",reason=\"trapped\"} 3"),
         "it is told of"
     );
 }

@@ -102,8 +102,9 @@ impl Commons {
 impl Admission {
     /// The admission of a service with these limits and terms.
     ///
-    /// What `previous` knows of the service lives on, and who it has let in still counts; `another` is whether that
-    /// was another component. Nothing changes for the service before [`Admission::takes_over`].
+    /// What `previous` knows of the service lives on, and the requests that it has admitted still count; `another` is whether
+    /// another component, or other replicas, answer from now on. Nothing changes for the service before
+    /// [`Admission::takes_over`].
     pub fn new(
         name: &Arc<str>,
         (limits, terms): (&Limits, &Terms),
@@ -138,7 +139,7 @@ impl Admission {
         }
     }
 
-    /// It is what stands before its service from now on.
+    /// It is what stands before its service from now on: its limits and settings hold, also for what is known already.
     pub fn takes_over(&self) {
         let (places, queue, wait) = self.limits;
         if let Some(retired) = &self.retired {
@@ -155,6 +156,19 @@ impl Admission {
     /// The first that refuses it, and why.
     pub async fn admit(&self, asked: &Asked<'_>, now: Instant) -> Result<Permit, Refusal> {
         let watched = if self.plain { None } else { self.pass(asked, now)? };
+        self.enter(asked, watched, now).await
+    }
+
+    /// The same for a request that was admitted before and has to be sent once more: it uses its rate only once.
+    ///
+    /// # Errors
+    /// When a breaker is open by now, or there is no place.
+    pub async fn admit_again(&self, asked: &Asked<'_>, now: Instant) -> Result<Permit, Refusal> {
+        let watched = if self.plain { None } else { self.watch(asked, Watched::default(), now)? };
+        self.enter(asked, watched, now).await
+    }
+
+    async fn enter(&self, asked: &Asked<'_>, watched: Option<Box<Watched>>, now: Instant) -> Result<Permit, Refusal> {
         if self.commons.shedding.sheds(self.priority(asked)) {
             return Err(Refusal::Shed);
         }
@@ -210,11 +224,17 @@ impl Admission {
         let gates = self.gates(asked);
         self.greet(asked)?;
         let mut watched = Watched::default();
-        for (gate, standing) in gates.clone().zip(&mut watched.standings) {
+        for (gate, standing) in gates.zip(&mut watched.standings) {
             if let Some(rate) = &gate.rate {
                 *standing = Some(rate.take(asked, now).map_err(Refusal::Rate)?);
             }
         }
+        self.watch(asked, watched, now)
+    }
+
+    /// Asks the breakers, and notes what is to be learned from the response.
+    fn watch(&self, asked: &Asked<'_>, mut watched: Watched, now: Instant) -> Result<Option<Box<Watched>>, Refusal> {
+        let gates = self.gates(asked);
         for (gate, pass) in gates.zip(&mut watched.passes) {
             if let Some(breaker) = &gate.breaker {
                 *pass = Some(breaker.pass(now).map_err(Refusal::Breaker)?);

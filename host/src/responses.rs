@@ -3,10 +3,10 @@
 //!
 //! A request looks here after it was routed and before it is admitted. What it finds costs no permit and no sandbox;
 //! what it does not find it gets an [`Errand`] for, and [settles](Errand::settle) that with what the service said.
-//! `freshness` knows what may be stored and for how long, `conditions` what a client has already, `kept` what an
-//! answer becomes when it is given again, `status` how that is said; `store` holds them within a `budget`,
-//! `flights` makes many requests for the same one, `changes` knows what calls between services have changed, and
-//! [`recorder`] writes answers down as they go by.
+//! `freshness` decides by `control` what may be stored and for how long, `conditions` what a client has already,
+//! `forwarding` which requests a service can tell apart by how they came, `kept` what a response becomes when it is used
+//! again, `status` how that is said; `store` holds them within a `budget`, `flights` makes many requests for the same
+//! one, `changes` knows what calls between services have changed, and [`recorder`] writes responses down as they go by.
 //!
 //! Stricter than the standard asks: `Set-Cookie` is never kept; a request with a cookie or credentials shares only what
 //! says `public` or `s-maxage`; one with `Range`, `If-Match` or a body is not looked up. Not there: parts of answers
@@ -16,10 +16,13 @@
 pub mod budget;
 mod changes;
 mod conditions;
+mod control;
 mod errand;
 mod flights;
+mod forwarding;
 mod freshness;
 mod kept;
+mod lists;
 pub mod recorder;
 mod status;
 mod store;
@@ -27,15 +30,16 @@ mod store;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header;
 use http::{Method, Request, Response, Uri};
 
 use self::budget::Budget;
 use self::changes::Changes;
 use self::conditions::Conditions;
-pub use self::errand::Errand;
+use self::control::Control;
 use self::errand::{Change, Changed, Fetch, Kind};
+pub use self::errand::{Errand, Settled};
 use self::flights::{Flights, Joined, Lead};
+use self::forwarding::Forwarding;
 use self::kept::{Asker, Kept, is_personal};
 use self::status::CacheStatus;
 use self::store::{Key, Store};
@@ -59,6 +63,8 @@ pub struct Responses {
     changes: Changes,
     /// Bytes of one answer.
     entry: usize,
+    /// The time of day: what responses say of times is in it.
+    clock: fn() -> SystemTime,
 }
 
 /// What a request found.
@@ -84,15 +90,21 @@ impl Responses {
             flights: Flights::new(),
             changes: Changes::new(),
             entry,
+            clock: SystemTime::now,
         }))
     }
 
-    /// Looks for an answer to `request`, which is for `uri` in the client's own words. Waits, no longer than the service's
-    /// queue may take, for another request that asks for the same. What is to be asked of the service is made of `request`.
+    fn now(&self) -> SystemTime {
+        (self.clock)()
+    }
+
+    /// Looks for a response to `request`, which is for `uri` as it was routed, by the service's route of this number; its
+    /// own URI and headers are what the service sees. Waits, no longer than the service's queue may take, for another
+    /// request that asks for the same. What is to be asked of the service is made of `request`.
     pub async fn look<B: RequestBody>(
         self: &Arc<Self>,
         rules: Rules,
-        uri: &Uri,
+        (uri, route): (&Uri, usize),
         of: &Deployment,
         request: &mut Request<B>,
         record: &mut Record,
@@ -113,7 +125,10 @@ impl Responses {
         let key = Key::new(service, uri);
         let conditions = Conditions::of(request.headers());
         let (headers, standing) = (request.headers(), self.changes.standing(service, request.uri()));
-        let asker = Asker { edition: &of.edition, headers, personal: is_personal(headers), standing: standing.clone() };
+        let forwarding = Forwarding::of(route, headers);
+        let personal = is_personal(headers, &of.spec.manifest.personal);
+        let asker =
+            Asker { edition: &of.edition, headers, forwarding: &forwarding, personal, standing: standing.clone() };
         let began = Instant::now();
         let found = self.find(&key, &asker, of.limits(), &conditions, head_only, || record.begins(Phase::Queue)).await;
         let (lead, stale, insists) = match found {
@@ -142,6 +157,9 @@ impl Responses {
             edition: of.edition.clone(),
             service: Arc::clone(&of.service),
             asked,
+            personal,
+            forwarding,
+            requested: self.now(),
             standing,
             conditions,
             stale,
@@ -163,7 +181,7 @@ impl Responses {
     ) -> Looked {
         let mut until = None;
         loop {
-            let now = SystemTime::now();
+            let now = self.now();
             let variants = self.store.get(key);
             let best = variants.iter().flat_map(|variants| variants.iter()).find(|kept| kept.answers(asker));
             let give = |kept: &Kept, how| kept.give(conditions, head_only, how, now);
@@ -179,12 +197,12 @@ impl Responses {
             // Requests are alike that agree in what answers of this URI vary by, as far as that is known.
             let varying = variants.iter().flat_map(|variants| variants.first()).flat_map(|kept| kept.varies_by());
             let values = varying.map(|name| asker.headers.get_all(name).iter().collect::<Vec<_>>());
-            let like =
-                self.flights.like((key, asker.edition, asker.personal, &asker.standing, values.collect::<Vec<_>>()));
+            let (personal, came) = (asker.personal, (asker.forwarding, &asker.standing));
+            let like = self.flights.like((key, asker.edition, personal, came, values.collect::<Vec<_>>()));
             // The client has words of its own on what it takes, and does not take this.
             let insists = best.is_some() && freshness::has_directives(asker.headers);
             let missed = |lead| Some((lead, best.map(Arc::clone), insists));
-            match self.flights.join(key, like, if insists { 0 } else { limits.queue }, now) {
+            match self.flights.join(key, like, if insists { 0 } else { limits.queue }, Instant::now()) {
                 Joined::Lead(lead) => return Err(missed(lead)),
                 Joined::Follow(flight) => {
                     if let Some(kept) = best.filter(|kept| kept.terms().serves_meanwhile(now)) {
@@ -196,7 +214,7 @@ impl Responses {
                         Instant::now() + limits.queue_wait
                     });
                     if tokio::time::timeout_at(until.into(), flight.landed()).await.is_err() {
-                        return Err(missed(self.flights.alone(key, like)));
+                        return Err(missed(self.flights.instead_of(&flight)));
                     }
                 }
             }
@@ -246,12 +264,13 @@ fn base(name: &str) -> &str {
     name.split_once('@').map_or(name, |(service, _)| service)
 }
 
-/// Whether a request asks for something that is not kept, or says that nothing is to be.
+/// Whether a request asks for something that is not stored, or says that nothing is to be.
 fn bypasses<B: RequestBody>(request: &Request<B>) -> bool {
     let headers = request.headers();
+    let forbids = || Control::read(headers).is_none_or(|control| control.says("no-store"));
     conditions::OTHERS.iter().any(|name| headers.contains_key(name))
-        || freshness::lists(headers, &header::CACHE_CONTROL, |word| word.eq_ignore_ascii_case("no-store"))
         || !request.body().is_end_stream()
+        || (freshness::has_directives(headers) && forbids())
 }
 
 #[cfg(test)]

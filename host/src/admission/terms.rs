@@ -1,5 +1,8 @@
 //! What a manifest says of who may ask, and how often: settings only, a comparable value.
 
+use http::header::HeaderName;
+
+use super::rate::By;
 use super::{Clients, Priority, adaptive, breaker, rate};
 
 /// The policies of a service, and those of its routes.
@@ -30,6 +33,12 @@ impl Terms {
     /// Whether a route says anything. Then the service must not be reached around its routes.
     pub fn has_routes(&self) -> bool {
         self.routes.iter().any(|(_, policies)| *policies != Policies::default())
+    }
+
+    /// Headers whose values have rates of their own.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
+        all.filter_map(|policies| if let By::Header(name) = &policies.rate.as_ref()?.by { Some(name) } else { None })
     }
 
     /// Whether any of its requests has a high priority.

@@ -14,6 +14,7 @@ pub mod share;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::header::HeaderName;
 use serde::Deserialize;
 
 use self::cache::Rules;
@@ -74,6 +75,9 @@ pub struct Manifest {
     pub upstream: Option<Arc<Spec>>,
     /// Who may ask, and how often.
     pub terms: Terms,
+    /// Headers by which clients are told apart, for rates, for versions or for replicas: a request that has one is
+    /// personal to the response cache.
+    pub personal: Vec<HeaderName>,
 }
 
 /// Who shares a sandbox.
@@ -170,6 +174,7 @@ impl Manifest {
             grants: Grants::default(),
             upstream: None,
             terms: Terms::default(),
+            personal: Vec::new(),
         };
         empty.with(text, max_memory)
     }
@@ -256,6 +261,11 @@ impl Manifest {
         if let Some(spec) = &self.upstream {
             elsewhere::disagreements(text, spec, &self.limits).into_iter().for_each(&mut note);
         }
+        let by = [self.sticky.as_ref(), self.upstream.as_ref().map(|spec| &spec.hash)];
+        let by = by.into_iter().flatten().filter_map(Place::header).chain(self.terms.headers());
+        self.personal.extend(by.cloned());
+        self.personal.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        self.personal.dedup();
         if problems.is_empty() {
             problems.extend(self.limits.disagreements(max_memory));
         }

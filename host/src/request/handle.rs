@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode, Uri, Version, header};
+use http_body_util::{BodyExt, Empty};
 
 use super::body::RequestBody;
 use super::forward;
@@ -25,8 +28,9 @@ use crate::guests::manifest::cache::Rules;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
 use crate::responses::budget::Budget;
-use crate::responses::{self, Found};
+use crate::responses::{self, Found, Settled};
 use crate::traces::{Phase, Tracer};
+use crate::upstreams::send::AnyBody;
 
 /// Methods that a service can be asked for; CONNECT is for proxies.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
@@ -66,7 +70,8 @@ pub async fn handle<B: RequestBody>(
     let mut errand = match (&handler.responses, &bound.cached) {
         (Some(responses), Some((rules, uri))) => {
             bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
-            match Box::pin(responses.look(*rules, uri, &bound.target.backend, &mut request, record)).await {
+            let at = (uri, bound.route);
+            match Box::pin(responses.look(*rules, at, &bound.target.backend, &mut request, record)).await {
                 Found::Kept(response) => return stored(handler, &bound.target, version, response, record),
                 Found::Ask(errand) => errand,
             }
@@ -74,9 +79,22 @@ pub async fn handle<B: RequestBody>(
         (Some(responses), None) if hop.call.is_some() => responses.called(&bound.target.backend, &request),
         _ => return ask(handler, hop, bound, request, depth, None, record).await,
     };
-    let target = Arc::clone(&bound.target);
+    let (target, route) = (Arc::clone(&bound.target), bound.route);
+    let again = errand.unconditional(&request);
     let result = Box::pin(ask(handler, hop, bound, request, depth, Some(&mut errand), record)).await;
-    stored(handler, &target, version, errand.settle(result, record)?, record)
+    let response = match (errand.settle(result, record), again) {
+        (Settled::Done(result), _) => result?,
+        (Settled::Again(errand), Some(head)) => {
+            Box::pin(ask_again(handler, hop, (head, &target, route), depth, errand, record)).await?
+        }
+        (Settled::Again(_), None) => return Err(unconditional()),
+    };
+    stored(handler, &target, version, response, record)
+}
+
+/// A service that says that nothing has changed to a request that did not ask that.
+fn unconditional() -> RequestError {
+    RequestError::BadAnswer("it answers 304 to a request without conditions".into())
 }
 
 /// A response whose body may be a stored one, which other responses share. It takes a place of its service while there is no
@@ -96,6 +114,35 @@ fn stored(
         body = body.permitted(target.admission.admit_aside(record.start())?);
     }
     Ok(Response::from_parts(head, body))
+}
+
+/// Sends a request once more, after its service has confirmed another response than the one that the cache asked about.
+/// It uses its rate only once.
+async fn ask_again(
+    handler: &Handler,
+    hop: Hop<'_>,
+    (head, target, route): (http::request::Parts, &Target, usize),
+    depth: usize,
+    mut errand: responses::Errand,
+    record: &mut Record,
+) -> Result<Response<Body>, RequestError> {
+    let body: AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::from_parts(head, body);
+    let asked = handler.asked(hop, request.headers(), route);
+    let client = asked.client();
+    let result = match target.admission.admit_again(&asked, Instant::now()).await {
+        Ok(permit) => {
+            errand.begins();
+            let deadline = record.admitted(&permit) + target.backend.limits().wall;
+            let to = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
+            run((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
+        }
+        Err(refusal) => Err(refusal.into()),
+    };
+    match errand.settle(result, record) {
+        Settled::Done(result) => result,
+        Settled::Again(_) => Err(unconditional()),
+    }
 }
 
 /// Has a request that so many calls led to answered by its service.
@@ -179,7 +226,7 @@ struct Bound {
     mirror: Option<(Arc<Target>, Arc<str>)>,
 }
 
-/// What becomes of the answers to a URI, as the client has it.
+/// What becomes of the responses to a URI, as it was routed.
 type Cached = Option<(Rules, Uri)>;
 
 /// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
@@ -194,7 +241,7 @@ fn find(
     let names = handler.service_hosts.admits(arrival.local);
     match way(&snapshot, hop, head, names) {
         Ok(found) => {
-            let cached = found.cache.map(|rules| (rules, headers::outer(head, hop.peer)));
+            let cached = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }

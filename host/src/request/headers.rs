@@ -33,8 +33,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Says who the client is, and is therefore worth forging.
-fn is_identity(name: &str) -> bool {
+/// Whether a header says who the client is or what it asked for, and is therefore worth forging.
+pub fn is_identity(name: &str) -> bool {
     matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
 }
 
@@ -250,26 +250,6 @@ pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Requ
     head.uri = Uri::from_parts(parts).map_err(|_| BAD)?;
     head.headers.insert(PREFIX, forwarded);
     Ok(())
-}
-
-/// What was asked for as the client has it, by the word of a proxy that is believed: the host and the first part of the path
-/// may be others there. Answers depend on both.
-pub fn outer(head: &request::Parts, peer: &Peer) -> Uri {
-    let said =
-        |name: &HeaderName| head.headers.get(name).filter(|_| peer.trusted).and_then(|value| value.to_str().ok());
-    let (host, prefix) = (said(&HOST), said(&PREFIX));
-    if host.is_none() && prefix.is_none() {
-        return head.uri.clone();
-    }
-    let mut parts = head.uri.clone().into_parts();
-    if let Some(host) = host.and_then(|host| host.rsplit(',').next_back()?.trim().parse().ok()) {
-        parts.authority = Some(host);
-    }
-    let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
-    if let Ok(path) = format!("{}{path}", prefix.unwrap_or_default().trim_end_matches('/')).parse() {
-        parts.path_and_query = Some(path);
-    }
-    Uri::from_parts(parts).unwrap_or_else(|_| head.uri.clone())
 }
 
 /// The target's own authority, else the Host header; HTTP/1.0 may have neither. In its canonical form, in which the Host

@@ -46,6 +46,11 @@ impl Place {
         }
     }
 
+    /// The header that it is, if it is one.
+    pub fn header(&self) -> Option<&HeaderName> {
+        if let Self::Header(name) = self { Some(name) } else { None }
+    }
+
     /// A number for what stands there, the same on every host.
     pub fn key(&self, client: IpAddr, headers: &HeaderMap) -> Option<u64> {
         match self {

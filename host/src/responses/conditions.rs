@@ -4,7 +4,8 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, response};
 
-use super::freshness::elements;
+use super::freshness::date;
+use super::lists::{self, Quoting};
 
 /// What a client has already. Empty for one that has nothing.
 #[derive(Default)]
@@ -37,27 +38,41 @@ impl Conditions {
         Self(own)
     }
 
-    /// Whether the client has what this is the head of.
+    /// Whether the client has the response of which this is the head (RFC 9110, 13.1; RFC 9111, 4.3.2).
     pub(super) fn hold(&self, status: StatusCode, answer: &HeaderMap) -> bool {
         if self.0.is_empty() || status != StatusCode::OK {
             return false;
         }
-        // A date is for who has no tag.
+        // The date is not evaluated where there is a tag.
         if self.0.contains_key(header::IF_NONE_MATCH) {
-            let tag = answer.get(header::ETAG).and_then(|tag| tag.to_str().ok());
-            let same = |one: &str| one == "*" || tag.is_some_and(|tag| opaque(one) == opaque(tag));
-            return elements(&self.0, &header::IF_NONE_MATCH).any(same);
+            let tag = answer.get(header::ETAG).map(HeaderValue::as_bytes);
+            let same = |one: &[u8]| one == b"*" || tag.is_some_and(|tag| opaque(one) == opaque(tag));
+            return lists::elements(&self.0, &header::IF_NONE_MATCH, Quoting::Literal).any(same);
         }
-        let date = |value: Option<&HeaderValue>| httpdate::parse_http_date(value?.to_str().ok()?).ok();
-        let modified = date(answer.get(header::LAST_MODIFIED));
+        let modified = answer.get(header::LAST_MODIFIED).or_else(|| answer.get(header::DATE));
         let since = date(self.0.get(header::IF_MODIFIED_SINCE));
-        modified.zip(since).is_some_and(|(modified, since)| modified <= since)
+        date(modified).zip(since).is_some_and(|(modified, since)| modified <= since)
     }
 }
 
-/// Tags are compared weakly: what differs in bytes only is not worth a transfer.
-fn opaque(tag: &str) -> &str {
-    tag.strip_prefix("W/").unwrap_or(tag)
+/// An entity tag without its mark of weakness: tags that differ in nothing else match by weak comparison (RFC 9110, 8.8.3.2).
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+/// Whether a 304 with the headers `news` is about the stored response with the headers `kept` (RFC 9111, 4.3.4), whose
+/// validators were all that was asked about. One without a validator can be about nothing else.
+pub(super) fn confirms(news: &HeaderMap, kept: &HeaderMap) -> bool {
+    let both =
+        |name: &HeaderName| (news.get(name).map(HeaderValue::as_bytes), kept.get(name).map(HeaderValue::as_bytes));
+    match both(&header::ETAG) {
+        (Some(told), Some(own)) if told.starts_with(b"W/") => opaque(told) == opaque(own),
+        (Some(told), Some(own)) => told == own,
+        (tag, _) => match both(&header::LAST_MODIFIED) {
+            (Some(told), Some(own)) => told == own,
+            (told, _) => told.is_none() && tag.is_none(),
+        },
+    }
 }
 
 /// Takes a client's conditions out of a request.
@@ -115,6 +130,55 @@ mod tests {
             headers(&[("if-none-match", "\"y\", W/\"x\""), ("if-modified-since", "Tue, 14 Nov 2000 22:13:20 GMT")]);
         assert!(Conditions::of(&both).hold(StatusCode::OK, &plain), "tags come before dates");
         assert!(!Conditions::of(&both).hold(StatusCode::NOT_FOUND, &plain));
+    }
+
+    /// Without a date of modification, the time at which the response was made stands for it.
+    #[test]
+    fn a_response_is_no_newer_than_its_date() {
+        let kept = headers(&[("date", "Tue, 14 Nov 2023 22:13:20 GMT")]);
+        let holds =
+            |since: &'static str| Conditions::of(&headers(&[("if-modified-since", since)])).hold(StatusCode::OK, &kept);
+        assert!(holds("Tuesday, 14-Nov-23 22:13:20 GMT") && !holds("Tue, 14 Nov 2023 22:13:19 GMT"));
+    }
+
+    #[test]
+    fn tags_with_any_character() {
+        let with = |name: HeaderName, tag: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_bytes(tag).unwrap());
+            headers
+        };
+        let check = |asked: &[u8], tag: &[u8], expected: bool| {
+            let conditions = Conditions::of(&with(header::IF_NONE_MATCH, asked));
+            assert_eq!(conditions.hold(StatusCode::OK, &with(header::ETAG, tag)), expected);
+        };
+        check(b"\"x\", \"a,b\"", b"W/\"a,b\"", true);
+        check(b"\"x\", \"a,b\"", b"\"b\"", false);
+        check("\"ü\"".as_bytes(), "\"ü\"".as_bytes(), true);
+        check(b"\"a\\\", \"b\"", b"\"b\"", true);
+    }
+
+    #[test]
+    fn a_304_about_another_response() {
+        let check = |news: &[(&'static str, &'static str)], kept: &[(&'static str, &'static str)], expected: bool| {
+            assert_eq!(confirms(&headers(news), &headers(kept)), expected, "{news:?} {kept:?}");
+        };
+        let (strong, weak, other) = (("etag", "\"a\""), ("etag", "W/\"a\""), ("etag", "\"b\""));
+        let (early, late) =
+            (("last-modified", "Tue, 14 Nov 2023 22:13:20 GMT"), ("last-modified", "Tue, 14 Nov 2023 22:13:21 GMT"));
+        check(&[strong], &[strong], true);
+        check(&[other], &[strong], false);
+        check(&[weak], &[strong], true);
+        check(&[weak], &[other], false);
+        check(&[strong], &[weak], false);
+        check(&[], &[strong, early], true);
+        check(&[early], &[strong, early], true);
+        check(&[late], &[strong, early], false);
+        check(&[strong, late], &[strong, early], true);
+        check(&[other, early], &[strong, early], false);
+        check(&[other, early], &[early], true);
+        check(&[other], &[early], false);
+        check(&[early], &[strong], false);
     }
 
     #[test]

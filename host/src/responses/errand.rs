@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::HeaderMap;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode, request};
 
 use super::changes::Standing;
 use super::conditions::{self, Conditions};
 use super::flights::Lead;
-use super::kept::{Asker, Draft, Kept, is_personal};
+use super::forwarding::Forwarding;
+use super::freshness::Times;
+use super::kept::{Asker, Draft, Kept};
 use super::recorder::{Recorder, promised};
 use super::status::{self, CacheStatus};
 use super::store::Key;
@@ -33,6 +35,16 @@ pub(super) enum Kind {
     Change(Change),
     /// It is to be kept.
     Keep(Box<Fetch>),
+}
+
+/// What became of a request that went to its service.
+#[expect(clippy::large_enum_variant, reason = "moved once, on its way out")]
+pub enum Settled {
+    /// This is the response, or the service's own failure.
+    Done(Result<Response<Body>, RequestError>),
+    /// A 304 came that is about another response than the one that was asked about (RFC 9111, 4.3.4): the service is to
+    /// be asked once more, without conditions.
+    Again(Errand),
 }
 
 /// What is over when the service has done what it is asked for. It may have done so although nobody hears of it: then,
@@ -60,6 +72,12 @@ pub(super) struct Fetch {
     pub(super) service: Arc<Service>,
     /// As the client sent them.
     pub(super) asked: HeaderMap,
+    /// They say who the client is.
+    pub(super) personal: bool,
+    /// How it came.
+    pub(super) forwarding: Forwarding,
+    /// When the service was asked.
+    pub(super) requested: SystemTime,
     /// When it asked.
     pub(super) standing: Standing,
     pub(super) conditions: Conditions,
@@ -80,35 +98,41 @@ impl Errand {
         Found::Ask(Self(kind))
     }
 
-    /// The request was let in: whatever becomes of it from now on, its service may have done what it asks for.
+    /// The request was admitted: whatever becomes of it from now on, its service may have done what it asks for.
     pub fn begins(&mut self) {
-        if let Kind::Change(change) = &mut self.0 {
-            change.asked = true;
+        match &mut self.0 {
+            Kind::Pass(_) => {}
+            Kind::Change(change) => change.asked = true,
+            Kind::Keep(fetch) => fetch.requested = fetch.responses.now(),
         }
     }
 
-    /// What becomes of the request, now that its service was asked.
-    ///
-    /// # Errors
-    /// The service's own, unless something that is kept may stand for it.
-    pub fn settle(
-        self,
-        result: Result<Response<Body>, RequestError>,
-        record: &Record,
-    ) -> Result<Response<Body>, RequestError> {
+    /// The head of `request` without conditions, for the case that it has to be sent [again](Settled::Again).
+    pub fn unconditional<B>(&self, request: &Request<B>) -> Option<request::Parts> {
+        let Kind::Keep(fetch) = &self.0 else { return None };
+        fetch.validates.then(|| {
+            let (mut head, ()) = Request::new(()).into_parts();
+            (head.method, head.uri, head.version) =
+                (request.method().clone(), request.uri().clone(), request.version());
+            head.headers = request.headers().clone();
+            conditions::clear(&mut head.headers);
+            head
+        })
+    }
+
+    /// What becomes of the request, now that its service was asked. A failure stays one, unless a stored response may
+    /// stand for it.
+    pub fn settle(self, result: Result<Response<Body>, RequestError>, record: &Record) -> Settled {
         match self.0 {
-            Kind::Pass(how) => {
-                let mut response = result?;
-                if let Some(how) = how {
-                    status::append(response.headers_mut(), how);
-                }
-                Ok(response)
-            }
+            Kind::Pass(how) => Settled::Done(result.map(|mut response| {
+                how.into_iter().for_each(|how| status::append(response.headers_mut(), how));
+                response
+            })),
             Kind::Change(change) => {
                 change.end(result.as_ref().map_or_else(may_be_done, is_no_error));
-                result
+                Settled::Done(result)
             }
-            Kind::Keep(fetch) => fetch.settle(result, record, SystemTime::now()),
+            Kind::Keep(fetch) => fetch.settle(result, record),
         }
     }
 }
@@ -138,12 +162,9 @@ impl Drop for Change {
 }
 
 impl Fetch {
-    fn settle(
-        self: Box<Self>,
-        result: Result<Response<Body>, RequestError>,
-        record: &Record,
-        now: SystemTime,
-    ) -> Result<Response<Body>, RequestError> {
+    fn settle(mut self: Box<Self>, result: Result<Response<Body>, RequestError>, record: &Record) -> Settled {
+        let now = self.responses.now();
+        let times = Times { requested: self.requested, received: now };
         let serves = |kept: &&Arc<Kept>| fails(&result) && !self.insists && kept.terms().serves_on_error(now);
         if let Some(kept) = self.stale.as_ref().filter(serves) {
             if let Err(error) = &result {
@@ -151,29 +172,39 @@ impl Fetch {
             }
             self.count(CacheOutcome::Stale);
             let given = kept.give(&self.conditions, false, CacheStatus::Hit(kept.terms().left(now)), now);
-            self.lead.barren(now);
-            return Ok(given);
+            // While others are given what is stale, one of them at a time may well find out whether the service is back.
+            if !kept.terms().serves_meanwhile(now) {
+                self.lead.barren();
+            }
+            return Settled::Done(Ok(given));
         }
-        match (result, &self.stale) {
-            (Err(error), _) => {
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
                 self.count(CacheOutcome::Miss);
-                self.lead.barren(now);
-                Err(error)
+                self.lead.barren();
+                return Settled::Done(Err(error));
             }
-            (Ok(response), Some(kept)) if self.validates && response.status() == StatusCode::NOT_MODIFIED => {
-                let kept = Arc::clone(kept);
-                Ok(self.revalidated(&kept, response.headers(), now))
+        };
+        let validated = self.stale.clone().filter(|_| self.validates && response.status() == StatusCode::NOT_MODIFIED);
+        Settled::Done(Ok(match validated {
+            Some(kept) if conditions::confirms(response.headers(), kept.headers()) => {
+                self.revalidated(&kept, response.headers(), times)
             }
-            (Ok(response), _) => Ok(self.fetched(response, now)),
-        }
+            Some(_) => {
+                self.validates = false;
+                return Settled::Again(Errand(Kind::Keep(self)));
+            }
+            None => self.fetched(response, times),
+        }))
     }
 
-    /// What is kept is still right.
-    fn revalidated(self, kept: &Kept, news: &HeaderMap, now: SystemTime) -> Response<Body> {
+    /// What is stored is still right.
+    fn revalidated(self, kept: &Kept, news: &HeaderMap, times: Times) -> Response<Body> {
         self.count(CacheOutcome::Revalidated);
         let head = kept.refreshed(news);
-        let given = kept.give_as(head.headers.clone(), &self.conditions, false, CacheStatus::Revalidated, now);
-        let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, now);
+        let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, times);
+        let given = kept.give_validated(head.headers, &self.conditions, times);
         // The body is there already, and has its room.
         let room = |draft: &Draft| self.responses.budget.room(draft.bytes() + self.lead.key().len());
         match draft.and_then(|draft| Some((room(&draft)?, draft))) {
@@ -182,16 +213,16 @@ impl Fetch {
                 let responses = Arc::clone(&self.responses);
                 self.lead.land(|key| responses.put(key, renewed));
             }
-            None => self.lead.barren(now),
+            None => self.lead.barren(),
         }
         given
     }
 
     /// There is a new answer.
-    fn fetched(self, response: Response<Body>, now: SystemTime) -> Response<Body> {
+    fn fetched(self, response: Response<Body>, times: Times) -> Response<Body> {
         self.count(CacheOutcome::Miss);
         let (mut head, mut body) = response.into_parts();
-        let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, now);
+        let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, times);
         let (stale, insists) = (self.stale.is_some(), self.insists);
         let recorder = match draft {
             Some(draft) => Recorder::new(&self.responses, self.lead, draft, promised(&head.headers)),
@@ -200,7 +231,7 @@ impl Fetch {
         let stored = recorder.is_ok();
         match recorder {
             Ok(recorder) => body = body.recorded(recorder),
-            Err(lead) => lead.barren(now),
+            Err(lead) => lead.barren(),
         }
         if self.conditions.hold(head.status, &head.headers) {
             conditions::not_modified(&mut head);
@@ -220,8 +251,8 @@ impl Fetch {
     }
 
     fn asker(&self) -> Asker<'_> {
-        let Self { edition, asked: headers, standing, .. } = self;
-        Asker { edition, headers, personal: is_personal(headers), standing: standing.clone() }
+        let Self { edition, asked: headers, forwarding, personal, standing, .. } = self;
+        Asker { edition, headers, forwarding, personal: *personal, standing: standing.clone() }
     }
 
     fn count(&self, outcome: CacheOutcome) {

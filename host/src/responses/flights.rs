@@ -1,15 +1,18 @@
 //! Requests for the same at the same time: one of them asks the service, the others wait for what it brings.
 //!
-//! Who asks holds a [`Lead`]. When that is dropped, who waits looks again: there is an answer now, or word that there will
-//! be none, or one of them takes the lead. Answers that may not be kept must not make a queue of their clients, so such
-//! news is remembered for a while, and until then everybody goes alone. A lead also is what a purge, or a POST, takes the
-//! right to store from: what was asked for before must not be kept after.
+//! The one that asks holds a [`Lead`]. When that is dropped, those that wait look again: there is a response now, or word
+//! that there will be none, or one of them takes the lead. Responses that must not be stored must not make a queue of
+//! their clients, so such news is remembered for a while, and until then every request goes alone. A lead also is what a
+//! purge, or a POST, takes the right to store from: what was asked for before must not be stored after.
+//!
+//! A wait ends by time, too: a request that has waited as long as it may goes itself, and nobody else waits for the
+//! flight that kept it. Its response may be on its way to a client that reads slowly.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
@@ -28,7 +31,7 @@ pub(super) struct Flights {
     /// Those of one key; as many at most as there are requests.
     flying: Mutex<Flying>,
     /// Hash of a request → until when its like go alone. Two that share a hash lose nothing but company.
-    alone: Cache<u64, SystemTime>,
+    alone: Cache<u64, Instant>,
     hasher: RandomState,
 }
 
@@ -39,7 +42,7 @@ pub(super) struct Flight {
     key: Key,
     like: u64,
     /// Others may wait for it.
-    followed: bool,
+    followed: AtomicBool,
     followers: AtomicUsize,
     doomed: AtomicBool,
     /// Has no permits, ever: it is closed when the flight is over.
@@ -73,12 +76,10 @@ impl Flights {
 
     /// Follows the flight that there is, if fewer than `most` have; else leads one. With none to follow it and none
     /// known to be in vain, the new one can be followed; never for `most` of 0.
-    pub(super) fn join(self: &Arc<Self>, key: &Key, like: u64, most: usize, now: SystemTime) -> Joined {
+    pub(super) fn join(self: &Arc<Self>, key: &Key, like: u64, most: usize, now: Instant) -> Joined {
         let known = self.alone.get(&like).filter(|until| now < *until);
         let mut flying = lock(&self.flying);
-        let others = flying.get(key).into_iter().flatten();
-        let fit = others.clone().find(|flight| flight.followed && flight.like == like);
-        let followed = match fit {
+        let followed = match followable(&flying, key, like) {
             _ if known.is_some() || most == 0 => false,
             None => true,
             Some(flight) if flight.followers.fetch_add(1, Relaxed) < most => return Joined::Follow(Arc::clone(flight)),
@@ -87,16 +88,20 @@ impl Flights {
         Joined::Lead(self.lead(&mut flying, key, like, followed))
     }
 
-    /// Asks without company, before or behind.
-    pub(super) fn alone(self: &Arc<Self>, key: &Key, like: u64) -> Lead {
-        self.lead(&mut lock(&self.flying), key, like, false)
+    /// Leads in the place of a flight that was waited for in vain: nobody waits for that one any more. The new one can be
+    /// followed, unless there is another by now.
+    pub(super) fn instead_of(self: &Arc<Self>, stuck: &Flight) -> Lead {
+        let mut flying = lock(&self.flying);
+        stuck.followed.store(false, Relaxed);
+        let followed = followable(&flying, &stuck.key, stuck.like).is_none();
+        self.lead(&mut flying, &stuck.key, stuck.like, followed)
     }
 
     fn lead(self: &Arc<Self>, flying: &mut Flying, key: &Key, like: u64, followed: bool) -> Lead {
         let flight = Arc::new(Flight {
             key: key.clone(),
             like,
-            followed,
+            followed: AtomicBool::new(followed),
             followers: AtomicUsize::new(0),
             doomed: AtomicBool::new(false),
             landed: Semaphore::new(0),
@@ -129,6 +134,12 @@ impl Flights {
     }
 }
 
+/// The flight that such a request may wait for.
+fn followable<'a>(flying: &'a Flying, key: &Key, like: u64) -> Option<&'a Arc<Flight>> {
+    let mut all = flying.get(key).into_iter().flatten();
+    all.find(|flight| flight.followed.load(Relaxed) && flight.like == like)
+}
+
 impl Flight {
     /// Ready when it is over.
     pub(super) async fn landed(&self) {
@@ -145,7 +156,7 @@ impl Lead {
 
     /// Whether others may be waiting.
     pub(super) fn is_followed(&self) -> bool {
-        self.flight.followed
+        self.flight.followed.load(Relaxed)
     }
 
     /// Stores what was brought, unless it is too late for that.
@@ -159,7 +170,11 @@ impl Lead {
     }
 
     /// There is nothing to store, and it is not worth waiting for another.
-    pub(super) fn barren(self, now: SystemTime) {
+    pub(super) fn barren(self) {
+        self.barren_at(Instant::now());
+    }
+
+    fn barren_at(self, now: Instant) {
         self.flights.alone.insert(self.flight.like, now + ALONE);
     }
 }
@@ -183,13 +198,11 @@ impl Drop for Lead {
 mod tests {
     use super::*;
 
-    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
-
     fn key(path: &str) -> Key {
         Key::new("users", &format!("http://h{path}").parse().unwrap())
     }
 
-    fn leads(flights: &Arc<Flights>, like: u64, now: SystemTime) -> Option<Lead> {
+    fn leads(flights: &Arc<Flights>, like: u64, now: Instant) -> Option<Lead> {
         match flights.join(&key("/a"), like, 2, now) {
             Joined::Lead(lead) => Some(lead),
             Joined::Follow(_) => None,
@@ -198,57 +211,80 @@ mod tests {
 
     #[tokio::test]
     async fn one_asks_and_the_others_wait() {
+        let start = Instant::now();
         let flights = Flights::new();
-        let lead = leads(&flights, 1, NOW).unwrap();
-        let Joined::Follow(followed) = flights.join(&key("/a"), 1, 2, NOW) else { panic!("two lead") };
-        assert!(leads(&flights, 2, NOW).is_some(), "another kind of request waits for nothing");
+        let lead = leads(&flights, 1, start).unwrap();
+        let Joined::Follow(followed) = flights.join(&key("/a"), 1, 2, start) else { panic!("two lead") };
+        assert!(leads(&flights, 2, start).is_some(), "another kind of request waits for nothing");
         let mut waiting = Box::pin(followed.landed());
         assert!(futures_pending(&mut waiting));
         drop(lead);
         waiting.await;
         let mut stored = false;
-        leads(&flights, 1, NOW).unwrap().land(|_| stored = true);
+        leads(&flights, 1, start).unwrap().land(|_| stored = true);
         assert!(stored && flights.flying() == 0);
     }
 
     #[test]
     fn no_more_wait_than_may() {
+        let start = Instant::now();
         let flights = Flights::new();
-        let _lead = leads(&flights, 1, NOW).unwrap();
-        let joined: Vec<_> = (0..3).map(|_| leads(&flights, 1, NOW).is_some()).collect();
+        let _lead = leads(&flights, 1, start).unwrap();
+        let joined: Vec<_> = (0..3).map(|_| leads(&flights, 1, start).is_some()).collect();
         assert_eq!(joined, [false, false, true]);
     }
 
     #[test]
     fn what_cannot_be_kept_makes_no_queue() {
+        let start = Instant::now();
         let flights = Flights::new();
-        leads(&flights, 1, NOW).unwrap().barren(NOW);
-        let alone: Vec<_> = (0..3).map(|_| leads(&flights, 1, NOW).unwrap()).collect();
+        leads(&flights, 1, start).unwrap().barren_at(start);
+        let alone: Vec<_> = (0..3).map(|_| leads(&flights, 1, start).unwrap()).collect();
         assert_eq!((alone.len(), flights.flying()), (3, 3));
         drop(alone);
         // One that can be kept ends it, and so does time.
-        leads(&flights, 1, NOW).unwrap().land(|_| {});
-        let _lead = leads(&flights, 1, NOW).unwrap();
-        assert!(leads(&flights, 1, NOW).is_none());
-        leads(&flights, 2, NOW).unwrap().barren(NOW);
-        let _lead = leads(&flights, 2, NOW + ALONE).unwrap();
-        assert!(leads(&flights, 2, NOW + ALONE).is_none());
+        leads(&flights, 1, start).unwrap().land(|_| {});
+        let _lead = leads(&flights, 1, start).unwrap();
+        assert!(leads(&flights, 1, start).is_none());
+        leads(&flights, 2, start).unwrap().barren_at(start);
+        let _lead = leads(&flights, 2, start + ALONE).unwrap();
+        assert!(leads(&flights, 2, start + ALONE).is_none());
     }
 
     #[test]
     fn what_was_asked_for_before_a_purge_is_not_stored_after() {
+        let start = Instant::now();
         let flights = Flights::new();
-        let (late, other) = (leads(&flights, 1, NOW).unwrap(), flights.alone(&key("/b"), 2));
+        let (late, other) = (leads(&flights, 1, start).unwrap(), lead(&flights, "/b", 2));
         flights.doom_key(&key("/a"), || ());
-        let fresh = leads(&flights, 1, NOW).expect("nobody waits for what is out of date");
+        let fresh = leads(&flights, 1, start).expect("nobody waits for what is out of date");
         let mut stored = Vec::new();
         late.land(|_| stored.push("late"));
         fresh.land(|_| stored.push("fresh"));
         other.land(|_| stored.push("other"));
         assert_eq!(stored, ["fresh", "other"]);
-        let doomed = leads(&flights, 1, NOW).unwrap();
+        let doomed = leads(&flights, 1, start).unwrap();
         flights.doom(|key| key.service() == "users", || ());
         doomed.land(|_| panic!("it was purged"));
+    }
+
+    /// A flight that keeps others waiting longer than they may is left behind, whatever becomes of it.
+    #[test]
+    fn nobody_waits_twice_for_what_is_stuck() {
+        let (flights, start) = (Flights::new(), Instant::now());
+        let _stuck = leads(&flights, 1, start).unwrap();
+        let Joined::Follow(followed) = flights.join(&key("/a"), 1, 2, start) else { panic!("two lead") };
+        let instead = flights.instead_of(&followed);
+        assert!(instead.is_followed());
+        let Joined::Follow(new) = flights.join(&key("/a"), 1, 2, start) else { panic!("it goes alone") };
+        assert!(!Arc::ptr_eq(&new, &followed));
+        // Another that has waited for the same finds the new one, and does not wait any more.
+        assert!(!flights.instead_of(&followed).is_followed());
+        assert!(matches!(flights.join(&key("/a"), 1, 2, start), Joined::Follow(still) if Arc::ptr_eq(&still, &new)));
+    }
+
+    fn lead(flights: &Arc<Flights>, path: &str, like: u64) -> Lead {
+        flights.lead(&mut lock(&flights.flying), &key(path), like, false)
     }
 
     fn futures_pending(future: &mut (impl Future + Unpin)) -> bool {

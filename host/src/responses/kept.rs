@@ -10,7 +10,9 @@ use http::{Response, StatusCode, response};
 use super::budget::Room;
 use super::changes::Standing;
 use super::conditions::{self, Conditions};
-use super::freshness::{Terms, elements, own};
+use super::forwarding::Forwarding;
+use super::freshness::{self, Terms, Times, own};
+use super::lists::{self, Quoting};
 use super::status::{self, CacheStatus};
 use crate::guests::manifest::cache::{Edition, Rules};
 use crate::request::respond::Body;
@@ -31,6 +33,8 @@ pub(super) struct Draft {
     terms: Terms,
     status: StatusCode,
     headers: HeaderMap,
+    /// How the request came.
+    forwarding: Forwarding,
     /// What the request has where `Vary` looks.
     vary: Vec<(HeaderName, Vec<HeaderValue>)>,
 }
@@ -69,15 +73,18 @@ pub(super) struct Asker<'a> {
     pub(super) edition: &'a Edition,
     /// The request's headers.
     pub(super) headers: &'a HeaderMap,
+    /// How the request came.
+    pub(super) forwarding: &'a Forwarding,
     /// The request says who its client is.
     pub(super) personal: bool,
     /// When.
     pub(super) standing: Standing,
 }
 
-/// Whether a request says who its client is: then only what says itself that it is for everybody may be shared.
-pub(super) fn is_personal(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(header::COOKIE)
+/// Whether a request says who its client is: then only what says itself that it is for everybody may be shared. Besides
+/// credentials and cookies, the headers by which its service tells clients apart do.
+pub(super) fn is_personal(headers: &HeaderMap, names: &[HeaderName]) -> bool {
+    [header::AUTHORIZATION, header::COOKIE].iter().chain(names).any(|name| headers.contains_key(name))
 }
 
 impl Draft {
@@ -87,22 +94,22 @@ impl Draft {
         service: &Arc<Service>,
         head: &response::Parts,
         rules: Rules,
-        now: SystemTime,
+        times: Times,
     ) -> Option<Self> {
-        let terms = Terms::of(asker.headers, head, rules, now)?;
+        let terms = Terms::of(asker.headers, head, rules, times)?;
         if asker.personal && !terms.shared {
             return None;
         }
         let mut headers = HeaderMap::with_capacity(head.headers.len());
-        for (name, value) in head.headers.iter().filter(|(name, _)| is_for_all(name)) {
+        for (name, value) in head.headers.iter().filter(|(name, _)| is_stored(name)) {
             headers.append(name.clone(), own(value)?);
         }
         if !headers.contains_key(header::DATE) {
-            let date = HeaderValue::try_from(httpdate::fmt_http_date(now)).ok()?;
+            let date = HeaderValue::try_from(httpdate::fmt_http_date(times.received)).ok()?;
             headers.insert(header::DATE, date);
         }
-        let mut vary: Vec<_> = elements(&headers, &header::VARY)
-            .map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        let mut vary: Vec<_> = lists::elements(&headers, &header::VARY, Quoting::Escapes)
+            .map(|name| HeaderName::from_bytes(name).ok())
             .collect::<Option<_>>()?;
         vary.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         vary.dedup();
@@ -117,6 +124,7 @@ impl Draft {
             terms,
             status: head.status,
             headers,
+            forwarding: asker.forwarding.clone(),
             vary: vary.into_iter().map(values).collect(),
         })
     }
@@ -125,7 +133,7 @@ impl Draft {
     pub(super) fn bytes(&self) -> usize {
         let header = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + PER_HEADER;
         let vary = self.vary.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        OVERHEAD + self.headers.iter().chain(vary).map(header).sum::<usize>()
+        OVERHEAD + self.forwarding.len() + self.headers.iter().chain(vary).map(header).sum::<usize>()
     }
 
     /// The answer, now that its body is here; `room` is that of its head.
@@ -175,17 +183,19 @@ impl Kept {
         let draft = &self.draft;
         let same = |(name, values): &(HeaderName, Vec<HeaderValue>)| asker.headers.get_all(name).iter().eq(values);
         let current = draft.edition == *asker.edition && draft.standing == asker.standing;
-        current && (draft.terms.shared || !asker.personal) && draft.vary.iter().all(same)
+        let shared = draft.terms.shared || !asker.personal;
+        current && shared && draft.forwarding == *asker.forwarding && draft.vary.iter().all(same)
     }
 
     /// Whether it stands for the other one from now on.
     pub(super) fn replaces(&self, other: &Self) -> bool {
         let (own, other) = (&self.draft, &other.draft);
         let outdates = own.edition != other.edition || own.standing != other.standing;
-        own.edition.name == other.edition.name && (outdates || own.vary == other.vary)
+        let alike = own.forwarding == other.forwarding && own.vary == other.vary;
+        own.edition.name == other.edition.name && (outdates || alike)
     }
 
-    /// Its head with what a 304 has brought, RFC 9111, 3.2.
+    /// Its head with what a 304 has brought, but for what describes the body, which stays (RFC 9111, 3.2).
     pub(super) fn refreshed(&self, news: &HeaderMap) -> response::Parts {
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (self.draft.status, self.draft.headers.clone());
@@ -205,7 +215,7 @@ impl Kept {
         draft.with(self.body.clone(), room)
     }
 
-    /// Gives it to who asked: whole, its head, or word that he has it already.
+    /// A response to a request: whole, its head, or word that the client has it already.
     pub(super) fn give(
         &self,
         conditions: &Conditions,
@@ -213,17 +223,23 @@ impl Kept {
         how: CacheStatus,
         now: SystemTime,
     ) -> Response<Body> {
-        self.give_as(self.draft.headers.clone(), conditions, head_only, how, now)
+        let (headers, age) = (self.draft.headers.clone(), self.draft.terms.age(now));
+        self.give_as(headers, age, conditions, head_only, how)
     }
 
-    /// The same with these headers.
-    pub(super) fn give_as(
+    /// The response to the request that has validated it, with a head that a 304 has [refreshed](Self::refreshed).
+    pub(super) fn give_validated(&self, headers: HeaderMap, conditions: &Conditions, times: Times) -> Response<Body> {
+        let age = freshness::age(&headers, times).as_secs();
+        self.give_as(headers, age, conditions, false, CacheStatus::Revalidated)
+    }
+
+    fn give_as(
         &self,
         headers: HeaderMap,
+        age: u64,
         conditions: &Conditions,
         head_only: bool,
         how: CacheStatus,
-        now: SystemTime,
     ) -> Response<Body> {
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (self.draft.status, headers);
@@ -232,7 +248,7 @@ impl Kept {
             conditions::not_modified(&mut head);
             body = None;
         }
-        head.headers.insert(header::AGE, HeaderValue::from(self.draft.terms.age(now)));
+        head.headers.insert(header::AGE, HeaderValue::from(age));
         status::append(&mut head.headers, how);
         Response::from_parts(head, Body::text(body))
     }
@@ -244,7 +260,9 @@ impl Drop for Kept {
     }
 }
 
-/// Not what was said to one client alone: how old the answer was for it, and where it stands with its rate.
-fn is_for_all(name: &HeaderName) -> bool {
-    *name != header::AGE && !matches!(name.as_str(), "ratelimit" | "ratelimit-policy")
+/// Whether a header is stored with its response. `Age` is counted anew, a rate is one client's, and the last two are for
+/// one connection or client of a proxy (RFC 9111, 3.1); others of that kind never come this far.
+fn is_stored(name: &HeaderName) -> bool {
+    let not = ["age", "ratelimit", "ratelimit-policy", "proxy-authentication-info", "trailer"];
+    !not.contains(&name.as_str())
 }

@@ -1,7 +1,6 @@
 //! An answer is written down while it goes to the client who asked for it. Only one that came to its proper end is kept.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header;
@@ -65,7 +64,7 @@ impl Recorder {
         let Some(recording) = self.0.take() else { return };
         let Recording { responses, lead, draft, room, body, body_room, promised } = *recording;
         if promised.is_some_and(|promised| promised != body.len()) {
-            return lead.barren(SystemTime::now());
+            return lead.barren();
         }
         let kept = Arc::new(draft.with(housed(body, body_room), room));
         lead.land(|key| responses.put(key, kept));
@@ -74,7 +73,7 @@ impl Recorder {
     /// The answer broke off, or cannot be kept: nobody is to wait for it.
     pub fn give_up(&mut self) {
         if let Some(recording) = self.0.take() {
-            recording.lead.barren(SystemTime::now());
+            recording.lead.barren();
         }
     }
 }

@@ -1,10 +1,17 @@
+mod conformance;
+mod effects;
+mod memory;
+mod negotiation;
+mod proxy;
+mod sharing;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
-use proptest::prelude::*;
 
+use super::freshness::Times;
 use super::kept::Draft;
 use super::recorder::{Recorder, promised};
 use super::*;
@@ -21,6 +28,8 @@ struct Cache {
     service: Arc<Service>,
     /// When answers come.
     now: SystemTime,
+    /// All requests come alike.
+    forwarding: Forwarding,
 }
 
 fn edition(name: &str, component: &str) -> Edition {
@@ -39,7 +48,8 @@ fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
 impl Cache {
     fn new(memory: usize, entry: usize) -> Self {
         let service = Arc::new(Service::new("users", Arc::new(Turns::new(1)).share()));
-        Self { responses: Responses::new(memory, entry).unwrap(), service, now: SystemTime::now() }
+        let (now, forwarding) = (SystemTime::now(), Forwarding::default());
+        Self { responses: Responses::new(memory, entry).unwrap(), service, now, forwarding }
     }
 
     fn key(path: &str) -> Key {
@@ -47,9 +57,13 @@ impl Cache {
     }
 
     /// A request with these headers for a path.
-    fn asker<'a>(&self, edition: &'a Edition, path: &str, headers: &'a HeaderMap) -> Asker<'a> {
+    fn asker<'a>(&'a self, edition: &'a Edition, path: &str, headers: &'a HeaderMap) -> Asker<'a> {
         let standing = self.responses.changes.standing("users", &path.parse().unwrap());
-        Asker { edition, headers, personal: is_personal(headers), standing }
+        Asker { edition, headers, forwarding: &self.forwarding, personal: is_personal(headers, &[]), standing }
+    }
+
+    fn times(&self) -> Times {
+        Times { requested: self.now, received: self.now }
     }
 
     /// A recorder of an answer to a request with these headers, if there is room for its head.
@@ -64,8 +78,10 @@ impl Cache {
         let (mut head, ()) = Response::new(()).into_parts();
         head.headers = headers(answer);
         let rules = Rules { keep: true, ttl: Duration::from_secs(60) };
-        let draft = Draft::of(&asker, &self.service, &head, rules, self.now).unwrap();
-        let lead = self.responses.flights.alone(&Self::key(path), 1);
+        let draft = Draft::of(&asker, &self.service, &head, rules, self.times()).unwrap();
+        let Joined::Lead(lead) = self.responses.flights.join(&Self::key(path), 1, 0, Instant::now()) else {
+            return None;
+        };
         Recorder::new(&self.responses, lead, draft, promised(&head.headers)).ok()
     }
 
@@ -176,20 +192,27 @@ fn only_what_came_to_its_proper_end() {
     assert_eq!((cache.entries(), cache.responses.budget.used(), cache.responses.flights.flying()), (0, 0, 0));
 }
 
-/// Who waits for another's answer waits no longer than in a queue, and then asks itself.
+/// A request that waits for another's response waits no longer than in a queue, and then asks itself. The next one waits
+/// for that, and no more for what got stuck.
 #[tokio::test(start_paused = true)]
 async fn a_wait_has_an_end() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let (it, mut limits) = (edition("users", "1"), config::resolve(&[]).unwrap().config.limits);
-    let lead = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
+    let _stuck = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
     let start = tokio::time::Instant::now();
-    let alone = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
+    let instead = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
     let waited = start.elapsed();
     assert!((limits.queue_wait / 2..limits.queue_wait * 2).contains(&waited), "{waited:?}");
-    assert!(lead.is_followed() && !alone.is_followed());
+    assert!(instead.is_followed());
     limits.queue = 0;
     assert!(cache.find(&it, "/a", &limits).await.is_err(), "no place in the queue");
     assert!(start.elapsed() < waited * 2);
+    limits.queue = 10;
+    let waiting = tokio::join!(cache.find(&it, "/a", &limits), async { drop(instead) }).0;
+    assert!(
+        waiting.err().flatten().unwrap().0.is_followed() && start.elapsed() < waited * 2,
+        "it waited for what is stuck"
+    );
 }
 
 #[tokio::test]
@@ -223,7 +246,7 @@ fn what_is_said_to_one_client_is_not_kept() {
     let asked = HeaderMap::new();
     let rules = Rules { keep: true, ttl: Duration::from_secs(60) };
     let it = edition("users", "1");
-    let draft = Draft::of(&cache.asker(&it, "/a", &asked), &cache.service, &kept, rules, cache.now).unwrap();
+    let draft = Draft::of(&cache.asker(&it, "/a", &asked), &cache.service, &kept, rules, cache.times()).unwrap();
     let renewed = variants[0].renewed(draft, cache.responses.budget.room(0).unwrap());
     assert!(!own.iter().any(|(name, _)| renewed.headers().contains_key(*name)), "{:?}", renewed.headers());
 }
@@ -314,72 +337,4 @@ fn on_its_way_it_still_takes_room() {
     assert_eq!((cache.entries(), cache.responses.budget.used()), (0, 5000));
     drop(given);
     assert_eq!(cache.responses.budget.used(), 0);
-}
-
-/// What can happen to a cache.
-#[derive(Clone, Debug)]
-enum Step {
-    /// An answer of this size is kept at this path.
-    Keep(usize, usize),
-    /// One begins and has not ended yet.
-    Begin(usize, usize),
-    /// One of those ends so.
-    End(bool),
-    /// A slow client has what is kept here, whatever becomes of that.
-    Hold(usize),
-    /// Slow clients are done.
-    Release,
-    /// An operator purges.
-    Purge,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let (path, size) = (0_usize..40, 0_usize..12_000);
-    prop_oneof![
-        6 => (path.clone(), size.clone()).prop_map(|(path, size)| Step::Keep(path, size)),
-        2 => (path.clone(), size).prop_map(|(path, size)| Step::Begin(path, size)),
-        2 => any::<bool>().prop_map(Step::End),
-        2 => path.prop_map(Step::Hold),
-        1 => Just(Step::Release),
-        1 => Just(Step::Purge),
-    ]
-}
-
-proptest! {
-    /// At every moment all answers together are within the bound, and in the end nothing of it is lost.
-    #[test]
-    fn memory_is_bounded(steps in prop::collection::vec(step(), 1..200)) {
-        const MEMORY: usize = 64 << 10;
-        let cache = Cache::new(MEMORY, 10 << 10);
-        let (it, none) = (edition("users", "1"), HeaderMap::new());
-        let begin = |path: usize, size: usize| {
-            let mut recorder = cache.recorder(&it, &format!("/{path}"), &none, &[])?;
-            recorder.frame(&Frame::data(Bytes::from(vec![0; size])));
-            Some(recorder)
-        };
-        let (mut open, mut held) = (Vec::new(), Vec::new());
-        for step in steps {
-            match step {
-                Step::Keep(path, size) => begin(path, size).iter_mut().for_each(Recorder::end),
-                Step::Begin(path, size) => open.extend(begin(path, size)),
-                Step::End(well) => open.pop().into_iter().filter(|_| well).for_each(|mut recorder| recorder.end()),
-                Step::Hold(path) => {
-                    let variants = cache.responses.store.get(&Cache::key(&format!("/{path}")));
-                    let give = |kept: &Arc<Kept>| {
-                        kept.give(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
-                    };
-                    held.extend(variants.iter().flat_map(|variants| variants.iter()).map(give));
-                }
-                Step::Release => held.clear(),
-                Step::Purge => drop(cache.responses.purge("users", "/")),
-            }
-            let (used, kept) = (cache.responses.budget.used(), cache.responses.store.bytes());
-            prop_assert!(used <= MEMORY && kept <= MEMORY / 4 * 3, "{used} {kept}");
-            let counted = usize::try_from(cache.service.figures.cached.bytes()).unwrap();
-            prop_assert!(counted <= used, "{counted} {used}");
-        }
-        drop((open, held));
-        cache.responses.purge("users", "/");
-        prop_assert_eq!((cache.responses.budget.used(), cache.entries(), cache.responses.flights.flying()), (0, 0, 0));
-    }
 }

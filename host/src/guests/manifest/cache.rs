@@ -144,6 +144,8 @@ mod tests {
     #[test]
     fn an_edition_is_what_answers_depend_on() {
         let plain = edition("cache = true");
+        // Whose responses may be shared is another matter then.
+        assert_ne!(edition("cache = true\nsticky = 'header:x-user'"), plain);
         for same in ["cpu_weight = 7", "limits.wall = '1m'", "ready.path = '/x'", "sticky = 'client'"] {
             assert_eq!(edition(&format!("cache = true\n{same}")), plain, "{same}");
         }

@@ -1,3 +1,4 @@
+use http::HeaderName;
 use proptest::prelude::*;
 
 use super::*;
@@ -6,6 +7,10 @@ const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(seconds)
+}
+
+fn times() -> Times {
+    Times { requested: at(0), received: at(0) }
 }
 
 fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -19,7 +24,7 @@ fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
 fn terms(asked: &[(&'static str, &str)], status: u16, answer: &[(&'static str, &str)], ttl: u64) -> Option<Terms> {
     let (mut head, ()) = http::Response::new(()).into_parts();
     (head.status, head.headers) = (StatusCode::from_u16(status).unwrap(), headers(answer));
-    Terms::of(&headers(asked), &head, Rules { keep: true, ttl: Duration::from_secs(ttl) }, at(0))
+    Terms::of(&headers(asked), &head, Rules { keep: true, ttl: Duration::from_secs(ttl) }, times())
 }
 
 /// For how many seconds a 200 to a plain GET is fresh that says this; 0 when it is not stored.
@@ -44,7 +49,7 @@ fn what_an_answer_says_of_itself_holds() {
         ("max-age=-1", 0),
         ("max-age=soon", 0),
         ("public", 0),
-        ("max-age=99999999999999999999", 0),
+        ("max-age=99999999999999999999", 1 << 31),
         ("max-age=18446744073709551615", 1 << 31),
     ] {
         assert_eq!(fresh(control), seconds, "{control}");
@@ -57,7 +62,7 @@ fn what_an_answer_says_of_itself_holds() {
     let (mut head, ()) = http::Response::new(()).into_parts();
     head.headers.append(header::CACHE_CONTROL, "max-age=60".parse().unwrap());
     head.headers.append(header::CACHE_CONTROL, unread);
-    assert!(Terms::of(&HeaderMap::new(), &head, Rules::default(), at(0)).is_none(), "what is not read may forbid it");
+    assert!(Terms::of(&HeaderMap::new(), &head, Rules::default(), times()).is_none(), "what is not read may forbid it");
 }
 
 /// The operator's `ttl` is for a 200 that says nothing, and for nothing else.
@@ -118,10 +123,14 @@ fn stale_only_by_leave() {
     };
     let both = "max-age=60, stale-while-revalidate=10, stale-if-error=20";
     assert_eq!(graces(both, 69), (true, true));
+    assert_eq!(graces("max-age=60, stale-while-revalidate=10", 69), (true, true));
+    assert_eq!(graces("max-age=60, stale-while-revalidate=10", 70), (false, false));
     assert_eq!(graces(both, 70), (false, true));
     assert_eq!(graces(both, 80), (false, false));
     assert_eq!(graces("max-age=60", 60), (false, false));
-    assert_eq!(graces(&format!("{both}, must-revalidate"), 61), (false, false));
+    for strict in ["must-revalidate", "proxy-revalidate", "s-maxage=60"] {
+        assert_eq!(graces(&format!("{both}, {strict}"), 61), (false, false), "{strict}");
+    }
 }
 
 proptest! {

@@ -30,11 +30,13 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         for name in ["cache-control", "vary", "expires", "last-modified", "age", "set-cookie", "content-length"] {
             wanted.get(name).into_iter().for_each(|value| set(name, value));
         }
-        let etag = asked("x-etag").or_else(|| wanted.get("etag").cloned());
+        // Any condition is met by the response that this names.
+        let confirmed = asked("x-confirm");
+        let etag = confirmed.clone().or_else(|| asked("x-etag")).or_else(|| wanted.get("etag").cloned());
         etag.iter().for_each(|etag| set("etag", etag));
         let condition = asked("if-none-match");
         set("x-condition", condition.as_deref().unwrap_or("none"));
-        let unchanged = etag.is_some() && condition == etag;
+        let unchanged = etag.is_some() && (condition == etag || (confirmed.is_some() && condition.is_some()));
         let status = if unchanged { 304 } else { wanted.get("status").map_or(200, |text| text.parse().unwrap()) };
         let response = OutgoingResponse::new(fields);
         response.set_status_code(status).unwrap();

@@ -1,0 +1,264 @@
+//! What clients say of the responses that they take and have, and by what responses vary: the cases of the public suite
+//! (see `conformance`) that look at headers of requests.
+
+use super::proxy::How::{Hit, Miss, NotModified, Validated};
+use super::proxy::{BRIEF, HOUR, Proxy, check, pass};
+
+/// What a request says of the responses that it takes.
+#[tokio::test]
+async fn requests() {
+    let strict = |how: &'static str| ("stale although", "", how, "cache-control: max-stale=1000", Miss);
+    check(&[
+        ("ccreq-ma0", "", HOUR, "cache-control: max-age=0", Miss),
+        ("ccreq-ma1", "", HOUR, "cache-control: max-age=1", Miss),
+        ("ccreq-magreaterage", "", "cache-control: max-age=3600\nage: 1800", "cache-control: max-age=600", Miss),
+        ("ccreq-max-stale", "", BRIEF, "cache-control: max-stale=1000", Hit),
+        ("any staleness", "", BRIEF, "cache-control: max-stale", Hit),
+        ("not so stale", "", "cache-control: max-age=1", "cache-control: max-stale=1", Miss),
+        // What comes stale is not stored.
+        ("ccreq-max-stale-age", "", "cache-control: max-age=1500\nage: 2000", "cache-control: max-stale=1000", Miss),
+        ("ccreq-min-fresh", "", "cache-control: max-age=1500", "cache-control: min-fresh=2000", Miss),
+        ("ccreq-min-fresh-age", "", "cache-control: max-age=1500\nage: 1000", "cache-control: min-fresh=1000", Miss),
+        ("as fresh as that", "", "cache-control: max-age=1500\nage: 490", "cache-control: min-fresh=1000", Hit),
+        ("ccreq-no-cache", "", HOUR, "cache-control: no-cache", Miss),
+        (
+            "ccreq-no-cache-lm",
+            "",
+            "cache-control: max-age=3600\nlast-modified: Wed, 01 Nov 2023 00:00:00 GMT",
+            "cache-control: no-cache",
+            Validated,
+        ),
+        ("ccreq-no-cache-etag", "", "cache-control: max-age=3600\netag: \"abc\"", "cache-control: no-cache", Validated),
+        ("ccreq-no-store", "", HOUR, "cache-control: no-store", Miss),
+        // Not a directive that this cache honors.
+        ("only-if-cached of what is stored", "", HOUR, "cache-control: only-if-cached", Hit),
+        ("max-age that is no number", "", HOUR, "cache-control: max-age=x", Miss),
+        // Nothing that the response forbids is stale by the leave of a client (RFC 9111, 5.2.2).
+        strict("cache-control: max-age=2, must-revalidate"),
+        strict("cache-control: max-age=2, proxy-revalidate"),
+        strict("cache-control: s-maxage=2"),
+        strict("cache-control: max-age=1000, s-maxage=2"),
+        strict("cache-control: max-age=2, S-MaxAge=2"),
+        ("other-authorization", "authorization: FOO", HOUR, "", Miss),
+        ("other-authorization-public", "authorization: FOO", "cache-control: max-age=3600, public", "", Hit),
+        // Allowed, but not a word on other clients.
+        (
+            "other-authorization-must-revalidate",
+            "authorization: FOO",
+            "cache-control: max-age=3600, must-revalidate",
+            "",
+            Miss,
+        ),
+        ("other-authorization-smaxage", "authorization: FOO", "cache-control: s-maxage=3600", "", Hit),
+        // Allowed, but more cautious.
+        ("other-set-cookie", "", "cache-control: max-age=3600\nset-cookie: a=b", "", Miss),
+        ("other-cookie", "", HOUR, "cookie: a=b", Miss),
+        ("other-cookie, for everybody", "", "cache-control: public, max-age=3600", "cookie: a=b", Hit),
+        (
+            "other-fresh-content-disposition-attachment",
+            "",
+            "cache-control: max-age=3600\ncontent-disposition: attachment; filename=a",
+            "",
+            Hit,
+        ),
+        (
+            "other-heuristic-content-disposition-attachment",
+            "",
+            "last-modified: {-100000}\ndate: {0}\ncontent-disposition: attachment; filename=a",
+            "",
+            Miss,
+        ),
+        // Parts are asked of the service.
+        ("partial-store-complete-reuse-partial", "", HOUR, "range: bytes=0-1", Miss),
+        (
+            "partial-store-partial-reuse-partial",
+            "range: bytes=-5",
+            "status: 206\ncache-control: max-age=3600\ncontent-range: bytes 4-9/10",
+            "range: bytes=-5",
+            Miss,
+        ),
+        (
+            "partial-store-partial-complete",
+            "range: bytes=-5",
+            "status: 206\ncache-control: max-age=3600\ncontent-range: bytes 0-4/10",
+            "",
+            Miss,
+        ),
+        (
+            "a part that nobody has asked for",
+            "",
+            "status: 206\ncache-control: max-age=3600\ncontent-range: bytes 0-4/10",
+            "",
+            Miss,
+        ),
+    ])
+    .await;
+}
+
+/// What a response may vary by.
+#[tokio::test]
+async fn variants() {
+    const FOO: &str = "cache-control: max-age=5000\nvary: Foo";
+    const TWO: &str = "cache-control: max-age=5000\nvary: Foo, Bar";
+    const THREE: &str = "cache-control: max-age=5000\nvary: Foo, Bar, Baz";
+    let star = |name: &'static str, vary: &'static str| (name, "foo: 1", vary, "foo: 1", Miss);
+    check(&[
+        ("vary-match", "foo: 1", FOO, "foo: 1", Hit),
+        ("vary-no-match", "foo: 1", FOO, "foo: 2", Miss),
+        ("vary-omit-stored", "", FOO, "foo: 1", Miss),
+        ("vary-omit", "foo: 1", FOO, "", Miss),
+        ("vary-cache-key", "foo: 1\nother: 2", FOO, "foo: 1\nother: 3", Hit),
+        ("vary-2-match", "foo: 1\nbar: abc", TWO, "foo: 1\nbar: abc", Hit),
+        ("vary-2-no-match", "foo: 1\nbar: abc", TWO, "foo: 2\nbar: abc", Miss),
+        ("vary-2-match-omit", "foo: 1\nbar: abc", TWO, "", Miss),
+        ("vary-3-match", "foo: 1\nbar: abc\nbaz: 789", THREE, "foo: 1\nbar: abc\nbaz: 789", Hit),
+        ("vary-3-no-match", "foo: 1\nbar: abc\nbaz: 789", THREE, "foo: 2\nbar: abc\nbaz: 789", Miss),
+        ("vary-3-order", "foo: 1\nbar: abc\nbaz: 789", THREE, "foo: 1\nbaz: 789\nbar: abcde", Miss),
+        ("vary-3-omit", "foo: 1\nbaz: 789", THREE, "foo: 1\nbaz: 789", Hit),
+        ("lines of `Vary`", "foo: 1", "cache-control: max-age=5000\nvary: bar\nvary: foo", "foo: 2", Miss),
+        // Nothing is normalized: a service may tell these apart.
+        ("vary-normalise-combine", "foo: 1, 2", FOO, "foo: 1\nfoo: 2", Miss),
+        (
+            "vary-normalise-lang-order",
+            "accept-language: en, de",
+            "cache-control: max-age=5000\nvary: accept-language",
+            "accept-language: de, en",
+            Miss,
+        ),
+        ("vary-normalise-space", "foo: 1,2", FOO, "foo: 1, 2", Miss),
+        star("vary-star", "cache-control: max-age=5000\nvary: *"),
+        star("vary-syntax-star-star", "cache-control: max-age=5000\nvary: *, *"),
+        star("vary-syntax-star-star-lines", "cache-control: max-age=5000\nvary: *\nvary: *"),
+        star("vary-syntax-empty-star", "cache-control: max-age=5000\nvary: , *"),
+        star("vary-syntax-empty-star-lines", "cache-control: max-age=5000\nvary:\nvary: *"),
+        star("vary-syntax-star-foo", "cache-control: max-age=5000\nvary: *, Foo"),
+        star("vary-syntax-foo-star", "cache-control: max-age=5000\nvary: Foo, *"),
+        star("what is no name", "cache-control: max-age=5000\nvary: fü"),
+        ("query-args-same", "", HOUR, "", Hit),
+    ])
+    .await;
+}
+
+/// What clients and origin servers have already.
+#[tokio::test]
+async fn conditions() {
+    const TAG: &str = "cache-control: max-age=3600\netag: \"abcdef\"";
+    let tag = |name: &'static str, asked: &'static str| (name, "", TAG, asked, NotModified);
+    check(&[
+        tag("conditional-etag-strong-respond", "if-none-match: \"abcdef\""),
+        tag("conditional-etag-strong-respond-multiple-first", "if-none-match: \"abcdef\", \"1234\", \"5678\""),
+        tag("conditional-etag-strong-respond-multiple-second", "if-none-match: \"1234\", \"abcdef\", \"5678\""),
+        tag("conditional-etag-strong-respond-multiple-last", "if-none-match: \"1234\", \"5678\", \"abcdef\""),
+        tag("weakly compared", "if-none-match: W/\"abcdef\""),
+        (
+            "conditional-etag-precedence",
+            "",
+            "cache-control: max-age=3600\nlast-modified: {-5000}\netag: \"abcdef\"",
+            "if-none-match: \"abcdef\"\nif-modified-since: {-10000}",
+            NotModified,
+        ),
+        (
+            "conditional-etag-strong-respond-obs-text",
+            "",
+            "cache-control: max-age=3600\netag: \"abcdefü\"",
+            "if-none-match: \"abcdefü\"",
+            NotModified,
+        ),
+        // Tags are compared as they are written.
+        ("conditional-etag-quoted-respond-unquoted", "", TAG, "if-none-match: abcdef", Hit),
+        (
+            "conditional-etag-unquoted-respond-unquoted",
+            "",
+            "cache-control: max-age=3600\netag: abcdef",
+            "if-none-match: abcdef",
+            NotModified,
+        ),
+        (
+            "conditional-etag-unquoted-respond-quoted",
+            "",
+            "cache-control: max-age=3600\netag: abcdef",
+            "if-none-match: \"abcdef\"",
+            Hit,
+        ),
+        (
+            "conditional-etag-weak-respond",
+            "",
+            "cache-control: max-age=3600\netag: W/\"abcdef\"",
+            "if-none-match: W/\"abcdef\"",
+            NotModified,
+        ),
+        (
+            "conditional-etag-weak-respond-lowercase",
+            "",
+            "cache-control: max-age=3600\netag: w/\"abcdef\"",
+            "if-none-match: w/\"abcdef\"",
+            NotModified,
+        ),
+        (
+            "conditional-etag-vary-headers",
+            "abc: 123",
+            "expires: {1}\netag: \"abcdef\"\ndate: {0}\nvary: abc",
+            "abc: 123",
+            Validated,
+        ),
+        (
+            "conditional-etag-vary-headers-mismatch",
+            "abc: 123",
+            "expires: {10000}\netag: \"abcdef\"\ndate: {0}\nvary: abc",
+            "abc: 456",
+            Miss,
+        ),
+        ("conditional-etag-strong-generate", "", "cache-control: max-age=2\netag: \"abcdef\"", "", Validated),
+        ("conditional-etag-weak-generate-weak", "", "cache-control: max-age=2\netag: W/\"abcdef\"", "", Validated),
+        (
+            "conditional-lm-fresh",
+            "",
+            "cache-control: max-age=3600\nlast-modified: Wed, 01 Nov 2023 00:00:00 GMT",
+            "if-modified-since: Wed, 01 Nov 2023 00:00:00 GMT",
+            NotModified,
+        ),
+        (
+            "conditional-lm-fresh-earlier",
+            "",
+            "cache-control: max-age=3600\nlast-modified: Wed, 01 Nov 2023 00:00:00 GMT",
+            "if-modified-since: Wed, 01 Nov 2023 00:00:01 GMT",
+            NotModified,
+        ),
+        (
+            "conditional-lm-fresh-rfc850",
+            "",
+            "cache-control: max-age=3600\nlast-modified: Wed, 01 Nov 2023 00:00:00 GMT",
+            "if-modified-since: Wednesday, 01-Nov-23 00:00:00 GMT",
+            NotModified,
+        ),
+        (
+            "newer than that",
+            "",
+            "cache-control: max-age=3600\nlast-modified: Wed, 01 Nov 2023 00:00:00 GMT",
+            "if-modified-since: Tue, 31 Oct 2023 23:59:59 GMT",
+            Hit,
+        ),
+        // The `Date` stands for the time of a change that is not known (RFC 9111, 4.3.2).
+        ("conditional-lm-fresh-no-lm", "", HOUR, "if-modified-since: {0}", NotModified),
+        ("made after that", "", HOUR, "if-modified-since: {-3000}", Hit),
+    ])
+    .await;
+    // A tag that nothing is stored for is the service's business, unless a whole response would be stored for others.
+    let proxy = Proxy::new("cache = true");
+    let private = "cache-control: private\netag: \"abcdef\"";
+    proxy.ask(("GET", "/a"), "", proxy.answers(private)).await;
+    let got = proxy.ask(("GET", "/a"), "if-none-match: \"abcdef\"", proxy.answers(private)).await;
+    assert_eq!(
+        (got.status, got.asked[0]["if-none-match"].as_bytes()),
+        (304, &b"\"abcdef\""[..]),
+        "conditional-etag-forward"
+    );
+    // A stale one is validated before its client hears that it has it.
+    let proxy = Proxy::new("cache = true");
+    let brief = "cache-control: max-age=2\nlast-modified: Wed, 01 Nov 2023 00:00:00 GMT";
+    proxy.ask(("GET", "/a"), "", proxy.answers(brief)).await;
+    pass(3);
+    let since = "if-modified-since: Wed, 01 Nov 2023 00:00:00 GMT";
+    let got = proxy.ask(("GET", "/a"), since, proxy.answers(brief)).await;
+    assert_eq!((got.status, got.asked.len()), (304, 1), "conditional-lm-stale");
+}
