@@ -39,7 +39,7 @@ use breaker::Position;
 pub use clients::Clients;
 pub use concurrency::{Concurrency, Place};
 use gate::Gate;
-pub use permit::Permit;
+pub use permit::{Permit, Upload};
 use permit::{Regulated, Watched};
 pub use rate::Rate;
 pub use shedding::{Level, Priority, Shedding};
@@ -142,6 +142,8 @@ impl Admission {
     /// It is what stands before its service from now on: its limits and settings hold, also for what is known already.
     pub fn takes_over(&self) {
         let (places, queue, wait) = self.limits;
+        let breakers = self.routes.iter().chain([&self.gate]).filter_map(|gate| gate.breaker.as_ref());
+        breakers.filter_map(|breaker| breaker.takes_over()).for_each(|change| permit::say(&self.name, change));
         if let Some(retired) = &self.retired {
             retired.settle(adaptive::Settings { latency: Duration::MAX, floor: places }, places);
         }
@@ -169,6 +171,11 @@ impl Admission {
     }
 
     async fn enter(&self, asked: &Asked<'_>, watched: Option<Box<Watched>>, now: Instant) -> Result<Permit, Refusal> {
+        if let Some((_, adaptive)) = self.adaptive.as_ref().filter(|_| self.service.free() == 0)
+            && let Some(places) = adaptive.starved(now)
+        {
+            self.service.resize(places);
+        }
         if self.commons.shedding.sheds(self.priority(asked)) {
             return Err(Refusal::Shed);
         }

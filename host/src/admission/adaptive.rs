@@ -2,8 +2,12 @@
 //!
 //! Additive increase, multiplicative decrease (AIMD). When the answers of a stretch of time took longer on average
 //! than they should, there are a tenth fewer places; when they did not, and all places were in use, there are a few
-//! more. Between a floor and `limits.in_flight`. Who finds no place waits in the service's queue, as without it.
+//! more. Between a floor and `limits.in_flight`. A request that finds no place waits in the service's queue, as without it.
 //! Waiting does not count as time of the answer: it would make a long queue the reason for a longer one.
+//!
+//! A limit that is low must not stay so because nothing is learned under it: long responses, of which only the head counts,
+//! may hold all of its places. So there are a few more places, too, whenever nothing was learned for a while although all
+//! are in use.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -19,6 +23,9 @@ const STRETCH: Duration = Duration::from_millis(100);
 
 /// From the floor to the ceiling in so many stretches.
 const STEPS: usize = 64;
+
+/// Without an answer for so long nothing more is waited for.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// What it is to reach, and how far it may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +51,8 @@ struct State {
     took: Duration,
     /// Every place was in use.
     full: bool,
+    /// When something was learned, or the limit was raised for want of that.
+    heard: Instant,
 }
 
 impl Adaptive {
@@ -60,6 +69,7 @@ impl Adaptive {
             answers: 0,
             took: Duration::ZERO,
             full: false,
+            heard: now,
         }))
     }
 
@@ -81,6 +91,7 @@ impl Adaptive {
     /// end of a stretch, how many places there are from now on.
     pub fn learn(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
         let mut state = lock(&self.0);
+        state.heard = state.heard.max(now);
         if began < state.since {
             return None;
         }
@@ -96,13 +107,30 @@ impl Adaptive {
     }
 }
 
+impl Adaptive {
+    /// A request finds every place in use. Returns how many places there are from now on, if nothing was learned for so
+    /// long that there are more.
+    pub fn starved(&self, now: Instant) -> Option<usize> {
+        let mut state = lock(&self.0);
+        if state.limit >= state.ceiling || now.saturating_duration_since(state.heard) < SILENCE {
+            return None;
+        }
+        (state.heard, state.limit) = (now, state.more());
+        Some(state.limit)
+    }
+}
+
 impl State {
+    fn more(&self) -> usize {
+        (self.limit + (self.ceiling / STEPS).max(1)).min(self.ceiling)
+    }
+
     fn next(&self) -> usize {
-        let Self { settings: Settings { latency, floor }, ceiling, limit, .. } = *self;
+        let Self { settings: Settings { latency, floor }, limit, .. } = *self;
         if self.took / self.answers.max(1) > latency {
             (limit - limit.div_ceil(10).min(limit)).max(floor)
         } else if self.full {
-            (limit + (ceiling / STEPS).max(1)).min(ceiling)
+            self.more()
         } else {
             limit
         }
@@ -167,6 +195,24 @@ mod tests {
         let learnt =
             (0..100).filter_map(|_| adaptive.learn(start, 500 * MS, start + 500 * MS, 100)).collect::<Vec<_>>();
         assert_eq!(learnt, [90], "one decrease for all that were there");
+    }
+
+    /// A limit whose places are all held by long responses rises, though no answer is heard any more.
+    #[test]
+    fn silence_raises_it() {
+        let start = Instant::now();
+        let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 128, start);
+        simulate(&adaptive, 1, 20 * MS, 200, &mut start.clone());
+        let mut now = start + Duration::from_secs(3600);
+        adaptive.learn(start, MS, now, 1);
+        assert_eq!((adaptive.limit(), adaptive.starved(now + SILENCE - MS)), (1, None));
+        let mut limits = Vec::new();
+        for _ in 0..70 {
+            now += SILENCE;
+            limits.extend(adaptive.starved(now));
+            assert_eq!(adaptive.starved(now), None, "one step at a time");
+        }
+        assert_eq!((limits[0], limits.len(), adaptive.limit()), (3, 64, 128));
     }
 
     proptest! {

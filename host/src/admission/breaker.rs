@@ -1,9 +1,12 @@
-//! Asks nobody who mostly fails, or is mostly slow: a circuit breaker over a window of time.
+//! A circuit breaker over a window of time: a service that mostly fails, or is mostly slow, gets no requests for a while.
 //!
-//! *Closed*, it lets everybody through and counts. When too large a part of the window's calls failed or was slow, it
-//! *opens*: everybody is turned away. After a while it is *half open*: a few probes are let through. When all of them
-//! are good it closes, and at the first that is not it opens again. What is in flight when it changes is not counted
-//! any more. A probe of which nothing is learnt, because its client left or it was turned away later, makes room for another.
+//! *Closed*, it admits every request and counts. When too large a part of the window's calls failed or was slow, it
+//! *opens* and refuses every request. After a while it is *half open*: a few probes are admitted. When all of them
+//! are good it closes, and at the first that is not it opens again. Requests that were in flight when it changed are not
+//! counted. A probe of which nothing is learned, because its client left or it was refused later, makes room for another.
+//!
+//! Every state ends by time: an open breaker after `open`, by the setting that holds now, and a half-open one, whose probes
+//! may never come back, admits as many others after the same time again.
 
 mod window;
 
@@ -56,13 +59,15 @@ pub struct Breaker {
 /// What it knows. Outlives edits of the manifest, but not the component that it judges.
 #[derive(Debug)]
 struct State {
-    /// [`Inner::generation`], doubled, and one more while it is closed: who passes a closed breaker takes no lock.
+    /// [`Inner::generation`], doubled, and one more while it is closed: passing a closed breaker takes no lock.
     word: AtomicU64,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
+    /// Those of the manifest that is served, also for requests that came under another.
+    settings: Settings,
     /// Grows with every change of phase: what was let through before it tells nothing of now.
     generation: u64,
     phase: Phase,
@@ -72,8 +77,15 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Closed,
-    Open { until: Instant },
-    HalfOpen { out: u32, good: u32 },
+    Open {
+        since: Instant,
+    },
+    /// Probes are `out` since then, and so many before them were good: always fewer than close it.
+    HalfOpen {
+        since: Instant,
+        out: u32,
+        good: u32,
+    },
 }
 
 /// Proof that a breaker let a request through. Tell it how that went.
@@ -97,13 +109,19 @@ pub enum Change {
 impl Breaker {
     /// A closed breaker that knows nothing.
     pub fn new(settings: Settings, now: Instant) -> Self {
-        let inner = Inner { generation: 0, phase: Phase::Closed, window: Window::new(settings.window, now) };
+        let window = Window::new(settings.window, now);
+        let inner = Inner { settings, generation: 0, phase: Phase::Closed, window };
         Self { settings, state: Arc::new(State { word: AtomicU64::new(1), inner: Mutex::new(inner) }) }
     }
 
-    /// This breaker under other settings: what it knows stays.
+    /// This breaker under other settings, which hold once it [takes over](Self::takes_over): what it knows stays.
     pub fn renewed(&self, settings: Settings) -> Self {
         Self { settings, state: Arc::clone(&self.state) }
+    }
+
+    /// Its settings hold from now on. Where fewer good probes are enough now, and there were so many, that closes it.
+    pub fn takes_over(&self) -> Option<Change> {
+        self.change(|inner| inner.adopt(self.settings))
     }
 
     /// Lets a request through.
@@ -113,7 +131,7 @@ impl Breaker {
     pub fn pass(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
         let word = self.state.word.load(Acquire);
         let (generation, probe) =
-            if word & 1 == 1 { (word >> 1, false) } else { self.change(|inner| inner.enter(&self.settings, now))? };
+            if word & 1 == 1 { (word >> 1, false) } else { self.change(|inner| inner.enter(now))? };
         Ok(Pass { breaker: Arc::clone(self), generation, probe })
     }
 
@@ -124,9 +142,10 @@ impl Breaker {
 
     /// What it does now.
     pub fn position(&self, now: Instant) -> Position {
-        match lock(&self.state.inner).phase {
+        let inner = lock(&self.state.inner);
+        match inner.phase {
             Phase::Closed => Position::Closed,
-            Phase::Open { until } if now < until => Position::Open,
+            Phase::Open { since } if inner.left(since, now).is_some() => Position::Open,
             Phase::Open { .. } | Phase::HalfOpen { .. } => Position::HalfOpen,
         }
     }
@@ -152,46 +171,69 @@ impl Inner {
         self.window.clear();
     }
 
-    /// The generation of who is let through, and whether as a probe.
-    fn enter(&mut self, settings: &Settings, now: Instant) -> Result<(u64, bool), Duration> {
-        match &mut self.phase {
+    fn adopt(&mut self, settings: Settings) -> Option<Change> {
+        self.window.resize(settings.window);
+        self.settings = settings;
+        let enough = matches!(self.phase, Phase::HalfOpen { good, .. } if good >= settings.probes);
+        enough.then(|| {
+            self.turn(Phase::Closed);
+            Change::Closed
+        })
+    }
+
+    /// What is left of the time for which it is open, or waits for probes, since then.
+    fn left(&self, since: Instant, now: Instant) -> Option<Duration> {
+        let left = self.settings.open.checked_sub(now.saturating_duration_since(since));
+        left.filter(|left| !left.is_zero())
+    }
+
+    /// The generation of a request that is admitted, and whether it is a probe.
+    fn enter(&mut self, now: Instant) -> Result<(u64, bool), Duration> {
+        match self.phase {
             Phase::Closed => return Ok((self.generation, false)),
-            Phase::Open { until } if now < *until => return Err(*until - now),
-            Phase::Open { .. } => self.turn(Phase::HalfOpen { out: 1, good: 0 }),
-            Phase::HalfOpen { out, good } if *out + *good < settings.probes => *out += 1,
-            // The probes are on their way, and will soon be back.
-            Phase::HalfOpen { .. } => return Err(Duration::from_secs(1)),
+            Phase::Open { since } => match self.left(since, now) {
+                Some(left) => return Err(left),
+                None => self.turn(Phase::HalfOpen { since: now, out: 1, good: 0 }),
+            },
+            Phase::HalfOpen { since, out, good } if out.saturating_add(good) < self.settings.probes => {
+                self.phase = Phase::HalfOpen { since, out: out + 1, good };
+            }
+            Phase::HalfOpen { since, good, .. } => match self.left(since, now) {
+                // The probes are on their way, and most likely back soon.
+                Some(left) => return Err(left.min(Duration::from_secs(1))),
+                // They may never come back: whatever becomes of them, others find out.
+                None => self.turn(Phase::HalfOpen { since: now, out: 1, good }),
+            },
         }
         Ok((self.generation, true))
     }
 
     /// Counts a call of this generation. `probe` gives its place back.
-    fn learn(&mut self, generation: u64, probe: bool, call: Call, settings: &Settings, now: Instant) -> Option<Change> {
+    fn learn(&mut self, generation: u64, probe: bool, failed: bool, took: Duration, now: Instant) -> Option<Change> {
         if generation != self.generation {
             return None;
         }
-        match &mut self.phase {
+        let call = Call { failed, slow: self.settings.slow.is_some_and(|slow| took > slow) };
+        match self.phase {
             Phase::Closed => {
-                self.window.add(call, settings.window, now);
+                self.window.add(call, now);
                 let counts = self.window.counts(now);
-                if !settings.trips(counts) {
-                    return None;
-                }
-                self.turn(Phase::Open { until: now + settings.open });
-                Some(Change::Opened(counts))
+                self.settings.trips(counts).then(|| {
+                    self.turn(Phase::Open { since: now });
+                    Change::Opened(counts)
+                })
             }
             Phase::HalfOpen { .. } if call.failed || call.slow => {
-                self.turn(Phase::Open { until: now + settings.open });
+                self.turn(Phase::Open { since: now });
                 None
             }
-            Phase::HalfOpen { out, good } => {
-                *out = out.saturating_sub(u32::from(probe));
-                *good += u32::from(probe);
-                if *good < settings.probes {
-                    return None;
-                }
-                self.turn(Phase::Closed);
-                Some(Change::Closed)
+            Phase::HalfOpen { since, out, good } => {
+                let (out, good) = (out.saturating_sub(u32::from(probe)), good + u32::from(probe));
+                self.phase = Phase::HalfOpen { since, out, good };
+                (good >= self.settings.probes).then(|| {
+                    self.turn(Phase::Closed);
+                    Change::Closed
+                })
             }
             Phase::Open { .. } => None,
         }
@@ -216,13 +258,11 @@ impl Settings {
 }
 
 impl Pass {
-    /// The call has failed, or it has not; its answer took so long to begin. A call whose answer breaks off later is told
-    /// of a second time.
+    /// The call has failed, or it has not; its response took so long to begin. A call whose response breaks off later is
+    /// told of a second time.
     pub fn learn(&mut self, failed: bool, took: Duration, now: Instant) -> Option<Change> {
-        let settings = &self.breaker.settings;
-        let call = Call { failed, slow: settings.slow.is_some_and(|slow| took > slow) };
         let probe = std::mem::take(&mut self.probe);
-        self.breaker.change(|inner| inner.learn(self.generation, probe, call, settings, now))
+        self.breaker.change(|inner| inner.learn(self.generation, probe, failed, took, now))
     }
 }
 

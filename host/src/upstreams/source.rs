@@ -59,6 +59,16 @@ pub struct Fixed {
 }
 
 impl Source {
+    /// Whether both are of the same place, whatever their weights.
+    pub fn is_at(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fixed(one), Self::Fixed(other)) => {
+                (&one.scheme, &one.host, one.port) == (&other.scheme, &other.host, other.port)
+            }
+            _ => self == other,
+        }
+    }
+
     /// Reads an entry.
     ///
     /// # Errors

@@ -154,6 +154,12 @@ impl HostName {
 }
 
 impl Spec {
+    /// Whether any of the replicas, or of the places that name them, are those of the other one.
+    pub fn shares_replicas(&self, other: &Self) -> bool {
+        let file = self.replicas_file.is_some() && self.replicas_file == other.replicas_file;
+        file || self.replicas.iter().any(|one| other.replicas.iter().any(|other| one.is_at(other)))
+    }
+
     /// Where replicas are, their file in `directory` among it.
     pub fn sources(&self, directory: &Path) -> Vec<Source> {
         let file = self.replicas_file.iter().map(|file| Source::File(directory.join(file)));

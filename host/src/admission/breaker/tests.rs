@@ -1,4 +1,4 @@
-use proptest::prelude::*;
+mod model;
 
 use super::*;
 
@@ -116,122 +116,69 @@ fn an_edit_keeps_it_open() {
         call(&old, true, MS, start);
     }
     let edited = Arc::new(old.renewed(Settings { failures: 90, probes: 1, window: MS, ..SETTINGS }));
+    assert_eq!(edited.takes_over(), None);
     assert!(edited.pass(start).is_err());
     let later = start + SETTINGS.open;
     assert_eq!(call(&edited, false, MS, later), Some(Change::Closed));
     assert_eq!(old.position(later), Position::Closed, "both are one");
 }
 
-/// The same in other words: every call that was counted is kept, and all is counted anew each time.
-struct Model {
-    settings: Settings,
-    start: Instant,
-    phase: Phase,
-    /// When each call of this phase was over, and how.
-    calls: Vec<(Instant, Call)>,
+/// An edit holds for what is known already: for how long it is open, and how many probes close it.
+#[test]
+fn an_edit_holds_at_once() {
+    let start = Instant::now();
+    let old = breaker(start);
+    for _ in 0..4 {
+        call(&old, true, MS, start);
+    }
+    let edited = |settings| {
+        let edited = Arc::new(old.renewed(settings));
+        (edited.takes_over(), edited)
+    };
+    let (_, patient) = edited(Settings { open: 1000 * SETTINGS.open, ..SETTINGS });
+    let later = start + SETTINGS.open;
+    assert!(patient.pass(later).is_err() && old.position(later) == Position::Open);
+    let (_, eager) = edited(Settings { probes: 3, ..SETTINGS });
+    assert_eq!(call(&eager, false, MS, later), None);
+    let _out = eager.pass(later).unwrap();
+    assert_eq!(call(&eager, false, MS, later), None);
+    // Two of three are good; now two are enough.
+    assert_eq!(edited(SETTINGS).0, Some(Change::Closed));
+    assert!((0..10).all(|_| old.pass(later).is_ok()), "it is closed");
 }
 
-impl Model {
-    fn turn(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.calls.clear();
-    }
-
-    fn may_pass(&mut self, now: Instant) -> bool {
-        if matches!(self.phase, Phase::Open { until } if now >= until) {
-            self.turn(Phase::HalfOpen { out: 0, good: 0 });
-        }
-        match &mut self.phase {
-            Phase::Closed => true,
-            Phase::Open { .. } => false,
-            Phase::HalfOpen { out, good } if *out + *good < self.settings.probes => {
-                *out += 1;
-                true
-            }
-            Phase::HalfOpen { .. } => false,
-        }
-    }
-
-    fn learn(&mut self, call: Option<Call>, now: Instant) {
-        let bad = call.is_some_and(|call| call.failed || call.slow);
-        match &mut self.phase {
-            Phase::Open { .. } => {}
-            Phase::HalfOpen { out, good } => {
-                *out -= 1;
-                *good += u32::from(call.is_some());
-                if bad {
-                    self.turn(Phase::Open { until: now + self.settings.open });
-                } else if *good >= self.settings.probes {
-                    self.turn(Phase::Closed);
-                }
-            }
-            Phase::Closed => {
-                let Some(call) = call else { return };
-                self.calls.push((now, call));
-                let bucket = |at: Instant| (at - self.start).as_nanos() / (self.settings.window / 10).as_nanos();
-                let recent: Vec<_> = self.calls.iter().filter(|(at, _)| bucket(*at) + 10 > bucket(now)).collect();
-                let part = |of: fn(&Call) -> bool| {
-                    recent.iter().filter(|(_, call)| of(call)).count() as f64 * 100.0 / recent.len() as f64
-                };
-                let enough = recent.len() >= self.settings.calls as usize;
-                if enough
-                    && (part(|call| call.failed) >= f64::from(self.settings.failures)
-                        || part(|call| call.slow) >= f64::from(self.settings.slow_calls))
-                {
-                    self.turn(Phase::Open { until: now + self.settings.open });
-                }
-            }
-        }
-    }
+/// A request that came before an edit counts by the settings that hold when it is over, and begins no window anew.
+#[test]
+fn requests_outlive_settings() {
+    let start = Instant::now();
+    let old = breaker(start);
+    let mut before: Vec<_> = (0..2).map(|_| old.pass(start).unwrap()).collect();
+    let edited = Arc::new(old.renewed(Settings { window: 3 * SETTINGS.window, slow: Some(MS), ..SETTINGS }));
+    edited.takes_over();
+    before.iter_mut().for_each(|pass| assert_eq!(pass.learn(false, 2 * MS, start), None));
+    assert_eq!(call(&edited, false, 2 * MS, start), None);
+    let counts = Counts { calls: 4, failed: 0, slow: 4 };
+    assert_eq!(call(&edited, false, 2 * MS, start), Some(Change::Opened(counts)));
 }
 
-proptest! {
-    /// Whatever is asked, and ends how, in which order: it does what the model does, and no probe is lost for ever.
-    #[test]
-    fn as_the_model_says(
-        failures in 1..=100_u32, slow_calls in 1..=100_u32, calls in 1..8_u32, probes in 1..4_u32,
-        // Time until it happens; whether somebody comes, or who of those inside goes; and how it went for them.
-        steps in prop::collection::vec((0..3_000_u64, any::<bool>(), any::<usize>(), 0..4_u8), 1..300),
-    ) {
-        let (start, settings) = (Instant::now(), Settings { failures, slow_calls, calls, probes, ..SETTINGS });
-        let breaker = Arc::new(Breaker::new(settings, start));
-        let mut model = Model { settings, start, phase: Phase::Closed, calls: Vec::new() };
-        // Those inside, and how often the model had changed its phase when they came in.
-        let (mut inside, mut now, mut changes) = (Vec::<(Pass, u32)>::new(), start, 0);
-        for (ms, comes, who, how) in steps {
-            now += Duration::from_millis(ms);
-            let before = std::mem::discriminant(&model.phase);
-            if comes || inside.is_empty() {
-                let expected = model.may_pass(now);
-                changes += u32::from(std::mem::discriminant(&model.phase) != before);
-                let pass = breaker.pass(now);
-                prop_assert_eq!(pass.is_ok(), expected, "{:?}", model.phase);
-                inside.extend(pass.ok().map(|pass| (pass, changes)));
-            } else {
-                let (mut pass, since) = inside.swap_remove(who % inside.len());
-                let call = (how < 3).then_some(Call { failed: how == 1, slow: how == 2 });
-                if since == changes {
-                    model.learn(call, now);
-                    changes += u32::from(std::mem::discriminant(&model.phase) != before);
-                }
-                if let Some(call) = call {
-                    pass.learn(call.failed, if call.slow { SETTINGS.window } else { MS }, now);
-                }
-            }
-            let position = match model.phase {
-                Phase::Closed => Position::Closed,
-                Phase::Open { until } if now < until => Position::Open,
-                _ => Position::HalfOpen,
-            };
-            prop_assert_eq!(breaker.position(now), position);
-        }
-        // Whoever is inside leaves without a word: after a while there is a place for as many probes as there may be.
-        inside.clear();
-        now += settings.open;
-        if breaker.position(now) != Position::Closed {
-            let good = if let Phase::HalfOpen { good, .. } = model.phase { good } else { 0 };
-            let probes: Vec<_> = (good..probes).map(|_| breaker.pass(now)).collect();
-            prop_assert!(probes.iter().all(Result::is_ok), "a probe is lost");
-        }
+/// Probes that never come back keep it half open only for a time.
+#[test]
+fn probes_that_stay_out_are_replaced() {
+    let start = Instant::now();
+    let breaker = breaker(start);
+    for _ in 0..4 {
+        call(&breaker, true, MS, start);
     }
+    let mut later = start + SETTINGS.open;
+    let mut stuck = vec![breaker.pass(later).unwrap(), breaker.pass(later).unwrap()];
+    assert!(breaker.pass(later + SETTINGS.open - MS).is_err());
+    later += SETTINGS.open;
+    stuck.push(breaker.pass(later).unwrap());
+    assert_eq!(call(&breaker, false, MS, later), None);
+    assert!(breaker.pass(later).is_err(), "two at a time and no more");
+    later += SETTINGS.open;
+    assert_eq!(stuck[0].learn(true, MS, later), None, "it is of another time");
+    assert_eq!(call(&breaker, false, MS, later), Some(Change::Closed), "what was good stays good");
+    drop(stuck);
+    assert_eq!(breaker.position(later), Position::Closed);
 }

@@ -1,5 +1,6 @@
 //! What became of the calls of the last while, counted in ten buckets of time, the oldest of which is let go as a whole.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 /// Buckets of a window.
@@ -43,20 +44,34 @@ impl Window {
         self.buckets = Default::default();
     }
 
-    /// Counts a call in a window of this length; one of another length begins anew.
-    pub(super) fn add(&mut self, call: Call, length: Duration, now: Instant) {
-        if self.length != length {
-            *self = Self { epoch: self.epoch, ..Self::new(length, now) };
+    /// Goes on with another length. What was counted stays, each bucket from the time on at which it began: none counts
+    /// for longer than its first call would.
+    pub(super) fn resize(&mut self, length: Duration) {
+        if self.length == length {
+            return;
         }
+        let old = std::mem::replace(self, Self::new(length, self.epoch));
+        for (at, counts) in old.buckets.into_iter().filter(|(_, counts)| counts.calls > 0) {
+            let began = u128::from(at.saturating_sub(1)).saturating_mul(old.nanos());
+            let stretch = self.after(began);
+            let Some((at, sum)) = self.buckets.get_mut((stretch % BUCKETS as u64) as usize) else { continue };
+            match stretch.cmp(at) {
+                Ordering::Less => {}
+                Ordering::Equal => sum.add(counts),
+                Ordering::Greater => (*at, *sum) = (stretch, counts),
+            }
+        }
+    }
+
+    /// Counts a call.
+    pub(super) fn add(&mut self, call: Call, now: Instant) {
         let stretch = self.stretch(now);
         let Some((at, counts)) = self.buckets.get_mut((stretch % BUCKETS as u64) as usize) else { return };
         // Another thread may be a little ahead.
         if *at < stretch {
             (*at, *counts) = (stretch, Counts::default());
         }
-        counts.calls = counts.calls.saturating_add(1);
-        counts.failed = counts.failed.saturating_add(call.failed.into());
-        counts.slow = counts.slow.saturating_add(call.slow.into());
+        counts.add(Counts { calls: 1, failed: call.failed.into(), slow: call.slow.into() });
     }
 
     /// All that is still in the window.
@@ -64,16 +79,30 @@ impl Window {
         let stretch = self.stretch(now);
         let mut sum = Counts::default();
         for (_, counts) in self.buckets.iter().filter(|(at, _)| at + BUCKETS as u64 > stretch) {
-            sum.calls = sum.calls.saturating_add(counts.calls);
-            sum.failed = sum.failed.saturating_add(counts.failed);
-            sum.slow = sum.slow.saturating_add(counts.slow);
+            sum.add(*counts);
         }
         sum
     }
 
     fn stretch(&self, now: Instant) -> u64 {
-        let length = (self.length / BUCKETS as u32).as_nanos().max(1);
-        let since = now.saturating_duration_since(self.epoch).as_nanos();
-        u64::try_from(since / length).unwrap_or(u64::MAX - BUCKETS as u64).saturating_add(1)
+        self.after(now.saturating_duration_since(self.epoch).as_nanos())
+    }
+
+    /// The stretch that it is so many nanoseconds after the first began.
+    fn after(&self, nanos: u128) -> u64 {
+        u64::try_from(nanos / self.nanos()).unwrap_or(u64::MAX - BUCKETS as u64).saturating_add(1)
+    }
+
+    /// Nanoseconds of a stretch.
+    fn nanos(&self) -> u128 {
+        (self.length / BUCKETS as u32).as_nanos().max(1)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, more: Self) {
+        self.calls = self.calls.saturating_add(more.calls);
+        self.failed = self.failed.saturating_add(more.failed);
+        self.slow = self.slow.saturating_add(more.slow);
     }
 }

@@ -1,0 +1,227 @@
+//! A breaker does what a plain model of it does, whatever happens in which order, and never stays where it is for ever.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The same in other words: every call that was counted is kept, and all is counted anew each time.
+struct Model {
+    settings: Settings,
+    start: Instant,
+    phase: Phase,
+    /// Phases so far.
+    turns: u32,
+    /// When each call of this phase was over, and how.
+    calls: Vec<(Instant, Call)>,
+}
+
+impl Model {
+    fn turn(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.turns += 1;
+        self.calls.clear();
+    }
+
+    fn edit(&mut self, settings: Settings) {
+        self.settings = settings;
+        if matches!(self.phase, Phase::HalfOpen { good, .. } if good >= settings.probes) {
+            self.turn(Phase::Closed);
+        }
+    }
+
+    fn may_pass(&mut self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Open { since } if now >= since + self.settings.open => {
+                self.turn(Phase::HalfOpen { since: now, out: 0, good: 0 });
+            }
+            Phase::HalfOpen { since, out, good }
+                if out + good >= self.settings.probes && now >= since + self.settings.open =>
+            {
+                self.turn(Phase::HalfOpen { since: now, out: 0, good });
+            }
+            _ => {}
+        }
+        match &mut self.phase {
+            Phase::Closed => true,
+            Phase::Open { .. } => false,
+            Phase::HalfOpen { out, good, .. } if *out + *good < self.settings.probes => {
+                *out += 1;
+                true
+            }
+            Phase::HalfOpen { .. } => false,
+        }
+    }
+
+    fn learn(&mut self, call: Option<Call>, now: Instant) {
+        let bad = call.is_some_and(|call| call.failed || call.slow);
+        match &mut self.phase {
+            Phase::Open { .. } => {}
+            Phase::HalfOpen { out, good, .. } => {
+                *out -= 1;
+                *good += u32::from(call.is_some());
+                if bad {
+                    self.turn(Phase::Open { since: now });
+                } else if *good >= self.settings.probes {
+                    self.turn(Phase::Closed);
+                }
+            }
+            Phase::Closed => {
+                let Some(call) = call else { return };
+                self.calls.push((now, call));
+                let bucket = |at: Instant| (at - self.start).as_nanos() / (self.settings.window / 10).as_nanos();
+                let recent: Vec<_> = self.calls.iter().filter(|(at, _)| bucket(*at) + 10 > bucket(now)).collect();
+                let part = |of: fn(&Call) -> bool| {
+                    recent.iter().filter(|(_, call)| of(call)).count() as f64 * 100.0 / recent.len() as f64
+                };
+                let enough = recent.len() >= self.settings.calls as usize;
+                if enough
+                    && (part(|call| call.failed) >= f64::from(self.settings.failures)
+                        || part(|call| call.slow) >= f64::from(self.settings.slow_calls))
+                {
+                    self.turn(Phase::Open { since: now });
+                }
+            }
+        }
+    }
+}
+
+/// What can happen to a breaker.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A request comes.
+    Comes,
+    /// One of those inside goes: by number, and how that went.
+    Goes(usize, u8),
+    /// Its manifest is edited.
+    Edited(Settings),
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    (1..=100_u32, 1..=100_u32, 1..8_u32, 1..5_u32, 1..12_u64).prop_map(|(failures, slow_calls, calls, probes, open)| {
+        Settings { failures, slow_calls, calls, probes, open: Duration::from_secs(open), ..SETTINGS }
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
+    let step = prop_oneof![
+        6 => Just(Step::Comes),
+        5 => (any::<usize>(), 0..4_u8).prop_map(|(one, how)| Step::Goes(one, how)),
+        1 => settings().prop_map(Step::Edited),
+    ];
+    prop::collection::vec((0..3_000_u64, step), 1..300)
+}
+
+proptest! {
+    /// Whatever is asked, ends how, and is edited, in which order: it does what the model does. And whatever has happened,
+    /// a service that answers well from now on is asked again in time, even if nothing more is heard of the requests that
+    /// are inside.
+    #[test]
+    fn as_the_model_says(settings in settings(), steps in steps(), again in settings(), leave in any::<bool>()) {
+        let start = Instant::now();
+        let mut breaker = Arc::new(Breaker::new(settings, start));
+        let mut model = Model { settings, start, phase: Phase::Closed, turns: 0, calls: Vec::new() };
+        // Those inside, and how many turns the model had taken when they came in.
+        let (mut inside, mut now) = (Vec::<(Pass, u32)>::new(), start);
+        for (ms, step) in steps {
+            now += Duration::from_millis(ms);
+            match step {
+                Step::Edited(settings) => {
+                    let closed = matches!(model.phase, Phase::Closed);
+                    model.edit(settings);
+                    breaker = Arc::new(breaker.renewed(settings));
+                    let closes = !closed && matches!(model.phase, Phase::Closed);
+                    prop_assert_eq!(breaker.takes_over(), closes.then_some(Change::Closed));
+                }
+                Step::Goes(who, how) if !inside.is_empty() => {
+                    let (mut pass, since) = inside.swap_remove(who % inside.len());
+                    let call = (how < 3).then_some(Call { failed: how == 1, slow: how == 2 });
+                    if since == model.turns {
+                        model.learn(call, now);
+                    }
+                    if let Some(call) = call {
+                        pass.learn(call.failed, if call.slow { SETTINGS.window } else { MS }, now);
+                    }
+                }
+                Step::Comes | Step::Goes(..) => {
+                    let expected = model.may_pass(now);
+                    let pass = breaker.pass(now);
+                    prop_assert_eq!(pass.is_ok(), expected, "{:?}", model.phase);
+                    inside.extend(pass.ok().map(|pass| (pass, model.turns)));
+                }
+            }
+            let position = match model.phase {
+                Phase::Closed => Position::Closed,
+                Phase::Open { since } if now < since + model.settings.open => Position::Open,
+                _ => Position::HalfOpen,
+            };
+            prop_assert_eq!(breaker.position(now), position);
+        }
+        if leave {
+            inside.clear();
+        }
+        breaker = Arc::new(breaker.renewed(again));
+        breaker.takes_over();
+        // What has failed before is out of the window by then.
+        now += SETTINGS.window;
+        // Once the time has come there is at least one probe, and where none is stuck the others follow.
+        for _ in 0..=again.probes {
+            now += again.open;
+            while let Ok(mut pass) = breaker.pass(now) {
+                pass.learn(false, MS, now);
+                if breaker.position(now) == Position::Closed {
+                    break;
+                }
+            }
+        }
+        prop_assert_eq!(breaker.position(now), Position::Closed, "it never closes");
+    }
+
+    /// A window of another length knows the same calls, each for as long as the new one says.
+    #[test]
+    fn a_window_that_is_resized(calls in prop::collection::vec(0..2_000_u64, 0..60), lengths in prop::collection::vec(1..100_u64, 1..4)) {
+        let start = Instant::now();
+        let mut window = Window::new(SETTINGS.window, start);
+        let mut now = start;
+        for gap in &calls {
+            now += Duration::from_millis(*gap);
+            window.add(Call { failed: true, slow: false }, now);
+        }
+        for seconds in lengths {
+            let before = window.counts(now);
+            window.resize(Duration::from_secs(seconds));
+            let after = window.counts(now);
+            prop_assert!(after.calls <= calls.len() as u32 && after.calls == after.failed && after.slow == 0);
+            if Duration::from_secs(seconds) >= 2 * SETTINGS.window && before == window.counts(now) {
+                prop_assert!(after.calls >= before.calls);
+            }
+        }
+        // However often: what has just been counted counts.
+        window.add(Call { failed: true, slow: false }, now);
+        prop_assert!(window.counts(now).calls >= 1);
+        now += 100 * SETTINGS.window;
+        prop_assert_eq!(window.counts(now), Counts::default(), "for ever");
+    }
+}
+
+/// A longer window forgets nothing, a shorter one what is too old for it.
+#[test]
+fn lengths_of_windows() {
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let mut window = Window::new(SETTINGS.window, start);
+    for n in 0..10 {
+        window.add(Call { failed: false, slow: false }, start + n * second);
+    }
+    let now = start + 9 * second;
+    let mut calls = |seconds: u32| {
+        window.resize(seconds * second);
+        window.counts(now).calls
+    };
+    assert_eq!([calls(60), calls(600), calls(60)], [10, 10, 10]);
+    let mut window = Window::new(SETTINGS.window, start);
+    for n in 0..10 {
+        window.add(Call { failed: false, slow: false }, start + n * second);
+    }
+    window.resize(5 * second);
+    assert_eq!(window.counts(now).calls, 5);
+}
