@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::Frame;
 
-use crate::harness::{Connection, TestHost, get, host, until, wasm, within};
+use crate::harness::{Connection, TestHost, fed, get, host, until, wasm, within};
 
 /// The component that answers with this number.
 pub(crate) fn version(number: u32) -> Vec<u8> {
@@ -173,6 +176,44 @@ async fn a_version_that_fails_is_taken_out() {
         assert_eq!(client.get("/hello").await.status, 200);
     }
     assert!(!withdrawn());
+}
+
+/// Clients that aim at a version, are slow with their bodies or break them off do not get it withdrawn.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_withdraw_no_version() {
+    // How long it takes is chance, on a machine that does other things as well; ten times as long is not.
+    let rule = "percent = 50\n[rollback]\nminimum = 20\np99 = 10";
+    let host = host(&["status"]).named("status", "status@2").manifest("status@2", rule).start().await;
+    let mut client = host.connect().await;
+    for _ in 0..100 {
+        assert_eq!(client.get("/status/200").await.status, 200);
+    }
+    let own = [("host", "2.status.localhost")];
+    for _ in 0..40 {
+        assert_eq!(client.ask(Method::GET, "/status/500", &own, "").await.status, 500);
+    }
+    let slowly = |name: &'static str| {
+        let address = host.address;
+        async move {
+            let mut client = Connection::http1(address).await;
+            let (feed, body) = fed();
+            let request = Request::post("/status/200").header("host", name).body(body).unwrap();
+            let feeding = async move {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                feed.send(Frame::data(Bytes::from_static(b"slowly"))).await.unwrap();
+            };
+            tokio::join!(client.send(request), feeding).0.unwrap().status()
+        }
+    };
+    let names = (0..40).map(|n| if n % 2 == 0 { "2.status.localhost" } else { "status.localhost" });
+    let slow: tokio::task::JoinSet<_> = names.map(slowly).collect();
+    assert!(within(slow.join_all()).await.iter().all(|status| *status == 200));
+    let reviewed = || {
+        let snapshot = host.current.snapshot();
+        lodge::guests::rollout::review(&snapshot);
+        snapshot.target("status@2").unwrap().backend.withdrawn().map(str::to_owned)
+    };
+    assert_eq!(reviewed(), None);
 }
 
 /// A service without a rule, or a version that is as good, is left alone.

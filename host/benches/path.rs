@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::Empty;
-use lodge::admission::{Admission, Asked, Commons, Concurrency};
+use lodge::admission::{Admission, Asked, Commons, Concurrency, Upload};
 use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::compile::Compiler;
@@ -67,7 +67,7 @@ fn admit(c: &mut Criterion) {
             b.iter(|| {
                 let mut permit = runtime.block_on(admission.admit(&asked, Instant::now()));
                 if let Ok(permit) = &mut permit {
-                    permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, Instant::now);
+                    permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), Instant::now);
                 }
                 permit.is_ok()
             });

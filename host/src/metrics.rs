@@ -5,12 +5,14 @@
 //! make a series.
 
 mod cached;
+pub mod judged;
 pub mod scrape;
 
 pub use cached::{CacheOutcome, Cached};
+pub use judged::Judged;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::capabilities::sandbox::lock;
@@ -71,31 +73,11 @@ pub struct Figures {
     pub aborted: Tally,
     /// Answers that are kept.
     pub cached: Cached,
-    recent: Mutex<VecDeque<Counts>>,
+    /// What it is compared by with other versions.
+    pub judged: Arc<Judged>,
+    /// Durations and errors of the last minute's samples.
+    recent: Mutex<VecDeque<(Buckets, u64)>>,
 }
-
-/// What was counted of a service's answers until some moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    durations: Buckets,
-    errors: u64,
-}
-
-/// A service's answers of the last minute.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Window {
-    /// How many.
-    pub requests: u64,
-    /// Those of 500 and more, and those that broke off and not because their client left.
-    pub errors: u64,
-    /// Within this time all but a hundredth of them were over.
-    pub p99: Option<Duration>,
-    /// What that is at least, whichever requests these happened to be: of a hundred, one that was slow is chance.
-    pub p99_at_least: Option<Duration>,
-}
-
-/// Of a normal distribution one in twenty lies more than so many standard deviations above the middle.
-pub(crate) const CERTAINTY: f64 = 1.645;
 
 /// What is counted of the host.
 #[derive(Debug, Default)]
@@ -178,31 +160,22 @@ impl Figures {
         if recent.len() == SAMPLES {
             recent.pop_front();
         }
-        recent.push_back(self.counts());
+        recent.push_back((self.duration.counts(), self.broken()));
+        self.judged.sample();
     }
 
-    /// What was counted until now.
-    pub fn counts(&self) -> Counts {
+    /// Responses of the last minute, and how many of them were errors: of 500 and more, or broken off and not because their
+    /// client left.
+    pub fn minute(&self) -> (u64, u64) {
+        let (durations, errors) = lock(&self.recent).front().copied().unwrap_or_default();
+        let all = |counts: Buckets| counts.iter().sum::<u64>();
+        let requests = all(self.duration.counts()).saturating_sub(all(durations));
+        (requests, self.broken().saturating_sub(errors))
+    }
+
+    fn broken(&self) -> u64 {
         let broken = self.aborted.read().into_iter().filter(|(reason, _)| *reason != CLIENT_GONE);
-        let errors = self.answers[4].load(Relaxed) + broken.map(|(_, count)| count).sum::<u64>();
-        Counts { durations: self.duration.counts(), errors }
-    }
-
-    /// The last minute, but nothing from before `since`.
-    pub fn window(&self, since: &Counts) -> Window {
-        let before = lock(&self.recent).front().copied().unwrap_or_default();
-        let now = self.counts();
-        let began = before.durations.iter().zip(since.durations).map(|(before, since)| since.max(*before));
-        let counts: Vec<_> = now.durations.iter().zip(began).map(|(now, began)| now.saturating_sub(began)).collect();
-        let requests: u64 = counts.iter().sum();
-        // So many may be above the true 99th percentile by chance.
-        let above = 0.01 + CERTAINTY * (0.01 * 0.99 / requests.max(1) as f64).sqrt();
-        Window {
-            requests,
-            errors: now.errors.saturating_sub(before.errors.max(since.errors)),
-            p99: quantile(&counts, 0.99),
-            p99_at_least: quantile(&counts, 1.0 - above.min(1.0)),
-        }
+        self.answers[4].load(Relaxed) + broken.map(|(_, count)| count).sum::<u64>()
     }
 
     /// The time within which this part of the last minute's requests was answered; `None` if there were none. As exact
@@ -210,7 +183,7 @@ impl Figures {
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let before = lock(&self.recent).front().copied().unwrap_or_default();
         let now = self.duration.counts();
-        let counts: Vec<_> = now.iter().zip(before.durations).map(|(now, was)| now.saturating_sub(was)).collect();
+        let counts: Vec<_> = now.iter().zip(before.0).map(|(now, was)| now.saturating_sub(was)).collect();
         quantile(&counts, part)
     }
 }

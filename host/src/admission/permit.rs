@@ -11,6 +11,7 @@ use super::rate::Standing;
 use super::{Concurrency, Place};
 use crate::error::RequestError;
 use crate::logs::CHANGE;
+use crate::metrics::Judged;
 
 /// Proof of admission. Not `Clone`; dropping it gives both places back.
 #[derive(Debug)]
@@ -28,6 +29,17 @@ pub(super) struct Watched {
     pub(super) standings: [Option<Standing>; 2],
     pub(super) passes: [Option<Pass>; 2],
     pub(super) regulated: Option<Regulated>,
+    /// What its version is judged by, and whether that knows how it went.
+    judged: Option<(Arc<Judged>, Option<Verdict>)>,
+}
+
+/// What a service has had of its client's body by the time it answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upload {
+    /// How long it has waited for that.
+    pub waited: Duration,
+    /// The body broke off, or was too large: whatever the service says to that, its client is at fault.
+    pub broken: bool,
 }
 
 /// The number of places that is found out.
@@ -72,6 +84,13 @@ impl Watched {
                 say(self.name.as_deref().unwrap_or_default(), change);
             }
         }
+        if let Some((judged, known)) = &mut self.judged {
+            match known.replace(verdict) {
+                None => judged.count(verdict != Verdict::Good, took),
+                Some(Verdict::Good) if verdict != Verdict::Good => judged.failed_after_all(),
+                Some(_) => {}
+            }
+        }
         // A failure that is quick says nothing of how many the service can take.
         if let Some(Regulated { adaptive, places }) = self.regulated.as_ref().filter(|_| verdict != Verdict::Failed)
             && let Some(limit) = adaptive.learn(began, took, now, places.taken())
@@ -87,24 +106,34 @@ impl Permit {
         Self { service, host, watched: watched.map(|watched| (began, watched)) }
     }
 
+    /// Has its version judged by how it goes for a request that came then.
+    pub fn judge(&mut self, judged: &Arc<Judged>, came: Instant) {
+        let began = came + self.waited();
+        let (_, watched) = self.watched.get_or_insert_with(|| (began, Box::default()));
+        watched.judged = Some((Arc::clone(judged), None));
+    }
+
     /// How long the request stood in queues.
     pub fn waited(&self) -> Duration {
         self.service.waited + self.host.waited
     }
 
-    /// The head of the answer is there: policies learn from it, and add their fields. `idle` of its time the service has
-    /// waited for the client. `clock` is only asked if there are any policies.
+    /// The head of the response is there: policies learn from it, and add their fields. The time for which the service has
+    /// waited for its client's body is not its own, and a failure after a body that broke off is none of the service's.
+    /// `clock` is only asked if there is anything that learns.
     pub fn answered(
         &mut self,
         status: StatusCode,
         headers: &mut HeaderMap,
-        idle: Duration,
+        upload: Upload,
         clock: impl FnOnce() -> Instant,
     ) {
         let Some((began, watched)) = &mut self.watched else { return };
-        let verdict = if status.is_server_error() { Verdict::Failed } else { Verdict::Good };
-        let now = clock();
-        watched.learn(verdict, *began, now.saturating_duration_since(*began).saturating_sub(idle), now);
+        let failed = status.is_server_error();
+        if !(failed && upload.broken) {
+            let (verdict, now) = (if failed { Verdict::Failed } else { Verdict::Good }, clock());
+            watched.learn(verdict, *began, now.saturating_duration_since(*began).saturating_sub(upload.waited), now);
+        }
         watched.standings.iter().flatten().for_each(|standing| standing.write(headers));
     }
 
@@ -119,7 +148,7 @@ impl Permit {
     }
 }
 
-fn say(name: &str, change: Change) {
+pub(super) fn say(name: &str, change: Change) {
     match change {
         Change::Opened(counts) => tracing::warn!(
             target: CHANGE,

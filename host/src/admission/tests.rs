@@ -7,6 +7,8 @@ use super::terms::Policies;
 use super::*;
 use crate::config;
 use crate::error::Trap;
+use crate::metrics::Judged;
+use crate::metrics::judged::Counts;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -88,6 +90,8 @@ enum End {
     Left,
     /// With this status, after so long, of which the guest waited for its client for so long.
     Answered(u16, Duration, Duration),
+    /// With this status, after the client's body broke off.
+    AfterBroken(u16),
     /// Without an answer.
     Failed(RequestError),
     /// With an answer that breaks off.
@@ -104,21 +108,37 @@ async fn only_the_service_is_blamed() {
     let check = async |end: End, opens: bool| {
         let admission = of(&terms, None, &commons, now);
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
-        let mut answer = |status, took, idle| {
+        let judged = Arc::new(Judged::default());
+        permit.judge(&judged, now);
+        let mut answer = |status, took, waited, broken| {
             let status = StatusCode::from_u16(status).unwrap();
-            permit.answered(status, &mut HeaderMap::new(), idle, || now + took);
+            permit.answered(status, &mut HeaderMap::new(), Upload { waited, broken }, || now + took);
         };
         match &end {
             End::Left => {}
-            End::Answered(status, took, idle) => answer(*status, *took, *idle),
+            End::Answered(status, took, waited) => answer(*status, *took, *waited, false),
+            End::AfterBroken(status) => answer(*status, MS, Duration::ZERO, true),
             End::Failed(error) => permit.failed(error, || now),
             End::Broke(error) => {
-                answer(200, MS, Duration::ZERO);
+                answer(200, MS, Duration::ZERO, false);
                 permit.failed(error, || now);
             }
         }
         drop(permit);
         assert_eq!(admission.breaker(now) == Some(Position::Open), opens, "{end:?}");
+        // A version is judged by the same, but for what its breaker calls slow.
+        let (window, slow) = (judged.window(&Counts::default()), matches!(end, End::Answered(200, ..)));
+        assert_eq!(window.errors, u64::from(opens && !slow), "{end:?}");
+        let counts = match &end {
+            End::Left | End::AfterBroken(500) => false,
+            End::Failed(RequestError::Guest(_)) => true,
+            End::Failed(_) => opens,
+            _ => true,
+        };
+        assert_eq!(window.requests, u64::from(counts), "{end:?}");
+        if let End::Answered(200, took, waited) = end {
+            assert!(window.p99.unwrap() <= (took - waited) * 5 / 2, "{end:?}: {window:?}");
+        }
     };
     check(End::Left, false).await;
     check(End::Answered(200, SECOND, Duration::ZERO), false).await;
@@ -126,6 +146,9 @@ async fn only_the_service_is_blamed() {
     check(End::Answered(500, MS, Duration::ZERO), true).await;
     check(End::Answered(200, SECOND + MS, Duration::ZERO), true).await;
     check(End::Answered(200, SECOND + 5 * MS, 6 * MS), false).await;
+    check(End::Answered(200, SECOND + 5 * MS, SECOND), false).await;
+    check(End::AfterBroken(500), false).await;
+    check(End::AfterBroken(400), false).await;
     for error in
         [RequestError::Trapped(Trap::default()), RequestError::WallTime, RequestError::Guest(InternalError(None))]
     {
@@ -183,14 +206,14 @@ async fn places_follow_the_latency() {
     for _ in 0..500 {
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
         now += 20 * MS;
-        permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now);
+        permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), || now);
     }
     assert!(admission.places() < 10, "{}", admission.places());
     let mut late = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
     let without = of(&Terms::default(), Some((&admission, false)), &commons, now);
     assert_eq!(without.places(), 256);
     for _ in 0..100 {
-        late.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now + SECOND);
+        late.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), || now + SECOND);
     }
     assert_eq!((without.places(), without.in_flight()), (256, 1));
 }
@@ -217,7 +240,7 @@ proptest! {
                     let mut permit: Permit = inside.swap_remove(who % inside.len());
                     match how {
                         3 => permit.failed(&RequestError::NoAnswer, || now),
-                        4 => permit.answered(StatusCode::OK, &mut HeaderMap::new(), Duration::ZERO, || now),
+                        4 => permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), || now),
                         _ => {}
                     }
                 }

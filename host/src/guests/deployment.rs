@@ -10,7 +10,7 @@ use super::guest::Guest;
 use super::load::{self, GuestSpec, Refusal};
 use super::manifest::cache::Edition;
 use crate::config::limits::Limits;
-use crate::metrics::{Counts, Window};
+use crate::metrics::judged::{Counts, Window};
 use crate::request::route::Route;
 use crate::service::{Service, Services};
 use crate::upstreams::Upstream;
@@ -27,7 +27,7 @@ pub struct Deployment {
     pub service: Arc<Service>,
     /// What its answers are kept under: the same for as long as nothing changes that they depend on.
     pub edition: Edition,
-    /// When it began to serve, and what had been counted of its service by then.
+    /// When it began to serve, and what its service had been judged by until then.
     since: OnceLock<(SystemTime, Counts)>,
     /// Why it was taken out.
     withdrawn: OnceLock<String>,
@@ -86,12 +86,12 @@ impl Deployment {
     /// It is what its service serves from now on: with its weight, which a version on trial must not set.
     pub(super) fn takes_over(&self) {
         self.service.share.weigh(self.spec.manifest.cpu_weight);
-        self.since.get_or_init(|| (SystemTime::now(), self.service.figures.counts()));
+        self.since.get_or_init(|| (SystemTime::now(), self.service.figures.judged.counts()));
     }
 
-    /// Its own answers of the last minute: those of what it replaced are not among them.
+    /// What it is judged by, of the last minute: nothing of what it replaced is among that.
     pub fn window(&self) -> Window {
-        self.since.get().map(|(_, counts)| self.service.figures.window(counts)).unwrap_or_default()
+        self.since.get().map(|(_, counts)| self.service.figures.judged.window(counts)).unwrap_or_default()
     }
 
     /// Takes it out of its service's traffic for this reason, for as long as its files stay what they are. Says
@@ -151,6 +151,15 @@ impl Backend {
     /// The replicas, if they are who answers.
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         if let Self::Upstream(upstream) = self { Some(upstream) } else { None }
+    }
+
+    /// Whether another component, or entirely other replicas, answer than with `before`: how those did says nothing of these.
+    pub fn is_another(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Guest(one), Self::Guest(other)) => one.digest() != other.digest(),
+            (Self::Upstream(one), Self::Upstream(other)) => !one.spec().shares_replicas(other.spec()),
+            _ => true,
+        }
     }
 
     /// Whether these are one and the same.

@@ -16,7 +16,7 @@ use super::manifest::grants::Grants;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use crate::admission::Shown;
-use crate::metrics::{CacheOutcome, Counts, Window};
+use crate::metrics::CacheOutcome;
 use crate::service::{Failure, rfc3339};
 use crate::upstreams::{Seen, Shown as Elsewhere};
 
@@ -224,7 +224,7 @@ pub fn state(target: &Target) -> &'static str {
         "down"
     } else if !backend.is_loaded() {
         "unloaded"
-    } else if is_failing(&backend.service.figures.window(&Counts::default())) {
+    } else if is_failing(backend.service.figures.minute()) {
         "failing"
     } else {
         "serving"
@@ -232,8 +232,8 @@ pub fn state(target: &Target) -> &'static str {
 }
 
 /// Fewer errors than [`FEW`] in a minute say little about a service.
-fn is_failing(minute: &Window) -> bool {
-    minute.errors >= FEW && minute.errors.saturating_mul(2) >= minute.requests
+fn is_failing((requests, errors): (u64, u64)) -> bool {
+    errors >= FEW && errors.saturating_mul(2) >= requests
 }
 
 fn service(target: &Target) -> Service {

@@ -165,7 +165,7 @@ impl Publisher {
                 Some(old) if old.backend.is(&backend) => Arc::clone(&old.admission),
                 _ => {
                     let said = (backend.limits(), &backend.spec.manifest.terms);
-                    let known = old.map(|old| (&*old.admission, old.backend.digest() != backend.digest()));
+                    let known = old.map(|old| (&*old.admission, backend.is_another(&old.backend)));
                     Arc::new(Admission::new(&backend.name, said, &self.commons, known, Instant::now()))
                 }
             };

@@ -58,13 +58,30 @@ proptest! {
 #[test]
 fn one_slow_request_is_no_percentile() {
     for (requests, slow, certain) in [(100, 2, false), (100, 4, true), (10_000, 100, false), (10_000, 130, true)] {
-        let figures = Figures::default();
+        let judged = Judged::default();
         for n in 0..requests {
-            let took = Duration::from_millis(if n < slow { 900 } else { 1 });
-            figures.answered(http::StatusCode::OK, took, 0);
+            judged.count(false, Duration::from_millis(if n < slow { 900 } else { 1 }));
         }
-        let window = figures.window(&Counts::default());
+        let window = judged.window(&judged::Counts::default());
         let at_least = window.p99_at_least.unwrap();
         assert_eq!(at_least > Duration::from_millis(100), certain, "{slow} of {requests}: {at_least:?}");
     }
+}
+
+/// What a version is judged by is of the last minute, and of its own time.
+#[test]
+fn judged_by_the_last_minute() {
+    let figures = Figures::default();
+    let count = |failed, ms, times| (0..times).for_each(|_| figures.judged.count(failed, Duration::from_millis(ms)));
+    count(true, 900, 100);
+    let since = figures.judged.counts();
+    count(false, 1, 50);
+    figures.judged.failed_after_all();
+    let window = figures.judged.window(&since);
+    assert_eq!((window.requests, window.errors), (50, 1));
+    assert!(window.p99.unwrap() <= Duration::from_millis(1));
+    for _ in 0..SAMPLES {
+        figures.sample();
+    }
+    assert_eq!(figures.judged.window(&since).requests, 0);
 }

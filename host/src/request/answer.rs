@@ -17,6 +17,7 @@ use http_body::{Body as _, Frame};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::instance::{Finished, Guarded};
+use crate::admission::Upload;
 use crate::capabilities::sandbox::{Sandbox, lock};
 use crate::error::RequestError;
 use crate::guests::guest::Guest;
@@ -179,9 +180,10 @@ impl AnswerBody {
         }
     }
 
-    /// How long the guest has waited for its client so far.
-    pub fn waited(&self) -> std::time::Duration {
-        self.sandbox.body_waited()
+    /// What the guest has had of its client's body so far.
+    pub fn upload(&self) -> Upload {
+        let Sandbox { body_broken, body_over, .. } = &*self.sandbox;
+        Upload { waited: self.sandbox.body_waited(), broken: body_broken.load(Relaxed) || body_over.load(Relaxed) }
     }
 
     /// Bytes still to come, when that is known: every frame is here, and none of them is a trailer.

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, response};
@@ -17,6 +16,7 @@ use wasmtime_wasi_http::Error;
 use super::body::RequestBody;
 use super::headers::trailing;
 use super::upgrade::{Held, Ours, Tunnel};
+use crate::admission;
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::service::Service;
@@ -48,8 +48,8 @@ struct Upload<B> {
 
 /// What a replica answered.
 pub enum Forwarded {
-    /// A head, a body that comes, and how long the replica has waited for the client.
-    Answer(response::Parts, Relay, Duration),
+    /// A head, a body that comes, and what the replica has had of its client's body.
+    Answer(response::Parts, Relay, admission::Upload),
     /// That the connection becomes something else.
     Switch(response::Parts, Tunnel),
 }
@@ -99,7 +99,11 @@ pub async fn forward<B: RequestBody>(
             let (head, body) = response.into_parts();
             let mut relay = Relay { body, early: VecDeque::new(), ended: false, source };
             std::future::poll_fn(|cx| Poll::Ready(relay.prime(cx))).await?;
-            Ok(Forwarded::Answer(head, relay, uploading.map_or(Duration::ZERO, |uploading| uploading.waited())))
+            let upload = uploading.map(|uploading| admission::Upload {
+                waited: uploading.waited(),
+                broken: uploading.broken.load(Relaxed) || uploading.over.load(Relaxed),
+            });
+            Ok(Forwarded::Answer(head, relay, upload.unwrap_or_default()))
         }
         Err(_) if uploading.as_ref().is_some_and(|uploading| uploading.over.load(Relaxed)) => {
             Err(RequestError::BodyTooLarge)
@@ -180,7 +184,10 @@ impl<B: RequestBody> Body for Upload<B> {
         self.uploading.asked(polled.is_ready());
         let frame = match ready!(polled) {
             Some(Ok(frame)) => trailing(frame),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                self.uploading.broken.store(true, Relaxed);
+                return Poll::Ready(Some(Err(error.into())));
+            }
             None => return Poll::Ready(None),
         };
         let size = frame.data_ref().map_or(0, Bytes::len);

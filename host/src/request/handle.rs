@@ -157,10 +157,13 @@ fn ask<B: RequestBody>(
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
-        let Bound { target, route, mirror, .. } = bound;
+        let Bound { target, route, mirror, judged, .. } = bound;
         record.begins(Phase::Queue);
         let asked = handler.asked(hop, request.headers(), route);
-        let permit = target.admission.admit(&asked, record.start()).await?;
+        let mut permit = target.admission.admit(&asked, record.start()).await?;
+        if judged {
+            permit.judge(&target.backend.service.figures.judged, record.start());
+        }
         cached.into_iter().for_each(responses::Errand::begins);
         let client = asked.client();
         let own = record.admitted(&permit) + target.backend.limits().wall;
@@ -224,6 +227,8 @@ struct Bound {
     route: usize,
     cached: Cached,
     mirror: Option<(Arc<Target>, Arc<str>)>,
+    /// How it goes says something of how versions compare.
+    judged: bool,
 }
 
 /// What becomes of the responses to a URI, as it was routed.
@@ -249,16 +254,18 @@ fn find(
             let split = service.split.as_ref();
             let choose = |split: &Split<Target>| {
                 let client = handler.asked(hop, &head.headers, number).client();
-                split.choose(&head.headers, client).cloned()
+                let choice = split.choose(&head.headers, client);
+                (choice.version.cloned(), choice.judged)
             };
-            let target = split.and_then(choose).unwrap_or_else(|| Arc::clone(service));
+            let (version, judged) = split.map_or((None, false), choose);
+            let target = version.unwrap_or_else(|| Arc::clone(service));
             record.found(&target.backend, found.route);
             if service.is_disabled() {
                 return Err(RequestError::Disabled);
             }
             let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
             let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
-            Ok(Bound { target, route: number, cached, mirror })
+            Ok(Bound { target, route: number, cached, mirror, judged })
         }
         Err(Missed::Ambiguous) => Err(RequestError::BadRequest(
             "the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`",

@@ -77,7 +77,11 @@ pub async fn show(
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
     let permit = match places.admit_aside(record.start()) {
-        Ok(permit) => permit,
+        // Which requests it is shown is chance, as with those that it answers.
+        Ok(mut permit) => {
+            permit.judge(&target.backend.service.figures.judged, record.start());
+            permit
+        }
         // The version has done nothing wrong, and made no answer.
         Err(refusal) => return record.dismissed(&refusal.into()),
     };

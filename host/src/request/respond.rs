@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -29,7 +29,7 @@ use super::headers;
 use super::record::Record;
 use super::transfer::{Hold, Outbound};
 use super::upgrade;
-use crate::admission::Permit;
+use crate::admission::{Permit, Upload};
 use crate::error::RequestError;
 use crate::responses::budget::{Budget, Room};
 use crate::responses::recorder::Recorder;
@@ -130,7 +130,7 @@ pub fn holding(
     let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error, Instant::now))?;
     let Answer { mut head, body } = answer;
     take_over(&mut head);
-    permit.answered(head.status, &mut head.headers, body.waited(), Instant::now);
+    permit.answered(head.status, &mut head.headers, body.upload(), Instant::now);
     let body = if exchange.is_bodiless(head.status) {
         tokio::spawn(discard(body, permit));
         Body::text(None)
@@ -149,19 +149,19 @@ pub fn relaying(
     answer: Result<Forwarded, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let (mut head, body, idle) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
-        Forwarded::Answer(head, body, idle) => (head, body, idle),
+    let (mut head, body, upload) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
+        Forwarded::Answer(head, body, upload) => (head, body, upload),
         Forwarded::Switch(mut head, tunnel) => {
             let chosen = upgrade::chosen(&head.headers);
             take_over(&mut head);
             chosen.iter().for_each(|chosen| upgrade::speak(&mut head.headers, chosen));
-            permit.answered(head.status, &mut head.headers, Duration::ZERO, Instant::now);
+            permit.answered(head.status, &mut head.headers, Upload::default(), Instant::now);
             tokio::spawn(tunnel.run());
             return Ok(Response::from_parts(head, Body::text(None)));
         }
     };
     take_over(&mut head);
-    permit.answered(head.status, &mut head.headers, idle, Instant::now);
+    permit.answered(head.status, &mut head.headers, upload, Instant::now);
     let body = if exchange.is_bodiless(head.status) {
         Body::text(None)
     } else {

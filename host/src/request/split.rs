@@ -18,6 +18,18 @@ pub struct Split<T> {
     sticky: Option<Place>,
     drawn: AtomicU32,
     shown: AtomicU32,
+    /// Some of them may be withdrawn, so they are judged.
+    judges: bool,
+}
+
+/// The version that a request is for.
+pub struct Choice<'a, T> {
+    /// The version; `None` is the service itself.
+    pub version: Option<&'a Arc<T>>,
+    /// Whether how it goes says something of how versions compare. It does when it was drawn. A rule is a client's own choice,
+    /// and a client that fails or is slow on purpose could choose the version that it wants withdrawn; only of a version
+    /// that gets nothing else, nothing else can be known.
+    pub judged: bool,
 }
 
 struct Version<T> {
@@ -40,18 +52,24 @@ impl<T: Part> Split<T> {
     pub fn new(versions: impl IntoIterator<Item = (Share, Arc<T>)>, sticky: Option<Place>) -> Option<Self> {
         let versions: Vec<_> = versions.into_iter().map(|(share, target)| Version { share, target }).collect();
         let (drawn, shown) = (AtomicU32::new(0), AtomicU32::new(0));
-        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, shown })
+        let judges = versions.iter().any(|version| version.share.rollback.is_some());
+        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, shown, judges })
     }
 
-    /// Who answers; `None` is the service itself.
-    pub fn choose(&self, headers: &HeaderMap, client: IpAddr) -> Option<&Arc<T>> {
+    /// The version that answers a request.
+    pub fn choose(&self, headers: &HeaderMap, client: IpAddr) -> Choice<'_, T> {
         let named = self
             .versions
             .iter()
             .find(|version| version.share.rules.iter().any(|rule| rule.holds(headers)) && version.target.takes_part());
         if let Some(version) = named {
-            return Some(&version.target);
+            let judged = self.judges && version.share.percent == Percent(0);
+            return Choice { version: Some(&version.target), judged };
         }
+        Choice { version: self.draw(headers, client), judged: self.judges }
+    }
+
+    fn draw(&self, headers: &HeaderMap, client: IpAddr) -> Option<&Arc<T>> {
         let mut draw = self.stuck(headers, client).unwrap_or_else(|| step(&self.drawn));
         for version in &self.versions {
             match draw.checked_sub(version.share.percent.0) {

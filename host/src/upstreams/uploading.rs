@@ -14,6 +14,8 @@ pub struct Uploading {
     waited: AtomicU64,
     /// The body is larger than it may be.
     pub over: AtomicBool,
+    /// The body broke off.
+    pub broken: AtomicBool,
 }
 
 impl Uploading {
@@ -24,6 +26,7 @@ impl Uploading {
             since: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             over: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         }
     }
 

@@ -27,7 +27,10 @@ impl World {
     /// What answers by the manifest of a service or, for a version of it, by its service's and its own.
     async fn deploy(&self, name: &str, service: &str, version: Option<&str>) -> Backend {
         let limits = config::resolve(&[]).unwrap().config.limits;
-        let text = |said: &str| format!("{said}\n[upstream]\nreplicas = ['http://127.0.0.1:9']");
+        let text = |said: &str| match said.contains("[upstream]") {
+            true => said.to_owned(),
+            false => format!("{said}\n[upstream]\nreplicas = ['http://127.0.0.1:9']"),
+        };
         let of = name.split('@').next().unwrap();
         let mut manifest = Manifest::read(of, &text(service), &limits, 1 << 30).unwrap();
         if let Some(own) = version {
@@ -108,4 +111,31 @@ async fn a_name_that_is_called_has_one_owner() {
     assert!(snapshot.hosts["a-b.localhost"].backend.is(&one));
     let (snapshot, refused) = world.publish(&[&two]);
     assert!(refused.is_empty() && snapshot.hosts["a-b.localhost"].backend.is(&two), "it is free again");
+}
+
+/// A breaker outlives every edit of what is elsewhere, but not a list of entirely other replicas: those are not what failed.
+#[tokio::test]
+async fn a_breaker_outlives_edits_of_replicas() {
+    let world = World::new();
+    let of = |replicas: &str, more: &str| {
+        format!("breaker = {{ calls = 2, open = '1h' }}\n{more}\n[upstream]\nreplicas = [{replicas}]")
+    };
+    let open = async |text: &str, fail: bool| {
+        let (snapshot, refused) = world.publish(&[&world.deploy("far", text, None).await]);
+        assert_eq!(refused, Vec::<String>::new());
+        let (admission, now) = (Arc::clone(&snapshot.target("far").unwrap().admission), Instant::now());
+        let headers = http::HeaderMap::new();
+        let peer = "192.0.2.1".parse().unwrap();
+        let asked = Asked { peer, inside: false, proxies: None, headers: &headers, route: 0 };
+        for _ in 0..2 * usize::from(fail) {
+            admission.admit(&asked, now).await.unwrap().failed(&crate::error::RequestError::WallTime, || now);
+        }
+        admission.breaker(now) == Some(crate::admission::breaker::Position::Open)
+    };
+    let (one, two) = ("'http://127.0.0.1:9'", "{ url = 'http://127.0.0.1:9', weight = 2 }, 'http://127.0.0.1:10'");
+    assert!(open(&of(one, ""), true).await);
+    assert!(open(&of(one, "limits.in_flight = 7"), false).await, "another limit");
+    assert!(open(&format!("{}\nread = '1s'", of(one, "")), false).await, "another time-out");
+    assert!(open(&of(two, ""), false).await, "one replica more, and another weight");
+    assert!(!open(&of("'http://127.0.0.1:11'", ""), false).await, "other replicas");
 }

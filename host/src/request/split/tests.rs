@@ -24,7 +24,7 @@ fn part(name: &'static str, percent: u32) -> (Share, Arc<Fake>) {
 fn counted(split: &Split<Fake>, requests: usize) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for _ in 0..requests {
-        let name = split.choose(&HeaderMap::new(), CLIENT).map_or("service", |version| version.0);
+        let name = split.choose(&HeaderMap::new(), CLIENT).version.map_or("service", |version| version.0);
         *counts.entry(name).or_default() += 1;
     }
     counts
@@ -57,9 +57,9 @@ proptest! {
             [(header::COOKIE, HeaderValue::try_from(format!("theme=dark; session={user}")).unwrap())].into_iter().collect();
         let chosen = |percent| {
             let split = Split::new([part("a", percent)], sticky.clone()).unwrap();
-            let first = split.choose(&headers, CLIENT).is_some();
+            let first = split.choose(&headers, CLIENT).version.is_some();
             for _ in 0..20 {
-                assert_eq!(split.choose(&headers, CLIENT).is_some(), first);
+                assert_eq!(split.choose(&headers, CLIENT).version.is_some(), first);
             }
             first
         };
@@ -73,7 +73,7 @@ fn sticky_clients_are_spread_by_the_parts_too() {
     let split = Split::new([part("a", 2_500)], Some(Place::Header("x-user".parse().unwrap()))).unwrap();
     let with = |n: usize| {
         let value = HeaderValue::try_from(format!("user-{n}")).unwrap();
-        split.choose(&[("x-user".parse().unwrap(), value)].into_iter().collect(), CLIENT).is_some()
+        split.choose(&[("x-user".parse().unwrap(), value)].into_iter().collect(), CLIENT).version.is_some()
     };
     let got = (0..10_000).filter(|n| with(*n)).count();
     assert!((2_300..2_700).contains(&got), "{got} of 10,000 instead of 2,500");
@@ -89,7 +89,7 @@ fn a_rule_goes_before_the_parts() {
     let split = Split::new([version(true)], None).unwrap();
     let asked = |split: &Split<Fake>, name: &'static str, value: &'static str| {
         let headers: HeaderMap = [(name.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
-        split.choose(&headers, CLIENT).is_some()
+        split.choose(&headers, CLIENT).version.is_some()
     };
     assert!(asked(&split, "x-version", "2"));
     assert!(asked(&split, "cookie", "a=b;version=2; c=d"));
@@ -124,4 +124,27 @@ fn every_mirror_is_shown_its_part() {
     let mut counts = BTreeMap::new();
     (0..10_000).filter_map(|_| split.mirror()).for_each(|shown| *counts.entry(shown.0).or_default() += 1);
     assert_eq!(counts, BTreeMap::from([("a", 500), ("b", 500), ("c", 2_000)]));
+}
+
+/// A version is judged by what it gets by chance, and by what asks for it only where it gets nothing else.
+#[test]
+fn what_a_version_is_judged_by() {
+    use crate::guests::manifest::share::Rollback;
+    let rule = || Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() };
+    let version = |percent, rollback: Option<Rollback>| {
+        let share = Share { percent: Percent(percent), rules: vec![rule()], rollback, ..Share::default() };
+        (share, Arc::new(Fake("a", true)))
+    };
+    let asked: HeaderMap = [("x-version".parse().unwrap(), HeaderValue::from_static("2"))].into_iter().collect();
+    for (percent, rollback, aimed, drawn) in [
+        (5_000, Some(Rollback::default()), false, true),
+        (0, Some(Rollback::default()), true, true),
+        (5_000, None, false, false),
+        (0, None, false, false),
+    ] {
+        let split = Split::new([version(percent, rollback)], None).unwrap();
+        let by_rule = split.choose(&asked, CLIENT);
+        assert!(by_rule.version.is_some());
+        assert_eq!((by_rule.judged, split.choose(&HeaderMap::new(), CLIENT).judged), (aimed, drawn), "{percent}");
+    }
 }
