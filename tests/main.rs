@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod aborts;
 mod admin;
 mod breakers;
 mod cache;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
 use http_body::Frame;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 use crate::harness::{Answer, Connection, Process, fed, host, wasm, within};
 
@@ -120,4 +121,24 @@ async fn sizes_are_told_when_known() {
         (unknown.header("transfer-encoding").as_str(), unknown.header("content-length").as_str()),
         ("chunked", "")
     );
+}
+
+/// Frames of nothing take no part of a window, so they would be queued without end for a client that reads nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_writes_are_left_out() {
+    let host = host(&["endless", "endless3"]).start().await;
+    // The last frame may be empty: it has the end of the stream.
+    let count = async |mut body: Incoming| {
+        let (mut empty, mut bytes) = (0, 0);
+        while let Some(frame) = within(body.frame()).await {
+            let size = frame.unwrap().data_ref().map_or(0, Bytes::len);
+            (empty, bytes) = (empty + usize::from(size == 0), bytes + size);
+        }
+        assert!(bytes == 1 && empty <= 1, "{empty} empty frames, {bytes} bytes");
+    };
+    for guest in ["endless", "endless3"] {
+        let mut client = Connection::http2(host.address).await;
+        let request = Request::get(format!("/{guest}/empty")).body(fed().1).unwrap();
+        count(client.send(request).await.unwrap().into_body()).await;
+    }
 }

@@ -2,10 +2,13 @@
 
 mod asked;
 mod bounds;
+pub mod filled;
 
 use std::sync::Arc;
 
 use http::HeaderName;
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use wasmtime::component::Linker;
 use wasmtime_wasi_http::p2::bindings::http::types;
 use wasmtime_wasi_http::{
@@ -13,6 +16,7 @@ use wasmtime_wasi_http::{
     p3,
 };
 
+use self::filled::Filled;
 use super::Ctx;
 use super::sandbox::{Errand, Sandbox};
 
@@ -112,6 +116,8 @@ impl WasiHttpHooks for Hooks {
         match self.sandbox.errand() {
             Some(errand) => {
                 let (from, depth) = ((Arc::clone(&self.sandbox), errand.clone()), errand.depth);
+                let filled = |body: WasiBody| if body.is_end_stream() { body } else { Filled(body).boxed_unsync() };
+                let request = request.map(filled);
                 let sending = Arc::clone(&self.sender).send(from, request, options.unwrap_or_default());
                 Box::new(self.sandbox.send(depth, sending))
             }

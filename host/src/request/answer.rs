@@ -13,11 +13,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::instance::{Finished, Guarded};
 use crate::admission::Upload;
+use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::{Sandbox, lock};
 use crate::error::RequestError;
 use crate::guests::guest::Guest;
@@ -263,7 +264,7 @@ impl AnswerBody {
         if self.ended {
             return Poll::Ready(Ok(None));
         }
-        let polled = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let polled = ready!(poll_filled(Pin::new(&mut self.inner), cx));
         // A guest may take a body that was cut off for a whole one, and call its answer complete.
         if self.sandbox.body_over.load(Relaxed) {
             return Poll::Ready(Err(RequestError::BodyTooLarge));

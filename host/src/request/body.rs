@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error;
 
 use super::headers::trailing;
+use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::Sandbox;
 
 /// What the listener hands over, or a guest that calls another.
@@ -37,7 +38,7 @@ impl<B: RequestBody> Body for Limited<B> {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        let polled = poll_filled(Pin::new(&mut self.inner), cx);
         self.sandbox.body_asked(polled.is_pending());
         let frame = match ready!(polled) {
             Some(Ok(frame)) => trailing(frame),

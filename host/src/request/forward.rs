@@ -17,6 +17,7 @@ use super::body::RequestBody;
 use super::headers::trailing;
 use super::upgrade::{Held, Ours, Tunnel};
 use crate::admission;
+use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::service::Service;
@@ -130,7 +131,7 @@ impl Relay {
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = ready!(poll_filled(Pin::new(&mut self.body), cx));
         self.ended = frame.is_none() || self.body.is_end_stream();
         Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broken(&error))))
     }
@@ -180,7 +181,7 @@ impl<B: RequestBody> Body for Upload<B> {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        let polled = poll_filled(Pin::new(&mut self.inner), cx);
         self.uploading.asked(polled.is_ready());
         let frame = match ready!(polled) {
             Some(Ok(frame)) => trailing(frame),

@@ -3,7 +3,9 @@
 //! The guest's future owns the Store and is polled by whoever waits for its answer: first for the head, then for
 //! each frame of the body. There is no spawn, no queue and no channel hop, and dropping the answer cancels the guest.
 
+use std::any::Any;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -314,11 +316,17 @@ impl<F: Future + Unpin> Future for Guarded<F> {
         loop {
             if let Poll::Ready(turn) = this.poll_turn(cx) {
                 this.sandbox.cpu.enter();
-                let polled = Pin::new(&mut this.future).poll(cx);
+                // A panic in the engine or in a host call ends this request. It would end the connection, on which others are.
+                // Whatever was being changed is part of the future, which is not polled again.
+                let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.future).poll(cx)));
                 this.sandbox.cpu.leave();
-                if let Poll::Ready(output) = polled {
-                    this.sandbox.part_from_sent();
-                    return Poll::Ready(Ok(output));
+                match polled {
+                    Ok(Poll::Ready(output)) => {
+                        this.sandbox.part_from_sent();
+                        return Poll::Ready(Ok(output));
+                    }
+                    Ok(Poll::Pending) => {}
+                    Err(panic) => return Poll::Ready(Err(panicked(&*panic))),
                 }
                 this.rest(turn);
             }
@@ -341,6 +349,14 @@ impl<F> Drop for Guarded<F> {
         self.sandbox.forget_sent();
         stdio::finish(&self.sandbox);
     }
+}
+
+/// What a panic below a guest means to its caller.
+fn panicked(panic: &(dyn Any + Send)) -> RequestError {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let cause =
+        format!("a panic in the host ended it, which is a fault of Lodge: {}", text.unwrap_or("without a message"));
+    RequestError::Trapped(Trap { cause, ..Trap::default() })
 }
 
 /// What an error out of wasmtime means to the caller.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::child::{Failure, Leash, Running};
 use super::engine::{Linked, pool};
-use super::explain::uncompilable;
+use super::explain::{one_line, uncompilable};
 use super::job::{Job, Kind};
 use super::lane::Place;
 use super::{Compiled, Compiler};
@@ -87,9 +87,7 @@ impl Bounds {
     /// A failure in words: what happened to which file, and what to do.
     fn refusal(&self, failure: Failure, file: &str) -> Refusal {
         match failure {
-            Failure::Refused(why) => {
-                Refusal::new(file, format!("it does not compile: {why}"), "rebuild it with a current toolchain")
-            }
+            Failure::Refused(why) => uncompilable(file, &why),
             Failure::Memory => {
                 let reason = format!("it needs more than {} to compile", ByteSize(self.memory).display().iec());
                 Refusal::new(file, reason, "raise engine.compile_memory")
@@ -187,7 +185,7 @@ impl Compiler {
     fn take_in(&self, linked: Arc<Linked>, kind: Kind, code: &[u8], spec: &GuestSpec) -> Result<Compiled, Refusal> {
         let file = file_name(&spec.path);
         // The engine has bounds of its own for what it runs, such as the number of memories.
-        let component = deserialize(&linked.engine, code).map_err(|error| uncompilable(&file, &error))?;
+        let component = deserialize(&linked.engine, code).map_err(|error| uncompilable(&file, &one_line(&error)))?;
         let compiled = self.link(linked, kind, &component, &file)?;
         if let Some((cache, stamp)) = self.cache.as_ref().zip(self.stamp(kind)) {
             cache.store(stamp, spec.digest, code);

@@ -80,14 +80,15 @@ pub(super) fn unstartable(file: &str, error: &RequestError) -> Refusal {
 }
 
 /// A component that the engine does not take. What goes over the size of a sandbox is named by wasmtime's pool.
-pub(super) fn uncompilable(file: &str, error: &wasmtime::Error) -> Refusal {
-    let text = one_line(error);
+pub(super) fn uncompilable(file: &str, text: &str) -> Refusal {
     let (reason, remedy) = if text.contains("which exceeds the configured maximum of") {
         let most = format!("{CORE_INSTANCES} core instances, {MEMORIES} memories and {TABLES} tables");
         (
             format!("it is larger than a sandbox, which has at most {most}: {text}"),
             "split it into services that call each other".into(),
         )
+    } else if let Some((_, feature)) = LACKING.iter().find(|(signs, _)| signs.iter().any(|sign| text.contains(sign))) {
+        (format!("it uses {feature}, which Lodge's engine does not have: {text}"), "build it without them".into())
     } else if text.contains("memory has a minimum byte size") {
         (format!("its memory is larger than any sandbox: {text}"), "raise engine.max_memory".into())
     } else if text.contains("has a minimum element size") {
@@ -98,6 +99,13 @@ pub(super) fn uncompilable(file: &str, error: &wasmtime::Error) -> Refusal {
     };
     Refusal::new(file, reason, remedy)
 }
+
+/// What wasmtime says of features of WebAssembly that the engine is built without, and their names.
+const LACKING: [(&[&str], &str); 3] = [
+    (&["gc proposal", "the gc feature", "gc support", "gc types are disallowed"], "garbage-collected types (WasmGC)"),
+    (&["exceptions proposal"], "exceptions"),
+    (&["threads support", "threads must be enabled"], "threads"),
+];
 
 /// The packages whose interfaces Lodge implements, or some versions of them.
 const OWN: [&str; 8] = [

@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use wasmtime::{Engine, Strategy};
+use wasmtime::{Engine, Strategy, WasmFeatures};
 
 /// The first bytes of a job, to tell it from whatever else may stand on somebody's standard input.
 const MAGIC: [u8; 8] = *b"lodgejob";
@@ -41,6 +41,9 @@ impl Kind {
         config
             .strategy(if self.baseline { Strategy::Winch } else { Strategy::Cranelift })
             .epoch_interruption(true)
+            // wasmtime 48.0.8 without its `gc` feature still takes modules with subtypes of function types, and the first
+            // indirect call through one with another signature aborts the process (RUSTSEC-2026-0570).
+            .wasm_features(WasmFeatures::GC, false)
             .wasm_component_model_async(self.concurrent)
             .concurrency_support(self.concurrent);
     }

@@ -1,0 +1,149 @@
+//! Files, sockets and names: the runtimes of languages import them, so they link, but no guest gets any. The first call of each
+//! kind is logged, once for each version of a service, with what to use instead.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi::p2::bindings::filesystem::types::Descriptor;
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily, Network};
+use wasmtime_wasi::p2::bindings::sockets::{ip_name_lookup, tcp, udp};
+use wasmtime_wasi::p3::bindings::filesystem::types::Descriptor as Descriptor03;
+use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names_03, types as sockets_03};
+
+use super::Ctx;
+use super::sandbox::Sandbox;
+
+/// What was logged already for a version of a service.
+#[derive(Debug, Default)]
+pub struct Denials(AtomicU8);
+
+/// A kind of what is denied. Each is a bit.
+#[derive(Clone, Copy)]
+enum Kind {
+    Tcp = 1,
+    Udp = 2,
+    Names = 4,
+    Files = 8,
+}
+
+impl Denials {
+    /// Whether this is the first of its kind.
+    fn first(&self, kind: Kind) -> bool {
+        let bit = kind as u8;
+        // Read first: a guest may try for every request, on all cores.
+        self.0.load(Relaxed) & bit == 0 && self.0.fetch_or(bit, Relaxed) & bit == 0
+    }
+}
+
+/// Logs a denial unless it was logged before.
+fn deny(sandbox: &Sandbox, kind: Kind) {
+    if !sandbox.denials.first(kind) {
+        return;
+    }
+    let (service, version, request_id) = (&*sandbox.service.name, &*sandbox.version, &*sandbox.request_id());
+    let instead = "send HTTP requests, which `http = [\"http://HOST:PORT\"]`";
+    macro_rules! denied {
+        ($level:ident, $what:literal, $instead:expr) => {
+            tracing::$level!(service, version, request_id, "denied {}; {} (logged once)", $what, $instead)
+        };
+    }
+    match kind {
+        Kind::Tcp => denied!(
+            warn,
+            "a TCP socket, which no manifest can grant",
+            format_args!("{instead} in {service}.toml, above its first [section], allows")
+        ),
+        Kind::Udp => denied!(
+            warn,
+            "a UDP socket, which no manifest can grant",
+            format_args!("{instead} in {service}.toml, above its first [section], allows")
+        ),
+        Kind::Names => denied!(
+            warn,
+            "the resolution of a name, which no manifest can grant",
+            format_args!("{instead} in {service}.toml, above its first [section], allows: Lodge resolves their names")
+        ),
+        // Some runtimes look when they start, whether they need a file or not.
+        Kind::Files => denied!(
+            info,
+            "files: it looked for directories, and there are none",
+            "if it needs a file, put that into the component when it is built, or behind HTTP"
+        ),
+    }
+}
+
+/// Puts these in the place of what the linker has of WASI 0.2, by its newest names: those before are found by them, too.
+pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    type Called<'a> = StoreContextMut<'a, Ctx>;
+    linker.allow_shadowing(true);
+    linker.instance("wasi:sockets/tcp-create-socket@0.2.12")?.func_wrap(
+        "create-tcp-socket",
+        |store: Called<'_>, (_,): (IpAddressFamily,)| {
+            deny(&store.data().sandbox, Kind::Tcp);
+            Ok((Err::<Resource<tcp::TcpSocket>, _>(ErrorCode::AccessDenied),))
+        },
+    )?;
+    linker.instance("wasi:sockets/udp-create-socket@0.2.12")?.func_wrap(
+        "create-udp-socket",
+        |store: Called<'_>, (_,): (IpAddressFamily,)| {
+            deny(&store.data().sandbox, Kind::Udp);
+            Ok((Err::<Resource<udp::UdpSocket>, _>(ErrorCode::AccessDenied),))
+        },
+    )?;
+    linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?.func_wrap(
+        "resolve-addresses",
+        |store: Called<'_>, (_, _): (Resource<Network>, String)| {
+            deny(&store.data().sandbox, Kind::Names);
+            Ok((Err::<Resource<ip_name_lookup::ResolveAddressStream>, _>(ErrorCode::AccessDenied),))
+        },
+    )?;
+    linker.instance("wasi:filesystem/preopens@0.2.12")?.func_wrap("get-directories", |store: Called<'_>, (): ()| {
+        deny(&store.data().sandbox, Kind::Files);
+        Ok((Vec::<(Resource<Descriptor>, String)>::new(),))
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Puts these in the place of what the linker has of WASI 0.3.
+pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    type Called<'a> = StoreContextMut<'a, Ctx>;
+    type Family = sockets_03::IpAddressFamily;
+    linker.allow_shadowing(true);
+    let mut sockets = linker.instance("wasi:sockets/types@0.3.0")?;
+    sockets.func_wrap("[static]tcp-socket.create", |store: Called<'_>, (_,): (Family,)| {
+        deny(&store.data().sandbox, Kind::Tcp);
+        Ok((Err::<Resource<sockets_03::TcpSocket>, _>(sockets_03::ErrorCode::AccessDenied),))
+    })?;
+    sockets.func_wrap("[static]udp-socket.create", |store: Called<'_>, (_,): (Family,)| {
+        deny(&store.data().sandbox, Kind::Udp);
+        Ok((Err::<Resource<sockets_03::UdpSocket>, _>(sockets_03::ErrorCode::AccessDenied),))
+    })?;
+    linker.instance("wasi:sockets/ip-name-lookup@0.3.0")?.func_wrap_concurrent(
+        "resolve-addresses",
+        |accessor, (_,): (String,)| {
+            accessor.with(|mut store| deny(&store.data_mut().sandbox, Kind::Names));
+            Box::pin(std::future::ready(Ok((Err::<Vec<sockets_03::IpAddress>, _>(names_03::ErrorCode::AccessDenied),))))
+        },
+    )?;
+    linker.instance("wasi:filesystem/preopens@0.3.0")?.func_wrap("get-directories", |store: Called<'_>, (): ()| {
+        deny(&store.data().sandbox, Kind::Files);
+        Ok((Vec::<(Resource<Descriptor03>, String)>::new(),))
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_first_once() {
+        let denials = Denials::default();
+        for kind in [Kind::Tcp, Kind::Udp, Kind::Names, Kind::Files] {
+            assert!(denials.first(kind) && !denials.first(kind));
+        }
+    }
+}

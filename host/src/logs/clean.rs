@@ -1,0 +1,97 @@
+//! What guests, clients and file names write must not end a line of the log, nor change the terminal of whoever reads it.
+//!
+//! Cleaned in two places, where every line passes whatever it is made of: the writer and the tail.
+
+use std::borrow::Cow;
+
+/// Text with [`char::REPLACEMENT_CHARACTER`] in the place of each character that could do that. Tabs stay.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    if text.chars().any(is_hostile) {
+        text.chars().map(|c| if is_hostile(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    } else {
+        text.into()
+    }
+}
+
+/// A line of the log, of text or of JSON, in which nothing but its end ends a line. JSON spells such characters out, and
+/// whoever reads it gets them back, so there the escapes are replaced.
+pub(super) fn line(line: &[u8], json: bool) -> Cow<'_, [u8]> {
+    let body = line.strip_suffix(b"\n").unwrap_or(line);
+    let plain = body.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+    if plain && line.len() > body.len() && !(json && body.contains(&b'\\')) {
+        return line.into();
+    }
+    let text = String::from_utf8_lossy(body);
+    let mut cleaned = if json { unescaped(&text) } else { clean(&text).into_owned() };
+    cleaned.push('\n');
+    cleaned.into_bytes().into()
+}
+
+/// JSON without hostile characters, as they are or as escapes.
+fn unescaped(json: &str) -> String {
+    let mut cleaned = String::with_capacity(json.len());
+    let mut chars = json.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            cleaned.push(if is_hostile(c) { char::REPLACEMENT_CHARACTER } else { c });
+            continue;
+        }
+        match chars.next() {
+            Some('n' | 'r' | 'b' | 'f') => cleaned.push(char::REPLACEMENT_CHARACTER),
+            Some('u') => {
+                let digits: String = chars.by_ref().take(4).collect();
+                let escaped = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
+                if escaped.is_some_and(is_hostile) {
+                    cleaned.push(char::REPLACEMENT_CHARACTER);
+                } else {
+                    cleaned.push_str("\\u");
+                    cleaned.push_str(&digits);
+                }
+            }
+            escaped => {
+                cleaned.push('\\');
+                cleaned.extend(escaped);
+            }
+        }
+    }
+    cleaned
+}
+
+/// Moves the cursor, changes colours, ends the line, or turns the direction of writing around.
+fn is_hostile(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (c.is_control() && c != '\t')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cleaned(text: &str, json: bool) -> String {
+        String::from_utf8(line(text.as_bytes(), json).into_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        assert!(matches!(line(b"plain\ttext\n", false), Cow::Borrowed(_)));
+        assert!(matches!(line(b"{\"a\":\"b\"}\n", true), Cow::Borrowed(_)));
+        assert_eq!(cleaned("ünïcode 日本\n", false), "ünïcode 日本\n");
+        assert_eq!(cleaned("a\nb\r\x1b[2J\u{202e}\u{85}c\\n\n", false), "a�b��[2J��c\\n\n");
+        assert_eq!(cleaned("no end", false), "no end\n");
+        assert_eq!(line(b"\xff\n", false), "\u{fffd}\n".as_bytes());
+    }
+
+    #[test]
+    fn json_is_not_unescaped_into_a_hostile_character() {
+        for hostile in ['\n', '\r', '\u{8}', '\u{c}', '\0', '\u{1b}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2028}'] {
+            for around in ["", "\\", "\"", "\\\\", "\\u", "\t"] {
+                let value = serde_json::json!({ "message": format!("a{around}{hostile}b") });
+                let text = cleaned(&format!("{value}\n"), true);
+                let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(read["message"], format!("a{around}\u{fffd}b"), "{text}");
+            }
+        }
+        let harmless = serde_json::json!({ "message": "\"\\ \t \\n \\u001b é" });
+        assert_eq!(cleaned(&format!("{harmless}\n"), true), format!("{harmless}\n"));
+    }
+}
