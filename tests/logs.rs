@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Connection, Process, get, until, wasm};
+use crate::harness::{Connection, Process, get, lodge, output, until, wasm};
 
 fn directory(guests: &[&str]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -120,4 +120,98 @@ async fn floods_are_bounded_and_counted() {
     assert!(noise < seconds * (100 << 10) * 3 / 2, "{noise} bytes in {seconds} s");
     assert_eq!(get(process.address, "/hello").await.text(), "Hello, World!");
     lines(&process.log());
+}
+
+/// A function that is named like the end of a line, and a line that an operator would believe.
+const FORGING: &str = r#"(component
+    (core module $m
+        (func $"x\0a2026-11-28T00:00:00.000000Z  INFO lodge: forged\0a{\22forged\22:true}\0a\1b[31m" unreachable)
+        (memory (export "memory") 1)
+        (func (export "handle") (param i32 i32)
+            call $"x\0a2026-11-28T00:00:00.000000Z  INFO lodge: forged\0a{\22forged\22:true}\0a\1b[31m"))
+    (core instance $i (instantiate $m))
+    (import "wasi:http/types@0.2.0" (instance $types
+        (export "incoming-request" (type (sub resource)))
+        (export "response-outparam" (type (sub resource)))))
+    (alias export $types "incoming-request" (type $request))
+    (alias export $types "response-outparam" (type $out))
+    (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+        (canon lift (core func $i "handle")))
+    (instance $h (export "handle" (func $handle)))
+    (export "wasi:http/incoming-handler@0.2.0" (instance $h)))"#;
+
+/// Names of functions and of files are no more to be believed than what guests write.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_forges_a_line() {
+    let directory = directory(&[]);
+    std::fs::write(directory.path().join("forge.wasm"), wat::parse_str(FORGING).unwrap()).unwrap();
+    let name = "bad\n2026-11-28T00:00:00.000000Z  INFO lodge: forged\u{1b}[31m.wasm";
+    std::fs::write(directory.path().join(name), "no component").unwrap();
+    for format in ["text", "json"] {
+        let process = Process::serve(directory.path(), &["--log-format", format]).await;
+        assert_eq!(get(process.address, "/forge").await.status, 502);
+        until("both are logged", || process.log().matches("forged").count() >= 2).await;
+        let log = process.log();
+        let hostile = |text: &str| text.chars().any(|c| c.is_control() || c == '\u{202e}');
+        for line in log.lines() {
+            assert!(!hostile(line), "{line:?}");
+            if format == "json" {
+                let line: Value = serde_json::from_str(line).unwrap();
+                let texts = line.as_object().unwrap().values().filter_map(Value::as_str);
+                assert!(!texts.into_iter().any(hostile), "{line}");
+            } else {
+                assert!(!line.starts_with("2026-11-28T00:00:00.000000Z"), "{line}");
+            }
+        }
+        let kept: Value = serde_json::from_slice(&get(process.admin, "/v1/logs?tail=1000").await.body).unwrap();
+        for line in kept.as_array().unwrap() {
+            let fields = line["fields"].as_object().into_iter().flat_map(|fields| fields.values());
+            assert!(!fields.chain([&line["message"]]).filter_map(Value::as_str).any(hostile), "{line}");
+        }
+    }
+}
+
+/// What no manifest can grant is denied to the guest, and once told to the operator, with what to use instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn denied_sockets_and_files_are_logged_once() {
+    let directory = directory(&["echo", "echo3"]);
+    let process = Process::serve(directory.path(), &[]).await;
+    for guest in ["echo", "echo3"] {
+        for _ in 0..3 {
+            assert_eq!(get(process.address, &format!("/{guest}/head")).await.status, 200);
+        }
+    }
+    // The log is in order: when this line is there, all those before it are.
+    assert_eq!(put_level(&process, "info").await, 200);
+    until("the level was changed", || process.log().contains("the log level is")).await;
+    let count = |what: &str, service: &str| {
+        let line = |line: &&str| line.contains(what) && line.contains(&format!("service=\"{service}\""));
+        process.log().lines().filter(line).count()
+    };
+    let instead =
+        "send HTTP requests, which `http = [\"http://HOST:PORT\"]` in echo.toml, above its first [section], allows";
+    for what in [
+        format!("denied a TCP socket, which no manifest can grant; {instead}"),
+        format!("denied the resolution of a name, which no manifest can grant; {instead}"),
+        "denied files: it looked for directories, and there are none; if it needs a file, put that into".to_owned(),
+    ] {
+        assert_eq!(count(&what, "echo"), 1, "{}", process.log());
+    }
+}
+
+/// What the author of a guest needs is beside the failure: the end of its stderr.
+#[tokio::test(flavor = "multi_thread")]
+async fn stderr_is_beside_the_failure() {
+    let directory = directory(&["panic"]);
+    std::fs::write(directory.path().join("panic.toml"), "isolation = 'service'").unwrap();
+    let process = Process::serve(directory.path(), &[]).await;
+    let id = get(process.address, "/panic").await.header("x-request-id");
+    let whole: Value = serde_json::from_slice(&get(process.admin, "/v1/services/panic").await.body).unwrap();
+    let failure = &whole["recent_errors"][0];
+    assert_eq!(failure["request_id"], id);
+    let stderr: Vec<_> = failure["stderr"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(stderr.iter().any(|line| line.contains("panicked at")), "{failure}");
+    let (code, text, _) = output(&mut lodge(&["inspect", "panic", "--admin", &process.admin.to_string()]));
+    assert!(code == Some(0) && text.contains("  stderr: ") && text.contains("panicked at"), "{text}");
+    assert!(text.contains("isolation     service: several instances"), "{text}");
 }

@@ -5,9 +5,10 @@
 //! sandbox). Capabilities know neither each other nor the request path.
 //!
 //! Everything that a language's runtime imports is linked for everyone: refusing by import name would refuse
-//! nearly every guest. Files, arguments, names and sockets are empty or denied, and so are the
+//! nearly every guest. Files, arguments, names and sockets are empty or [`denied`], and so are the
 //! environment and outgoing requests but for what the manifest says.
 
+pub mod denied;
 pub mod http;
 pub mod limiter;
 mod logging;
@@ -75,10 +76,12 @@ impl Ctx {
 /// Only when two capabilities define one name.
 pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    denied::link_02(linker)?;
     http::link_02(linker)?;
     logging::link(linker)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
+        denied::link_03(linker)?;
         http::link_03(linker)?;
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! Everything is a `tracing` event but the line of a request, which has a way of its own because it is the one that
 //! costs ([`requests`]).
 
+mod clean;
 mod mask;
 pub mod requests;
 pub mod tail;
@@ -18,9 +19,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
+pub use self::clean::clean;
 use self::requests::Requests;
 use self::tail::Tail;
-use self::writer::{Flush, Writer};
+use self::writer::{Flush, Style, Writer};
 use crate::capabilities::sandbox::lock;
 use crate::config::keys::log_filter;
 use crate::config::{Config, LogFormat};
@@ -45,7 +47,7 @@ pub struct Logs {
 impl Logs {
     /// Logs that nothing is written to but the lines of requests, for a host inside another program.
     pub fn detached(config: &Config) -> Arc<Self> {
-        let (writer, _) = Writer::new(None);
+        let (writer, _) = Writer::new(None, Style::Plain);
         Arc::new(Self::new(config, writer, Arc::default(), None))
     }
 
@@ -54,14 +56,20 @@ impl Logs {
     /// # Errors
     /// When the process logs already.
     pub fn init(config: &Config) -> Result<(Arc<Self>, Flush), TryInitError> {
-        let (writer, flush) = Writer::new(Some(Box::new(std::io::stderr())));
+        let style = match config.log_format {
+            LogFormat::Json => Style::Json,
+            LogFormat::Text if std::io::stderr().is_terminal() => Style::Coloured,
+            LogFormat::Text => Style::Plain,
+        };
+        let (writer, flush) = Writer::new(Some(Box::new(std::io::stderr())), style);
         let tail = Arc::<Tail>::default();
         // The configuration has parsed this text once already.
         let (filter, handle) = reload::Layer::new(targets(&config.log_level).unwrap_or_default());
-        let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone());
+        // The writer adds the colours: it could not tell those of the formatter from those of a guest.
+        let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone()).with_ansi(false);
         let lines = match config.log_format {
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
-            LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
+            LogFormat::Text => lines.with_target(false).boxed(),
         };
         let kept = tail::Kept::new(Arc::clone(&tail));
         tracing_subscriber::registry().with(filter).with(lines).with(kept).try_init()?;
@@ -105,15 +113,4 @@ impl Logs {
 /// What is logged whatever the level comes on top.
 fn targets(level: &str) -> Result<Targets, String> {
     log_filter(level).map(|targets| targets.with_target(START, Level::INFO))
-}
-
-/// Text of a guest or a client that can neither end a line nor paint the operator's terminal.
-pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if is_hostile(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// Moves the cursor, changes colours, ends the line, or turns the direction of writing around.
-fn is_hostile(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    turns || (c.is_control() && c != '\t')
 }

@@ -18,6 +18,9 @@ use crate::upstreams::Upstream;
 /// Failures of a service that are remembered.
 const FAILURES: usize = 20;
 
+/// Requests whose failure is to be recorded soon, and of which stderr is kept until then.
+const FAILING: usize = 8;
+
 /// A service. Lives as long as one of its versions does, or a request to one.
 #[derive(Debug)]
 pub struct Service {
@@ -33,6 +36,8 @@ pub struct Service {
     /// The files of the version that was taken out, and why.
     withdrawn: Mutex<Option<((Digest, u64), String)>>,
     failures: Mutex<VecDeque<Failure>>,
+    /// What failed requests have written to stderr, by their ids, until the failure is recorded.
+    stderr: Mutex<VecDeque<(Arc<str>, Vec<String>)>>,
     refusal: Mutex<Option<(SystemTime, &'static str)>>,
     /// The second that it is, and bytes of output that became log lines in it.
     output: Mutex<(u64, usize)>,
@@ -53,6 +58,8 @@ pub struct Failure {
     pub detail: Option<String>,
     /// Where in the guest, innermost first, when it trapped.
     pub backtrace: Vec<String>,
+    /// The last lines that the request has written to stderr.
+    pub stderr: Vec<String>,
 }
 
 /// Every service there is.
@@ -92,6 +99,7 @@ impl Service {
             upstream: Mutex::default(),
             withdrawn: Mutex::default(),
             failures: Mutex::default(),
+            stderr: Mutex::default(),
             refusal: Mutex::default(),
             output: Mutex::default(),
         }
@@ -138,6 +146,24 @@ impl Service {
         granted
     }
 
+    /// A request that fails has written these lines to stderr.
+    pub(crate) fn wrote(&self, request_id: Arc<str>, lines: Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        let mut stderr = lock(&self.stderr);
+        if stderr.len() == FAILING {
+            stderr.pop_front();
+        }
+        stderr.push_back((request_id, lines));
+    }
+
+    fn take_stderr(&self, request_id: &str) -> Vec<String> {
+        let mut stderr = lock(&self.stderr);
+        let at = stderr.iter().rposition(|(id, _)| **id == *request_id);
+        at.and_then(|at| stderr.remove(at)).map(|(_, lines)| lines).unwrap_or_default()
+    }
+
     /// Counts a request that got no answer from a guest, or one whose answer broke off after its head.
     pub fn failed(&self, error: &RequestError, request_id: &str, headed: bool) {
         let reason = error.reason();
@@ -155,6 +181,7 @@ impl Service {
             reason,
             detail: error.detail(),
             backtrace: error.backtrace().to_vec(),
+            stderr: self.take_stderr(request_id),
         };
         let mut failures = lock(&self.failures);
         if failures.len() == FAILURES {

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use super::denied::Denials;
 use super::http::{Sending, Sent};
 use super::sent::Outbox;
+use super::stdio::LastLines;
 use crate::clock::Clock;
 use crate::config::limits::Limits;
 use crate::error::RequestError;
@@ -49,6 +51,8 @@ pub struct Sandbox {
     answers_held: AtomicUsize,
     /// Which version of it.
     pub version: Arc<str>,
+    /// What was denied to this version and logged.
+    pub denials: Arc<Denials>,
     output_limit: usize,
     output_rate: usize,
     output_left: AtomicUsize,
@@ -58,6 +62,8 @@ pub struct Sandbox {
     outbox: Outbox,
     /// Unfinished lines of stdout and stderr.
     pub(super) partial: [Mutex<Vec<u8>>; 2],
+    /// The last lines that the current request has written to stderr.
+    stderr: Mutex<LastLines>,
 }
 
 /// The request that a sandbox is at work on, for whatever the guest does meanwhile.
@@ -82,7 +88,12 @@ impl Errand {
 
 impl Sandbox {
     /// The outside of a sandbox of a service, before its first request.
-    pub fn new(service: Arc<Service>, version: Arc<str>, limits: &Limits, clock: Clock) -> Self {
+    pub fn new(
+        service: Arc<Service>,
+        (version, denials): (Arc<str>, Arc<Denials>),
+        limits: &Limits,
+        clock: Clock,
+    ) -> Self {
         Self {
             cpu: CpuMeter::new(limits.cpu, clock, Arc::clone(&service.share)),
             service,
@@ -95,6 +106,7 @@ impl Sandbox {
             denied: AtomicBool::new(false),
             answers_held: AtomicUsize::new(0),
             version,
+            denials,
             output_limit: limits.output,
             output_rate: limits.output_rate,
             output_left: AtomicUsize::new(limits.output),
@@ -102,6 +114,7 @@ impl Sandbox {
             errand: Mutex::new(None),
             outbox: Outbox::default(),
             partial: [const { Mutex::new(Vec::new()) }; 2],
+            stderr: Mutex::default(),
         }
     }
 
@@ -110,6 +123,9 @@ impl Sandbox {
     pub fn begin(&self, errand: Errand, first: bool) {
         *lock(&self.errand) = Some(errand);
         *lock(&self.head) = None;
+        if !first && self.has_output() {
+            *lock(&self.stderr) = LastLines::default();
+        }
         self.output_left.store(self.output_limit, Relaxed);
         self.output_dropped.store(0, Relaxed);
         self.body_over.store(false, Relaxed);
@@ -145,6 +161,10 @@ impl Sandbox {
     /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body. And if it says
     /// that something was denied, and something was denied to it, that is no word on its client.
     pub fn blame(&self, error: RequestError) -> RequestError {
+        if self.has_output() {
+            let lines = std::mem::take(&mut *lock(&self.stderr)).into_lines();
+            self.service.wrote(self.request_id(), lines);
+        }
         match error {
             _ if self.body_over.load(Relaxed) => RequestError::BodyTooLarge,
             _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
@@ -199,6 +219,11 @@ impl Sandbox {
     /// Whether a body that comes from elsewhere is still held: a 0.3 guest may answer with it, and be gone.
     pub fn holds_bodies(&self) -> bool {
         self.body_held.load(Relaxed) || self.answers_held.load(Relaxed) > 0
+    }
+
+    /// Keeps a line of stderr for the report of a failure.
+    pub(super) fn keep_stderr(&self, line: &str) {
+        lock(&self.stderr).push(line);
     }
 
     /// How much of `wanted` bytes of output may still become log lines; the rest is counted as dropped.

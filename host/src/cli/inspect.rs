@@ -165,6 +165,7 @@ fn served(service: &Service, now: SystemTime) -> String {
     }
     item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
     item(&mut text, "answers at", [places(&service.routes, &service.host)]);
+    item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
     item(&mut text, "may call", [service.calls.join(", ")]);
     item(&mut text, "may ask", [service.http.join(", ")]);
     traffic(&mut text, service, now);
@@ -213,6 +214,16 @@ fn policy(policy: &Policy) -> String {
     format!("{route}{} {}{state}", policy.policy, policy.settings)
 }
 
+/// What an operator has to know of an isolation.
+fn isolated(isolation: &str) -> String {
+    let means = match isolation {
+        "service" => ": several instances, each with memory of its own, and any may be replaced; keep no data in them",
+        "request" => ": a new instance for each request",
+        _ => "",
+    };
+    format!("{isolation}{means}")
+}
+
 /// A failure: what and when, then what the guest left behind.
 fn failed(error: &Error, now: SystemTime) -> Vec<String> {
     let status = error.status.map_or("aborted".into(), |status| status.to_string());
@@ -220,6 +231,7 @@ fn failed(error: &Error, now: SystemTime) -> Vec<String> {
     let mut lines =
         vec![format!("{}  {status} {}{detail} request_id={}", ago(&error.at, now), error.reason, error.request_id)];
     lines.extend(error.backtrace.iter().map(|frame| format!("  {frame}")));
+    lines.extend(error.stderr.iter().map(|line| format!("  stderr: {line}")));
     lines
 }
 
@@ -247,7 +259,7 @@ mod tests {
                 "calls":["hello","orders"],"http":["https://*.example.org","http://10.0.0.0/8"],
                 "imports":["wasi:http/outgoing-handler@0.2.3"],
                 "recent_errors":[{"at":"2026-11-21T10:58:00Z","request_id":"9f","status":null,"reason":"trapped",
-                  "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"]}]}"#,
+                  "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"],"stderr":["Traceback:"]}],"isolation":"service"}"#,
         )
         .unwrap();
         let text = served(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
@@ -261,7 +273,8 @@ mod tests {
             "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",
             "  asks for      outgoing HTTP: imported, denied but for `calls` and `http` of its manifest\n",
             "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
-            "                  0: users::run\n",
+            "                  0: users::run\n                  stderr: Traceback:\n",
+            "  isolation     service: several instances, each with memory of its own,",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }

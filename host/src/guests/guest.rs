@@ -10,6 +10,7 @@ use super::compile::{Compiled, Compiler, Interfaces};
 use super::deployment::Deployment;
 use super::load::{GuestSpec, Refusal};
 use super::manifest::Isolation;
+use crate::capabilities::denied::Denials;
 use crate::capabilities::http::Sender;
 use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
@@ -31,6 +32,7 @@ pub struct Guest {
     used: AtomicU64,
     idle: Mutex<Vec<Idle>>,
     late_trap: AtomicBool,
+    denials: Arc<Denials>,
 }
 
 /// A warm instance between two requests.
@@ -65,6 +67,7 @@ impl Guest {
             improved: AtomicBool::new(false),
             idle: Mutex::new(Vec::new()),
             late_trap: AtomicBool::new(false),
+            denials: Arc::default(),
         }
     }
 
@@ -81,6 +84,11 @@ impl Guest {
     /// What sends the requests of its sandboxes.
     pub(crate) fn sender(&self) -> Arc<dyn Sender> {
         Arc::clone(&self.sender)
+    }
+
+    /// What was denied to its sandboxes and logged.
+    pub(crate) fn denials(&self) -> &Arc<Denials> {
+        &self.denials
     }
 
     /// The host's coarse clock.

@@ -12,6 +12,7 @@ use serde::Serialize;
 pub use self::rollout::{Beside, Margins, Part};
 use super::compile::Interfaces;
 use super::load::{self, Refusal};
+use super::manifest::Isolation;
 use super::manifest::grants::Grants;
 use super::snapshot::Snapshot;
 use super::target::Target;
@@ -62,6 +63,9 @@ pub struct Service {
     /// How it does; only for who asks a host that serves.
     #[serde(flatten)]
     pub live: Option<Live>,
+    /// `request` or `service`: whether its instances are used for more than one request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<&'static str>,
     /// Services of this host that its manifest lets it call; `*` is each of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<String>,
@@ -210,7 +214,11 @@ fn described(target: &Target) -> Service {
     let Interfaces { imports, exports } = (*guest.interfaces).clone();
     let Grants { calls, http } = &guest.spec.manifest.grants;
     let http = http.iter().map(ToString::to_string).collect();
-    Service { imports, exports, calls: calls.names(), http, ..service(target) }
+    let isolation = Some(match guest.spec.manifest.isolation {
+        Isolation::Request => "request",
+        Isolation::Service => "service",
+    });
+    Service { imports, exports, isolation, calls: calls.names(), http, ..service(target) }
 }
 
 /// The state of a service, as [`Live::state`] documents it.
@@ -248,6 +256,7 @@ fn service(target: &Target) -> Service {
         sticky: backend.spec.manifest.sticky.as_ref().map(ToString::to_string),
         live: None,
         upstream: None,
+        isolation: None,
         calls: Vec::new(),
         http: Vec::new(),
         imports: Vec::new(),

@@ -13,7 +13,6 @@ use http::header::{HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 
-use super::clean;
 use super::mask::Mask;
 use super::tail::{Kind, Line, Tail};
 use super::writer::Writer;
@@ -206,7 +205,7 @@ fn json(told: &Told<'_>, target: &str) -> Vec<u8> {
 fn plain(told: &Told<'_>, target: &str) -> Vec<u8> {
     let mut line = Text(Vec::with_capacity(512));
     line.shown(humantime::format_rfc3339_micros(told.began)).plain("  ").plain(level(told)).plain(" ");
-    line.plain(told.method.as_str()).plain(" ").plain(&clean(target)).plain(" ");
+    line.plain(told.method.as_str()).plain(" ").plain(target).plain(" ");
     line.plain(told.status.as_ref().map_or("-", StatusCode::as_str)).plain(" ");
     line.ms(told.took).plain(" ms, ").number(told.sent).plain(" B");
     if !told.service.is_empty() {
@@ -228,7 +227,7 @@ fn plain(told: &Told<'_>, target: &str) -> Vec<u8> {
         line.plain(" trace_id=").shown(format_args!("{trace_id:032x}"));
     }
     for (name, value) in told.headers {
-        line.plain(" ").plain(name.as_str()).plain("=").quoted(&clean(value));
+        line.plain(" ").plain(name.as_str()).plain("=").quoted(value);
     }
     line.plain(" client=").shown(told.client).plain(" request_id=").plain(told.request_id).plain("\n");
     line.0

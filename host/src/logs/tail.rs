@@ -2,6 +2,7 @@
 //!
 //! Bounded per service, so that one that talks a lot does not drive out what others said.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::CHANGE;
+use super::{CHANGE, clean};
 use crate::capabilities::sandbox::lock;
 use crate::service::rfc3339;
 
@@ -130,6 +131,21 @@ impl Line {
         self.number
     }
 
+    /// Replaces what could end a line or change a terminal, wherever it is.
+    fn clean(&mut self) {
+        let Self { service, version, request_id, stream, message, fields, .. } = self;
+        let fields = fields.values_mut().filter_map(|value| match value {
+            serde_json::Value::String(text) => Some(text),
+            _ => None,
+        });
+        let texts = [service, version, request_id, stream].into_iter().flatten();
+        for text in texts.chain([message]).chain(fields) {
+            if let Cow::Owned(cleaned) = clean(text) {
+                *text = cleaned;
+            }
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.message.len() + self.fields.values().map(|value| value.as_str().map_or(8, str::len)).sum::<usize>()
     }
@@ -145,6 +161,7 @@ impl Default for Tail {
 impl Tail {
     /// Keeps a line, and tells it to who follows.
     pub fn push(&self, mut line: Line) {
+        line.clean();
         let mut kept = lock(&self.kept);
         line.number = self.number.fetch_add(1, Relaxed);
         let line = Arc::new(line);
@@ -158,6 +175,7 @@ impl Tail {
 
     /// Tells a line to who follows, and does not keep it.
     pub fn tell(&self, mut line: Line) {
+        line.clean();
         line.number = self.number.fetch_add(1, Relaxed);
         self.send(Arc::new(line));
     }

@@ -1,6 +1,6 @@
 //! Lines on their way out, written by a thread of their own: a terminal that stands still must not stop requests.
 //!
-//! Many lines are one system call. What does not fit into the buffer is dropped, line by line, and counted.
+//! Every line is cleaned here, whatever it is made of. Many lines are one system call. What does not fit into the buffer is dropped, line by line, and counted.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::clean;
 use crate::capabilities::sandbox::lock;
 
 /// Bytes of lines that wait to be written.
@@ -23,7 +24,23 @@ const DELAY: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub(super) struct Writer(Arc<Shared>);
 
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// A JSON object each.
+    Json,
+    /// Text.
+    Plain,
+    /// Text on a terminal.
+    Coloured,
+}
+
+/// Bytes of the time at the beginning of a line of text, and of its level with the space before it.
+const TIME: usize = "2026-11-28T00:00:00.000000Z".len();
+const LEVEL: usize = "  WARN".len();
+
 struct Shared {
+    style: Style,
     buffer: Mutex<Vec<u8>>,
     /// Nobody reads them.
     nowhere: bool,
@@ -38,9 +55,10 @@ pub struct Flush {
 }
 
 impl Writer {
-    /// Lines to `out`, or to nobody.
-    pub(super) fn new(out: Option<Box<dyn Write + Send>>) -> (Self, Flush) {
+    /// Lines of this style to `out`, or to nobody.
+    pub(super) fn new(out: Option<Box<dyn Write + Send>>, style: Style) -> (Self, Flush) {
         let shared = Arc::new(Shared {
+            style,
             buffer: Mutex::default(),
             nowhere: out.is_none(),
             dropped: AtomicU64::new(0),
@@ -58,8 +76,12 @@ impl Writer {
         if self.0.nowhere {
             return;
         }
+        let style = self.0.style;
+        let line = &*clean::line(line, style == Style::Json);
+        let coloured = if style == Style::Coloured { coloured(line) } else { None };
+        let line = coloured.as_deref().unwrap_or(line);
         let mut buffer = lock(&self.0.buffer);
-        if buffer.len() + line.len() > BUFFER {
+        if buffer.len().saturating_add(line.len()) > BUFFER {
             drop(buffer);
             self.0.dropped.fetch_add(1, Relaxed);
         } else {
@@ -71,6 +93,21 @@ impl Writer {
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Relaxed)
     }
+}
+
+/// A line of text with its time dimmed and its level in colour; none for a line of another form.
+fn coloured(line: &[u8]) -> Option<Vec<u8>> {
+    let (time, rest) = line.split_at_checked(TIME)?;
+    let (level, rest) = rest.split_at_checked(LEVEL)?;
+    let colour: &[u8] = match level.trim_ascii() {
+        b"ERROR" => b"31",
+        b"WARN" => b"33",
+        b"INFO" => b"32",
+        b"DEBUG" => b"34",
+        b"TRACE" => b"35",
+        _ => return None,
+    };
+    Some([b"\x1b[2m", time, b"\x1b[0m\x1b[", colour, b"m", level, b"\x1b[0m", rest].concat())
 }
 
 impl Shared {
@@ -119,5 +156,48 @@ impl<'a> MakeWriter<'a> for Writer {
 
     fn make_writer(&'a self) -> &'a Self {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a writer of this style makes of these lines.
+    fn written(style: Style, lines: &[&str]) -> String {
+        #[derive(Clone, Default)]
+        struct Out(Arc<Mutex<Vec<u8>>>);
+        impl Write for Out {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                lock(&self.0).write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let out = Out::default();
+        let (writer, flush) = Writer::new(Some(Box::new(out.clone())), style);
+        lines.iter().for_each(|line| writer.line(line.as_bytes()));
+        drop(flush);
+        String::from_utf8(lock(&out.0).clone()).unwrap()
+    }
+
+    const FORGED: &str = "2026-11-28T00:00:00.000000Z  WARN a\n2026-11-28T00:00:01.000000Z  INFO forged \x1b[32m\n";
+
+    #[test]
+    fn whatever_is_in_a_line_it_stays_one() {
+        assert_eq!(
+            written(Style::Plain, &[FORGED]),
+            "2026-11-28T00:00:00.000000Z  WARN a\u{fffd}2026-11-28T00:00:01.000000Z  INFO forged \u{fffd}[32m\n"
+        );
+        assert_eq!(written(Style::Json, &["{\"message\":\"a\\nb\"}\n"]), "{\"message\":\"a\u{fffd}b\"}\n");
+    }
+
+    #[test]
+    fn colours_are_the_hosts_own() {
+        let text = written(Style::Coloured, &[FORGED, "no time\n"]);
+        let begins = "\x1b[2m2026-11-28T00:00:00.000000Z\x1b[0m\x1b[33m  WARN\x1b[0m a\u{fffd}2026";
+        assert!(text.starts_with(begins), "{text:?}");
+        assert_eq!((text.lines().count(), text.matches('\x1b').count()), (2, 4));
     }
 }

@@ -101,7 +101,7 @@ impl Instance {
         let start = Instant::now();
         let sandbox = Arc::new(Sandbox::new(
             Arc::clone(&guest.service),
-            Arc::clone(&guest.version),
+            (Arc::clone(&guest.version), Arc::clone(guest.denials())),
             limits,
             guest.clock().clone(),
         ));

@@ -38,6 +38,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) digest: String,
     pub(in crate::cli) bytes: u64,
     pub(in crate::cli) routes: Vec<String>,
+    pub(in crate::cli) isolation: Option<String>,
     pub(in crate::cli) host: String,
     pub(in crate::cli) state: String,
     pub(in crate::cli) since: String,
@@ -167,6 +168,7 @@ pub(in crate::cli) struct Error {
     pub(in crate::cli) reason: String,
     pub(in crate::cli) detail: Option<String>,
     pub(in crate::cli) backtrace: Vec<String>,
+    pub(in crate::cli) stderr: Vec<String>,
 }
 
 /// A line of the log.

@@ -98,7 +98,9 @@ pub(super) fn of(imports: &[String]) -> Vec<Ask> {
 /// A manifest for the service `name` that says what there is to say, and grants what can be granted.
 pub(super) fn manifest(name: &str, imports: &[String]) -> String {
     let routes = format!("routes = [{}]", toml::Value::String(format!("/{name}")));
-    let mut text = format!("{routes}\nisolation = \"request\"  # \"service\" reuses warm instances\n");
+    let mut text = format!(
+        "{routes}\nisolation = \"request\"  # \"service\" reuses instances: several, each with its own memory\n"
+    );
     let asked = |capability: &&Capability| imports.iter().any(|import| capability.is_meant(import));
     for grant in CAPABILITIES.iter().filter(asked).filter_map(|capability| capability.grant) {
         text.push_str(&format!("\n{grant}"));

@@ -2,11 +2,12 @@ use http::header;
 
 use super::*;
 use crate::config::{Origin, Source, resolve};
+use crate::logs::writer::Style;
 
 fn requests(settings: &[(&str, &str)]) -> Requests {
     let said: Source = settings.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     let config = resolve(&[(Origin::Flag, said)]).unwrap().config;
-    Requests::new(&config, Writer::new(None).0, Arc::default())
+    Requests::new(&config, Writer::new(None, Style::Plain).0, Arc::default())
 }
 
 const PHASES: &[(&str, Duration)] = &[("queue", Duration::from_micros(1)), ("guest", Duration::from_micros(250))];
