@@ -138,7 +138,15 @@ async fn nobody_compiles_what_is_gone() {
     let cache = tempfile::tempdir().unwrap();
     let process = Process::serve_with_cache(directory.path(), &cache.path().join("c").display().to_string()).await;
     std::fs::write(directory.path().join("large.wasm"), heavy("status", 3_000, 2_000, "")).unwrap();
-    until("it compiles", || !compilers(&process).is_empty()).await;
+    let mut pid = None;
+    until("it compiles", || {
+        pid = compilers(&process).first().copied();
+        pid.is_some()
+    })
+    .await;
+    // It does not end by itself.
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid.unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     std::fs::remove_file(directory.path().join("large.wasm")).unwrap();
     until("it is given up", || compilers(&process).is_empty()).await;
     assert!(!process.log().contains("large at /large"), "{}", process.log());

@@ -45,6 +45,11 @@
 //! * 2026-11: a guest that computes for more than two ticks is polled only while it holds a [`Turn`](turns::Turn), and
 //!   turns are fewer than workers. The scheduler stays tokio's: the frame around the guest's future just does not poll it.
 //! * 2026-11: two engines. 0.2 guests run on one without support for concurrent tasks, 10 % cheaper per request.
+//! * 2026-11: a component is compiled by a child process, not by a thread: Cranelift cannot be interrupted, and its memory
+//!   cannot be bounded otherwise. Starting one costs less than the noise of a drop, and the host's peak for an 18 MB Python
+//!   component is 210 MB instead of 450.
+//! * 2026-11: two more engines for Winch's code, each with a pool of its own, made when there is such code and dropped with the
+//!   last of it: 0.9 MiB each. On-demand allocation would cost as much and let in components that the pool then refuses.
 //! * 2026-11: `request::activity` and `request::headers` are rooms that the first plan did not have: the listener's
 //!   timeouts and the header hygiene each are a job of their own.
 //! * 2026-11: machine code of a service that nobody asks for is dropped and loaded again (`guests::guest`), which takes
