@@ -106,6 +106,8 @@ impl Fixed {
 /// # Errors
 /// One line for the first line of the file that is wrong, with its number.
 pub fn lines(text: &str) -> Result<Vec<Fixed>, String> {
+    // Editors of another system begin a file with it, as in manifests.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut replicas = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -324,6 +326,7 @@ mod tests {
         let text = "# ours\n\nhttp://10.0.0.7:8080 weight=3 # the large one\r\n  https://b  \n";
         let read: Vec<_> = lines(text).unwrap().iter().map(|fixed| (fixed.to_string(), fixed.weight)).collect();
         assert_eq!(read, [("http://10.0.0.7:8080".into(), 3), ("https://b:443".into(), 1)]);
+        assert_eq!(lines(&format!("\u{feff}{text}\r\n")).unwrap(), lines(text).unwrap(), "from another system");
         assert!(lines("http://a\nhttp//b").unwrap_err().starts_with("line 2: \"http//b\": "));
         assert!(lines("\ndns://b:1").unwrap_err().starts_with("line 2: \"dns://b:1\": a file names replicas only"));
     }
