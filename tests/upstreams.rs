@@ -181,8 +181,9 @@ async fn a_replica_of_http_1_0() {
         assert!(!answers.contains("HTTP/1.0"), "{answers}");
     }
     one.set(Habit::Says("HTTP/1.0 200 OK\r\ncontent-length: 9\r\n\r\nhello"));
-    let cut = host.get("/far").await;
-    assert!(cut.status == 502 || cut.broken, "{cut:?}");
+    // The connection may end before the head is sent, as the body ends at once.
+    let cut = raw(host.address, "GET /far HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(cut.is_empty() || cut.contains(" 502 ") || cut.contains("content-length: 9\r\n"), "{cut}");
 }
 
 /// HTTP/2 lets clients split `Cookie`; guests and replicas of HTTP/1.1 get one field.
