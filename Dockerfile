@@ -1,17 +1,25 @@
-# The host, the sample services and their machine code, and nothing else: no shell, no libc, no package.
+# The host, the sample services with their machine code, the system's certificate authorities, and nothing else: no shell, no
+# libc, no package.
 #   docker build -t lodge . && docker run -p 8080:8080 lodge
 #   docker run -p 8080:8080 -v $PWD/guests:/guests lodge
+# To build on a base image that cannot change, name it by digest: --build-arg RUST_IMAGE=rust@sha256:...
 
-FROM rust:1.95-bookworm AS build
+ARG RUST_IMAGE=rust:1.95-bookworm
+
+FROM ${RUST_IMAGE} AS build
 ARG TARGETARCH=amd64
-RUN apt-get update && apt-get install -y --no-install-recommends musl-tools && rm -rf /var/lib/apt/lists/*
+# The time of every file in the image, in seconds since 1970, so that equal sources make an equal image.
+ARG SOURCE_DATE_EPOCH=0
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates musl-tools && rm -rf /var/lib/apt/lists/*
 RUN case $TARGETARCH in arm64) echo aarch64 ;; *) echo x86_64 ;; esac >/arch
 WORKDIR /src
 COPY rust-toolchain.toml ./
 RUN rustup target add "$(cat /arch)-unknown-linux-musl" wasm32-wasip2
 COPY . .
-# Names and lines stay out of the image: they are three quarters of the binary.
-ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols
+# Names and lines stay out of the image: they are three quarters of the binary. So do the paths of this build.
+ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols \
+    RUSTFLAGS="--remap-path-prefix=/src=lodge --remap-path-prefix=/usr/local/cargo=cargo" \
+    CFLAGS="-ffile-prefix-map=/src=lodge -ffile-prefix-map=/usr/local/cargo=cargo"
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --release --locked --target "$(cat /arch)-unknown-linux-musl" \
  && cargo build --profile guest --locked --target wasm32-wasip2 -p hello -p users \
@@ -19,19 +27,22 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
  && cp "target/$(cat /arch)-unknown-linux-musl/release/lodge" /out/lodge \
  && cp target/wasm32-wasip2/guest/hello.wasm target/wasm32-wasip2/guest/users.wasm guests/*.toml /out/guests/
 RUN /out/lodge compile /out/guests --cache-directory /out/cache
+RUN cp -L /etc/ssl/certs/ca-certificates.crt /out/ && find /out -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 FROM scratch
 LABEL org.opencontainers.image.title="Lodge" \
       org.opencontainers.image.description="Microservices as WebAssembly components, without a container each" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.documentation="README.md"
-COPY --from=build /out/lodge /lodge
+COPY --from=build /out/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /out/lodge /usr/local/bin/lodge
 COPY --from=build --chown=10001:10001 /out/guests /guests
 COPY --from=build --chown=10001:10001 /out/cache /cache
-ENV LODGE_LISTEN=0.0.0.0:8080 LODGE_ADMIN=0.0.0.0:9090 LODGE_GUESTS=/guests LODGE_CACHE_DIRECTORY=/cache
+ENV PATH=/usr/local/bin \
+    LODGE_LISTEN=0.0.0.0:8080 LODGE_ADMIN=0.0.0.0:9090 LODGE_GUESTS=/guests LODGE_CACHE_DIRECTORY=/cache
 USER 10001:10001
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=6s --start-period=60s CMD ["/lodge", "health"]
-ENTRYPOINT ["/lodge"]
+HEALTHCHECK --interval=5s --timeout=6s --start-period=60s CMD ["lodge", "health"]
+ENTRYPOINT ["lodge"]
 CMD ["serve"]

@@ -117,13 +117,13 @@ ensure_image() {
 start_engine
 stages=" $(sed -nE 's/^FROM .* [Aa][Ss] ([^ ]+).*/\1/p' "$file" | tr '\n' ' ') scratch "
 for i in $(sed -nE 's/^FROM +(--[^ ]+ +)*([^ ]+).*/\2/p' "$file" | sort -u); do
+  # FROM ${NAME}: the default of that argument.
+  case $i in '${'*'}') i=${i#??}; i=$(sed -nE "s/^ARG +${i%?}=(.*)/\1/p" "$file" | head -n 1) ;; esac
   case $stages in *" $i "*) ;; *) ensure_image "$i" ;; esac
 done
 tag=docker-proof-$$:test
 build -t "$tag" -f "$file" "$ctx" >"$STATE/build.log" 2>&1 || { tail -40 "$STATE/build.log"; die "docker build"; }
 say "built $file: $(docker image inspect -f '{{.Size}}' "$tag" | numfmt --to=iec)"
-
-port() { python3 -c 'import socket;s=socket.socket();s.bind(("127.0.0.1",0));print(s.getsockname()[1])'; }
 
 size=$(docker image inspect -f '{{.Size}}' "$tag")
 [ "$size" -le 60000000 ] || die "the image has $size bytes, over 60 MB"
@@ -152,7 +152,15 @@ run plain; answers /users "$users"; answers '/hello?name=Ada' 'Hello, Ada!'
 docker logs "$n" 2>&1 | grep -E 'compile cache' && die "the image's own cache is not used"
 for _ in $(seq 100); do health=$(docker inspect -f '{{.State.Health.Status}}' "$n"); [ "$health" = healthy ] && break; sleep .2; done
 [ "$health" = healthy ] || die "the health check says $health"
+docker exec "$n" lodge ps | grep -q '^users ' || die "docker exec $n lodge ps does not list users"
 stop "docker run -p 8080:8080 IMAGE: serves hello and users, healthy"
+
+# What https needs is there, and no key: whoever reads the image must not be able to sign machine code.
+files=$STATE/files; source=docker-proof-$$-files; names+=("$source"); docker create --name "$source" "$tag" >/dev/null
+docker export "$source" | tar -tv >"$files"
+awk '$NF == "etc/ssl/certs/ca-certificates.crt" && $3 > 100000 { found = 1 } END { exit !found }' "$files" || die "no certificate authorities in the image"
+grep -E ' (cache|code)/key$' "$files" && die "a key of the compile cache is in the image"
+say "certificate authorities are in the image, and no key is"
 
 guests=$(mktemp -d); chmod 755 "$guests"
 component() { docker cp "$1:/guests/$2.wasm" "$guests/$3.part" >/dev/null && chmod 644 "$guests/$3.part" && mv "$guests/$3.part" "$guests/$3.wasm"; }

@@ -5,6 +5,8 @@ mod check;
 mod client;
 mod deploy;
 mod dev;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod inspect;
 mod logs;

@@ -128,6 +128,8 @@ pub mod config;
 pub mod drain;
 pub mod error;
 pub mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod guests;
 pub mod host;
 pub mod ids;

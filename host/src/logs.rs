@@ -5,6 +5,8 @@
 //! costs ([`requests`]).
 
 mod clean;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod mask;
 pub mod requests;
 pub mod tail;

@@ -21,6 +21,8 @@ mod errand;
 mod flights;
 mod forwarding;
 mod freshness;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod kept;
 mod lists;
 pub mod recorder;

@@ -2,7 +2,7 @@
 
 pub(super) mod api;
 mod body;
-mod sse;
+pub(super) mod sse;
 
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

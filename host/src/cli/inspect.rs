@@ -1,7 +1,7 @@
 //! `lodge inspect`: all about a service that a host serves, or about a component file, for which no host is needed.
 
 mod asks;
-mod component;
+pub(super) mod component;
 mod elsewhere;
 
 use std::path::{Path, PathBuf};

@@ -109,6 +109,18 @@ impl Parser {
     }
 }
 
+/// Whole and in two pieces, the first as long as the first byte says, a stream holds the same events.
+#[cfg(any(test, fuzzing))]
+pub(in crate::cli) fn fuzz(bytes: &[u8]) {
+    let mut whole = VecDeque::new();
+    let ended = Parser::default().feed(bytes, &mut whole);
+    let at = bytes.first().map_or(0, |first| usize::from(*first)).min(bytes.len());
+    let (first, second) = bytes.split_at_checked(at).unwrap_or_default();
+    let (mut parser, mut pieces) = (Parser::default(), VecDeque::new());
+    let ended_too = parser.feed(first, &mut pieces).and_then(|()| parser.feed(second, &mut pieces));
+    assert_eq!((ended, &whole), (ended_too, &pieces));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -8,7 +8,7 @@ use crate::guests::compile::Interfaces;
 ///
 /// # Errors
 /// When the bytes are no component.
-pub(super) fn interfaces(bytes: &[u8]) -> Result<Interfaces, String> {
+pub(in crate::cli) fn interfaces(bytes: &[u8]) -> Result<Interfaces, String> {
     if !Parser::is_component(bytes) {
         return Err("it is no component".into());
     }
@@ -39,7 +39,7 @@ pub(super) fn interfaces(bytes: &[u8]) -> Result<Interfaces, String> {
 }
 
 /// The versions of WASI that are spoken, in order.
-pub(super) fn wasi_versions(interfaces: &Interfaces) -> Vec<String> {
+pub(in crate::cli) fn wasi_versions(interfaces: &Interfaces) -> Vec<String> {
     let names = interfaces.imports.iter().chain(&interfaces.exports).filter(|name| name.starts_with("wasi:"));
     let mut versions: Vec<_> = names.filter_map(|name| Some(name.rsplit_once('@')?.1.to_owned())).collect();
     let numbers = |version: &String| version.split(['.', '-']).map(|part| part.parse::<u64>().ok()).collect::<Vec<_>>();

@@ -1,0 +1,208 @@
+//! Fuzz targets: one for every parser of bytes from outside, each with the properties that hold for any input.
+//!
+//! `cargo test` runs every seed in `host/fuzz/seeds` and mutations of it; `.ci/fuzz` runs libFuzzer with coverage. A
+//! target must not panic, must end, and must not use memory out of proportion to its input.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Uri};
+use ipnet::IpNet;
+
+use crate::guests::manifest::{self, Manifest};
+use crate::request::canonical;
+use crate::request::headers::{self, Peer};
+use crate::request::place::Place;
+use crate::request::route::{Pattern, Route, Router};
+use crate::upstreams::source;
+use crate::{cli, config, logs, responses, traces};
+
+/// A fuzz target: takes any bytes, and panics when a property does not hold.
+pub type Target = fn(&[u8]);
+
+/// Every target by name; its seeds are in `host/fuzz/seeds/NAME`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("cache", responses::fuzz::response),
+    ("component", cli::fuzz::component),
+    ("events", cli::fuzz::events),
+    ("forwarded", forwarded),
+    ("log", logs::fuzz::line),
+    ("manifest", manifest),
+    ("otlp", traces::fuzz::otlp),
+    ("place", place),
+    ("replicas", replicas),
+    ("route", route),
+    ("settings", settings),
+    ("trace", traces::fuzz::context),
+];
+
+/// The first line of an input and what follows it.
+pub(crate) fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (line, rest) = bytes.split_at_checked(end).unwrap_or_default();
+    (line, rest.get(1..).unwrap_or_default())
+}
+
+/// Headers as `name: value` lines. A line that HTTP does not allow ends them: hyper would have refused the request.
+pub(crate) fn header_lines(mut bytes: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    while !bytes.is_empty() {
+        let (field, rest) = line(bytes);
+        bytes = rest;
+        let colon = field.iter().position(|byte| *byte == b':').unwrap_or(field.len());
+        let (name, value) = field.split_at_checked(colon).unwrap_or_default();
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else { break };
+        headers.append(name, value);
+    }
+    headers
+}
+
+/// A manifest: read twice it is the same, and every problem is one line.
+fn manifest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(resolved) = config::resolve(&[]) else { return };
+    let (limits, most) = (&resolved.config.limits, resolved.config.engine.max_memory);
+    let read = Manifest::read("users", text, limits, most);
+    assert_eq!(read, Manifest::read("users", text, limits, most));
+    let _ = manifest::build(text);
+    match read {
+        Ok(manifest) => drop(manifest.version(text, most)),
+        Err(problems) => assert!(!problems.is_empty()),
+    }
+}
+
+/// `lodge.toml`: whatever is read can be resolved or has problems.
+fn settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(source) = config::read_file(text)
+        && let Err(problems) = config::resolve(&[(config::Origin::File, source)])
+    {
+        assert!(!problems.is_empty());
+    }
+}
+
+/// The target on the first line and the headers below it, from a client and from a trusted proxy: the request that a
+/// guest sees is absolute, and only a trusted proxy decides who the client is.
+fn forwarded(bytes: &[u8]) {
+    let (target, rest) = line(bytes);
+    let headers = header_lines(rest);
+    let Ok(uri) = Uri::try_from(target) else { return };
+    let Ok(proxies) = "10.0.0.0/8".parse::<IpNet>().map(|net| [net]) else { return };
+    for from in ["192.0.2.7:1", "10.0.0.7:1"].iter().filter_map(|address| address.parse().ok()) {
+        let peer = Peer::new(from, from, &proxies);
+        let Ok(mut request) = Request::get(uri.clone()).body(()) else { return };
+        *request.headers_mut() = headers.clone();
+        let (mut head, ()) = request.into_parts();
+        if headers::arrive(&mut head, &peer).is_err() {
+            continue;
+        }
+        assert!(head.uri.scheme().is_some() && head.uri.authority().is_some(), "{:?}", head.uri);
+        let all = head.headers.get_all("x-forwarded-for");
+        let last = all.iter().next_back().and_then(|value| value.to_str().ok()).unwrap_or_default();
+        assert!(last.ends_with(&peer.address().to_string()), "{last}");
+        assert!(peer.is_trusted() || all.iter().count() == 1 && !last.contains(','), "{last}");
+    }
+}
+
+/// A route under policies on the first line, and paths to look up below it: canonical forms are their own canonical
+/// forms, and a spelling that reaches the service reaches it by the normal form of its path.
+fn route(bytes: &[u8]) {
+    let (pattern, mut rest) = line(bytes);
+    let mut router = Router::<()>::default();
+    if let Ok(Ok(pattern)) = std::str::from_utf8(pattern).map(Pattern::read) {
+        let _ = router.own([Route::of(pattern)].iter(), &(), true);
+    }
+    while !rest.is_empty() {
+        let (path, after) = line(rest);
+        rest = after;
+        let Ok(path) = std::str::from_utf8(path) else { continue };
+        if let Some(host) = canonical::canonical_host(path) {
+            assert_eq!(canonical::canonical_host(&host).as_ref(), Some(&host));
+        }
+        let Some(normal) = Some(path).filter(|path| path.starts_with('/')).and_then(canonical::normal) else {
+            continue;
+        };
+        assert_eq!(canonical::normal(&normal).as_ref(), Some(&normal));
+        let comparable = canonical::comparable(&normal);
+        assert_eq!(canonical::comparable(&comparable), comparable);
+        let found = router.find("example.org", &normal, &Method::GET, true);
+        if let Ok(found) = found {
+            assert!(found.prefix <= normal.len());
+            let again = router.find("example.org", &comparable, &Method::GET, true);
+            assert!(again.is_ok_and(|again| again.route == found.route), "{normal} is not {comparable}");
+        }
+    }
+}
+
+/// What `rate.by` and `sticky` name, on the first line, and a request's headers below it.
+fn place(bytes: &[u8]) {
+    let (text, rest) = line(bytes);
+    let Ok(Ok(place)) = std::str::from_utf8(text).map(Place::read) else { return };
+    let headers = header_lines(rest);
+    assert_eq!(Place::read(&place.to_string()).as_ref(), Ok(&place));
+    let key = place.key([127, 0, 0, 1].into(), &headers);
+    assert_eq!(key, place.key([127, 0, 0, 1].into(), &headers));
+}
+
+/// A `replicas_file`: as many replicas as lines at most, and their weights within bounds.
+fn replicas(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(replicas) = source::lines(text) {
+        assert!(replicas.len() <= text.lines().count());
+        assert!(replicas.iter().all(|replica| (1..=source::WEIGHT).contains(&replica.weight)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+
+    use super::*;
+
+    /// Every seed of a target; a crash that was mended stays here as one.
+    fn seeds(name: &str) -> Vec<Vec<u8>> {
+        let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds")).join(name);
+        let entries = std::fs::read_dir(&directory).unwrap_or_else(|_| panic!("{} has no seeds", directory.display()));
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_seed_of_every_target() {
+        for (name, target) in TARGETS {
+            let seeds = seeds(name);
+            assert!(!seeds.is_empty(), "{name} has no seeds");
+            seeds.iter().for_each(|seed| target(seed));
+        }
+    }
+
+    /// Seeds with some bytes replaced, removed, doubled or put between.
+    #[test]
+    fn mutations_of_every_seed() {
+        for (name, target) in TARGETS {
+            let seeds = seeds(name);
+            let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 0..8);
+            let inputs = (prop::sample::select(seeds), edits).prop_map(|(mut bytes, edits)| {
+                for (at, byte, edit) in edits {
+                    let at = at.index(bytes.len() + 1).min(bytes.len());
+                    match edit {
+                        0 => bytes.insert(at, byte),
+                        1 if at < bytes.len() => bytes[at] = byte,
+                        2 if at < bytes.len() => drop(bytes.remove(at)),
+                        _ => bytes.extend_from_within(at..),
+                    }
+                }
+                bytes
+            });
+            let mut runner = TestRunner::new(Config { cases: 64, ..Config::default() });
+            let held = runner.run(&inputs, |bytes| {
+                target(&bytes);
+                Ok(())
+            });
+            held.unwrap();
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Fuzz targets for what callers and collectors say.
+
+use http::header::HeaderMap;
+
+use super::{context, otlp};
+use crate::fuzz::header_lines;
+
+/// Headers that carry a trace context: what is read is written so that it is read as the same trace.
+pub(crate) fn context(bytes: &[u8]) {
+    let headers = header_lines(bytes);
+    let Some(context) = context::extract(&headers) else { return };
+    let mut onward = HeaderMap::new();
+    context.inject(&mut onward, 1);
+    if context.trace_id != 0 {
+        let again = context::extract(&onward).map(|again| (again.trace_id, again.parent));
+        assert_eq!(again, Some((context.trace_id, 1)), "{onward:?}");
+    }
+}
+
+/// A collector's response to an export.
+pub(crate) fn otlp(bytes: &[u8]) {
+    let _ = otlp::rejected(bytes);
+}
