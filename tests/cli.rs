@@ -290,6 +290,15 @@ async fn compiled_ahead() {
     let process = Process::serve_with_cache(directory.path(), &cache).await;
     assert_eq!(get(process.address, "/users/1").await.status, 200);
     assert_eq!(entries(), 3);
+    // An image has the machine code and no key, and its user cannot write it.
+    let sealed = root.path().join("code").display().to_string();
+    let (code, _, stderr) = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache, "--seal", &sealed]));
+    assert!(code == Some(0) && stderr.contains("2 entries are in"), "{stderr}");
+    let process = Process::serve_sealed(directory.path(), &sealed).await;
+    assert_eq!(get(process.address, "/users/1").await.status, 200);
+    let metrics = crate::metrics::series(&get(process.admin, "/metrics").await.text());
+    let count = |what: &str| metrics.get(&format!("lodge_compile_cache_{what}_total")).copied();
+    assert_eq!((count("hits"), count("misses")), (Some(2.0), Some(0.0)), "{metrics:?}");
     let off = output(&mut lodge(&["compile", &guests, "--cache-directory", "off"]));
     assert!(off.0 == Some(1) && off.2.contains("no compile cache to fill"), "{}", off.2);
     let inside = output(&mut lodge(&["compile", &guests, "--cache-directory", &format!("{guests}/cache")]));

@@ -100,7 +100,10 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         "serve" => serve(resolved.config, false),
         "dev" => serve(resolved.config, true),
         "check" => out::end(check::run(resolved.config, flag(matches, "json"))),
-        "compile" => out::end(check::compile(resolved.config)),
+        "compile" => {
+            let seal = matches.get_one::<PathBuf>("seal").map(PathBuf::as_path);
+            out::end(check::compile(resolved.config, seal))
+        }
         _ => out::end(ask(name, matches, &resolved)),
     }
 }

@@ -191,7 +191,9 @@ pub struct Watch {
 pub struct Cache {
     /// Where they are.
     pub directory: CacheDirectory,
-    /// Bytes of all of them together.
+    /// Where those are that were made with an image and are trusted by digest.
+    pub sealed: Option<PathBuf>,
+    /// Bytes of all of them together, without the sealed ones.
     pub size: usize,
 }
 
@@ -407,7 +409,7 @@ impl Config {
             },
             calls: Calls { suffix: String::new() },
             watch: Watch { poll: zero },
-            cache: Cache { directory: CacheDirectory::Auto, size: 0 },
+            cache: Cache { directory: CacheDirectory::Auto, sealed: None, size: 0 },
             responses: Responses { memory: 0, entry: 0 },
             limits: Limits::blank(),
             traces: Traces::blank(),

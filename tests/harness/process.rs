@@ -72,6 +72,11 @@ impl Process {
         Self::start(directory, cache, FREE, &[], &[]).await
     }
 
+    /// The same with no cache of its own, and the machine code in this directory.
+    pub(crate) async fn serve_sealed(directory: &Path, sealed: &str) -> Self {
+        Self::start(directory, "off", FREE, &["--cache-sealed", sealed], &[]).await
+    }
+
     async fn start(
         directory: &Path,
         cache: &str,

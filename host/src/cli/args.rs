@@ -33,7 +33,13 @@ fn hosting() -> [Command; 4] {
         configured(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")),
         configured(Command::new("check").about("Load and compile DIR or one file, and say what each asks for"))
             .arg(json()),
-        configured(Command::new("compile").about("Compile every component in DIR into the compile cache")),
+        configured(Command::new("compile").about("Compile every component in DIR into the compile cache")).arg(
+            Arg::new("seal")
+                .long("seal")
+                .value_name("DIRECTORY")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Copy the machine code there, for the setting cache.sealed of an image"),
+        ),
     ]
 }
 

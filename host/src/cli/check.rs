@@ -1,5 +1,6 @@
 //! `lodge check`: what `serve` would do with every file, said before it is asked to.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -7,7 +8,7 @@ use tokio::task::JoinSet;
 use super::out::{self, Failure, clean};
 use super::units::places;
 use crate::config::Config;
-use crate::guests::cache::Cache;
+use crate::guests::cache;
 use crate::guests::compile::Compiler;
 use crate::guests::deployment::Backend;
 use crate::guests::load::{Scanner, State};
@@ -27,15 +28,19 @@ pub(super) fn run(config: Config, json: bool) -> Result<(), Failure> {
     if refused { Err(Failure::Shown) } else { Ok(()) }
 }
 
-/// Fills the compile cache, for an image or ahead of a restart. Fails when anything is refused, or is not kept.
-pub(super) fn compile(config: Config) -> Result<(), Failure> {
+/// Fills the compile cache ahead of a restart and, with `seal`, copies its entries into a directory for `cache.sealed` of
+/// an image. Fails when anything is refused or cannot be stored.
+pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), Failure> {
     let config = Arc::new(config);
-    if let Err(problem) = Cache::open(&config.cache) {
-        return Err(Failure::Problem(format!("there is no compile cache to fill: {problem}")));
-    }
+    let own = cache::Directory::open(&config.cache)
+        .map_err(|problem| Failure::Problem(format!("there is no compile cache to fill: {problem}")))?;
     let reports = super::block_on(check(config)).and_then(|reports| reports).map_err(Failure::Problem)?;
     let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).map(words).collect();
     out::print(&refused.concat())?;
+    if let Some(path) = seal {
+        let sealed = cache::seal(&own, path).map_err(Failure::Problem)?;
+        super::complain(&format!("{} entries are in {}", sealed, path.display()));
+    }
     if refused.is_empty() { Ok(()) } else { Err(Failure::Shown) }
 }
 

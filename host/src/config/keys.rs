@@ -273,6 +273,15 @@ pub const KEYS: &[Key<Config>] = &[
         },
     },
     Key {
+        name: "cache.sealed",
+        default: "",
+        help: "compiled components that were made with an image (`lodge compile --seal`): only read, and trusted by digest",
+        set: |c, text| {
+            c.cache.sealed = (!text.is_empty()).then(|| text.into());
+            Ok(())
+        },
+    },
+    Key {
         name: "cache.size",
         default: "1GiB",
         help: "size of all compiled components on disk; the one used longest ago goes first",

@@ -43,7 +43,7 @@ use super::load::{self, GuestSpec, Refusal};
 use crate::capabilities::Ctx;
 use crate::capabilities::sandbox::lock;
 use crate::clock::Clock;
-use crate::config::{self, CacheDirectory, Tiers};
+use crate::config::{self, Tiers};
 use crate::metrics::Metrics;
 use crate::outgoing::Outgoing;
 use crate::request::instance::Instance;
@@ -174,7 +174,7 @@ impl Compiler {
             reset,
             known: Mutex::default(),
             unready: Mutex::default(),
-            cache: cache(config),
+            cache: Cache::open(&config.cache),
             stamps: Default::default(),
             warm: Arc::new(Semaphore::new(sizes.warm)),
             idle_unload: sizes.idle_unload,
@@ -343,12 +343,4 @@ fn interfaces(component: &Component) -> Interfaces {
             .map(|(name, _)| name.to_owned())
             .collect(),
     }
-}
-
-fn cache(config: &config::Config) -> Option<Cache> {
-    if config.cache.directory == CacheDirectory::Off {
-        return None;
-    }
-    let opened = Cache::open(&config.cache);
-    opened.inspect_err(|why| tracing::warn!("no compile cache, every start compiles: {why}")).ok()
 }

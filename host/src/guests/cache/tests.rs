@@ -1,11 +1,18 @@
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::*;
 
 const WAT: &str = "(component (core module (func (export \"f\") (result i32) i32.const 7)))";
 
+fn open(path: &Path, size: usize) -> Result<Directory, String> {
+    Directory::open(&config::Cache { directory: CacheDirectory::At(path.to_owned()), sealed: None, size })
+}
+
 fn cache(path: &Path, size: usize) -> Cache {
-    Cache::open(&config::Cache { directory: CacheDirectory::At(path.to_owned()), size }).expect("a cache")
+    Cache { own: Some(open(path, size).expect("a cache")), sealed: None }
 }
 
 fn entries(path: &Path) -> Vec<PathBuf> {
@@ -61,23 +68,22 @@ fn nothing_is_trusted_but_what_a_host_wrote() {
     assert_eq!([a, b].iter().filter(|digest| load(&cache, &engine, **digest).is_some()).count(), 1);
     // Written by a host with another key.
     fs::write(&first, whole).unwrap();
-    fs::remove_file(path.join(KEY_FILE)).unwrap();
-    let stranger =
-        Cache::open(&config::Cache { directory: CacheDirectory::At(path.to_owned()), size: 1 << 30 }).unwrap();
+    fs::remove_file(path.join("key")).unwrap();
+    let stranger = self::cache(path, 1 << 30);
     assert!(load(&stranger, &engine, a).is_none() && load(&stranger, &engine, b).is_none());
 }
 
 #[test]
 fn a_directory_that_others_write_to_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
-    let open = || Cache::open(&config::Cache { directory: CacheDirectory::At(directory.path().to_owned()), size: 1 });
+    let open = || self::open(directory.path(), 1);
     assert!(open().is_ok());
     for mode in [0o777, 0o770] {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
         assert!(open().is_err(), "{mode:o}");
     }
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    fs::set_permissions(directory.path().join(KEY_FILE), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(directory.path().join("key"), fs::Permissions::from_mode(0o644)).unwrap();
     assert!(open().is_err(), "a key that others can read");
 }
 
@@ -100,4 +106,62 @@ fn the_longest_unused_goes_first() {
     assert!(load(&cache, &engine, a).is_some());
     let c = store(&cache, &engine, "c");
     assert_eq!([a, b, c].map(|digest| load(&cache, &engine, digest).is_some()), [true, false, true]);
+}
+
+/// Code with the digest in the index is used without a key; whatever is changed, or listed by somebody else, is not.
+#[test]
+fn what_is_sealed_is_trusted_by_digest() {
+    let directory = tempfile::tempdir().unwrap();
+    let (own, path) = (directory.path().join("own"), directory.path().join("sealed"));
+    let engine = Engine::default();
+    let a = store(&cache(&own, 1 << 30), &engine, "a");
+    assert_eq!(seal(&open(&own, 1 << 30).unwrap(), &path), Ok(1));
+    assert!(!path.join("key").exists());
+    let sealed = || Sealed::open(&path).map(|sealed| Cache { own: None, sealed: Some(sealed) });
+    assert!(load(&sealed().unwrap(), &engine, a).is_some());
+    assert!(load(&sealed().unwrap(), &engine, Digest::of(b"b")).is_none());
+    // An image that is built on another one adds to what is there.
+    let b = store(&cache(&own, 1 << 30), &engine, "b");
+    fs::remove_file(own.join(name(&Stamp::of(&engine), a))).unwrap();
+    assert_eq!(seal(&open(&own, 1 << 30).unwrap(), &path), Ok(1));
+    let both = sealed().unwrap();
+    assert!(load(&both, &engine, a).is_some() && load(&both, &engine, b).is_some());
+    // One byte of the code, and an entry that the index does not have.
+    let [first, second] = <[PathBuf; 2]>::try_from(entries(&path)).unwrap();
+    let whole = fs::read(&first).unwrap();
+    let mut flipped = whole.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    fs::write(&first, flipped).unwrap();
+    assert_eq!([a, b].iter().filter(|digest| load(&both, &engine, **digest).is_some()).count(), 1);
+    fs::write(&first, whole).unwrap();
+    let index = fs::read_to_string(path.join("index")).unwrap();
+    let second = second.file_name().unwrap().to_str().unwrap();
+    let less: String = index.lines().filter(|line| !line.ends_with(second)).map(|line| format!("{line}\n")).collect();
+    fs::write(path.join("index"), less).unwrap();
+    assert_eq!([a, b].iter().filter(|digest| load(&sealed().unwrap(), &engine, **digest).is_some()).count(), 1);
+    // An index or a directory that others can write.
+    for place in [path.join("index"), path.clone()] {
+        let mode = fs::metadata(&place).unwrap().permissions();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(sealed().is_err_and(|why| why.contains("others can write")), "{}", place.display());
+        fs::set_permissions(&place, mode).unwrap();
+    }
+    assert!(sealed().is_ok());
+}
+
+/// A full disk is reported once, and again after it could be written in between.
+#[test]
+fn a_directory_that_cannot_be_written_costs_no_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = cache(directory.path(), 1 << 30);
+    let engine = Engine::default();
+    let own = cache.own.as_ref().unwrap();
+    assert!(!own.is_failing());
+    fs::remove_dir_all(directory.path()).unwrap();
+    store(&cache, &engine, "a");
+    assert!(own.is_failing());
+    fs::create_dir(directory.path()).unwrap();
+    store(&cache, &engine, "a");
+    assert!(!own.is_failing());
 }
