@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode};
 
-use super::freshness::Terms;
+use super::freshness::{Terms, Times};
 use crate::fuzz::{header_lines, line};
 use crate::guests::manifest::cache::Rules;
 
@@ -20,7 +20,9 @@ pub(crate) fn response(bytes: &[u8]) {
     *response.headers_mut() = header_lines(answer.get(2..).unwrap_or_default());
     let (head, ()) = response.into_parts();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    let Some(terms) = Terms::of(&asked, &head, Rules::default(), now) else { return };
+    let Some(terms) = Terms::of(&asked, &head, Rules::default(), Times { requested: now, received: now }) else {
+        return;
+    };
     let mut before: Option<(u64, i64, bool)> = None;
     for after in [0, 1, 59, 86_400, 1 << 31, 1 << 33] {
         let then = now + Duration::from_secs(after);
