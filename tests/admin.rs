@@ -66,8 +66,8 @@ async fn a_service_is_switched_off_and_on() {
     let refused = host.get("/hello").await;
     assert_eq!((refused.status, refused.problem().as_str()), (503, "disabled"));
     // A new version of it stays off.
-    std::fs::write(host.directory().join("hello.toml"), "env.A = 'b'").unwrap();
     let generation = host.current.snapshot().generation;
+    std::fs::write(host.directory().join("hello.toml"), "env.A = 'b'").unwrap();
     until("it has another manifest", || host.current.snapshot().generation > generation).await;
     assert_eq!(host.get("/hello").await.status, 503);
     assert_eq!(act("enable").await.0, 200);

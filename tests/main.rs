@@ -45,6 +45,7 @@ mod live;
 mod logs;
 mod loops;
 mod manifests;
+mod memory;
 mod metrics;
 mod outgoing;
 mod page;

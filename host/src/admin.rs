@@ -36,6 +36,7 @@ use crate::request::accept;
 use crate::request::activity::Activity;
 use crate::request::canonical;
 use crate::request::headers::is_forwarded;
+use crate::request::intake::{Account, Buffers, Upload};
 use crate::request::respond::Reserve;
 use crate::request::serve::{self, Answer};
 use crate::responses::Responses;
@@ -54,6 +55,9 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// Concurrent HTTP/2 streams of a connection.
 const STREAMS: usize = 16;
+
+/// Memory for what operators send, as `listener.memory` is for clients: whatever those send, operators are answered.
+const MEMORY: usize = 8 << 20;
 
 /// What the listener tells, and what it can do.
 pub struct Admin {
@@ -86,6 +90,7 @@ pub struct Admin {
 struct Operator {
     admin: Arc<Admin>,
     peer: IpAddr,
+    buffers: Arc<Buffers>,
     /// Every ordinary place is taken.
     probe: bool,
 }
@@ -93,13 +98,14 @@ struct Operator {
 /// Answers until it is dropped: also while the host stops. The connections have the bounds of those to the services.
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let buffers = Buffers::new(MEMORY);
     let mut probes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = accept::accepted(&listener).await;
         let Ok(peer) = stream.peer_addr() else { continue };
         let place = Arc::clone(&places).try_acquire_owned().ok();
         let probe = place.is_none();
-        let operator = Operator { admin: Arc::clone(&admin), peer: peer.ip(), probe };
+        let operator = Operator { admin: Arc::clone(&admin), peer: peer.ip(), buffers: Arc::clone(&buffers), probe };
         let task = tokio::spawn(async move {
             operator.serve(stream).await;
             drop(place);
@@ -125,14 +131,15 @@ impl Operator {
         }
         let scrape = &self.admin.scrape;
         let activity = Activity::new(&bounds, &scrape.unsent, &scrape.metrics);
-        serve::serve(stream, activity, &bounds, None, self).await;
+        let account = Account::new(&self.buffers, bounds.streams);
+        serve::serve(stream, (activity, account), &bounds, None, self).await;
     }
 }
 
 impl Answer for Operator {
     type Body = Body;
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Upload<Incoming>>) -> Response<Body> {
         let version = request.version();
         let health = matches!(request.uri().path(), "/healthz" | "/readyz");
         let mut response = if self.probe && !health {
@@ -156,7 +163,7 @@ impl Answer for Operator {
 }
 
 impl Admin {
-    async fn answer(self: &Arc<Self>, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),

@@ -10,6 +10,7 @@ pub(crate) mod fuzz;
 mod health;
 mod inspect;
 mod logs;
+mod machine;
 mod manual;
 mod operate;
 mod out;
@@ -187,7 +188,9 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
         Err(problems) => (Source::new(), problems),
     };
     let [file, environment, flags] = sources;
-    match config::resolve(&[(Origin::Otel, otel), file, environment, flags]) {
+    let known = machine::memory().map(|bytes| ("memory".into(), bytes.max(32 << 20).to_string()));
+    let machine = (Origin::Default, known.into_iter().collect());
+    match config::resolve(&[machine, (Origin::Otel, otel), file, environment, flags]) {
         Ok(resolved) => {
             problems.extend(cache::misplaced(&resolved.config));
             if problems.is_empty() { Ok(resolved) } else { Err(problems) }

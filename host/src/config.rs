@@ -56,6 +56,8 @@ pub struct Config {
     pub engine: Engine,
     /// How services call each other.
     pub calls: Calls,
+    /// Bytes of memory that the process may use, as far as anybody has said.
+    pub memory: Option<usize>,
     /// How the directory is watched.
     pub watch: Watch,
     /// Compiled components on disk.
@@ -143,6 +145,8 @@ pub struct Listener {
     pub streams: usize,
     /// Bytes of complete responses that their clients have not taken yet, all connections together.
     pub unsent: usize,
+    /// Bytes of what clients send that are in memory, all connections together.
+    pub memory: usize,
 }
 
 /// Sizes of the engine.
@@ -276,6 +280,7 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
         config.limits.cpu = config.limits.wall;
         *text = humantime::format_duration(config.limits.cpu).to_string();
     }
+    config.shrink(&mut values);
     if problems.is_empty() {
         problems.extend(config.disagreements());
     }
@@ -393,6 +398,7 @@ impl Config {
                 headers: 0,
                 streams: 0,
                 unsent: 0,
+                memory: 0,
             },
             engine: Engine {
                 instances: 0,
@@ -408,12 +414,32 @@ impl Config {
                 idle_unload: zero,
             },
             calls: Calls { suffix: String::new() },
+            memory: None,
             watch: Watch { poll: zero },
             cache: Cache { directory: CacheDirectory::Auto, sealed: None, size: 0 },
             responses: Responses { memory: 0, entry: 0 },
             limits: Limits::blank(),
             traces: Traces::blank(),
             program: Program::default(),
+        }
+    }
+
+    /// Lowers the defaults of what would not fit into [`Config::memory`]: what clients send to a quarter of it, responses
+    /// that are stored or not taken to an eighth, and 4 MiB at least.
+    fn shrink(&mut self, values: &mut [(String, String, Origin)]) {
+        let Some(memory) = self.memory else { return };
+        let sizes = [
+            ("listener.memory", &mut self.listener.memory, 4),
+            ("listener.unsent", &mut self.listener.unsent, 8),
+            ("responses.memory", &mut self.responses.memory, 8),
+        ];
+        for (name, size, part) in sizes {
+            let most = (memory / part).max(4 << 20);
+            let value = values.iter_mut().find(|(known, _, origin)| known == name && *origin == Origin::Default);
+            if let Some((_, text, _)) = value.filter(|_| *size > most) {
+                *size = most;
+                *text = bytesize::ByteSize(most as u64).display().iec().to_string();
+            }
         }
     }
 

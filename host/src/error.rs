@@ -32,6 +32,9 @@ pub enum RequestError {
     /// so is what comes after it on the connection.
     #[error("the Transfer-Encoding is not chunked, once and alone")]
     BadFraming,
+    /// The request's head has more fields than the listener allows.
+    #[error("the request has too many header fields")]
+    TooManyFields,
     /// The request body is over the service's limit.
     #[error("the request body is larger than this service allows")]
     BodyTooLarge,
@@ -134,6 +137,7 @@ impl RequestError {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) | Self::BadFraming => StatusCode::BAD_REQUEST,
+            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken | Self::Unforwardable(_) => StatusCode::BAD_REQUEST,
@@ -169,6 +173,7 @@ impl RequestError {
             Self::Refused(..) => "refused",
             Self::MethodNotAllowed(_) => "method-not-allowed",
             Self::BadRequest(_) | Self::BadFraming => "bad-request",
+            Self::TooManyFields => "too-many-fields",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyLate => "body-late",
             Self::BodyBroken => "body-broken",
@@ -235,6 +240,7 @@ impl RequestError {
             | Self::MethodNotAllowed(_)
             | Self::BadRequest(_)
             | Self::BadFraming
+            | Self::TooManyFields
             | Self::BodyTooLarge
             | Self::BodyLate
             | Self::BodyBroken

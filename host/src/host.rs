@@ -29,6 +29,7 @@ use crate::metrics::{self, Metrics};
 use crate::outgoing::Outgoing;
 use crate::request::accept::accept;
 use crate::request::frame::Handler;
+use crate::request::intake::Buffers;
 use crate::request::serve::Server;
 use crate::responses::Responses;
 use crate::responses::budget::Budget;
@@ -163,6 +164,7 @@ impl Host {
         announce(&config, &listener, admin.as_ref(), reset);
         let (current, commons) = (publisher.current(), publisher.commons());
         let (mut stopper, drain) = drain::channel();
+        let buffers = Buffers::new(config.listener.memory);
         let metrics = Arc::clone(&handler.metrics);
         let told_to_stop = Arc::new(Notify::new());
         let responses = handler.responses.clone();
@@ -184,6 +186,7 @@ impl Host {
                     nobody: Arc::clone(&handler.nobody),
                     logs: Arc::clone(&logs),
                     tracer,
+                    buffers: Arc::clone(&buffers),
                     started,
                     versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
                 },
@@ -206,6 +209,7 @@ impl Host {
             handler: Arc::clone(&handler),
             drain,
             bounds: config.listener.clone(),
+            buffers,
         });
         let delayed = async {
             tokio::select! {

@@ -56,6 +56,8 @@
 //!   a millisecond; a thousand idle services are then 50 MB instead of 320. Only what the cache holds is dropped.
 //! * 2026-11: a service's places are one semaphore for its life, resized in place, so that an edit of `limits.in_flight` and
 //!   an adaptive limit are the same thing, and nobody who is in flight is ever forgotten.
+//! * 2026-11: what clients send is charged where it is read (`request::intake`), not by the windows of HTTP/2: hyper cannot change
+//!   those for one connection, they say nothing of what h2 keeps between frames, and HTTP/1.1 has none.
 //! * 2026-11: admission policies are structs that one function asks in a fixed order, not a trait and a list: each takes,
 //!   keeps and learns something else, and the order is part of the promise.
 //! * 2026-11: policies take no clock of their own: a request's time is when its head came, which its record has already.

@@ -18,6 +18,7 @@ pub mod frame;
 pub mod handle;
 pub mod headers;
 pub mod instance;
+pub mod intake;
 pub mod mirror;
 pub mod place;
 pub mod record;

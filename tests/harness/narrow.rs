@@ -52,7 +52,8 @@ pub(crate) async fn unread(address: SocketAddr, path: &str) -> TcpStream {
     socket.set_recv_buffer_size(4096).expect("a size");
     let mut stream = within(socket.connect(address)).await.expect("the host accepts");
     let requests = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").repeat(1000);
-    let quiet = std::time::Duration::from_millis(500);
+    // Longer than `listener.idle` in the tests: who reads before the host has given up goes on for a thousand pages.
+    let quiet = std::time::Duration::from_secs(2);
     while tokio::time::timeout(quiet, stream.write_all(requests.as_bytes())).await.is_ok_and(|sent| sent.is_ok()) {}
     stream
 }

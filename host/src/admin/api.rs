@@ -17,6 +17,7 @@ use crate::guests::target::Target;
 use crate::logs::CHANGE;
 use crate::logs::tail::{Kind, Line};
 use crate::request::canonical;
+use crate::request::intake::Upload;
 
 /// Lines that are told when nobody says how many.
 const TAIL: usize = 100;
@@ -73,7 +74,7 @@ struct Purged {
 }
 
 /// Answers a request that may be answered.
-pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<_> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -155,7 +156,7 @@ fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
     json(&Purged { service: name.to_owned(), path, purged })
 }
 
-async fn set_level(admin: &Admin, body: Incoming) -> Response<Body> {
+async fn set_level(admin: &Admin, body: Upload<Incoming>) -> Response<Body> {
     let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-level", why);
     let read = tokio::time::timeout(admin.config.listener.header_read, Limited::new(body, BODY).collect());
     let Ok(Ok(body)) = read.await else { return bad("the body is too large, or does not come in time") };

@@ -110,6 +110,15 @@ pub const KEYS: &[Key<Config>] = &[
         },
     },
     Key {
+        name: "memory",
+        default: "auto",
+        help: "what the process may use; `auto` is the limit of its cgroup, or the memory of the machine. The default of listener.memory is at most a quarter of it, those of listener.unsent and responses.memory an eighth",
+        set: |c, text| {
+            c.memory = if text == "auto" { None } else { Some(size(text, 32 << 20..=1 << 50)?) };
+            Ok(())
+        },
+    },
+    Key {
         name: "stop.delay",
         default: "0s",
         help: "on SIGTERM, how long to go on accepting after /readyz turned 503",
@@ -168,6 +177,12 @@ pub const KEYS: &[Key<Config>] = &[
         default: "64MiB",
         help: "memory for complete responses that clients have not taken yet; beyond it, responses keep their sandbox's place",
         set: |c, text| size(text, 0..=1 << 40).map(|value| c.listener.unsent = value),
+    },
+    Key {
+        name: "listener.memory",
+        default: "512MiB",
+        help: "memory for connections, requests at work and in queues, and what clients send that nobody has read",
+        set: |c, text| size(text, 4 << 20..=1 << 40).map(|value| c.listener.memory = value),
     },
     Key {
         name: "engine.instances",

@@ -19,6 +19,22 @@ fn defaults_are_sound() {
     assert!(resolved.values.iter().all(|(.., origin)| *origin == Origin::Default));
 }
 
+/// A default never is more than the process can have; what somebody has written stays.
+#[test]
+fn defaults_fit_into_the_memory() {
+    let sizes = |pairs: &[(&str, &str)]| {
+        let machine = (Origin::Default, source(&[("memory", "256MiB")]));
+        let resolved = resolve(&[machine, (Origin::File, source(pairs))]).unwrap();
+        let shown = resolved.values.into_iter().find(|(name, ..)| name == "listener.memory").unwrap();
+        (resolved.config.listener.memory >> 20, resolved.config.responses.memory >> 20, shown.1, shown.2)
+    };
+    assert_eq!(sizes(&[]), (64, 32, "64.0 MiB".into(), Origin::Default));
+    assert_eq!(sizes(&[("listener.memory", "512MiB")]), (512, 32, "512MiB".into(), Origin::File));
+    assert_eq!(sizes(&[("memory", "4GiB")]), (512, 64, "512MiB".into(), Origin::Default));
+    assert_eq!(sizes(&[("memory", "32MiB")]), (8, 4, "8.0 MiB".into(), Origin::Default));
+    assert_eq!(resolve(&[]).unwrap().config.listener.memory, 512 << 20);
+}
+
 #[test]
 fn the_strongest_source_wins() {
     let sources = [

@@ -21,6 +21,7 @@ use crate::admission::Commons;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::lasting;
 use crate::logs::Logs;
+use crate::request::intake::Buffers;
 use crate::responses::budget::Budget;
 use crate::service::Service;
 use crate::traces::Tracer;
@@ -42,6 +43,8 @@ pub struct Scrape {
     pub logs: Arc<Logs>,
     /// What was traced.
     pub tracer: Tracer,
+    /// The memory for what clients send.
+    pub buffers: Arc<Buffers>,
     /// When the host started.
     pub started: SystemTime,
     /// Versions of Lodge and of its engine.
@@ -152,11 +155,13 @@ impl Scrape {
     }
 
     /// What comes and goes.
-    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 10] {
+    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 12] {
         let level = self.commons.shedding.level() as u64;
         [
             ("lodge_connections", "Connections open", self.metrics.connections()),
             ("lodge_unsent_bytes", "Complete responses that clients have not taken yet", self.unsent.used() as u64),
+            ("lodge_listener_memory_bytes", "Taken of listener.memory", self.buffers.used() as u64),
+            ("lodge_listener_memory_waiting", "Connections that wait for some of it", self.buffers.waiting() as u64),
             ("lodge_compile_queue", "Components being compiled, or waiting for it", self.metrics.compile_queue()),
             ("lodge_snapshot_generation", "Grows with every change of what is served", snapshot.generation),
             ("lodge_services", "Services served", snapshot.targets.len() as u64),

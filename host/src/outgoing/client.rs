@@ -51,6 +51,11 @@ const PING: Duration = Duration::from_secs(20);
 const HEAD_BYTES: usize = 64 << 10;
 /// Header fields of an answer.
 const HEADERS: usize = 100;
+/// Bytes that a server may send ahead of the guest, of one response and of all on an HTTP/2 connection.
+const STREAM: u32 = 128 << 10;
+const CONNECTION: u32 = 512 << 10;
+/// Bytes of a request's body that the server does not take yet, HTTP/2.
+const SEND: usize = 32 << 10;
 
 /// Sends requests to the world for one service.
 pub(super) struct Client {
@@ -111,6 +116,9 @@ fn pool(connector: &Connector) -> Pool {
         .http1_max_headers(HEADERS)
         .http1_max_buf_size(HEAD_BYTES)
         .http2_max_header_list_size(HEAD_BYTES as u32)
+        .http2_initial_stream_window_size(STREAM)
+        .http2_initial_connection_window_size(CONNECTION)
+        .http2_max_send_buf_size(SEND)
         .http2_keep_alive_interval(PING)
         .http2_keep_alive_timeout(PING)
         .build(connector.clone())

@@ -54,6 +54,9 @@ pub async fn handle<B: RequestBody>(
     let arrived = headers::arrive(&mut head, peer);
     record.asked(&head, peer.address());
     let arrival = arrived?;
+    if head.extensions.get::<headers::Crowded>().is_some() {
+        return Err(RequestError::TooManyFields);
+    }
     if head.uri.path() == "*" {
         return Ok(options(handler, record));
     }

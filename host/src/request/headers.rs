@@ -90,6 +90,18 @@ const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 /// The header that carries the request id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Among the extensions of a request whose head has more fields than `listener.headers`.
+#[derive(Clone, Copy, Debug)]
+pub struct Crowded;
+
+impl Crowded {
+    /// Whether there are more than `most` fields. The parts into which HTTP/2 cuts `Cookie` are one (RFC 9113, 8.2.3).
+    pub fn is(headers: &HeaderMap, most: usize) -> bool {
+        let extra = || headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
+        headers.len() > most && headers.len() - extra() > most
+    }
+}
+
 /// How a request came here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {

@@ -16,7 +16,8 @@ use hyper_util::server::conn::auto;
 
 use super::activity::{Activity, Verdict, Watched};
 use super::frame::{Handler, Hop};
-use super::headers::Peer;
+use super::headers::{Crowded, Peer};
+use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
 use super::respond::{Body, Last};
 use super::transfer::Outbound;
 use crate::config;
@@ -30,7 +31,18 @@ pub struct Server {
     pub drain: Drain,
     /// Bounds of the listener.
     pub bounds: config::Listener,
+    /// The memory for what clients send.
+    pub buffers: Arc<Buffers>,
 }
+
+/// Bytes of a response that hyper keeps for each HTTP/2 stream: a frame, and what is written meanwhile.
+const SEND: usize = 16 << 10;
+
+/// Streams that clients have reset and that no task has heard of yet, at most; beyond it the connection ends (CVE-2023-44487).
+const RESETS: usize = 20;
+
+/// Streams of a connection that the host resets because of what its client sends, at most; then the connection ends.
+const FAULTS: usize = 1024;
 
 /// What answers the requests of a connection.
 pub trait Answer: Clone + Send + Sync + 'static {
@@ -38,7 +50,7 @@ pub trait Answer: Clone + Send + Sync + 'static {
     type Body: Outbound;
 
     /// Answers one request.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
+    fn answer(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// Spawns the streams of one HTTP/2 connection, which can then be reset one by one.
@@ -55,6 +67,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
 fn http(bounds: &config::Listener, spawner: Spawner) -> auto::Builder<Spawner> {
     let head = u32::try_from(bounds.head).unwrap_or(u32::MAX);
     let streams = u32::try_from(bounds.streams).unwrap_or(u32::MAX);
+    let (stream, connection) = intake::windows(bounds.memory);
     let mut http = auto::Builder::new(spawner);
     http.http1()
         .timer(TokioTimer::new())
@@ -65,7 +78,12 @@ fn http(bounds: &config::Listener, spawner: Spawner) -> auto::Builder<Spawner> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(head)
-        .max_concurrent_streams(streams);
+        .max_concurrent_streams(streams)
+        .initial_stream_window_size(stream)
+        .initial_connection_window_size(connection)
+        .max_send_buf_size(SEND)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(FAULTS);
     http
 }
 
@@ -80,28 +98,33 @@ struct Client {
 pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer: Peer) {
     let client = Client { server: Arc::clone(&server), peer: Arc::new(peer) };
     let activity = Activity::new(&server.bounds, &server.handler.unsent, &server.handler.metrics);
-    serve(stream, activity, &server.bounds, Some(server.drain.told()), client).await;
+    let account = Account::new(&server.buffers, server.bounds.streams);
+    serve(stream, (activity, account), &server.bounds, Some(server.drain.told()), client).await;
 }
 
 /// Serves one connection to its end: the client's, that of its bounds, or the host's where `told` tells of it.
 pub async fn serve(
     stream: tokio::net::TcpStream,
-    activity: Activity,
+    (activity, account): (Activity, Arc<Account>),
     bounds: &config::Listener,
     told: Option<&Told>,
     answer: impl Answer,
 ) {
     let activity = Arc::new(activity);
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let metered = Metered::new(stream, Arc::clone(&account));
+    let io = TokioIo::new(Watched::new(metered, Arc::clone(&activity)));
     let service = service_fn(|request: Request<Incoming>| {
-        let working = activity.begin(!request.body().is_end_stream());
-        let (answer, activity) = (answer.clone(), Arc::clone(&activity));
+        let upload = !request.body().is_end_stream();
+        let (working, charge) = (activity.begin(upload), account.begin(request.headers(), upload));
+        let (answer, activity, account) = (answer.clone(), Arc::clone(&activity), Arc::clone(&account));
+        let request = bounded(request, &account, bounds.headers);
         async move {
             let response = answer.answer(request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 activity.switch();
+                account.leave();
             }
-            Ok::<_, Infallible>(working.until(response))
+            Ok::<_, Infallible>(working.until(response).map(|body| Charged::new(body, charge)))
         }
     });
     let http = http(bounds, Spawner(Arc::clone(&activity)));
@@ -118,7 +141,15 @@ pub async fn serve(
         tokio::select! {
             // The connection first: the watch judges what it has just done.
             biased;
-            ended = served.as_mut() => {
+            ended = poll_fn(|cx| {
+                account.turn();
+                let polled = served.as_mut().poll(cx);
+                if polled.is_pending() && account.wears_out() {
+                    served.as_mut().graceful_shutdown();
+                    cx.waker().wake_by_ref();
+                }
+                polled
+            }) => {
                 if let Err(error) = ended {
                     tracing::debug!("connection ended: {error}");
                 }
@@ -143,10 +174,20 @@ pub async fn serve(
     }
 }
 
+/// The request with a body that is charged to `account`. Both its head and its trailers may have at most `fields` fields:
+/// hyper counts those of HTTP/1.1, and h2 only their bytes.
+fn bounded(request: Request<Incoming>, account: &Arc<Account>, fields: usize) -> Request<Upload<Incoming>> {
+    let mut request = request.map(|body| Upload::new(body, account, fields));
+    if request.version() == Version::HTTP_2 && Crowded::is(request.headers(), fields) {
+        request.extensions_mut().insert(Crowded);
+    }
+    request
+}
+
 impl Answer for Client {
     type Body = Body;
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Upload<Incoming>>) -> Response<Body> {
         let (version, told) = (request.version(), self.server.drain.told());
         let mut response = self.server.handler.answer(Hop { peer: &self.peer, call: None }, request).await;
         let last = |response: &Response<Body>| response.extensions().get::<Last>().is_some();

@@ -28,11 +28,14 @@ use super::{BoxError, Protocol, Settings};
 
 /// The most of an answer's head that is read, in bytes; HTTP/1.1 reads at most 100 headers besides.
 const HEAD: u32 = 64 << 10;
-/// What a replica may send ahead of the reader, in bytes: of one answer, and of all on a connection of HTTP/2.
-const STREAM: u32 = 512 << 10;
-const CONNECTION: u32 = 2 << 20;
-/// What is kept of a request's body that the replica does not take yet, HTTP/2.
-const SEND: usize = 128 << 10;
+/// Bytes that a replica may send ahead of the reader: of one response, and of all on an HTTP/2 connection. In one data centre a
+/// window is open again within a millisecond, and a stream reads 128 MB in a second.
+const STREAM: u32 = 128 << 10;
+const CONNECTION: u32 = 512 << 10;
+/// Bytes of a request's body that the replica does not take yet, HTTP/2.
+const SEND: usize = 32 << 10;
+/// Bytes of the buffers of an HTTP/1.1 connection, each; hyper's own bound is 408 KiB.
+const BUFFER: usize = 64 << 10;
 /// The most streams on a connection of HTTP/2, if the replica would take more.
 const STREAMS: usize = 256;
 /// An idle connection to a host that died without a word is noticed after three times this. By TCP and not by pings of
@@ -158,7 +161,8 @@ where
     B::Error: Into<BoxError>,
 {
     let place = Arc::clone(&io.place);
-    let (sender, connection) = http1::Builder::new().max_header_size(HEAD as usize).handshake(TokioIo::new(io)).await?;
+    let (sender, connection) =
+        http1::Builder::new().max_header_size(HEAD as usize).max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
     // How it ends is told to whose request it carries.
     let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
     Ok(Opened::One(Line::new(sender, task.abort_handle(), place)))

@@ -1,0 +1,124 @@
+//! The bodies of a request and of its response, which say what is no longer in memory.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use wasmtime_wasi_http::Error;
+
+use super::account::{Account, Charge};
+
+/// The body of a request.
+pub struct Upload<B: Body<Data = Bytes> + Unpin> {
+    body: B,
+    /// None for a body that is empty.
+    account: Option<Arc<Account>>,
+    /// The most fields of its trailers.
+    fields: usize,
+}
+
+/// The body of a response, with what its request has taken.
+pub struct Charged<B> {
+    body: B,
+    _charge: Charge,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
+    /// The body of a request that `account` knows of, with at most `fields` trailers.
+    pub fn new(body: B, account: &Arc<Account>, fields: usize) -> Self {
+        let account = (!body.is_end_stream()).then(|| Arc::clone(account));
+        Self { body, account, fields }
+    }
+
+    fn end(&mut self) {
+        if let Some(account) = self.account.take() {
+            account.uploaded(true);
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error: Into<Error>> + Unpin> Body for Upload<B> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let Some(account) = &this.account else { return polled.map_err(Into::into) };
+        match &polled {
+            Poll::Pending => account.took_all(),
+            Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
+                (Some(data), _) => {
+                    account.took(data.len());
+                    // Nobody asks for the end of a body whose length is known.
+                    if this.body.is_end_stream() {
+                        this.end();
+                    }
+                }
+                (_, Some(trailers)) => {
+                    let many = trailers.len() > this.fields;
+                    this.end();
+                    if many {
+                        return Poll::Ready(Some(Err(Error::HttpRequestTrailerSectionSize(None))));
+                    }
+                }
+                _ => {}
+            },
+            Poll::Ready(_) => this.end(),
+        }
+        polled.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Drop for Upload<B> {
+    /// What is here of the rest goes now, and what still comes of it is thrown away by h2.
+    fn drop(&mut self) {
+        let Some(account) = self.account.take() else { return };
+        if !account.is_h2() {
+            return account.uploaded(true);
+        }
+        let mut nobody = Context::from_waker(Waker::noop());
+        let ended = loop {
+            match Pin::new(&mut self.body).poll_frame(&mut nobody) {
+                Poll::Ready(Some(Ok(frame))) => account.took(frame.data_ref().map_or(0, Bytes::len)),
+                Poll::Ready(_) => break true,
+                Poll::Pending => break self.body.is_end_stream(),
+            }
+        };
+        account.uploaded(ended);
+    }
+}
+
+impl<B> Charged<B> {
+    /// Holds `charge` until `body` is done with.
+    pub fn new(body: B, charge: Charge) -> Self {
+        Self { body, _charge: charge }
+    }
+}
+
+impl<B: Body + Unpin> Body for Charged<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
