@@ -13,7 +13,7 @@ use crate::request::headers::{self, Peer};
 use crate::request::place::Place;
 use crate::request::route::{Pattern, Route, Router};
 use crate::upstreams::source;
-use crate::{cli, config, logs, responses, traces};
+use crate::{cli, config, logs, responses, traces, upstreams};
 
 /// A fuzz target: takes any bytes, and panics when a property does not hold.
 pub type Target = fn(&[u8]);
@@ -22,6 +22,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("cache", responses::fuzz::response),
     ("component", cli::fuzz::component),
+    ("dns", upstreams::discover::fuzz::message),
     ("events", cli::fuzz::events),
     ("forwarded", forwarded),
     ("log", logs::fuzz::line),

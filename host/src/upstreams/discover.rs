@@ -5,6 +5,8 @@
 //! waits for a name.
 
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod memory;
 mod names;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 use super::memory::Answer;
@@ -131,16 +131,7 @@ impl Names {
             Answer::Empty(why) => return Answer::Empty(why),
             Answer::Failed(why) => return Answer::Failed(why),
         };
-        let service = |data: &RData| match data {
-            // The root stands for "decidedly not here".
-            RData::SRV(srv) if !srv.target.is_root() => {
-                let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
-                Some(Service { priority, weight, port, name: srv.target.to_ascii() })
-            }
-            _ => None,
-        };
-        let mut services: Vec<_> = lookup.answers().iter().filter_map(|record| service(&record.data)).collect();
-        services.sort_by(|a, b| (a.priority, &a.name, a.port).cmp(&(b.priority, &b.name, b.port)));
+        let services = targets(lookup.answers());
         if services.is_empty() {
             Answer::Empty(format!("{name} has no targets"))
         } else {
@@ -162,6 +153,21 @@ impl Names {
             Err(_) => Answer::Failed(format!("{name}: no answer within {}", humantime::format_duration(ASK))),
         }
     }
+}
+
+/// The targets that service records name, best priority first.
+pub(super) fn targets(records: &[Record]) -> Vec<Service> {
+    let service = |data: &RData| match data {
+        // The root stands for "decidedly not here" (RFC 2782).
+        RData::SRV(srv) if !srv.target.is_root() => {
+            let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
+            Some(Service { priority, weight, port, name: srv.target.to_ascii() })
+        }
+        _ => None,
+    };
+    let mut services: Vec<_> = records.iter().filter_map(|record| service(&record.data)).collect();
+    services.sort_by(|a, b| (a.priority, &a.name, a.port).cmp(&(b.priority, &b.name, b.port)));
+    services
 }
 
 fn built(builder: Result<ResolverBuilder<TokioRuntimeProvider>, String>) -> Result<TokioResolver, String> {
