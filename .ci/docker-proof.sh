@@ -152,7 +152,7 @@ run plain; answers /users "$users"; answers '/hello?name=Ada' 'Hello, Ada!'
 docker logs "$n" 2>&1 | grep -E 'compile cache' && die "the image's own cache is not used"
 for _ in $(seq 100); do health=$(docker inspect -f '{{.State.Health.Status}}' "$n"); [ "$health" = healthy ] && break; sleep .2; done
 [ "$health" = healthy ] || die "the health check says $health"
-docker exec "$n" lodge ps | grep -q '^users ' || die "docker exec $n lodge ps does not list users"
+grep -q '^users ' <<<"$(docker exec "$n" lodge ps)" || die "docker exec $n lodge ps does not list users"
 stop "docker run -p 8080:8080 IMAGE: serves hello and users, healthy"
 
 # What https needs is there, and no key: whoever reads the image must not be able to sign machine code.

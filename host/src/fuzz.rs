@@ -98,9 +98,16 @@ fn forwarded(bytes: &[u8]) {
         }
         assert!(head.uri.scheme().is_some() && head.uri.authority().is_some(), "{:?}", head.uri);
         let all = head.headers.get_all("x-forwarded-for");
-        let last = all.iter().next_back().and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let last = all.iter().next_back().map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
         assert!(last.ends_with(&peer.address().to_string()), "{last}");
         assert!(peer.is_trusted() || all.iter().count() == 1 && !last.contains(','), "{last}");
+        if peer.is_trusted() {
+            let said = headers.get_all("x-forwarded-for").iter().next_back().map(HeaderValue::as_bytes);
+            let shown = all.iter().next_back().map(HeaderValue::as_bytes).unwrap_or_default();
+            let own = format!(", {}", peer.address());
+            let before = shown.strip_suffix(own.as_bytes()).unwrap_or_default();
+            assert!(said.is_none_or(|said| before.ends_with(said)), "what a trusted proxy says is lost");
+        }
     }
 }
 

@@ -114,5 +114,6 @@ impl Logs {
 
 /// What is logged whatever the level comes on top.
 fn targets(level: &str) -> Result<Targets, String> {
-    log_filter(level).map(|targets| targets.with_target(START, Level::INFO))
+    // notify reports every directory that goes away while it is watched, a build's by the hundred.
+    log_filter(level).map(|targets| targets.with_target(START, Level::INFO).with_target("notify", Level::WARN))
 }

@@ -27,8 +27,11 @@ impl Asked<'_> {
         let Some(proxies) = self.proxies else { return self.peer };
         let mut client = self.peer;
         for value in self.headers.get_all("x-forwarded-for").iter().rev() {
-            for hop in value.to_str().unwrap_or_default().rsplit(',') {
-                let Some(address) = address(hop.trim()) else { return client };
+            // As bytes: what is no text ends the list where it stands, and not the elements that proxies added behind it.
+            for hop in value.as_bytes().rsplit(|byte| *byte == b',') {
+                let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| address(hop.trim())) else {
+                    return client;
+                };
                 client = address;
                 if !proxies.iter().any(|net| net.contains(&address)) {
                     return client;
@@ -58,7 +61,7 @@ mod tests {
         let check = |trusted: bool, lines: &[&str], expected: &str| {
             let mut headers = HeaderMap::new();
             for line in lines {
-                headers.append("x-forwarded-for", line.parse().unwrap());
+                headers.append("x-forwarded-for", http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
             }
             let peer = "10.0.0.1".parse().unwrap();
             let asked =
@@ -75,5 +78,7 @@ mod tests {
         check(true, &["::ffff:192.0.2.1, 10.0.0.1"], "192.0.2.1");
         check(true, &["6.6.6.6, unknown, 10.0.0.2, 10.0.0.1"], "10.0.0.2");
         check(true, &["10.0.0.3, 10.0.0.1"], "10.0.0.3");
+        check(true, &["\u{ff}, 192.0.2.1, 10.0.0.1"], "192.0.2.1");
+        check(true, &["192.0.2.1, \u{ff}, 10.0.0.2, 10.0.0.1"], "10.0.0.2");
     }
 }

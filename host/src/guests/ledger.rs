@@ -143,9 +143,11 @@ impl<G: Clone> Ledger<G> {
                     *service = Service { gone: Some(now), ..Service::default() };
                 }
                 State::Changing => {
-                    // What serves goes on by the manifest before; what is new waits for the one that comes.
+                    // What serves goes on by the manifest before; what is new waits for the one that comes. The component
+                    // may be the one that was tried before: its attempts count on, so that its machine code is kept.
                     service.gone = None;
-                    service.drop_pending();
+                    (service.compiling, service.held, service.bare) = (None, None, None);
+                    service.attempts.1 = None;
                 }
                 State::Orphan(refusal) => {
                     service.drop_pending();

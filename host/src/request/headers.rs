@@ -324,9 +324,14 @@ fn forward(headers: &mut HeaderMap, authority: &Authority, peer: &Peer, scheme: 
     const BAD: RequestError = RequestError::BadRequest("the forwarding headers are not valid");
     let element = element(peer, authority, scheme);
     let append = |headers: &mut HeaderMap, name: HeaderName, own: &str| -> Result<(), RequestError> {
-        let said: Vec<_> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
-        let value = if said.is_empty() { own.to_owned() } else { format!("{}, {own}", said.join(", ")) };
-        headers.insert(name, HeaderValue::try_from(value).map_err(|_| BAD)?);
+        // As bytes: a client can have a proxy pass on what is no text, and the proxy's own element stands behind it.
+        let mut all: Vec<u8> =
+            headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
+        if !all.is_empty() {
+            all.extend_from_slice(b", ");
+        }
+        all.extend_from_slice(own.as_bytes());
+        headers.insert(name, HeaderValue::from_bytes(&all).map_err(|_| BAD)?);
         Ok(())
     };
     append(headers, FORWARDED, &element)?;

@@ -341,6 +341,11 @@ impl http_body::Body for Body {
         if let (Source::Streamed(streamed), Some(Ok(_))) = (&this.source, &frame)
             && let Some((frames, room)) = streamed.rest()
         {
+            // Stored at once, as in `recorded`: requests for the same response must not wait for the client of this one.
+            if let Some(mut recorder) = this.recorder.take() {
+                frame.iter().flatten().chain(&frames).for_each(|frame| recorder.frame(frame));
+                recorder.end();
+            }
             (this.source, this.room) = (Source::Whole(frames), room);
         }
         if let Some(recorder) = &mut this.recorder {
