@@ -158,7 +158,7 @@ async fn dev_builds_and_serves() {
     let path = directory.path().display().to_string();
     let args = ["dev", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")));
-    process.says("[1/1] my_service").await;
+    process.says("my_service at /my_service").await;
     let address = process.address().await;
     let answer = async || get(address, "/my_service?name=dev").await.text();
     assert_eq!(answer().await, "Hello, dev!");
