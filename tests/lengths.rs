@@ -3,7 +3,7 @@
 use http::Method;
 
 use crate::harness::far::{before, manifest};
-use crate::harness::{Connection, Habit, Replica, TestHost, host, raw};
+use crate::harness::{Connection, Habit, Replica, TestHost, fed, host, raw};
 
 /// What the operator reads of the last failure of a service.
 fn detail(host: &TestHost, service: &str) -> String {
@@ -109,4 +109,22 @@ async fn lengths_beyond_all_memory() {
     }
     one.set(Habit::Name);
     assert_eq!(host.get("/far").await.text(), "one");
+}
+
+/// A response without a body holds no place of its service past its time, also where the body that is not sent would be the
+/// request's own, which never ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_not_sent_ends_in_time() {
+    let limits = "limits.wall = '1s'\nlimits.cpu = '1s'\nlimits.in_flight = 1\nlimits.queue = 0";
+    let host = host(&["echo3"]).manifest("echo3", limits).start().await;
+    let mut client = Connection::http2(host.address).await;
+    let (_never, body) = fed();
+    let request = http::Request::head("/echo3/straight").body(body).unwrap();
+    let response = client.send(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let start = std::time::Instant::now();
+    while host.get("/echo3/head").await.status == 503 {
+        assert!(start.elapsed() < crate::harness::PATIENCE, "the place is held");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }

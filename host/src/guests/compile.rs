@@ -4,8 +4,8 @@
 //! once under its own limits. Whatever fails on the way is a [`Refusal`] in words, and touches no other guest.
 //!
 //! Machine code comes from memory, from the [`cache`](super::cache) or from a compiler, in this order; only the last one
-//! waits for a place ([`lane`]). A compiler is a child process ([`child`], [`worker`]). What would take long is compiled
-//! twice ([`tiers`]): for speed of compiling first, and for speed of running while it serves.
+//! waits for a place (`lane`). A compiler is a child process (`child`, [`worker`]). What would take long is compiled
+//! twice (`tiers`): for speed of compiling first, and for speed of running while it serves.
 
 mod build;
 mod child;

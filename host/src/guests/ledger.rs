@@ -122,7 +122,11 @@ impl<G: Clone> Ledger<G> {
             match state {
                 State::Ready(spec) => {
                     service.gone = None;
-                    service.bare = service.bare.or(Some(now)).filter(|_| bare && service.live.is_none());
+                    // From the first look at this component: one that is still being copied is another at every look.
+                    let held = service.held.as_ref().is_some_and(|(held, _)| *held == spec);
+                    let first = !held && service.wanted.as_ref() != Some(&spec);
+                    let since = if first { now } else { service.bare.unwrap_or(now) };
+                    service.bare = Some(since).filter(|_| bare && service.live.is_none());
                     if service.is_due(&spec, now) {
                         arrived.extend(service.held.take());
                     } else if let Some(change) = service.want(&name, spec, (settled, touched), now, &mut wanted) {

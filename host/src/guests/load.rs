@@ -2,7 +2,7 @@
 //!
 //! Reads files whole to hash them, compiles nothing and keeps no bytes of components. What a scan says of a component is
 //! true of the moment it looked; [`compile`](super::compile) checks the digest again when it reads the file. A manifest
-//! is taken once it is whole ([`settle`]): until then a service goes on by the one before.
+//! is taken once it is whole (`settle`): until then a service goes on by the one before.
 
 mod file;
 mod scan;

@@ -261,7 +261,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
         Err(error) => return tracing::error!("no thread reads {}: {error}", config.guests.display()),
     };
     let mut compiling = Compiling::default();
-    let (mut blind, mut ignored, mut again) = (false, Vec::new(), None);
+    let (mut blind, mut failed, mut ignored, mut again) = (false, false, Vec::new(), None);
     // After a panic the ledger is new, and what it does not know yet must not stop serving.
     let mut restarting = publisher.current.snapshot().complete;
     let mut publish = |ledger: &Ledger<Backend>| {
@@ -272,7 +272,8 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
     };
     reader.begin();
     loop {
-        let next = [again, ledger.next_look()].into_iter().flatten().min();
+        // What is due stays due while the directory cannot be read: then only a change or the timer brings the next look.
+        let next = [again, ledger.next_look()].into_iter().flatten().min().filter(|_| !failed);
         let hangs = reader.since().map(|since| since + HANGS).filter(|_| !blind);
         tokio::select! {
             biased;
@@ -289,7 +290,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
             () = publisher.builds.changed() => publish(&ledger),
             scan = reader.result(), if reader.since().is_some() => match scan {
                 Ok(scan) => {
-                    blind = false;
+                    (blind, failed) = (false, false);
                     let now = Instant::now();
                     again = scan.again.map(|again| now + again);
                     warn_of(&scan.ignored, &mut ignored);
@@ -304,6 +305,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                 }
                 // What was served goes on being served: nobody asked for it to go.
                 Err(error) => {
+                    failed = true;
                     if !std::mem::replace(&mut blind, true) {
                         tracing::error!("{} cannot be read, serving what was there: {error}", config.guests.display());
                     }

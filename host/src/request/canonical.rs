@@ -9,7 +9,7 @@
 //! * **Path**: the normal form of RFC 3986 6.2.2: unreserved characters are decoded, hexadecimal digits are in upper case,
 //!   dot segments are removed. Reserved characters stay encoded: `%2F` is not `/`. Empty segments stay: `//` is not `/`.
 //!
-//! What RFC 3986 keeps apart, software often does not. [`Readings`] are the other paths for which a service may take the
+//! What RFC 3986 keeps apart, software often does not. [`readings`] are the other paths for which a service may take the
 //! normal form: with `%2F` and `\` for `/`, without empty segments, without `;parameters`. The router compares them.
 
 use std::borrow::Cow;

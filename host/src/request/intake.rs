@@ -8,8 +8,8 @@
 //!
 //! * A connection: [`BASE`], which pays for its task, one request, and 8 KiB of what was read; over HTTP/2 [`FRAME`] more, so
 //!   that a whole frame always has room.
-//! * Every further request at work or in a queue: [`REQUEST`]; the part of its head over [`HEAD`] as well.
-//! * HTTP/1.1: twice the bytes since the connection was idle, or since a guest had read all of a body, at most [`ONE`]: hyper
+//! * Every further request at work or in a queue: [`REQUEST`]; the part of its head over `HEAD` as well.
+//! * HTTP/1.1: twice the bytes since the connection was idle, or since a guest had read all of a body, at most `ONE`: hyper
 //!   has a buffer of `listener.head` that it copies when it grows, and a chunk of the body.
 //! * HTTP/2: every byte from the first unread one of a body on; where bodies of several requests mix, from the last moment when
 //!   all of them were read. h2 keeps frames in the buffers that they were read into, so what is between two of them is kept as

@@ -132,7 +132,7 @@ pub fn holding(
     take_over(&mut head);
     permit.answered(head.status, &mut head.headers, body.upload(), Instant::now);
     let body = if exchange.is_bodiless(head.status) {
-        tokio::spawn(discard(body, permit));
+        tokio::spawn(tokio::time::timeout_at(exchange.deadline.into(), discard(body, permit)));
         Body::text(None)
     } else {
         exchange.send(&mut head, Live::Guest(body), permit)
@@ -213,7 +213,8 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     response
 }
 
-/// A body that nobody wants, such as the answer to HEAD: the guest may write it all the same.
+/// Reads a body that is not sent, such as that of the response to HEAD, which a guest may write all the same. It may be the
+/// request's own body, which has no end that the guest's time limit would bring: the caller bounds it.
 async fn discard(mut body: AnswerBody, permit: Permit) {
     while let Some(Ok(_)) = poll_fn(|cx| body.poll_frame(cx)).await {}
     if let Some(afterwork) = body.afterwork() {

@@ -1,6 +1,6 @@
 //! The child process that compiles one component and ends: `lodge compile-worker`, which nobody types.
 //!
-//! A compiler is a large program that reads what strangers wrote. Here it may take what [`Job`] allows and nothing else,
+//! A compiler is a large program that reads what strangers wrote. Here it may take what `Job` allows and nothing else,
 //! and when it crashes or is killed, no request is lost with it.
 
 use std::io::{self, Write};
@@ -57,8 +57,9 @@ fn confine(job: &Job, parent: u32) -> io::Result<()> {
     limit(Resource::Core, 0)?;
     // No file of the host can be written, only pipes.
     limit(Resource::Fsize, 0)?;
-    let seconds = job.time.as_secs();
-    let hard = seconds.saturating_add(1);
+    let allowed = rustix::process::getrlimit(Resource::Cpu).maximum.unwrap_or(u64::MAX);
+    let seconds = job.time.as_secs().min(allowed);
+    let hard = seconds.saturating_add(1).min(allowed);
     // SIGXCPU first, which says what happened; SIGKILL for whoever goes on.
     rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(hard) })?;
     let _ = rustix::process::setpriority_process(None, LEAST_PRIORITY);

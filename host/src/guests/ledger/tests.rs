@@ -337,3 +337,16 @@ proptest! {
         prop_assert!(served(&fresh, true).is_empty());
     }
 }
+
+/// A component that is still being copied is another one at every look: the wait for its manifest begins with the last.
+#[test]
+fn a_bare_service_is_held_back_from_its_last_change() {
+    let bare = |version| ("a".to_owned(), Found { bare: true, ..ready("a", version).1 });
+    let (mut ledger, start) = (Numbers::default(), Instant::now());
+    see(&mut ledger, [bare(1)], start);
+    let copied = start + HELD * 3;
+    assert_eq!(see(&mut ledger, [bare(2)], copied).0, 1);
+    assert_eq!(ledger.compiled(spec("a", 2, 0), Ok(2)), None);
+    assert_eq!(see(&mut ledger, [bare(2)], copied + HELD / 2), (0, vec![]));
+    assert_eq!(see(&mut ledger, [bare(2)], copied + HELD), (0, vec!["a at /a0 and a.localhost".into()]));
+}

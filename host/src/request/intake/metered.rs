@@ -36,7 +36,11 @@ impl<S> Metered<S> {
                 self.waiting = None;
             }
             let (bytes, base) = match self.account.plan(length, cx.waker()) {
-                Plan::Read(most) => return Poll::Ready(most),
+                Plan::Read(most) => {
+                    // What it waited for before is not needed any more, and must not be taken from those who wait.
+                    self.waiting = None;
+                    return Poll::Ready(most);
+                }
                 Plan::Turn => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
