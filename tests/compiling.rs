@@ -119,6 +119,8 @@ async fn a_process_of_its_own() {
     assert!(limit("Max file size").split_whitespace().nth(3) == Some("0"), "{}", limit("Max file size"));
     assert_eq!(read("environ").trim_end_matches('\0'), "MIMALLOC_ARENA_RESERVE=16384");
     assert_eq!(read("oom_score_adj").trim(), "1000");
+    // A failure is reported once the file has been left alone for half a second; until then it may be half written.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     signal(rustix::process::Signal::KILL);
     until("its end is told", || process.log().contains("its compiler was killed from outside")).await;
     assert_eq!(get(process.address, "/hello").await.status, 200);
