@@ -233,12 +233,7 @@ impl Host {
             Err(_) => Ended::CutOff,
         };
         exporting.shutdown(EXPORT).await;
-        reconciling.abort();
-        sweeping.abort();
-        swapping.abort();
-        if let Some(operators) = operators {
-            operators.abort();
-        }
+        [reconciling, sweeping, swapping].into_iter().chain(operators).for_each(|task| task.abort());
         ended
     }
 }
