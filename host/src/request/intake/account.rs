@@ -59,6 +59,8 @@ struct State {
     over: bool,
     /// Its reader waits.
     reader: Option<Waker>,
+    /// It waits because the connection has all that one may have.
+    full: bool,
 }
 
 /// What to do to read.
@@ -72,6 +74,8 @@ pub(super) enum Plan {
     Base(usize),
     /// None before so many bytes were taken besides, or the connection needs less.
     Wait(usize),
+    /// None before the connection needs less: it has all that one may have.
+    Full,
 }
 
 /// One request, until its response is done.
@@ -243,9 +247,8 @@ impl Account {
         }
         let plan = self.allow(&mut state, length);
         state.reader = (!matches!(plan, Plan::Read(_))).then(|| reader.clone());
-        if let Plan::Wait(_) = plan
-            && state.dirty
-        {
+        state.full = plan == Plan::Full;
+        if matches!(plan, Plan::Wait(_) | Plan::Full) && state.dirty {
             self.worn.store(true, Relaxed);
         }
         plan
@@ -266,18 +269,19 @@ impl Account {
             state.held += more;
         }
         let share = self.buffers.share();
-        if state.room() < CHUNK && state.held < share {
-            let more = state.need().saturating_sub(state.has()) + GRANULE;
-            if self.buffers.extra.take(more) {
-                state.held += more;
-            }
+        let lacks =
+            |state: &State| (state.need().saturating_sub(state.has()) + GRANULE).min(share.saturating_sub(state.held));
+        let more = lacks(state);
+        if state.room() < CHUNK && more > 0 && self.buffers.extra.take(more) {
+            state.held += more;
         }
         let room = state.room();
         if room == 0 && state.frames.is_h2() && state.wire > 0 && state.is_spent() {
             return Plan::Turn;
         }
         if room == 0 {
-            return Plan::Wait(state.need().saturating_sub(state.has()) + GRANULE);
+            let more = lacks(state);
+            return if more == 0 { Plan::Full } else { Plan::Wait(more) };
         }
         if !state.frames.is_h2() {
             return Plan::Read(length.min(room));
@@ -330,7 +334,8 @@ impl Account {
     /// Gives back what it does not need, and wakes the reader if it may go on.
     fn settle(&self, mut state: MutexGuard<'_, State>) {
         let surplus = self.surplus(&mut state);
-        let reader = if state.over || state.room() > 0 { state.reader.take() } else { None };
+        let goes_on = state.over || state.room() > 0 || (state.full && state.held < self.buffers.share());
+        let reader = if goes_on { state.reader.take() } else { None };
         drop(state);
         self.buffers.extra.put(surplus);
         reader.into_iter().for_each(Waker::wake);

@@ -45,6 +45,10 @@ impl<S> Metered<S> {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
+                Plan::Full => {
+                    self.waiting = None;
+                    return Poll::Pending;
+                }
                 _ if self.waiting.is_some() => return Poll::Pending,
                 Plan::Base(bytes) => (bytes, true),
                 Plan::Wait(bytes) => (bytes, false),

@@ -1,9 +1,12 @@
 use std::task::Waker;
+use std::time::Duration;
 
 use http::HeaderMap;
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::account::{Account, Charge, Plan};
+use super::metered::Metered;
 use super::*;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -138,6 +141,47 @@ fn what_is_between_frames_counts() {
     drop(charge);
     account.turn();
     assert!(read(&account, &wire) == wire.len(), "without an upload nothing of it is kept");
+}
+
+/// A connection that has all that one may have is not read, however much is left for others, until it needs less.
+#[tokio::test]
+async fn no_connection_has_more_than_its_share() {
+    let buffers = Buffers::new(64 << 20);
+    let account = Account::new(&buffers, 200);
+    let (mut client, server) = tokio::io::duplex(64 << 10);
+    let mut metered = Metered::new(server, Arc::clone(&account));
+    let mut wire = PREFACE.to_vec();
+    wire.extend(frame(1, 4, 30));
+    wire.extend(frame(0, 0, 256));
+    let head = wire.len();
+    (0..2_000).for_each(|_| wire.extend(frame(99, 0, 16_000)));
+    let length = wire.len();
+    let sending = tokio::spawn(async move {
+        // The host has closed when it is refused.
+        let _ = client.write_all(&wire).await;
+    });
+    let (mut charge, mut got) = (None, 0);
+    let mut read = async |charge: &mut Option<Charge>, got: &mut usize, until: usize| {
+        let mut bytes = vec![0; 64 << 10];
+        while *got < until {
+            account.turn();
+            let reading = tokio::time::timeout(Duration::from_millis(300), metered.read(&mut bytes));
+            let Ok(read) = reading.await else { return };
+            *got += read.unwrap();
+            if *got >= head && charge.is_none() {
+                *charge = Some(account.begin(&HeaderMap::new(), true));
+            }
+        }
+    };
+    read(&mut charge, &mut got, length).await;
+    let taken = account.taken();
+    assert!(got < length && taken <= buffers.share() + BASE + FRAME, "{taken} of {}", buffers.share());
+    // The upload is over: nothing of it is kept any more.
+    account.uploaded(true);
+    drop(charge.take());
+    read(&mut Some(account.begin(&HeaderMap::new(), false)), &mut got, length).await;
+    assert_eq!(got, length);
+    sending.await.unwrap();
 }
 
 /// Requests that are begun are charged one by one, and a connection has no more of them than it can pay.
