@@ -155,13 +155,16 @@ async fn dev_builds_and_serves() {
     std::fs::copy(crate::harness::root().join("Cargo.lock"), crate_directory.join("Cargo.lock")).unwrap();
     std::fs::copy(crate::harness::root().join("rust-toolchain.toml"), crate_directory.join("rust-toolchain.toml"))
         .unwrap();
+    // Until its sources are built, its manifest has no component.
+    std::fs::write(directory.path().join("my_service.toml"), "routes = ['/my_service']").unwrap();
     let path = directory.path().display().to_string();
     let args = ["dev", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")));
-    process.says("my_service at /my_service").await;
-    let address = process.address().await;
+    let (address, admin) = (process.address("serving ").await, process.address("operators: ").await);
     let answer = async || get(address, "/my_service?name=dev").await.text();
+    process.ready(admin).await;
     assert_eq!(answer().await, "Hello, dev!");
+    process.says("my_service at /my_service").await;
     assert!(directory.path().join("my_service.wasm").is_file());
     // A crate that does not compile: cargo's words, then ours, and the last one that did goes on.
     let source = crate_directory.join("src/lib.rs");
@@ -229,10 +232,20 @@ impl Dev {
         log.find(one).unwrap() < log.find(other).unwrap()
     }
 
-    async fn address(&self) -> std::net::SocketAddr {
-        self.says("serving ").await;
+    /// Waits until `/readyz` answers 200.
+    async fn ready(&self, admin: std::net::SocketAddr) {
+        let start = std::time::Instant::now();
+        while get(admin, "/readyz").await.status != 200 {
+            assert!(start.elapsed().as_secs() < 300, "it is not ready:\n{}", self.log.lock().unwrap());
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The address in the first line with these words.
+    async fn address(&self, words: &str) -> std::net::SocketAddr {
+        self.says(words).await;
         let log = self.log.lock().unwrap();
-        let line = log.lines().find(|line| line.contains("serving ")).unwrap();
+        let line = log.lines().find(|line| line.contains(words)).unwrap();
         line.split("http://").nth(1).unwrap().trim().parse().unwrap()
     }
 }

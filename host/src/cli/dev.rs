@@ -68,9 +68,22 @@ impl Recipe {
 type Sources = BTreeMap<PathBuf, (SystemTime, u64)>;
 
 impl Projects {
-    /// The projects below `directory`, none of them built yet.
+    /// The projects below `directory`, none of them built yet. The host knows of them before its first look at the
+    /// directory, so that it is not ready before they are built.
     pub(super) fn new(directory: &Path, builds: Arc<Builds>) -> Self {
-        Self { directory: directory.to_owned(), known: BTreeMap::new(), builds }
+        let projects = Self { directory: directory.to_owned(), known: BTreeMap::new(), builds };
+        // The first build reports what is wrong with the directory.
+        projects.announce(&find(directory).unwrap_or_default());
+        projects
+    }
+
+    /// Tells the host which builds are due: those that wait for their turn are not missing.
+    fn announce(&self, found: &BTreeMap<PathBuf, Recipe>) {
+        for (source, recipe) in found {
+            if self.known.get(source).is_none_or(|project| project.recipe != *recipe) {
+                self.builds.begins(&recipe.service(source));
+            }
+        }
     }
 
     /// Builds what is new or has changed. Says what fails, and goes on with the others.
@@ -80,14 +93,9 @@ impl Projects {
     async fn build(&mut self) -> Result<(), String> {
         let found = find(&self.directory)?;
         for (source, project) in self.known.extract_if(.., |source, _| !found.contains_key(source)) {
-            self.builds.ends(&project.recipe.service(&source));
+            self.builds.forget(&project.recipe.service(&source));
         }
-        // All of them first: those that wait for their turn are not missing.
-        let changed =
-            |source: &PathBuf, recipe: &Recipe| self.known.get(source).is_none_or(|project| project.recipe != *recipe);
-        found.iter().filter(|(source, recipe)| changed(source, recipe)).for_each(|(source, recipe)| {
-            self.builds.begins(&recipe.service(source));
-        });
+        self.announce(&found);
         for (source, recipe) in found {
             let before = self.known.get(&source);
             let elsewhere = before.map_or_else(Vec::new, |project| project.elsewhere.clone());
@@ -104,7 +112,7 @@ impl Projects {
                 }
             };
             match &result {
-                Ok(_) => self.builds.ends(&service),
+                Ok(_) => self.builds.made(&service),
                 Err(failed) => {
                     complain(&failed.told);
                     self.builds.failed(&service, &failed.why, &failed.said);

@@ -4,12 +4,15 @@
 //! which directory states, compilations and their failures come, the end is what a fresh start would serve, plus the
 //! last good version of what is broken.
 
+mod change;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::digest::Digest;
 use super::load::{Found, GuestSpec, Refusal, State};
+
+pub use change::Change;
 
 /// How long a file must be gone before its service is: tools that replace a file by deleting and creating it lose
 /// no request.
@@ -48,6 +51,8 @@ struct Service<G> {
     orphan: bool,
     /// A service without a manifest that has not served yet, since the first look at it.
     bare: Option<Instant>,
+    /// What is on disk is not whole yet.
+    changing: bool,
     /// What will serve once a look at least [`HELD`] after that has found no manifest.
     held: Option<(GuestSpec, G)>,
 }
@@ -62,25 +67,6 @@ pub struct Absent<'a> {
     pub refusal: Option<&'a Refusal>,
 }
 
-/// What came of a look or a compilation, for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A service that was not there.
-    Added(GuestSpec),
-    /// Another component under the same name; the digest is the old one's.
-    Replaced(GuestSpec, Digest),
-    /// Another manifest for the same component.
-    Reconfigured(GuestSpec),
-    /// The same component and manifest under another name; the old one is named.
-    Renamed(GuestSpec, String),
-    /// No file any more.
-    Removed(String),
-    /// What was refused is again what is served.
-    Recovered(GuestSpec),
-    /// The file was written or touched, and is what it was.
-    Touched(String),
-}
-
 impl<G> Default for Service<G> {
     fn default() -> Self {
         Self {
@@ -92,6 +78,7 @@ impl<G> Default for Service<G> {
             attempts: (0, None),
             orphan: false,
             bare: None,
+            changing: false,
             held: None,
         }
     }
@@ -110,8 +97,7 @@ impl<G: Clone> Ledger<G> {
         for (name, service) in &mut self.services {
             if !found.contains_key(name) {
                 service.drop_pending();
-                service.refused = None;
-                service.wanted = None;
+                (service.changing, service.refused, service.wanted) = (false, None, None);
                 service.gone.get_or_insert(now);
             }
         }
@@ -119,6 +105,11 @@ impl<G: Clone> Ledger<G> {
         for (name, Found { state, settled, touched, bare }) in found {
             let service = self.services.entry(name.clone()).or_default();
             service.orphan = matches!(state, State::Orphan(_));
+            service.changing = match state {
+                State::Changing => true,
+                State::Refused(_) | State::Orphan(_) => !settled,
+                State::Ready(_) | State::Disabled => false,
+            };
             match state {
                 State::Ready(spec) => {
                     service.gone = None;
@@ -242,9 +233,12 @@ impl<G: Clone> Ledger<G> {
         wanted.any(|spec| spec.digest == digest)
     }
 
-    /// Nothing is being compiled, or held back.
+    /// Whether every service answers or was refused: none is being written, compiled, tried again or held back.
     pub fn is_settled(&self) -> bool {
-        self.services.values().all(|service| service.compiling.is_none() && service.held.is_none())
+        self.services.values().all(|service| {
+            let tried = service.wanted.is_none() || service.refused.is_some();
+            tried && service.compiling.is_none() && service.held.is_none() && !service.changing
+        })
     }
 
     /// When to look again although nothing may have happened: a file that is gone will then be gone for good, what failed
@@ -336,57 +330,6 @@ impl<G> Service<G> {
             more => FIRST.saturating_mul(1 << (more - 2).min(5)).min(LONGEST),
         };
         now >= *next.get_or_insert(now + wait)
-    }
-}
-
-impl Change {
-    /// What serves from now on; `None` when nothing does, or what did.
-    pub fn spec(&self) -> Option<&GuestSpec> {
-        match self {
-            Self::Added(spec)
-            | Self::Replaced(spec, _)
-            | Self::Reconfigured(spec)
-            | Self::Renamed(spec, _)
-            | Self::Recovered(spec) => Some(spec),
-            Self::Removed(_) | Self::Touched(_) => None,
-        }
-    }
-
-    /// Of which service.
-    pub fn service(&self) -> &str {
-        match self {
-            Self::Added(spec)
-            | Self::Replaced(spec, _)
-            | Self::Reconfigured(spec)
-            | Self::Renamed(spec, _)
-            | Self::Recovered(spec) => &spec.name,
-            Self::Removed(name) | Self::Touched(name) => name,
-        }
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = |spec: &GuestSpec| {
-            let routes: Vec<_> = spec.manifest.routes.iter().map(ToString::to_string).collect();
-            match (routes.join(", "), spec.host()) {
-                (routes, None) if routes.is_empty() => "no path of its own".into(),
-                (routes, None) => routes,
-                (routes, Some(host)) if routes.is_empty() => host,
-                (routes, Some(host)) => format!("{routes} and {host}"),
-            }
-        };
-        match self {
-            Self::Added(spec) => write!(f, "{} at {}", spec.name, at(spec)),
-            Self::Replaced(spec, old) => {
-                write!(f, "{} replaced, {} by {}", spec.name, old.short(), spec.digest.short())
-            }
-            Self::Reconfigured(spec) => write!(f, "{} has another manifest, at {}", spec.name, at(spec)),
-            Self::Renamed(spec, old) => write!(f, "{old} renamed to {}, at {}", spec.name, at(spec)),
-            Self::Removed(name) => write!(f, "{name} removed"),
-            Self::Recovered(spec) => write!(f, "{} is again what is served", spec.name),
-            Self::Touched(name) => write!(f, "{name} was touched, and is unchanged"),
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 
 use self::changes::{Told, tell, warn_of};
 use super::absent::Absentees;
-use super::builds::{self, Builds};
+use super::builds::{self, Build, Builds};
 use super::compile::Compiler;
 use super::compiling::Compiling;
 use super::deployment::Backend;
@@ -270,6 +270,9 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
             publish(ledger, &publisher, &compiler.metrics);
         }
     };
+    let builds = publisher.builds();
+    // What was built before a look began, that look finds.
+    let mut unseen = builds.unseen();
     reader.begin();
     loop {
         // What is due stays due while the directory cannot be read: then only a change or the timer brings the next look.
@@ -287,12 +290,18 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                 publish(&ledger);
                 tell(changes, &publisher.current.snapshot());
             }
-            () = publisher.builds.changed() => publish(&ledger),
+            () = builds.changed() => {
+                if !builds.unseen().is_empty() {
+                    again = Some(Instant::now());
+                }
+                publish(&ledger);
+            }
             scan = reader.result(), if reader.since().is_some() => match scan {
                 Ok(scan) => {
                     (blind, failed) = (false, false);
                     let now = Instant::now();
-                    again = scan.again.map(|again| now + again);
+                    builds.seen(std::mem::take(&mut unseen));
+                    again = if builds.unseen().is_empty() { scan.again.map(|again| now + again) } else { Some(now) };
                     warn_of(&scan.ignored, &mut ignored);
                     let (mut wanted, changes) = ledger.see(scan.found, now);
                     // Small ones first: one that takes a minute would keep a hundred waiting.
@@ -316,7 +325,10 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                 let (shown, long) = (config.guests.display(), humantime::format_duration(HANGS));
                 tracing::error!("{shown} is not read within {long}, serving what was there; its file system may hang");
             }
-            () = wait(&ticks, next), if reader.since().is_none() => reader.begin(),
+            () = wait(&ticks, next), if reader.since().is_none() => {
+                unseen = builds.unseen();
+                reader.begin();
+            }
         }
     }
 }
@@ -325,19 +337,22 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
 fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     let before = publisher.current.0.load_full();
     let backends: Vec<_> = ledger.live().collect();
-    let complete = before.complete || ledger.is_settled();
     let same = backends.len() == before.wanted.len()
         && backends.iter().zip(&before.wanted).all(|(backend, wanted)| backend.is(wanted));
-    let mut unbuilt = publisher.builds.unbuilt();
+    let mut pending = publisher.builds.pending();
     let mut refused = ledger.refusals();
     // What is not built yet lacks its component for that reason.
     let lacks = |refusal: &Refusal, name: &str| {
         refusal.reason == load::NO_COMPONENT && refusal.file.strip_suffix(".toml") == Some(name)
     };
-    refused.retain(|refusal| !unbuilt.keys().any(|name| lacks(refusal, name)));
-    refused.extend(unbuilt.values().flatten().cloned());
-    unbuilt.retain(|name, _| !backends.iter().any(|backend| *backend.name == **name));
-    let absent = Absentees::new(ledger.absent().chain(builds::absent(&unbuilt)));
+    refused.retain(|refusal| !pending.keys().any(|name| lacks(refusal, name)));
+    refused.extend(pending.values().filter_map(Build::refusal).cloned());
+    pending.retain(|name, _| !backends.iter().any(|backend| *backend.name == **name));
+    let built = pending.values().all(|build| build.refusal().is_some());
+    let complete = before.complete || (ledger.is_settled() && built);
+    // Of a service whose files say nothing yet, its build says more.
+    let found = ledger.absent().filter(|absent| absent.spec.is_some() || !pending.contains_key(absent.name));
+    let absent = Absentees::new(found.chain(builds::absent(&pending)));
     if same && complete == before.complete && refused == before.refused && absent.are(&before.absent) {
         return;
     }

@@ -239,8 +239,27 @@ fn nothing_new_is_served_while_a_manifest_changes() {
     }
     assert_eq!(see(&mut ledger, [ready("a", 2)], start).0, 1);
     see(&mut ledger, [changing()], start);
-    assert_eq!((ledger.compiled(spec("a", 2, 0), Ok(2)), ledger.is_settled()), (None, true));
+    assert_eq!((ledger.compiled(spec("a", 2, 0), Ok(2)), ledger.is_settled()), (None, false));
     assert_eq!(see(&mut ledger, [ready("a", 2)], start).0, 1);
+}
+
+/// A service whose files are being written is neither served nor refused: a host that starts is not ready before it is.
+#[test]
+fn what_is_being_written_is_not_settled() {
+    let now = Instant::now();
+    let orphan = found(State::Orphan(Refusal::new("a", "it has no component", "add one")), false);
+    for writing in [found(State::Changing, false), bad("a", false).1, orphan] {
+        let mut ledger = Numbers::default();
+        see(&mut ledger, [("a".to_owned(), writing)], now);
+        assert!(!ledger.is_settled());
+        see(&mut ledger, [], now);
+        assert!(ledger.is_settled());
+    }
+    // A compilation that failed because its file was being written is not the last word.
+    let mut ledger = Numbers::default();
+    see(&mut ledger, [("a".into(), found(State::Ready(spec("a", 1, 0)), false))], now);
+    ledger.compiled(spec("a", 1, 0), Err(Refusal::new("a", "it is cut off", "mend it")));
+    assert!(!ledger.is_settled());
 }
 
 /// What a directory holds for one name: nothing, rubbish, a manifest alone, one that says no, one that is changing, or a

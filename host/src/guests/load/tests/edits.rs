@@ -74,8 +74,10 @@ proptest! {
         let file = format!("{name}.wasm");
         for step in steps {
             let acts = match step {
+                // A file that no look has seen cannot be told from one that was never there.
                 Step::Unlink => {
                     let there = world.at("a.toml").exists();
+                    world.look();
                     world.unlink("a.toml");
                     there
                 }
@@ -98,6 +100,7 @@ proptest! {
                 // What changes of a version does not say that its service is being edited.
                 Step::UnlinkComponent => {
                     let there = world.at(&file).exists();
+                    world.look();
                     world.unlink(&file);
                     there && !version
                 }
