@@ -108,11 +108,11 @@ async fn a_deadline_is_carried() {
         unsent: lodge::responses::budget::Budget::new(1 << 20),
         via: Arc::default(),
         current: host.current.clone(),
-        ids: lodge::ids::Ids::new(),
-        nobody: Arc::new(lodge::service::Service::new("", lodge::turns::Turns::new(1).share())),
+        ids: lodge::base::ids::Ids::new(),
+        nobody: Arc::new(lodge::service::Service::new("", lodge::cpu::turns::Turns::new(1).share())),
         metrics: Arc::default(),
-        tracer: lodge::traces::Tracer::off(),
-        logs: lodge::logs::Logs::detached(&config),
+        tracer: lodge::telemetry::traces::Tracer::off(),
+        logs: lodge::telemetry::logs::Logs::detached(&config),
     };
     for callee in ["sleeper", "sleeper3"] {
         let peer = Peer::service("me");

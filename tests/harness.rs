@@ -191,7 +191,7 @@ impl Setup {
         self.settings.insert("guests".into(), self.directory.path().display().to_string());
         let mut config = config::resolve(&[(Origin::Flag, self.settings)]).expect("a sound configuration").config;
         config.program = self.program;
-        let host = Host::bind(config.clone(), lodge::logs::Logs::detached(&config)).await.expect("a host");
+        let host = Host::bind(config.clone(), lodge::telemetry::logs::Logs::detached(&config)).await.expect("a host");
         let (address, admin) = (host.address().expect("bound"), host.admin_address().expect("bound"));
         let current = host.current();
         let (stop, stopped) = oneshot::channel();

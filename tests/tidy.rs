@@ -135,7 +135,7 @@ fn the_readme_is_complete() {
     for reason in reasons.split('"').skip(1).step_by(2) {
         assert!(readme.contains(&format!("`{reason}`")), "the README does not explain `{reason}`");
     }
-    let scrape = rust_files("host/src").into_iter().filter(|(name, _)| name.starts_with("metrics/scrape"));
+    let scrape = rust_files("host/src").into_iter().filter(|(name, _)| name.starts_with("admin/scrape"));
     let quoted = |(_, text): (_, String)| text.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
     let names: Vec<_> = scrape.flat_map(quoted).filter(|name| is_metric(name)).collect();
     assert!(names.len() > 50, "the metrics are not where this test looks: {names:?}");

@@ -10,6 +10,7 @@
 mod api;
 mod body;
 mod page;
+pub mod scrape;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -26,12 +27,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 use self::body::{Body, problem, text};
+use crate::admin::scrape::{Format, Scrape};
+use crate::base::drain::Told;
 use crate::config::Config;
-use crate::drain::Told;
 use crate::guests::compile::Reset;
 use crate::guests::snapshot::Current;
-use crate::logs::Logs;
-use crate::metrics::scrape::{self, Format, Scrape};
 use crate::request::accept;
 use crate::request::activity::Activity;
 use crate::request::canonical;
@@ -40,6 +40,7 @@ use crate::request::intake::{Account, Buffers, Upload};
 use crate::request::respond::Reserve;
 use crate::request::serve::{self, Answer};
 use crate::responses::Responses;
+use crate::telemetry::logs::Logs;
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
@@ -231,7 +232,7 @@ impl Admin {
             version,
             wasmtime,
             pid: std::process::id(),
-            started: crate::service::rfc3339(self.scrape.started),
+            started: crate::base::time::rfc3339(self.scrape.started),
             uptime_seconds: SystemTime::now().duration_since(self.scrape.started).unwrap_or_default().as_secs_f64(),
             listen: self.listen.map(|listen| listen.to_string()),
             directory,

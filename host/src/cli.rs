@@ -31,14 +31,14 @@ use clap::ArgMatches;
 
 use self::client::Client;
 use self::out::{Failure, complain};
+use crate::base::files;
+use crate::base::lasting;
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
-use crate::files;
 use crate::guests::cache;
 use crate::guests::compile::{this_program, worker};
 use crate::guests::manifest::share::Percent;
 use crate::host::{Ended, Host};
-use crate::lasting;
-use crate::logs::Logs;
+use crate::telemetry::logs::Logs;
 
 /// The request was understood and refused: a bad value, a bad file.
 const EX_USAGE: u8 = 64;
@@ -225,7 +225,7 @@ fn print_config(resolved: &Resolved) -> Result<(), Failure> {
 /// The runtime of every command: one thread per core, and the clock of CPU time is theirs.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(crate::turns::workers()).enable_all().build();
+        tokio::runtime::Builder::new_multi_thread().worker_threads(crate::cpu::turns::workers()).enable_all().build();
     let runtime = runtime.map_err(|error| format!("the runtime does not start: {error}"))?;
     let done = runtime.block_on(work);
     // To drop it would wait for every such thread to come back, which may be never.

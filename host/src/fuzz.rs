@@ -12,8 +12,9 @@ use crate::request::canonical;
 use crate::request::headers::{self, Peer};
 use crate::request::place::Place;
 use crate::request::route::{Pattern, Route, Router};
+use crate::telemetry::{logs, traces};
 use crate::upstreams::source;
-use crate::{cli, config, logs, responses, traces, upstreams};
+use crate::{cli, config, responses, upstreams};
 
 /// A fuzz target: takes any bytes, and panics when a property does not hold.
 pub type Target = fn(&[u8]);

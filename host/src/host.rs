@@ -11,21 +11,19 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::admin::scrape::Scrape;
 use crate::admin::{self, Admin};
 use crate::admission::{Commons, Concurrency};
+use crate::base::drain;
+use crate::base::files;
+use crate::base::ids::Ids;
+use crate::base::lasting::forever;
 use crate::config::Config;
-use crate::drain;
-use crate::files;
 use crate::guests::builds::Builds;
 use crate::guests::cache;
 use crate::guests::compile::{Compiler, Reset, WASMTIME};
 use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
-use crate::ids::Ids;
-use crate::lasting::forever;
-use crate::logs::{Logs, START};
-use crate::metrics::scrape::Scrape;
-use crate::metrics::{self, Metrics};
 use crate::outgoing::Outgoing;
 use crate::request::accept::accept;
 use crate::request::frame::Handler;
@@ -33,7 +31,10 @@ use crate::request::intake::Buffers;
 use crate::request::serve::Server;
 use crate::responses::Responses;
 use crate::responses::budget::Budget;
-use crate::traces::{Exporting, Tracer};
+use crate::telemetry::logs::{Logs, START};
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{Exporting, Tracer};
 
 /// Files that are no connections of clients: the listeners, the directory, components being read.
 const OTHER_FILES: u64 = 200;

@@ -123,26 +123,19 @@
 
 pub mod admin;
 pub mod admission;
+pub mod base;
 pub mod capabilities;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod drain;
+pub mod cpu;
 pub mod error;
-pub mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod guests;
 pub mod host;
-pub mod ids;
-pub mod lasting;
-pub mod logs;
-pub mod metrics;
 pub mod outgoing;
 pub mod request;
 pub mod responses;
 pub mod service;
-pub mod tls;
-pub mod traces;
-pub mod turns;
+pub mod telemetry;
 pub mod upstreams;

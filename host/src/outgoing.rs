@@ -33,14 +33,15 @@ use rustls::{ClientConfig, RootCertStore};
 use self::account::Account;
 use self::client::Client;
 use self::dial::{Resolver, system};
+use crate::base::lock::lock;
+use crate::base::tls;
 use crate::capabilities::http::{Denied, Sender};
-use crate::capabilities::sandbox::{Errand, lock};
+use crate::capabilities::sandbox::Errand;
 use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::frame::Handler;
 use crate::request::via::Via;
 use crate::service::Service;
-use crate::tls;
 use crate::upstreams::replay::Room;
 
 /// What a guest sends ends with the sandbox that it is in. Where that is used again, this is how long after its request's

@@ -48,11 +48,11 @@ use self::store::{Key, Store};
 use crate::config::limits::Limits;
 use crate::guests::deployment::Deployment;
 use crate::guests::manifest::cache::{Edition, Rules};
-use crate::metrics::CacheOutcome;
 use crate::request::body::RequestBody;
 use crate::request::record::Record;
 use crate::request::respond::Body;
-use crate::traces::Phase;
+use crate::telemetry::metrics::CacheOutcome;
+use crate::telemetry::traces::Phase;
 
 /// Of the budget, for what is kept. The rest is for what is being written down, or still on its way after it had to go.
 const KEPT: (usize, usize) = (3, 4);

@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
+use crate::base::time::rfc3339;
+use crate::cpu::turns::{Share, Turns};
 use crate::error::RequestError;
 use crate::guests::digest::Digest;
-use crate::metrics::Figures;
-use crate::turns::{Share, Turns};
+use crate::telemetry::metrics::Figures;
 use crate::upstreams::Upstream;
 
 /// Failures of a service that are remembered.
@@ -199,9 +200,4 @@ impl Service {
     pub fn last_refusal(&self) -> Option<(SystemTime, &'static str)> {
         *lock(&self.refusal)
     }
-}
-
-/// A time as machines and people write it, to the millisecond.
-pub fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }

@@ -47,12 +47,12 @@ pub use self::shown::{Seen, Shown};
 use self::spec::Spec;
 use self::transport::{Pool, Settings, Target};
 use self::tunnels::Tunnels;
+use crate::base::ids::mix;
+use crate::base::lasting::forever;
 use crate::guests::deployment::Deployment;
-use crate::ids::mix;
-use crate::lasting::forever;
-use crate::logs::CHANGE;
-use crate::metrics::Tally;
 use crate::request::via::Via;
+use crate::telemetry::logs::CHANGE;
+use crate::telemetry::metrics::Tally;
 
 /// How long a new upstream waits for the addresses of its replicas before it is published without some of them.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -138,7 +138,9 @@ impl Shared {
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        self.tls.get_or_init(|| crate::tls::system_roots().and_then(crate::tls::client).map(Arc::new)).clone()
+        self.tls
+            .get_or_init(|| crate::base::tls::system_roots().and_then(crate::base::tls::client).map(Arc::new))
+            .clone()
     }
 }
 

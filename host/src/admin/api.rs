@@ -14,10 +14,10 @@ use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
 use crate::guests::report::{self, Report};
 use crate::guests::target::Target;
-use crate::logs::CHANGE;
-use crate::logs::tail::{Kind, Line};
 use crate::request::canonical;
 use crate::request::intake::Upload;
+use crate::telemetry::logs::CHANGE;
+use crate::telemetry::logs::tail::{Kind, Line};
 
 /// Lines that are told when nobody says how many.
 const TAIL: usize = 100;
@@ -233,7 +233,7 @@ fn following<F: Future<Output = ()> + Send + 'static>(
 
 /// Sends what is wanted until nobody reads any more.
 async fn follow(
-    follower: &mut crate::logs::tail::Follower,
+    follower: &mut crate::telemetry::logs::tail::Follower,
     events: &Events,
     wanted: impl Fn(&Line) -> bool,
     name: &str,

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Answers that say something.
 const ENOUGH: u32 = 10;

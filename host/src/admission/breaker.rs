@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 use window::Window;
 pub use window::{Call, Counts};
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::Refusal;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// One of the places. Dropping it gives it back.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use super::breaker::{Change, Pass};
 use super::rate::Standing;
 use super::{Concurrency, Place};
 use crate::error::RequestError;
-use crate::logs::CHANGE;
-use crate::metrics::Judged;
+use crate::telemetry::logs::CHANGE;
+use crate::telemetry::metrics::Judged;
 
 /// Proof of admission. Not `Clone`; dropping it gives both places back.
 #[derive(Debug)]

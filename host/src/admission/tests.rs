@@ -7,8 +7,8 @@ use super::terms::Policies;
 use super::*;
 use crate::config;
 use crate::error::Trap;
-use crate::metrics::Judged;
-use crate::metrics::judged::Counts;
+use crate::telemetry::metrics::Judged;
+use crate::telemetry::metrics::judged::Counts;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

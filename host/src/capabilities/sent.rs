@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use wasmtime_wasi_http::Error;
 
 use super::http::{Sending, Sent};
-use super::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Calls that lead to calls which are run on one stack; what is deeper has a task from the start.
 const NESTED: usize = 4;

@@ -16,7 +16,8 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use super::sandbox::{Sandbox, lock};
+use super::sandbox::Sandbox;
+use crate::base::lock::lock;
 
 /// Bytes of one log line; a longer one is cut into several.
 const LINE_BYTES: usize = 8 << 10;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::complain;
-use crate::files;
+use crate::base::files;
 use crate::guests::builds::Builds;
 use crate::guests::load::MANIFEST;
 use crate::guests::manifest;

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::ledger::Absent;
 use super::load::Refusal;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Builds that the host waits for, and those that have failed, by the name of the service.
 #[derive(Default)]

@@ -108,7 +108,7 @@ pub fn misplaced(config: &config::Config) -> Option<String> {
     };
     let places = [("cache.directory", own), ("cache.sealed", config.cache.sealed.clone())];
     let inside = places.into_iter().filter_map(|(key, path)| Some((key, path?)));
-    let (key, path) = inside.into_iter().find(|(_, path)| crate::files::is_inside(path, &config.guests))?;
+    let (key, path) = inside.into_iter().find(|(_, path)| crate::base::files::is_inside(path, &config.guests))?;
     Some(format!(
         "{key}: {} is inside the guests directory, and what it holds is run unchecked; put it where only Lodge can write",
         path.display()

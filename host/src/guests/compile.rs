@@ -40,15 +40,16 @@ use super::cache::{Cache, Stamp};
 use super::digest::Digest;
 use super::guest::Guest;
 use super::load::{self, GuestSpec, Refusal};
+use crate::base::clock::Clock;
+use crate::base::lock::lock;
 use crate::capabilities::Ctx;
-use crate::capabilities::sandbox::lock;
-use crate::clock::Clock;
 use crate::config::{self, Tiers};
-use crate::metrics::Metrics;
+use crate::cpu::turns;
+use crate::cpu::turns::Turns;
 use crate::outgoing::Outgoing;
 use crate::request::instance::Instance;
 use crate::service::Services;
-use crate::turns::{self, Turns};
+use crate::telemetry::metrics::Metrics;
 use crate::upstreams;
 
 /// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.

@@ -10,9 +10,9 @@ use super::guest::Guest;
 use super::load::{self, GuestSpec, Refusal};
 use super::manifest::cache::Edition;
 use crate::config::limits::Limits;
-use crate::metrics::judged::{Counts, Window};
 use crate::request::route::Route;
 use crate::service::{Service, Services};
+use crate::telemetry::metrics::judged::{Counts, Window};
 use crate::upstreams::Upstream;
 
 /// A version of a service, from its files.

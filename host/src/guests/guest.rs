@@ -10,10 +10,10 @@ use super::compile::{Compiled, Compiler, Interfaces};
 use super::deployment::Deployment;
 use super::load::{GuestSpec, Refusal};
 use super::manifest::Isolation;
+use crate::base::clock::Clock;
+use crate::base::lock::lock;
 use crate::capabilities::denied::Denials;
 use crate::capabilities::http::Sender;
-use crate::capabilities::sandbox::lock;
-use crate::clock::Clock;
 use crate::request::instance::Instance;
 
 /// A component that can be served.

@@ -27,13 +27,13 @@ use self::share::Share;
 use super::digest::Digest;
 use crate::admission::Terms;
 use crate::admission::terms::Policies;
+use crate::base::ids::hash_of;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
-use crate::ids::hash_of;
+use crate::cpu::turns::WEIGHT;
 use crate::request::place::Place;
 use crate::request::route::{Pattern, Route};
-use crate::turns::WEIGHT;
 use crate::upstreams::spec::Spec;
 
 /// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.

@@ -17,8 +17,9 @@ use super::manifest::grants::Grants;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use crate::admission::Shown;
-use crate::metrics::CacheOutcome;
-use crate::service::{Failure, rfc3339};
+use crate::base::time::rfc3339;
+use crate::service::Failure;
+use crate::telemetry::metrics::CacheOutcome;
 use crate::upstreams::{Seen, Shown as Elsewhere};
 
 /// The limits that hold for a service whose replicas are elsewhere: the others are those of a sandbox.

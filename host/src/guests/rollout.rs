@@ -1,10 +1,10 @@
 //! Whether a version does worse than the service that it is to replace, and what then. Compared is what is
-//! [judged](crate::metrics::judged): requests that went to one or the other by chance, and that the service itself has
+//! [judged](crate::telemetry::metrics::judged): requests that went to one or the other by chance, and that the service itself has
 //! failed or was slow to answer. Clients that are slow, leave or are refused, and requests that were aimed at one of
 //! them, decide nothing.
 
-use crate::logs::CHANGE;
-use crate::metrics::judged::{CERTAINTY, Window};
+use crate::telemetry::logs::CHANGE;
+use crate::telemetry::metrics::judged::{CERTAINTY, Window};
 
 use super::manifest::share::Rollback;
 use super::snapshot::Snapshot;

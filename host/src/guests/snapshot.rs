@@ -27,8 +27,8 @@ use super::watch::Ticks;
 use crate::admission::terms::Policies;
 use crate::admission::{Admission, Commons, Concurrency, Terms};
 use crate::config::Config;
-use crate::metrics::Metrics;
 use crate::request::route::{Route, Router};
+use crate::telemetry::metrics::Metrics;
 
 /// Everything that can be asked, and by whom it is answered.
 #[derive(Default)]

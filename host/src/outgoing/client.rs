@@ -23,13 +23,14 @@ use super::dial::{Dial, Line, Resolver};
 use super::end;
 use super::failure::Failure;
 use super::quota::Quota;
-use crate::capabilities::sandbox::{Errand, lock};
+use crate::base::lock::lock;
+use crate::capabilities::sandbox::Errand;
 use crate::config::limits::Limits;
 use crate::guests::manifest::grants::Grants;
 use crate::request::headers;
 use crate::request::via::Via;
 use crate::service::Service;
-use crate::traces::ClientSpan;
+use crate::telemetry::traces::ClientSpan;
 use crate::upstreams::replay::Room;
 
 /// To resolve a name, connect and shake hands, when the guest gives it longer or no time at all.

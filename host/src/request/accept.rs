@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::headers::Peer;
 use super::serve::{self, Server};
-use crate::lasting::forever;
+use crate::base::lasting::forever;
 
 /// Between two tries while the process is out of file descriptors: a busy loop would make it worse.
 const BACK_OFF: Duration = Duration::from_millis(100);

@@ -20,10 +20,10 @@ use tokio::time::Sleep;
 
 pub use self::stream::Watched;
 use super::transfer::{Held, Outbound, Transfer, Transfers};
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 use crate::config;
-use crate::metrics::Metrics;
 use crate::responses::budget::Budget;
+use crate::telemetry::metrics::Metrics;
 
 /// While the host stops: how long an idle HTTP/1 connection stays open for a request that is on its way already.
 /// Closing at once would lose that request; its answer says `connection: close`.

@@ -18,8 +18,9 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::instance::{Finished, Guarded};
 use crate::admission::Upload;
+use crate::base::lock::lock;
 use crate::capabilities::http::filled::poll_filled;
-use crate::capabilities::sandbox::{Sandbox, lock};
+use crate::capabilities::sandbox::Sandbox;
 use crate::error::RequestError;
 use crate::guests::guest::Guest;
 

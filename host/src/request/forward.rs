@@ -21,7 +21,7 @@ use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::service::Service;
-use crate::traces::Onward;
+use crate::telemetry::traces::Onward;
 use crate::upstreams::Upstream;
 use crate::upstreams::send::{Answer, AnyBody, Failure, Source};
 use crate::upstreams::transport::Received;

@@ -15,15 +15,15 @@ use super::record::Record;
 use super::respond::{self, Body, Reserve};
 use super::via::Via;
 use crate::admission::Asked;
+use crate::base::ids::Ids;
 use crate::config::ServiceHosts;
 use crate::guests::snapshot::Current;
-use crate::ids::Ids;
-use crate::logs::Logs;
-use crate::metrics::Metrics;
 use crate::responses::Responses;
 use crate::responses::budget::Budget;
 use crate::service::Service;
-use crate::traces::Tracer;
+use crate::telemetry::logs::Logs;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Tracer;
 
 /// What a request needs, wherever it comes from.
 pub struct Handler {

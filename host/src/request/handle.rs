@@ -29,7 +29,7 @@ use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
 use crate::responses::budget::Budget;
 use crate::responses::{self, Found, Settled};
-use crate::traces::{Phase, Tracer};
+use crate::telemetry::traces::{Phase, Tracer};
 use crate::upstreams::send::AnyBody;
 
 /// Methods that a service can be asked for; CONNECT is for proxies.

@@ -23,13 +23,15 @@ use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 
 use super::answer::{Answer, Work};
 use super::body::{Limited, RequestBody};
-use crate::capabilities::sandbox::{Caught, Errand, Sandbox, lock};
+use crate::base::lock::lock;
+use crate::capabilities::sandbox::{Errand, Sandbox};
 use crate::capabilities::{Ctx, stdio};
+use crate::cpu::meter::Caught;
+use crate::cpu::turns::{Hog, Turn};
 use crate::error::{RequestError, Trap};
 use crate::guests::compile::Compiled;
 use crate::guests::guest::Guest;
 use crate::guests::load::host_of;
-use crate::turns::{Hog, Turn};
 
 /// Frames of a guest's backtrace that are kept.
 const FRAMES: usize = 32;

@@ -21,7 +21,7 @@ use super::respond;
 use crate::capabilities::sandbox::Errand;
 use crate::guests::target::Target;
 use crate::responses::budget::Budget;
-use crate::traces::{Trace, Tracer};
+use crate::telemetry::traces::{Trace, Tracer};
 
 /// Frames of a body that the copy may be behind. hyper reads at most 512 KiB into one, and usually 8.
 const BEHIND: usize = 64;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName};
 
-use crate::ids::hash_of;
+use crate::base::ids::hash_of;
 
 /// Where a value stands in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,11 +12,11 @@ use http::{Method, StatusCode, request};
 use crate::admission::Permit;
 use crate::error::RequestError;
 use crate::guests::deployment::Deployment;
-use crate::logs::Logs;
-use crate::logs::requests::Told;
-use crate::metrics::CLIENT_GONE;
 use crate::service::Service;
-use crate::traces::{Outcome, Phase, Trace};
+use crate::telemetry::logs::Logs;
+use crate::telemetry::logs::requests::Told;
+use crate::telemetry::metrics::CLIENT_GONE;
+use crate::telemetry::traces::{Outcome, Phase, Trace};
 
 /// Route, queue, instantiate, guest, body.
 const PHASES: usize = 5;

@@ -20,8 +20,8 @@ use super::headers::{Crowded, Peer};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
 use super::respond::{Body, Last};
 use super::transfer::Outbound;
+use crate::base::drain::{Drain, Told};
 use crate::config;
-use crate::drain::{Drain, Told};
 
 /// What every connection shares.
 pub struct Server {

@@ -19,7 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::activity::Working;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 use crate::responses::budget::Room;
 
 /// Bytes of a response that a client must take within `listener.idle`, unless it takes all there is.

@@ -4,8 +4,8 @@
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Version};
 
+use crate::base::ids::Ids;
 use crate::error::RequestError;
-use crate::ids::Ids;
 
 /// After the name of this host in what its guests send: not the host's own name, which counts as a step.
 const GUEST: &str = "-guest";

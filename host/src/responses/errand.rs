@@ -19,10 +19,10 @@ use super::store::Key;
 use super::{Found, Responses};
 use crate::error::RequestError;
 use crate::guests::manifest::cache::{Edition, Rules};
-use crate::metrics::CacheOutcome;
 use crate::request::record::Record;
 use crate::request::respond::Body;
 use crate::service::Service;
+use crate::telemetry::metrics::CacheOutcome;
 
 /// A request that is on its way to its service, and what is to be done with the answer. Dropped, it was in vain.
 #[must_use = "what the service says has to be told to the cache"]

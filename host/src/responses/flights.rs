@@ -18,7 +18,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::store::Key;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// How long it is remembered that an answer could not be kept. Ends early with one that can.
 const ALONE: Duration = Duration::from_secs(30);

@@ -16,11 +16,11 @@ use super::kept::Draft;
 use super::recorder::{Recorder, promised};
 use super::*;
 use crate::config;
+use crate::cpu::turns::Turns;
 use crate::error::RequestError;
 use crate::guests::digest::Digest;
 use crate::guests::manifest::Manifest;
 use crate::service::Service;
-use crate::turns::Turns;
 
 /// A cache, and a service whose answers it keeps.
 struct Cache {
@@ -307,7 +307,7 @@ fn a_change_that_nobody_hears_of_is_one() {
             if begins {
                 errand.begins();
             }
-            let record = Record::new(Arc::from("1"), crate::traces::Trace::off());
+            let record = Record::new(Arc::from("1"), crate::telemetry::traces::Trace::off());
             match end {
                 Some(result) => drop(errand.settle(result, &record)),
                 None => drop(errand),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use self::smooth::Smooth;
 use super::spec::Policy;
-use crate::ids::mix;
+use crate::base::ids::mix;
 
 /// A replica that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

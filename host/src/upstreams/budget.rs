@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::spec::Retry;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Seconds that are remembered. The current one has just begun or is nearly over, so it is nine to ten of them.
 pub const WINDOW: u64 = 10;

@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 
 use super::source::Source;
 use super::transport::Target;
-use crate::capabilities::sandbox::lock;
-use crate::lasting::forever;
+use crate::base::lasting::forever;
+use crate::base::lock::lock;
 use follow::Follow;
 pub use names::Names;
 

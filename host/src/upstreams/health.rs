@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::spec::{Check, Ejection};
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// The health of one replica. Survives new sets of replicas.
 #[derive(Debug)]

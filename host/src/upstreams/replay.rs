@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use wasmtime_wasi_http::Error;
 
 use super::send::AnyBody;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Bytes of one request that are held.
 pub const HELD: usize = 64 << 10;

@@ -14,8 +14,8 @@ use super::health::{Change, FULL, Health, Status};
 use super::retry::Outcome;
 use super::spec::{MOST_REPLICAS, Spec};
 use super::transport::Target;
-use crate::capabilities::sandbox::lock;
-use crate::ids::hash_of;
+use crate::base::ids::hash_of;
+use crate::base::lock::lock;
 
 /// A replica, and what is known of it in every set that it is in.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use super::spec::Policy;
 use super::transport::{Kind, Received, Scheme, SendError};
 use super::uploading::Uploading;
 use super::{Inner, Members, Upstream};
-use crate::traces::{ClientSpan, Onward, Origin};
+use crate::telemetry::traces::{ClientSpan, Onward, Origin};
 
 /// The body of any request.
 pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;

@@ -13,7 +13,7 @@ use super::replicas::Replica;
 use super::send::AnyBody;
 use super::source::Source;
 use super::transport::Pool;
-use crate::service::rfc3339;
+use crate::base::time::rfc3339;
 
 /// What a replica is at the moment.
 #[derive(Clone, Debug, Serialize)]

@@ -14,11 +14,11 @@ use tokio::net::TcpListener;
 use super::discover::server::{LONG, Says, Server};
 use super::*;
 use crate::config;
+use crate::cpu::turns::Turns;
 use crate::guests::digest::Digest;
 use crate::guests::load::GuestSpec;
 use crate::guests::manifest::Manifest;
 use crate::service::Services;
-use crate::turns::Turns;
 
 /// Replicas on these addresses of the loopback network and one port, each of which answers with its own.
 async fn replicas(addresses: &[&str]) -> u16 {

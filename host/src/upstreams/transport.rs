@@ -47,7 +47,7 @@ use rustls::ClientConfig;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::lasting::forever;
+use crate::base::lasting::forever;
 pub use body::Received;
 use body::{Sending, Upload};
 use connect::{Connector, Opened};
@@ -92,7 +92,7 @@ pub struct Settings {
     pub connections: usize,
     /// Which HTTP is spoken.
     pub protocol: Protocol,
-    /// For replicas with TLS: what is trusted ([`tls::client`](crate::tls::client)). What it offers by ALPN is replaced.
+    /// For replicas with TLS: what is trusted ([`tls::client`](crate::base::tls::client)). What it offers by ALPN is replaced.
     pub tls: Option<Arc<ClientConfig>>,
 }
 

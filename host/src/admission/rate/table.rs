@@ -10,7 +10,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Mutex;
 
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Places in which a key may be.
 const WAYS: usize = 8;

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::base::files;
 use crate::cli::client::Client;
 use crate::cli::client::api::Host;
 use crate::cli::out::Failure;
 use crate::config::Config;
-use crate::files;
 
 /// The directory that the host serves. One that was `chosen`, by a flag or a file, must be the same; without a host
 /// that says where it is, it is what the configuration says.

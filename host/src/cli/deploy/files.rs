@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::remove;
+use crate::base::files;
 use crate::cli::out::{Failure, complain};
 use crate::config::Config;
 use crate::config::key::nearest;
-use crate::files;
 use crate::guests::load::{MANIFEST, is_name};
 use crate::guests::manifest::Manifest;
 

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::tee::{self, Built, summary};
+use crate::base::files;
 use crate::cli::complain;
-use crate::files;
 
 /// What rustc calls the target that makes components.
 const TARGET: &str = "wasm32-wasip2";

@@ -16,9 +16,9 @@ use super::job::{Job, Kind};
 use super::lane::Place;
 use super::{Compiled, Compiler};
 use crate::config::Config;
+use crate::cpu::turns;
 use crate::guests::cache::deserialize;
 use crate::guests::load::{self, GuestSpec, Refusal, file_name};
-use crate::turns;
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";

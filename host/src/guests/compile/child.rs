@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::job::{self, Job};
 use super::worker;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Bytes of a child's standard error that are looked at: the message of one panic.
 const WORDS: u64 = 4 << 10;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
 
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// A number of places, and who waits for one.
 pub(super) struct Lane(Mutex<State>);

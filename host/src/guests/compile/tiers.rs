@@ -11,7 +11,7 @@ use wasmparser::{Parser, Payload};
 
 use super::job::Kind;
 use super::{Compiled, Compiler};
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 use crate::config::Tiers;
 use crate::guests::digest::Digest;
 use crate::guests::guest::Guest;

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{GuestSpec, Refusal};
+use crate::base::files;
 use crate::config::Config;
-use crate::files;
 use crate::guests::digest::Digest;
 
 /// The most bytes of a manifest.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::file::{self, Stamp, inspect, is_absent, is_own, unreadable};
 use super::settle::{Content, SETTLE, Seen, Settling};
 use super::{Found, GuestSpec, NO_COMPONENT, Refusal, Scan, State, file_name, is_label, is_name, split};
+use crate::base::files;
 use crate::config::Config;
-use crate::files;
 use crate::guests::digest::Digest;
 use crate::guests::manifest::{self, Manifest};
 

@@ -3,7 +3,7 @@
 use super::Snapshot;
 use crate::guests::ledger::Change;
 use crate::guests::load::GuestSpec;
-use crate::logs::CHANGE;
+use crate::telemetry::logs::CHANGE;
 
 /// Warns once of each file that is ignored because of how its name is written.
 pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {

@@ -3,12 +3,12 @@ use std::net::IpAddr;
 use super::*;
 use crate::admission::Asked;
 use crate::config;
+use crate::cpu::turns::Turns;
 use crate::guests::deployment::Deployment;
 use crate::guests::digest::Digest;
 use crate::guests::load::GuestSpec;
 use crate::guests::manifest::Manifest;
 use crate::service::Services;
-use crate::turns::Turns;
 use crate::upstreams::{Shared, Upstream};
 
 /// Services that are elsewhere: for these nothing has to be compiled.

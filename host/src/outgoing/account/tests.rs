@@ -1,5 +1,5 @@
 use super::*;
-use crate::turns::Turns;
+use crate::cpu::turns::Turns;
 
 fn account(suffix: &str) -> Account {
     let service = Arc::new(Service::new("me", Turns::new(1).share()));

@@ -12,8 +12,8 @@ use wasmtime_wasi_http::Error;
 
 use super::*;
 use crate::config;
+use crate::cpu::turns::Turns;
 use crate::guests::manifest::Manifest;
-use crate::turns::Turns;
 
 /// A server with a certificate, and the authority that signed it.
 struct Secure {
@@ -70,7 +70,7 @@ fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
     let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
     let (via, room) = (Arc::default(), Arc::default());
     let shared = Shared { resolver: &resolver, via: &via, room: &room };
-    Client::new(&manifest.grants, &manifest.limits, crate::tls::client(roots).unwrap(), shared)
+    Client::new(&manifest.grants, &manifest.limits, crate::base::tls::client(roots).unwrap(), shared)
 }
 
 fn errand() -> Errand {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::{Activity, Phase};
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 use crate::request::transfer::PROGRESS;
 
 /// How long a client that has closed its sending side in the middle of a request may still be there for the answer.

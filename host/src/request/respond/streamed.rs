@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::{Exchange, Reserve};
 use crate::admission::Permit;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 use crate::error::RequestError;
 use crate::request::answer::AnswerBody;
 use crate::request::forward::Relay;

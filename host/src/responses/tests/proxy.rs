@@ -10,6 +10,7 @@ use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 
 use crate::config;
+use crate::cpu::turns::Turns;
 use crate::error::RequestError;
 use crate::guests::deployment::Deployment;
 use crate::guests::digest::Digest;
@@ -21,8 +22,7 @@ use crate::request::record::Record;
 use crate::request::respond::Body;
 use crate::responses::{Found, Responses, Settled};
 use crate::service::Services;
-use crate::traces::Trace;
-use crate::turns::Turns;
+use crate::telemetry::traces::Trace;
 
 thread_local! {
     static NOW: Cell<SystemTime> = const { Cell::new(SystemTime::UNIX_EPOCH) };

@@ -7,7 +7,7 @@
 //! cache miss in a table.
 
 use super::Candidate;
-use crate::ids::mix;
+use crate::base::ids::mix;
 
 /// Each candidate waits a random time that is shorter the heavier it is (exponential, by weight); the first one wins, and
 /// is first as often as its part of all weights.

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use super::Candidate;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// What each replica is owed: every choice owes each candidate its weight, and the chosen one pays for all.
 #[derive(Debug)]

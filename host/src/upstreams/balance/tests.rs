@@ -1,4 +1,4 @@
-use crate::ids::hash_of;
+use crate::base::ids::hash_of;
 use std::collections::HashMap;
 
 use proptest::prelude::*;

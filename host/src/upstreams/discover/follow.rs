@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::memory::{Answer, Memory};
 use super::names::{Names, Service};
 use super::{Board, Endpoint, Pace};
-use crate::files;
+use crate::base::files;
 use crate::upstreams::count;
 use crate::upstreams::source::{self, Fixed, Source};
 use crate::upstreams::spec::MOST_REPLICAS;

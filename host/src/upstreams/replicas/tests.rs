@@ -4,7 +4,7 @@ use http::StatusCode;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::mix;
+use crate::base::ids::mix;
 use crate::upstreams::lockstep::lockstep;
 use crate::upstreams::spec::{Percent, Policy};
 use crate::upstreams::transport::Scheme;

@@ -9,7 +9,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::tls;
+use crate::base::tls;
 
 /// What the tests look at, of a server.
 #[derive(Clone, Default)]

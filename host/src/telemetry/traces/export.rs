@@ -16,9 +16,9 @@ use super::collect::{Collector, Failure};
 use super::otlp::{self, Resource};
 use super::trace::SPANS;
 use super::{Finished, zipkin};
+use crate::base::ids::Ids;
+use crate::base::lasting::caught;
 use crate::config::traces::{Exporter, Traces};
-use crate::ids::Ids;
-use crate::lasting::caught;
 
 /// The first pause before a batch is sent again; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);

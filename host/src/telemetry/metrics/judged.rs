@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::{Buckets, Histogram, SAMPLES, quantile};
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Of a normal distribution one in twenty lies more than so many standard deviations above the middle.
 pub(crate) const CERTAINTY: f64 = 1.645;

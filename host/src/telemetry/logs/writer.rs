@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::clean;
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Bytes of lines that wait to be written.
 const BUFFER: usize = 8 << 20;

@@ -15,8 +15,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
 use super::{CHANGE, clean};
-use crate::capabilities::sandbox::lock;
-use crate::service::rfc3339;
+use crate::base::lock::lock;
+use crate::base::time::rfc3339;
 
 /// Lines kept of a service, and of the host itself.
 const LINES: usize = 200;

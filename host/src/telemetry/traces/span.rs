@@ -9,7 +9,7 @@ use super::Finished;
 use super::client::Sent;
 use super::context::Context;
 use super::trace::{Asked, CANCELLED, Phase, Recording};
-use crate::ids::Ids;
+use crate::base::ids::Ids;
 
 /// What every exporter makes its own form of.
 pub(super) struct Span<'a> {

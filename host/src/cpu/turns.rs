@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// The weight of a service whose manifest names none.
 pub const WEIGHT: u32 = 100;

@@ -43,8 +43,8 @@ use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::base::ids::Ids;
 use crate::config::traces::{Exporter, Traces};
-use crate::ids::Ids;
 use client::Sent;
 pub use client::{ClientSpan, Origin};
 use collect::Collector;

@@ -2,7 +2,7 @@ use http::header;
 
 use super::*;
 use crate::config::{Origin, Source, resolve};
-use crate::logs::writer::Style;
+use crate::telemetry::logs::writer::Style;
 
 fn requests(settings: &[(&str, &str)]) -> Requests {
     let said: Source = settings.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();

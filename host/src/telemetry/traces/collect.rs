@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
 
 use super::otlp;
+use crate::base::tls;
 use crate::config::traces::{Exporter, Protocol, Traces};
-use crate::tls;
 
 /// The most of an answer that is read: it says in a few bytes how many spans were refused.
 const ANSWER_BYTES: usize = 64 << 10;

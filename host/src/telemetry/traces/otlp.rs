@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::Finished;
 use super::span::{self, Span, Value, spans};
-use crate::ids::Ids;
+use crate::base::ids::Ids;
 
 /// `trace-flags` are followed by two bits on whether the parent is in another process: one that it is known, one that it is.
 const KNOWN_REMOTE: u32 = 0x100;

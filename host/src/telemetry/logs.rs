@@ -25,7 +25,7 @@ pub use self::clean::clean;
 use self::requests::Requests;
 use self::tail::Tail;
 use self::writer::{Flush, Style, Writer};
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 use crate::config::keys::log_filter;
 use crate::config::{Config, LogFormat};
 

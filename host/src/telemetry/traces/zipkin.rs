@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Finished;
 use super::span::{Kind, Span, Value, spans};
-use crate::ids::Ids;
+use crate::base::ids::Ids;
 
 /// An array of the spans of all that is `finished`, by a host with these attributes.
 pub(super) fn request(host: &[(String, String)], finished: &[Finished], ids: &Ids) -> Bytes {

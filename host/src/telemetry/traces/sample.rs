@@ -32,9 +32,9 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::Ids;
     use crate::config;
-    use crate::ids::Ids;
-    use crate::traces::context::Form;
+    use crate::telemetry::traces::context::Form;
 
     fn sampler(sample: f64, follow_parent: bool) -> Sampler {
         Sampler::new(&Traces { sample, follow_parent, ..config::resolve(&[]).unwrap().config.traces })

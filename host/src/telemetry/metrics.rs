@@ -6,7 +6,6 @@
 
 mod cached;
 pub mod judged;
-pub mod scrape;
 
 pub use cached::{CacheOutcome, Cached};
 pub use judged::Judged;
@@ -15,7 +14,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::capabilities::sandbox::lock;
+use crate::base::lock::lock;
 
 /// Upper bounds of a histogram's buckets in microseconds. A guest answers in tens of them, and may take half a minute.
 const BOUNDS: [u64; 18] = [
@@ -46,7 +45,7 @@ pub struct Histogram {
 #[derive(Debug, Default)]
 pub struct Figures {
     /// Answers whose head was sent, by the first digit of the status.
-    answers: [AtomicU64; 5],
+    pub answers: [AtomicU64; 5],
     /// From a request's head to the last byte of its answer.
     pub duration: Histogram,
     /// In queues, for requests that had to wait.
@@ -85,7 +84,7 @@ pub struct Metrics {
     /// Open now.
     connections: AtomicI64,
     /// Accepted so far.
-    accepted: AtomicU64,
+    pub accepted: AtomicU64,
     /// Responses that were cut off because their clients took too little of them.
     pub stalled: AtomicU64,
     /// Components that are being compiled, or wait for it.
@@ -99,7 +98,7 @@ pub struct Metrics {
     /// New versions that were refused.
     pub reload_failures: AtomicU64,
     /// Nanoseconds that a timer of the runtime was late the last time.
-    lag: AtomicU64,
+    pub lag: AtomicU64,
 }
 
 /// Something that counts for as long as this lives.
@@ -122,7 +121,7 @@ impl Histogram {
     }
 
     /// Seconds of all together, and (upper bound in seconds, count) of every bucket, the last without a bound.
-    fn read(&self) -> (f64, Vec<(f64, u64)>) {
+    pub fn read(&self) -> (f64, Vec<(f64, u64)>) {
         let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
         (self.nanos.load(Relaxed) as f64 / 1e9, bounds.zip(self.counts()).collect())
     }

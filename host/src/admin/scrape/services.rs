@@ -9,8 +9,8 @@ use prometheus_client::metrics::MetricType;
 
 use super::histogram;
 use crate::guests::target::Target;
-use crate::metrics::{Cached, Figures, Histogram};
 use crate::service::Service;
+use crate::telemetry::metrics::{Cached, Figures, Histogram};
 
 /// One service as the metrics see it: its name, what was counted of it and, if there is one, what stands before it.
 pub(super) struct Seen<'a> {

@@ -16,15 +16,15 @@ use prometheus_client::registry::Registry;
 
 pub use self::format::Format;
 use self::services::Seen;
-use super::{Histogram, Metrics};
 use crate::admission::Commons;
+use crate::base::lasting;
 use crate::guests::snapshot::{Current, Snapshot};
-use crate::lasting;
-use crate::logs::Logs;
 use crate::request::intake::Buffers;
 use crate::responses::budget::Budget;
 use crate::service::Service;
-use crate::traces::Tracer;
+use crate::telemetry::logs::Logs;
+use crate::telemetry::metrics::{Histogram, Metrics};
+use crate::telemetry::traces::Tracer;
 
 /// Where everything that is counted can be read.
 #[derive(Clone)]
