@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use lodge::guests::load::SETTLE;
+use lodge::guests::scan::SETTLE;
 use tokio::task::JoinHandle;
 
 use crate::harness::{Connection, Process, TestHost, get, host, until, wasm, within};

@@ -93,7 +93,7 @@ async fn a_manifest_that_is_being_saved() {
         loop {
             let status = host.get("/hello").await.status;
             // From then on it may be meant so.
-            if emptied.elapsed() >= lodge::guests::load::SETTLE / 2 {
+            if emptied.elapsed() >= lodge::guests::scan::SETTLE / 2 {
                 break;
             }
             assert_eq!(status, 403, "it was let in {:?} after", emptied.elapsed());

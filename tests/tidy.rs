@@ -54,17 +54,17 @@ const WALLS: &[(&str, &[&str], &str)] = &[
     ),
     ("request/", &[".publish(", "reconcile(", "Publisher"], "requests never write a snapshot"),
     ("capabilities", &["crate::request", "crate::guests", "crate::admission"], "capabilities know only their Store"),
-    ("request/route", &["wasmtime", "tokio", "Instant::now"], "routing is pure"),
+    ("routing", &["wasmtime", "tokio", "Instant::now"], "routing is pure"),
     ("config", &["wasmtime", "tokio::", "Instant::now", "std::fs", "std::env"], "configuration is pure"),
     ("error", &["tokio", "Instant::now"], "errors are pure"),
-    ("guests/manifest", &["wasmtime", "tokio", "Instant::now", "std::fs"], "manifests are pure"),
+    ("manifest", &["wasmtime", "tokio", "Instant::now", "std::fs"], "manifests are pure"),
     ("admission", &["wasmtime", "hyper", "spawn("], "admission knows no engine"),
     ("upstreams/balance", PURE, "a choice is pure"),
     ("upstreams/budget", PURE, "a budget is pure"),
     ("upstreams/health", PURE, "health is pure"),
     ("upstreams/replicas", PURE, "a set of replicas is pure"),
     ("upstreams/retry", PURE, "retries are decided on facts"),
-    ("upstreams/spec", PURE, "manifests are pure"),
+    ("manifest/upstream", PURE, "manifests are pure"),
 ];
 
 #[test]
@@ -163,8 +163,8 @@ fn rows(readme: &str, head: &str) -> Vec<(String, String)> {
 #[test]
 fn the_readmes_tables_are_the_readers() {
     use lodge::config::key::Key;
-    use lodge::guests::manifest::policies::{ADAPTIVE, BREAKER, RATE};
-    use lodge::guests::manifest::share::Rollback;
+    use lodge::manifest::policies::{ADAPTIVE, BREAKER, RATE};
+    use lodge::manifest::share::Rollback;
     fn known<T>(keys: &[Key<T>]) -> Vec<(String, String)> {
         keys.iter().map(|key| (key.name.to_owned(), key.default.to_owned())).collect()
     }
@@ -180,7 +180,7 @@ fn the_readmes_tables_are_the_readers() {
         key("rollback.minimum", minimum.to_string()),
         key("sticky", String::new()),
     ];
-    let mut upstream = known(lodge::upstreams::spec::KEYS);
+    let mut upstream = known(lodge::manifest::upstream::KEYS);
     upstream.push(key("replicas", String::new()));
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     for (head, mut known) in [

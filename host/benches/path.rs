@@ -22,10 +22,11 @@ use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::compile::Compiler;
 use lodge::guests::guest::Guest;
-use lodge::guests::load::{Scanner, State};
-use lodge::guests::manifest::Manifest;
+use lodge::guests::scan::{Scanner, State};
+use lodge::manifest::Manifest;
+use lodge::manifest::route::{Pattern, Route};
 use lodge::request::instance::Instance;
-use lodge::request::route::{Pattern, Route, Router};
+use lodge::routing::router::Router;
 
 /// Far away.
 fn deadline() -> Instant {

@@ -28,13 +28,13 @@ use tokio::task::AbortHandle;
 
 use self::body::{Body, problem, text};
 use crate::admin::scrape::{Format, Scrape};
+use crate::base::canonical;
 use crate::base::drain::Told;
 use crate::config::Config;
 use crate::guests::compile::Reset;
 use crate::guests::snapshot::Current;
 use crate::request::accept;
 use crate::request::activity::Activity;
-use crate::request::canonical;
 use crate::request::headers::is_forwarded;
 use crate::request::intake::{Account, Buffers, Upload};
 use crate::request::respond::Reserve;

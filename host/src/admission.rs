@@ -20,34 +20,34 @@
 pub mod adaptive;
 pub mod asked;
 pub mod breaker;
-pub mod clients;
 mod concurrency;
 mod gate;
 mod permit;
 pub mod rate;
 pub mod shedding;
 mod shown;
-pub mod terms;
 
 use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use crate::manifest::clients::Clients;
+pub use crate::manifest::terms::Priority;
+pub use crate::manifest::terms::Terms;
 use adaptive::Adaptive;
 pub use asked::Asked;
 use breaker::Position;
-pub use clients::Clients;
 pub use concurrency::{Concurrency, Place};
 use gate::Gate;
 pub use permit::{Permit, Upload};
 use permit::{Regulated, Watched};
 pub use rate::Rate;
-pub use shedding::{Level, Priority, Shedding};
+pub use shedding::{Level, Shedding};
 pub use shown::Shown;
-pub use terms::Terms;
 
 use crate::config::limits::Limits;
 use crate::error::RequestError;
+use crate::manifest;
 
 /// What all services share.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub struct Admission {
     gate: Gate,
     /// By the number of the route; none when no route says anything.
     routes: Vec<Gate>,
-    adaptive: Option<(adaptive::Settings, Arc<Adaptive>)>,
+    adaptive: Option<(manifest::adaptive::Settings, Arc<Adaptive>)>,
     /// What the version before had and this one does not: answers to its requests are still to come.
     retired: Option<Arc<Adaptive>>,
     /// There are no policies, so nothing is to be asked.
@@ -145,7 +145,7 @@ impl Admission {
         let breakers = self.routes.iter().chain([&self.gate]).filter_map(|gate| gate.breaker.as_ref());
         breakers.filter_map(|breaker| breaker.takes_over()).for_each(|change| permit::say(&self.name, change));
         if let Some(retired) = &self.retired {
-            retired.settle(adaptive::Settings { latency: Duration::MAX, floor: places }, places);
+            retired.settle(manifest::adaptive::Settings { latency: Duration::MAX, floor: places }, places);
         }
         let adapted = self.adaptive.as_ref().map(|(settings, adaptive)| adaptive.settle(*settings, places));
         self.service.resize(adapted.unwrap_or(places));

@@ -36,8 +36,8 @@ use crate::base::lasting;
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
 use crate::guests::cache;
 use crate::guests::compile::{this_program, worker};
-use crate::guests::manifest::share::Percent;
 use crate::host::{Ended, Host};
+use crate::manifest::share::Percent;
 use crate::telemetry::logs::Logs;
 
 /// The request was understood and refused: a bad value, a bad file.

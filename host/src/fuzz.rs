@@ -7,13 +7,15 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Uri};
 use ipnet::IpNet;
 
-use crate::guests::manifest::{self, Manifest};
-use crate::request::canonical;
+use crate::base::canonical;
+use crate::manifest;
+use crate::manifest::Manifest;
+use crate::manifest::key::Place;
+use crate::manifest::route::{Pattern, Route};
+use crate::manifest::upstream::source;
 use crate::request::headers::{self, Peer};
-use crate::request::place::Place;
-use crate::request::route::{Pattern, Route, Router};
+use crate::routing::router::Router;
 use crate::telemetry::{logs, traces};
-use crate::upstreams::source;
 use crate::{cli, config, responses, upstreams};
 
 /// A fuzz target: takes any bytes, and panics when a property does not hold.

@@ -38,7 +38,7 @@ use crate::base::tls;
 use crate::capabilities::http::{Denied, Sender};
 use crate::capabilities::sandbox::Errand;
 use crate::config::limits::Limits;
-use crate::guests::manifest::grants::Grants;
+use crate::manifest::grants::Grants;
 use crate::request::frame::Handler;
 use crate::request::via::Via;
 use crate::service::Service;

@@ -47,7 +47,7 @@ use self::status::CacheStatus;
 use self::store::{Key, Store};
 use crate::config::limits::Limits;
 use crate::guests::deployment::Deployment;
-use crate::guests::manifest::cache::{Edition, Rules};
+use crate::manifest::cache::{Edition, Rules};
 use crate::request::body::RequestBody;
 use crate::request::record::Record;
 use crate::request::respond::Body;

@@ -12,7 +12,7 @@ use crate::base::lock::lock;
 use crate::base::time::rfc3339;
 use crate::cpu::turns::{Share, Turns};
 use crate::error::RequestError;
-use crate::guests::digest::Digest;
+use crate::manifest::digest::Digest;
 use crate::telemetry::metrics::Figures;
 use crate::upstreams::Upstream;
 

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
+use crate::base::canonical;
 use crate::guests::report::{self, Report};
 use crate::guests::target::Target;
-use crate::request::canonical;
 use crate::request::intake::Upload;
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::logs::tail::{Kind, Line};

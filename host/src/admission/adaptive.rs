@@ -9,11 +9,11 @@
 //! may hold all of its places. So there are a few more places, too, whenever nothing was learned for a while although all
 //! are in use.
 
-use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::base::lock::lock;
+use crate::manifest::adaptive::Settings;
 
 /// Answers that say something.
 const ENOUGH: u32 = 10;
@@ -26,15 +26,6 @@ const STEPS: usize = 64;
 
 /// Without an answer for so long nothing more is waited for.
 const SILENCE: Duration = Duration::from_secs(5);
-
-/// What it is to reach, and how far it may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// How long an answer may take to begin, on average.
-    pub latency: Duration,
-    /// Never fewer places.
-    pub floor: usize,
-}
 
 /// The limit, as it moves. Outlives versions of the service: what it knows is soon known better.
 #[derive(Debug)]
@@ -134,12 +125,6 @@ impl State {
         } else {
             limit
         }
-    }
-}
-
-impl fmt::Display for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "latency {}, floor {}", humantime::format_duration(self.latency), self.floor)
     }
 }
 

@@ -1,12 +1,13 @@
 //! The policies of a service, or of one of its routes, at work.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Rate;
 use super::breaker::{Breaker, Position};
-use super::terms::Policies;
-use super::{Clients, Priority, Rate};
+use crate::manifest::clients::Clients;
+use crate::manifest::terms::Policies;
+use crate::manifest::terms::Priority;
 
 /// What a request goes through before it may wait for a place.
 #[derive(Debug)]
@@ -44,15 +45,5 @@ impl Gate {
     /// Which way the breaker is, if there is one.
     pub(super) fn position(&self, now: Instant) -> Option<Position> {
         self.breaker.as_ref().map(|breaker| breaker.position(now))
-    }
-}
-
-impl fmt::Display for Priority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Low => "low",
-            Self::Normal => "normal",
-            Self::High => "high",
-        })
     }
 }

@@ -8,40 +8,16 @@ mod standing;
 mod table;
 
 pub use standing::Standing;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderValue;
 
 use super::asked::Asked;
+use crate::manifest::rate::{By, Settings};
 use table::Table;
-
-/// How often, and who shares it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// So many requests …
-    pub count: u32,
-    /// … in this time.
-    pub per: Duration,
-    /// So many at once.
-    pub burst: u32,
-    /// Who has a bucket of their own.
-    pub by: By,
-}
-
-/// Who has a bucket of their own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum By {
-    /// Nobody: all requests share one.
-    Service,
-    /// Every client address; of IPv6 every /64, which is what one client has.
-    Client,
-    /// Every value of this header; requests without it share one.
-    Header(HeaderName),
-}
 
 /// A limit at work.
 #[derive(Debug)]
@@ -212,19 +188,6 @@ fn key_of(client: IpAddr) -> u64 {
         IpAddr::V4(v4) => u64::from(v4.to_bits()),
         // No /64 of addresses that are given out looks like this.
         IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64 | 1 << 63,
-    }
-}
-
-impl fmt::Display for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, per, burst, by } = self;
-        let per = humantime::format_duration(*per).to_string();
-        write!(f, "{count}/{}, burst {burst}, by ", per.strip_prefix('1').unwrap_or(&per))?;
-        match by {
-            By::Service => f.write_str("service"),
-            By::Client => f.write_str("client"),
-            By::Header(name) => write!(f, "header:{name}"),
-        }
     }
 }
 

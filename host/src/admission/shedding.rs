@@ -10,18 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Concurrency;
-
-/// How much a request matters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    /// It can be asked again later.
-    Low,
-    /// As most do.
-    #[default]
-    Normal,
-    /// It is never turned away for the sake of another.
-    High,
-}
+use crate::manifest::terms::Priority;
 
 /// How the host does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::Admission;
 use super::gate::Gate;
-use super::{Admission, Clients};
+use crate::manifest::clients::Clients;
 
 /// A policy of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,12 +1,13 @@
 use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
 
-use super::breaker::Settings as Breaker;
-use super::rate::{By, Settings as Rate};
-use super::terms::Policies;
 use super::*;
 use crate::config;
 use crate::error::Trap;
+use crate::manifest::adaptive::Settings as Adaptation;
+use crate::manifest::breaker::Settings as Breaker;
+use crate::manifest::rate::{By, Settings as Rate};
+use crate::manifest::terms::Policies;
 use crate::telemetry::metrics::Judged;
 use crate::telemetry::metrics::judged::Counts;
 
@@ -199,7 +200,7 @@ async fn state_survives() {
 #[tokio::test]
 async fn places_follow_the_latency() {
     let (start, commons) = (Instant::now(), commons(100));
-    let adaptive = Some(adaptive::Settings { latency: 10 * MS, floor: 2 });
+    let adaptive = Some(Adaptation { latency: 10 * MS, floor: 2 });
     let terms = Terms { adaptive, ..Terms::default() };
     let admission = of(&terms, None, &commons, start);
     let mut now = start;
@@ -229,7 +230,7 @@ proptest! {
         runtime.block_on(async {
             let (start, commons) = (Instant::now(), commons(places));
             let service = Policies { rate: rate(burst), breaker: Some(BREAKER), priority: Some(Priority::Low), ..Policies::default() };
-            let adaptive = Some(adaptive::Settings { latency: 10 * MS, floor: 1 });
+            let adaptive = Some(Adaptation { latency: 10 * MS, floor: 1 });
             let terms = Terms { service, adaptive, ..Terms::default() };
             let (admission, mut inside, mut now) = (of(&terms, None, &commons, start), Vec::new(), start);
             for (ms, who, how) in steps {

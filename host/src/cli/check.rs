@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::guests::cache;
 use crate::guests::compile::Compiler;
 use crate::guests::deployment::Backend;
-use crate::guests::load::{Scanner, State};
 use crate::guests::report::{self, Report};
+use crate::guests::scan::{Scanner, State};
 use crate::guests::snapshot::Publisher;
 use crate::upstreams::shown::Said;
 

@@ -21,10 +21,11 @@ use crate::base::files as disk;
 use crate::config::Config;
 use crate::guests::compile::Compiler;
 use crate::guests::deployment::Backend;
-use crate::guests::digest::Digest;
-use crate::guests::load::{GuestSpec, is_component, is_name, pinned};
-use crate::guests::manifest::Manifest;
-use crate::guests::manifest::share::Percent;
+use crate::guests::scan::{is_component, pinned};
+use crate::manifest::Manifest;
+use crate::manifest::digest::Digest;
+use crate::manifest::share::Percent;
+use crate::manifest::spec::{GuestSpec, is_name};
 
 /// The label of a version on trial that was deployed without another.
 pub(super) const CANARY: &str = "canary";

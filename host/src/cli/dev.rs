@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime};
 use super::complain;
 use crate::base::files;
 use crate::guests::builds::Builds;
-use crate::guests::load::MANIFEST;
-use crate::guests::manifest;
+use crate::guests::scan::MANIFEST;
 use crate::guests::watch::Watch;
+use crate::manifest;
 
 /// Where sources are not: what builds make, and what tools keep.
 const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];

@@ -17,10 +17,10 @@ use super::rollout;
 use super::units::{ago, bytes, count, millis, places, seconds};
 use crate::base::files;
 use crate::config::Config;
-use crate::guests::digest::Digest;
-use crate::guests::load::{Scanner, State};
-use crate::guests::manifest::grants::Grants;
 use crate::guests::report::Refused;
+use crate::guests::scan::{Scanner, State};
+use crate::manifest::digest::Digest;
+use crate::manifest::grants::Grants;
 
 /// Between the name of a thing and what is said of it.
 const INDENT: usize = 14;

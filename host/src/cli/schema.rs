@@ -5,12 +5,10 @@ use serde_json::{Map, Value, json};
 use super::out::{self, Failure};
 use crate::config::key::Key;
 use crate::config::limits::{LIMITS, Limits};
-use crate::guests::manifest::MOST_ROUTES;
-use crate::guests::manifest::policies::{
-    ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate,
-};
-use crate::upstreams::source::WEIGHT;
-use crate::upstreams::spec::{KEYS, MOST_REPLICAS, Spec};
+use crate::manifest::MOST_ROUTES;
+use crate::manifest::policies::{ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate};
+use crate::manifest::upstream::source::WEIGHT;
+use crate::manifest::upstream::{KEYS, MOST_REPLICAS, Spec};
 
 /// Prints it.
 pub(super) fn run() -> Result<(), Failure> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use http::Method;
 
 use super::ledger::Absent;
-use super::load::{host_of, is_name};
-use crate::request::route::{Pattern, Route, Router};
+use crate::manifest::route::{Pattern, Route};
+use crate::manifest::spec::{host_of, is_name};
+use crate::routing::router::Router;
 
 /// Where services would answer that do not.
 #[derive(Default)]
@@ -95,7 +96,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guests::load::Refusal;
+    use crate::manifest::refusal::Refusal;
 
     #[test]
     fn only_what_is_in_the_directory_is_missed() {

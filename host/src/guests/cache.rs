@@ -16,8 +16,8 @@ use wasmtime::component::Component;
 
 pub use self::directory::Directory;
 pub use self::sealed::Sealed;
-use super::digest::Digest;
 use crate::config::{self, CacheDirectory};
+use crate::manifest::digest::Digest;
 
 /// What entries end in.
 const ENTRY: &str = "cwasm";

@@ -37,15 +37,17 @@ pub use self::reset::Reset;
 pub(crate) use self::room::Extra;
 use self::room::TRIALS;
 use super::cache::{Cache, Stamp};
-use super::digest::Digest;
 use super::guest::Guest;
-use super::load::{self, GuestSpec, Refusal};
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::capabilities::Ctx;
 use crate::config::{self, Tiers};
 use crate::cpu::turns;
 use crate::cpu::turns::Turns;
+use crate::manifest::digest::Digest;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
+use crate::manifest::spec::GuestSpec;
 use crate::outgoing::Outgoing;
 use crate::request::instance::Instance;
 use crate::service::Services;
@@ -212,7 +214,7 @@ impl Compiler {
 
     /// Instantiates it once, and asks it whether it is ready.
     async fn try_out(&self, guest: &Arc<Guest>, code: &Arc<Compiled>) -> Result<(), Refusal> {
-        let file = load::file_name(&guest.spec.path);
+        let file = file_name(&guest.spec.path);
         // Its wait is no part of the trial. The semaphore is never closed.
         let _trial = self.trials.acquire().await;
         let deadline = Instant::now() + TRIAL.min(guest.limits().wall);

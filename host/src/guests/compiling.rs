@@ -9,8 +9,10 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use super::compile::Compiler;
 use super::deployment::Backend;
 use super::ledger::Ledger;
-use super::load::{self, GuestSpec, Refusal};
 use super::snapshot::changes::Told;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
+use crate::manifest::spec::GuestSpec;
 
 /// What a deployment came to, and how long it took.
 type Finished = (Result<Backend, Refusal>, Duration);
@@ -71,7 +73,7 @@ impl Compiling {
 /// A panic of the host in the middle of a deployment.
 fn crashed(spec: &GuestSpec, crash: &JoinError) -> Refusal {
     let reason = format!("Lodge failed on it: {crash}");
-    Refusal::new(&load::file_name(&spec.path), reason, "report it to Lodge's authors, with the component")
+    Refusal::new(&file_name(&spec.path), reason, "report it to Lodge's authors, with the component")
 }
 
 #[cfg(test)]
@@ -80,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::config::{self, Origin};
-    use crate::guests::load::{Found, Scanner, State};
+    use crate::guests::scan::{Found, Scanner, State};
 
     /// A deployment that panics is a refusal: the ledger is settled, and nothing is retried until the file changes.
     #[tokio::test]

@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::compile::Compiler;
-use super::digest::Digest;
 use super::guest::Guest;
-use super::load::{self, GuestSpec, Refusal};
-use super::manifest::cache::Edition;
 use crate::config::limits::Limits;
-use crate::request::route::Route;
+use crate::manifest::cache::Edition;
+use crate::manifest::digest::Digest;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
+use crate::manifest::route::Route;
+use crate::manifest::spec::GuestSpec;
 use crate::service::{Service, Services};
 use crate::telemetry::metrics::judged::{Counts, Window};
 use crate::upstreams::Upstream;
@@ -126,7 +128,7 @@ impl Backend {
         let Some(upstream) = spec.manifest.upstream.clone() else {
             return compiler.compile(spec).await.map(Self::Guest);
         };
-        let (file, directory) = (load::file_name(&spec.path), spec.path.with_file_name(""));
+        let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
         let deployment = Deployment::new(spec, &compiler.services);
         let service = Arc::clone(&deployment.service);
         let before = service.upstream();

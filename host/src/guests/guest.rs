@@ -8,12 +8,13 @@ use arc_swap::ArcSwapOption;
 
 use super::compile::{Compiled, Compiler, Interfaces};
 use super::deployment::Deployment;
-use super::load::{GuestSpec, Refusal};
-use super::manifest::Isolation;
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::capabilities::denied::Denials;
 use crate::capabilities::http::Sender;
+use crate::manifest::Isolation;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::spec::GuestSpec;
 use crate::request::instance::Instance;
 
 /// A component that can be served.

@@ -9,8 +9,10 @@ mod change;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::digest::Digest;
-use super::load::{Found, GuestSpec, Refusal, State};
+use crate::guests::scan::{Found, State};
+use crate::manifest::digest::Digest;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::spec::GuestSpec;
 
 pub use change::Change;
 

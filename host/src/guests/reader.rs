@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::load::{Scan, Scanner};
 use super::watch::{Ticks, Watch};
 use crate::config::Config;
+use crate::guests::scan::{Scan, Scanner};
 
 /// How long a look may take until that is reported.
 pub(super) const HANGS: Duration = Duration::from_secs(10);

@@ -11,13 +11,14 @@ use serde::Serialize;
 
 pub use self::rollout::{Beside, Margins, Part};
 use super::compile::Interfaces;
-use super::load::{self, Refusal};
-use super::manifest::Isolation;
-use super::manifest::grants::Grants;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use crate::admission::Shown;
 use crate::base::time::rfc3339;
+use crate::manifest::Isolation;
+use crate::manifest::grants::Grants;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
 use crate::service::Failure;
 use crate::telemetry::metrics::CacheOutcome;
 use crate::upstreams::{Seen, Shown as Elsewhere};
@@ -186,7 +187,7 @@ pub fn live(snapshot: &Snapshot) -> Vec<Report> {
 }
 
 fn reports(snapshot: &Snapshot, service: impl Fn(&Target) -> Service) -> Vec<Report> {
-    let file = |target: &Target| load::file_name(&target.backend.spec.path);
+    let file = |target: &Target| file_name(&target.backend.spec.path);
     let serves = |target: &Arc<Target>| Report { file: file(target), service: Some(service(target)), refused: None };
     let mut reports: Vec<_> = snapshot.targets.iter().map(serves).collect();
     reports.extend(snapshot.refusals.iter().map(refuses));

@@ -6,8 +6,8 @@
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::metrics::judged::{CERTAINTY, Window};
 
-use super::manifest::share::Rollback;
 use super::snapshot::Snapshot;
+use crate::manifest::share::Rollback;
 
 /// A 99th percentile that is longer by less than this, in seconds, is noise, however short the other's is.
 const NOISE: f64 = 0.001;
@@ -70,8 +70,8 @@ fn at_least(errors: u64, requests: u64) -> f64 {
 mod tests {
     use std::time::Duration;
 
-    use super::super::manifest::share::Percent;
     use super::*;
+    use crate::manifest::share::Percent;
 
     fn window(requests: u64, errors: u64, p99_ms: f64) -> Window {
         let p99 = Some(Duration::from_secs_f64(p99_ms / 1e3));

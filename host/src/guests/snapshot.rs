@@ -19,15 +19,20 @@ use super::compile::Compiler;
 use super::compiling::Compiling;
 use super::deployment::Backend;
 use super::ledger::Ledger;
-use super::load::{self, Refusal};
-use super::manifest::share::Percent;
 use super::reader::{self, HANGS};
 use super::target::{self, Target};
 use super::watch::Ticks;
-use crate::admission::terms::Policies;
-use crate::admission::{Admission, Commons, Concurrency, Terms};
+use crate::admission::{Admission, Commons, Concurrency};
 use crate::config::Config;
-use crate::request::route::{Route, Router};
+use crate::guests::scan;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
+use crate::manifest::route::Route;
+use crate::manifest::share::Percent;
+use crate::manifest::spec::host_of;
+use crate::manifest::terms::Policies;
+use crate::manifest::terms::Terms;
+use crate::routing::router::Router;
 use crate::telemetry::metrics::Metrics;
 
 /// Everything that can be asked, and by whom it is answered.
@@ -229,12 +234,12 @@ impl Snapshot {
     /// Puts a target at all of its routes, or refuses it whole.
     fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let backend = &target.backend;
-        let called = load::host_of(&backend.name);
+        let called = host_of(&backend.name);
         // Where both have a host of their own the router says so.
         let unhosted = |owner: &&Arc<Target>| backend.spec.host().is_none() || owner.backend.spec.host().is_none();
         if let Some(owner) = self.hosts.get(&called).filter(unhosted) {
             let reason = format!("{} has the same name to who calls it", owner.backend.name);
-            return Err(Refusal::new(&load::file_name(&backend.spec.path), reason, "give one of them another name"));
+            return Err(Refusal::new(&file_name(&backend.spec.path), reason, "give one of them another name"));
         }
         let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
         let own = backend.spec.host().map(host);
@@ -242,7 +247,7 @@ impl Snapshot {
         if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target, guarded) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
-            return Err(Refusal::new(&load::file_name(&backend.spec.path), reason, remedy));
+            return Err(Refusal::new(&file_name(&backend.spec.path), reason, remedy));
         }
         self.hosts.insert(called, Arc::clone(&target));
         self.targets.push(target);
@@ -343,7 +348,7 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     let mut refused = ledger.refusals();
     // What is not built yet lacks its component for that reason.
     let lacks = |refusal: &Refusal, name: &str| {
-        refusal.reason == load::NO_COMPONENT && refusal.file.strip_suffix(".toml") == Some(name)
+        refusal.reason == scan::NO_COMPONENT && refusal.file.strip_suffix(".toml") == Some(name)
     };
     refused.retain(|refusal| !pending.keys().any(|name| lacks(refusal, name)));
     refused.extend(pending.values().filter_map(Build::refusal).cloned());

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::deployment::Backend;
-use super::load::{self, Refusal};
-use super::manifest::share::{Percent, Share};
 use crate::admission::Admission;
-use crate::request::split::{Part, Split};
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
+use crate::manifest::share::{Percent, Share};
+use crate::routing::split::{Part, Split};
 use crate::service::Service;
 
 /// A service, and what stands before it.
@@ -64,7 +65,7 @@ impl Part for Target {
 pub(super) fn too_much(target: &Target, left: Percent) -> Refusal {
     let wants = target.share().percent;
     let reason = format!("it wants {wants} of the requests, and other versions leave {left}");
-    Refusal::new(&load::file_name(&target.backend.spec.path), reason, "lower `percent` in one of their manifests")
+    Refusal::new(&file_name(&target.backend.spec.path), reason, "lower `percent` in one of their manifests")
 }
 
 /// A version of what is not served.
@@ -72,5 +73,5 @@ pub(super) fn alone(version: &Backend) -> Refusal {
     let (service, _) = version.spec.version_of().unwrap_or_default();
     let reason = format!("it is a version of {service}, which is not served");
     let remedy = format!("put {service}.wasm beside it, or rename it to that");
-    Refusal::new(&load::file_name(&version.spec.path), reason, remedy)
+    Refusal::new(&file_name(&version.spec.path), reason, remedy)
 }

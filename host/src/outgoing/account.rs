@@ -17,7 +17,7 @@ use crate::base::lock::lock;
 use crate::capabilities::http::{Sender, Sending, refuse, sent};
 use crate::capabilities::sandbox::{Errand, Sandbox};
 use crate::config::limits::Limits;
-use crate::guests::manifest::grants::Grants;
+use crate::manifest::grants::Grants;
 use crate::request::frame::Handler;
 use crate::request::headers::Peer;
 use crate::service::Service;
@@ -171,7 +171,7 @@ impl Sender for Account {
             });
         };
         if self.grants.calls(name) {
-            let host = crate::guests::load::host_of(name);
+            let host = crate::manifest::spec::host_of(name);
             return call::send(self, host, (sandbox, errand), request, options);
         }
         let line = format!("`calls = [\"{name}\"]`");

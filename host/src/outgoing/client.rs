@@ -26,7 +26,7 @@ use super::quota::Quota;
 use crate::base::lock::lock;
 use crate::capabilities::sandbox::Errand;
 use crate::config::limits::Limits;
-use crate::guests::manifest::grants::Grants;
+use crate::manifest::grants::Grants;
 use crate::request::headers;
 use crate::request::via::Via;
 use crate::service::Service;

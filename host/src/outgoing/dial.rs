@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::address::is_public;
 use super::again::Uses;
 use super::failure::Failure;
-use crate::guests::manifest::grants::{Grants, bare};
+use crate::manifest::grants::{Grants, bare};
 
 /// Addresses of a name that are tried.
 const TRIED: usize = 6;

@@ -13,8 +13,8 @@ use http_body::Frame;
 
 pub use self::peer::Peer;
 use self::peer::{Asked, element};
-use super::canonical;
 use super::upgrade::Wanted;
+use crate::base::canonical;
 use crate::error::RequestError;
 
 /// Meant for the next hop only (RFC 9110, 7.6.1), and what else is about the connection and not the message.

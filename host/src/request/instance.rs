@@ -31,7 +31,7 @@ use crate::cpu::turns::{Hog, Turn};
 use crate::error::{RequestError, Trap};
 use crate::guests::compile::Compiled;
 use crate::guests::guest::Guest;
-use crate::guests::load::host_of;
+use crate::manifest::spec::host_of;
 
 /// Frames of a guest's backtrace that are kept.
 const FRAMES: usize = 32;

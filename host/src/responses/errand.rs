@@ -18,7 +18,7 @@ use super::status::{self, CacheStatus};
 use super::store::Key;
 use super::{Found, Responses};
 use crate::error::RequestError;
-use crate::guests::manifest::cache::{Edition, Rules};
+use crate::manifest::cache::{Edition, Rules};
 use crate::request::record::Record;
 use crate::request::respond::Body;
 use crate::service::Service;

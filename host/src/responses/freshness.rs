@@ -10,7 +10,7 @@ use http::{StatusCode, response};
 
 use super::control::{Control, MOST, Seconds, number};
 use super::lists::{self, Quoting};
-use crate::guests::manifest::cache::Rules;
+use crate::manifest::cache::Rules;
 
 /// Final status codes whose caching this cache implements. Parts of responses (206) are not among them.
 const STATUSES: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];

@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 
 use super::freshness::{Terms, Times};
 use crate::fuzz::{header_lines, line};
-use crate::guests::manifest::cache::Rules;
+use crate::manifest::cache::Rules;
 
 /// A status on the first line, the request's headers up to an empty line, and the response's below: a stored response
 /// grows older with time, and what is fresh now was fresh before.

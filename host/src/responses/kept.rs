@@ -14,7 +14,7 @@ use super::forwarding::Forwarding;
 use super::freshness::{self, Terms, Times, own};
 use super::lists::{self, Quoting};
 use super::status::{self, CacheStatus};
-use crate::guests::manifest::cache::{Edition, Rules};
+use crate::manifest::cache::{Edition, Rules};
 use crate::request::respond::Body;
 use crate::service::Service;
 

@@ -8,7 +8,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::kept::Kept;
-use crate::guests::manifest::cache::Edition;
+use crate::manifest::cache::Edition;
 
 /// Variants of one URI; with more, the one stored first goes.
 const VARIANTS: usize = 16;

@@ -18,8 +18,8 @@ use super::*;
 use crate::config;
 use crate::cpu::turns::Turns;
 use crate::error::RequestError;
-use crate::guests::digest::Digest;
-use crate::guests::manifest::Manifest;
+use crate::manifest::Manifest;
+use crate::manifest::digest::Digest;
 use crate::service::Service;
 
 /// A cache, and a service whose answers it keeps.

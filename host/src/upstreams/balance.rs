@@ -9,8 +9,8 @@ mod smooth;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use self::smooth::Smooth;
-use super::spec::Policy;
 use crate::base::ids::mix;
+use crate::manifest::upstream::Policy;
 
 /// A replica that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use super::spec::Retry;
 use crate::base::lock::lock;
+use crate::manifest::upstream::Retry;
 
 /// Seconds that are remembered. The current one has just begun or is nearly over, so it is nine to ten of them.
 pub const WINDOW: u64 = 10;

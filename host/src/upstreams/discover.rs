@@ -19,10 +19,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::source::Source;
 use super::transport::Target;
 use crate::base::lasting::forever;
 use crate::base::lock::lock;
+use crate::manifest::upstream::source::Source;
 use follow::Follow;
 pub use names::Names;
 

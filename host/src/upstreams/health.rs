@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::spec::{Check, Ejection};
 use crate::base::lock::lock;
+use crate::manifest::upstream::{Check, Ejection};
 
 /// The health of one replica. Survives new sets of replicas.
 #[derive(Debug)]

@@ -12,10 +12,10 @@ use std::time::Instant;
 use super::balance::{Balancer, Candidate};
 use super::health::{Change, FULL, Health, Status};
 use super::retry::Outcome;
-use super::spec::{MOST_REPLICAS, Spec};
 use super::transport::Target;
 use crate::base::ids::hash_of;
 use crate::base::lock::lock;
+use crate::manifest::upstream::{MOST_REPLICAS, Spec};
 
 /// A replica, and what is known of it in every set that it is in.
 #[derive(Debug)]

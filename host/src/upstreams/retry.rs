@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use http::{Method, StatusCode};
 
-use super::spec::Retry;
+use crate::manifest::upstream::Retry;
 
 /// What became of one try, up to the head of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,10 +15,11 @@ use http_body_util::{BodyExt, Empty};
 use super::replay::Replay;
 use super::replicas::Chosen;
 use super::retry::{Outcome, Repeatable};
-use super::spec::Policy;
-use super::transport::{Kind, Received, Scheme, SendError};
+use super::transport::{Kind, Received, SendError};
 use super::uploading::Uploading;
 use super::{Inner, Members, Upstream};
+use crate::manifest::upstream::Policy;
+use crate::manifest::upstream::protocol::Scheme;
 use crate::telemetry::traces::{ClientSpan, Onward, Origin};
 
 /// The body of any request.

@@ -11,9 +11,9 @@ use super::Upstream;
 use super::health::Status;
 use super::replicas::Replica;
 use super::send::AnyBody;
-use super::source::Source;
 use super::transport::Pool;
 use crate::base::time::rfc3339;
+use crate::manifest::upstream::source::Source;
 
 /// What a replica is at the moment.
 #[derive(Clone, Debug, Serialize)]

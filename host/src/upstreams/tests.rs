@@ -15,9 +15,9 @@ use super::discover::server::{LONG, Says, Server};
 use super::*;
 use crate::config;
 use crate::cpu::turns::Turns;
-use crate::guests::digest::Digest;
-use crate::guests::load::GuestSpec;
-use crate::guests::manifest::Manifest;
+use crate::manifest::Manifest;
+use crate::manifest::digest::Digest;
+use crate::manifest::spec::GuestSpec;
 use crate::service::Services;
 
 /// Replicas on these addresses of the loopback network and one port, each of which answers with its own.

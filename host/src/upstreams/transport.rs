@@ -48,6 +48,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::base::lasting::forever;
+use crate::manifest::upstream::protocol::{Protocol, Scheme};
 pub use body::Received;
 use body::{Sending, Upload};
 use connect::{Connector, Opened};
@@ -55,25 +56,13 @@ use error::{Failure, chain, judge};
 pub use error::{Kind, SendError, is_refusal};
 use places::Place;
 use shelf::{Connection, Opening, PERIODS, Shelf, Step};
-pub use target::{Scheme, Target};
+pub use target::Target;
 
 /// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// New connections that one request is tried on while each closes before it takes it.
 const FRESH: usize = 2;
-
-/// Which HTTP is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Protocol {
-    /// HTTP/2 if the replica agrees to it in TLS; HTTP/1.1 if not, and without TLS.
-    #[default]
-    Auto,
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2, without asking.
-    Http2,
-}
 
 /// How connections to a replica are kept.
 #[derive(Clone)]

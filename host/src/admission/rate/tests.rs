@@ -4,6 +4,8 @@ use http::HeaderMap;
 use proptest::prelude::*;
 
 use super::*;
+use http::header::HeaderName;
+use std::time::Duration;
 
 fn settings(count: u32, per: Duration, burst: u32, by: By) -> Settings {
     Settings { count, per, burst, by }

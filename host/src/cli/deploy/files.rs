@@ -10,8 +10,9 @@ use crate::base::files;
 use crate::cli::out::{Failure, complain};
 use crate::config::Config;
 use crate::config::key::nearest;
-use crate::guests::load::{MANIFEST, is_name};
-use crate::guests::manifest::Manifest;
+use crate::guests::scan::MANIFEST;
+use crate::manifest::Manifest;
+use crate::manifest::spec::is_name;
 
 /// How long another command on the same service is waited for: it may wait for a host that compiles.
 const PATIENCE: Duration = Duration::from_secs(180);

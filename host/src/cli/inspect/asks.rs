@@ -118,7 +118,7 @@ impl fmt::Display for Ask {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::guests::manifest::Manifest;
+    use crate::manifest::Manifest;
 
     fn imports(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()

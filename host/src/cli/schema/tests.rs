@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config;
-use crate::guests::manifest::Manifest;
-use crate::guests::manifest::share::Rollback;
+use crate::manifest::Manifest;
+use crate::manifest::share::Rollback;
 
 /// What the reader says it knows, between backticks.
 fn known(text: &str) -> Vec<String> {

@@ -13,7 +13,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::deserialize;
-use crate::guests::digest::Digest;
+use crate::manifest::digest::Digest;
 
 /// The name of the index.
 const INDEX: &str = "index";

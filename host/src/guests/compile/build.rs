@@ -18,7 +18,9 @@ use super::{Compiled, Compiler};
 use crate::config::Config;
 use crate::cpu::turns;
 use crate::guests::cache::deserialize;
-use crate::guests::load::{self, GuestSpec, Refusal, file_name};
+use crate::guests::scan;
+use crate::manifest::refusal::{Refusal, file_name};
+use crate::manifest::spec::GuestSpec;
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
@@ -156,7 +158,7 @@ impl Compiler {
     /// Compiles a component and keeps the machine code. With `again` for a second time, and better.
     fn build(&self, spec: &GuestSpec, running: &Running, again: bool) -> Result<Compiled, Refusal> {
         let file = file_name(&spec.path);
-        let component = load::read(spec)?;
+        let component = scan::read(spec)?;
         let start = Instant::now();
         let speaks_03 = component.windows(WASI_03.len()).any(|window| window == WASI_03);
         let mut last = None;

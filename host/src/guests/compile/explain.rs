@@ -1,9 +1,9 @@
 //! Why a component cannot be served, and what to do about it: from what the engine says.
 
-use super::super::load::Refusal;
 use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use crate::config::limits::MAX_TABLE_ELEMENTS;
 use crate::error::RequestError;
+use crate::manifest::refusal::Refusal;
 
 /// Which of the two HTTP worlds a component exports.
 #[derive(Clone, Copy)]

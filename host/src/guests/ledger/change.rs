@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::guests::digest::Digest;
-use crate::guests::load::GuestSpec;
+use crate::manifest::digest::Digest;
+use crate::manifest::spec::GuestSpec;
 
 /// What a look or a compilation has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]

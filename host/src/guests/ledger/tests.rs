@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config;
-use crate::guests::manifest::Manifest;
+use crate::manifest::Manifest;
 
 type Numbers = Ledger<u32>;
 

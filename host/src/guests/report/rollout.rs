@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::state;
-use crate::guests::manifest::share::{Percent, Rollback, Rule, Share};
 use crate::guests::target::Target;
+use crate::manifest::share::{Percent, Rollback, Rule, Share};
 
 /// What a version gets of its service's requests.
 #[derive(Debug, Serialize)]

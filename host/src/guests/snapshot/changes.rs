@@ -2,7 +2,7 @@
 
 use super::Snapshot;
 use crate::guests::ledger::Change;
-use crate::guests::load::GuestSpec;
+use crate::manifest::spec::GuestSpec;
 use crate::telemetry::logs::CHANGE;
 
 /// Warns once of each file that is ignored because of how its name is written.

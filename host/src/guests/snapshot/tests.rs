@@ -5,9 +5,9 @@ use crate::admission::Asked;
 use crate::config;
 use crate::cpu::turns::Turns;
 use crate::guests::deployment::Deployment;
-use crate::guests::digest::Digest;
-use crate::guests::load::GuestSpec;
-use crate::guests::manifest::Manifest;
+use crate::manifest::Manifest;
+use crate::manifest::digest::Digest;
+use crate::manifest::spec::GuestSpec;
 use crate::service::Services;
 use crate::upstreams::{Shared, Upstream};
 

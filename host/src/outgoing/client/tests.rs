@@ -13,7 +13,7 @@ use wasmtime_wasi_http::Error;
 use super::*;
 use crate::config;
 use crate::cpu::turns::Turns;
-use crate::guests::manifest::Manifest;
+use crate::manifest::Manifest;
 
 /// A server with a certificate, and the authority that signed it.
 struct Secure {

@@ -4,7 +4,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::config;
-use crate::guests::manifest::Manifest;
+use crate::manifest::Manifest;
 
 /// What a manifest with this `http` grants.
 fn grants(http: &str) -> Grants {

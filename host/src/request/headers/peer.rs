@@ -8,9 +8,9 @@ use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
 
 use super::REQUEST_ID;
+use crate::base::canonical;
 use crate::base::ids::hash_of;
 use crate::base::lock::lock;
-use crate::request::canonical;
 
 /// Who is at the other end of a connection.
 #[derive(Debug)]

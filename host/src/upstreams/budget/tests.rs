@@ -3,8 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::manifest::upstream::Percent;
 use crate::upstreams::lockstep::lockstep;
-use crate::upstreams::spec::Percent;
 
 fn retry(budget: u8, minimum: usize) -> Retry {
     Retry { attempts: 2, budget: Percent(budget), minimum }

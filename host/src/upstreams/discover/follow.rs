@@ -9,10 +9,12 @@ use super::memory::{Answer, Memory};
 use super::names::{Names, Service};
 use super::{Board, Endpoint, Pace};
 use crate::base::files;
+use crate::manifest::upstream::MOST_REPLICAS;
+use crate::manifest::upstream::protocol::Scheme;
+use crate::manifest::upstream::source;
+use crate::manifest::upstream::source::{Fixed, Source};
 use crate::upstreams::count;
-use crate::upstreams::source::{self, Fixed, Source};
-use crate::upstreams::spec::MOST_REPLICAS;
-use crate::upstreams::transport::{Scheme, Target};
+use crate::upstreams::transport::Target;
 
 /// The largest file of replicas, in bytes.
 const FILE: u64 = 1 << 20;

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use hickory_resolver::proto::rr::RecordType;
 
-use super::super::transport::Scheme;
 use super::server::{LONG, Says, Server};
 use super::*;
+use crate::manifest::upstream::protocol::Scheme;
 
 fn quick() -> Pace {
     let ms = Duration::from_millis;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstreams::spec::Percent;
+use crate::manifest::upstream::Percent;
 
 const SECOND: Duration = Duration::from_secs(1);
 

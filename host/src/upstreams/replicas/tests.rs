@@ -5,9 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::ids::mix;
+use crate::manifest::upstream::protocol::Scheme;
+use crate::manifest::upstream::{Percent, Policy};
 use crate::upstreams::lockstep::lockstep;
-use crate::upstreams::spec::{Percent, Policy};
-use crate::upstreams::transport::Scheme;
 
 const SECOND: Duration = Duration::from_secs(1);
 const FINE: Outcome = Outcome::Answered(StatusCode::OK);

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::upstreams::spec::Spec;
+use crate::manifest::upstream::Spec;
 
 fn answered(status: u16) -> Outcome {
     Outcome::Answered(StatusCode::from_u16(status).unwrap())

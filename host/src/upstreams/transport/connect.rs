@@ -23,8 +23,10 @@ use super::body::Sending;
 use super::error::{Failure, Kind, chain};
 use super::places::Place;
 use super::shelf::{Line, Version};
-use super::target::{Scheme, Target};
-use super::{BoxError, Protocol, Settings};
+use super::target::Target;
+use super::{BoxError, Settings};
+use crate::manifest::upstream::protocol::Protocol;
+use crate::manifest::upstream::protocol::Scheme;
 
 /// The most of an answer's head that is read, in bytes; HTTP/1.1 reads at most 100 headers besides.
 const HEAD: u32 = 64 << 10;

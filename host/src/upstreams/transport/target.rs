@@ -4,16 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::uri;
-
-/// How it is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Scheme {
-    /// Without TLS.
-    Http,
-    /// With TLS.
-    Https,
-}
+use crate::manifest::upstream::protocol::Scheme;
 
 /// One replica: connections go to `address`, whatever host a request names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,24 +19,6 @@ pub struct Target {
     /// Where it listens as well, of the other family: for a replica with a name that has addresses of both. Connections go
     /// there when `address` takes none.
     pub other: Option<SocketAddr>,
-}
-
-impl Scheme {
-    /// The port that need not be said.
-    pub fn port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-
-    /// As `:scheme` has it.
-    pub fn uri(self) -> uri::Scheme {
-        match self {
-            Self::Http => uri::Scheme::HTTP,
-            Self::Https => uri::Scheme::HTTPS,
-        }
-    }
 }
 
 impl Target {

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstreams::transport::{Scheme, Target};
+use crate::manifest::upstream::protocol::Scheme;
+use crate::upstreams::transport::Target;
 
 fn pace() -> Pace {
     Pace { grace: Duration::from_secs(60), ..Pace::default() }

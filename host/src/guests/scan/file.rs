@@ -1,0 +1,121 @@
+//! What a file of the directory is.
+
+use std::fs::{self, Metadata};
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::base::files;
+use crate::config::Config;
+use crate::manifest::digest::Digest;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::{file_name, unreadable};
+use crate::manifest::spec::GuestSpec;
+
+/// The most bytes of a manifest.
+pub const MANIFEST: u64 = 1 << 20;
+
+/// What a file system says of a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Device and inode.
+    pub(super) file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            file: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// How long ago the file changed, by the clock of its file system, which may be another machine's. Copies bring
+    /// their own time of modification along, so the time of the last change of any kind counts.
+    pub(super) fn age(&self) -> Duration {
+        let (seconds, nanos) = self.changed;
+        let changed = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(changed)
+    }
+}
+
+pub(super) fn is_absent(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// The bytes of a component, if it still is what the scan saw. Blocking.
+///
+/// # Errors
+/// When it was changed or removed since: the next scan sees what is there then.
+pub fn read(spec: &GuestSpec) -> Result<Vec<u8>, Refusal> {
+    let file = file_name(&spec.path);
+    let bytes = files::read(&spec.path, spec.size).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => changed(&file),
+        _ => unreadable(&file, &error),
+    })?;
+    if Digest::of(&bytes) == spec.digest { Ok(bytes) } else { Err(changed(&file)) }
+}
+
+fn changed(file: &str) -> Refusal {
+    let remedy = "let the copy finish; better, rename a finished file into place";
+    Refusal::new(file, "it changed while it was being read", remedy).passing()
+}
+
+/// Digest of an open component that has `metadata`.
+pub(super) fn inspect(path: &Path, file: &fs::File, metadata: &Metadata, config: &Config) -> Result<Digest, Refusal> {
+    let name = file_name(path);
+    let bytes = files::rest_of(file, metadata.len(), config.engine.max_file as u64);
+    let bytes = bytes.map_err(|error| unreadable(&name, &error))?;
+    is_component(&bytes).map_err(|(reason, remedy)| Refusal::new(&name, reason, remedy))?;
+    Ok(Digest::of(&bytes))
+}
+
+/// What a manifest's file is: its stamp, and its text or why there is none. `None` when there is no file.
+pub(super) fn manifest(path: &Path) -> (Option<Stamp>, Option<Result<String, Refusal>>) {
+    let opened = match files::open(path) {
+        // A link to nothing is a manifest that cannot be read, and not a service without one.
+        Err(error) if error.kind() == ErrorKind::NotFound && is_absent(path) => return (None, None),
+        opened => opened,
+    };
+    let stamp = opened.as_ref().ok().map(|(_, metadata)| Stamp::of(metadata));
+    let text = opened
+        .and_then(|(file, metadata)| files::rest_of(&file, metadata.len(), MANIFEST))
+        .and_then(|bytes| files::text(bytes).map_err(|why| Error::new(ErrorKind::InvalidData, why)));
+    (stamp, Some(text.map_err(|error| unreadable(&file_name(path), &error))))
+}
+
+/// Whether a name is a file's own, and of no other name: what it is renamed to is then all of what becomes of it.
+pub(super) fn is_own(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
+}
+
+/// Tells a component from what people drop by mistake, by its first bytes.
+///
+/// # Errors
+/// What it is, and what to do.
+pub fn is_component(bytes: &[u8]) -> Result<(), (&'static str, &'static str)> {
+    const BUILD: &str = "build it as a component, e.g. `cargo build --target wasm32-wasip2`";
+    match bytes {
+        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err((
+            "it is a core module, not a component",
+            "build it with `--target wasm32-wasip2`, or wrap it with `wasm-tools component new`",
+        )),
+        [0, b'a', b's', b'm', ..] => {
+            Err(("it is a component of an unknown encoding", "build it with a current toolchain"))
+        }
+        [] => Err(("it is empty", "copy the component again")),
+        [0x1f, 0x8b, ..] => Err(("it is gzip, not WebAssembly", "unpack it first")),
+        [0x7f, b'E', b'L', b'F', ..] => Err(("it is a native program, not WebAssembly", BUILD)),
+        [b'(', ..] => Err(("it is WebAssembly text, not binary", "assemble it with `wasm-tools parse`")),
+        [b'<', ..] => Err(("it is HTML or XML, not WebAssembly", "the download probably failed; fetch it again")),
+        _ => Err(("it is not WebAssembly", BUILD)),
+    }
+}

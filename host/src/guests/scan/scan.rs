@@ -1,0 +1,321 @@
+//! The scan itself: what is in the directory now, and what is known of it since the scan before.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::file;
+use super::file::{Stamp, inspect, is_absent, is_own};
+use super::settle::{Content, SETTLE, Seen, Settling};
+use super::{Found, NO_COMPONENT, Scan, State};
+use crate::base::files;
+use crate::config::Config;
+use crate::manifest;
+use crate::manifest::Manifest;
+use crate::manifest::digest::Digest;
+use crate::manifest::refusal::unreadable;
+use crate::manifest::refusal::{Refusal, file_name};
+use crate::manifest::spec::{GuestSpec, is_label, is_name, split};
+
+/// Looks at one directory again and again, and reads only what has changed.
+pub struct Scanner {
+    path: PathBuf,
+    components: HashMap<PathBuf, Known>,
+    manifests: HashMap<PathBuf, Settling>,
+    first: bool,
+}
+
+/// What is known of a component, and the stamp it had then.
+struct Known {
+    stamp: Stamp,
+    /// The first scan that saw this stamp.
+    since: Instant,
+    /// It has not changed for [`SETTLE`] since, or was there at the first scan.
+    settled: bool,
+    content: Result<Digest, Refusal>,
+    /// To be read again: it changed so shortly before it was read that it could change again without a new stamp.
+    racy: bool,
+    /// By the scan that is under way, or the last one.
+    used: bool,
+}
+
+/// What a scan goes by.
+struct Look<'a> {
+    config: &'a Config,
+    now: Instant,
+    /// Whether an event says that the file of this name was renamed into place.
+    placed: &'a dyn Fn(&OsStr) -> bool,
+    /// Manifests that this scan has seen already: a service and its versions go by one text.
+    seen: HashSet<PathBuf>,
+    again: Option<Duration>,
+}
+
+/// Twice the coarsest time stamp of a file system in use (NFS, ext3: 1 s).
+const RACY: Duration = Duration::from_secs(2);
+
+/// More than the clock of a file server may be ahead or behind.
+const SKEW: Duration = Duration::from_secs(60);
+
+impl Scanner {
+    /// Will scan the directory `path`, or only the service of the file that it is.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), components: HashMap::new(), manifests: HashMap::new(), first: true }
+    }
+
+    /// What is there now. Blocking: reads every component that is new or has changed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn scan(&mut self, config: &Config) -> std::io::Result<Scan> {
+        self.scan_at(config, Instant::now(), &|_| false)
+    }
+
+    /// What is there at the time `now`; `placed` says of which names an event says that they were renamed into place,
+    /// and not written to since. The first scan takes everything as it is.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn scan_at(&mut self, config: &Config, now: Instant, placed: &dyn Fn(&OsStr) -> bool) -> std::io::Result<Scan> {
+        let mut look = Look { config, now, placed, seen: HashSet::new(), again: None };
+        let (components, ignored) = self.names()?;
+        let mut found = BTreeMap::new();
+        self.components.values_mut().for_each(|known| known.used = false);
+        for component in components {
+            let stem = component.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            found.insert(stem.clone(), self.find(&stem, &component, &mut look));
+        }
+        self.components.retain(|_, known| known.used);
+        self.forget_manifests(&mut look);
+        self.first = false;
+        Ok(Scan { found, ignored, again: look.again })
+    }
+
+    /// Where the component of every service is or should be, and what has almost the name of one.
+    fn names(&self) -> std::io::Result<(Vec<PathBuf>, Vec<String>)> {
+        if self.path.is_file() {
+            return Ok((vec![self.path.with_extension("wasm")], Vec::new()));
+        }
+        let (mut components, mut ignored) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            // Editors, file managers and `lodge deploy` keep files of their own under such names.
+            let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+            let extension = path.extension().filter(|_| !hidden).unwrap_or_default();
+            if extension == "wasm" || extension == "toml" {
+                components.push(path.with_extension("wasm"));
+            } else if extension.eq_ignore_ascii_case("wasm") || extension.eq_ignore_ascii_case("toml") {
+                ignored.push(file_name(&path));
+            }
+        }
+        components.sort();
+        components.dedup();
+        ignored.sort();
+        Ok((components, ignored))
+    }
+
+    /// What there is of one service.
+    fn find(&mut self, stem: &str, component: &Path, look: &mut Look<'_>) -> Found {
+        let as_is = |state| Found { state, settled: true, touched: false, bare: false };
+        let (service, label) = split(stem);
+        if let Err(refusal) = named(service, label, component) {
+            return as_is(State::Refused(refusal));
+        }
+        let manifest = component.with_extension("toml");
+        let files = Manifests { service: component.with_file_name(format!("{service}.toml")), own: manifest.clone() };
+        let changing = [&files.service, &files.own].map(|path| self.see_manifest(path, look));
+        if changing.contains(&true) {
+            // What says that there is no service takes nothing back by what may follow it.
+            let disabled = self.manifest(&files, service, look, Settling::seen).is_ok_and(|read| !read.enabled);
+            let state = if disabled { State::Disabled } else { State::Changing };
+            return Found { settled: false, ..as_is(state) };
+        }
+        let (mut settled, mut touched) = (true, false);
+        let bare = !self.first && self.manifests.get(&manifest).is_none_or(|known| *known.known() == Content::Absent);
+        let spec = match self.manifest(&files, service, look, Settling::known) {
+            Ok(read) if !read.enabled => return as_is(State::Disabled),
+            Ok(read) if read.upstream.is_some() => self.elsewhere(stem, component, read),
+            Ok(read) => {
+                let of = read.component.as_ref().map(|name| component.with_file_name(name));
+                let path = of.as_deref().unwrap_or(component);
+                let found = match of.as_deref().filter(|path| is_absent(path)) {
+                    Some(missing) => Err(self.not_there(missing, &manifest)),
+                    None => self.component(path, look, &mut touched, &mut settled),
+                };
+                found.and_then(|(digest, size)| {
+                    pinned(&read, digest, &file_name(path))?;
+                    Ok(GuestSpec { name: stem.to_owned(), path: path.to_owned(), digest, size, manifest: read })
+                })
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let state = match spec {
+            Ok(spec) => State::Ready(spec),
+            Err(refusal) if refusal.file == file_name(component) && is_absent(component) => {
+                let remedy = format!("put {} beside it, or remove it", file_name(component));
+                State::Orphan(Refusal::new(&file_name(&manifest), NO_COMPONENT, remedy))
+            }
+            Err(refusal) => State::Refused(refusal),
+        };
+        Found { state, settled, touched, bare }
+    }
+
+    /// Digest and size of a component, read again only if it may have changed.
+    fn component(
+        &mut self,
+        path: &Path,
+        look: &mut Look<'_>,
+        touched: &mut bool,
+        settled: &mut bool,
+    ) -> Result<(Digest, u64), Refusal> {
+        let bad = |error| unreadable(&file_name(path), &error);
+        let metadata = fs::metadata(path).map_err(bad)?;
+        let (stamp, now) = (Stamp::of(&metadata), look.now);
+        let before = self.components.get_mut(path).filter(|known| known.stamp == stamp);
+        let since = before.as_ref().map_or(now, |known| known.since);
+        let quiet = now.saturating_duration_since(since);
+        *settled = self.first || quiet >= SETTLE || before.as_ref().is_some_and(|known| known.settled);
+        if !*settled {
+            look.again_in(SETTLE.saturating_sub(quiet));
+        }
+        if let Some(known) = before.filter(|known| !known.racy) {
+            known.used = true;
+            known.settled = *settled;
+            return known.content.clone().map(|digest| (digest, metadata.len()));
+        }
+        // If it changes before it is opened, the next scan finds another stamp.
+        let opened = files::open(path).map_err(bad);
+        let content = opened.and_then(|(file, metadata)| inspect(path, &file, &metadata, look.config));
+        let racy = quiet < RACY && stamp.age() < SKEW || content.as_ref().is_err_and(|bad| bad.passing);
+        let known = Known { stamp, since, settled: *settled, content: content.clone(), racy, used: true };
+        let before = self.components.insert(path.to_owned(), known);
+        let before = before.filter(|before| before.stamp != stamp && !before.racy);
+        *touched = content.is_ok() && before.is_some_and(|before| before.content == content);
+        content.map(|digest| (digest, metadata.len()))
+    }
+
+    /// Looks at a manifest, once per scan. Whether it is changing.
+    fn see_manifest(&mut self, path: &Path, look: &mut Look<'_>) -> bool {
+        if look.seen.insert(path.to_owned()) {
+            let (stamp, text) = file::manifest(path);
+            let content = match text {
+                None => Content::Absent,
+                Some(Ok(text)) => Content::Text(text.into()),
+                Some(Err(refusal)) => Content::Unreadable(refusal),
+            };
+            let placed = path.file_name().is_some_and(look.placed) && is_own(path);
+            let beside = fs::metadata(path.with_extension("wasm")).ok().map(|metadata| Stamp::of(&metadata));
+            let seen = Seen { stamp, content, beside, placed };
+            if self.first {
+                self.manifests.insert(path.to_owned(), Settling::taken(seen, look.now));
+            } else {
+                let known = self.manifests.entry(path.to_owned()).or_insert_with(|| Settling::absent(look.now));
+                known.see(seen, look.now);
+                if let Some(left) = known.left(look.now) {
+                    look.again_in(left);
+                }
+            }
+        }
+        self.manifests.get(path).is_some_and(Settling::is_changing)
+    }
+
+    /// Manifests that are in the directory no more, without a component that would have named them: what they said
+    /// holds for a while, in case both come back.
+    fn forget_manifests(&mut self, look: &mut Look<'_>) {
+        let unseen: Vec<_> = self.manifests.keys().filter(|path| !look.seen.contains(*path)).cloned().collect();
+        for path in unseen {
+            self.see_manifest(&path, look);
+        }
+        self.manifests.retain(|_, known| known.is_changing() || *known.known() != Content::Absent);
+    }
+
+    /// Reads the manifests of a service, or of a version of it, by what is in force or by what is there.
+    fn manifest(
+        &self,
+        files: &Manifests,
+        service: &str,
+        look: &Look<'_>,
+        which: fn(&Settling) -> &Content,
+    ) -> Result<Manifest, Refusal> {
+        let most = look.config.engine.max_memory;
+        let read = |path: &Path, read: &dyn Fn(&str) -> Result<Manifest, Vec<String>>| {
+            let text = match self.manifests.get(path).map(which) {
+                None | Some(Content::Absent) => "",
+                Some(Content::Text(text)) => text,
+                Some(Content::Unreadable(refusal)) => return Err(refusal.clone()),
+            };
+            let wrong = "correct the manifest; the README lists its keys";
+            read(text).map_err(|problems| Refusal::new(&file_name(path), problems.join("; "), wrong))
+        };
+        let of = read(&files.service, &|text| Manifest::read(service, text, &look.config.limits, most))?;
+        if files.own == files.service { Ok(of) } else { read(&files.own, &|text| of.version(text, most)) }
+    }
+
+    /// A service whose replicas are elsewhere: its manifest is all there is of it.
+    fn elsewhere(&self, name: &str, component: &Path, manifest: Manifest) -> Result<GuestSpec, Refusal> {
+        let path = component.with_extension("toml");
+        if !is_absent(component) {
+            let reason = "it is a component, and its manifest has [upstream]";
+            let remedy =
+                format!("take one of them away, or name it {name}@LABEL.wasm to give it a part of the requests");
+            return Err(Refusal::new(&file_name(component), reason, remedy));
+        }
+        let text = self.text(&path);
+        let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
+        Ok(GuestSpec { name: name.to_owned(), path, digest, size, manifest })
+    }
+
+    /// A refusal of a manifest that names a component which is not there.
+    fn not_there(&self, component: &Path, manifest: &Path) -> Refusal {
+        let line = manifest::line(self.text(manifest), "component");
+        let (directory, name) = (self.path.display(), file_name(component));
+        let reason = format!("{line}component: there is no {name} in {directory}");
+        Refusal::new(&file_name(manifest), reason, "put it there, or name another")
+    }
+
+    /// The text of a manifest that is in force.
+    fn text(&self, path: &Path) -> &str {
+        match self.manifests.get(path).map(Settling::known) {
+            Some(Content::Text(text)) => text,
+            _ => "",
+        }
+    }
+}
+
+impl Look<'_> {
+    /// Asks for another scan after this time at the latest.
+    fn again_in(&mut self, time: Duration) {
+        self.again = Some(self.again.map_or(time, |again| again.min(time)));
+    }
+}
+
+/// The manifests that say how something is served; of a service that is no version both are the same.
+struct Manifests {
+    service: PathBuf,
+    own: PathBuf,
+}
+
+/// Whether a service, or version of one, can have this name.
+fn named(service: &str, label: Option<&str>, component: &Path) -> Result<(), Refusal> {
+    if is_name(service) && label.is_none_or(is_label) {
+        return Ok(());
+    }
+    let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit; a version \
+                  of it has `@` and a label after that";
+    Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy))
+}
+
+/// Whether a component is the one that its manifest wants.
+///
+/// # Errors
+/// What it is, and what is wanted.
+pub fn pinned(manifest: &Manifest, digest: Digest, file: &str) -> Result<(), Refusal> {
+    match manifest.digest {
+        Some(pinned) if pinned != digest => {
+            let reason = format!("it is sha256:{digest}, and its manifest wants sha256:{pinned}");
+            Err(Refusal::new(file, reason, "put the right component there, or pin this one"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,393 @@
+//! `<name>.toml` beside `<name>.wasm`: where a service answers, how it is isolated, and what it may use.
+//!
+//! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
+//! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
+
+pub mod adaptive;
+pub mod breaker;
+pub mod cache;
+pub mod clients;
+pub mod digest;
+mod elsewhere;
+mod faults;
+pub mod grants;
+pub mod key;
+pub mod policies;
+pub mod rate;
+pub mod refusal;
+pub mod route;
+mod routes;
+pub mod share;
+pub mod spec;
+pub mod terms;
+pub mod upstream;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::header::HeaderName;
+use serde::Deserialize;
+
+use self::cache::Rules;
+pub(crate) use self::faults::{line_of, misplaced};
+use self::faults::{place, told};
+use self::grants::{Callees, Grants, Origin};
+use self::policies::Written;
+pub use self::routes::MOST_ROUTES;
+use self::share::Share;
+use crate::base::ids::hash_of;
+use crate::config::key::nearest;
+use crate::config::limits::{LIMITS, Limits};
+use crate::config::plain;
+use crate::cpu::turns::WEIGHT;
+use crate::manifest::digest::Digest;
+use crate::manifest::key::Place;
+use crate::manifest::route::{Pattern, Route};
+use crate::manifest::terms::Policies;
+use crate::manifest::terms::Terms;
+use crate::manifest::upstream::Spec;
+
+/// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
+const ENV_BYTES: usize = 64 << 10;
+
+/// The range of `cpu.weight` of Linux's control groups.
+const CPU_WEIGHTS: std::ops::RangeInclusive<u32> = 1..=10_000;
+
+/// What a manifest says, with the defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Whether the service is served at all.
+    pub enabled: bool,
+    /// The component's file, in the same directory, when it is not named after the service.
+    pub component: Option<String>,
+    /// What the component must be.
+    pub digest: Option<Digest>,
+    /// Where the service answers.
+    pub routes: Vec<Route>,
+    /// Whether answers are kept of routes that do not say; `None` when nothing of the service is.
+    pub cache: Option<Rules>,
+    /// Who shares a sandbox.
+    pub isolation: Isolation,
+    /// What it may use.
+    pub limits: Limits,
+    /// Its part of the CPU when there is not enough for all that compute for long: 1 to 10,000, 100 for the usual part.
+    pub cpu_weight: u32,
+    /// Its environment variables.
+    pub env: Vec<(String, String)>,
+    /// A path that must answer 2xx before a version is served.
+    pub ready: Option<String>,
+    /// What decides which version a client gets, and gets again; drawn anew for each request when there is nothing.
+    pub sticky: Option<Place>,
+    /// What a version gets of its service's requests; `None` for the service itself.
+    pub share: Option<Share>,
+    /// Whom it may send requests to.
+    pub grants: Grants,
+    /// The replicas that answer for it elsewhere.
+    pub upstream: Option<Arc<Spec>>,
+    /// Who may ask, and how often.
+    pub terms: Terms,
+    /// Headers by which clients are told apart, for rates, for versions or for replicas: a request that has one is
+    /// personal to the response cache.
+    pub personal: Vec<HeaderName>,
+}
+
+/// Who shares a sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Nobody: a new one per request.
+    #[default]
+    Request,
+    /// Requests of this service, one after another, for guests that keep nothing secret in memory.
+    Service,
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    enabled: Option<bool>,
+    component: Option<String>,
+    digest: Option<String>,
+    routes: Option<Vec<toml::Spanned<toml::Value>>>,
+    cache: Option<toml::Value>,
+    isolation: Option<Isolation>,
+    #[serde(default)]
+    limits: BTreeMap<toml::Spanned<String>, toml::Value>,
+    cpu_weight: Option<u32>,
+    env: Option<BTreeMap<String, String>>,
+    ready: Option<Ready>,
+    sticky: Option<String>,
+    percent: Option<toml::Value>,
+    #[serde(rename = "match", default)]
+    rules: Vec<String>,
+    mirror: Option<toml::Value>,
+    rollback: Option<share::WrittenRollback>,
+    calls: Option<toml::Spanned<toml::Value>>,
+    http: Option<Vec<toml::Spanned<String>>>,
+    /// Read by [`Spec`], which wants to know where in the text each key is.
+    upstream: Option<serde::de::IgnoredAny>,
+    allow: Option<toml::Value>,
+    deny: Option<toml::Value>,
+    priority: Option<toml::Value>,
+    rate: Option<toml::Value>,
+    breaker: Option<toml::Table>,
+    adaptive: Option<toml::Table>,
+    /// For `lodge dev` alone: nothing that is served depends on it.
+    build: Option<Build>,
+}
+
+/// How a guest is built that is not a Rust crate.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    /// What a shell runs. It has to leave the component beside the manifest.
+    pub command: String,
+    /// Where it runs, and what is watched: a directory beside the manifest.
+    pub directory: String,
+}
+
+/// The line that has this key, for the start of a message; nothing when there is none.
+pub fn line(text: &str, key: &str) -> String {
+    place(text, key)
+}
+
+/// The `[build]` of a manifest that has one.
+pub fn build(text: &str) -> Option<Build> {
+    toml::from_str::<File>(text).ok()?.build
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ready {
+    path: String,
+}
+
+impl Manifest {
+    /// Reads the manifest of the service `name`; `defaults` and `max_memory` come from the configuration.
+    ///
+    /// # Errors
+    /// Every problem, each with its line where it has one.
+    pub fn read(name: &str, text: &str, defaults: &Limits, max_memory: usize) -> Result<Self, Vec<String>> {
+        let empty = Self {
+            enabled: true,
+            component: None,
+            digest: None,
+            routes: Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect(),
+            cache: None,
+            isolation: Isolation::default(),
+            limits: defaults.clone(),
+            cpu_weight: WEIGHT,
+            env: Vec::new(),
+            ready: None,
+            sticky: None,
+            share: None,
+            grants: Grants::default(),
+            upstream: None,
+            terms: Terms::default(),
+            personal: Vec::new(),
+        };
+        empty.with(text, max_memory)
+    }
+
+    /// Reads the manifest of a version of the service that has this one.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`].
+    pub fn version(&self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
+        let (routes, share) = (Vec::new(), Some(Share::default()));
+        let own = Self { enabled: true, component: None, digest: None, routes, sticky: None, share, ..self.clone() };
+        Self { upstream: None, ..own }.with(text, max_memory)
+    }
+
+    /// This one with what `text` says in its place.
+    fn with(mut self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
+        let file: File = toml::from_str(text).map_err(|error| vec![told(text, &error)])?;
+        let mut problems = Vec::new();
+        let mut note = |problem| problems.push(problem);
+        self.limits = limits(text, &file.limits, &self.limits, &mut note);
+        let own = Own {
+            routes: file.routes.as_ref().map(|written| routes::read(text, written, &mut note)),
+            sticky: file.sticky,
+            cache: file.cache,
+            policies: Written {
+                allow: file.allow,
+                deny: file.deny,
+                priority: file.priority,
+                rate: file.rate,
+                breaker: file.breaker,
+            },
+            adaptive: file.adaptive,
+        };
+        let part =
+            share::Written { percent: file.percent, rules: file.rules, mirror: file.mirror, rollback: file.rollback };
+        if self.share.is_some() {
+            for key in own.given() {
+                note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
+            }
+            self.share = Some(Share { text: hash_of(text.as_bytes()), ..part.share(&mut note) });
+        } else {
+            for key in part.given() {
+                note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
+            }
+            self.take(own, &|key| place(text, key), &mut note);
+        }
+        self.grants = grants(text, file.calls.as_ref(), file.http.as_deref(), self.grants, &mut note);
+        self.digest = file.digest.and_then(|text| {
+            let digest = text.strip_prefix("sha256:").and_then(Digest::read);
+            if digest.is_none() {
+                note(format!("digest: `{text}` is not one; write \"sha256:\" and 64 hexadecimal digits"));
+            }
+            digest
+        });
+        if let Some(component) = &file.component
+            && (component.contains(['/', '\\']) || !component.ends_with(".wasm"))
+        {
+            note(format!("component: `{component}` must be the name of a .wasm file in the same directory"));
+        }
+        if let Some(Ready { path }) = &file.ready
+            && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            note(format!("ready.path: `{path}` is not a path; write it like \"/health\""));
+        }
+        self.cpu_weight = file.cpu_weight.unwrap_or(self.cpu_weight);
+        if !CPU_WEIGHTS.contains(&self.cpu_weight) {
+            let (least, most) = CPU_WEIGHTS.into_inner();
+            note(format!("cpu_weight: {} is not between {least} and {most}", self.cpu_weight));
+        }
+        if let Some(written) = file.env {
+            self.env = env(text, written, &mut note);
+        }
+        self.enabled = file.enabled.unwrap_or(self.enabled);
+        self.component = file.component;
+        self.isolation = file.isolation.unwrap_or(self.isolation);
+        self.ready = file.ready.map(|ready| ready.path).or(self.ready);
+        self.upstream = file.upstream.and_then(|_| match Spec::read(text) {
+            Ok(spec) => Some(Arc::new(spec)),
+            Err(wrong) => {
+                wrong.into_iter().for_each(&mut note);
+                None
+            }
+        });
+        if let Some(spec) = &self.upstream {
+            elsewhere::disagreements(text, spec, &self.limits).into_iter().for_each(&mut note);
+        }
+        let by = [self.sticky.as_ref(), self.upstream.as_ref().map(|spec| &spec.hash)];
+        let by = by.into_iter().flatten().filter_map(Place::header).chain(self.terms.headers());
+        self.personal.extend(by.cloned());
+        self.personal.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        self.personal.dedup();
+        if problems.is_empty() {
+            problems.extend(self.limits.disagreements(max_memory));
+        }
+        if problems.is_empty() { Ok(self) } else { Err(problems) }
+    }
+
+    /// What a service says for all its versions.
+    fn take(&mut self, own: Own, place: &dyn Fn(&str) -> String, note: &mut impl FnMut(String)) {
+        let adaptive = own.adaptive.and_then(|written| policies::read_adaptive(&written, &place, note));
+        let service = policies::read(&own.policies, &place, note);
+        let default = |route: &Route| (route.clone(), Policies::default());
+        let routes = own.routes.unwrap_or_else(|| self.routes.iter().map(default).collect());
+        let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
+        self.terms = Terms { service, adaptive, routes: named.collect() };
+        self.routes = routes.into_iter().map(|(route, _)| route).collect();
+        self.sticky =
+            own.sticky.and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
+        let cache = own.cache.and_then(|value| Rules::read(&value).map_err(note).ok());
+        self.cache = cache::spread(cache, &mut self.routes);
+    }
+}
+
+/// The keys of a service's manifest that those of its versions do not have.
+struct Own {
+    routes: Option<Vec<(Route, Policies)>>,
+    sticky: Option<String>,
+    cache: Option<toml::Value>,
+    policies: Written,
+    adaptive: Option<toml::Table>,
+}
+
+impl Own {
+    /// Which of these keys there are.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let policies = &self.policies;
+        let given = [
+            ("routes", self.routes.is_some()),
+            ("sticky", self.sticky.is_some()),
+            ("cache", self.cache.is_some()),
+            ("allow", policies.allow.is_some()),
+            ("deny", policies.deny.is_some()),
+            ("priority", policies.priority.is_some()),
+            ("rate", policies.rate.is_some()),
+            ("breaker", policies.breaker.is_some()),
+            ("adaptive", self.adaptive.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key)
+    }
+}
+
+fn env(text: &str, written: BTreeMap<String, String>, note: &mut impl FnMut(String)) -> Vec<(String, String)> {
+    let size: usize = written.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > ENV_BYTES {
+        note(format!("env: {size} bytes are more than {ENV_BYTES}"));
+    }
+    for name in written.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
+    }
+    // Whatever follows `[env]` is in it, also what was meant for the service.
+    for (name, problem) in written.keys().filter_map(|name| Some((name, misplaced(name)?))) {
+        note(format!("{}env: {problem}, or give the variable another name", place(text, &format!("env.{name}"))));
+    }
+    written.into_iter().collect()
+}
+
+fn limits(
+    text: &str,
+    written: &BTreeMap<toml::Spanned<String>, toml::Value>,
+    defaults: &Limits,
+    note: &mut impl FnMut(String),
+) -> Limits {
+    let mut limits = defaults.clone();
+    for (key, value) in written {
+        let line = line_of(text, key.span().start);
+        let name = key.get_ref();
+        match LIMITS.iter().find(|limit| limit.name == name) {
+            Some(limit) => {
+                if let Err(expected) = (limit.set)(&mut limits, &plain(value)) {
+                    note(format!("{line}limits.{name}: {expected}"));
+                }
+            }
+            None => {
+                let near = || nearest(name, LIMITS.iter().map(|limit| limit.name));
+                let hint = misplaced(name).or_else(|| Some(format!("did you mean `{}`?", near()?)));
+                let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
+                note(format!("{line}there is no limit `{name}`{hint}"));
+            }
+        }
+    }
+    // A default must not stand in the way of what is written.
+    if !written.keys().any(|key| key.get_ref() == "cpu") {
+        limits.cpu = limits.cpu.min(limits.wall);
+    }
+    limits
+}
+
+fn grants(
+    text: &str,
+    calls: Option<&toml::Spanned<toml::Value>>,
+    http: Option<&[toml::Spanned<String>]>,
+    before: Grants,
+    note: &mut impl FnMut(String),
+) -> Grants {
+    let mut at = |offset: usize, problem: String| note(format!("{}{problem}", line_of(text, offset)));
+    let calls = calls.map(|calls| Callees::read(calls.get_ref()).map_err(|problem| at(calls.span().start, problem)));
+    let calls = calls.and_then(Result::ok).unwrap_or(before.calls);
+    let read = |entry: &toml::Spanned<String>| {
+        Origin::read(entry.get_ref()).map_err(|problem| at(entry.span().start, problem)).ok()
+    };
+    Grants { calls, http: http.map_or(before.http, |http| http.iter().filter_map(read).collect()) }
+}
+
+#[cfg(test)]
+mod tests;

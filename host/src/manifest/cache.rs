@@ -1,0 +1,159 @@
+//! `cache` in a manifest: which answers are kept, and what makes those of two versions differ.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Manifest;
+use super::faults::with_hint;
+use crate::config::key;
+use crate::config::limits::Limits;
+use crate::config::plain;
+use crate::manifest::digest::Digest;
+use crate::manifest::route::Route;
+use crate::manifest::terms::Terms;
+
+/// The longest `ttl`: a year, the longest that HTTP ever asked for.
+const MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What becomes of the answers of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// They are kept, where they may be. Else requests that change something still end what is kept.
+    pub keep: bool,
+    /// How long a 200 is fresh that says nothing of that itself.
+    pub ttl: Duration,
+}
+
+/// `cache = { … }`, as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detailed {
+    ttl: Option<toml::Value>,
+}
+
+/// Answers that may stand for each other: of one version, in one state of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Edition {
+    /// Of the service, or of the version beside it.
+    pub name: Arc<str>,
+    number: u64,
+}
+
+impl Rules {
+    /// Reads `true`, `false` or `{ ttl = "1m" }`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(value: &toml::Value) -> Result<Self, String> {
+        let detailed: Detailed = match value {
+            toml::Value::Boolean(keep) => return Ok(Self { keep: *keep, ttl: Duration::ZERO }),
+            toml::Value::Table(table) => table
+                .clone()
+                .try_into()
+                .map_err(|error: toml::de::Error| format!("cache: {}", with_hint(error.message())))?,
+            _ => return Err("cache: write true, false or { ttl = \"1m\" }".into()),
+        };
+        let ttl = detailed.ttl.map(|value| key::duration(&plain(&value), Duration::ZERO..=MOST)).transpose();
+        Ok(Self { keep: true, ttl: ttl.map_err(|problem| format!("cache.ttl: {problem}"))?.unwrap_or_default() })
+    }
+}
+
+/// Gives every route that says nothing what its `service` says, and returns what is so for its host. A service that keeps
+/// any answer has rules at every route: a POST may come by another than the GET.
+pub(super) fn spread(service: Option<Rules>, routes: &mut [Route]) -> Option<Rules> {
+    let keeps = |rules: &Option<Rules>| rules.is_some_and(|rules| rules.keep);
+    let any = keeps(&service) || routes.iter().any(|route| keeps(&route.cache));
+    let default = any.then(|| service.unwrap_or_default());
+    for route in routes {
+        route.cache = if any { route.cache.or(default) } else { None };
+    }
+    default
+}
+
+impl Edition {
+    /// What this component answers under this manifest. Two manifests are one edition only if they differ in nothing
+    /// but what no answer depends on.
+    pub fn of(name: &Arc<str>, digest: Digest, manifest: &Manifest) -> Self {
+        let relevant = Manifest {
+            enabled: true,
+            digest: None,
+            limits: Limits::blank(),
+            cpu_weight: 0,
+            ready: None,
+            sticky: None,
+            share: None,
+            terms: Terms::default(),
+            ..manifest.clone()
+        };
+        let mut hasher = DefaultHasher::new();
+        // Whatever a manifest has one day is in its Debug form, so a new key counts until somebody says that it does not.
+        format!("{digest} {relevant:?}").hash(&mut hasher);
+        Self { name: Arc::clone(name), number: hasher.finish() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn read(text: &str) -> Result<Manifest, String> {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        Manifest::read("users", text, &limits, 1 << 30).map_err(|problems| problems.join("\n"))
+    }
+
+    fn edition(text: &str) -> Edition {
+        Edition::of(&Arc::from("users"), Digest::of(b"users"), &read(text).unwrap())
+    }
+
+    #[test]
+    fn routes_say_more_than_their_service() {
+        let caches = |text: &str| {
+            let manifest = read(text).unwrap();
+            let routes = manifest.routes.iter().map(|route| route.cache.map(|rules| (rules.keep, rules.ttl.as_secs())));
+            (routes.collect::<Vec<_>>(), manifest.cache.map(|rules| rules.keep))
+        };
+        assert_eq!(caches(""), (vec![None], None));
+        assert_eq!(caches("cache = true"), (vec![Some((true, 0))], Some(true)));
+        let one = "routes = ['/a', { path = '/b', cache = { ttl = '1m' } }]";
+        assert_eq!(caches(one), (vec![Some((false, 0)), Some((true, 60))], Some(false)));
+        let but = "cache.ttl = '5s'\nroutes = ['/a', { path = '/b', cache = false }]";
+        assert_eq!(caches(but), (vec![Some((true, 5)), Some((false, 0))], Some(true)));
+        assert_eq!(caches("routes = [{ path = '/b', cache = false }]"), (vec![None], None));
+    }
+
+    #[test]
+    fn problems_name_the_way_out() {
+        let check = |text: &str, expected: &str| {
+            let problem = read(text).unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        };
+        check("cache = 'yes'", "cache: write true, false or { ttl = \"1m\" }");
+        check("cache.tll = '1m'", "did you mean `ttl`?");
+        check("cache.ttl = 'soon'", "cache.ttl: ");
+        check("cache.ttl = 600", "cache.ttl: `600` is not a time span; write it like 500ms, 30s or 5m");
+        check("routes = [\n'/a',\n{ path = '/b', cache = 1 }]", "line 3: cache: write");
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let version = read("cache = true").unwrap().version("cache = false", 1 << 30);
+        assert!(version.unwrap_err()[0].starts_with("cache: it is the service's"), "{limits:?}");
+    }
+
+    #[test]
+    fn an_edition_is_what_answers_depend_on() {
+        let plain = edition("cache = true");
+        // Whose responses may be shared is another matter then.
+        assert_ne!(edition("cache = true\nsticky = 'header:x-user'"), plain);
+        for same in ["cpu_weight = 7", "limits.wall = '1m'", "ready.path = '/x'", "sticky = 'client'"] {
+            assert_eq!(edition(&format!("cache = true\n{same}")), plain, "{same}");
+        }
+        for other in ["cache = true\nenv.A = 'b'", "cache = true\nroutes = ['/other']", "cache.ttl = '1m'"] {
+            assert_ne!(edition(other), plain, "{other}");
+        }
+        let digest = Edition::of(&Arc::from("users"), Digest::of(b"other"), &read("cache = true").unwrap());
+        assert_ne!(digest, plain);
+        assert_ne!(Edition { name: Arc::from("users@2"), ..plain.clone() }, plain);
+    }
+}

@@ -1,0 +1,170 @@
+//! Where a problem of a manifest is, and what it means to who wrote it: serde speaks of types, and not of keys.
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use crate::config::key::nearest;
+use crate::config::limits::LIMITS;
+use crate::manifest::upstream;
+
+/// Every key of a manifest, and how it is written; nothing where whoever reads it says that.
+const KEYS: &[(&str, &str)] = &[
+    ("enabled", "write true or false"),
+    ("component", "write the name of a file, like \"other.wasm\""),
+    ("digest", "write \"sha256:\" and 64 hexadecimal digits"),
+    ("routes", "write a list, like [\"/users\"]"),
+    ("cache", ""),
+    ("isolation", "write \"request\" or \"service\""),
+    ("limits", "write a section [limits]"),
+    ("cpu_weight", "write a whole number, from 1 to 10000"),
+    ("env", "write a section [env], with texts in it"),
+    ("ready", "write ready.path = \"/health\""),
+    ("sticky", "write \"client\", \"header:NAME\" or \"cookie:NAME\""),
+    ("percent", ""),
+    ("match", "write a list, like [\"header:x-version=2\"]"),
+    ("mirror", ""),
+    ("rollback", "write a section [rollback]"),
+    ("calls", ""),
+    ("http", "write a list, like [\"https://api.example.com\"]"),
+    ("upstream", "write a section [upstream]"),
+    ("allow", ""),
+    ("deny", ""),
+    ("priority", ""),
+    ("rate", ""),
+    ("breaker", "write a section [breaker]"),
+    ("adaptive", "write a section [adaptive], with `latency` in it"),
+    ("build", "write a section [build]"),
+];
+
+/// How what is in some of them is written.
+const INNER: &[(&str, &str)] = &[
+    ("rollback.p99", "write a number, like 1.5"),
+    ("rollback.minimum", "write a whole number, like 100"),
+    ("ready.path", "write a path, like \"/health\""),
+];
+
+/// Those that are written as a section more often than not.
+const SECTIONS: &[&str] = &["limits", "env", "rollback", "upstream", "breaker", "adaptive", "build"];
+
+/// An error of serde in words.
+pub(super) fn told(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map(|span| span.start);
+    let line = at.map_or(String::new(), |at| line_of(text, at));
+    let message = with_hint(error.message());
+    // Of a field that is unknown the message has the name.
+    let value = at.filter(|_| !message.starts_with("unknown field"));
+    let Some(key) = value.and_then(|at| key_at(DeTable::parse(text).ok()?.get_ref(), at)) else {
+        return format!("{line}{message}");
+    };
+    if let Some(problem) = key.strip_prefix("env.").and_then(misplaced) {
+        return format!("{line}env: {problem}");
+    }
+    let is_type = ["invalid type", "invalid value"].iter().any(|kind| message.starts_with(kind));
+    match form(&key).filter(|form| is_type && !form.is_empty()) {
+        Some(form) => format!("{line}{key}: {form}"),
+        None => format!("{line}{key}: {message}"),
+    }
+}
+
+fn form(key: &str) -> Option<&'static str> {
+    if key.starts_with("env.") {
+        return Some("write text, between quotes");
+    }
+    KEYS.iter().chain(INNER).find(|(name, _)| *name == key).map(|(_, form)| *form)
+}
+
+/// The key whose value is at this offset: the innermost.
+fn key_at(table: &DeTable<'_>, at: usize) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let inner = value.get_ref().as_table().and_then(|inner| key_at(inner, at));
+        match inner {
+            Some(inner) => Some(format!("{}.{inner}", key.get_ref())),
+            None => Spanned::span(value).contains(&at).then(|| key.get_ref().to_string()),
+        }
+    })
+}
+
+/// serde names what it does not know and what it does, between backticks.
+pub(super) fn with_hint(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let hint = names.next().filter(|_| message.starts_with("unknown")).and_then(|wrong| {
+        let near = |near| format!("did you mean `{near}`?");
+        let elsewhere = || misplaced(wrong).or_else(|| home(wrong));
+        let elsewhere = message.starts_with("unknown field").then(elsewhere).flatten();
+        elsewhere.or_else(|| nearest(wrong, names).map(near))
+    });
+    let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
+    format!("{message}{hint}")
+}
+
+/// What to say of a key that is in a section, and is one of the manifest itself.
+pub(crate) fn misplaced(name: &str) -> Option<String> {
+    let first = name.split('.').next().unwrap_or(name);
+    let (key, _) = KEYS.iter().find(|(key, _)| *key == first)?;
+    Some(match SECTIONS.contains(key) {
+        true => format!("`{key}` is a section of the manifest; write [{key}]"),
+        false => format!("`{name}` is a key of the manifest; write it above the first [section]"),
+    })
+}
+
+/// What to say of a key that is in no section, and belongs into one.
+fn home(name: &str) -> Option<String> {
+    let inside = format!("{name}.");
+    let mut upstream = upstream::KEYS.iter().map(|key| key.name).chain(["replicas"]);
+    if upstream.clone().any(|key| key.starts_with(&inside)) {
+        return Some(format!("`{name}` is a part of [upstream]; write [upstream.{name}]"));
+    }
+    let section = match upstream.any(|key| key == name) {
+        true => "upstream",
+        false => LIMITS.iter().any(|limit| limit.name == name).then_some("limits")?,
+    };
+    Some(format!("`{name}` is a key of [{section}]"))
+}
+
+/// Where a key of the file is, such as `rate.limit`: its table when it is not written itself.
+pub(super) fn place(text: &str, key: &str) -> String {
+    let Ok(document) = DeTable::parse(text) else { return String::new() };
+    let (mut table, mut line) = (Some(document.get_ref()), String::new());
+    for part in key.split('.') {
+        let Some((name, value)) = table.and_then(|table| table.iter().find(|(name, _)| *name.get_ref() == part)) else {
+            break;
+        };
+        line = line_of(text, name.span().start);
+        table = value.get_ref().as_table();
+    }
+    line
+}
+
+/// Names the line of an offset, for the start of a message.
+pub(crate) fn line_of(text: &str, offset: usize) -> String {
+    let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
+    format!("line {line}: ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a key elsewhere is true of every key that the reader knows.
+    #[test]
+    fn knows_every_key() {
+        let error = toml::from_str::<super::super::File>("zzz = 1").err().unwrap();
+        let mut known: Vec<_> = error.message().split('`').skip(3).step_by(2).collect();
+        let mut here: Vec<_> = KEYS.iter().map(|(key, _)| *key).collect();
+        known.sort_unstable();
+        here.sort_unstable();
+        assert_eq!(known, here);
+    }
+
+    #[test]
+    fn a_key_has_its_place() {
+        for (name, said) in [
+            ("calls", "`calls` is a key of the manifest; write it above the first [section]"),
+            ("ready.path", "`ready.path` is a key of the manifest; write it above"),
+            ("limits", "`limits` is a section of the manifest; write [limits]"),
+        ] {
+            assert!(misplaced(name).unwrap().starts_with(said), "{:?}", misplaced(name));
+        }
+        assert_eq!((misplaced("wal"), home("wal")), (None, None));
+    }
+}

@@ -1,0 +1,126 @@
+//! Routes as a manifest has them: a host, a path and methods.
+
+use std::fmt;
+
+use http::Method;
+
+use super::cache::Rules;
+use crate::base::canonical;
+
+/// One way to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Only requests for this host, in lower case and without a port.
+    pub host: Option<String>,
+    /// Which paths.
+    pub path: Pattern,
+    /// Only these methods (`HEAD` wherever `GET` is); all of them when there are none here.
+    pub methods: Vec<Method>,
+    /// The service sees the path without the part that `path` matched.
+    pub strip_prefix: bool,
+    /// Whether its answers are kept; `None` where nothing of the service is.
+    pub cache: Option<Rules>,
+    /// It has policies of its own, which no other spelling of a path may go around.
+    pub guarded: bool,
+    /// It is the host that a service has by its name, and not from its manifest.
+    pub named: bool,
+}
+
+/// Paths: `/x` is `/x` and all below it, `{name}` any one segment, `/` alone exactly that, and `/*` everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) below: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Segment {
+    Name(String),
+    Parameter(String),
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// It must start with `/`, not end with one, and hold no empty segment, dot segment, query, fragment or space.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("route `{text}`: write it like \"/users\" (that path and all below it), \"/users/{{id}}\" or \"/\"")
+        };
+        match text {
+            "/" => return Ok(Self { segments: Vec::new(), below: false }),
+            "/*" => return Ok(Self { segments: Vec::new(), below: true }),
+            _ => {}
+        }
+        let segments = text.strip_prefix('/').ok_or_else(wrong)?.split('/').map(Segment::read);
+        let segments = segments.collect::<Option<_>>().ok_or_else(wrong)?;
+        Ok(Self { segments, below: true })
+    }
+
+    fn is_everything(&self) -> bool {
+        self.segments.is_empty() && self.below
+    }
+}
+
+impl Segment {
+    fn read(text: &str) -> Option<Self> {
+        let plain = |text: &str| {
+            let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'*' | b'{' | b'}');
+            !text.is_empty() && text.bytes().all(fits)
+        };
+        match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+            Some(name) => plain(name).then(|| Self::Parameter(name.to_owned())),
+            None if !plain(text) => None,
+            None => {
+                let normal = canonical::normal(&format!("/{text}"))?;
+                let name = canonical::comparable(normal.strip_prefix('/')?);
+                // No request has a dot segment any more when it is looked up.
+                (!name.is_empty() && !name.contains('/')).then_some(Self::Name(name))
+            }
+        }
+    }
+}
+
+impl Route {
+    /// Every method of a path, at any host.
+    pub fn of(path: Pattern) -> Self {
+        let methods = Vec::new();
+        Self { host: None, path, methods, strip_prefix: false, cache: None, guarded: false, named: false }
+    }
+
+    /// Everything at the host that a service has by its name.
+    pub fn host(host: String) -> Self {
+        let path = Pattern { segments: Vec::new(), below: true };
+        Self { host: Some(host), named: true, ..Self::of(path) }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            match segment {
+                Segment::Name(name) => write!(f, "/{name}")?,
+                Segment::Parameter(name) => write!(f, "/{{{name}}}")?,
+            }
+        }
+        match (self.segments.is_empty(), self.below) {
+            (true, true) => f.write_str("/*"),
+            (true, false) => f.write_str("/"),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, method) in self.methods.iter().enumerate() {
+            write!(f, "{}{method}", if n == 0 { "" } else { "|" })?;
+        }
+        let space = if self.methods.is_empty() { "" } else { " " };
+        match &self.host {
+            Some(host) if self.path.is_everything() => write!(f, "{space}{host}"),
+            host => write!(f, "{space}{}{}", host.as_deref().unwrap_or_default(), self.path),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Where a service answers, and the policies that a route has besides.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use http::Method;
+use serde::Deserialize;
+
+use super::cache::Rules;
+use super::faults::with_hint;
+use super::line_of;
+use super::policies::{self, Written};
+use crate::base::canonical::canonical_host;
+use crate::manifest::route::{Pattern, Route};
+use crate::manifest::terms::Policies;
+
+/// Routes of one service.
+pub const MOST_ROUTES: usize = 1_000;
+
+/// A route that says more than its path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detailed {
+    path: String,
+    host: Option<String>,
+    #[serde(default)]
+    methods: Vec<String>,
+    #[serde(default)]
+    strip_prefix: bool,
+    cache: Option<toml::Value>,
+    allow: Option<toml::Value>,
+    deny: Option<toml::Value>,
+    priority: Option<toml::Value>,
+    rate: Option<toml::Value>,
+    breaker: Option<toml::Table>,
+}
+
+/// Reads the list of a manifest.
+pub(super) fn read(
+    text: &str,
+    written: &[toml::Spanned<toml::Value>],
+    note: &mut impl FnMut(String),
+) -> Vec<(Route, Policies)> {
+    if written.len() > MOST_ROUTES {
+        note(format!("routes: {} are more than {MOST_ROUTES}; let one stand for all below it", written.len()));
+        return Vec::new();
+    }
+    let (mut routes, mut seen) = (Vec::new(), HashSet::new());
+    for written in written {
+        let line = line_of(text, written.span().start);
+        match route(written.get_ref()) {
+            Ok((route, _)) if !seen.insert(route.to_string()) => {
+                note(format!("{line}route `{route}` is there twice"));
+            }
+            Ok((route, written)) => {
+                let policies = written.map(|written| policies::read(&written, &|_| line.clone(), note));
+                let policies = policies.unwrap_or_default();
+                routes.push((Route { guarded: policies != Policies::default(), ..route }, policies));
+            }
+            Err(problem) => note(format!("{line}{problem}")),
+        }
+    }
+    routes
+}
+
+fn route(written: &toml::Value) -> Result<(Route, Option<Written>), String> {
+    let detailed: Detailed = match written {
+        toml::Value::String(path) => return Pattern::read(path).map(|path| (Route::of(path), None)),
+        toml::Value::Table(table) => table
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| format!("a route: {}", with_hint(error.message())))?,
+        _ => return Err("a route is a path, or a table with `path`".into()),
+    };
+    let host = detailed.host.as_deref().map(|text| {
+        let host = canonical_host(text).filter(|host| is_host(host)).map(Cow::into_owned);
+        host.ok_or_else(|| format!("host `{text}`: write it like \"api.example.com\", without a port"))
+    });
+    let host = host.transpose()?;
+    let methods = detailed.methods.iter().map(|text| {
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
+        let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| plain);
+        method.ok_or_else(|| format!("method `{text}`: write it like \"GET\""))
+    });
+    let methods = methods.collect::<Result<_, _>>()?;
+    let cache = detailed.cache.as_ref().map(Rules::read).transpose()?;
+    let Detailed { path, strip_prefix, allow, deny, priority, rate, breaker, .. } = detailed;
+    let route = Route { host, methods, strip_prefix, cache, ..Route::of(Pattern::read(&path)?) };
+    Ok((route, Some(Written { allow, deny, priority, rate, breaker })))
+}
+
+fn is_host(host: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !host.is_empty() && host.bytes().all(plain)
+}

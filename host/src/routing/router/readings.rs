@@ -1,0 +1,107 @@
+//! What other readings of a path lead to. A `//` or `%2F` that the router takes for a part of a segment may be a separator
+//! to the service behind, and then a route's policies would not hold for what the service answers.
+//!
+//! A path is refused when a reading leads to another route of the same service that has policies or methods of its own, or to
+//! a route of another service with policies: two services may have the same replicas. It is refused, too, when a `..`
+//! shows in a reading only and leads out of the service's routes.
+
+use std::sync::{Arc, OnceLock};
+
+use http::Method;
+
+use super::{Missed, Router};
+use crate::base::canonical::{Reading, readings, separated};
+use crate::manifest::route::{Pattern, Route, Segment};
+
+/// The routes of one target.
+#[derive(Debug)]
+pub(super) struct Siblings {
+    routes: Vec<Route>,
+    /// All requests of the target are under policies.
+    guarded: bool,
+    /// Made for the first path that is not plain: most services never get one.
+    merged: OnceLock<Box<Router<Found>>>,
+}
+
+/// The routes of all targets.
+#[derive(Debug, Default)]
+pub(super) struct Merged {
+    all: Vec<Arc<Siblings>>,
+    merged: OnceLock<Box<Router<Found>>>,
+}
+
+/// A route that a reading leads to.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    /// Place of its target among all.
+    owner: usize,
+    /// Policies or methods of its own.
+    restricted: bool,
+    /// Policies of its target.
+    guarded: bool,
+}
+
+impl Merged {
+    /// Adds a target with these routes.
+    pub(super) fn add<'a>(&mut self, routes: impl Iterator<Item = &'a Route>, guarded: bool) -> Arc<Siblings> {
+        let siblings = Arc::new(Siblings { routes: routes.cloned().collect(), guarded, merged: OnceLock::new() });
+        self.all.push(Arc::clone(&siblings));
+        siblings
+    }
+
+    /// Whether no reading of a path leads past restrictions that the route with this number does not have.
+    pub(super) fn agree(
+        &self,
+        siblings: &Siblings,
+        number: usize,
+        (host, comparable): (&str, &str),
+        method: &Method,
+        names: bool,
+    ) -> bool {
+        let within = siblings.merged.get_or_init(|| Box::new(merged([siblings].into_iter())));
+        let all = self.merged.get_or_init(|| Box::new(merged(self.all.iter().map(AsRef::as_ref))));
+        let owns = |owner: usize| self.all.get(owner).is_some_and(|owner| std::ptr::eq(owner.as_ref(), siblings));
+        readings(comparable).all(|Reading { path, climbs }| {
+            let own = match within.look(host, &path, method, names) {
+                Ok((found, _)) => found.number == number || !found.target.restricted,
+                Err(Missed::Route) => !climbs,
+                Err(_) => false,
+            };
+            let others = match all.look(host, &path, method, names) {
+                Ok((found, _)) => owns(found.target.owner) || !(found.target.restricted || found.target.guarded),
+                Err(Missed::Route) => true,
+                Err(_) => false,
+            };
+            own && others
+        })
+    }
+}
+
+/// The routes of these targets with their paths as readings have them.
+fn merged<'a>(all: impl Iterator<Item = &'a Siblings>) -> Router<Found> {
+    let mut router = Router::default();
+    let none = Arc::new(Siblings { routes: Vec::new(), guarded: false, merged: OnceLock::new() });
+    for (owner, siblings) in all.enumerate() {
+        for (number, route) in siblings.routes.iter().enumerate() {
+            let restricted = route.guarded || !route.methods.is_empty();
+            let route = Route { path: route.path.merged(), ..route.clone() };
+            router.add(number, &route, &Found { owner, restricted, guarded: siblings.guarded }, &none);
+        }
+    }
+    router
+}
+
+impl Pattern {
+    /// The same where whatever may separate segments does.
+    fn merged(&self) -> Self {
+        let segments = self.segments.iter().flat_map(|segment| match segment {
+            Segment::Parameter(name) => vec![Segment::Parameter(name.clone())],
+            Segment::Name(name) => {
+                let separated = separated(name);
+                let names = separated.split('/').filter(|name| !matches!(*name, "" | "." | ".."));
+                names.map(|name| Segment::Name(name.to_owned())).collect()
+            }
+        });
+        Self { segments: segments.collect(), below: self.below }
+    }
+}

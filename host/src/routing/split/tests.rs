@@ -1,0 +1,150 @@
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use http::{HeaderValue, header};
+use proptest::prelude::*;
+
+use super::*;
+
+/// A version in name only.
+struct Fake(&'static str, bool);
+
+impl Part for Fake {
+    fn takes_part(&self) -> bool {
+        self.1
+    }
+}
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn part(name: &'static str, percent: u32) -> (Share, Arc<Fake>) {
+    (Share { percent: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)))
+}
+
+fn counted(split: &Split<Fake>, requests: usize) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..requests {
+        let name = split.choose(&HeaderMap::new(), CLIENT).version.map_or("service", |version| version.0);
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}
+
+proptest! {
+    #[test]
+    fn every_version_gets_its_part_exactly(one in 0..=10_000_u32, other in 0..=10_000_u32, before in 0..20_000_usize) {
+        prop_assume!(one + other <= 10_000);
+        let split = Split::new([part("a", one), part("b", other)], None).unwrap();
+        counted(&split, before);
+        let counts = counted(&split, 10_000);
+        let of = |name: &str| u32::try_from(counts.get(name).copied().unwrap_or(0)).unwrap();
+        prop_assert_eq!((of("a"), of("b"), of("service")), (one, other, 10_000 - one - other));
+    }
+
+    /// Not all at once: of any hundred requests in a row about as many as it says.
+    #[test]
+    fn parts_are_spread_evenly(percent in 1..=99_u32, before in 0..20_000_usize) {
+        let split = Split::new([part("a", percent * 100)], None).unwrap();
+        counted(&split, before);
+        let got = counted(&split, 100).get("a").copied().unwrap_or(0);
+        prop_assert!(got.abs_diff(percent as usize) <= 4, "{got} of 100 instead of {percent}");
+    }
+
+    #[test]
+    fn a_client_keeps_its_version(user in "[a-z0-9]{1,12}", percent in 0..=10_000_u32, more in 0..=10_000_u32) {
+        let sticky = Some(Place::Cookie("session".into()));
+        let headers: HeaderMap =
+            [(header::COOKIE, HeaderValue::try_from(format!("theme=dark; session={user}")).unwrap())].into_iter().collect();
+        let chosen = |percent| {
+            let split = Split::new([part("a", percent)], sticky.clone()).unwrap();
+            let first = split.choose(&headers, CLIENT).version.is_some();
+            for _ in 0..20 {
+                assert_eq!(split.choose(&headers, CLIENT).version.is_some(), first);
+            }
+            first
+        };
+        // Who has the new version keeps it while its part grows.
+        prop_assert!(!chosen(percent) || chosen(percent.max(more)));
+    }
+}
+
+#[test]
+fn sticky_clients_are_spread_by_the_parts_too() {
+    let split = Split::new([part("a", 2_500)], Some(Place::Header("x-user".parse().unwrap()))).unwrap();
+    let with = |n: usize| {
+        let value = HeaderValue::try_from(format!("user-{n}")).unwrap();
+        split.choose(&[("x-user".parse().unwrap(), value)].into_iter().collect(), CLIENT).version.is_some()
+    };
+    let got = (0..10_000).filter(|n| with(*n)).count();
+    assert!((2_300..2_700).contains(&got), "{got} of 10,000 instead of 2,500");
+}
+
+#[test]
+fn a_rule_goes_before_the_parts() {
+    let rules = vec![
+        Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() },
+        Rule { place: Place::Cookie("version".into()), value: "2".into() },
+    ];
+    let version = |takes_part| (Share { rules: rules.clone(), ..Share::default() }, Arc::new(Fake("2", takes_part)));
+    let split = Split::new([version(true)], None).unwrap();
+    let asked = |split: &Split<Fake>, name: &'static str, value: &'static str| {
+        let headers: HeaderMap = [(name.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
+        split.choose(&headers, CLIENT).version.is_some()
+    };
+    assert!(asked(&split, "x-version", "2"));
+    assert!(asked(&split, "cookie", "a=b;version=2; c=d"));
+    assert!(!asked(&split, "x-version", "20"));
+    assert!(!asked(&split, "cookie", "xversion=2; version=20; version"));
+    assert!(!asked(&split, "accept", "*/*"));
+    // One that was taken out gets nothing, whoever asks for it.
+    let split = Split::new([version(false)], None).unwrap();
+    assert!(!asked(&split, "x-version", "2"));
+}
+
+#[test]
+fn the_part_of_a_version_that_is_out_is_the_services() {
+    let out = |percent| (Share { percent: Percent(percent), ..Share::default() }, Arc::new(Fake("out", false)));
+    let split = Split::new([out(5_000), part("in", 2_000)], None).unwrap();
+    assert_eq!(counted(&split, 10_000), BTreeMap::from([("in", 2_000), ("service", 8_000)]));
+}
+
+#[test]
+fn a_mirror_is_shown_its_part() {
+    let share = Share { mirror: Percent(500), ..Share::default() };
+    let split = Split::new([(share, Arc::new(Fake("shadow", true)))], None).unwrap();
+    assert_eq!((0..10_000).filter(|_| split.mirror().is_some()).count(), 500);
+    assert_eq!(counted(&split, 1_000), BTreeMap::from([("service", 1_000)]));
+    assert!(Split::new([part("a", 1)], None).unwrap().mirror().is_none());
+}
+
+#[test]
+fn every_mirror_is_shown_its_part() {
+    let shadow = |name, percent| (Share { mirror: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)));
+    let split = Split::new([shadow("a", 500), shadow("b", 500), shadow("c", 2_000)], None).unwrap();
+    let mut counts = BTreeMap::new();
+    (0..10_000).filter_map(|_| split.mirror()).for_each(|shown| *counts.entry(shown.0).or_default() += 1);
+    assert_eq!(counts, BTreeMap::from([("a", 500), ("b", 500), ("c", 2_000)]));
+}
+
+/// A version is judged by what it gets by chance, and by what asks for it only where it gets nothing else.
+#[test]
+fn what_a_version_is_judged_by() {
+    use crate::manifest::share::Rollback;
+    let rule = || Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() };
+    let version = |percent, rollback: Option<Rollback>| {
+        let share = Share { percent: Percent(percent), rules: vec![rule()], rollback, ..Share::default() };
+        (share, Arc::new(Fake("a", true)))
+    };
+    let asked: HeaderMap = [("x-version".parse().unwrap(), HeaderValue::from_static("2"))].into_iter().collect();
+    for (percent, rollback, aimed, drawn) in [
+        (5_000, Some(Rollback::default()), false, true),
+        (0, Some(Rollback::default()), true, true),
+        (5_000, None, false, false),
+        (0, None, false, false),
+    ] {
+        let split = Split::new([version(percent, rollback)], None).unwrap();
+        let by_rule = split.choose(&asked, CLIENT);
+        assert!(by_rule.version.is_some());
+        assert_eq!((by_rule.judged, split.choose(&HeaderMap::new(), CLIENT).judged), (aimed, drawn), "{percent}");
+    }
+}
