@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request};
+use lodge::proxy::headers::Peer;
 use lodge::request::frame::{Call, Handler, Hop};
-use lodge::request::headers::Peer;
 
 use crate::calls::{ALL, CALLERS, ask, metric, until_idle};
 use crate::harness::{Connection, host, until};

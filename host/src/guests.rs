@@ -6,11 +6,11 @@
 //! and it acts on what is in the directory, never on what an event said.
 
 pub mod absent;
+pub mod backend;
 pub mod builds;
 pub mod cache;
 pub mod compile;
 mod compiling;
-pub mod deployment;
 pub mod guest;
 pub mod ledger;
 mod reader;

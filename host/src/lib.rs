@@ -135,6 +135,7 @@ pub mod guests;
 pub mod host;
 pub mod manifest;
 pub mod outgoing;
+pub mod proxy;
 pub mod request;
 pub mod responses;
 pub mod routing;

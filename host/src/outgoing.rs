@@ -39,8 +39,8 @@ use crate::capabilities::http::{Denied, Sender};
 use crate::capabilities::sandbox::Errand;
 use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
+use crate::proxy::via::Via;
 use crate::request::frame::Handler;
-use crate::request::via::Via;
 use crate::service::Service;
 use crate::upstreams::replay::Room;
 

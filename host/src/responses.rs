@@ -46,11 +46,11 @@ use self::kept::{Asker, Kept, is_personal};
 use self::status::CacheStatus;
 use self::store::{Key, Store};
 use crate::config::limits::Limits;
-use crate::guests::deployment::Deployment;
 use crate::manifest::cache::{Edition, Rules};
 use crate::request::body::RequestBody;
 use crate::request::record::Record;
 use crate::request::respond::Body;
+use crate::service::deployment::Deployment;
 use crate::telemetry::metrics::CacheOutcome;
 use crate::telemetry::traces::Phase;
 

@@ -1,6 +1,8 @@
 //! What a service is across its versions: its part of the CPU, what was counted of it, what went wrong lately, and what
 //! an operator has said of it.
 
+pub mod deployment;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -14,7 +16,6 @@ use crate::cpu::turns::{Share, Turns};
 use crate::error::RequestError;
 use crate::manifest::digest::Digest;
 use crate::telemetry::metrics::Figures;
-use crate::upstreams::Upstream;
 
 /// Failures of a service that are remembered.
 const FAILURES: usize = 20;
@@ -32,8 +33,6 @@ pub struct Service {
     /// What was counted of it.
     pub figures: Figures,
     disabled: AtomicBool,
-    /// Its replicas elsewhere, if that is what it was the last time.
-    upstream: Mutex<Weak<Upstream>>,
     /// The files of the version that was taken out, and why.
     withdrawn: Mutex<Option<((Digest, u64), String)>>,
     failures: Mutex<VecDeque<Failure>>,
@@ -97,7 +96,6 @@ impl Service {
             share,
             figures: Figures::default(),
             disabled: AtomicBool::new(false),
-            upstream: Mutex::default(),
             withdrawn: Mutex::default(),
             failures: Mutex::default(),
             stderr: Mutex::default(),
@@ -124,16 +122,6 @@ impl Service {
     /// Why the version of these files was taken out, if it was.
     pub fn withdrawn(&self, files: (Digest, u64)) -> Option<String> {
         lock(&self.withdrawn).as_ref().filter(|(out, _)| *out == files).map(|(_, why)| why.clone())
-    }
-
-    /// Its replicas elsewhere, if it has any.
-    pub fn upstream(&self) -> Option<Arc<Upstream>> {
-        lock(&self.upstream).upgrade()
-    }
-
-    /// It has these replicas now.
-    pub fn is_upstream(&self, upstream: &Arc<Upstream>) {
-        *lock(&self.upstream) = Arc::downgrade(upstream);
     }
 
     /// How much of `wanted` bytes of its guests' output may become log lines, at `rate` bytes a second.

@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -46,9 +46,10 @@ use self::transport::{Pool, Settings, Target};
 use self::tunnels::Tunnels;
 use crate::base::ids::mix;
 use crate::base::lasting::forever;
-use crate::guests::deployment::Deployment;
+use crate::base::lock::lock;
 use crate::manifest::upstream::Spec;
-use crate::request::via::Via;
+use crate::proxy::via::Via;
+use crate::service::deployment::Deployment;
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::metrics::Tally;
 
@@ -117,9 +118,23 @@ pub struct Shared {
     room: Arc<Room>,
     /// Tunnels of all upstreams.
     tunnels: watch::Sender<usize>,
+    /// The latest upstream of each service: what it knows goes on in the next one.
+    latest: Mutex<HashMap<Arc<str>, Weak<Upstream>>>,
 }
 
 impl Shared {
+    /// The latest upstream of a service, while it lives.
+    pub fn last(&self, service: &str) -> Option<Arc<Upstream>> {
+        lock(&self.latest).get(service).and_then(Weak::upgrade)
+    }
+
+    /// Keeps the latest upstream of a service for [`Self::last`].
+    pub fn remember(&self, service: &Arc<str>, upstream: &Arc<Upstream>) {
+        let mut latest = lock(&self.latest);
+        latest.retain(|_, upstream| upstream.strong_count() > 0);
+        latest.insert(Arc::clone(service), Arc::downgrade(upstream));
+    }
+
     /// What the host is called by its replicas.
     pub fn via(&self) -> Arc<Via> {
         Arc::clone(&self.via)

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::compile::Compiler;
-use super::deployment::Backend;
 use super::ledger::Ledger;
 use super::snapshot::changes::Told;
+use crate::guests::backend::Backend;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::spec::GuestSpec;

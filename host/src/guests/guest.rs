@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwapOption;
 
 use super::compile::{Compiled, Compiler, Interfaces};
-use super::deployment::Deployment;
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::capabilities::denied::Denials;
@@ -16,6 +15,7 @@ use crate::manifest::Isolation;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::spec::GuestSpec;
 use crate::request::instance::Instance;
+use crate::service::deployment::Deployment;
 
 /// A component that can be served.
 pub struct Guest {

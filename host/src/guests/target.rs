@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::deployment::Backend;
 use crate::admission::Admission;
+use crate::guests::backend::Backend;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::share::{Percent, Share};

@@ -18,8 +18,8 @@ use crate::capabilities::http::{Sender, Sending, refuse, sent};
 use crate::capabilities::sandbox::{Errand, Sandbox};
 use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
+use crate::proxy::headers::Peer;
 use crate::request::frame::Handler;
-use crate::request::headers::Peer;
 use crate::service::Service;
 
 /// What is denied, as metrics have it.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::headers::Peer;
 use super::serve::{self, Server};
 use crate::base::lasting::forever;
+use crate::proxy::headers::Peer;
 
 /// Between two tries while the process is out of file descriptors: a busy loop would make it worse.
 const BACK_OFF: Duration = Duration::from_millis(100);

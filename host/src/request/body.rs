@@ -9,9 +9,9 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error;
 
-use super::headers::trailing;
 use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::Sandbox;
+use crate::proxy::headers::trailing;
 
 /// What the listener hands over, or a guest that calls another.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static {}

@@ -14,12 +14,13 @@ use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
 use super::body::RequestBody;
-use super::headers::trailing;
-use super::upgrade::{Held, Ours, Tunnel};
 use crate::admission;
 use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
+use crate::proxy::headers::trailing;
+use crate::proxy::upgrade::Ours;
+use crate::request::tunnel::{Held, Tunnel};
 use crate::service::Service;
 use crate::telemetry::traces::Onward;
 use crate::upstreams::Upstream;
@@ -91,7 +92,7 @@ pub async fn forward<B: RequestBody>(
                 .zip(place)
                 .ok_or_else(|| RequestError::Upstream("it switches to a protocol that nobody asked for".into()))?;
             let held = Held::new(source, place);
-            Ok(Forwarded::Switch(response.into_parts().0, ours.meet(theirs, held, upstream.spec().idle)))
+            Ok(Forwarded::Switch(response.into_parts().0, Tunnel::new(ours, theirs, held, upstream.spec().idle)))
         }
         Ok(Answer { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
             Err(RequestError::Upstream(format!("it answers with status {}", response.status().as_u16())))

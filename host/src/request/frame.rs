@@ -10,14 +10,14 @@ use http_body::Body as _;
 
 use super::body::RequestBody;
 use super::handle::handle;
-use super::headers::{Peer, REQUEST_ID};
 use super::record::Record;
 use super::respond::{self, Body, Reserve};
-use super::via::Via;
 use crate::admission::Asked;
 use crate::base::ids::Ids;
 use crate::config::ServiceHosts;
 use crate::guests::snapshot::Current;
+use crate::proxy::headers::{Peer, REQUEST_ID};
+use crate::proxy::via::Via;
 use crate::responses::Responses;
 use crate::responses::budget::Budget;
 use crate::service::Service;

@@ -164,8 +164,8 @@ mod tests {
     use http::header;
     use http_body_util::Empty;
 
-    use super::super::upgrade::{Ours, Wanted};
     use super::*;
+    use crate::proxy::upgrade::{Ours, Wanted};
 
     /// There is one connection to the client, and it is for who answers.
     #[test]

@@ -11,8 +11,8 @@ use http::{Method, StatusCode, request};
 
 use crate::admission::Permit;
 use crate::error::RequestError;
-use crate::guests::deployment::Deployment;
 use crate::service::Service;
+use crate::service::deployment::Deployment;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::logs::requests::Told;
 use crate::telemetry::metrics::CLIENT_GONE;

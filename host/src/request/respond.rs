@@ -25,12 +25,12 @@ pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
 use super::answer::{Answer, AnswerBody, is_headless, promised};
 use super::forward::Forwarded;
-use super::headers;
 use super::record::Record;
 use super::transfer::{Hold, Outbound};
-use super::upgrade;
 use crate::admission::{Permit, Upload};
 use crate::error::RequestError;
+use crate::proxy::headers;
+use crate::proxy::upgrade;
 use crate::responses::budget::{Budget, Room};
 use crate::responses::recorder::Recorder;
 

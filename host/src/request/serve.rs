@@ -16,12 +16,12 @@ use hyper_util::server::conn::auto;
 
 use super::activity::{Activity, Verdict, Watched};
 use super::frame::{Handler, Hop};
-use super::headers::{Crowded, Peer};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
 use super::respond::{Body, Last};
 use super::transfer::Outbound;
 use crate::base::drain::{Drain, Told};
 use crate::config;
+use crate::proxy::headers::{Crowded, Peer};
 
 /// What every connection shares.
 pub struct Server {

@@ -9,7 +9,7 @@
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::lists::{self, Quoting};
-use crate::request::headers::is_identity;
+use crate::proxy::headers::is_identity;
 
 /// Equal for requests that a service cannot tell apart by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

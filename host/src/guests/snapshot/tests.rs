@@ -4,11 +4,11 @@ use super::*;
 use crate::admission::Asked;
 use crate::config;
 use crate::cpu::turns::Turns;
-use crate::guests::deployment::Deployment;
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
 use crate::service::Services;
+use crate::service::deployment::Deployment;
 use crate::upstreams::{Shared, Upstream};
 
 /// Services that are elsewhere: for these nothing has to be compiled.

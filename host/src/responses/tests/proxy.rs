@@ -12,16 +12,16 @@ use http_body_util::{BodyExt, Full};
 use crate::config;
 use crate::cpu::turns::Turns;
 use crate::error::RequestError;
-use crate::guests::deployment::Deployment;
 use crate::manifest::Manifest;
 use crate::manifest::cache::Rules;
 use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
-use crate::request::headers::strip_hop_by_hop;
+use crate::proxy::headers::strip_hop_by_hop;
 use crate::request::record::Record;
 use crate::request::respond::Body;
 use crate::responses::{Found, Responses, Settled};
 use crate::service::Services;
+use crate::service::deployment::Deployment;
 use crate::telemetry::traces::Trace;
 
 thread_local! {

@@ -1,21 +1,15 @@
-//! A version of a service as it is deployed: what is known of it whatever it is made of.
+//! A version of a service as it is deployed: what is known of it whether a guest or replicas answer.
 
-use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::compile::Compiler;
-use super::guest::Guest;
+use super::{Service, Services};
 use crate::config::limits::Limits;
 use crate::manifest::cache::Edition;
 use crate::manifest::digest::Digest;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
 use crate::manifest::route::Route;
 use crate::manifest::spec::GuestSpec;
-use crate::service::{Service, Services};
 use crate::telemetry::metrics::judged::{Counts, Window};
-use crate::upstreams::Upstream;
 
 /// A version of a service, from its files.
 pub struct Deployment {
@@ -33,15 +27,6 @@ pub struct Deployment {
     since: OnceLock<(SystemTime, Counts)>,
     /// Why it was taken out.
     withdrawn: OnceLock<String>,
-}
-
-/// Who answers for a deployment.
-#[derive(Clone)]
-pub enum Backend {
-    /// A component, here.
-    Guest(Arc<Guest>),
-    /// Replicas, elsewhere.
-    Upstream(Arc<Upstream>),
 }
 
 impl Deployment {
@@ -86,7 +71,7 @@ impl Deployment {
     }
 
     /// It is what its service serves from now on: with its weight, which a version on trial must not set.
-    pub(super) fn takes_over(&self) {
+    pub(crate) fn takes_over(&self) {
         self.service.share.weigh(self.spec.manifest.cpu_weight);
         self.since.get_or_init(|| (SystemTime::now(), self.service.figures.judged.counts()));
     }
@@ -116,71 +101,5 @@ impl Deployment {
     /// Whether it takes its part of its service's traffic.
     pub fn takes_part(&self) -> bool {
         self.withdrawn.get().is_none() && !self.service.is_disabled()
-    }
-}
-
-impl Backend {
-    /// Makes of files what answers.
-    ///
-    /// # Errors
-    /// Why it cannot be served, and what to do.
-    pub async fn deploy(spec: GuestSpec, compiler: &Arc<Compiler>) -> Result<Self, Refusal> {
-        let Some(upstream) = spec.manifest.upstream.clone() else {
-            return compiler.compile(spec).await.map(Self::Guest);
-        };
-        let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
-        let deployment = Deployment::new(spec, &compiler.services);
-        let service = Arc::clone(&deployment.service);
-        let before = service.upstream();
-        let made = Upstream::new(deployment, upstream, &directory, &compiler.upstreams, before.as_deref()).await;
-        let upstream = Arc::new(
-            made.map_err(|why| Refusal::new(&file, why, "its replicas cannot be reached without that").passing())?,
-        );
-        service.is_upstream(&upstream);
-        Ok(Self::Upstream(upstream))
-    }
-
-    /// Whether it is in memory. Replicas are not here at all, and ready all the same.
-    pub fn is_loaded(&self) -> bool {
-        self.guest().is_none_or(|guest| guest.is_loaded())
-    }
-
-    /// The component, if that is who answers.
-    pub fn guest(&self) -> Option<&Arc<Guest>> {
-        if let Self::Guest(guest) = self { Some(guest) } else { None }
-    }
-
-    /// The replicas, if they are who answers.
-    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
-        if let Self::Upstream(upstream) = self { Some(upstream) } else { None }
-    }
-
-    /// Whether another component, or entirely other replicas, answer than with `before`: how those did says nothing of these.
-    pub fn is_another(&self, before: &Self) -> bool {
-        match (self, before) {
-            (Self::Guest(one), Self::Guest(other)) => one.digest() != other.digest(),
-            (Self::Upstream(one), Self::Upstream(other)) => !one.spec().shares_replicas(other.spec()),
-            _ => true,
-        }
-    }
-
-    /// Whether these are one and the same.
-    pub fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Guest(one), Self::Guest(other)) => Arc::ptr_eq(one, other),
-            (Self::Upstream(one), Self::Upstream(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
-    }
-}
-
-impl Deref for Backend {
-    type Target = Deployment;
-
-    fn deref(&self) -> &Deployment {
-        match self {
-            Self::Guest(guest) => guest,
-            Self::Upstream(upstream) => upstream,
-        }
     }
 }

@@ -1,0 +1,87 @@
+//! What answers for a deployment: a guest here, or replicas elsewhere.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::compile::Compiler;
+use super::guest::Guest;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
+use crate::manifest::spec::GuestSpec;
+use crate::service::deployment::Deployment;
+use crate::upstreams::Upstream;
+
+/// Who answers for a deployment.
+#[derive(Clone)]
+pub enum Backend {
+    /// A component, here.
+    Guest(Arc<Guest>),
+    /// Replicas, elsewhere.
+    Upstream(Arc<Upstream>),
+}
+
+impl Backend {
+    /// Makes of files what answers.
+    ///
+    /// # Errors
+    /// Why it cannot be served, and what to do.
+    pub async fn deploy(spec: GuestSpec, compiler: &Arc<Compiler>) -> Result<Self, Refusal> {
+        let Some(upstream) = spec.manifest.upstream.clone() else {
+            return compiler.compile(spec).await.map(Self::Guest);
+        };
+        let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
+        let deployment = Deployment::new(spec, &compiler.services);
+        let service = Arc::clone(&deployment.service);
+        let before = compiler.upstreams.last(&service.name);
+        let made = Upstream::new(deployment, upstream, &directory, &compiler.upstreams, before.as_deref()).await;
+        let upstream = Arc::new(
+            made.map_err(|why| Refusal::new(&file, why, "its replicas cannot be reached without that").passing())?,
+        );
+        compiler.upstreams.remember(&service.name, &upstream);
+        Ok(Self::Upstream(upstream))
+    }
+
+    /// Whether it is in memory. Replicas are not here at all, and ready all the same.
+    pub fn is_loaded(&self) -> bool {
+        self.guest().is_none_or(|guest| guest.is_loaded())
+    }
+
+    /// The component, if that is who answers.
+    pub fn guest(&self) -> Option<&Arc<Guest>> {
+        if let Self::Guest(guest) = self { Some(guest) } else { None }
+    }
+
+    /// The replicas, if they are who answers.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        if let Self::Upstream(upstream) = self { Some(upstream) } else { None }
+    }
+
+    /// Whether another component, or entirely other replicas, answer than with `before`: how those did says nothing of these.
+    pub fn is_another(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Guest(one), Self::Guest(other)) => one.digest() != other.digest(),
+            (Self::Upstream(one), Self::Upstream(other)) => !one.spec().shares_replicas(other.spec()),
+            _ => true,
+        }
+    }
+
+    /// Whether these are one and the same.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Guest(one), Self::Guest(other)) => Arc::ptr_eq(one, other),
+            (Self::Upstream(one), Self::Upstream(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Deref for Backend {
+    type Target = Deployment;
+
+    fn deref(&self) -> &Deployment {
+        match self {
+            Self::Guest(guest) => guest,
+            Self::Upstream(upstream) => upstream,
+        }
+    }
+}
