@@ -39,14 +39,13 @@ pub use asked::Asked;
 use breaker::Position;
 pub use concurrency::{Concurrency, Place};
 use gate::Gate;
-pub use permit::{Permit, Upload};
+pub use permit::{Permit, Upload, Verdict};
 use permit::{Regulated, Watched};
 pub use rate::Rate;
 pub use shedding::{Level, Shedding};
 pub use shown::Shown;
 
 use crate::config::limits::Limits;
-use crate::error::RequestError;
 use crate::manifest;
 
 /// What all services share.
@@ -280,19 +279,6 @@ impl Admission {
     pub fn keys(&self, now: Instant) -> Option<usize> {
         let keys = self.routes.iter().chain([&self.gate]).filter_map(|gate| gate.rate.as_ref()?.keys(now));
         keys.reduce(|one, other| one + other)
-    }
-}
-
-impl From<Refusal> for RequestError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Client => Self::ClientDenied,
-            Refusal::Rate(standing) => Self::RateLimited(Box::new(standing)),
-            Refusal::Breaker(wait) => Self::BreakerOpen(wait),
-            Refusal::Shed => Self::Shed,
-            Refusal::QueueFull => Self::QueueFull,
-            Refusal::QueueTimeout => Self::QueueTimeout,
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::admission::rate::Standing;
+use crate::admission::{Refusal, Verdict};
 
 /// Why a request got no answer from a guest.
 #[derive(Debug, thiserror::Error)]
@@ -271,6 +272,16 @@ impl RequestError {
         }
     }
 
+    /// What this says of the service; `None` if the request was turned away or its client is to blame.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            _ if !self.is_the_guests() => None,
+            Self::WallTime | Self::CpuTime => Some(Verdict::Late),
+            _ if self.status().is_server_error() => Some(Verdict::Failed),
+            _ => Some(Verdict::Good),
+        }
+    }
+
     /// The methods that would be allowed, for the `Allow` header.
     pub fn allow(&self) -> Option<&str> {
         if let Self::MethodNotAllowed(allow) = self { Some(allow) } else { None }
@@ -315,6 +326,19 @@ impl RequestError {
     }
 }
 
+impl From<Refusal> for RequestError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Client => Self::ClientDenied,
+            Refusal::Rate(standing) => Self::RateLimited(Box::new(standing)),
+            Refusal::Breaker(wait) => Self::BreakerOpen(wait),
+            Refusal::Shed => Self::Shed,
+            Refusal::QueueFull => Self::QueueFull,
+            Refusal::QueueTimeout => Self::QueueTimeout,
+        }
+    }
+}
+
 impl fmt::Display for Trap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.cause)?;
@@ -347,5 +371,32 @@ fn guest_status(code: &wasmtime_wasi_http::Error) -> StatusCode {
         | E::HttpRequestTrailerSize { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         E::LoopDetected => StatusCode::LOOP_DETECTED,
         _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime_wasi_http::Error::{HttpRequestDenied, InternalError};
+
+    use super::*;
+
+    #[test]
+    fn only_the_service_is_blamed() {
+        for (error, verdict) in [
+            (RequestError::Trapped(Trap::default()), Some(Verdict::Failed)),
+            (RequestError::NoAnswer, Some(Verdict::Failed)),
+            (RequestError::Guest(InternalError(None)), Some(Verdict::Failed)),
+            (RequestError::OutgoingDenied, Some(Verdict::Failed)),
+            (RequestError::WallTime, Some(Verdict::Late)),
+            (RequestError::CpuTime, Some(Verdict::Late)),
+            (RequestError::Guest(HttpRequestDenied), Some(Verdict::Good)),
+            (RequestError::BodyTooLarge, None),
+            (RequestError::BodyLate, None),
+            (RequestError::BodyBroken, None),
+            (RequestError::QueueFull, None),
+            (RequestError::Unavailable(String::new()), None),
+        ] {
+            assert_eq!(error.verdict(), verdict, "{error:?}");
+        }
     }
 }

@@ -9,7 +9,6 @@ use super::adaptive::Adaptive;
 use super::breaker::{Change, Pass};
 use super::rate::Standing;
 use super::{Concurrency, Place};
-use crate::error::RequestError;
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::metrics::Judged;
 
@@ -49,27 +48,15 @@ pub(super) struct Regulated {
     pub(super) places: Arc<Concurrency>,
 }
 
-/// How it went for a request.
+/// What the end of a request says of its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// As it should.
+pub enum Verdict {
+    /// The service answered as it should.
     Good,
     /// The service failed it.
     Failed,
     /// The service took all the time that it had.
     Late,
-}
-
-impl Verdict {
-    /// Nothing where it is not the service that failed: it was turned away, or its client was at fault.
-    fn of(error: &RequestError) -> Option<Self> {
-        match error {
-            _ if !error.is_the_guests() => None,
-            RequestError::WallTime | RequestError::CpuTime => Some(Self::Late),
-            _ if error.status().is_server_error() => Some(Self::Failed),
-            _ => Some(Self::Good),
-        }
-    }
 }
 
 impl Watched {
@@ -137,10 +124,10 @@ impl Permit {
         watched.standings.iter().flatten().for_each(|standing| standing.write(headers));
     }
 
-    /// There is no answer, or it broke off after its head: policies learn from it, if it says anything of the service.
-    pub fn failed(&mut self, error: &RequestError, clock: impl FnOnce() -> Instant) {
+    /// There is no response, or it broke off after its head. Policies learn from the verdict, if there is one on the service.
+    pub fn failed(&mut self, verdict: Option<Verdict>, clock: impl FnOnce() -> Instant) {
         if let Some((began, watched)) = &mut self.watched
-            && let Some(verdict) = Verdict::of(error)
+            && let Some(verdict) = verdict
         {
             let now = clock();
             watched.learn(verdict, *began, now.saturating_duration_since(*began), now);

@@ -3,7 +3,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config;
-use crate::error::Trap;
 use crate::manifest::adaptive::Settings as Adaptation;
 use crate::manifest::breaker::Settings as Breaker;
 use crate::manifest::rate::{By, Settings as Rate};
@@ -67,7 +66,7 @@ async fn the_order_is_fixed() {
     assert_eq!(left()[..2], ["4 remaining", "6 remaining"], "who may not ask uses nothing");
     let fails = async || {
         let mut permit = ask(&admission, "192.0.2.1", 1, now).await.unwrap();
-        permit.failed(&RequestError::NoAnswer, || now);
+        permit.failed(Some(Verdict::Failed), || now);
     };
     fails().await;
     fails().await;
@@ -94,15 +93,14 @@ enum End {
     /// With this status, after the client's body broke off.
     AfterBroken(u16),
     /// Without an answer.
-    Failed(RequestError),
+    Failed(Option<Verdict>),
     /// With an answer that breaks off.
-    Broke(RequestError),
+    Broke(Option<Verdict>),
 }
 
 /// What an end says of the service.
 #[tokio::test]
 async fn only_the_service_is_blamed() {
-    use wasmtime_wasi_http::Error::{HttpRequestDenied, InternalError};
     let (now, commons) = (Instant::now(), commons(10));
     let breaker = Some(Breaker { calls: 1, ..BREAKER });
     let terms = Terms { service: Policies { breaker, ..Policies::default() }, ..Terms::default() };
@@ -119,10 +117,10 @@ async fn only_the_service_is_blamed() {
             End::Left => {}
             End::Answered(status, took, waited) => answer(*status, *took, *waited, false),
             End::AfterBroken(status) => answer(*status, MS, Duration::ZERO, true),
-            End::Failed(error) => permit.failed(error, || now),
-            End::Broke(error) => {
+            End::Failed(verdict) => permit.failed(*verdict, || now),
+            End::Broke(verdict) => {
                 answer(200, MS, Duration::ZERO, false);
-                permit.failed(error, || now);
+                permit.failed(*verdict, || now);
             }
         }
         drop(permit);
@@ -132,8 +130,7 @@ async fn only_the_service_is_blamed() {
         assert_eq!(window.errors, u64::from(opens && !slow), "{end:?}");
         let counts = match &end {
             End::Left | End::AfterBroken(500) => false,
-            End::Failed(RequestError::Guest(_)) => true,
-            End::Failed(_) => opens,
+            End::Failed(None) => false,
             _ => true,
         };
         assert_eq!(window.requests, u64::from(counts), "{end:?}");
@@ -150,23 +147,13 @@ async fn only_the_service_is_blamed() {
     check(End::Answered(200, SECOND + 5 * MS, SECOND), false).await;
     check(End::AfterBroken(500), false).await;
     check(End::AfterBroken(400), false).await;
-    for error in
-        [RequestError::Trapped(Trap::default()), RequestError::WallTime, RequestError::Guest(InternalError(None))]
+    for (verdict, opens) in
+        [(Some(Verdict::Failed), true), (Some(Verdict::Late), true), (Some(Verdict::Good), false), (None, false)]
     {
-        check(End::Failed(error), true).await;
+        check(End::Failed(verdict), opens).await;
     }
-    for error in [
-        RequestError::Guest(HttpRequestDenied),
-        RequestError::BodyTooLarge,
-        RequestError::BodyLate,
-        RequestError::BodyBroken,
-        RequestError::QueueFull,
-        RequestError::Unavailable(String::new()),
-    ] {
-        check(End::Failed(error), false).await;
-    }
-    check(End::Broke(RequestError::NoAnswer), true).await;
-    check(End::Broke(RequestError::BodyLate), false).await;
+    check(End::Broke(Some(Verdict::Failed)), true).await;
+    check(End::Broke(None), false).await;
 }
 
 /// What lives on when a service changes, and what does not.
@@ -177,7 +164,7 @@ async fn state_survives() {
     let terms = Terms { service: service.clone(), ..Terms::default() };
     let first = of(&terms, None, &commons, now);
     for _ in 0..2 {
-        ask(&first, "192.0.2.1", 0, now).await.unwrap().failed(&RequestError::NoAnswer, || now);
+        ask(&first, "192.0.2.1", 0, now).await.unwrap().failed(Some(Verdict::Failed), || now);
     }
     let edited = of(&terms, Some((&first, false)), &commons, now);
     assert_eq!(edited.breaker(now), Some(Position::Open), "the same component is as it was");
@@ -240,7 +227,7 @@ proptest! {
                 } else if !inside.is_empty() {
                     let mut permit: Permit = inside.swap_remove(who % inside.len());
                     match how {
-                        3 => permit.failed(&RequestError::NoAnswer, || now),
+                        3 => permit.failed(Some(Verdict::Failed), || now),
                         4 => permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), || now),
                         _ => {}
                     }

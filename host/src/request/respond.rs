@@ -127,7 +127,7 @@ pub fn holding(
     answer: Result<Answer, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error, Instant::now))?;
+    let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error.verdict(), Instant::now))?;
     let Answer { mut head, body } = answer;
     take_over(&mut head);
     permit.answered(head.status, &mut head.headers, body.upload(), Instant::now);
@@ -149,7 +149,7 @@ pub fn relaying(
     answer: Result<Forwarded, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let (mut head, body, upload) = match answer.inspect_err(|error| permit.failed(error, Instant::now))? {
+    let (mut head, body, upload) = match answer.inspect_err(|error| permit.failed(error.verdict(), Instant::now))? {
         Forwarded::Answer(head, body, upload) => (head, body, upload),
         Forwarded::Switch(mut head, tunnel) => {
             let chosen = upgrade::chosen(&head.headers);

@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::admission::Asked;
+use crate::admission::Verdict;
 use crate::config;
 use crate::cpu::turns::Turns;
 use crate::manifest::Manifest;
@@ -128,7 +129,7 @@ async fn a_breaker_outlives_edits_of_replicas() {
         let peer = "192.0.2.1".parse().unwrap();
         let asked = Asked { peer, inside: false, proxies: None, headers: &headers, route: 0 };
         for _ in 0..2 * usize::from(fail) {
-            admission.admit(&asked, now).await.unwrap().failed(&crate::error::RequestError::WallTime, || now);
+            admission.admit(&asked, now).await.unwrap().failed(Some(Verdict::Late), || now);
         }
         admission.breaker(now) == Some(crate::admission::breaker::Position::Open)
     };

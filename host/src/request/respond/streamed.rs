@@ -116,7 +116,7 @@ impl Streamed {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                permit.failed(&error, Instant::now);
+                permit.failed(error.verdict(), Instant::now);
                 *live = None;
                 Poll::Ready(Some(Err(Aborted(error))))
             }
