@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
@@ -24,7 +24,7 @@ use crate::guests::cache;
 use crate::guests::compile::{Compiler, Reset, WASMTIME};
 use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{LocalCalls, Outgoing};
 use crate::request::accept::accept;
 use crate::request::frame::Handler;
 use crate::request::intake::Buffers;
@@ -120,7 +120,8 @@ impl Host {
             tracer: tracer.clone(),
             logs: Arc::clone(&logs),
         });
-        let compiler = compiler.reaching(Outgoing::new(&handler, &config.calls.suffix));
+        let calls: Weak<dyn LocalCalls> = Arc::<Handler>::downgrade(&handler);
+        let compiler = compiler.reaching(Outgoing::new(calls, Arc::clone(&handler.via), &config.calls.suffix));
         Ok(Self {
             listener,
             admin,

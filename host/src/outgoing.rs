@@ -1,4 +1,4 @@
-//! What guests send. A request to `http://users.internal/` is a call (`call.rs`): the local service answers it in this
+//! What guests send. A request to `http://users.internal/` is a call ([`LocalCalls`]): the local service answers it in this
 //! process, by the same path as a client's. Any other goes to the world, by a client of the service's own (`client.rs`), if
 //! the manifest lists it (`account.rs`).
 //!
@@ -16,31 +16,31 @@
 mod account;
 mod address;
 mod again;
-mod call;
 mod client;
 mod denials;
 mod dial;
 mod failure;
-mod paced;
+pub mod paced;
 mod quota;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use http::Request;
 use rustls::{ClientConfig, RootCertStore};
+use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
-use self::account::Account;
+pub use self::account::Account;
 use self::client::Client;
 use self::dial::{Resolver, system};
 use crate::base::lock::lock;
 use crate::base::tls;
-use crate::capabilities::http::{Denied, Sender};
-use crate::capabilities::sandbox::Errand;
+use crate::capabilities::http::{Denied, Sender, Sending};
+use crate::capabilities::sandbox::{Errand, Sandbox};
 use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
 use crate::proxy::via::Via;
-use crate::request::frame::Handler;
 use crate::service::Service;
 use crate::upstreams::replay::Room;
 
@@ -49,16 +49,29 @@ use crate::upstreams::replay::Room;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// When what is sent on this errand has to be over.
-fn end(errand: &Errand) -> Instant {
+pub fn end(errand: &Errand) -> Instant {
     errand.deadline + GRACE
+}
+
+/// Answers requests of guests to services of this host.
+pub trait LocalCalls: Send + Sync {
+    /// Sends a request of `account`'s guest in this sandbox, on this errand, to the service whose host is `host`.
+    fn call(
+        self: Arc<Self>,
+        account: Arc<Account>,
+        host: String,
+        from: (Arc<Sandbox>, Errand),
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Sending;
 }
 
 /// Everything that can be reached from here.
 pub struct Outgoing(Option<World>);
 
 struct World {
-    /// Who answers calls. Not kept alive by what it serves.
-    handler: Weak<Handler>,
+    /// Answers calls. Not kept alive by what it serves.
+    calls: Weak<dyn LocalCalls>,
     /// What this host is called by itself, when a request comes back to it.
     via: Arc<Via>,
     /// For bodies of requests that may be sent again.
@@ -83,11 +96,11 @@ impl Outgoing {
         self.0.is_none()
     }
 
-    /// The services that `handler` serves, below the domain `suffix`, and the world.
-    pub fn new(handler: &Arc<Handler>, suffix: &str) -> Self {
+    /// The services that `calls` answers for, below the domain `suffix`, and the world, where this host is called `via`.
+    pub fn new(calls: Weak<dyn LocalCalls>, via: Arc<Via>, suffix: &str) -> Self {
         Self(Some(World {
-            handler: Arc::downgrade(handler),
-            via: Arc::clone(&handler.via),
+            calls,
+            via,
             room: Arc::default(),
             suffix: format!(".{suffix}").into(),
             resolver: system(),
@@ -109,8 +122,8 @@ impl Outgoing {
         let tls = if grants.http.is_empty() { None } else { world.tls() };
         let shared = client::Shared { resolver: &world.resolver, via: &world.via, room: &world.room };
         let client = tls.map(|tls| Client::new(grants, limits, tls, shared));
-        let (handler, suffix) = (Weak::clone(&world.handler), Arc::clone(&world.suffix));
-        let account = Arc::new(Account::new(service, grants, limits, handler, suffix, client));
+        let (calls, suffix) = (Weak::clone(&world.calls), Arc::clone(&world.suffix));
+        let account = Arc::new(Account::new(service, grants, limits, calls, suffix, client));
         accounts.retain(|_, account| account.strong_count() > 0);
         accounts.insert(Arc::clone(&service.name), Arc::downgrade(&account));
         account

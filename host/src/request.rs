@@ -12,6 +12,7 @@ pub mod accept;
 pub mod activity;
 pub mod answer;
 pub mod body;
+pub mod call;
 pub mod forward;
 pub mod frame;
 pub mod handle;

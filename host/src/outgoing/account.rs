@@ -8,7 +8,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::call;
+use super::LocalCalls;
 use super::client::{Asked, Client};
 use super::denials::Denials;
 use super::end;
@@ -19,21 +19,21 @@ use crate::capabilities::sandbox::{Errand, Sandbox};
 use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
 use crate::proxy::headers::Peer;
-use crate::request::frame::Handler;
 use crate::service::Service;
 
 /// What is denied, as metrics have it.
 const DENIED: &str = "denied";
 
 /// What a service may send, and the means to do so.
-pub(super) struct Account {
-    pub(super) service: Arc<Service>,
+pub struct Account {
+    /// The service.
+    pub service: Arc<Service>,
     grants: Grants,
     /// Requests at once, and in a second.
     quotas: (usize, usize),
     /// What those that it calls are told of it.
-    pub(super) peer: Peer,
-    pub(super) handler: Weak<Handler>,
+    pub peer: Peer,
+    calls: Weak<dyn LocalCalls>,
     suffix: Arc<str>,
     /// None if there is nothing in the world that it may ask.
     client: Option<Client>,
@@ -52,7 +52,7 @@ impl Account {
         service: &Arc<Service>,
         grants: &Grants,
         limits: &Limits,
-        handler: Weak<Handler>,
+        calls: Weak<dyn LocalCalls>,
         suffix: Arc<str>,
         client: Option<Client>,
     ) -> Self {
@@ -61,7 +61,7 @@ impl Account {
             grants: grants.clone(),
             quotas: (limits.outgoing, limits.outgoing_rate),
             peer: Peer::service(&service.name),
-            handler,
+            calls,
             suffix,
             client,
             denials: Mutex::default(),
@@ -172,7 +172,8 @@ impl Sender for Account {
         };
         if self.grants.calls(name) {
             let host = crate::manifest::spec::host_of(name);
-            return call::send(self, host, (sandbox, errand), request, options);
+            let Some(calls) = self.calls.upgrade() else { return refuse(Error::DestinationUnavailable) };
+            return calls.call(self, host, (sandbox, errand), request, options);
         }
         let line = format!("`calls = [\"{name}\"]`");
         self.service.figures.outgoing.count(DENIED);

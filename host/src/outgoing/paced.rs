@@ -14,13 +14,13 @@ use wasmtime_wasi_http::Error;
 use crate::capabilities::http::filled::poll_filled;
 
 /// A body that another task makes, which ends with it.
-pub(super) struct Piped {
+pub(crate) struct Piped {
     frames: mpsc::Receiver<Result<Frame<Bytes>, Error>>,
     _making: AbortOnDropJoinHandle<()>,
 }
 
 /// A body that may be silent only for so long, and comes until a deadline, and holds something until it is over.
-pub(super) struct Paced<B, H> {
+pub(crate) struct Paced<B, H> {
     body: B,
     silence: Option<Duration>,
     deadline: Instant,
@@ -33,7 +33,7 @@ pub(super) struct Paced<B, H> {
 ///
 /// # Errors
 /// That one.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     limit: Option<Duration>,
     late: Error,
     future: impl Future<Output = T>,
@@ -46,14 +46,14 @@ pub(super) async fn within<T>(
 
 impl Piped {
     /// What `making` puts into the other end of `frames`.
-    pub(super) fn new(frames: mpsc::Receiver<Result<Frame<Bytes>, Error>>, making: AbortOnDropJoinHandle<()>) -> Self {
+    pub(crate) fn new(frames: mpsc::Receiver<Result<Frame<Bytes>, Error>>, making: AbortOnDropJoinHandle<()>) -> Self {
         Self { frames, _making: making }
     }
 }
 
 impl<B, H> Paced<B, H> {
     /// `body`, which fails when nothing of it comes for `silence`, and when there is none at `deadline`.
-    pub(super) fn new(body: B, silence: Option<Duration>, deadline: Instant, held: H) -> Self {
+    pub(crate) fn new(body: B, silence: Option<Duration>, deadline: Instant, held: H) -> Self {
         Self { body, silence, deadline, timer: None, _held: held }
     }
 }

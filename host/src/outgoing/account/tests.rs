@@ -4,7 +4,14 @@ use crate::cpu::turns::Turns;
 fn account(suffix: &str) -> Account {
     let service = Arc::new(Service::new("me", Turns::new(1).share()));
     let limits = crate::config::resolve(&[]).unwrap().config.limits;
-    Account::new(&service, &Grants::default(), &limits, Weak::new(), Arc::from(format!(".{suffix}")), None)
+    Account::new(
+        &service,
+        &Grants::default(),
+        &limits,
+        Weak::<crate::request::frame::Handler>::new(),
+        Arc::from(format!(".{suffix}")),
+        None,
+    )
 }
 
 #[test]

@@ -14,34 +14,37 @@ use tokio::sync::mpsc;
 use wasmtime_wasi::runtime::spawn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::account::Account;
-use super::end;
-use super::paced::{Paced, Piped, within};
 use crate::capabilities::http::{Sending, sent};
 use crate::capabilities::sandbox::{Errand, Sandbox};
+use crate::outgoing::paced::{Paced, Piped, within};
+use crate::outgoing::{Account, LocalCalls, end};
 use crate::request::frame::{Call, Handler, Hop};
 use crate::request::respond::Body;
 
 /// Frames of an answer that wait for the caller, besides the one that the callee has just made.
 const FRAMES: usize = 1;
 
-/// Sends a request to the service whose host is `host`.
-pub(super) fn send(
-    account: Arc<Account>,
-    host: String,
-    (sandbox, errand): (Arc<Sandbox>, Errand),
-    request: Request<WasiBody>,
-    options: RequestOptions,
-) -> Sending {
-    Box::new(async move {
-        let Some(handler) = account.handler.upgrade() else { return Err(Error::DestinationUnavailable) };
-        account.service.figures.calls.fetch_add(1, Relaxed);
-        let end = end(&errand);
-        // Pinned here: it is some kilobytes, and would be moved into the next future.
-        let answering = pin!(answer(handler, account, host, errand, request));
-        let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
-        sent(answered.map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()))
-    })
+impl LocalCalls for Handler {
+    fn call(
+        self: Arc<Self>,
+        account: Arc<Account>,
+        host: String,
+        (sandbox, errand): (Arc<Sandbox>, Errand),
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Sending {
+        Box::new(async move {
+            account.service.figures.calls.fetch_add(1, Relaxed);
+            let end = end(&errand);
+            // Pinned here: it is some kilobytes, and would be moved into the next future.
+            let answering = pin!(answer(self, account, host, errand, request));
+            let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
+            sent(
+                answered
+                    .map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()),
+            )
+        })
+    }
 }
 
 async fn answer(
