@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request};
 use lodge::proxy::headers::Peer;
-use lodge::request::frame::{Call, Handler, Hop};
+use lodge::request::handler::{Call, Handler, Hop};
 
 use crate::calls::{ALL, CALLERS, ask, metric, until_idle};
 use crate::harness::{Connection, host, until};
@@ -105,7 +105,7 @@ async fn a_deadline_is_carried() {
         trusted_proxies: Vec::new(),
         service_hosts: lodge::config::ServiceHosts::Local,
         responses: None,
-        unsent: lodge::responses::budget::Budget::new(1 << 20),
+        unsent: lodge::base::budget::Budget::new(1 << 20),
         via: Arc::default(),
         current: host.current.clone(),
         ids: lodge::base::ids::Ids::new(),

@@ -20,13 +20,13 @@ use http_body_util::Empty;
 use lodge::admission::{Admission, Asked, Commons, Concurrency, Upload};
 use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
-use lodge::guests::compile::Compiler;
-use lodge::guests::guest::Guest;
 use lodge::guests::scan::{Scanner, State};
 use lodge::manifest::Manifest;
 use lodge::manifest::route::{Pattern, Route};
-use lodge::request::instance::Instance;
 use lodge::routing::router::Router;
+use lodge::runtime::compile::Compiler;
+use lodge::runtime::guest::Guest;
+use lodge::runtime::instance::Instance;
 
 /// Far away.
 fn deadline() -> Instant {

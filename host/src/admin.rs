@@ -30,16 +30,17 @@ use self::body::{Body, problem, text};
 use crate::admin::scrape::{Format, Scrape};
 use crate::base::canonical;
 use crate::base::drain::Told;
+use crate::cache::Responses;
 use crate::config::Config;
-use crate::guests::compile::Reset;
 use crate::guests::snapshot::Current;
+use crate::listener::accept;
+use crate::listener::activity::Activity;
+use crate::listener::connection;
+use crate::listener::connection::Answer;
+use crate::listener::intake::{Account, Buffers, Upload};
 use crate::proxy::headers::is_forwarded;
-use crate::request::accept;
-use crate::request::activity::Activity;
-use crate::request::intake::{Account, Buffers, Upload};
 use crate::request::respond::Reserve;
-use crate::request::serve::{self, Answer};
-use crate::responses::Responses;
+use crate::runtime::compile::Reset;
 use crate::telemetry::logs::Logs;
 
 /// Connections at once.
@@ -133,7 +134,7 @@ impl Operator {
         let scrape = &self.admin.scrape;
         let activity = Activity::new(&bounds, &scrape.unsent, &scrape.metrics);
         let account = Account::new(&self.buffers, bounds.streams);
-        serve::serve(stream, (activity, account), &bounds, None, self).await;
+        connection::serve(stream, (activity, account), &bounds, None, self).await;
     }
 }
 

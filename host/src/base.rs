@@ -1,5 +1,6 @@
 //! What every room may use, and what uses no room: locks, time, files, ids, TLS, and the life of tasks and hosts.
 
+pub mod budget;
 pub mod canonical;
 pub mod clock;
 pub mod drain;

@@ -34,10 +34,10 @@ use self::out::{Failure, complain};
 use crate::base::files;
 use crate::base::lasting;
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
-use crate::guests::cache;
-use crate::guests::compile::{this_program, worker};
 use crate::host::{Ended, Host};
 use crate::manifest::share::Percent;
+use crate::runtime::code_cache;
+use crate::runtime::compile::{this_program, worker};
 use crate::telemetry::logs::Logs;
 
 /// The request was understood and refused: a bad value, a bad file.
@@ -192,7 +192,7 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     let machine = (Origin::Default, known.into_iter().collect());
     match config::resolve(&[machine, (Origin::Otel, otel), file, environment, flags]) {
         Ok(resolved) => {
-            problems.extend(cache::misplaced(&resolved.config));
+            problems.extend(code_cache::misplaced(&resolved.config));
             if problems.is_empty() { Ok(resolved) } else { Err(problems) }
         }
         Err(more) => {

@@ -17,14 +17,14 @@ use crate::proxy::headers;
 use crate::proxy::headers::Peer;
 use crate::routing::router::Router;
 use crate::telemetry::{logs, traces};
-use crate::{cli, config, responses, upstreams};
+use crate::{cache, cli, config, upstreams};
 
 /// A fuzz target: takes any bytes, and panics when a property does not hold.
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `host/fuzz/seeds/NAME`.
 pub const TARGETS: &[(&str, Target)] = &[
-    ("cache", responses::fuzz::response),
+    ("cache", cache::fuzz::response),
     ("component", cli::fuzz::component),
     ("dns", upstreams::discover::fuzz::message),
     ("events", cli::fuzz::events),

@@ -8,10 +8,7 @@
 pub mod absent;
 pub mod backend;
 pub mod builds;
-pub mod cache;
-pub mod compile;
 mod compiling;
-pub mod guest;
 pub mod ledger;
 mod reader;
 pub mod report;

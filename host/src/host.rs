@@ -14,23 +14,23 @@ use tokio::sync::{Notify, Semaphore};
 use crate::admin::scrape::Scrape;
 use crate::admin::{self, Admin};
 use crate::admission::{Commons, Concurrency};
+use crate::base::budget::Budget;
 use crate::base::drain;
 use crate::base::files;
 use crate::base::ids::Ids;
 use crate::base::lasting::forever;
+use crate::cache::Responses;
 use crate::config::Config;
 use crate::guests::builds::Builds;
-use crate::guests::cache;
-use crate::guests::compile::{Compiler, Reset, WASMTIME};
 use crate::guests::rollout;
 use crate::guests::snapshot::{self, Current, Publisher};
+use crate::listener::accept::accept;
+use crate::listener::connection::Server;
+use crate::listener::intake::Buffers;
 use crate::outgoing::{LocalCalls, Outgoing};
-use crate::request::accept::accept;
-use crate::request::frame::Handler;
-use crate::request::intake::Buffers;
-use crate::request::serve::Server;
-use crate::responses::Responses;
-use crate::responses::budget::Budget;
+use crate::request::handler::Handler;
+use crate::runtime::code_cache;
+use crate::runtime::compile::{Compiler, Reset, WASMTIME};
 use crate::telemetry::logs::{Logs, START};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Metrics;
@@ -90,7 +90,7 @@ impl Host {
                 "guests: there is no directory `{shown}`; create it, or name another: `lodge serve DIR`"
             ));
         }
-        if let Some(problem) = cache::misplaced(&config) {
+        if let Some(problem) = code_cache::misplaced(&config) {
             return Err(problem);
         }
         let directory = named(directory);

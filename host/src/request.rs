@@ -8,19 +8,11 @@
 //! [`answer`], and [`respond`] sends it; or [`forward`] passes it on to a replica elsewhere, which [`via`] keeps from
 //! becoming a circle. Nothing here ever changes a snapshot.
 
-pub mod accept;
-pub mod activity;
-pub mod answer;
-pub mod body;
 pub mod call;
 pub mod forward;
-pub mod frame;
 pub mod handle;
-pub mod instance;
-pub mod intake;
+pub mod handler;
 pub mod mirror;
 pub mod record;
 pub mod respond;
-pub mod serve;
-pub mod transfer;
 pub mod tunnel;

@@ -15,7 +15,7 @@ use super::body::{Body, Events, events, json, problem, typed};
 use crate::base::canonical;
 use crate::guests::report::{self, Report};
 use crate::guests::target::Target;
-use crate::request::intake::Upload;
+use crate::listener::intake::Upload;
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::logs::tail::{Kind, Line};
 

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, Command, value_parser};
 use clap_complete::Shell;
 
 use crate::config;
-use crate::guests::compile::WASMTIME;
+use crate::runtime::compile::WASMTIME;
 
 /// Settings that say which host is asked, in the words of who asks.
 const ASKING: [(&str, &str, &str); 2] =

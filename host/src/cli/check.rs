@@ -9,11 +9,11 @@ use super::out::{self, Failure, clean};
 use super::units::places;
 use crate::config::Config;
 use crate::guests::backend::Backend;
-use crate::guests::cache;
-use crate::guests::compile::Compiler;
 use crate::guests::report::{self, Report};
 use crate::guests::scan::{Scanner, State};
 use crate::guests::snapshot::Publisher;
+use crate::runtime::code_cache;
+use crate::runtime::compile::Compiler;
 use crate::upstreams::shown::Said;
 
 /// Checks everything and prints the report. Fails when anything is refused.
@@ -32,13 +32,13 @@ pub(super) fn run(config: Config, json: bool) -> Result<(), Failure> {
 /// an image. Fails when anything is refused or cannot be stored.
 pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), Failure> {
     let config = Arc::new(config);
-    let own = cache::Directory::open(&config.cache)
+    let own = code_cache::Directory::open(&config.cache)
         .map_err(|problem| Failure::Problem(format!("there is no compile cache to fill: {problem}")))?;
     let reports = super::block_on(check(config)).and_then(|reports| reports).map_err(Failure::Problem)?;
     let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).map(words).collect();
     out::print(&refused.concat())?;
     if let Some(path) = seal {
-        let sealed = cache::seal(&own, path).map_err(Failure::Problem)?;
+        let sealed = code_cache::seal(&own, path).map_err(Failure::Problem)?;
         super::complain(&format!("{} entries are in {}", sealed, path.display()));
     }
     if refused.is_empty() { Ok(()) } else { Err(Failure::Shown) }

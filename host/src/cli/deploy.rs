@@ -20,12 +20,12 @@ use super::out::{self, Failure, complain};
 use crate::base::files as disk;
 use crate::config::Config;
 use crate::guests::backend::Backend;
-use crate::guests::compile::Compiler;
 use crate::guests::scan::{is_component, pinned};
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
 use crate::manifest::share::Percent;
 use crate::manifest::spec::{GuestSpec, is_name};
+use crate::runtime::compile::Compiler;
 
 /// The label of a version on trial that was deployed without another.
 pub(super) const CANARY: &str = "canary";

@@ -3,11 +3,11 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::compile::Compiler;
-use super::guest::Guest;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::spec::GuestSpec;
+use crate::runtime::compile::Compiler;
+use crate::runtime::guest::Guest;
 use crate::service::deployment::Deployment;
 use crate::upstreams::Upstream;
 

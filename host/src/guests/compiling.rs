@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
-use super::compile::Compiler;
 use super::ledger::Ledger;
 use super::snapshot::changes::Told;
 use crate::guests::backend::Backend;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::spec::GuestSpec;
+use crate::runtime::compile::Compiler;
 
 /// What a deployment came to, and how long it took.
 type Finished = (Result<Backend, Refusal>, Duration);

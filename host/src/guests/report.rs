@@ -10,7 +10,6 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use self::rollout::{Beside, Margins, Part};
-use super::compile::Interfaces;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use crate::admission::Shown;
@@ -19,6 +18,7 @@ use crate::manifest::Isolation;
 use crate::manifest::grants::Grants;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
+use crate::runtime::compile::Interfaces;
 use crate::service::Failure;
 use crate::telemetry::metrics::CacheOutcome;
 use crate::upstreams::{Seen, Shown as Elsewhere};

@@ -1,7 +1,7 @@
 //! One scan of the directory: every `*.wasm` is a [`GuestSpec`] or a [`Refusal`].
 //!
 //! Reads files whole to hash them, compiles nothing and keeps no bytes of components. What a scan says of a component is
-//! true of the moment it looked; [`compile`](super::compile) checks the digest again when it reads the file. A manifest
+//! true of the moment it looked; [`compile`](crate::runtime::compile) checks the digest again when it reads the file. A manifest
 //! is taken once it is whole (`settle`): until then a service goes on by the one before.
 
 mod file;

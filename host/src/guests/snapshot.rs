@@ -15,7 +15,6 @@ use arc_swap::ArcSwap;
 use self::changes::{Told, tell, warn_of};
 use super::absent::Absentees;
 use super::builds::{self, Build, Builds};
-use super::compile::Compiler;
 use super::compiling::Compiling;
 use super::ledger::Ledger;
 use super::reader::{self, HANGS};
@@ -33,6 +32,7 @@ use crate::manifest::spec::host_of;
 use crate::manifest::terms::Policies;
 use crate::manifest::terms::Terms;
 use crate::routing::router::Router;
+use crate::runtime::compile::Compiler;
 use crate::telemetry::metrics::Metrics;
 
 /// Everything that can be asked, and by whom it is answered.

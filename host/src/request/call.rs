@@ -18,7 +18,7 @@ use crate::capabilities::http::{Sending, sent};
 use crate::capabilities::sandbox::{Errand, Sandbox};
 use crate::outgoing::paced::{Paced, Piped, within};
 use crate::outgoing::{Account, LocalCalls, end};
-use crate::request::frame::{Call, Handler, Hop};
+use crate::request::handler::{Call, Handler, Hop};
 use crate::request::respond::Body;
 
 /// Frames of an answer that wait for the caller, besides the one that the callee has just made.

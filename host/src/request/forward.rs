@@ -13,7 +13,6 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
-use super::body::RequestBody;
 use crate::admission;
 use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::Errand;
@@ -21,6 +20,7 @@ use crate::error::RequestError;
 use crate::proxy::headers::trailing;
 use crate::proxy::upgrade::Ours;
 use crate::request::tunnel::{Held, Tunnel};
+use crate::runtime::body::RequestBody;
 use crate::service::Service;
 use crate::telemetry::traces::Onward;
 use crate::upstreams::Upstream;

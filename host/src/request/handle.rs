@@ -9,14 +9,14 @@ use http::header::HeaderValue;
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Empty};
 
-use super::body::RequestBody;
 use super::forward;
-use super::frame::{Handler, Hop};
-use super::instance::Instance;
 use super::mirror;
 use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
 use crate::admission::Permit;
+use crate::base::budget::Budget;
+use crate::cache;
+use crate::cache::{Found, Settled};
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::guests::absent::Why;
@@ -26,10 +26,11 @@ use crate::guests::target::Target;
 use crate::manifest::cache::Rules;
 use crate::proxy::headers;
 use crate::proxy::headers::Arrival;
-use crate::responses::budget::Budget;
-use crate::responses::{self, Found, Settled};
+use crate::request::handler::{Handler, Hop};
 use crate::routing::router::{Match, Missed};
 use crate::routing::split::Split;
+use crate::runtime::body::RequestBody;
+use crate::runtime::instance::Instance;
 use crate::telemetry::traces::{Phase, Tracer};
 use crate::upstreams::send::AnyBody;
 
@@ -127,7 +128,7 @@ async fn ask_again(
     hop: Hop<'_>,
     (head, target, route): (http::request::Parts, &Target, usize),
     depth: usize,
-    mut errand: responses::Errand,
+    mut errand: cache::Errand,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     let body: AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
@@ -157,7 +158,7 @@ fn ask<B: RequestBody>(
     bound: Bound,
     request: Request<B>,
     depth: usize,
-    cached: Option<&mut responses::Errand>,
+    cached: Option<&mut cache::Errand>,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
@@ -168,7 +169,7 @@ fn ask<B: RequestBody>(
         if judged {
             permit.judge(&target.backend.service.figures.judged, record.start());
         }
-        cached.into_iter().for_each(responses::Errand::begins);
+        cached.into_iter().for_each(cache::Errand::begins);
         let client = asked.client();
         let own = record.admitted(&permit) + target.backend.limits().wall;
         let deadline = hop.call.map_or(own, |call| own.min(call.deadline));

@@ -14,13 +14,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use wasmtime_wasi_http::Error;
 
-use super::body::RequestBody;
 use super::handle::run;
 use super::record::Record;
 use super::respond;
+use crate::base::budget::Budget;
 use crate::capabilities::sandbox::Errand;
 use crate::guests::target::Target;
-use crate::responses::budget::Budget;
+use crate::runtime::body::RequestBody;
 use crate::telemetry::traces::{Trace, Tracer};
 
 /// Frames of a body that the copy may be behind. hyper reads at most 512 KiB into one, and usually 8.

@@ -23,16 +23,16 @@ use http_body::{Body as _, Frame, SizeHint};
 
 pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
-use super::answer::{Answer, AnswerBody, is_headless, promised};
 use super::forward::Forwarded;
 use super::record::Record;
-use super::transfer::{Hold, Outbound};
 use crate::admission::{Permit, Upload};
+use crate::base::budget::{Budget, Room};
+use crate::cache::recorder::Recorder;
 use crate::error::RequestError;
 use crate::proxy::headers;
+use crate::proxy::outbound::{Hold, Outbound};
 use crate::proxy::upgrade;
-use crate::responses::budget::{Budget, Room};
-use crate::responses::recorder::Recorder;
+use crate::runtime::answer::{Answer, AnswerBody, is_headless, promised};
 
 /// Among the extensions of an answer after which nothing that comes on its connection can be believed.
 #[derive(Clone, Copy, Debug)]

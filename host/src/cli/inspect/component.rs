@@ -2,7 +2,7 @@
 
 use wasmparser::{ComponentExternalKind, Parser, Payload};
 
-use crate::guests::compile::Interfaces;
+use crate::runtime::compile::Interfaces;
 
 /// The names of what stands at the outermost level.
 ///

@@ -8,7 +8,7 @@ fn account(suffix: &str) -> Account {
         &service,
         &Grants::default(),
         &limits,
-        Weak::<crate::request::frame::Handler>::new(),
+        Weak::<crate::request::handler::Handler>::new(),
         Arc::from(format!(".{suffix}")),
         None,
     )

@@ -12,12 +12,12 @@ use tokio::task::AbortHandle;
 
 use super::{Exchange, Reserve};
 use crate::admission::Permit;
+use crate::base::budget::{Budget, Room};
 use crate::base::lock::lock;
 use crate::error::RequestError;
-use crate::request::answer::AnswerBody;
+use crate::proxy::outbound::Hold;
 use crate::request::forward::Relay;
-use crate::request::transfer::Hold;
-use crate::responses::budget::{Budget, Room};
+use crate::runtime::answer::AnswerBody;
 
 /// The body of a response, with whoever makes it.
 pub(super) enum Live {

@@ -17,10 +17,10 @@ use super::lane::Place;
 use super::{Compiled, Compiler};
 use crate::config::Config;
 use crate::cpu::turns;
-use crate::guests::cache::deserialize;
 use crate::guests::scan;
 use crate::manifest::refusal::{Refusal, file_name};
 use crate::manifest::spec::GuestSpec;
+use crate::runtime::code_cache::deserialize;
 
 /// In the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";

@@ -13,9 +13,9 @@ use super::job::Kind;
 use super::{Compiled, Compiler};
 use crate::base::lock::lock;
 use crate::config::Tiers;
-use crate::guests::guest::Guest;
 use crate::manifest::digest::Digest;
 use crate::manifest::refusal::Refusal;
+use crate::runtime::guest::Guest;
 
 /// A file of at most so many bytes compiles in a moment, about a second for a megabyte of code.
 pub(super) const SHORT: u64 = 1 << 20;

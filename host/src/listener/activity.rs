@@ -19,10 +19,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 pub use self::stream::Watched;
-use super::transfer::{Held, Outbound, Transfer, Transfers};
+use super::transfer::{Held, Transfer, Transfers};
+use crate::base::budget::Budget;
 use crate::base::lock::lock;
 use crate::config;
-use crate::responses::budget::Budget;
+use crate::proxy::outbound::Outbound;
 use crate::telemetry::metrics::Metrics;
 
 /// While the host stops: how long an idle HTTP/1 connection stays open for a request that is on its way already.

@@ -13,7 +13,6 @@
 //! (206), `only-if-cached`, and asking for a newer answer behind the back of the client (`stale-while-revalidate` lets
 //! all but one go on with the old one).
 
-pub mod budget;
 mod changes;
 mod conditions;
 mod control;
@@ -34,7 +33,6 @@ use std::time::{Instant, SystemTime};
 
 use http::{Method, Request, Response, Uri};
 
-use self::budget::Budget;
 use self::changes::Changes;
 use self::conditions::Conditions;
 use self::control::Control;
@@ -45,11 +43,12 @@ use self::forwarding::Forwarding;
 use self::kept::{Asker, Kept, is_personal};
 use self::status::CacheStatus;
 use self::store::{Key, Store};
+use crate::base::budget::Budget;
 use crate::config::limits::Limits;
 use crate::manifest::cache::{Edition, Rules};
-use crate::request::body::RequestBody;
 use crate::request::record::Record;
 use crate::request::respond::Body;
+use crate::runtime::body::RequestBody;
 use crate::service::deployment::Deployment;
 use crate::telemetry::metrics::CacheOutcome;
 use crate::telemetry::traces::Phase;

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, response};
 
-use super::budget::Room;
 use super::changes::Standing;
 use super::conditions::{self, Conditions};
 use super::forwarding::Forwarding;
 use super::freshness::{self, Terms, Times, own};
 use super::lists::{self, Quoting};
 use super::status::{self, CacheStatus};
+use crate::base::budget::Room;
 use crate::manifest::cache::{Edition, Rules};
 use crate::request::respond::Body;
 use crate::service::Service;

@@ -174,7 +174,7 @@ fn ended(status: ExitStatus, said: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guests::compile::Kind;
+    use crate::runtime::compile::Kind;
 
     #[test]
     fn ends_in_words() {

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::serve::{self, Server};
 use crate::base::lasting::forever;
+use crate::listener::connection;
+use crate::listener::connection::Server;
 use crate::proxy::headers::Peer;
 
 /// Between two tries while the process is out of file descriptors: a busy loop would make it worse.
@@ -77,7 +78,7 @@ fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
     tokio::spawn(async move {
         let metrics = Arc::clone(&server.handler.metrics);
         let _open = metrics.open();
-        serve::connection(server, stream, peer).await;
+        connection::connection(server, stream, peer).await;
         drop(place);
     });
 }

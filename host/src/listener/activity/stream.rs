@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use super::{Activity, Phase};
 use crate::base::lock::lock;
-use crate::request::transfer::PROGRESS;
+use crate::listener::transfer::PROGRESS;
 
 /// How long a client that has closed its sending side in the middle of a request may still be there for the answer.
 /// On the wire it looks the same as one that has left, whose guest must not go on for nobody.

@@ -29,9 +29,9 @@ use crate::capabilities::{Ctx, stdio};
 use crate::cpu::meter::Caught;
 use crate::cpu::turns::{Hog, Turn};
 use crate::error::{RequestError, Trap};
-use crate::guests::compile::Compiled;
-use crate::guests::guest::Guest;
 use crate::manifest::spec::host_of;
+use crate::runtime::compile::Compiled;
+use crate::runtime::guest::Guest;
 
 /// Frames of a guest's backtrace that are kept.
 const FRAMES: usize = 32;

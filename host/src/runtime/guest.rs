@@ -14,7 +14,7 @@ use crate::capabilities::http::Sender;
 use crate::manifest::Isolation;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::spec::GuestSpec;
-use crate::request::instance::Instance;
+use crate::runtime::instance::Instance;
 use crate::service::deployment::Deployment;
 
 /// A component that can be served.

@@ -15,13 +15,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 
 use super::activity::{Activity, Verdict, Watched};
-use super::frame::{Handler, Hop};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
-use super::respond::{Body, Last};
-use super::transfer::Outbound;
 use crate::base::drain::{Drain, Told};
 use crate::config;
 use crate::proxy::headers::{Crowded, Peer};
+use crate::proxy::outbound::Outbound;
+use crate::request::handler::{Handler, Hop};
+use crate::request::respond::{Body, Last};
 
 /// What every connection shares.
 pub struct Server {

@@ -6,8 +6,6 @@
 //! transfers every second at most. A stream whose client takes less than [`PROGRESS`] bytes in `listener.idle`, and not all
 //! there is, is reset: its task is aborted, and h2 resets a stream that is dropped before its end (RFC 9113, 5.4.2).
 
-use std::any::Any;
-use std::error::Error;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -19,8 +17,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::activity::Working;
+use crate::base::budget::Room;
 use crate::base::lock::lock;
-use crate::responses::budget::Room;
+use crate::proxy::outbound::{Hold, Outbound};
 
 /// Bytes of a response that a client must take within `listener.idle`, unless it takes all there is.
 pub const PROGRESS: usize = 16 << 10;
@@ -28,22 +27,6 @@ pub const PROGRESS: usize = 16 << 10;
 /// Bytes handed to an HTTP/2 stream at once: the size of a frame. h2 takes a whole chunk when the window has room for one
 /// byte, and the stream of a task that has ended cannot be reset any more.
 const PIECE: usize = 16 << 10;
-
-/// The body of a response, as a connection sends it.
-pub trait Outbound: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static {
-    /// The room that the rest of the body has in `listener.unsent`, once. The caller holds it until the last byte is written.
-    fn room(&mut self) -> Option<Room> {
-        None
-    }
-
-    /// Ends the body, of which `bytes` have room nowhere and are not written yet. What they hold instead is kept until they are.
-    fn hold(&mut self, _bytes: usize) -> Option<Hold> {
-        None
-    }
-}
-
-/// Something to be dropped when the last byte of a response is written.
-pub type Hold = Box<dyn Any + Send>;
 
 /// One response on its way to its client.
 #[derive(Default)]

@@ -7,9 +7,9 @@ use http::header;
 use http_body::Frame;
 
 use super::Responses;
-use super::budget::Room;
 use super::flights::Lead;
 use super::kept::{Draft, housed};
+use crate::base::budget::Room;
 
 /// Writes one answer down. Dropped before the end, it has kept nothing, and who waited for it asks.
 pub struct Recorder(Option<Box<Recording>>);
@@ -79,6 +79,6 @@ impl Recorder {
 }
 
 /// What a head says of its body's size.
-pub(super) fn promised(headers: &header::HeaderMap) -> Option<usize> {
+pub(crate) fn promised(headers: &header::HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

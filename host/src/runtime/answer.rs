@@ -22,7 +22,7 @@ use crate::base::lock::lock;
 use crate::capabilities::http::filled::poll_filled;
 use crate::capabilities::sandbox::Sandbox;
 use crate::error::RequestError;
-use crate::guests::guest::Guest;
+use crate::runtime::guest::Guest;
 
 /// Steps that a guest is driven past the head of its answer before that is sent. A 0.3 guest with a short answer
 /// needs four: the chunk, the end of the stream, the trailers, and its own return.
@@ -327,12 +327,12 @@ fn mismatch(promised: u64, about: &str, made: u64) -> RequestError {
 }
 
 /// Bytes of the body, as the head says.
-pub(super) fn promised(head: &http::response::Parts) -> Option<u64> {
+pub(crate) fn promised(head: &http::response::Parts) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
 /// Whether a response with this status has no content, whatever its fields say (RFC 9110, 15.3.5, 15.3.6 and 15.4.5).
-pub(super) fn is_headless(status: StatusCode) -> bool {
+pub(crate) fn is_headless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 

@@ -91,7 +91,7 @@ pub fn seal(own: &Directory, into: &Path) -> Result<usize, String> {
 /// # Errors
 /// When it was made by another version of wasmtime or for an engine with other settings.
 #[expect(unsafe_code, reason = "wasmtime cannot tell machine code from an attack; the tag and the pipe can")]
-pub(in crate::guests) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+pub(in crate::runtime) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: these bytes come from a compiler that this process started and over a pipe that nobody else has, or the tag,
     // which has been verified, says that a host with our key wrote them, and that writes nothing else; or they have the
     // digest in an index that only whoever made the image can write. wasmtime checks that version and engine agree.

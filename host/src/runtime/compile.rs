@@ -3,7 +3,7 @@
 //! A `Guest` is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated
 //! once under its own limits. Whatever fails on the way is a [`Refusal`] in words, and touches no other guest.
 //!
-//! Machine code comes from memory, from the [`cache`](super::cache) or from a compiler, in this order; only the last one
+//! Machine code comes from memory, from the [`cache`](crate::runtime::code_cache) or from a compiler, in this order; only the last one
 //! waits for a place (`lane`). A compiler is a child process (`child`, [`worker`]). What would take long is compiled
 //! twice (`tiers`): for speed of compiling first, and for speed of running while it serves.
 
@@ -36,7 +36,6 @@ use self::lane::Lane;
 pub use self::reset::Reset;
 pub(crate) use self::room::Extra;
 use self::room::TRIALS;
-use super::cache::{Cache, Stamp};
 use super::guest::Guest;
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
@@ -49,7 +48,8 @@ use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::spec::GuestSpec;
 use crate::outgoing::Outgoing;
-use crate::request::instance::Instance;
+use crate::runtime::code_cache::{Cache, Stamp};
+use crate::runtime::instance::Instance;
 use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
 use crate::upstreams;
@@ -254,7 +254,7 @@ impl Compiler {
     }
 
     /// Lets machine code go that was only held for versions which `waits` no longer says to be waiting.
-    pub(super) fn release(&self, waits: impl Fn(Digest) -> bool) {
+    pub(crate) fn release(&self, waits: impl Fn(Digest) -> bool) {
         let mut unready = lock(&self.unready);
         let all = std::mem::take(&mut *unready);
         let (held, dropped) = all.into_iter().partition(|(digest, _)| waits(*digest));

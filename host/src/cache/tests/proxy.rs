@@ -9,6 +9,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 
+use crate::cache::{Found, Responses, Settled};
 use crate::config;
 use crate::cpu::turns::Turns;
 use crate::error::RequestError;
@@ -19,7 +20,6 @@ use crate::manifest::spec::GuestSpec;
 use crate::proxy::headers::strip_hop_by_hop;
 use crate::request::record::Record;
 use crate::request::respond::Body;
-use crate::responses::{Found, Responses, Settled};
 use crate::service::Services;
 use crate::service::deployment::Deployment;
 use crate::telemetry::traces::Trace;
