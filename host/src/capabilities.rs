@@ -8,12 +8,14 @@
 //! nearly every guest. Files, arguments, names and sockets are empty or [`denied`], and so are the
 //! environment and outgoing requests but for what the manifest says.
 
+pub mod denials;
 pub mod denied;
 pub mod http;
-pub mod limiter;
+pub mod last_lines;
+mod limiter;
 mod logging;
+pub mod outbox;
 pub mod sandbox;
-mod sent;
 pub mod stdio;
 
 use std::sync::Arc;

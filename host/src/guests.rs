@@ -8,6 +8,7 @@
 pub mod absent;
 pub mod backend;
 pub mod builds;
+pub mod changes;
 mod compiling;
 pub mod ledger;
 mod reader;

@@ -3,5 +3,6 @@
 pub mod accept;
 pub mod activity;
 pub mod connection;
+pub mod held;
 pub mod intake;
 pub mod transfer;

@@ -295,7 +295,7 @@ impl Manifest {
         self.sticky =
             own.sticky.and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
         let cache = own.cache.and_then(|value| Rules::read(&value).map_err(note).ok());
-        self.cache = cache::spread(cache, &mut self.routes);
+        self.cache = routes::spread(cache, &mut self.routes);
     }
 }
 

@@ -40,7 +40,6 @@ use self::discover::{Discovery, Endpoint, Names, Pace, Troubles};
 use self::health::Change;
 use self::replay::Room;
 use self::replicas::{News, Replicas};
-use self::send::AnyBody;
 pub use self::shown::{Seen, Shown};
 use self::transport::{Pool, Settings, Target};
 use self::tunnels::Tunnels;
@@ -52,6 +51,7 @@ use crate::proxy::via::Via;
 use crate::service::deployment::Deployment;
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::metrics::Tally;
+use crate::upstreams::transport::AnyBody;
 
 /// How long a new upstream waits for the addresses of its replicas before it is published without some of them.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);

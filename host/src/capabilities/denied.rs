@@ -1,8 +1,6 @@
 //! Files, sockets and names: the runtimes of languages import them, so they link, but no guest gets any. The first call of each
 //! kind is logged, once for each version of a service, with what to use instead.
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::bindings::filesystem::types::Descriptor;
@@ -12,29 +10,8 @@ use wasmtime_wasi::p3::bindings::filesystem::types::Descriptor as Descriptor03;
 use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names_03, types as sockets_03};
 
 use super::Ctx;
+use super::denials::Kind;
 use super::sandbox::Sandbox;
-
-/// What was logged already for a version of a service.
-#[derive(Debug, Default)]
-pub struct Denials(AtomicU8);
-
-/// A kind of what is denied. Each is a bit.
-#[derive(Clone, Copy)]
-enum Kind {
-    Tcp = 1,
-    Udp = 2,
-    Names = 4,
-    Files = 8,
-}
-
-impl Denials {
-    /// Whether this is the first of its kind.
-    fn first(&self, kind: Kind) -> bool {
-        let bit = kind as u8;
-        // Read first: a guest may try for every request, on all cores.
-        self.0.load(Relaxed) & bit == 0 && self.0.fetch_or(bit, Relaxed) & bit == 0
-    }
-}
 
 /// Logs a denial unless it was logged before.
 fn deny(sandbox: &Sandbox, kind: Kind) {
@@ -133,17 +110,4 @@ pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     })?;
     linker.allow_shadowing(false);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_kind_is_first_once() {
-        let denials = Denials::default();
-        for kind in [Kind::Tcp, Kind::Udp, Kind::Names, Kind::Files] {
-            assert!(denials.first(kind) && !denials.first(kind));
-        }
-    }
 }

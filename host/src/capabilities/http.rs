@@ -18,6 +18,7 @@ use wasmtime_wasi_http::{
 
 use self::filled::Filled;
 use super::Ctx;
+use super::outbox::{Sending, refuse};
 use super::sandbox::{Errand, Sandbox};
 
 /// `wasi:http` 0.2 by its newest name: those before it are found by this, too.
@@ -29,12 +30,6 @@ const FIELDS_BYTES: usize = 128 << 10;
 /// The most that one write of a guest puts into the host's memory on its way to the client. With wasmtime's
 /// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB there was no throughput to gain.
 const CHUNK_BYTES: usize = 128 << 10;
-
-/// An answer to a guest, and what is left to do for it.
-pub type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
-
-/// A request of a guest on its way. Dropping it takes it back.
-pub type Sending = Box<dyn Future<Output = Sent> + Send>;
 
 /// Sends what the guests of a service send.
 pub trait Sender: Send + Sync {
@@ -56,16 +51,6 @@ impl Sender for Denied {
     fn send(self: Arc<Self>, _: (Arc<Sandbox>, Errand), _: http::Request<WasiBody>, _: RequestOptions) -> Sending {
         refuse(Error::HttpRequestDenied)
     }
-}
-
-/// An answer that is whole as it is: nothing is left to do for it.
-pub fn sent(response: http::Response<WasiBody>) -> Sent {
-    Ok((response, Box::new(std::future::ready(Ok(())))))
-}
-
-/// A request that is not sent.
-pub fn refuse(why: Error) -> Sending {
-    Box::new(std::future::ready(Err(why)))
 }
 
 /// How `wasi:http` behaves here.

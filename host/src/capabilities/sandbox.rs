@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::denied::Denials;
-use super::http::{Sending, Sent};
-use super::sent::Outbox;
-use super::stdio::LastLines;
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
+use crate::capabilities::denials::Denials;
+use crate::capabilities::last_lines::LastLines;
+use crate::capabilities::outbox::Outbox;
+use crate::capabilities::outbox::{Sending, Sent};
 use crate::config::limits::Limits;
 use crate::cpu::meter::CpuMeter;
 use crate::error::RequestError;

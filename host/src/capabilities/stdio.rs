@@ -3,7 +3,6 @@
 //! Bounded twice: a line is cut at `LINE_BYTES`, and a request has `limits.output` bytes; the rest is read from
 //! the guest, counted, and reported once. Writing never waits, so a guest cannot be slowed down by the log.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,33 +38,6 @@ pub(super) enum Stream {
     Stderr,
     /// Through `wasi:logging`, at this level.
     Log(tracing::Level),
-}
-
-/// Lines of stderr that are kept of one request, the last ones; and bytes of them.
-const KEPT: usize = 50;
-const KEPT_BYTES: usize = 4 << 10;
-
-/// The last lines of a stream.
-#[derive(Default)]
-pub(super) struct LastLines {
-    lines: VecDeque<String>,
-    bytes: usize,
-}
-
-impl LastLines {
-    pub(super) fn into_lines(self) -> Vec<String> {
-        self.lines.into()
-    }
-
-    pub(super) fn push(&mut self, line: &str) {
-        let line: String =
-            if line.len() > KEPT_BYTES { line.chars().take(KEPT_BYTES / 4).collect() } else { line.into() };
-        self.bytes = self.bytes.saturating_add(line.len());
-        self.lines.push_back(line);
-        while self.lines.len() > KEPT || self.bytes > KEPT_BYTES {
-            self.bytes = self.bytes.saturating_sub(self.lines.pop_front().map_or(0, |line| line.len()));
-        }
-    }
 }
 
 /// Both streams of a sandbox.
@@ -194,21 +166,5 @@ impl Pollable for Output {
         Self: 'b,
     {
         Box::pin(std::future::ready(()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_lines_are_kept_within_bounds() {
-        let mut kept = LastLines::default();
-        (0..KEPT + 10).for_each(|n| kept.push(&n.to_string()));
-        assert_eq!((kept.lines.len(), kept.lines.front().map(String::as_str)), (KEPT, Some("10")));
-        kept.push(&"ä".repeat(KEPT_BYTES));
-        kept.push("last");
-        assert!(kept.bytes <= KEPT_BYTES && kept.bytes == kept.lines.iter().map(String::len).sum::<usize>());
-        assert_eq!(kept.lines.back().map(String::as_str), Some("last"));
     }
 }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
-use super::ledger::Ledger;
-use super::snapshot::changes::Told;
+use super::ledger::{Change, Ledger};
 use crate::guests::backend::Backend;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
@@ -74,6 +73,19 @@ impl Compiling {
 fn crashed(spec: &GuestSpec, crash: &JoinError) -> Refusal {
     let reason = format!("Lodge failed on it: {crash}");
     Refusal::new(&file_name(&spec.path), reason, "report it to Lodge's authors, with the component")
+}
+
+/// A change that is to be logged once it is published.
+pub(super) struct Told {
+    pub(super) change: Change,
+    /// What comes before and after it.
+    pub(super) around: [String; 2],
+}
+
+impl From<Change> for Told {
+    fn from(change: Change) -> Self {
+        Self { change, around: Default::default() }
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod settle;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use self::file::{MANIFEST, is_component, read};
+pub use self::file::{MANIFEST, is_component};
 pub use self::scan::{Scanner, pinned};
 pub use self::settle::{PLACED, SETTLE};
 use crate::manifest::refusal::Refusal;

@@ -3,8 +3,6 @@
 //! A [`Snapshot`] is published by [`reconcile`] and read by requests; that is the only place where the two flows
 //! meet. A request that has begun keeps the snapshot's target it found, so nothing is ever changed under it.
 
-pub(super) mod changes;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,10 +10,9 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use self::changes::{Told, tell, warn_of};
 use super::absent::Absentees;
 use super::builds::{self, Build, Builds};
-use super::compiling::Compiling;
+use super::compiling::{Compiling, Told};
 use super::ledger::Ledger;
 use super::reader::{self, HANGS};
 use super::target::{self, Target};
@@ -23,6 +20,7 @@ use super::watch::Ticks;
 use crate::admission::{Admission, Commons, Concurrency};
 use crate::config::Config;
 use crate::guests::backend::Backend;
+use crate::guests::changes::{tell, warn_of};
 use crate::guests::scan;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;

@@ -19,11 +19,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 pub use self::stream::Watched;
-use super::transfer::{Held, Transfer, Transfers};
+use super::transfer::{Transfer, Transfers};
 use crate::base::budget::Budget;
 use crate::base::lock::lock;
 use crate::config;
-use crate::proxy::outbound::Outbound;
 use crate::telemetry::metrics::Metrics;
 
 /// While the host stops: how long an idle HTTP/1 connection stays open for a request that is on its way already.
@@ -260,11 +259,6 @@ impl Watch {
 }
 
 impl Working {
-    /// Keeps the connection busy until the body of `response` is done with.
-    pub fn until<B: Outbound>(self, response: http::Response<B>) -> http::Response<Held<B>> {
-        response.map(|body| Held::new(body, self))
-    }
-
     /// Whether it came over HTTP/2.
     pub(super) fn is_stream(&self) -> bool {
         self.stream

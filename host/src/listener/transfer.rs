@@ -6,39 +6,31 @@
 //! transfers every second at most. A stream whose client takes less than [`PROGRESS`] bytes in `listener.idle`, and not all
 //! there is, is reset: its task is aborted, and h2 resets a stream that is dropped before its end (RFC 9113, 5.4.2).
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
-use super::activity::Working;
 use crate::base::budget::Room;
 use crate::base::lock::lock;
-use crate::proxy::outbound::{Hold, Outbound};
+use crate::proxy::outbound::Hold;
 
 /// Bytes of a response that a client must take within `listener.idle`, unless it takes all there is.
 pub const PROGRESS: usize = 16 << 10;
-
-/// Bytes handed to an HTTP/2 stream at once: the size of a frame. h2 takes a whole chunk when the window has room for one
-/// byte, and the stream of a task that has ended cannot be reset any more.
-const PIECE: usize = 16 << 10;
 
 /// One response on its way to its client.
 #[derive(Default)]
 pub struct Transfer {
     /// Bytes handed to hyper and not yet written to the connection.
-    unsent: AtomicUsize,
+    pub(super) unsent: AtomicUsize,
     /// Grows by what is written, and by [`PROGRESS`] whenever nothing is left to write.
     progress: AtomicUsize,
     /// Given back when the last byte is written, or the response is dropped.
-    room: OnceLock<Room>,
+    pub(super) room: OnceLock<Room>,
     /// In the place of room.
-    hold: Mutex<Option<Hold>>,
+    pub(super) hold: Mutex<Option<Hold>>,
     /// The task of the HTTP/2 stream, until it ends.
     task: Mutex<Option<AbortHandle>>,
 }
@@ -47,14 +39,6 @@ pub struct Transfer {
 pub struct Chunk {
     bytes: Bytes,
     transfer: Option<Arc<Transfer>>,
-}
-
-/// A response body that keeps its connection busy, and whose bytes are watched.
-pub struct Held<B: Outbound> {
-    body: B,
-    /// Of the last frame, for the next poll.
-    rest: Bytes,
-    working: Working,
 }
 
 /// The transfers of one connection.
@@ -162,7 +146,7 @@ impl Entry {
 }
 
 impl Chunk {
-    fn new(bytes: Bytes, transfer: Option<&Arc<Transfer>>) -> Self {
+    pub(super) fn new(bytes: Bytes, transfer: Option<&Arc<Transfer>>) -> Self {
         if let Some(transfer) = transfer {
             transfer.unsent.fetch_add(bytes.len(), Relaxed);
         }
@@ -193,67 +177,6 @@ impl Drop for Chunk {
         if let Some(transfer) = self.transfer.as_ref().filter(|_| !self.bytes.is_empty()) {
             transfer.unsent.fetch_sub(self.bytes.len(), Relaxed);
         }
-    }
-}
-
-impl<B: Outbound> Held<B> {
-    pub(super) fn new(body: B, working: Working) -> Self {
-        let mut held = Self { body, rest: Bytes::new(), working };
-        held.hold_room();
-        held
-    }
-
-    /// The room of a response goes where its bytes report to.
-    fn hold_room(&mut self) {
-        if let Some(room) = self.body.room() {
-            // A body gives it once.
-            let _ = self.working.transfer().room.set(room);
-        }
-    }
-
-    /// A frame's bytes, or the first of them.
-    fn chunk(&mut self, mut bytes: Bytes) -> Chunk {
-        if self.working.is_stream() && bytes.len() > PIECE {
-            self.rest = bytes.split_off(PIECE);
-        }
-        Chunk::new(bytes, self.working.watched())
-    }
-}
-
-impl<B: Outbound> Drop for Held<B> {
-    /// The last bytes of a stream may be with h2 for as long as its window is closed.
-    fn drop(&mut self) {
-        let Some(transfer) = self.working.watched() else { return };
-        let unsent = transfer.unsent.load(Relaxed);
-        if unsent > 0 && transfer.room.get().is_none() {
-            *lock(&transfer.hold) = self.body.hold(unsent);
-        }
-    }
-}
-
-impl<B: Outbound> Body for Held<B> {
-    type Data = Chunk;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, B::Error>>> {
-        let this = &mut *self;
-        if !this.rest.is_empty() {
-            let rest = std::mem::take(&mut this.rest);
-            return Poll::Ready(Some(Ok(Frame::data(this.chunk(rest)))));
-        }
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        this.hold_room();
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| this.chunk(bytes)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let hint = self.body.size_hint();
-        let rest = self.rest.len() as u64;
-        hint.exact().map_or(hint, |exact| SizeHint::with_exact(exact.saturating_add(rest)))
     }
 }
 

@@ -12,7 +12,6 @@ use crate::config::key;
 use crate::config::limits::Limits;
 use crate::config::plain;
 use crate::manifest::digest::Digest;
-use crate::manifest::route::Route;
 use crate::manifest::terms::Terms;
 
 /// The longest `ttl`: a year, the longest that HTTP ever asked for.
@@ -59,18 +58,6 @@ impl Rules {
         let ttl = detailed.ttl.map(|value| key::duration(&plain(&value), Duration::ZERO..=MOST)).transpose();
         Ok(Self { keep: true, ttl: ttl.map_err(|problem| format!("cache.ttl: {problem}"))?.unwrap_or_default() })
     }
-}
-
-/// Gives every route that says nothing what its `service` says, and returns what is so for its host. A service that keeps
-/// any answer has rules at every route: a POST may come by another than the GET.
-pub(super) fn spread(service: Option<Rules>, routes: &mut [Route]) -> Option<Rules> {
-    let keeps = |rules: &Option<Rules>| rules.is_some_and(|rules| rules.keep);
-    let any = keeps(&service) || routes.iter().any(|route| keeps(&route.cache));
-    let default = any.then(|| service.unwrap_or_default());
-    for route in routes {
-        route.cache = if any { route.cache.or(default) } else { None };
-    }
-    default
 }
 
 impl Edition {

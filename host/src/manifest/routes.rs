@@ -93,3 +93,15 @@ fn is_host(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !host.is_empty() && host.bytes().all(plain)
 }
+
+/// Gives every route that says nothing what its `service` says, and returns what is so for its host. A service that keeps
+/// any answer has rules at every route: a POST may come by another than the GET.
+pub(super) fn spread(service: Option<Rules>, routes: &mut [Route]) -> Option<Rules> {
+    let keeps = |rules: &Option<Rules>| rules.is_some_and(|rules| rules.keep);
+    let any = keeps(&service) || routes.iter().any(|route| keeps(&route.cache));
+    let default = any.then(|| service.unwrap_or_default());
+    for route in routes {
+        route.cache = if any { route.cache.or(default) } else { None };
+    }
+    default
+}

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use wasmtime_wasi::runtime::spawn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use crate::capabilities::http::{Sending, sent};
+use crate::capabilities::outbox::{Sending, sent};
 use crate::capabilities::sandbox::{Errand, Sandbox};
 use crate::outgoing::paced::{Paced, Piped, within};
 use crate::outgoing::{Account, LocalCalls, end};

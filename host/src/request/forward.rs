@@ -24,7 +24,8 @@ use crate::runtime::body::RequestBody;
 use crate::service::Service;
 use crate::telemetry::traces::Onward;
 use crate::upstreams::Upstream;
-use crate::upstreams::send::{Answer, AnyBody, Failure, Source};
+use crate::upstreams::send::{Answer, Failure, Source};
+use crate::upstreams::transport::AnyBody;
 use crate::upstreams::transport::Received;
 use crate::upstreams::uploading::Uploading;
 

@@ -32,7 +32,7 @@ use crate::routing::split::Split;
 use crate::runtime::body::RequestBody;
 use crate::runtime::instance::Instance;
 use crate::telemetry::traces::{Phase, Tracer};
-use crate::upstreams::send::AnyBody;
+use crate::upstreams::transport::AnyBody;
 
 /// Methods that a service can be asked for; CONNECT is for proxies.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";

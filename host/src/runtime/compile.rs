@@ -15,6 +15,7 @@ mod job;
 mod lane;
 mod reset;
 mod room;
+mod source;
 mod tiers;
 pub mod worker;
 

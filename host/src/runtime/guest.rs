@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use super::compile::{Compiled, Compiler, Interfaces};
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
-use crate::capabilities::denied::Denials;
+use crate::capabilities::denials::Denials;
 use crate::capabilities::http::Sender;
 use crate::manifest::Isolation;
 use crate::manifest::refusal::Refusal;

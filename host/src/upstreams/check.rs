@@ -9,8 +9,8 @@ use http_body_util::{BodyExt, Empty, Limited};
 use tokio::task::JoinSet;
 
 use super::Inner;
-use super::send::AnyBody;
 use super::transport::{Kind, Pool, Target};
+use crate::upstreams::transport::AnyBody;
 
 /// Bytes of an answer to a check that are read.
 const BODY: usize = 64 << 10;

@@ -15,8 +15,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use wasmtime_wasi_http::Error;
 
-use super::send::AnyBody;
 use crate::base::lock::lock;
+use crate::upstreams::transport::AnyBody;
 
 /// Bytes of one request that are held.
 pub const HELD: usize = 64 << 10;

@@ -9,21 +9,18 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, header};
 use http_body::Body;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 
 use super::replay::Replay;
 use super::replicas::Chosen;
 use super::retry::{Outcome, Repeatable};
+use super::transport::AnyBody;
 use super::transport::{Kind, Received, SendError};
 use super::uploading::Uploading;
 use super::{Inner, Members, Upstream};
 use crate::manifest::upstream::Policy;
 use crate::manifest::upstream::protocol::Scheme;
 use crate::telemetry::traces::{ClientSpan, Onward, Origin};
-
-/// The body of any request.
-pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
 
 /// Why there is no answer from any replica that could be tried.
 #[derive(Debug)]

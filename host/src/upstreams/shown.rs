@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::Upstream;
 use super::health::Status;
 use super::replicas::Replica;
-use super::send::AnyBody;
 use super::transport::Pool;
 use crate::base::time::rfc3339;
 use crate::manifest::upstream::source::Source;
+use crate::upstreams::transport::AnyBody;
 
 /// What a replica is at the moment.
 #[derive(Clone, Debug, Serialize)]

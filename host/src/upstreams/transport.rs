@@ -51,12 +51,17 @@ use crate::base::lasting::forever;
 use crate::manifest::upstream::protocol::{Protocol, Scheme};
 pub use body::Received;
 use body::{Sending, Upload};
+use bytes::Bytes;
 use connect::{Connector, Opened};
 use error::{Failure, chain, judge};
 pub use error::{Kind, SendError, is_refusal};
+use http_body_util::combinators::UnsyncBoxBody;
 use places::Place;
 use shelf::{Connection, Opening, PERIODS, Shelf, Step};
 pub use target::Target;
+
+/// The body of any request.
+pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
 
 /// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

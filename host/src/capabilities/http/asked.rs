@@ -17,8 +17,9 @@ use wasmtime_wasi_http::p2::body::HostIncomingBody;
 use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest};
 use wasmtime_wasi_http::{FieldMap, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView};
 
-use super::{Sent, TYPES};
+use super::TYPES;
 use crate::capabilities::Ctx;
+use crate::capabilities::outbox::Sent;
 
 /// By its newest name, as [`TYPES`].
 const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";

@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::manifest::digest::Digest;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::{file_name, unreadable};
-use crate::manifest::spec::GuestSpec;
 
 /// The most bytes of a manifest.
 pub const MANIFEST: u64 = 1 << 20;
@@ -48,24 +47,6 @@ impl Stamp {
 
 pub(super) fn is_absent(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
-}
-
-/// The bytes of a component, if it still is what the scan saw. Blocking.
-///
-/// # Errors
-/// When it was changed or removed since: the next scan sees what is there then.
-pub fn read(spec: &GuestSpec) -> Result<Vec<u8>, Refusal> {
-    let file = file_name(&spec.path);
-    let bytes = files::read(&spec.path, spec.size).map_err(|error| match error.kind() {
-        ErrorKind::FileTooLarge => changed(&file),
-        _ => unreadable(&file, &error),
-    })?;
-    if Digest::of(&bytes) == spec.digest { Ok(bytes) } else { Err(changed(&file)) }
-}
-
-fn changed(file: &str) -> Refusal {
-    let remedy = "let the copy finish; better, rename a finished file into place";
-    Refusal::new(file, "it changed while it was being read", remedy).passing()
 }
 
 /// Digest of an open component that has `metadata`.

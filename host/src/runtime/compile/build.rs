@@ -14,10 +14,10 @@ use super::engine::{Linked, pool};
 use super::explain::{one_line, uncompilable};
 use super::job::{Job, Kind};
 use super::lane::Place;
+use super::source;
 use super::{Compiled, Compiler};
 use crate::config::Config;
 use crate::cpu::turns;
-use crate::guests::scan;
 use crate::manifest::refusal::{Refusal, file_name};
 use crate::manifest::spec::GuestSpec;
 use crate::runtime::code_cache::deserialize;
@@ -158,7 +158,7 @@ impl Compiler {
     /// Compiles a component and keeps the machine code. With `again` for a second time, and better.
     fn build(&self, spec: &GuestSpec, running: &Running, again: bool) -> Result<Compiled, Refusal> {
         let file = file_name(&spec.path);
-        let component = scan::read(spec)?;
+        let component = source::read(spec)?;
         let start = Instant::now();
         let speaks_03 = component.windows(WASI_03.len()).any(|window| window == WASI_03);
         let mut last = None;

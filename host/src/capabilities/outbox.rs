@@ -12,9 +12,8 @@ use std::sync::Mutex;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
-use wasmtime_wasi_http::Error;
+use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::http::{Sending, Sent};
 use crate::base::lock::lock;
 
 /// Calls that lead to calls which are run on one stack; what is deeper has a task from the start.
@@ -22,6 +21,22 @@ const NESTED: usize = 4;
 
 /// What waits until the guest stops. It may drop what it has sent, so its handles are no bound; more have tasks at once.
 const WAITING: usize = 64;
+
+/// An answer to a guest, and what is left to do for it.
+pub type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+
+/// A request of a guest on its way. Dropping it takes it back.
+pub type Sending = Box<dyn Future<Output = Sent> + Send>;
+
+/// An answer that is whole as it is: nothing is left to do for it.
+pub fn sent(response: http::Response<WasiBody>) -> Sent {
+    Ok((response, Box::new(std::future::ready(Ok(())))))
+}
+
+/// A request that is not sent.
+pub fn refuse(why: Error) -> Sending {
+    Box::new(std::future::ready(Err(why)))
+}
 
 /// What one guest has sent and nobody has run yet.
 #[derive(Default)]
@@ -90,7 +105,7 @@ mod tests {
     use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
-    use crate::capabilities::http::sent;
+    use crate::capabilities::outbox::sent;
 
     fn answer() -> Sent {
         sent(http::Response::new(Full::new(Bytes::from_static(b"here")).map_err(|never| match never {}).boxed_unsync()))

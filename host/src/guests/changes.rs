@@ -1,7 +1,7 @@
 //! What changed in the directory, as the log has it.
 
-use super::Snapshot;
-use crate::guests::ledger::Change;
+use crate::guests::compiling::Told;
+use crate::guests::snapshot::Snapshot;
 use crate::manifest::spec::GuestSpec;
 use crate::telemetry::logs::CHANGE;
 
@@ -11,19 +11,6 @@ pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {
         tracing::warn!("ignored {name}: its extension must be in lower case; rename it to {}", name.to_lowercase());
     }
     *before = ignored.to_vec();
-}
-
-/// A change that is to be logged once it is published.
-pub(in crate::guests) struct Told {
-    pub(in crate::guests) change: Change,
-    /// What comes before and after it.
-    pub(in crate::guests) around: [String; 2],
-}
-
-impl From<Change> for Told {
-    fn from(change: Change) -> Self {
-        Self { change, around: Default::default() }
-    }
 }
 
 /// Logs changes, but for those that a snapshot does not have: it refused them, and that is logged already.
