@@ -25,6 +25,7 @@ mod cli;
 mod compiling;
 mod console;
 mod deploy;
+mod docs;
 mod drain;
 mod edits;
 mod errors;

@@ -126,7 +126,7 @@ async fn unread_uploads_are_bounded() {
     }
 }
 
-/// Everything at once, as the README's `--memory 256m` has it: uploads that nobody reads, requests with large heads in queues,
+/// Everything at once, as `--memory 256m` of docs/security.md has it: uploads that nobody reads, requests with large heads in queues,
 /// half heads, responses that nobody takes, a full cache, and warm instances.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarter_of_a_gibibyte_is_enough() {

@@ -253,7 +253,7 @@ pub type Source = BTreeMap<String, String>;
 pub struct Resolved {
     /// The values in force.
     pub config: Config,
-    /// Every key with its text and origin, in the order of the README.
+    /// Every key with its text and origin, in the order of the docs.
     pub values: Vec<(String, String, Origin)>,
 }
 
@@ -297,7 +297,7 @@ pub fn env_name(name: &str) -> String {
     format!("LODGE_{}", name.replace('.', "_").to_uppercase())
 }
 
-/// Name, default and help of every setting, in the order of the README.
+/// Name, default and help of every setting, in the order of the docs.
 pub fn described() -> impl Iterator<Item = (String, &'static str, &'static str)> {
     let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, key.help));
     let limits = LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, key.help));

@@ -1,4 +1,4 @@
-//! Every setting but the limits: the one table that flags, variables, `lodge.toml` and the README come from.
+//! Every setting but the limits: the one table that flags, variables, `lodge.toml` and the docs come from.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{CacheDirectory, Config, LogFormat, ServiceHosts};
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Every setting but the limits, in the order the README shows them.
+/// Every setting but the limits, in the order of the docs.
 pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "listen",
