@@ -22,6 +22,7 @@ mod cache;
 mod call_limits;
 mod calls;
 mod cli;
+mod collapsing;
 mod compiling;
 mod console;
 mod deploy;
