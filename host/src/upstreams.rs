@@ -45,7 +45,7 @@ use self::replicas::{News, Replicas};
 use self::send::AnyBody;
 pub use self::shown::{Seen, Shown};
 use self::spec::Spec;
-use self::transport::{Pool, Settings, Target};
+use self::transport::{Pool, Settings, Target, Total};
 use self::tunnels::Tunnels;
 use crate::guests::deployment::Deployment;
 use crate::ids::mix;
@@ -109,8 +109,9 @@ pub struct Counts {
 }
 
 /// What every upstream of a host needs, made when there is a first one.
-#[derive(Default)]
 pub struct Shared {
+    /// The bound on the connections to their replicas.
+    total: Arc<Total>,
     names: OnceLock<Arc<Names>>,
     /// How often those are asked for.
     pace: Pace,
@@ -122,6 +123,19 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// For a host that has at most so many connections to replicas, of which one over HTTP/2 counts as four.
+    pub fn new(connections: usize) -> Self {
+        Self {
+            total: Total::new(connections),
+            names: OnceLock::new(),
+            pace: Pace::default(),
+            tls: OnceLock::new(),
+            via: Arc::default(),
+            room: Arc::default(),
+            tunnels: watch::Sender::default(),
+        }
+    }
+
     /// What the host is called by its replicas.
     pub fn via(&self) -> Arc<Via> {
         Arc::clone(&self.via)
@@ -162,6 +176,7 @@ impl Upstream {
             read: spec.read,
             idle: spec.idle,
             connections: spec.connections,
+            total: Arc::clone(&shared.total),
             protocol: spec.protocol,
             tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
         };

@@ -21,7 +21,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self { publisher, services: Services::new(Turns::new(1)), shared: Shared::default() }
+        Self { publisher, services: Services::new(Turns::new(1)), shared: Shared::new(100) }
     }
 
     /// What answers by the manifest of a service or, for a version of it, by its service's and its own.
