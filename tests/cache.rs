@@ -1,11 +1,11 @@
 //! Promise: an answer that may be kept is given again without its service, and no other ever is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::BodyExt;
 
-use crate::harness::{Answer, Connection, Setup, TestHost, get, host, lodge, output, raw, within};
+use crate::harness::{Answer, Connection, Setup, TestHost, get, host, lodge, output, raw, until, within};
 
 pub(crate) const KEPT: &str = "/cacheable?cache-control=max-age%3D60";
 
@@ -219,6 +219,24 @@ async fn a_304_of_another_response() {
     assert_ne!(changed.text(), first.text());
     assert_eq!(host.get(path).await.text(), changed.text());
     assert_eq!((host.get("/cacheable").await.status, host.get("/cacheable").await.status), (200, 429));
+}
+
+/// The second request has what is left of the time of the first, also while it waits for a place.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_wall_time_for_both() {
+    let limits = "cache = true\nlimits = { wall = '3s', in_flight = 1, queue_wait = '20s' }";
+    let host = host(&["cacheable"]).manifest("cacheable", limits).start().await;
+    let path = "/cacheable?wait=500&cache-control=max-age%3D1&etag=%22a%22";
+    assert_eq!(host.get(path).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let in_flight = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight();
+    let start = Instant::now();
+    let (asked, other) = tokio::join!(ask(&host, "GET", path, &[("x-confirm", "\"b\"")]), async {
+        until("the first is at work", || in_flight() == 1).await;
+        host.get("/cacheable?wait=2900").await
+    });
+    assert_eq!((asked.problem().as_str(), other.status), ("queue-timeout", 200));
+    assert!(start.elapsed() >= Duration::from_secs(3));
 }
 
 /// What a trusted proxy says of hosts opens no route to what is stored for the clients of another, and stores nothing there.

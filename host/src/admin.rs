@@ -40,6 +40,7 @@ use crate::request::intake::{Account, Buffers, Upload};
 use crate::request::respond::Reserve;
 use crate::request::serve::{self, Answer};
 use crate::responses::Responses;
+use crate::responses::budget::Budget;
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
@@ -58,6 +59,10 @@ const STREAMS: usize = 16;
 
 /// Memory for what operators send, as `listener.memory` is for clients: whatever those send, operators are answered.
 const MEMORY: usize = 8 << 20;
+
+/// Bytes of complete responses that operators have not taken yet, as `listener.unsent` is for clients: whatever those leave
+/// unread, operators are answered.
+const UNSENT: usize = 8 << 20;
 
 /// What the listener tells, and what it can do.
 pub struct Admin {
@@ -91,6 +96,7 @@ struct Operator {
     admin: Arc<Admin>,
     peer: IpAddr,
     buffers: Arc<Buffers>,
+    unsent: Arc<Budget>,
     /// Every ordinary place is taken.
     probe: bool,
 }
@@ -98,14 +104,15 @@ struct Operator {
 /// Answers until it is dropped: also while the host stops. The connections have the bounds of those to the services.
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let buffers = Buffers::new(MEMORY);
+    let (buffers, unsent) = (Buffers::new(MEMORY), Budget::new(UNSENT));
     let mut probes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = accept::accepted(&listener).await;
         let Ok(peer) = stream.peer_addr() else { continue };
         let place = Arc::clone(&places).try_acquire_owned().ok();
         let probe = place.is_none();
-        let operator = Operator { admin: Arc::clone(&admin), peer: peer.ip(), buffers: Arc::clone(&buffers), probe };
+        let (admin, buffers, unsent) = (Arc::clone(&admin), Arc::clone(&buffers), Arc::clone(&unsent));
+        let operator = Operator { admin, peer: peer.ip(), buffers, unsent, probe };
         let task = tokio::spawn(async move {
             operator.serve(stream).await;
             drop(place);
@@ -129,8 +136,7 @@ impl Operator {
             bounds.header_read = bounds.header_read.min(PROBE);
             bounds.idle = bounds.idle.min(PROBE);
         }
-        let scrape = &self.admin.scrape;
-        let activity = Activity::new(&bounds, &scrape.unsent, &scrape.metrics);
+        let activity = Activity::new(&bounds, &self.unsent, &self.admin.scrape.metrics);
         let account = Account::new(&self.buffers, bounds.streams);
         serve::serve(stream, (activity, account), &bounds, None, self).await;
     }
@@ -148,7 +154,7 @@ impl Answer for Operator {
         } else {
             self.admin.answer(self.peer, request).await
         };
-        let counts = response.body_mut().count(Reserve { version, unsent: &self.admin.scrape.unsent });
+        let counts = response.body_mut().count(Reserve { version, unsent: &self.unsent });
         if !counts {
             *response.body_mut() = Body::Whole(None, None);
             if !health {

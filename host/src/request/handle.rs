@@ -19,7 +19,7 @@ use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
 use super::route::{Match, Missed};
 use super::split::Split;
-use crate::admission::Permit;
+use crate::admission::{Permit, Refusal};
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::guests::absent::Why;
@@ -75,7 +75,7 @@ pub async fn handle<B: RequestBody>(
             bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
             let at = (uri, bound.route);
             match Box::pin(responses.look(*rules, at, &bound.target.backend, &mut request, record)).await {
-                Found::Kept(response) => return stored(handler, &bound.target, version, response, record),
+                Found::Kept(response) => return stored(handler, &bound.target, version, response, None, record),
                 Found::Ask(errand) => errand,
             }
         }
@@ -85,42 +85,46 @@ pub async fn handle<B: RequestBody>(
     let (target, route) = (Arc::clone(&bound.target), bound.route);
     let again = errand.unconditional(&request);
     let result = Box::pin(ask(handler, hop, bound, request, depth, Some(&mut errand), record)).await;
+    let deadline = errand.deadline();
     let response = match (errand.settle(result, record), again) {
         (Settled::Done(result), _) => result?,
         (Settled::Again(errand), Some(head)) => {
             Box::pin(ask_again(handler, hop, (head, &target, route), depth, errand, record)).await?
         }
-        (Settled::Again(_), None) => return Err(unconditional()),
+        (Settled::Again(_), None) => return Err(responses::unconditional()),
     };
-    stored(handler, &target, version, response, record)
+    stored(handler, &target, version, response, deadline, record)
 }
 
-/// A service that says that nothing has changed to a request that did not ask that.
-fn unconditional() -> RequestError {
-    RequestError::BadAnswer("it answers 304 to a request without conditions".into())
-}
-
-/// A response whose body may be a stored one, which other responses share. It takes a place of its service while there is no
-/// room for it in `listener.unsent`.
+/// A response whose body may be a stored one, which other responses share. While there is no room for it in
+/// `listener.unsent` it takes a place of its service, until the `deadline` of the request, or for `limits.wall` where the
+/// service was not asked.
 ///
 /// # Errors
-/// When there is no such place, either.
+/// When there is no such place, or no time left.
 fn stored(
     handler: &Handler,
     target: &Target,
     version: Version,
     response: Response<Body>,
+    deadline: Option<Instant>,
     record: &Record,
 ) -> Result<Response<Body>, RequestError> {
     let (head, mut body) = response.into_parts();
-    if !body.count(0, Reserve { version, unsent: &handler.unsent }) {
-        body = body.permitted(target.admission.admit_aside(record.start())?);
+    let reserve = Reserve { version, unsent: &handler.unsent };
+    if !body.count(0, reserve) {
+        let now = Instant::now();
+        let deadline = deadline.unwrap_or_else(|| now + target.backend.limits().wall);
+        if deadline <= now {
+            return Err(RequestError::QueueTimeout);
+        }
+        body = body.permitted(target.admission.admit_aside(record.start())?, deadline, reserve);
     }
     Ok(Response::from_parts(head, body))
 }
 
 /// Sends a request once more, after its service has confirmed another response than the one that the cache asked about.
-/// It uses its rate only once.
+/// It uses its rate only once, and has what is left of its first `limits.wall`, queues included.
 async fn ask_again(
     handler: &Handler,
     hop: Hop<'_>,
@@ -133,10 +137,12 @@ async fn ask_again(
     let request = Request::from_parts(head, body);
     let asked = handler.asked(hop, request.headers(), route);
     let client = asked.client();
-    let result = match target.admission.admit_again(&asked, Instant::now()).await {
+    let deadline = errand.deadline().unwrap_or_else(|| record.start() + target.backend.limits().wall);
+    let admitted = tokio::time::timeout_at(deadline.into(), target.admission.admit_again(&asked, Instant::now())).await;
+    let result = match admitted.unwrap_or(Err(Refusal::QueueTimeout)) {
         Ok(permit) => {
-            errand.begins();
-            let deadline = record.admitted(&permit) + target.backend.limits().wall;
+            record.admitted(&permit);
+            errand.begins(deadline);
             let to = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
             run((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
         }
@@ -144,7 +150,7 @@ async fn ask_again(
     };
     match errand.settle(result, record) {
         Settled::Done(result) => result,
-        Settled::Again(_) => Err(unconditional()),
+        Settled::Again(_) => Err(responses::unconditional()),
     }
 }
 
@@ -167,10 +173,10 @@ fn ask<B: RequestBody>(
         if judged {
             permit.judge(&target.backend.service.figures.judged, record.start());
         }
-        cached.into_iter().for_each(responses::Errand::begins);
         let client = asked.client();
         let own = record.admitted(&permit) + target.backend.limits().wall;
         let deadline = hop.call.map_or(own, |call| own.min(call.deadline));
+        cached.into_iter().for_each(|cached| cached.begins(deadline));
         let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
         let Some((version, route)) = mirror else {
             return run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record).await;

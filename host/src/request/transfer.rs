@@ -9,7 +9,7 @@
 use std::any::Any;
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub const PROGRESS: usize = 16 << 10;
 
 /// Bytes handed to an HTTP/2 stream at once: the size of a frame. h2 takes a whole chunk when the window has room for one
 /// byte, and the stream of a task that has ended cannot be reset any more.
-const PIECE: usize = 16 << 10;
+pub(super) const PIECE: usize = 16 << 10;
 
 /// The body of a response, as a connection sends it.
 pub trait Outbound: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static {
@@ -35,6 +35,9 @@ pub trait Outbound: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>
     fn room(&mut self) -> Option<Room> {
         None
     }
+
+    /// The body is cut off before its end because its client took too little of it: see [`PROGRESS`].
+    fn stalled(&mut self) {}
 
     /// Ends the body, of which `bytes` have room nowhere and are not written yet. What they hold instead is kept until they are.
     fn hold(&mut self, _bytes: usize) -> Option<Hold> {
@@ -56,6 +59,10 @@ pub struct Transfer {
     room: OnceLock<Room>,
     /// In the place of room.
     hold: Mutex<Option<Hold>>,
+    /// Its client took too little of it.
+    stalled: AtomicBool,
+    /// Bytes of it were handed to hyper and never written.
+    lost: AtomicBool,
     /// The task of the HTTP/2 stream, until it ends.
     task: Mutex<Option<AbortHandle>>,
 }
@@ -117,8 +124,19 @@ impl Transfer {
         self.progress.fetch_add(if left == 0 { bytes.max(PROGRESS) } else { bytes }, Relaxed);
     }
 
+    /// Whether it was given up because its client took too little of it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
+    }
+
+    /// Whether bytes that were handed to hyper are not written, or never will be.
+    fn loses(&self) -> bool {
+        self.lost.load(Relaxed) || self.unsent.load(Relaxed) > 0
+    }
+
     /// Resets its stream. False where there is none, or its task has ended.
     fn reset(&self) -> bool {
+        self.stalled.store(true, Relaxed);
         let task = lock(&self.task).take().filter(|task| !task.is_finished());
         task.inspect(AbortHandle::abort).is_some()
     }
@@ -209,6 +227,7 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(transfer) = self.transfer.as_ref().filter(|_| !self.bytes.is_empty()) {
             transfer.unsent.fetch_sub(self.bytes.len(), Relaxed);
+            transfer.lost.store(true, Relaxed);
         }
     }
 }
@@ -240,6 +259,10 @@ impl<B: Outbound> Held<B> {
 impl<B: Outbound> Drop for Held<B> {
     /// The last bytes of a stream may be with h2 for as long as its window is closed.
     fn drop(&mut self) {
+        let lost = self.working.watched().is_some_and(|transfer| transfer.loses());
+        if (lost || !self.is_end_stream()) && self.working.is_stalled() {
+            self.body.stalled();
+        }
         let Some(transfer) = self.working.watched() else { return };
         let unsent = transfer.unsent.load(Relaxed);
         if unsent > 0 && transfer.room.get().is_none() {
