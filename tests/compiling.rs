@@ -186,6 +186,17 @@ async fn the_large_keep_nobody_waiting() {
     assert_eq!(problem(&host.get("/nobody").await), (404, "no-route".into()));
 }
 
+/// A catch-all route of another service is no answer for a service that is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catch_all_route_answers_for_no_other_service() {
+    let host = host(&["hello"]).manifest("hello", "routes = ['/*']").file("bad.wasm", b"bad").start().await;
+    assert_eq!(problem(&host.get("/bad/below").await), (503, "refused".into()));
+    assert_eq!(host.get("/other").await.status, 200);
+    std::fs::remove_file(host.directory().join("bad.wasm")).unwrap();
+    until("it is gone", || host.refusals().is_empty()).await;
+    assert_eq!(host.get("/bad/below").await.status, 200);
+}
+
 /// Clients of a service whose file is refused are told that, and only developers why.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_is_no_404() {

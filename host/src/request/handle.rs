@@ -182,7 +182,8 @@ fn ask<B: RequestBody>(
             return run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record).await;
         };
         let (request, copy) = mirror::doubled(request);
-        tokio::spawn(mirror::show(version, route, copy, client, errand.clone(), Arc::clone(&handler.unsent)));
+        let shown = mirror::show((version, route, judged), copy, client, errand.clone(), Arc::clone(&handler.unsent));
+        tokio::spawn(shown);
         Box::pin(run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)).await
     }
 }
@@ -253,7 +254,14 @@ fn find(
 ) -> Result<Bound, RequestError> {
     let snapshot = handler.current.snapshot();
     let names = handler.service_hosts.admits(arrival.local);
-    match way(&snapshot, hop, head, names) {
+    let found = way(&snapshot, hop, head, names);
+    // A catch-all route of another service is no answer for one that does not answer.
+    if !snapshot.absent.is_empty()
+        && let Some(error) = absent(&snapshot, hop, (head, names, found.is_ok()), handler.explains)
+    {
+        return Err(error);
+    }
+    match found {
         Ok(found) => {
             let cached = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
@@ -263,7 +271,7 @@ fn find(
             let split = service.split.as_ref();
             let choose = |split: &Split<Target>| {
                 let client = handler.asked(hop, &head.headers, number).client();
-                let choice = split.choose(&head.headers, client);
+                let choice = split.choose(&head.headers, client, record.start());
                 (choice.version.cloned(), choice.judged)
             };
             let (version, judged) = split.map_or((None, false), choose);
@@ -280,24 +288,30 @@ fn find(
             "the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`",
         )),
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
-        Err(Missed::Route) => Err(missed(&snapshot, hop, head, names, handler.explains)),
+        // The directory was not looked at yet.
+        Err(Missed::Route) if snapshot.generation == 0 => Err(RequestError::Starting),
+        Err(Missed::Route) => Err(RequestError::NoRoute),
     }
 }
 
-/// Nobody answers here. A service may be meant to.
-fn missed(snapshot: &Snapshot, hop: Hop<'_>, head: &http::request::Parts, names: bool, explains: bool) -> RequestError {
+/// Why the service whose request this is does not answer, if it is starting or refused. A call goes by a name, so nothing can
+/// be `found` in its place.
+fn absent(
+    snapshot: &Snapshot,
+    hop: Hop<'_>,
+    (head, names, found): (&http::request::Parts, bool, bool),
+    explains: bool,
+) -> Option<RequestError> {
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     let why = match hop.call {
+        Some(_) if found => return None,
         Some(call) => snapshot.absent.called(call.host),
         None => snapshot.absent.at(authority, head.uri.path(), &head.method, names),
     };
-    match why {
-        Some(Why::Starting) => RequestError::Starting,
-        Some(Why::Refused(why)) => RequestError::Refused(why.clone(), explains),
-        // The directory was not looked at yet.
-        None if snapshot.generation == 0 => RequestError::Starting,
-        None => RequestError::NoRoute,
-    }
+    Some(match why? {
+        Why::Starting => RequestError::Starting,
+        Why::Refused(why) => RequestError::Refused(why.clone(), explains),
+    })
 }
 
 /// A client comes by a route, or by the name of the service where `names` says so, and a guest of this host by the name.
