@@ -34,7 +34,7 @@ FROM scratch
 LABEL org.opencontainers.image.title="Lodge" \
       org.opencontainers.image.description="Microservices as WebAssembly components, without a container each" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.documentation="README.md"
+      org.opencontainers.image.documentation="docs/SUMMARY.md"
 COPY --from=build /out/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/lodge /usr/local/bin/lodge
 COPY --from=build --chown=10001:10001 /out/guests /guests

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proves that the Dockerfile builds, and that its image keeps the README's promises.
+# Proves that the Dockerfile builds, and that its image keeps the promises of docs/operate.md.
 #
 #   .ci/docker-proof.sh [CONTEXT]
 #

@@ -1,13 +1,11 @@
 //! Promise: an answer that may be kept is given again without its service, and no other ever is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::BodyExt;
 
-use crate::harness::{
-    Answer, Connection, Process, Setup, TestHost, get, host, lodge, output, raw, until, wasm, within,
-};
+use crate::harness::{Answer, Connection, Setup, TestHost, get, host, lodge, output, raw, until, within};
 
 pub(crate) const KEPT: &str = "/cacheable?cache-control=max-age%3D60";
 
@@ -20,18 +18,22 @@ pub(crate) async fn ask(host: &TestHost, method: &str, path: &str, headers: &[(&
 }
 
 /// How the cache says that it answered.
-fn how(answer: &Answer) -> String {
+pub(crate) fn how(answer: &Answer) -> String {
     answer.header("cache-status")
 }
 
-async fn metric(host: &TestHost, name: &str, labels: &str) -> u64 {
+pub(crate) async fn metric(host: &TestHost, name: &str, labels: &str) -> u64 {
     let metrics = get(host.admin, "/metrics").await.text();
     let line = metrics.lines().find(|line| line.starts_with(&format!("{name}{{service=\"cacheable\"{labels}}}")));
     line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
-async fn outcomes(host: &TestHost, outcome: &str) -> u64 {
+pub(crate) async fn outcomes(host: &TestHost, outcome: &str) -> u64 {
     metric(host, "lodge_response_cache_requests_total", &format!(",outcome=\"{outcome}\"")).await
+}
+
+pub(crate) async fn get_owned(address: std::net::SocketAddr, path: String) -> Answer {
+    get(address, &path).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,6 +221,24 @@ async fn a_304_of_another_response() {
     assert_eq!((host.get("/cacheable").await.status, host.get("/cacheable").await.status), (200, 429));
 }
 
+/// The second request has what is left of the time of the first, also while it waits for a place.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_wall_time_for_both() {
+    let limits = "cache = true\nlimits = { wall = '3s', in_flight = 1, queue_wait = '20s' }";
+    let host = host(&["cacheable"]).manifest("cacheable", limits).start().await;
+    let path = "/cacheable?wait=500&cache-control=max-age%3D1&etag=%22a%22";
+    assert_eq!(host.get(path).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let in_flight = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight();
+    let start = Instant::now();
+    let (asked, other) = tokio::join!(ask(&host, "GET", path, &[("x-confirm", "\"b\"")]), async {
+        until("the first is at work", || in_flight() == 1).await;
+        host.get("/cacheable?wait=2900").await
+    });
+    assert_eq!((asked.problem().as_str(), other.status), ("queue-timeout", 200));
+    assert!(start.elapsed() >= Duration::from_secs(3));
+}
+
 /// What a trusted proxy says of hosts opens no route to what is stored for the clients of another, and stores nothing there.
 #[tokio::test(flavor = "multi_thread")]
 async fn proxies_open_no_other_route() {
@@ -281,88 +301,6 @@ async fn stale_in_the_place_of_a_failure_by_leave() {
         metrics.contains("lodge_guest_failures_total{service=\"cacheable\",reason=\"trapped\"} 3"),
         "it is told of"
     );
-}
-
-/// A hundred clients at once are one request, whether its answer comes at once or in parts.
-#[tokio::test(flavor = "multi_thread")]
-async fn one_for_all() {
-    let host = cacheable().start().await;
-    for slow in ["&wait=300", "&size=64&pause=60"] {
-        let sandboxes = metric(&host, "lodge_instantiation_seconds_count", "").await;
-        let path = format!("{KEPT}{slow}");
-        let asking: Vec<_> = (0..100).map(|_| tokio::spawn(get_owned(host.address, path.clone()))).collect();
-        let mut answers = Vec::new();
-        for asked in asking {
-            answers.push(within(asked).await.unwrap());
-        }
-        assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == answers[0].text()), "{path}");
-        assert_eq!(metric(&host, "lodge_instantiation_seconds_count", "").await, sandboxes + 1, "{path}");
-    }
-    assert_eq!(outcomes(&host, "miss").await, 2);
-    assert!(outcomes(&host, "collapsed").await > 0);
-}
-
-/// The line of a request that waited for another's answer says so, and that no guest was at work on it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wait_is_told_as_one() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::copy(wasm("cacheable"), directory.path().join("cacheable.wasm")).unwrap();
-    std::fs::write(directory.path().join("cacheable.toml"), "cache = true").unwrap();
-    let process = Process::serve(directory.path(), &["--log-format", "json", "--log-requests", "on"]).await;
-    let asking: Vec<_> = (0..5).map(|_| tokio::spawn(get_owned(process.address, format!("{KEPT}&wait=500")))).collect();
-    for asked in asking {
-        assert_eq!(within(asked).await.unwrap().status, 200);
-    }
-    let requests = || -> Vec<serde_json::Value> {
-        let lines = process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>();
-        lines.into_iter().filter(|line: &serde_json::Value| line["target"] == "request").collect()
-    };
-    until("every line is there", || requests().len() >= 5).await;
-    let waited = |line: &serde_json::Value| {
-        line["queue_ms"].as_f64().is_some_and(|ms| ms > 100.0) && line["instantiate_ms"].is_null()
-    };
-    assert!(requests().iter().any(waited), "{:#?}", requests());
-}
-
-pub(crate) async fn get_owned(address: std::net::SocketAddr, path: String) -> Answer {
-    get(address, &path).await
-}
-
-/// Answers that cannot be kept keep nobody waiting: clients who ask at once are answered at once.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_queue_for_what_cannot_be_kept() {
-    let host = cacheable().start().await;
-    for path in
-        ["/cacheable?cache-control=no-store&wait=300", "/cacheable?status=500&cache-control=max-age%3D60&wait=300"]
-    {
-        let start = std::time::Instant::now();
-        let asking: Vec<_> = (0..20).map(|_| tokio::spawn(get_owned(host.address, path.to_owned()))).collect();
-        for asked in asking {
-            within(asked).await.unwrap();
-        }
-        // One wait for the first, and one together; in a row it would be six seconds.
-        assert!(start.elapsed() < Duration::from_secs(3), "{path}: {:?}", start.elapsed());
-    }
-}
-
-/// A client that asks first and leaves takes nobody with it.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_first_may_leave() {
-    let host = cacheable().start().await;
-    let path = format!("{KEPT}&wait=1500");
-    let first = tokio::spawn(get_owned(host.address, path.clone()));
-    let begun = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 1;
-    until("the first is at work", begun).await;
-    let second = tokio::spawn(get_owned(host.address, path.clone()));
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    first.abort();
-    let answer = within(second).await.unwrap();
-    assert_eq!(
-        (answer.status, how(&answer).as_str()),
-        (200, "lodge; fwd=miss; stored"),
-        "it went in the first's place"
-    );
-    assert_eq!(host.get(&path).await.text(), answer.text());
 }
 
 /// Only what came to its proper end, and fits.

@@ -126,7 +126,13 @@ async fn a_process_of_its_own() {
     assert_eq!(get(process.address, "/hello").await.status, 200);
     until("it is tried again and serves", || process.log().contains("large at /large")).await;
     assert_eq!(get(process.address, "/large/200").await.status, 200);
-    // The better code is being made; its host ends at once.
+    // The optimised code is being made. Killed, that is tried again, and said.
+    let pid = rustix::process::Pid::from_raw(i32::try_from(compiler(&process).await).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let killed = "attempt 1 to optimise large.wasm failed: its compiler was killed from outside";
+    until("its end is in the log", || process.log().contains(killed)).await;
+    assert!(process.log().contains("trying again in 1s"), "{}", process.log());
+    // The second attempt ends with its host.
     let pid = compiler(&process).await;
     drop(process);
     until("the compiler is gone", || !Path::new(&format!("/proc/{pid}")).exists()).await;
@@ -178,6 +184,17 @@ async fn the_large_keep_nobody_waiting() {
     assert_eq!(host.get("/users/1").await.status, 200);
     // Only names that are starting are.
     assert_eq!(problem(&host.get("/nobody").await), (404, "no-route".into()));
+}
+
+/// A catch-all route of another service is no answer for a service that is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catch_all_route_answers_for_no_other_service() {
+    let host = host(&["hello"]).manifest("hello", "routes = ['/*']").file("bad.wasm", b"bad").start().await;
+    assert_eq!(problem(&host.get("/bad/below").await), (503, "refused".into()));
+    assert_eq!(host.get("/other").await.status, 200);
+    std::fs::remove_file(host.directory().join("bad.wasm")).unwrap();
+    until("it is gone", || host.refusals().is_empty()).await;
+    assert_eq!(host.get("/bad/below").await.status, 200);
 }
 
 /// Clients of a service whose file is refused are told that, and only developers why.
@@ -233,6 +250,38 @@ async fn two_tiers() {
     drop(host);
     let host = setup().start().await;
     assert!(!is_baseline(&host, "large") && !is_baseline(&host, "new"));
+}
+
+/// A compiler that has no memory while it optimises a service is started again a while later. Until then the service goes on
+/// with baseline code, and the API says so.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn optimising_is_tried_again() {
+    let (cache, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| tools.path().join(name).display().to_string();
+    // The first run makes the baseline code, the second has no memory, the third is the program again.
+    let (compiler, runs, lodge) = (at("compiler"), at("runs"), env!("CARGO_BIN_EXE_lodge"));
+    let script = format!(
+        "#!/bin/sh\necho run >> {runs}\nif [ $(wc -l < {runs}) = 2 ]; then\n\
+         echo memory allocation of 8 bytes failed >&2; kill -6 $$\nfi\nexec {lodge} \"$@\"\n"
+    );
+    std::fs::write(&compiler, script).unwrap();
+    std::fs::set_permissions(&compiler, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let setup = host(&[]).set("cache.directory", cache.path().to_str().unwrap()).tiers(Tiers::Both);
+    let setup = setup.compiler(Some(Path::new(&compiler))).file("large.wasm", &large("status"));
+    let host = setup.start().await;
+    let code = async || {
+        let whole: serde_json::Value =
+            serde_json::from_slice(&get(host.admin, "/v1/services/large").await.body).unwrap();
+        whole["code"].as_str().map(str::to_owned)
+    };
+    let count = || std::fs::read_to_string(&runs).unwrap().lines().count();
+    until("it fails", || count() == 2).await;
+    assert_eq!(host.get("/large/200").await.status, 200);
+    assert_eq!(code().await.as_deref(), Some("baseline"));
+    until("it is optimised", || !is_baseline(&host, "large")).await;
+    assert_eq!((count(), code().await.as_deref()), (3, Some("optimised")));
+    assert_eq!(host.get("/large/200").await.status, 200);
 }
 
 /// What Winch cannot compile, Cranelift does; in `dev` nothing is compiled twice.

@@ -74,10 +74,11 @@ impl Exposed {
     }
 }
 
-/// A word of the README's tables. Most are seen on no host that is well.
+/// Whether the docs name this reason of a failure. A healthy host shows few of them.
 fn is_reason(word: &str) -> bool {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    !word.is_empty() && readme.contains(&format!("`{word}` | ")) || readme.contains(&format!("`{word}` is a client"))
+    let page = |name: &str| std::fs::read_to_string(root().join("docs").join(name)).unwrap();
+    let (errors, observe) = (page("errors.md"), page("observe.md"));
+    !word.is_empty() && errors.contains(&format!("| `{word}` | ")) || observe.contains(&format!("`{word}` is a client"))
 }
 
 /// The dashboard.

@@ -125,6 +125,49 @@ async fn clients_behind_a_proxy() {
     assert_eq!(ask("6.6.6.6, 192.0.2.1").await, 429, "what stands before the client is the client's own invention");
 }
 
+/// A client that knows the name of the host can forge the mark that guests have in `Via`. Policies then hold for the address that
+/// the forwarding headers name and for the proxy's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_mark_loosens_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let replica = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let far = format!("[upstream]\nreplicas = ['http://{}']", replica.local_addr().unwrap());
+    let host = host(&["hello"])
+        .set("trusted_proxies", "127.0.3.0/24")
+        .manifest("hello", "allow = ['127.0.3.0/24', '192.0.2.0/25']\ndeny = ['192.0.2.66']\nrate = '2/h'")
+        .manifest("far", &far)
+        .start()
+        .await;
+    let name = async {
+        let (mut stream, _) = replica.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0);
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        let head = String::from_utf8(head).unwrap();
+        let (_, name) = head.split_once("1.1 lodge-").unwrap();
+        name.get(..8).unwrap().to_owned()
+    };
+    let (answer, name) = tokio::join!(host.get("/far"), name);
+    assert_eq!(answer.status, 204);
+    let mark = format!("1.1 lodge-{name}-guest, 1.1 front");
+    let mut proxy = Connection::from("127.0.3.1".parse().unwrap(), host.address).await;
+    let mut ask = async |client: &str, via: &str| {
+        proxy.ask(Method::GET, "/hello", &[("x-forwarded-for", client), ("via", via)], "").await.status
+    };
+    assert_eq!([ask("192.0.2.200", &mark).await, ask("192.0.2.66", &mark).await], [403, 403]);
+    assert_eq!([ask("192.0.2.1", "1.1 front").await, ask("192.0.2.1", "1.1 front").await], [200, 200]);
+    assert_eq!([ask("192.0.2.1", "1.1 front").await, ask("192.0.2.1", &mark).await], [429, 429]);
+    let mut outside = Connection::from("127.0.3.2".parse().unwrap(), host.address).await;
+    let mut ask = async |headers: &[(&str, &str)]| outside.ask(Method::GET, "/hello", headers, "").await.status;
+    assert_eq!(ask(&[("via", &mark), ("x-forwarded-for", "192.0.2.2")]).await, 200, "both may");
+    // Both use their rates.
+    assert_eq!(ask(&[("x-forwarded-for", "192.0.2.2")]).await, 200);
+    assert_eq!(ask(&[("x-forwarded-for", "192.0.2.2")]).await, 429);
+    assert_eq!([ask(&[("via", &mark)]).await, ask(&[("via", &mark)]).await], [200, 429]);
+}
+
 /// The fields say where a client stands, on every answer; what is used stays used when the manifest changes, and when
 /// the component does.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Every key of a manifest does what the README says.
+//! Every key of a manifest does what the docs say.
 
 use http::Method;
 

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::{Connection, PATIENCE, Process, fed, get, host, wasm, within};
+use crate::harness::{Connection, PATIENCE, Process, fed, get, host, until, wasm, within};
 
 const MIB: usize = 1 << 20;
 
@@ -126,7 +126,7 @@ async fn unread_uploads_are_bounded() {
     }
 }
 
-/// Everything at once, as the README's `--memory 256m` has it: uploads that nobody reads, requests with large heads in queues,
+/// Everything at once, as `--memory 256m` of docs/security.md has it: uploads that nobody reads, requests with large heads in queues,
 /// half heads, responses that nobody takes, a full cache, and warm instances.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarter_of_a_gibibyte_is_enough() {
@@ -201,6 +201,33 @@ async fn a_quarter_of_a_gibibyte_is_enough() {
     );
     assert!(peak < 256 << 10, "{peak} KiB at most");
     drop(clients);
+}
+
+/// Sandboxes that were in use together give their memory back, but for `engine.resident`, which is an eighth of `memory`.
+#[tokio::test(flavor = "multi_thread")]
+async fn free_sandboxes_give_memory_back() {
+    const AT_ONCE: usize = 200;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(wasm("cacheable"), directory.path().join("cacheable.wasm")).unwrap();
+    let process = Process::serve(directory.path(), &["--memory", "256MiB"]).await;
+    let rss = || process.memory("VmRSS") >> 10;
+    let began = rss();
+    // Each has written to more than 2 MiB when its response begins, and has it for a while.
+    let mut clients = Vec::new();
+    for _ in 0..AT_ONCE {
+        let mut client = within(TcpStream::connect(process.address)).await.unwrap();
+        let head = "GET /cacheable?size=2500000&pause=1000 HTTP/1.1\r\nhost: a\r\n\r\n";
+        within(client.write_all(head.as_bytes())).await.unwrap();
+        clients.push(client);
+    }
+    for client in &mut clients {
+        within(client.read_u8()).await.unwrap();
+    }
+    let held = rss();
+    assert!(held > began + 2 * AT_ONCE, "MiB: {began} at first, {held} with all of them");
+    drop(clients);
+    until("their memory is given back", || rss() < began + 64).await;
+    eprintln!("MiB: {began} at first, {held} with all of them, {} after that", rss());
 }
 
 /// Over HTTP/2 the fields of a head are counted as over HTTP/1.1, but for cookies in parts; those of trailers as well.

@@ -276,7 +276,7 @@ async fn it_asks_for_the_token(browser: &mut Browser, directory: &Path) {
     unreachable_only(browser);
 }
 
-/// Not a promise: `cargo test -- --ignored picture` takes the picture of the README anew.
+/// Not a promise: `cargo test -- --ignored picture` takes the picture of the page for the docs again.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes a file of the project, and takes a minute"]
 async fn picture() {

@@ -76,6 +76,37 @@ async fn deploy_promote_and_roll_back() {
     }
 }
 
+/// Deploying or promoting the bytes that serve already leaves what a rollback goes back to, and the files keep their mode.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_again_is_no_new_version() {
+    use std::os::unix::fs::PermissionsExt;
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = directory.path().join("users.wasm");
+    fs::write(&service, version(1)).unwrap();
+    fs::set_permissions(&service, fs::Permissions::from_mode(0o640)).unwrap();
+    let file = elsewhere.path().join("2.wasm");
+    fs::write(&file, version(2)).unwrap();
+    let file = file.display().to_string();
+    let process = Process::serve(directory.path(), &[]).await;
+    let mut client = Connection::http1(process.address).await;
+    let run = |args: &[&str]| {
+        let (code, stdout, stderr) = order(&process, directory.path(), args);
+        assert_eq!(code, Some(0), "{args:?}: {stdout}{stderr}");
+        for name in ["users.wasm", "users.wasm.previous", "users@canary.wasm"] {
+            if let Ok(metadata) = fs::metadata(directory.path().join(name)) {
+                assert_eq!(metadata.permissions().mode() & 0o777, 0o640, "{name} after {args:?}");
+            }
+        }
+    };
+    run(&["deploy", "users", &file]);
+    run(&["deploy", "users", &file]);
+    run(&["deploy", "users", &file, "--canary", "10%"]);
+    run(&["promote", "users"]);
+    assert_eq!(asked(&mut client, "/users", &[]).await, 2);
+    run(&["rollback", "users"]);
+    assert_eq!(asked(&mut client, "/users", &[]).await, 1);
+}
+
 /// A version that cannot be, or was found wanting, is not served by way of a command either.
 #[tokio::test(flavor = "multi_thread")]
 async fn deploy_and_promote_refuse_in_words() {

@@ -78,14 +78,21 @@ async fn complete_responses_hold_no_places() {
 /// Where there is no room for them, complete responses hold their places for the time of their service, as streamed ones do.
 #[tokio::test(flavor = "multi_thread")]
 async fn places_are_free_within_wall() {
-    for (path, unsent) in [("/hello", "0"), ("/users", "0"), ("/endless", "64MiB")] {
+    for (path, unsent) in [("/hello", "0"), ("/users", "0"), (KEPT, "0"), ("/endless", "64MiB")] {
         let replica = Replica::start("one").await;
-        let host = all(&replica).set("listener.unsent", unsent).start().await;
+        let cacheable = "cache = true\nlimits = { in_flight = 2, queue = 0, wall = '1s' }";
+        let host = all(&replica).manifest("cacheable", cacheable).set("listener.unsent", unsent).start().await;
+        if path == KEPT {
+            assert_eq!(host.get(path).await.status, 200, "it is stored");
+        }
         for window in [0, 1] {
             let mut client = Narrow::connect(host.address, window).await;
             let _held = [client.get(path).await.unwrap(), client.get(path).await.unwrap()];
             let start = Instant::now();
-            if unsent == "0" {
+            if path == KEPT {
+                let mut other = Narrow::connect(host.address, 0).await;
+                assert_eq!(other.get(path).await.unwrap().status(), 503, "both places are taken");
+            } else if unsent == "0" {
                 assert_eq!(host.get(path).await.status, 503, "{path}: both places are taken");
             }
             loop {
@@ -123,6 +130,18 @@ async fn without_room_nothing_piles_up() {
     assert_eq!(get(host.address, "/nothing").await.problem(), "no-route", "over HTTP/1.1 it is buffered anyway");
 }
 
+/// Whatever clients of services leave unread, operators are answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_have_room_of_their_own() {
+    let replica = Replica::start("one").await;
+    let host = all(&replica).set("listener.unsent", "0").start().await;
+    let mut operator = Narrow::connect(host.admin, 0).await;
+    for path in ["/metrics", "/v1/services", "/"] {
+        let response = operator.get(path).await.unwrap();
+        assert_eq!((response.status().as_u16(), response.body().is_end_stream()), (200, false), "{path}");
+    }
+}
+
 /// The stream alone is reset, and the connection goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_not_taken_is_reset() {
@@ -136,6 +155,12 @@ async fn a_stream_that_is_not_taken_is_reset() {
         assert!(error.is_reset(), "{path}: {error}");
     }
     assert_eq!(metric(&host, "lodge_stalled_responses_total").await, KINDS.len() as u64);
+    let metrics = get(host.admin, "/metrics").await.text();
+    let aborted = metrics.lines().filter(|line| line.starts_with("lodge_transfers_aborted_total{"));
+    let aborted: Vec<_> = aborted.filter(|line| !line.ends_with(" 0")).collect();
+    assert!(aborted.iter().all(|line| line.contains("reason=\"client-stalled\"")), "{aborted:?}");
+    let count = |line: &&str| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
+    assert_eq!(aborted.iter().map(count).sum::<usize>(), KINDS.len(), "{aborted:?}");
     until_metric(&host, "lodge_unsent_bytes", 0).await;
     until("a connection without a stream that goes on is idle", || client.is_over()).await;
 }
@@ -177,7 +202,9 @@ async fn a_slow_client_gets_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn http1_connections_that_do_not_read_are_closed() {
     let replica = Replica::start("one").await;
-    let host = all(&replica).set("listener.idle", "700ms").start().await;
+    // Its time is longer than the test may take: what ends the stream is that its client does not read.
+    let endless = "limits = { in_flight = 2, queue = 0, wall = '300s' }";
+    let host = all(&replica).manifest("endless", endless).set("listener.idle", "700ms").start().await;
     let mut clients = Vec::new();
     for path in KINDS {
         clients.push(unread(host.address, path).await);
@@ -185,6 +212,11 @@ async fn http1_connections_that_do_not_read_are_closed() {
         assert_ne!(honest.status, 503, "{path}: a client that does not read holds its places");
     }
     until_metric(&host, "lodge_connections", 0).await;
+    let metrics = get(host.admin, "/metrics").await.text();
+    let aborted = metrics.lines().filter(|line| line.starts_with("lodge_transfers_aborted_total{service=\"endless\""));
+    let aborted: Vec<_> = aborted.collect();
+    assert!(aborted.iter().any(|line| line.contains("client-stalled")), "{aborted:?}");
+    assert!(!aborted.iter().any(|line| line.contains("wall-time")), "{aborted:?}");
 }
 
 /// A stop ends in time, whatever clients do not take.

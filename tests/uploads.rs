@@ -1,6 +1,7 @@
 //! Bodies on their way to replicas and back: as they come, whole, within limits, and at the pace of who sends them.
 
 use std::fs;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -69,6 +70,30 @@ async fn a_slow_upload_is_the_clients() {
     assert_eq!(state(&host, &one), "available");
     one.set(Habit::Name);
     assert_eq!(within(host.get("/far")).await.text(), "one");
+}
+
+/// The share of the time counts, and not who is waited for at its end: a body that takes most of it, and ends before it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_ends_just_in_time() {
+    let one = Replica::start("one").await;
+    one.set(Habit::Digest(60_000));
+    let text = "ejection = { failures = 1, share = '100%' }\n[breaker]\ncalls = 1\n[limits]\nwall = '3s'";
+    let host = before(&[&one], text).start().await;
+    for (pause, problem) in [(2000, "body-late"), (0, "upstream-timeout")] {
+        let mut client = host.connect().await;
+        let (sender, body) = fed();
+        let sending = tokio::spawn(async move {
+            sender.send(Frame::data(Bytes::from("half"))).await.unwrap();
+            // The client's pace is what is tested.
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            sender.send(Frame::data(Bytes::from("half"))).await.unwrap();
+        });
+        let response = client.send(Request::post("/far").body(body).unwrap()).await.unwrap();
+        assert_eq!(Answer::read(response).await.problem(), problem);
+        within(sending).await.unwrap();
+        assert_eq!(state(&host, &one) == "available", pause > 0, "after a pause of {pause} ms");
+    }
+    assert_eq!(host.get("/far").await.problem(), "breaker-open", "a replica that takes the time is at fault");
 }
 
 /// A GET may have a body, and it arrives.

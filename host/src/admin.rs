@@ -28,6 +28,7 @@ use tokio::task::AbortHandle;
 
 use self::body::{Body, problem, text};
 use crate::admin::scrape::{Format, Scrape};
+use crate::base::budget::Budget;
 use crate::base::canonical;
 use crate::base::drain::Told;
 use crate::cache::Responses;
@@ -61,6 +62,10 @@ const STREAMS: usize = 16;
 /// Memory for what operators send, as `listener.memory` is for clients: whatever those send, operators are answered.
 const MEMORY: usize = 8 << 20;
 
+/// Bytes of complete responses that operators have not taken yet, as `listener.unsent` is for clients: whatever those leave
+/// unread, operators are answered.
+const UNSENT: usize = 8 << 20;
+
 /// What the listener tells, and what it can do.
 pub struct Admin {
     /// As the host was started.
@@ -93,6 +98,7 @@ struct Operator {
     admin: Arc<Admin>,
     peer: IpAddr,
     buffers: Arc<Buffers>,
+    unsent: Arc<Budget>,
     /// Every ordinary place is taken.
     probe: bool,
 }
@@ -100,14 +106,15 @@ struct Operator {
 /// Answers until it is dropped: also while the host stops. The connections have the bounds of those to the services.
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let buffers = Buffers::new(MEMORY);
+    let (buffers, unsent) = (Buffers::new(MEMORY), Budget::new(UNSENT));
     let mut probes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = accept::accepted(&listener).await;
         let Ok(peer) = stream.peer_addr() else { continue };
         let place = Arc::clone(&places).try_acquire_owned().ok();
         let probe = place.is_none();
-        let operator = Operator { admin: Arc::clone(&admin), peer: peer.ip(), buffers: Arc::clone(&buffers), probe };
+        let (admin, buffers, unsent) = (Arc::clone(&admin), Arc::clone(&buffers), Arc::clone(&unsent));
+        let operator = Operator { admin, peer: peer.ip(), buffers, unsent, probe };
         let task = tokio::spawn(async move {
             operator.serve(stream).await;
             drop(place);
@@ -131,8 +138,7 @@ impl Operator {
             bounds.header_read = bounds.header_read.min(PROBE);
             bounds.idle = bounds.idle.min(PROBE);
         }
-        let scrape = &self.admin.scrape;
-        let activity = Activity::new(&bounds, &scrape.unsent, &scrape.metrics);
+        let activity = Activity::new(&bounds, &self.unsent, &self.admin.scrape.metrics);
         let account = Account::new(&self.buffers, bounds.streams);
         connection::serve(stream, (activity, account), &bounds, None, self).await;
     }
@@ -150,7 +156,7 @@ impl Answer for Operator {
         } else {
             self.admin.answer(self.peer, request).await
         };
-        let counts = response.body_mut().count(Reserve { version, unsent: &self.admin.scrape.unsent });
+        let counts = response.body_mut().count(Reserve { version, unsent: &self.unsent });
         if !counts {
             *response.body_mut() = Body::Whole(None, None);
             if !health {

@@ -195,8 +195,8 @@ impl Admission {
         if gates.clone().all(|gate| gate.clients.admits_all()) {
             return Ok(());
         }
-        let client = asked.client();
-        if gates.clone().all(|gate| gate.clients.admits(client)) { Ok(()) } else { Err(Refusal::Client) }
+        let admits = |client| gates.clone().all(|gate| gate.clients.admits(client));
+        if admits(asked.client()) && asked.claimed.is_none_or(admits) { Ok(()) } else { Err(Refusal::Client) }
     }
 
     /// A place without a wait, and without a word from the policies: for what nobody waits for. Half of the host's

@@ -37,7 +37,7 @@ use self::changes::Changes;
 use self::conditions::Conditions;
 use self::control::Control;
 use self::errand::{Change, Changed, Fetch, Kind};
-pub use self::errand::{Errand, Settled};
+pub use self::errand::{Errand, Settled, unconditional};
 use self::flights::{Flights, Joined, Lead};
 use self::forwarding::Forwarding;
 use self::kept::{Asker, Kept, is_personal};
@@ -117,11 +117,11 @@ impl Responses {
             return Errand::found(Kind::Change(Change::of(changed)));
         }
         if !rules.keep {
-            return Errand::found(Kind::Pass(None));
+            return Found::Ask(Errand::none());
         }
         if !(head_only || *method == Method::GET) || bypasses(request) {
             of.service.figures.cached.count(CacheOutcome::Bypass);
-            return Errand::found(Kind::Pass(Some(CacheStatus::Bypass)));
+            return Found::Ask(pass(request, CacheStatus::Bypass));
         }
         let key = Key::new(service, uri);
         let conditions = Conditions::of(request.headers());
@@ -139,7 +139,7 @@ impl Responses {
             }
             Err(None) => {
                 of.service.figures.cached.count(CacheOutcome::Miss);
-                return Errand::found(Kind::Pass(Some(CacheStatus::Miss(false))));
+                return Found::Ask(pass(request, CacheStatus::Miss(false)));
             }
             Err(Some(missed)) => missed,
         };
@@ -151,6 +151,7 @@ impl Responses {
             conditions::clear(request.headers_mut());
             validates = stale.as_ref().is_some_and(|kept| conditions::ask(request.headers_mut(), kept.headers()));
         }
+        let unconditional = !conditions::are_in(request.headers());
         let fetch = Fetch {
             responses: Arc::clone(self),
             lead,
@@ -165,6 +166,8 @@ impl Responses {
             conditions,
             stale,
             validates,
+            unconditional,
+            deadline: None,
             insists,
         };
         Errand::found(Kind::Keep(Box::new(fetch)))
@@ -186,6 +189,7 @@ impl Responses {
             let variants = self.store.get(key);
             let best = variants.iter().flat_map(|variants| variants.iter()).find(|kept| kept.answers(asker));
             let give = |kept: &Kept, how| kept.give(conditions, head_only, how, now);
+            best.iter().for_each(|kept| kept.used(now));
             if let Some(kept) = best.filter(|kept| kept.terms().satisfies(asker.headers, now)) {
                 return Ok(match until {
                     None => (give(kept, CacheStatus::Hit(kept.terms().left(now))), CacheOutcome::Hit),
@@ -222,18 +226,17 @@ impl Responses {
         }
     }
 
-    /// Keeps an answer, unless it was asked for before a call that has changed it: a newer one must not go for that.
-    fn put(&self, key: Key, kept: Arc<Kept>) {
-        if kept.standing().stands() {
-            self.store.put(key, kept);
-        }
+    /// Stores a response, unless it was asked for before a call that has changed it: a newer one must not go for that. False
+    /// when its URI has no place for another variant.
+    fn put(&self, key: Key, kept: Arc<Kept>) -> bool {
+        !kept.standing().stands() || self.store.put(key, kept, self.now())
     }
 
     /// What is to become of the answer to a guest's call: calls are not looked up, but one that changes something ends what is
     /// kept for clients.
     pub fn called<B>(&self, of: &Deployment, request: &Request<B>) -> Errand {
         if request.method().is_safe() || of.spec.manifest.cache.is_none() {
-            return Errand::of(Kind::Pass(None));
+            return Errand::none();
         }
         let standing = self.changes.standing(service_of(of), request.uri());
         Errand::of(Kind::Change(Change::of(Changed::Path(standing))))
@@ -253,6 +256,13 @@ impl Responses {
         self.changes.retain(|name| served.iter().any(|edition| base(&edition.name) == name));
         self.flights.doom(|_| false, || self.store.drop_if(|_, edition| !served.contains(edition)));
     }
+}
+
+/// A request that goes to its service past the cache.
+fn pass<B>(request: &Request<B>, how: CacheStatus) -> Errand {
+    let is_get = [Method::GET, Method::HEAD].contains(request.method());
+    let unconditional = is_get && !conditions::are_in(request.headers());
+    Errand::of(Kind::Pass { how: Some(how), unconditional })
 }
 
 /// The service that a version is one of, or itself.

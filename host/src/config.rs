@@ -23,6 +23,9 @@ use keys::KEYS;
 use limits::{LIMITS, Limits};
 use traces::{TRACES, Traces};
 
+/// Bytes that a connection to a replica takes at most, over HTTP/1.1: what it has read and what it has not written.
+const CONNECTION: usize = 128 << 10;
+
 /// How the host runs. Fields are named as their keys are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -56,6 +59,8 @@ pub struct Config {
     pub engine: Engine,
     /// How services call each other.
     pub calls: Calls,
+    /// Replicas elsewhere, of all services together.
+    pub upstreams: Upstreams,
     /// Bytes of memory that the process may use, as far as anybody has said.
     pub memory: Option<usize>,
     /// How the directory is watched.
@@ -160,6 +165,8 @@ pub struct Engine {
     pub warm: usize,
     /// The most memory that any manifest may give a sandbox.
     pub max_memory: usize,
+    /// Bytes that all free sandboxes together keep of the memory that they had.
+    pub resident: usize,
     /// WebAssembly stack of a sandbox.
     pub stack: usize,
     /// A guest that computes gives its thread back this often.
@@ -174,6 +181,13 @@ pub struct Engine {
     pub compile_memory: usize,
     /// How long nobody asks for a service until its machine code leaves memory; zero is for ever.
     pub idle_unload: Duration,
+}
+
+/// Replicas elsewhere, of all services together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstreams {
+    /// Connections to them; one over HTTP/2 counts as four.
+    pub connections: usize,
 }
 
 /// How services call each other.
@@ -253,7 +267,7 @@ pub type Source = BTreeMap<String, String>;
 pub struct Resolved {
     /// The values in force.
     pub config: Config,
-    /// Every key with its text and origin, in the order of the README.
+    /// Every key with its text and origin, in the order of the docs.
     pub values: Vec<(String, String, Origin)>,
 }
 
@@ -297,7 +311,7 @@ pub fn env_name(name: &str) -> String {
     format!("LODGE_{}", name.replace('.', "_").to_uppercase())
 }
 
-/// Name, default and help of every setting, in the order of the README.
+/// Name, default and help of every setting, in the order of the docs.
 pub fn described() -> impl Iterator<Item = (String, &'static str, &'static str)> {
     let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, key.help));
     let limits = LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, key.help));
@@ -405,6 +419,7 @@ impl Config {
                 queue: 0,
                 warm: 0,
                 max_memory: 0,
+                resident: 0,
                 stack: 0,
                 tick: zero,
                 max_file: 0,
@@ -414,6 +429,7 @@ impl Config {
                 idle_unload: zero,
             },
             calls: Calls { suffix: String::new() },
+            upstreams: Upstreams { connections: 0 },
             memory: None,
             watch: Watch { poll: zero },
             cache: Cache { directory: CacheDirectory::Auto, sealed: None, size: 0 },
@@ -425,22 +441,28 @@ impl Config {
     }
 
     /// Lowers the defaults of what would not fit into [`Config::memory`]: what clients send to a quarter of it, responses
-    /// that are stored or not taken to an eighth, and 4 MiB at least.
+    /// that are stored or not taken, what free sandboxes keep and the buffers of replicas to an eighth, and 4 MiB at least.
     fn shrink(&mut self, values: &mut [(String, String, Origin)]) {
         let Some(memory) = self.memory else { return };
         let sizes = [
             ("listener.memory", &mut self.listener.memory, 4),
             ("listener.unsent", &mut self.listener.unsent, 8),
             ("responses.memory", &mut self.responses.memory, 8),
+            ("engine.resident", &mut self.engine.resident, 8),
         ];
-        for (name, size, part) in sizes {
-            let most = (memory / part).max(4 << 20);
-            let value = values.iter_mut().find(|(known, _, origin)| known == name && *origin == Origin::Default);
-            if let Some((_, text, _)) = value.filter(|_| *size > most) {
-                *size = most;
-                *text = bytesize::ByteSize(most as u64).display().iec().to_string();
+        let mut lower = |name: &str, value: &mut usize, most: usize, show: fn(usize) -> String| {
+            let shown = values.iter_mut().find(|(known, _, origin)| known == name && *origin == Origin::Default);
+            if let Some((_, text, _)) = shown.filter(|_| *value > most) {
+                *value = most;
+                *text = show(most);
             }
+        };
+        for (name, size, part) in sizes {
+            let show = |most| bytesize::ByteSize(most as u64).display().iec().to_string();
+            lower(name, size, (memory / part).max(4 << 20), show);
         }
+        let connections = (memory / 8).max(4 << 20) / CONNECTION;
+        lower("upstreams.connections", &mut self.upstreams.connections, connections, |most| most.to_string());
     }
 
     fn disagreements(&self) -> Vec<String> {

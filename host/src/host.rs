@@ -120,8 +120,9 @@ impl Host {
             tracer: tracer.clone(),
             logs: Arc::clone(&logs),
         });
+        let marks = !handler.trusted_proxies.is_empty();
         let calls: Weak<dyn LocalCalls> = Arc::<Handler>::downgrade(&handler);
-        let compiler = compiler.reaching(Outgoing::new(calls, Arc::clone(&handler.via), &config.calls.suffix));
+        let compiler = compiler.reaching(Outgoing::new(calls, Arc::clone(&handler.via), marks, &config.calls.suffix));
         Ok(Self {
             listener,
             admin,

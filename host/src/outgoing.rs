@@ -12,6 +12,9 @@
 //! answer differently to what came through a proxy (nginx does not compress), and who would find the way back from there is
 //! under the limits of any client. Which it will be is only known once a connection is chosen; what can be said before is
 //! whether the manifest lists any address that is not public, without which no name leads to one.
+//!
+//! A host with `trusted_proxies` marks every request of a guest: its own public address, or a load balancer's, may be among
+//! the proxies, and an unmarked request from there would be believed.
 
 mod account;
 mod address;
@@ -75,6 +78,8 @@ struct World {
     calls: Weak<dyn LocalCalls>,
     /// What this host is called by itself, when a request comes back to it.
     via: Arc<Via>,
+    /// Whether the host trusts any proxies.
+    marks: bool,
     /// For bodies of requests that may be sent again.
     room: Arc<Room>,
     /// What the names of services end in, with a dot before it.
@@ -98,10 +103,12 @@ impl Outgoing {
     }
 
     /// The services that `calls` answers for, below the domain `suffix`, and the world, where this host is called `via`.
-    pub fn new(calls: Weak<dyn LocalCalls>, via: Arc<Via>, suffix: &str) -> Self {
+    /// `marks` is whether the host trusts any proxies.
+    pub fn new(calls: Weak<dyn LocalCalls>, via: Arc<Via>, marks: bool, suffix: &str) -> Self {
         Self(Some(World {
             calls,
             via,
+            marks,
             room: Arc::default(),
             suffix: format!(".{suffix}").into(),
             resolver: system(),
@@ -121,7 +128,8 @@ impl Outgoing {
             return account;
         }
         let tls = if grants.http.is_empty() { None } else { world.tls() };
-        let shared = client::Shared { resolver: &world.resolver, via: &world.via, room: &world.room };
+        let shared =
+            client::Shared { resolver: &world.resolver, via: &world.via, room: &world.room, marks: world.marks };
         let client = tls.map(|tls| Client::new(grants, limits, tls, shared));
         let (calls, suffix) = (Weak::clone(&world.calls), Arc::clone(&world.suffix));
         let account = Arc::new(Account::new(service, grants, limits, calls, suffix, client));

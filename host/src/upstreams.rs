@@ -41,7 +41,7 @@ use self::health::Change;
 use self::replay::Room;
 use self::replicas::{News, Replicas};
 pub use self::shown::{Seen, Shown};
-use self::transport::{Pool, Settings, Target};
+use self::transport::{Pool, Settings, Target, Total};
 use self::tunnels::Tunnels;
 use crate::base::ids::mix;
 use crate::base::lasting::forever;
@@ -108,8 +108,9 @@ pub struct Counts {
 }
 
 /// What every upstream of a host needs, made when there is a first one.
-#[derive(Default)]
 pub struct Shared {
+    /// The bound on the connections to their replicas.
+    total: Arc<Total>,
     names: OnceLock<Arc<Names>>,
     /// How often those are asked for.
     pace: Pace,
@@ -123,6 +124,20 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// For a host that has at most so many connections to replicas, of which one over HTTP/2 counts as four.
+    pub fn new(connections: usize) -> Self {
+        Self {
+            total: Total::new(connections),
+            names: OnceLock::new(),
+            pace: Pace::default(),
+            tls: OnceLock::new(),
+            via: Arc::default(),
+            room: Arc::default(),
+            tunnels: watch::Sender::default(),
+            latest: Mutex::default(),
+        }
+    }
+
     /// The latest upstream of a service, while it lives.
     pub fn last(&self, service: &str) -> Option<Arc<Upstream>> {
         lock(&self.latest).get(service).and_then(Weak::upgrade)
@@ -177,6 +192,7 @@ impl Upstream {
             read: spec.read,
             idle: spec.idle,
             connections: spec.connections,
+            total: Arc::clone(&shared.total),
             protocol: spec.protocol,
             tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
         };

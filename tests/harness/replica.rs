@@ -30,6 +30,8 @@ pub(crate) enum Habit {
     Echo,
     /// After it has read all of the body.
     Swallow,
+    /// After it has read all of the body, and so many milliseconds.
+    Digest(u64),
     /// With this status and nothing else.
     Status(u16),
     /// By closing the connection without a word.
@@ -199,6 +201,11 @@ async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWri
         Habit::Swallow => {
             body.whole().await?;
             to.write_all(whole("swallowed").as_bytes()).await.ok()
+        }
+        Habit::Digest(millis) => {
+            body.whole().await?;
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            to.write_all(whole("digested").as_bytes()).await.ok()
         }
         Habit::Status(status) => {
             body.whole().await?;

@@ -98,7 +98,10 @@ fn main() {
                 .value_parser(clap::value_parser!(usize)),
         )
         .arg(
-            Arg::new("svg").long("svg").action(ArgAction::SetTrue).help("draw what requests cost anew, for the README"),
+            Arg::new("svg")
+                .long("svg")
+                .action(ArgAction::SetTrue)
+                .help("draw what requests cost anew, for docs/performance.md"),
         )
         .arg(Arg::new("serve").long("serve").num_args(1..).hide(true))
         // cargo says so to every benchmark.
@@ -120,7 +123,7 @@ fn main() {
                 let rows = requests::measure(&bench);
                 println!("{}", report::requests(&rows));
                 if arguments.get_flag("svg") {
-                    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/figures.svg");
+                    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/figures.svg");
                     std::fs::write(file, report::picture(&rows)).expect("a writable file");
                 }
             }

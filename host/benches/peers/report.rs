@@ -1,4 +1,4 @@
-//! What was measured, as the README has it: Markdown, and a picture.
+//! What was measured, as docs/performance.md has it: Markdown, and a picture.
 
 use std::fmt::Write as _;
 use std::process::Command;

@@ -20,7 +20,7 @@ const EVENTS: usize = 2;
 
 /// What hyper sends.
 pub(super) enum Body {
-    /// A complete body, with its room in `listener.unsent` where it needs any.
+    /// A complete body, with its room among the unsent responses where it needs any.
     Whole(Option<Bytes>, Option<Room>),
     Events(mpsc::Receiver<Bytes>),
 }

@@ -10,6 +10,9 @@ use ipnet::IpNet;
 pub struct Asked<'a> {
     /// The other end of the connection.
     pub peer: IpAddr,
+    /// The client that forwarding headers name which are not believed. `allow`, `deny` and rates by client hold for it as
+    /// well as for `peer`.
+    pub claimed: Option<IpAddr>,
     /// A guest of this host asks: that it may is in its own manifest, and no network stands between.
     pub inside: bool,
     /// Every proxy that is believed, when `peer` is one of them.
@@ -64,8 +67,14 @@ mod tests {
                 headers.append("x-forwarded-for", http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
             }
             let peer = "10.0.0.1".parse().unwrap();
-            let asked =
-                Asked { peer, inside: false, proxies: trusted.then_some(&*proxies), headers: &headers, route: 0 };
+            let asked = Asked {
+                peer,
+                claimed: None,
+                inside: false,
+                proxies: trusted.then_some(&*proxies),
+                headers: &headers,
+                route: 0,
+            };
             assert_eq!(asked.client(), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
         };
         check(false, &["192.0.2.1"], "10.0.0.1");

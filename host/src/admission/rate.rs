@@ -124,7 +124,14 @@ impl Rate {
                 let (Ok(full) | Err(full)) = next;
                 take(full).map_err(|wait| (full, wait))
             }
-            By::Client => self.state.many().take(&key_of(asked.client()), take),
+            By::Client => {
+                let (own, many) = (key_of(asked.client()), self.state.many());
+                let claimed = asked.claimed.map(key_of).filter(|key| *key != own);
+                many.take(&own, take).and_then(|full| match claimed {
+                    Some(key) => many.take(&key, take).map(|other| full.max(other)),
+                    None => Ok(full),
+                })
+            }
             By::Header(name) => {
                 let value = asked.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
                 self.state.many().take(&value, take)

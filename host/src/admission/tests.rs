@@ -43,7 +43,8 @@ fn of(terms: &Terms, known: Option<(&Admission, bool)>, commons: &Arc<Commons>, 
 
 async fn ask(admission: &Admission, client: &str, route: usize, now: Instant) -> Result<Permit, Refusal> {
     let headers = HeaderMap::new();
-    let asked = Asked { peer: client.parse().unwrap(), inside: false, proxies: None, headers: &headers, route };
+    let asked =
+        Asked { peer: client.parse().unwrap(), claimed: None, inside: false, proxies: None, headers: &headers, route };
     admission.admit(&asked, now).await
 }
 

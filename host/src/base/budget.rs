@@ -51,6 +51,13 @@ impl Room {
         grown
     }
 
+    /// Gives back all but so many bytes.
+    pub fn shrink(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.budget.used.fetch_sub(less, Relaxed);
+        self.bytes -= less;
+    }
+
     /// How many.
     pub fn bytes(&self) -> usize {
         self.bytes

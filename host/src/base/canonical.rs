@@ -10,7 +10,8 @@
 //!   dot segments are removed. Reserved characters stay encoded: `%2F` is not `/`. Empty segments stay: `//` is not `/`.
 //!
 //! What RFC 3986 keeps apart, software often does not. [`readings`] are the other paths for which a service may take the
-//! normal form: with `%2F` and `\` for `/`, without empty segments, without `;parameters`. The router compares them.
+//! normal form: with `%2F` or `\` for `/`, without empty segments, without `;parameters`, in every combination. The router
+//! compares them.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
@@ -134,30 +135,77 @@ pub fn comparable(normal: &str) -> String {
 /// A path for which a service may take another one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// In the form of [`comparable`], with no empty segment and no `%2F`.
+    /// In the form of [`comparable`].
     pub path: String,
     /// It leaves a segment by a `..` that the normal form hides.
     pub climbs: bool,
+    /// What separates its segments besides `/`.
+    pub separators: Separators,
 }
 
-/// What a service may take a [`comparable`] path for: `%2F`, `%5C` and `\` separate segments, empty segments do not count;
-/// and the same without `;parameters`, where there are any.
+/// What software takes for a `/`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Separators {
+    /// `%2F` is one.
+    pub slash: bool,
+    /// `\` and `%5C` are.
+    pub backslash: bool,
+}
+
+impl Separators {
+    /// All that there can be.
+    pub const COUNT: usize = 4;
+
+    fn all() -> [Self; Self::COUNT] {
+        let of = |slash, backslash| Self { slash, backslash };
+        [of(false, false), of(true, false), of(false, true), of(true, true)]
+    }
+
+    /// Place of these among all.
+    pub fn index(self) -> usize {
+        usize::from(self.slash) + 2 * usize::from(self.backslash)
+    }
+
+    /// A [`comparable`] path where these are `/`.
+    pub fn separated(self, comparable: &str) -> Cow<'_, str> {
+        let mut path = Cow::Borrowed(comparable);
+        for (separates, encoded) in [(self.slash, "%2F"), (self.backslash, "%5C")] {
+            if separates && path.contains(encoded) {
+                path = Cow::Owned(path.replace(encoded, "/"));
+            }
+        }
+        path
+    }
+}
+
+/// What a service may take a [`comparable`] path for: every combination of `%2F` separates segments or does not, `\` does or
+/// does not, empty segments count or do not, `;parameters` belong to a segment, are cut off before it is separated, or after.
+/// At most 24, and only those in which the path looks different: one for a path that is [plain](is_plain).
 pub fn readings(comparable: &str) -> impl Iterator<Item = Reading> {
-    let separated = separated(comparable);
-    let bare = separated.contains(';').then(|| {
-        let names: Vec<_> =
-            separated.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name)).collect();
-        names.join("/")
-    });
-    [Some(separated), bare].into_iter().flatten().map(|text| {
-        let (path, climbs) = without_dots(text.split('/').filter(|segment| !segment.is_empty()));
-        Reading { path, climbs }
+    let (slash, backslash) = (comparable.contains("%2F"), comparable.contains("%5C"));
+    let (cuts, separates) = (comparable.contains(';'), slash || backslash);
+    let within = move |it: &Separators| (slash || !it.slash) && (backslash || !it.backslash);
+    Separators::all().into_iter().filter(within).flat_map(move |separators| {
+        let whole = separators.separated(comparable);
+        let after = cuts.then(|| Cow::Owned(without_parameters(&whole)));
+        let before = (cuts && separates && separators != Separators::default())
+            .then(|| Cow::Owned(separators.separated(&without_parameters(comparable)).into_owned()));
+        [Some(whole), after, before].into_iter().flatten().flat_map(move |text| {
+            let text: Cow<'_, str> = text;
+            let empty = text.contains("//").then(|| {
+                let (path, climbs) = without_dots(text.strip_prefix('/').unwrap_or(&text).split('/'));
+                Reading { path, climbs, separators }
+            });
+            let (path, climbs) = without_dots(text.split('/').filter(|segment| !segment.is_empty()));
+            empty.into_iter().chain([Reading { path, climbs, separators }])
+        })
     })
 }
 
-/// The same path where whatever software takes for a `/` is one.
-pub fn separated(comparable: &str) -> String {
-    comparable.replace("%2F", "/").replace("%5C", "/")
+/// A path without what stands behind a `;` in its segments.
+fn without_parameters(path: &str) -> String {
+    let names = path.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name));
+    names.collect::<Vec<_>>().join("/")
 }
 
 /// Length of as many first segments of `path` as there are in the first `length` bytes of `comparable`.

@@ -26,6 +26,12 @@ impl Clock {
         self.ticks.load(Ordering::Relaxed)
     }
 
+    /// Lets so many ticks pass on a clock that stands still.
+    #[cfg(test)]
+    pub(crate) fn advance(&self, ticks: u64) {
+        self.ticks.fetch_add(ticks, Ordering::Relaxed);
+    }
+
     /// Time since the start, to the tick.
     pub fn elapsed(&self) -> Duration {
         self.between(0, self.now())

@@ -5,9 +5,9 @@
 //! has a bound. A file system that hangs keeps its caller waiting all the same, so reads of what is served run on threads
 //! that the end of the host does not wait for.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -95,13 +95,26 @@ pub fn text(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 /// Puts `content` at `path` in one step, and on disk before that: a reader sees the file before or this one, also after
-/// a crash. The file that it is written to first has a name of its own, so others may do the same at the same time.
+/// a crash. The file that it is written to first has a name of its own, so others may do the same at the same time. The new
+/// file has the mode of the one that it replaces and, as far as this process may set them, its owner and group.
 ///
 /// # Errors
 /// Those of the file system. The file before is then still there.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_like(path, content, path)
+}
+
+/// The same; where nothing is at `path`, the file gets mode, owner and group of `like`, if that is a file.
+///
+/// # Errors
+/// Those of [`replace`].
+pub fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
     let partial = partial(path)?;
-    let written = File::create_new(&partial).and_then(|mut file| {
+    let like = regular_at(path).or_else(|| regular_at(like));
+    // Until it has the mode of the other file, nobody else may open it.
+    let mode = if like.is_some() { 0o600 } else { 0o666 };
+    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial).and_then(|mut file| {
+        like.map_or(Ok(()), |like| adopt(&file, &like))?;
         file.write_all(content)?;
         file.sync_all()
     });
@@ -114,13 +127,40 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync(path)
 }
 
-/// Renames a file of a directory, and waits until that is on disk.
+/// Renames a file of a directory, and waits until that is on disk. The file takes mode, owner and group of the one that it
+/// replaces, as far as this process may set them.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    if let (Some(like), Ok((file, _))) = (regular_at(to), open(from)) {
+        // Another user's file in a directory of ours can be renamed and not changed.
+        let _ = adopt(&file, &like);
+    }
     fs::rename(from, to)?;
     sync(to)
+}
+
+fn regular_at(path: &Path) -> Option<Metadata> {
+    fs::metadata(path).ok().filter(Metadata::is_file)
+}
+
+/// Gives a file mode, owner and group of another.
+fn adopt(file: &File, like: &Metadata) -> io::Result<()> {
+    let own = file.metadata()?;
+    let mut group = own.gid();
+    if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+        // Only root gives files to other users; their owner may give them to a group that it belongs to.
+        let given = fchown(file, Some(like.uid()), Some(like.gid())).or_else(|_| fchown(file, None, Some(like.gid())));
+        group = if given.is_ok() { like.gid() } else { own.gid() };
+    }
+    let mut mode = like.mode() & 0o777;
+    if group != like.gid() {
+        // What the other file's group may do is not for this one.
+        mode = mode & !0o070 | (mode & 0o007) << 3;
+    }
+    // A change of owner takes bits of the mode away, so the mode comes last.
+    if file.metadata()?.mode() & 0o777 != mode { file.set_permissions(Permissions::from_mode(mode)) } else { Ok(()) }
 }
 
 /// Waits until the names in the directory of `path` are on disk.

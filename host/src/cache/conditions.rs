@@ -75,6 +75,11 @@ pub(super) fn confirms(news: &HeaderMap, kept: &HeaderMap) -> bool {
     }
 }
 
+/// Whether a request has conditions that a 304 can be the response to (RFC 9110, 13.1.2 and 13.1.3).
+pub(super) fn are_in(asked: &HeaderMap) -> bool {
+    OURS.iter().any(|name| asked.contains_key(name))
+}
+
 /// Takes a client's conditions out of a request.
 pub(super) fn clear(asked: &mut HeaderMap) {
     for name in OURS {

@@ -2,7 +2,7 @@
 //! ends what is kept, or what is kept stands for it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::header::HeaderMap;
 use http::{Request, Response, StatusCode, request};
@@ -11,7 +11,7 @@ use super::changes::Standing;
 use super::conditions::{self, Conditions};
 use super::flights::Lead;
 use super::forwarding::Forwarding;
-use super::freshness::Times;
+use super::freshness::{self, Times};
 use super::kept::{Asker, Draft, Kept};
 use super::recorder::{Recorder, promised};
 use super::status::{self, CacheStatus};
@@ -29,8 +29,8 @@ use crate::telemetry::metrics::CacheOutcome;
 pub struct Errand(Kind);
 
 pub(super) enum Kind {
-    /// Nothing.
-    Pass(Option<CacheStatus>),
+    /// Nothing: the response passes, unless it is a 304 to a request that is known to have no conditions.
+    Pass { how: Option<CacheStatus>, unconditional: bool },
     /// It may change what is kept.
     Change(Change),
     /// It is to be kept.
@@ -85,6 +85,10 @@ pub(super) struct Fetch {
     pub(super) stale: Option<Arc<Kept>>,
     /// The service is asked whether that is still right.
     pub(super) validates: bool,
+    /// It is asked without conditions, the client's own or others.
+    pub(super) unconditional: bool,
+    /// When the time of the request is up, once it was admitted.
+    pub(super) deadline: Option<Instant>,
     /// The client wants no stored answer, though there is one.
     pub(super) insists: bool,
 }
@@ -98,13 +102,24 @@ impl Errand {
         Found::Ask(Self(kind))
     }
 
-    /// The request was admitted: whatever becomes of it from now on, its service may have done what it asks for.
-    pub fn begins(&mut self) {
+    /// A response of which nothing is stored, and nothing is known of its request.
+    pub(super) fn none() -> Self {
+        Self(Kind::Pass { how: None, unconditional: false })
+    }
+
+    /// The request was admitted, and has time until `deadline`: whatever becomes of it from now on, its service may have done
+    /// what it asks for.
+    pub fn begins(&mut self, deadline: Instant) {
         match &mut self.0 {
-            Kind::Pass(_) => {}
+            Kind::Pass { .. } => {}
             Kind::Change(change) => change.asked = true,
-            Kind::Keep(fetch) => fetch.requested = fetch.responses.now(),
+            Kind::Keep(fetch) => (fetch.requested, fetch.deadline) = (fetch.responses.now(), Some(deadline)),
         }
+    }
+
+    /// When the time of the request is up; `None` for one that was not admitted, or whose response is not stored.
+    pub fn deadline(&self) -> Option<Instant> {
+        if let Kind::Keep(fetch) = &self.0 { fetch.deadline } else { None }
     }
 
     /// The head of `request` without conditions, for the case that it has to be sent [again](Settled::Again).
@@ -124,7 +139,7 @@ impl Errand {
     /// stand for it.
     pub fn settle(self, result: Result<Response<Body>, RequestError>, record: &Record) -> Settled {
         match self.0 {
-            Kind::Pass(how) => Settled::Done(result.map(|mut response| {
+            Kind::Pass { how, unconditional } => Settled::Done(believed(result, unconditional).map(|mut response| {
                 how.into_iter().for_each(|how| status::append(response.headers_mut(), how));
                 response
             })),
@@ -163,6 +178,7 @@ impl Drop for Change {
 
 impl Fetch {
     fn settle(mut self: Box<Self>, result: Result<Response<Body>, RequestError>, record: &Record) -> Settled {
+        let result = believed(result, self.unconditional);
         let now = self.responses.now();
         let times = Times { requested: self.requested, received: now };
         let serves = |kept: &&Arc<Kept>| fails(&result) && !self.insists && kept.terms().serves_on_error(now);
@@ -192,7 +208,7 @@ impl Fetch {
                 self.revalidated(&kept, response.headers(), times)
             }
             Some(_) => {
-                self.validates = false;
+                (self.validates, self.unconditional) = (false, true);
                 return Settled::Again(Errand(Kind::Keep(self)));
             }
             None => self.fetched(response, times),
@@ -200,10 +216,11 @@ impl Fetch {
     }
 
     /// What is stored is still right.
-    fn revalidated(self, kept: &Kept, news: &HeaderMap, times: Times) -> Response<Body> {
+    fn revalidated(self, kept: &Arc<Kept>, news: &HeaderMap, times: Times) -> Response<Body> {
         self.count(CacheOutcome::Revalidated);
         let head = kept.refreshed(news);
         let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, times);
+        let withdrawn = self.withdraws(&head.headers);
         let given = kept.give_validated(head.headers, &self.conditions, times);
         // The body is there already, and has its room.
         let room = |draft: &Draft| self.responses.budget.room(draft.bytes() + self.lead.key().len());
@@ -213,6 +230,7 @@ impl Fetch {
                 let responses = Arc::clone(&self.responses);
                 self.lead.land(|key| responses.put(key, renewed));
             }
+            None if withdrawn => self.withdraw(kept, times.received),
             None => self.lead.barren(),
         }
         given
@@ -224,16 +242,29 @@ impl Fetch {
         let (mut head, mut body) = response.into_parts();
         let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, times);
         let (stale, insists) = (self.stale.is_some(), self.insists);
-        let recorder = match draft {
-            Some(draft) => Recorder::new(&self.responses, self.lead, draft, promised(&head.headers)),
-            None => Err(self.lead),
+        let holds = self.conditions.hold(head.status, &head.headers);
+        let draft = draft.filter(|draft| self.responses.store.has_place(self.lead.key(), draft, times.received));
+        let stored = match (draft, self.stale.clone()) {
+            (Some(draft), _) => match Recorder::new(&self.responses, self.lead, draft, promised(&head.headers)) {
+                Ok(recorder) => {
+                    body = body.recorded(recorder);
+                    true
+                }
+                Err(lead) => {
+                    lead.barren();
+                    false
+                }
+            },
+            (None, Some(kept)) if !is_failure(head.status) && self.withdraws(&head.headers) => {
+                self.withdraw(&kept, times.received);
+                false
+            }
+            (None, _) => {
+                self.lead.barren();
+                false
+            }
         };
-        let stored = recorder.is_ok();
-        match recorder {
-            Ok(recorder) => body = body.recorded(recorder),
-            Err(lead) => lead.barren(),
-        }
-        if self.conditions.hold(head.status, &head.headers) {
+        if holds {
             conditions::not_modified(&mut head);
             // The client has it; the others have not.
             let whole = std::mem::replace(&mut body, Body::text(None));
@@ -250,6 +281,24 @@ impl Fetch {
         Response::from_parts(head, body)
     }
 
+    /// Whether a response with these headers says that what is stored must not be used any more. What is said to a client
+    /// that is known by its credentials is about its own response, and says nothing of the stored one, which is everybody's.
+    fn withdraws(&self, headers: &HeaderMap) -> bool {
+        !self.personal && freshness::forbids(headers)
+    }
+
+    /// The stored response is given to nobody any more once it is stale, whatever terms it was stored on. A fresh one is as
+    /// right as its own `Cache-Control` says.
+    fn withdraw(self, kept: &Arc<Kept>, now: SystemTime) {
+        kept.terms().withdraw();
+        let (store, fresh) = (&self.responses.store, kept.terms().is_fresh(now));
+        self.lead.barren_after(|key| {
+            if !fresh {
+                store.remove_one(key, kept)
+            }
+        });
+    }
+
     fn asker(&self) -> Asker<'_> {
         let Self { edition, asked: headers, forwarding, personal, standing, .. } = self;
         Asker { edition, headers, forwarding, personal: *personal, standing: standing.clone() }
@@ -258,6 +307,20 @@ impl Fetch {
     fn count(&self, outcome: CacheOutcome) {
         self.service.figures.cached.count(outcome);
     }
+}
+
+/// A response as it is, but for a 304 to a request without conditions: that is a failure of the service, since its client has
+/// nothing to use in its place (RFC 9110, 15.4.5).
+fn believed(result: Result<Response<Body>, RequestError>, unconditional: bool) -> Result<Response<Body>, RequestError> {
+    match result {
+        Ok(response) if unconditional && response.status() == StatusCode::NOT_MODIFIED => Err(self::unconditional()),
+        result => result,
+    }
+}
+
+/// The failure of a service that answers 304 to a request without conditions.
+pub fn unconditional() -> RequestError {
+    RequestError::BadAnswer("it answers 304 to a request without conditions".into())
 }
 
 /// What RFC 9111, 4.4, does not call an error: what was asked for was done.
@@ -274,6 +337,9 @@ fn may_be_done(error: &RequestError) -> bool {
 
 /// What RFC 5861 calls an error.
 fn fails(result: &Result<Response<Body>, RequestError>) -> bool {
-    let status = result.as_ref().map_or_else(RequestError::status, Response::status);
+    is_failure(result.as_ref().map_or_else(RequestError::status, Response::status))
+}
+
+fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502..=504)
 }

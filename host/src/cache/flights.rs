@@ -159,14 +159,23 @@ impl Lead {
         self.flight.followed.load(Relaxed)
     }
 
-    /// Stores what was brought, unless it is too late for that.
-    pub(super) fn land(self, store: impl FnOnce(Key)) {
+    /// Stores what was brought, unless it is too late for that. `store` says whether there was a place for it.
+    pub(super) fn land(self, store: impl FnOnce(Key) -> bool) {
         let flying = lock(&self.flights.flying);
-        if !self.flight.doomed.load(Relaxed) {
-            store(self.flight.key.clone());
-        }
+        let refused = !self.flight.doomed.load(Relaxed) && !store(self.flight.key.clone());
         drop(flying);
+        if refused {
+            return self.barren();
+        }
         self.flights.alone.remove(&self.flight.like);
+    }
+
+    /// The same as [`barren`](Self::barren), after a change of what is stored. Nobody else changes it meanwhile.
+    pub(super) fn barren_after(self, change: impl FnOnce(&Key)) {
+        let flying = lock(&self.flights.flying);
+        change(&self.flight.key);
+        drop(flying);
+        self.barren();
     }
 
     /// There is nothing to store, and it is not worth waiting for another.
@@ -220,9 +229,12 @@ mod tests {
         assert!(futures_pending(&mut waiting));
         drop(lead);
         waiting.await;
-        let mut stored = false;
-        leads(&flights, 1, start).unwrap().land(|_| stored = true);
-        assert!(stored && flights.flying() == 0);
+        let mut stored = 0;
+        leads(&flights, 1, start).unwrap().land(|_| {
+            stored += 1;
+            true
+        });
+        assert_eq!((stored, flights.flying()), (1, 0));
     }
 
     #[test]
@@ -243,9 +255,12 @@ mod tests {
         assert_eq!((alone.len(), flights.flying()), (3, 3));
         drop(alone);
         // One that can be kept ends it, and so does time.
-        leads(&flights, 1, start).unwrap().land(|_| {});
+        leads(&flights, 1, start).unwrap().land(|_| true);
         let _lead = leads(&flights, 1, start).unwrap();
         assert!(leads(&flights, 1, start).is_none());
+        // One that there was no place for does not.
+        leads(&flights, 3, start).unwrap().land(|_| false);
+        assert!((0..2).all(|_| leads(&flights, 3, start).is_some()));
         leads(&flights, 2, start).unwrap().barren_at(start);
         let _lead = leads(&flights, 2, start + ALONE).unwrap();
         assert!(leads(&flights, 2, start + ALONE).is_none());
@@ -259,9 +274,12 @@ mod tests {
         flights.doom_key(&key("/a"), || ());
         let fresh = leads(&flights, 1, start).expect("nobody waits for what is out of date");
         let mut stored = Vec::new();
-        late.land(|_| stored.push("late"));
-        fresh.land(|_| stored.push("fresh"));
-        other.land(|_| stored.push("other"));
+        for (lead, name) in [(late, "late"), (fresh, "fresh"), (other, "other")] {
+            lead.land(|_| {
+                stored.push(name);
+                true
+            });
+        }
         assert_eq!(stored, ["fresh", "other"]);
         let doomed = leads(&flights, 1, start).unwrap();
         flights.doom(|key| key.service() == "users", || ());

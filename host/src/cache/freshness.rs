@@ -3,6 +3,7 @@
 //! Stricter than the RFC, on purpose: freshness is never guessed (4.2.2), a response with `Set-Cookie` is never stored,
 //! and neither is one that would have to be validated at every use.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -14,6 +15,9 @@ use crate::manifest::cache::Rules;
 
 /// Final status codes whose caching this cache implements. Parts of responses (206) are not among them.
 const STATUSES: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
+
+/// Directives of a response that keep it out of this cache.
+const FORBIDS: [&str; 3] = ["no-store", "private", "no-cache"];
 
 /// A clock that is behind by more than this was set back. By less, another thread read it a moment earlier.
 const SET_BACK: Duration = Duration::from_secs(1);
@@ -38,6 +42,8 @@ pub(super) struct Terms {
     strict: bool,
     while_revalidate: Duration,
     if_error: Duration,
+    /// Its service has said since that such a response must not be stored.
+    withdrawn: AtomicBool,
 }
 
 impl Terms {
@@ -51,8 +57,10 @@ impl Terms {
         }
         let control = Control::read(answer)?;
         let (public, s_maxage) = (control.says("public"), control.says("s-maxage"));
-        let forbidden = ["no-store", "private", "no-cache"].iter().any(|word| control.says(word));
-        if forbidden || Control::read(asked)?.says("no-store") || !STATUSES.contains(&head.status.as_u16()) {
+        if FORBIDS.iter().any(|word| control.says(word))
+            || Control::read(asked)?.says("no-store")
+            || !STATUSES.contains(&head.status.as_u16())
+        {
             return None;
         }
         if asked.contains_key(header::AUTHORIZATION) && !(public || s_maxage || control.says("must-revalidate")) {
@@ -68,8 +76,14 @@ impl Terms {
             strict,
             while_revalidate: grace("stale-while-revalidate"),
             if_error: grace("stale-if-error"),
+            withdrawn: AtomicBool::new(false),
         };
         terms.is_fresh(times.received).then_some(terms)
+    }
+
+    /// When its head came.
+    pub(super) fn received(&self) -> SystemTime {
+        self.received
     }
 
     /// Whether it may be the response to a request with these headers without validation.
@@ -92,7 +106,7 @@ impl Terms {
             Seconds::Bare => true,
             most => most.valid().is_some_and(|most| staleness <= most),
         };
-        young && lasting && (fresh || (stale && !self.strict && self.is_after(now)))
+        young && lasting && (fresh || (stale && !self.strict && !self.is_withdrawn() && self.is_after(now)))
     }
 
     /// Whether it is fresh for a request that says nothing of that.
@@ -109,6 +123,15 @@ impl Terms {
     /// used stale while it is revalidated, and the failure is what revalidation came to.
     pub(super) fn serves_on_error(&self, now: SystemTime) -> bool {
         self.is_within(self.if_error.max(self.while_revalidate), now)
+    }
+
+    /// Ends every use of it once it is stale.
+    pub(super) fn withdraw(&self) {
+        self.withdrawn.store(true, Relaxed);
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Relaxed)
     }
 
     /// Its age in seconds (RFC 9111, 4.2.3).
@@ -131,6 +154,7 @@ impl Terms {
     }
 
     fn is_within(&self, grace: Duration, now: SystemTime) -> bool {
+        let grace = if self.is_withdrawn() { Duration::ZERO } else { grace };
         self.age_at(now) < self.lifetime.saturating_add(grace) && self.is_after(now)
     }
 
@@ -139,6 +163,12 @@ impl Terms {
     fn is_after(&self, now: SystemTime) -> bool {
         self.received.duration_since(now).unwrap_or_default() <= SET_BACK
     }
+}
+
+/// Whether a response with these headers says that it must not be stored, or not be used without validation. One whose
+/// `Cache-Control` cannot be read might say that.
+pub(super) fn forbids(answer: &HeaderMap) -> bool {
+    Control::read(answer).is_none_or(|control| FORBIDS.iter().any(|word| control.says(word)))
 }
 
 /// Whether a request says anything of the responses that it would take.

@@ -1,7 +1,8 @@
 //! One answer that is kept: for whom it is right, and what becomes of it when it is given.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -46,6 +47,8 @@ pub(super) struct Kept {
     body: Bytes,
     /// Of the head.
     room: Room,
+    /// When it was stored or last asked for, in seconds since 1970.
+    used: AtomicU64,
 }
 
 /// Bytes, and the room that they take.
@@ -60,10 +63,11 @@ impl AsRef<[u8]> for Housed {
     }
 }
 
-/// A body that gives its room back when the last who has it is done.
-pub(super) fn housed(bytes: Vec<u8>, room: Room) -> Bytes {
-    // What grew has room to grow further, which nobody counts.
+/// A body that gives its room back when the last who has it is done. `room` is for all that is allocated, and becomes that
+/// of the body.
+pub(super) fn housed(bytes: Vec<u8>, mut room: Room) -> Bytes {
     let bytes = Vec::from(bytes.into_boxed_slice());
+    room.shrink(bytes.len());
     Bytes::from_owner(Housed { bytes, _room: room })
 }
 
@@ -143,7 +147,16 @@ impl Draft {
             self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         self.service.figures.cached.keeps(room.bytes() + body.len());
-        Kept { draft: self, body, room }
+        let used = AtomicU64::new(seconds(self.terms.received()));
+        Kept { draft: self, body, room, used }
+    }
+
+    /// Whether it stands for a stored response from now on.
+    pub(super) fn replaces(&self, other: &Kept) -> bool {
+        let other = &other.draft;
+        let outdates = self.edition != other.edition || self.standing != other.standing;
+        let alike = self.forwarding == other.forwarding && self.vary == other.vary;
+        self.edition.name == other.edition.name && (outdates || alike)
     }
 }
 
@@ -187,12 +200,19 @@ impl Kept {
         current && shared && draft.forwarding == *asker.forwarding && draft.vary.iter().all(same)
     }
 
-    /// Whether it stands for the other one from now on.
-    pub(super) fn replaces(&self, other: &Self) -> bool {
-        let (own, other) = (&self.draft, &other.draft);
-        let outdates = own.edition != other.edition || own.standing != other.standing;
-        let alike = own.forwarding == other.forwarding && own.vary == other.vary;
-        own.edition.name == other.edition.name && (outdates || alike)
+    /// Its head, and for whom it is right.
+    pub(super) fn draft(&self) -> &Draft {
+        &self.draft
+    }
+
+    /// A request asks for it.
+    pub(super) fn used(&self, now: SystemTime) {
+        self.used.store(seconds(now), Relaxed);
+    }
+
+    /// How long no request has asked for it.
+    pub(super) fn unused(&self, now: SystemTime) -> Duration {
+        Duration::from_secs(seconds(now).saturating_sub(self.used.load(Relaxed)))
     }
 
     /// Its head with what a 304 has brought, but for what describes the body, which stays (RFC 9111, 3.2).
@@ -258,6 +278,11 @@ impl Drop for Kept {
     fn drop(&mut self) {
         self.draft.service.figures.cached.drops(self.bytes());
     }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Whether a header is stored with its response. `Age` is counted anew, a rate is one client's, and the last two are for

@@ -2,16 +2,22 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-use super::kept::Kept;
+use super::kept::{Draft, Kept};
 use crate::manifest::cache::Edition;
 
-/// Variants of one URI; with more, the one stored first goes.
+/// Variants of one URI. What makes a variant is in the client's hands, so a further one never takes the place of one that is
+/// in use: it is not stored.
 const VARIANTS: usize = 16;
+
+/// A variant that no request has asked for in this time is not in use, and can be replaced by another. It also ends what a
+/// client can do that stores variants of which nobody else has any use.
+const UNUSED: Duration = Duration::from_secs(60);
 
 /// Entries of the largest size that fit into one shard at least. A shard has a lock of its own.
 const PER_SHARD: usize = 8;
@@ -97,13 +103,28 @@ impl Store {
         self.0.get(key)
     }
 
-    /// Keeps an answer in the place of those that it stands for: the same variant, and whatever an earlier edition of
-    /// its maker has left. Only one at a time may do this.
-    pub(super) fn put(&self, key: Key, kept: Arc<Kept>) {
-        let before = self.0.peek(&key);
-        let others = before.iter().flat_map(|before| before.iter()).filter(|other| !kept.replaces(other));
-        let variants = std::iter::once(&kept).chain(others).take(VARIANTS).map(Arc::clone).collect();
-        self.0.insert(key, variants);
+    /// Stores a response in the place of those that it stands for: the same variant, and whatever an earlier edition of
+    /// its maker has left. False when there is no place for another variant. Only one at a time may do this.
+    pub(super) fn put(&self, key: Key, kept: Arc<Kept>, now: SystemTime) -> bool {
+        let Some(others) = others(self.0.peek(&key).as_ref(), kept.draft(), now) else { return false };
+        self.0.insert(key, std::iter::once(kept).chain(others).collect());
+        true
+    }
+
+    /// Whether a response has a place beside the other variants of its URI, or can take the place of one.
+    pub(super) fn has_place(&self, key: &Key, draft: &Draft, now: SystemTime) -> bool {
+        others(self.0.peek(key).as_ref(), draft, now).is_some()
+    }
+
+    /// Drops this one, if it is still stored.
+    pub(super) fn remove_one(&self, key: &Key, kept: &Arc<Kept>) {
+        let Some(before) = self.0.peek(key) else { return };
+        let stay: Variants = before.iter().filter(|other| !Arc::ptr_eq(other, kept)).map(Arc::clone).collect();
+        if stay.is_empty() {
+            self.0.remove(key);
+        } else if stay.len() < before.len() {
+            let _ = self.0.replace(key.clone(), stay, true);
+        }
     }
 
     /// Drops all that is under a key; says how many answers that was.
@@ -131,6 +152,21 @@ impl Store {
     pub(super) fn bytes(&self) -> usize {
         usize::try_from(self.0.weight()).unwrap_or(usize::MAX)
     }
+}
+
+/// The variants that stay beside a new one; `None` when it has no place among them.
+fn others(before: Option<&Variants>, draft: &Draft, now: SystemTime) -> Option<Vec<Arc<Kept>>> {
+    let all = before.into_iter().flat_map(|before| before.iter());
+    let mut others: Vec<_> = all.filter(|other| !draft.replaces(other)).map(Arc::clone).collect();
+    if others.len() >= VARIANTS {
+        others.retain(|other| other.terms().serves_on_error(now));
+    }
+    if others.len() >= VARIANTS {
+        let unused = others.iter().enumerate().filter(|(_, other)| other.unused(now) >= UNUSED);
+        let (place, _) = unused.max_by_key(|(_, other)| other.unused(now))?;
+        others.remove(place);
+    }
+    Some(others)
 }
 
 impl fmt::Debug for Key {

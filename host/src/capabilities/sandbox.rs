@@ -41,6 +41,8 @@ pub struct Sandbox {
     pub body_awaited: AtomicBool,
     /// The tick since which it does, and the ticks that it did before.
     body_waits: [AtomicU64; 2],
+    /// The tick at which the current request began.
+    began: AtomicU64,
     /// The current request's body object is still held by someone.
     pub body_held: AtomicBool,
     /// Something that the guest has sent for the current request was denied.
@@ -100,6 +102,7 @@ impl Sandbox {
             body_broken: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
             body_waits: Default::default(),
+            began: AtomicU64::new(0),
             body_held: AtomicBool::new(false),
             denied: AtomicBool::new(false),
             answers_held: AtomicUsize::new(0),
@@ -130,6 +133,7 @@ impl Sandbox {
         self.body_broken.store(false, Relaxed);
         self.body_awaited.store(false, Relaxed);
         self.body_waits.iter().for_each(|ticks| ticks.store(0, Relaxed));
+        self.began.store(self.cpu.clock.now(), Relaxed);
         self.body_held.store(true, Relaxed);
         self.denied.store(false, Relaxed);
         if !first {
@@ -153,7 +157,15 @@ impl Sandbox {
 
     /// How long the guest has waited for its client, to the tick: that is no time that the service took.
     pub fn body_waited(&self) -> Duration {
-        self.cpu.clock.between(0, self.body_waits[1].load(Relaxed))
+        let ([since, before], now) = (&self.body_waits, self.cpu.clock.now());
+        let current = if self.body_awaited.load(Relaxed) { now.saturating_sub(since.load(Relaxed)) } else { 0 };
+        self.cpu.clock.between(0, before.load(Relaxed).saturating_add(current))
+    }
+
+    /// Whether the time since the current request began is the client's fault.
+    fn is_the_clients(&self) -> bool {
+        let elapsed = self.cpu.clock.between(self.began.load(Relaxed), self.cpu.clock.now());
+        is_the_clients(self.body_waited(), elapsed)
     }
 
     /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body. And if it says
@@ -166,7 +178,7 @@ impl Sandbox {
         match error {
             _ if self.body_over.load(Relaxed) => RequestError::BodyTooLarge,
             _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
-            RequestError::WallTime if self.body_awaited.load(Relaxed) => RequestError::BodyLate,
+            RequestError::WallTime if self.is_the_clients() => RequestError::BodyLate,
             RequestError::Guest(Error::HttpRequestDenied) if self.denied.load(Relaxed) => RequestError::OutgoingDenied,
             error => error,
         }
@@ -246,6 +258,12 @@ impl Sandbox {
     }
 }
 
+/// Whether a request that has used up its time is its client's fault: at least half of the `elapsed` time its service has
+/// `waited` for the client's body. Who waited at the last moment says nothing of that.
+pub fn is_the_clients(waited: Duration, elapsed: Duration) -> bool {
+    !waited.is_zero() && waited.saturating_mul(2) >= elapsed
+}
+
 /// Somebody holds the body of an answer to what a guest has sent.
 pub struct Held(Arc<Sandbox>);
 
@@ -254,3 +272,6 @@ impl Drop for Held {
         self.0.answers_held.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,7 @@ impl Order<'_> {
             let manifest = files.manifest(self.config)?;
             is_free(&manifest, &files)?;
             let Checked { content, digest } = self.check(file, name, manifest)?;
-            files.keep_previous()?;
+            files.keep_previous(&content)?;
             files.write(&content, &files.component(None))?;
             return confirm(self.client, name, &digest);
         };
@@ -105,7 +105,7 @@ impl Order<'_> {
             return Err(Failure::new(format!("{trial} was taken out by the host: {why}; {way_out}")));
         }
         is_free(&files.manifest(self.config)?, &files)?;
-        files.keep_previous()?;
+        files.keep_previous(&content)?;
         let service = files.component(None);
         disk::rename(&version, &service).map_err(|error| failed(&service, &error))?;
         files.remove(&files.manifest_of(label))?;

@@ -146,7 +146,12 @@ fn served(service: &Service, now: SystemTime) -> String {
     text.push('\n');
     let more = match (&service.replicas, service.loaded) {
         (Some(replicas), _) => elsewhere::available(replicas),
-        (None, true) => "its machine code is in memory".into(),
+        (None, true) => match service.code.as_deref() {
+            Some("baseline") => "its machine code is in memory: baseline code, slower until it is optimised".into(),
+            Some(code) => format!("its machine code is in memory: {code}"),
+            // A host of an earlier version does not say.
+            None => "its machine code is in memory".into(),
+        },
         (None, false) => "its machine code is not in memory".into(),
     };
     item(&mut text, "sha256", [&service.digest]);
@@ -251,7 +256,7 @@ mod tests {
     #[test]
     fn a_service_in_words() {
         let service: Service = serde_json::from_str(
-            r#"{"name":"users","digest":"ab","state":"serving","loaded":true,"since":"2026-11-21T10:00:00Z",
+            r#"{"name":"users","digest":"ab","state":"serving","loaded":true,"code":"baseline","since":"2026-11-21T10:00:00Z",
                 "routes":["/users"],"host":"users.localhost","requests":12,"errors":1,"limits":{"cpu":"5s","queue":1024},
                 "last_refusal":{"at":"2026-11-21T10:59:00Z","reason":"queue-full"},
                 "policies":[{"policy":"rate","route":"/login","settings":"5/m, burst 5, by client","state":"3 in use"},
@@ -264,6 +269,7 @@ mod tests {
         .unwrap();
         let text = served(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
         for line in [
+            "  state         serving; its machine code is in memory: baseline code, slower until it is optimised\n",
             "  since         2026-11-21T10:00:00Z (1 hour ago)\n",
             "  answers at    /users and users.localhost\n",
             "  may call      hello, orders\n",

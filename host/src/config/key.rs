@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// A setting of a `T`, as data: the flag, the variable, the key, the README row and the default all come from here.
+/// A setting of a `T`, as data: the flag, the variable, the key, the row of the docs and the default all come from here.
 pub struct Key<T> {
     /// Dotted name as in `lodge.toml`, e.g. `listener.idle`.
     pub name: &'static str,

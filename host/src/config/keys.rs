@@ -1,4 +1,4 @@
-//! Every setting but the limits: the one table that flags, variables, `lodge.toml` and the README come from.
+//! Every setting but the limits: the one table that flags, variables, `lodge.toml` and the docs come from.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{CacheDirectory, Config, LogFormat, ServiceHosts};
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Every setting but the limits, in the order the README shows them.
+/// Every setting but the limits, in the order of the docs.
 pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "listen",
@@ -112,7 +112,7 @@ pub const KEYS: &[Key<Config>] = &[
     Key {
         name: "memory",
         default: "auto",
-        help: "what the process may use; `auto` is the limit of its cgroup, or the memory of the machine. The default of listener.memory is at most a quarter of it, those of listener.unsent and responses.memory an eighth",
+        help: "what the process may use; `auto` is the limit of its cgroup, or the memory of the machine. The default of listener.memory is at most a quarter of it, those of listener.unsent, responses.memory, engine.resident and the buffers of upstreams.connections an eighth",
         set: |c, text| {
             c.memory = if text == "auto" { None } else { Some(size(text, 32 << 20..=1 << 50)?) };
             Ok(())
@@ -209,6 +209,12 @@ pub const KEYS: &[Key<Config>] = &[
         set: |c, text| size(text, 1 << 20..=4 << 30).map(|value| c.engine.max_memory = value),
     },
     Key {
+        name: "engine.resident",
+        default: "2GiB",
+        help: "memory that sandboxes which are free keep for their next request, all together; at most 2 MiB of each",
+        set: |c, text| size(text, 0..=1 << 40).map(|value| c.engine.resident = value),
+    },
+    Key {
         name: "engine.stack",
         default: "512KiB",
         help: "WebAssembly stack of a sandbox",
@@ -266,6 +272,12 @@ pub const KEYS: &[Key<Config>] = &[
             c.calls.suffix = text;
             Ok(())
         },
+    },
+    Key {
+        name: "upstreams.connections",
+        default: "4096",
+        help: "connections to the replicas of all services; one over HTTP/2 counts as four. Beyond it, idle ones are closed, then requests wait",
+        set: |c, text| count(text, 4..=1_000_000).map(|value| c.upstreams.connections = value),
     },
     Key {
         name: "watch.poll",

@@ -47,7 +47,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What the pool's table slots are sized for: eight bytes of address space each.
 pub const MAX_TABLE_ELEMENTS: usize = 200_000;
 
-/// Every limit, in the order the README shows them.
+/// Every limit, in the order of the docs.
 pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "wall",

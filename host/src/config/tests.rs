@@ -33,6 +33,14 @@ fn defaults_fit_into_the_memory() {
     assert_eq!(sizes(&[("memory", "4GiB")]), (512, 64, "512MiB".into(), Origin::Default));
     assert_eq!(sizes(&[("memory", "32MiB")]), (8, 4, "8.0 MiB".into(), Origin::Default));
     assert_eq!(resolve(&[]).unwrap().config.listener.memory, 512 << 20);
+    let others = |memory: &str| {
+        let resolved = resolve(&[(Origin::Default, source(&[("memory", memory)]))]).unwrap();
+        let text = |name: &str| resolved.values.iter().find(|(known, ..)| known == name).unwrap().1.clone();
+        (resolved.config.engine.resident >> 20, text("engine.resident"), text("upstreams.connections"))
+    };
+    assert_eq!(others("256MiB"), (32, "32.0 MiB".into(), "256".into()));
+    assert_eq!(others("32MiB"), (4, "4.0 MiB".into(), "32".into()));
+    assert_eq!(others("64GiB"), (2048, "2GiB".into(), "4096".into()));
 }
 
 #[test]

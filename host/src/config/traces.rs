@@ -64,7 +64,7 @@ pub struct Endpoint {
     bare: bool,
 }
 
-/// Every setting of `[traces]`, in the order the README shows them.
+/// Every setting of `[traces]`, in the order of the docs.
 pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "exporter",

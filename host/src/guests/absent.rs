@@ -14,7 +14,8 @@ use crate::routing::router::Router;
 #[derive(Default)]
 pub struct Absentees {
     entries: Vec<Entry>,
-    router: Router<Arc<Why>>,
+    /// Their routes among those of the services that do answer, which have nothing here.
+    router: Router<Option<Arc<Why>>>,
     hosts: HashMap<String, Arc<Why>>,
 }
 
@@ -40,17 +41,36 @@ impl Absentees {
     pub fn new<'a>(absent: impl Iterator<Item = Absent<'a>>) -> Self {
         let mut all = Self::default();
         for entry in absent.filter_map(Entry::of) {
-            let why = Arc::new(entry.why.clone());
-            let hosted = entry.host.clone().map(Route::host);
-            for route in entry.routes.iter().chain(&hosted) {
-                // Whatever the method is, and however the path is spelt. Of two that want one route the first by name is told of.
-                let route = Route { methods: Vec::new(), guarded: false, ..route.clone() };
-                let _ = all.router.own(std::iter::once(&route), &why, false);
-            }
-            all.hosts.insert(host_of(&entry.name), why);
+            all.hosts.insert(host_of(&entry.name), Arc::new(entry.why.clone()));
             all.entries.push(entry);
         }
         all
+    }
+
+    /// Notes the routes of the services that answer, each with the host that it has by its name: which of two routes is more
+    /// specific is decided by one router for both.
+    pub(super) fn beside<'a>(&mut self, served: impl Iterator<Item = (&'a [Route], Option<String>)>) {
+        if self.is_empty() {
+            return;
+        }
+        self.router = Router::default();
+        let absent = self
+            .entries
+            .iter()
+            .map(|entry| (&*entry.routes, entry.host.clone(), self.hosts.get(&host_of(&entry.name)).map(Arc::clone)));
+        // Of two that want one route, one that answers comes first, and then the first by name.
+        for (routes, host, why) in served.map(|(routes, host)| (routes, host, None)).chain(absent) {
+            let hosted = host.map(Route::host);
+            for route in routes.iter().chain(&hosted) {
+                let route = Route { guarded: false, ..route.clone() };
+                let _ = self.router.own(std::iter::once(&route), &why, false);
+            }
+        }
+    }
+
+    /// Whether every service answers.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Whether these are the same services, with the same reasons.
@@ -58,9 +78,10 @@ impl Absentees {
         self.entries == other.entries
     }
 
-    /// Why nobody answers a client here, if somebody should. `names` is whether it may go by the names of services.
+    /// Why nobody answers a client here, if a service should that does not. `names` is whether the client may go by the names of
+    /// services.
     pub fn at(&self, authority: &str, path: &str, method: &Method, names: bool) -> Option<&Why> {
-        self.router.find(authority, path, method, names).ok().map(|found| &**found.target)
+        self.router.find(authority, path, method, names).ok()?.target.as_deref()
     }
 
     /// Why nobody answers a guest that calls this host, if somebody should.
@@ -102,7 +123,8 @@ mod tests {
     fn only_what_is_in_the_directory_is_missed() {
         let refusal = Refusal::new("b.wasm", "it is empty", "copy the component again");
         let absent = [("a", None), ("b", Some(&refusal)), ("b@2", Some(&refusal)), ("no name", Some(&refusal))];
-        let all = Absentees::new(absent.map(|(name, refusal)| Absent { name, spec: None, refusal }).into_iter());
+        let mut all = Absentees::new(absent.map(|(name, refusal)| Absent { name, spec: None, refusal }).into_iter());
+        all.beside(std::iter::empty());
         let refused = Why::Refused("b.wasm: it is empty; copy the component again".into());
         for (authority, path, why) in [
             ("x", "/a", Some(&Why::Starting)),
@@ -118,5 +140,33 @@ mod tests {
         assert_eq!(all.at("b.localhost", "/", &Method::GET, false), None);
         assert_eq!([all.called("a.localhost"), all.called("c.localhost")], [Some(&Why::Starting), None]);
         assert!(all.are(&all) && !all.are(&Absentees::default()));
+    }
+
+    /// A route of a service that does not answer is as specific as if it did.
+    #[test]
+    fn the_more_specific_route_has_the_request() {
+        let mut all = Absentees::new(["a", "b"].map(|name| Absent { name, spec: None, refusal: None }).into_iter());
+        let route = |text: &str| Route::of(Pattern::read(text).unwrap());
+        let get = Route { methods: vec![Method::GET], ..route("/b") };
+        let at_host = Route { host: Some("own.test".into()), ..route("/*") };
+        let served = [route("/*"), route("/a/open"), get, at_host];
+        all.beside([(&served[..], Some("c.localhost".to_owned()))].into_iter());
+        let absent = |authority: &str, path: &str, method: &Method| all.at(authority, path, method, true).is_some();
+        for (authority, path, expected) in [
+            ("x", "/", false),
+            ("x", "/other", false),
+            ("x", "/a", true),
+            ("x", "/a/below", true),
+            ("x", "/a/open", false),
+            ("x", "/a/open/below", false),
+            ("x", "/b", false),
+            ("own.test", "/a", false),
+            ("a.localhost", "/other", true),
+            ("c.localhost", "/a", false),
+        ] {
+            assert_eq!(absent(authority, path, &Method::GET), expected, "{authority}{path}");
+        }
+        all.beside(std::iter::empty());
+        assert!(all.at("x", "/b", &Method::GET, true).is_some());
     }
 }

@@ -96,6 +96,9 @@ pub struct Live {
     pub since: Option<String>,
     /// Whether its machine code is in memory, or waits on disk for the next request.
     pub loaded: bool,
+    /// `baseline` for code that was compiled fast and runs slower, until it is `optimised`; only while it is in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
     /// Answers so far, of all versions.
     pub requests: u64,
     /// Those of 500 and more, and those that broke off.
@@ -274,6 +277,7 @@ fn does(target: &Target) -> Live {
         state: state(target),
         since: backend.since().map(rfc3339),
         loaded: backend.is_loaded(),
+        code: backend.guest().and_then(|guest| guest.tier()),
         requests: figures.requests(),
         errors: figures.errors(),
         in_flight: target.admission.in_flight(),

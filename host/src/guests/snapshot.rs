@@ -143,6 +143,8 @@ impl Publisher {
                 }
             }
         }
+        let served = next.targets.iter().map(|target| (target.backend.routes(), target.backend.spec.host()));
+        next.absent.beside(served);
         for target in &next.targets {
             target.backend.takes_over();
             // Versions have their service's.

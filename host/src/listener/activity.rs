@@ -36,6 +36,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// or half of `listener.unsent` is used; and of `listener.header_read` for one that does not close while the host stops.
 const PRESSED: Duration = Duration::from_secs(5);
 
+/// Why a connection is cut whose client takes too little of its responses.
+const STALLED: &str = "the client takes too little";
+
 /// What a connection is doing.
 pub struct Activity {
     state: Mutex<State>,
@@ -62,6 +65,8 @@ struct State {
     wasted: Option<Instant>,
     /// The socket takes no more since, or only so many bytes.
     stalled: Option<(Instant, usize)>,
+    /// The connection ends because its client takes too little.
+    cut: bool,
     /// The host is stopping since.
     stopping: Option<Instant>,
     /// hyper was told to finish.
@@ -113,10 +118,10 @@ impl Activity {
     /// A connection that was just accepted.
     pub fn new(bounds: &config::Listener, unsent: &Arc<Budget>, metrics: &Arc<Metrics>) -> Self {
         let phase = Phase::Silent(Instant::now());
-        let (h2, upload, switched) = (false, false, false);
+        let (h2, upload, switched, cut) = (false, false, false, false);
         let (begun, transfers, wasted) = (None, Transfers::default(), None);
         let (stalled, stopping, finishing) = (None, None, None);
-        let state = State { phase, h2, upload, switched, begun, transfers, wasted, stalled, stopping, finishing };
+        let state = State { phase, h2, upload, switched, begun, transfers, wasted, stalled, cut, stopping, finishing };
         let (first_byte, header_read, idle) = (bounds.first_byte, bounds.header_read, bounds.idle);
         let (unsent, metrics) = (Arc::clone(unsent), Arc::clone(metrics));
         Self { state: Mutex::new(state), first_byte, header_read, idle, unsent, metrics }
@@ -183,7 +188,7 @@ impl Activity {
             _ if !found.stuck => None,
             _ if state.h2 && state.finishing.is_none() => Some(Verdict::Finish),
             Phase::Busy(_) if state.h2 => None,
-            _ => Some(Verdict::Cut("the client takes too little")),
+            _ => Some(Verdict::Cut(STALLED)),
         }
     }
 }
@@ -217,8 +222,7 @@ impl State {
             _ if self.h2 => finish(since),
             _ => finish(since + LINGER),
         });
-        let stalled =
-            self.stalled.map(|(since, _)| (since + self.patience(bounds), Verdict::Cut("the client takes too little")));
+        let stalled = self.stalled.map(|(since, _)| (since + self.patience(bounds), Verdict::Cut(STALLED)));
         let sends = matches!(self.phase, Phase::Busy(_)) || !self.transfers.is_empty();
         let finished = self.finishing.filter(|_| !sends);
         let farewell = if self.stopping.is_some() { bounds.header_read.min(PRESSED) } else { bounds.header_read };
@@ -245,8 +249,9 @@ impl Watch {
                         Due::Look => self.activity.look(&mut state, now),
                     };
                     let Some(verdict) = verdict else { continue };
-                    if verdict == Verdict::Finish {
-                        state.finishing = Some(now);
+                    match verdict {
+                        Verdict::Finish => state.finishing = Some(now),
+                        Verdict::Cut(why) => state.cut = why == STALLED,
                     }
                     return Poll::Ready(verdict);
                 }
@@ -262,6 +267,11 @@ impl Working {
     /// Whether it came over HTTP/2.
     pub(super) fn is_stream(&self) -> bool {
         self.stream
+    }
+
+    /// Whether its response, or its connection, was given up because the client took too little.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.transfer.as_ref().is_some_and(|transfer| transfer.is_stalled()) || lock(&self.activity.state).cut
     }
 
     /// Where the bytes of its response report to, if anywhere.

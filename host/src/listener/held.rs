@@ -10,11 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::activity::Working;
 use super::transfer::Chunk;
 use crate::base::lock::lock;
-use crate::proxy::outbound::Outbound;
-
-/// Bytes handed to an HTTP/2 stream at once: the size of a frame. h2 takes a whole chunk when the window has room for one
-/// byte, and the stream of a task that has ended cannot be reset any more.
-const PIECE: usize = 16 << 10;
+use crate::proxy::outbound::{Outbound, PIECE};
 
 /// A response body that keeps its connection busy, and whose bytes are watched.
 pub struct Held<B: Outbound> {
@@ -51,6 +47,10 @@ impl<B: Outbound> Held<B> {
 impl<B: Outbound> Drop for Held<B> {
     /// The last bytes of a stream may be with h2 for as long as its window is closed.
     fn drop(&mut self) {
+        let lost = self.working.watched().is_some_and(|transfer| transfer.loses());
+        if (lost || !self.is_end_stream()) && self.working.is_stalled() {
+            self.body.stalled();
+        }
         let Some(transfer) = self.working.watched() else { return };
         let unsent = transfer.unsent.load(Relaxed);
         if unsent > 0 && transfer.room.get().is_none() {

@@ -6,7 +6,7 @@
 //! transfers every second at most. A stream whose client takes less than [`PROGRESS`] bytes in `listener.idle`, and not all
 //! there is, is reset: its task is aborted, and h2 resets a stream that is dropped before its end (RFC 9113, 5.4.2).
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,10 @@ pub struct Transfer {
     pub(super) room: OnceLock<Room>,
     /// In the place of room.
     pub(super) hold: Mutex<Option<Hold>>,
+    /// Its client took too little of it.
+    stalled: AtomicBool,
+    /// Bytes of it were handed to hyper and never written.
+    lost: AtomicBool,
     /// The task of the HTTP/2 stream, until it ends.
     task: Mutex<Option<AbortHandle>>,
 }
@@ -84,8 +88,19 @@ impl Transfer {
         self.progress.fetch_add(if left == 0 { bytes.max(PROGRESS) } else { bytes }, Relaxed);
     }
 
+    /// Whether it was given up because its client took too little of it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
+    }
+
+    /// Whether bytes that were handed to hyper are not written, or never will be.
+    pub(super) fn loses(&self) -> bool {
+        self.lost.load(Relaxed) || self.unsent.load(Relaxed) > 0
+    }
+
     /// Resets its stream. False where there is none, or its task has ended.
     fn reset(&self) -> bool {
+        self.stalled.store(true, Relaxed);
         let task = lock(&self.task).take().filter(|task| !task.is_finished());
         task.inspect(AbortHandle::abort).is_some()
     }
@@ -176,6 +191,7 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(transfer) = self.transfer.as_ref().filter(|_| !self.bytes.is_empty()) {
             transfer.unsent.fetch_sub(self.bytes.len(), Relaxed);
+            transfer.lost.store(true, Relaxed);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a manifest's `[upstream]` says, with the defaults filled in.
 //!
 //! Pure: text in, a [`Spec`] or every problem out, each with its line. The settings are the table [`KEYS`], from which
-//! defaults, "did you mean" and the README's rows come too.
+//! defaults, "did you mean" and the rows of the docs come too.
 
 mod keys;
 mod list;

@@ -70,7 +70,7 @@ pub(super) struct Client {
     quota: Mutex<Quota>,
     /// For bodies of requests that may be sent again.
     room: Arc<Room>,
-    /// For requests that may lead to addresses which are not public.
+    /// For requests that may lead to addresses which are not public, or back to this host by a proxy that it trusts.
     via: Option<Arc<Via>>,
 }
 
@@ -80,6 +80,8 @@ pub(super) struct Shared<'a> {
     pub(super) resolver: &'a Resolver,
     pub(super) via: &'a Arc<Via>,
     pub(super) room: &'a Arc<Room>,
+    /// The host trusts proxies, so every request of a guest has to be marked: any address may lead back to the host by one.
+    pub(super) marks: bool,
 }
 
 /// Makes connections, with TLS where the scheme says so, within [`CONNECT`].
@@ -134,13 +136,13 @@ impl Kept {
 impl Client {
     /// One for what `grants` allows, within `limits`.
     pub(super) fn new(grants: &Grants, limits: &Limits, tls: ClientConfig, shared: Shared<'_>) -> Self {
-        let Shared { resolver, via, room } = shared;
+        let Shared { resolver, via, room, marks } = shared;
         let dial = Dial::new(Arc::clone(resolver), grants, limits.outgoing * CONNECTIONS);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let quota = Mutex::new(Quota::new(limits.outgoing_rate));
         let places = Arc::new(Semaphore::new(limits.outgoing));
-        let via = grants.lists_private(is_public).then(|| Arc::clone(via));
+        let via = (marks || grants.lists_private(is_public)).then(|| Arc::clone(via));
         Self {
             pool: Mutex::new(Kept::new(&connector)),
             connector,
@@ -217,37 +219,76 @@ impl Client {
             outcome.span = onward.sends(&mut request, &outcome.service.name);
         }
         let (request, again) = Again::of(request, &self.room);
-        let lost = match once(self.pool(now), request, &options).await {
+        let mut timeouts = Timeouts::new(&options);
+        let lost = match once(self.pool(now), request, &mut timeouts).await {
             Ok(response) => return Ok((response, place)),
             Err(lost) => lost,
         };
         let Some(request) = again.and_then(|again| again.after(&lost)) else { return Err(lost.failure) };
+        // To the server it is one more request.
+        if !lock(&self.quota).take(Instant::now()) {
+            return Err(lost.failure);
+        }
         // The other connections of the pool may be closed as well: one of a pool of its own is new.
-        let second = once(pool(&self.connector), request, &options).await;
+        let second = once(pool(&self.connector), request, &mut timeouts).await;
         second.map(|response| (response, place)).map_err(|lost| lost.failure)
     }
 }
 
+/// The timeouts of a request, which its tries share.
+struct Timeouts {
+    /// What is left of the time to connect.
+    connect: Duration,
+    first_byte: Option<Duration>,
+    /// When the first byte of the response has to be there; known once the first try has a connection.
+    end: Option<Instant>,
+}
+
+impl Timeouts {
+    fn new(options: &RequestOptions) -> Self {
+        let connect = options.connect_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
+        Self { connect, first_byte: options.first_byte_timeout, end: None }
+    }
+
+    /// How long a try that begins now may take to connect.
+    fn to_connect(&self, now: Instant) -> Duration {
+        self.end.map_or(self.connect, |end| self.connect.min(end.saturating_duration_since(now)))
+    }
+
+    /// A try that began at `begun` has a connection. Returns when the first byte has to be there; a guest may set a timeout
+    /// that no clock can represent, which is none.
+    fn connected(&mut self, begun: Instant, now: Instant) -> Option<Instant> {
+        self.connect = self.connect.saturating_sub(now.saturating_duration_since(begun));
+        self.end = self.end.or_else(|| now.checked_add(self.first_byte?));
+        self.end
+    }
+}
+
 /// Sends a request by this pool, and waits for the head of its response.
-async fn once(
-    pool: Pool,
-    mut request: Request<WasiBody>,
-    options: &RequestOptions,
-) -> Result<Response<Incoming>, Lost> {
+async fn once(pool: Pool, mut request: Request<WasiBody>, timeouts: &mut Timeouts) -> Result<Response<Incoming>, Lost> {
+    let begun = Instant::now();
     let mut connection = capture_connection(&mut request);
     let mut asked = std::pin::pin!(pool.request(request));
-    let limit = options.connect_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
+    let limit = timeouts.to_connect(begun);
     let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
     let answered = tokio::select! {
         biased;
-        answered = asked.as_mut() => answered,
-        connected = connected => match options.first_byte_timeout {
-            _ if !connected => return Err(Lost::late(Failure::ConnectTimeout)),
-            Some(limit) => {
-                tokio::time::timeout(limit, asked).await.map_err(|_| Lost::late(Failure::AnswerTimeout))?
+        answered = asked.as_mut() => {
+            timeouts.connected(begun, begun);
+            answered
+        }
+        connected = connected => {
+            if !connected {
+                return Err(Lost::late(Failure::ConnectTimeout));
             }
-            None => asked.await,
-        },
+            match timeouts.connected(begun, Instant::now()) {
+                Some(end) => {
+                    let late = |_| Lost::late(Failure::AnswerTimeout);
+                    tokio::time::timeout_at(end.into(), asked).await.map_err(late)?
+                }
+                None => asked.await,
+            }
+        }
     };
     let reused = Uses::count(&connection);
     answered.map_err(|error| Lost::new(&error, reused))

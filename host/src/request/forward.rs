@@ -39,6 +39,8 @@ pub struct Relay {
     early: VecDeque<Frame<Bytes>>,
     ended: bool,
     source: Source,
+    /// The client's body, which may still be on its way.
+    uploading: Option<Arc<Uploading>>,
 }
 
 /// The client's body on its way to a replica, within the service's limit.
@@ -100,9 +102,9 @@ pub async fn forward<B: RequestBody>(
         }
         Ok(Answer { response, source }) => {
             let (head, body) = response.into_parts();
-            let mut relay = Relay { body, early: VecDeque::new(), ended: false, source };
+            let mut relay = Relay { body, early: VecDeque::new(), ended: false, source, uploading };
             std::future::poll_fn(|cx| Poll::Ready(relay.prime(cx))).await?;
-            let upload = uploading.map(|uploading| admission::Upload {
+            let upload = relay.uploading.as_ref().map(|uploading| admission::Upload {
                 waited: uploading.waited(),
                 broken: uploading.broken.load(Relaxed) || uploading.over.load(Relaxed),
             });
@@ -113,7 +115,7 @@ pub async fn forward<B: RequestBody>(
         }
         Err(Failure::NoReplica) => Err(RequestError::NoReplica),
         Err(Failure::Overloaded(cause)) => Err(RequestError::UpstreamBusy(cause)),
-        Err(Failure::TimedOut(_)) if uploading.is_some_and(|uploading| uploading.is_waiting()) => {
+        Err(Failure::TimedOut(_)) if uploading.is_some_and(|uploading| uploading.is_the_clients()) => {
             Err(RequestError::BodyLate)
         }
         Err(Failure::TimedOut(cause)) => Err(RequestError::UpstreamTimeout(cause)),
@@ -149,6 +151,12 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// What it means that the answer is not complete when the time of the request is up.
+    pub fn late(&self) -> RequestError {
+        let clients = self.uploading.as_ref().is_some_and(|uploading| uploading.is_the_clients());
+        if clients { RequestError::BodyLate } else { RequestError::WallTime }
     }
 
     fn broken(&mut self, error: &hyper::Error) -> RequestError {

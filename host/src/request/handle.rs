@@ -13,7 +13,7 @@ use super::forward;
 use super::mirror;
 use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
-use crate::admission::Permit;
+use crate::admission::{Permit, Refusal};
 use crate::base::budget::Budget;
 use crate::cache;
 use crate::cache::{Found, Settled};
@@ -77,7 +77,7 @@ pub async fn handle<B: RequestBody>(
             bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
             let at = (uri, bound.route);
             match Box::pin(responses.look(*rules, at, &bound.target.backend, &mut request, record)).await {
-                Found::Kept(response) => return stored(handler, &bound.target, version, response, record),
+                Found::Kept(response) => return stored(handler, &bound.target, version, response, None, record),
                 Found::Ask(errand) => errand,
             }
         }
@@ -87,42 +87,46 @@ pub async fn handle<B: RequestBody>(
     let (target, route) = (Arc::clone(&bound.target), bound.route);
     let again = errand.unconditional(&request);
     let result = Box::pin(ask(handler, hop, bound, request, depth, Some(&mut errand), record)).await;
+    let deadline = errand.deadline();
     let response = match (errand.settle(result, record), again) {
         (Settled::Done(result), _) => result?,
         (Settled::Again(errand), Some(head)) => {
             Box::pin(ask_again(handler, hop, (head, &target, route), depth, errand, record)).await?
         }
-        (Settled::Again(_), None) => return Err(unconditional()),
+        (Settled::Again(_), None) => return Err(cache::unconditional()),
     };
-    stored(handler, &target, version, response, record)
+    stored(handler, &target, version, response, deadline, record)
 }
 
-/// A service that says that nothing has changed to a request that did not ask that.
-fn unconditional() -> RequestError {
-    RequestError::BadAnswer("it answers 304 to a request without conditions".into())
-}
-
-/// A response whose body may be a stored one, which other responses share. It takes a place of its service while there is no
-/// room for it in `listener.unsent`.
+/// A response whose body may be a stored one, which other responses share. While there is no room for it in
+/// `listener.unsent` it takes a place of its service, until the `deadline` of the request, or for `limits.wall` where the
+/// service was not asked.
 ///
 /// # Errors
-/// When there is no such place, either.
+/// When there is no such place, or no time left.
 fn stored(
     handler: &Handler,
     target: &Target,
     version: Version,
     response: Response<Body>,
+    deadline: Option<Instant>,
     record: &Record,
 ) -> Result<Response<Body>, RequestError> {
     let (head, mut body) = response.into_parts();
-    if !body.count(0, Reserve { version, unsent: &handler.unsent }) {
-        body = body.permitted(target.admission.admit_aside(record.start())?);
+    let reserve = Reserve { version, unsent: &handler.unsent };
+    if !body.count(0, reserve) {
+        let now = Instant::now();
+        let deadline = deadline.unwrap_or_else(|| now + target.backend.limits().wall);
+        if deadline <= now {
+            return Err(RequestError::QueueTimeout);
+        }
+        body = body.permitted(target.admission.admit_aside(record.start())?, deadline, reserve);
     }
     Ok(Response::from_parts(head, body))
 }
 
 /// Sends a request once more, after its service has confirmed another response than the one that the cache asked about.
-/// It uses its rate only once.
+/// It uses its rate only once, and has what is left of its first `limits.wall`, queues included.
 async fn ask_again(
     handler: &Handler,
     hop: Hop<'_>,
@@ -135,10 +139,12 @@ async fn ask_again(
     let request = Request::from_parts(head, body);
     let asked = handler.asked(hop, request.headers(), route);
     let client = asked.client();
-    let result = match target.admission.admit_again(&asked, Instant::now()).await {
+    let deadline = errand.deadline().unwrap_or_else(|| record.start() + target.backend.limits().wall);
+    let admitted = tokio::time::timeout_at(deadline.into(), target.admission.admit_again(&asked, Instant::now())).await;
+    let result = match admitted.unwrap_or(Err(Refusal::QueueTimeout)) {
         Ok(permit) => {
-            errand.begins();
-            let deadline = record.admitted(&permit) + target.backend.limits().wall;
+            record.admitted(&permit);
+            errand.begins(deadline);
             let to = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
             run((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
         }
@@ -146,7 +152,7 @@ async fn ask_again(
     };
     match errand.settle(result, record) {
         Settled::Done(result) => result,
-        Settled::Again(_) => Err(unconditional()),
+        Settled::Again(_) => Err(cache::unconditional()),
     }
 }
 
@@ -169,16 +175,17 @@ fn ask<B: RequestBody>(
         if judged {
             permit.judge(&target.backend.service.figures.judged, record.start());
         }
-        cached.into_iter().for_each(cache::Errand::begins);
         let client = asked.client();
         let own = record.admitted(&permit) + target.backend.limits().wall;
         let deadline = hop.call.map_or(own, |call| own.min(call.deadline));
+        cached.into_iter().for_each(|cached| cached.begins(deadline));
         let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
         let Some((version, route)) = mirror else {
             return run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record).await;
         };
         let (request, copy) = mirror::doubled(request);
-        tokio::spawn(mirror::show(version, route, copy, client, errand.clone(), Arc::clone(&handler.unsent)));
+        let shown = mirror::show((version, route, judged), copy, client, errand.clone(), Arc::clone(&handler.unsent));
+        tokio::spawn(shown);
         Box::pin(run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)).await
     }
 }
@@ -249,7 +256,14 @@ fn find(
 ) -> Result<Bound, RequestError> {
     let snapshot = handler.current.snapshot();
     let names = handler.service_hosts.admits(arrival.local);
-    match way(&snapshot, hop, head, names) {
+    let found = way(&snapshot, hop, head, names);
+    // A catch-all route of another service is no answer for one that does not answer.
+    if !snapshot.absent.is_empty()
+        && let Some(error) = absent(&snapshot, hop, (head, names, found.is_ok()), handler.explains)
+    {
+        return Err(error);
+    }
+    match found {
         Ok(found) => {
             let cached = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
@@ -259,7 +273,7 @@ fn find(
             let split = service.split.as_ref();
             let choose = |split: &Split<Target>| {
                 let client = handler.asked(hop, &head.headers, number).client();
-                let choice = split.choose(&head.headers, client);
+                let choice = split.choose(&head.headers, client, record.start());
                 (choice.version.cloned(), choice.judged)
             };
             let (version, judged) = split.map_or((None, false), choose);
@@ -276,24 +290,30 @@ fn find(
             "the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`",
         )),
         Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
-        Err(Missed::Route) => Err(missed(&snapshot, hop, head, names, handler.explains)),
+        // The directory was not looked at yet.
+        Err(Missed::Route) if snapshot.generation == 0 => Err(RequestError::Starting),
+        Err(Missed::Route) => Err(RequestError::NoRoute),
     }
 }
 
-/// Nobody answers here. A service may be meant to.
-fn missed(snapshot: &Snapshot, hop: Hop<'_>, head: &http::request::Parts, names: bool, explains: bool) -> RequestError {
+/// Why the service whose request this is does not answer, if it is starting or refused. A call goes by a name, so nothing can
+/// be `found` in its place.
+fn absent(
+    snapshot: &Snapshot,
+    hop: Hop<'_>,
+    (head, names, found): (&http::request::Parts, bool, bool),
+    explains: bool,
+) -> Option<RequestError> {
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     let why = match hop.call {
+        Some(_) if found => return None,
         Some(call) => snapshot.absent.called(call.host),
         None => snapshot.absent.at(authority, head.uri.path(), &head.method, names),
     };
-    match why {
-        Some(Why::Starting) => RequestError::Starting,
-        Some(Why::Refused(why)) => RequestError::Refused(why.clone(), explains),
-        // The directory was not looked at yet.
-        None if snapshot.generation == 0 => RequestError::Starting,
-        None => RequestError::NoRoute,
-    }
+    Some(match why? {
+        Why::Starting => RequestError::Starting,
+        Why::Refused(why) => RequestError::Refused(why.clone(), explains),
+    })
 }
 
 /// A client comes by a route, or by the name of the service where `names` says so, and a guest of this host by the name.

@@ -78,14 +78,19 @@ impl Handler {
     /// A request as the policies of a service see it, by one of its routes.
     pub fn asked<'a>(&'a self, hop: Hop<'_>, headers: &'a HeaderMap, route: usize) -> Asked<'a> {
         let proxies = hop.peer.is_trusted().then_some(&*self.trusted_proxies);
-        Asked { peer: hop.peer.address(), inside: hop.call.is_some(), proxies, headers, route }
+        let (peer, claimed, inside) = (hop.peer.address(), hop.peer.claimed(), hop.call.is_some());
+        Asked { peer, claimed, inside, proxies, headers, route }
     }
 
     /// Answers one request: the only place where a failure becomes a response.
     pub async fn answer<B: RequestBody>(&self, hop: Hop<'_>, mut request: Request<B>) -> Response<Body> {
-        // A guest that reaches the listener from a trusted address is no proxy. Rare, so it takes a pointer's room here.
+        // A guest that reaches the listener from a trusted address is no proxy. A client can forge the mark of a guest, so policies
+        // have to admit both addresses. Rare, hence the box.
         let guest = hop.peer.is_trusted() && self.via.is_from_guest(request.headers());
-        let distrusted = guest.then(|| Box::new(hop.peer.distrusted()));
+        let distrusted = guest.then(|| {
+            let claimed = self.asked(hop, request.headers(), usize::MAX).client();
+            Box::new(hop.peer.distrusted(claimed))
+        });
         let hop = Hop { peer: distrusted.as_deref().unwrap_or(hop.peer), ..hop };
         let id = match hop.call {
             Some(call) => Arc::clone(&call.request_id),

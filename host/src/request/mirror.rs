@@ -66,8 +66,7 @@ pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Reques
 /// Shows `request` to a version, and counts what it makes of it as its own. It is in no trace, nor is what it sends on: whoever
 /// reads the original's would take that for a part of it.
 pub async fn show(
-    target: Arc<Target>,
-    route: Arc<str>,
+    (target, route, judged): (Arc<Target>, Arc<str>, bool),
     request: Request<AnyBody>,
     client: IpAddr,
     errand: Errand,
@@ -77,9 +76,11 @@ pub async fn show(
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
     let permit = match places.admit_aside(record.start()) {
-        // Which requests it is shown is chance, as with those that it answers.
+        // Of what its service is not judged by it is not either: a client could choose that.
         Ok(mut permit) => {
-            permit.judge(&target.backend.service.figures.judged, record.start());
+            if judged {
+                permit.judge(&target.backend.service.figures.judged, record.start());
+            }
             permit
         }
         // The version has done nothing wrong, and made no answer.

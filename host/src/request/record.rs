@@ -15,7 +15,7 @@ use crate::service::Service;
 use crate::service::deployment::Deployment;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::logs::requests::Told;
-use crate::telemetry::metrics::CLIENT_GONE;
+use crate::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
 use crate::telemetry::traces::{Outcome, Phase, Trace};
 
 /// Route, queue, instantiate, guest, body.
@@ -34,6 +34,8 @@ pub struct Record {
     /// Bytes of the answer's body so far.
     sent: u64,
     complete: bool,
+    /// Its client took too little of the response.
+    stalled: bool,
     reason: Option<&'static str>,
     /// Only when somebody wants to know.
     details: Option<Box<Details>>,
@@ -66,6 +68,7 @@ impl Record {
             status: None,
             sent: 0,
             complete: false,
+            stalled: false,
             reason: None,
             details: None,
             trace,
@@ -199,6 +202,11 @@ impl Record {
         self.complete = true;
     }
 
+    /// If the response is cut off now, it is because its client took too little of it.
+    pub fn stalled(&mut self) {
+        self.stalled = true;
+    }
+
     /// The answer breaks off.
     pub fn aborted(&mut self, error: &RequestError) {
         if self.complete {
@@ -218,8 +226,9 @@ impl Drop for Record {
         let Some(service) = &self.service else { return };
         let took = self.start.elapsed();
         if !self.complete {
-            self.reason = Some(CLIENT_GONE);
-            service.figures.aborted.count(CLIENT_GONE);
+            let reason = if self.stalled { CLIENT_STALLED } else { CLIENT_GONE };
+            self.reason = Some(reason);
+            service.figures.aborted.count(reason);
         }
         if let Some(status) = self.status {
             service.figures.answered(status, took, self.sent);

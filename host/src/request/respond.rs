@@ -2,7 +2,7 @@
 //!
 //! A response that is complete needs no sandbox: its [`Permit`] is given back at once, and until the last byte is written its
 //! bytes count against `listener.unsent`. Any other body owns the permit and the running guest, or the replica, until its last
-//! frame, or until the time of the service is up.
+//! frame, or until the time of the service is up. So does a complete one while `listener.unsent` is full.
 //!
 //! A body ends in one of three ways: complete; aborted, so that the client can tell (h1: closed without the last chunk, h2:
 //! RST_STREAM); or dropped by a client that went away, which cancels the guest.
@@ -69,8 +69,6 @@ pub struct Body {
     source: Source,
     /// For the bytes of a complete response.
     room: Option<Room>,
-    /// Held instead of room that there is none of.
-    permit: Option<Box<Permit>>,
     record: Option<Record>,
     /// Writes it down for others.
     recorder: Option<Recorder>,
@@ -102,7 +100,7 @@ impl Exchange<'_> {
         if let Some(size) = whole.and(body.exact_size()) {
             head.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(size));
         }
-        Body::of(Source::Streamed(Streamed::new(body, permit, promised(head), self)))
+        Body::of(Source::Streamed(Streamed::new(body, permit, promised(head), self.deadline, self.reserve)))
     }
 }
 
@@ -225,7 +223,7 @@ async fn discard(mut body: AnswerBody, permit: Permit) {
 
 impl Body {
     fn of(source: Source) -> Self {
-        Self { source, room: None, permit: None, record: None, recorder: None }
+        Self { source, room: None, record: None, recorder: None }
     }
 
     /// Counts a text or a stored body, of which `bytes` are in memory for this response alone. False when there is no room.
@@ -240,9 +238,14 @@ impl Body {
         counts
     }
 
-    /// Holds `permit` until the last byte is with hyper.
-    pub fn permitted(mut self, permit: Permit) -> Self {
-        self.permit = Some(Box::new(permit));
+    /// A text or a stored body that there is no [room](Self::count) for: it holds `permit` until its last byte is written or
+    /// there is room, and is aborted at `deadline`.
+    pub fn permitted(mut self, permit: Permit, deadline: Instant, reserve: Reserve<'_>) -> Self {
+        if let Source::Text(Some(text)) = &mut self.source {
+            let text = std::mem::take(text);
+            let size = text.len() as u64;
+            self.source = Source::Streamed(Streamed::new(Live::Stored(text), permit, Some(size), deadline, reserve));
+        }
         self
     }
 
@@ -287,9 +290,9 @@ impl Source {
         }
     }
 
-    /// The watchdog has taken it away.
-    fn is_late(&self) -> bool {
-        if let Self::Streamed(streamed) = self { streamed.is_late() } else { false }
+    /// Why the watchdog has taken it away.
+    fn take_late(&self) -> Option<RequestError> {
+        if let Self::Streamed(streamed) = self { streamed.take_late() } else { None }
     }
 }
 
@@ -305,22 +308,28 @@ impl Body {
         let Some(mut record) = self.record.take() else { return };
         if self.source.is_end() {
             record.complete();
-        } else if self.source.is_late() {
-            record.aborted(&RequestError::WallTime);
+        } else if let Some(late) = self.source.take_late() {
+            record.aborted(&late);
         }
     }
 }
 
 impl Outbound for Body {
+    fn stalled(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            match self.source.take_late() {
+                Some(late) => record.aborted(&late),
+                None => record.stalled(),
+            }
+        }
+    }
+
     fn room(&mut self) -> Option<Room> {
         self.room.take()
     }
 
     fn hold(&mut self, bytes: usize) -> Option<Hold> {
         self.end();
-        if let Some(permit) = self.permit.take() {
-            return Some(permit);
-        }
         match std::mem::replace(&mut self.source, Source::Text(None)) {
             Source::Streamed(streamed) => Some(streamed.hold(bytes)),
             _ => None,

@@ -4,11 +4,13 @@
 //! names, whose hash gives the same version again, on every host; else every version its part, evenly spread.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use http::HeaderMap;
 
+use crate::base::ids::hash_of;
 use crate::manifest::key::Place;
 use crate::manifest::share::{Percent, Rule, Share};
 
@@ -20,6 +22,8 @@ pub struct Split<T> {
     shown: AtomicU32,
     /// Some of them may be withdrawn, so they are judged.
     judges: bool,
+    /// Where clients can choose their versions by what `sticky` names, and versions are judged.
+    seen: Option<Seen>,
 }
 
 /// The version that a request is for.
@@ -28,7 +32,8 @@ pub struct Choice<'a, T> {
     pub version: Option<&'a Arc<T>>,
     /// Whether how it goes says something of how versions compare. It does when it was drawn. A rule is a client's own choice,
     /// and a client that fails or is slow on purpose could choose the version that it wants withdrawn; only of a version
-    /// that gets nothing else, nothing else can be known.
+    /// that gets nothing else, nothing else can be known. Of requests with one value of `sticky`, which a client can choose as
+    /// well, one counts in a [`WINDOW`].
     pub judged: bool,
 }
 
@@ -40,6 +45,41 @@ struct Version<T> {
 /// Steps through all 10,000 hundredths of a percent before it comes to one again (it shares no factor with them), and
 /// never many times in a row into one part: it is close to the golden ratio of them.
 const STEP: u32 = 6_181;
+
+/// Seconds in which one value of `sticky` counts once: no less than the stretch of time over which versions are compared,
+/// which is a minute and up to one sample.
+const WINDOW: u32 = 75;
+
+/// Values of `sticky` that can count for one version in a [`WINDOW`]; they share so many places by their hashes.
+const PLACES: usize = 16 << 10;
+
+/// Which values of `sticky` have counted lately: 64 KiB for each version.
+struct Seen {
+    /// When the first request came; times are counted from there.
+    epoch: OnceLock<Instant>,
+    /// For each version, and then the service, by the hash of the value: the second in which one has counted, or 0. A place
+    /// that is taken is not given to another value, or two values could take turns.
+    places: Box<[AtomicU32]>,
+}
+
+impl Seen {
+    fn new(versions: usize) -> Self {
+        Self {
+            epoch: OnceLock::new(),
+            places: (0..=versions).flat_map(|_| 0..PLACES).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// Whether a request with this value counts for the version with this number.
+    fn counts(&self, version: usize, value: u64, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(*self.epoch.get_or_init(|| now)).as_secs();
+        let second = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
+        // Other bits than those that have chosen the version.
+        let at = (value / u64::from(Percent::ALL.0)) as usize % PLACES;
+        let free = |last: u32| (last == 0 || second.saturating_sub(last) >= WINDOW).then_some(second);
+        self.places.get(version * PLACES + at).is_some_and(|place| place.fetch_update(Relaxed, Relaxed, free).is_ok())
+    }
+}
 
 /// Something that can be taken out.
 pub trait Part {
@@ -53,11 +93,12 @@ impl<T: Part> Split<T> {
         let versions: Vec<_> = versions.into_iter().map(|(share, target)| Version { share, target }).collect();
         let (drawn, shown) = (AtomicU32::new(0), AtomicU32::new(0));
         let judges = versions.iter().any(|version| version.share.rollback.is_some());
-        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, shown, judges })
+        let seen = (judges && sticky.is_some()).then(|| Seen::new(versions.len()));
+        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, shown, judges, seen })
     }
 
-    /// The version that answers a request.
-    pub fn choose(&self, headers: &HeaderMap, client: IpAddr) -> Choice<'_, T> {
+    /// The version that answers a request that came at `now`.
+    pub fn choose(&self, headers: &HeaderMap, client: IpAddr, now: Instant) -> Choice<'_, T> {
         let named = self
             .versions
             .iter()
@@ -66,19 +107,35 @@ impl<T: Part> Split<T> {
             let judged = self.judges && version.share.percent == Percent(0);
             return Choice { version: Some(&version.target), judged };
         }
-        Choice { version: self.draw(headers, client), judged: self.judges }
+        let value = self.sticky.as_ref().and_then(|sticky| sticky.key(client, headers));
+        let draw = value.and_then(|value| u32::try_from(value % u64::from(Percent::ALL.0)).ok());
+        // The part of a version that is out is the service's.
+        let drawn = self.draw(draw.unwrap_or_else(|| step(&self.drawn)));
+        let drawn = drawn.filter(|(_, version)| version.target.takes_part());
+        let number = drawn.map_or(self.versions.len(), |(number, _)| number);
+        let counts = |seen: &Seen| self.chosen(value, client).is_none_or(|value| seen.counts(number, value, now));
+        let judged = self.judges && self.seen.as_ref().is_none_or(counts);
+        Choice { version: drawn.map(|(_, version)| &version.target), judged }
     }
 
-    fn draw(&self, headers: &HeaderMap, client: IpAddr) -> Option<&Arc<T>> {
-        let mut draw = self.stuck(headers, client).unwrap_or_else(|| step(&self.drawn));
-        for version in &self.versions {
-            match draw.checked_sub(version.share.percent.0) {
-                Some(rest) => draw = rest,
-                // The part of a version that is out is the service's.
-                None => return version.target.takes_part().then_some(&version.target),
+    fn draw(&self, mut draw: u32) -> Option<(usize, &Version<T>)> {
+        self.versions.iter().enumerate().find(|(_, version)| match draw.checked_sub(version.share.percent.0) {
+            Some(rest) => {
+                draw = rest;
+                false
             }
+            None => true,
+        })
+    }
+
+    /// What a client has chosen of the value by which its version was found: not an IPv4 address, which it has to be
+    /// reached at, and of an IPv6 address what is not the network's.
+    fn chosen(&self, value: Option<u64>, client: IpAddr) -> Option<u64> {
+        match (self.sticky.as_ref()?, client.to_canonical()) {
+            (Place::Client, IpAddr::V4(_)) => None,
+            (Place::Client, IpAddr::V6(address)) => Some(hash_of(&(address.to_bits() >> 64).to_be_bytes())),
+            _ => value,
         }
-        None
     }
 
     /// Who is shown the request besides: one version at most. Of more than all of them together, the first by name get their part.
@@ -98,11 +155,6 @@ impl<T: Part> Split<T> {
     /// All of them.
     pub fn versions(&self) -> impl Iterator<Item = (&Share, &Arc<T>)> {
         self.versions.iter().map(|version| (&version.share, &version.target))
-    }
-
-    fn stuck(&self, headers: &HeaderMap, client: IpAddr) -> Option<u32> {
-        let hash = self.sticky.as_ref()?.key(client, headers)?;
-        u32::try_from(hash % u64::from(Percent::ALL.0)).ok()
     }
 }
 

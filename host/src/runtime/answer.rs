@@ -182,6 +182,11 @@ impl AnswerBody {
         }
     }
 
+    /// What it means that the body is not complete when its time is up.
+    pub fn late(&self) -> RequestError {
+        self.sandbox.blame(RequestError::WallTime)
+    }
+
     /// What the guest has had of its client's body so far.
     pub fn upload(&self) -> Upload {
         let Sandbox { body_broken, body_over, .. } = &*self.sandbox;

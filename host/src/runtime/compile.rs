@@ -164,7 +164,7 @@ impl Compiler {
             sizes: sizes.clone(),
             clock,
             services: Services::new(Turns::new(turns::workers())),
-            upstreams: upstreams::Shared::default(),
+            upstreams: upstreams::Shared::new(config.upstreams.connections),
             outgoing: Outgoing::nowhere(),
             metrics: Arc::default(),
             bounds: Bounds::new(config),

@@ -17,6 +17,9 @@ use crate::manifest::spec::GuestSpec;
 use crate::runtime::instance::Instance;
 use crate::service::deployment::Deployment;
 
+/// What baseline code is called.
+const BASELINE: &str = "baseline";
+
 /// A component that can be served.
 pub struct Guest {
     deployment: Deployment,
@@ -135,7 +138,13 @@ impl Guest {
 
     /// Whether it runs baseline code, which is made fast and is slow.
     pub fn is_baseline(&self) -> bool {
-        self.code.load().as_ref().is_some_and(|code| code.kind.baseline)
+        self.tier() == Some(BASELINE)
+    }
+
+    /// Which compiler made its machine code: `baseline` or `optimised`; `None` when the code is not in memory.
+    pub fn tier(&self) -> Option<&'static str> {
+        let code = self.code.load();
+        code.as_ref().map(|code| if code.kind.baseline { BASELINE } else { "optimised" })
     }
 
     /// A warm instance that is still fit to use, if there is one; the one used last, so that the others can go.

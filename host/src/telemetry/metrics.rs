@@ -31,6 +31,9 @@ const SAMPLES: usize = 6;
 /// Why an answer broke off when nothing was wrong with it.
 pub const CLIENT_GONE: &str = "client-gone";
 
+/// Why a response was cut off when nothing was wrong with it: its client took too little of it in `listener.idle`.
+pub const CLIENT_STALLED: &str = "client-stalled";
+
 /// Between two samples.
 pub const SAMPLE: Duration = Duration::from_secs(10);
 
@@ -173,7 +176,8 @@ impl Figures {
     }
 
     fn broken(&self) -> u64 {
-        let broken = self.aborted.read().into_iter().filter(|(reason, _)| *reason != CLIENT_GONE);
+        let broken =
+            self.aborted.read().into_iter().filter(|(reason, _)| ![CLIENT_GONE, CLIENT_STALLED].contains(reason));
         self.answers[4].load(Relaxed) + broken.map(|(_, count)| count).sum::<u64>()
     }
 

@@ -11,6 +11,7 @@ mod memory;
 mod names;
 #[cfg(test)]
 pub(super) mod server;
+mod settling;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -302,9 +302,9 @@ impl Source {
         self.lateness.as_ref().is_none_or(|late| !late.swap(true, Relaxed))
     }
 
-    /// The client has not sent all of its request yet, and has to go on.
+    /// Most of the time was spent waiting for the client's body.
     fn is_uploading(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.is_waiting())
+        self.upload.as_ref().is_some_and(|upload| upload.is_the_clients())
     }
 
     /// It broke off its answer.

@@ -13,7 +13,7 @@
 //! # What is always true
 //!
 //! * Never more than [`Settings::connections`] sockets to the replica, those included that are being opened: the place is
-//!   in the socket. One that becomes something else by an upgrade leaves it; how many those are is for the caller to bound.
+//!   in the socket. Of all replicas together, never more than [`Total`] has. One that becomes something else by an upgrade leaves it; how many those are is for the caller to bound.
 //! * Every wait has an end: to connect, for a connection, for the head of an answer. A body that stalls is for the
 //!   deadline of the request.
 //! * A task for each connection, one for the pool. HTTP/1.1 needs none for a request; hyper's HTTP/2 has one for each
@@ -33,9 +33,10 @@ mod form;
 mod places;
 mod shelf;
 mod target;
+mod total;
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::uri::Authority;
@@ -56,9 +57,11 @@ use connect::{Connector, Opened};
 use error::{Failure, chain, judge};
 pub use error::{Kind, SendError, is_refusal};
 use http_body_util::combinators::UnsyncBoxBody;
-use places::Place;
-use shelf::{Connection, Opening, PERIODS, Shelf, Step};
+use places::{Full, Place};
+use shelf::{Connection, Opening, PERIODS, Shelf, Step, Version};
 pub use target::Target;
+use total::TWO;
+pub use total::Total;
 
 /// The body of any request.
 pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -84,6 +87,8 @@ pub struct Settings {
     pub idle: Duration,
     /// The most connections at once.
     pub connections: usize,
+    /// The bound on the connections to all replicas, of which these take their part.
+    pub total: Arc<Total>,
     /// Which HTTP is spoken.
     pub protocol: Protocol,
     /// For replicas with TLS: what is trusted ([`tls::client`](crate::base::tls::client)). What it offers by ALPN is replaced.
@@ -138,7 +143,9 @@ where
         let nobody = Authority::try_from(target.authority()).map_err(|error| format!("{target}: {error}"))?;
         let scheme = target.scheme;
         let connector = Connector::new(target, settings)?;
-        let shelf = Shelf::new(settings.connections.max(1), connector.speaks());
+        let shelf = Shelf::new(settings.connections.max(1), connector.speaks(), &settings.total);
+        let pool: Weak<Shelf<B>> = Arc::downgrade(&shelf);
+        settings.total.add(pool);
         let period = (settings.idle / PERIODS).max(Duration::from_millis(1));
         let reaped = Arc::clone(&shelf);
         let reaper =
@@ -183,8 +190,8 @@ where
     async fn acquire(&self) -> Result<Connection<B>, Failure> {
         loop {
             let step = match self.shelf.next() {
-                Some(step) => step,
-                None => self.turn().await?,
+                Ok(step) => step,
+                Err(_) => self.turn().await?,
             };
             match step {
                 Step::Open(opening, place) => return self.connected(opening, place).await,
@@ -199,24 +206,45 @@ where
         }
     }
 
-    /// Waits until there is something to do.
+    /// Waits until there is something to do. Where the bound on the connections to all replicas is reached, closes an idle one
+    /// to have its place.
     async fn turn(&self) -> Result<Step<B>, Failure> {
-        let _waiting = self.shelf.places.waiting();
+        let (places, total) = (&self.shelf.places, &self.shelf.places.total);
+        let _waiting = (places.waiting(), total.waiting());
         let turn = async {
+            let mut woken_by_total = false;
             loop {
-                // Listens before it looks, so that nothing is missed between the two.
-                let mut freed = pin!(self.shelf.places.freed.notified());
+                // Listens before it looks, so that nothing is missed between the two. What is heard and not awaited goes to
+                // the next one that listens.
+                let (mut freed, mut elsewhere) = (pin!(places.freed.notified()), pin!(total.freed.notified()));
                 freed.as_mut().enable();
-                if let Some(step) = self.shelf.next() {
-                    return step;
+                elsewhere.as_mut().enable();
+                match self.shelf.next() {
+                    Ok(step) => return step,
+                    Err(Full::Here) => {
+                        if std::mem::take(&mut woken_by_total) {
+                            total.pass_on();
+                        }
+                        freed.await;
+                    }
+                    Err(Full::Everywhere) => {
+                        total.close_idle();
+                        woken_by_total = tokio::select! {
+                            () = freed => false,
+                            () = elsewhere => true,
+                        };
+                    }
                 }
-                freed.await;
             }
         };
         tokio::time::timeout(self.wait, turn).await.map_err(|_| {
             let wait = humantime::format_duration(self.wait);
             if self.shelf.is_opening() {
                 (Kind::ConnectTimeout, self.connector.says(&format!("no connection within {wait}")))
+            } else if total.is_full(1) || self.connector.speaks() != Some(Version::One) && total.is_full(TWO) {
+                let most = total.limit();
+                let why = format!("none of upstreams.connections, {most}, was free within {wait}, and none was idle");
+                (Kind::Overloaded, self.connector.says(&why))
             } else {
                 let open = self.open();
                 (Kind::Overloaded, self.connector.says(&format!("none of {open} connections was free within {wait}")))

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::capabilities::sandbox::is_the_clients;
+
 /// One body. The clock is read only when one begins or ends.
 #[derive(Debug)]
 pub struct Uploading {
@@ -42,9 +44,9 @@ impl Uploading {
         }
     }
 
-    /// Whether the client has to go on.
-    pub fn is_waiting(&self) -> bool {
-        self.since.load(Relaxed) != 0
+    /// Whether the time since the body was first sent on is the client's fault.
+    pub fn is_the_clients(&self) -> bool {
+        is_the_clients(self.waited(), self.began.elapsed())
     }
 
     /// All of them so far.

@@ -16,7 +16,17 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Asks once, as this client.
 fn ask(rate: &Rate, client: &str, now: Instant) -> Result<Standing, Standing> {
     let headers = HeaderMap::new();
-    rate.take(&Asked { peer: client.parse().unwrap(), inside: false, proxies: None, headers: &headers, route: 0 }, now)
+    rate.take(
+        &Asked {
+            peer: client.parse().unwrap(),
+            claimed: None,
+            inside: false,
+            proxies: None,
+            headers: &headers,
+            route: 0,
+        },
+        now,
+    )
 }
 
 fn admitted(rate: &Rate, now: Instant, asked: usize) -> usize {
@@ -79,8 +89,14 @@ fn keys_are_clients() {
     for (value, expected) in [(None, true), (None, false), (Some("a"), true), (Some("a"), false), (Some("b"), true)] {
         headers.clear();
         value.map(|value: &str| headers.insert("x-api-key", value.parse().unwrap()));
-        let asked =
-            Asked { peer: "192.0.2.1".parse().unwrap(), inside: false, proxies: None, headers: &headers, route: 0 };
+        let asked = Asked {
+            peer: "192.0.2.1".parse().unwrap(),
+            claimed: None,
+            inside: false,
+            proxies: None,
+            headers: &headers,
+            route: 0,
+        };
         assert_eq!(header.take(&asked, start).is_ok(), expected, "{value:?}");
     }
 }

@@ -66,6 +66,35 @@ fn replacing_is_one_step_for_any_number() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
 }
 
+/// A file that replaces another has its mode, whatever the umask says; root keeps its owner as well.
+#[test]
+fn mode_and_owner_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let shown = |name: &str| {
+        let metadata = fs::metadata(at(name)).unwrap();
+        (format!("{:o}", metadata.mode() & 0o7777), metadata.uid(), metadata.gid())
+    };
+    for mode in [0o600, 0o640, 0o664, 0o666, 0o755] {
+        fs::write(at("a"), "1").unwrap();
+        fs::set_permissions(at("a"), Permissions::from_mode(mode)).unwrap();
+        let is_root = std::os::unix::fs::chown(at("a"), Some(4_321), Some(4_322)).is_ok();
+        let before = shown("a");
+        assert_eq!((before.0.clone(), is_root), (format!("{mode:o}"), before.1 == 4_321));
+        replace(&at("a"), b"2").unwrap();
+        assert_eq!(shown("a"), before);
+        replace_like(&at("b"), b"3", &at("a")).unwrap();
+        assert_eq!(shown("b"), before);
+        // A file of another mode that is renamed over it.
+        fs::set_permissions(at("b"), Permissions::from_mode(0o444)).unwrap();
+        rename(&at("b"), &at("a")).unwrap();
+        assert_eq!((shown("a"), fs::read(at("a")).unwrap()), (before, b"3".to_vec()));
+    }
+    replace_like(&at("c"), b"", &at("none")).unwrap();
+    fs::write(at("d"), "").unwrap();
+    assert_eq!(shown("c"), shown("d"), "what is new is as any file");
+}
+
 #[test]
 fn inside_by_any_name() {
     let root = tempfile::tempdir().unwrap();

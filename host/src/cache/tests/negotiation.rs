@@ -1,8 +1,12 @@
 //! What clients say of the responses that they take and have, and by what responses vary: the cases of the public suite
 //! (see `conformance`) that look at headers of requests.
 
+use http::{Response, StatusCode};
+
 use super::proxy::How::{Hit, Miss, NotModified, Validated};
-use super::proxy::{BRIEF, HOUR, Proxy, check, pass};
+use super::proxy::{BRIEF, Got, HOUR, Proxy, check, pass};
+use crate::error::RequestError;
+use crate::request::respond::Body;
 
 /// What a request says of the responses that it takes.
 #[tokio::test]
@@ -261,4 +265,45 @@ async fn conditions() {
     let since = "if-modified-since: Wed, 01 Nov 2023 00:00:00 GMT";
     let got = proxy.ask(("GET", "/a"), since, proxy.answers(brief)).await;
     assert_eq!((got.status, got.asked.len()), (304, 1), "conditional-lm-stale");
+}
+
+/// A client that has nothing cannot use a 304 (RFC 9110, 15.4.5), nor can one whose conditions the service has not seen.
+#[tokio::test]
+async fn a_304_that_nobody_asked_for() {
+    async fn ask(proxy: &Proxy, method: &str, asked: &str) -> Result<Got, RequestError> {
+        let unchanged = |_: &http::HeaderMap| {
+            let mut response = Response::new(Body::text(None));
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response.headers_mut().insert("etag", "\"other\"".parse().unwrap());
+            Ok(response)
+        };
+        proxy.ask_by(0, (method, "/a"), asked, unchanged).await
+    }
+    let own = "if-none-match: \"a\"";
+    let since = "if-modified-since: Tue, 14 Nov 2023 22:13:20 GMT";
+    let refused = |got: Result<Got, RequestError>| matches!(got, Err(RequestError::BadAnswer(_)));
+    for (method, asked) in [("GET", ""), ("HEAD", ""), ("GET", "cache-control: no-store"), ("GET", "range: bytes=0-1")]
+    {
+        assert!(refused(ask(&Proxy::new("cache = true"), method, asked).await), "{method} {asked:?}");
+    }
+    for asked in [own, since] {
+        // Others may wait for the first, so it asks for what everybody can have; after that each asks for itself.
+        let proxy = Proxy::new("cache = true");
+        assert!(refused(ask(&proxy, "GET", asked).await), "{asked:?}");
+        assert_eq!(ask(&proxy, "GET", asked).await.unwrap().status, 304, "{asked:?}");
+        assert_eq!(ask(&proxy, "HEAD", asked).await.unwrap().status, 304, "{asked:?}");
+        let bypass = format!("{asked}\ncache-control: no-store");
+        assert_eq!(ask(&proxy, "GET", &bypass).await.unwrap().status, 304, "{asked:?}");
+    }
+    // Where there is something stale, with a validator to ask with or without one, the failure is one like any other.
+    for validator in ["", "\netag: \"a\""] {
+        for (terms, status) in [("max-age=2", None), ("max-age=2, stale-if-error=60", Some(200))] {
+            let proxy = Proxy::new("cache = true");
+            let answer = format!("cache-control: {terms}{validator}");
+            proxy.ask(("GET", "/a"), "", proxy.answers(&answer)).await;
+            pass(3);
+            let got = ask(&proxy, "GET", "").await;
+            assert_eq!(got.as_ref().ok().map(|got| got.status), status, "{answer:?}: {got:?}");
+        }
+    }
 }

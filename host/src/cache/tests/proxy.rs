@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -155,13 +155,13 @@ impl Proxy {
             Found::Kept(response) => response,
             Found::Ask(mut errand) => {
                 let again = errand.unconditional(&request);
-                errand.begins();
+                errand.begins(Instant::now());
                 seen.push(request.headers().clone());
                 match errand.settle(received(origin(request.headers())), &record) {
                     Settled::Done(result) => result?,
                     Settled::Again(mut errand) => {
                         let head = again.unwrap();
-                        errand.begins();
+                        errand.begins(Instant::now());
                         seen.push(head.headers.clone());
                         match errand.settle(received(origin(&head.headers)), &record) {
                             Settled::Done(result) => result?,

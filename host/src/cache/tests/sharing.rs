@@ -4,7 +4,7 @@ use http::Response;
 use http::header::HeaderMap;
 
 use super::proxy::How::{Hit, Miss};
-use super::proxy::{Got, Proxy, set_back};
+use super::proxy::{Got, Proxy, pass, set_back};
 use crate::error::RequestError;
 use crate::request::respond::Body;
 
@@ -86,4 +86,69 @@ async fn personal_headers() {
             "{manifest}"
         );
     }
+}
+
+/// What makes a variant is in a client's hands: however many it makes, those that are in use stay, and those that nobody asks
+/// for do not keep others out for ever.
+#[tokio::test]
+async fn a_client_cannot_evict_the_variants_of_others() {
+    for name in ["x-forwarded-made-up", "accept-language"] {
+        let proxy = Proxy::new("cache = true");
+        let answer = format!("{HOUR}\nvary: accept-language");
+        let (asked, value) =
+            (async |asked: &str| proxy.ask(GET, asked, proxy.answers(&answer)).await, format!("{name}: "));
+        let first = asked("").await;
+        for n in 0..40 {
+            asked(&format!("{value}{n}")).await;
+        }
+        assert_eq!(asked("").await.how(&first), Hit, "{name}");
+        let beyond = asked(&format!("{value}39")).await;
+        assert!(beyond.header("cache-status").ends_with("fwd=miss"), "{name}: {}", beyond.header("cache-status"));
+        // Nobody waits for what has no place.
+        let again = asked(&format!("{value}39")).await;
+        assert_eq!(again.how(&beyond), Miss, "{name}");
+        for _ in 0..6 {
+            pass(15);
+            assert_eq!(asked("").await.how(&first), Hit, "{name}");
+        }
+        let new = asked(&format!("{value}39")).await;
+        assert_eq!(asked(&format!("{value}39")).await.how(&new), Hit, "{name}: what nobody asks for keeps it out");
+        assert_eq!(asked("").await.how(&first), Hit, "{name}");
+    }
+}
+
+/// A service that takes back what it has let be stored is taken at its word, also when it fails later.
+#[tokio::test]
+async fn what_was_withdrawn_is_not_given_on_errors() {
+    let terms = "cache-control: public, max-age=2, stale-if-error=600\netag: \"a\"";
+    // The response that comes next, to a request with these headers; and whether the stored one may still be given.
+    for (asked, next, stays) in [
+        ("", "cache-control: private", false),
+        ("", "cache-control: no-store", false),
+        ("", "cache-control: no-cache", false),
+        ("", "cache-control: private, max-age=60\netag: \"a\"", false),
+        ("", "cache-control: \"", false),
+        ("", "status: 404\ncache-control: no-store", false),
+        ("cache-control: no-cache", "cache-control: private", false),
+        ("", "status: 501\ncache-control: max-age=0", true),
+        ("", "cache-control: max-age=0", true),
+        ("", "status: 503\ncache-control: no-store", true),
+        ("cache-control: no-cache", "status: 503\ncache-control: no-store", true),
+        // About one client's own response.
+        ("cookie: a=b", "cache-control: private", true),
+    ] {
+        let proxy = Proxy::new("cache = true");
+        proxy.ask(GET, "", proxy.answers(terms)).await;
+        pass(3);
+        proxy.ask(GET, asked, proxy.answers(next)).await;
+        assert_eq!(in_vain(&proxy, "").await.is_some(), stays, "{asked:?} {next:?}");
+        assert_eq!(proxy.responses.store.bytes() > 0, stays, "{asked:?} {next:?}");
+    }
+    // One that is fresh is given until it is stale, and not after that.
+    let proxy = Proxy::new("cache = true");
+    let first = proxy.ask(GET, "", proxy.answers(terms)).await;
+    proxy.ask(GET, "cache-control: no-cache", proxy.answers("cache-control: private")).await;
+    assert_eq!(proxy.ask(GET, "", proxy.answers(HOUR)).await.how(&first), Hit);
+    pass(3);
+    assert!(in_vain(&proxy, "").await.is_none() && in_vain(&proxy, "cache-control: max-stale").await.is_none());
 }

@@ -43,6 +43,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) state: String,
     pub(in crate::cli) since: String,
     pub(in crate::cli) loaded: bool,
+    pub(in crate::cli) code: Option<String>,
     pub(in crate::cli) requests: u64,
     pub(in crate::cli) errors: u64,
     pub(in crate::cli) in_flight: u64,

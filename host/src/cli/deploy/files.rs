@@ -142,11 +142,12 @@ impl<'a> Files<'a> {
         entries.filter_map(stem).collect()
     }
 
-    /// Keeps what serves now, for a rollback.
-    pub(super) fn keep_previous(&self) -> Result<(), Failure> {
+    /// Keeps what serves now, for a rollback, unless that is the `content` that comes now: a deployment that is repeated
+    /// changes nothing, and a rollback must go back behind the first one.
+    pub(super) fn keep_previous(&self, content: &[u8]) -> Result<(), Failure> {
         match self.before(&self.component(None))? {
-            Some(content) => self.write(&content, &self.previous()),
-            None => Ok(()),
+            Some(now) if now != content => self.write(&now, &self.previous()),
+            _ => Ok(()),
         }
     }
 
@@ -181,9 +182,12 @@ impl<'a> Files<'a> {
         remove(path)
     }
 
-    /// In one step: a host never sees half a file.
+    /// In one step: a host never sees half a file. A file that is new gets the mode of the service's own, so that the host
+    /// can read both, and nobody else can.
     pub(super) fn write(&self, content: &[u8], at: &Path) -> Result<(), Failure> {
-        files::replace(at, content).map_err(|error| failed(at, &error))
+        let is_manifest = at.extension().is_some_and(|extension| extension == "toml");
+        let own = if is_manifest { self.service_manifest() } else { self.component(None) };
+        files::replace_like(at, content, &own).map_err(|error| failed(at, &error))
     }
 }
 

@@ -22,7 +22,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self { publisher, services: Services::new(Turns::new(1)), shared: Shared::default() }
+        Self { publisher, services: Services::new(Turns::new(1)), shared: Shared::new(100) }
     }
 
     /// What answers by the manifest of a service or, for a version of it, by its service's and its own.
@@ -57,7 +57,10 @@ impl World {
 /// Whether this client may ask.
 fn admits(target: &Target, client: &str) -> bool {
     let (peer, headers) = (client.parse::<IpAddr>().unwrap(), http::HeaderMap::new());
-    target.admission.greet(&Asked { peer, inside: false, proxies: None, headers: &headers, route: 0 }).is_ok()
+    target
+        .admission
+        .greet(&Asked { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 })
+        .is_ok()
 }
 
 /// A new version that cannot be leaves the last good one there. It stands behind what its service says now, and not
@@ -127,7 +130,7 @@ async fn a_breaker_outlives_edits_of_replicas() {
         let (admission, now) = (Arc::clone(&snapshot.target("far").unwrap().admission), Instant::now());
         let headers = http::HeaderMap::new();
         let peer = "192.0.2.1".parse().unwrap();
-        let asked = Asked { peer, inside: false, proxies: None, headers: &headers, route: 0 };
+        let asked = Asked { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 };
         for _ in 0..2 * usize::from(fail) {
             admission.admit(&asked, now).await.unwrap().failed(Some(Verdict::Late), || now);
         }

@@ -27,7 +27,7 @@ pub(super) const PROTOCOLS: [(&str, Protocol); 4] =
 pub(super) const HOSTS: [(&str, HostName); 3] =
     [("auto", HostName::Auto), ("client", HostName::Client), ("replica", HostName::Replica)];
 
-/// Every key but `replicas`, in the order the README shows them.
+/// Every key but `replicas`, in the order of the docs.
 pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "replicas_file",

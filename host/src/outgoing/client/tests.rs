@@ -64,12 +64,16 @@ fn service() -> Service {
 }
 
 fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
+    marking(http, limits, roots, false)
+}
+
+fn marking(http: &str, limits: &str, roots: RootCertStore, marks: bool) -> Client {
     let defaults = config::resolve(&[]).unwrap().config.limits;
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
     let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
     let (via, room) = (Arc::default(), Arc::default());
-    let shared = Shared { resolver: &resolver, via: &via, room: &room };
+    let shared = Shared { resolver: &resolver, via: &via, room: &room, marks };
     Client::new(&manifest.grants, &manifest.limits, crate::base::tls::client(roots).unwrap(), shared)
 }
 
@@ -277,6 +281,8 @@ async fn only_neighbours_are_told_how_deep_it_is() {
     let tells = |list: &str| client(list, "", RootCertStore::empty()).via.is_some();
     for public in ["['http://*', 'https://api.test']", "['http://1.1.1.1', 'https://[2606:4700::1111]:8443']"] {
         assert!(!tells(public), "{public}");
+        // The address of a proxy that the host trusts may be public.
+        assert!(marking(public, "", RootCertStore::empty(), true).via.is_some(), "{public}");
     }
     for near in ["['https://api.test', 'http://10.0.0.7']", "['http://*', 'http://[::1]:*']", "['http://8.0.0.0/6']"] {
         assert!(tells(near), "{near}");
@@ -344,4 +350,36 @@ async fn a_connection_that_was_closed_meanwhile() {
     let client = client(&format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']"), "", RootCertStore::empty());
     assert!(matches!(send(&client, port, "GET", "").await, Err(Failure::Terminated)));
     assert_eq!(lock(&seen).len(), 1, "a new connection that fails is not tried again");
+}
+
+/// A retry is one more request to the server, and is part of the same request to the guest: it takes a token of
+/// `limits.outgoing_rate`, and the timeouts do not begin anew.
+#[tokio::test]
+async fn a_retry_has_no_rate_and_no_time_of_its_own() {
+    let service = service();
+    let (port, seen) = forgetful(1).await;
+    let list = format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']");
+    let (client, url) = (client(&list, "", RootCertStore::empty()), format!("http://a.test:{port}/"));
+    let options = RequestOptions::default();
+    assert_eq!(ask(&client, &service, url.clone(), options).await.unwrap(), "ok");
+    // One token is left, and none comes back before that time.
+    let mut quota = Quota::new(2);
+    assert!(quota.take(Instant::now() + Duration::from_secs(3600)));
+    *lock(&client.quota) = quota;
+    let second = ask(&client, &service, url, options).await;
+    assert!(matches!(second, Err(Failure::Terminated)), "{second:?}");
+    assert_eq!(lock(&seen).len(), 2, "it is not sent again");
+
+    let (begun, second) = (Instant::now(), Duration::from_secs(1));
+    let options = RequestOptions {
+        connect_timeout: Some(second * 5),
+        first_byte_timeout: Some(second * 3),
+        ..RequestOptions::default()
+    };
+    let mut timeouts = Timeouts::new(&options);
+    assert_eq!(timeouts.to_connect(begun), second * 5);
+    assert_eq!(timeouts.connected(begun, begun + second), Some(begun + second * 4));
+    assert_eq!(timeouts.to_connect(begun + second), second * 3, "no longer than the first byte may take");
+    assert_eq!(timeouts.connected(begun + second * 2, begun + second * 3), Some(begun + second * 4));
+    assert_eq!((timeouts.connect, timeouts.to_connect(begun + second * 9)), (second * 3, Duration::ZERO));
 }

@@ -18,6 +18,8 @@ pub struct Peer {
     pub(super) address: IpAddr,
     pub(super) local: SocketAddr,
     pub(super) trusted: bool,
+    /// The client that the forwarding headers name, where they are not believed although a trusted proxy passed them on.
+    claimed: Option<IpAddr>,
     /// It is a service of this host, whose requests come over no connection.
     pub(super) inside: bool,
     /// The address as header values, made once per connection.
@@ -51,7 +53,7 @@ impl Peer {
         // An address is always a valid header value; were it not, the guest would be told nothing.
         let plain = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let trusted = proxies.iter().any(|net| net.contains(&address));
-        Self { address, local, trusted, inside: false, plain, element, last: Mutex::new(None) }
+        Self { address, local, trusted, claimed: None, inside: false, plain, element, last: Mutex::new(None) }
     }
 
     /// A service of this host, which calls another: an address has only the host, and a name is what RFC 7239 has for
@@ -66,6 +68,7 @@ impl Peer {
             address: IpAddr::from(address),
             local: SocketAddr::from(([127, 0, 0, 1], 0)),
             trusted: false,
+            claimed: None,
             inside: true,
             plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
             element: format!("for={shown}"),
@@ -73,16 +76,23 @@ impl Peer {
         }
     }
 
-    /// The same peer for a request whose forwarding headers are not to be believed.
-    pub fn distrusted(&self) -> Self {
+    /// The same peer for a request whose forwarding headers are not to be believed. They name `claimed` as its client, which
+    /// policies have to admit as well: the mark that a guest sent the request can be forged.
+    pub fn distrusted(&self, claimed: IpAddr) -> Self {
         let (plain, element) = (self.plain.clone(), self.element.clone());
         let Self { address, local, inside, .. } = *self;
-        Self { address, local, trusted: false, inside, plain, element, last: Mutex::new(None) }
+        let claimed = Some(claimed);
+        Self { address, local, trusted: false, claimed, inside, plain, element, last: Mutex::new(None) }
     }
 
     /// Its address.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// A second address that policies go by, if there is one: see [`Peer::distrusted`].
+    pub fn claimed(&self) -> Option<IpAddr> {
+        self.claimed
     }
 
     /// Whether it is a proxy that is believed.

@@ -1,4 +1,4 @@
-//! A response body that is still being made, and what makes it.
+//! A response body that holds a permit: one that is still being made, or a stored one that `listener.unsent` has no room for.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,12 +10,13 @@ use http::Version;
 use http_body::Frame;
 use tokio::task::AbortHandle;
 
-use super::{Exchange, Reserve};
+use super::Reserve;
 use crate::admission::Permit;
 use crate::base::budget::{Budget, Room};
 use crate::base::lock::lock;
 use crate::error::RequestError;
 use crate::proxy::outbound::Hold;
+use crate::proxy::outbound::PIECE;
 use crate::request::forward::Relay;
 use crate::runtime::answer::AnswerBody;
 
@@ -23,6 +24,8 @@ use crate::runtime::answer::AnswerBody;
 pub(super) enum Live {
     Guest(AnswerBody),
     Replica(Box<Relay>),
+    /// The rest of a stored body, whose bytes other responses share.
+    Stored(Bytes),
 }
 
 /// hyper polls for no frame while the client does not take the last one, so a deadline that is only checked when it polls
@@ -39,6 +42,8 @@ pub(super) struct Streamed {
 /// An answer that is being made, until it is taken away.
 struct Watched {
     live: Option<(Live, Permit)>,
+    /// Why it was taken away.
+    late: Option<RequestError>,
     /// The connection, while it waits for more: a replica that is dropped does not always wake it.
     waiting: Option<Waker>,
 }
@@ -49,16 +54,22 @@ struct Watched {
 pub struct Aborted(pub(super) RequestError);
 
 impl Streamed {
-    /// A body that is taken away at the deadline. `promised` is its length, if its head says that.
-    pub(super) fn new(body: Live, permit: Permit, promised: Option<u64>, exchange: &Exchange<'_>) -> Self {
-        let (deadline, version, unsent) =
-            (exchange.deadline, exchange.reserve.version, Arc::clone(exchange.reserve.unsent));
-        let shared = Arc::new(Mutex::new(Watched { live: Some((body, permit)), waiting: None }));
+    /// A body that is taken away at `deadline`. `promised` is its length in bytes, if its head says that.
+    pub(super) fn new(
+        body: Live,
+        permit: Permit,
+        promised: Option<u64>,
+        deadline: Instant,
+        reserve: Reserve<'_>,
+    ) -> Self {
+        let (version, unsent) = (reserve.version, Arc::clone(reserve.unsent));
+        let shared = Arc::new(Mutex::new(Watched { live: Some((body, permit)), late: None, waiting: None }));
         let watched = Arc::clone(&shared);
         let watchdog = tokio::spawn(async move {
             tokio::time::sleep_until(deadline.into()).await;
             let mut watched = lock(&watched);
             let (live, waiting) = (watched.live.take(), watched.waiting.take());
+            watched.late = live.as_ref().map(|(live, _)| live.late());
             drop(watched);
             drop(live);
             waiting.into_iter().for_each(Waker::wake);
@@ -74,7 +85,8 @@ impl Streamed {
         if self.promised.is_some_and(|promised| promised != size as u64) {
             return None;
         }
-        let room = Reserve { version: self.version, unsent: &self.unsent }.room(size)?;
+        let counts = if matches!(shared.live, Some((Live::Stored(_), _))) { 0 } else { size };
+        let room = Reserve { version: self.version, unsent: &self.unsent }.room(counts)?;
         let (body, permit) = shared.live.take()?;
         drop(shared);
         Some((body.finish(permit), room))
@@ -93,17 +105,17 @@ impl Streamed {
         self.promised == Some(0)
     }
 
-    /// Whether the watchdog has taken it away.
-    pub(super) fn is_late(&self) -> bool {
-        lock(&self.shared).live.is_none()
+    /// Why the watchdog has taken it away, once: `None` when it has not, or that was reported.
+    pub(super) fn take_late(&self) -> Option<RequestError> {
+        lock(&self.shared).late.take()
     }
 
     /// The next frame; an error once it was taken away.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let mut shared = lock(&self.shared);
-        let Watched { live, waiting } = &mut *shared;
+        let Watched { live, late, waiting } = &mut *shared;
         let Some((body, permit)) = live else {
-            return Poll::Ready(Some(Err(Aborted(RequestError::WallTime))));
+            return Poll::Ready(Some(Err(Aborted(late.take().unwrap_or(RequestError::WallTime)))));
         };
         let Poll::Ready(frame) = body.poll_frame(cx) else {
             waiting.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
@@ -141,11 +153,21 @@ impl Drop for Streamed {
 }
 
 impl Live {
+    /// What it means that the body is not complete at its deadline.
+    fn late(&self) -> RequestError {
+        match self {
+            Self::Guest(body) => body.late(),
+            Self::Replica(body) => body.late(),
+            Self::Stored(_) => RequestError::WallTime,
+        }
+    }
+
     /// Bytes of a body whose frames are all here.
     pub(super) fn size(&self) -> Option<usize> {
         match self {
             Self::Guest(body) => body.size(),
             Self::Replica(body) => body.size(),
+            Self::Stored(rest) => Some(rest.len()),
         }
     }
 
@@ -160,6 +182,8 @@ impl Live {
                 body.into_frames()
             }
             Self::Replica(body) => body.into_frames(),
+            Self::Stored(rest) if rest.is_empty() => VecDeque::new(),
+            Self::Stored(rest) => VecDeque::from([Frame::data(rest)]),
         }
     }
 
@@ -167,6 +191,9 @@ impl Live {
         match self {
             Self::Guest(body) => body.poll_frame(cx),
             Self::Replica(body) => body.poll_frame(cx),
+            // In pieces: what hyper has taken is sent whatever the watchdog does.
+            Self::Stored(rest) if rest.is_empty() => Poll::Ready(None),
+            Self::Stored(rest) => Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(PIECE)))))),
         }
     }
 
@@ -175,6 +202,7 @@ impl Live {
         match self {
             Self::Guest(body) => body.exact_size(),
             Self::Replica(body) => body.exact_size(),
+            Self::Stored(rest) => Some(rest.len() as u64),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use http::Method;
 
 use super::{Missed, Router};
-use crate::base::canonical::{Reading, readings, separated};
+use crate::base::canonical::{Reading, Separators, readings};
 use crate::manifest::route::{Pattern, Route, Segment};
 
 /// The routes of one target.
@@ -19,15 +19,18 @@ pub(super) struct Siblings {
     routes: Vec<Route>,
     /// All requests of the target are under policies.
     guarded: bool,
-    /// Made for the first path that is not plain: most services never get one.
-    merged: OnceLock<Box<Router<Found>>>,
+    merged: Routers,
 }
+
+/// A router for each way in which services may separate segments. Made for the first path that is read so: most services
+/// never get one.
+type Routers = [OnceLock<Box<Router<Found>>>; Separators::COUNT];
 
 /// The routes of all targets.
 #[derive(Debug, Default)]
 pub(super) struct Merged {
     all: Vec<Arc<Siblings>>,
-    merged: OnceLock<Box<Router<Found>>>,
+    merged: Routers,
 }
 
 /// A route that a reading leads to.
@@ -44,7 +47,7 @@ struct Found {
 impl Merged {
     /// Adds a target with these routes.
     pub(super) fn add<'a>(&mut self, routes: impl Iterator<Item = &'a Route>, guarded: bool) -> Arc<Siblings> {
-        let siblings = Arc::new(Siblings { routes: routes.cloned().collect(), guarded, merged: OnceLock::new() });
+        let siblings = Arc::new(Siblings { routes: routes.cloned().collect(), guarded, merged: Routers::default() });
         self.all.push(Arc::clone(&siblings));
         siblings
     }
@@ -58,10 +61,12 @@ impl Merged {
         method: &Method,
         names: bool,
     ) -> bool {
-        let within = siblings.merged.get_or_init(|| Box::new(merged([siblings].into_iter())));
-        let all = self.merged.get_or_init(|| Box::new(merged(self.all.iter().map(AsRef::as_ref))));
         let owns = |owner: usize| self.all.get(owner).is_some_and(|owner| std::ptr::eq(owner.as_ref(), siblings));
-        readings(comparable).all(|Reading { path, climbs }| {
+        readings(comparable).all(|Reading { path, climbs, separators }| {
+            let at = separators.index();
+            let (Some(within), Some(all)) = (siblings.merged.get(at), self.merged.get(at)) else { return false };
+            let within = within.get_or_init(|| Box::new(merged([siblings].into_iter(), separators)));
+            let all = all.get_or_init(|| Box::new(merged(self.all.iter().map(AsRef::as_ref), separators)));
             let own = match within.look(host, &path, method, names) {
                 Ok((found, _)) => found.number == number || !found.target.restricted,
                 Err(Missed::Route) => !climbs,
@@ -78,13 +83,13 @@ impl Merged {
 }
 
 /// The routes of these targets with their paths as readings have them.
-fn merged<'a>(all: impl Iterator<Item = &'a Siblings>) -> Router<Found> {
+fn merged<'a>(all: impl Iterator<Item = &'a Siblings>, separators: Separators) -> Router<Found> {
     let mut router = Router::default();
-    let none = Arc::new(Siblings { routes: Vec::new(), guarded: false, merged: OnceLock::new() });
+    let none = Arc::new(Siblings { routes: Vec::new(), guarded: false, merged: Routers::default() });
     for (owner, siblings) in all.enumerate() {
         for (number, route) in siblings.routes.iter().enumerate() {
             let restricted = route.guarded || !route.methods.is_empty();
-            let route = Route { path: route.path.merged(), ..route.clone() };
+            let route = Route { path: route.path.merged(separators), ..route.clone() };
             router.add(number, &route, &Found { owner, restricted, guarded: siblings.guarded }, &none);
         }
     }
@@ -92,12 +97,12 @@ fn merged<'a>(all: impl Iterator<Item = &'a Siblings>) -> Router<Found> {
 }
 
 impl Pattern {
-    /// The same where whatever may separate segments does.
-    fn merged(&self) -> Self {
+    /// The same where these separate segments.
+    fn merged(&self, separators: Separators) -> Self {
         let segments = self.segments.iter().flat_map(|segment| match segment {
             Segment::Parameter(name) => vec![Segment::Parameter(name.clone())],
             Segment::Name(name) => {
-                let separated = separated(name);
+                let separated = separators.separated(name);
                 let names = separated.split('/').filter(|name| !matches!(*name, "" | "." | ".."));
                 names.map(|name| Segment::Name(name.to_owned())).collect()
             }

@@ -24,7 +24,8 @@ fn part(name: &'static str, percent: u32) -> (Share, Arc<Fake>) {
 fn counted(split: &Split<Fake>, requests: usize) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for _ in 0..requests {
-        let name = split.choose(&HeaderMap::new(), CLIENT).version.map_or("service", |version| version.0);
+        let name =
+            split.choose(&HeaderMap::new(), CLIENT, Instant::now()).version.map_or("service", |version| version.0);
         *counts.entry(name).or_default() += 1;
     }
     counts
@@ -57,9 +58,9 @@ proptest! {
             [(header::COOKIE, HeaderValue::try_from(format!("theme=dark; session={user}")).unwrap())].into_iter().collect();
         let chosen = |percent| {
             let split = Split::new([part("a", percent)], sticky.clone()).unwrap();
-            let first = split.choose(&headers, CLIENT).version.is_some();
+            let first = split.choose(&headers, CLIENT, Instant::now()).version.is_some();
             for _ in 0..20 {
-                assert_eq!(split.choose(&headers, CLIENT).version.is_some(), first);
+                assert_eq!(split.choose(&headers, CLIENT, Instant::now()).version.is_some(), first);
             }
             first
         };
@@ -73,7 +74,10 @@ fn sticky_clients_are_spread_by_the_parts_too() {
     let split = Split::new([part("a", 2_500)], Some(Place::Header("x-user".parse().unwrap()))).unwrap();
     let with = |n: usize| {
         let value = HeaderValue::try_from(format!("user-{n}")).unwrap();
-        split.choose(&[("x-user".parse().unwrap(), value)].into_iter().collect(), CLIENT).version.is_some()
+        split
+            .choose(&[("x-user".parse().unwrap(), value)].into_iter().collect(), CLIENT, Instant::now())
+            .version
+            .is_some()
     };
     let got = (0..10_000).filter(|n| with(*n)).count();
     assert!((2_300..2_700).contains(&got), "{got} of 10,000 instead of 2,500");
@@ -89,7 +93,7 @@ fn a_rule_goes_before_the_parts() {
     let split = Split::new([version(true)], None).unwrap();
     let asked = |split: &Split<Fake>, name: &'static str, value: &'static str| {
         let headers: HeaderMap = [(name.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
-        split.choose(&headers, CLIENT).version.is_some()
+        split.choose(&headers, CLIENT, Instant::now()).version.is_some()
     };
     assert!(asked(&split, "x-version", "2"));
     assert!(asked(&split, "cookie", "a=b;version=2; c=d"));
@@ -143,8 +147,47 @@ fn what_a_version_is_judged_by() {
         (0, None, false, false),
     ] {
         let split = Split::new([version(percent, rollback)], None).unwrap();
-        let by_rule = split.choose(&asked, CLIENT);
+        let by_rule = split.choose(&asked, CLIENT, Instant::now());
         assert!(by_rule.version.is_some());
-        assert_eq!((by_rule.judged, split.choose(&HeaderMap::new(), CLIENT).judged), (aimed, drawn), "{percent}");
+        assert_eq!(
+            (by_rule.judged, split.choose(&HeaderMap::new(), CLIENT, Instant::now()).judged),
+            (aimed, drawn),
+            "{percent}"
+        );
     }
+}
+
+/// A client chooses its version by what it sends for `sticky`, so each value counts once in a window, for each version.
+#[test]
+fn a_sticky_value_counts_once_in_a_window() {
+    use crate::manifest::share::Rollback;
+    let share = Share { percent: Percent(5_000), rollback: Some(Rollback::default()), ..Share::default() };
+    let split = |sticky: &str| {
+        let version = (share.clone(), Arc::new(Fake("a", true)));
+        Split::new([version], Some(Place::read(sticky).unwrap())).unwrap()
+    };
+    let (start, second) = (Instant::now(), std::time::Duration::from_secs(1));
+    for (sticky, header) in [("header:x-user", "x-user"), ("cookie:x-user", "cookie")] {
+        let split = split(sticky);
+        let judged = |user: &str, after: u32| {
+            let value = if header == "cookie" { format!("x-user={user}") } else { user.to_owned() };
+            let headers = [(header.parse().unwrap(), HeaderValue::try_from(value).unwrap())].into_iter().collect();
+            split.choose(&headers, CLIENT, start + second * after).judged
+        };
+        for user in ["ann", "bob", "cyd"] {
+            assert_eq!((0..1_000).filter(|_| judged(user, 1)).count(), 1, "{user}");
+            assert!(!judged(user, WINDOW) && judged(user, WINDOW + 1) && !judged(user, WINDOW + 2), "{user}");
+        }
+        // Many clients are judged by nearly all of them, and however many there are, memory is bounded.
+        assert!((950..=1_000).contains(&(0..1_000).filter(|n| judged(&format!("user-{n}"), 200)).count()));
+        let all = (0..200_000).filter(|n| judged(&format!("other-{n}"), 400)).count();
+        assert!((30_000..=2 * PLACES).contains(&all), "{all}");
+        // What has no such value is drawn.
+        assert!((0..100).all(|_| split.choose(&HeaderMap::new(), CLIENT, start).judged));
+    }
+    let split = split("client");
+    let judged = |client: &str| split.choose(&HeaderMap::new(), client.parse().unwrap(), start).judged;
+    assert!(judged("192.0.2.1") && judged("192.0.2.1"), "an address of IPv4 is given, not chosen");
+    let mut judged_of_network = (0..1_000).filter(|n| judged(&format!("2001:db8::{n:x}")));
+    assert!(judged_of_network.by_ref().count() <= 2, "one for each version");
 }

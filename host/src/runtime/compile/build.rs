@@ -151,6 +151,8 @@ impl Compiler {
         match built {
             Ok(Ok(built)) => built,
             Ok(Err(_)) => Err(self.bounds.refusal(Failure::Crashed("its thread panicked".into()), &file)),
+            // Not its CPU time: the machine was busy.
+            Err(_) if again => Err(self.bounds.late(&file).passing()),
             Err(_) => Err(self.bounds.late(&file)),
         }
     }
@@ -177,7 +179,12 @@ impl Compiler {
                 Err(failure @ (Failure::Refused(_) | Failure::Crashed(_))) if !running.is_given_up() => {
                     last = Some(failure);
                 }
-                Err(failure) => return Err(self.bounds.refusal(failure, &file)),
+                Err(failure) => {
+                    // A service that runs already is worth another attempt: what its compiler gets depends on all others.
+                    let may_pass = again && failure == Failure::Memory;
+                    let refusal = self.bounds.refusal(failure, &file);
+                    return Err(if may_pass { refusal.passing() } else { refusal });
+                }
             }
         }
         Err(self.bounds.refusal(last.unwrap_or(Failure::Killed), &file))

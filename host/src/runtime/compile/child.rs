@@ -45,27 +45,34 @@ enum State {
     #[default]
     Idle,
     At(Child),
-    GivenUp,
+    /// With the killed child, until the thread that started it has reaped it.
+    GivenUp(Option<Child>),
 }
 
-/// Gives a compilation up when it is dropped: nobody waits for it any more.
+/// Gives a compilation up when it is dropped. Never blocks: it is dropped on threads that serve requests.
 pub(super) struct Leash(pub(super) Arc<Running>);
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        let before = std::mem::replace(&mut *lock(&self.0.0), State::GivenUp);
-        if let State::At(mut child) = before {
-            // Its thread reads the end of its output now, and finds nothing to wait for.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let mut state = lock(&self.0.0);
+        let child = match std::mem::take(&mut *state) {
+            State::At(mut child) => {
+                // The kernel may need long to end a process that holds much memory. The compile thread reads the end of its
+                // output and reaps it.
+                let _ = child.kill();
+                Some(child)
+            }
+            State::GivenUp(child) => child,
+            State::Idle => None,
+        };
+        *state = State::GivenUp(child);
     }
 }
 
 impl Running {
     /// Whether it was given up.
     pub(super) fn is_given_up(&self) -> bool {
-        matches!(*lock(&self.0), State::GivenUp)
+        matches!(*lock(&self.0), State::GivenUp(_))
     }
 
     /// Has `program` compile a component. Blocking, and to be called on a thread that lives until the child has ended:
@@ -118,12 +125,20 @@ impl Running {
         }
     }
 
-    /// The child's end, unless it was given up. One that `ends` by itself, since its pipes are closed, has a moment to say how.
+    /// The child's end, unless it was given up; reaped in either case. Blocking. One that `ends` by itself, since its pipes are closed, has a moment to say how.
     fn end(&self, ends: bool) -> Option<ExitStatus> {
         let mut state = lock(&self.0);
-        let State::At(mut child) = std::mem::take(&mut *state) else {
-            *state = State::GivenUp;
-            return None;
+        let mut child = match std::mem::take(&mut *state) {
+            State::At(child) => child,
+            State::GivenUp(killed) => {
+                *state = State::GivenUp(None);
+                drop(state);
+                if let Some(mut child) = killed {
+                    let _ = child.wait();
+                }
+                return None;
+            }
+            State::Idle => return None,
         };
         drop(state);
         let start = Instant::now();
@@ -173,6 +188,8 @@ fn ended(status: ExitStatus, said: String) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::runtime::compile::Kind;
 
@@ -205,6 +222,21 @@ mod tests {
         let running = Arc::new(Running::default());
         drop(Leash(Arc::clone(&running)));
         assert_eq!(running.compile(Path::new("/bin/cat"), &job, b""), Err(Failure::Killed));
+        assert!(running.is_given_up());
+    }
+
+    /// Giving a compilation up kills the child and leaves the wait for its end to the thread that compiles.
+    #[test]
+    fn giving_up_does_not_wait() {
+        let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        // A process that ended is in this list until somebody has waited for it.
+        let listed = PathBuf::from(format!("/proc/{}", child.id()));
+        let running = Arc::new(Running(Mutex::new(State::At(child))));
+        drop(Leash(Arc::clone(&running)));
+        assert!(running.is_given_up());
+        assert!(listed.exists(), "the thread that gives up has waited");
+        assert_eq!(running.end(false), None);
+        assert!(!listed.exists(), "the thread that compiles has not waited");
         assert!(running.is_given_up());
     }
 

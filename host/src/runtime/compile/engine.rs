@@ -22,6 +22,14 @@ const HOST_STACK: usize = 1 << 20;
 /// Stacks of an engine beyond one for each sandbox. Every stack is two mappings, of which Linux allows a process 65,530.
 const MORE_STACKS: u32 = 4_096;
 
+/// Engines that exist for as long as the host.
+const LASTING: usize = 2;
+/// The most that a memory and a table keep after a request.
+const MEMORY_KEPT: usize = 2 << 20;
+const TABLE_KEPT: usize = 100 << 10;
+/// The largest page of any system on this architecture.
+const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
+
 /// An engine, and the host as its guests see it.
 pub(super) struct Linked {
     pub(super) engine: Engine,
@@ -55,16 +63,16 @@ fn engine_config(sizes: &config::Engine, room: &Sizes, reset: Reset, kind: Kind)
     let mut config = wasmtime::Config::new();
     kind.configure(&mut config);
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(sizes, room, reset, kind.concurrent)))
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(sizes, room, reset, kind)))
         .max_wasm_stack(sizes.stack)
         .async_stack_size(sizes.stack.saturating_add(HOST_STACK));
     config
 }
 
-fn pooling(sizes: &config::Engine, room: &Sizes, reset: Reset, concurrent: bool) -> PoolingAllocationConfig {
+fn pooling(sizes: &config::Engine, room: &Sizes, reset: Reset, kind: Kind) -> PoolingAllocationConfig {
     // A composed component that is called concurrently has a stack for each of its parts that waits; each of these has a
     // memory, as a rule.
-    let more_stacks = if concurrent { room.sandboxes.min(MORE_STACKS) } else { 0 };
+    let more_stacks = if kind.concurrent { room.sandboxes.min(MORE_STACKS) } else { 0 };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(room.sandboxes)
         .total_core_instances(room.sandboxes.saturating_mul(CORE_INSTANCES))
@@ -78,11 +86,26 @@ fn pooling(sizes: &config::Engine, room: &Sizes, reset: Reset, concurrent: bool)
         .max_tables_per_module(TABLES)
         .table_elements(MAX_TABLE_ELEMENTS)
         .max_memory_size(sizes.max_memory);
-    if reset == Reset::PagemapScan {
-        // Without the scan, pages that are kept are copied whether anybody touched them or not, which costs more than it saves.
-        pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(2 << 20).table_keep_resident(100 << 10);
+    // Without the scan, pages that are kept are copied whether anybody touched them or not, which costs more than it saves.
+    // Baseline code serves for a while, with an engine of its own, whose sandboxes keep nothing.
+    if reset == Reset::PagemapScan && !kind.baseline {
+        let (memory, table) = kept(sizes.resident, room);
+        pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(memory).table_keep_resident(table);
     }
     pool
+}
+
+/// Bytes that each memory and each table of a pool may keep after a request, so that all that were ever in use together keep
+/// at most `resident` bytes in all engines. A memory keeps its first dirty pages, which saves giving them back and
+/// faulting them in again.
+fn kept(resident: usize, room: &Sizes) -> (usize, usize) {
+    let each = resident / LASTING;
+    let share = |bytes: usize, slots: u32, most: usize| {
+        // The engine rounds up.
+        (bytes / (slots as usize).max(1)).min(most) / PAGE * PAGE
+    };
+    let tables = each / 8;
+    (share(each - tables, room.memories, MEMORY_KEPT), share(tables, room.tables, TABLE_KEPT))
 }
 
 /// Threads at the lowest priority, for a host that cannot start a process to compile in: a burst of new services must
@@ -105,9 +128,25 @@ mod tests {
     #[test]
     fn no_scan_where_memory_may_be_swapped_out() {
         let config = resolve(&[(Origin::Default, Default::default())]).unwrap().config;
-        let scans = |reset| pooling(&config.engine, &Sizes::of(1), reset, false).get_pagemap_scan();
+        let kind = Kind { concurrent: false, baseline: false };
+        let scans = |reset| pooling(&config.engine, &Sizes::of(1), reset, kind).get_pagemap_scan();
         assert!(matches!(scans(Reset::PagemapScan), Enabled::Yes));
         assert!(matches!(scans(Reset::Swap), Enabled::No));
         assert!(matches!(scans(Reset::Kernel), Enabled::No));
+    }
+
+    /// Whatever the sizes are, all slots together keep no more than they may.
+    #[test]
+    fn free_sandboxes_keep_what_there_is_for_them() {
+        for sandboxes in [1, 50, 1_266, 20_016] {
+            for resident in [0, 4 << 20, 32 << 20, 2 << 30, 1 << 40] {
+                let room = Sizes::of(sandboxes);
+                let (memory, table) = kept(resident, &room);
+                let all = memory as u64 * u64::from(room.memories) + table as u64 * u64::from(room.tables);
+                assert!(all * LASTING as u64 <= resident as u64, "{sandboxes} {resident}: {memory} {table}");
+                assert!(memory <= MEMORY_KEPT && table <= TABLE_KEPT);
+            }
+        }
+        assert_eq!(kept(1 << 40, &Sizes::of(1_266)), (MEMORY_KEPT, TABLE_KEPT / PAGE * PAGE));
     }
 }

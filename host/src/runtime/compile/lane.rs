@@ -17,6 +17,13 @@ struct State {
     waiting: BTreeMap<(u64, u64), oneshot::Sender<Place>>,
 }
 
+/// A wait for a place. Dropped, it leaves the queue; a place that was given to it in the meantime goes to the next.
+struct Waiting<'a> {
+    lane: &'a Lane,
+    key: (u64, u64),
+    place: oneshot::Receiver<Place>,
+}
+
 /// A place in a lane, which is free again when this is dropped.
 pub(super) struct Place(Option<Arc<Lane>>);
 
@@ -26,25 +33,33 @@ impl Lane {
         Arc::new(Self(Mutex::new(State { free: places, number: 0, waiting: BTreeMap::new() })))
     }
 
-    /// A place, when there is one and nothing smaller waits for it. Whoever waits no longer gives up by dropping this.
+    /// A place, when there is one and nothing smaller waits for it. The queue holds no more than the futures of this that
+    /// exist: dropping one takes it out.
     pub(super) async fn place(self: &Arc<Self>, size: u64) -> Place {
-        let waiting = {
+        let mut waiting = {
             let mut state = lock(&self.0);
             if state.free > 0 {
                 state.free -= 1;
                 return Place(Some(Arc::clone(self)));
             }
-            let (sender, waiting) = oneshot::channel();
+            let (sender, place) = oneshot::channel();
             state.number += 1;
-            let number = state.number;
-            state.waiting.insert((size, number), sender);
-            waiting
+            let key = (size, state.number);
+            state.waiting.insert(key, sender);
+            Waiting { lane: self, key, place }
         };
-        match waiting.await {
+        match (&mut waiting.place).await {
             Ok(place) => place,
             // A sender is only dropped after it was used.
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // In a statement of its own: the receiver, and a place in it, are dropped after the lock.
+        lock(&self.lane.0).waiting.remove(&self.key);
     }
 }
 
@@ -105,6 +120,25 @@ mod tests {
         drop(waiting);
         drop(lane.place(3).await);
         assert_eq!(lock(&lane.0).free, 1);
+    }
+
+    /// However often a component that waits is replaced or removed, the queue holds those that still wait.
+    #[tokio::test]
+    async fn who_gives_up_leaves_the_queue() {
+        let lane = Lane::new(1);
+        let held = lane.place(1).await;
+        let mut last = Box::pin(lane.place(9));
+        assert!(futures_poll(last.as_mut()).await.is_pending());
+        for size in 0..100 {
+            let mut waiting = Box::pin(lane.place(size));
+            assert!(futures_poll(waiting.as_mut()).await.is_pending());
+            assert_eq!(lock(&lane.0).waiting.len(), 2);
+        }
+        assert_eq!(lock(&lane.0).waiting.len(), 1);
+        drop(held);
+        drop(last.await);
+        let state = lock(&lane.0);
+        assert_eq!((state.free, state.waiting.len()), (1, 0));
     }
 
     async fn futures_poll<F: Future + ?Sized>(mut future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {

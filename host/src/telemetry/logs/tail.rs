@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -29,6 +30,9 @@ const SERVICES: usize = 2048;
 
 /// Lines that one who follows may be behind before some are lost to it.
 const BEHIND: usize = 1024;
+
+/// Levels of lists and objects in a field. No line of the host has more than two.
+const DEPTH: usize = 8;
 
 /// One line.
 #[derive(Clone, Debug, Serialize)]
@@ -58,7 +62,7 @@ pub struct Line {
     pub message: String,
     /// What else there is to know.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
-    pub fields: serde_json::Map<String, serde_json::Value>,
+    pub fields: Map<String, Value>,
 }
 
 /// Who speaks.
@@ -117,7 +121,7 @@ impl Line {
             request_id: None,
             stream: None,
             message: String::new(),
-            fields: serde_json::Map::new(),
+            fields: Map::new(),
         }
     }
 
@@ -131,23 +135,52 @@ impl Line {
         self.number
     }
 
-    /// Replaces what could end a line or change a terminal, wherever it is.
+    /// Replaces what could end a line or change a terminal, in every text of the line and at every depth of its fields.
     fn clean(&mut self) {
         let Self { service, version, request_id, stream, message, fields, .. } = self;
-        let fields = fields.values_mut().filter_map(|value| match value {
-            serde_json::Value::String(text) => Some(text),
-            _ => None,
-        });
         let texts = [service, version, request_id, stream].into_iter().flatten();
-        for text in texts.chain([message]).chain(fields) {
-            if let Cow::Owned(cleaned) = clean(text) {
-                *text = cleaned;
-            }
-        }
+        texts.chain([message]).for_each(clean_text);
+        clean_fields(fields, DEPTH);
     }
 
     fn bytes(&self) -> usize {
-        self.message.len() + self.fields.values().map(|value| value.as_str().map_or(8, str::len)).sum::<usize>()
+        self.message.len() + self.fields.values().map(|value| bytes_of(value, DEPTH)).sum::<usize>()
+    }
+}
+
+fn clean_text(text: &mut String) {
+    if let Cow::Owned(cleaned) = clean(text) {
+        *text = cleaned;
+    }
+}
+
+/// Cleans values and their names, as deep as `depth`; what is deeper is left out.
+fn clean_fields(fields: &mut Map<String, Value>, depth: usize) {
+    if fields.keys().any(|name| matches!(clean(name), Cow::Owned(_))) {
+        *fields = std::mem::take(fields).into_iter().map(|(name, value)| (clean(&name).into_owned(), value)).collect();
+    }
+    fields.values_mut().for_each(|value| clean_value(value, depth));
+}
+
+fn clean_value(value: &mut Value, depth: usize) {
+    match (value, depth.checked_sub(1)) {
+        (Value::String(text), _) => clean_text(text),
+        (Value::Array(values), Some(depth)) => values.iter_mut().for_each(|value| clean_value(value, depth)),
+        (Value::Object(fields), Some(depth)) => clean_fields(fields, depth),
+        (value @ (Value::Array(_) | Value::Object(_)), None) => *value = Value::String("…".into()),
+        (Value::Null | Value::Bool(_) | Value::Number(_), _) => {}
+    }
+}
+
+/// About as many bytes as a value takes.
+fn bytes_of(value: &Value, depth: usize) -> usize {
+    match (value, depth.checked_sub(1)) {
+        (Value::String(text), _) => text.len(),
+        (Value::Array(values), Some(depth)) => values.iter().map(|value| bytes_of(value, depth)).sum(),
+        (Value::Object(fields), Some(depth)) => {
+            fields.iter().map(|(name, value)| name.len() + bytes_of(value, depth)).sum()
+        }
+        _ => 8,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::memory::{Answer, Memory};
 use super::names::{Names, Service};
+use super::settling::{CHANGING, Look, Settling};
 use super::{Board, Endpoint, Pace};
 use crate::base::files;
 use crate::manifest::upstream::MOST_REPLICAS;
@@ -67,26 +68,43 @@ impl Follow {
     pub(super) async fn file(self, path: PathBuf) {
         let source = Source::File(path.clone());
         let mut lines: Vec<Line> = Vec::new();
-        let (mut text, mut trouble, mut seen) = (None, None, None);
+        let (mut trouble, mut settling) = (None, Settling::default());
+        // What is wrong with the content that was looked at last, which stays so until that changes.
+        let mut wrong = None;
+        // That the file never settles is logged once, until it does.
+        let mut restless = false;
         let mut first = true;
         loop {
-            match read(&path).await {
-                Ok(same) if text.as_ref() == Some(&same) => (trouble, seen) = (None, None),
-                // It may be half written, and half of an address is another one: the next look has to find the same.
-                Ok(changed) if !first && seen.as_ref() != Some(&changed) => seen = Some(changed),
-                Ok(changed) => match source::lines(&changed).and_then(bounded) {
+            match read(&path).await.map(|text| settling.look(text, Instant::now(), |text| named(text).is_ok())) {
+                Ok(Look::Same) => (trouble, restless) = (wrong.clone(), false),
+                Ok(Look::Wait) => {}
+                Ok(Look::Take { text, settled }) => match named(&text) {
                     Ok(named) => {
+                        if !settled && !std::mem::replace(&mut restless, true) {
+                            let long = humantime::format_duration(CHANGING);
+                            tracing::warn!(
+                                "{source}: it has changed at every look for {long}; its last readable content is used; \
+                                 write it to another name and rename it"
+                            );
+                        }
+                        restless &= !settled;
                         tracing::info!("{source}: {} named", count(named.len()));
                         reconcile(&mut lines, named);
-                        (text, trouble) = (Some(changed), None);
+                        (trouble, wrong) = (None, None);
                     }
-                    Err(why) => complain(&source, &mut trouble, why, lines.len()),
+                    Err(why) => {
+                        complain(&source, &mut trouble, why, lines.len());
+                        wrong.clone_from(&trouble);
+                    }
                 },
-                Err(why) => complain(&source, &mut trouble, why, lines.len()),
+                Err(why) => {
+                    settling.unreadable();
+                    complain(&source, &mut trouble, why, lines.len());
+                }
             }
             self.look(&source, &mut lines).await;
-            let named = || lines.iter().find_map(|line| Some(format!("{}: {}", line.fixed, line.trouble.as_ref()?)));
-            self.board.troubles.put(self.at, trouble.clone().or_else(named));
+            let of_line = || lines.iter().find_map(|line| Some(format!("{}: {}", line.fixed, line.trouble.as_ref()?)));
+            self.board.troubles.put(self.at, trouble.clone().or_else(of_line));
             let known = lines.iter().flat_map(|line| line.memory.known().iter().cloned());
             self.board.put(self.at, known.collect());
             if std::mem::take(&mut first) {
@@ -218,7 +236,9 @@ fn reconcile(lines: &mut Vec<Line>, named: Vec<Fixed>) {
     }));
 }
 
-fn bounded(named: Vec<Fixed>) -> Result<Vec<Fixed>, String> {
+/// The replicas that a file names: at least one, at most [`MOST_REPLICAS`].
+fn named(text: &str) -> Result<Vec<Fixed>, String> {
+    let named = source::lines(text)?;
     match named.len() {
         0 => Err("names no replicas: to have none, take it out of the configuration".into()),
         many if many > MOST_REPLICAS => Err(format!("names {many} replicas, more than {MOST_REPLICAS}")),

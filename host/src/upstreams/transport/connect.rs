@@ -163,6 +163,7 @@ where
     B::Error: Into<BoxError>,
 {
     let place = Arc::clone(&io.place);
+    place.is_one();
     let (sender, connection) =
         http1::Builder::new().max_header_size(HEAD as usize).max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
     // How it ends is told to whose request it carries.

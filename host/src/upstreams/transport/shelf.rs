@@ -11,7 +11,8 @@ use tokio::task::AbortHandle;
 
 use super::body::{Sending, Upload};
 use super::connect::Pulse;
-use super::places::{Place, Places};
+use super::places::{Full, Place, Places};
+use super::total::{CloseIdle, TWO, Total};
 
 /// Periods that a connection may be idle for: a few, so that none lives much shorter or any longer than it may.
 pub(super) const PERIODS: u32 = 4;
@@ -96,35 +97,38 @@ pub(super) struct Opening<B> {
 }
 
 impl<B> Shelf<B> {
-    pub(super) fn new(limit: usize, speaks: Option<Version>) -> Arc<Self> {
+    pub(super) fn new(limit: usize, speaks: Option<Version>, total: &Arc<Total>) -> Arc<Self> {
         let (idle, shared) = (Vec::new(), Vec::new());
         let state = State { idle, shared, speaks, opening: false, period: 0, next: 0, closed: false };
-        Arc::new(Self { state: Mutex::new(state), places: Places::new(limit) })
+        Arc::new(Self { state: Mutex::new(state), places: Places::new(limit, Arc::clone(total)) })
     }
 
-    /// A connection that is there, or the right to open one; `None` when there is nothing but to wait.
-    pub(super) fn next(self: &Arc<Self>) -> Option<Step<B>> {
+    /// A connection that is there, or the right to open one.
+    ///
+    /// # Errors
+    /// When there is nothing but to wait, and for what.
+    pub(super) fn next(self: &Arc<Self>) -> Result<Step<B>, Full> {
         let mut state = self.lock();
         state.shared.retain(|shared| !shared.sender.is_closed());
         if let Some(shared) = state.shared.iter_mut().find(|shared| shared.has_room()) {
             shared.streams += 1;
             let (id, sender, pulse) = (shared.id, shared.sender.clone(), Arc::clone(&shared.pulse));
             let stream = Stream { sender, id, pulse, shelf: Arc::clone(self), reused: true };
-            return Some(Step::Use(Connection::Two(stream)));
+            return Ok(Step::Use(Connection::Two(stream)));
         }
         while let Some(Idle { mut line, .. }) = state.idle.pop() {
             if !line.sender.is_closed() {
                 line.busy = true;
-                return Some(Step::Use(Connection::One(self.exchange(line, true))));
+                return Ok(Step::Use(Connection::One(self.exchange(line, true))));
             }
         }
         let alone = state.speaks != Some(Version::One);
         if alone && state.opening {
-            return None;
+            return Err(Full::Here);
         }
-        let place = self.places.take()?;
+        let place = self.places.take(if alone { TWO } else { 1 })?;
         state.opening |= alone;
-        Some(Step::Open(Opening { shelf: Arc::clone(self), alone }, place))
+        Ok(Step::Open(Opening { shelf: Arc::clone(self), alone }, place))
     }
 
     /// A period is over: closes what was idle for [`PERIODS`] of them.
@@ -167,6 +171,24 @@ impl<B> Shelf<B> {
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> CloseIdle for Shelf<B>
+where
+    B: Send + 'static,
+    http1::SendRequest<Sending<B>>: Send,
+    http2::SendRequest<Sending<B>>: Send,
+{
+    fn close_idle(&self) -> bool {
+        let mut state = self.lock();
+        // Those that the replica has closed are on their way, and free nothing more. The oldest is at the bottom.
+        let one = state.idle.iter().position(|idle| !idle.line.sender.is_closed()).map(|at| state.idle.remove(at));
+        let idle = |shared: &Shared<B>| shared.streams == 0 && !shared.sender.is_closed();
+        let two = if one.is_none() { state.shared.iter().position(idle) } else { None };
+        let two = two.map(|at| state.shared.swap_remove(at));
+        drop(state);
+        one.is_some() || two.is_some()
     }
 }
 

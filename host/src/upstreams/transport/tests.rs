@@ -6,6 +6,7 @@ mod cost;
 mod exchanges;
 mod failures;
 mod raw;
+mod total;
 mod two;
 
 use std::net::SocketAddr;
@@ -27,7 +28,9 @@ type Boxed = UnsyncBoxBody<Bytes, BoxError>;
 const LONG: Duration = Duration::from_secs(20);
 
 fn settings() -> Settings {
-    Settings { connect: LONG, wait: LONG, read: LONG, idle: LONG, connections: 8, protocol: Protocol::Auto, tls: None }
+    let total = Total::new(1_000);
+    let protocol = Protocol::Auto;
+    Settings { connect: LONG, wait: LONG, read: LONG, idle: LONG, connections: 8, total, protocol, tls: None }
 }
 
 fn plain(address: SocketAddr) -> Target {

@@ -60,3 +60,24 @@ async fn followers_are_told_what_they_missed() {
     drop(follower);
     assert!(!tail.is_followed());
 }
+
+/// No text of a line reaches a terminal as it is, however deep it stands, and what is too deep is left out.
+#[test]
+fn what_is_nested_is_clean() {
+    let evil = "a\u{1b}[2J\nb";
+    let mut fields = serde_json::json!({ "list": [evil, { evil: [evil] }], "text": evil, "number": 1 });
+    let mut deep = serde_json::json!(evil);
+    for _ in 0..1_000 {
+        deep = serde_json::json!([deep]);
+    }
+    fields["deep"] = deep;
+    let serde_json::Value::Object(fields) = fields else { panic!("an object") };
+    let tail = Tail::default();
+    tail.push(Line { fields, ..line("a", evil) });
+    let kept = tail.lines(None, 1).pop().unwrap();
+    let shown = serde_json::to_string(&*kept).unwrap();
+    assert_eq!(shown.matches("a\u{fffd}[2J\u{fffd}b").count(), 5, "{shown}");
+    assert!(!shown.contains("\\u001b") && !shown.contains("\\n"), "{shown}");
+    assert!(shown.contains("[[[[[[[[\"…\"]]]]]]]]"), "{shown}");
+    assert!(kept.bytes() > 4 * evil.len(), "nested texts count: {}", kept.bytes());
+}

@@ -1,0 +1,299 @@
+//! Promise: the docs say what the code does. Links lead somewhere, tables have every row, and blocks are what they say.
+
+use std::fs;
+use std::path::Path;
+
+use crate::harness::root;
+use crate::tidy::rust_files;
+
+/// A page of the docs: its path from the root of the repository, and its text.
+struct Page {
+    path: String,
+    text: String,
+}
+
+/// The README and every page of `docs/`, by path.
+fn pages() -> Vec<Page> {
+    let mut paths = vec!["README.md".to_owned()];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            paths.push(format!("docs/{name}"));
+        }
+    }
+    paths.sort();
+    paths.into_iter().map(|path| Page { text: fs::read_to_string(root().join(&path)).unwrap(), path }).collect()
+}
+
+fn page(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The lines of a page that are not in a code block.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut inside = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        inside ^= fence;
+        !inside && !fence
+    })
+}
+
+/// The code blocks of a page: the info string and the code.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let mut blocks: Vec<(String, String)> = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if let Some(info) = line.strip_prefix("```") {
+            inside = !inside;
+            if inside {
+                blocks.push((info.to_owned(), String::new()));
+            }
+        } else if inside {
+            let (_, code) = blocks.last_mut().unwrap();
+            code.push_str(line);
+            code.push('\n');
+        }
+    }
+    assert!(!inside, "a code block has no end");
+    blocks
+}
+
+/// A line without its inline code, in which brackets are no links.
+fn without_code(line: &str) -> String {
+    line.split('`').step_by(2).collect::<Vec<_>>().join("`")
+}
+
+/// The targets of the links and pictures of a page.
+fn links(text: &str) -> Vec<String> {
+    let links = |line: &str| {
+        let line = without_code(line);
+        let targets = line.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned());
+        targets.collect::<Vec<_>>()
+    };
+    prose(text).flat_map(links).collect()
+}
+
+/// The anchors of a page, as GitHub and mdBook make them of its headings.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = prose(text).filter(|line| line.starts_with('#'));
+    let slug = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|char| char.is_alphanumeric() || " -_".contains(*char));
+        kept.map(|char| if char == ' ' { '-' } else { char }).collect::<String>()
+    };
+    headings.map(slug).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut checked = 0;
+    for Page { path, text } in pages() {
+        let names = anchors(&text);
+        let twice = names.iter().find(|name| names.iter().filter(|other| other == name).count() > 1);
+        assert_eq!(twice, None, "{path} has two headings with one anchor");
+        let folder = root().join(&path).parent().unwrap().to_owned();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { root().join(&path) } else { folder.join(file) };
+            assert!(target.exists(), "{path}: there is no {link}");
+            let resolved = target.canonicalize().unwrap();
+            assert!(resolved.starts_with(root().canonicalize().unwrap()), "{path}: {link} is not in the repository");
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                assert!(anchors(&text).iter().any(|name| name == anchor), "{path}: there is no heading {link}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "{checked} links were found");
+}
+
+/// mdBook shows what `SUMMARY.md` lists, and nothing else.
+#[test]
+fn the_summary_lists_every_page() {
+    let mut listed = links(&page("docs/SUMMARY.md"));
+    listed.sort();
+    let pages = pages().into_iter().filter_map(|page| page.path.strip_prefix("docs/").map(str::to_owned));
+    let pages: Vec<_> = pages.filter(|name| name != "SUMMARY.md").collect();
+    assert_eq!(listed, pages);
+    let book: toml::Table = page("docs/book.toml").parse().unwrap();
+    assert_eq!(book["book"]["src"].as_str(), Some("."));
+    let (readme, lines) = (page("README.md"), page("README.md").lines().count());
+    assert!(lines <= 130, "README.md has {lines} lines: the details are for docs/");
+    for name in pages {
+        assert!(readme.contains(&format!("(docs/{name})")), "README.md does not lead to docs/{name}");
+    }
+}
+
+/// Every block of code says what it is in its info string; what can be read or run by a test, is.
+#[test]
+fn blocks_are_what_they_say() {
+    const KNOWN: &[&str] = &[
+        "console",
+        "dockerfile",
+        "go",
+        "js",
+        "json",
+        "mermaid",
+        "python",
+        "rust",
+        "sh",
+        "text",
+        "toml cargo",
+        "toml lodge",
+        "toml manifest",
+        "yaml",
+    ];
+    let mut settings = 0;
+    for Page { path, text } in pages() {
+        for (info, code) in blocks(&text) {
+            assert!(KNOWN.contains(&info.as_str()), "{path}: no block is `{info}`: say one of {KNOWN:?}");
+            match info.as_str() {
+                "json" => {
+                    let json = serde_json::from_str::<serde_json::Value>(&code);
+                    json.unwrap_or_else(|error| panic!("{path}: {error}:\n{code}"));
+                }
+                "toml cargo" => {
+                    toml::from_str::<toml::Table>(&code).unwrap_or_else(|error| panic!("{path}: {error}:\n{code}"));
+                }
+                // Manifests are read by `cli::schema`, which compares their schema, too.
+                "toml lodge" => {
+                    let source = lodge::config::read_file(&code).unwrap();
+                    let origin = lodge::config::Origin::File;
+                    lodge::config::resolve(&[(origin, source)])
+                        .map(drop)
+                        .unwrap_or_else(|problems| panic!("{path}: {problems:?}:\n{code}"));
+                    settings += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(settings > 0, "no page shows a lodge.toml");
+}
+
+/// The services that the docs show are those that the tests run.
+#[test]
+fn services_are_those_that_run() {
+    let hello = page("guests/hello/src/lib.rs");
+    assert!(page("README.md").contains(hello.trim()), "the service in README.md is not guests/hello");
+}
+
+/// Every setting has a row with its default, every failure one with its reason, and every metric is explained.
+#[test]
+fn tables_are_complete() {
+    let (settings, errors, observe) = (page("docs/configuration.md"), page("docs/errors.md"), page("docs/observe.md"));
+    for (name, default, _) in lodge::config::described() {
+        let (place, text) = match name.starts_with("traces.") {
+            true => ("docs/observe.md", &observe),
+            false => ("docs/configuration.md", &settings),
+        };
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        let row = format!("| `{name}` | {default} |");
+        assert!(text.contains(&row), "{place} has no row `{row}`");
+    }
+    let (_, code) = rust_files("host/src").into_iter().find(|(name, _)| name == "error.rs").unwrap();
+    let reasons = code.split("fn reason").nth(1).unwrap().split("fn detail").next().unwrap();
+    for reason in reasons.split('"').skip(1).step_by(2) {
+        assert!(errors.contains(&format!("| `{reason}` |")), "docs/errors.md does not explain `{reason}`");
+    }
+    let scrape = rust_files("host/src").into_iter().filter(|(name, _)| name.starts_with("admin/scrape"));
+    let quoted = |(_, text): (_, String)| text.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let names: Vec<_> = scrape.flat_map(quoted).filter(|name| is_metric(name)).collect();
+    assert!(names.len() > 50, "the metrics are not where this test looks: {names:?}");
+    for name in names {
+        assert!(observe.contains(&format!("`{name}")), "docs/observe.md does not explain `{name}`");
+    }
+}
+
+fn is_metric(text: &str) -> bool {
+    let prefixed = ["lodge_", "http_server_", "process_"].iter().any(|prefix| text.starts_with(prefix));
+    prefixed && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// The rows of the table with this head: every key that the first cells name, and the default that the second ones do.
+fn rows(page: &str, head: &str) -> Vec<(String, String)> {
+    let begin = page.lines().skip_while(|line| !line.starts_with(&format!("| {head} |")));
+    let rows = begin.skip(2).take_while(|line| line.starts_with('|'));
+    let keys = rows.flat_map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let (names, mut defaults) = (cells[1].split(", "), cells[2].split(", "));
+        let own = |name: &str| (name.trim_matches('`').to_owned(), defaults.next().unwrap_or_default().to_owned());
+        names.map(own).collect::<Vec<_>>()
+    });
+    keys.collect()
+}
+
+/// The tables of keys that manifests have: every key, no other, and the defaults that hold.
+#[test]
+fn tables_of_manifests_are_the_readers() {
+    use lodge::config::key::Key;
+    use lodge::manifest::policies::{ADAPTIVE, BREAKER, RATE};
+    use lodge::manifest::share::Rollback;
+    fn known<T>(keys: &[Key<T>]) -> Vec<(String, String)> {
+        keys.iter().map(|key| (key.name.to_owned(), key.default.to_owned())).collect()
+    }
+    let key = |name: &str, default: String| (name.to_owned(), default);
+    let hundredths = |n: u32| (f64::from(n) / 100.0).to_string();
+    let Rollback { errors, p99, minimum } = Rollback::default();
+    let version = vec![
+        key("percent", "0".into()),
+        key("match", String::new()),
+        key("mirror", "0".into()),
+        key("rollback.errors", hundredths(errors.0)),
+        key("rollback.p99", hundredths(p99)),
+        key("rollback.minimum", minimum.to_string()),
+        key("sticky", String::new()),
+    ];
+    let mut upstream = known(lodge::manifest::upstream::KEYS);
+    upstream.push(key("replicas", String::new()));
+    for (path, head, mut known) in [
+        ("docs/upstreams.md", "`[upstream]`", upstream),
+        ("docs/policies.md", "key of `[rate]`", known(RATE)),
+        ("docs/policies.md", "key of `[breaker]`", known(BREAKER)),
+        ("docs/policies.md", "key of `[adaptive]`", known(ADAPTIVE)),
+        ("docs/versions.md", "key of a version", version),
+    ] {
+        let mut rows = rows(&page(path), head);
+        rows.sort();
+        known.sort();
+        let names = |keys: &[(String, String)]| keys.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&rows), names(&known), "{path}: the keys of {head}");
+        for ((name, shown), (_, default)) in rows.iter().zip(&known) {
+            // What has no default may say in words what holds without it.
+            let fits = if default.is_empty() { !shown.starts_with('`') } else { *shown == format!("`{default}`") };
+            assert!(fits, "{path}, {head}: {name} is {default:?} by default, and not {shown:?}");
+        }
+    }
+}
+
+/// The commands that the README gives to a newcomer are commands that CI runs.
+#[test]
+fn ci_runs_what_the_readme_says() {
+    let (readme, ci) = (page("README.md"), page(".ci/run"));
+    for command in ["cargo run -- dev", "cargo test"] {
+        assert!(readme.contains(&format!("```sh\n{command}\n```")) && ci.contains(command), "{command}");
+    }
+}
+
+/// No page names a file of another page's folder by the wrong name: sources that the docs mention in links exist, and what the
+/// code calls a page of the docs is one.
+#[test]
+fn the_code_names_pages_that_exist() {
+    let mut named = 0;
+    for folder in ["host/src", "tests", "guests"] {
+        for (file, text) in rust_files(folder) {
+            for (before, rest) in text.match_indices("docs/").map(|(at, _)| (&text[..at], &text[at..])) {
+                let name =
+                    rest.split(|char: char| !char.is_ascii_alphanumeric() && !"/._-".contains(char)).next().unwrap();
+                let whole = before.ends_with(|char: char| "`( \"/".contains(char));
+                if whole && name.ends_with(".md") {
+                    assert!(Path::new(&root()).join(name).is_file(), "{folder}/{file}: there is no {name}");
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 5, "{named} names were found");
+}
