@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::root;
+use http::Method;
+
+use crate::harness::{host, root};
 use crate::tidy::rust_files;
 
 /// A page of the docs: its path from the root of the repository, and its text.
@@ -173,11 +175,50 @@ fn blocks_are_what_they_say() {
     assert!(settings > 0, "no page shows a lodge.toml");
 }
 
-/// The services that the docs show are those that the tests run.
+/// The services that the docs show are guests that tests run.
 #[test]
-fn services_are_those_that_run() {
-    let hello = page("guests/hello/src/lib.rs");
-    assert!(page("README.md").contains(hello.trim()), "the service in README.md is not guests/hello");
+fn services_are_guests_that_run() {
+    for (path, guest) in [("README.md", "guests/hello"), ("docs/guide.md", "tests/guests/orders")] {
+        let code = page(&format!("{guest}/src/lib.rs"));
+        assert!(page(path).contains(&format!("```rust\n{}\n```", code.trim())), "the service in {path} is not {guest}");
+    }
+}
+
+/// The service of the guide prices orders, and refuses what is none.
+#[tokio::test]
+async fn the_guides_service_prices_orders() {
+    let host = host(&["orders"]).start().await;
+    let mut client = host.connect().await;
+    let cake = r#"{"item":"cake","count":2}"#;
+    for (method, path, body, status, answer) in [
+        (Method::POST, "/orders", cake, 200, r#"{"item":"cake","count":2,"cents":1040}"#),
+        (Method::POST, "/orders", r#"{"item":"tea"}"#, 422, r#"{"error":"missing field `count` at line 1 column 14"}"#),
+        (Method::POST, "/orders", r#"{"item":"ale","count":1}"#, 422, r#"{"error":"there is no ale"}"#),
+        (Method::GET, "/orders", "", 405, r#"{"error":"POST an order here"}"#),
+        (Method::POST, "/orders/1", cake, 404, r#"{"error":"there is nothing here"}"#),
+    ] {
+        let response = client.ask(method, path, &[], body).await;
+        assert_eq!((response.status, response.text().as_str()), (status, answer), "{path} {body}");
+    }
+}
+
+/// The map has every module of the host.
+#[test]
+fn the_map_is_complete() {
+    let map = page("docs/architecture.md");
+    let rows: String =
+        map.lines().filter(|line| line.starts_with("| `")).map(|row| row.split('|').nth(1).unwrap()).collect();
+    for line in page("host/src/lib.rs").lines() {
+        if let Some(module) = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';')) {
+            assert!(rows.contains(&format!("`{module}`")), "the map of docs/architecture.md has no row for `{module}`");
+        }
+    }
+    let words = map.split("## Glossary").nth(1).unwrap().lines().filter(|line| line.starts_with("| ")).skip(1);
+    let words: Vec<_> = words.collect();
+    assert!(
+        words.len() >= 40 && words.is_sorted_by_key(|row| row.to_lowercase()),
+        "the glossary is not in order: {words:?}"
+    );
 }
 
 /// Every setting has a row with its default, every failure one with its reason, and every metric is explained.
