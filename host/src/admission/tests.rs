@@ -129,11 +129,7 @@ async fn only_the_service_is_blamed() {
         // A version is judged by the same, but for what its breaker calls slow.
         let (window, slow) = (judged.window(&Counts::default()), matches!(end, End::Answered(200, ..)));
         assert_eq!(window.errors, u64::from(opens && !slow), "{end:?}");
-        let counts = match &end {
-            End::Left | End::AfterBroken(500) => false,
-            End::Failed(None) => false,
-            _ => true,
-        };
+        let counts = !matches!(&end, End::Left | End::AfterBroken(500) | End::Failed(None));
         assert_eq!(window.requests, u64::from(counts), "{end:?}");
         if let End::Answered(200, took, waited) = end {
             assert!(window.p99.unwrap() <= (took - waited) * 5 / 2, "{end:?}: {window:?}");

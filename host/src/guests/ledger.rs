@@ -106,7 +106,7 @@ impl<G: Clone> Ledger<G> {
         let mut arrived = Vec::new();
         for (name, Found { state, settled, touched, bare }) in found {
             let service = self.services.entry(name.clone()).or_default();
-            service.orphan = matches!(state, State::Orphan(_));
+            let was_orphan = std::mem::replace(&mut service.orphan, matches!(state, State::Orphan(_)));
             service.changing = match state {
                 State::Changing => true,
                 State::Refused(_) | State::Orphan(_) => !settled,
@@ -145,6 +145,8 @@ impl<G: Clone> Ledger<G> {
                     service.gone = None;
                     (service.compiling, service.held, service.bare) = (None, None, None);
                     service.attempts.1 = None;
+                    // Its component is there now.
+                    service.refused.take_if(|_| was_orphan);
                 }
                 State::Orphan(refusal) => {
                     service.drop_pending();

@@ -5,15 +5,15 @@
 //! is taken once it is whole (`settle`): until then a service goes on by the one before.
 
 mod file;
-mod scan;
+pub mod scanner;
 mod settle;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use self::file::{MANIFEST, is_component};
-pub use self::scan::{Scanner, pinned};
 pub use self::settle::{PLACED, SETTLE};
+pub use crate::guests::scan::scanner::{Scanner, pinned};
 use crate::manifest::refusal::Refusal;
 pub use crate::manifest::refusal::file_name;
 use crate::manifest::spec::GuestSpec;

@@ -162,6 +162,19 @@ fn one_line_per_difference() {
     assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (0, 1, None));
 }
 
+#[test]
+fn a_component_that_comes_ends_the_refusal_for_want_of_it() {
+    let (mut ledger, now) = (Numbers::default(), Instant::now());
+    see(&mut ledger, [orphan("a")], now);
+    assert_eq!(ledger.refusals().len(), 1);
+    see(&mut ledger, [("a".to_owned(), found(State::Changing, false))], now);
+    assert_eq!(ledger.refusals().len(), 0);
+    // One that is bad stays refused while it is mended.
+    see(&mut ledger, [bad("a", true)], now);
+    see(&mut ledger, [("a".to_owned(), found(State::Changing, false))], now);
+    assert_eq!(ledger.refusals().len(), 1);
+}
+
 fn orphan(name: &str) -> (String, Found) {
     (name.into(), found(State::Orphan(Refusal::new(name, "it has no component", "")), true))
 }
