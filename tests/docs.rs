@@ -1,11 +1,12 @@
 //! Promise: the docs say what the code does. Links lead somewhere, tables have every row, and blocks are what they say.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use http::Method;
 
-use crate::harness::{host, root};
+use crate::harness::{host, lodge, output, root};
 use crate::tidy::rust_files;
 
 /// A page of the docs: its path from the root of the repository, and its text.
@@ -173,6 +174,46 @@ fn blocks_are_what_they_say() {
         }
     }
     assert!(settings > 0, "no page shows a lodge.toml");
+}
+
+/// Every `lodge COMMAND` that a page shows: in a line of a shell, or in a span of code.
+fn commands(text: &str) -> Vec<String> {
+    let shells = blocks(text).into_iter().filter_map(|(info, code)| match info.as_str() {
+        "sh" => Some(code),
+        "console" => Some(code.lines().filter_map(|line| line.strip_prefix("$ ")).collect::<Vec<_>>().join("\n")),
+        _ => None,
+    });
+    let lines = shells.flat_map(|code| code.lines().map(str::to_owned).collect::<Vec<_>>());
+    let spans = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
+    let commands = lines.chain(spans).filter(|line| line.starts_with("lodge "));
+    commands.map(|line| line.split(" #").next().unwrap().to_owned()).collect()
+}
+
+/// The commands that the docs show exist, with their flags.
+#[test]
+fn commands_exist() {
+    let mut help: BTreeMap<String, String> = BTreeMap::new();
+    let mut checked = 0;
+    for Page { path, text } in pages() {
+        for line in commands(&text) {
+            let mut words = line.split([' ', '[', ']', '=']).skip(1).filter(|word| !word.is_empty());
+            let Some(command) = words.next().filter(|word| word.starts_with(|char: char| char.is_ascii_lowercase()))
+            else {
+                continue;
+            };
+            let known = help.entry(command.to_owned()).or_insert_with(|| {
+                let (code, known, error) = output(&mut lodge(&[command, "--help"]));
+                assert_eq!(code, Some(0), "{path}: `{line}`: {error}");
+                known
+            });
+            for flag in words.filter(|word| word.starts_with('-')) {
+                let has = known.split([' ', ',', '\n']).any(|word| word == flag);
+                assert!(has, "{path}: `{line}`: `lodge {command}` has no {flag}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(help.len() > 15 && checked > 10, "{checked} flags of {:?}", help.keys());
 }
 
 /// The services that the docs show are guests that tests run.
