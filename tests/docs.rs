@@ -359,8 +359,7 @@ fn ci_runs_what_the_readme_says() {
     }
 }
 
-/// No page names a file of another page's folder by the wrong name: sources that the docs mention in links exist, and what the
-/// code calls a page of the docs is one.
+/// Every page of the docs that the code names exists.
 #[test]
 fn the_code_names_pages_that_exist() {
     let mut named = 0;
