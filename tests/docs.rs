@@ -1,5 +1,7 @@
 //! Promise: the docs say what the code does. Links lead somewhere, tables have every row, and blocks are what they say.
 
+mod markdown;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -8,6 +10,7 @@ use http::Method;
 
 use crate::harness::{host, lodge, output, root};
 use crate::tidy::rust_files;
+use markdown::{anchors, blocks, commands, links, words};
 
 /// A page of the docs: its path from the root of the repository, and its text.
 struct Page {
@@ -30,62 +33,6 @@ fn pages() -> Vec<Page> {
 
 fn page(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// The lines of a page that are not in a code block.
-fn prose(text: &str) -> impl Iterator<Item = &str> {
-    let mut inside = false;
-    text.lines().filter(move |line| {
-        let fence = line.trim_start().starts_with("```");
-        inside ^= fence;
-        !inside && !fence
-    })
-}
-
-/// The code blocks of a page: the info string and the code.
-fn blocks(text: &str) -> Vec<(String, String)> {
-    let mut blocks: Vec<(String, String)> = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        if let Some(info) = line.strip_prefix("```") {
-            inside = !inside;
-            if inside {
-                blocks.push((info.to_owned(), String::new()));
-            }
-        } else if inside {
-            let (_, code) = blocks.last_mut().unwrap();
-            code.push_str(line);
-            code.push('\n');
-        }
-    }
-    assert!(!inside, "a code block has no end");
-    blocks
-}
-
-/// A line without its inline code, in which brackets are no links.
-fn without_code(line: &str) -> String {
-    line.split('`').step_by(2).collect::<Vec<_>>().join("`")
-}
-
-/// The targets of the links and pictures of a page.
-fn links(text: &str) -> Vec<String> {
-    let links = |line: &str| {
-        let line = without_code(line);
-        let targets = line.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned());
-        targets.collect::<Vec<_>>()
-    };
-    prose(text).flat_map(links).collect()
-}
-
-/// The anchors of a page, as GitHub and mdBook make them of its headings.
-fn anchors(text: &str) -> Vec<String> {
-    let headings = prose(text).filter(|line| line.starts_with('#'));
-    let slug = |heading: &str| {
-        let heading = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = heading.chars().filter(|char| char.is_alphanumeric() || " -_".contains(*char));
-        kept.map(|char| if char == ' ' { '-' } else { char }).collect::<String>()
-    };
-    headings.map(slug).collect()
 }
 
 #[test]
@@ -176,19 +123,6 @@ fn blocks_are_what_they_say() {
     assert!(settings > 0, "no page shows a lodge.toml");
 }
 
-/// Every `lodge COMMAND` that a page shows: in a line of a shell, or in a span of code.
-fn commands(text: &str) -> Vec<String> {
-    let shells = blocks(text).into_iter().filter_map(|(info, code)| match info.as_str() {
-        "sh" => Some(code),
-        "console" => Some(code.lines().filter_map(|line| line.strip_prefix("$ ")).collect::<Vec<_>>().join("\n")),
-        _ => None,
-    });
-    let lines = shells.flat_map(|code| code.lines().map(str::to_owned).collect::<Vec<_>>());
-    let spans = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
-    let commands = lines.chain(spans).filter(|line| line.starts_with("lodge "));
-    commands.map(|line| line.split(" #").next().unwrap().to_owned()).collect()
-}
-
 /// The commands that the docs show exist, with their flags.
 #[test]
 fn commands_exist() {
@@ -241,6 +175,31 @@ async fn the_guides_service_prices_orders() {
         let response = client.ask(method, path, &[], body).await;
         assert_eq!((response.status, response.text().as_str()), (status, answer), "{path} {body}");
     }
+}
+
+/// What `curl` prints in README.md and in the guide is what it prints.
+#[tokio::test]
+async fn curl_prints_what_the_docs_say() {
+    let host = host(&["hello", "users", "orders"]).start().await;
+    let mut client = host.connect().await;
+    let mut checked = 0;
+    for path in ["README.md", "docs/guide.md"] {
+        for (_, code) in blocks(&page(path)).into_iter().filter(|(info, _)| info == "console") {
+            let lines: Vec<_> = code.lines().collect();
+            for pair in lines.windows(2) {
+                let Some(command) = pair[0].strip_prefix("$ curl ") else { continue };
+                let words = words(command);
+                let after = |flag: &str| words.iter().position(|word| word == flag).map(|at| words[at + 1].as_str());
+                let url = words.iter().find_map(|word| word.strip_prefix("localhost:8080")).unwrap();
+                let method = if after("-d").is_some() { Method::POST } else { Method::GET };
+                let headers: Vec<_> = after("-H").and_then(|header| header.split_once(": ")).into_iter().collect();
+                let response = client.ask(method, url, &headers, after("-d").unwrap_or_default()).await;
+                assert_eq!(response.text(), pair[1], "{path}: {command}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 5, "{checked}");
 }
 
 /// The map has every module of the host.
