@@ -1,12 +1,16 @@
 //! Promise: the docs say what the code does. Links lead somewhere, tables have every row, and blocks are what they say.
 
+mod markdown;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use http::Method;
 
-use crate::harness::{host, root};
+use crate::harness::{host, lodge, output, root};
 use crate::tidy::rust_files;
+use markdown::{anchors, blocks, commands, links, words};
 
 /// A page of the docs: its path from the root of the repository, and its text.
 struct Page {
@@ -29,62 +33,6 @@ fn pages() -> Vec<Page> {
 
 fn page(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// The lines of a page that are not in a code block.
-fn prose(text: &str) -> impl Iterator<Item = &str> {
-    let mut inside = false;
-    text.lines().filter(move |line| {
-        let fence = line.trim_start().starts_with("```");
-        inside ^= fence;
-        !inside && !fence
-    })
-}
-
-/// The code blocks of a page: the info string and the code.
-fn blocks(text: &str) -> Vec<(String, String)> {
-    let mut blocks: Vec<(String, String)> = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        if let Some(info) = line.strip_prefix("```") {
-            inside = !inside;
-            if inside {
-                blocks.push((info.to_owned(), String::new()));
-            }
-        } else if inside {
-            let (_, code) = blocks.last_mut().unwrap();
-            code.push_str(line);
-            code.push('\n');
-        }
-    }
-    assert!(!inside, "a code block has no end");
-    blocks
-}
-
-/// A line without its inline code, in which brackets are no links.
-fn without_code(line: &str) -> String {
-    line.split('`').step_by(2).collect::<Vec<_>>().join("`")
-}
-
-/// The targets of the links and pictures of a page.
-fn links(text: &str) -> Vec<String> {
-    let links = |line: &str| {
-        let line = without_code(line);
-        let targets = line.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned());
-        targets.collect::<Vec<_>>()
-    };
-    prose(text).flat_map(links).collect()
-}
-
-/// The anchors of a page, as GitHub and mdBook make them of its headings.
-fn anchors(text: &str) -> Vec<String> {
-    let headings = prose(text).filter(|line| line.starts_with('#'));
-    let slug = |heading: &str| {
-        let heading = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = heading.chars().filter(|char| char.is_alphanumeric() || " -_".contains(*char));
-        kept.map(|char| if char == ' ' { '-' } else { char }).collect::<String>()
-    };
-    headings.map(slug).collect()
 }
 
 #[test]
@@ -175,6 +123,33 @@ fn blocks_are_what_they_say() {
     assert!(settings > 0, "no page shows a lodge.toml");
 }
 
+/// The commands that the docs show exist, with their flags.
+#[test]
+fn commands_exist() {
+    let mut help: BTreeMap<String, String> = BTreeMap::new();
+    let mut checked = 0;
+    for Page { path, text } in pages() {
+        for line in commands(&text) {
+            let mut words = line.split([' ', '[', ']', '=']).skip(1).filter(|word| !word.is_empty());
+            let Some(command) = words.next().filter(|word| word.starts_with(|char: char| char.is_ascii_lowercase()))
+            else {
+                continue;
+            };
+            let known = help.entry(command.to_owned()).or_insert_with(|| {
+                let (code, known, error) = output(&mut lodge(&[command, "--help"]));
+                assert_eq!(code, Some(0), "{path}: `{line}`: {error}");
+                known
+            });
+            for flag in words.filter(|word| word.starts_with('-')) {
+                let has = known.split([' ', ',', '\n']).any(|word| word == flag);
+                assert!(has, "{path}: `{line}`: `lodge {command}` has no {flag}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(help.len() > 15 && checked > 10, "{checked} flags of {:?}", help.keys());
+}
+
 /// The services that the docs show are guests that tests run.
 #[test]
 fn services_are_guests_that_run() {
@@ -200,6 +175,31 @@ async fn the_guides_service_prices_orders() {
         let response = client.ask(method, path, &[], body).await;
         assert_eq!((response.status, response.text().as_str()), (status, answer), "{path} {body}");
     }
+}
+
+/// What `curl` prints in README.md and in the guide is what it prints.
+#[tokio::test]
+async fn curl_prints_what_the_docs_say() {
+    let host = host(&["hello", "users", "orders"]).start().await;
+    let mut client = host.connect().await;
+    let mut checked = 0;
+    for path in ["README.md", "docs/guide.md"] {
+        for (_, code) in blocks(&page(path)).into_iter().filter(|(info, _)| info == "console") {
+            let lines: Vec<_> = code.lines().collect();
+            for pair in lines.windows(2) {
+                let Some(command) = pair[0].strip_prefix("$ curl ") else { continue };
+                let words = words(command);
+                let after = |flag: &str| words.iter().position(|word| word == flag).map(|at| words[at + 1].as_str());
+                let url = words.iter().find_map(|word| word.strip_prefix("localhost:8080")).unwrap();
+                let method = if after("-d").is_some() { Method::POST } else { Method::GET };
+                let headers: Vec<_> = after("-H").and_then(|header| header.split_once(": ")).into_iter().collect();
+                let response = client.ask(method, url, &headers, after("-d").unwrap_or_default()).await;
+                assert_eq!(response.text(), pair[1], "{path}: {command}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 5, "{checked}");
 }
 
 /// The map has every module of the host.
@@ -318,8 +318,7 @@ fn ci_runs_what_the_readme_says() {
     }
 }
 
-/// No page names a file of another page's folder by the wrong name: sources that the docs mention in links exist, and what the
-/// code calls a page of the docs is one.
+/// Every page of the docs that the code names exists.
 #[test]
 fn the_code_names_pages_that_exist() {
     let mut named = 0;

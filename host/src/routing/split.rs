@@ -33,7 +33,7 @@ pub struct Choice<'a, T> {
     /// Whether how it goes says something of how versions compare. It does when it was drawn. A rule is a client's own choice,
     /// and a client that fails or is slow on purpose could choose the version that it wants withdrawn; only of a version
     /// that gets nothing else, nothing else can be known. Of requests with one value of `sticky`, which a client can choose as
-    /// well, one counts in a [`WINDOW`].
+    /// well, one counts in a `WINDOW`.
     pub judged: bool,
 }
 

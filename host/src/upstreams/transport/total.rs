@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::base::lock::lock;
 
-/// The connections to the replicas of all services, counted in units of memory: one for HTTP/1.1, [`TWO`] for HTTP/2.
+/// The connections to the replicas of all services, counted in units of memory: one for HTTP/1.1, `TWO` for HTTP/2.
 pub struct Total {
     limit: usize,
     taken: AtomicUsize,
