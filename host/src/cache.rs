@@ -25,6 +25,7 @@ pub(crate) mod fuzz;
 mod kept;
 mod lists;
 pub mod recorder;
+mod seam;
 mod status;
 mod store;
 
@@ -41,17 +42,15 @@ pub use self::errand::{Errand, Settled, unconditional};
 use self::flights::{Flights, Joined, Lead};
 use self::forwarding::Forwarding;
 use self::kept::{Asker, Kept, is_personal};
+pub use self::seam::{ResponseBody, Waiting};
 use self::status::CacheStatus;
 use self::store::{Key, Store};
 use crate::base::budget::Budget;
 use crate::config::limits::Limits;
 use crate::manifest::cache::{Edition, Rules};
-use crate::request::record::Record;
-use crate::request::respond::Body;
 use crate::runtime::body::RequestBody;
 use crate::service::deployment::Deployment;
 use crate::telemetry::metrics::CacheOutcome;
-use crate::telemetry::traces::Phase;
 
 /// Of the budget, for what is kept. The rest is for what is being written down, or still on its way after it had to go.
 const KEPT: (usize, usize) = (3, 4);
@@ -70,16 +69,16 @@ pub struct Responses {
 
 /// What a request found.
 #[expect(clippy::large_enum_variant, reason = "moved once, on its way out")]
-pub enum Found {
+pub enum Found<R> {
     /// An answer.
-    Kept(Response<Body>),
+    Kept(Response<R>),
     /// Nothing that it may have.
     Ask(Errand),
 }
 
 /// An answer; or the right to ask for one, what is stale, and whether the client insists on a newer one; or, for HEAD,
 /// neither.
-type Looked = Result<(Response<Body>, CacheOutcome), Option<(Lead, Option<Arc<Kept>>, bool)>>;
+type Looked<R> = Result<(Response<R>, CacheOutcome), Option<(Lead, Option<Arc<Kept>>, bool)>>;
 
 impl Responses {
     /// For `memory` bytes in all and `entry` bytes an answer; `None` when there is no memory for it.
@@ -102,14 +101,14 @@ impl Responses {
     /// Looks for a response to `request`, which is for `uri` as it was routed, by the service's route of this number; its
     /// own URI and headers are what the service sees. Waits, no longer than the service's queue may take, for another
     /// request that asks for the same. What is to be asked of the service is made of `request`.
-    pub async fn look<B: RequestBody>(
+    pub async fn look<B: RequestBody, R: ResponseBody>(
         self: &Arc<Self>,
         rules: Rules,
         (uri, route): (&Uri, usize),
         of: &Deployment,
         request: &mut Request<B>,
-        record: &mut Record,
-    ) -> Found {
+        record: &mut impl Waiting,
+    ) -> Found<R> {
         let service = service_of(of);
         let (method, head_only) = (request.method(), *request.method() == Method::HEAD);
         if !method.is_safe() {
@@ -131,7 +130,7 @@ impl Responses {
         let asker =
             Asker { edition: &of.edition, headers, forwarding: &forwarding, personal, standing: standing.clone() };
         let began = Instant::now();
-        let found = self.find(&key, &asker, of.limits(), &conditions, head_only, || record.begins(Phase::Queue)).await;
+        let found = self.find(&key, &asker, of.limits(), &conditions, head_only, || record.begin_waiting()).await;
         let (lead, stale, insists) = match found {
             Ok((given, outcome)) => {
                 of.service.figures.cached.count(outcome);
@@ -174,7 +173,7 @@ impl Responses {
     }
 
     /// Looks, and waits for who asks for the same.
-    async fn find(
+    async fn find<R: ResponseBody>(
         &self,
         key: &Key,
         asker: &Asker<'_>,
@@ -182,7 +181,7 @@ impl Responses {
         conditions: &Conditions,
         head_only: bool,
         mut waits: impl FnMut(),
-    ) -> Looked {
+    ) -> Looked<R> {
         let mut until = None;
         loop {
             let now = self.now();

@@ -16,11 +16,9 @@ use super::kept::{Asker, Draft, Kept};
 use super::recorder::{Recorder, promised};
 use super::status::{self, CacheStatus};
 use super::store::Key;
-use super::{Found, Responses};
+use super::{Found, ResponseBody, Responses};
 use crate::error::RequestError;
 use crate::manifest::cache::{Edition, Rules};
-use crate::request::record::Record;
-use crate::request::respond::Body;
 use crate::service::Service;
 use crate::telemetry::metrics::CacheOutcome;
 
@@ -39,9 +37,9 @@ pub(super) enum Kind {
 
 /// What became of a request that went to its service.
 #[expect(clippy::large_enum_variant, reason = "moved once, on its way out")]
-pub enum Settled {
+pub enum Settled<R> {
     /// This is the response, or the service's own failure.
-    Done(Result<Response<Body>, RequestError>),
+    Done(Result<Response<R>, RequestError>),
     /// A 304 came that is about another response than the one that was asked about (RFC 9111, 4.3.4): the service is to
     /// be asked once more, without conditions.
     Again(Errand),
@@ -98,7 +96,7 @@ impl Errand {
         Self(kind)
     }
 
-    pub(super) fn found(kind: Kind) -> Found {
+    pub(super) fn found<R>(kind: Kind) -> Found<R> {
         Found::Ask(Self(kind))
     }
 
@@ -137,7 +135,7 @@ impl Errand {
 
     /// What becomes of the request, now that its service was asked. A failure stays one, unless a stored response may
     /// stand for it.
-    pub fn settle(self, result: Result<Response<Body>, RequestError>, record: &Record) -> Settled {
+    pub fn settle<R: ResponseBody>(self, result: Result<Response<R>, RequestError>, request_id: &str) -> Settled<R> {
         match self.0 {
             Kind::Pass { how, unconditional } => Settled::Done(believed(result, unconditional).map(|mut response| {
                 how.into_iter().for_each(|how| status::append(response.headers_mut(), how));
@@ -147,7 +145,7 @@ impl Errand {
                 change.end(result.as_ref().map_or_else(may_be_done, is_no_error));
                 Settled::Done(result)
             }
-            Kind::Keep(fetch) => fetch.settle(result, record),
+            Kind::Keep(fetch) => fetch.settle(result, request_id),
         }
     }
 }
@@ -177,14 +175,18 @@ impl Drop for Change {
 }
 
 impl Fetch {
-    fn settle(mut self: Box<Self>, result: Result<Response<Body>, RequestError>, record: &Record) -> Settled {
+    fn settle<R: ResponseBody>(
+        mut self: Box<Self>,
+        result: Result<Response<R>, RequestError>,
+        request_id: &str,
+    ) -> Settled<R> {
         let result = believed(result, self.unconditional);
         let now = self.responses.now();
         let times = Times { requested: self.requested, received: now };
         let serves = |kept: &&Arc<Kept>| fails(&result) && !self.insists && kept.terms().serves_on_error(now);
         if let Some(kept) = self.stale.as_ref().filter(serves) {
             if let Err(error) = &result {
-                self.service.failed(error, record.request_id(), false);
+                self.service.failed(error, request_id, false);
             }
             self.count(CacheOutcome::Stale);
             let given = kept.give(&self.conditions, false, CacheStatus::Hit(kept.terms().left(now)), now);
@@ -216,7 +218,7 @@ impl Fetch {
     }
 
     /// What is stored is still right.
-    fn revalidated(self, kept: &Arc<Kept>, news: &HeaderMap, times: Times) -> Response<Body> {
+    fn revalidated<R: ResponseBody>(self, kept: &Arc<Kept>, news: &HeaderMap, times: Times) -> Response<R> {
         self.count(CacheOutcome::Revalidated);
         let head = kept.refreshed(news);
         let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, times);
@@ -237,7 +239,7 @@ impl Fetch {
     }
 
     /// There is a new answer.
-    fn fetched(self, response: Response<Body>, times: Times) -> Response<Body> {
+    fn fetched<R: ResponseBody>(self, response: Response<R>, times: Times) -> Response<R> {
         self.count(CacheOutcome::Miss);
         let (mut head, mut body) = response.into_parts();
         let draft = Draft::of(&self.asker(), &self.service, &head, self.rules, times);
@@ -267,7 +269,7 @@ impl Fetch {
         if holds {
             conditions::not_modified(&mut head);
             // The client has it; the others have not.
-            let whole = std::mem::replace(&mut body, Body::text(None));
+            let whole = std::mem::replace(&mut body, R::stored(None));
             if stored {
                 tokio::spawn(whole.drain());
             }
@@ -311,7 +313,7 @@ impl Fetch {
 
 /// A response as it is, but for a 304 to a request without conditions: that is a failure of the service, since its client has
 /// nothing to use in its place (RFC 9110, 15.4.5).
-fn believed(result: Result<Response<Body>, RequestError>, unconditional: bool) -> Result<Response<Body>, RequestError> {
+fn believed<R>(result: Result<Response<R>, RequestError>, unconditional: bool) -> Result<Response<R>, RequestError> {
     match result {
         Ok(response) if unconditional && response.status() == StatusCode::NOT_MODIFIED => Err(self::unconditional()),
         result => result,
@@ -324,7 +326,7 @@ pub fn unconditional() -> RequestError {
 }
 
 /// What RFC 9111, 4.4, does not call an error: what was asked for was done.
-fn is_no_error(response: &Response<Body>) -> bool {
+fn is_no_error<R>(response: &Response<R>) -> bool {
     response.status().is_success() || response.status().is_redirection()
 }
 
@@ -336,7 +338,7 @@ fn may_be_done(error: &RequestError) -> bool {
 }
 
 /// What RFC 5861 calls an error.
-fn fails(result: &Result<Response<Body>, RequestError>) -> bool {
+fn fails<R>(result: &Result<Response<R>, RequestError>) -> bool {
     is_failure(result.as_ref().map_or_else(RequestError::status, Response::status))
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, response};
 
+use super::ResponseBody;
 use super::changes::Standing;
 use super::conditions::{self, Conditions};
 use super::forwarding::Forwarding;
@@ -16,7 +17,6 @@ use super::lists::{self, Quoting};
 use super::status::{self, CacheStatus};
 use crate::base::budget::Room;
 use crate::manifest::cache::{Edition, Rules};
-use crate::request::respond::Body;
 use crate::service::Service;
 
 /// Bytes that an answer takes besides its headers and its body: maps, counts, what the library keeps.
@@ -236,31 +236,36 @@ impl Kept {
     }
 
     /// A response to a request: whole, its head, or word that the client has it already.
-    pub(super) fn give(
+    pub(super) fn give<R: ResponseBody>(
         &self,
         conditions: &Conditions,
         head_only: bool,
         how: CacheStatus,
         now: SystemTime,
-    ) -> Response<Body> {
+    ) -> Response<R> {
         let (headers, age) = (self.draft.headers.clone(), self.draft.terms.age(now));
         self.give_as(headers, age, conditions, head_only, how)
     }
 
     /// The response to the request that has validated it, with a head that a 304 has [refreshed](Self::refreshed).
-    pub(super) fn give_validated(&self, headers: HeaderMap, conditions: &Conditions, times: Times) -> Response<Body> {
+    pub(super) fn give_validated<R: ResponseBody>(
+        &self,
+        headers: HeaderMap,
+        conditions: &Conditions,
+        times: Times,
+    ) -> Response<R> {
         let age = freshness::age(&headers, times).as_secs();
         self.give_as(headers, age, conditions, false, CacheStatus::Revalidated)
     }
 
-    fn give_as(
+    fn give_as<R: ResponseBody>(
         &self,
         headers: HeaderMap,
         age: u64,
         conditions: &Conditions,
         head_only: bool,
         how: CacheStatus,
-    ) -> Response<Body> {
+    ) -> Response<R> {
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (self.draft.status, headers);
         let mut body = (!head_only && !self.body.is_empty()).then(|| self.body.clone());
@@ -270,7 +275,7 @@ impl Kept {
         }
         head.headers.insert(header::AGE, HeaderValue::from(age));
         status::append(&mut head.headers, how);
-        Response::from_parts(head, Body::text(body))
+        Response::from_parts(head, R::stored(body))
     }
 }
 

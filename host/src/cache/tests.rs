@@ -20,6 +20,8 @@ use crate::cpu::turns::Turns;
 use crate::error::RequestError;
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
+use crate::request::record::Record;
+use crate::request::respond::Body;
 use crate::service::Service;
 
 /// A cache, and a service whose answers it keeps.
@@ -107,7 +109,7 @@ impl Cache {
     }
 
     /// What a client without conditions finds.
-    async fn find(&self, edition: &Edition, path: &str, limits: &Limits) -> Looked {
+    async fn find(&self, edition: &Edition, path: &str, limits: &Limits) -> Looked<Body> {
         let headers = HeaderMap::new();
         let asker = self.asker(edition, path, &headers);
         self.responses.find(&Self::key(path), &asker, limits, &Conditions::default(), false, || {}).await
@@ -235,7 +237,7 @@ fn what_is_said_to_one_client_is_not_kept() {
     let all = [own[0], own[1], own[2], ("x-kept", "1")];
     cache.keep(&edition("users", "1"), "/a", &[], &all, "x");
     let variants = cache.responses.store.get(&Cache::key("/a")).unwrap();
-    let given = variants[0].give(&Conditions::default(), false, CacheStatus::Collapsed, cache.now);
+    let given = variants[0].give::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, cache.now);
     assert!(given.headers().contains_key("x-kept"));
     for name in ["ratelimit", "ratelimit-policy"] {
         assert!(!given.headers().contains_key(name), "{name} is another client's");
@@ -309,7 +311,7 @@ fn a_change_that_nobody_hears_of_is_one() {
             }
             let record = Record::new(Arc::from("1"), crate::telemetry::traces::Trace::off());
             match end {
-                Some(result) => drop(errand.settle(result, &record)),
+                Some(result) => drop(errand.settle(result, record.request_id())),
                 None => drop(errand),
             }
             !cache.has(&it, "/a", &[])
@@ -331,7 +333,7 @@ fn on_its_way_it_still_takes_room() {
     let cache = Cache::new(1 << 20, 64 << 10);
     cache.keep(&edition("users", "1"), "/a", &[], &[], &"x".repeat(5000));
     let variants = cache.responses.store.get(&Cache::key("/a")).unwrap();
-    let given = variants[0].give(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now());
+    let given = variants[0].give::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now());
     drop(variants);
     cache.responses.purge("users", "/");
     assert_eq!((cache.entries(), cache.responses.budget.used()), (0, 5000));

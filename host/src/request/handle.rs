@@ -88,7 +88,7 @@ pub async fn handle<B: RequestBody>(
     let again = errand.unconditional(&request);
     let result = Box::pin(ask(handler, hop, bound, request, depth, Some(&mut errand), record)).await;
     let deadline = errand.deadline();
-    let response = match (errand.settle(result, record), again) {
+    let response = match (errand.settle(result, record.request_id()), again) {
         (Settled::Done(result), _) => result?,
         (Settled::Again(errand), Some(head)) => {
             Box::pin(ask_again(handler, hop, (head, &target, route), depth, errand, record)).await?
@@ -150,7 +150,7 @@ async fn ask_again(
         }
         Err(refusal) => Err(refusal.into()),
     };
-    match errand.settle(result, record) {
+    match errand.settle(result, record.request_id()) {
         Settled::Done(result) => result,
         Settled::Again(_) => Err(cache::unconditional()),
     }

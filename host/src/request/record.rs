@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode, request};
 
 use crate::admission::Permit;
+use crate::cache;
 use crate::error::RequestError;
 use crate::service::Service;
 use crate::service::deployment::Deployment;
@@ -129,11 +130,6 @@ impl Record {
         }
     }
 
-    /// It has waited so long for what another request was to bring, and goes itself.
-    pub fn waited(&mut self, waited: Duration) {
-        self.waited = waited;
-    }
-
     /// It may run, from the time that is returned on.
     pub fn admitted(&mut self, permit: &Permit) -> Instant {
         let waited = permit.waited();
@@ -218,6 +214,16 @@ impl Record {
             tracing::warn!(service = &*service.name, request_id, reason, detail, "transfer aborted: {error}");
             service.failed(error, request_id, true);
         }
+    }
+}
+
+impl cache::Waiting for Record {
+    fn begin_waiting(&mut self) {
+        self.begins(Phase::Queue);
+    }
+
+    fn waited(&mut self, time: Duration) {
+        self.waited = time;
     }
 }
 

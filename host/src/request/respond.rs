@@ -27,6 +27,7 @@ use super::forward::Forwarded;
 use super::record::Record;
 use crate::admission::{Permit, Upload};
 use crate::base::budget::{Budget, Room};
+use crate::cache;
 use crate::cache::recorder::Recorder;
 use crate::error::RequestError;
 use crate::proxy::headers;
@@ -254,8 +255,19 @@ impl Body {
         Self::of(Source::Text(text))
     }
 
-    /// The same, written down as it goes.
-    pub fn recorded(mut self, mut recorder: Recorder) -> Self {
+    /// The same, for the request of which this is known.
+    pub fn with(mut self, record: Record) -> Self {
+        self.record = Some(record);
+        self
+    }
+}
+
+impl cache::ResponseBody for Body {
+    fn stored(bytes: Option<Bytes>) -> Self {
+        Self::text(bytes)
+    }
+
+    fn recorded(mut self, mut recorder: Recorder) -> Self {
         if let Source::Whole(frames) = &self.source {
             // At once: requests for the same response must not wait for the client of this one.
             frames.iter().for_each(|frame| recorder.frame(frame));
@@ -268,15 +280,8 @@ impl Body {
         self
     }
 
-    /// Takes all of it, for who writes it down: nobody else wants it. Ends with the guest's wall time at the latest.
-    pub async fn drain(mut self) {
+    async fn drain(mut self) {
         while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {}
-    }
-
-    /// The same, for the request of which this is known.
-    pub fn with(mut self, record: Record) -> Self {
-        self.record = Some(record);
-        self
     }
 }
 

@@ -57,7 +57,7 @@ proptest! {
                 Step::Hold(path) => {
                     let variants = cache.responses.store.get(&Cache::key(&format!("/{path}")));
                     let give = |kept: &Arc<Kept>| {
-                        kept.give(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
+                        kept.give::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
                     };
                     held.extend(variants.iter().flat_map(|variants| variants.iter()).map(give));
                 }

@@ -157,13 +157,13 @@ impl Proxy {
                 let again = errand.unconditional(&request);
                 errand.begins(Instant::now());
                 seen.push(request.headers().clone());
-                match errand.settle(received(origin(request.headers())), &record) {
+                match errand.settle(received(origin(request.headers())), record.request_id()) {
                     Settled::Done(result) => result?,
                     Settled::Again(mut errand) => {
                         let head = again.unwrap();
                         errand.begins(Instant::now());
                         seen.push(head.headers.clone());
-                        match errand.settle(received(origin(&head.headers)), &record) {
+                        match errand.settle(received(origin(&head.headers)), record.request_id()) {
                             Settled::Done(result) => result?,
                             Settled::Again(_) => panic!("it is asked a third time"),
                         }
