@@ -9,6 +9,8 @@
 //! becoming a circle. Nothing here ever changes a snapshot.
 
 pub mod call;
+pub mod dispatch;
+pub mod exchange;
 pub mod forward;
 pub mod handle;
 pub mod handler;

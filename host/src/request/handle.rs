@@ -1,6 +1,5 @@
 //! The request path, whole. Every step takes what the one before it gave; each can only say no in its own words.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,18 +8,16 @@ use http::header::HeaderValue;
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Empty};
 
-use super::forward;
+use super::dispatch::dispatch;
 use super::mirror;
 use super::record::Record;
-use super::respond::{self, Body, Exchange, Reserve};
-use crate::admission::{Permit, Refusal};
-use crate::base::budget::Budget;
+use super::respond::{Body, Reserve};
+use crate::admission::Refusal;
 use crate::cache;
 use crate::cache::{Found, Settled};
 use crate::capabilities::sandbox::Errand;
 use crate::error::RequestError;
 use crate::guests::absent::Why;
-use crate::guests::backend::Backend;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
 use crate::manifest::cache::Rules;
@@ -30,8 +27,7 @@ use crate::request::handler::{Handler, Hop};
 use crate::routing::router::{Match, Missed};
 use crate::routing::split::Split;
 use crate::runtime::body::RequestBody;
-use crate::runtime::instance::Instance;
-use crate::telemetry::traces::{Phase, Tracer};
+use crate::telemetry::traces::Phase;
 use crate::upstreams::transport::AnyBody;
 
 /// Methods that a service can be asked for; CONNECT is for proxies.
@@ -146,7 +142,7 @@ async fn ask_again(
             record.admitted(&permit);
             errand.begins(deadline);
             let to = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
-            run((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
+            dispatch((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
         }
         Err(refusal) => Err(refusal.into()),
     };
@@ -181,54 +177,13 @@ fn ask<B: RequestBody>(
         cached.into_iter().for_each(|cached| cached.begins(deadline));
         let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
         let Some((version, route)) = mirror else {
-            return run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record).await;
+            return dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)
+                .await;
         };
         let (request, copy) = mirror::doubled(request);
         let shown = mirror::show((version, route, judged), copy, client, errand.clone(), Arc::clone(&handler.unsent));
         tokio::spawn(shown);
-        Box::pin(run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)).await
-    }
-}
-
-/// Has the target answer a request that was admitted.
-///
-/// # Errors
-/// Every way in which it fails to.
-#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
-pub(super) fn run<B: RequestBody>(
-    (tracer, unsent): (&Tracer, &Arc<Budget>),
-    target: &Target,
-    permit: Permit,
-    request: Request<B>,
-    client: IpAddr,
-    mut errand: Errand,
-    record: &mut Record,
-) -> impl Future<Output = Result<Response<Body>, RequestError>> {
-    async move {
-        let (method, version, deadline) = (request.method().clone(), request.version(), errand.deadline);
-        let exchange = Exchange { method, deadline, reserve: Reserve { version, unsent } };
-        match &target.backend {
-            Backend::Guest(guest) => {
-                if guest.sends() {
-                    errand.onward = tracer.onward(request.headers());
-                }
-                record.begins(Phase::Instantiate);
-                let answer = match Instance::take(guest, deadline).await {
-                    Ok(instance) => {
-                        record.begins(Phase::Guest);
-                        instance.call(Arc::clone(guest), request, errand).await
-                    }
-                    Err(error) => Err(error),
-                };
-                respond::holding(permit, answer, &exchange)
-            }
-            Backend::Upstream(upstream) => {
-                record.begins(Phase::Guest);
-                let onward = if record.is_traced() { tracer.onward(request.headers()) } else { None };
-                let answer = Box::pin(forward::forward(upstream, request, client, &errand, onward)).await;
-                respond::relaying(permit, answer, &exchange)
-            }
-        }
+        Box::pin(dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)).await
     }
 }
 

@@ -14,7 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use wasmtime_wasi_http::Error;
 
-use super::handle::run;
+use super::dispatch::dispatch;
 use super::record::Record;
 use super::respond;
 use crate::base::budget::Budget;
@@ -86,13 +86,14 @@ pub async fn show(
         // The version has done nothing wrong, and made no answer.
         Err(refusal) => return record.dismissed(&refusal.into()),
     };
-    let response = match run((&Tracer::off(), &unsent), &target, permit, request, client, errand, &mut record).await {
-        Ok(response) => response,
-        Err(error) => {
-            record.counted(&error);
-            respond::problem(&error, record.request_id())
-        }
-    };
+    let response =
+        match dispatch((&Tracer::off(), &unsent), &target, permit, request, client, errand, &mut record).await {
+            Ok(response) => response,
+            Err(error) => {
+                record.counted(&error);
+                respond::problem(&error, record.request_id())
+            }
+        };
     record.answered(response.status());
     let mut body = response.into_body().with(record);
     while let Some(Ok(_)) = body.frame().await {}
