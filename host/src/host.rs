@@ -22,8 +22,10 @@ use crate::base::lasting::forever;
 use crate::cache::Responses;
 use crate::config::Config;
 use crate::guests::builds::Builds;
+use crate::guests::publisher::Publisher;
+use crate::guests::reconcile;
 use crate::guests::rollout;
-use crate::guests::snapshot::{self, Current, Publisher};
+use crate::guests::snapshot::Current;
 use crate::listener::accept::accept;
 use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
@@ -201,7 +203,7 @@ impl Host {
         });
         let reconciling = tokio::spawn(forever("directory", {
             let (config, compiler) = (Arc::clone(&config), Arc::clone(&compiler));
-            move || snapshot::reconcile(Arc::clone(&config), Arc::clone(&compiler), publisher.clone())
+            move || reconcile::reconcile(Arc::clone(&config), Arc::clone(&compiler), publisher.clone())
         }));
         let sweeping = tokio::spawn(forever("sweeper", move || {
             sweep(current.clone(), Arc::clone(&metrics), Arc::clone(&commons), responses.clone())

@@ -1,0 +1,182 @@
+//! The writing end of the snapshot: which services get their routes, and which version answers for which.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use super::absent::Absentees;
+use super::builds::Builds;
+use super::snapshot::{Current, Snapshot};
+use super::target::{self, Target};
+use crate::admission::{Admission, Commons, Concurrency};
+use crate::config::Config;
+use crate::guests::backend::Backend;
+use crate::manifest::refusal::Refusal;
+use crate::manifest::share::Percent;
+use crate::manifest::terms::Terms;
+
+/// The writing end, for one task.
+#[derive(Clone)]
+pub struct Publisher {
+    pub(super) current: Current,
+    commons: Arc<Commons>,
+    pub(super) builds: Arc<Builds>,
+}
+
+impl Publisher {
+    /// An empty, incomplete snapshot; `host` are the places that all services share.
+    pub fn new(host: Arc<Concurrency>) -> Self {
+        let current = Current(Arc::new(ArcSwap::default()));
+        Self { current, commons: Arc::new(Commons::new(host)), builds: Arc::default() }
+    }
+
+    /// What all services share.
+    pub fn commons(&self) -> Arc<Commons> {
+        Arc::clone(&self.commons)
+    }
+
+    /// What it shows of builds.
+    pub fn builds(&self) -> Arc<Builds> {
+        Arc::clone(&self.builds)
+    }
+
+    /// The reading end.
+    pub fn current(&self) -> Current {
+        self.current.clone()
+    }
+
+    /// A publisher for who only wants to see what would be served.
+    pub fn alone(config: &Config) -> Self {
+        Self::new(Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait)))
+    }
+
+    /// Publishes the next snapshot: these backends, but for those whose routes are taken, and these refusals.
+    ///
+    /// Of two services with one route the one that has it already keeps it, else the first by name; the other goes on
+    /// with its previous version if that one's routes are free. Until the first complete snapshot nobody has a route
+    /// already: who compiles faster must not decide.
+    pub fn publish(&self, backends: Vec<Backend>, refused: Vec<Refusal>, complete: bool) {
+        self.publish_beside(backends, refused, complete, Absentees::default());
+    }
+
+    /// The same where these services do not answer.
+    pub(super) fn publish_beside(
+        &self,
+        backends: Vec<Backend>,
+        refused: Vec<Refusal>,
+        complete: bool,
+        absent: Absentees,
+    ) {
+        let previous = self.current.snapshot();
+        let generation = previous.generation + 1;
+        let (wanted, refusals) = (backends.clone(), refused.clone());
+        let mut next = Snapshot {
+            generation,
+            wanted,
+            refused,
+            refusals,
+            complete,
+            absent,
+            everywhere: Arc::from("/*"),
+            ..Snapshot::default()
+        };
+        let mut targets = self.targets(&previous, backends, &mut next.refusals);
+        let holds = |target: &Target| {
+            let old = previous.target(&target.backend.name);
+            previous.complete && old.is_some_and(|old| old.backend.routes() == target.backend.routes())
+        };
+        targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.backend.name)));
+        for target in targets {
+            let name = Arc::clone(&target.backend.name);
+            if let Err(refusal) = next.admit(target) {
+                next.refusals.push(refusal);
+                if let Some(old) = previous.target(&name) {
+                    // It may have lost these as well, and then it is refused already.
+                    let _ = next.admit(Arc::clone(old));
+                }
+            }
+        }
+        let served = next.targets.iter().map(|target| (target.backend.routes(), target.backend.spec.host()));
+        next.absent.beside(served);
+        for target in &next.targets {
+            target.backend.takes_over();
+            // Versions have their service's.
+            if target.of.is_none() {
+                target.admission.takes_over();
+            }
+        }
+        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.terms.is_high();
+        self.commons.shedding.reserve(next.targets.iter().any(is_high));
+        next.targets.sort_by(|a, b| a.backend.name.cmp(&b.backend.name));
+        next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
+        self.current.0.store(Arc::new(next));
+    }
+
+    /// Every service with its versions, and the versions themselves; those that cannot be are refused.
+    fn targets(&self, previous: &Snapshot, backends: Vec<Backend>, refusals: &mut Vec<Refusal>) -> Vec<Arc<Target>> {
+        let mut targets = Vec::new();
+        let (mut versions, services): (Vec<_>, Vec<_>) =
+            backends.into_iter().partition(|backend| backend.spec.version_of().is_some());
+        for backend in services {
+            let old = previous.target(&backend.name);
+            let admission = match old {
+                Some(old) if old.backend.is(&backend) => Arc::clone(&old.admission),
+                _ => {
+                    let said = (backend.limits(), &backend.spec.manifest.terms);
+                    let known = old.map(|old| (&*old.admission, backend.is_another(&old.backend)));
+                    Arc::new(Admission::new(&backend.name, said, &self.commons, known, Instant::now()))
+                }
+            };
+            let mut beside = Vec::new();
+            let mut left = Percent::ALL.0;
+            let its = |version: &mut Backend| version.spec.version_of().is_some_and(|(of, _)| *of == *backend.name);
+            for version in versions.extract_if(.., its) {
+                let last = previous.target(&version.name);
+                let new = self.version(last, version, &backend, &admission);
+                // Its last good version, if what is wanted now is too much; but behind what stands there now.
+                let last_good =
+                    || last.map(|last| self.version(Some(last), last.backend.clone(), &backend, &admission));
+                let fit = |target: Arc<Target>| {
+                    let share = target.share();
+                    left.checked_sub(share.percent.0).map(|rest| (rest, share, target))
+                };
+                let fitting = fit(Arc::clone(&new)).or_else(|| {
+                    refusals.push(target::too_much(&new, Percent(left)));
+                    last_good().and_then(fit)
+                });
+                if let Some((rest, share, target)) = fitting {
+                    left = rest;
+                    targets.push(Arc::clone(&target));
+                    beside.push((share, target));
+                }
+            }
+            targets.push(Target::service(old, backend, admission, beside));
+        }
+        refusals.extend(versions.iter().map(target::alone));
+        targets
+    }
+
+    /// A version of a service whose admission is this: they share its places.
+    fn version(
+        &self,
+        old: Option<&Arc<Target>>,
+        backend: Backend,
+        service: &Backend,
+        admission: &Arc<Admission>,
+    ) -> Arc<Target> {
+        if let Some(old) = old.filter(|old| old.backend.is(&backend) && Arc::ptr_eq(&old.admission, admission)) {
+            return Arc::clone(old);
+        }
+        let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
+        let said = (backend.limits(), &Terms::default());
+        let known = old.and_then(|old| old.shadow.as_ref()).map(|known| (known, false));
+        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.commons, known, Instant::now()));
+        shadow.iter().for_each(Admission::takes_over);
+        let of = Some(Arc::clone(&service.service));
+        Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow, of })
+    }
+}
+
+#[cfg(test)]
+mod tests;
