@@ -2,7 +2,7 @@
 //!
 //! What is asked, in this order, and of each the route's before the service's:
 //!
-//! 1. [`clients`]: may this address ask at all?
+//! 1. `allow` and `deny`: may this address ask at all?
 //! 2. [`rate`]: has it asked too often?
 //! 3. [`breaker`]: does the service answer at all these days?
 //! 4. [`shedding`]: is the host so full that there is no room for the likes of it?

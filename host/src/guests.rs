@@ -1,9 +1,9 @@
-//! The story of a guest: a file in the directory becomes something that answers.
+//! The path of a file in the directory to a service that answers.
 //!
-//! [`watch`] says when to look; [`load`] scans the directory and reads each [`manifest`]; [`ledger`] holds that against
-//! what is served; [`compile`] makes a guest of each file, off the request path and bounded, or finds it in the
-//! [`cache`]; `compiling` says what came of it; [`snapshot`] publishes what can be served as one immutable value, and [`report`] puts that into words. Nothing here ever sees a request,
-//! and it acts on what is in the directory, never on what an event said.
+//! [`watch`] says when to look, and [`scan`] looks. [`ledger`] holds what is on disk against what is served, [`reconcile`] has
+//! new components compiled, and [`publisher`] publishes all that can be served as one immutable [`snapshot`]. [`report`] puts a
+//! snapshot into words, and [`rollout`] compares versions. Nothing here sees a request, and everything follows what is in the
+//! directory, never what an event said.
 
 pub mod absent;
 pub mod backend;

@@ -12,8 +12,8 @@
 //!
 //! What is always true:
 //!
-//! * Holding a value is the proof. A [`Permit`](admission::Permit) was admitted, a [`Guest`](guests::guest::Guest) can be
-//!   served, an [`Instance`](request::instance::Instance) owns its store.
+//! * Holding a value is the proof. A [`Permit`](admission::Permit) was admitted, a [`Guest`](runtime::guest::Guest) can be
+//!   served, an [`Instance`](runtime::instance::Instance) owns its store.
 //! * Every queue, buffer, body and wait has a named bound in [`config`], or a constant beside its use.
 //! * Every failure of a request is a [`RequestError`](error::RequestError). It becomes a response in one place, and its public
 //!   text contains nothing about the host or the guest's internals.

@@ -1,12 +1,10 @@
-//! The story of a request, in the order of the files.
+//! The path of one request, from its head to the last byte of its response.
 //!
-//! [`accept`] takes a connection, [`serve`] speaks HTTP on it while [`activity`] watches how long the client takes, and
-//! [`transfer`] how much of its responses;
-//! [`frame`] is around each request, and around those that guests send to each other; [`handle`] is the path itself: [`headers`] make the head into what the guest sees, its host and path in their
-//! [`canonical`] forms, [`route`]
-//! finds who answers, admission lets it in, [`instance`] runs the guest with the request's [`body`] until there is an
-//! [`answer`], and [`respond`] sends it; or [`forward`] passes it on to a replica elsewhere, which [`via`] keeps from
-//! becoming a circle. Nothing here ever changes a snapshot.
+//! [`exchange`] is around each request, whether a connection brought it or a guest of this host sent it ([`call`]). [`handle`]
+//! is the path itself: the head arrives in its canonical form, the router finds the service, admission gives a permit, and
+//! [`dispatch`] has a guest answer, or a replica ([`forward`]). [`respond`] sends the response, and [`record`] knows what
+//! happened. [`mirror`] runs a copy of a request for another version; [`tunnel`] passes bytes of a connection that has become
+//! something else. Nothing here changes a snapshot.
 
 pub mod call;
 pub mod dispatch;

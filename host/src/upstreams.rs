@@ -1,6 +1,6 @@
 //! Replicas elsewhere that answer for a service: other hosts of Lodge, or the containers that are still there.
 //!
-//! [`spec`] is what a manifest's `[upstream]` says; [`discover`] finds out where the replicas are. [`replicas`] knows how
+//! [`manifest::upstream`](crate::manifest::upstream) is what a manifest's `[upstream]` says; [`discover`] finds out where the replicas are. [`replicas`] knows how
 //! each of them does ([`health`]) and which gets a request ([`balance`]); [`transport`] sends it there; [`send`] tries
 //! again where that is safe ([`retry`]) and there is room for it ([`budget`]); `check` asks replicas how they are.
 //!
