@@ -30,7 +30,7 @@ fn in_flight(host: &TestHost) -> usize {
 }
 
 fn tunnels(host: &TestHost) -> usize {
-    host.current.snapshot().target("far").unwrap().backend.upstream().unwrap().tunnels()
+    host.current.snapshot().target("far").unwrap().backend.upstream().unwrap().open_tunnels()
 }
 
 fn connections(host: &TestHost) -> usize {

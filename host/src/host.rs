@@ -231,7 +231,7 @@ impl Host {
             // What guests still do after their answers holds a permit, and no connection.
             places.all().await;
             // Connections that have become something else hold neither.
-            compiler.upstreams.without_tunnels().await;
+            compiler.upstreams.wait_for_tunnels().await;
         };
         let ended = match tokio::time::timeout(config.stop.grace, finished).await {
             Ok(()) => Ended::Drained,

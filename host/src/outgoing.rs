@@ -46,7 +46,7 @@ use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
 use crate::proxy::via::Via;
 use crate::service::Service;
-use crate::upstreams::replay::Room;
+use crate::upstreams::replay::ReplayMemory;
 
 /// What a guest sends ends with the sandbox that it is in. Where that is used again, this is how long after its request's
 /// time is up: not before, or the guest would be told of a late answer instead of being late itself.
@@ -81,7 +81,7 @@ struct World {
     /// Whether the host trusts any proxies.
     marks: bool,
     /// For bodies of requests that may be sent again.
-    room: Arc<Room>,
+    room: Arc<ReplayMemory>,
     /// What the names of services end in, with a dot before it.
     suffix: Arc<str>,
     resolver: Resolver,

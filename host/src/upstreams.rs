@@ -18,10 +18,10 @@ pub mod replay;
 pub mod replicas;
 pub mod retry;
 pub mod send;
-pub mod shown;
+pub mod status;
 pub mod transport;
 pub mod tunnels;
-pub mod uploading;
+pub mod upload_wait;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -36,12 +36,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::budget::Budget;
-use self::discover::{Discovery, Endpoint, Names, Pace, Troubles};
-use self::health::Change;
-use self::replay::Room;
-use self::replicas::{News, Replicas};
-pub use self::shown::{Seen, Shown};
-use self::transport::{Pool, Settings, Target, Total};
+use self::discover::{Discovery, Endpoint, Pace, Resolver, SourceErrors};
+use self::health::HealthChange;
+use self::replay::ReplayMemory;
+use self::replicas::{PanicChange, Replicas};
+pub use self::status::{ReplicaStatus, UpstreamStatus};
+use self::transport::{ConnectionLimit, Pool, PoolSettings, Target};
 use self::tunnels::Tunnels;
 use crate::base::ids::mix;
 use crate::base::lasting::forever;
@@ -71,15 +71,15 @@ pub struct Upstream {
 struct Inner {
     service: Arc<str>,
     spec: Arc<Spec>,
-    settings: Settings,
+    settings: PoolSettings,
     /// What is wrong with where its replicas are said to be.
-    troubles: Troubles,
+    source_errors: SourceErrors,
     members: ArcSwap<Members>,
     /// What was asked and retried. Survives new manifests.
     budget: Arc<Budget>,
     /// For bodies that a replica may refuse after some of them was read.
-    room: Arc<Room>,
-    counts: Arc<Counts>,
+    replay_memory: Arc<ReplayMemory>,
+    counts: Arc<UpstreamCounts>,
     /// Connections that have become something else. Survives new manifests.
     tunnels: Arc<Tunnels>,
     /// Of a generator of numbers that need not be a secret.
@@ -94,7 +94,7 @@ struct Members {
 
 /// What was counted of an upstream. Survives new manifests.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct UpstreamCounts {
     /// Tries that were answered, and not to say that the replica is failing.
     pub answered: AtomicU64,
     /// The other tries, by what became of them.
@@ -108,31 +108,31 @@ pub struct Counts {
 }
 
 /// What every upstream of a host needs, made when there is a first one.
-pub struct Shared {
+pub struct Upstreams {
     /// The bound on the connections to their replicas.
-    total: Arc<Total>,
-    names: OnceLock<Arc<Names>>,
+    total: Arc<ConnectionLimit>,
+    resolver: OnceLock<Arc<Resolver>>,
     /// How often those are asked for.
     pace: Pace,
     tls: OnceLock<Result<Arc<ClientConfig>, String>>,
     via: Arc<Via>,
-    room: Arc<Room>,
+    replay_memory: Arc<ReplayMemory>,
     /// Tunnels of all upstreams.
     tunnels: watch::Sender<usize>,
     /// The latest upstream of each service: what it knows goes on in the next one.
     latest: Mutex<HashMap<Arc<str>, Weak<Upstream>>>,
 }
 
-impl Shared {
+impl Upstreams {
     /// For a host that has at most so many connections to replicas, of which one over HTTP/2 counts as four.
     pub fn new(connections: usize) -> Self {
         Self {
-            total: Total::new(connections),
-            names: OnceLock::new(),
+            total: ConnectionLimit::new(connections),
+            resolver: OnceLock::new(),
             pace: Pace::default(),
             tls: OnceLock::new(),
             via: Arc::default(),
-            room: Arc::default(),
+            replay_memory: Arc::default(),
             tunnels: watch::Sender::default(),
             latest: Mutex::default(),
         }
@@ -156,13 +156,13 @@ impl Shared {
     }
 
     /// Waits until no connection is left that has become something else.
-    pub async fn without_tunnels(&self) {
+    pub async fn wait_for_tunnels(&self) {
         // The sender is here, so there is no error.
         let _ = self.tunnels.subscribe().wait_for(|open| *open == 0).await;
     }
 
-    fn names(&self) -> Arc<Names> {
-        Arc::clone(self.names.get_or_init(|| Arc::new(Names::system())))
+    fn resolver(&self) -> Arc<Resolver> {
+        Arc::clone(self.resolver.get_or_init(|| Arc::new(Resolver::system())))
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>, String> {
@@ -182,11 +182,11 @@ impl Upstream {
         deployment: Deployment,
         spec: Arc<Spec>,
         directory: &Path,
-        shared: &Shared,
+        shared: &Upstreams,
         before: Option<&Self>,
     ) -> Result<Self, String> {
         let before = before.map(|before| &before.inner);
-        let settings = Settings {
+        let settings = PoolSettings {
             connect: spec.connect,
             wait: WAIT.min(spec.read),
             read: spec.read,
@@ -196,10 +196,10 @@ impl Upstream {
             protocol: spec.protocol,
             tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
         };
-        let discovery = Discovery::start(spec.sources(directory), shared.names(), shared.pace.clone());
-        let asked = tokio::time::timeout(FIRST_ANSWER, discovery.asked()).await;
+        let discovery = Discovery::start(spec.sources(directory), shared.resolver(), shared.pace.clone());
+        let first_round = tokio::time::timeout(FIRST_ANSWER, discovery.first_round()).await;
         let service = Arc::clone(&deployment.name);
-        if asked.is_err() {
+        if first_round.is_err() {
             tracing::warn!(service = &*service, "not all of its replicas are found yet; it serves with those that are");
         }
         let (now, endpoints) = (Instant::now(), discovery.endpoints());
@@ -207,11 +207,11 @@ impl Upstream {
         let members = Members::new(&spec, &settings, &endpoints.borrow(), old.as_deref(), true, &service);
         let inner = Arc::new(Inner {
             service,
-            troubles: discovery.troubles(),
+            source_errors: discovery.source_errors(),
             members: ArcSwap::from_pointee(members),
             budget: before.map_or_else(|| Arc::new(Budget::new(now)), |before| Arc::clone(&before.budget)),
             counts: before.map(|before| Arc::clone(&before.counts)).unwrap_or_default(),
-            room: Arc::clone(&shared.room),
+            replay_memory: Arc::clone(&shared.replay_memory),
             tunnels: before
                 .map_or_else(|| Arc::new(Tunnels::new(&shared.tunnels)), |before| Arc::clone(&before.tunnels)),
             random: AtomicU64::new(now.elapsed().subsec_nanos().into()),
@@ -226,7 +226,7 @@ impl Upstream {
         };
         let tasks = [
             tokio::spawn(forever("replicas", follow)).abort_handle(),
-            tokio::spawn(forever("health checks", move || check::check(Arc::clone(&checks)))).abort_handle(),
+            tokio::spawn(forever("health checks", move || check::run(Arc::clone(&checks)))).abort_handle(),
         ];
         Ok(Self { deployment, inner, via: Arc::clone(&shared.via), tasks })
     }
@@ -242,17 +242,17 @@ impl Upstream {
     }
 
     /// A place for a connection that is to become something else, if there is one.
-    pub fn tunnel(&self) -> Option<tunnels::Place> {
+    pub fn take_tunnel(&self) -> Option<tunnels::TunnelSlot> {
         self.inner.tunnels.take(self.inner.spec.tunnels)
     }
 
     /// Connections that have become something else, or are about to.
-    pub fn tunnels(&self) -> usize {
+    pub fn open_tunnels(&self) -> usize {
         self.inner.tunnels.open()
     }
 
     /// What was counted of it.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &UpstreamCounts {
         &self.inner.counts
     }
 }
@@ -296,19 +296,19 @@ impl Inner {
     }
 
     /// Tells the operator what became of a replica.
-    fn tell(&self, address: &Target, change: Option<Change>, cause: impl FnOnce() -> String) {
+    fn log_change(&self, address: &Target, change: Option<HealthChange>, cause: impl FnOnce() -> String) {
         let service = &*self.service;
         match change {
             None => {}
-            Some(Change::Up) => tracing::info!(target: CHANGE, service, "{address} is up again"),
-            Some(Change::Down) => {
-                let why = self.noted(address, cause());
+            Some(HealthChange::Up) => tracing::info!(target: CHANGE, service, "{address} is up again"),
+            Some(HealthChange::Down) => {
+                let why = self.set_cause(address, cause());
                 tracing::warn!(target: CHANGE, service, "{address} is down: {why}");
             }
-            Some(Change::Ejected(time)) => {
+            Some(HealthChange::Ejected(time)) => {
                 self.counts.ejections.fetch_add(1, Relaxed);
                 // Not in the macro, which would not ask for it where the log leaves the line out.
-                let why = self.noted(address, cause());
+                let why = self.set_cause(address, cause());
                 let time = humantime::format_duration(Duration::from_millis(time.as_millis() as u64));
                 tracing::warn!(target: CHANGE, service, "{address} is left out for {time}: {why}");
             }
@@ -316,20 +316,20 @@ impl Inner {
     }
 
     /// Why a replica is out, in so many words as say it beside its address; who asks for the replica is told, too.
-    fn noted(&self, address: &Target, cause: String) -> String {
+    fn set_cause(&self, address: &Target, cause: String) -> String {
         let why = cause.strip_prefix(&format!("{address}: ")).map_or_else(|| cause.clone(), str::to_owned);
         let members = self.members.load();
         if let Some((replica, _)) = members.replicas.iter().find(|(replica, _)| replica.address == *address) {
-            replica.note(&why);
+            replica.set_cause(&why);
         }
         why
     }
 
-    fn news(&self, news: Option<News>) {
+    fn log_panic_change(&self, change: Option<PanicChange>) {
         let service = &*self.service;
-        match news {
+        match change {
             None => {}
-            Some(News::Panic { available }) => {
+            Some(PanicChange::Entered { available }) => {
                 tracing::error!(
                     target: CHANGE,
                     service,
@@ -337,7 +337,7 @@ impl Inner {
                     are(available)
                 );
             }
-            Some(News::Calm { available }) => {
+            Some(PanicChange::Left { available }) => {
                 tracing::info!(target: CHANGE, service, "{} available again, and only what is available is used", are(available));
             }
         }
@@ -348,7 +348,7 @@ impl Members {
     /// What was found, with the connections of those that were there; not if they are to be made by other `settings`.
     fn new(
         spec: &Arc<Spec>,
-        settings: &Settings,
+        settings: &PoolSettings,
         found: &[Endpoint],
         before: Option<&Self>,
         other_settings: bool,

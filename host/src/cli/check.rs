@@ -14,7 +14,7 @@ use crate::guests::report::{self, Report};
 use crate::guests::scan::{Scanner, State};
 use crate::runtime::code_cache;
 use crate::runtime::compile::Compiler;
-use crate::upstreams::shown::Said;
+use crate::upstreams::status::SourceStatus;
 
 /// Checks everything and prints the report. Fails when anything is refused.
 pub(super) fn run(config: Config, json: bool) -> Result<(), Failure> {
@@ -90,7 +90,7 @@ fn words(report: &Report) -> String {
         for (may, whom) in granted.into_iter().filter(|(_, whom)| !whom.is_empty()) {
             lines.push(format!("  {may}    {}", whom.join(", ")));
         }
-        let source = |it: &Said| match &it.fails {
+        let source = |it: &SourceStatus| match &it.fails {
             Some(why) => clean(&format!("{}: {why}", it.source)).into_owned(),
             None => clean(&it.source).into_owned(),
         };

@@ -21,7 +21,7 @@ use crate::manifest::refusal::file_name;
 use crate::runtime::compile::Interfaces;
 use crate::service::Failure;
 use crate::telemetry::metrics::CacheOutcome;
-use crate::upstreams::{Seen, Shown as Elsewhere};
+use crate::upstreams::{ReplicaStatus, UpstreamStatus};
 
 /// The limits that hold for a service whose replicas are elsewhere: the others are those of a sandbox.
 const HELD_FOR_REPLICAS: [&str; 6] = ["wall", "request_body", "in_flight", "queue", "queue_wait", "call_depth"];
@@ -76,7 +76,7 @@ pub struct Service {
     pub http: Vec<String>,
     /// How its replicas are found, chosen and checked, when it is elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream: Option<Elsewhere>,
+    pub upstream: Option<UpstreamStatus>,
     /// What its component asks of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub imports: Vec<String>,
@@ -131,7 +131,7 @@ pub struct Live {
     pub versions: Vec<Beside>,
     /// Where it is, when it is elsewhere: empty when no replica is known, and not there for a component.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<Vec<Seen>>,
+    pub replicas: Option<Vec<ReplicaStatus>>,
 }
 
 /// What is kept of a service's answers.
@@ -214,7 +214,7 @@ pub fn whole(target: &Target) -> Whole {
 
 /// A service with what its component wants, and what of that its manifest grants; or where it is, if that is elsewhere.
 fn described(target: &Target) -> Service {
-    let upstream = target.backend.upstream().map(|upstream| upstream.shown());
+    let upstream = target.backend.upstream().map(|upstream| upstream.status());
     let Some(guest) = target.backend.guest() else { return Service { upstream, ..service(target) } };
     let Interfaces { imports, exports } = (*guest.interfaces).clone();
     let Grants { calls, http } = &guest.spec.manifest.grants;

@@ -17,7 +17,7 @@ use hyper_util::client::legacy::connect::CaptureConnection;
 use wasmtime_wasi_http::WasiBody;
 
 use super::failure::Failure;
-use crate::upstreams::replay::{Replay, Room};
+use crate::upstreams::replay::{Replay, ReplayMemory};
 use crate::upstreams::retry::Repeatable;
 use crate::upstreams::transport::is_refusal;
 
@@ -65,7 +65,7 @@ impl Lost {
 
 impl Again {
     /// Prepares a request for a second time, if there may be one; over plain HTTP/1.1 nobody refuses what he has not looked at.
-    pub(super) fn of(request: Request<WasiBody>, room: &Arc<Room>) -> (Request<WasiBody>, Option<Self>) {
+    pub(super) fn of(request: Request<WasiBody>, room: &Arc<ReplayMemory>) -> (Request<WasiBody>, Option<Self>) {
         let is_idempotent = Repeatable::new(request.method(), true).always();
         if !is_idempotent && request.uri().scheme() != Some(&Scheme::HTTPS) {
             return (request, None);

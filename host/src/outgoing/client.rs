@@ -31,7 +31,7 @@ use crate::proxy::headers;
 use crate::proxy::via::Via;
 use crate::service::Service;
 use crate::telemetry::traces::ClientSpan;
-use crate::upstreams::replay::Room;
+use crate::upstreams::replay::ReplayMemory;
 
 /// To resolve a name, connect and shake hands, when the guest gives it longer or no time at all.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ pub(super) struct Client {
     places: Arc<Semaphore>,
     quota: Mutex<Quota>,
     /// For bodies of requests that may be sent again.
-    room: Arc<Room>,
+    room: Arc<ReplayMemory>,
     /// For requests that may lead to addresses which are not public, or back to this host by a proxy that it trusts.
     via: Option<Arc<Via>>,
 }
@@ -79,7 +79,7 @@ pub(super) struct Client {
 pub(super) struct Shared<'a> {
     pub(super) resolver: &'a Resolver,
     pub(super) via: &'a Arc<Via>,
-    pub(super) room: &'a Arc<Room>,
+    pub(super) room: &'a Arc<ReplayMemory>,
     /// The host trusts proxies, so every request of a guest has to be marked: any address may lead back to the host by one.
     pub(super) marks: bool,
 }

@@ -24,23 +24,23 @@ use crate::runtime::body::RequestBody;
 use crate::service::Service;
 use crate::telemetry::traces::Onward;
 use crate::upstreams::Upstream;
-use crate::upstreams::send::{Answer, Failure, Source};
+use crate::upstreams::send::{Attempt, Failure, UpstreamResponse};
 use crate::upstreams::transport::AnyBody;
-use crate::upstreams::transport::Received;
-use crate::upstreams::uploading::Uploading;
+use crate::upstreams::transport::ReceivedBody;
+use crate::upstreams::upload_wait::UploadWait;
 
 /// Frames of an answer that are waited for with its head, if they are here: a short one has its body and its end.
 const PRIMING: usize = 3;
 
 /// The body of a replica's answer, on its way to the client.
 pub struct Relay {
-    body: Received<AnyBody>,
+    body: ReceivedBody<AnyBody>,
     /// Came with the head.
     early: VecDeque<Frame<Bytes>>,
     ended: bool,
-    source: Source,
+    attempt: Attempt,
     /// The client's body, which may still be on its way.
-    uploading: Option<Arc<Uploading>>,
+    upload_wait: Option<Arc<UploadWait>>,
 }
 
 /// The client's body on its way to a replica, within the service's limit.
@@ -48,7 +48,7 @@ struct Upload<B> {
     inner: B,
     left: usize,
     service: Arc<Service>,
-    uploading: Arc<Uploading>,
+    upload_wait: Arc<UploadWait>,
 }
 
 /// What a replica answered.
@@ -73,49 +73,49 @@ pub async fn forward<B: RequestBody>(
     upstream.via().pass(&mut request, errand.depth, upstream.limits().call_depth)?;
     let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
     let place = match &ours {
-        Some(_) => Some(upstream.tunnel().ok_or(RequestError::TunnelsFull)?),
+        Some(_) => Some(upstream.take_tunnel().ok_or(RequestError::TunnelsFull)?),
         None => None,
     };
     if let Some(ours) = &ours {
         ours.ask(request.headers_mut());
     }
-    let uploading = (!request.body().is_end_stream()).then(Arc::<Uploading>::default);
+    let upload_wait = (!request.body().is_end_stream()).then(Arc::<UploadWait>::default);
     let request = request.map(|inner| {
-        let Some(uploading) = uploading.clone() else {
+        let Some(upload_wait) = upload_wait.clone() else {
             return Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
         };
         let (left, service) = (upstream.limits().request_body, Arc::clone(&upstream.service));
-        Upload { inner, left, service, uploading }.boxed_unsync()
+        Upload { inner, left, service, upload_wait }.boxed_unsync()
     });
-    match upstream.send(request, client, errand.deadline, uploading.clone(), onward).await {
-        Ok(Answer { mut response, source }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+    match upstream.send(request, client, errand.deadline, upload_wait.clone(), onward).await {
+        Ok(UpstreamResponse { mut response, attempt }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let theirs = hyper::upgrade::on(&mut response);
             let ours = ours.filter(|ours| ours.is(response.headers()));
             let (ours, place) = ours
                 .zip(place)
                 .ok_or_else(|| RequestError::Upstream("it switches to a protocol that nobody asked for".into()))?;
-            let held = Held::new(source, place);
+            let held = Held::new(attempt, place);
             Ok(Forwarded::Switch(response.into_parts().0, Tunnel::new(ours, theirs, held, upstream.spec().idle)))
         }
-        Ok(Answer { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
+        Ok(UpstreamResponse { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
             Err(RequestError::Upstream(format!("it answers with status {}", response.status().as_u16())))
         }
-        Ok(Answer { response, source }) => {
+        Ok(UpstreamResponse { response, attempt }) => {
             let (head, body) = response.into_parts();
-            let mut relay = Relay { body, early: VecDeque::new(), ended: false, source, uploading };
+            let mut relay = Relay { body, early: VecDeque::new(), ended: false, attempt, upload_wait };
             std::future::poll_fn(|cx| Poll::Ready(relay.prime(cx))).await?;
-            let upload = relay.uploading.as_ref().map(|uploading| admission::Upload {
-                waited: uploading.waited(),
-                broken: uploading.broken.load(Relaxed) || uploading.over.load(Relaxed),
+            let upload = relay.upload_wait.as_ref().map(|upload_wait| admission::Upload {
+                waited: upload_wait.waited(),
+                broken: upload_wait.broken.load(Relaxed) || upload_wait.over.load(Relaxed),
             });
             Ok(Forwarded::Answer(head, relay, upload.unwrap_or_default()))
         }
-        Err(_) if uploading.as_ref().is_some_and(|uploading| uploading.over.load(Relaxed)) => {
+        Err(_) if upload_wait.as_ref().is_some_and(|upload_wait| upload_wait.over.load(Relaxed)) => {
             Err(RequestError::BodyTooLarge)
         }
         Err(Failure::NoReplica) => Err(RequestError::NoReplica),
         Err(Failure::Overloaded(cause)) => Err(RequestError::UpstreamBusy(cause)),
-        Err(Failure::TimedOut(_)) if uploading.is_some_and(|uploading| uploading.is_the_clients()) => {
+        Err(Failure::TimedOut(_)) if upload_wait.is_some_and(|upload_wait| upload_wait.is_client_slow()) => {
             Err(RequestError::BodyLate)
         }
         Err(Failure::TimedOut(cause)) => Err(RequestError::UpstreamTimeout(cause)),
@@ -155,13 +155,13 @@ impl Relay {
 
     /// What it means that the answer is not complete when the time of the request is up.
     pub fn late(&self) -> RequestError {
-        let clients = self.uploading.as_ref().is_some_and(|uploading| uploading.is_the_clients());
+        let clients = self.upload_wait.as_ref().is_some_and(|upload_wait| upload_wait.is_client_slow());
         if clients { RequestError::BodyLate } else { RequestError::WallTime }
     }
 
     fn broken(&mut self, error: &hyper::Error) -> RequestError {
         let cause = format!("its answer broke off: {error}");
-        self.source.broke(&cause);
+        self.attempt.record_broken_body(&cause);
         RequestError::Upstream(cause)
     }
 
@@ -192,11 +192,11 @@ impl<B: RequestBody> Body for Upload<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = poll_filled(Pin::new(&mut self.inner), cx);
-        self.uploading.asked(polled.is_ready());
+        self.upload_wait.record_poll(polled.is_ready());
         let frame = match ready!(polled) {
             Some(Ok(frame)) => trailing(frame),
             Some(Err(error)) => {
-                self.uploading.broken.store(true, Relaxed);
+                self.upload_wait.broken.store(true, Relaxed);
                 return Poll::Ready(Some(Err(error.into())));
             }
             None => return Poll::Ready(None),
@@ -209,7 +209,7 @@ impl<B: RequestBody> Body for Upload<B> {
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                self.uploading.over.store(true, Relaxed);
+                self.upload_wait.over.store(true, Relaxed);
                 Poll::Ready(Some(Err(Error::HttpRequestBodySize(None))))
             }
         }

@@ -12,8 +12,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::proxy::upgrade::Ours;
-use crate::upstreams::send::Source;
-use crate::upstreams::tunnels::Place;
+use crate::upstreams::send::Attempt;
+use crate::upstreams::tunnels::TunnelSlot;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 16 << 10;
@@ -28,14 +28,14 @@ pub struct Tunnel {
 
 /// What a tunnel holds until its end: the replica, which is busy with it, and its place.
 pub struct Held {
-    _source: Source,
-    _place: Place,
+    _attempt: Attempt,
+    _slot: TunnelSlot,
 }
 
 impl Held {
     /// These two.
-    pub fn new(source: Source, place: Place) -> Self {
-        Self { _source: source, _place: place }
+    pub fn new(attempt: Attempt, slot: TunnelSlot) -> Self {
+        Self { _attempt: attempt, _slot: slot }
     }
 }
 

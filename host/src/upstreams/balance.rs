@@ -8,7 +8,7 @@ mod smooth;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use self::smooth::Smooth;
+use self::smooth::SmoothRoundRobin;
 use crate::base::ids::mix;
 use crate::manifest::upstream::Policy;
 
@@ -31,7 +31,7 @@ pub enum Balancer {
     /// How many have been chosen.
     RoundRobin(AtomicUsize),
     /// Where each is in its cycle.
-    Weighted(Smooth),
+    Weighted(SmoothRoundRobin),
     /// Remembers nothing.
     Random,
     /// Remembers nothing.
@@ -47,7 +47,7 @@ impl Balancer {
     pub fn new(policy: Policy, replicas: usize) -> Self {
         match policy {
             Policy::RoundRobin => Self::RoundRobin(AtomicUsize::new(0)),
-            Policy::Weighted => Self::Weighted(Smooth::new(replicas)),
+            Policy::Weighted => Self::Weighted(SmoothRoundRobin::new(replicas)),
             Policy::Random => Self::Random,
             Policy::WeightedRandom => Self::WeightedRandom,
             Policy::LeastInFlight => Self::LeastInFlight,

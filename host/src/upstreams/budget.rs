@@ -19,7 +19,7 @@ pub const WINDOW: u64 = 10;
 #[derive(Debug)]
 pub struct Budget {
     epoch: Instant,
-    /// A [`Slot`] for each second, in turn.
+    /// A [`SecondCounts`] for each second, in turn.
     slots: [AtomicU64; WINDOW as usize],
     /// Held by whoever takes a retry.
     taking: Mutex<()>,
@@ -27,16 +27,16 @@ pub struct Budget {
 
 /// A second's counts, in one word: 24 bits of the second, 24 of requests, 16 of retries.
 #[derive(Clone, Copy)]
-struct Slot {
+struct SecondCounts {
     second: u64,
     requests: u64,
     retries: u64,
 }
 
 /// Seconds are counted up to here (194 days) and from the start again, a whole number of windows later.
-const TURN: u64 = (1 << 24) / WINDOW * WINDOW;
+const WRAP: u64 = (1 << 24) / WINDOW * WINDOW;
 /// A clock that was read so many seconds ago is late; one that seems later still is from another turn.
-const LATE: u64 = 60;
+const MAX_LATE: u64 = 60;
 const REQUESTS: u64 = (1 << 24) - 1;
 const RETRIES: u64 = (1 << 16) - 1;
 
@@ -47,49 +47,50 @@ impl Budget {
     }
 
     /// A request came: its first try, not those that follow.
-    pub fn count(&self, now: Instant) {
-        self.add(self.second(now), |slot| Some(Slot { requests: (slot.requests + 1).min(REQUESTS), ..slot }));
+    pub fn record_request(&self, now: Instant) {
+        self.add(self.second(now), |slot| Some(SecondCounts { requests: (slot.requests + 1).min(REQUESTS), ..slot }));
     }
 
     /// Whether there is room for one more retry, which then is taken.
-    pub fn take(&self, now: Instant, retry: &Retry) -> bool {
+    pub fn take_retry(&self, now: Instant, retry: &Retry) -> bool {
         let second = self.second(now);
         let _taking = lock(&self.taking);
-        let known = self.slots.iter().map(|slot| Slot::unpack(slot.load(Relaxed)));
+        let known = self.slots.iter().map(|slot| SecondCounts::unpack(slot.load(Relaxed)));
         let recent = known.filter(|slot| age(second, slot.second) < WINDOW);
         let (requests, retries) =
             recent.fold((0, 0), |(requests, retries), slot| (requests + slot.requests, retries + slot.retries));
         let room = retry.budget.of(requests) + retry.minimum as u64 * WINDOW;
-        let one_more = |slot: Slot| (slot.retries < RETRIES).then_some(Slot { retries: slot.retries + 1, ..slot });
+        let one_more =
+            |slot: SecondCounts| (slot.retries < RETRIES).then_some(SecondCounts { retries: slot.retries + 1, ..slot });
         retries < room && self.add(second, one_more)
     }
 
     /// False when `change` finds no room, or the clock was read so long ago that its second is forgotten.
-    fn add(&self, second: u64, change: impl Fn(Slot) -> Option<Slot>) -> bool {
+    fn add(&self, second: u64, change: impl Fn(SecondCounts) -> Option<SecondCounts>) -> bool {
         let Some(place) = self.slots.get((second % WINDOW) as usize) else { return false };
         let update = |packed| {
-            let slot = Slot::unpack(packed);
+            let slot = SecondCounts::unpack(packed);
             match age(slot.second, second) {
                 0 => change(slot),
-                1..LATE if slot.requests + slot.retries > 0 => None,
-                _ => change(Slot { second, requests: 0, retries: 0 }),
+                1..MAX_LATE if slot.requests + slot.retries > 0 => None,
+                _ => change(SecondCounts { second, requests: 0, retries: 0 }),
             }
-            .map(Slot::pack)
+            .map(SecondCounts::pack)
         };
         place.fetch_update(Relaxed, Relaxed, update).is_ok()
     }
 
     fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_secs() % TURN
+        now.saturating_duration_since(self.epoch).as_secs() % WRAP
     }
 }
 
 /// Seconds from `then` to `now`.
 fn age(now: u64, then: u64) -> u64 {
-    (now + TURN - then) % TURN
+    (now + WRAP - then) % WRAP
 }
 
-impl Slot {
+impl SecondCounts {
     fn unpack(packed: u64) -> Self {
         Self { second: packed >> 40, requests: packed >> 16 & REQUESTS, retries: packed & RETRIES }
     }

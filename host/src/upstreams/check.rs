@@ -9,14 +9,14 @@ use http_body_util::{BodyExt, Empty, Limited};
 use tokio::task::JoinSet;
 
 use super::Inner;
-use super::transport::{Kind, Pool, Target};
+use super::transport::{ErrorKind, Pool, Target};
 use crate::upstreams::transport::AnyBody;
 
 /// Bytes of an answer to a check that are read.
-const BODY: usize = 64 << 10;
+const MAX_BODY: usize = 64 << 10;
 
 /// Checks all replicas, over and over; does nothing for an upstream that has none of that.
-pub(super) async fn check(inner: Arc<Inner>) {
+pub(super) async fn run(inner: Arc<Inner>) {
     let Some(path) = inner.spec.health.path.clone() else { return std::future::pending().await };
     loop {
         let members = inner.members.load_full();
@@ -24,13 +24,13 @@ pub(super) async fn check(inner: Arc<Inner>) {
         for (index, ((replica, _), pool)) in members.replicas.iter().zip(&members.pools).enumerate() {
             let (pool, address, path) = (Arc::clone(pool), replica.address.clone(), path.clone());
             let (timeout, passes) = (inner.spec.health.timeout, inner.spec.health.status);
-            checks.spawn(async move { (index, ask(&pool, &address, &path, timeout, passes).await) });
+            checks.spawn(async move { (index, check_replica(&pool, &address, &path, timeout, passes).await) });
         }
         while let Some(checked) = checks.join_next().await {
             let Ok((index, Some(result))) = checked else { continue };
-            let change = members.replicas.checked(index, result.is_ok(), Instant::now());
+            let change = members.replicas.record_check(index, result.is_ok(), Instant::now());
             if let Some((replica, _)) = members.replicas.iter().nth(index) {
-                inner.tell(&replica.address, change, || result.err().unwrap_or_default());
+                inner.log_change(&replica.address, change, || result.err().unwrap_or_default());
             }
         }
         drop(members);
@@ -39,7 +39,7 @@ pub(super) async fn check(inner: Arc<Inner>) {
 }
 
 /// Whether it passes, and if not why; nothing when it was not asked because requests have all its connections.
-async fn ask(
+async fn check_replica(
     pool: &Pool<AnyBody>,
     address: &Target,
     path: &str,
@@ -53,13 +53,13 @@ async fn ask(
         let response = pool.send(request).await.map_err(|error| (error.kind, error.cause))?;
         let status = response.status();
         // Read to its end, so that the connection can be used again; not if that is far.
-        let _ = Limited::new(response.into_body(), BODY).collect().await;
-        Ok::<_, (Kind, String)>(status)
+        let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
+        Ok::<_, (ErrorKind, String)>(status)
     });
     Some(match answered.await {
         Ok(Ok(status)) if (lowest..=highest).contains(&status.as_u16()) => Ok(()),
         Ok(Ok(status)) => Err(format!("{path} answers {status}")),
-        Ok(Err((Kind::Overloaded, _))) => return None,
+        Ok(Err((ErrorKind::Overloaded, _))) => return None,
         Ok(Err((_, cause))) => Err(cause),
         Err(_) => Err(format!("{path} does not answer within {}", humantime::format_duration(timeout))),
     })

@@ -7,11 +7,11 @@
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod memory;
-mod names;
+mod resolver;
 #[cfg(test)]
 pub(super) mod server;
 mod settling;
+mod source_state;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -24,8 +24,8 @@ use super::transport::Target;
 use crate::base::lasting::forever;
 use crate::base::lock::lock;
 use crate::manifest::upstream::source::Source;
-use follow::Follow;
-pub use names::Names;
+use follow::SourceTask;
+pub use resolver::Resolver;
 
 /// One replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,28 +59,30 @@ impl Default for Pace {
 
 /// Why nothing can be learnt from sources, by their places; nothing of those that answer.
 #[derive(Clone, Debug, Default)]
-pub struct Troubles(Arc<Mutex<BTreeMap<usize, String>>>);
+pub struct SourceErrors(Arc<Mutex<BTreeMap<usize, String>>>);
 
 /// The tasks that follow sources. They end when this is dropped.
 pub struct Discovery {
     endpoints: watch::Receiver<Arc<[Endpoint]>>,
-    unseen: watch::Receiver<usize>,
-    troubles: Troubles,
+    pending: watch::Receiver<usize>,
+    source_errors: SourceErrors,
     _tasks: JoinSet<()>,
 }
 
 impl Discovery {
     /// Begins to follow `sources`. Replicas that are known by their addresses are there at once. To be called inside
     /// of the runtime.
-    pub fn start(sources: Vec<Source>, names: Arc<Names>, pace: Pace) -> Self {
+    pub fn start(sources: Vec<Source>, resolver: Arc<Resolver>, pace: Pace) -> Self {
         let (sender, endpoints) = watch::channel(Arc::from([]));
-        let (left, unseen) = watch::channel(sources.len());
+        let (pending_sender, pending) = watch::channel(sources.len());
         let known = Mutex::new(vec![Vec::new(); sources.len()]);
-        let troubles = Troubles::default();
-        let board = Arc::new(Board { known, sender, left, troubles: troubles.clone() });
+        let source_errors = SourceErrors::default();
+        let shared =
+            Arc::new(SharedEndpoints { known, sender, pending: pending_sender, source_errors: source_errors.clone() });
         let mut tasks = JoinSet::new();
         for (at, source) in sources.into_iter().enumerate() {
-            let follow = Follow { at, board: Arc::clone(&board), names: Arc::clone(&names), pace: pace.clone() };
+            let follow =
+                SourceTask { at, shared: Arc::clone(&shared), resolver: Arc::clone(&resolver), pace: pace.clone() };
             match source {
                 Source::Fixed(fixed) if fixed.address().is_some() => follow.fixed(&fixed),
                 Source::File(path) => {
@@ -93,7 +95,7 @@ impl Discovery {
                 }
             }
         }
-        Self { endpoints, unseen, troubles, _tasks: tasks }
+        Self { endpoints, pending, source_errors, _tasks: tasks }
     }
 
     /// All replicas that are known now, in the order of their sources, none twice; and every change of them.
@@ -102,45 +104,45 @@ impl Discovery {
     }
 
     /// What is wrong with its sources, now and later.
-    pub fn troubles(&self) -> Troubles {
-        self.troubles.clone()
+    pub fn source_errors(&self) -> SourceErrors {
+        self.source_errors.clone()
     }
 
     /// Returns when every source was asked once, whatever it said.
-    pub async fn asked(&self) {
+    pub async fn first_round(&self) {
         // An error says that all tasks have ended, as those of fixed addresses do.
-        let _ = self.unseen.clone().wait_for(|left| *left == 0).await;
+        let _ = self.pending.clone().wait_for(|left| *left == 0).await;
     }
 }
 
 /// What each source said, and the list that follows from it.
-struct Board {
+struct SharedEndpoints {
     known: Mutex<Vec<Vec<Endpoint>>>,
     sender: watch::Sender<Arc<[Endpoint]>>,
     /// Sources that were not asked yet.
-    left: watch::Sender<usize>,
-    troubles: Troubles,
+    pending: watch::Sender<usize>,
+    source_errors: SourceErrors,
 }
 
-impl Troubles {
+impl SourceErrors {
     /// What is wrong with the source in this place.
     pub fn of(&self, at: usize) -> Option<String> {
         lock(&self.0).get(&at).cloned()
     }
 
     fn put(&self, at: usize, why: Option<String>) {
-        let mut troubles = lock(&self.0);
+        let mut source_errors = lock(&self.0);
         match why {
-            Some(why) => drop(troubles.insert(at, why)),
-            None => drop(troubles.remove(&at)),
+            Some(why) => drop(source_errors.insert(at, why)),
+            None => drop(source_errors.remove(&at)),
         }
     }
 }
 
-impl Board {
+impl SharedEndpoints {
     /// A source was asked for the first time.
-    fn asked(&self) {
-        self.left.send_modify(|left| *left = left.saturating_sub(1));
+    fn finish_first_round(&self) {
+        self.pending.send_modify(|left| *left = left.saturating_sub(1));
     }
 
     /// What the source at this place says now.

@@ -22,7 +22,7 @@ pub struct Health {
     from: AtomicU64,
     /// Requests in a row that failed.
     failures: AtomicUsize,
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
 }
 
 /// Not before the checks pass.
@@ -35,7 +35,7 @@ const FIRST: u32 = 10;
 pub const FULL: u32 = 100;
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     down: bool,
     /// A first check is in. It decides alone, either way: who starts wants to know at once.
     checked: bool,
@@ -49,7 +49,7 @@ struct State {
 
 /// What a replica is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum HealthStatus {
     /// Checks pass, or there are none, and requests do not fail.
     Available,
     /// Checks fail.
@@ -60,7 +60,7 @@ pub enum Status {
 
 /// What has just become of a replica: something to tell the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum HealthChange {
     /// Checks pass again.
     Up,
     /// Checks fail.
@@ -97,12 +97,12 @@ impl Health {
     }
 
     /// What it is, for people.
-    pub fn status(&self, now: Instant) -> Status {
+    pub fn status(&self, now: Instant) -> HealthStatus {
         let (state, now) = (lock(&self.state), self.nanos(now));
         match state.until.checked_sub(now) {
-            _ if state.down => Status::Down,
-            None | Some(0) => Status::Available,
-            Some(left) => Status::Ejected(Duration::from_nanos(left)),
+            _ if state.down => HealthStatus::Down,
+            None | Some(0) => HealthStatus::Available,
+            Some(left) => HealthStatus::Ejected(Duration::from_nanos(left)),
         }
     }
 
@@ -112,7 +112,7 @@ impl Health {
     }
 
     /// The result of a check.
-    pub fn checked(&self, now: Instant, passed: bool, check: &Check) -> Option<Change> {
+    pub fn record_check(&self, now: Instant, passed: bool, check: &Check) -> Option<HealthChange> {
         let mut state = lock(&self.state);
         let first = !std::mem::replace(&mut state.checked, true);
         if passed != state.down {
@@ -129,11 +129,11 @@ impl Health {
         self.failures.store(0, Relaxed);
         let from = if state.down { NEVER } else { self.nanos(now).max(state.until) };
         self.from.store(from, Relaxed);
-        Some(if state.down { Change::Down } else { Change::Up })
+        Some(if state.down { HealthChange::Down } else { HealthChange::Up })
     }
 
     /// Checks have ceased: what they said last is no longer known to hold.
-    pub fn unchecked(&self, now: Instant) {
+    pub fn forget_checks(&self, now: Instant) {
         let mut state = lock(&self.state);
         (state.checked, state.streak) = (false, 0);
         if std::mem::take(&mut state.down) {
@@ -142,7 +142,7 @@ impl Health {
     }
 
     /// A request succeeded.
-    pub fn succeeded(&self) {
+    pub fn record_success(&self) {
         // Read first: all cores read it, and it hardly ever changes.
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
@@ -150,7 +150,7 @@ impl Health {
     }
 
     /// A request failed. True when there were enough in a row to [eject](Self::eject) it.
-    pub fn failed(&self, now: Instant, ejection: &Ejection) -> bool {
+    pub fn record_failure(&self, now: Instant, ejection: &Ejection) -> bool {
         // What was sent before it went out, or because there was nobody else, comes back late and says nothing new.
         if ejection.failures == 0 || !self.is_available(now) {
             return false;
@@ -160,7 +160,7 @@ impl Health {
 
     /// Leaves it out: for the base time, and for as much longer each time that it happens again. A time of health as long
     /// as the base makes up for one of the times before.
-    pub fn eject(&self, now: Instant, ejection: &Ejection) -> Option<Change> {
+    pub fn eject(&self, now: Instant, ejection: &Ejection) -> Option<HealthChange> {
         let (mut state, now) = (lock(&self.state), self.nanos(now));
         if state.down || state.until > now {
             return None;
@@ -172,7 +172,7 @@ impl Health {
         state.until = now.saturating_add(nanos(time)).min(NEVER - 1);
         self.failures.store(0, Relaxed);
         self.from.store(state.until, Relaxed);
-        Some(Change::Ejected(time))
+        Some(HealthChange::Ejected(time))
     }
 
     fn nanos(&self, now: Instant) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! HTTP/2 servers refuse requests that they have not looked at (`REFUSED_STREAM`, or a `GOAWAY` that names an earlier
 //! stream). Such a request may be sent again whatever its method (RFC 9113, 8.7), and by then hyper has read the first frame
-//! of its body. So what is read is held, up to [`HELD`] bytes of a request and [`Room::ALL`] bytes of all of them, until
+//! of its body. So what is read is held, up to [`MAX_HELD`] bytes of a request and [`ReplayMemory::MAX`] bytes of all of them, until
 //! there is a response. Over either bound the body passes through as any other, and its request is sent once.
 
 use std::pin::Pin;
@@ -19,21 +19,21 @@ use crate::base::lock::lock;
 use crate::upstreams::transport::AnyBody;
 
 /// Bytes of one request that are held.
-pub const HELD: usize = 64 << 10;
+pub const MAX_HELD: usize = 64 << 10;
 
 /// Bytes that all requests together hold.
 #[derive(Debug, Default)]
-pub struct Room(AtomicUsize);
+pub struct ReplayMemory(AtomicUsize);
 
 /// The body of a request, and what was read of it. Dropping it lets go of what is held; the body goes on.
-pub struct Replay(Arc<Mutex<State>>);
+pub struct Replay(Arc<Mutex<ReplayState>>);
 
-struct State {
+struct ReplayState {
     body: AnyBody,
     /// The number of the copy that may read. Earlier ones wait for ever: their requests were refused.
     reader: usize,
     /// What was read, if that is all of it.
-    held: Option<Held>,
+    held: Option<HeldBytes>,
     /// Bytes of what is held that the reader has passed on.
     passed: usize,
     /// There will be no further copy.
@@ -42,31 +42,31 @@ struct State {
 }
 
 /// Bytes, and the part of the room that they take.
-struct Held {
+struct HeldBytes {
     bytes: Vec<u8>,
-    room: Arc<Room>,
+    memory: Arc<ReplayMemory>,
 }
 
 /// The body, for one send.
-struct Copy {
-    state: Arc<Mutex<State>>,
+struct ReplayCopy {
+    state: Arc<Mutex<ReplayState>>,
     number: usize,
 }
 
-impl Room {
+impl ReplayMemory {
     /// The most, in bytes.
-    pub const ALL: usize = 8 << 20;
+    pub const MAX: usize = 8 << 20;
 
     fn take(&self, bytes: usize) -> bool {
-        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= Self::ALL);
+        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= Self::MAX);
         self.0.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 }
 
-impl Held {
+impl HeldBytes {
     /// Holds these bytes as well, unless there is no room for them.
     fn add(&mut self, data: &[u8]) -> bool {
-        let fits = self.bytes.len().saturating_add(data.len()) <= HELD && self.room.take(data.len());
+        let fits = self.bytes.len().saturating_add(data.len()) <= MAX_HELD && self.memory.take(data.len());
         if fits {
             // A copy: a part of a connection's buffer would hold all of that.
             self.bytes.extend_from_slice(data);
@@ -75,18 +75,18 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
-        self.room.0.fetch_sub(self.bytes.len(), Relaxed);
+        self.memory.0.fetch_sub(self.bytes.len(), Relaxed);
     }
 }
 
 impl Replay {
     /// Of a body of which nothing was read; with its first copy.
-    pub fn new(body: AnyBody, room: &Arc<Room>) -> (Self, AnyBody) {
-        let held = Some(Held { bytes: Vec::new(), room: Arc::clone(room) });
-        let state = Arc::new(Mutex::new(State { body, reader: 0, held, passed: 0, last: false, ended: false }));
-        let first = Copy { state: Arc::clone(&state), number: 0 }.boxed_unsync();
+    pub fn new(body: AnyBody, memory: &Arc<ReplayMemory>) -> (Self, AnyBody) {
+        let held = Some(HeldBytes { bytes: Vec::new(), memory: Arc::clone(memory) });
+        let state = Arc::new(Mutex::new(ReplayState { body, reader: 0, held, passed: 0, last: false, ended: false }));
+        let first = ReplayCopy { state: Arc::clone(&state), number: 0 }.boxed_unsync();
         (Self(state), first)
     }
 
@@ -97,7 +97,7 @@ impl Replay {
         state.held.as_ref()?;
         state.reader += 1;
         state.passed = 0;
-        Some(Copy { state: Arc::clone(&self.0), number: state.reader }.boxed_unsync())
+        Some(ReplayCopy { state: Arc::clone(&self.0), number: state.reader }.boxed_unsync())
     }
 }
 
@@ -105,17 +105,17 @@ impl Drop for Replay {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
         state.last = true;
-        state.let_go();
+        state.release();
     }
 }
 
-impl State {
+impl ReplayState {
     /// The next frame for the reader.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(rest) = self.rest() {
             let rest = Bytes::copy_from_slice(rest);
             self.passed += rest.len();
-            self.let_go();
+            self.release();
             return Poll::Ready(Some(Ok(Frame::data(rest))));
         }
         if self.ended {
@@ -148,14 +148,14 @@ impl State {
     }
 
     /// Lets go of what is held once nobody needs it.
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         if self.last && self.rest().is_none() {
             self.held = None;
         }
     }
 }
 
-impl Body for Copy {
+impl Body for ReplayCopy {
     type Data = Bytes;
     type Error = Error;
 
@@ -202,11 +202,11 @@ mod tests {
 
     #[tokio::test]
     async fn from_the_beginning() {
-        let room = Arc::new(Room::default());
-        let (replay, mut once) = Replay::new(body("hello"), &room);
+        let memory = Arc::new(ReplayMemory::default());
+        let (replay, mut once) = Replay::new(body("hello"), &memory);
         assert_eq!(once.size_hint().exact(), Some(5));
         assert_eq!(first(&mut once).await, "hello");
-        assert_eq!(room.0.load(Relaxed), 5);
+        assert_eq!(memory.0.load(Relaxed), 5);
         let twice = replay.next().unwrap();
         assert_eq!((twice.size_hint().exact(), twice.is_end_stream()), (Some(5), false));
         // The copy of the request that was refused takes nothing away.
@@ -215,29 +215,29 @@ mod tests {
         // There is a response: what is held stays until the last copy has passed it on.
         drop(replay);
         assert_eq!(all(twice).await, "hello");
-        assert_eq!(room.0.load(Relaxed), 0);
+        assert_eq!(memory.0.load(Relaxed), 0);
     }
 
     #[tokio::test]
     async fn no_more_than_so_much() {
-        let room = Arc::new(Room::default());
-        let long = "x".repeat(HELD + 1);
-        let (replay, once) = Replay::new(body(&long), &room);
+        let memory = Arc::new(ReplayMemory::default());
+        let long = "x".repeat(MAX_HELD + 1);
+        let (replay, once) = Replay::new(body(&long), &memory);
         assert_eq!(all(once).await, long);
         assert!(replay.next().is_none(), "it was not held");
-        assert_eq!(room.0.load(Relaxed), 0);
-        let just = "x".repeat(HELD);
+        assert_eq!(memory.0.load(Relaxed), 0);
+        let just = "x".repeat(MAX_HELD);
         let mut held = Vec::new();
-        for _ in 0..Room::ALL / HELD {
-            let (replay, once) = Replay::new(body(&just), &room);
+        for _ in 0..ReplayMemory::MAX / MAX_HELD {
+            let (replay, once) = Replay::new(body(&just), &memory);
             all(once).await;
             held.push(replay);
         }
-        assert_eq!(room.0.load(Relaxed), Room::ALL);
-        let (over, once) = Replay::new(body("x"), &room);
+        assert_eq!(memory.0.load(Relaxed), ReplayMemory::MAX);
+        let (over, once) = Replay::new(body("x"), &memory);
         assert_eq!(all(once).await, "x");
-        assert!(over.next().is_none(), "there was no room");
+        assert!(over.next().is_none(), "there was no memory");
         drop(held);
-        assert_eq!(room.0.load(Relaxed), 0);
+        assert_eq!(memory.0.load(Relaxed), 0);
     }
 }

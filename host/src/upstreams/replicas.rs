@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::balance::{Balancer, Candidate};
-use super::health::{Change, FULL, Health, Status};
-use super::retry::Outcome;
+use super::health::{FULL, Health, HealthChange, HealthStatus};
+use super::retry::TryOutcome;
 use super::transport::Target;
 use crate::base::ids::hash_of;
 use crate::base::lock::lock;
@@ -26,7 +26,7 @@ pub struct Replica {
     pub health: Health,
     in_flight: AtomicUsize,
     /// Why it was out the last time.
-    why: Mutex<Option<String>>,
+    cause: Mutex<Option<String>>,
     /// What it is told apart by when hashing.
     seed: u64,
 }
@@ -37,7 +37,7 @@ pub struct Replicas {
     members: Vec<Member>,
     balancer: Balancer,
     /// All are used because too few are available. Known, so that it is said once.
-    panics: AtomicBool,
+    in_panic: AtomicBool,
     /// Held by whoever ejects: two at once could leave out more than they may. Shared with the sets before and after.
     ejecting: Arc<Mutex<()>>,
     left_out: usize,
@@ -51,24 +51,24 @@ struct Member {
 
 /// A replica that answers a request. Dropping it ends that: it has to live to the last byte.
 #[derive(Debug)]
-pub struct Chosen {
+pub struct ChosenReplica {
     /// Its place in the set that it was chosen from: what to name among those tried.
     pub index: usize,
     /// What the operator should hear of.
-    pub news: Option<News>,
+    pub panic_change: Option<PanicChange>,
     replica: Arc<Replica>,
 }
 
 /// What has just become of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum PanicChange {
     /// So few are available that all are used from now on.
-    Panic {
+    Entered {
         /// Replicas that are available.
         available: usize,
     },
     /// Enough are available again.
-    Calm {
+    Left {
         /// Replicas that are available.
         available: usize,
     },
@@ -96,11 +96,11 @@ impl Replicas {
             members.truncate(MOST_REPLICAS);
         }
         if spec.health.path.is_none() {
-            members.iter().for_each(|member| member.replica.health.unchecked(now));
+            members.iter().for_each(|member| member.replica.health.forget_checks(now));
         }
         Self {
             balancer: Balancer::new(spec.policy, members.len()),
-            panics: AtomicBool::new(before.is_some_and(|before| before.panics.load(Relaxed))),
+            in_panic: AtomicBool::new(before.is_some_and(|before| before.in_panic.load(Relaxed))),
             ejecting: before.map(|before| Arc::clone(&before.ejecting)).unwrap_or_default(),
             spec,
             members,
@@ -118,31 +118,31 @@ impl Replicas {
     /// One for a request: any that is available and not among those `tried` (their places in this set); if there is none,
     /// one that was tried. When too few are available, all of them count as that. `key` is what hashing goes by, `random`
     /// 64 bits that are. Takes about 100 ns of three replicas, and 20 ns more for each of many.
-    pub fn choose(&self, now: Instant, key: Option<u64>, random: u64, tried: &[usize]) -> Option<Chosen> {
+    pub fn choose(&self, now: Instant, key: Option<u64>, random: u64, tried: &[usize]) -> Option<ChosenReplica> {
         let available = self.available(now);
-        let panics = self.has_too_few(available);
+        let in_panic = self.has_too_few(available);
         let members = self.members.iter().enumerate();
-        let usable = members.filter_map(|(index, member)| self.candidate(index, member, now, panics));
+        let usable = members.filter_map(|(index, member)| self.candidate(index, member, now, in_panic));
         let again = !tried.is_empty();
         let fresh = usable.clone().filter(|candidate| !tried.contains(&candidate.index));
         let index = self.balancer.pick(fresh, key, random, again);
         let index = index.or_else(|| self.balancer.pick(usable, key, random, again))?;
         let replica = Arc::clone(&self.members.get(index)?.replica);
-        let news = self.news(panics, available);
+        let panic_change = self.panic_change(in_panic, available);
         replica.in_flight.fetch_add(1, Relaxed);
-        Some(Chosen { index, news, replica })
+        Some(ChosenReplica { index, panic_change, replica })
     }
 
     /// Whether [`choose`](Self::choose) finds one that is not among those `tried`.
     pub fn has_another(&self, now: Instant, tried: &[usize]) -> bool {
-        let panics = self.has_too_few(self.available(now));
+        let in_panic = self.has_too_few(self.available(now));
         let mut others = self.members.iter().enumerate().filter(|(index, _)| !tried.contains(index));
-        others.any(|(_, member)| panics || member.replica.health.is_available(now))
+        others.any(|(_, member)| in_panic || member.replica.health.is_available(now))
     }
 
-    fn candidate(&self, index: usize, member: &Member, now: Instant, panics: bool) -> Option<Candidate> {
+    fn candidate(&self, index: usize, member: &Member, now: Instant, in_panic: bool) -> Option<Candidate> {
         let Replica { health, in_flight, seed, .. } = &*member.replica;
-        let share = health.share(now, self.spec.slow_start).or(panics.then_some(FULL))?;
+        let share = health.share(now, self.spec.slow_start).or(in_panic.then_some(FULL))?;
         let weight = member.weight.saturating_mul(share);
         Some(Candidate { index, weight, in_flight: in_flight.load(Relaxed), seed: *seed })
     }
@@ -157,23 +157,23 @@ impl Replicas {
     }
 
     /// To whoever notices it first.
-    fn news(&self, panics: bool, available: usize) -> Option<News> {
+    fn panic_change(&self, in_panic: bool, available: usize) -> Option<PanicChange> {
         // Read first: all cores read it, and it hardly ever changes.
-        if self.panics.load(Relaxed) == panics || self.panics.swap(panics, Relaxed) == panics {
+        if self.in_panic.load(Relaxed) == in_panic || self.in_panic.swap(in_panic, Relaxed) == in_panic {
             return None;
         }
-        Some(if panics { News::Panic { available } } else { News::Calm { available } })
+        Some(if in_panic { PanicChange::Entered { available } } else { PanicChange::Left { available } })
     }
 
     /// What became of a try. A request whose client went away says nothing about the replica, and is not settled.
-    pub fn settle(&self, chosen: &Chosen, outcome: Outcome, now: Instant) -> Option<Change> {
+    pub fn settle(&self, chosen: &ChosenReplica, outcome: TryOutcome, now: Instant) -> Option<HealthChange> {
         let (health, ejection) = (&chosen.replica.health, &self.spec.ejection);
         match outcome.verdict()? {
             true => {
-                health.succeeded();
+                health.record_success();
                 return None;
             }
-            false if !health.failed(now, ejection) => return None,
+            false if !health.record_failure(now, ejection) => return None,
             false => {}
         }
         let _ejecting = lock(&self.ejecting);
@@ -183,8 +183,8 @@ impl Replicas {
     }
 
     /// The result of a check of the replica in this place.
-    pub fn checked(&self, index: usize, passed: bool, now: Instant) -> Option<Change> {
-        self.members.get(index)?.replica.health.checked(now, passed, &self.spec.health)
+    pub fn record_check(&self, index: usize, passed: bool, now: Instant) -> Option<HealthChange> {
+        self.members.get(index)?.replica.health.record_check(now, passed, &self.spec.health)
     }
 
     /// All of them with their weights, in the order of their places.
@@ -211,7 +211,7 @@ impl Replicas {
 impl Replica {
     fn new(address: Target, now: Instant) -> Self {
         let seed = hash_of(address.to_string().as_bytes());
-        Self { address, health: Health::new(now), in_flight: AtomicUsize::new(0), why: Mutex::default(), seed }
+        Self { address, health: Health::new(now), in_flight: AtomicUsize::new(0), cause: Mutex::default(), seed }
     }
 
     /// Requests that it is answering.
@@ -220,29 +220,29 @@ impl Replica {
     }
 
     /// What it is, for people.
-    pub fn status(&self, now: Instant) -> Status {
+    pub fn status(&self, now: Instant) -> HealthStatus {
         self.health.status(now)
     }
 
     /// Remembers why it is out.
-    pub fn note(&self, why: &str) {
-        *lock(&self.why) = Some(why.to_owned());
+    pub fn set_cause(&self, why: &str) {
+        *lock(&self.cause) = Some(why.to_owned());
     }
 
     /// Why it was out the last time.
-    pub fn why(&self) -> Option<String> {
-        lock(&self.why).clone()
+    pub fn cause(&self) -> Option<String> {
+        lock(&self.cause).clone()
     }
 }
 
-impl Chosen {
+impl ChosenReplica {
     /// Which it is.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }
 }
 
-impl Drop for Chosen {
+impl Drop for ChosenReplica {
     fn drop(&mut self) {
         self.replica.in_flight.fetch_sub(1, Relaxed);
     }

@@ -1,7 +1,7 @@
 //! Whether a request may be sent again, by what became of it.
 //!
 //! Two questions: may it be done twice, and is there hope that another try ends otherwise. Whether there is room for one
-//! is the [`budget`](super::budget)'s, and asked last. Nothing of an answer may have been passed on yet: an [`Outcome`] is
+//! is the [`budget`](super::budget)'s, and asked last. Nothing of an answer may have been passed on yet: an [`TryOutcome`] is
 //! only what is known up to its head.
 
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::manifest::upstream::Retry;
 
 /// What became of one try, up to the head of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TryOutcome {
     /// No connection: refused, unreachable, no name, TLS failed, or not in time. The replica saw nothing.
     Unconnected,
     /// Nothing of it was sent, or the replica says that it did not look at it (HTTP/2 REFUSED_STREAM, GOAWAY), and
@@ -40,7 +40,7 @@ pub struct Repeatable {
     replayable: bool,
 }
 
-impl Outcome {
+impl TryOutcome {
     /// Whether it speaks for the replica or against it; nothing when it says nothing.
     pub fn verdict(self) -> Option<bool> {
         match self {
@@ -96,7 +96,7 @@ impl Repeatable {
     }
 
     /// Whether it may be sent again, after so many tries of which the last ended like this.
-    pub fn again(self, tries: usize, last: Outcome, now: Instant, deadline: Instant, retry: &Retry) -> bool {
+    pub fn again(self, tries: usize, last: TryOutcome, now: Instant, deadline: Instant, retry: &Retry) -> bool {
         tries <= retry.attempts && now < deadline && last.is_hopeful(tries) && (last.is_untouched() || self.always())
     }
 }

@@ -12,11 +12,11 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 
 use super::replay::Replay;
-use super::replicas::Chosen;
-use super::retry::{Outcome, Repeatable};
+use super::replicas::ChosenReplica;
+use super::retry::{Repeatable, TryOutcome};
 use super::transport::AnyBody;
-use super::transport::{Kind, Received, SendError};
-use super::uploading::Uploading;
+use super::transport::{ErrorKind, ReceivedBody, SendError};
+use super::upload_wait::UploadWait;
 use super::{Inner, Members, Upstream};
 use crate::manifest::upstream::Policy;
 use crate::manifest::upstream::protocol::Scheme;
@@ -40,28 +40,28 @@ pub enum Failure {
 }
 
 /// An answer, and who gives it.
-pub struct Answer {
+pub struct UpstreamResponse {
     /// Its head, and its body as it comes.
-    pub response: Response<Received<AnyBody>>,
+    pub response: Response<ReceivedBody<AnyBody>>,
     /// To live until the last byte.
-    pub source: Source,
+    pub attempt: Attempt,
 }
 
 /// Who gives an answer. Dropping it says that the replica is done with the request.
-pub struct Source {
+pub struct Attempt {
     inner: Arc<Inner>,
     members: Arc<Members>,
-    chosen: Chosen,
-    upload: Option<Arc<Uploading>>,
+    chosen: ChosenReplica,
+    upload: Option<Arc<UploadWait>>,
     lateness: Option<Arc<AtomicBool>>,
 }
 
-type Tried = Result<Response<Received<AnyBody>>, SendError<AnyBody>>;
+type AttemptResult = Result<Response<ReceivedBody<AnyBody>>, SendError<AnyBody>>;
 
 /// A try, at its end.
-struct Try {
-    source: Source,
-    result: Tried,
+struct FinishedAttempt {
+    attempt: Attempt,
+    result: AttemptResult,
 }
 
 /// A request that is being sent.
@@ -73,7 +73,7 @@ struct Job<'a> {
     /// The replicas when it began: what was tried are places among these.
     members: Arc<Members>,
     /// What its client still has to send, if anything.
-    upload: Option<Arc<Uploading>>,
+    upload: Option<Arc<UploadWait>>,
     /// Places of the replicas that were tried.
     tried: Vec<usize>,
     /// What it can be made again from.
@@ -88,7 +88,7 @@ struct Job<'a> {
 }
 
 /// A try that had less time than this left of the request's says nothing about its replica.
-const FAIR: Duration = Duration::from_secs(1);
+const MIN_FAIR_TIME: Duration = Duration::from_secs(1);
 
 impl Upstream {
     /// Sends a request whose target is absolute and whose hop-by-hop headers are gone. Returns with the head of an answer,
@@ -101,18 +101,18 @@ impl Upstream {
         request: Request<AnyBody>,
         client: IpAddr,
         deadline: Instant,
-        upload: Option<Arc<Uploading>>,
+        upload: Option<Arc<UploadWait>>,
         onward: Option<Onward>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<UpstreamResponse, Failure> {
         let inner = &self.inner;
-        inner.budget.count(Instant::now());
+        inner.budget.record_request(Instant::now());
         let (head, body) = request.into_parts();
         let repeatable = Repeatable::new(&head.method, body.is_end_stream());
         let key = if inner.spec.policy == Policy::Hash { inner.spec.hash.key(client, &head.headers) } else { None };
         let again = repeatable.always() && (inner.spec.retry.attempts > 0 || inner.spec.hedge.is_some());
-        let refusable = inner.spec.retry.attempts > 0 && inner.settings.may_speak_two();
+        let refusable = inner.spec.retry.attempts > 0 && inner.settings.may_use_http2();
         let (replay, body) = if refusable && !body.is_end_stream() {
-            let (replay, first) = Replay::new(body, &inner.room);
+            let (replay, first) = Replay::new(body, &inner.replay_memory);
             (Some(replay), first)
         } else {
             (None, body)
@@ -126,28 +126,28 @@ impl Upstream {
 }
 
 impl Job<'_> {
-    async fn run(&mut self, mut request: Request<AnyBody>) -> Result<Answer, Failure> {
+    async fn run(&mut self, mut request: Request<AnyBody>) -> Result<UpstreamResponse, Failure> {
         loop {
-            let Try { source, result } = self.attempt(request).await?;
+            let FinishedAttempt { attempt, result } = self.attempt_with_hedge(request).await?;
             let now = Instant::now();
-            let outcome = source.judge(&result, now);
+            let outcome = attempt.judge(&result, now);
             let SendError { kind, cause, never_sent, .. } = match result {
                 Ok(response) => {
-                    match self.again(self.may(outcome, now), None, now) {
+                    match self.next_request(self.may_retry(outcome, now), None, now) {
                         Some(next) => request = next,
-                        None => return Ok(Answer { response, source }),
+                        None => return Ok(UpstreamResponse { response, attempt }),
                     }
                     continue;
                 }
                 Err(error) => error,
             };
             let may = match kind {
-                Kind::Unsendable | Kind::Upload => false,
+                ErrorKind::Unsendable | ErrorKind::Upload => false,
                 // Others may have room, and nothing was sent.
-                Kind::Overloaded => self.tried.len() <= self.inner.spec.retry.attempts,
-                _ => self.may(outcome, now),
+                ErrorKind::Overloaded => self.tried.len() <= self.inner.spec.retry.attempts,
+                _ => self.may_retry(outcome, now),
             };
-            match self.again(may, never_sent, now) {
+            match self.next_request(may, never_sent, now) {
                 Some(next) => request = next,
                 None => return Err(failure(kind, cause)),
             }
@@ -155,7 +155,7 @@ impl Job<'_> {
     }
 
     /// Whether another try makes sense after one that ended like this.
-    fn may(&self, last: Outcome, now: Instant) -> bool {
+    fn may_retry(&self, last: TryOutcome, now: Instant) -> bool {
         self.repeatable.again(self.tried.len(), last, now, self.deadline, &self.inner.spec.retry)
             && (!last.needs_another() || self.has_another(now))
     }
@@ -165,13 +165,13 @@ impl Job<'_> {
     }
 
     /// The request once more, if it may and can be sent once more.
-    fn again(&self, may: bool, kept: Option<Box<Request<AnyBody>>>, now: Instant) -> Option<Request<AnyBody>> {
+    fn next_request(&self, may: bool, kept: Option<Box<Request<AnyBody>>>, now: Instant) -> Option<Request<AnyBody>> {
         if !may {
             return None;
         }
-        let next = kept.map(|kept| *kept).or_else(|| self.made_again())?;
+        let next = kept.map(|kept| *kept).or_else(|| self.rebuild())?;
         let counts = &self.inner.counts;
-        if self.inner.budget.take(now, &self.inner.spec.retry) {
+        if self.inner.budget.take_retry(now, &self.inner.spec.retry) {
             counts.retries.fetch_add(1, Relaxed);
             Some(next)
         } else {
@@ -180,7 +180,7 @@ impl Job<'_> {
         }
     }
 
-    fn made_again(&self) -> Option<Request<AnyBody>> {
+    fn rebuild(&self) -> Option<Request<AnyBody>> {
         let head = self.spare.clone()?;
         let body = match &self.replay {
             Some(replay) => replay.next()?,
@@ -191,33 +191,33 @@ impl Job<'_> {
 
     /// One try or, when the first is slow and hedging is on, two at once of which the first good answer counts. The other
     /// goes on to the head of its answer: were it dropped, a replica that hangs would never be found out.
-    async fn attempt(&mut self, mut request: Request<AnyBody>) -> Result<Try, Failure> {
+    async fn attempt_with_hedge(&mut self, mut request: Request<AnyBody>) -> Result<FinishedAttempt, Failure> {
         let first = self.choose()?;
         let span = self.span(&mut request, &first);
         let hedge = self.inner.spec.hedge.filter(|_| self.tried.len() == 1 && self.repeatable.hedges());
-        let Some(patience) = hedge else { return first.ask(request, self.deadline, span).await };
-        let mut first = Box::pin(first.ask(request, self.deadline, span));
+        let Some(patience) = hedge else { return first.send(request, self.deadline, span).await };
+        let mut first = Box::pin(first.send(request, self.deadline, span));
         if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
             return done;
         }
         let now = Instant::now();
-        let Some(mut again) = self.again(self.has_another(now), None, now) else { return first.await };
+        let Some(mut again) = self.next_request(self.has_another(now), None, now) else { return first.await };
         let Ok(second) = self.choose() else { return first.await };
         let span = self.span(&mut again, &second);
-        let mut second = Box::pin(second.ask(again, self.deadline, span));
+        let mut second = Box::pin(second.send(again, self.deadline, span));
         let (done, other) = tokio::select! {
             done = &mut first => (done, second),
             done = &mut second => (done, first),
         };
         match done {
-            Ok(Try { source, result }) if result.is_err() || outcome(&result).verdict() == Some(false) => {
-                source.judge(&result, Instant::now());
+            Ok(FinishedAttempt { attempt, result }) if result.is_err() || outcome(&result).verdict() == Some(false) => {
+                attempt.judge(&result, Instant::now());
                 other.await
             }
             Ok(good) => {
                 tokio::spawn(async {
-                    if let Ok(Try { source, result }) = other.await {
-                        source.judge(&result, Instant::now());
+                    if let Ok(FinishedAttempt { attempt, result }) = other.await {
+                        attempt.judge(&result, Instant::now());
                     }
                 });
                 Ok(good)
@@ -227,32 +227,37 @@ impl Job<'_> {
     }
 
     /// The span of a try, which is told to the replica.
-    fn span(&self, request: &mut Request<AnyBody>, source: &Source) -> ClientSpan {
+    fn span(&self, request: &mut Request<AnyBody>, attempt: &Attempt) -> ClientSpan {
         let Some(onward) = &self.onward else { return ClientSpan::off() };
-        let target = &source.chosen.replica().address;
+        let target = &attempt.chosen.replica().address;
         let https = target.scheme == Scheme::Https;
         let to = Origin { https, host: &target.host, port: target.address.port() };
         onward.tries(request, &self.inner.service, to, self.tried.len().saturating_sub(1))
     }
 
-    fn choose(&mut self) -> Result<Source, Failure> {
+    fn choose(&mut self) -> Result<Attempt, Failure> {
         let members = Arc::clone(&self.members);
         let chosen = members.replicas.choose(Instant::now(), self.key, self.inner.random(), &self.tried);
         let chosen = chosen.ok_or(Failure::NoReplica)?;
-        self.inner.news(chosen.news);
+        self.inner.log_panic_change(chosen.panic_change);
         self.tried.push(chosen.index);
         let (upload, lateness) = (self.upload.clone(), self.lateness.clone());
-        Ok(Source { inner: Arc::clone(self.inner), members, chosen, upload, lateness })
+        Ok(Attempt { inner: Arc::clone(self.inner), members, chosen, upload, lateness })
     }
 }
 
-impl Source {
+impl Attempt {
     /// Sends the request to this replica.
-    async fn ask(self, mut request: Request<AnyBody>, deadline: Instant, span: ClientSpan) -> Result<Try, Failure> {
+    async fn send(
+        self,
+        mut request: Request<AnyBody>,
+        deadline: Instant,
+        span: ClientSpan,
+    ) -> Result<FinishedAttempt, Failure> {
         let Some(pool) = self.members.pools.get(self.chosen.index) else { return Err(Failure::NoReplica) };
         let target = &self.chosen.replica().address;
         if !self.inner.spec.host.keeps_clients(target.scheme) {
-            call_by_name(&mut request, &target.authority());
+            set_host_to_replica(&mut request, &target.authority());
         }
         let start = Instant::now();
         match tokio::time::timeout_at(deadline.into(), pool.send(request)).await {
@@ -261,14 +266,14 @@ impl Source {
                     Ok(response) => span.answered(response),
                     Err(error) => span.failed(failed(error.kind)),
                 }
-                Ok(Try { source: self, result })
+                Ok(FinishedAttempt { attempt: self, result })
             }
             Err(_) => {
                 let cause = format!("{target}: no answer before the time of the request was over");
                 span.failed("timed-out");
                 self.inner.counts.failed.count("timed-out");
-                if start.elapsed() >= FAIR && !self.is_uploading() && self.is_late_first() {
-                    self.settle(Outcome::TimedOut, &cause);
+                if start.elapsed() >= MIN_FAIR_TIME && !self.is_uploading() && self.is_late_first() {
+                    self.settle(TryOutcome::TimedOut, &cause);
                 }
                 Err(Failure::TimedOut(cause))
             }
@@ -276,23 +281,25 @@ impl Source {
     }
 
     /// What the try was, which counts for or against the replica.
-    fn judge(&self, result: &Tried, now: Instant) -> Outcome {
+    fn judge(&self, result: &AttemptResult, now: Instant) -> TryOutcome {
         let (outcome, counts) = (outcome(result), &self.inner.counts);
-        match failing(result) {
+        match failure_reason(result) {
             None => drop(counts.answered.fetch_add(1, Relaxed)),
             Some(word) => counts.failed.count(word),
         }
         let cause = match result {
             // Says nothing about the replica.
-            Err(error) if matches!(error.kind, Kind::Unsendable | Kind::Upload) => return outcome,
-            Err(_) if outcome == Outcome::TimedOut && (self.is_uploading() || !self.is_late_first()) => return outcome,
+            Err(error) if matches!(error.kind, ErrorKind::Unsendable | ErrorKind::Upload) => return outcome,
+            Err(_) if outcome == TryOutcome::TimedOut && (self.is_uploading() || !self.is_late_first()) => {
+                return outcome;
+            }
             result => move || match result {
                 Ok(response) => format!("it answers {}", response.status()),
                 Err(error) => error.cause.clone(),
             },
         };
         let change = self.members.replicas.settle(&self.chosen, outcome, now);
-        self.inner.tell(&self.chosen.replica().address, change, cause);
+        self.inner.log_change(&self.chosen.replica().address, change, cause);
         outcome
     }
 
@@ -304,23 +311,23 @@ impl Source {
 
     /// Most of the time was spent waiting for the client's body.
     fn is_uploading(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.is_the_clients())
+        self.upload.as_ref().is_some_and(|upload| upload.is_client_slow())
     }
 
     /// It broke off its answer.
-    pub fn broke(&self, cause: &str) {
+    pub fn record_broken_body(&self, cause: &str) {
         self.inner.counts.failed.count("broken-off");
-        self.settle(Outcome::Reset, cause);
+        self.settle(TryOutcome::Reset, cause);
     }
 
-    fn settle(&self, outcome: Outcome, cause: &str) {
+    fn settle(&self, outcome: TryOutcome, cause: &str) {
         let change = self.members.replicas.settle(&self.chosen, outcome, Instant::now());
-        self.inner.tell(&self.chosen.replica().address, change, || cause.to_owned());
+        self.inner.log_change(&self.chosen.replica().address, change, || cause.to_owned());
     }
 }
 
 /// The replica sees its own name as the host.
-fn call_by_name(request: &mut Request<AnyBody>, authority: &str) {
+fn set_host_to_replica(request: &mut Request<AnyBody>, authority: &str) {
     request.headers_mut().remove(header::HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme.get_or_insert(http::uri::Scheme::HTTP);
@@ -332,47 +339,51 @@ fn call_by_name(request: &mut Request<AnyBody>, authority: &str) {
     }
 }
 
-fn outcome(result: &Tried) -> Outcome {
+fn outcome(result: &AttemptResult) -> TryOutcome {
     match result {
-        Ok(response) => Outcome::Answered(response.status()),
+        Ok(response) => TryOutcome::Answered(response.status()),
         Err(error) => match error.kind {
-            Kind::Connect | Kind::ConnectTimeout | Kind::Tls => Outcome::Unconnected,
-            Kind::Overloaded | Kind::Unsendable | Kind::Upload | Kind::Refused => Outcome::Unsent,
-            Kind::Reset if error.reused => Outcome::Closed,
-            Kind::Reset | Kind::Rubbish => Outcome::Reset,
-            Kind::ReadTimeout => Outcome::TimedOut,
+            ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::Tls => TryOutcome::Unconnected,
+            ErrorKind::Overloaded | ErrorKind::Unsendable | ErrorKind::Upload | ErrorKind::Refused => {
+                TryOutcome::Unsent
+            }
+            ErrorKind::Reset if error.reused => TryOutcome::Closed,
+            ErrorKind::Reset | ErrorKind::Rubbish => TryOutcome::Reset,
+            ErrorKind::ReadTimeout => TryOutcome::TimedOut,
         },
     }
 }
 
 /// For the metrics: what went wrong, if anything.
-fn failing(result: &Tried) -> Option<&'static str> {
+fn failure_reason(result: &AttemptResult) -> Option<&'static str> {
     Some(match result {
-        Ok(response) if Outcome::Answered(response.status()).verdict() == Some(true) => return None,
+        Ok(response) if TryOutcome::Answered(response.status()).verdict() == Some(true) => return None,
         Ok(_) => "gateway-error",
         Err(error) => failed(error.kind),
     })
 }
 
 /// Why there was no answer, in one of a few words.
-fn failed(kind: Kind) -> &'static str {
+fn failed(kind: ErrorKind) -> &'static str {
     match kind {
-        Kind::Connect | Kind::ConnectTimeout | Kind::Tls => "unconnected",
-        Kind::Overloaded => "overloaded",
-        Kind::Unsendable | Kind::Upload => "request-failed",
-        Kind::Refused => "unsent",
-        Kind::Reset => "reset",
-        Kind::Rubbish => "rubbish",
-        Kind::ReadTimeout => "timed-out",
+        ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::Tls => "unconnected",
+        ErrorKind::Overloaded => "overloaded",
+        ErrorKind::Unsendable | ErrorKind::Upload => "request-failed",
+        ErrorKind::Refused => "unsent",
+        ErrorKind::Reset => "reset",
+        ErrorKind::Rubbish => "rubbish",
+        ErrorKind::ReadTimeout => "timed-out",
     }
 }
 
-fn failure(kind: Kind, cause: String) -> Failure {
+fn failure(kind: ErrorKind, cause: String) -> Failure {
     match kind {
-        Kind::Overloaded => Failure::Overloaded(cause),
-        Kind::Upload => Failure::Body,
-        Kind::Unsendable => Failure::Request(cause),
-        Kind::ConnectTimeout | Kind::ReadTimeout => Failure::TimedOut(cause),
-        Kind::Connect | Kind::Tls | Kind::Refused | Kind::Reset | Kind::Rubbish => Failure::Unanswered(cause),
+        ErrorKind::Overloaded => Failure::Overloaded(cause),
+        ErrorKind::Upload => Failure::Body,
+        ErrorKind::Unsendable => Failure::Request(cause),
+        ErrorKind::ConnectTimeout | ErrorKind::ReadTimeout => Failure::TimedOut(cause),
+        ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Refused | ErrorKind::Reset | ErrorKind::Rubbish => {
+            Failure::Unanswered(cause)
+        }
     }
 }

@@ -55,7 +55,7 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-async fn upstream(text: &str, shared: &Shared) -> Upstream {
+async fn upstream(text: &str, shared: &Upstreams) -> Upstream {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let manifest = Manifest::read("far", text, &limits, 1 << 30).unwrap();
     let spec = manifest.upstream.clone().unwrap();
@@ -80,11 +80,11 @@ async fn ask(upstream: &Upstream) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_flaps_loses_nothing() {
     let all = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
-    let (port, (server, names)) = (replicas(&all).await, Server::start().await);
+    let (port, (server, resolver)) = (replicas(&all).await, Server::start().await);
     server.addresses("far.test", &all[..1]);
     let ms = Duration::from_millis;
     let pace = Pace { least: ms(20), most: ms(100), grace: Duration::from_secs(60), file: ms(20) };
-    let shared = Shared { names: OnceLock::from(names), pace, ..Shared::new(1_000) };
+    let shared = Upstreams { resolver: OnceLock::from(resolver), pace, ..Upstreams::new(1_000) };
     let far = Arc::new(upstream(&format!("[upstream]\nreplicas = ['dns://far.test:{port}']"), &shared).await);
     let urls = || far.replicas().into_iter().map(|seen| seen.url).collect::<Vec<_>>();
     let follows = async |addresses: &[&str]| {
@@ -210,13 +210,13 @@ async fn what_was_refused_is_sent_again() {
     for (how, method, size) in [
         (Refusal::Stream, "POST", 0),
         (Refusal::Stream, "POST", 10),
-        (Refusal::Stream, "PUT", replay::HELD),
+        (Refusal::Stream, "PUT", replay::MAX_HELD),
         (Refusal::Away(0), "POST", 5),
         (Refusal::Away(11), "POST", 5),
     ] {
         let (address, answered) = refusing(how).await;
         let text = format!("[upstream]\nreplicas = ['http://{address}']\nprotocol = 'h2c'");
-        let far = upstream(&text, &Shared::new(1_000)).await;
+        let far = upstream(&text, &Upstreams::new(1_000)).await;
         let sent = Bytes::from(vec![b'x'; size]);
         let body = http_body_util::Full::new(sent.clone()).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri("http://far.test/").body(body).unwrap();

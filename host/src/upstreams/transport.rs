@@ -8,12 +8,12 @@
 //!
 //! A request that certainly never left comes back in [`SendError::never_sent`]. A connection that the replica closed
 //! while it was idle is no error: the next one is taken, or a new one, as long as the request is here. Whether one
-//! that did leave may be repeated is for who knows its method ([`Kind::Refused`] always may).
+//! that did leave may be repeated is for who knows its method ([`ErrorKind::Refused`] always may).
 //!
 //! # What is always true
 //!
-//! * Never more than [`Settings::connections`] sockets to the replica, those included that are being opened: the place is
-//!   in the socket. Of all replicas together, never more than [`Total`] has. One that becomes something else by an upgrade leaves it; how many those are is for the caller to bound.
+//! * Never more than [`PoolSettings::connections`] sockets to the replica, those included that are being opened: the place is
+//!   in the socket. Of all replicas together, never more than [`ConnectionLimit`] has. One that becomes something else by an upgrade leaves it; how many those are is for the caller to bound.
 //! * Every wait has an end: to connect, for a connection, for the head of an answer. A body that stalls is for the
 //!   deadline of the request.
 //! * A task for each connection, one for the pool. HTTP/1.1 needs none for a request; hyper's HTTP/2 has one for each
@@ -30,10 +30,10 @@ mod body;
 mod connect;
 mod error;
 mod form;
-mod places;
-mod shelf;
+mod idle_pool;
+mod limit;
+mod slots;
 mod target;
-mod total;
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -50,18 +50,18 @@ use tokio::time::Instant;
 
 use crate::base::lasting::forever;
 use crate::manifest::upstream::protocol::{Protocol, Scheme};
-pub use body::Received;
-use body::{Sending, Upload};
+pub use body::ReceivedBody;
+use body::{UploadBody, UploadProgress};
 use bytes::Bytes;
 use connect::{Connector, Opened};
-use error::{Failure, chain, judge};
-pub use error::{Kind, SendError, is_refusal};
+pub use error::{ErrorKind, SendError, is_refusal};
+use error::{SendFailure, chain, judge};
 use http_body_util::combinators::UnsyncBoxBody;
-use places::{Full, Place};
-use shelf::{Connection, Opening, PERIODS, Shelf, Step, Version};
+use idle_pool::{Connection, HttpVersion, IdlePool, Opening, PERIODS, Step};
+pub use limit::ConnectionLimit;
+use limit::HTTP2_UNITS;
+use slots::{ConnectionSlot, Full};
 pub use target::Target;
-use total::TWO;
-pub use total::Total;
 
 /// The body of any request.
 pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -74,7 +74,7 @@ const FRESH: usize = 2;
 
 /// How connections to a replica are kept.
 #[derive(Clone)]
-pub struct Settings {
+pub struct PoolSettings {
     /// The longest that opening a connection may take, TLS included.
     pub connect: Duration,
     /// The longest that a request waits for a connection while all are in use.
@@ -88,16 +88,16 @@ pub struct Settings {
     /// The most connections at once.
     pub connections: usize,
     /// The bound on the connections to all replicas, of which these take their part.
-    pub total: Arc<Total>,
+    pub total: Arc<ConnectionLimit>,
     /// Which HTTP is spoken.
     pub protocol: Protocol,
     /// For replicas with TLS: what is trusted ([`tls::client`](crate::base::tls::client)). What it offers by ALPN is replaced.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
-impl Settings {
+impl PoolSettings {
     /// Whether a replica may be spoken to by HTTP/2.
-    pub fn may_speak_two(&self) -> bool {
+    pub fn may_use_http2(&self) -> bool {
         match self.protocol {
             Protocol::Http1 => false,
             Protocol::Http2 => true,
@@ -108,11 +108,11 @@ impl Settings {
 
 /// The connections of one replica. To be shared in an `Arc`; dropping it closes them, those in use after their exchange.
 pub struct Pool<B> {
-    shelf: Arc<Shelf<B>>,
+    idle_pool: Arc<IdlePool<B>>,
     connector: Connector,
     scheme: Scheme,
     /// Who a request is for that names no host.
-    nobody: Authority,
+    default_authority: Authority,
     connect: Duration,
     wait: Duration,
     read: Duration,
@@ -120,14 +120,14 @@ pub struct Pool<B> {
 }
 
 /// What became of a request on one connection.
-enum Sent<B> {
-    Answered(Response<Received<B>>),
+enum ExchangeOutcome<B> {
+    Answered(Response<ReceivedBody<B>>),
     /// It is here again, and was not at fault.
-    Back(Request<B>, Failure),
+    Back(Request<B>, SendFailure),
     Failed(SendError<B>),
 }
 
-type Outcome<B> = Result<Response<Incoming>, TrySendError<Request<Sending<B>>>>;
+type SendResult<B> = Result<Response<Incoming>, TrySendError<Request<UploadBody<B>>>>;
 
 impl<B> Pool<B>
 where
@@ -139,19 +139,20 @@ where
     ///
     /// # Errors
     /// One line, when the target's host cannot be one, or is to be spoken to by TLS and there is nothing to trust.
-    pub fn new(target: Target, settings: &Settings) -> Result<Self, String> {
-        let nobody = Authority::try_from(target.authority()).map_err(|error| format!("{target}: {error}"))?;
+    pub fn new(target: Target, settings: &PoolSettings) -> Result<Self, String> {
+        let default_authority =
+            Authority::try_from(target.authority()).map_err(|error| format!("{target}: {error}"))?;
         let scheme = target.scheme;
         let connector = Connector::new(target, settings)?;
-        let shelf = Shelf::new(settings.connections.max(1), connector.speaks(), &settings.total);
-        let pool: Weak<Shelf<B>> = Arc::downgrade(&shelf);
+        let idle_pool = IdlePool::new(settings.connections.max(1), connector.known_version(), &settings.total);
+        let pool: Weak<IdlePool<B>> = Arc::downgrade(&idle_pool);
         settings.total.add(pool);
         let period = (settings.idle / PERIODS).max(Duration::from_millis(1));
-        let reaped = Arc::clone(&shelf);
+        let reaped = Arc::clone(&idle_pool);
         let reaper =
             tokio::spawn(forever("idle connections", move || reap(Arc::clone(&reaped), period))).abort_handle();
-        let Settings { connect, wait, read, .. } = *settings;
-        Ok(Self { shelf, connector, scheme, nobody, connect, wait, read, reaper })
+        let PoolSettings { connect, wait, read, .. } = *settings;
+        Ok(Self { idle_pool, connector, scheme, default_authority, connect, wait, read, reaper })
     }
 
     /// Sends a request, and returns when the head of its answer is there. It names its host in its URI or in a `Host`
@@ -159,7 +160,7 @@ where
     ///
     /// # Errors
     /// Why there is no answer; with the request, if nothing of it has left.
-    pub async fn send(&self, mut request: Request<B>) -> Result<Response<Received<B>>, SendError<B>> {
+    pub async fn send(&self, mut request: Request<B>) -> Result<Response<ReceivedBody<B>>, SendError<B>> {
         let mut fresh = 0;
         loop {
             let connection = match self.acquire().await {
@@ -168,37 +169,37 @@ where
             };
             fresh += usize::from(!connection.reused());
             match self.exchange(connection, request).await {
-                Sent::Answered(response) => return Ok(response),
-                Sent::Failed(error) => return Err(error),
-                Sent::Back(back, failure) if fresh >= FRESH => return Err(SendError::unsent(failure, back)),
-                Sent::Back(back, _) => request = back,
+                ExchangeOutcome::Answered(response) => return Ok(response),
+                ExchangeOutcome::Failed(error) => return Err(error),
+                ExchangeOutcome::Back(back, failure) if fresh >= FRESH => return Err(SendError::unsent(failure, back)),
+                ExchangeOutcome::Back(back, _) => request = back,
             }
         }
     }
 
     /// Sockets to the replica that are open, or being opened.
     pub fn open(&self) -> usize {
-        self.shelf.places.taken()
+        self.idle_pool.slots.taken()
     }
 
     /// Connections that carry nothing now.
     pub fn idle(&self) -> usize {
-        self.shelf.idle()
+        self.idle_pool.idle()
     }
 
     /// A connection that can take a request.
-    async fn acquire(&self) -> Result<Connection<B>, Failure> {
+    async fn acquire(&self) -> Result<Connection<B>, SendFailure> {
         loop {
-            let step = match self.shelf.next() {
+            let step = match self.idle_pool.next() {
                 Ok(step) => step,
-                Err(_) => self.turn().await?,
+                Err(_) => self.wait_for_step().await?,
             };
             match step {
-                Step::Open(opening, place) => return self.connected(opening, place).await,
-                Step::Use(Connection::One(mut exchange)) if !exchange.line.sender.is_ready() => {
+                Step::Open(opening, slot) => return self.connected(opening, slot).await,
+                Step::Use(Connection::Http1(mut exchange)) if !exchange.conn.sender.is_ready() => {
                     // The last answer is read, and its task is about to notice.
-                    if let Ok(Ok(())) = tokio::time::timeout(self.wait, exchange.line.sender.ready()).await {
-                        return Ok(Connection::One(exchange));
+                    if let Ok(Ok(())) = tokio::time::timeout(self.wait, exchange.conn.sender.ready()).await {
+                        return Ok(Connection::Http1(exchange));
                     }
                 }
                 Step::Use(connection) => return Ok(connection),
@@ -208,26 +209,26 @@ where
 
     /// Waits until there is something to do. Where the bound on the connections to all replicas is reached, closes an idle one
     /// to have its place.
-    async fn turn(&self) -> Result<Step<B>, Failure> {
-        let (places, total) = (&self.shelf.places, &self.shelf.places.total);
-        let _waiting = (places.waiting(), total.waiting());
+    async fn wait_for_step(&self) -> Result<Step<B>, SendFailure> {
+        let (slots, total) = (&self.idle_pool.slots, &self.idle_pool.slots.total);
+        let _waiting = (slots.add_waiter(), total.add_waiter());
         let turn = async {
             let mut woken_by_total = false;
             loop {
                 // Listens before it looks, so that nothing is missed between the two. What is heard and not awaited goes to
                 // the next one that listens.
-                let (mut freed, mut elsewhere) = (pin!(places.freed.notified()), pin!(total.freed.notified()));
+                let (mut freed, mut elsewhere) = (pin!(slots.freed.notified()), pin!(total.freed.notified()));
                 freed.as_mut().enable();
                 elsewhere.as_mut().enable();
-                match self.shelf.next() {
+                match self.idle_pool.next() {
                     Ok(step) => return step,
-                    Err(Full::Here) => {
+                    Err(Full::Replica) => {
                         if std::mem::take(&mut woken_by_total) {
-                            total.pass_on();
+                            total.notify_free();
                         }
                         freed.await;
                     }
-                    Err(Full::Everywhere) => {
+                    Err(Full::Host) => {
                         total.close_idle();
                         woken_by_total = tokio::select! {
                             () = freed => false,
@@ -239,77 +240,89 @@ where
         };
         tokio::time::timeout(self.wait, turn).await.map_err(|_| {
             let wait = humantime::format_duration(self.wait);
-            if self.shelf.is_opening() {
-                (Kind::ConnectTimeout, self.connector.says(&format!("no connection within {wait}")))
-            } else if total.is_full(1) || self.connector.speaks() != Some(Version::One) && total.is_full(TWO) {
+            if self.idle_pool.is_opening() {
+                (ErrorKind::ConnectTimeout, self.connector.message(&format!("no connection within {wait}")))
+            } else if total.is_full(1)
+                || self.connector.known_version() != Some(HttpVersion::Http1) && total.is_full(HTTP2_UNITS)
+            {
                 let most = total.limit();
                 let why = format!("none of upstreams.connections, {most}, was free within {wait}, and none was idle");
-                (Kind::Overloaded, self.connector.says(&why))
+                (ErrorKind::Overloaded, self.connector.message(&why))
             } else {
                 let open = self.open();
-                (Kind::Overloaded, self.connector.says(&format!("none of {open} connections was free within {wait}")))
+                (
+                    ErrorKind::Overloaded,
+                    self.connector.message(&format!("none of {open} connections was free within {wait}")),
+                )
             }
         })
     }
 
-    async fn connected(&self, opening: Opening<B>, place: Place) -> Result<Connection<B>, Failure> {
-        let opened = tokio::time::timeout(self.connect, self.connector.connect(place)).await.unwrap_or_else(|_| {
+    async fn connected(&self, opening: Opening<B>, slot: ConnectionSlot) -> Result<Connection<B>, SendFailure> {
+        let opened = tokio::time::timeout(self.connect, self.connector.connect(slot)).await.unwrap_or_else(|_| {
             let within = humantime::format_duration(self.connect);
-            Err((Kind::ConnectTimeout, self.connector.says(&format!("no connection within {within}"))))
+            Err((ErrorKind::ConnectTimeout, self.connector.message(&format!("no connection within {within}"))))
         })?;
         Ok(match opened {
-            Opened::One(line) => Connection::One(opening.one(line)),
-            Opened::Two(sender, pulse) => Connection::Two(opening.two(sender, pulse)),
+            Opened::Http1(conn) => Connection::Http1(opening.opened_http1(conn)),
+            Opened::Http2(sender, stats) => Connection::Http2(opening.opened_http2(sender, stats)),
         })
     }
 
-    async fn exchange(&self, mut connection: Connection<B>, mut request: Request<B>) -> Sent<B> {
+    async fn exchange(&self, mut connection: Connection<B>, mut request: Request<B>) -> ExchangeOutcome<B> {
         let formed = match &connection {
-            Connection::One(_) => form::one(&mut request, &self.nobody),
-            Connection::Two(_) => form::two(&mut request, self.scheme.uri(), &self.nobody),
+            Connection::Http1(_) => form::to_http1(&mut request, &self.default_authority),
+            Connection::Http2(_) => form::to_http2(&mut request, self.scheme.uri(), &self.default_authority),
         };
         if let Err(why) = formed {
-            connection.over();
-            return Sent::Failed(SendError::unsent((Kind::Unsendable, self.connector.says(&why)), request));
+            connection.finish();
+            return ExchangeOutcome::Failed(SendError::unsent(
+                (ErrorKind::Unsendable, self.connector.message(&why)),
+                request,
+            ));
         }
-        if matches!(connection, Connection::One(_)) {
-            form::frame(&mut request);
+        if matches!(connection, Connection::Http1(_)) {
+            form::set_chunked(&mut request);
         }
-        let request = request.map(Sending::new);
+        let request = request.map(UploadBody::new);
         let upload = request.body().upload();
         let before = connection.reads();
         let outcome = match &mut connection {
-            Connection::One(exchange) => {
-                self.in_time(exchange.line.sender.try_send_request(request), upload.as_deref()).await
+            Connection::Http1(exchange) => {
+                self.in_time(exchange.conn.sender.try_send_request(request), upload.as_deref()).await
             }
-            Connection::Two(stream) => self.in_time(stream.sender.try_send_request(request), upload.as_deref()).await,
+            Connection::Http2(stream) => self.in_time(stream.sender.try_send_request(request), upload.as_deref()).await,
         };
         match outcome {
-            Some(Ok(response)) => Sent::Answered(received(response, connection, upload)),
+            Some(Ok(response)) => ExchangeOutcome::Answered(received(response, connection, upload)),
             Some(Err(error)) => self.failed(error, connection, upload.as_deref()),
             None => {
                 let read = humantime::format_duration(self.read);
-                let cause = self.connector.says(&format!("no answer within {read}"));
+                let cause = self.connector.message(&format!("no answer within {read}"));
                 let reused = connection.reused();
                 // Nothing for nobody in all that time: the connection is dead, not the request slow.
                 if connection.reads() == before {
                     connection.retire();
                 }
-                Sent::Failed(SendError { kind: Kind::ReadTimeout, cause, reused, never_sent: None })
+                ExchangeOutcome::Failed(SendError { kind: ErrorKind::ReadTimeout, cause, reused, never_sent: None })
             }
         }
     }
 
-    /// Waits for a head for [`Settings::read`], counted from the last part of the request that was taken; `None` when it
+    /// Waits for a head for [`PoolSettings::read`], counted from the last part of the request that was taken; `None` when it
     /// takes longer.
-    async fn in_time(&self, sent: impl Future<Output = Outcome<B>>, upload: Option<&Upload>) -> Option<Outcome<B>> {
+    async fn in_time(
+        &self,
+        sent: impl Future<Output = SendResult<B>>,
+        upload: Option<&UploadProgress>,
+    ) -> Option<SendResult<B>> {
         let mut sent = pin!(sent);
         let mut until = Instant::now() + self.read;
         loop {
             if let Ok(outcome) = tokio::time::timeout_at(until, &mut sent).await {
                 return Some(outcome);
             }
-            let next = upload.map_or(until, |upload| upload.taken() + self.read);
+            let next = upload.map_or(until, |upload| upload.last_part() + self.read);
             if next <= until {
                 return None;
             }
@@ -319,27 +332,27 @@ where
 
     fn failed(
         &self,
-        mut error: TrySendError<Request<Sending<B>>>,
+        mut error: TrySendError<Request<UploadBody<B>>>,
         connection: Connection<B>,
-        upload: Option<&Upload>,
-    ) -> Sent<B> {
+        upload: Option<&UploadProgress>,
+    ) -> ExchangeOutcome<B> {
         let (back, reused) = (error.take_message(), connection.reused());
         let error = error.into_error();
-        let cause = self.connector.says(&chain(&error));
+        let cause = self.connector.message(&chain(&error));
         if let Some(back) = back {
             connection.retire();
-            return Sent::Back(back.map(Sending::into_inner), (Kind::Reset, cause));
+            return ExchangeOutcome::Back(back.map(UploadBody::into_inner), (ErrorKind::Reset, cause));
         }
-        let broken = upload.is_some_and(Upload::is_broken);
-        let kind = if broken { Kind::Upload } else { judge(&error) };
-        Sent::Failed(SendError { kind, cause, reused, never_sent: None })
+        let broken = upload.is_some_and(UploadProgress::is_broken);
+        let kind = if broken { ErrorKind::Upload } else { judge(&error) };
+        ExchangeOutcome::Failed(SendError { kind, cause, reused, never_sent: None })
     }
 }
 
 impl<B> Drop for Pool<B> {
     fn drop(&mut self) {
         self.reaper.abort();
-        self.shelf.close();
+        self.idle_pool.close();
     }
 }
 
@@ -347,23 +360,23 @@ impl<B> Drop for Pool<B> {
 fn received<B>(
     response: Response<Incoming>,
     mut connection: Connection<B>,
-    upload: Option<Arc<Upload>>,
-) -> Response<Received<B>> {
-    if let Connection::One(exchange) = &mut connection {
+    upload: Option<Arc<UploadProgress>>,
+) -> Response<ReceivedBody<B>> {
+    if let Connection::Http1(exchange) = &mut connection {
         exchange.upload = upload;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            exchange.line.switches();
+            exchange.conn.release_slot();
         }
     }
-    response.map(|body| Received::new(body, connection))
+    response.map(|body| ReceivedBody::new(body, connection))
 }
 
-async fn reap<B>(shelf: Arc<Shelf<B>>, period: Duration) {
+async fn reap<B>(idle_pool: Arc<IdlePool<B>>, period: Duration) {
     let mut periods = tokio::time::interval(period);
     periods.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         periods.tick().await;
-        shelf.sweep();
+        idle_pool.sweep();
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Tunnels {
 
 /// A place for one tunnel, taken before the replica is asked for it.
 #[derive(Debug)]
-pub struct Place(Arc<Tunnels>);
+pub struct TunnelSlot(Arc<Tunnels>);
 
 impl Tunnels {
     /// None yet; counted among `all` as well.
@@ -27,11 +27,11 @@ impl Tunnels {
     }
 
     /// A place, if fewer than `most` are taken.
-    pub fn take(self: &Arc<Self>, most: usize) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, most: usize) -> Option<TunnelSlot> {
         let one_more = |open: usize| (open < most).then_some(open.saturating_add(1));
         self.open.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         self.all.send_modify(|all| *all = all.saturating_add(1));
-        Some(Place(Arc::clone(self)))
+        Some(TunnelSlot(Arc::clone(self)))
     }
 
     /// Tunnels that there are, and requests that may become one.
@@ -40,7 +40,7 @@ impl Tunnels {
     }
 }
 
-impl Drop for Place {
+impl Drop for TunnelSlot {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Relaxed);
         self.0.all.send_modify(|all| *all = all.saturating_sub(1));

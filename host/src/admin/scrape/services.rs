@@ -78,7 +78,7 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
         Some(it.target?.backend.upstream()?.replicas().len() as u64)
     }),
     ("lodge_upstream_tunnels", "Connections that have switched protocols", |it| {
-        Some(it.target?.backend.upstream()?.tunnels() as u64)
+        Some(it.target?.backend.upstream()?.open_tunnels() as u64)
     }),
     ("lodge_upstream_connections", "Connections to replicas", |it| {
         let replicas = it.target?.backend.upstream()?.replicas();

@@ -10,19 +10,19 @@ use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
 use crate::service::Services;
 use crate::service::deployment::Deployment;
-use crate::upstreams::{Shared, Upstream};
+use crate::upstreams::{Upstream, Upstreams};
 
 /// Services that are elsewhere: for these nothing has to be compiled.
 struct World {
     publisher: Publisher,
     services: Services,
-    shared: Shared,
+    shared: Upstreams,
 }
 
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self { publisher, services: Services::new(Turns::new(1)), shared: Shared::new(100) }
+        Self { publisher, services: Services::new(Turns::new(1)), shared: Upstreams::new(100) }
     }
 
     /// What answers by the manifest of a service or, for a version of it, by its service's and its own.

@@ -8,11 +8,11 @@ use crate::base::lock::lock;
 
 /// What each replica is owed: every choice owes each candidate its weight, and the chosen one pays for all.
 #[derive(Debug)]
-pub struct Smooth {
+pub struct SmoothRoundRobin {
     owed: Mutex<Vec<i64>>,
 }
 
-impl Smooth {
+impl SmoothRoundRobin {
     /// Nobody is owed anything yet.
     pub(super) fn new(replicas: usize) -> Self {
         Self { owed: Mutex::new(vec![0; replicas]) }

@@ -15,7 +15,7 @@ fn after(start: Instant, seconds: u64) -> Instant {
 }
 
 fn taken(budget: &Budget, now: Instant, retry: &Retry) -> usize {
-    (0..100_000).take_while(|_| budget.take(now, retry)).count()
+    (0..100_000).take_while(|_| budget.take_retry(now, retry)).count()
 }
 
 #[test]
@@ -23,9 +23,9 @@ fn a_part_of_the_requests() {
     let start = Instant::now();
     let (budget, retry) = (Budget::new(start), retry(20, 0));
     assert_eq!(taken(&budget, start, &retry), 0, "nothing was asked");
-    (0..100).for_each(|_| budget.count(start));
+    (0..100).for_each(|_| budget.record_request(start));
     assert_eq!(taken(&budget, after(start, 3), &retry), 20);
-    (0..50).for_each(|_| budget.count(after(start, 5)));
+    (0..50).for_each(|_| budget.record_request(after(start, 5)));
     assert_eq!(taken(&budget, after(start, 9), &retry), 10);
     assert_eq!(taken(&budget, after(start, 14), &retry), 0, "what was paid with is not paid with again");
     assert_eq!(taken(&budget, after(start, 40), &retry), 0, "and then it is forgotten");
@@ -46,7 +46,7 @@ fn and_a_few_in_any_case() {
 fn rules_may_change() {
     let start = Instant::now();
     let budget = Budget::new(start);
-    (0..100).for_each(|_| budget.count(start));
+    (0..100).for_each(|_| budget.record_request(start));
     assert_eq!(taken(&budget, start, &retry(20, 0)), 20);
     assert_eq!(taken(&budget, start, &retry(50, 0)), 30);
     assert_eq!(taken(&budget, start, &retry(10, 0)), 0);
@@ -56,26 +56,26 @@ fn rules_may_change() {
 fn far_away_times() {
     let start = Instant::now();
     let (budget, retry) = (Budget::new(start), retry(100, 0));
-    for second in [0, 1, TURN - 3, TURN - 1, TURN, TURN + 7, 3 * TURN + 5, 3 * TURN + TURN / 2 + 11] {
+    for second in [0, 1, WRAP - 3, WRAP - 1, WRAP, WRAP + 7, 3 * WRAP + 5, 3 * WRAP + WRAP / 2 + 11] {
         let now = after(start, second);
-        (0..5).for_each(|_| budget.count(now));
+        (0..5).for_each(|_| budget.record_request(now));
         assert!(taken(&budget, now, &retry) >= 5, "{second}");
         assert_eq!(taken(&budget, now, &retry), 0, "{second}");
     }
     // A clock that was read before others were is late, and counts nothing that is forgotten.
-    budget.count(after(start, 3 * TURN));
-    assert_eq!(taken(&budget, after(start, 3 * TURN + TURN / 2 + 11), &retry), 0);
+    budget.record_request(after(start, 3 * WRAP));
+    assert_eq!(taken(&budget, after(start, 3 * WRAP + WRAP / 2 + 11), &retry), 0);
 }
 
 #[test]
 fn counts_do_not_overflow_into_each_other() {
     let start = Instant::now();
     let budget = Budget::new(start);
-    budget.slots[0].store(Slot { second: 0, requests: REQUESTS, retries: RETRIES - 1 }.pack(), Relaxed);
-    budget.count(start);
+    budget.slots[0].store(SecondCounts { second: 0, requests: REQUESTS, retries: RETRIES - 1 }.pack(), Relaxed);
+    budget.record_request(start);
     let most = retry(100, 1000);
-    assert!(budget.take(start, &most) && !budget.take(start, &most), "no more than can be counted");
-    let slot = Slot::unpack(budget.slots[0].load(Relaxed));
+    assert!(budget.take_retry(start, &most) && !budget.take_retry(start, &most), "no more than can be counted");
+    let slot = SecondCounts::unpack(budget.slots[0].load(Relaxed));
     assert_eq!((slot.second, slot.requests, slot.retries), (0, REQUESTS, RETRIES));
 }
 
@@ -84,11 +84,11 @@ fn two_at_once_take_no_more_than_one() {
     let (start, retry) = (Instant::now(), retry(20, 0));
     let budget = |_| {
         let budget = Budget::new(start);
-        (0..5).for_each(|_| budget.count(start));
+        (0..5).for_each(|_| budget.record_request(start));
         budget
     };
     let budgets: Vec<_> = (0..20_000).map(budget).collect();
-    let took = lockstep(&budgets, |budget, _| budget.take(start, &retry));
+    let took = lockstep(&budgets, |budget, _| budget.take_retry(start, &retry));
     assert!(took.iter().all(|took| *took == 1), "there is room for one");
 }
 
@@ -97,10 +97,10 @@ fn two_at_once_are_both_counted() {
     let start = Instant::now();
     let budgets: Vec<_> = (0..20_000).map(|_| Budget::new(start)).collect();
     lockstep(&budgets, |budget, _| {
-        budget.count(after(start, 5));
+        budget.record_request(after(start, 5));
         true
     });
-    let requests = |budget: &Budget| Slot::unpack(budget.slots[5].load(Relaxed)).requests;
+    let requests = |budget: &Budget| SecondCounts::unpack(budget.slots[5].load(Relaxed)).requests;
     assert!(budgets.iter().all(|budget| requests(budget) == 2));
 }
 
@@ -117,13 +117,13 @@ proptest! {
         let (mut second, mut requests, mut retries) = (0, Vec::new(), Vec::new());
         for (asked, tries, wait) in steps {
             for _ in 0..asked {
-                budget.count(after(start, second));
+                budget.record_request(after(start, second));
                 requests.push(second);
             }
             for _ in 0..tries {
                 let recent = |at: &[u64]| at.iter().filter(|at| **at + WINDOW > second).count() as u64;
                 let room = recent(&requests) * u64::from(part) / 100 + 10 * minimum as u64;
-                let granted = budget.take(after(start, second), &retry);
+                let granted = budget.take_retry(after(start, second), &retry);
                 prop_assert_eq!(granted, recent(&retries) < room);
                 retries.extend(granted.then_some(second));
             }

@@ -2,7 +2,7 @@
 
 use hickory_resolver::proto::op::Message;
 
-use super::names::targets;
+use super::resolver::targets;
 
 /// A DNS message: its service records become targets in order of priority, none of which is the root.
 pub(crate) fn message(bytes: &[u8]) {

@@ -11,7 +11,7 @@ use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
-use super::Names;
+use super::Resolver;
 
 /// Far longer than anything here takes.
 pub(in crate::upstreams) const LONG: Duration = Duration::from_secs(20);
@@ -33,13 +33,13 @@ pub(in crate::upstreams) struct Server {
 }
 
 impl Server {
-    pub(in crate::upstreams) async fn start() -> (Self, Arc<Names>) {
+    pub(in crate::upstreams) async fn start() -> (Self, Arc<Resolver>) {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let names = Names::server(socket.local_addr().unwrap());
+        let resolver = Resolver::server(socket.local_addr().unwrap());
         let server = Self::default();
         server.ttl.store(3600, Ordering::Relaxed);
         tokio::spawn(server.clone().serve(socket));
-        (server, Arc::new(names))
+        (server, Arc::new(resolver))
     }
 
     async fn serve(self, socket: UdpSocket) {
@@ -70,8 +70,8 @@ impl Server {
         }
     }
 
-    pub(in crate::upstreams) fn says(&self, name: &str, kind: RecordType, says: Says) {
-        self.zone.lock().unwrap().insert((format!("{name}."), kind), says);
+    pub(in crate::upstreams) fn says(&self, name: &str, kind: RecordType, message: Says) {
+        self.zone.lock().unwrap().insert((format!("{name}."), kind), message);
     }
 
     pub(in crate::upstreams) fn addresses(&self, name: &str, addresses: &[&str]) {

@@ -14,9 +14,9 @@ fn quick() -> Pace {
     Pace { least: ms(20), most: ms(100), grace: Duration::from_secs(60), file: ms(50) }
 }
 
-fn start(sources: &[&str], names: &Arc<Names>, pace: Pace) -> Discovery {
+fn start(sources: &[&str], resolver: &Arc<Resolver>, pace: Pace) -> Discovery {
     let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
-    Discovery::start(sources, Arc::clone(names), pace)
+    Discovery::start(sources, Arc::clone(resolver), pace)
 }
 
 /// Replicas as text, with a weight that is not 1.
@@ -36,9 +36,9 @@ async fn becomes(discovery: &Discovery, expected: &[&str]) {
 
 #[tokio::test]
 async fn a_name_is_asked_again_and_again() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     server.addresses("users.test", &["10.0.0.2", "10.0.0.1"]);
-    let discovery = start(&["dns://users.test:8080"], &names, quick());
+    let discovery = start(&["dns://users.test:8080"], &resolver, quick());
     becomes(&discovery, &["http://users.test:8080 (10.0.0.1)", "http://users.test:8080 (10.0.0.2)"]).await;
     let mut endpoints = discovery.endpoints();
     endpoints.mark_unchanged();
@@ -58,12 +58,12 @@ async fn a_name_is_asked_again_and_again() {
 /// An answer is asked for again when it is over, not before.
 #[tokio::test]
 async fn as_long_as_it_lasts() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     server.addresses("users.test", &["10.0.0.1"]);
     server.ttl.store(1, Ordering::Relaxed);
     let pace = Pace { most: LONG, ..quick() };
-    let discovery = start(&["dns://users.test:80"], &names, pace);
-    discovery.asked().await;
+    let discovery = start(&["dns://users.test:80"], &resolver, pace);
+    discovery.first_round().await;
     let begin = std::time::Instant::now();
     server.ttl.store(3600, Ordering::Relaxed);
     server.asked(1).await;
@@ -75,10 +75,10 @@ async fn as_long_as_it_lasts() {
 
 #[tokio::test]
 async fn flapping_changes_nothing() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     server.says("users.test", RecordType::A, Says::Broken);
-    let discovery = start(&["dns://users.test:80"], &names, quick());
-    discovery.asked().await;
+    let discovery = start(&["dns://users.test:80"], &resolver, quick());
+    discovery.first_round().await;
     assert!(discovery.endpoints().borrow().is_empty());
     server.addresses("users.test", &["10.0.0.1"]);
     becomes(&discovery, &["http://users.test:80 (10.0.0.1)"]).await;
@@ -111,10 +111,10 @@ async fn flapping_changes_nothing() {
 
 #[tokio::test]
 async fn a_name_that_stays_away_is_gone() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     server.addresses("users.test", &["10.0.0.1"]);
     let pace = Pace { grace: Duration::from_millis(300), ..quick() };
-    let discovery = start(&["dns://users.test:80"], &names, pace);
+    let discovery = start(&["dns://users.test:80"], &resolver, pace);
     becomes(&discovery, &["http://users.test:80 (10.0.0.1)"]).await;
     let begin = std::time::Instant::now();
     server.forgets();
@@ -127,11 +127,11 @@ async fn a_name_that_stays_away_is_gone() {
 /// Every address of a name is a replica, of whatever family. A single replica may be reached at one of each.
 #[tokio::test]
 async fn both_families() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     server.addresses("both.test", &["fd00::1", "10.0.0.1"]);
     server.addresses("six.test", &["fd00::2", "fd00::1"]);
     let sources = ["dns+https://both.test:443", "https://six.test weight=3", "http://both.test"];
-    let discovery = start(&sources, &names, quick());
+    let discovery = start(&sources, &resolver, quick());
     let all = [
         "https://both.test:443 (10.0.0.1)",
         "https://both.test:443 (fd00::1)",
@@ -152,13 +152,13 @@ async fn both_families() {
 
 #[tokio::test]
 async fn services() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     let record = "_http._tcp.users.test";
     server.services(record, &[(20, 1, 1, "late.test"), (10, 5, 8080, "a.test"), (10, 0, 8081, "b.test")]);
     server.addresses("a.test", &["10.0.0.1", "10.0.0.2"]);
     server.addresses("b.test", &["10.0.0.3"]);
     server.addresses("late.test", &["10.0.0.9"]);
-    let discovery = start(&[&format!("srv://{record}")], &names, quick());
+    let discovery = start(&[&format!("srv://{record}")], &resolver, quick());
     let (a, b) = ("http://a.test:8080", "http://b.test:8081");
     let all = [format!("{a} (10.0.0.1) x5"), format!("{a} (10.0.0.2) x5"), format!("{b} (10.0.0.3)")];
     becomes(&discovery, &all.each_ref().map(String::as_str)).await;
@@ -175,19 +175,19 @@ async fn services() {
 
 #[tokio::test]
 async fn addresses_need_no_names() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     let list = ["http://10.0.0.1:80", "https://[fd00::1]:8443 weight=2", "http://10.0.0.1:80 weight=9"];
-    let discovery = start(&list, &names, quick());
+    let discovery = start(&list, &resolver, quick());
     // At once, and the first says how much one weighs that is listed twice.
     assert_eq!(shown(&discovery.endpoints().borrow()), ["http://10.0.0.1:80", "https://[fd00::1]:8443 x2"]);
-    tokio::time::timeout(LONG, discovery.asked()).await.unwrap();
+    tokio::time::timeout(LONG, discovery.first_round()).await.unwrap();
     assert_eq!(server.asked.load(Ordering::Relaxed), 0);
     assert_eq!(discovery.endpoints().borrow()[1].target.scheme, Scheme::Https);
 }
 
 #[tokio::test]
 async fn a_file() {
-    let (server, names) = Server::start().await;
+    let (server, resolver) = Server::start().await;
     server.addresses("b.test", &["10.0.0.2"]);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replicas");
@@ -196,8 +196,8 @@ async fn a_file() {
         std::fs::write(&beside, text).unwrap();
         std::fs::rename(beside, &path).unwrap();
     };
-    let discovery = start(&[&format!("file:{}", path.display())], &names, quick());
-    tokio::time::timeout(LONG, discovery.asked()).await.unwrap();
+    let discovery = start(&[&format!("file:{}", path.display())], &resolver, quick());
+    tokio::time::timeout(LONG, discovery.first_round()).await.unwrap();
     assert!(discovery.endpoints().borrow().is_empty());
     write("http://10.0.0.1:80\nhttp://b.test:81 weight=2\n");
     becomes(&discovery, &["http://10.0.0.1:80", "http://b.test:81 (10.0.0.2) x2"]).await;

@@ -19,9 +19,9 @@ fn ejection() -> Ejection {
 }
 
 /// As a set does it that may eject everybody.
-fn fail(health: &Health, now: Instant) -> Option<Change> {
+fn fail(health: &Health, now: Instant) -> Option<HealthChange> {
     let ejection = ejection();
-    if health.failed(now, &ejection) { health.eject(now, &ejection) } else { None }
+    if health.record_failure(now, &ejection) { health.eject(now, &ejection) } else { None }
 }
 
 #[test]
@@ -29,13 +29,13 @@ fn checks_take_it_out_and_bring_it_back() {
     let (now, check) = (Instant::now(), check());
     let health = Health::new(now);
     let checks =
-        |results: &[bool]| results.iter().map(|passed| health.checked(now, *passed, &check)).collect::<Vec<_>>();
+        |results: &[bool]| results.iter().map(|passed| health.record_check(now, *passed, &check)).collect::<Vec<_>>();
     assert_eq!(checks(&[true, false, false, true, false, false]), [None; 6], "not three in a row");
-    assert_eq!(checks(&[false, false]), [Some(Change::Down), None]);
-    assert_eq!((health.status(now), health.is_available(now)), (Status::Down, false));
+    assert_eq!(checks(&[false, false]), [Some(HealthChange::Down), None]);
+    assert_eq!((health.status(now), health.is_available(now)), (HealthStatus::Down, false));
     assert_eq!(checks(&[true, false, true]), [None; 3], "not two in a row");
-    assert_eq!(checks(&[true]), [Some(Change::Up)]);
-    assert_eq!((health.status(now), health.is_available(now)), (Status::Available, true));
+    assert_eq!(checks(&[true]), [Some(HealthChange::Up)]);
+    assert_eq!((health.status(now), health.is_available(now)), (HealthStatus::Available, true));
 }
 
 #[test]
@@ -43,12 +43,16 @@ fn the_first_check_decides_alone() {
     let (now, check) = (Instant::now(), check());
     let health = Health::new(now);
     assert!(health.is_available(now), "until it is known");
-    assert_eq!(health.checked(now, false, &check), Some(Change::Down));
-    assert_eq!(health.checked(now, true, &check), None, "but not the second");
-    health.unchecked(now);
-    assert_eq!(health.status(now), Status::Available, "nobody checks it any more");
+    assert_eq!(health.record_check(now, false, &check), Some(HealthChange::Down));
+    assert_eq!(health.record_check(now, true, &check), None, "but not the second");
+    health.forget_checks(now);
+    assert_eq!(health.status(now), HealthStatus::Available, "nobody checks it any more");
     assert!(health.is_available(now));
-    assert_eq!(health.checked(now, false, &check), Some(Change::Down), "and the next first one decides again");
+    assert_eq!(
+        health.record_check(now, false, &check),
+        Some(HealthChange::Down),
+        "and the next first one decides again"
+    );
 }
 
 #[test]
@@ -58,21 +62,21 @@ fn failures_in_a_row_eject_it() {
     for _ in 0..4 {
         assert_eq!(fail(&health, now), None);
     }
-    health.succeeded();
+    health.record_success();
     for _ in 0..4 {
         assert_eq!(fail(&health, now), None, "not in a row");
     }
-    assert_eq!(fail(&health, now), Some(Change::Ejected(10 * SECOND)));
-    assert_eq!(health.status(now + 4 * SECOND), Status::Ejected(6 * SECOND));
+    assert_eq!(fail(&health, now), Some(HealthChange::Ejected(10 * SECOND)));
+    assert_eq!(health.status(now + 4 * SECOND), HealthStatus::Ejected(6 * SECOND));
     for _ in 0..20 {
         assert_eq!(fail(&health, now + SECOND), None, "what comes back late prolongs nothing");
     }
     let end = now + 10 * SECOND;
     assert!(!health.is_available(end - Duration::from_nanos(1)) && health.is_available(end));
-    assert_eq!(health.status(end), Status::Available);
+    assert_eq!(health.status(end), HealthStatus::Available);
     assert_eq!(fail(&health, end), None, "it starts with a clean slate");
     let never = Ejection { failures: 0, ..ejection() };
-    assert!((0..100).all(|_| !Health::new(now).failed(now, &never)));
+    assert!((0..100).all(|_| !Health::new(now).record_failure(now, &never)));
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn each_time_for_longer_until_it_is_forgotten() {
     let mut again = |after: Duration| {
         now += after;
         let mut changes = (0..5).map(|_| fail(&health, now));
-        let Some(Change::Ejected(time)) = changes.by_ref().nth(4).flatten() else { panic!("not ejected") };
+        let Some(HealthChange::Ejected(time)) = changes.by_ref().nth(4).flatten() else { panic!("not ejected") };
         now += time;
         time.as_secs()
     };
@@ -97,14 +101,14 @@ fn checks_and_ejections_add_up() {
     let (now, check) = (Instant::now(), check());
     let health = Health::new(now);
     assert!((0..5).filter_map(|_| fail(&health, now)).count() == 1);
-    assert_eq!(health.checked(now, false, &check), Some(Change::Down));
-    assert_eq!(health.checked(now + SECOND, true, &check), None);
-    assert_eq!(health.checked(now + SECOND, true, &check), Some(Change::Up));
+    assert_eq!(health.record_check(now, false, &check), Some(HealthChange::Down));
+    assert_eq!(health.record_check(now + SECOND, true, &check), None);
+    assert_eq!(health.record_check(now + SECOND, true, &check), Some(HealthChange::Up));
     assert!(!health.is_available(now + 9 * SECOND), "still ejected");
     assert!(health.is_available(now + 10 * SECOND));
     // While it is down, failures say nothing new.
     let health = Health::new(now);
-    health.checked(now, false, &check);
+    health.record_check(now, false, &check);
     assert!((0..50).all(|_| fail(&health, now).is_none()));
     assert_eq!(health.eject(now, &ejection()), None);
 }
@@ -122,10 +126,10 @@ fn slow_start() {
     }
     assert_eq!([209, 210, 240, 310].map(|after| share(after, 100)), [None, Some(10), Some(30), Some(100)]);
     for _ in 0..3 {
-        health.checked(now + 400 * SECOND, false, &check);
+        health.record_check(now + 400 * SECOND, false, &check);
     }
     for _ in 0..2 {
-        health.checked(now + 500 * SECOND, true, &check);
+        health.record_check(now + 500 * SECOND, true, &check);
     }
     assert_eq!([500, 525].map(|after| share(after, 100)), [Some(10), Some(25)]);
 }
@@ -188,12 +192,12 @@ proptest! {
             let now = start + seconds(model.now);
             match kind {
                 0 => {
-                    health.checked(now, value == 1, &check);
+                    health.record_check(now, value == 1, &check);
                     model.check(value == 1);
                 }
                 1 => {
                     let fine = value == 3;
-                    if fine { health.succeeded() } else { { fail(&health, now); } }
+                    if fine { health.record_success() } else { { fail(&health, now); } }
                     model.outcome(fine);
                 }
                 _ => model.now += value,
@@ -203,9 +207,9 @@ proptest! {
             prop_assert_eq!(health.is_ejected(now), model.ejected());
             let left = model.ejections.last().map_or(0, |(_, end)| end.saturating_sub(model.now));
             let status = match () {
-                () if model.down => Status::Down,
-                () if left > 0 => Status::Ejected(seconds(left)),
-                () => Status::Available,
+                () if model.down => HealthStatus::Down,
+                () if left > 0 => HealthStatus::Ejected(seconds(left)),
+                () => HealthStatus::Available,
             };
             prop_assert_eq!(health.status(now), status);
         }

@@ -10,7 +10,7 @@ use crate::manifest::upstream::{Percent, Policy};
 use crate::upstreams::lockstep::lockstep;
 
 const SECOND: Duration = Duration::from_secs(1);
-const FINE: Outcome = Outcome::Answered(StatusCode::OK);
+const FINE: TryOutcome = TryOutcome::Answered(StatusCode::OK);
 
 fn found(ports: &[u16]) -> Vec<(Target, u32)> {
     let target = |port: &u16| Target {
@@ -31,11 +31,11 @@ fn set(keys: &str, ports: &[u16], now: Instant) -> Replicas {
 }
 
 /// As often as it takes to eject it.
-fn fail(replicas: &Replicas, index: usize, now: Instant) -> Option<Change> {
+fn fail(replicas: &Replicas, index: usize, now: Instant) -> Option<HealthChange> {
     let replica = Arc::clone(&replicas.members[index].replica);
     replica.in_flight.fetch_add(1, Relaxed);
-    let chosen = Chosen { index, news: None, replica };
-    (0..5).filter_map(|_| replicas.settle(&chosen, Outcome::Reset, now)).last()
+    let chosen = ChosenReplica { index, panic_change: None, replica };
+    (0..5).filter_map(|_| replicas.settle(&chosen, TryOutcome::Reset, now)).last()
 }
 
 fn chosen(replicas: &Replicas, now: Instant, tried: &[usize]) -> Vec<usize> {
@@ -74,7 +74,7 @@ fn another_one_than_those_that_were_tried() {
     let none = set("", &[], now);
     assert!(none.choose(now, None, 0, &[]).is_none() && none.is_empty());
     let one = set("panic = '0%'", &[1], now);
-    one.checked(0, false, now);
+    one.record_check(0, false, now);
     assert!(one.choose(now, None, 0, &[]).is_none() && one.choose(now, None, 0, &[0]).is_none());
 }
 
@@ -90,27 +90,27 @@ fn no_more_are_ejected_than_may_be() {
     let alone = set("", &[1], now);
     assert_eq!(fail(&alone, 0, now), None, "better this one than none");
     let all = set("[upstream.ejection]\nshare = '100%'", &[1], now);
-    assert_eq!(fail(&all, 0, now), Some(Change::Ejected(10 * SECOND)));
-    assert_eq!(all.choose(now, None, 0, &[]).unwrap().news, Some(News::Panic { available: 0 }));
+    assert_eq!(fail(&all, 0, now), Some(HealthChange::Ejected(10 * SECOND)));
+    assert_eq!(all.choose(now, None, 0, &[]).unwrap().panic_change, Some(PanicChange::Entered { available: 0 }));
 }
 
 #[test]
 fn panic_is_said_once() {
     let now = Instant::now();
     let replicas = set("[upstream.health]\npath = '/'", &[1, 2, 3, 4], now);
-    let news = |at| replicas.choose(at, None, 0, &[]).unwrap().news;
-    (0..2).for_each(|index| assert_eq!(replicas.checked(index, false, now), Some(Change::Down)));
+    let news = |at| replicas.choose(at, None, 0, &[]).unwrap().panic_change;
+    (0..2).for_each(|index| assert_eq!(replicas.record_check(index, false, now), Some(HealthChange::Down)));
     assert_eq!((news(now), chosen(&replicas, now, &[])), (None, vec![2, 3]), "half of them is enough");
-    replicas.checked(2, false, now);
-    assert_eq!(news(now), Some(News::Panic { available: 1 }));
+    replicas.record_check(2, false, now);
+    assert_eq!(news(now), Some(PanicChange::Entered { available: 1 }));
     assert_eq!((news(now), chosen(&replicas, now, &[])), (None, vec![0, 1, 2, 3]));
     // A new set knows that it has been said.
     let next = Replicas::new(Arc::clone(&replicas.spec), found(&[1, 2, 3, 4]), Some(&replicas), now);
-    assert_eq!(next.choose(now, None, 0, &[]).unwrap().news, None);
+    assert_eq!(next.choose(now, None, 0, &[]).unwrap().panic_change, None);
     for _ in 0..2 {
-        replicas.checked(0, true, now);
+        replicas.record_check(0, true, now);
     }
-    assert_eq!((news(now), news(now)), (Some(News::Calm { available: 2 }), None));
+    assert_eq!((news(now), news(now)), (Some(PanicChange::Left { available: 2 }), None));
     assert_eq!(chosen(&replicas, now, &[]), [0, 3]);
 }
 
@@ -118,13 +118,16 @@ fn panic_is_said_once() {
 fn outcomes_of_requests() {
     let now = Instant::now();
     let replicas = set("", &[1, 2], now);
-    let settle = |outcomes: &[Outcome]| {
+    let settle = |outcomes: &[TryOutcome]| {
         let chosen = replicas.choose(now, None, 0, &[1]).unwrap();
         outcomes.iter().filter_map(|outcome| replicas.settle(&chosen, *outcome, now)).count()
     };
-    let bad = Outcome::Answered(StatusCode::BAD_GATEWAY);
-    assert_eq!(settle(&[bad, Outcome::Reset, Outcome::TimedOut, Outcome::Unconnected, FINE, bad, bad, bad, bad]), 0);
-    assert_eq!(settle(&[Outcome::Unsent, Outcome::Closed].repeat(9)), 0);
+    let bad = TryOutcome::Answered(StatusCode::BAD_GATEWAY);
+    assert_eq!(
+        settle(&[bad, TryOutcome::Reset, TryOutcome::TimedOut, TryOutcome::Unconnected, FINE, bad, bad, bad, bad]),
+        0
+    );
+    assert_eq!(settle(&[TryOutcome::Unsent, TryOutcome::Closed].repeat(9)), 0);
     assert_eq!(settle(&[bad]), 1, "a closed connection is neither a failure nor a sign of health");
 }
 
@@ -158,7 +161,7 @@ fn what_is_known_goes_on() {
     );
     // Checks that have ceased hold nobody down.
     let checked = set("[upstream.health]\npath = '/'", &[1, 2], now);
-    checked.checked(0, false, now);
+    checked.record_check(0, false, now);
     let unchecked = Replicas::new(spec(""), found(&[1, 2]), Some(&checked), now);
     assert_eq!(chosen(&unchecked, now, &[]), [0, 1]);
 }
@@ -218,7 +221,7 @@ fn two_at_once_eject_no_more_than_one() {
     let sets: Vec<_> = (0..5000).map(|_| set("ejection.failures = 1", &[1, 2], now)).collect();
     let ejected = lockstep(&sets, |replicas, thread| {
         let chosen = replicas.choose(now, None, 0, &[thread]).unwrap();
-        replicas.settle(&chosen, Outcome::Reset, now).is_some()
+        replicas.settle(&chosen, TryOutcome::Reset, now).is_some()
     });
     assert!(ejected.iter().all(|ejected| *ejected == 1), "half of two");
     assert!(sets.iter().flat_map(Replicas::iter).all(|(replica, _)| replica.in_flight() == 0));
@@ -261,12 +264,12 @@ proptest! {
             match step {
                 Step::Wait(seconds) => now += SECOND * seconds as u32,
                 Step::Check { index, passed } => {
-replicas.checked(index, passed, now);
+replicas.record_check(index, passed, now);
 }
                 Step::Renew(ports) => replicas = Replicas::new(Arc::clone(&spec), found(&ports), Some(&replicas), now),
                 Step::Request { fails, tried, random } => {
                     let status: Vec<_> = replicas.iter().map(|(replica, _)| replica.status(now)).collect();
-                    let usable: Vec<_> = (0..status.len()).filter(|index| status[*index] == Status::Available).collect();
+                    let usable: Vec<_> = (0..status.len()).filter(|index| status[*index] == HealthStatus::Available).collect();
                     let panics = usable.len() * 100 < status.len() * usize::from(panic);
                     let usable = if panics { (0..status.len()).collect() } else { usable };
                     let fresh: Vec<_> = usable.iter().filter(|index| !tried.contains(index)).copied().collect();
@@ -277,12 +280,12 @@ replicas.checked(index, passed, now);
                     prop_assert_eq!(another, allowed.iter().any(|index| !tried.contains(index)));
                     let Some(chosen) = chosen else { continue };
                     prop_assert!(allowed.contains(&chosen.index), "{} of {allowed:?}", chosen.index);
-                    prop_assert_eq!(chosen.news.is_some(), panics != panicked);
+                    prop_assert_eq!(chosen.panic_change.is_some(), panics != panicked);
                     panicked = panics;
-                    let ejected = |status: &Status| matches!(status, Status::Ejected(_));
+                    let ejected = |status: &HealthStatus| matches!(status, HealthStatus::Ejected(_));
                     let before = status.iter().filter(|status| ejected(status)).count();
-                    let change = replicas.settle(&chosen, if fails { Outcome::Reset } else { FINE }, now);
-                    if let Some(Change::Ejected(_)) = change {
+                    let change = replicas.settle(&chosen, if fails { TryOutcome::Reset } else { FINE }, now);
+                    if let Some(HealthChange::Ejected(_)) = change {
                         prop_assert!((before + 1) * 100 <= status.len() * usize::from(share));
                     }
                     in_flight.push(chosen);

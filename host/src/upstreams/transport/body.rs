@@ -12,16 +12,16 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::shelf::Connection;
+use super::idle_pool::Connection;
 
 /// A request's body on its way. Costs nothing for a request without one.
-pub(super) struct Sending<B> {
+pub(super) struct UploadBody<B> {
     body: B,
-    upload: Option<Arc<Upload>>,
+    upload: Option<Arc<UploadProgress>>,
 }
 
 /// How far a body has come.
-pub(super) struct Upload {
+pub(super) struct UploadProgress {
     began: Instant,
     /// Nanoseconds from then until a part of it was taken last.
     taken: AtomicU64,
@@ -29,14 +29,14 @@ pub(super) struct Upload {
     broken: AtomicBool,
 }
 
-impl<B: Body> Sending<B> {
+impl<B: Body> UploadBody<B> {
     pub(super) fn new(body: B) -> Self {
-        let upload = (!body.is_end_stream()).then(|| Arc::new(Upload::new()));
+        let upload = (!body.is_end_stream()).then(|| Arc::new(UploadProgress::new()));
         Self { body, upload }
     }
 
     /// To be looked at while it is sent; `None` when there is nothing to send.
-    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+    pub(super) fn upload(&self) -> Option<Arc<UploadProgress>> {
         self.upload.clone()
     }
 
@@ -45,18 +45,18 @@ impl<B: Body> Sending<B> {
     }
 }
 
-impl Upload {
+impl UploadProgress {
     fn new() -> Self {
         let (done, broken) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { began: Instant::now(), taken: AtomicU64::new(0), done, broken }
     }
 
     /// When a part of the body was taken last; when it began if none was yet.
-    pub(super) fn taken(&self) -> Instant {
+    pub(super) fn last_part(&self) -> Instant {
         self.began + Duration::from_nanos(self.taken.load(Ordering::Relaxed))
     }
 
-    fn takes(&self) {
+    fn record_part(&self) {
         let nanos = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(0);
         self.taken.store(nanos, Ordering::Relaxed);
     }
@@ -72,14 +72,14 @@ impl Upload {
     }
 }
 
-impl<B: Body + Unpin> Body for Sending<B> {
+impl<B: Body + Unpin> Body for UploadBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(upload) = &self.upload {
-            upload.takes();
+            upload.record_part();
             match &frame {
                 Some(Err(_)) => upload.broken.store(true, Ordering::Release),
                 // Nobody asks again after the last of it.
@@ -101,12 +101,12 @@ impl<B: Body + Unpin> Body for Sending<B> {
 
 /// The body of an answer. Holds its connection, or its place on one, until the last byte was read; dropped before, it
 /// closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
-pub struct Received<B> {
+pub struct ReceivedBody<B> {
     body: Incoming,
     held: Option<Connection<B>>,
 }
 
-impl<B> Received<B> {
+impl<B> ReceivedBody<B> {
     pub(super) fn new(body: Incoming, held: Connection<B>) -> Self {
         let mut received = Self { body, held: Some(held) };
         if received.body.is_end_stream() {
@@ -117,18 +117,18 @@ impl<B> Received<B> {
 
     fn release(&mut self) {
         if let Some(connection) = self.held.take() {
-            connection.over();
+            connection.finish();
         }
     }
 }
 
-impl<B> fmt::Debug for Received<B> {
+impl<B> fmt::Debug for ReceivedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.body.fmt(f)
     }
 }
 
-impl<B> Body for Received<B> {
+impl<B> Body for ReceivedBody<B> {
     type Data = Bytes;
     type Error = hyper::Error;
 

@@ -19,12 +19,12 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::body::Sending;
-use super::error::{Failure, Kind, chain};
-use super::places::Place;
-use super::shelf::{Line, Version};
+use super::body::UploadBody;
+use super::error::{ErrorKind, SendFailure, chain};
+use super::idle_pool::{Http1Conn, HttpVersion};
+use super::slots::ConnectionSlot;
 use super::target::Target;
-use super::{BoxError, Settings};
+use super::{BoxError, PoolSettings};
 use crate::manifest::upstream::protocol::Protocol;
 use crate::manifest::upstream::protocol::Scheme;
 
@@ -57,12 +57,12 @@ pub(super) struct Connector {
 
 /// A connection that can take a request.
 pub(super) enum Opened<B> {
-    One(Line<B>),
-    Two(http2::SendRequest<Sending<B>>, Arc<Pulse>),
+    Http1(Http1Conn<B>),
+    Http2(http2::SendRequest<UploadBody<B>>, Arc<H2Stats>),
 }
 
 impl Connector {
-    pub(super) fn new(target: Target, settings: &Settings) -> Result<Self, String> {
+    pub(super) fn new(target: Target, settings: &PoolSettings) -> Result<Self, String> {
         let tls = match (target.scheme, &settings.tls) {
             (Scheme::Http, _) => None,
             (Scheme::Https, None) => return Err(format!("{target}: https needs certificates to trust")),
@@ -73,42 +73,42 @@ impl Connector {
     }
 
     /// What the replica speaks, if that is not left to its answer.
-    pub(super) fn speaks(&self) -> Option<Version> {
+    pub(super) fn known_version(&self) -> Option<HttpVersion> {
         match self.protocol {
-            Protocol::Http1 => Some(Version::One),
-            Protocol::Http2 => Some(Version::Two),
-            Protocol::Auto if self.tls.is_none() => Some(Version::One),
+            Protocol::Http1 => Some(HttpVersion::Http1),
+            Protocol::Http2 => Some(HttpVersion::Http2),
+            Protocol::Auto if self.tls.is_none() => Some(HttpVersion::Http1),
             Protocol::Auto => None,
         }
     }
 
     /// Connects, for as long as it takes. `place` stays with the socket.
-    pub(super) async fn connect<B>(&self, place: Place) -> Result<Opened<B>, Failure>
+    pub(super) async fn connect<B>(&self, slot: ConnectionSlot) -> Result<Opened<B>, SendFailure>
     where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
         let (wire, version) = self.wire().await?;
-        let io = Io { wire, pulse: None, place: Arc::new(place) };
+        let io = Io { wire, stats: None, slot: Arc::new(slot) };
         match version {
-            Version::One => one(io).await,
-            Version::Two => two(io).await,
+            HttpVersion::Http1 => open_http1(io).await,
+            HttpVersion::Http2 => open_http2(io).await,
         }
-        .map_err(|error| (Kind::Connect, self.says(&chain(&error))))
+        .map_err(|error| (ErrorKind::Connect, self.message(&chain(&error))))
     }
 
-    async fn wire(&self) -> Result<(Wire, Version), Failure> {
-        let failed = |error: io::Error| (Kind::Connect, self.says(&error.to_string()));
+    async fn wire(&self) -> Result<(Wire, HttpVersion), SendFailure> {
+        let failed = |error: io::Error| (ErrorKind::Connect, self.message(&error.to_string()));
         let tcp = self.tcp().await.map_err(failed)?;
         tune(&tcp).map_err(failed)?;
         let Some((connector, name)) = &self.tls else {
-            return Ok((Wire::Plain(tcp), self.speaks().unwrap_or(Version::One)));
+            return Ok((Wire::Plain(tcp), self.known_version().unwrap_or(HttpVersion::Http1)));
         };
         let tls = connector.connect(name.clone(), tcp).await;
-        let tls = tls.map_err(|error| (Kind::Tls, self.says(&format!("TLS: {error}"))))?;
+        let tls = tls.map_err(|error| (ErrorKind::Tls, self.message(&format!("TLS: {error}"))))?;
         let agreed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let version = self.speaks().unwrap_or(if agreed { Version::Two } else { Version::One });
+        let version = self.known_version().unwrap_or(if agreed { HttpVersion::Http2 } else { HttpVersion::Http1 });
         Ok((Wire::Tls(Box::new(tls)), version))
     }
 
@@ -128,7 +128,7 @@ impl Connector {
     }
 
     /// A line about this replica.
-    pub(super) fn says(&self, what: &str) -> String {
+    pub(super) fn message(&self, what: &str) -> String {
         format!("{}: {what}", self.target)
     }
 }
@@ -156,29 +156,29 @@ fn tune(tcp: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENT).with_interval(SILENT).with_retries(2))
 }
 
-async fn one<B>(io: Io) -> hyper::Result<Opened<B>>
+async fn open_http1<B>(io: Io) -> hyper::Result<Opened<B>>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let place = Arc::clone(&io.place);
-    place.is_one();
+    let slot = Arc::clone(&io.slot);
+    slot.release_http2_units();
     let (sender, connection) =
         http1::Builder::new().max_header_size(HEAD as usize).max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
     // How it ends is told to whose request it carries.
     let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
-    Ok(Opened::One(Line::new(sender, task.abort_handle(), place)))
+    Ok(Opened::Http1(Http1Conn::new(sender, task.abort_handle(), slot)))
 }
 
-async fn two<B>(mut io: Io) -> hyper::Result<Opened<B>>
+async fn open_http2<B>(mut io: Io) -> hyper::Result<Opened<B>>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let pulse = Arc::new(Pulse::default());
-    io.pulse = Some(Arc::clone(&pulse));
+    let stats = Arc::new(H2Stats::default());
+    io.stats = Some(Arc::clone(&stats));
     let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(HEAD)
         .initial_stream_window_size(STREAM)
@@ -186,28 +186,28 @@ where
         .max_send_buf_size(SEND)
         .handshake(TokioIo::new(io))
         .await?;
-    pulse.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
-    let told = Arc::clone(&pulse);
+    stats.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
+    let for_task = Arc::clone(&stats);
     tokio::spawn(async move {
         loop {
             // Polled for every request, and when the first limit was read.
             let polled = std::future::poll_fn(|cx| {
                 let ended = Pin::new(&mut connection).poll(cx);
-                told.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
+                for_task.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
                 ended
             });
             tokio::select! {
                 _ = polled => return,
-                () = told.settled.notified() => {}
+                () = for_task.settled.notified() => {}
             }
         }
     });
-    Ok(Opened::Two(sender, pulse))
+    Ok(Opened::Http2(sender, stats))
 }
 
 /// How a connection of HTTP/2 does.
 #[derive(Default)]
-pub(super) struct Pulse {
+pub(super) struct H2Stats {
     /// The most streams that the replica takes at once.
     limit: AtomicUsize,
     /// How often something came.
@@ -216,7 +216,7 @@ pub(super) struct Pulse {
     settled: Notify,
 }
 
-impl Pulse {
+impl H2Stats {
     /// The most streams at once.
     pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
@@ -231,8 +231,8 @@ impl Pulse {
 /// A socket and its place.
 struct Io {
     wire: Wire,
-    pulse: Option<Arc<Pulse>>,
-    place: Arc<Place>,
+    stats: Option<Arc<H2Stats>>,
+    slot: Arc<ConnectionSlot>,
 }
 
 enum Wire {
@@ -243,15 +243,15 @@ enum Wire {
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // Who asks for more has taken in what there was.
-        if let Some(pulse) = self.pulse.as_ref().filter(|pulse| pulse.reads() == 1) {
-            pulse.settled.notify_one();
+        if let Some(stats) = self.stats.as_ref().filter(|stats| stats.reads() == 1) {
+            stats.settled.notify_one();
         }
         let read = match &mut self.wire {
             Wire::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Wire::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
         };
-        if let (Poll::Ready(_), Some(pulse)) = (&read, &self.pulse) {
-            pulse.reads.fetch_add(1, Ordering::Relaxed);
+        if let (Poll::Ready(_), Some(stats)) = (&read, &self.stats) {
+            stats.reads.fetch_add(1, Ordering::Relaxed);
         }
         read
     }

@@ -7,7 +7,7 @@ use http::Request;
 
 /// What went wrong, by what it says about the replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ErrorKind {
     /// It takes no connections.
     Connect,
     /// It did not take one in time, TLS included.
@@ -33,10 +33,10 @@ pub enum Kind {
 /// A request without an answer.
 pub struct SendError<B> {
     /// What went wrong.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// The same in words, for the log.
     pub cause: String,
-    /// Whether the connection had served before. A [`Kind::Reset`] then mostly means that the replica had just closed
+    /// Whether the connection had served before. A [`ErrorKind::Reset`] then mostly means that the replica had just closed
     /// it for being idle, and nothing about its health.
     pub reused: bool,
     /// The request, if not one byte of it has left: may be sent elsewhere, whatever its method. Its body is untouched;
@@ -45,11 +45,11 @@ pub struct SendError<B> {
 }
 
 /// The part that is not about a request.
-pub(super) type Failure = (Kind, String);
+pub(super) type SendFailure = (ErrorKind, String);
 
 impl<B> SendError<B> {
     /// Of a request that stayed here.
-    pub(super) fn unsent((kind, cause): Failure, request: Request<B>) -> Self {
+    pub(super) fn unsent((kind, cause): SendFailure, request: Request<B>) -> Self {
         Self { kind, cause, reused: false, never_sent: Some(Box::new(request)) }
     }
 }
@@ -70,16 +70,16 @@ impl<B> fmt::Debug for SendError<B> {
 impl<B> Error for SendError<B> {}
 
 /// What hyper's error means.
-pub(super) fn judge(error: &hyper::Error) -> Kind {
+pub(super) fn judge(error: &hyper::Error) -> ErrorKind {
     if let Some(h2) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
         return judge_h2(h2);
     }
     if error.is_user() {
-        Kind::Upload
+        ErrorKind::Upload
     } else if error.is_parse() {
-        Kind::Rubbish
+        ErrorKind::Rubbish
     } else {
-        Kind::Reset
+        ErrorKind::Reset
     }
 }
 
@@ -89,13 +89,13 @@ pub fn is_refusal(error: &h2::Error) -> bool {
     error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-fn judge_h2(error: &h2::Error) -> Kind {
+fn judge_h2(error: &h2::Error) -> ErrorKind {
     if is_refusal(error) {
-        Kind::Refused
+        ErrorKind::Refused
     } else if error.is_library() {
-        Kind::Rubbish
+        ErrorKind::Rubbish
     } else {
-        Kind::Reset
+        ErrorKind::Reset
     }
 }
 

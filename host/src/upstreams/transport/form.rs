@@ -10,7 +10,7 @@ use http::{Method, Request, Uri, Version};
 use http_body::Body;
 
 /// For HTTP/1.1. `nobody` is the host of a request that names none.
-pub(super) fn one<B>(request: &mut Request<B>, nobody: &Authority) -> Result<(), String> {
+pub(super) fn to_http1<B>(request: &mut Request<B>, default_authority: &Authority) -> Result<(), String> {
     refuse_connect(request)?;
     *request.version_mut() = Version::HTTP_11;
     let named = request.uri().authority().cloned();
@@ -19,7 +19,7 @@ pub(super) fn one<B>(request: &mut Request<B>, nobody: &Authority) -> Result<(),
     }
     let parts = std::mem::take(request.uri_mut()).into_parts();
     *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    let host = without_user(named.as_ref().unwrap_or(nobody));
+    let host = without_user(named.as_ref().unwrap_or(default_authority));
     if request.headers().get(HOST).is_none_or(|given| given != host) {
         let host = HeaderValue::from_str(host).map_err(|error| format!("host {host:?}: {error}"))?;
         request.headers_mut().insert(HOST, host);
@@ -28,7 +28,11 @@ pub(super) fn one<B>(request: &mut Request<B>, nobody: &Authority) -> Result<(),
 }
 
 /// For HTTP/2, to a replica that is spoken to by `scheme`.
-pub(super) fn two<B>(request: &mut Request<B>, scheme: Scheme, nobody: &Authority) -> Result<(), String> {
+pub(super) fn to_http2<B>(
+    request: &mut Request<B>,
+    scheme: Scheme,
+    default_authority: &Authority,
+) -> Result<(), String> {
     refuse_connect(request)?;
     if request.headers().contains_key(UPGRADE) {
         return Err("HTTP/2 has no upgrades: let this replica speak HTTP/1.1".into());
@@ -39,7 +43,7 @@ pub(super) fn two<B>(request: &mut Request<B>, scheme: Scheme, nobody: &Authorit
         (Some(named), _) if named.as_str().contains('@') => Authority::try_from(without_user(named)),
         (Some(named), _) => Ok(named.clone()),
         (None, Some(host)) => Authority::try_from(host.as_bytes()),
-        (None, None) => Ok(nobody.clone()),
+        (None, None) => Ok(default_authority.clone()),
     };
     let authority = authority.map_err(|error| format!("its host is none: {error}"))?;
     if host.is_some() {
@@ -54,7 +58,7 @@ pub(super) fn two<B>(request: &mut Request<B>, scheme: Scheme, nobody: &Authorit
 }
 
 /// Says that the body comes in chunks where nothing else says how long it is: hyper takes a GET without that for one that has none.
-pub(super) fn frame<B: Body>(request: &mut Request<B>) {
+pub(super) fn set_chunked<B: Body>(request: &mut Request<B>) {
     let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() && !request.headers().contains_key(CONTENT_LENGTH) {
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -86,7 +90,7 @@ mod tests {
 
     #[test]
     fn forms() {
-        let nobody = Authority::from_static("replica:81");
+        let default_authority = Authority::from_static("replica:81");
         for (uri, host, path, expected) in [
             ("/a?b", Some("shop.example"), "/a?b", "shop.example"),
             ("http://shop.example/a?b", None, "/a?b", "shop.example"),
@@ -98,10 +102,10 @@ mod tests {
             let mut one_first = request(uri, host);
             let mut two_first = request(uri, host);
             for _ in 0..2 {
-                one(&mut one_first, &nobody).unwrap();
+                to_http1(&mut one_first, &default_authority).unwrap();
                 assert_eq!((one_first.uri().to_string().as_str(), one_first.version()), (path, Version::HTTP_11));
                 assert_eq!(one_first.headers().get_all(HOST).iter().collect::<Vec<_>>(), [expected]);
-                two(&mut two_first, Scheme::HTTP, &nobody).unwrap();
+                to_http2(&mut two_first, Scheme::HTTP, &default_authority).unwrap();
                 assert_eq!(two_first.uri().path_and_query().unwrap(), path);
                 assert_eq!(two_first.uri().authority().unwrap(), expected);
                 assert_eq!((two_first.uri().scheme_str(), two_first.version()), (Some("http"), Version::HTTP_2));
@@ -114,14 +118,17 @@ mod tests {
 
     #[test]
     fn refuses() {
-        let nobody = Authority::from_static("replica:81");
+        let default_authority = Authority::from_static("replica:81");
         let mut tunnel = request("shop.example:443", None);
         *tunnel.method_mut() = Method::CONNECT;
-        assert!(one(&mut tunnel, &nobody).is_err() && two(&mut tunnel, Scheme::HTTP, &nobody).is_err());
-        assert!(two(&mut request("/", Some("two words")), Scheme::HTTP, &nobody).is_err());
+        assert!(
+            to_http1(&mut tunnel, &default_authority).is_err()
+                && to_http2(&mut tunnel, Scheme::HTTP, &default_authority).is_err()
+        );
+        assert!(to_http2(&mut request("/", Some("two words")), Scheme::HTTP, &default_authority).is_err());
         let mut upgrade = request("/", Some("a"));
         upgrade.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-        assert!(one(&mut upgrade, &nobody).is_ok());
-        assert!(two(&mut upgrade, Scheme::HTTP, &nobody).unwrap_err().contains("HTTP/1.1"));
+        assert!(to_http1(&mut upgrade, &default_authority).is_ok());
+        assert!(to_http2(&mut upgrade, Scheme::HTTP, &default_authority).unwrap_err().contains("HTTP/1.1"));
     }
 }

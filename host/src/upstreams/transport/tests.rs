@@ -5,9 +5,9 @@ mod bounds;
 mod cost;
 mod exchanges;
 mod failures;
+mod http2;
+mod limit;
 mod raw;
-mod total;
-mod two;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,17 +27,17 @@ type Boxed = UnsyncBoxBody<Bytes, BoxError>;
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
-fn settings() -> Settings {
-    let total = Total::new(1_000);
+fn settings() -> PoolSettings {
+    let total = ConnectionLimit::new(1_000);
     let protocol = Protocol::Auto;
-    Settings { connect: LONG, wait: LONG, read: LONG, idle: LONG, connections: 8, total, protocol, tls: None }
+    PoolSettings { connect: LONG, wait: LONG, read: LONG, idle: LONG, connections: 8, total, protocol, tls: None }
 }
 
 fn plain(address: SocketAddr) -> Target {
     Target { scheme: Scheme::Http, host: address.ip().to_string().into(), address, other: None }
 }
 
-fn pool(address: SocketAddr, settings: &Settings) -> Arc<Pool<Boxed>> {
+fn pool(address: SocketAddr, settings: &PoolSettings) -> Arc<Pool<Boxed>> {
     Arc::new(Pool::new(plain(address), settings).unwrap())
 }
 

@@ -45,7 +45,7 @@ async fn no_more_than_so_many() {
         }
     })
     .await;
-    let pool = pool(address, &Settings { connections: 2, wait: Duration::from_millis(100), ..settings() });
+    let pool = pool(address, &PoolSettings { connections: 2, wait: Duration::from_millis(100), ..settings() });
     let two = [0, 1].map(|_| {
         tokio::spawn({
             let pool = Arc::clone(&pool);
@@ -54,10 +54,10 @@ async fn no_more_than_so_many() {
     });
     until("both are in use", || accepted.load(Ordering::SeqCst) == 2).await;
     let failed = error(&pool, get("/")).await;
-    assert_eq!((failed.kind, failed.never_sent.is_some()), (Kind::Overloaded, true));
+    assert_eq!((failed.kind, failed.never_sent.is_some()), (ErrorKind::Overloaded, true));
     assert_eq!(failed.cause, format!("http://{address}: none of 2 connections was free within 100ms"));
     // Those who wait long enough have their turn, on the same two.
-    let patient = super::pool(address, &Settings { connections: 2, ..settings() });
+    let patient = super::pool(address, &PoolSettings { connections: 2, ..settings() });
     let many: Vec<_> = (0..40)
         .map(|_| {
             tokio::spawn({
@@ -66,7 +66,7 @@ async fn no_more_than_so_many() {
             })
         })
         .collect();
-    until("all places are taken", || patient.open() == 2).await;
+    until("all slots are taken", || patient.open() == 2).await;
     go.send(true).unwrap();
     for one in many {
         assert_eq!(tokio::time::timeout(LONG, one).await.unwrap().unwrap(), "ok");
@@ -103,7 +103,7 @@ async fn a_crowd() {
         }
     })
     .await;
-    let pool = pool(address, &Settings { connections: 4, ..settings() });
+    let pool = pool(address, &PoolSettings { connections: 4, ..settings() });
     let crowd: Vec<_> = (0..32)
         .map(|one| {
             let pool = Arc::clone(&pool);
@@ -117,7 +117,7 @@ async fn a_crowd() {
                             assert_eq!(read(response).await.0, "ok");
                             answered += 1;
                         }
-                        Err(error) => assert!(error.kind == Kind::Reset && error.reused, "{error:?}"),
+                        Err(error) => assert!(error.kind == ErrorKind::Reset && error.reused, "{error:?}"),
                     }
                 }
                 answered
@@ -146,7 +146,7 @@ async fn idle_connections_are_closed() {
         }
     })
     .await;
-    let pool = pool(address, &Settings { idle: Duration::from_millis(400), ..settings() });
+    let pool = pool(address, &PoolSettings { idle: Duration::from_millis(400), ..settings() });
     read(pool.send(get("/")).await.unwrap()).await;
     assert_eq!(pool.idle(), 1);
     let lived = tokio::time::timeout(LONG, seen.recv()).await.unwrap().unwrap();

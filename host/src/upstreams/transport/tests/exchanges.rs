@@ -131,7 +131,7 @@ async fn an_upgrade() {
     assert_eq!((pool.open(), pool.idle()), (0, 0));
     drop(echo);
     tokio::time::timeout(LONG, pool.send(get("/"))).await.unwrap().err().unwrap();
-    until("each place is given back once", || pool.open() == 0).await;
+    until("each slot is given back once", || pool.open() == 0).await;
 }
 
 /// Both ways at once, and no further ahead of the reader than buffers reach.
@@ -196,12 +196,12 @@ async fn what_cannot_be_sent() {
     let mut tunnel = get("/");
     *tunnel.method_mut() = http::Method::CONNECT;
     let failed = error(&pool, tunnel).await;
-    assert_eq!((failed.kind, failed.never_sent.is_some()), (Kind::Unsendable, true));
+    assert_eq!((failed.kind, failed.never_sent.is_some()), (ErrorKind::Unsendable, true));
     // It costs no connection.
     assert_eq!(read(pool.send(get("/")).await.unwrap()).await.0, "ok");
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
-    let nobody = Target { host: "no body".into(), ..plain(address) };
-    assert!(Pool::<Boxed>::new(nobody, &settings()).is_err());
+    let default_authority = Target { host: "no body".into(), ..plain(address) };
+    assert!(Pool::<Boxed>::new(default_authority, &settings()).is_err());
     let https = Target { scheme: Scheme::Https, ..plain(address) };
     assert!(Pool::<Boxed>::new(https, &settings()).err().unwrap().ends_with("needs certificates to trust"));
 }

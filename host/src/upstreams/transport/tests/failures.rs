@@ -30,7 +30,7 @@ async fn nobody_there() {
     let pool = pool(address, &settings());
     let (_parts, body) = piped();
     let failed = error(&pool, post(body)).await;
-    assert_eq!((failed.kind, failed.reused, pool.open()), (Kind::Connect, false, 0));
+    assert_eq!((failed.kind, failed.reused, pool.open()), (ErrorKind::Connect, false, 0));
     assert_eq!(failed.cause, format!("http://{address}: Connection refused (os error 111)"));
     let back = failed.never_sent.unwrap();
     assert_eq!((back.method(), back.uri().path()), (&http::Method::POST, "/"));
@@ -41,15 +41,15 @@ async fn nonsense() {
     let large = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(70 << 10)).leak();
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101)).leak();
     for (answer, kind) in [
-        ("220 mail.example ESMTP\r\n", Kind::Rubbish),
-        ("HTTP/1.1 twohundred OK\r\n\r\n", Kind::Rubbish),
-        ("HTTP/2 200\r\n\r\n", Kind::Rubbish),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 1, 2\r\n\r\n", Kind::Rubbish),
-        ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", Kind::Rubbish),
-        (large, Kind::Rubbish),
-        (many, Kind::Rubbish),
-        ("", Kind::Reset),
-        ("HTTP/1.1 200 OK\r\ncontent-len", Kind::Reset),
+        ("220 mail.example ESMTP\r\n", ErrorKind::Rubbish),
+        ("HTTP/1.1 twohundred OK\r\n\r\n", ErrorKind::Rubbish),
+        ("HTTP/2 200\r\n\r\n", ErrorKind::Rubbish),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 1, 2\r\n\r\n", ErrorKind::Rubbish),
+        ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", ErrorKind::Rubbish),
+        (large, ErrorKind::Rubbish),
+        (many, ErrorKind::Rubbish),
+        ("", ErrorKind::Reset),
+        ("HTTP/1.1 200 OK\r\ncontent-len", ErrorKind::Reset),
     ] {
         let answers: &'static [&'static str] = vec![answer].leak();
         let (address, _) = says(answers).await;
@@ -78,11 +78,11 @@ async fn slow_and_silent() {
         }
     })
     .await;
-    let pool = pool(address, &Settings { read: Duration::from_millis(100), ..settings() });
+    let pool = pool(address, &PoolSettings { read: Duration::from_millis(100), ..settings() });
     let failed = error(&pool, get("/")).await;
-    assert_eq!((failed.kind, failed.never_sent.is_none()), (Kind::ReadTimeout, true));
+    assert_eq!((failed.kind, failed.never_sent.is_none()), (ErrorKind::ReadTimeout, true));
     assert_eq!(failed.cause, format!("http://{address}: no answer within 100ms"));
-    assert!(matches!(error(&pool, get("/")).await.kind, Kind::ReadTimeout | Kind::Rubbish));
+    assert!(matches!(error(&pool, get("/")).await.kind, ErrorKind::ReadTimeout | ErrorKind::Rubbish));
     until("closed", || pool.open() == 0).await;
 }
 
@@ -100,7 +100,7 @@ async fn an_upload_takes_its_time_and_is_nobody_elses_fault() {
         stream.write_all(FINE.as_bytes()).await.unwrap();
     })
     .await;
-    let pool = pool(address, &Settings { read: Duration::from_millis(300), ..settings() });
+    let pool = pool(address, &PoolSettings { read: Duration::from_millis(300), ..settings() });
     let (parts, body) = piped();
     let sends = async move {
         for _ in 0..8 {
@@ -116,10 +116,10 @@ async fn an_upload_takes_its_time_and_is_nobody_elses_fault() {
         parts.send(Err("the client is gone".into())).await.unwrap();
     };
     let (failed, ()) = tokio::join!(error(&pool, post(body)), sends);
-    assert_eq!(failed.kind, Kind::Upload, "{failed}");
+    assert_eq!(failed.kind, ErrorKind::Upload, "{failed}");
     let (parts, body) = piped();
     let failed = error(&pool, post(body)).await;
-    assert_eq!(failed.kind, Kind::ReadTimeout, "an upload that stalls");
+    assert_eq!(failed.kind, ErrorKind::ReadTimeout, "an upload that stalls");
     drop(parts);
 }
 
@@ -148,10 +148,10 @@ async fn a_body_does_not_prolong_the_wait() {
     })
     .await;
     let within = Duration::from_secs(1);
-    let pool = pool(address, &Settings { read: within, ..settings() });
+    let pool = pool(address, &PoolSettings { read: within, ..settings() });
     for request in [get("/"), post(full("x")), post(full(vec![b'x'; 1 << 20]))] {
         let start = tokio::time::Instant::now();
-        assert_eq!(error(&pool, request).await.kind, Kind::ReadTimeout);
+        assert_eq!(error(&pool, request).await.kind, ErrorKind::ReadTimeout);
         let waited = start.elapsed();
         assert!(waited >= within && waited < within * 2, "{waited:?}");
     }

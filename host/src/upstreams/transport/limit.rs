@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::base::lock::lock;
 
 /// The connections to the replicas of all services, counted in units of memory: one for HTTP/1.1, `TWO` for HTTP/2.
-pub struct Total {
+pub struct ConnectionLimit {
     limit: usize,
     taken: AtomicUsize,
     waiting: AtomicUsize,
@@ -24,7 +24,7 @@ pub struct Total {
 }
 
 /// Units of a connection of HTTP/2, or of one that may become that: its window is four times the buffers of HTTP/1.1.
-pub(super) const TWO: usize = 4;
+pub(super) const HTTP2_UNITS: usize = 4;
 
 /// A pool that can do with one connection less.
 pub(super) trait CloseIdle: Send + Sync {
@@ -33,13 +33,13 @@ pub(super) trait CloseIdle: Send + Sync {
 }
 
 /// A request that waits for units.
-pub(super) struct Waiting<'a>(&'a Total);
+pub(super) struct UnitWaiter<'a>(&'a ConnectionLimit);
 
-impl Total {
+impl ConnectionLimit {
     /// At most so many units, and enough for one connection of any kind.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit: limit.max(TWO),
+            limit: limit.max(HTTP2_UNITS),
             taken: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
@@ -60,9 +60,9 @@ impl Total {
     }
 
     /// Gives units back.
-    pub(super) fn give(&self, units: usize) {
+    pub(super) fn give_back(&self, units: usize) {
         self.taken.fetch_sub(units, Ordering::SeqCst);
-        self.pass_on();
+        self.notify_free();
     }
 
     /// Whether there is no room for a connection that takes `units`.
@@ -71,23 +71,23 @@ impl Total {
     }
 
     /// Wakes a request that waits, if there is room.
-    pub(super) fn pass_on(&self) {
+    pub(super) fn notify_free(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 && !self.is_full(1) {
             self.freed.notify_one();
         }
     }
 
     /// Wakes a request that waits: there may be an idle connection, whose place it can have.
-    pub(super) fn stir(&self) {
+    pub(super) fn notify_idle(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.freed.notify_one();
         }
     }
 
     /// Counts a request that waits from now on; to be called before its last look.
-    pub(super) fn waiting(&self) -> Waiting<'_> {
+    pub(super) fn add_waiter(&self) -> UnitWaiter<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting(self)
+        UnitWaiter(self)
     }
 
     /// Whether a request waits.
@@ -115,10 +115,10 @@ impl Total {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for UnitWaiter<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         // What woke this request may be more than it needs.
-        self.0.pass_on();
+        self.0.notify_free();
     }
 }

@@ -95,8 +95,8 @@ fn certificate(alpn: &[&str]) -> (Arc<rustls::ServerConfig>, Arc<ClientConfig>) 
     (Arc::new(server), Arc::new(tls::client(roots).unwrap()))
 }
 
-fn prior() -> Settings {
-    Settings { protocol: Protocol::Http2, ..settings() }
+fn prior() -> PoolSettings {
+    PoolSettings { protocol: Protocol::Http2, ..settings() }
 }
 
 async fn asks(pool: &Pool<Boxed>, path: &str) -> String {
@@ -134,7 +134,7 @@ async fn by_agreement() {
         let (shows, trusts) = certificate(alpn);
         let (address, seen) = server(100, Some(shows)).await;
         let target = Target { scheme: Scheme::Https, host: "replica.test".into(), address, other: None };
-        let pool = Pool::new(target, &Settings { protocol, tls: Some(trusts), ..settings() }).unwrap();
+        let pool = Pool::new(target, &PoolSettings { protocol, tls: Some(trusts), ..settings() }).unwrap();
         for _ in 0..3 {
             assert_eq!(asks(&pool, "/").await, expected, "{alpn:?} {protocol:?}");
         }
@@ -151,19 +151,20 @@ async fn who_cannot_show_who_it_is() {
         [("other.test", &trusts, "not valid for name"), ("replica.test", &stranger, "BadSignature")]
     {
         let target = Target { scheme: Scheme::Https, host: host.into(), address, other: None };
-        let pool: Pool<Boxed> = Pool::new(target, &Settings { tls: Some(Arc::clone(trusts)), ..settings() }).unwrap();
+        let pool: Pool<Boxed> =
+            Pool::new(target, &PoolSettings { tls: Some(Arc::clone(trusts)), ..settings() }).unwrap();
         let failed = pool.send(get("/")).await.err().unwrap();
-        assert_eq!((failed.kind, failed.never_sent.is_some(), pool.open()), (Kind::Tls, true, 0));
+        assert_eq!((failed.kind, failed.never_sent.is_some(), pool.open()), (ErrorKind::Tls, true, 0));
         assert!(failed.cause.contains(why) && failed.cause.contains(host), "{failed}");
     }
     // Nobody who speaks TLS at all, and somebody who says nothing.
     let (address, _) = server(100, None).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    for (address, kind) in [(address, Kind::Tls), (silent.local_addr().unwrap(), Kind::ConnectTimeout)] {
+    for (address, kind) in [(address, ErrorKind::Tls), (silent.local_addr().unwrap(), ErrorKind::ConnectTimeout)] {
         let target = Target { scheme: Scheme::Https, host: "replica.test".into(), address, other: None };
-        let connect = if kind == Kind::Tls { LONG } else { Duration::from_millis(100) };
+        let connect = if kind == ErrorKind::Tls { LONG } else { Duration::from_millis(100) };
         let pool: Pool<Boxed> =
-            Pool::new(target, &Settings { connect, tls: Some(Arc::clone(&trusts)), ..settings() }).unwrap();
+            Pool::new(target, &PoolSettings { connect, tls: Some(Arc::clone(&trusts)), ..settings() }).unwrap();
         assert_eq!(pool.send(get("/")).await.err().unwrap().kind, kind);
     }
 }
@@ -171,7 +172,7 @@ async fn who_cannot_show_who_it_is() {
 #[tokio::test]
 async fn no_more_streams_than_the_replica_takes() {
     let (address, seen) = server(1, None).await;
-    let pool = pool(address, &Settings { connections: 2, wait: Duration::from_millis(200), ..prior() });
+    let pool = pool(address, &PoolSettings { connections: 2, wait: Duration::from_millis(200), ..prior() });
     let mut waiting = Vec::new();
     for connections in [1, 2] {
         waiting.push(spawned(&pool, "/wait"));
@@ -180,7 +181,7 @@ async fn no_more_streams_than_the_replica_takes() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let failed = pool.send(get("/")).await.err().unwrap();
-    assert_eq!((failed.kind, failed.never_sent.is_some()), (Kind::Overloaded, true), "{failed}");
+    assert_eq!((failed.kind, failed.never_sent.is_some()), (ErrorKind::Overloaded, true), "{failed}");
     let next = spawned(&pool, "/");
     for one in waiting {
         seen.go.notify_one();
@@ -255,7 +256,7 @@ async fn streams_and_trailers() {
 #[tokio::test]
 async fn who_leaves_gives_the_stream_back() {
     let (address, seen) = server(2, None).await;
-    let pool = pool(address, &Settings { connections: 1, ..prior() });
+    let pool = pool(address, &PoolSettings { connections: 1, ..prior() });
     asks(&pool, "/").await;
     for _ in 0..10 {
         tokio::time::timeout(Duration::from_millis(20), pool.send(get("/wait"))).await.unwrap_err();
@@ -287,7 +288,7 @@ async fn a_replica_that_goes() {
 #[tokio::test]
 async fn idle_connections_are_closed() {
     let (address, seen) = server(100, None).await;
-    let pool = pool(address, &Settings { idle: Duration::from_millis(200), ..prior() });
+    let pool = pool(address, &PoolSettings { idle: Duration::from_millis(200), ..prior() });
     asks(&pool, "/").await;
     let waiting = spawned(&pool, "/wait");
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -311,7 +312,7 @@ async fn refused_and_reset() {
             respond.send_reset(reason);
         }
     });
-    for kind in [Kind::Refused, Kind::Reset, Kind::Reset, Kind::Refused] {
+    for kind in [ErrorKind::Refused, ErrorKind::Reset, ErrorKind::Reset, ErrorKind::Refused] {
         let failed = pool.send(get("/")).await.err().unwrap();
         assert_eq!((failed.kind, failed.never_sent.is_none()), (kind, true), "{failed}");
     }
@@ -320,7 +321,7 @@ async fn refused_and_reset() {
     drop(body);
     parts.send(Err("the client is gone".into())).await.unwrap();
     let failed = pool.send(post(broken)).await.err().unwrap();
-    assert!(matches!(failed.kind, Kind::Upload), "{failed:?}");
+    assert!(matches!(failed.kind, ErrorKind::Upload), "{failed:?}");
 }
 
 #[tokio::test]
@@ -335,10 +336,10 @@ async fn not_http2_at_all() {
         }
     });
     let failed = tokio::time::timeout(LONG, pool.send(get("/"))).await.unwrap().err().unwrap();
-    assert!(matches!(failed.kind, Kind::Rubbish | Kind::Reset), "{failed:?}");
+    assert!(matches!(failed.kind, ErrorKind::Rubbish | ErrorKind::Reset), "{failed:?}");
     let mut upgrade = get("/");
     upgrade.headers_mut().insert("upgrade", "websocket".parse().unwrap());
-    assert_eq!(pool.send(upgrade).await.err().unwrap().kind, Kind::Unsendable);
+    assert_eq!(pool.send(upgrade).await.err().unwrap().kind, ErrorKind::Unsendable);
 }
 
 /// A connection that died without a word takes no second request; one on which others are answered does.
@@ -346,7 +347,7 @@ async fn not_http2_at_all() {
 async fn dead_or_slow() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let read = Duration::from_millis(200);
-    let dead = pool(listener.local_addr().unwrap(), &Settings { read, ..prior() });
+    let dead = pool(listener.local_addr().unwrap(), &PoolSettings { read, ..prior() });
     tokio::spawn(async move {
         let mut kept = Vec::new();
         loop {
@@ -361,10 +362,10 @@ async fn dead_or_slow() {
     for _ in 0..2 {
         assert_eq!(asks(&dead, "/").await, "");
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(dead.send(get("/")).await.err().unwrap().kind, Kind::ReadTimeout);
+        assert_eq!(dead.send(get("/")).await.err().unwrap().kind, ErrorKind::ReadTimeout);
     }
     let (address, seen) = server(100, None).await;
-    let slow = pool(address, &Settings { read, ..prior() });
+    let slow = pool(address, &PoolSettings { read, ..prior() });
     for _ in 0..2 {
         let waits = slow.send(get("/wait"));
         let others = async {
@@ -373,7 +374,7 @@ async fn dead_or_slow() {
                 asks(&slow, "/").await;
             }
         };
-        assert_eq!(tokio::join!(waits, others).0.err().unwrap().kind, Kind::ReadTimeout);
+        assert_eq!(tokio::join!(waits, others).0.err().unwrap().kind, ErrorKind::ReadTimeout);
     }
     assert_eq!(seen.accepted.load(Ordering::SeqCst), 1);
 }
@@ -390,9 +391,10 @@ async fn waiting_for_a_connection_that_is_opened() {
         other: None,
     };
     let (connect, wait) = (Duration::from_millis(400), Duration::from_millis(50));
-    let pool: Pool<Boxed> = Pool::new(target, &Settings { connect, wait, tls: Some(trusts), ..settings() }).unwrap();
+    let pool: Pool<Boxed> =
+        Pool::new(target, &PoolSettings { connect, wait, tls: Some(trusts), ..settings() }).unwrap();
     let (opens, waits) = tokio::join!(pool.send(get("/")), pool.send(get("/")));
     let (opens, waits) = (opens.err().unwrap(), waits.err().unwrap());
-    assert_eq!((opens.kind, waits.kind, pool.open()), (Kind::ConnectTimeout, Kind::ConnectTimeout, 0));
+    assert_eq!((opens.kind, waits.kind, pool.open()), (ErrorKind::ConnectTimeout, ErrorKind::ConnectTimeout, 0));
     assert!(opens.cause.ends_with("no connection within 400ms") && waits.cause.ends_with("no connection within 50ms"));
 }

@@ -11,7 +11,7 @@ use crate::upstreams::count;
 
 /// What a source answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer<T> {
+pub(super) enum Resolution<T> {
     /// This, for so long.
     Good(T, Duration),
     /// That there is nothing, and in what words.
@@ -20,9 +20,9 @@ pub(super) enum Answer<T> {
     Failed(String),
 }
 
-impl<T> Answer<T> {
+impl<T> Resolution<T> {
     /// Why nothing can be learnt from it.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(super) fn error(&self) -> Option<String> {
         match self {
             Self::Good(..) => None,
             Self::Empty(why) | Self::Failed(why) => Some(why.clone()),
@@ -32,30 +32,30 @@ impl<T> Answer<T> {
 
 /// The last good answer of a source, and how it does.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct SourceState {
     known: Vec<Endpoint>,
     /// Since when it says that there is nothing.
     empty: Option<Instant>,
     failures: u32,
     /// Whether its trouble has been told.
-    told: bool,
+    logged: bool,
 }
 
 /// What follows from an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lesson {
+pub(super) struct Update {
     /// The replicas are others now.
     pub(super) changed: bool,
     /// When to ask again.
     pub(super) next: Duration,
     /// For the log; whether it is bad news.
-    pub(super) says: Option<(String, bool)>,
+    pub(super) message: Option<(String, bool)>,
 }
 
 /// Doublings of the pause between two tries of a source that fails.
 const DOUBLINGS: u32 = 5;
 
-impl Memory {
+impl SourceState {
     /// Its replicas, as far as is known.
     pub(super) fn known(&self) -> &[Endpoint] {
         &self.known
@@ -63,39 +63,45 @@ impl Memory {
 
     /// Takes an answer in. `jitter` is any number: it takes up to a fifth off the time until the next look, so that
     /// hosts that were started together do not ask together.
-    pub(super) fn learn(&mut self, answer: Answer<Vec<Endpoint>>, now: Instant, pace: &Pace, jitter: u32) -> Lesson {
-        let (next, changed, says) = match answer {
-            Answer::Good(found, lasts) => {
-                let (changed, says) = self.good(found);
-                (lasts, changed, says)
+    pub(super) fn apply(
+        &mut self,
+        answer: Resolution<Vec<Endpoint>>,
+        now: Instant,
+        pace: &Pace,
+        jitter: u32,
+    ) -> Update {
+        let (next, changed, message) = match answer {
+            Resolution::Good(found, lasts) => {
+                let (changed, message) = self.good(found);
+                (lasts, changed, message)
             }
-            Answer::Empty(why) => self.nothing(&why, now, pace),
-            Answer::Failed(why) => {
+            Resolution::Empty(why) => self.nothing(&why, now, pace),
+            Resolution::Failed(why) => {
                 // It speaks again with this, and what it said before has to be said again.
                 self.empty = None;
                 let pause = pace.least * (1 << self.failures.min(DOUBLINGS));
                 self.failures += 1;
-                let says = (!self.told).then(|| (format!("{why}; {}", self.stays()), true));
-                self.told = true;
-                (pause, false, says)
+                let message = (!self.logged).then(|| (format!("{why}; {}", self.stays()), true));
+                self.logged = true;
+                (pause, false, message)
             }
         };
         let next = next.clamp(pace.least, pace.most.max(pace.least));
         let next = next - next / 5 * (jitter % 1024) / 1024;
-        Lesson { changed, next: next.max(pace.least), says }
+        Update { changed, next: next.max(pace.least), message }
     }
 
     fn good(&mut self, found: Vec<Endpoint>) -> (bool, Option<(String, bool)>) {
-        let recovered = std::mem::take(&mut self.told);
+        let recovered = std::mem::take(&mut self.logged);
         (self.empty, self.failures) = (None, 0);
         let changed = found != self.known;
         let before = std::mem::replace(&mut self.known, found);
-        let says = if changed {
+        let message = if changed {
             Some(difference(&before, &self.known))
         } else {
             recovered.then(|| format!("answers again: {}", count(self.known.len())))
         };
-        (changed, says.map(|text| (text, false)))
+        (changed, message.map(|text| (text, false)))
     }
 
     fn nothing(&mut self, why: &str, now: Instant, pace: &Pace) -> (Duration, bool, Option<(String, bool)>) {
@@ -104,11 +110,11 @@ impl Memory {
         let left = pace.grace.saturating_sub(now.saturating_duration_since(since));
         if !self.known.is_empty() && left.is_zero() {
             self.known.clear();
-            self.told = true;
-            let says = format!("{why}, for {}: no replicas any more", humantime::format_duration(pace.grace));
-            return (pace.least, true, Some((says, true)));
+            self.logged = true;
+            let message = format!("{why}, for {}: no replicas any more", humantime::format_duration(pace.grace));
+            return (pace.least, true, Some((message, true)));
         }
-        let says = (!self.told).then(|| {
+        let message = (!self.logged).then(|| {
             let stays = if self.known.is_empty() {
                 self.stays()
             } else {
@@ -116,10 +122,10 @@ impl Memory {
             };
             (format!("{why}; {stays}"), true)
         });
-        self.told = true;
+        self.logged = true;
         // Asked often while it counts down, and not for every second of it: it may be down for good.
         let next = if self.known.is_empty() { pace.least * (1 << DOUBLINGS) } else { left.min(pace.grace / 8) };
-        (next, false, says)
+        (next, false, message)
     }
 
     fn stays(&self) -> String {

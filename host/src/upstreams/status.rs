@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use serde::Serialize;
 
 use super::Upstream;
-use super::health::Status;
+use super::health::HealthStatus;
 use super::replicas::Replica;
 use super::transport::Pool;
 use crate::base::time::rfc3339;
@@ -17,7 +17,7 @@ use crate::upstreams::transport::AnyBody;
 
 /// What a replica is at the moment.
 #[derive(Clone, Debug, Serialize)]
-pub struct Seen {
+pub struct ReplicaStatus {
     /// Where it is.
     pub url: String,
     /// Its part beside the others'.
@@ -38,16 +38,16 @@ pub struct Seen {
 
 /// How an upstream is set.
 #[derive(Clone, Debug, Serialize)]
-pub struct Shown {
+pub struct UpstreamStatus {
     /// Every key that counts, as it would be written.
     pub settings: BTreeMap<&'static str, String>,
     /// Where its replicas are said to be, as its manifest has it.
-    pub sources: Vec<Said>,
+    pub sources: Vec<SourceStatus>,
 }
 
 /// Somebody who says where replicas are.
 #[derive(Clone, Debug, Serialize)]
-pub struct Said {
+pub struct SourceStatus {
     /// Who it is.
     pub source: String,
     /// Why nothing can be learnt from it now. What it said before counts.
@@ -62,42 +62,42 @@ impl Upstream {
     }
 
     /// Its replicas.
-    pub fn replicas(&self) -> Vec<Seen> {
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
         let (members, now) = (self.inner.members.load(), Instant::now());
         members
             .replicas
             .iter()
             .zip(&members.pools)
-            .map(|((replica, weight), pool)| seen(replica, weight, pool, now))
+            .map(|((replica, weight), pool)| replica_status(replica, weight, pool, now))
             .collect()
     }
 
     /// How it is set, and what is wrong with what it was told.
-    pub fn shown(&self) -> Shown {
+    pub fn status(&self) -> UpstreamStatus {
         let spec = self.spec();
-        let said = |(at, source): (usize, Source)| Said {
+        let source_status = |(at, source): (usize, Source)| SourceStatus {
             source: match source {
                 Source::File(path) => path.display().to_string(),
                 named => named.to_string(),
             },
-            fails: self.inner.troubles.of(at),
+            fails: self.inner.source_errors.of(at),
         };
-        let sources = spec.sources(Path::new("")).into_iter().enumerate().map(said).collect();
-        Shown { settings: spec.shown(), sources }
+        let sources = spec.sources(Path::new("")).into_iter().enumerate().map(source_status).collect();
+        UpstreamStatus { settings: spec.shown(), sources }
     }
 }
 
-fn seen(replica: &Arc<Replica>, weight: u32, pool: &Pool<AnyBody>, now: Instant) -> Seen {
+fn replica_status(replica: &Arc<Replica>, weight: u32, pool: &Pool<AnyBody>, now: Instant) -> ReplicaStatus {
     let (state, until) = match replica.status(now) {
-        Status::Available => ("available", None),
-        Status::Down => ("down", None),
-        Status::Ejected(left) => ("ejected", SystemTime::now().checked_add(left).map(rfc3339)),
+        HealthStatus::Available => ("available", None),
+        HealthStatus::Down => ("down", None),
+        HealthStatus::Ejected(left) => ("ejected", SystemTime::now().checked_add(left).map(rfc3339)),
     };
-    Seen {
+    ReplicaStatus {
         url: replica.address.to_string(),
         weight,
         state,
-        why: if state == "available" { None } else { replica.why() },
+        why: if state == "available" { None } else { replica.cause() },
         until,
         in_flight: replica.in_flight(),
         connections: pool.open(),

@@ -26,7 +26,7 @@ fn ask(pool: &Arc<Pool<Boxed>>) -> tokio::task::JoinHandle<String> {
     tokio::spawn(async move { read(pool.send(get("/")).await.unwrap()).await.0 })
 }
 
-fn taken(total: &Total) -> usize {
+fn taken(total: &ConnectionLimit) -> usize {
     (0..=total.limit()).find(|units| !total.is_full(total.limit() - units)).unwrap()
 }
 
@@ -35,8 +35,8 @@ fn taken(total: &Total) -> usize {
 #[tokio::test]
 async fn idle_connections_make_room() {
     let (go, _keep) = tokio::sync::watch::channel(true);
-    let total = Total::new(4);
-    let short = Settings { wait: Duration::from_millis(200), total: Arc::clone(&total), ..settings() };
+    let total = ConnectionLimit::new(4);
+    let short = PoolSettings { wait: Duration::from_millis(200), total: Arc::clone(&total), ..settings() };
     let [one, other] = [gated(&go).await, gated(&go).await].map(|address| pool(address, &short));
     go.send(false).unwrap();
     let three: Vec<_> = (0..3).map(|_| ask(&one)).collect();
@@ -51,10 +51,10 @@ async fn idle_connections_make_room() {
     until("the idle ones are closed", || (one.open(), other.open()) == (0, 4)).await;
     assert_eq!(taken(&total), 4);
     let failed = error(&one, get("/")).await;
-    assert_eq!((failed.kind, failed.never_sent.is_some()), (Kind::Overloaded, true));
+    assert_eq!((failed.kind, failed.never_sent.is_some()), (ErrorKind::Overloaded, true));
     assert!(failed.cause.ends_with("none of upstreams.connections, 4, was free within 200ms, and none was idle"));
     // What comes free goes to whoever waits, of whatever replica.
-    let patient = pool(gated(&go).await, &Settings { total: Arc::clone(&total), ..settings() });
+    let patient = pool(gated(&go).await, &PoolSettings { total: Arc::clone(&total), ..settings() });
     let waiting = ask(&patient);
     until("it waits", || total.is_awaited()).await;
     go.send(true).unwrap();
@@ -69,8 +69,8 @@ async fn idle_connections_make_room() {
 /// Many requests to many replicas within a few connections: the bound holds, each is answered, and nothing leaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd() {
-    let (total, open) = (Total::new(5), Arc::new(AtomicUsize::new(0)));
-    let (most, all) = (Arc::new(AtomicUsize::new(0)), Settings { total: Arc::clone(&total), ..settings() });
+    let (total, open) = (ConnectionLimit::new(5), Arc::new(AtomicUsize::new(0)));
+    let (most, all) = (Arc::new(AtomicUsize::new(0)), PoolSettings { total: Arc::clone(&total), ..settings() });
     let mut pools = Vec::new();
     for _ in 0..8 {
         let (open, most) = (Arc::clone(&open), Arc::clone(&most));
@@ -123,8 +123,8 @@ async fn units_by_protocol() {
         closed(&mut stream).await;
     })
     .await;
-    let total = Total::new(6);
-    let all = Settings { total: Arc::clone(&total), ..settings() };
+    let total = ConnectionLimit::new(6);
+    let all = PoolSettings { total: Arc::clone(&total), ..settings() };
     let one = pool(address, &all);
     let mut request = get("/");
     request.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
@@ -134,15 +134,15 @@ async fn units_by_protocol() {
     drop(response);
     // This one answers nothing, so that its connection stays as it was opened.
     let (address, _) = replica(|_, mut stream| async move { closed(&mut stream).await }).await;
-    let two = pool(address, &Settings { protocol: Protocol::Http2, ..all.clone() });
+    let two = pool(address, &PoolSettings { protocol: Protocol::Http2, ..all.clone() });
     let asked = tokio::spawn({
         let two = Arc::clone(&two);
         async move { two.send(get("/")).await.is_ok() }
     });
     until("it is opened", || two.open() == 1).await;
     assert_eq!(taken(&total), 4);
-    let third = pool(address, &Settings { protocol: Protocol::Http2, wait: Duration::from_millis(50), ..all });
-    assert_eq!(error(&third, get("/")).await.kind, Kind::Overloaded);
+    let third = pool(address, &PoolSettings { protocol: Protocol::Http2, wait: Duration::from_millis(50), ..all });
+    assert_eq!(error(&third, get("/")).await.kind, ErrorKind::Overloaded);
     asked.abort();
     drop(two);
     until("all units are given back", || taken(&total) == 0).await;

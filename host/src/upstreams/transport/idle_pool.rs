@@ -9,31 +9,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hyper::client::conn::{http1, http2};
 use tokio::task::AbortHandle;
 
-use super::body::{Sending, Upload};
-use super::connect::Pulse;
-use super::places::{Full, Place, Places};
-use super::total::{CloseIdle, TWO, Total};
+use super::body::{UploadBody, UploadProgress};
+use super::connect::H2Stats;
+use super::limit::{CloseIdle, ConnectionLimit, HTTP2_UNITS};
+use super::slots::{ConnectionSlot, ConnectionSlots, Full};
 
 /// Periods that a connection may be idle for: a few, so that none lives much shorter or any longer than it may.
 pub(super) const PERIODS: u32 = 4;
 
 /// A version of HTTP.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
-    One,
-    Two,
+pub(super) enum HttpVersion {
+    Http1,
+    Http2,
 }
 
-pub(super) struct Shelf<B> {
-    state: Mutex<State<B>>,
-    pub(super) places: Arc<Places>,
+pub(super) struct IdlePool<B> {
+    state: Mutex<PoolState<B>>,
+    pub(super) slots: Arc<ConnectionSlots>,
 }
 
-struct State<B> {
-    idle: Vec<Idle<B>>,
-    shared: Vec<Shared<B>>,
+struct PoolState<B> {
+    idle: Vec<IdleConn<B>>,
+    shared: Vec<SharedConn<B>>,
     /// What the replica speaks, as far as is known.
-    speaks: Option<Version>,
+    version: Option<HttpVersion>,
     /// A connection is being opened that others may share.
     opening: bool,
     period: u64,
@@ -41,66 +41,66 @@ struct State<B> {
     closed: bool,
 }
 
-struct Idle<B> {
-    line: Line<B>,
+struct IdleConn<B> {
+    conn: Http1Conn<B>,
     since: u64,
 }
 
-struct Shared<B> {
+struct SharedConn<B> {
     id: u64,
-    sender: http2::SendRequest<Sending<B>>,
-    pulse: Arc<Pulse>,
+    sender: http2::SendRequest<UploadBody<B>>,
+    stats: Arc<H2Stats>,
     streams: usize,
     since: u64,
 }
 
 /// An HTTP/1.1 connection. Closed at once when it is dropped in the middle of an exchange.
-pub(super) struct Line<B> {
-    pub(super) sender: http1::SendRequest<Sending<B>>,
+pub(super) struct Http1Conn<B> {
+    pub(super) sender: http1::SendRequest<UploadBody<B>>,
     task: AbortHandle,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
     busy: bool,
 }
 
 /// What to do to get a connection.
 pub(super) enum Step<B> {
     Use(Connection<B>),
-    Open(Opening<B>, Place),
+    Open(Opening<B>, ConnectionSlot),
 }
 
 /// A connection for one exchange.
 pub(super) enum Connection<B> {
-    One(Exchange<B>),
-    Two(Stream<B>),
+    Http1(Http1Exchange<B>),
+    Http2(H2Stream<B>),
 }
 
-pub(super) struct Exchange<B> {
-    pub(super) line: Line<B>,
-    shelf: Arc<Shelf<B>>,
-    pub(super) upload: Option<Arc<Upload>>,
+pub(super) struct Http1Exchange<B> {
+    pub(super) conn: Http1Conn<B>,
+    idle_pool: Arc<IdlePool<B>>,
+    pub(super) upload: Option<Arc<UploadProgress>>,
     reused: bool,
 }
 
 /// A stream on an HTTP/2 connection, counted until it is dropped.
-pub(super) struct Stream<B> {
-    pub(super) sender: http2::SendRequest<Sending<B>>,
+pub(super) struct H2Stream<B> {
+    pub(super) sender: http2::SendRequest<UploadBody<B>>,
     id: u64,
-    pulse: Arc<Pulse>,
-    shelf: Arc<Shelf<B>>,
+    stats: Arc<H2Stats>,
+    idle_pool: Arc<IdlePool<B>>,
     reused: bool,
 }
 
 /// A connection is being opened; others that could share it wait until this is dropped.
 pub(super) struct Opening<B> {
-    shelf: Arc<Shelf<B>>,
+    idle_pool: Arc<IdlePool<B>>,
     alone: bool,
 }
 
-impl<B> Shelf<B> {
-    pub(super) fn new(limit: usize, speaks: Option<Version>, total: &Arc<Total>) -> Arc<Self> {
+impl<B> IdlePool<B> {
+    pub(super) fn new(limit: usize, version: Option<HttpVersion>, total: &Arc<ConnectionLimit>) -> Arc<Self> {
         let (idle, shared) = (Vec::new(), Vec::new());
-        let state = State { idle, shared, speaks, opening: false, period: 0, next: 0, closed: false };
-        Arc::new(Self { state: Mutex::new(state), places: Places::new(limit, Arc::clone(total)) })
+        let state = PoolState { idle, shared, version, opening: false, period: 0, next: 0, closed: false };
+        Arc::new(Self { state: Mutex::new(state), slots: ConnectionSlots::new(limit, Arc::clone(total)) })
     }
 
     /// A connection that is there, or the right to open one.
@@ -112,23 +112,23 @@ impl<B> Shelf<B> {
         state.shared.retain(|shared| !shared.sender.is_closed());
         if let Some(shared) = state.shared.iter_mut().find(|shared| shared.has_room()) {
             shared.streams += 1;
-            let (id, sender, pulse) = (shared.id, shared.sender.clone(), Arc::clone(&shared.pulse));
-            let stream = Stream { sender, id, pulse, shelf: Arc::clone(self), reused: true };
-            return Ok(Step::Use(Connection::Two(stream)));
+            let (id, sender, stats) = (shared.id, shared.sender.clone(), Arc::clone(&shared.stats));
+            let stream = H2Stream { sender, id, stats, idle_pool: Arc::clone(self), reused: true };
+            return Ok(Step::Use(Connection::Http2(stream)));
         }
-        while let Some(Idle { mut line, .. }) = state.idle.pop() {
-            if !line.sender.is_closed() {
-                line.busy = true;
-                return Ok(Step::Use(Connection::One(self.exchange(line, true))));
+        while let Some(IdleConn { mut conn, .. }) = state.idle.pop() {
+            if !conn.sender.is_closed() {
+                conn.busy = true;
+                return Ok(Step::Use(Connection::Http1(self.exchange(conn, true))));
             }
         }
-        let alone = state.speaks != Some(Version::One);
+        let alone = state.version != Some(HttpVersion::Http1);
         if alone && state.opening {
-            return Err(Full::Here);
+            return Err(Full::Replica);
         }
-        let place = self.places.take(if alone { TWO } else { 1 })?;
+        let slot = self.slots.take(if alone { HTTP2_UNITS } else { 1 })?;
         state.opening |= alone;
-        Ok(Step::Open(Opening { shelf: Arc::clone(self), alone }, place))
+        Ok(Step::Open(Opening { idle_pool: Arc::clone(self), alone }, slot))
     }
 
     /// A period is over: closes what was idle for [`PERIODS`] of them.
@@ -161,30 +161,30 @@ impl<B> Shelf<B> {
     /// Connections without an exchange.
     pub(super) fn idle(&self) -> usize {
         let state = self.lock();
-        let one = state.idle.iter().filter(|idle| !idle.line.sender.is_closed()).count();
+        let one = state.idle.iter().filter(|idle| !idle.conn.sender.is_closed()).count();
         one + state.shared.iter().filter(|shared| shared.streams == 0 && !shared.sender.is_closed()).count()
     }
 
-    fn exchange(self: &Arc<Self>, line: Line<B>, reused: bool) -> Exchange<B> {
-        Exchange { line, shelf: Arc::clone(self), upload: None, reused }
+    fn exchange(self: &Arc<Self>, conn: Http1Conn<B>, reused: bool) -> Http1Exchange<B> {
+        Http1Exchange { conn, idle_pool: Arc::clone(self), upload: None, reused }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<B>> {
+    fn lock(&self) -> MutexGuard<'_, PoolState<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<B> CloseIdle for Shelf<B>
+impl<B> CloseIdle for IdlePool<B>
 where
     B: Send + 'static,
-    http1::SendRequest<Sending<B>>: Send,
-    http2::SendRequest<Sending<B>>: Send,
+    http1::SendRequest<UploadBody<B>>: Send,
+    http2::SendRequest<UploadBody<B>>: Send,
 {
     fn close_idle(&self) -> bool {
         let mut state = self.lock();
         // Those that the replica has closed are on their way, and free nothing more. The oldest is at the bottom.
-        let one = state.idle.iter().position(|idle| !idle.line.sender.is_closed()).map(|at| state.idle.remove(at));
-        let idle = |shared: &Shared<B>| shared.streams == 0 && !shared.sender.is_closed();
+        let one = state.idle.iter().position(|idle| !idle.conn.sender.is_closed()).map(|at| state.idle.remove(at));
+        let idle = |shared: &SharedConn<B>| shared.streams == 0 && !shared.sender.is_closed();
         let two = if one.is_none() { state.shared.iter().position(idle) } else { None };
         let two = two.map(|at| state.shared.swap_remove(at));
         drop(state);
@@ -192,55 +192,55 @@ where
     }
 }
 
-impl<B> Shared<B> {
+impl<B> SharedConn<B> {
     fn has_room(&self) -> bool {
-        self.streams < self.pulse.limit()
+        self.streams < self.stats.limit()
     }
 }
 
 impl<B> Opening<B> {
     /// It speaks HTTP/1.1.
-    pub(super) fn one(self, line: Line<B>) -> Exchange<B> {
-        self.shelf.lock().speaks = Some(Version::One);
-        self.shelf.exchange(line, false)
+    pub(super) fn opened_http1(self, conn: Http1Conn<B>) -> Http1Exchange<B> {
+        self.idle_pool.lock().version = Some(HttpVersion::Http1);
+        self.idle_pool.exchange(conn, false)
     }
 
     /// It speaks HTTP/2.
-    pub(super) fn two(self, sender: http2::SendRequest<Sending<B>>, pulse: Arc<Pulse>) -> Stream<B> {
-        let mut state = self.shelf.lock();
-        state.speaks = Some(Version::Two);
+    pub(super) fn opened_http2(self, sender: http2::SendRequest<UploadBody<B>>, stats: Arc<H2Stats>) -> H2Stream<B> {
+        let mut state = self.idle_pool.lock();
+        state.version = Some(HttpVersion::Http2);
         let (id, since) = (state.next, state.period);
         state.next += 1;
         if !state.closed {
-            state.shared.push(Shared { id, sender: sender.clone(), pulse: Arc::clone(&pulse), streams: 1, since });
+            state.shared.push(SharedConn { id, sender: sender.clone(), stats: Arc::clone(&stats), streams: 1, since });
         }
         drop(state);
-        Stream { sender, id, pulse, shelf: Arc::clone(&self.shelf), reused: false }
+        H2Stream { sender, id, stats, idle_pool: Arc::clone(&self.idle_pool), reused: false }
     }
 }
 
 impl<B> Drop for Opening<B> {
     fn drop(&mut self) {
         if self.alone {
-            self.shelf.lock().opening = false;
-            self.shelf.places.freed.notify_waiters();
+            self.idle_pool.lock().opening = false;
+            self.idle_pool.slots.freed.notify_waiters();
         }
     }
 }
 
-impl<B> Line<B> {
+impl<B> Http1Conn<B> {
     /// With the request that it was opened for.
-    pub(super) fn new(sender: http1::SendRequest<Sending<B>>, task: AbortHandle, place: Arc<Place>) -> Self {
-        Self { sender, task, place, busy: true }
+    pub(super) fn new(sender: http1::SendRequest<UploadBody<B>>, task: AbortHandle, slot: Arc<ConnectionSlot>) -> Self {
+        Self { sender, task, slot, busy: true }
     }
 
     /// It becomes something else, and takes no place among the connections.
-    pub(super) fn switches(&self) {
-        self.place.leave();
+    pub(super) fn release_slot(&self) {
+        self.slot.release();
     }
 }
 
-impl<B> Drop for Line<B> {
+impl<B> Drop for Http1Conn<B> {
     fn drop(&mut self) {
         if self.busy {
             self.task.abort();
@@ -252,61 +252,61 @@ impl<B> Connection<B> {
     /// Whether it had served before.
     pub(super) fn reused(&self) -> bool {
         match self {
-            Self::One(exchange) => exchange.reused,
-            Self::Two(stream) => stream.reused,
+            Self::Http1(exchange) => exchange.reused,
+            Self::Http2(stream) => stream.reused,
         }
     }
 
     /// Changes whenever something comes on a connection that is shared.
     pub(super) fn reads(&self) -> usize {
         match self {
-            Self::One(_) => 0,
-            Self::Two(stream) => stream.pulse.reads(),
+            Self::Http1(_) => 0,
+            Self::Http2(stream) => stream.stats.reads(),
         }
     }
 
     /// The answer was read to its end.
-    pub(super) fn over(self) {
-        if let Self::One(exchange) = self {
-            exchange.over();
+    pub(super) fn finish(self) {
+        if let Self::Http1(exchange) = self {
+            exchange.finish();
         }
     }
 
     /// It takes no more requests.
     pub(super) fn retire(self) {
-        if let Self::Two(stream) = self {
-            stream.shelf.lock().shared.retain(|shared| shared.id != stream.id);
+        if let Self::Http2(stream) = self {
+            stream.idle_pool.lock().shared.retain(|shared| shared.id != stream.id);
         }
     }
 }
 
-impl<B> Exchange<B> {
+impl<B> Http1Exchange<B> {
     /// Keeps the connection, unless the replica answered before it had all of the request: nobody would watch the rest.
-    fn over(mut self) {
+    fn finish(mut self) {
         if self.upload.is_some_and(|upload| !upload.is_done()) {
             return;
         }
-        self.line.busy = false;
-        let mut state = self.shelf.lock();
-        if state.closed || self.line.sender.is_closed() {
+        self.conn.busy = false;
+        let mut state = self.idle_pool.lock();
+        if state.closed || self.conn.sender.is_closed() {
             return;
         }
         let since = state.period;
-        state.idle.push(Idle { line: self.line, since });
+        state.idle.push(IdleConn { conn: self.conn, since });
         drop(state);
-        self.shelf.places.free();
+        self.idle_pool.slots.notify_freed();
     }
 }
 
-impl<B> Drop for Stream<B> {
+impl<B> Drop for H2Stream<B> {
     fn drop(&mut self) {
-        let mut state = self.shelf.lock();
+        let mut state = self.idle_pool.lock();
         let period = state.period;
         if let Some(shared) = state.shared.iter_mut().find(|shared| shared.id == self.id) {
             shared.streams -= 1;
             shared.since = period;
         }
         drop(state);
-        self.shelf.places.free();
+        self.idle_pool.slots.notify_freed();
     }
 }

@@ -8,7 +8,7 @@ use crate::capabilities::sandbox::is_the_clients;
 
 /// One body. The clock is read only when one begins or ends.
 #[derive(Debug)]
-pub struct Uploading {
+pub struct UploadWait {
     began: Instant,
     /// Nanoseconds from the beginning to when the current wait began, and one; 0 when there is none.
     since: AtomicU64,
@@ -20,7 +20,7 @@ pub struct Uploading {
     pub broken: AtomicBool,
 }
 
-impl Uploading {
+impl UploadWait {
     /// None yet.
     pub fn new() -> Self {
         Self {
@@ -33,8 +33,8 @@ impl Uploading {
     }
 
     /// More of the body was asked for, and is here or not.
-    pub fn asked(&self, is_here: bool) {
-        match (self.since.load(Relaxed), is_here) {
+    pub fn record_poll(&self, is_ready: bool) {
+        match (self.since.load(Relaxed), is_ready) {
             (0, false) => self.since.store(self.nanos() + 1, Relaxed),
             (1.., true) => {
                 self.waited.store(self.total(), Relaxed);
@@ -45,7 +45,7 @@ impl Uploading {
     }
 
     /// Whether the time since the body was first sent on is the client's fault.
-    pub fn is_the_clients(&self) -> bool {
+    pub fn is_client_slow(&self) -> bool {
         is_the_clients(self.waited(), self.began.elapsed())
     }
 
@@ -65,7 +65,7 @@ impl Uploading {
     }
 }
 
-impl Default for Uploading {
+impl Default for UploadWait {
     fn default() -> Self {
         Self::new()
     }
