@@ -68,7 +68,6 @@ pub struct Responses {
 }
 
 /// What a request found.
-#[expect(clippy::large_enum_variant, reason = "moved once, on its way out")]
 pub enum Found<R> {
     /// An answer.
     Kept(Response<R>),

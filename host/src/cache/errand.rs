@@ -36,7 +36,6 @@ pub(super) enum Kind {
 }
 
 /// What became of a request that went to its service.
-#[expect(clippy::large_enum_variant, reason = "moved once, on its way out")]
 pub enum Settled<R> {
     /// This is the response, or the service's own failure.
     Done(Result<Response<R>, RequestError>),
