@@ -143,6 +143,14 @@ async fn deploy_and_promote_refuse_in_words() {
     // One that the host took out.
     assert_eq!(run(&["deploy", "hello", &bad, "--canary", "50%"]).0, Some(0));
     fs::write(directory.path().join("hello@canary.toml"), "percent = 50\n[rollback]\nminimum = 20").unwrap();
+    // With the manifest before it would be another version that is withdrawn.
+    let in_force = async || get(process.admin, "/v1/services/hello@canary").await.text().contains("\"minimum\":20");
+    within(async {
+        while !in_force().await {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     let mut client = Connection::http1(process.address).await;
     let mut withdrawn = false;
     for _ in 0..200 {
