@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::Empty;
-use lodge::admission::{Admission, Asked, Commons, Concurrency, Upload};
+use lodge::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
 use lodge::capabilities::sandbox::Errand;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::scan::{Scanner, State};
@@ -50,7 +50,7 @@ fn admit(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = config::resolve(&[]).unwrap().config;
     let places = Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait);
-    let commons = Arc::new(Commons::new(Arc::new(places)));
+    let shared_limits = Arc::new(SharedLimits::new(Arc::new(places)));
     let (name, headers, start) = (Arc::from("users"), HeaderMap::new(), Instant::now());
     for (what, manifest) in [
         ("admit", ""),
@@ -62,8 +62,8 @@ fn admit(c: &mut Criterion) {
         ("admit, adaptive", "adaptive.latency = '1s'"),
     ] {
         let manifest = Manifest::read("users", manifest, &config.limits, config.engine.max_memory).unwrap();
-        let admission = Admission::new(&name, (&manifest.limits, &manifest.terms), &commons, None, start);
-        let asked = Asked {
+        let admission = Admission::new(&name, (&manifest.limits, &manifest.terms), &shared_limits, None, start);
+        let asked = RequestView {
             peer: [127, 0, 0, 1].into(),
             claimed: None,
             inside: false,
@@ -75,7 +75,7 @@ fn admit(c: &mut Criterion) {
             b.iter(|| {
                 let mut permit = runtime.block_on(admission.admit(&asked, Instant::now()));
                 if let Ok(permit) = &mut permit {
-                    permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), Instant::now);
+                    permit.record_response(StatusCode::OK, Upload::default(), Instant::now);
                 }
                 permit.is_ok()
             });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::admission::rate::Standing;
+use crate::admission::rate::RateStatus;
 use crate::admission::{Refusal, Verdict};
 
 /// Why a request got no answer from a guest.
@@ -50,7 +50,7 @@ pub enum RequestError {
     ClientDenied,
     /// Too many requests of its kind have come.
     #[error("too many requests")]
-    RateLimited(Box<Standing>),
+    RateLimited(Box<RateStatus>),
     /// The service has failed too often, and is not asked for so long at least.
     #[error("the service is failing")]
     BreakerOpen(Duration),
@@ -290,7 +290,7 @@ impl RequestError {
     /// Seconds after which it makes sense to try again, for the failures that pass by themselves.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::RateLimited(standing) => Some(standing.retry()),
+            Self::RateLimited(status) => Some(status.retry()),
             Self::BreakerOpen(wait) => Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)),
             Self::Starting
             | Self::QueueFull
@@ -307,8 +307,8 @@ impl RequestError {
     }
 
     /// Where a client stands with the rate limit that turned it away.
-    pub fn standing(&self) -> Option<&Standing> {
-        if let Self::RateLimited(standing) = self { Some(standing) } else { None }
+    pub fn rate_status(&self) -> Option<&RateStatus> {
+        if let Self::RateLimited(status) = self { Some(status) } else { None }
     }
 
     /// Whether it happens often when it does, and is no line of the log each time: a policy does what it is there for, or a
@@ -330,7 +330,7 @@ impl From<Refusal> for RequestError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Client => Self::ClientDenied,
-            Refusal::Rate(standing) => Self::RateLimited(Box::new(standing)),
+            Refusal::Rate(status) => Self::RateLimited(Box::new(status)),
             Refusal::Breaker(wait) => Self::BreakerOpen(wait),
             Refusal::Shed => Self::Shed,
             Refusal::QueueFull => Self::QueueFull,

@@ -1,12 +1,12 @@
 //! How many requests at once a service can take: found out from how long its answers take.
 //!
 //! Additive increase, multiplicative decrease (AIMD). When the answers of a stretch of time took longer on average
-//! than they should, there are a tenth fewer places; when they did not, and all places were in use, there are a few
-//! more. Between a floor and `limits.in_flight`. A request that finds no place waits in the service's queue, as without it.
+//! than they should, there are a tenth fewer slots; when they did not, and all slots were in use, there are a few
+//! more. Between a floor and `limits.in_flight`. A request that finds no slot waits in the service's queue, as without it.
 //! Waiting does not count as time of the answer: it would make a long queue the reason for a longer one.
 //!
 //! A limit that is low must not stay so because nothing is learned under it: long responses, of which only the head counts,
-//! may hold all of its places. So there are a few more places, too, whenever nothing was learned for a while although all
+//! may hold all of its slots. So there are a few more slots, too, whenever nothing was learned for a while although all
 //! are in use.
 
 use std::sync::Mutex;
@@ -40,14 +40,14 @@ struct State {
     since: Instant,
     answers: u32,
     took: Duration,
-    /// Every place was in use.
+    /// Every slot was in use.
     full: bool,
     /// When something was learned, or the limit was raised for want of that.
     heard: Instant,
 }
 
 impl Adaptive {
-    /// As many places as there are without it: `ceiling`.
+    /// As many slots as there are without it: `ceiling`.
     pub fn new(settings: Settings, ceiling: usize, now: Instant) -> Self {
         let floor = settings.floor.min(ceiling);
         let settings = Settings { floor, ..settings };
@@ -65,7 +65,7 @@ impl Adaptive {
     }
 
     /// From now on it has these settings; the limit stays where they allow.
-    pub fn settle(&self, settings: Settings, ceiling: usize) -> usize {
+    pub fn reconfigure(&self, settings: Settings, ceiling: usize) -> usize {
         let mut state = lock(&self.0);
         state.settings = Settings { floor: settings.floor.min(ceiling), ..settings };
         state.ceiling = ceiling;
@@ -78,9 +78,9 @@ impl Adaptive {
         lock(&self.0).limit
     }
 
-    /// An answer to a request that was admitted at `began` took so long; `taken` are the places in use. Returns, at the
-    /// end of a stretch, how many places there are from now on.
-    pub fn learn(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
+    /// An answer to a request that was admitted at `began` took so long; `taken` are the slots in use. Returns, at the
+    /// end of a stretch, how many slots there are from now on.
+    pub fn record(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
         let mut state = lock(&self.0);
         state.heard = state.heard.max(now);
         if began < state.since {
@@ -99,9 +99,9 @@ impl Adaptive {
 }
 
 impl Adaptive {
-    /// A request finds every place in use. Returns how many places there are from now on, if nothing was learned for so
+    /// A request finds every slot in use. Returns how many slots there are from now on, if nothing was learned for so
     /// long that there are more.
-    pub fn starved(&self, now: Instant) -> Option<usize> {
+    pub fn raise_if_silent(&self, now: Instant) -> Option<usize> {
         let mut state = lock(&self.0);
         if state.limit >= state.ceiling || now.saturating_duration_since(state.heard) < SILENCE {
             return None;
@@ -137,14 +137,14 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// A service that takes `base` for a request while at most `cores` are there, and longer in proportion beyond that,
-    /// asked by so many clients at once that there is always somebody waiting. Returns the limit over time.
+    /// view by so many clients at once that there is always somebody waiting. Returns the limit over time.
     fn simulate(adaptive: &Adaptive, cores: usize, base: Duration, rounds: usize, now: &mut Instant) -> Vec<usize> {
         let mut limits = Vec::new();
         for _ in 0..rounds {
             let (limit, began) = (adaptive.limit(), *now);
             *now += base * u32::try_from(limit.max(cores)).unwrap() / u32::try_from(cores).unwrap();
             for _ in 0..limit {
-                adaptive.learn(began, *now - began, *now, limit);
+                adaptive.record(began, *now - began, *now, limit);
             }
             limits.push(adaptive.limit());
         }
@@ -162,9 +162,9 @@ mod tests {
         let limits = simulate(&adaptive, 20, 20 * MS, 200, &mut now);
         assert!(limits[100..].iter().all(|limit| (80..=105).contains(limit)), "{limits:?}");
         // However slow, the floor holds.
-        adaptive.settle(Settings { latency: MS, floor: 7 }, 256);
+        adaptive.reconfigure(Settings { latency: MS, floor: 7 }, 256);
         assert_eq!(simulate(&adaptive, 1, 20 * MS, 200, &mut now).last(), Some(&7));
-        assert_eq!(adaptive.settle(Settings { latency: MS, floor: 7 }, 5), 5);
+        assert_eq!(adaptive.reconfigure(Settings { latency: MS, floor: 7 }, 5), 5);
     }
 
     /// Places that nobody uses say nothing, and neither does what was admitted under another limit.
@@ -173,29 +173,29 @@ mod tests {
         let start = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor: 1 }, 100, start);
         for n in 0..100 {
-            adaptive.learn(start, n * MS, start + n * MS, 1);
+            adaptive.record(start, n * MS, start + n * MS, 1);
         }
         assert_eq!(adaptive.limit(), 100);
         let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 100, start);
         let learnt =
-            (0..100).filter_map(|_| adaptive.learn(start, 500 * MS, start + 500 * MS, 100)).collect::<Vec<_>>();
+            (0..100).filter_map(|_| adaptive.record(start, 500 * MS, start + 500 * MS, 100)).collect::<Vec<_>>();
         assert_eq!(learnt, [90], "one decrease for all that were there");
     }
 
-    /// A limit whose places are all held by long responses rises, though no answer is heard any more.
+    /// A limit whose slots are all held by long responses rises, though no answer is heard any more.
     #[test]
     fn silence_raises_it() {
         let start = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 128, start);
         simulate(&adaptive, 1, 20 * MS, 200, &mut start.clone());
         let mut now = start + Duration::from_secs(3600);
-        adaptive.learn(start, MS, now, 1);
-        assert_eq!((adaptive.limit(), adaptive.starved(now + SILENCE - MS)), (1, None));
+        adaptive.record(start, MS, now, 1);
+        assert_eq!((adaptive.limit(), adaptive.raise_if_silent(now + SILENCE - MS)), (1, None));
         let mut limits = Vec::new();
         for _ in 0..70 {
             now += SILENCE;
-            limits.extend(adaptive.starved(now));
-            assert_eq!(adaptive.starved(now), None, "one step at a time");
+            limits.extend(adaptive.raise_if_silent(now));
+            assert_eq!(adaptive.raise_if_silent(now), None, "one step at a time");
         }
         assert_eq!((limits[0], limits.len(), adaptive.limit()), (3, 64, 128));
     }
@@ -212,7 +212,7 @@ mod tests {
             for (took, gap, taken) in heard {
                 let began = now;
                 now += Duration::from_millis(gap);
-                let next = adaptive.learn(began, Duration::from_millis(took), now, taken);
+                let next = adaptive.record(began, Duration::from_millis(took), now, taken);
                 prop_assert!(next.is_none_or(|next| next == adaptive.limit()));
                 prop_assert!((floor.min(ceiling)..=ceiling).contains(&adaptive.limit()));
             }

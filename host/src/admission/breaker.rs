@@ -21,7 +21,7 @@ pub use window::{Call, Counts};
 
 /// What it does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
+pub enum BreakerState {
     /// Everybody passes.
     Closed,
     /// A few pass, to see how it goes.
@@ -74,7 +74,7 @@ enum Phase {
 pub struct Pass {
     breaker: Arc<Breaker>,
     generation: u64,
-    /// It holds the place of a probe.
+    /// It holds the slot of a probe.
     probe: bool,
 }
 
@@ -95,24 +95,24 @@ impl Breaker {
         Self { settings, state: Arc::new(State { word: AtomicU64::new(1), inner: Mutex::new(inner) }) }
     }
 
-    /// This breaker under other settings, which hold once it [takes over](Self::takes_over): what it knows stays.
-    pub fn renewed(&self, settings: Settings) -> Self {
+    /// This breaker under other settings, which hold once it [takes over](Self::activate): what it knows stays.
+    pub fn with_settings(&self, settings: Settings) -> Self {
         Self { settings, state: Arc::clone(&self.state) }
     }
 
     /// Its settings hold from now on. Where fewer good probes are enough now, and there were so many, that closes it.
-    pub fn takes_over(&self) -> Option<Change> {
-        self.change(|inner| inner.adopt(self.settings))
+    pub fn activate(&self) -> Option<Change> {
+        self.change(|inner| inner.reconfigure(self.settings))
     }
 
     /// Lets a request through.
     ///
     /// # Errors
     /// When it is open; how long that lasts at least.
-    pub fn pass(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
         let word = self.state.word.load(Acquire);
         let (generation, probe) =
-            if word & 1 == 1 { (word >> 1, false) } else { self.change(|inner| inner.enter(now))? };
+            if word & 1 == 1 { (word >> 1, false) } else { self.change(|inner| inner.admit(now))? };
         Ok(Pass { breaker: Arc::clone(self), generation, probe })
     }
 
@@ -122,12 +122,12 @@ impl Breaker {
     }
 
     /// What it does now.
-    pub fn position(&self, now: Instant) -> Position {
+    pub fn state(&self, now: Instant) -> BreakerState {
         let inner = lock(&self.state.inner);
         match inner.phase {
-            Phase::Closed => Position::Closed,
-            Phase::Open { since } if inner.left(since, now).is_some() => Position::Open,
-            Phase::Open { .. } | Phase::HalfOpen { .. } => Position::HalfOpen,
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { since } if inner.time_left(since, now).is_some() => BreakerState::Open,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
@@ -146,51 +146,51 @@ impl Breaker {
 }
 
 impl Inner {
-    fn turn(&mut self, phase: Phase) {
+    fn transition(&mut self, phase: Phase) {
         self.generation += 1;
         self.phase = phase;
         self.window.clear();
     }
 
-    fn adopt(&mut self, settings: Settings) -> Option<Change> {
+    fn reconfigure(&mut self, settings: Settings) -> Option<Change> {
         self.window.resize(settings.window);
         self.settings = settings;
         let enough = matches!(self.phase, Phase::HalfOpen { good, .. } if good >= settings.probes);
         enough.then(|| {
-            self.turn(Phase::Closed);
+            self.transition(Phase::Closed);
             Change::Closed
         })
     }
 
     /// What is left of the time for which it is open, or waits for probes, since then.
-    fn left(&self, since: Instant, now: Instant) -> Option<Duration> {
+    fn time_left(&self, since: Instant, now: Instant) -> Option<Duration> {
         let left = self.settings.open.checked_sub(now.saturating_duration_since(since));
         left.filter(|left| !left.is_zero())
     }
 
     /// The generation of a request that is admitted, and whether it is a probe.
-    fn enter(&mut self, now: Instant) -> Result<(u64, bool), Duration> {
+    fn admit(&mut self, now: Instant) -> Result<(u64, bool), Duration> {
         match self.phase {
             Phase::Closed => return Ok((self.generation, false)),
-            Phase::Open { since } => match self.left(since, now) {
+            Phase::Open { since } => match self.time_left(since, now) {
                 Some(left) => return Err(left),
-                None => self.turn(Phase::HalfOpen { since: now, out: 1, good: 0 }),
+                None => self.transition(Phase::HalfOpen { since: now, out: 1, good: 0 }),
             },
             Phase::HalfOpen { since, out, good } if out.saturating_add(good) < self.settings.probes => {
                 self.phase = Phase::HalfOpen { since, out: out + 1, good };
             }
-            Phase::HalfOpen { since, good, .. } => match self.left(since, now) {
+            Phase::HalfOpen { since, good, .. } => match self.time_left(since, now) {
                 // The probes are on their way, and most likely back soon.
                 Some(left) => return Err(left.min(Duration::from_secs(1))),
                 // They may never come back: whatever becomes of them, others find out.
-                None => self.turn(Phase::HalfOpen { since: now, out: 1, good }),
+                None => self.transition(Phase::HalfOpen { since: now, out: 1, good }),
             },
         }
         Ok((self.generation, true))
     }
 
-    /// Counts a call of this generation. `probe` gives its place back.
-    fn learn(&mut self, generation: u64, probe: bool, failed: bool, took: Duration, now: Instant) -> Option<Change> {
+    /// Counts a call of this generation. `probe` gives its slot back.
+    fn record(&mut self, generation: u64, probe: bool, failed: bool, took: Duration, now: Instant) -> Option<Change> {
         if generation != self.generation {
             return None;
         }
@@ -200,19 +200,19 @@ impl Inner {
                 self.window.add(call, now);
                 let counts = self.window.counts(now);
                 self.settings.trips(counts).then(|| {
-                    self.turn(Phase::Open { since: now });
+                    self.transition(Phase::Open { since: now });
                     Change::Opened(counts)
                 })
             }
             Phase::HalfOpen { .. } if call.failed || call.slow => {
-                self.turn(Phase::Open { since: now });
+                self.transition(Phase::Open { since: now });
                 None
             }
             Phase::HalfOpen { since, out, good } => {
                 let (out, good) = (out.saturating_sub(u32::from(probe)), good + u32::from(probe));
                 self.phase = Phase::HalfOpen { since, out, good };
                 (good >= self.settings.probes).then(|| {
-                    self.turn(Phase::Closed);
+                    self.transition(Phase::Closed);
                     Change::Closed
                 })
             }
@@ -220,7 +220,7 @@ impl Inner {
         }
     }
 
-    fn lost(&mut self, generation: u64) {
+    fn release_probe(&mut self, generation: u64) {
         if let Phase::HalfOpen { out, .. } = &mut self.phase
             && generation == self.generation
         {
@@ -241,21 +241,21 @@ impl Settings {
 impl Pass {
     /// The call has failed, or it has not; its response took so long to begin. A call whose response breaks off later is
     /// told of a second time.
-    pub fn learn(&mut self, failed: bool, took: Duration, now: Instant) -> Option<Change> {
+    pub fn record(&mut self, failed: bool, took: Duration, now: Instant) -> Option<Change> {
         let probe = std::mem::take(&mut self.probe);
-        self.breaker.change(|inner| inner.learn(self.generation, probe, failed, took, now))
+        self.breaker.change(|inner| inner.record(self.generation, probe, failed, took, now))
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         if self.probe {
-            self.breaker.change(|inner| inner.lost(self.generation));
+            self.breaker.change(|inner| inner.release_probe(self.generation));
         }
     }
 }
 
-impl Position {
+impl BreakerState {
     /// In a word.
     pub fn name(self) -> &'static str {
         match self {

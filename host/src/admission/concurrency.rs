@@ -1,5 +1,5 @@
 //! So many at once, so many waiting, and no wait longer than so long. First come, first served. All three can change while
-//! it is in use: when there are to be fewer places, those that are taken go as they come back.
+//! it is in use: when there are to be fewer slots, those that are taken go as they come back.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -10,22 +10,22 @@ use tokio::sync::Semaphore;
 use super::Refusal;
 use crate::base::lock::lock;
 
-/// One of the places. Dropping it gives it back.
+/// One of the slots. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
-    door: Arc<Concurrency>,
+pub struct Slot {
+    pool: Arc<Concurrency>,
     /// How long it took to get; zero, and without a look at the clock, when one was free.
     pub waited: Duration,
 }
 
-/// A bounded number of places behind a bounded queue.
+/// A bounded number of slots behind a bounded queue.
 #[derive(Debug)]
 pub struct Concurrency {
     /// How many there are to be.
     size: Mutex<usize>,
-    places: Semaphore,
+    slots: Semaphore,
     /// Places that are taken and are not to come back.
-    owed: AtomicUsize,
+    surplus: AtomicUsize,
     /// How many may wait, and how long in nanoseconds.
     queue: AtomicUsize,
     wait: AtomicU64,
@@ -36,83 +36,83 @@ pub struct Concurrency {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Concurrency {
-    /// `places` at once; `queue` more wait for one, each for at most `wait`.
-    pub fn new(places: usize, queue: usize, wait: Duration) -> Self {
-        let places = bounded(places);
+    /// `slots` at once; `queue` more wait for one, each for at most `wait`.
+    pub fn new(slots: usize, queue: usize, wait: Duration) -> Self {
+        let slots = bounded(slots);
         Self {
-            size: Mutex::new(places),
-            places: Semaphore::new(places),
-            owed: AtomicUsize::new(0),
+            size: Mutex::new(slots),
+            slots: Semaphore::new(slots),
+            surplus: AtomicUsize::new(0),
             queue: AtomicUsize::new(queue),
             wait: AtomicU64::new(nanos(wait)),
             waiting: AtomicUsize::new(0),
         }
     }
 
-    /// Takes a place, waiting for it in the queue when there is none.
+    /// Takes a slot, waiting for it in the queue when there is none.
     ///
     /// # Errors
-    /// When the queue is full, or no place was free in time.
-    pub async fn enter(self: &Arc<Self>) -> Result<Place, Refusal> {
-        if let Ok(place) = self.enter_at_once() {
-            return Ok(place);
+    /// When the queue is full, or no slot was free in time.
+    pub async fn acquire(self: &Arc<Self>) -> Result<Slot, Refusal> {
+        if let Ok(slot) = self.try_acquire() {
+            return Ok(slot);
         }
         let _waiting = Waiting::join(&self.waiting, self.queue.load(Relaxed)).ok_or(Refusal::QueueFull)?;
         let (start, wait) = (Instant::now(), Duration::from_nanos(self.wait.load(Relaxed)));
-        match tokio::time::timeout(wait, self.places.acquire()).await {
+        match tokio::time::timeout(wait, self.slots.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
-                Ok(self.place(start.elapsed()))
+                Ok(self.slot(start.elapsed()))
             }
             // The semaphore is never closed, so the only other end is the time.
             _ => Err(Refusal::QueueTimeout),
         }
     }
 
-    /// Takes a place that is free now.
+    /// Takes a slot that is free now.
     ///
     /// # Errors
     /// When there is none, or others wait for one.
-    pub fn enter_at_once(self: &Arc<Self>) -> Result<Place, Refusal> {
-        let permit = self.places.try_acquire().map_err(|_| Refusal::QueueFull)?;
+    pub fn try_acquire(self: &Arc<Self>) -> Result<Slot, Refusal> {
+        let permit = self.slots.try_acquire().map_err(|_| Refusal::QueueFull)?;
         permit.forget();
-        Ok(self.place(Duration::ZERO))
+        Ok(self.slot(Duration::ZERO))
     }
 
-    fn place(self: &Arc<Self>, waited: Duration) -> Place {
-        Place { door: Arc::clone(self), waited }
+    fn slot(self: &Arc<Self>, waited: Duration) -> Slot {
+        Slot { pool: Arc::clone(self), waited }
     }
 
     /// From now on `queue` may wait, each for at most `wait`.
-    pub fn queues(&self, queue: usize, wait: Duration) {
+    pub fn set_queue(&self, queue: usize, wait: Duration) {
         self.queue.store(queue, Relaxed);
         self.wait.store(nanos(wait), Relaxed);
     }
 
-    /// From now on there are `places`. Nobody who has one loses it.
-    pub fn resize(&self, places: usize) {
-        let (mut size, places) = (lock(&self.size), bounded(places));
-        if places > *size {
-            // Those that were to go stay; the rest is new.
-            let more = places - *size;
-            let stay = self.owed.fetch_update(SeqCst, SeqCst, |owed| Some(owed.saturating_sub(more)));
-            let (Ok(owed) | Err(owed)) = stay;
-            self.places.add_permits(more.saturating_sub(owed));
+    /// From now on there are `slots`. Nobody who has one loses it.
+    pub fn resize(&self, slots: usize) {
+        let (mut size, slots) = (lock(&self.size), bounded(slots));
+        if slots > *size {
+            // Those that were to go kept; the rest is new.
+            let more = slots - *size;
+            let kept = self.surplus.fetch_update(SeqCst, SeqCst, |surplus| Some(surplus.saturating_sub(more)));
+            let (Ok(surplus) | Err(surplus)) = kept;
+            self.slots.add_permits(more.saturating_sub(surplus));
         } else {
-            self.owed.fetch_add(*size - places, SeqCst);
-            // A place that comes back now sees that it is owed; those that are free are taken here.
-            while self.places.available_permits() > 0 && self.pay() {
-                if self.places.forget_permits(1) == 0 {
-                    self.owed.fetch_add(1, SeqCst);
+            self.surplus.fetch_add(*size - slots, SeqCst);
+            // A slot that comes back now sees that it is surplus; those that are free are taken here.
+            while self.slots.available_permits() > 0 && self.retire_one() {
+                if self.slots.forget_permits(1) == 0 {
+                    self.surplus.fetch_add(1, SeqCst);
                 }
             }
         }
-        *size = places;
+        *size = slots;
     }
 
-    /// Takes one off what is owed.
-    fn pay(&self) -> bool {
-        self.owed.fetch_update(SeqCst, SeqCst, |owed| owed.checked_sub(1)).is_ok()
+    /// Takes one off what is surplus.
+    fn retire_one(&self) -> bool {
+        self.surplus.fetch_update(SeqCst, SeqCst, |surplus| surplus.checked_sub(1)).is_ok()
     }
 
     /// Places there are, or are to be.
@@ -122,12 +122,12 @@ impl Concurrency {
 
     /// Places that are taken.
     pub fn taken(&self) -> usize {
-        (self.size() + self.owed.load(Relaxed)).saturating_sub(self.places.available_permits())
+        (self.size() + self.surplus.load(Relaxed)).saturating_sub(self.slots.available_permits())
     }
 
     /// Places that are free.
     pub fn free(&self) -> usize {
-        self.places.available_permits()
+        self.slots.available_permits()
     }
 
     /// Who waits for one.
@@ -140,17 +140,17 @@ impl Concurrency {
         self.queue.load(Relaxed)
     }
 
-    /// Waits until every place is free at once.
+    /// Waits until every slot is free at once.
     pub async fn all(&self) {
-        drop(self.places.acquire_many(u32::try_from(self.size()).unwrap_or(u32::MAX)).await);
+        drop(self.slots.acquire_many(u32::try_from(self.size()).unwrap_or(u32::MAX)).await);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        // Nothing is owed but after a resize, so this is mostly a look.
-        if self.door.owed.load(SeqCst) == 0 || !self.door.pay() {
-            self.door.places.add_permits(1);
+        // Nothing is surplus but after a resize, so this is mostly a look.
+        if self.pool.surplus.load(SeqCst) == 0 || !self.pool.retire_one() {
+            self.pool.slots.add_permits(1);
         }
     }
 }
@@ -169,8 +169,8 @@ impl Drop for Waiting<'_> {
 }
 
 /// What can be waited for at once is a `u32`.
-fn bounded(places: usize) -> usize {
-    places.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS)
+fn bounded(slots: usize) -> usize {
+    slots.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -4,10 +4,10 @@
 //! turned away when it would move further than a whole burst from now. Never more than `burst + rate × time` get in,
 //! whatever comes when and on how many threads.
 
-mod standing;
+mod status;
 mod table;
 
-pub use standing::Standing;
+pub use status::RateStatus;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use http::header::HeaderValue;
 
-use super::asked::Asked;
+use super::request_view::RequestView;
 use crate::manifest::rate::{By, Settings};
 use table::Table;
 
@@ -80,7 +80,7 @@ impl Rate {
     }
 
     /// This limit under other settings. What is used stays used, unless it is others who have buckets.
-    pub fn renewed(&self, settings: &Settings, scope: &str, now: Instant) -> Self {
+    pub fn with_settings(&self, settings: &Settings, scope: &str, now: Instant) -> Self {
         let to = Quota::of(settings);
         let state = match (self.settings.by == settings.by, self.quota == to) {
             (true, true) => Arc::clone(&self.state),
@@ -113,8 +113,8 @@ impl Rate {
     /// Takes one request out of its bucket.
     ///
     /// # Errors
-    /// When there is no room for it; the standing says when there is.
-    pub fn take(&self, asked: &Asked<'_>, now: Instant) -> Result<Standing, Standing> {
+    /// When there is no room for it; the status says when there is.
+    pub fn take(&self, view: &RequestView<'_>, now: Instant) -> Result<RateStatus, RateStatus> {
         let at = self.state.since(now);
         let take = |full: u64| self.quota.take(full, at);
         let taken = match &self.settings.by {
@@ -125,29 +125,29 @@ impl Rate {
                 take(full).map_err(|wait| (full, wait))
             }
             By::Client => {
-                let (own, many) = (key_of(asked.client()), self.state.many());
-                let claimed = asked.claimed.map(key_of).filter(|key| *key != own);
+                let (own, many) = (key_of(view.client()), self.state.many());
+                let claimed = view.claimed.map(key_of).filter(|key| *key != own);
                 many.take(&own, take).and_then(|full| match claimed {
                     Some(key) => many.take(&key, take).map(|other| full.max(other)),
                     None => Ok(full),
                 })
             }
             By::Header(name) => {
-                let value = asked.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
+                let value = view.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
                 self.state.many().take(&value, take)
             }
         };
         match taken {
-            Ok(full) => Ok(self.standing(full.saturating_sub(at), 0)),
-            Err((full, wait)) => Err(self.standing(full.saturating_sub(at), wait)),
+            Ok(full) => Ok(self.status(full.saturating_sub(at), 0)),
+            Err((full, wait)) => Err(self.status(full.saturating_sub(at), wait)),
         }
     }
 
     /// `ahead` is how long it is until the bucket is full again, `wait` until there is room for one more.
-    fn standing(&self, ahead: u64, wait: u64) -> Standing {
+    fn status(&self, ahead: u64, wait: u64) -> RateStatus {
         let remaining = self.quota.span.saturating_sub(ahead) / self.quota.interval.max(1);
         let seconds = |nanos: u64| nanos.div_ceil(1_000_000_000);
-        Standing::new(&self.policy, &self.name, remaining, seconds(ahead), seconds(wait))
+        RateStatus::new(&self.policy, &self.name, remaining, seconds(ahead), seconds(wait))
     }
 
     /// Buckets that are not full; `None` where there is only one.

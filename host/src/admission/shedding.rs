@@ -32,7 +32,7 @@ const LATE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_m
 /// Who decides.
 #[derive(Debug)]
 pub struct Shedding {
-    places: Arc<Concurrency>,
+    slots: Arc<Concurrency>,
     size: usize,
     level: AtomicU8,
     late: AtomicBool,
@@ -51,11 +51,11 @@ struct Load {
 }
 
 impl Shedding {
-    /// Looks at these places of the host.
-    pub fn new(places: Arc<Concurrency>) -> Self {
-        let size = places.size();
+    /// Looks at these slots of the host.
+    pub fn new(slots: Arc<Concurrency>) -> Self {
+        let size = slots.size();
         let (level, late, reserved) = (AtomicU8::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Self { places, size, level, late, reserved }
+        Self { slots, size, level, late, reserved }
     }
 
     /// Whether a request of this priority is turned away now. Costs one load where no priority is said anywhere.
@@ -69,8 +69,8 @@ impl Shedding {
 
     /// How the host does.
     pub fn level(&self) -> Level {
-        let (taken, size) = (self.size.saturating_sub(self.places.free()), self.size);
-        let (queued, queue, late) = (self.places.queued(), self.places.queue(), self.late.load(Relaxed));
+        let (taken, size) = (self.size.saturating_sub(self.slots.free()), self.size);
+        let (queued, queue, late) = (self.slots.queued(), self.slots.queue(), self.late.load(Relaxed));
         let was = Level::read(self.level.load(Relaxed));
         let is = was.next(Load { taken, size, queued, queue, late });
         if is != was {
@@ -80,7 +80,7 @@ impl Shedding {
     }
 
     /// A timer of the runtime was so late. Told every now and then, so that a level ends also while nobody asks.
-    pub fn late(&self, lag: Duration) {
+    pub fn record_lag(&self, lag: Duration) {
         let (begins, ends) = LATE;
         let was = self.late.load(Relaxed);
         self.late.store(lag >= if was { ends } else { begins }, Relaxed);
@@ -88,7 +88,7 @@ impl Shedding {
     }
 
     /// Whether somebody that is served has a high priority.
-    pub fn reserve(&self, reserved: bool) {
+    pub fn set_reserved(&self, reserved: bool) {
         self.reserved.store(reserved, Relaxed);
     }
 }
@@ -107,7 +107,7 @@ impl Level {
             part * 100 >= whole * if is { ends } else { begins }
         };
         let Load { taken, size, queued, queue, late } = load;
-        // Where nobody may wait, all that is left to see is that all places are taken.
+        // Where nobody may wait, all that is left to see is that all slots are taken.
         if taken >= size && over(queued, queue, QUEUED, self == Self::Swamped) {
             Self::Swamped
         } else if late || over(taken, size, TAKEN, self >= Self::Busy) {
@@ -145,17 +145,17 @@ mod tests {
     /// The least go first; the normal go only for the high; and who is late has to be early again.
     #[tokio::test]
     async fn the_least_go_first() {
-        let places = Arc::new(Concurrency::new(2, 0, Duration::ZERO));
-        let shedding = Shedding::new(Arc::clone(&places));
+        let slots = Arc::new(Concurrency::new(2, 0, Duration::ZERO));
+        let shedding = Shedding::new(Arc::clone(&slots));
         let shed = || [Priority::Low, Priority::Normal, Priority::High].map(|priority| shedding.sheds(priority));
         assert_eq!(shed(), [false, false, false]);
-        let taken = (places.enter().await.unwrap(), places.enter().await.unwrap());
+        let taken = (slots.acquire().await.unwrap(), slots.acquire().await.unwrap());
         assert_eq!(shed(), [true, false, false]);
-        shedding.reserve(true);
+        shedding.set_reserved(true);
         assert_eq!(shed(), [true, true, false]);
         drop(taken);
         assert_eq!(shed(), [false, false, false]);
-        let late = |ms| shedding.late(Duration::from_millis(ms));
+        let late = |ms| shedding.record_lag(Duration::from_millis(ms));
         late(99);
         assert_eq!(shed(), [false, false, false]);
         late(100);

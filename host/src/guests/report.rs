@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use self::rollout::{Beside, Margins, Part};
 use super::snapshot::Snapshot;
 use super::target::Target;
-use crate::admission::Shown;
+use crate::admission::PolicyStatus;
 use crate::base::time::rfc3339;
 use crate::manifest::Isolation;
 use crate::manifest::grants::Grants;
@@ -165,7 +165,7 @@ pub struct Whole {
     /// Every limit by its name, as it would be written.
     pub limits: BTreeMap<&'static str, String>,
     /// What its requests are asked before they may run, in that order, and how that stands.
-    pub policies: Vec<Shown>,
+    pub policies: Vec<PolicyStatus>,
     /// The last first.
     pub recent_errors: Vec<Failure>,
 }
@@ -207,7 +207,7 @@ pub fn whole(target: &Target) -> Whole {
     Whole {
         service: Service { live: Some(does(target)), ..described(target) },
         limits,
-        policies: target.admission.shown(Instant::now()),
+        policies: target.admission.policies(Instant::now()),
         recent_errors: target.backend.service.failures(),
     }
 }

@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::reader::{self, HANGS};
 use super::target::{self, Target};
 use super::watch::Ticks;
-use crate::admission::{Admission, Commons, Concurrency};
+use crate::admission::{Admission, Concurrency, SharedLimits};
 use crate::config::Config;
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
@@ -65,7 +65,7 @@ pub struct Current(Arc<ArcSwap<Snapshot>>);
 #[derive(Clone)]
 pub struct Publisher {
     current: Current,
-    commons: Arc<Commons>,
+    shared_limits: Arc<SharedLimits>,
     builds: Arc<Builds>,
 }
 
@@ -80,12 +80,12 @@ impl Publisher {
     /// An empty, incomplete snapshot; `host` are the places that all services share.
     pub fn new(host: Arc<Concurrency>) -> Self {
         let current = Current(Arc::new(ArcSwap::default()));
-        Self { current, commons: Arc::new(Commons::new(host)), builds: Arc::default() }
+        Self { current, shared_limits: Arc::new(SharedLimits::new(host)), builds: Arc::default() }
     }
 
     /// What all services share.
-    pub fn commons(&self) -> Arc<Commons> {
-        Arc::clone(&self.commons)
+    pub fn shared_limits(&self) -> Arc<SharedLimits> {
+        Arc::clone(&self.shared_limits)
     }
 
     /// What it shows of builds.
@@ -146,14 +146,14 @@ impl Publisher {
         let served = next.targets.iter().map(|target| (target.backend.routes(), target.backend.spec.host()));
         next.absent.beside(served);
         for target in &next.targets {
-            target.backend.takes_over();
+            target.backend.activate();
             // Versions have their service's.
             if target.of.is_none() {
-                target.admission.takes_over();
+                target.admission.activate();
             }
         }
         let is_high = |target: &Arc<Target>| target.backend.spec.manifest.terms.is_high();
-        self.commons.shedding.reserve(next.targets.iter().any(is_high));
+        self.shared_limits.shedding.set_reserved(next.targets.iter().any(is_high));
         next.targets.sort_by(|a, b| a.backend.name.cmp(&b.backend.name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));
@@ -171,7 +171,7 @@ impl Publisher {
                 _ => {
                     let said = (backend.limits(), &backend.spec.manifest.terms);
                     let known = old.map(|old| (&*old.admission, backend.is_another(&old.backend)));
-                    Arc::new(Admission::new(&backend.name, said, &self.commons, known, Instant::now()))
+                    Arc::new(Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()))
                 }
             };
             let mut beside = Vec::new();
@@ -217,8 +217,8 @@ impl Publisher {
         let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
         let said = (backend.limits(), &Terms::default());
         let known = old.and_then(|old| old.shadow.as_ref()).map(|known| (known, false));
-        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.commons, known, Instant::now()));
-        shadow.iter().for_each(Admission::takes_over);
+        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()));
+        shadow.iter().for_each(Admission::activate);
         let of = Some(Arc::clone(&service.service));
         Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow, of })
     }

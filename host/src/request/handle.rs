@@ -74,7 +74,7 @@ pub async fn handle<B: RequestBody>(
     // each of them, and with these it was 11 KB and not 5.
     let mut errand = match (&handler.responses, &bound.cached) {
         (Some(responses), Some((rules, uri))) => {
-            bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
+            bound.target.admission.check_client(&handler.asked(hop, request.headers(), bound.route))?;
             let at = (uri, bound.route);
             match Box::pin(responses.look(*rules, at, &bound.target.backend, &mut request, record)).await {
                 Found::Kept(response) => return stored(handler, &bound.target, version, response, None, record),
@@ -120,7 +120,7 @@ fn stored(
         if deadline <= now {
             return Err(RequestError::QueueTimeout);
         }
-        body = body.permitted(target.admission.admit_aside(record.start())?, deadline, reserve);
+        body = body.permitted(target.admission.try_admit(record.start())?, deadline, reserve);
     }
     Ok(Response::from_parts(head, body))
 }

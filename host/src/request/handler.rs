@@ -11,7 +11,7 @@ use http_body::Body as _;
 use super::handle::handle;
 use super::record::Record;
 use super::respond::{self, Body, Reserve};
-use crate::admission::Asked;
+use crate::admission::RequestView;
 use crate::base::budget::Budget;
 use crate::base::ids::Ids;
 use crate::cache::Responses;
@@ -76,10 +76,10 @@ pub struct Call<'a> {
 
 impl Handler {
     /// A request as the policies of a service see it, by one of its routes.
-    pub fn asked<'a>(&'a self, hop: Hop<'_>, headers: &'a HeaderMap, route: usize) -> Asked<'a> {
+    pub fn asked<'a>(&'a self, hop: Hop<'_>, headers: &'a HeaderMap, route: usize) -> RequestView<'a> {
         let proxies = hop.peer.is_trusted().then_some(&*self.trusted_proxies);
         let (peer, claimed, inside) = (hop.peer.address(), hop.peer.claimed(), hop.call.is_some());
-        Asked { peer, claimed, inside, proxies, headers, route }
+        RequestView { peer, claimed, inside, proxies, headers, route }
     }
 
     /// Answers one request: the only place where a failure becomes a response.

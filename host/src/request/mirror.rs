@@ -75,7 +75,7 @@ pub async fn show(
     let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
-    let permit = match places.admit_aside(record.start()) {
+    let permit = match places.try_admit(record.start()) {
         // Of what its service is not judged by it is not either: a client could choose that.
         Ok(mut permit) => {
             if judged {

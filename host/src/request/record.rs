@@ -136,7 +136,7 @@ impl Record {
 
     /// It may run, from the time that is returned on.
     pub fn admitted(&mut self, permit: &Permit) -> Instant {
-        let waited = permit.waited();
+        let waited = permit.queue_wait();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
             service.figures.waited.record(waited);
         }

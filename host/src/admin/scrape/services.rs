@@ -53,10 +53,10 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     (
         "lodge_concurrency_limit",
         "Places of the service: limits.in_flight, or what its adaptive limit has found",
-        |it| Some(it.target?.admission.places() as u64),
+        |it| Some(it.target?.admission.slots() as u64),
     ),
     ("lodge_breaker_state", "Its worst breaker: 0 closed, 1 half open, 2 open", |it| {
-        it.target?.admission.breaker(Instant::now()).map(|position| position as u64)
+        it.target?.admission.breaker_state(Instant::now()).map(|position| position as u64)
     }),
     ("lodge_rate_limit_keys", "Keys of its rate limits that have used some of their burst", |it| {
         it.target?.admission.keys(Instant::now()).map(|keys| keys as u64)

@@ -14,10 +14,10 @@ fn settings(count: u32, per: Duration, burst: u32, by: By) -> Settings {
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Asks once, as this client.
-fn ask(rate: &Rate, client: &str, now: Instant) -> Result<Standing, Standing> {
+fn ask(rate: &Rate, client: &str, now: Instant) -> Result<RateStatus, RateStatus> {
     let headers = HeaderMap::new();
     rate.take(
-        &Asked {
+        &RequestView {
             peer: client.parse().unwrap(),
             claimed: None,
             inside: false,
@@ -29,8 +29,8 @@ fn ask(rate: &Rate, client: &str, now: Instant) -> Result<Standing, Standing> {
     )
 }
 
-fn admitted(rate: &Rate, now: Instant, asked: usize) -> usize {
-    (0..asked).filter(|_| ask(rate, "192.0.2.1", now).is_ok()).count()
+fn admitted(rate: &Rate, now: Instant, view: usize) -> usize {
+    (0..view).filter(|_| ask(rate, "192.0.2.1", now).is_ok()).count()
 }
 
 #[test]
@@ -57,9 +57,9 @@ fn rounding_lets_nobody_in() {
 fn standings_are_true() {
     let start = Instant::now();
     let rate = Rate::new(&settings(1, SECOND * 10, 3, By::Client), "route-", start);
-    let shown = |standing: &Standing| {
+    let shown = |status: &RateStatus| {
         let mut headers = HeaderMap::new();
-        standing.write(&mut headers);
+        status.write(&mut headers);
         ["ratelimit-policy", "ratelimit"].map(|name| headers[name].to_str().unwrap().to_owned())
     };
     let first = ask(&rate, "192.0.2.1", start).unwrap();
@@ -89,7 +89,7 @@ fn keys_are_clients() {
     for (value, expected) in [(None, true), (None, false), (Some("a"), true), (Some("a"), false), (Some("b"), true)] {
         headers.clear();
         value.map(|value: &str| headers.insert("x-api-key", value.parse().unwrap()));
-        let asked = Asked {
+        let view = RequestView {
             peer: "192.0.2.1".parse().unwrap(),
             claimed: None,
             inside: false,
@@ -97,7 +97,7 @@ fn keys_are_clients() {
             headers: &headers,
             route: 0,
         };
-        assert_eq!(header.take(&asked, start).is_ok(), expected, "{value:?}");
+        assert_eq!(header.take(&view, start).is_ok(), expected, "{value:?}");
     }
 }
 
@@ -109,14 +109,14 @@ fn use_survives_an_edit() {
         let old = settings(10, SECOND, 10, by.clone());
         let rate = Rate::new(&old, "", start);
         assert_eq!(admitted(&rate, start, 8), 8);
-        assert_eq!(admitted(&rate.renewed(&old, "", start), start, 10), 2);
-        let slower = rate.renewed(&settings(1, SECOND, 12, by.clone()), "", start);
+        assert_eq!(admitted(&rate.with_settings(&old, "", start), start, 10), 2);
+        let slower = rate.with_settings(&settings(1, SECOND, 12, by.clone()), "", start);
         assert_eq!(admitted(&slower, start, 20), 2, "ten are used of twelve");
-        assert_eq!(admitted(&slower.renewed(&settings(1, SECOND, 3, by.clone()), "", start), start, 20), 0);
-        let narrow = slower.renewed(&settings(1, SECOND, 3, by.clone()), "", start);
+        assert_eq!(admitted(&slower.with_settings(&settings(1, SECOND, 3, by.clone()), "", start), start, 20), 0);
+        let narrow = slower.with_settings(&settings(1, SECOND, 3, by.clone()), "", start);
         assert_eq!(admitted(&narrow, start + SECOND, 20), 1, "nobody owes more than a burst");
         let other = if by == By::Client { By::Service } else { By::Client };
-        assert_eq!(admitted(&rate.renewed(&settings(10, SECOND, 10, other), "", start), start, 20), 10);
+        assert_eq!(admitted(&rate.with_settings(&settings(10, SECOND, 10, other), "", start), start, 20), 10);
     }
 }
 
@@ -189,7 +189,7 @@ proptest! {
         for by in [By::Service, By::Client] {
             let rate = Rate::new(&settings(count, SECOND, burst, by.clone()), "", start);
             admitted(&rate, start, used as usize);
-            let edited = rate.renewed(&settings(after, SECOND, burst + grown, by), "", start);
+            let edited = rate.with_settings(&settings(after, SECOND, burst + grown, by), "", start);
             prop_assert_eq!(admitted(&edited, start, 1_000), (burst + grown - used) as usize);
         }
     }

@@ -128,7 +128,7 @@ impl Streamed {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                permit.failed(error.verdict(), Instant::now);
+                permit.record_failure(error.verdict(), Instant::now);
                 *live = None;
                 Poll::Ready(Some(Err(Aborted(error))))
             }

@@ -52,7 +52,7 @@ impl Model {
         }
     }
 
-    fn learn(&mut self, call: Option<Call>, now: Instant) {
+    fn record(&mut self, call: Option<Call>, now: Instant) {
         let bad = call.is_some_and(|call| call.failed || call.slow);
         match &mut self.phase {
             Phase::Open { .. } => {}
@@ -112,8 +112,8 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
 }
 
 proptest! {
-    /// Whatever is asked, ends how, and is edited, in which order: it does what the model does. And whatever has happened,
-    /// a service that answers well from now on is asked again in time, even if nothing more is heard of the requests that
+    /// Whatever is view, ends how, and is edited, in which order: it does what the model does. And whatever has happened,
+    /// a service that answers well from now on is view again in time, even if nothing more is heard of the requests that
     /// are inside.
     #[test]
     fn as_the_model_says(settings in settings(), steps in steps(), again in settings(), leave in any::<bool>()) {
@@ -128,52 +128,52 @@ proptest! {
                 Step::Edited(settings) => {
                     let closed = matches!(model.phase, Phase::Closed);
                     model.edit(settings);
-                    breaker = Arc::new(breaker.renewed(settings));
+                    breaker = Arc::new(breaker.with_settings(settings));
                     let closes = !closed && matches!(model.phase, Phase::Closed);
-                    prop_assert_eq!(breaker.takes_over(), closes.then_some(Change::Closed));
+                    prop_assert_eq!(breaker.activate(), closes.then_some(Change::Closed));
                 }
                 Step::Goes(who, how) if !inside.is_empty() => {
                     let (mut pass, since) = inside.swap_remove(who % inside.len());
                     let call = (how < 3).then_some(Call { failed: how == 1, slow: how == 2 });
                     if since == model.turns {
-                        model.learn(call, now);
+                        model.record(call, now);
                     }
                     if let Some(call) = call {
-                        pass.learn(call.failed, if call.slow { SETTINGS.window } else { MS }, now);
+                        pass.record(call.failed, if call.slow { SETTINGS.window } else { MS }, now);
                     }
                 }
                 Step::Comes | Step::Goes(..) => {
                     let expected = model.may_pass(now);
-                    let pass = breaker.pass(now);
+                    let pass = breaker.admit(now);
                     prop_assert_eq!(pass.is_ok(), expected, "{:?}", model.phase);
                     inside.extend(pass.ok().map(|pass| (pass, model.turns)));
                 }
             }
             let position = match model.phase {
-                Phase::Closed => Position::Closed,
-                Phase::Open { since } if now < since + model.settings.open => Position::Open,
-                _ => Position::HalfOpen,
+                Phase::Closed => BreakerState::Closed,
+                Phase::Open { since } if now < since + model.settings.open => BreakerState::Open,
+                _ => BreakerState::HalfOpen,
             };
-            prop_assert_eq!(breaker.position(now), position);
+            prop_assert_eq!(breaker.state(now), position);
         }
         if leave {
             inside.clear();
         }
-        breaker = Arc::new(breaker.renewed(again));
-        breaker.takes_over();
+        breaker = Arc::new(breaker.with_settings(again));
+        breaker.activate();
         // What has failed before is out of the window by then.
         now += SETTINGS.window;
         // Once the time has come there is at least one probe, and where none is stuck the others follow.
         for _ in 0..=again.probes {
             now += again.open;
-            while let Ok(mut pass) = breaker.pass(now) {
-                pass.learn(false, MS, now);
-                if breaker.position(now) == Position::Closed {
+            while let Ok(mut pass) = breaker.admit(now) {
+                pass.record(false, MS, now);
+                if breaker.state(now) == BreakerState::Closed {
                     break;
                 }
             }
         }
-        prop_assert_eq!(breaker.position(now), Position::Closed, "it never closes");
+        prop_assert_eq!(breaker.state(now), BreakerState::Closed, "it never closes");
     }
 
     /// A window of another length knows the same calls, each for as long as the new one says.

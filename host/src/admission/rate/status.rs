@@ -9,14 +9,14 @@ const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Where a client stands after a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateStatus {
     policy: HeaderValue,
     limit: HeaderValue,
     remaining: u64,
     retry: u64,
 }
 
-impl Standing {
+impl RateStatus {
     /// So many requests remain; `reset` and `retry` are seconds until all of them do, and until one more may come.
     pub(super) fn new(policy: &HeaderValue, name: &str, remaining: u64, reset: u64, retry: u64) -> Self {
         let limit = format!("\"{name}\";r={remaining};t={reset}");

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 /// A request as the policies see it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct RequestView<'a> {
     /// The other end of the connection.
     pub peer: IpAddr,
     /// The client that forwarding headers name which are not believed. `allow`, `deny` and rates by client hold for it as
@@ -23,7 +23,7 @@ pub struct Asked<'a> {
     pub route: usize,
 }
 
-impl Asked<'_> {
+impl RequestView<'_> {
     /// Who asks: the last in `X-Forwarded-For` that is none of ours, when the connection is a trusted proxy's, else the
     /// other end of the connection. What cannot be read is not believed, and neither is what stands before it.
     pub fn client(&self) -> IpAddr {
@@ -67,7 +67,7 @@ mod tests {
                 headers.append("x-forwarded-for", http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
             }
             let peer = "10.0.0.1".parse().unwrap();
-            let asked = Asked {
+            let view = RequestView {
                 peer,
                 claimed: None,
                 inside: false,
@@ -75,7 +75,7 @@ mod tests {
                 headers: &headers,
                 route: 0,
             };
-            assert_eq!(asked.client(), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
+            assert_eq!(view.client(), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
         };
         check(false, &["192.0.2.1"], "10.0.0.1");
         check(true, &[], "10.0.0.1");

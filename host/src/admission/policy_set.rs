@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Rate;
-use super::breaker::{Breaker, Position};
+use super::breaker::{Breaker, BreakerState};
 use crate::manifest::clients::Clients;
 use crate::manifest::terms::Policies;
 use crate::manifest::terms::Priority;
 
-/// What a request goes through before it may wait for a place.
+/// What a request goes through before it may wait for a slot.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct PolicySet {
     /// The route that has it; empty for the whole service.
     pub(super) route: String,
     pub(super) clients: Clients,
@@ -20,18 +20,18 @@ pub(super) struct Gate {
     pub(super) priority: Option<Priority>,
 }
 
-impl Gate {
-    /// The gate of these policies. What the `previous` one of the same route knows lives on, but for the breaker of
-    /// `another` component: it has judged what is not asked any more.
+impl PolicySet {
+    /// The policies of these policies. What the `previous` one of the same route knows lives on, but for the breaker of
+    /// `another` component: it has judged what is not view any more.
     pub(super) fn new(route: &str, policies: &Policies, previous: Option<&Self>, another: bool, now: Instant) -> Self {
         let scope = if route.is_empty() { "" } else { "route-" };
-        let rate = policies.rate.as_ref().map(|settings| match previous.and_then(|gate| gate.rate.as_ref()) {
-            Some(rate) => rate.renewed(settings, scope, now),
+        let rate = policies.rate.as_ref().map(|settings| match previous.and_then(|policies| policies.rate.as_ref()) {
+            Some(rate) => rate.with_settings(settings, scope, now),
             None => Rate::new(settings, scope, now),
         });
-        let known = previous.and_then(|gate| gate.breaker.as_ref()).filter(|_| !another);
+        let known = previous.and_then(|policies| policies.breaker.as_ref()).filter(|_| !another);
         let breaker = policies.breaker.map(|settings| {
-            Arc::new(known.map_or_else(|| Breaker::new(settings, now), |breaker| breaker.renewed(settings)))
+            Arc::new(known.map_or_else(|| Breaker::new(settings, now), |breaker| breaker.with_settings(settings)))
         });
         let (clients, priority) = (policies.clients.clone(), policies.priority);
         Self { route: route.to_owned(), clients, rate, breaker, priority }
@@ -43,7 +43,7 @@ impl Gate {
     }
 
     /// Which way the breaker is, if there is one.
-    pub(super) fn position(&self, now: Instant) -> Option<Position> {
-        self.breaker.as_ref().map(|breaker| breaker.position(now))
+    pub(super) fn state(&self, now: Instant) -> Option<BreakerState> {
+        self.breaker.as_ref().map(|breaker| breaker.state(now))
     }
 }
