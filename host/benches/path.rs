@@ -18,7 +18,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::Empty;
 use lodge::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
-use lodge::capabilities::sandbox::Errand;
+use lodge::capabilities::sandbox::RequestContext;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::scan::{Scanner, State};
 use lodge::manifest::Manifest;
@@ -38,7 +38,7 @@ fn route(c: &mut Criterion) {
         let mut router = Router::default();
         for n in 0..services {
             let routes = [Route::of(Pattern::read(&format!("/s{n}")).unwrap()), Route::host(format!("s{n}.localhost"))];
-            router.own(routes.iter(), &n, false).unwrap();
+            router.insert(routes.iter(), &n, false).unwrap();
         }
         c.bench_function(&format!("route among {services} services"), |b| {
             b.iter(|| router.find("127.0.0.1:8080", "/s7/and/more", &Method::GET, true).is_ok());
@@ -120,7 +120,8 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>)
 async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
     let instance = Instance::new(guest, deadline()).await.unwrap();
     let request = Request::get("http://localhost/hello").body(Empty::new()).unwrap();
-    let mut answer = instance.call(Arc::clone(guest), request, Errand::new(Arc::clone(id), deadline())).await.unwrap();
+    let mut answer =
+        instance.call(Arc::clone(guest), request, RequestContext::new(Arc::clone(id), deadline())).await.unwrap();
     let mut bytes = 0;
     while let Some(frame) = poll_fn(|cx| answer.body.poll_frame(cx)).await {
         bytes += frame.unwrap().data_ref().map_or(0, |data| data.len());

@@ -8,11 +8,11 @@
 //! nearly every guest. Files, arguments, names and sockets are empty or [`denied`], and so are the
 //! environment and outgoing requests but for what the manifest says.
 
-pub mod denials;
 pub mod denied;
 pub mod http;
 pub mod last_lines;
 mod limiter;
+pub mod logged_denials;
 mod logging;
 pub mod outbox;
 pub mod sandbox;

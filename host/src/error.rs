@@ -233,7 +233,7 @@ impl RequestError {
     }
 
     /// Whether a guest or a replica was at work on the request, and this is what became of it; else it was turned away before.
-    pub fn is_the_guests(&self) -> bool {
+    pub fn reached_backend(&self) -> bool {
         match self {
             Self::NoRoute
             | Self::Starting
@@ -275,7 +275,7 @@ impl RequestError {
     /// What this says of the service; `None` if the request was turned away or its client is to blame.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
-            _ if !self.is_the_guests() => None,
+            _ if !self.reached_backend() => None,
             Self::WallTime | Self::CpuTime => Some(Verdict::Late),
             _ if self.status().is_server_error() => Some(Verdict::Failed),
             _ => Some(Verdict::Good),

@@ -97,7 +97,7 @@ fn forwarded(bytes: &[u8]) {
         let Ok(mut request) = Request::get(uri.clone()).body(()) else { return };
         *request.headers_mut() = headers.clone();
         let (mut head, ()) = request.into_parts();
-        if headers::arrive(&mut head, &peer).is_err() {
+        if headers::normalize(&mut head, &peer).is_err() {
             continue;
         }
         assert!(head.uri.scheme().is_some() && head.uri.authority().is_some(), "{:?}", head.uri);
@@ -121,7 +121,7 @@ fn route(bytes: &[u8]) {
     let (pattern, mut rest) = line(bytes);
     let mut router = Router::<()>::default();
     if let Ok(Ok(pattern)) = std::str::from_utf8(pattern).map(Pattern::read) {
-        let _ = router.own([Route::of(pattern)].iter(), &(), true);
+        let _ = router.insert([Route::of(pattern)].iter(), &(), true);
     }
     while !rest.is_empty() {
         let (path, after) = line(rest);

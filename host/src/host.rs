@@ -115,7 +115,7 @@ impl Host {
             unsent: Budget::new(config.listener.unsent),
             ids: Ids::new(),
             via: compiler.upstreams.via(),
-            nobody: compiler.services.of(""),
+            nobody: compiler.services.get_or_create(""),
             metrics: Arc::clone(&compiler.metrics),
             tracer: tracer.clone(),
             logs: Arc::clone(&logs),

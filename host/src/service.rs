@@ -35,7 +35,7 @@ pub struct Service {
     disabled: AtomicBool,
     /// The files of the version that was taken out, and why.
     withdrawn: Mutex<Option<((Digest, u64), String)>>,
-    failures: Mutex<VecDeque<Failure>>,
+    failures: Mutex<VecDeque<FailedRequest>>,
     /// What failed requests have written to stderr, by their ids, until the failure is recorded.
     stderr: Mutex<VecDeque<(Arc<str>, Vec<String>)>>,
     refusal: Mutex<Option<(SystemTime, &'static str)>>,
@@ -45,7 +45,7 @@ pub struct Service {
 
 /// A request that failed, in the operator's words.
 #[derive(Clone, Debug, Serialize)]
-pub struct Failure {
+pub struct FailedRequest {
     /// When, as RFC 3339.
     pub at: String,
     /// As the caller has it.
@@ -76,7 +76,7 @@ impl Services {
     }
 
     /// The service of this name: the one that lives, or a new one.
-    pub fn of(&self, name: &str) -> Arc<Service> {
+    pub fn get_or_create(&self, name: &str) -> Arc<Service> {
         let mut known = lock(&self.known);
         if let Some(service) = known.get(name).and_then(Weak::upgrade) {
             return service;
@@ -110,7 +110,7 @@ impl Service {
     }
 
     /// Says whether it may be asked. Forgotten when the host ends; a manifest's `enabled` is not.
-    pub fn disable(&self, disabled: bool) {
+    pub fn set_disabled(&self, disabled: bool) {
         self.disabled.store(disabled, Relaxed);
     }
 
@@ -136,7 +136,7 @@ impl Service {
     }
 
     /// A request that fails has written these lines to stderr.
-    pub(crate) fn wrote(&self, request_id: Arc<str>, lines: Vec<String>) {
+    pub(crate) fn record_stderr(&self, request_id: Arc<str>, lines: Vec<String>) {
         if lines.is_empty() {
             return;
         }
@@ -154,16 +154,16 @@ impl Service {
     }
 
     /// Counts a request that got no answer from a guest, or one whose answer broke off after its head.
-    pub fn failed(&self, error: &RequestError, request_id: &str, headed: bool) {
+    pub fn record_failure(&self, error: &RequestError, request_id: &str, headed: bool) {
         let reason = error.reason();
-        if !headed && !error.is_the_guests() {
+        if !headed && !error.reached_backend() {
             self.figures.refused.count(reason);
             *lock(&self.refusal) = Some((SystemTime::now(), reason));
             return;
         }
         let tally = if headed { &self.figures.aborted } else { &self.figures.failed };
         tally.count(reason);
-        let failure = Failure {
+        let failure = FailedRequest {
             at: rfc3339(SystemTime::now()),
             request_id: request_id.to_owned(),
             status: (!headed).then(|| error.status().as_u16()),
@@ -180,7 +180,7 @@ impl Service {
     }
 
     /// What failed lately, the last first.
-    pub fn failures(&self) -> Vec<Failure> {
+    pub fn failures(&self) -> Vec<FailedRequest> {
         lock(&self.failures).iter().cloned().collect()
     }
 

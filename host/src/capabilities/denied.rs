@@ -10,7 +10,7 @@ use wasmtime_wasi::p3::bindings::filesystem::types::Descriptor as Descriptor03;
 use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names_03, types as sockets_03};
 
 use super::Ctx;
-use super::denials::Kind;
+use super::logged_denials::Kind;
 use super::sandbox::Sandbox;
 
 /// Logs a denial unless it was logged before.

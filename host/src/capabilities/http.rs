@@ -1,8 +1,8 @@
 //! `wasi:http`, 0.2 and 0.3. What a guest sends goes to the [`Sender`] of its service, which knows what it may.
 
-mod asked;
 mod bounds;
-pub mod filled;
+pub mod non_empty;
+mod outgoing_handler;
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use wasmtime_wasi_http::{
     p3,
 };
 
-use self::filled::Filled;
+use self::non_empty::NonEmptyFrames;
 use super::Ctx;
-use super::outbox::{Sending, refuse};
-use super::sandbox::{Errand, Sandbox};
+use super::outbox::{SendFuture, refuse};
+use super::sandbox::{RequestContext, Sandbox};
 
 /// `wasi:http` 0.2 by its newest name: those before it are found by this, too.
 const TYPES: &str = "wasi:http/types@0.2.12";
@@ -33,14 +33,14 @@ const CHUNK_BYTES: usize = 128 << 10;
 
 /// Sends what the guests of a service send.
 pub trait Sender: Send + Sync {
-    /// Sends one request for the guest in this sandbox, on this errand. Called while guest code waits: what is to be done
+    /// Sends one request for the guest in this sandbox, on this context. Called while guest code waits: what is to be done
     /// is for the future.
     fn send(
         self: Arc<Self>,
-        from: (Arc<Sandbox>, Errand),
+        from: (Arc<Sandbox>, RequestContext),
         request: http::Request<WasiBody>,
         options: RequestOptions,
-    ) -> Sending;
+    ) -> SendFuture;
 }
 
 /// Sends nothing.
@@ -48,7 +48,12 @@ pub trait Sender: Send + Sync {
 pub struct Denied;
 
 impl Sender for Denied {
-    fn send(self: Arc<Self>, _: (Arc<Sandbox>, Errand), _: http::Request<WasiBody>, _: RequestOptions) -> Sending {
+    fn send(
+        self: Arc<Self>,
+        _: (Arc<Sandbox>, RequestContext),
+        _: http::Request<WasiBody>,
+        _: RequestOptions,
+    ) -> SendFuture {
         refuse(Error::HttpRequestDenied)
     }
 }
@@ -69,7 +74,7 @@ impl Hooks {
 /// Puts `wasi:http` 0.2 into the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, WasiHttp>(linker, &p2::bindings::LinkOptions::default().into(), Ctx::http)?;
-    asked::link(linker)?;
+    outgoing_handler::link(linker)?;
     bounds::link_02(linker)
 }
 
@@ -97,12 +102,13 @@ impl WasiHttpHooks for Hooks {
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Sending {
-        match self.sandbox.errand() {
-            Some(errand) => {
-                let (from, depth) = ((Arc::clone(&self.sandbox), errand.clone()), errand.depth);
-                let filled = |body: WasiBody| if body.is_end_stream() { body } else { Filled(body).boxed_unsync() };
-                let request = request.map(filled);
+    ) -> SendFuture {
+        match self.sandbox.context() {
+            Some(context) => {
+                let (from, depth) = ((Arc::clone(&self.sandbox), context.clone()), context.depth);
+                let non_empty =
+                    |body: WasiBody| if body.is_end_stream() { body } else { NonEmptyFrames(body).boxed_unsync() };
+                let request = request.map(non_empty);
                 let sending = Arc::clone(&self.sender).send(from, request, options.unwrap_or_default());
                 Box::new(self.sandbox.send(depth, sending))
             }

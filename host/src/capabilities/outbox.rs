@@ -23,18 +23,18 @@ const NESTED: usize = 4;
 const WAITING: usize = 64;
 
 /// An answer to a guest, and what is left to do for it.
-pub type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+pub type SendResult = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
 /// A request of a guest on its way. Dropping it takes it back.
-pub type Sending = Box<dyn Future<Output = Sent> + Send>;
+pub type SendFuture = Box<dyn Future<Output = SendResult> + Send>;
 
 /// An answer that is whole as it is: nothing is left to do for it.
-pub fn sent(response: http::Response<WasiBody>) -> Sent {
+pub fn complete(response: http::Response<WasiBody>) -> SendResult {
     Ok((response, Box::new(std::future::ready(Ok(())))))
 }
 
 /// A request that is not sent.
-pub fn refuse(why: Error) -> Sending {
+pub fn refuse(why: Error) -> SendFuture {
     Box::new(std::future::ready(Err(why)))
 }
 
@@ -47,7 +47,7 @@ type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl Outbox {
     /// Has `sending`, for a guest that so many calls led to, run beside it. Whoever drops the answer takes it back.
-    pub(super) fn put(&self, depth: usize, sending: Sending) -> impl Future<Output = Sent> + Send + use<> {
+    pub(super) fn push(&self, depth: usize, sending: SendFuture) -> impl Future<Output = SendResult> + Send + use<> {
         let (mut answer, answered) = oneshot::channel();
         let running = Box::pin(async move {
             let sent = tokio::select! {
@@ -68,7 +68,7 @@ impl Outbox {
     }
 
     /// Gives what the guest has sent its first turn. Whether something is answered already, and the guest can go on.
-    pub(super) fn run(&self, cx: &mut Context<'_>) -> bool {
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> bool {
         let mut waiting = lock(&self.0);
         let Some(mut last) = waiting.pop_back() else { return false };
         waiting.drain(..).for_each(|running| drop(tokio::spawn(running)));
@@ -83,7 +83,7 @@ impl Outbox {
     }
 
     /// The guest has ended: what it has sent goes on as tasks, for as long as somebody holds the answers.
-    pub(super) fn part(&self) {
+    pub(super) fn detach(&self) {
         lock(&self.0).drain(..).for_each(|running| drop(tokio::spawn(running)));
     }
 
@@ -105,21 +105,23 @@ mod tests {
     use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
-    use crate::capabilities::outbox::sent;
+    use crate::capabilities::outbox::complete;
 
-    fn answer() -> Sent {
-        sent(http::Response::new(Full::new(Bytes::from_static(b"here")).map_err(|never| match never {}).boxed_unsync()))
+    fn answer() -> SendResult {
+        complete(http::Response::new(
+            Full::new(Bytes::from_static(b"here")).map_err(|never| match never {}).boxed_unsync(),
+        ))
     }
 
     /// Runs what there is, with the waker of the test's own task.
     async fn run(outbox: &Outbox) -> bool {
-        std::future::poll_fn(|cx| std::task::Poll::Ready(outbox.run(cx))).await
+        std::future::poll_fn(|cx| std::task::Poll::Ready(outbox.poll(cx))).await
     }
 
     #[tokio::test]
     async fn what_need_not_wait_has_no_task() {
         let outbox = Outbox::default();
-        let asked = outbox.put(0, Box::new(async { answer() }));
+        let asked = outbox.push(0, Box::new(async { answer() }));
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         assert!(run(&outbox).await);
         assert!(!run(&outbox).await, "it is run once");
@@ -138,7 +140,7 @@ mod tests {
                 answer()
             })
         };
-        let asked: Vec<_> = (0..3 * WAITING).map(|_| outbox.put(0, counts())).collect();
+        let asked: Vec<_> = (0..3 * WAITING).map(|_| outbox.push(0, counts())).collect();
         assert_eq!(lock(&outbox.0).len(), WAITING, "the rest has tasks");
         assert!(run(&outbox).await);
         assert_eq!(ran.load(Relaxed), 1);
@@ -152,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_waits_for_lets_nobody_go_on() {
         let outbox = Outbox::default();
-        drop(outbox.put(0, Box::new(async { answer() })));
+        drop(outbox.push(0, Box::new(async { answer() })));
         assert!(!run(&outbox).await);
     }
 
@@ -163,7 +165,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             answer()
         };
-        let asked = [outbox.put(0, Box::new(waits())), outbox.put(0, Box::new(waits()))];
+        let asked = [outbox.push(0, Box::new(waits())), outbox.push(0, Box::new(waits()))];
         assert!(!run(&outbox).await);
         for asked in asked {
             assert!(asked.await.is_ok());
@@ -174,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn calls_within_calls_do_not_pile_up_on_one_stack() {
         let outbox = Outbox::default();
-        let asked = outbox.put(NESTED, Box::new(async { answer() }));
+        let asked = outbox.push(NESTED, Box::new(async { answer() }));
         assert!(!run(&outbox).await, "it has a task already");
         assert!(asked.await.is_ok());
     }
@@ -187,7 +189,7 @@ mod tests {
             let _alive = alive;
             std::future::pending().await
         };
-        let asked = outbox.put(0, Box::new(hangs));
+        let asked = outbox.push(0, Box::new(hangs));
         assert!(!run(&outbox).await);
         tokio::task::yield_now().await;
         assert_eq!(gone.try_recv(), Err(TryRecvError::Empty));

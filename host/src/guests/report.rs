@@ -19,7 +19,7 @@ use crate::manifest::grants::Grants;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::runtime::compile::Interfaces;
-use crate::service::Failure;
+use crate::service::FailedRequest;
 use crate::telemetry::metrics::CacheOutcome;
 use crate::upstreams::{ReplicaStatus, UpstreamStatus};
 
@@ -167,7 +167,7 @@ pub struct Whole {
     /// What its requests are asked before they may run, in that order, and how that stands.
     pub policies: Vec<PolicyStatus>,
     /// The last first.
-    pub recent_errors: Vec<Failure>,
+    pub recent_errors: Vec<FailedRequest>,
 }
 
 /// Why a file is not served.

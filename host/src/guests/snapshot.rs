@@ -244,7 +244,7 @@ impl Snapshot {
         let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
         let own = backend.spec.host().map(host);
         let guarded = backend.spec.manifest.terms.service != Policies::default();
-        if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target, guarded) {
+        if let Err((route, owner)) = self.router.insert(backend.routes().iter().chain(&own), &target, guarded) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
             return Err(Refusal::new(&file_name(&backend.spec.path), reason, remedy));

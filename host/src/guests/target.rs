@@ -7,7 +7,7 @@ use crate::guests::backend::Backend;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::share::{Percent, Share};
-use crate::routing::split::{Part, Split};
+use crate::routing::split::{InRotation, Split};
 use crate::service::Service;
 
 /// A service, and what stands before it.
@@ -55,9 +55,9 @@ impl Target {
     }
 }
 
-impl Part for Target {
-    fn takes_part(&self) -> bool {
-        self.backend.takes_part()
+impl InRotation for Target {
+    fn is_in_rotation(&self) -> bool {
+        self.backend.is_in_rotation()
     }
 }
 

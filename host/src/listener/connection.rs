@@ -18,7 +18,7 @@ use super::activity::{Activity, Verdict, Watched};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
 use crate::base::drain::{Drain, Told};
 use crate::config;
-use crate::proxy::headers::{Crowded, Peer};
+use crate::proxy::headers::{Peer, TooManyFields};
 use crate::proxy::outbound::Outbound;
 use crate::request::handler::{Handler, Hop};
 use crate::request::respond::{Body, Last};
@@ -178,8 +178,8 @@ pub async fn serve(
 /// hyper counts those of HTTP/1.1, and h2 only their bytes.
 fn bounded(request: Request<Incoming>, account: &Arc<Account>, fields: usize) -> Request<Upload<Incoming>> {
     let mut request = request.map(|body| Upload::new(body, account, fields));
-    if request.version() == Version::HTTP_2 && Crowded::is(request.headers(), fields) {
-        request.extensions_mut().insert(Crowded);
+    if request.version() == Version::HTTP_2 && TooManyFields::applies(request.headers(), fields) {
+        request.extensions_mut().insert(TooManyFields);
     }
     request
 }

@@ -12,8 +12,8 @@ use http::{Method, Version, request};
 use http_body::Frame;
 
 pub use self::peer::Peer;
-use self::peer::{Asked, element};
-use super::upgrade::Wanted;
+use self::peer::{RequestHost, element};
+use super::upgrade::OfferedProtocols;
 use crate::base::canonical;
 use crate::error::RequestError;
 
@@ -33,7 +33,7 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Whether a header says who the client is or what it asked for, and is therefore worth forging.
+/// Whether a header says who the client is or what it request_host for, and is therefore worth forging.
 pub fn is_identity(name: &str) -> bool {
     matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
 }
@@ -47,7 +47,7 @@ fn is_hosts_own(name: &str) -> bool {
 }
 
 /// What becomes of a request's header.
-enum Kind {
+enum FieldKind {
     /// It passes.
     Other,
     /// It is about the connection.
@@ -59,26 +59,26 @@ enum Kind {
 }
 
 /// Costs most headers one look at their first letter; all of them are looked at in every request.
-fn kind(name: &HeaderName) -> Kind {
+fn kind(name: &HeaderName) -> FieldKind {
     let text = name.as_str();
     if !matches!(text.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'v' | b'x')) {
-        return Kind::Other;
+        return FieldKind::Other;
     }
     if text.bytes().any(|byte| byte == b'_') {
         let plain = text.replace('_', "-");
         let alias = is_hosts_own(&plain) || is_hop_by_hop(&plain) || plain == "content-length";
-        return if alias { Kind::Alias } else { Kind::Other };
+        return if alias { FieldKind::Alias } else { FieldKind::Other };
     }
     match () {
-        () if is_hop_by_hop(text) => Kind::Hop,
-        () if is_identity(text) || text == "via" => Kind::Forwarding,
-        () => Kind::Other,
+        () if is_hop_by_hop(text) => FieldKind::Hop,
+        () if is_identity(text) || text == "via" => FieldKind::Forwarding,
+        () => FieldKind::Other,
     }
 }
 
 /// Whether a proxy has added a header to a request: then its client is not who is at the other end of the connection.
 pub fn is_forwarded(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| matches!(kind(name), Kind::Forwarding))
+    headers.keys().any(|name| matches!(kind(name), FieldKind::Forwarding))
 }
 
 const FORWARDED: HeaderName = header::FORWARDED;
@@ -92,11 +92,11 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Among the extensions of a request whose head has more fields than `listener.headers`.
 #[derive(Clone, Copy, Debug)]
-pub struct Crowded;
+pub struct TooManyFields;
 
-impl Crowded {
+impl TooManyFields {
     /// Whether there are more than `most` fields. The parts into which HTTP/2 cuts `Cookie` are one (RFC 9113, 8.2.3).
-    pub fn is(headers: &HeaderMap, most: usize) -> bool {
+    pub fn applies(headers: &HeaderMap, most: usize) -> bool {
         let extra = || headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
         headers.len() > most && headers.len() - extra() > most
     }
@@ -114,24 +114,24 @@ pub struct Arrival {
 ///
 /// # Errors
 /// When the head is one that HTTP does not allow to be served.
-pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, RequestError> {
+pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, RequestError> {
     if head.method == Method::CONNECT {
         return Err(RequestError::BadRequest("CONNECT is for proxies, and this is none"));
     }
     let scheme = if peer.trusted { forwarded_scheme(&head.headers) } else { Scheme::HTTP };
-    let asked = asked(head, peer, &scheme)?;
-    Wanted::note(head);
+    let request_host = request_host(head, peer, &scheme)?;
+    OfferedProtocols::detect(head);
     let (mut dropped, mut forwarded) = (Vec::new(), false);
     for name in head.headers.keys() {
         match kind(name) {
-            Kind::Other => continue,
-            Kind::Forwarding => {
+            FieldKind::Other => continue,
+            FieldKind::Forwarding => {
                 forwarded = true;
                 if peer.trusted || *name == header::VIA {
                     continue;
                 }
             }
-            Kind::Hop | Kind::Alias => {}
+            FieldKind::Hop | FieldKind::Alias => {}
         }
         dropped.push(name.clone());
     }
@@ -143,14 +143,14 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Request
         join_cookies(&mut head.headers)?;
     }
     if peer.trusted {
-        forward(&mut head.headers, &asked.authority, peer, &scheme)?;
+        append_forwarding(&mut head.headers, &request_host.authority, peer, &scheme)?;
     } else {
-        introduce(&mut head.headers, &asked, peer);
+        set_forwarding(&mut head.headers, &request_host, peer);
     }
-    let normal = head.uri.path_and_query().map_or(Ok(None), |target| normal(target, &head.method))?;
+    let normal = head.uri.path_and_query().map_or(Ok(None), |target| normal_target(target, &head.method))?;
     let mut parts = std::mem::take(&mut head.uri).into_parts();
     parts.path_and_query = normal.or(parts.path_and_query);
-    (parts.scheme, parts.authority) = (Some(scheme), Some(asked.authority.clone()));
+    (parts.scheme, parts.authority) = (Some(scheme), Some(request_host.authority.clone()));
     head.uri = Uri::from_parts(parts).map_err(|_| BAD_TARGET)?;
     Ok(Arrival { local: peer.address.is_loopback() && !peer.trusted && !forwarded })
 }
@@ -159,7 +159,7 @@ const BAD_TARGET: RequestError = RequestError::BadRequest("the request target is
 
 /// The target with its path in normal form, if that is another one. `*` is only for OPTIONS (RFC 9112 3.2.4), and an empty
 /// path is `/` (RFC 9110 4.2.3).
-fn normal(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>, RequestError> {
+fn normal_target(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>, RequestError> {
     if target.as_str() == "*" {
         return if *method == Method::OPTIONS { Ok(None) } else { Err(BAD_TARGET) };
     }
@@ -200,13 +200,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// A frame of a request's body. Trailers lose what only headers may say (RFC 9110 6.5.1) of the message and its client: some
 /// servers merge the two.
-pub fn trailing(frame: Frame<Bytes>) -> Frame<Bytes> {
+pub fn filter_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     let mut trailers = match frame.into_trailers() {
         Ok(trailers) => trailers,
         Err(frame) => return frame,
     };
     let is_heads = |name: &HeaderName| {
-        !matches!(kind(name), Kind::Other) || is_hosts_own(name.as_str()) || *name == header::CONTENT_LENGTH
+        !matches!(kind(name), FieldKind::Other) || is_hosts_own(name.as_str()) || *name == header::CONTENT_LENGTH
     };
     let dropped: Vec<_> = trailers.keys().filter(|name| is_heads(name)).cloned().collect();
     dropped.iter().for_each(|name| drop(trailers.remove(name)));
@@ -266,7 +266,7 @@ pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Requ
 
 /// The target's own authority, else the Host header; HTTP/1.0 may have neither. In its canonical form, in which the Host
 /// header is then, too.
-fn asked(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<Asked>, RequestError> {
+fn request_host(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<RequestHost>, RequestError> {
     const BAD: RequestError = RequestError::BadRequest("the Host header is not valid");
     const MISSING: RequestError = RequestError::BadRequest("the Host header is missing");
     const TWO: RequestError = RequestError::BadRequest("the Host header is not the host of the request target");
@@ -288,28 +288,28 @@ fn asked(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<
     if host.is_none() && head.version == Version::HTTP_11 && !peer.inside {
         return Err(MISSING);
     }
-    let asked = peer.canonical(said, scheme).ok_or(BAD)?;
-    let differs = host.is_some_and(|host| *host != asked.host);
+    let request_host = peer.canonical(said, scheme).ok_or(BAD)?;
+    let differs = host.is_some_and(|host| *host != request_host.host);
     if differs && head.uri.authority().is_some() {
         // HTTP/1.1 ignores the header where the target has a host (RFC 9112 3.2.2), but it has to be one; in HTTP/2 a request
         // with two hosts is malformed (RFC 9113 8.3.1).
         let own = host.and_then(|host| canonical::authority(host.as_bytes(), scheme)).ok_or(BAD)?;
-        if head.version == Version::HTTP_2 && own != asked.authority {
+        if head.version == Version::HTTP_2 && own != request_host.authority {
             return Err(TWO);
         }
     }
     if differs {
-        head.headers.insert(header::HOST, asked.host.clone());
+        head.headers.insert(header::HOST, request_host.host.clone());
     }
-    Ok(asked)
+    Ok(request_host)
 }
 
 /// The host's own word in the place of what a client says of itself, which is gone already.
-fn introduce(headers: &mut HeaderMap, asked: &Asked, peer: &Peer) {
-    headers.insert(FORWARDED, asked.forwarded.clone());
+fn set_forwarding(headers: &mut HeaderMap, request_host: &RequestHost, peer: &Peer) {
+    headers.insert(FORWARDED, request_host.forwarded.clone());
     headers.insert(FOR, peer.plain.clone());
     headers.insert(PROTO, HeaderValue::from_static("http"));
-    headers.insert(HOST, asked.host.clone());
+    headers.insert(HOST, request_host.host.clone());
 }
 
 /// The scheme that the client used, by the word of a trusted proxy: the first of a list, to which each proxy adds its own.
@@ -320,7 +320,12 @@ fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
 }
 
 /// Adds to what a trusted proxy says of the client.
-fn forward(headers: &mut HeaderMap, authority: &Authority, peer: &Peer, scheme: &Scheme) -> Result<(), RequestError> {
+fn append_forwarding(
+    headers: &mut HeaderMap,
+    authority: &Authority,
+    peer: &Peer,
+    scheme: &Scheme,
+) -> Result<(), RequestError> {
     const BAD: RequestError = RequestError::BadRequest("the forwarding headers are not valid");
     let element = element(peer, authority, scheme);
     let append = |headers: &mut HeaderMap, name: HeaderName, own: &str| -> Result<(), RequestError> {

@@ -10,7 +10,7 @@ use crate::base::budget::Room;
 
 /// Bytes handed to an HTTP/2 stream at once: the size of a frame. h2 takes a whole chunk when the window has room for one
 /// byte, and the stream of a task that has ended cannot be reset any more.
-pub const PIECE: usize = 16 << 10;
+pub const MAX_CHUNK: usize = 16 << 10;
 
 /// The body of a response, as a connection sends it.
 pub trait Outbound: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static {

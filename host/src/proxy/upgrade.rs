@@ -7,17 +7,17 @@ use hyper::upgrade::OnUpgrade;
 /// The protocols that a client offers to switch to, in its order of preference (RFC 9110 7.8): a list of at least one. Among
 /// the extensions of a request that has some.
 #[derive(Clone, Debug)]
-pub struct Wanted(HeaderValue);
+pub struct OfferedProtocols(HeaderValue);
 
 /// A request's part of an upgrade: what is offered, and the client's connection once it is free.
-pub struct Ours {
+pub struct ClientUpgrade {
     offered: HeaderValue,
-    freed: OnUpgrade,
+    connection: OnUpgrade,
 }
 
-impl Wanted {
+impl OfferedProtocols {
     /// Looks for it before the headers that say so are taken away.
-    pub fn note(head: &mut request::Parts) {
+    pub fn detect(head: &mut request::Parts) {
         if head.headers.contains_key(header::UPGRADE)
             && head.version == Version::HTTP_11
             && head.method == Method::GET
@@ -31,16 +31,16 @@ impl Wanted {
     }
 }
 
-impl Ours {
+impl ClientUpgrade {
     /// Takes it out of a request; `None` when it asks for no such thing.
     pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
-        let Wanted(offered) = request.extensions_mut().remove()?;
-        Some(Self { offered, freed: hyper::upgrade::on(request) })
+        let OfferedProtocols(offered) = request.extensions_mut().remove()?;
+        Some(Self { offered, connection: hyper::upgrade::on(request) })
     }
 
     /// Whether the protocols of an answer with these headers are some of those that were offered. There are several where one
     /// is on top of another.
-    pub fn is(&self, headers: &HeaderMap) -> bool {
+    pub fn allows(&self, headers: &HeaderMap) -> bool {
         let offered = self.offered.to_str().unwrap_or_default();
         let is_offered = |chosen: &str| list(offered).any(|offer| offer.eq_ignore_ascii_case(chosen));
         let mut chosen = members(headers, &header::UPGRADE).peekable();
@@ -48,13 +48,13 @@ impl Ours {
     }
 
     /// Asks the replica for it.
-    pub fn ask(&self, headers: &mut HeaderMap) {
-        speak(headers, &self.offered);
+    pub fn write_offer(&self, headers: &mut HeaderMap) {
+        write_upgrade(headers, &self.offered);
     }
 
     /// The client's connection, once the head of the response is sent.
-    pub fn freed(self) -> OnUpgrade {
-        self.freed
+    pub fn into_connection(self) -> OnUpgrade {
+        self.connection
     }
 }
 
@@ -79,7 +79,7 @@ pub fn chosen(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Says that the connection is to become something else, or does.
-pub fn speak(headers: &mut HeaderMap, what: &HeaderValue) {
+pub fn write_upgrade(headers: &mut HeaderMap, what: &HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, what.clone());
 }
@@ -90,11 +90,11 @@ mod tests {
 
     use super::*;
 
-    fn ours(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<Ours> {
+    fn ours(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<ClientUpgrade> {
         let request = lines.iter().fold(Request::get("/"), |request, (name, value)| request.header(name, *value));
         let (mut head, ()) = request.version(version).body(()).unwrap().into_parts();
-        Wanted::note(&mut head);
-        Ours::take(&mut Request::from_parts(head, ()))
+        OfferedProtocols::detect(&mut head);
+        ClientUpgrade::take(&mut Request::from_parts(head, ()))
     }
 
     /// What a replica is asked for when a client offers these protocols.
@@ -103,7 +103,7 @@ mod tests {
             lines.iter().map(|line| (header::UPGRADE, *line)).chain([(header::CONNECTION, "keep-alive, Upgrade")]);
         let ours = ours(Version::HTTP_11, &lines.collect::<Vec<_>>())?;
         let mut asked = HeaderMap::new();
-        ours.ask(&mut asked);
+        ours.write_offer(&mut asked);
         Some(asked[header::UPGRADE].to_str().unwrap().to_owned())
     }
 
@@ -142,7 +142,7 @@ mod tests {
         ] {
             let answer = chosen.iter().fold(Response::builder(), |answer, line| answer.header(header::UPGRADE, *line));
             let ours = ours(Version::HTTP_11, &asks).unwrap();
-            assert_eq!(ours.is(answer.body(()).unwrap().headers()), may, "{chosen:?}");
+            assert_eq!(ours.allows(answer.body(()).unwrap().headers()), may, "{chosen:?}");
         }
     }
 }

@@ -30,8 +30,8 @@ impl Via {
     }
 
     /// How often a request with these headers has passed this host.
-    pub fn passed(&self, headers: &HeaderMap) -> usize {
-        headers.get_all(header::VIA).iter().map(|line| self.times(line)).sum()
+    pub fn count(&self, headers: &HeaderMap) -> usize {
+        headers.get_all(header::VIA).iter().map(|line| self.count_in_line(line)).sum()
     }
 
     /// Adds this host to the ones that a request has passed. `depth` calls led to it, and each counts like a time that it
@@ -39,14 +39,14 @@ impl Via {
     ///
     /// # Errors
     /// When those are more than `limit`: it would most likely never end.
-    pub fn pass<B>(&self, request: &mut Request<B>, depth: usize, limit: usize) -> Result<(), RequestError> {
+    pub fn add_hop<B>(&self, request: &mut Request<B>, depth: usize, limit: usize) -> Result<(), RequestError> {
         let [one, zero, two] = &self.values;
         let value = match request.version() {
             Version::HTTP_2 => two,
             Version::HTTP_10 => zero,
             _ => one,
         };
-        let before = self.passed(request.headers());
+        let before = self.count(request.headers());
         if depth.max(before) > limit {
             return Err(RequestError::CallDepth);
         }
@@ -56,12 +56,12 @@ impl Via {
 
     /// Marks a guest's own request as such, for this host, and says how many calls led to the guest. What the guest has copied of
     /// it from its request counts.
-    pub fn tell(&self, headers: &mut HeaderMap, depth: usize) {
+    pub fn mark_from_guest(&self, headers: &mut HeaderMap, depth: usize) {
         let [one, ..] = &self.values;
         if !self.is_from_guest(headers) {
             headers.append(header::VIA, self.guest.clone());
         }
-        let missing = (depth + 1).saturating_sub(self.passed(headers));
+        let missing = (depth + 1).saturating_sub(self.count(headers));
         if missing > 0 {
             self.add(headers, one, missing);
         }
@@ -83,11 +83,11 @@ impl Via {
     }
 
     /// How often this host is in one line: `1.1 front, HTTP/2.0 lodge-5eed5eed (words)`.
-    fn times(&self, line: &HeaderValue) -> usize {
-        line.as_bytes().split(|byte| *byte == b',').filter(|hop| self.is(hop)).count()
+    fn count_in_line(&self, line: &HeaderValue) -> usize {
+        line.as_bytes().split(|byte| *byte == b',').filter(|hop| self.is_own(hop)).count()
     }
 
-    fn is(&self, hop: &[u8]) -> bool {
+    fn is_own(&self, hop: &[u8]) -> bool {
         received_by(hop).is_some_and(|by| by.eq_ignore_ascii_case(self.name.as_bytes()))
     }
 }
@@ -114,7 +114,7 @@ mod tests {
         for line in lines {
             request.headers_mut().append(header::VIA, HeaderValue::from_static(line));
         }
-        let result = Via::new(0x5eed).pass(&mut request, 0, limit);
+        let result = Via::new(0x5eed).add_hop(&mut request, 0, limit);
         let lines = request.headers().get_all(header::VIA).iter().map(|line| line.to_str().unwrap_or("?").to_owned());
         match result {
             Ok(()) => Some(lines.collect()),
@@ -142,7 +142,7 @@ mod tests {
         let mut request = Request::new(());
         let line = HeaderValue::from_bytes(b"1.1 caf\xe9, 1.1 lodge-00005eed").unwrap();
         request.headers_mut().append(header::VIA, line);
-        assert!(Via::new(0x5eed).pass(&mut request, 0, 0).is_err());
+        assert!(Via::new(0x5eed).add_hop(&mut request, 0, 0).is_err());
     }
 
     /// What counts is how deep it is, by whatever way it came there.
@@ -155,17 +155,17 @@ mod tests {
                 request.headers_mut().append(header::VIA, HeaderValue::from_static(line));
             }
             tell(&mut request);
-            via.passed(request.headers())
+            via.count(request.headers())
         };
         for depth in 0..5 {
-            assert_eq!(told(&["1.1 front"], &|request| via.pass(request, depth, 4).unwrap()), depth + 1);
-            assert_eq!(told(&["1.1 front"], &|request| via.tell(request.headers_mut(), depth)), depth + 1);
+            assert_eq!(told(&["1.1 front"], &|request| via.add_hop(request, depth, 4).unwrap()), depth + 1);
+            assert_eq!(told(&["1.1 front"], &|request| via.mark_from_guest(request.headers_mut(), depth)), depth + 1);
             // What it knows of itself, or has copied, is not said twice.
             let twice = ["1.1 lodge-00005eed, 1.0 fred", "1.1 lodge-00005eed"];
-            assert_eq!(told(&twice, &|request| via.pass(request, depth, 4).unwrap()), depth.max(2) + 1);
-            assert_eq!(told(&twice, &|request| via.tell(request.headers_mut(), depth)), (depth + 1).max(2));
+            assert_eq!(told(&twice, &|request| via.add_hop(request, depth, 4).unwrap()), depth.max(2) + 1);
+            assert_eq!(told(&twice, &|request| via.mark_from_guest(request.headers_mut(), depth)), (depth + 1).max(2));
         }
-        assert!(via.pass(&mut Request::new(()), 5, 4).is_err());
+        assert!(via.add_hop(&mut Request::new(()), 5, 4).is_err());
     }
 
     /// A guest's mark cannot be taken off or left out by the guest, and is no step.
@@ -179,10 +179,10 @@ mod tests {
             for line in lines {
                 headers.append(header::VIA, HeaderValue::from_static(line));
             }
-            let before = via.passed(&headers);
+            let before = via.count(&headers);
             assert_eq!(via.is_from_guest(&headers), lines == ["1.1 lodge-00005eed-guest"]);
-            via.tell(&mut headers, 0);
-            assert!(via.is_from_guest(&headers) && via.passed(&headers) == before.max(1), "{headers:?}");
+            via.mark_from_guest(&mut headers, 0);
+            assert!(via.is_from_guest(&headers) && via.count(&headers) == before.max(1), "{headers:?}");
         }
         for line in ["1.1 lodge-00005eed", "1.1 lodge-0000beef-guest", "1.1 lodge-00005eed-guests", "1.1 -guest"] {
             assert!(

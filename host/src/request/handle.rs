@@ -17,7 +17,7 @@ use crate::admission::{Permit, Refusal};
 use crate::base::budget::Budget;
 use crate::cache;
 use crate::cache::{Found, Settled};
-use crate::capabilities::sandbox::Errand;
+use crate::capabilities::sandbox::RequestContext;
 use crate::error::RequestError;
 use crate::guests::absent::Why;
 use crate::guests::backend::Backend;
@@ -53,10 +53,10 @@ pub async fn handle<B: RequestBody>(
         record.detail(&handler.logs, peer.address(), &head);
     }
     record.begins(Phase::Route);
-    let arrived = headers::arrive(&mut head, peer);
+    let arrived = headers::normalize(&mut head, peer);
     record.asked(&head, peer.address());
     let arrival = arrived?;
-    if head.extensions.get::<headers::Crowded>().is_some() {
+    if head.extensions.get::<headers::TooManyFields>().is_some() {
         return Err(RequestError::TooManyFields);
     }
     if head.uri.path() == "*" {
@@ -64,7 +64,7 @@ pub async fn handle<B: RequestBody>(
     }
     let bound = find(handler, hop, arrival, &mut head, record)?;
     // Who came back over the network is as deep as one that was called so often.
-    let depth = call.map_or(0, |call| call.depth).max(handler.via.passed(&head.headers));
+    let depth = call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
     if depth > bound.target.backend.limits().call_depth {
         return Err(RequestError::CallDepth);
     }
@@ -145,7 +145,7 @@ async fn ask_again(
         Ok(permit) => {
             record.admitted(&permit);
             errand.begins(deadline);
-            let to = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
+            let to = RequestContext { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
             run((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
         }
         Err(refusal) => Err(refusal.into()),
@@ -179,14 +179,14 @@ fn ask<B: RequestBody>(
         let own = record.admitted(&permit) + target.backend.limits().wall;
         let deadline = hop.call.map_or(own, |call| own.min(call.deadline));
         cached.into_iter().for_each(|cached| cached.begins(deadline));
-        let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
+        let context = RequestContext { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
         let Some((version, route)) = mirror else {
-            return run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record).await;
+            return run((&handler.tracer, &handler.unsent), &target, permit, request, client, context, record).await;
         };
         let (request, copy) = mirror::doubled(request);
-        let shown = mirror::show((version, route, judged), copy, client, errand.clone(), Arc::clone(&handler.unsent));
+        let shown = mirror::show((version, route, judged), copy, client, context.clone(), Arc::clone(&handler.unsent));
         tokio::spawn(shown);
-        Box::pin(run((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)).await
+        Box::pin(run((&handler.tracer, &handler.unsent), &target, permit, request, client, context, record)).await
     }
 }
 
@@ -201,22 +201,22 @@ pub(super) fn run<B: RequestBody>(
     permit: Permit,
     request: Request<B>,
     client: IpAddr,
-    mut errand: Errand,
+    mut context: RequestContext,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
-        let (method, version, deadline) = (request.method().clone(), request.version(), errand.deadline);
+        let (method, version, deadline) = (request.method().clone(), request.version(), context.deadline);
         let exchange = Exchange { method, deadline, reserve: Reserve { version, unsent } };
         match &target.backend {
             Backend::Guest(guest) => {
                 if guest.sends() {
-                    errand.onward = tracer.onward(request.headers());
+                    context.onward = tracer.onward(request.headers());
                 }
                 record.begins(Phase::Instantiate);
                 let answer = match Instance::take(guest, deadline).await {
                     Ok(instance) => {
                         record.begins(Phase::Guest);
-                        instance.call(Arc::clone(guest), request, errand).await
+                        instance.call(Arc::clone(guest), request, context).await
                     }
                     Err(error) => Err(error),
                 };
@@ -225,7 +225,7 @@ pub(super) fn run<B: RequestBody>(
             Backend::Upstream(upstream) => {
                 record.begins(Phase::Guest);
                 let onward = if record.is_traced() { tracer.onward(request.headers()) } else { None };
-                let answer = Box::pin(forward::forward(upstream, request, client, &errand, onward)).await;
+                let answer = Box::pin(forward::forward(upstream, request, client, &context, onward)).await;
                 respond::relaying(permit, answer, &exchange)
             }
         }

@@ -172,7 +172,7 @@ impl Record {
     pub fn counted(&mut self, error: &RequestError) {
         self.reason = Some(error.reason());
         if let Some(service) = &self.service {
-            service.failed(error, &self.request_id, false);
+            service.record_failure(error, &self.request_id, false);
         }
     }
 
@@ -180,7 +180,7 @@ impl Record {
     pub fn failed(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
         self.reason = Some(error.reason());
         let service = self.service.get_or_insert_with(|| Arc::clone(nobody));
-        service.failed(error, &self.request_id, false);
+        service.record_failure(error, &self.request_id, false);
         let name = Some(&*service.name).filter(|name| !name.is_empty());
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
         let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
@@ -216,7 +216,7 @@ impl Record {
         if let Some(service) = &self.service {
             let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
             tracing::warn!(service = &*service.name, request_id, reason, detail, "transfer aborted: {error}");
-            service.failed(error, request_id, true);
+            service.record_failure(error, request_id, true);
         }
     }
 }

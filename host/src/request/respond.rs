@@ -155,7 +155,7 @@ pub fn relaying(
             Forwarded::Switch(mut head, tunnel) => {
                 let chosen = upgrade::chosen(&head.headers);
                 take_over(&mut head);
-                chosen.iter().for_each(|chosen| upgrade::speak(&mut head.headers, chosen));
+                chosen.iter().for_each(|chosen| upgrade::write_upgrade(&mut head.headers, chosen));
                 permit.record_response(head.status, Upload::default(), Instant::now);
                 permit.write_headers(&mut head.headers);
                 tokio::spawn(tunnel.run());

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use self::readings::{Merged, Siblings};
+use self::readings::{AllRoutes, TargetRoutes};
 use crate::base::canonical;
 use crate::manifest::cache::Rules;
 use crate::manifest::route::{Route, Segment};
@@ -26,7 +26,7 @@ use crate::manifest::route::{Route, Segment};
 pub struct Router<T> {
     hosts: HashMap<String, Node<T>>,
     any_host: Node<T>,
-    merged: Merged,
+    merged: AllRoutes,
 }
 
 /// What is known of the paths that have the same segments so far.
@@ -48,7 +48,7 @@ struct Entry<T> {
     cache: Option<Rules>,
     named: bool,
     target: T,
-    siblings: Arc<Siblings>,
+    owned: Arc<TargetRoutes>,
 }
 
 /// Who answers a request.
@@ -85,7 +85,7 @@ impl<T> Default for Node<T> {
 
 impl<T> Default for Router<T> {
     fn default() -> Self {
-        Self { hosts: HashMap::new(), any_host: Node::default(), merged: Merged::default() }
+        Self { hosts: HashMap::new(), any_host: Node::default(), merged: AllRoutes::default() }
     }
 }
 
@@ -94,7 +94,7 @@ impl<T: Clone> Router<T> {
     ///
     /// # Errors
     /// The first route that somebody has already, and who that is.
-    pub fn own<'a>(
+    pub fn insert<'a>(
         &mut self,
         routes: impl Iterator<Item = &'a Route> + Clone,
         target: &T,
@@ -106,18 +106,18 @@ impl<T: Clone> Router<T> {
                 return Err((route, entry.target.clone()));
             }
         }
-        let siblings = self.merged.add(routes.clone(), guarded);
+        let owned = self.merged.add(routes.clone(), guarded);
         for (number, route) in routes.enumerate() {
-            self.add(number, route, target, &siblings);
+            self.add(number, route, target, &owned);
         }
         Ok(())
     }
 
-    fn add(&mut self, number: usize, route: &Route, target: &T, siblings: &Arc<Siblings>) {
+    fn add(&mut self, number: usize, route: &Route, target: &T, owned: &Arc<TargetRoutes>) {
         let Route { methods, strip_prefix, cache, named, .. } = route.clone();
-        let (path, siblings) = (Arc::from(route.path.to_string()), Arc::clone(siblings));
+        let (path, owned) = (Arc::from(route.path.to_string()), Arc::clone(owned));
         let target = target.clone();
-        let entry = Entry { route: path, methods, strip_prefix, number, cache, named, target, siblings };
+        let entry = Entry { route: path, methods, strip_prefix, number, cache, named, target, owned };
         self.entries(route).push(entry);
     }
 
@@ -148,25 +148,25 @@ impl<T> Router<T> {
     pub fn find(&self, authority: &str, path: &str, method: &Method, names: bool) -> Result<Match<'_, T>, Missed> {
         let host = canonical::host(authority);
         if canonical::is_plain(path) {
-            return self.look(host, path, method, names).map(|(found, _)| found);
+            return self.lookup(host, path, method, names).map(|(found, _)| found);
         }
         let comparable = canonical::comparable(path);
-        let (mut found, siblings) = self.look(host, &comparable, method, names)?;
+        let (mut found, owned) = self.lookup(host, &comparable, method, names)?;
         if found.prefix > 0 {
             found.prefix = canonical::same_segments(path, &comparable, found.prefix);
         }
-        let agree = self.merged.agree(siblings, found.number, (host, &comparable), method, names);
+        let agree = self.merged.readings_agree(owned, found.number, (host, &comparable), method, names);
         if agree { Ok(found) } else { Err(Missed::Ambiguous) }
     }
 
     /// The target of a path as it is written here.
-    fn look(
+    fn lookup(
         &self,
         host: &str,
         path: &str,
         method: &Method,
         names: bool,
-    ) -> Result<(Match<'_, T>, &Arc<Siblings>), Missed> {
+    ) -> Result<(Match<'_, T>, &Arc<TargetRoutes>), Missed> {
         let open = |(entries, _): &(&[Entry<T>], usize)| names || !entries.iter().any(|entry| entry.named);
         let own = self.hosts.get(host).and_then(|node| node.find(path)).filter(open);
         let (entries, matched) = own.or_else(|| self.any_host.find(path)).ok_or(Missed::Route)?;
@@ -175,8 +175,8 @@ impl<T> Router<T> {
         match exact.or_else(|| entries.iter().find(|entry| entry.allows(method))) {
             Some(entry) => {
                 let prefix = if entry.strip_prefix { matched } else { 0 };
-                let Entry { target, route, number, cache, siblings, .. } = entry;
-                Ok((Match { target, route, number: *number, prefix, cache: *cache }, siblings))
+                let Entry { target, route, number, cache, owned, .. } = entry;
+                Ok((Match { target, route, number: *number, prefix, cache: *cache }, owned))
             }
             None => Err(Missed::Method(allow(entries))),
         }

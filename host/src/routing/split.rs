@@ -19,11 +19,11 @@ pub struct Split<T> {
     versions: Vec<Version<T>>,
     sticky: Option<Place>,
     drawn: AtomicU32,
-    shown: AtomicU32,
+    mirrored: AtomicU32,
     /// Some of them may be withdrawn, so they are judged.
     judges: bool,
     /// Where clients can choose their versions by what `sticky` names, and versions are judged.
-    seen: Option<Seen>,
+    sticky_window: Option<StickyWindow>,
 }
 
 /// The version that a request is for.
@@ -50,23 +50,23 @@ const STEP: u32 = 6_181;
 /// which is a minute and up to one sample.
 const WINDOW: u32 = 75;
 
-/// Values of `sticky` that can count for one version in a [`WINDOW`]; they share so many places by their hashes.
-const PLACES: usize = 16 << 10;
+/// Values of `sticky` that can count for one version in a [`WINDOW`]; they share so many slots by their hashes.
+const SLOTS: usize = 16 << 10;
 
 /// Which values of `sticky` have counted lately: 64 KiB for each version.
-struct Seen {
+struct StickyWindow {
     /// When the first request came; times are counted from there.
     epoch: OnceLock<Instant>,
     /// For each version, and then the service, by the hash of the value: the second in which one has counted, or 0. A place
     /// that is taken is not given to another value, or two values could take turns.
-    places: Box<[AtomicU32]>,
+    slots: Box<[AtomicU32]>,
 }
 
-impl Seen {
+impl StickyWindow {
     fn new(versions: usize) -> Self {
         Self {
             epoch: OnceLock::new(),
-            places: (0..=versions).flat_map(|_| 0..PLACES).map(|_| AtomicU32::new(0)).collect(),
+            slots: (0..=versions).flat_map(|_| 0..SLOTS).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -75,34 +75,33 @@ impl Seen {
         let passed = now.saturating_duration_since(*self.epoch.get_or_init(|| now)).as_secs();
         let second = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
         // Other bits than those that have chosen the version.
-        let at = (value / u64::from(Percent::ALL.0)) as usize % PLACES;
+        let at = (value / u64::from(Percent::ALL.0)) as usize % SLOTS;
         let free = |last: u32| (last == 0 || second.saturating_sub(last) >= WINDOW).then_some(second);
-        self.places.get(version * PLACES + at).is_some_and(|place| place.fetch_update(Relaxed, Relaxed, free).is_ok())
+        self.slots.get(version * SLOTS + at).is_some_and(|slot| slot.fetch_update(Relaxed, Relaxed, free).is_ok())
     }
 }
 
 /// Something that can be taken out.
-pub trait Part {
+pub trait InRotation {
     /// Whether it is in.
-    fn takes_part(&self) -> bool;
+    fn is_in_rotation(&self) -> bool;
 }
 
-impl<T: Part> Split<T> {
+impl<T: InRotation> Split<T> {
     /// Between these versions and the service itself; `None` without any.
     pub fn new(versions: impl IntoIterator<Item = (Share, Arc<T>)>, sticky: Option<Place>) -> Option<Self> {
         let versions: Vec<_> = versions.into_iter().map(|(share, target)| Version { share, target }).collect();
-        let (drawn, shown) = (AtomicU32::new(0), AtomicU32::new(0));
+        let (drawn, mirrored) = (AtomicU32::new(0), AtomicU32::new(0));
         let judges = versions.iter().any(|version| version.share.rollback.is_some());
-        let seen = (judges && sticky.is_some()).then(|| Seen::new(versions.len()));
-        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, shown, judges, seen })
+        let sticky_window = (judges && sticky.is_some()).then(|| StickyWindow::new(versions.len()));
+        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, mirrored, judges, sticky_window })
     }
 
     /// The version that answers a request that came at `now`.
     pub fn choose(&self, headers: &HeaderMap, client: IpAddr, now: Instant) -> Choice<'_, T> {
-        let named = self
-            .versions
-            .iter()
-            .find(|version| version.share.rules.iter().any(|rule| rule.holds(headers)) && version.target.takes_part());
+        let named = self.versions.iter().find(|version| {
+            version.share.rules.iter().any(|rule| rule.matches(headers)) && version.target.is_in_rotation()
+        });
         if let Some(version) = named {
             let judged = self.judges && version.share.percent == Percent(0);
             return Choice { version: Some(&version.target), judged };
@@ -111,10 +110,12 @@ impl<T: Part> Split<T> {
         let draw = value.and_then(|value| u32::try_from(value % u64::from(Percent::ALL.0)).ok());
         // The part of a version that is out is the service's.
         let drawn = self.draw(draw.unwrap_or_else(|| step(&self.drawn)));
-        let drawn = drawn.filter(|(_, version)| version.target.takes_part());
+        let drawn = drawn.filter(|(_, version)| version.target.is_in_rotation());
         let number = drawn.map_or(self.versions.len(), |(number, _)| number);
-        let counts = |seen: &Seen| self.chosen(value, client).is_none_or(|value| seen.counts(number, value, now));
-        let judged = self.judges && self.seen.as_ref().is_none_or(counts);
+        let counts = |sticky_window: &StickyWindow| {
+            self.client_chosen(value, client).is_none_or(|value| sticky_window.counts(number, value, now))
+        };
+        let judged = self.judges && self.sticky_window.as_ref().is_none_or(counts);
         Choice { version: drawn.map(|(_, version)| &version.target), judged }
     }
 
@@ -130,7 +131,7 @@ impl<T: Part> Split<T> {
 
     /// What a client has chosen of the value by which its version was found: not an IPv4 address, which it has to be
     /// reached at, and of an IPv6 address what is not the network's.
-    fn chosen(&self, value: Option<u64>, client: IpAddr) -> Option<u64> {
+    fn client_chosen(&self, value: Option<u64>, client: IpAddr) -> Option<u64> {
         match (self.sticky.as_ref()?, client.to_canonical()) {
             (Place::Client, IpAddr::V4(_)) => None,
             (Place::Client, IpAddr::V6(address)) => Some(hash_of(&(address.to_bits() >> 64).to_be_bytes())),
@@ -138,18 +139,18 @@ impl<T: Part> Split<T> {
         }
     }
 
-    /// Who is shown the request besides: one version at most. Of more than all of them together, the first by name get their part.
+    /// Who is mirrored the request besides: one version at most. Of more than all of them together, the first by name get their part.
     pub fn mirror(&self) -> Option<&Arc<T>> {
         let mut versions = self.versions.iter().filter(|version| version.share.mirror > Percent(0)).peekable();
         versions.peek()?;
-        let mut draw = step(&self.shown);
+        let mut draw = step(&self.mirrored);
         // Each has a range of its own, one after another.
         let version = versions.find(|version| {
-            let shown = draw < version.share.mirror.0;
+            let mirrored = draw < version.share.mirror.0;
             draw = draw.saturating_sub(version.share.mirror.0);
-            shown
+            mirrored
         })?;
-        version.target.takes_part().then_some(&version.target)
+        version.target.is_in_rotation().then_some(&version.target)
     }
 
     /// All of them.
@@ -159,7 +160,7 @@ impl<T: Part> Split<T> {
 }
 
 impl Rule {
-    fn holds(&self, headers: &HeaderMap) -> bool {
+    fn matches(&self, headers: &HeaderMap) -> bool {
         self.place.value(headers) == Some(self.value.as_bytes())
     }
 }

@@ -24,7 +24,7 @@ use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 use super::answer::{Answer, Work};
 use super::body::{Limited, RequestBody};
 use crate::base::lock::lock;
-use crate::capabilities::sandbox::{Errand, Sandbox};
+use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::capabilities::{Ctx, stdio};
 use crate::cpu::meter::Caught;
 use crate::cpu::turns::{Hog, Turn};
@@ -162,11 +162,11 @@ impl Instance {
         mut self,
         guest: Arc<Guest>,
         request: http::Request<B>,
-        errand: Errand,
+        context: RequestContext,
     ) -> Result<Answer, RequestError> {
         let sandbox = Arc::clone(&self.store.data().sandbox);
-        let deadline = errand.deadline;
-        sandbox.begin(errand, self.uses == 0);
+        let deadline = context.deadline;
+        sandbox.begin(context, self.uses == 0);
         self.uses = self.uses.saturating_add(1);
         let body_limit = guest.limits().request_body;
         let expects = request.headers().contains_key(header::EXPECT);
@@ -179,10 +179,10 @@ impl Instance {
             tokio::task::yield_now().await;
         }
         // An answer that was made of a body that was cut off is none.
-        if sandbox.body_over.load(Relaxed) {
+        if sandbox.body_too_large.load(Relaxed) {
             Err(RequestError::BodyTooLarge)
         } else {
-            answer.map_err(|error| sandbox.blame(error))
+            answer.map_err(|error| sandbox.attribute(error))
         }
     }
 
@@ -193,7 +193,7 @@ impl Instance {
     pub async fn ready(self, guest: &Arc<Guest>, path: &str, deadline: Instant) -> Result<(), String> {
         let uri = format!("http://{}{path}", host_of(&guest.name));
         let request = http::Request::get(uri).body(http_body_util::Empty::new()).map_err(|error| error.to_string())?;
-        let answer = self.call(Arc::clone(guest), request, Errand::new(Arc::from("ready"), deadline)).await;
+        let answer = self.call(Arc::clone(guest), request, RequestContext::new(Arc::from("ready"), deadline)).await;
         match answer {
             Ok(answer) if answer.head.status.is_success() => Ok(()),
             Ok(answer) => Err(answer.head.status.to_string()),
@@ -324,7 +324,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
                 this.sandbox.cpu.leave();
                 match polled {
                     Ok(Poll::Ready(output)) => {
-                        this.sandbox.part_from_sent();
+                        this.sandbox.detach_outgoing();
                         return Poll::Ready(Ok(output));
                     }
                     Ok(Poll::Pending) => {}
@@ -334,7 +334,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
             }
             // What it waited for is here, and it goes on, but not past a tick, nor while its client waits for what it has made.
             // It is woken by the answer.
-            let goes_on = this.sandbox.run_sent(cx);
+            let goes_on = this.sandbox.poll_outgoing(cx);
             let made = this.answered || lock(&this.sandbox.head).is_some();
             if !goes_on || made || this.sandbox.cpu.ticks() > begun {
                 break;
@@ -348,7 +348,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
 impl<F> Drop for Guarded<F> {
     fn drop(&mut self) {
-        self.sandbox.forget_sent();
+        self.sandbox.drop_outgoing();
         stdio::finish(&self.sandbox);
     }
 }

@@ -32,8 +32,8 @@ pub struct Deployment {
 impl Deployment {
     /// What these files are, as a version of one of `services`.
     pub(crate) fn new(spec: GuestSpec, services: &Services) -> Self {
-        let service = services.of(&spec.name);
-        let withdrawn = service.withdrawn(Self::files(&spec)).map(OnceLock::from).unwrap_or_default();
+        let service = services.get_or_create(&spec.name);
+        let withdrawn = service.withdrawn(Self::file_identity(&spec)).map(OnceLock::from).unwrap_or_default();
         Self {
             name: Arc::clone(&service.name),
             version: Arc::from(spec.digest.short()),
@@ -84,12 +84,12 @@ impl Deployment {
     /// Takes it out of its service's traffic for this reason, for as long as its files stay what they are. Says
     /// whether it was in until now.
     pub fn withdraw(&self, why: String) -> bool {
-        self.service.withdraw(Self::files(&self.spec), why.clone());
+        self.service.withdraw(Self::file_identity(&self.spec), why.clone());
         self.withdrawn.set(why).is_ok()
     }
 
     /// Its own files, which a change of its service's manifest leaves alone.
-    fn files(spec: &GuestSpec) -> (Digest, u64) {
+    fn file_identity(spec: &GuestSpec) -> (Digest, u64) {
         (spec.digest, spec.manifest.share.as_ref().map_or(0, |share| share.text))
     }
 
@@ -99,7 +99,7 @@ impl Deployment {
     }
 
     /// Whether it takes its part of its service's traffic.
-    pub fn takes_part(&self) -> bool {
+    pub fn is_in_rotation(&self) -> bool {
         self.withdrawn.get().is_none() && !self.service.is_disabled()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::capabilities::sandbox::is_the_clients;
+use crate::capabilities::sandbox::client_caused_timeout;
 
 /// The waits of one body. Reads the clock only when a wait begins or ends.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl UploadWait {
 
     /// Returns whether a slow client is the reason for the time since the body was first polled.
     pub fn is_client_slow(&self) -> bool {
-        is_the_clients(self.waited(), self.began.elapsed())
+        client_caused_timeout(self.waited(), self.began.elapsed())
     }
 
     /// Returns the duration of all waits so far.

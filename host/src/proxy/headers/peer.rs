@@ -26,15 +26,15 @@ pub struct Peer {
     pub(super) plain: HeaderValue,
     element: String,
     /// What the last request was for: usually what the next one is for.
-    last: Mutex<Option<Arc<Asked>>>,
+    last: Mutex<Option<Arc<RequestHost>>>,
 }
 
 /// The host of a request in its canonical form, and what the guest is told of it.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestHost {
     pub(super) authority: Authority,
     /// The authority in the client's own words.
-    said: Box<[u8]>,
+    raw: Box<[u8]>,
     scheme: Scheme,
     pub(super) host: HeaderValue,
     /// The whole `Forwarded` of a client that is not trusted.
@@ -108,17 +108,18 @@ impl Peer {
     }
 
     /// The canonical form of an authority in this peer's words; `None` when it is none.
-    pub(super) fn canonical(&self, said: &[u8], scheme: &Scheme) -> Option<Arc<Asked>> {
+    pub(super) fn canonical(&self, raw: &[u8], scheme: &Scheme) -> Option<Arc<RequestHost>> {
         let mut last = lock(&self.last);
-        if let Some(last) = last.as_ref().filter(|last| *last.said == *said && last.scheme == *scheme) {
+        if let Some(last) = last.as_ref().filter(|last| *last.raw == *raw && last.scheme == *scheme) {
             return Some(Arc::clone(last));
         }
-        let authority = canonical::authority(said, scheme)?;
+        let authority = canonical::authority(raw, scheme)?;
         let host = HeaderValue::from_str(authority.as_str()).ok()?;
         let forwarded = HeaderValue::try_from(element(self, &authority, &Scheme::HTTP)).ok()?;
-        let asked = Arc::new(Asked { authority, said: said.into(), scheme: scheme.clone(), host, forwarded });
-        *last = Some(Arc::clone(&asked));
-        Some(asked)
+        let request_host =
+            Arc::new(RequestHost { authority, raw: raw.into(), scheme: scheme.clone(), host, forwarded });
+        *last = Some(Arc::clone(&request_host));
+        Some(request_host)
     }
 }
 

@@ -12,7 +12,7 @@ fn router(owners: &[(&'static str, &[&str])]) -> Router<&'static str> {
     for (name, paths) in owners {
         let mut routes: Vec<_> = paths.iter().map(|path| route(path)).collect();
         routes.push(Route::host(format!("{name}.localhost")));
-        router.own(routes.iter(), name, false).unwrap();
+        router.insert(routes.iter(), name, false).unwrap();
     }
     router
 }
@@ -64,9 +64,9 @@ fn a_host_comes_before_a_path_and_methods_last() {
     let get = Route { methods: vec![Method::GET, Method::POST], ..route("/users") };
     let put = Route { methods: vec![Method::PUT], strip_prefix: true, ..route("/users") };
     let api = Route { host: Some("api.example.com".into()), strip_prefix: true, ..route("/v1/{tenant}") };
-    router.own([&get].into_iter(), &"reader", false).unwrap();
-    router.own([&put].into_iter(), &"writer", false).unwrap();
-    router.own([&api].into_iter(), &"api", false).unwrap();
+    router.insert([&get].into_iter(), &"reader", false).unwrap();
+    router.insert([&put].into_iter(), &"writer", false).unwrap();
+    router.insert([&api].into_iter(), &"api", false).unwrap();
     let find = |authority: &str, path: &str, method: Method| {
         router.find(authority, path, &method, true).map(|found| (*found.target, &**found.route, found.prefix))
     };
@@ -78,9 +78,9 @@ fn a_host_comes_before_a_path_and_methods_last() {
     // What the host has no route for is looked for at any host.
     assert_eq!(find("api.example.com", "/users", Method::GET), Ok(("reader", "/users", 0)));
     // Methods that overlap are a conflict, and one that says none has all.
-    assert_eq!(router.own([&route("/users")].into_iter(), &"z", false).unwrap_err(), (&route("/users"), "reader"));
+    assert_eq!(router.insert([&route("/users")].into_iter(), &"z", false).unwrap_err(), (&route("/users"), "reader"));
     let clash = Route { methods: vec![Method::PUT], ..route("/users") };
-    assert_eq!(router.own([&clash].into_iter(), &"z", false).unwrap_err().1, "writer");
+    assert_eq!(router.insert([&clash].into_iter(), &"z", false).unwrap_err().1, "writer");
     assert_eq!(api.to_string(), "api.example.com/v1/{tenant}");
     assert_eq!(get.to_string(), "GET|POST /users");
 }
@@ -89,14 +89,14 @@ fn a_host_comes_before_a_path_and_methods_last() {
 fn a_route_has_one_owner() {
     let mut router = router(&[("a", &["/x", "/u/{id}"])]);
     let wanted = [route("/y"), route("/x")];
-    let taken = router.own(wanted.iter(), &"b", false).unwrap_err();
+    let taken = router.insert(wanted.iter(), &"b", false).unwrap_err();
     assert_eq!((taken.0.to_string().as_str(), taken.1), ("/x", "a"));
     // All or none: b's other route is still free.
     assert_eq!(found(&router, "", "/y"), None);
     let host = Route::host("a.localhost".into());
-    assert_eq!(router.own([&host].into_iter(), &"c", false).unwrap_err().1, "a");
+    assert_eq!(router.insert([&host].into_iter(), &"c", false).unwrap_err().1, "a");
     // A parameter by another name is the same route.
-    assert_eq!(router.own([&route("/u/{name}")].into_iter(), &"c", false).unwrap_err().1, "a");
+    assert_eq!(router.insert([&route("/u/{name}")].into_iter(), &"c", false).unwrap_err().1, "a");
 }
 
 #[test]
@@ -167,7 +167,7 @@ proptest! {
         let patterns: Vec<String> = patterns.into_iter().collect();
         let mut router = Router::default();
         for (index, text) in patterns.iter().enumerate() {
-            router.own([&route(text)].into_iter(), &index, false).unwrap();
+            router.insert([&route(text)].into_iter(), &index, false).unwrap();
         }
         for path in &paths {
             let found = found(&router, "", path).map(|index| &patterns[index]);
@@ -186,7 +186,7 @@ proptest! {
 fn guarded(routes: &[(&str, bool)]) -> Router<&'static str> {
     let mut router = Router::default();
     let routes: Vec<_> = routes.iter().map(|(path, guarded)| Route { guarded: *guarded, ..route(path) }).collect();
-    router.own(routes.iter(), &"api", false).unwrap();
+    router.insert(routes.iter(), &"api", false).unwrap();
     router
 }
 
@@ -241,7 +241,7 @@ fn other_spellings_keep_the_policies() {
 fn methods_are_restrictions_too() {
     let mut router = Router::default();
     let read_only = Route { methods: vec![Method::GET], ..route("/api/admin") };
-    router.own([&route("/api"), &read_only].into_iter(), &"api", false).unwrap();
+    router.insert([&route("/api"), &read_only].into_iter(), &"api", false).unwrap();
     let find = |path: &str, method: Method| router.find("x", path, &method, true).map(|found| found.number);
     assert_eq!(find("/api//admin", Method::GET), Err(Missed::Ambiguous));
     assert_eq!(find("/api//admin", Method::POST), Err(Missed::Ambiguous));
@@ -251,7 +251,7 @@ fn methods_are_restrictions_too() {
     let head = Route { methods: vec![Method::HEAD], ..route("/x") };
     for routes in [[&get, &head], [&head, &get]] {
         let mut router = Router::default();
-        router.own(routes.into_iter(), &"x", false).unwrap();
+        router.insert(routes.into_iter(), &"x", false).unwrap();
         let number = |method: Method| router.find("x", "/x", &method, true).unwrap().number;
         assert_eq!((routes[number(Method::GET)], routes[number(Method::HEAD)]), (&get, &head));
     }
@@ -261,9 +261,9 @@ fn methods_are_restrictions_too() {
 #[test]
 fn nor_does_a_neighbour_answer_for_a_guarded_service() {
     let mut router = Router::default();
-    router.own([&route("/api")].into_iter(), &"api", false).unwrap();
-    router.own([&route("/api/open")].into_iter(), &"open", false).unwrap();
-    router.own([&route("/api/admin")].into_iter(), &"admin", true).unwrap();
+    router.insert([&route("/api")].into_iter(), &"api", false).unwrap();
+    router.insert([&route("/api/open")].into_iter(), &"open", false).unwrap();
+    router.insert([&route("/api/admin")].into_iter(), &"admin", true).unwrap();
     let find = |path: &str| router.find("x", path, &Method::GET, true).map(|found| *found.target);
     assert_eq!(find("/api//open"), Ok("api"));
     assert_eq!(find("/api//admin"), Err(Missed::Ambiguous));
@@ -279,7 +279,7 @@ fn hosts_by_name_are_not_for_everybody() {
     assert_eq!((find("/hello", true), find("/hello", false)), (Ok("users"), Ok("hello")), "as at any other host");
     let mut router = Router::default();
     let own = Route { host: Some("users.localhost".into()), ..route("/v1") };
-    router.own([&own, &Route::host("users.localhost".into())].into_iter(), &"users", false).unwrap();
+    router.insert([&own, &Route::host("users.localhost".into())].into_iter(), &"users", false).unwrap();
     let find = |path: &str| router.find("users.localhost", path, &Method::GET, false).is_ok();
     assert!(find("/v1/x") && !find("/v2"), "what its manifest says is for everybody");
 }
@@ -288,7 +288,7 @@ fn hosts_by_name_are_not_for_everybody() {
 fn a_prefix_is_cut_where_it_ends() {
     let mut router = Router::default();
     let strip = Route { strip_prefix: true, ..route("/v1/{tenant}") };
-    router.own([&strip].into_iter(), &"v1", false).unwrap();
+    router.insert([&strip].into_iter(), &"v1", false).unwrap();
     let prefix = |path: &str| router.find("x", path, &Method::GET, true).unwrap().prefix;
     for path in ["/v1/acme", "/v1/%40acme%2Fb", "/v1/a\"b"] {
         assert_eq!((prefix(path), prefix(&format!("{path}/x"))), (path.len(), path.len()), "{path}");
@@ -346,12 +346,12 @@ proptest! {
     ) {
         let routes: Vec<_> = patterns.iter().map(|(text, guarded)| Route { guarded: *guarded, ..route(text) }).collect();
         let mut router = Router::default();
-        router.own(routes.iter(), &"x", false).unwrap();
+        router.insert(routes.iter(), &"x", false).unwrap();
         let normal = canonical::normal(&format!("/{}", path.concat())).unwrap();
         if let Ok(found) = router.find("x", &normal, &Method::GET, true) {
             let seen = seen_by(&normal, slash, backslash, empty, cut);
             // By the names alone: what is left of `;` or `%2F` belongs to a segment.
-            if let Ok((read, _)) = router.look("x", &seen, &Method::GET, true) {
+            if let Ok((read, _)) = router.lookup("x", &seen, &Method::GET, true) {
                 prop_assert!(read.number == found.number || !routes[read.number].guarded, "{} is {}", normal, seen);
             }
         }
@@ -374,7 +374,7 @@ proptest! {
                 routes.push(Route { guarded: *kind == 1, methods, ..route(text) });
                 kinds.push(*kind);
             }
-            router.own(routes.iter(), &service, under_policies[service]).unwrap();
+            router.insert(routes.iter(), &service, under_policies[service]).unwrap();
         }
         let base = format!("/{}", segments.join("/"));
         let spelt = spelt(&segments, &mut choices.into_iter());

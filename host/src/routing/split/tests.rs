@@ -9,8 +9,8 @@ use super::*;
 /// A version in name only.
 struct Fake(&'static str, bool);
 
-impl Part for Fake {
-    fn takes_part(&self) -> bool {
+impl InRotation for Fake {
+    fn is_in_rotation(&self) -> bool {
         self.1
     }
 }
@@ -89,7 +89,8 @@ fn a_rule_goes_before_the_parts() {
         Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() },
         Rule { place: Place::Cookie("version".into()), value: "2".into() },
     ];
-    let version = |takes_part| (Share { rules: rules.clone(), ..Share::default() }, Arc::new(Fake("2", takes_part)));
+    let version =
+        |is_in_rotation| (Share { rules: rules.clone(), ..Share::default() }, Arc::new(Fake("2", is_in_rotation)));
     let split = Split::new([version(true)], None).unwrap();
     let asked = |split: &Split<Fake>, name: &'static str, value: &'static str| {
         let headers: HeaderMap = [(name.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
@@ -126,7 +127,7 @@ fn every_mirror_is_shown_its_part() {
     let shadow = |name, percent| (Share { mirror: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)));
     let split = Split::new([shadow("a", 500), shadow("b", 500), shadow("c", 2_000)], None).unwrap();
     let mut counts = BTreeMap::new();
-    (0..10_000).filter_map(|_| split.mirror()).for_each(|shown| *counts.entry(shown.0).or_default() += 1);
+    (0..10_000).filter_map(|_| split.mirror()).for_each(|mirrored| *counts.entry(mirrored.0).or_default() += 1);
     assert_eq!(counts, BTreeMap::from([("a", 500), ("b", 500), ("c", 2_000)]));
 }
 
@@ -181,7 +182,7 @@ fn a_sticky_value_counts_once_in_a_window() {
         // Many clients are judged by nearly all of them, and however many there are, memory is bounded.
         assert!((950..=1_000).contains(&(0..1_000).filter(|n| judged(&format!("user-{n}"), 200)).count()));
         let all = (0..200_000).filter(|n| judged(&format!("other-{n}"), 400)).count();
-        assert!((30_000..=2 * PLACES).contains(&all), "{all}");
+        assert!((30_000..=2 * SLOTS).contains(&all), "{all}");
         // What has no such value is drawn.
         assert!((0..100).all(|_| split.choose(&HeaderMap::new(), CLIENT, start).judged));
     }

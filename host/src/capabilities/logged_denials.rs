@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// What was logged already for a version of a service.
 #[derive(Debug, Default)]
-pub struct Denials(AtomicU8);
+pub struct LoggedDenials(AtomicU8);
 
 /// A kind of what is denied. Each is a bit.
 #[derive(Clone, Copy)]
@@ -19,7 +19,7 @@ pub(super) enum Kind {
     Files = 8,
 }
 
-impl Denials {
+impl LoggedDenials {
     /// Whether this is the first of its kind.
     pub(super) fn first(&self, kind: Kind) -> bool {
         let bit = kind as u8;
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn each_kind_is_first_once() {
-        let denials = Denials::default();
+        let denials = LoggedDenials::default();
         for kind in [Kind::Tcp, Kind::Udp, Kind::Names, Kind::Files] {
             assert!(denials.first(kind) && !denials.first(kind));
         }

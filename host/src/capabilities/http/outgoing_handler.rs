@@ -19,21 +19,21 @@ use wasmtime_wasi_http::{FieldMap, RequestOptions, WasiBody, WasiHttpHooks, Wasi
 
 use super::TYPES;
 use crate::capabilities::Ctx;
-use crate::capabilities::outbox::Sent;
+use crate::capabilities::outbox::SendResult;
 
 /// By its newest name, as [`TYPES`].
 const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
 
 /// An answer on its way to a guest.
-enum Asked {
-    Waiting(Pin<Box<dyn Future<Output = Sent> + Send>>),
-    Answered(Sent),
+enum FutureResponse {
+    Waiting(Pin<Box<dyn Future<Output = SendResult> + Send>>),
+    Answered(SendResult),
     /// The guest has it.
     Taken,
 }
 
 #[async_trait]
-impl Pollable for Asked {
+impl Pollable for FutureResponse {
     async fn ready(&mut self) {
         if let Self::Waiting(answer) = self {
             *self = Self::Answered(answer.await);
@@ -50,18 +50,21 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut types = linker.instance(TYPES)?;
     types.resource(
         "future-incoming-response",
-        ResourceType::host::<Asked>(),
+        ResourceType::host::<FutureResponse>(),
         |mut store: StoreContextMut<'_, Ctx>, rep| {
-            store.data_mut().table.delete(Resource::<Asked>::new_own(rep))?;
+            store.data_mut().table.delete(Resource::<FutureResponse>::new_own(rep))?;
             Ok(())
         },
     )?;
-    types.func_wrap("[method]future-incoming-response.subscribe", |mut store, (asked,): (Resource<Asked>,)| {
-        let pollable: Resource<DynPollable> = subscribe(&mut store.data_mut().table, asked)?;
-        Ok((pollable,))
-    })?;
-    types.func_wrap("[method]future-incoming-response.get", |mut store, (asked,): (Resource<Asked>,)| {
-        Ok((get(store.data_mut(), &asked)?,))
+    types.func_wrap(
+        "[method]future-incoming-response.subscribe",
+        |mut store, (future,): (Resource<FutureResponse>,)| {
+            let pollable: Resource<DynPollable> = subscribe(&mut store.data_mut().table, future)?;
+            Ok((pollable,))
+        },
+    )?;
+    types.func_wrap("[method]future-incoming-response.get", |mut store, (future,): (Resource<FutureResponse>,)| {
+        Ok((get(store.data_mut(), &future)?,))
     })?;
     linker.allow_shadowing(false);
     type Asks = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
@@ -74,7 +77,7 @@ fn handle(
     ctx: &mut Ctx,
     request: Resource<HostOutgoingRequest>,
     options: Option<Resource<RequestOptions>>,
-) -> wasmtime::Result<Result<Resource<Asked>, ErrorCode>> {
+) -> wasmtime::Result<Result<Resource<FutureResponse>, ErrorCode>> {
     let options = options.map(|options| ctx.table.delete(options)).transpose()?;
     let request = match outgoing(ctx.table.delete(request)?) {
         Ok(request) => request,
@@ -82,7 +85,7 @@ fn handle(
     };
     let whole = Box::new(std::future::ready(Ok(())));
     let sending = ctx.hooks.send_request(request, options, whole);
-    Ok(Ok(ctx.table.push(Asked::Waiting(Box::into_pin(sending)))?))
+    Ok(Ok(ctx.table.push(FutureResponse::Waiting(Box::into_pin(sending)))?))
 }
 
 /// A request as the rest of the host has it. Header fields were checked when the guest set them.
@@ -109,13 +112,13 @@ fn outgoing(request: HostOutgoingRequest) -> Result<http::Request<WasiBody>, Err
     Ok(request)
 }
 
-fn get(ctx: &mut Ctx, asked: &Resource<Asked>) -> wasmtime::Result<Got> {
-    let asked = ctx.table.get_mut(asked)?;
-    let answered = match std::mem::replace(asked, Asked::Taken) {
-        Asked::Answered(answered) => answered,
-        Asked::Taken => return Ok(Some(Err(()))),
+fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<Got> {
+    let future = ctx.table.get_mut(future)?;
+    let answered = match std::mem::replace(future, FutureResponse::Taken) {
+        FutureResponse::Answered(answered) => answered,
+        FutureResponse::Taken => return Ok(Some(Err(()))),
         waiting => {
-            *asked = waiting;
+            *future = waiting;
             return Ok(None);
         }
     };
