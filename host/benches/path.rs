@@ -62,7 +62,7 @@ fn admit(c: &mut Criterion) {
         ("admit, adaptive", "adaptive.latency = '1s'"),
     ] {
         let manifest = Manifest::read("users", manifest, &config.limits, config.engine.max_memory).unwrap();
-        let admission = Admission::new(&name, (&manifest.limits, &manifest.terms), &shared_limits, None, start);
+        let admission = Admission::new(&name, (&manifest.limits, &manifest.policies), &shared_limits, None, start);
         let asked = RequestView {
             peer: [127, 0, 0, 1].into(),
             claimed: None,

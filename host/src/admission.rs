@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use crate::manifest::clients::Clients;
-pub use crate::manifest::terms::Priority;
-pub use crate::manifest::terms::Terms;
+pub use crate::manifest::policies::Policies;
+pub use crate::manifest::policies::Priority;
 use adaptive::Adaptive;
 use breaker::BreakerState;
 pub use concurrency::{Concurrency, Slot};
@@ -106,7 +106,7 @@ impl Admission {
     /// [`Admission::activate`].
     pub fn new(
         name: &Arc<str>,
-        (limits, terms): (&Limits, &Terms),
+        (limits, terms): (&Limits, &Policies),
         shared_limits: &Arc<SharedLimits>,
         previous: Option<(&Self, bool)>,
         now: Instant,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::base::canonical;
 use crate::manifest;
 use crate::manifest::Manifest;
-use crate::manifest::key::Place;
+use crate::manifest::key::RequestKey;
 use crate::manifest::route::{Pattern, Route};
 use crate::manifest::upstream::source;
 use crate::proxy::headers;
@@ -148,9 +148,9 @@ fn route(bytes: &[u8]) {
 /// What `rate.by` and `sticky` name, on the first line, and a request's headers below it.
 fn place(bytes: &[u8]) {
     let (text, rest) = line(bytes);
-    let Ok(Ok(place)) = std::str::from_utf8(text).map(Place::read) else { return };
+    let Ok(Ok(place)) = std::str::from_utf8(text).map(RequestKey::read) else { return };
     let headers = header_lines(rest);
-    assert_eq!(Place::read(&place.to_string()).as_ref(), Ok(&place));
+    assert_eq!(RequestKey::read(&place.to_string()).as_ref(), Ok(&place));
     let key = place.key([127, 0, 0, 1].into(), &headers);
     assert_eq!(key, place.key([127, 0, 0, 1].into(), &headers));
 }

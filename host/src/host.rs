@@ -177,7 +177,7 @@ impl Host {
                 directory,
                 listen: listener.local_addr().ok(),
                 current: current.clone(),
-                told: drain.told().clone(),
+                stop_signal: drain.stop_signal().clone(),
                 stop: Arc::clone(&told_to_stop),
                 reset,
                 responses: responses.clone(),

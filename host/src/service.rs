@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::base::lock::lock;
 use crate::base::time::rfc3339;
-use crate::cpu::turns::{Share, Turns};
+use crate::cpu::scheduler::{CpuScheduler, CpuShare};
 use crate::error::RequestError;
 use crate::manifest::digest::Digest;
-use crate::telemetry::metrics::Figures;
+use crate::telemetry::metrics::ServiceMetrics;
 
 /// Failures of a service that are remembered.
 const FAILURES: usize = 20;
@@ -29,9 +29,9 @@ pub struct Service {
     /// Its name; empty for requests that found no service.
     pub name: Arc<str>,
     /// Its part of the CPU.
-    pub share: Arc<Share>,
+    pub share: Arc<CpuShare>,
     /// What was counted of it.
-    pub figures: Figures,
+    pub figures: ServiceMetrics,
     disabled: AtomicBool,
     /// The files of the version that was taken out, and why.
     withdrawn: Mutex<Option<((Digest, u64), String)>>,
@@ -65,13 +65,13 @@ pub struct FailedRequest {
 /// Every service there is.
 #[derive(Debug)]
 pub struct Services {
-    turns: Arc<Turns>,
+    turns: Arc<CpuScheduler>,
     known: Mutex<HashMap<Arc<str>, Weak<Service>>>,
 }
 
 impl Services {
     /// None yet.
-    pub fn new(turns: Arc<Turns>) -> Self {
+    pub fn new(turns: Arc<CpuScheduler>) -> Self {
         Self { turns, known: Mutex::default() }
     }
 
@@ -90,11 +90,11 @@ impl Services {
 
 impl Service {
     /// A service that nothing is known of yet.
-    pub fn new(name: &str, share: Arc<Share>) -> Self {
+    pub fn new(name: &str, share: Arc<CpuShare>) -> Self {
         Self {
             name: Arc::from(name),
             share,
-            figures: Figures::default(),
+            figures: ServiceMetrics::default(),
             disabled: AtomicBool::new(false),
             withdrawn: Mutex::default(),
             failures: Mutex::default(),

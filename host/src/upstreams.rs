@@ -51,7 +51,7 @@ use crate::manifest::upstream::{MOST_REPLICAS, Spec};
 use crate::proxy::via::Via;
 use crate::service::deployment::Deployment;
 use crate::telemetry::logs::CHANGE;
-use crate::telemetry::metrics::Tally;
+use crate::telemetry::metrics::ReasonCounter;
 use crate::upstreams::transport::AnyBody;
 
 /// The longest wait for the addresses of a new upstream. After it, the upstream is published with those that are known.
@@ -99,7 +99,7 @@ pub struct UpstreamCounts {
     /// Attempts with a response that does not count against the replica.
     pub answered: AtomicU64,
     /// The other attempts, by reason.
-    pub failed: Tally,
+    pub failed: ReasonCounter,
     /// Attempts after the first one of a request.
     pub retries: AtomicU64,
     /// Retries that the budget refused.

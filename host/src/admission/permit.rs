@@ -124,7 +124,7 @@ impl Permit {
         }
     }
 
-    /// There is no response, or it broke off after its head. Policies learn from the verdict, if there is one on the service.
+    /// There is no response, or it broke off after its head. PolicySettings learn from the verdict, if there is one on the service.
     pub fn record_failure(&mut self, verdict: Option<Verdict>, clock: impl FnOnce() -> Instant) {
         if let Some((began, state)) = &mut self.state
             && let Some(verdict) = verdict

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::Rate;
 use super::breaker::{Breaker, BreakerState};
 use crate::manifest::clients::Clients;
-use crate::manifest::terms::Policies;
-use crate::manifest::terms::Priority;
+use crate::manifest::policies::PolicySettings;
+use crate::manifest::policies::Priority;
 
 /// What a request goes through before it may wait for a slot.
 #[derive(Debug)]
@@ -23,7 +23,13 @@ pub(super) struct PolicySet {
 impl PolicySet {
     /// The policies of these policies. What the `previous` one of the same route knows lives on, but for the breaker of
     /// `another` component: it has judged what is not view any more.
-    pub(super) fn new(route: &str, policies: &Policies, previous: Option<&Self>, another: bool, now: Instant) -> Self {
+    pub(super) fn new(
+        route: &str,
+        policies: &PolicySettings,
+        previous: Option<&Self>,
+        another: bool,
+        now: Instant,
+    ) -> Self {
         let scope = if route.is_empty() { "" } else { "route-" };
         let rate = policies.rate.as_ref().map(|settings| match previous.and_then(|policies| policies.rate.as_ref()) {
             Some(rate) => rate.with_settings(settings, scope, now),

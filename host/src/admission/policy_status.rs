@@ -1,4 +1,4 @@
-//! Policies and how they do, in words.
+//! PolicySettings and how they do, in words.
 
 use std::time::Instant;
 

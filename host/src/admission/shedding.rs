@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Concurrency;
-use crate::manifest::terms::Priority;
+use crate::manifest::policies::Priority;
 
 /// How the host does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,8 +5,8 @@ use super::*;
 use crate::config;
 use crate::manifest::adaptive::Settings as Adaptation;
 use crate::manifest::breaker::Settings as Breaker;
+use crate::manifest::policies::PolicySettings;
 use crate::manifest::rate::{By, Settings as Rate};
-use crate::manifest::terms::Policies;
 use crate::telemetry::metrics::Judged;
 use crate::telemetry::metrics::judged::Counts;
 
@@ -35,7 +35,12 @@ fn shared_limits(slots: usize) -> Arc<SharedLimits> {
     Arc::new(SharedLimits::new(Arc::new(Concurrency::new(slots, 0, SECOND))))
 }
 
-fn of(terms: &Terms, known: Option<(&Admission, bool)>, shared_limits: &Arc<SharedLimits>, now: Instant) -> Admission {
+fn of(
+    terms: &Policies,
+    known: Option<(&Admission, bool)>,
+    shared_limits: &Arc<SharedLimits>,
+    now: Instant,
+) -> Admission {
     let admission = Admission::new(&Arc::from("users"), (&limits(), terms), shared_limits, known, now);
     admission.activate();
     admission
@@ -63,10 +68,13 @@ fn nets(net: &str) -> Vec<ipnet::IpNet> {
 async fn the_order_is_fixed() {
     let (now, shared_limits) = (Instant::now(), shared_limits(1));
     let clients = Clients { deny: nets("10.0.0.0/8"), ..Clients::default() };
-    let service = Policies { clients, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
-    let route = Policies { rate: rate(4), ..Policies::default() };
-    let terms =
-        Terms { service, routes: vec![("/".into(), Policies::default()), ("/x".into(), route)], adaptive: None };
+    let service = PolicySettings { clients, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
+    let route = PolicySettings { rate: rate(4), ..PolicySettings::default() };
+    let terms = Policies {
+        service,
+        routes: vec![("/".into(), PolicySettings::default()), ("/x".into(), route)],
+        adaptive: None,
+    };
     let admission = of(&terms, None, &shared_limits, now);
     let left = || admission.policies(now).into_iter().filter_map(|status| status.state).collect::<Vec<_>>();
     assert_eq!(ask(&admission, "10.0.0.1", 1, now).await.unwrap_err(), Refusal::Client);
@@ -110,7 +118,7 @@ enum End {
 async fn only_the_service_is_blamed() {
     let (now, shared_limits) = (Instant::now(), shared_limits(10));
     let breaker = Some(Breaker { calls: 1, ..BREAKER });
-    let terms = Terms { service: Policies { breaker, ..Policies::default() }, ..Terms::default() };
+    let terms = Policies { service: PolicySettings { breaker, ..PolicySettings::default() }, ..Policies::default() };
     let check = async |end: End, opens: bool| {
         let admission = of(&terms, None, &shared_limits, now);
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
@@ -163,8 +171,8 @@ async fn only_the_service_is_blamed() {
 #[tokio::test]
 async fn state_survives() {
     let (now, shared_limits) = (Instant::now(), shared_limits(10));
-    let service = Policies { rate: rate(3), breaker: Some(BREAKER), ..Policies::default() };
-    let terms = Terms { service: service.clone(), ..Terms::default() };
+    let service = PolicySettings { rate: rate(3), breaker: Some(BREAKER), ..PolicySettings::default() };
+    let terms = Policies { service: service.clone(), ..Policies::default() };
     let first = of(&terms, None, &shared_limits, now);
     for _ in 0..2 {
         ask(&first, "192.0.2.1", 0, now).await.unwrap().record_failure(Some(Verdict::Failed), || now);
@@ -177,8 +185,13 @@ async fn state_survives() {
     assert!(matches!(ask(&replaced, "192.0.2.1", 0, now).await, Err(Refusal::Rate(_))), "the rate is still used up");
     // Who was let in still counts, also under other limits.
     let tight = Limits { in_flight: 1, queue: 0, ..limits() };
-    let tight =
-        Admission::new(&Arc::from("users"), (&tight, &Terms::default()), &shared_limits, Some((&replaced, false)), now);
+    let tight = Admission::new(
+        &Arc::from("users"),
+        (&tight, &Policies::default()),
+        &shared_limits,
+        Some((&replaced, false)),
+        now,
+    );
     assert_eq!((tight.in_flight(), tight.slots()), (1, 256), "nothing changes before it takes over");
     tight.activate();
     assert_eq!(ask(&tight, "192.0.2.1", 0, now).await.unwrap_err(), Refusal::QueueFull);
@@ -191,7 +204,7 @@ async fn state_survives() {
 async fn places_follow_the_latency() {
     let (start, shared_limits) = (Instant::now(), shared_limits(100));
     let adaptive = Some(Adaptation { latency: 10 * MS, floor: 2 });
-    let terms = Terms { adaptive, ..Terms::default() };
+    let terms = Policies { adaptive, ..Policies::default() };
     let admission = of(&terms, None, &shared_limits, start);
     let mut now = start;
     for _ in 0..500 {
@@ -201,7 +214,7 @@ async fn places_follow_the_latency() {
     }
     assert!(admission.slots() < 10, "{}", admission.slots());
     let mut late = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
-    let without = of(&Terms::default(), Some((&admission, false)), &shared_limits, now);
+    let without = of(&Policies::default(), Some((&admission, false)), &shared_limits, now);
     assert_eq!(without.slots(), 256);
     for _ in 0..100 {
         late.record_response(StatusCode::OK, Upload::default(), || now + SECOND);
@@ -219,9 +232,9 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let (start, shared_limits) = (Instant::now(), shared_limits(slots));
-            let service = Policies { rate: rate(burst), breaker: Some(BREAKER), priority: Some(Priority::Low), ..Policies::default() };
+            let service = PolicySettings { rate: rate(burst), breaker: Some(BREAKER), priority: Some(Priority::Low), ..PolicySettings::default() };
             let adaptive = Some(Adaptation { latency: 10 * MS, floor: 1 });
-            let terms = Terms { service, adaptive, ..Terms::default() };
+            let terms = Policies { service, adaptive, ..Policies::default() };
             let (admission, mut inside, mut now) = (of(&terms, None, &shared_limits, start), Vec::new(), start);
             for (ms, who, how) in steps {
                 now += Duration::from_millis(ms);

@@ -22,13 +22,13 @@ use crate::config::Config;
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
 use crate::guests::scan;
+use crate::manifest::policies::Policies;
+use crate::manifest::policies::PolicySettings;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::route::Route;
 use crate::manifest::share::Percent;
 use crate::manifest::spec::host_of;
-use crate::manifest::terms::Policies;
-use crate::manifest::terms::Terms;
 use crate::routing::router::Router;
 use crate::runtime::compile::Compiler;
 use crate::telemetry::metrics::Metrics;
@@ -152,7 +152,7 @@ impl Publisher {
                 target.admission.activate();
             }
         }
-        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.terms.is_high();
+        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.policies.is_high();
         self.shared_limits.shedding.set_reserved(next.targets.iter().any(is_high));
         next.targets.sort_by(|a, b| a.backend.name.cmp(&b.backend.name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
@@ -169,7 +169,7 @@ impl Publisher {
             let admission = match old {
                 Some(old) if old.backend.is(&backend) => Arc::clone(&old.admission),
                 _ => {
-                    let said = (backend.limits(), &backend.spec.manifest.terms);
+                    let said = (backend.limits(), &backend.spec.manifest.policies);
                     let known = old.map(|old| (&*old.admission, backend.is_another(&old.backend)));
                     Arc::new(Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()))
                 }
@@ -215,7 +215,7 @@ impl Publisher {
             return Arc::clone(old);
         }
         let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
-        let said = (backend.limits(), &Terms::default());
+        let said = (backend.limits(), &Policies::default());
         let known = old.and_then(|old| old.shadow.as_ref()).map(|known| (known, false));
         let shadow = shown.then(|| Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()));
         shadow.iter().for_each(Admission::activate);
@@ -243,7 +243,7 @@ impl Snapshot {
         }
         let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
         let own = backend.spec.host().map(host);
-        let guarded = backend.spec.manifest.terms.service != Policies::default();
+        let guarded = backend.spec.manifest.policies.service != PolicySettings::default();
         if let Err((route, owner)) = self.router.insert(backend.routes().iter().chain(&own), &target, guarded) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";

@@ -14,7 +14,7 @@ use crate::error::RequestError;
 use crate::service::Service;
 use crate::service::deployment::Deployment;
 use crate::telemetry::logs::Logs;
-use crate::telemetry::logs::requests::Told;
+use crate::telemetry::logs::requests::RequestLine;
 use crate::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
 use crate::telemetry::traces::{Outcome, Phase, Trace};
 
@@ -252,7 +252,7 @@ impl Details {
         for ((told, (phase, at)), end) in phases.iter_mut().zip(begun).zip(ends) {
             *told = (phase.name(), end.saturating_duration_since(*at));
         }
-        self.logs.requests.tell(&Told {
+        self.logs.requests.tell(&RequestLine {
             began: self.began,
             request_id: &record.request_id,
             service: &service.name,

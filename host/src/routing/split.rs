@@ -11,13 +11,13 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use crate::base::ids::hash_of;
-use crate::manifest::key::Place;
-use crate::manifest::share::{Percent, Rule, Share};
+use crate::manifest::key::RequestKey;
+use crate::manifest::share::{Percent, Rule, TrafficShare};
 
 /// The versions beside a service.
 pub struct Split<T> {
     versions: Vec<Version<T>>,
-    sticky: Option<Place>,
+    sticky: Option<RequestKey>,
     drawn: AtomicU32,
     mirrored: AtomicU32,
     /// Some of them may be withdrawn, so they are judged.
@@ -38,7 +38,7 @@ pub struct Choice<'a, T> {
 }
 
 struct Version<T> {
-    share: Share,
+    share: TrafficShare,
     target: Arc<T>,
 }
 
@@ -89,7 +89,7 @@ pub trait InRotation {
 
 impl<T: InRotation> Split<T> {
     /// Between these versions and the service itself; `None` without any.
-    pub fn new(versions: impl IntoIterator<Item = (Share, Arc<T>)>, sticky: Option<Place>) -> Option<Self> {
+    pub fn new(versions: impl IntoIterator<Item = (TrafficShare, Arc<T>)>, sticky: Option<RequestKey>) -> Option<Self> {
         let versions: Vec<_> = versions.into_iter().map(|(share, target)| Version { share, target }).collect();
         let (drawn, mirrored) = (AtomicU32::new(0), AtomicU32::new(0));
         let judges = versions.iter().any(|version| version.share.rollback.is_some());
@@ -133,8 +133,8 @@ impl<T: InRotation> Split<T> {
     /// reached at, and of an IPv6 address what is not the network's.
     fn client_chosen(&self, value: Option<u64>, client: IpAddr) -> Option<u64> {
         match (self.sticky.as_ref()?, client.to_canonical()) {
-            (Place::Client, IpAddr::V4(_)) => None,
-            (Place::Client, IpAddr::V6(address)) => Some(hash_of(&(address.to_bits() >> 64).to_be_bytes())),
+            (RequestKey::Client, IpAddr::V4(_)) => None,
+            (RequestKey::Client, IpAddr::V6(address)) => Some(hash_of(&(address.to_bits() >> 64).to_be_bytes())),
             _ => value,
         }
     }
@@ -154,7 +154,7 @@ impl<T: InRotation> Split<T> {
     }
 
     /// All of them.
-    pub fn versions(&self) -> impl Iterator<Item = (&Share, &Arc<T>)> {
+    pub fn versions(&self) -> impl Iterator<Item = (&TrafficShare, &Arc<T>)> {
         self.versions.iter().map(|version| (&version.share, &version.target))
     }
 }

@@ -26,8 +26,8 @@ use super::body::{Limited, RequestBody};
 use crate::base::lock::lock;
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::capabilities::{Ctx, stdio};
-use crate::cpu::meter::Caught;
-use crate::cpu::turns::{Hog, Turn};
+use crate::cpu::meter::TickAction;
+use crate::cpu::scheduler::{CpuSlot, LongRunning};
 use crate::error::{RequestError, Trap};
 use crate::manifest::spec::host_of;
 use crate::runtime::compile::Compiled;
@@ -112,10 +112,10 @@ impl Instance {
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
-            Caught::Continue => Ok(UpdateDeadline::Continue(1)),
+            TickAction::Continue => Ok(UpdateDeadline::Continue(1)),
             // tokio's own yield, not a bare wake: the worker looks at its sockets before it comes back here.
-            Caught::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
-            Caught::Over => Err(CpuExhausted.into()),
+            TickAction::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            TickAction::Over => Err(CpuExhausted.into()),
         });
         store.set_hostcall_fuel(limits.memory);
         if let Some(table) = store.concurrent_resource_table() {
@@ -270,7 +270,7 @@ pub(super) struct Guarded<F> {
     /// The head of its answer has been taken.
     answered: bool,
     /// It computes for long, and this is its place in the queue for the next turn.
-    hog: Option<(Hog, Option<oneshot::Receiver<Turn>>)>,
+    hog: Option<(LongRunning, Option<oneshot::Receiver<CpuSlot>>)>,
 }
 
 impl<F> Guarded<F> {
@@ -284,13 +284,13 @@ impl<F> Guarded<F> {
     }
 
     /// Ready when the guest may run: at once unless it is a hog.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<CpuSlot>> {
         if self.hog.is_none() {
             let share = &self.sandbox.service.share;
-            if !self.sandbox.cpu.is_long(share.has_hogs()) {
+            if !self.sandbox.cpu.is_long(share.has_long_running()) {
                 return Poll::Ready(None);
             }
-            self.hog = Some((share.hog(), None));
+            self.hog = Some((share.long_running(), None));
         }
         let Some((hog, waiting)) = &mut self.hog else { return Poll::Ready(None) };
         let turn = ready!(Pin::new(waiting.get_or_insert_with(|| hog.wait())).poll(cx));
@@ -299,7 +299,7 @@ impl<F> Guarded<F> {
     }
 
     /// A hog that would go on asks for its next turn before it passes this one on, so that weights count.
-    fn rest(&mut self, turn: Option<Turn>) {
+    fn rest(&mut self, turn: Option<CpuSlot>) {
         if self.sandbox.cpu.take_preempted()
             && let Some((hog, waiting)) = &mut self.hog
         {

@@ -72,7 +72,7 @@ impl Deployment {
 
     /// It is what its service serves from now on: with its weight, which a version on trial must not set.
     pub(crate) fn activate(&self) {
-        self.service.share.weigh(self.spec.manifest.cpu_weight);
+        self.service.share.set_weight(self.spec.manifest.cpu_weight);
         self.since.get_or_init(|| (SystemTime::now(), self.service.figures.judged.counts()));
     }
 

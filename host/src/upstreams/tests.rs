@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use super::discover::server::{LONG, Says, Server};
 use super::*;
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
@@ -60,7 +60,7 @@ async fn upstream(text: &str, shared: &Upstreams) -> Upstream {
     let manifest = Manifest::read("far", text, &limits, 1 << 30).unwrap();
     let spec = manifest.upstream.clone().unwrap();
     let file = GuestSpec { name: "far".into(), path: "far.toml".into(), digest: Digest::of(b""), size: 0, manifest };
-    let deployment = Deployment::new(file, &Services::new(Turns::new(1)));
+    let deployment = Deployment::new(file, &Services::new(CpuScheduler::new(1)));
     Upstream::new(deployment, spec, Path::new("."), shared, None).await.unwrap()
 }
 

@@ -10,12 +10,12 @@ use prometheus_client::metrics::MetricType;
 use super::histogram;
 use crate::guests::target::Target;
 use crate::service::Service;
-use crate::telemetry::metrics::{Cached, Figures, Histogram};
+use crate::telemetry::metrics::{Cached, Histogram, ServiceMetrics};
 
 /// One service as the metrics see it: its name, what was counted of it and, if there is one, what stands before it.
 pub(super) struct Seen<'a> {
     name: &'a str,
-    figures: &'a Figures,
+    figures: &'a ServiceMetrics,
     target: Option<&'a Target>,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Seen<'a> {
 type Read<T> = fn(&Seen<'_>) -> Option<T>;
 
 /// Finds what is counted of a service.
-type Of<T> = fn(&Figures) -> &T;
+type Of<T> = fn(&ServiceMetrics) -> &T;
 
 const COUNTERS: &[(&str, &str, Read<u64>)] = &[
     ("lodge_request_body_bytes", "Bytes of request bodies that guests have read", |it| {

@@ -4,7 +4,7 @@ use super::*;
 use crate::admission::RequestView;
 use crate::admission::Verdict;
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
@@ -22,7 +22,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self { publisher, services: Services::new(Turns::new(1)), shared: Upstreams::new(100) }
+        Self { publisher, services: Services::new(CpuScheduler::new(1)), shared: Upstreams::new(100) }
     }
 
     /// What answers by the manifest of a service or, for a version of it, by its service's and its own.

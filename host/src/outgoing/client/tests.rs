@@ -12,7 +12,7 @@ use wasmtime_wasi_http::Error;
 
 use super::*;
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::Manifest;
 
 /// A server with a certificate, and the authority that signed it.
@@ -60,7 +60,7 @@ impl Secure {
 }
 
 fn service() -> Service {
-    Service::new("me", Turns::new(1).share())
+    Service::new("me", CpuScheduler::new(1).share())
 }
 
 fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {

@@ -17,8 +17,8 @@ impl InRotation for Fake {
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn part(name: &'static str, percent: u32) -> (Share, Arc<Fake>) {
-    (Share { percent: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)))
+fn part(name: &'static str, percent: u32) -> (TrafficShare, Arc<Fake>) {
+    (TrafficShare { percent: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake(name, true)))
 }
 
 fn counted(split: &Split<Fake>, requests: usize) -> BTreeMap<&'static str, usize> {
@@ -53,7 +53,7 @@ proptest! {
 
     #[test]
     fn a_client_keeps_its_version(user in "[a-z0-9]{1,12}", percent in 0..=10_000_u32, more in 0..=10_000_u32) {
-        let sticky = Some(Place::Cookie("session".into()));
+        let sticky = Some(RequestKey::Cookie("session".into()));
         let headers: HeaderMap =
             [(header::COOKIE, HeaderValue::try_from(format!("theme=dark; session={user}")).unwrap())].into_iter().collect();
         let chosen = |percent| {
@@ -71,7 +71,7 @@ proptest! {
 
 #[test]
 fn sticky_clients_are_spread_by_the_parts_too() {
-    let split = Split::new([part("a", 2_500)], Some(Place::Header("x-user".parse().unwrap()))).unwrap();
+    let split = Split::new([part("a", 2_500)], Some(RequestKey::Header("x-user".parse().unwrap()))).unwrap();
     let with = |n: usize| {
         let value = HeaderValue::try_from(format!("user-{n}")).unwrap();
         split
@@ -86,11 +86,12 @@ fn sticky_clients_are_spread_by_the_parts_too() {
 #[test]
 fn a_rule_goes_before_the_parts() {
     let rules = vec![
-        Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() },
-        Rule { place: Place::Cookie("version".into()), value: "2".into() },
+        Rule { place: RequestKey::Header("x-version".parse().unwrap()), value: "2".into() },
+        Rule { place: RequestKey::Cookie("version".into()), value: "2".into() },
     ];
-    let version =
-        |is_in_rotation| (Share { rules: rules.clone(), ..Share::default() }, Arc::new(Fake("2", is_in_rotation)));
+    let version = |is_in_rotation| {
+        (TrafficShare { rules: rules.clone(), ..TrafficShare::default() }, Arc::new(Fake("2", is_in_rotation)))
+    };
     let split = Split::new([version(true)], None).unwrap();
     let asked = |split: &Split<Fake>, name: &'static str, value: &'static str| {
         let headers: HeaderMap = [(name.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
@@ -108,14 +109,15 @@ fn a_rule_goes_before_the_parts() {
 
 #[test]
 fn the_part_of_a_version_that_is_out_is_the_services() {
-    let out = |percent| (Share { percent: Percent(percent), ..Share::default() }, Arc::new(Fake("out", false)));
+    let out =
+        |percent| (TrafficShare { percent: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake("out", false)));
     let split = Split::new([out(5_000), part("in", 2_000)], None).unwrap();
     assert_eq!(counted(&split, 10_000), BTreeMap::from([("in", 2_000), ("service", 8_000)]));
 }
 
 #[test]
 fn a_mirror_is_shown_its_part() {
-    let share = Share { mirror: Percent(500), ..Share::default() };
+    let share = TrafficShare { mirror: Percent(500), ..TrafficShare::default() };
     let split = Split::new([(share, Arc::new(Fake("shadow", true)))], None).unwrap();
     assert_eq!((0..10_000).filter(|_| split.mirror().is_some()).count(), 500);
     assert_eq!(counted(&split, 1_000), BTreeMap::from([("service", 1_000)]));
@@ -124,7 +126,9 @@ fn a_mirror_is_shown_its_part() {
 
 #[test]
 fn every_mirror_is_shown_its_part() {
-    let shadow = |name, percent| (Share { mirror: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)));
+    let shadow = |name, percent| {
+        (TrafficShare { mirror: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake(name, true)))
+    };
     let split = Split::new([shadow("a", 500), shadow("b", 500), shadow("c", 2_000)], None).unwrap();
     let mut counts = BTreeMap::new();
     (0..10_000).filter_map(|_| split.mirror()).for_each(|mirrored| *counts.entry(mirrored.0).or_default() += 1);
@@ -135,9 +139,10 @@ fn every_mirror_is_shown_its_part() {
 #[test]
 fn what_a_version_is_judged_by() {
     use crate::manifest::share::Rollback;
-    let rule = || Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() };
+    let rule = || Rule { place: RequestKey::Header("x-version".parse().unwrap()), value: "2".into() };
     let version = |percent, rollback: Option<Rollback>| {
-        let share = Share { percent: Percent(percent), rules: vec![rule()], rollback, ..Share::default() };
+        let share =
+            TrafficShare { percent: Percent(percent), rules: vec![rule()], rollback, ..TrafficShare::default() };
         (share, Arc::new(Fake("a", true)))
     };
     let asked: HeaderMap = [("x-version".parse().unwrap(), HeaderValue::from_static("2"))].into_iter().collect();
@@ -162,10 +167,11 @@ fn what_a_version_is_judged_by() {
 #[test]
 fn a_sticky_value_counts_once_in_a_window() {
     use crate::manifest::share::Rollback;
-    let share = Share { percent: Percent(5_000), rollback: Some(Rollback::default()), ..Share::default() };
+    let share =
+        TrafficShare { percent: Percent(5_000), rollback: Some(Rollback::default()), ..TrafficShare::default() };
     let split = |sticky: &str| {
         let version = (share.clone(), Arc::new(Fake("a", true)));
-        Split::new([version], Some(Place::read(sticky).unwrap())).unwrap()
+        Split::new([version], Some(RequestKey::read(sticky).unwrap())).unwrap()
     };
     let (start, second) = (Instant::now(), std::time::Duration::from_secs(1));
     for (sticky, header) in [("header:x-user", "x-user"), ("cookie:x-user", "cookie")] {
