@@ -1,21 +1,21 @@
-//! Whether a request may run now. Holding a [`Permit`] is the proof that it may.
+//! Decides whether a request may run now. A [`Permit`] is the proof that it may.
 //!
-//! What is view, in this order, and of each the route's before the service's:
+//! The checks, in this order, each for the route before the service:
 //!
-//! 1. [`clients`]: may this address ask at all?
-//! 2. [`rate`]: has it view too often?
-//! 3. [`breaker`]: does the service answer at all these days?
-//! 4. [`shedding`]: is the host so full that there is no room for the likes of it?
-//! 5. [`Concurrency`]: one slot of the service's `limits.in_flight`, so that a slow service cannot take the host, then
-//!    one of the host's `engine.instances`, so that the pool always has room. Both waits are bounded in length and in
-//!    time. How many slots a service has may be [`adaptive`].
+//! 1. [`clients`]: is the client's address allowed?
+//! 2. [`rate`]: is the request within the rate limit?
+//! 3. [`breaker`]: is the service's circuit breaker closed?
+//! 4. [`shedding`]: load shedding: is the host overloaded for this request's priority?
+//! 5. [`Concurrency`]: one slot of the service's `limits.in_flight`, so that a slow service cannot use up the host,
+//!    then one of the host's `engine.instances`, so that the instance pool always has room. Both queues are bounded in
+//!    length and in time. A service can have an [`adaptive`] number of slots.
 //!
-//! What costs least and is most final comes first. What a policy has taken for a request that a later one refuses stays
-//! taken: to ask is to use one's rate. A service without policies costs a request the two slots and nothing else.
+//! Cheap, definitive checks come first. A rate token is not returned when a later check refuses the request. A service
+//! without policies needs only the two slots.
 //!
-//! The permit lives until the response is complete, not until its head: a complete response waits for its client without one,
-//! within `listener.unsent`. What the breaker and the adaptive limit learn from is the head, when it is there: a stream that
-//! goes on for hours has answered. See [`Permit::answered`].
+//! A permit is held until the response is complete, not only until its head. A complete response that waits for a slow
+//! client holds no permit; `listener.unsent` bounds it instead. The breaker and the adaptive limit learn when the head
+//! is there, because a stream may go on for hours after that. See [`Permit::record_response`].
 
 pub mod adaptive;
 pub mod breaker;
@@ -48,16 +48,16 @@ pub use shedding::{Level, Shedding};
 use crate::config::limits::Limits;
 use crate::manifest;
 
-/// What all services share.
+/// The limits that all services of a host share.
 #[derive(Debug)]
 pub struct SharedLimits {
-    /// `engine.instances`, and who waits for them.
+    /// The slots of `engine.instances` and their queue.
     pub slots: Arc<Concurrency>,
-    /// Who is turned away when there are too few.
+    /// Load shedding, for when the host is short of slots.
     pub shedding: Shedding,
 }
 
-/// What stands between a request and a service.
+/// The checks and slots of one service.
 #[derive(Debug)]
 pub struct Admission {
     name: Arc<str>,
@@ -65,44 +65,45 @@ pub struct Admission {
     shared_limits: Arc<SharedLimits>,
     limits: (usize, usize, Duration),
     policies: PolicySet,
-    /// By the number of the route; none when no route says anything.
+    /// The policies of each route, by the route's number; empty when no route has policies.
     routes: Vec<PolicySet>,
     adaptive: Option<(manifest::adaptive::Settings, Arc<Adaptive>)>,
-    /// What the version before had and this one does not: answers to its requests are still to come.
+    /// The adaptive limit of the previous version, where this version has none: requests that it admitted still report
+    /// to it.
     retired: Option<Arc<Adaptive>>,
-    /// There are no policies, so nothing is to be view.
+    /// The service has no policies, so no check is necessary.
     plain: bool,
 }
 
-/// Why a request was turned away.
+/// The reason why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its client may not ask.
+    /// The client's address is not allowed.
     Client,
-    /// Its client has view too often.
+    /// The client is over the rate limit.
     Rate(rate::RateStatus),
-    /// The breaker is open, for so long at least.
+    /// The breaker is open, for at least this long.
     Breaker(Duration),
-    /// The host is full, and others matter more.
+    /// The host is overloaded for this request's priority.
     Shed,
-    /// Too many are waiting already.
+    /// The queue is full.
     QueueFull,
-    /// It waited as long as it may.
+    /// The request waited as long as `queue_wait` allows.
     QueueTimeout,
 }
 
 impl SharedLimits {
-    /// These slots, and nobody in them.
+    /// Returns the shared limits with `slots`, all of them free.
     pub fn new(slots: Arc<Concurrency>) -> Self {
         Self { shedding: Shedding::new(Arc::clone(&slots)), slots }
     }
 }
 
 impl Admission {
-    /// The admission of a service with these limits and terms.
+    /// Returns the admission of a service with these limits and policies.
     ///
-    /// What `previous` knows of the service lives on, and the requests that it has admitted still count; `another` is whether
-    /// another component, or other replicas, answer from now on. Nothing changes for the service before
+    /// The state of `previous` (rates, breakers, slots in use) carries over. `another` says that another component, or
+    /// other replicas, serve from now on: then breakers start anew. Nothing changes for the service before
     /// [`Admission::activate`].
     pub fn new(
         name: &Arc<str>,
@@ -138,7 +139,7 @@ impl Admission {
         }
     }
 
-    /// It is what stands before its service from now on: its limits and settings hold, also for what is known already.
+    /// Applies this version's limits and settings, also to the state that it shares with the previous version.
     pub fn activate(&self) {
         let (slots, queue, wait) = self.limits;
         let breakers = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.breaker.as_ref());
@@ -151,19 +152,19 @@ impl Admission {
         self.service.set_queue(queue, wait);
     }
 
-    /// Asks every policy, then waits, within bounds, for a slot. `now` is when the request came.
+    /// Runs every check, then waits for a slot within bounds. `now` is when the request arrived.
     ///
     /// # Errors
-    /// The first that refuses it, and why.
+    /// The first refusal.
     pub async fn admit(&self, view: &RequestView<'_>, now: Instant) -> Result<Permit, Refusal> {
         let state = if self.plain { None } else { self.check_policies(view, now)? };
         self.acquire_slots(view, state, now).await
     }
 
-    /// The same for a request that was admitted before and has to be sent once more: it uses its rate only once.
+    /// Admits a request once more that was admitted before and has to be sent again. It takes no second rate token.
     ///
     /// # Errors
-    /// When a breaker is open by now, or there is no slot.
+    /// When a breaker has opened since, or when there is no slot.
     pub async fn admit_again(&self, view: &RequestView<'_>, now: Instant) -> Result<Permit, Refusal> {
         let state = if self.plain { None } else { self.enter_breakers(view, PolicyState::default(), now)? };
         self.acquire_slots(view, state, now).await
@@ -188,10 +189,10 @@ impl Admission {
         Ok(Permit::new(service, host, state, now))
     }
 
-    /// Asks only whether this client may ask at all: for answers that take no slot.
+    /// Checks only the client's address: for responses that need no slot.
     ///
     /// # Errors
-    /// When it may not.
+    /// When the address is not allowed.
     pub fn check_client(&self, view: &RequestView<'_>) -> Result<(), Refusal> {
         if self.plain || view.inside {
             return Ok(());
@@ -204,11 +205,11 @@ impl Admission {
         if admits(view.client()) && view.claimed.is_none_or(admits) { Ok(()) } else { Err(Refusal::Client) }
     }
 
-    /// A slot without a wait, and without a word from the policies: for what nobody waits for. Half of the host's
-    /// slots are not for that.
+    /// Takes slots without waiting and without policies, for background work such as mirrored requests. It may use at
+    /// most half of the host's slots.
     ///
     /// # Errors
-    /// When there is none.
+    /// When no slot is free.
     pub fn try_admit(&self, now: Instant) -> Result<Permit, Refusal> {
         let slots = &self.shared_limits.slots;
         if slots.taken() * 2 >= slots.size() {
@@ -219,7 +220,7 @@ impl Admission {
         Ok(Permit::new(service, host, None, now))
     }
 
-    /// The policy_sets of a request: its route's, then its service's.
+    /// Returns the policies that apply to a request: those of its route, then those of its service.
     fn policy_sets(&self, view: &RequestView<'_>) -> impl Iterator<Item = &PolicySet> + Clone {
         self.routes.get(view.route).into_iter().chain(iter::once(&self.policies))
     }
@@ -243,7 +244,7 @@ impl Admission {
         self.enter_breakers(view, state, now)
     }
 
-    /// Asks the breakers, and notes what is to be learned from the response.
+    /// Passes the breakers, and collects what has to be recorded when the request ends.
     fn enter_breakers(
         &self,
         view: &RequestView<'_>,
@@ -264,28 +265,29 @@ impl Admission {
         Ok(state.is_needed().then(|| Box::new(state)))
     }
 
-    /// Requests of the service that are being answered.
+    /// Returns the number of requests of the service that are in flight.
     pub fn in_flight(&self) -> usize {
         self.service.taken()
     }
 
-    /// Requests of the service that wait for its slots. Those that have one and wait for the host's are not among them.
+    /// Returns the number of requests that wait for a slot of the service. Requests that wait for a slot of the host
+    /// are not counted.
     pub fn queued(&self) -> usize {
         self.service.queued()
     }
 
-    /// Places that it has now.
+    /// Returns the number of slots that the service has now.
     pub fn slots(&self) -> usize {
         self.service.size()
     }
 
-    /// The worst position of its breakers, if it has any.
+    /// Returns the worst state among the service's breakers; `None` when it has none.
     pub fn breaker_state(&self, now: Instant) -> Option<BreakerState> {
         let positions = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.state(now));
         positions.max_by_key(|position| *position as u8)
     }
 
-    /// Keys that its rate limits remember, if it has any by key.
+    /// Returns the number of keys that its rate limits track; `None` when no limit is by key.
     pub fn keys(&self, now: Instant) -> Option<usize> {
         let keys = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.rate.as_ref()?.keys(now));
         keys.reduce(|one, other| one + other)

@@ -1,13 +1,12 @@
-//! How many requests at once a service can take: found out from how long its answers take.
+//! An adaptive concurrency limit: finds out from response times how many requests a service can take at once.
 //!
-//! Additive increase, multiplicative decrease (AIMD). When the answers of a stretch of time took longer on average
-//! than they should, there are a tenth fewer slots; when they did not, and all slots were in use, there are a few
-//! more. Between a floor and `limits.in_flight`. A request that finds no slot waits in the service's queue, as without it.
-//! Waiting does not count as time of the answer: it would make a long queue the reason for a longer one.
+//! Additive increase, multiplicative decrease (AIMD). When the mean response time of a window is over the target, the
+//! limit falls by a tenth. When it is not, and all slots were in use, the limit rises by a small step. The limit stays
+//! between a floor and `limits.in_flight`. A request that finds no slot waits in the service's queue. Queueing does not
+//! count as response time: otherwise a long queue would lengthen itself.
 //!
-//! A limit that is low must not stay so because nothing is learned under it: long responses, of which only the head counts,
-//! may hold all of its slots. So there are a few more slots, too, whenever nothing was learned for a while although all
-//! are in use.
+//! A low limit must not persist for want of samples: long responses, of which only the head counts, may hold all slots.
+//! So the limit also rises when all slots are in use and there was no sample for a while.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,19 +14,19 @@ use std::time::{Duration, Instant};
 use crate::base::lock::lock;
 use crate::manifest::adaptive::Settings;
 
-/// Answers that say something.
+/// The fewest responses that make a window.
 const ENOUGH: u32 = 10;
 
-/// A stretch of time that says something.
+/// The shortest window.
 const STRETCH: Duration = Duration::from_millis(100);
 
-/// From the floor to the ceiling in so many stretches.
+/// The number of windows in which the limit rises from zero to its ceiling.
 const STEPS: usize = 64;
 
-/// Without an answer for so long nothing more is waited for.
+/// The time without a sample after which the limit rises.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The limit, as it moves. Outlives versions of the service: what it knows is soon known better.
+/// The limit of a service. Versions of the service share it, because it adapts quickly.
 #[derive(Debug)]
 pub struct Adaptive(Mutex<State>);
 
@@ -36,18 +35,18 @@ struct State {
     settings: Settings,
     ceiling: usize,
     limit: usize,
-    /// The stretch: what was admitted before it began was so under another limit, and is not counted.
+    /// The start of the window. Requests that were admitted earlier ran under another limit and are not counted.
     since: Instant,
     answers: u32,
     took: Duration,
-    /// Every slot was in use.
+    /// Every slot was in use at some time in the window.
     full: bool,
-    /// When something was learned, or the limit was raised for want of that.
+    /// The time of the last sample, or of the last rise for want of samples.
     heard: Instant,
 }
 
 impl Adaptive {
-    /// As many slots as there are without it: `ceiling`.
+    /// Returns a limit that starts at `ceiling`.
     pub fn new(settings: Settings, ceiling: usize, now: Instant) -> Self {
         let floor = settings.floor.min(ceiling);
         let settings = Settings { floor, ..settings };
@@ -64,7 +63,7 @@ impl Adaptive {
         }))
     }
 
-    /// From now on it has these settings; the limit stays where they allow.
+    /// Applies new settings, and returns the limit, which stays within the new bounds.
     pub fn reconfigure(&self, settings: Settings, ceiling: usize) -> usize {
         let mut state = lock(&self.0);
         state.settings = Settings { floor: settings.floor.min(ceiling), ..settings };
@@ -73,13 +72,13 @@ impl Adaptive {
         state.limit
     }
 
-    /// Places there are now.
+    /// Returns the number of slots.
     pub fn limit(&self) -> usize {
         lock(&self.0).limit
     }
 
-    /// An answer to a request that was admitted at `began` took so long; `taken` are the slots in use. Returns, at the
-    /// end of a stretch, how many slots there are from now on.
+    /// Records a response to a request that was admitted at `began` and took `took`; `taken` is the number of slots in
+    /// use. Returns the new limit at the end of a window.
     pub fn record(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
         let mut state = lock(&self.0);
         state.heard = state.heard.max(now);
@@ -99,8 +98,8 @@ impl Adaptive {
 }
 
 impl Adaptive {
-    /// A request finds every slot in use. Returns how many slots there are from now on, if nothing was learned for so
-    /// long that there are more.
+    /// Raises the limit when a request finds every slot in use and there was no sample for `SILENCE`. Returns the new
+    /// limit if it was raised.
     pub fn raise_if_silent(&self, now: Instant) -> Option<usize> {
         let mut state = lock(&self.0);
         if state.limit >= state.ceiling || now.saturating_duration_since(state.heard) < SILENCE {
@@ -136,8 +135,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A service that takes `base` for a request while at most `cores` are there, and longer in proportion beyond that,
-    /// view by so many clients at once that there is always somebody waiting. Returns the limit over time.
+    /// Simulates a service that takes `base` per request for up to `cores` requests at once, and proportionally longer
+    /// beyond that, under permanent overload. Returns the limit over time.
     fn simulate(adaptive: &Adaptive, cores: usize, base: Duration, rounds: usize, now: &mut Instant) -> Vec<usize> {
         let mut limits = Vec::new();
         for _ in 0..rounds {
@@ -151,23 +150,23 @@ mod tests {
         limits
     }
 
-    /// It finds what the service can take within the latency, from above and from below, and stays about there.
+    /// The limit converges on what the service can take within the latency, from above and from below.
     #[test]
     fn it_finds_the_limit() {
         let mut now = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor: 1 }, 256, now);
-        // 10 cores with 20 ms for a request take 50 at once in 100 ms.
+        // 10 cores at 20 ms per request serve 50 at once in 100 ms.
         let limits = simulate(&adaptive, 10, 20 * MS, 200, &mut now);
         assert!(limits[100..].iter().all(|limit| (40..=55).contains(limit)), "{limits:?}");
         let limits = simulate(&adaptive, 20, 20 * MS, 200, &mut now);
         assert!(limits[100..].iter().all(|limit| (80..=105).contains(limit)), "{limits:?}");
-        // However slow, the floor holds.
+        // The floor holds, however slow the service is.
         adaptive.reconfigure(Settings { latency: MS, floor: 7 }, 256);
         assert_eq!(simulate(&adaptive, 1, 20 * MS, 200, &mut now).last(), Some(&7));
         assert_eq!(adaptive.reconfigure(Settings { latency: MS, floor: 7 }, 5), 5);
     }
 
-    /// Places that nobody uses say nothing, and neither does what was admitted under another limit.
+    /// A window in which slots stayed free, and requests admitted under another limit, change nothing.
     #[test]
     fn what_says_nothing_changes_nothing() {
         let start = Instant::now();
@@ -182,7 +181,7 @@ mod tests {
         assert_eq!(learnt, [90], "one decrease for all that were there");
     }
 
-    /// A limit whose slots are all held by long responses rises, though no answer is heard any more.
+    /// The limit rises when long responses hold every slot and no head arrives any more.
     #[test]
     fn silence_raises_it() {
         let start = Instant::now();
@@ -201,7 +200,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever it hears, the limit stays between floor and ceiling.
+        /// The limit stays between floor and ceiling for all samples.
         #[test]
         fn it_stays_in_bounds(
             floor in 1..20_usize, ceiling in 1..50_usize,

@@ -1,5 +1,5 @@
-//! So many at once, so many waiting, and no wait longer than so long. First come, first served. All three can change while
-//! it is in use: when there are to be fewer slots, those that are taken go as they come back.
+//! Slots behind a queue that is bounded in length and in time. First come, first served. The number of slots and both
+//! bounds can change at any time: when there are to be fewer slots, those in use are retired as they are released.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -10,33 +10,33 @@ use tokio::sync::Semaphore;
 use super::Refusal;
 use crate::base::lock::lock;
 
-/// One of the slots. Dropping it gives it back.
+/// A slot in use. Dropping it releases it.
 #[derive(Debug)]
 pub struct Slot {
     pool: Arc<Concurrency>,
-    /// How long it took to get; zero, and without a look at the clock, when one was free.
+    /// How long the request waited for the slot; zero when one was free, which takes no clock reading.
     pub waited: Duration,
 }
 
 /// A bounded number of slots behind a bounded queue.
 #[derive(Debug)]
 pub struct Concurrency {
-    /// How many there are to be.
+    /// The number of slots, or the number that there are to be.
     size: Mutex<usize>,
     slots: Semaphore,
-    /// Places that are taken and are not to come back.
+    /// Slots in use that are to be retired when they are released.
     surplus: AtomicUsize,
-    /// How many may wait, and how long in nanoseconds.
+    /// The bound of the queue's length, and the longest wait in nanoseconds.
     queue: AtomicUsize,
     wait: AtomicU64,
     waiting: AtomicUsize,
 }
 
-/// Somebody in the queue, until this is dropped.
+/// A place in the queue; dropping it leaves the queue.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Concurrency {
-    /// `slots` at once; `queue` more wait for one, each for at most `wait`.
+    /// Returns `slots` free slots behind a queue of at most `queue` requests, each of which waits at most `wait`.
     pub fn new(slots: usize, queue: usize, wait: Duration) -> Self {
         let slots = bounded(slots);
         Self {
@@ -49,10 +49,10 @@ impl Concurrency {
         }
     }
 
-    /// Takes a slot, waiting for it in the queue when there is none.
+    /// Takes a slot, and waits in the queue when none is free.
     ///
     /// # Errors
-    /// When the queue is full, or no slot was free in time.
+    /// When the queue is full, or when no slot became free in time.
     pub async fn acquire(self: &Arc<Self>) -> Result<Slot, Refusal> {
         if let Ok(slot) = self.try_acquire() {
             return Ok(slot);
@@ -64,7 +64,7 @@ impl Concurrency {
                 permit.forget();
                 Ok(self.slot(start.elapsed()))
             }
-            // The semaphore is never closed, so the only other end is the time.
+            // The semaphore is never closed, so this is the timeout.
             _ => Err(Refusal::QueueTimeout),
         }
     }
@@ -72,7 +72,7 @@ impl Concurrency {
     /// Takes a slot that is free now.
     ///
     /// # Errors
-    /// When there is none, or others wait for one.
+    /// When no slot is free, or when others wait for one.
     pub fn try_acquire(self: &Arc<Self>) -> Result<Slot, Refusal> {
         let permit = self.slots.try_acquire().map_err(|_| Refusal::QueueFull)?;
         permit.forget();
@@ -83,24 +83,24 @@ impl Concurrency {
         Slot { pool: Arc::clone(self), waited }
     }
 
-    /// From now on `queue` may wait, each for at most `wait`.
+    /// Changes the queue to at most `queue` requests, each of which waits at most `wait`.
     pub fn set_queue(&self, queue: usize, wait: Duration) {
         self.queue.store(queue, Relaxed);
         self.wait.store(nanos(wait), Relaxed);
     }
 
-    /// From now on there are `slots`. Nobody who has one loses it.
+    /// Changes the number of slots. Slots in use stay in use.
     pub fn resize(&self, slots: usize) {
         let (mut size, slots) = (lock(&self.size), bounded(slots));
         if slots > *size {
-            // Those that were to go kept; the rest is new.
+            // Slots that were to be retired stay; only the rest is new.
             let more = slots - *size;
             let kept = self.surplus.fetch_update(SeqCst, SeqCst, |surplus| Some(surplus.saturating_sub(more)));
             let (Ok(surplus) | Err(surplus)) = kept;
             self.slots.add_permits(more.saturating_sub(surplus));
         } else {
             self.surplus.fetch_add(*size - slots, SeqCst);
-            // A slot that comes back now sees that it is surplus; those that are free are taken here.
+            // A slot that is released now sees the surplus by itself; free slots are retired here.
             while self.slots.available_permits() > 0 && self.retire_one() {
                 if self.slots.forget_permits(1) == 0 {
                     self.surplus.fetch_add(1, SeqCst);
@@ -110,37 +110,37 @@ impl Concurrency {
         *size = slots;
     }
 
-    /// Takes one off what is surplus.
+    /// Takes one slot off the surplus.
     fn retire_one(&self) -> bool {
         self.surplus.fetch_update(SeqCst, SeqCst, |surplus| surplus.checked_sub(1)).is_ok()
     }
 
-    /// Places there are, or are to be.
+    /// Returns the number of slots, or the number that there are to be.
     pub fn size(&self) -> usize {
         *lock(&self.size)
     }
 
-    /// Places that are taken.
+    /// Returns the number of slots in use.
     pub fn taken(&self) -> usize {
         (self.size() + self.surplus.load(Relaxed)).saturating_sub(self.slots.available_permits())
     }
 
-    /// Places that are free.
+    /// Returns the number of free slots.
     pub fn free(&self) -> usize {
         self.slots.available_permits()
     }
 
-    /// Who waits for one.
+    /// Returns the number of requests in the queue.
     pub fn queued(&self) -> usize {
         self.waiting.load(Relaxed)
     }
 
-    /// How many may wait.
+    /// Returns the bound of the queue's length.
     pub fn queue(&self) -> usize {
         self.queue.load(Relaxed)
     }
 
-    /// Waits until every slot is free at once.
+    /// Waits until every slot is free.
     pub async fn all(&self) {
         drop(self.slots.acquire_many(u32::try_from(self.size()).unwrap_or(u32::MAX)).await);
     }
@@ -168,7 +168,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What can be waited for at once is a `u32`.
+/// `Semaphore::acquire_many` takes a `u32`.
 fn bounded(slots: usize) -> usize {
     slots.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS)
 }

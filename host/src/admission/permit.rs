@@ -1,4 +1,4 @@
-//! What a request that was admitted holds, and what is learnt when it is answered.
+//! What an admitted request holds, and what is recorded when it ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,36 +12,36 @@ use super::{Concurrency, Slot};
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::metrics::Judged;
 
-/// Proof of admission. Not `Clone`; dropping it gives both slots back.
+/// Proof of admission. Not `Clone`; dropping it releases both slots.
 #[derive(Debug)]
 pub struct Permit {
     service: Slot,
     host: Slot,
-    /// When it came, and what is to be done for it: only where there are policies.
+    /// The start of the response time, and the state of the policies; only where there are policies.
     state: Option<(Instant, Box<PolicyState>)>,
 }
 
-/// What policies want to know of a request, or say to it: the route's and the service's.
+/// The policies' state for one request: arrays have the route's entry, then the service's.
 #[derive(Debug, Default)]
 pub(super) struct PolicyState {
     pub(super) name: Option<Arc<str>>,
     pub(super) rate_statuses: [Option<RateStatus>; 2],
     pub(super) passes: [Option<Pass>; 2],
     pub(super) adaptive: Option<AdaptiveSlots>,
-    /// What its version is judged by, and whether that knows how it went.
+    /// The statistics by which the service's version is judged, and the verdict that was recorded, if any.
     judged: Option<(Arc<Judged>, Option<Verdict>)>,
 }
 
-/// What a service has had of its client's body by the time it answered.
+/// What the service had received of the client's body when it responded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Upload {
-    /// How long it has waited for that.
+    /// How long the service waited for the body.
     pub waited: Duration,
-    /// The body broke off, or was too large: whatever the service says to that, its client is at fault.
+    /// The body broke off or was too large. A failure after that is the client's fault.
     pub broken: bool,
 }
 
-/// The number of slots that is found out.
+/// The adaptive limit, and the slots that it resizes.
 #[derive(Debug)]
 pub(super) struct AdaptiveSlots {
     pub(super) adaptive: Arc<Adaptive>,
@@ -51,11 +51,11 @@ pub(super) struct AdaptiveSlots {
 /// What the end of a request says of its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The service answered as it should.
+    /// The service responded properly.
     Good,
-    /// The service failed it.
+    /// The service failed.
     Failed,
-    /// The service took all the time that it had.
+    /// The service used up its time.
     Late,
 }
 
@@ -78,7 +78,7 @@ impl PolicyState {
                 Some(_) => {}
             }
         }
-        // A failure that is quick says nothing of how many the service can take.
+        // A quick failure says nothing about how many requests the service can take.
         if let Some(AdaptiveSlots { adaptive, slots }) = self.adaptive.as_ref().filter(|_| verdict != Verdict::Failed)
             && let Some(limit) = adaptive.record(began, took, now, slots.taken())
         {
@@ -93,21 +93,21 @@ impl Permit {
         Self { service, host, state: state.map(|state| (began, state)) }
     }
 
-    /// Has its version judged by how it goes for a request that came then.
+    /// Counts this request's result in `judged`. `came` is when the request arrived.
     pub fn judge(&mut self, judged: &Arc<Judged>, came: Instant) {
         let began = came + self.queue_wait();
         let (_, state) = self.state.get_or_insert_with(|| (began, Box::default()));
         state.judged = Some((Arc::clone(judged), None));
     }
 
-    /// How long the request stood in queues.
+    /// Returns how long the request waited in both queues.
     pub fn queue_wait(&self) -> Duration {
         self.service.waited + self.host.waited
     }
 
-    /// The head of the response is there: policies learn from it, and add their fields. The time for which the service has
-    /// waited for its client's body is not its own, and a failure after a body that broke off is none of the service's.
-    /// `clock` is only view if there is anything that learns.
+    /// Records that the head of the response is there. The time in which the service waited for its client's body is
+    /// not part of its response time, and a failure after a body that broke off is not counted. `clock` is read only if
+    /// some policy needs it.
     pub fn record_response(&mut self, status: StatusCode, upload: Upload, clock: impl FnOnce() -> Instant) {
         let Some((began, state)) = &mut self.state else { return };
         let failed = status.is_server_error();
@@ -124,7 +124,8 @@ impl Permit {
         }
     }
 
-    /// There is no response, or it broke off after its head. PolicySettings learn from the verdict, if there is one on the service.
+    /// Records that there is no response, or that it broke off after its head. `verdict` is `None` if that says nothing
+    /// of the service.
     pub fn record_failure(&mut self, verdict: Option<Verdict>, clock: impl FnOnce() -> Instant) {
         if let Some((began, state)) = &mut self.state
             && let Some(verdict) = verdict

@@ -1,4 +1,4 @@
-//! The policies of a service, or of one of its routes, at work.
+//! The policies of a service or of one of its routes, with their state.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,10 +9,10 @@ use crate::manifest::clients::Clients;
 use crate::manifest::policies::PolicySettings;
 use crate::manifest::policies::Priority;
 
-/// What a request goes through before it may wait for a slot.
+/// The policies that a request has to pass before it may wait for a slot.
 #[derive(Debug)]
 pub(super) struct PolicySet {
-    /// The route that has it; empty for the whole service.
+    /// The route that has these policies; empty for the whole service.
     pub(super) route: String,
     pub(super) clients: Clients,
     pub(super) rate: Option<Rate>,
@@ -21,8 +21,8 @@ pub(super) struct PolicySet {
 }
 
 impl PolicySet {
-    /// The policies of these policies. What the `previous` one of the same route knows lives on, but for the breaker of
-    /// `another` component: it has judged what is not view any more.
+    /// Returns the set for these policies. The state of `previous`, the set of the same route, carries over, except for
+    /// its breaker's where `another` component serves from now on: that state is about the old component.
     pub(super) fn new(
         route: &str,
         policies: &PolicySettings,
@@ -43,12 +43,12 @@ impl PolicySet {
         Self { route: route.to_owned(), clients, rate, breaker, priority }
     }
 
-    /// Whether everybody passes, and nothing is to be done for it.
+    /// Whether the set has no policies.
     pub(super) fn is_open(&self) -> bool {
         self.clients.admits_all() && self.rate.is_none() && self.breaker.is_none() && self.priority.is_none()
     }
 
-    /// Which way the breaker is, if there is one.
+    /// Returns the breaker's state; `None` without a breaker.
     pub(super) fn state(&self, now: Instant) -> Option<BreakerState> {
         self.breaker.as_ref().map(|breaker| breaker.state(now))
     }

@@ -1,4 +1,4 @@
-//! PolicySettings and how they do, in words.
+//! The settings and state of policies, as text for operators.
 
 use std::time::Instant;
 
@@ -8,23 +8,23 @@ use super::Admission;
 use super::policy_set::PolicySet;
 use crate::manifest::clients::Clients;
 
-/// A policy of a service.
+/// The settings and state of one policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PolicyStatus {
-    /// Its key in the manifest.
+    /// The policy's key in the manifest.
     pub policy: &'static str,
-    /// The route that has it; the whole service when there is none.
+    /// The route that has the policy; `None` for the whole service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
-    /// How it is set.
+    /// The settings.
     pub settings: String,
-    /// How it does now; nothing where there is nothing to say.
+    /// The present state; `None` for policies without state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }
 
 impl Admission {
-    /// Its policies, in the order in which they are view.
+    /// Returns the service's policies, in the order in which they are checked.
     pub fn policies(&self, now: Instant) -> Vec<PolicyStatus> {
         let policy_sets = || self.routes.iter().chain([&self.policies]);
         let mut statuses: Vec<_> = policy_sets().flat_map(clients).collect();

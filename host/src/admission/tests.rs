@@ -63,7 +63,7 @@ fn nets(net: &str) -> Vec<ipnet::IpNet> {
     vec![net.parse().unwrap()]
 }
 
-/// Each policy is view only by who has passed those before it, and a route's before its service's.
+/// A check runs only if all earlier checks passed, and the route's check runs before its service's.
 #[tokio::test]
 async fn the_order_is_fixed() {
     let (now, shared_limits) = (Instant::now(), shared_limits(1));
@@ -101,19 +101,19 @@ async fn the_order_is_fixed() {
 /// How a request ends.
 #[derive(Debug)]
 enum End {
-    /// Its client goes away.
+    /// The client leaves.
     Left,
-    /// With this status, after so long, of which the guest waited for its client for so long.
+    /// A response with this status, after this time, and the part of it in which the guest waited for its client.
     Answered(u16, Duration, Duration),
-    /// With this status, after the client's body broke off.
+    /// A response with this status, after the client's body broke off.
     AfterBroken(u16),
-    /// Without an answer.
+    /// No response.
     Failed(Option<Verdict>),
-    /// With an answer that breaks off.
+    /// A response that breaks off.
     Broke(Option<Verdict>),
 }
 
-/// What an end says of the service.
+/// The verdict on the service for each end of a request.
 #[tokio::test]
 async fn only_the_service_is_blamed() {
     let (now, shared_limits) = (Instant::now(), shared_limits(10));
@@ -140,7 +140,7 @@ async fn only_the_service_is_blamed() {
         }
         drop(permit);
         assert_eq!(admission.breaker_state(now) == Some(BreakerState::Open), opens, "{end:?}");
-        // A version is judged by the same, but for what its breaker calls slow.
+        // A version is judged by the same results, except for the breaker's limit for slow calls.
         let (window, slow) = (judged.window(&Counts::default()), matches!(end, End::Answered(200, ..)));
         assert_eq!(window.errors, u64::from(opens && !slow), "{end:?}");
         let counts = !matches!(&end, End::Left | End::AfterBroken(500) | End::Failed(None));
@@ -167,7 +167,7 @@ async fn only_the_service_is_blamed() {
     check(End::Broke(None), false).await;
 }
 
-/// What lives on when a service changes, and what does not.
+/// Which state carries over when a service changes.
 #[tokio::test]
 async fn state_survives() {
     let (now, shared_limits) = (Instant::now(), shared_limits(10));
@@ -183,7 +183,7 @@ async fn state_survives() {
     assert_eq!(replaced.breaker_state(now), Some(BreakerState::Closed), "another component is view at once");
     let inside = ask(&replaced, "192.0.2.1", 0, now).await.unwrap();
     assert!(matches!(ask(&replaced, "192.0.2.1", 0, now).await, Err(Refusal::Rate(_))), "the rate is still used up");
-    // Who was let in still counts, also under other limits.
+    // Requests in flight still count under other limits.
     let tight = Limits { in_flight: 1, queue: 0, ..limits() };
     let tight = Admission::new(
         &Arc::from("users"),
@@ -199,7 +199,7 @@ async fn state_survives() {
     assert!(ask(&tight, "192.0.2.1", 0, now).await.is_ok());
 }
 
-/// Answers that take too long cost slots; without the policy they come back, whatever is still on its way.
+/// Slow responses reduce the slots; without the policy the slots come back, whatever is still in flight.
 #[tokio::test]
 async fn places_follow_the_latency() {
     let (start, shared_limits) = (Instant::now(), shared_limits(100));
@@ -223,7 +223,7 @@ async fn places_follow_the_latency() {
 }
 
 proptest! {
-    /// Whatever is refused by whom, and however requests end: every slot comes back, and so does every probe.
+    /// Every slot and every probe is released, whatever refuses requests and however they end.
     #[test]
     fn permits_return_to_zero(
         burst in 1..20_u32, slots in 1..6_usize,

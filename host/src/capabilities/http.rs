@@ -1,4 +1,5 @@
-//! `wasi:http`, 0.2 and 0.3. What a guest sends goes to the [`Sender`] of its service, which knows what it may.
+//! `wasi:http` 0.2 and 0.3. Outgoing requests go to the [`Sender`] of the guest's service, which checks what the guest
+//! may send.
 
 mod bounds;
 pub mod non_empty;
@@ -21,20 +22,21 @@ use super::Ctx;
 use super::outbox::{SendFuture, refuse};
 use super::sandbox::{RequestContext, Sandbox};
 
-/// `wasi:http` 0.2 by its newest name: those before it are found by this, too.
+/// The newest name of `wasi:http` 0.2 types, which also matches older imports.
 const TYPES: &str = "wasi:http/types@0.2.12";
 
-/// Bytes of one header set in memory. Ours is wasmtime's own default, set so that it is nobody else's to change.
+/// The most bytes of one header set in memory. It equals wasmtime's default, and is set here so that an update does not
+/// change it.
 const FIELDS_BYTES: usize = 128 << 10;
 
-/// The most that one write of a guest puts into the host's memory on its way to the client. With wasmtime's
-/// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB there was no throughput to gain.
+/// The most bytes that one write of a guest can hold in the host's memory on the way to the client. With wasmtime's
+/// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB throughput did not improve.
 const CHUNK_BYTES: usize = 128 << 10;
 
-/// Sends what the guests of a service send.
+/// The sender of a service's outgoing requests.
 pub trait Sender: Send + Sync {
-    /// Sends one request for the guest in this sandbox, on this context. Called while guest code waits: what is to be done
-    /// is for the future.
+    /// Sends one request for the guest in this sandbox, which works on the request of this context. Guest code is
+    /// blocked during the call, so the work belongs in the returned future.
     fn send(
         self: Arc<Self>,
         from: (Arc<Sandbox>, RequestContext),
@@ -43,7 +45,7 @@ pub trait Sender: Send + Sync {
     ) -> SendFuture;
 }
 
-/// Sends nothing.
+/// A sender that denies every request.
 #[derive(Debug)]
 pub struct Denied;
 
@@ -58,33 +60,33 @@ impl Sender for Denied {
     }
 }
 
-/// How `wasi:http` behaves here.
+/// The host's settings and hooks for `wasi:http`.
 pub(super) struct Hooks {
     sender: Arc<dyn Sender>,
     sandbox: Arc<Sandbox>,
 }
 
 impl Hooks {
-    /// What a guest in this sandbox sends goes to `sender`.
+    /// Returns hooks that hand the sandbox's outgoing requests to `sender`.
     pub(super) fn new(sender: Arc<dyn Sender>, sandbox: Arc<Sandbox>) -> Self {
         Self { sender, sandbox }
     }
 }
 
-/// Puts `wasi:http` 0.2 into the linker.
+/// Adds `wasi:http` 0.2 to the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, WasiHttp>(linker, &p2::bindings::LinkOptions::default().into(), Ctx::http)?;
     outgoing_handler::link(linker)?;
     bounds::link_02(linker)
 }
 
-/// Puts `wasi:http` 0.3 into the linker.
+/// Adds `wasi:http` 0.3 to the linker.
 pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     p3::add_to_linker(linker)?;
     bounds::link_03(linker)
 }
 
-/// `wasi:http`'s part of a sandbox.
+/// Returns the part of `wasi:http` in a sandbox.
 pub(super) fn state() -> WasiHttpCtx {
     let mut ctx = WasiHttpCtx::new();
     ctx.set_field_size_limit(FIELDS_BYTES);
@@ -92,7 +94,7 @@ pub(super) fn state() -> WasiHttpCtx {
 }
 
 impl WasiHttpHooks for Hooks {
-    // The default builds an `Arc` for every header name that it checks.
+    // The default allocates an `Arc` for every header name that it checks.
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         DEFAULT_FORBIDDEN_HEADERS.contains(name)
     }
@@ -112,7 +114,7 @@ impl WasiHttpHooks for Hooks {
                 let sending = Arc::clone(&self.sender).send(from, request, options.unwrap_or_default());
                 Box::new(self.sandbox.send(depth, sending))
             }
-            // Start code runs for no request, and nobody would know whose.
+            // Start code runs for no request, so there is no context for its outgoing requests.
             None => refuse(Error::HttpRequestDenied),
         }
     }

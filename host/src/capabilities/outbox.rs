@@ -1,10 +1,10 @@
-//! What a guest sends is run beside it: queued while its code runs, and given a first turn when that has stopped, by
-//! whoever drives the guest.
+//! The outgoing requests of a guest. They are queued while guest code runs, and polled for the first time by the task
+//! that drives the guest, when guest code has stopped.
 //!
-//! Not where it was sent: wasmtime cannot drive a Store inside of another's event loop, and a caller must not pay for the
-//! CPU time of its callee. Nor by a task from the start: most callees need not wait for anything, and have answered before
-//! a scheduler would have looked at them, or have woken another thread to do so. One that waits gets a task of its own, and
-//! so do all but one of those that were sent together: callees of one guest work side by side.
+//! They cannot run where they are sent: wasmtime cannot drive a Store inside another Store's event loop, and a caller
+//! must not be charged for its callee's CPU time. They do not get a task at once either: most callees respond without
+//! waiting, before a scheduler would have run them or woken another thread for them. A request that has to wait gets a
+//! task of its own. So do all but one of several requests that were sent together, so that they run concurrently.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,37 +16,38 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::base::lock::lock;
 
-/// Calls that lead to calls which are run on one stack; what is deeper has a task from the start.
+/// The depth of nested calls that may run on one stack. Deeper calls get a task at once.
 const NESTED: usize = 4;
 
-/// What waits until the guest stops. It may drop what it has sent, so its handles are no bound; more have tasks at once.
+/// The most requests that are queued until guest code stops; further ones get a task at once. The limit of handles does
+/// not bound them, because a guest can drop the handle of a request that it sent.
 const WAITING: usize = 64;
 
-/// An answer to a guest, and what is left to do for it.
+/// The response to a guest's request, and a future for the rest of the exchange.
 pub type SendResult = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
-/// A request of a guest on its way. Dropping it takes it back.
+/// An outgoing request in progress. Dropping it cancels it.
 pub type SendFuture = Box<dyn Future<Output = SendResult> + Send>;
 
-/// An answer that is whole as it is: nothing is left to do for it.
+/// Returns a result whose exchange is complete.
 pub fn complete(response: http::Response<WasiBody>) -> SendResult {
     Ok((response, Box::new(std::future::ready(Ok(())))))
 }
 
-/// A request that is not sent.
+/// Returns a future for a request that is not sent because of `why`.
 pub fn refuse(why: Error) -> SendFuture {
     Box::new(std::future::ready(Err(why)))
 }
 
-/// What one guest has sent and nobody has run yet.
+/// The requests that a guest sent and that were not polled yet.
 #[derive(Default)]
 pub(super) struct Outbox(Mutex<VecDeque<Running>>);
 
-/// Tells at its end whether somebody still waited for the answer.
+/// A request in progress. Its output says whether the response was still wanted.
 type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl Outbox {
-    /// Has `sending`, for a guest that so many calls led to, run beside it. Whoever drops the answer takes it back.
+    /// Queues a request of a guest to which `depth` calls led, or spawns it. Dropping the returned future cancels it.
     pub(super) fn push(&self, depth: usize, sending: SendFuture) -> impl Future<Output = SendResult> + Send + use<> {
         let (mut answer, answered) = oneshot::channel();
         let running = Box::pin(async move {
@@ -63,11 +64,11 @@ impl Outbox {
         } else {
             drop(tokio::spawn(running));
         }
-        // It ends without an answer only when the host does.
+        // The sender is dropped without a response only when the host ends.
         async move { answered.await.unwrap_or(Err(Error::ConnectionTerminated)) }
     }
 
-    /// Gives what the guest has sent its first turn. Whether something is answered already, and the guest can go on.
+    /// Polls the newest request and spawns the others. Returns whether a response arrived for which the guest waits.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> bool {
         let mut waiting = lock(&self.0);
         let Some(mut last) = waiting.pop_back() else { return false };
@@ -82,12 +83,12 @@ impl Outbox {
         }
     }
 
-    /// The guest has ended: what it has sent goes on as tasks, for as long as somebody holds the answers.
+    /// Spawns all queued requests, after the guest has ended. They go on while their responses are wanted.
     pub(super) fn detach(&self) {
         lock(&self.0).drain(..).for_each(|running| drop(tokio::spawn(running)));
     }
 
-    /// Nobody drives the guest any more.
+    /// Drops all queued requests.
     pub(super) fn clear(&self) {
         let dropped = std::mem::take(&mut *lock(&self.0));
         drop(dropped);
@@ -113,7 +114,7 @@ mod tests {
         ))
     }
 
-    /// Runs what there is, with the waker of the test's own task.
+    /// Polls the outbox with the waker of the test's own task.
     async fn run(outbox: &Outbox) -> bool {
         std::future::poll_fn(|cx| std::task::Poll::Ready(outbox.poll(cx))).await
     }
@@ -129,7 +130,7 @@ mod tests {
         assert!(asked.await.is_ok());
     }
 
-    /// However much was sent together, this thread is kept for one of it only, and the rest is for whoever has time.
+    /// This thread runs one of many requests that were sent together; the others are spawned.
     #[tokio::test]
     async fn one_is_run_here_and_the_rest_elsewhere() {
         let (outbox, ran) = (Outbox::default(), Arc::<AtomicUsize>::default());
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(ran.load(Relaxed), 3 * WAITING);
     }
 
-    /// It would keep a guest that only sends from ever giving its thread back.
+    /// Otherwise a guest that only sends would never yield its thread.
     #[tokio::test]
     async fn what_nobody_waits_for_lets_nobody_go_on() {
         let outbox = Outbox::default();

@@ -1,7 +1,7 @@
-//! What the host can see of a sandbox from outside its Store, which is locked up while guest code runs.
+//! The part of a sandbox that the host can access from outside its Store, which is inaccessible while guest code runs.
 //!
-//! One allocation, shared by the Store's data, the epoch callback and the future that drives the guest. They
-//! take turns on one thread, so every atomic is relaxed and no lock is ever waited for.
+//! One allocation, shared by the Store's data, the epoch callback and the future that drives the guest. They run in
+//! turn on one thread, so every atomic access is relaxed and no lock is ever contended.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -22,16 +22,16 @@ use crate::error::RequestError;
 use crate::service::Service;
 use crate::telemetry::traces::Onward;
 
-/// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.
+/// The guest's response, or the `wasi:http` error code that it returned instead.
 pub type GuestResponse = Result<http::Response<WasiBody>, Error>;
 
-/// The outside of a sandbox.
+/// The shared state of a sandbox.
 pub struct Sandbox {
-    /// What runs in it.
+    /// The service that runs in the sandbox.
     pub service: Arc<Service>,
-    /// CPU time of the current request.
+    /// The CPU time of the current request.
     pub cpu: CpuMeter,
-    /// Where the guest's answer appears.
+    /// The guest's response, once there is one.
     pub head: Mutex<Option<GuestResponse>>,
     /// The current request's body was over the limit.
     pub body_too_large: AtomicBool,
@@ -39,55 +39,55 @@ pub struct Sandbox {
     pub body_broken: AtomicBool,
     /// The guest waits for more of the current request's body.
     pub body_awaited: AtomicBool,
-    /// The tick since which it does, and the ticks that it did before.
+    /// The tick at which the present wait began, and the ticks of earlier waits.
     body_waits: [AtomicU64; 2],
     /// The tick at which the current request began.
     began: AtomicU64,
-    /// The current request's body object is still held by someone.
+    /// The current request's body object still exists.
     pub body_held: AtomicBool,
-    /// Something that the guest has sent for the current request was denied.
+    /// An outgoing request for the current request was denied.
     denied: AtomicBool,
-    /// Bodies of answers to what the guest has sent, which are held by someone.
+    /// The number of bodies of responses to outgoing requests that still exist.
     response_bodies: AtomicUsize,
-    /// Which version of it.
+    /// The service's version.
     pub version: Arc<str>,
-    /// What was denied to this version and logged.
+    /// The denials that were logged for this version.
     pub denials: Arc<LoggedDenials>,
     output_limit: usize,
     output_rate: usize,
     output_left: AtomicUsize,
     output_dropped: AtomicUsize,
-    /// What it is at work on; nothing while its start code runs.
+    /// The current request; `None` while start code runs.
     context: Mutex<Option<RequestContext>>,
     outbox: Outbox,
-    /// Unfinished lines of stdout and stderr.
+    /// Incomplete lines of stdout and stderr.
     pub(super) partial: [Mutex<Vec<u8>>; 2],
-    /// The last lines that the current request has written to stderr.
+    /// The last lines that the current request wrote to stderr.
     stderr: Mutex<LastLines>,
 }
 
-/// The request that a sandbox is at work on, for whatever the guest does meanwhile.
+/// The request on which a sandbox works, for whatever the guest does meanwhile.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
-    /// As the caller and the log have it.
+    /// The request id, as the client and the log have it.
     pub request_id: Arc<str>,
-    /// When its wall time is up.
+    /// When the request's wall time is used up.
     pub deadline: Instant,
-    /// How many calls between services led to it; none for a client's own.
+    /// The number of calls between services that led to the request; 0 for a client's own request.
     pub depth: usize,
-    /// Where it stands in its trace, for what the guest sends on.
+    /// The request's position in its trace, for outgoing requests.
     pub onward: Option<Onward>,
 }
 
 impl RequestContext {
-    /// A client's own request, and not traced.
+    /// Returns the context of a client's own request that is not traced.
     pub fn new(request_id: Arc<str>, deadline: Instant) -> Self {
         Self { request_id, deadline, depth: 0, onward: None }
     }
 }
 
 impl Sandbox {
-    /// The outside of a sandbox of a service, before its first request.
+    /// Returns the state of a sandbox before its first request.
     pub fn new(
         service: Arc<Service>,
         (version, denials): (Arc<str>, Arc<LoggedDenials>),
@@ -119,8 +119,8 @@ impl Sandbox {
         }
     }
 
-    /// Gives the sandbox to a request: its id on the log lines, and full allowances. The `first` request is charged
-    /// for the start code that ran for it.
+    /// Starts a request: sets its context and resets all allowances. The `first` request is charged for the start code
+    /// that ran for it.
     pub fn begin(&self, context: RequestContext, first: bool) {
         *lock(&self.context) = Some(context);
         *lock(&self.head) = None;
@@ -141,7 +141,7 @@ impl Sandbox {
         }
     }
 
-    /// The guest has asked for more of the current request's body, and must wait for it or not.
+    /// Records whether the guest waits for more of the current request's body.
     pub fn set_body_waiting(&self, waits: bool) {
         let [since, before] = &self.body_waits;
         match (self.body_awaited.load(Relaxed), waits) {
@@ -155,21 +155,23 @@ impl Sandbox {
         self.body_awaited.store(waits, Relaxed);
     }
 
-    /// How long the guest has waited for its client, to the tick: that is no time that the service took.
+    /// Returns how long the guest waited for the client's body, to the tick. This is not part of the service's response
+    /// time.
     pub fn body_wait(&self) -> Duration {
         let ([since, before], now) = (&self.body_waits, self.cpu.clock.now());
         let current = if self.body_awaited.load(Relaxed) { now.saturating_sub(since.load(Relaxed)) } else { 0 };
         self.cpu.clock.between(0, before.load(Relaxed).saturating_add(current))
     }
 
-    /// Whether the time since the current request began is the client's fault.
+    /// Whether the client is at fault if the current request has used up its time.
     fn client_caused_timeout(&self) -> bool {
         let elapsed = self.cpu.clock.between(self.began.load(Relaxed), self.cpu.clock.now());
         client_caused_timeout(self.body_wait(), elapsed)
     }
 
-    /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body. And if it says
-    /// that something was denied, and something was denied to it, that is no word on its client.
+    /// Returns the error to report. If the request body was over the limit, aborted or late, that is reported instead
+    /// of the guest's own error. If the guest reports `HTTP-request-denied` after one of its own requests was denied,
+    /// the missing grant is reported, not a client error.
     pub fn attribute(&self, error: RequestError) -> RequestError {
         if self.has_output() {
             let lines = std::mem::take(&mut *lock(&self.stderr)).into_lines();
@@ -184,49 +186,51 @@ impl Sandbox {
         }
     }
 
-    /// The request that has the sandbox now.
+    /// Returns the id of the current request; empty without one.
     pub fn request_id(&self) -> Arc<str> {
         lock(&self.context).as_ref().map_or_else(|| Arc::from(""), |context| Arc::clone(&context.request_id))
     }
 
-    /// The request that has the sandbox now, if one has.
+    /// Returns the context of the current request, if there is one.
     pub fn context(&self) -> Option<RequestContext> {
         lock(&self.context).clone()
     }
 
-    /// Something that the guest has sent on this context was denied. One that it was on before is over.
+    /// Records that an outgoing request of this context was denied, unless that request is not the current one any
+    /// more.
     pub fn deny(&self, context: &RequestContext) {
         let current = lock(&self.context).as_ref().is_some_and(|now| Arc::ptr_eq(&now.request_id, &context.request_id));
         self.denied.fetch_or(current, Relaxed);
     }
 
-    /// Has what the guest sends run beside it. `depth` calls led to the guest.
+    /// Queues an outgoing request of the guest, to which `depth` calls led: see [`Outbox`].
     pub(super) fn send(&self, depth: usize, sending: SendFuture) -> impl Future<Output = SendResult> + Send + use<> {
         self.outbox.push(depth, sending)
     }
 
-    /// Gives what the guest has sent its first turn. Whether something is answered already, and the guest can go on.
+    /// Polls the outgoing requests for the first time. Returns whether a response arrived and the guest can go on.
     pub fn poll_outgoing(&self, cx: &mut Context<'_>) -> bool {
         self.outbox.poll(cx)
     }
 
-    /// The guest has ended, and is not kept by what it has sent.
+    /// Spawns the queued outgoing requests after the guest has ended, so that it does not have to stay for them.
     pub fn detach_outgoing(&self) {
         self.outbox.detach();
     }
 
-    /// Nobody drives the guest any more; what it has sent knows it, and would keep it for ever.
+    /// Drops the queued outgoing requests when nothing drives the guest any more. They refer to the sandbox and would
+    /// keep it alive for ever.
     pub fn drop_outgoing(&self) {
         self.outbox.clear();
     }
 
-    /// The body of an answer to what the guest has sent is held, for as long as this is.
+    /// Counts the body of a response to an outgoing request for as long as the returned guard exists.
     pub fn hold(self: &Arc<Self>) -> Held {
         self.response_bodies.fetch_add(1, Relaxed);
         Held(Arc::clone(self))
     }
 
-    /// Whether a body that comes from elsewhere is still held: a 0.3 guest may answer with it, and be gone.
+    /// Whether a body from outside still exists. A 0.3 guest may respond with such a body and end.
     pub fn holds_bodies(&self) -> bool {
         self.body_held.load(Relaxed) || self.response_bodies.load(Relaxed) > 0
     }
@@ -236,7 +240,7 @@ impl Sandbox {
         lock(&self.stderr).push(line);
     }
 
-    /// How much of `wanted` bytes of output may still become log lines; the rest is counted as dropped.
+    /// Returns how many of `wanted` bytes of output may become log lines; the rest is counted as dropped.
     pub(super) fn take_output(&self, wanted: usize) -> usize {
         let left = self.output_left.load(Relaxed);
         let granted = self.service.take_output(wanted.min(left), self.output_rate, self.cpu.clock.elapsed());
@@ -247,24 +251,24 @@ impl Sandbox {
         granted
     }
 
-    /// Whether the request has written anything.
+    /// Whether the request has written any output.
     pub(super) fn has_output(&self) -> bool {
         self.output_left.load(Relaxed) < self.output_limit || self.output_dropped.load(Relaxed) > 0
     }
 
-    /// Bytes of output that were dropped since the request began; asking resets it.
+    /// Returns the bytes of output that were dropped since the request began, and resets the count.
     pub(super) fn take_output_dropped(&self) -> usize {
         self.output_dropped.swap(0, Relaxed)
     }
 }
 
-/// Whether a request that has used up its time is its client's fault: at least half of the `elapsed` time its service has
-/// `waited` for the client's body. Who waited at the last moment says nothing of that.
+/// Whether the client is at fault for a request that used up its time: the service `waited` for the client's body for
+/// at least half of the `elapsed` time. The last moment alone says nothing.
 pub fn client_caused_timeout(waited: Duration, elapsed: Duration) -> bool {
     !waited.is_zero() && waited.saturating_mul(2) >= elapsed
 }
 
-/// Somebody holds the body of an answer to what a guest has sent.
+/// A guard for the body of a response to an outgoing request.
 pub struct Held(Arc<Sandbox>);
 
 impl Drop for Held {

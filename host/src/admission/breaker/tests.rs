@@ -58,7 +58,7 @@ fn slow_calls_count() {
     assert_eq!(breaker.state(start), BreakerState::Open, "16 of 20");
 }
 
-/// Failures leave the window with their bucket.
+/// Failures leave the window together with their bucket.
 #[test]
 fn it_forgets() {
     let start = Instant::now();
@@ -71,7 +71,7 @@ fn it_forgets() {
     assert_eq!(breaker.counts(start + SETTINGS.window).calls, 1);
 }
 
-/// A probe of which nothing is learnt gives its slot back, and calls of another time change nothing.
+/// A probe without a result makes room for another, and calls of an earlier generation change nothing.
 #[test]
 fn probes_come_back() {
     let start = Instant::now();
@@ -94,7 +94,7 @@ fn probes_come_back() {
     assert_eq!(breaker.admit(later).unwrap_err(), SETTINGS.open);
 }
 
-/// An answer that breaks off after a good head is a failure, also of a probe.
+/// A response that breaks off after a good head is a failure, also for a probe.
 #[test]
 fn a_second_word_counts() {
     let start = Instant::now();
@@ -123,7 +123,7 @@ fn an_edit_keeps_it_open() {
     assert_eq!(old.state(later), BreakerState::Closed, "both are one");
 }
 
-/// An edit holds for what is known already: for how long it is open, and how many probes close it.
+/// An edit applies to the present state: how long the breaker stays open, and how many probes close it.
 #[test]
 fn an_edit_holds_at_once() {
     let start = Instant::now();
@@ -142,12 +142,12 @@ fn an_edit_holds_at_once() {
     assert_eq!(call(&eager, false, MS, later), None);
     let _out = eager.admit(later).unwrap();
     assert_eq!(call(&eager, false, MS, later), None);
-    // Two of three are good; now two are enough.
+    // Two of three probes succeeded; the new setting needs two.
     assert_eq!(edited(SETTINGS).0, Some(Change::Closed));
     assert!((0..10).all(|_| old.admit(later).is_ok()), "it is closed");
 }
 
-/// A request that came before an edit counts by the settings that hold when it is over, and begins no window anew.
+/// A request from before an edit counts by the settings that are active when it ends, and does not restart the window.
 #[test]
 fn requests_outlive_settings() {
     let start = Instant::now();
@@ -161,7 +161,7 @@ fn requests_outlive_settings() {
     assert_eq!(call(&edited, false, 2 * MS, start), Some(Change::Opened(counts)));
 }
 
-/// Probes that never come back keep it half open only for a time.
+/// Probes that never end keep the breaker half open only for a limited time.
 #[test]
 fn probes_that_stay_out_are_replaced() {
     let start = Instant::now();

@@ -4,7 +4,8 @@ fn concurrency(slots: usize, queue: usize) -> Arc<Concurrency> {
     Arc::new(Concurrency::new(slots, queue, Duration::from_secs(5)))
 }
 
-/// The second waits for the first, the third finds the queue full, and a slot given back goes to who waited.
+/// The second request waits for the first, the third finds the queue full, and a released slot goes to the waiting
+/// request.
 #[tokio::test(start_paused = true)]
 async fn one_place_one_waiting() {
     let door = concurrency(1, 1);
@@ -19,7 +20,7 @@ async fn one_place_one_waiting() {
     assert!(second.await.unwrap().is_ok());
 }
 
-/// Nobody waits longer than the bound, and who gave up leaves the queue.
+/// No request waits longer than the bound, and one that gave up leaves the queue.
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends() {
     let door = concurrency(1, 1);
@@ -32,7 +33,7 @@ async fn a_wait_ends() {
     assert!(door.acquire().await.is_ok());
 }
 
-/// Whatever the order of coming, going and giving up, every slot comes back.
+/// Every slot is released, whatever the order of arrivals, ends and timeouts.
 #[tokio::test(start_paused = true)]
 async fn places_come_back() {
     let door = concurrency(3, 10);
@@ -54,7 +55,7 @@ async fn places_come_back() {
     }
 }
 
-/// Fewer slots: who has one keeps it, and nobody gets it after them. More: at once, also for who waits.
+/// Shrinking keeps slots in use and grants none after them. Growing adds slots at once, also for waiting requests.
 #[tokio::test(start_paused = true)]
 async fn places_come_and_go() {
     let door = concurrency(3, 10);
@@ -78,7 +79,7 @@ async fn places_come_and_go() {
     assert_eq!(door.acquire().await.unwrap_err(), Refusal::QueueFull);
 }
 
-/// Whatever is resized to what while threads come and go, in the end there are as many slots as there are to be.
+/// The number of slots is right after resizes that run while threads take and release slots.
 #[test]
 fn no_place_is_lost_or_found() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();

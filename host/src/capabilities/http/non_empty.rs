@@ -1,6 +1,6 @@
-//! Bodies without empty data frames. An empty frame takes nothing of an HTTP/2 window, so a sender that goes on while its peer
-//! reads nothing would queue as many of them as a guest, a client or a replica makes (GHSA-f8mm-ggr3-89wh). To a guest an empty
-//! read may look like the end of the stream.
+//! Bodies without empty data frames. An empty frame uses nothing of an HTTP/2 window, so while the peer reads nothing,
+//! any number of them from a guest, a client or a replica would be queued (GHSA-f8mm-ggr3-89wh). A guest may also take
+//! an empty read for the end of the stream.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// Empty frames that are skipped at once. After so many the task gives way to others.
+/// The most empty frames that are skipped in one poll, so that other tasks get to run.
 const AT_ONCE: usize = 128;
 
-/// The next frame of a body that has data or trailers.
+/// Polls for the next frame that has data or trailers.
 pub fn poll_non_empty<B: Body<Data = Bytes>>(
     mut body: Pin<&mut B>,
     cx: &mut Context<'_>,
@@ -26,7 +26,7 @@ pub fn poll_non_empty<B: Body<Data = Bytes>>(
     Poll::Pending
 }
 
-/// A body whose empty data frames are left out.
+/// A body without its empty data frames.
 pub struct NonEmptyFrames<B>(pub B);
 
 impl<B: Body<Data = Bytes> + Unpin> Body for NonEmptyFrames<B> {

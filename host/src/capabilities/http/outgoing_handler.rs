@@ -1,7 +1,7 @@
-//! Sending by `wasi:http` 0.2: `outgoing-handler`, and the `future-incoming-response` that a guest waits for.
+//! Outgoing requests of `wasi:http` 0.2: `outgoing-handler` and `future-incoming-response`.
 //!
-//! Both are ours and not wasmtime's, which starts two tasks for each request, and keeps a request's options for as long as
-//! the sandbox lives: a guest that is used again runs out of handles.
+//! This replaces wasmtime's implementation, which starts two tasks per request and keeps a request's options for as
+//! long as the sandbox lives, so that a reused guest runs out of handles.
 
 use std::pin::Pin;
 
@@ -21,14 +21,14 @@ use super::TYPES;
 use crate::capabilities::Ctx;
 use crate::capabilities::outbox::SendResult;
 
-/// By its newest name, as [`TYPES`].
+/// The newest name, as for [`TYPES`].
 const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
 
-/// An answer on its way to a guest.
+/// The response to an outgoing request.
 enum FutureResponse {
     Waiting(Pin<Box<dyn Future<Output = SendResult> + Send>>),
     Answered(SendResult),
-    /// The guest has it.
+    /// The guest has taken the response.
     Taken,
 }
 
@@ -41,10 +41,10 @@ impl Pollable for FutureResponse {
     }
 }
 
-/// What `get` tells a guest: nothing yet, that it has the answer already, or the answer.
+/// The result of `get`: `None` while there is no response, an error when the guest has taken it, or the response.
 type Got = Option<Result<Result<Resource<HostIncomingResponse>, ErrorCode>, ()>>;
 
-/// Puts this in the place of what the linker has of it.
+/// Replaces these functions in the linker.
 pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
@@ -88,7 +88,7 @@ fn handle(
     Ok(Ok(ctx.table.push(FutureResponse::Waiting(Box::into_pin(sending)))?))
 }
 
-/// A request as the rest of the host has it. Header fields were checked when the guest set them.
+/// Converts a guest's request to the type that the host uses. Header fields were checked when the guest set them.
 fn outgoing(request: HostOutgoingRequest) -> Result<http::Request<WasiBody>, ErrorCode> {
     let HostOutgoingRequest { method, scheme, authority, path_with_query, headers, body } = request;
     let scheme = match scheme {
@@ -125,7 +125,7 @@ fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<Got
     let (response, _) = match answered {
         Ok(answered) => answered,
         Err(error) => {
-            // wasmtime keeps to itself which code an error is; this is where it says so.
+            // wasmtime's conversion from errors to codes is private, so it is reached through `get`.
             let failed = ctx.table.push(HostFutureIncomingResponse::Ready(Err(error)))?;
             let code = ctx.http().get(Resource::new_borrow(failed.rep()));
             ctx.table.delete(failed)?;

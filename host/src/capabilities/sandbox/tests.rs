@@ -2,14 +2,15 @@ use super::*;
 use crate::config;
 use crate::cpu::scheduler::CpuScheduler;
 
-/// A request that used up its time is the fault of whoever took most of it, not of who was waited for last.
+/// The side that used most of the time is at fault, not the side that was waited for last.
 #[test]
 fn time_that_is_up_is_the_fault_of_who_took_it() {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let clock = Clock::new(Duration::from_millis(1));
     let service = Arc::new(Service::new("users", Arc::new(CpuScheduler::new(1)).share()));
     let sandbox = Sandbox::new(service, (Arc::from("1"), Arc::default()), &limits, clock.clone());
-    // Ticks of the guest's own, of a wait for the body, and of its own again; whether that wait goes on at the end.
+    // Ticks of guest work, of waiting for the body, and of guest work again; the flag says whether the wait continues
+    // at the end.
     let blamed = |work: u64, wait: u64, more: u64, waits_on: bool| {
         clock.advance(17);
         sandbox.begin(RequestContext::new(Arc::from("1"), Instant::now()), false);

@@ -8,7 +8,7 @@ fn peer(address: &str, proxies: &[&str]) -> Peer {
     Peer::new(address.parse().unwrap(), "127.0.0.1:8080".parse().unwrap(), &proxies)
 }
 
-/// The head as the guest sees it, one line a header, in the order of names.
+/// Returns the head as the guest sees it, one line per header, ordered by name.
 fn seen(head: Request<()>, peer: &Peer) -> Result<(String, Vec<String>), String> {
     let (mut head, ()) = head.into_parts();
     normalize(&mut head, peer).map_err(|error| error.to_string())?;
@@ -98,7 +98,7 @@ fn heads_that_are_refused() {
     assert_eq!(seen(old, &stranger).unwrap().0, "http://127.0.0.1:8080/");
 }
 
-/// A coding that nobody takes off must not get lost on the way.
+/// A coding that this host does not decode must not disappear on the way.
 #[test]
 fn bodies_are_chunked_once_or_not_at_all() {
     let arrives = |lines: &[&str]| {
@@ -127,7 +127,7 @@ fn bodies_are_chunked_once_or_not_at_all() {
     }
 }
 
-/// The target and the host that a guest is shown.
+/// Returns the target and the host that a guest sees.
 fn shown(target: &str, host: &str) -> Result<(String, String), String> {
     let head = Request::get(target).header("host", host).body(()).unwrap();
     let (mut head, ()) = head.into_parts();
@@ -148,7 +148,7 @@ fn one_form_of_host_and_path() {
     check("/a/%7euser/../b%2fc?d/../e", "h:8080", "http://h:8080/a/b%2Fc?d/../e");
     check("http://h?a=1", "h", "http://h/?a=1");
     check("http://h", "h", "http://h/");
-    // The target comes before the header (RFC 9112 3.2.2).
+    // The target's host wins over the header (RFC 9112 3.2.2).
     check("http://one.example/", "two.example", "http://one.example/");
     for (target, host) in
         [("/", "p:abc"), ("/", "p:80:80"), ("/", "%61.example"), ("/a%00b", "h"), ("http://h/", "p:abc")]
@@ -161,7 +161,9 @@ fn one_form_of_host_and_path() {
         seen(head.body(()).unwrap(), &peer("192.0.2.1:9", &[])).map(drop)
     };
     assert_eq!(request_host(Version::HTTP_2, "H."), Ok(()));
-    assert!(request_host(Version::HTTP_2, "other").unwrap_err().contains("not the host of the request target"));
+    assert!(
+        request_host(Version::HTTP_2, "other").unwrap_err().contains("differs from the host of the request target")
+    );
     assert_eq!(request_host(Version::HTTP_11, "other"), Ok(()));
     let star = Request::builder().method(Method::OPTIONS).uri("*").header("host", "h").body(()).unwrap();
     assert_eq!(seen(star, &peer("192.0.2.1:9", &[])).unwrap().0, "http://h*");
@@ -182,7 +184,7 @@ fn a_default_port_is_the_schemes() {
     assert_eq!([uri("https , http", "h"), uri("http,https", "h")], ["https://h/", "http://h/"]);
 }
 
-/// What the host writes itself is written after what the client wants gone, and under no other name.
+/// The host's own headers are written after a client's `Connection` is applied, and under no other spelling.
 #[test]
 fn clients_remove_nothing_of_the_hosts() {
     let own = ["x-request-id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "via"];
@@ -217,7 +219,7 @@ fn underscores_are_no_other_names() {
     }
 }
 
-/// Every header is told apart that has to be, whatever its first letter is.
+/// Every header is classified correctly, whatever its first letter is.
 #[test]
 fn kinds_of_headers() {
     let of = |name: &'static str| kind(&HeaderName::from_static(name));
@@ -273,7 +275,7 @@ fn trailers_are_no_headers() {
     assert_eq!(data, "data");
 }
 
-/// Clients of this machine are known by a loopback address, if nothing says that a proxy is between.
+/// Clients on this machine are recognized by a loopback address, unless a header shows that a proxy is between.
 #[test]
 fn local_clients() {
     let local = |peer: &Peer, more: Option<(&'static str, &'static str)>| {

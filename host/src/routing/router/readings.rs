@@ -1,9 +1,9 @@
-//! What other readings of a path lead to. A `//` or `%2F` that the router takes for a part of a segment may be a separator
-//! to the service behind, and then a route's policies would not hold for what the service answers.
+//! Checks the other readings of an ambiguous path. The router takes `//` or `%2F` for part of a segment; the service
+//! may take it for a separator. Then the policies of one route would not hold for what the service does.
 //!
-//! A path is refused when a reading leads to another route of the same service that has policies or methods of its own, or to
-//! a route of another service with policies: two services may have the same replicas. It is refused, too, when a `..`
-//! shows in a reading only and leads out of the service's routes.
+//! A path is refused when a reading leads to another route of the same service that has policies or methods of its own,
+//! or to a route of another service with policies (two services may have the same replicas). It is also refused when a
+//! `..` appears only in a reading and leads out of the service's routes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,13 +17,13 @@ use crate::manifest::route::{Pattern, Route, Segment};
 #[derive(Debug)]
 pub(super) struct TargetRoutes {
     routes: Vec<Route>,
-    /// All requests of the target are under policies.
+    /// Every request of the target is under policies.
     guarded: bool,
     merged: Routers,
 }
 
-/// A router for each way in which services may separate segments. Made for the first path that is read so: most services
-/// never get one.
+/// A router for each way in which services may separate segments, built for the first path that needs it. Most services
+/// never need one.
 type Routers = [OnceLock<Box<Router<Destination>>>; Separators::COUNT];
 
 /// The routes of all targets.
@@ -33,14 +33,14 @@ pub(super) struct AllRoutes {
     merged: Routers,
 }
 
-/// A route that a reading leads to.
+/// The route to which a reading leads.
 #[derive(Clone, Copy, Debug)]
 struct Destination {
-    /// Place of its target among all.
+    /// The index of the route's target among all targets.
     owner: usize,
-    /// Policies or methods of its own.
+    /// The route has policies or methods of its own.
     restricted: bool,
-    /// Policies of its target.
+    /// The route's target has policies.
     guarded: bool,
 }
 
@@ -52,7 +52,7 @@ impl AllRoutes {
         owned
     }
 
-    /// Whether no reading of a path leads past restrictions that the route with this number does not have.
+    /// Whether no reading of a path leads to restrictions that the route with this number does not have.
     pub(super) fn readings_agree(
         &self,
         owned: &TargetRoutes,
@@ -82,7 +82,7 @@ impl AllRoutes {
     }
 }
 
-/// The routes of these targets with their paths as readings have them.
+/// Returns a router for the routes of these targets, with their paths separated as a reading does.
 fn merged_router<'a>(all: impl Iterator<Item = &'a TargetRoutes>, separators: Separators) -> Router<Destination> {
     let mut router = Router::default();
     let none = Arc::new(TargetRoutes { routes: Vec::new(), guarded: false, merged: Routers::default() });
@@ -97,7 +97,7 @@ fn merged_router<'a>(all: impl Iterator<Item = &'a TargetRoutes>, separators: Se
 }
 
 impl Pattern {
-    /// The same where these separate segments.
+    /// Returns the pattern that results when these separators separate segments.
     fn merged(&self, separators: Separators) -> Self {
         let segments = self.segments.iter().flat_map(|segment| match segment {
             Segment::Parameter(name) => vec![Segment::Parameter(name.clone())],

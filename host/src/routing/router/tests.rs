@@ -47,7 +47,7 @@ fn paths_and_hosts() {
     check("x", "/users/admin/posts", Some("posts"));
     check("x", "/users//posts", Some("users"));
     check("x", "//users", None);
-    // A path that is no normal form is none that comes here; what may stand in a segment is decoded there.
+    // Paths arrive here in normal form; escapes that may stand in a segment are decoded.
     check("x", "/users/%40me", Some("users"));
     check("x", "*", None);
     check("x", "", None);
@@ -75,9 +75,9 @@ fn a_host_comes_before_a_path_and_methods_last() {
     assert_eq!(find("x", "/users", Method::DELETE), Err(Missed::Method("GET, HEAD, POST, PUT".into())));
     assert_eq!(find("api.example.com:443", "/v1/acme/x", Method::PATCH), Ok(("api", "/v1/{tenant}", 8)));
     assert_eq!(find("example.com", "/v1/acme", Method::GET), Err(Missed::Route));
-    // What the host has no route for is looked for at any host.
+    // A path for which the host has no route is looked up among the routes for any host.
     assert_eq!(find("api.example.com", "/users", Method::GET), Ok(("reader", "/users", 0)));
-    // Methods that overlap are a conflict, and one that says none has all.
+    // Overlapping methods are a conflict, and a route without methods has all of them.
     assert_eq!(router.insert([&route("/users")].into_iter(), &"z", false).unwrap_err(), (&route("/users"), "reader"));
     let clash = Route { methods: vec![Method::PUT], ..route("/users") };
     assert_eq!(router.insert([&clash].into_iter(), &"z", false).unwrap_err().1, "writer");
@@ -91,11 +91,11 @@ fn a_route_has_one_owner() {
     let wanted = [route("/y"), route("/x")];
     let taken = router.insert(wanted.iter(), &"b", false).unwrap_err();
     assert_eq!((taken.0.to_string().as_str(), taken.1), ("/x", "a"));
-    // All or none: b's other route is still free.
+    // All routes or none: the other route of `b` is still free.
     assert_eq!(found(&router, "", "/y"), None);
     let host = Route::host("a.localhost".into());
     assert_eq!(router.insert([&host].into_iter(), &"c", false).unwrap_err().1, "a");
-    // A parameter by another name is the same route.
+    // A parameter with another name makes the same route.
     assert_eq!(router.insert([&route("/u/{name}")].into_iter(), &"c", false).unwrap_err().1, "a");
 }
 
@@ -132,8 +132,8 @@ fn patterns() {
     }
 }
 
-/// Among all patterns that match, the one with the most segments, of those the first by names before parameters: said
-/// as slowly and plainly as possible.
+/// The reference: of all patterns that match, the one with the most segments, then the one with names before
+/// parameters. Slow and simple.
 fn naive<'a>(patterns: &'a [String], path: &str) -> Option<&'a String> {
     let segments = |text: &str| text.split('/').skip(1).map(str::to_owned).collect::<Vec<_>>();
     let asked = segments(path);
@@ -147,7 +147,7 @@ fn naive<'a>(patterns: &'a [String], path: &str) -> Option<&'a String> {
         }
     };
     let rank = |pattern: &&String| match pattern.as_str() {
-        // Exactly this path, before everything that is below nothing.
+        // Only this path; the wildcard matches everything, with no segments.
         "/" => (1, vec![]),
         "/*" => (0, vec![]),
         pattern => {
@@ -182,7 +182,7 @@ proptest! {
     }
 }
 
-/// Routes of the service `api`, and whether each has policies.
+/// Returns a router for the service `api` with these routes; the flag says whether a route has policies.
 fn guarded(routes: &[(&str, bool)]) -> Router<&'static str> {
     let mut router = Router::default();
     let routes: Vec<_> = routes.iter().map(|(path, guarded)| Route { guarded: *guarded, ..route(path) }).collect();
@@ -215,18 +215,18 @@ fn other_spellings_keep_the_policies() {
         ("/api/x/..;/admin", Err(Missed::Ambiguous)),
         ("/api/x%2F..%2Fadmin", Err(Missed::Ambiguous)),
         ("/api/x/..%2F%40me", Err(Missed::Ambiguous)),
-        // Another segment is another path, whatever its letters are.
+        // Another segment is another path, also if only the case of letters differs.
         ("/api/Admin", Ok(0)),
         ("/api/administrators", Ok(0)),
         ("/api/%2561dmin", Ok(0)),
-        // Where other readings have no other rules it is served.
+        // The path is served where its other readings have the same rules.
         ("/api//users", Ok(0)),
         ("/api/a%2Fb/posts", Ok(2)),
         ("/api/7;v=1/posts", Ok(2)),
-        // A reading outside of the service's routes.
+        // A reading leads out of the service's routes.
         ("/api/..%2Fother", Err(Missed::Ambiguous)),
         ("/api/..;/other", Err(Missed::Ambiguous)),
-        // Only some of what may separate does, empty segments count, or parameters are cut off first.
+        // Only some separators separate, empty segments count, or parameters are cut off first.
         ("/api//..%2Fadmin", Err(Missed::Ambiguous)),
         ("/api/x%2F%2F..%2F..%2Fadmin", Err(Missed::Ambiguous)),
         ("/api/admin;x%2Fy", Err(Missed::Ambiguous)),
@@ -246,7 +246,7 @@ fn methods_are_restrictions_too() {
     assert_eq!(find("/api//admin", Method::GET), Err(Missed::Ambiguous));
     assert_eq!(find("/api//admin", Method::POST), Err(Missed::Ambiguous));
     assert_eq!(find("/api//other", Method::POST), Ok(0));
-    // A route for HEAD is not gone around by that for GET, whichever stands first.
+    // A route for HEAD is not bypassed through one for GET, whichever comes first.
     let get = Route { methods: vec![Method::GET], ..route("/x") };
     let head = Route { methods: vec![Method::HEAD], ..route("/x") };
     for routes in [[&get, &head], [&head, &get]] {
@@ -295,7 +295,7 @@ fn a_prefix_is_cut_where_it_ends() {
     }
 }
 
-/// A path of these segments in another spelling that a service may take for it.
+/// Returns another spelling of these segments that a service may read as the same path.
 fn spelt(segments: &[String], choices: &mut impl Iterator<Item = usize>) -> String {
     let first = ["/", "//", "/./", "/zz/../", "/%2F", "/\\", "/zz%2f..%2F", "/zz/..;q/", "/;/"];
     let between = ["/", "//", "/./", "/zz/../", "%2F", "%5c", "\\", "/zz%2f..%5C", "/zz/..;q/", ";q/", "/%2e/"];
@@ -311,8 +311,8 @@ fn spelt(segments: &[String], choices: &mut impl Iterator<Item = usize>) -> Stri
     path + &pick(&["", "", "/", ";q", "/."])
 }
 
-/// What a service sees of a path that takes these for separators, drops empty segments or does not, and cuts parameters off:
-/// 0 not, 1 before it separates, 2 after.
+/// Returns the path as a service reads it that treats these as separators, drops empty segments or keeps them, and cuts
+/// parameters off: 0 never, 1 before it separates segments, 2 after.
 fn seen_by(path: &str, slash: bool, backslash: bool, empty: bool, cut: u8) -> String {
     let cut_off =
         |path: &str| path.split('/').map(|segment| segment.split(';').next().unwrap()).collect::<Vec<_>>().join("/");
@@ -337,7 +337,7 @@ fn seen_by(path: &str, slash: bool, backslash: bool, empty: bool, cut: u8) -> St
 }
 
 proptest! {
-    /// However a service reads a path, it does not answer one that has a stricter route.
+    /// No reading of a path leads to a stricter route than the one that serves it.
     #[test]
     fn no_reading_goes_around(
         patterns in proptest::collection::btree_map("(/([ab]|\\{p\\})){1,3}|/\\*", any::<bool>(), 1..6),
@@ -350,14 +350,14 @@ proptest! {
         let normal = canonical::normal(&format!("/{}", path.concat())).unwrap();
         if let Ok(found) = router.find("x", &normal, &Method::GET, true) {
             let seen = seen_by(&normal, slash, backslash, empty, cut);
-            // By the names alone: what is left of `;` or `%2F` belongs to a segment.
+            // Only the names count: what is left of `;` or `%2F` belongs to a segment.
             if let Ok((read, _)) = router.lookup("x", &seen, &Method::GET, true) {
                 prop_assert!(read.number == found.number || !routes[read.number].guarded, "{} is {}", normal, seen);
             }
         }
     }
 
-    /// No spelling of a path gets to a route that is less strict than that of the path itself.
+    /// No spelling of a path reaches a route that is less strict than the route of the path itself.
     #[test]
     fn no_spelling_goes_around(
         patterns in proptest::collection::btree_map("(/([ab@]|\\{p\\})){1,3}|/|/\\*", (0..3usize, 0..3u8), 1..10),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A version in name only.
+/// A version with only a name, and whether it is in rotation.
 struct Fake(&'static str, bool);
 
 impl InRotation for Fake {
@@ -42,7 +42,7 @@ proptest! {
         prop_assert_eq!((of("a"), of("b"), of("service")), (one, other, 10_000 - one - other));
     }
 
-    /// Not all at once: of any hundred requests in a row about as many as it says.
+    /// Shares are spread evenly: of any hundred requests in a row, a version gets about its percentage.
     #[test]
     fn parts_are_spread_evenly(percent in 1..=99_u32, before in 0..20_000_usize) {
         let split = Split::new([part("a", percent * 100)], None).unwrap();
@@ -64,7 +64,7 @@ proptest! {
             }
             first
         };
-        // Who has the new version keeps it while its part grows.
+        // A client that has the new version keeps it while the version's share grows.
         prop_assert!(!chosen(percent) || chosen(percent.max(more)));
     }
 }
@@ -102,7 +102,7 @@ fn a_rule_goes_before_the_parts() {
     assert!(!asked(&split, "x-version", "20"));
     assert!(!asked(&split, "cookie", "xversion=2; version=20; version"));
     assert!(!asked(&split, "accept", "*/*"));
-    // One that was taken out gets nothing, whoever asks for it.
+    // A version that is out of rotation gets no requests, not even by rule.
     let split = Split::new([version(false)], None).unwrap();
     assert!(!asked(&split, "x-version", "2"));
 }
@@ -135,7 +135,7 @@ fn every_mirror_is_shown_its_part() {
     assert_eq!(counts, BTreeMap::from([("a", 500), ("b", 500), ("c", 2_000)]));
 }
 
-/// A version is judged by what it gets by chance, and by what asks for it only where it gets nothing else.
+/// Drawn requests count for a version; requests by rule count only where the version gets no others.
 #[test]
 fn what_a_version_is_judged_by() {
     use crate::manifest::share::Rollback;
@@ -163,7 +163,7 @@ fn what_a_version_is_judged_by() {
     }
 }
 
-/// A client chooses its version by what it sends for `sticky`, so each value counts once in a window, for each version.
+/// A client chooses its version through the `sticky` value, so each value counts once in a window, for each version.
 #[test]
 fn a_sticky_value_counts_once_in_a_window() {
     use crate::manifest::share::Rollback;
@@ -185,11 +185,11 @@ fn a_sticky_value_counts_once_in_a_window() {
             assert_eq!((0..1_000).filter(|_| judged(user, 1)).count(), 1, "{user}");
             assert!(!judged(user, WINDOW) && judged(user, WINDOW + 1) && !judged(user, WINDOW + 2), "{user}");
         }
-        // Many clients are judged by nearly all of them, and however many there are, memory is bounded.
+        // Nearly every one of many clients counts, and memory is bounded for any number of them.
         assert!((950..=1_000).contains(&(0..1_000).filter(|n| judged(&format!("user-{n}"), 200)).count()));
         let all = (0..200_000).filter(|n| judged(&format!("other-{n}"), 400)).count();
         assert!((30_000..=2 * SLOTS).contains(&all), "{all}");
-        // What has no such value is drawn.
+        // Requests without the value are drawn.
         assert!((0..100).all(|_| split.choose(&HeaderMap::new(), CLIENT, start).judged));
     }
     let split = split("client");

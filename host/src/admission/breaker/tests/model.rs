@@ -1,17 +1,17 @@
-//! A breaker does what a plain model of it does, whatever happens in which order, and never stays where it is for ever.
+//! The breaker behaves like a plain model for every order of events, and never stays in one state for ever.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// The same in other words: every call that was counted is kept, and all is counted anew each time.
+/// A plain implementation: it stores every counted call and computes everything anew each time.
 struct Model {
     settings: Settings,
     start: Instant,
     phase: Phase,
-    /// Phases so far.
+    /// The number of phase changes so far.
     turns: u32,
-    /// When each call of this phase was over, and how.
+    /// When each call of this phase ended, and its result.
     calls: Vec<(Instant, Call)>,
 }
 
@@ -85,14 +85,14 @@ impl Model {
     }
 }
 
-/// What can happen to a breaker.
+/// An event of a breaker.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request comes.
+    /// A request arrives.
     Comes,
-    /// One of those inside goes: by number, and how that went.
+    /// A request in flight ends: its number and its result.
     Goes(usize, u8),
-    /// Its manifest is edited.
+    /// The manifest is edited.
     Edited(Settings),
 }
 
@@ -112,15 +112,14 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
 }
 
 proptest! {
-    /// Whatever is view, ends how, and is edited, in which order: it does what the model does. And whatever has happened,
-    /// a service that answers well from now on is view again in time, even if nothing more is heard of the requests that
-    /// are inside.
+    /// For every order of arrivals, results and edits, the breaker does what the model does. A service that has
+    /// recovered gets requests again in time, even if requests in flight never end.
     #[test]
     fn as_the_model_says(settings in settings(), steps in steps(), again in settings(), leave in any::<bool>()) {
         let start = Instant::now();
         let mut breaker = Arc::new(Breaker::new(settings, start));
         let mut model = Model { settings, start, phase: Phase::Closed, turns: 0, calls: Vec::new() };
-        // Those inside, and how many turns the model had taken when they came in.
+        // The requests in flight, and the model's number of phase changes when each was admitted.
         let (mut inside, mut now) = (Vec::<(Pass, u32)>::new(), start);
         for (ms, step) in steps {
             now += Duration::from_millis(ms);
@@ -161,9 +160,9 @@ proptest! {
         }
         breaker = Arc::new(breaker.with_settings(again));
         breaker.activate();
-        // What has failed before is out of the window by then.
+        // Earlier failures have left the window by then.
         now += SETTINGS.window;
-        // Once the time has come there is at least one probe, and where none is stuck the others follow.
+        // After the open time there is at least one probe, and the others follow if none is stuck.
         for _ in 0..=again.probes {
             now += again.open;
             while let Ok(mut pass) = breaker.admit(now) {
@@ -176,7 +175,7 @@ proptest! {
         prop_assert_eq!(breaker.state(now), BreakerState::Closed, "it never closes");
     }
 
-    /// A window of another length knows the same calls, each for as long as the new one says.
+    /// After a change of its length, the window has the same calls, each for as long as the new length says.
     #[test]
     fn a_window_that_is_resized(calls in prop::collection::vec(0..2_000_u64, 0..60), lengths in prop::collection::vec(1..100_u64, 1..4)) {
         let start = Instant::now();
@@ -195,7 +194,7 @@ proptest! {
                 prop_assert!(after.calls >= before.calls);
             }
         }
-        // However often: what has just been counted counts.
+        // A call that was just added counts after any number of changes.
         window.add(Call { failed: true, slow: false }, now);
         prop_assert!(window.counts(now).calls >= 1);
         now += 100 * SETTINGS.window;
@@ -203,7 +202,7 @@ proptest! {
     }
 }
 
-/// A longer window forgets nothing, a shorter one what is too old for it.
+/// A longer window forgets nothing; a shorter one forgets what is too old for it.
 #[test]
 fn lengths_of_windows() {
     let start = Instant::now();
