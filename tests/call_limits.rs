@@ -109,7 +109,7 @@ async fn a_deadline_is_carried() {
         via: Arc::default(),
         current: host.current.clone(),
         ids: lodge::base::ids::Ids::new(),
-        nobody: Arc::new(lodge::service::Service::new("", lodge::cpu::turns::Turns::new(1).share())),
+        nobody: Arc::new(lodge::service::Service::new("", lodge::cpu::scheduler::CpuScheduler::new(1).share())),
         metrics: Arc::default(),
         tracer: lodge::telemetry::traces::Tracer::off(),
         logs: lodge::telemetry::logs::Logs::detached(&config),

@@ -219,7 +219,7 @@ async fn operators_have_their_say() {
     assert!(other.header("x-error").contains("HttpRequestDenied"), "another domain is the world: {other:?}");
     let snapshot = host.current.snapshot();
     let users = snapshot.targets.iter().find(|target| &*target.backend.name == "users").unwrap();
-    users.backend.service.disable(true);
+    users.backend.service.set_disabled(true);
     let off = ask(&host, "caller", "http://users.svc.local/users", &[]).await;
     assert_eq!((off.status, off.problem().as_str()), (503, "disabled"));
 }

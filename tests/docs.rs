@@ -270,7 +270,7 @@ fn rows(page: &str, head: &str) -> Vec<(String, String)> {
 #[test]
 fn tables_of_manifests_are_the_readers() {
     use lodge::config::key::Key;
-    use lodge::manifest::policies::{ADAPTIVE, BREAKER, RATE};
+    use lodge::manifest::policies::read::{ADAPTIVE, BREAKER, RATE};
     use lodge::manifest::share::Rollback;
     fn known<T>(keys: &[Key<T>]) -> Vec<(String, String)> {
         keys.iter().map(|key| (key.name.to_owned(), key.default.to_owned())).collect()

@@ -323,7 +323,7 @@ async fn places_adapt() {
     let host = host(&["counter"]).manifest("counter", &manifest("1ms")).start().await;
     let limit = || {
         let snapshot = host.current.snapshot();
-        snapshot.targets[0].admission.places()
+        snapshot.targets[0].admission.slots()
     };
     assert_eq!(limit(), 20);
     edit(&host, "counter", &manifest("1h")).await;
@@ -333,7 +333,7 @@ async fn places_adapt() {
     }
     assert_eq!(limit(), 20);
     let shown = &policies(&host, "counter").await[0];
-    assert_eq!((&shown["policy"], &shown["state"]), (&"adaptive".into(), &"20 of 20 places".into()));
+    assert_eq!((&shown["policy"], &shown["state"]), (&"adaptive".into(), &"20 of 20 slots".into()));
     assert_eq!(metric(&host, r#"lodge_concurrency_limit{service="counter"}"#).await, "20");
     edit(&host, "counter", "limits.in_flight = 3").await;
     assert_eq!(limit(), 3);

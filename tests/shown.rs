@@ -143,7 +143,7 @@ async fn an_ejected_replica() {
     }
     let text = told(&host, &["inspect", "far"]);
     let line = text.lines().find(|line| line.contains("ejected until 2")).unwrap_or_else(|| panic!("{text}"));
-    assert!(line.contains("it answers 503"), "{line}");
+    assert!(line.contains("it responded with 503"), "{line}");
     let seen = whole(&host, "far").await["replicas"][0].clone();
     assert!(seen["until"].as_str().is_some_and(|until| until.ends_with('Z')), "{seen}");
 }

@@ -265,7 +265,7 @@ async fn versions_that_cannot_be_are_refused_in_words() {
 async fn a_version_can_be_switched_off() {
     let host = host(&["hello"]).named("panic", "hello@2").manifest("hello@2", "percent = 100").start().await;
     let disable = |name: &str, disabled| {
-        host.current.snapshot().target(name).unwrap().backend.service.disable(disabled);
+        host.current.snapshot().target(name).unwrap().backend.service.set_disabled(disabled);
     };
     assert_eq!(host.get("/hello").await.status, 502);
     disable("hello@2", true);

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::Empty;
-use lodge::admission::{Admission, Asked, Commons, Concurrency, Upload};
-use lodge::capabilities::sandbox::Errand;
+use lodge::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
+use lodge::capabilities::sandbox::RequestContext;
 use lodge::config::{self, Config, Origin};
 use lodge::guests::scan::{Scanner, State};
 use lodge::manifest::Manifest;
@@ -38,7 +38,7 @@ fn route(c: &mut Criterion) {
         let mut router = Router::default();
         for n in 0..services {
             let routes = [Route::of(Pattern::read(&format!("/s{n}")).unwrap()), Route::host(format!("s{n}.localhost"))];
-            router.own(routes.iter(), &n, false).unwrap();
+            router.insert(routes.iter(), &n, false).unwrap();
         }
         c.bench_function(&format!("route among {services} services"), |b| {
             b.iter(|| router.find("127.0.0.1:8080", "/s7/and/more", &Method::GET, true).is_ok());
@@ -50,7 +50,7 @@ fn admit(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = config::resolve(&[]).unwrap().config;
     let places = Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait);
-    let commons = Arc::new(Commons::new(Arc::new(places)));
+    let shared_limits = Arc::new(SharedLimits::new(Arc::new(places)));
     let (name, headers, start) = (Arc::from("users"), HeaderMap::new(), Instant::now());
     for (what, manifest) in [
         ("admit", ""),
@@ -62,8 +62,8 @@ fn admit(c: &mut Criterion) {
         ("admit, adaptive", "adaptive.latency = '1s'"),
     ] {
         let manifest = Manifest::read("users", manifest, &config.limits, config.engine.max_memory).unwrap();
-        let admission = Admission::new(&name, (&manifest.limits, &manifest.terms), &commons, None, start);
-        let asked = Asked {
+        let admission = Admission::new(&name, (&manifest.limits, &manifest.policies), &shared_limits, None, start);
+        let asked = RequestView {
             peer: [127, 0, 0, 1].into(),
             claimed: None,
             inside: false,
@@ -75,7 +75,7 @@ fn admit(c: &mut Criterion) {
             b.iter(|| {
                 let mut permit = runtime.block_on(admission.admit(&asked, Instant::now()));
                 if let Ok(permit) = &mut permit {
-                    permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), Instant::now);
+                    permit.record_response(StatusCode::OK, Upload::default(), Instant::now);
                 }
                 permit.is_ok()
             });
@@ -120,7 +120,8 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>)
 async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
     let instance = Instance::new(guest, deadline()).await.unwrap();
     let request = Request::get("http://localhost/hello").body(Empty::new()).unwrap();
-    let mut answer = instance.call(Arc::clone(guest), request, Errand::new(Arc::clone(id), deadline())).await.unwrap();
+    let mut answer =
+        instance.call(Arc::clone(guest), request, RequestContext::new(Arc::clone(id), deadline())).await.unwrap();
     let mut bytes = 0;
     while let Some(frame) = poll_fn(|cx| answer.body.poll_frame(cx)).await {
         bytes += frame.unwrap().data_ref().map_or(0, |data| data.len());

@@ -30,7 +30,7 @@ use self::body::{Body, problem, text};
 use crate::admin::scrape::{Format, Scrape};
 use crate::base::budget::Budget;
 use crate::base::canonical;
-use crate::base::drain::Told;
+use crate::base::drain::StopSignal;
 use crate::cache::Responses;
 use crate::config::Config;
 use crate::guests::snapshot::Current;
@@ -77,7 +77,7 @@ pub struct Admin {
     /// What is served.
     pub current: Current,
     /// Whether the host is stopping.
-    pub told: Told,
+    pub stop_signal: StopSignal,
     /// Tells it to.
     pub stop: Arc<Notify>,
     /// How the memory of sandboxes is made clean.
@@ -175,7 +175,7 @@ impl Admin {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
-            "/readyz" if self.told.is_stopping() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            "/readyz" if self.stop_signal.is_stopping() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
             "/readyz" if !self.current.snapshot().complete => text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
             "/readyz" => text(StatusCode::OK, "ready\n"),
             "/metrics" if read => match self.metrics(request.headers()) {
@@ -245,8 +245,8 @@ impl Admin {
             directory,
             directory_id,
             generation: snapshot.generation,
-            ready: snapshot.complete && !self.told.is_stopping(),
-            stopping: self.told.is_stopping(),
+            ready: snapshot.complete && !self.stop_signal.is_stopping(),
+            stopping: self.stop_signal.is_stopping(),
             connections: self.scrape.metrics.connections(),
             log_level: self.logs.level(),
             memory_bytes: process.resident,

@@ -1,121 +1,122 @@
-//! Whether a request may run now. Holding a [`Permit`] is the proof that it may.
+//! Decides whether a request may run now. A [`Permit`] is the proof that it may.
 //!
-//! What is asked, in this order, and of each the route's before the service's:
+//! The checks, in this order, each for the route before the service:
 //!
-//! 1. `allow` and `deny`: may this address ask at all?
-//! 2. [`rate`]: has it asked too often?
-//! 3. [`breaker`]: does the service answer at all these days?
-//! 4. [`shedding`]: is the host so full that there is no room for the likes of it?
-//! 5. [`Concurrency`]: one place of the service's `limits.in_flight`, so that a slow service cannot take the host, then
-//!    one of the host's `engine.instances`, so that the pool always has room. Both waits are bounded in length and in
-//!    time. How many places a service has may be [`adaptive`].
+//! 1. `allow` and `deny`: is the client's address allowed?
+//! 2. [`rate`]: is the request within the rate limit?
+//! 3. [`breaker`]: is the service's circuit breaker closed?
+//! 4. [`shedding`]: load shedding: is the host overloaded for this request's priority?
+//! 5. [`Concurrency`]: one slot of the service's `limits.in_flight`, so that a slow service cannot use up the host,
+//!    then one of the host's `engine.instances`, so that the instance pool always has room. Both queues are bounded in
+//!    length and in time. A service can have an [`adaptive`] number of slots.
 //!
-//! What costs least and is most final comes first. What a policy has taken for a request that a later one refuses stays
-//! taken: to ask is to use one's rate. A service without policies costs a request the two places and nothing else.
+//! Cheap, definitive checks come first. A rate token is not returned when a later check refuses the request. A service
+//! without policies needs only the two slots.
 //!
-//! The permit lives until the response is complete, not until its head: a complete response waits for its client without one,
-//! within `listener.unsent`. What the breaker and the adaptive limit learn from is the head, when it is there: a stream that
-//! goes on for hours has answered. See [`Permit::answered`].
+//! A permit is held until the response is complete, not only until its head. A complete response that waits for a slow
+//! client holds no permit; `listener.unsent` bounds it instead. The breaker and the adaptive limit learn when the head
+//! is there, because a stream may go on for hours after that. See [`Permit::record_response`].
 
 pub mod adaptive;
-pub mod asked;
 pub mod breaker;
 mod concurrency;
-mod gate;
 mod permit;
+mod policy_set;
+mod policy_status;
 pub mod rate;
+pub mod request_view;
 pub mod shedding;
-mod shown;
 
 use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use crate::manifest::clients::Clients;
-pub use crate::manifest::terms::Priority;
-pub use crate::manifest::terms::Terms;
+pub use crate::manifest::policies::Policies;
+pub use crate::manifest::policies::Priority;
 use adaptive::Adaptive;
-pub use asked::Asked;
-use breaker::Position;
-pub use concurrency::{Concurrency, Place};
-use gate::Gate;
+use breaker::BreakerState;
+pub use concurrency::{Concurrency, Slot};
+use permit::{AdaptiveSlots, PolicyState};
 pub use permit::{Permit, Upload, Verdict};
-use permit::{Regulated, Watched};
+use policy_set::PolicySet;
+pub use policy_status::PolicyStatus;
 pub use rate::Rate;
+pub use request_view::RequestView;
 pub use shedding::{Level, Shedding};
-pub use shown::Shown;
 
 use crate::config::limits::Limits;
 use crate::manifest;
 
-/// What all services share.
+/// The limits that all services of a host share.
 #[derive(Debug)]
-pub struct Commons {
-    /// `engine.instances`, and who waits for them.
-    pub places: Arc<Concurrency>,
-    /// Who is turned away when there are too few.
+pub struct SharedLimits {
+    /// The slots of `engine.instances` and their queue.
+    pub slots: Arc<Concurrency>,
+    /// Load shedding, for when the host is short of slots.
     pub shedding: Shedding,
 }
 
-/// What stands between a request and a service.
+/// The checks and slots of one service.
 #[derive(Debug)]
 pub struct Admission {
     name: Arc<str>,
     service: Arc<Concurrency>,
-    commons: Arc<Commons>,
+    shared_limits: Arc<SharedLimits>,
     limits: (usize, usize, Duration),
-    gate: Gate,
-    /// By the number of the route; none when no route says anything.
-    routes: Vec<Gate>,
+    policies: PolicySet,
+    /// The policies of each route, by the route's number; empty when no route has policies.
+    routes: Vec<PolicySet>,
     adaptive: Option<(manifest::adaptive::Settings, Arc<Adaptive>)>,
-    /// What the version before had and this one does not: answers to its requests are still to come.
+    /// The adaptive limit of the previous version, where this version has none: requests that it admitted still report
+    /// to it.
     retired: Option<Arc<Adaptive>>,
-    /// There are no policies, so nothing is to be asked.
+    /// The service has no policies, so no check is necessary.
     plain: bool,
 }
 
-/// Why a request was turned away.
+/// The reason why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its client may not ask.
+    /// The client's address is not allowed.
     Client,
-    /// Its client has asked too often.
-    Rate(rate::Standing),
-    /// The breaker is open, for so long at least.
+    /// The client is over the rate limit.
+    Rate(rate::RateStatus),
+    /// The breaker is open, for at least this long.
     Breaker(Duration),
-    /// The host is full, and others matter more.
+    /// The host is overloaded for this request's priority.
     Shed,
-    /// Too many are waiting already.
+    /// The queue is full.
     QueueFull,
-    /// It waited as long as it may.
+    /// The request waited as long as `queue_wait` allows.
     QueueTimeout,
 }
 
-impl Commons {
-    /// These places, and nobody in them.
-    pub fn new(places: Arc<Concurrency>) -> Self {
-        Self { shedding: Shedding::new(Arc::clone(&places)), places }
+impl SharedLimits {
+    /// Returns the shared limits with `slots`, all of them free.
+    pub fn new(slots: Arc<Concurrency>) -> Self {
+        Self { shedding: Shedding::new(Arc::clone(&slots)), slots }
     }
 }
 
 impl Admission {
-    /// The admission of a service with these limits and terms.
+    /// Returns the admission of a service with these limits and policies.
     ///
-    /// What `previous` knows of the service lives on, and the requests that it has admitted still count; `another` is whether
-    /// another component, or other replicas, answer from now on. Nothing changes for the service before
-    /// [`Admission::takes_over`].
+    /// The state of `previous` (rates, breakers, slots in use) carries over. `another` says that another component, or
+    /// other replicas, serve from now on: then breakers start anew. Nothing changes for the service before
+    /// [`Admission::activate`].
     pub fn new(
         name: &Arc<str>,
-        (limits, terms): (&Limits, &Terms),
-        commons: &Arc<Commons>,
+        (limits, terms): (&Limits, &Policies),
+        shared_limits: &Arc<SharedLimits>,
         previous: Option<(&Self, bool)>,
         now: Instant,
     ) -> Self {
         let (known, another) = previous.map_or((None, false), |(known, another)| (Some(known), another));
-        let gate = Gate::new("", &terms.service, known.map(|known| &known.gate), another, now);
-        let of = |route: &str| known?.routes.iter().find(|gate| gate.route == route);
+        let policies = PolicySet::new("", &terms.service, known.map(|known| &known.policies), another, now);
+        let of = |route: &str| known?.routes.iter().find(|policies| policies.route == route);
         let routes = terms.routes.iter().filter(|_| terms.has_routes());
-        let routes: Vec<_> = routes.map(|(at, of_it)| Gate::new(at, of_it, of(at), another, now)).collect();
+        let routes: Vec<_> = routes.map(|(at, of_it)| PolicySet::new(at, of_it, of(at), another, now)).collect();
         let adaptive = terms.adaptive.map(|settings| {
             let known = known.and_then(|known| known.adaptive.as_ref()).map(|(_, adaptive)| Arc::clone(adaptive));
             (settings, known.unwrap_or_else(|| Arc::new(Adaptive::new(settings, limits.in_flight, now))))
@@ -128,156 +129,167 @@ impl Admission {
         Self {
             name: Arc::clone(name),
             service,
-            commons: Arc::clone(commons),
+            shared_limits: Arc::clone(shared_limits),
             limits: (limits.in_flight, limits.queue, limits.queue_wait),
-            plain: gate.is_open() && routes.is_empty() && adaptive.is_none(),
-            gate,
+            plain: policies.is_open() && routes.is_empty() && adaptive.is_none(),
+            policies,
             routes,
             retired: retired.map(|(_, adaptive)| Arc::clone(adaptive)),
             adaptive,
         }
     }
 
-    /// It is what stands before its service from now on: its limits and settings hold, also for what is known already.
-    pub fn takes_over(&self) {
-        let (places, queue, wait) = self.limits;
-        let breakers = self.routes.iter().chain([&self.gate]).filter_map(|gate| gate.breaker.as_ref());
-        breakers.filter_map(|breaker| breaker.takes_over()).for_each(|change| permit::say(&self.name, change));
+    /// Applies this version's limits and settings, also to the state that it shares with the previous version.
+    pub fn activate(&self) {
+        let (slots, queue, wait) = self.limits;
+        let breakers = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.breaker.as_ref());
+        breakers.filter_map(|breaker| breaker.activate()).for_each(|change| permit::say(&self.name, change));
         if let Some(retired) = &self.retired {
-            retired.settle(manifest::adaptive::Settings { latency: Duration::MAX, floor: places }, places);
+            retired.reconfigure(manifest::adaptive::Settings { latency: Duration::MAX, floor: slots }, slots);
         }
-        let adapted = self.adaptive.as_ref().map(|(settings, adaptive)| adaptive.settle(*settings, places));
-        self.service.resize(adapted.unwrap_or(places));
-        self.service.queues(queue, wait);
+        let adapted = self.adaptive.as_ref().map(|(settings, adaptive)| adaptive.reconfigure(*settings, slots));
+        self.service.resize(adapted.unwrap_or(slots));
+        self.service.set_queue(queue, wait);
     }
 
-    /// Asks every policy, then waits, within bounds, for a place. `now` is when the request came.
+    /// Runs every check, then waits for a slot within bounds. `now` is when the request arrived.
     ///
     /// # Errors
-    /// The first that refuses it, and why.
-    pub async fn admit(&self, asked: &Asked<'_>, now: Instant) -> Result<Permit, Refusal> {
-        let watched = if self.plain { None } else { self.pass(asked, now)? };
-        self.enter(asked, watched, now).await
+    /// The first refusal.
+    pub async fn admit(&self, view: &RequestView<'_>, now: Instant) -> Result<Permit, Refusal> {
+        let state = if self.plain { None } else { self.check_policies(view, now)? };
+        self.acquire_slots(view, state, now).await
     }
 
-    /// The same for a request that was admitted before and has to be sent once more: it uses its rate only once.
+    /// Admits a request once more that was admitted before and has to be sent again. It takes no second rate token.
     ///
     /// # Errors
-    /// When a breaker is open by now, or there is no place.
-    pub async fn admit_again(&self, asked: &Asked<'_>, now: Instant) -> Result<Permit, Refusal> {
-        let watched = if self.plain { None } else { self.watch(asked, Watched::default(), now)? };
-        self.enter(asked, watched, now).await
+    /// When a breaker has opened since, or when there is no slot.
+    pub async fn admit_again(&self, view: &RequestView<'_>, now: Instant) -> Result<Permit, Refusal> {
+        let state = if self.plain { None } else { self.enter_breakers(view, PolicyState::default(), now)? };
+        self.acquire_slots(view, state, now).await
     }
 
-    async fn enter(&self, asked: &Asked<'_>, watched: Option<Box<Watched>>, now: Instant) -> Result<Permit, Refusal> {
+    async fn acquire_slots(
+        &self,
+        view: &RequestView<'_>,
+        state: Option<Box<PolicyState>>,
+        now: Instant,
+    ) -> Result<Permit, Refusal> {
         if let Some((_, adaptive)) = self.adaptive.as_ref().filter(|_| self.service.free() == 0)
-            && let Some(places) = adaptive.starved(now)
+            && let Some(slots) = adaptive.raise_if_silent(now)
         {
-            self.service.resize(places);
+            self.service.resize(slots);
         }
-        if self.commons.shedding.sheds(self.priority(asked)) {
+        if self.shared_limits.shedding.sheds(self.priority(view)) {
             return Err(Refusal::Shed);
         }
-        let service = self.service.enter().await?;
-        let host = self.commons.places.enter().await?;
-        Ok(Permit::new(service, host, watched, now))
+        let service = self.service.acquire().await?;
+        let host = self.shared_limits.slots.acquire().await?;
+        Ok(Permit::new(service, host, state, now))
     }
 
-    /// Asks only whether this client may ask at all: for answers that take no place.
+    /// Checks only the client's address: for responses that need no slot.
     ///
     /// # Errors
-    /// When it may not.
-    pub fn greet(&self, asked: &Asked<'_>) -> Result<(), Refusal> {
-        if self.plain || asked.inside {
+    /// When the address is not allowed.
+    pub fn check_client(&self, view: &RequestView<'_>) -> Result<(), Refusal> {
+        if self.plain || view.inside {
             return Ok(());
         }
-        let gates = self.gates(asked);
-        if gates.clone().all(|gate| gate.clients.admits_all()) {
+        let policy_sets = self.policy_sets(view);
+        if policy_sets.clone().all(|policies| policies.clients.admits_all()) {
             return Ok(());
         }
-        let admits = |client| gates.clone().all(|gate| gate.clients.admits(client));
-        if admits(asked.client()) && asked.claimed.is_none_or(admits) { Ok(()) } else { Err(Refusal::Client) }
+        let admits = |client| policy_sets.clone().all(|policies| policies.clients.admits(client));
+        if admits(view.client()) && view.claimed.is_none_or(admits) { Ok(()) } else { Err(Refusal::Client) }
     }
 
-    /// A place without a wait, and without a word from the policies: for what nobody waits for. Half of the host's
-    /// places are not for that.
+    /// Takes slots without waiting and without policies, for background work such as mirrored requests. It may use at
+    /// most half of the host's slots.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn admit_aside(&self, now: Instant) -> Result<Permit, Refusal> {
-        let places = &self.commons.places;
-        if places.taken() * 2 >= places.size() {
+    /// When no slot is free.
+    pub fn try_admit(&self, now: Instant) -> Result<Permit, Refusal> {
+        let slots = &self.shared_limits.slots;
+        if slots.taken() * 2 >= slots.size() {
             return Err(Refusal::QueueFull);
         }
-        let service = self.service.enter_at_once()?;
-        let host = places.enter_at_once()?;
+        let service = self.service.try_acquire()?;
+        let host = slots.try_acquire()?;
         Ok(Permit::new(service, host, None, now))
     }
 
-    /// The gates of a request: its route's, then its service's.
-    fn gates(&self, asked: &Asked<'_>) -> impl Iterator<Item = &Gate> + Clone {
-        self.routes.get(asked.route).into_iter().chain(iter::once(&self.gate))
+    /// Returns the policies that apply to a request: those of its route, then those of its service.
+    fn policy_sets(&self, view: &RequestView<'_>) -> impl Iterator<Item = &PolicySet> + Clone {
+        self.routes.get(view.route).into_iter().chain(iter::once(&self.policies))
     }
 
-    fn priority(&self, asked: &Asked<'_>) -> Priority {
+    fn priority(&self, view: &RequestView<'_>) -> Priority {
         if self.plain {
             return Priority::default();
         }
-        self.gates(asked).find_map(|gate| gate.priority).unwrap_or_default()
+        self.policy_sets(view).find_map(|policies| policies.priority).unwrap_or_default()
     }
 
-    fn pass(&self, asked: &Asked<'_>, now: Instant) -> Result<Option<Box<Watched>>, Refusal> {
-        let gates = self.gates(asked);
-        self.greet(asked)?;
-        let mut watched = Watched::default();
-        for (gate, standing) in gates.zip(&mut watched.standings) {
-            if let Some(rate) = &gate.rate {
-                *standing = Some(rate.take(asked, now).map_err(Refusal::Rate)?);
+    fn check_policies(&self, view: &RequestView<'_>, now: Instant) -> Result<Option<Box<PolicyState>>, Refusal> {
+        let policy_sets = self.policy_sets(view);
+        self.check_client(view)?;
+        let mut state = PolicyState::default();
+        for (policies, status) in policy_sets.zip(&mut state.rate_statuses) {
+            if let Some(rate) = &policies.rate {
+                *status = Some(rate.take(view, now).map_err(Refusal::Rate)?);
             }
         }
-        self.watch(asked, watched, now)
+        self.enter_breakers(view, state, now)
     }
 
-    /// Asks the breakers, and notes what is to be learned from the response.
-    fn watch(&self, asked: &Asked<'_>, mut watched: Watched, now: Instant) -> Result<Option<Box<Watched>>, Refusal> {
-        let gates = self.gates(asked);
-        for (gate, pass) in gates.zip(&mut watched.passes) {
-            if let Some(breaker) = &gate.breaker {
-                *pass = Some(breaker.pass(now).map_err(Refusal::Breaker)?);
+    /// Passes the breakers, and collects what has to be recorded when the request ends.
+    fn enter_breakers(
+        &self,
+        view: &RequestView<'_>,
+        mut state: PolicyState,
+        now: Instant,
+    ) -> Result<Option<Box<PolicyState>>, Refusal> {
+        let policy_sets = self.policy_sets(view);
+        for (policies, pass) in policy_sets.zip(&mut state.passes) {
+            if let Some(breaker) = &policies.breaker {
+                *pass = Some(breaker.admit(now).map_err(Refusal::Breaker)?);
             }
         }
-        watched.regulated = self
+        state.adaptive = self
             .adaptive
             .as_ref()
-            .map(|(_, adaptive)| Regulated { adaptive: Arc::clone(adaptive), places: Arc::clone(&self.service) });
-        watched.name = Some(Arc::clone(&self.name));
-        Ok(watched.is_needed().then(|| Box::new(watched)))
+            .map(|(_, adaptive)| AdaptiveSlots { adaptive: Arc::clone(adaptive), slots: Arc::clone(&self.service) });
+        state.name = Some(Arc::clone(&self.name));
+        Ok(state.is_needed().then(|| Box::new(state)))
     }
 
-    /// Requests of the service that are being answered.
+    /// Returns the number of requests of the service that are in flight.
     pub fn in_flight(&self) -> usize {
         self.service.taken()
     }
 
-    /// Requests of the service that wait for its places. Those that have one and wait for the host's are not among them.
+    /// Returns the number of requests that wait for a slot of the service. Requests that wait for a slot of the host
+    /// are not counted.
     pub fn queued(&self) -> usize {
         self.service.queued()
     }
 
-    /// Places that it has now.
-    pub fn places(&self) -> usize {
+    /// Returns the number of slots that the service has now.
+    pub fn slots(&self) -> usize {
         self.service.size()
     }
 
-    /// The worst position of its breakers, if it has any.
-    pub fn breaker(&self, now: Instant) -> Option<Position> {
-        let positions = self.routes.iter().chain([&self.gate]).filter_map(|gate| gate.position(now));
+    /// Returns the worst state among the service's breakers; `None` when it has none.
+    pub fn breaker_state(&self, now: Instant) -> Option<BreakerState> {
+        let positions = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.state(now));
         positions.max_by_key(|position| *position as u8)
     }
 
-    /// Keys that its rate limits remember, if it has any by key.
+    /// Returns the number of keys that its rate limits track; `None` when no limit is by key.
     pub fn keys(&self, now: Instant) -> Option<usize> {
-        let keys = self.routes.iter().chain([&self.gate]).filter_map(|gate| gate.rate.as_ref()?.keys(now));
+        let keys = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.rate.as_ref()?.keys(now));
         keys.reduce(|one, other| one + other)
     }
 }

@@ -1,18 +1,18 @@
-//! What guest code can reach: [`Ctx`], the data of a Store, and one line per capability.
+//! The capabilities of guests: [`Ctx`], the data of a Store, with one file per capability.
 //!
-//! A capability is a file with up to three functions: `link` puts its functions into the linker (once),
-//! `grant` decides from a manifest what a guest gets of it (per guest), `state` makes its part of a `Ctx` (per
-//! sandbox). Capabilities know neither each other nor the request path.
+//! A capability's file has up to three functions: `link` adds its functions to the linker (once), `grant` decides from
+//! a manifest what a guest gets (per guest), `state` makes its part of a `Ctx` (per sandbox). Capabilities know neither
+//! each other nor the request path.
 //!
-//! Everything that a language's runtime imports is linked for everyone: refusing by import name would refuse
-//! nearly every guest. Files, arguments, names and sockets are empty or [`denied`], and so are the
-//! environment and outgoing requests but for what the manifest says.
+//! Everything that a language's runtime imports is linked for every guest: refusal by import name would refuse nearly
+//! every guest. Files, arguments, names and sockets are empty or [`denied`]; the environment and outgoing requests are
+//! limited to what the manifest grants.
 
-pub mod denials;
 pub mod denied;
 pub mod http;
 pub mod last_lines;
 mod limiter;
+pub mod logged_denials;
 mod logging;
 pub mod outbox;
 pub mod sandbox;
@@ -28,15 +28,15 @@ use crate::config::limits::Limits;
 use limiter::Limiter;
 use sandbox::Sandbox;
 
-/// Random bytes that a guest may ask for in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
+/// The most random bytes that a guest can request in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
 /// which the host would allocate.
 const RANDOM_BYTES: u64 = 16 << 20;
 
-/// All that guest code can reach. Holds only what this guest was granted.
+/// The data of a guest's Store. It contains only what the guest was granted.
 pub struct Ctx {
-    /// Bounds on memories and tables, asked by wasmtime before each growth.
+    /// The limits of memories and tables, which wasmtime checks before each growth.
     pub limiter: Limiter,
-    /// What the host can see of this sandbox from outside its Store.
+    /// The part of the sandbox that the host can access from outside the Store.
     pub sandbox: Arc<Sandbox>,
     table: ResourceTable,
     wasi: WasiCtx,
@@ -45,7 +45,7 @@ pub struct Ctx {
 }
 
 impl Ctx {
-    /// The world of a new sandbox, with these environment variables, and this to send requests for it.
+    /// Returns the data of a new sandbox with these environment variables. `sender` sends its outgoing requests.
     pub fn new(
         limits: &Limits,
         env: &[(String, String)],
@@ -71,11 +71,11 @@ impl Ctx {
     }
 }
 
-/// Links every capability for `wasi` 0.2 and, into a `concurrent` engine, for 0.3 as well: a 0.3 guest built by rustc
-/// still imports 0.2 through std.
+/// Links every capability for WASI 0.2 and, into a `concurrent` engine, also for 0.3: a 0.3 guest built by rustc still
+/// imports 0.2 through std.
 ///
 /// # Errors
-/// Only when two capabilities define one name.
+/// Only when two capabilities define the same name.
 pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     denied::link_02(linker)?;

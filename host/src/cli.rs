@@ -224,8 +224,10 @@ fn print_config(resolved: &Resolved) -> Result<(), Failure> {
 
 /// The runtime of every command: one thread per core, and the clock of CPU time is theirs.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(crate::cpu::turns::workers()).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(crate::cpu::scheduler::workers())
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("the runtime does not start: {error}"))?;
     let done = runtime.block_on(work);
     // To drop it would wait for every such thread to come back, which may be never.

@@ -1,4 +1,4 @@
 //! Processor time: how much a request has used, and which of the requests that compute for long may run.
 
 pub mod meter;
-pub mod turns;
+pub mod scheduler;

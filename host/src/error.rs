@@ -1,6 +1,6 @@
-//! The closed set of ways in which a request can fail, and what the caller is told of each.
+//! The closed set of reasons why a request can fail, with the status and the text that the client gets.
 //!
-//! The public text never holds guest output, paths or host details: those are in [`RequestError::detail`], which
+//! The public text never contains guest output, paths or host details. Those are in [`RequestError::detail`], which
 //! goes to the log under the same request id.
 
 use std::fmt;
@@ -8,30 +8,30 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::admission::rate::Standing;
+use crate::admission::rate::RateStatus;
 use crate::admission::{Refusal, Verdict};
 
-/// Why a request got no answer from a guest.
+/// The reason why a request has no response from its service.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// No service owns this host and path.
-    #[error("no service answers here")]
+    /// No service has a route for this host and path.
+    #[error("no service has a route for this host and path")]
     NoRoute,
     /// The service is being compiled.
     #[error("the service is starting")]
     Starting,
-    /// The service's files are refused, and there is no earlier version; why, and whether its clients may know.
+    /// The service's files are refused and there is no earlier version: the reason, and whether clients may see it.
     #[error("the service is not available")]
     Refused(String, bool),
-    /// The route has other methods: these, as the `Allow` header has them.
-    #[error("the service does not take this method here")]
+    /// The route allows other methods: these, in the form of the `Allow` header.
+    #[error("the service does not allow this method for this path")]
     MethodNotAllowed(String),
-    /// The request itself is not one that HTTP allows.
+    /// HTTP does not allow the request.
     #[error("{0}")]
     BadRequest(&'static str),
-    /// The request's body comes in codings that are not known here, or in chunks twice: where it ends is anybody's guess, and
-    /// so is what comes after it on the connection.
-    #[error("the Transfer-Encoding is not chunked, once and alone")]
+    /// The request's transfer codings include an unknown one, or `chunked` twice. The end of the body, and so
+    /// everything after it on the connection, cannot be determined.
+    #[error("the Transfer-Encoding header must be `chunked`, exactly once")]
     BadFraming,
     /// The request's head has more fields than the listener allows.
     #[error("the request has too many header fields")]
@@ -39,100 +39,101 @@ pub enum RequestError {
     /// The request body is over the service's limit.
     #[error("the request body is larger than this service allows")]
     BodyTooLarge,
-    /// The client had not sent its body when wall time was up.
-    #[error("the request body did not come in time")]
+    /// The client had not sent its whole body when the wall time was used up.
+    #[error("the request body did not arrive in time")]
     BodyLate,
-    /// The client broke off in the middle of its body.
-    #[error("the request body broke off")]
+    /// The client's body ended before it was complete.
+    #[error("the request body ended before it was complete")]
     BodyBroken,
-    /// The client's address may not ask.
-    #[error("the service is not for this client")]
+    /// The client's address is not allowed.
+    #[error("this client address is not allowed")]
     ClientDenied,
-    /// Too many requests of its kind have come.
+    /// The request is over a rate limit.
     #[error("too many requests")]
-    RateLimited(Box<Standing>),
-    /// The service has failed too often, and is not asked for so long at least.
+    RateLimited(Box<RateStatus>),
+    /// The service's circuit breaker is open, for at least this long.
     #[error("the service is failing")]
     BreakerOpen(Duration),
-    /// The host is full, and other services matter more.
+    /// The host is overloaded, and the service's priority is too low.
     #[error("the service is overloaded")]
     Shed,
-    /// Too many requests are waiting already.
+    /// The queue is full.
     #[error("the service is overloaded")]
     QueueFull,
-    /// It waited for its place as long as it may.
+    /// The request waited in a queue as long as it may.
     #[error("the service is overloaded")]
     QueueTimeout,
-    /// The engine's pool has no room for a component that takes more of it than most.
+    /// The engine's pool has no room for a component that needs more of it than most.
     #[error("the service is overloaded")]
     PoolFull(String),
-    /// An operator has said that the service is not to be asked.
-    #[error("the service is switched off")]
+    /// An operator disabled the service.
+    #[error("the service is disabled")]
     Disabled,
-    /// Services call each other, or themselves, in too long a chain; or a service elsewhere is this host again.
-    #[error("calls between services go too deep")]
+    /// The chain of calls between services is too long, or an upstream turns out to be this host again.
+    #[error("the chain of calls between services is too long")]
     CallDepth,
-    /// The service is elsewhere, and no replica of it is known.
+    /// The service is an upstream, and no replica of it is known.
     #[error("the service is not available")]
     NoReplica,
-    /// All connections to replicas of the service are in use.
+    /// All connections to the service's replicas are in use.
     #[error("the service is overloaded")]
     UpstreamBusy(String),
-    /// As many connections as may be have become something else, and this request asks for one more.
+    /// The request asks to upgrade its connection, and as many connections as allowed are upgraded already.
     #[error("the service is overloaded")]
     TunnelsFull,
-    /// A replica took too long to answer, or to take a connection.
+    /// A replica took too long to respond or to accept a connection.
     #[error("the service took too long")]
     UpstreamTimeout(String),
-    /// A replica did not answer, broke off its answer, or gave one that is not HTTP.
+    /// A replica did not respond, broke off its response, or sent one that is not valid HTTP.
     #[error("the service failed")]
     Upstream(String),
-    /// The request cannot be sent to a replica as it is.
-    #[error("the request cannot be passed on")]
+    /// The request cannot be sent to a replica in its present form.
+    #[error("the request cannot be forwarded to the service")]
     Unforwardable(String),
-    /// The service's machine code was dropped and cannot be had again; the directory will say what is next.
+    /// The service's machine code was unloaded and cannot be loaded again, until the next scan of the directory.
     #[error("the service is not available")]
     Unavailable(String),
     /// The guest trapped, exited, or could not be instantiated.
     #[error("the service failed")]
     Trapped(Trap),
-    /// The guest returned without an answer.
-    #[error("the service did not answer")]
+    /// The guest returned without a response.
+    #[error("the service sent no response")]
     NoAnswer,
-    /// The guest asked for more memory than it may have, and trapped.
+    /// The guest trapped after it requested more memory than its limit.
     #[error("the service ran out of memory")]
     OverMemory,
-    /// The guest's answer cannot be put on the wire.
-    #[error("the service gave an invalid answer")]
+    /// The guest's response cannot be sent in HTTP.
+    #[error("the service sent an invalid response")]
     BadAnswer(String),
-    /// The guest answered with an error of its own: a `wasi:http` error code.
+    /// The guest returned a `wasi:http` error code.
     #[error("the service reported an error")]
     Guest(wasmtime_wasi_http::Error),
-    /// The guest was denied a request of its own, by its manifest, and passed that on. What its client did is not to blame.
-    #[error("the service could not reach what it needs")]
+    /// An outgoing request of the guest was denied by its manifest, and the guest returned that error. The client is
+    /// not at fault.
+    #[error("the service was denied an outgoing request")]
     OutgoingDenied,
-    /// Wall time is up.
+    /// The request used up its wall time.
     #[error("the service took too long")]
     WallTime,
-    /// CPU time is up.
+    /// The request used up its CPU time.
     #[error("the service used too much CPU time")]
     CpuTime,
 }
 
-/// How a guest came to its end.
+/// The reason why a guest trapped, with its backtrace.
 #[derive(Debug, Default)]
 pub struct Trap {
-    /// What went wrong.
+    /// The cause.
     pub cause: String,
-    /// Where, innermost first, in the guest's own names when it still has them.
+    /// The functions, innermost first, by the guest's own names if it has them.
     pub frames: Vec<String>,
 }
 
-/// Frames of a guest's backtrace in a log line.
+/// The number of frames of a backtrace in a log line.
 const FRAMES: usize = 6;
 
 impl RequestError {
-    /// The status of the answer. Total: a new way to fail does not compile until it has one.
+    /// Returns the response's status. The match is total: a new error does not compile until it has a status.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -166,7 +167,7 @@ impl RequestError {
         }
     }
 
-    /// A short name that never changes: the `type` of the problem body, the `reason` of the log line.
+    /// Returns a short name that never changes: the `type` of the problem body and the `reason` of the log line.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoRoute => "no-route",
@@ -205,7 +206,7 @@ impl RequestError {
         }
     }
 
-    /// What the operator may see and the caller may not.
+    /// Returns details for the operator that clients must not see.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Unavailable(detail)
@@ -217,23 +218,23 @@ impl RequestError {
             | Self::Unforwardable(detail) => Some(detail.clone()),
             Self::Trapped(trap) => Some(trap.to_string()),
             Self::Guest(code) => Some(code.to_string()),
-            Self::OutgoingDenied => Some("its manifest grants too little; the log says what".into()),
+            Self::OutgoingDenied => Some("the manifest does not grant an outgoing request; the log names it".into()),
             _ => None,
         }
     }
 
-    /// What the caller may see of that: developers, while they work on the service.
+    /// Returns details that clients may see: for developers, while they work on the service.
     pub fn explanation(&self) -> Option<&str> {
         if let Self::Refused(why, true) = self { Some(why) } else { None }
     }
 
-    /// Where in the guest it happened, innermost first.
+    /// Returns the guest's backtrace, innermost frame first.
     pub fn backtrace(&self) -> &[String] {
         if let Self::Trapped(trap) = self { &trap.frames } else { &[] }
     }
 
-    /// Whether a guest or a replica was at work on the request, and this is what became of it; else it was turned away before.
-    pub fn is_the_guests(&self) -> bool {
+    /// Whether a guest or a replica worked on the request and failed; otherwise the request was refused before.
+    pub fn reached_backend(&self) -> bool {
         match self {
             Self::NoRoute
             | Self::Starting
@@ -272,25 +273,25 @@ impl RequestError {
         }
     }
 
-    /// What this says of the service; `None` if the request was turned away or its client is to blame.
+    /// Returns what the error says of the service; `None` if the request was refused or its client is at fault.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
-            _ if !self.is_the_guests() => None,
+            _ if !self.reached_backend() => None,
             Self::WallTime | Self::CpuTime => Some(Verdict::Late),
             _ if self.status().is_server_error() => Some(Verdict::Failed),
             _ => Some(Verdict::Good),
         }
     }
 
-    /// The methods that would be allowed, for the `Allow` header.
+    /// Returns the methods that are allowed, for the `Allow` header.
     pub fn allow(&self) -> Option<&str> {
         if let Self::MethodNotAllowed(allow) = self { Some(allow) } else { None }
     }
 
-    /// Seconds after which it makes sense to try again, for the failures that pass by themselves.
+    /// Returns the seconds after which a retry makes sense; `None` for errors that do not pass by themselves.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::RateLimited(standing) => Some(standing.retry()),
+            Self::RateLimited(status) => Some(status.retry()),
             Self::BreakerOpen(wait) => Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)),
             Self::Starting
             | Self::QueueFull
@@ -306,13 +307,13 @@ impl RequestError {
         }
     }
 
-    /// Where a client stands with the rate limit that turned it away.
-    pub fn standing(&self) -> Option<&Standing> {
-        if let Self::RateLimited(standing) = self { Some(standing) } else { None }
+    /// Returns the state of the rate limit that refused the request.
+    pub fn rate_status(&self) -> Option<&RateStatus> {
+        if let Self::RateLimited(status) = self { Some(status) } else { None }
     }
 
-    /// Whether it happens often when it does, and is no line of the log each time: a policy does what it is there for, or a
-    /// service does not answer yet, or not any more, which the log has said once.
+    /// Whether the error is not logged for each request, because it comes in large numbers: a policy works as intended,
+    /// or the service is starting or refused, which is logged once.
     pub fn is_policy(&self) -> bool {
         matches!(
             self,
@@ -330,7 +331,7 @@ impl From<Refusal> for RequestError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Client => Self::ClientDenied,
-            Refusal::Rate(standing) => Self::RateLimited(Box::new(standing)),
+            Refusal::Rate(status) => Self::RateLimited(Box::new(status)),
             Refusal::Breaker(wait) => Self::BreakerOpen(wait),
             Refusal::Shed => Self::Shed,
             Refusal::QueueFull => Self::QueueFull,
@@ -351,7 +352,7 @@ impl fmt::Display for Trap {
     }
 }
 
-/// The nearest status to a `wasi:http` error code.
+/// Returns the nearest status to a `wasi:http` error code.
 fn guest_status(code: &wasmtime_wasi_http::Error) -> StatusCode {
     use wasmtime_wasi_http::Error as E;
     match code {

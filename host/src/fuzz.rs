@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::base::canonical;
 use crate::manifest;
 use crate::manifest::Manifest;
-use crate::manifest::key::Place;
+use crate::manifest::key::RequestKey;
 use crate::manifest::route::{Pattern, Route};
 use crate::manifest::upstream::source;
 use crate::proxy::headers;
@@ -97,7 +97,7 @@ fn forwarded(bytes: &[u8]) {
         let Ok(mut request) = Request::get(uri.clone()).body(()) else { return };
         *request.headers_mut() = headers.clone();
         let (mut head, ()) = request.into_parts();
-        if headers::arrive(&mut head, &peer).is_err() {
+        if headers::normalize(&mut head, &peer).is_err() {
             continue;
         }
         assert!(head.uri.scheme().is_some() && head.uri.authority().is_some(), "{:?}", head.uri);
@@ -121,7 +121,7 @@ fn route(bytes: &[u8]) {
     let (pattern, mut rest) = line(bytes);
     let mut router = Router::<()>::default();
     if let Ok(Ok(pattern)) = std::str::from_utf8(pattern).map(Pattern::read) {
-        let _ = router.own([Route::of(pattern)].iter(), &(), true);
+        let _ = router.insert([Route::of(pattern)].iter(), &(), true);
     }
     while !rest.is_empty() {
         let (path, after) = line(rest);
@@ -148,9 +148,9 @@ fn route(bytes: &[u8]) {
 /// What `rate.by` and `sticky` name, on the first line, and a request's headers below it.
 fn place(bytes: &[u8]) {
     let (text, rest) = line(bytes);
-    let Ok(Ok(place)) = std::str::from_utf8(text).map(Place::read) else { return };
+    let Ok(Ok(place)) = std::str::from_utf8(text).map(RequestKey::read) else { return };
     let headers = header_lines(rest);
-    assert_eq!(Place::read(&place.to_string()).as_ref(), Ok(&place));
+    assert_eq!(RequestKey::read(&place.to_string()).as_ref(), Ok(&place));
     let key = place.key([127, 0, 0, 1].into(), &headers);
     assert_eq!(key, place.key([127, 0, 0, 1].into(), &headers));
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::admin::scrape::Scrape;
 use crate::admin::{self, Admin};
-use crate::admission::{Commons, Concurrency};
+use crate::admission::{Concurrency, SharedLimits};
 use crate::base::budget::Budget;
 use crate::base::drain;
 use crate::base::files;
@@ -117,7 +117,7 @@ impl Host {
             unsent: Budget::new(config.listener.unsent),
             ids: Ids::new(),
             via: compiler.upstreams.via(),
-            nobody: compiler.services.of(""),
+            nobody: compiler.services.get_or_create(""),
             metrics: Arc::clone(&compiler.metrics),
             tracer: tracer.clone(),
             logs: Arc::clone(&logs),
@@ -167,7 +167,7 @@ impl Host {
         let Self { logs, tracer, exporting, started, .. } = self;
         let reset = compiler.reset;
         announce(&config, &listener, admin.as_ref(), reset);
-        let (current, commons) = (publisher.current(), publisher.commons());
+        let (current, shared_limits) = (publisher.current(), publisher.shared_limits());
         let (mut stopper, drain) = drain::channel();
         let buffers = Buffers::new(config.listener.memory);
         let metrics = Arc::clone(&handler.metrics);
@@ -179,13 +179,13 @@ impl Host {
                 directory,
                 listen: listener.local_addr().ok(),
                 current: current.clone(),
-                told: drain.told().clone(),
+                stop_signal: drain.stop_signal().clone(),
                 stop: Arc::clone(&told_to_stop),
                 reset,
                 responses: responses.clone(),
                 scrape: Scrape {
                     current: current.clone(),
-                    commons: Arc::clone(&commons),
+                    shared_limits: Arc::clone(&shared_limits),
                     metrics: Arc::clone(&metrics),
                     unsent: Arc::clone(&handler.unsent),
                     nobody: Arc::clone(&handler.nobody),
@@ -206,7 +206,7 @@ impl Host {
             move || reconcile::reconcile(Arc::clone(&config), Arc::clone(&compiler), publisher.clone())
         }));
         let sweeping = tokio::spawn(forever("sweeper", move || {
-            sweep(current.clone(), Arc::clone(&metrics), Arc::clone(&commons), responses.clone())
+            sweep(current.clone(), Arc::clone(&metrics), Arc::clone(&shared_limits), responses.clone())
         }));
         let swapping = tokio::spawn(forever("swap watcher", move || watch_swap(reset)));
         let server = Arc::new(Server {
@@ -245,7 +245,12 @@ impl Host {
 
 /// Keeps warm instances within their bounds, reviews versions on trial, drops the answers of versions that are gone, and
 /// takes the samples that quantiles are made of.
-async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>, responses: Option<Arc<Responses>>) {
+async fn sweep(
+    current: Current,
+    metrics: Arc<Metrics>,
+    shared_limits: Arc<SharedLimits>,
+    responses: Option<Arc<Responses>>,
+) {
     let (mut sampled, mut late, mut generation) = (Instant::now(), VecDeque::new(), 0);
     loop {
         let before = Instant::now();
@@ -255,7 +260,7 @@ async fn sweep(current: Current, metrics: Arc<Metrics>, commons: Arc<Commons>, r
         }
         let lag = before.elapsed().saturating_sub(SWEEP);
         late.push_back(lag);
-        commons.shedding.late(lag);
+        shared_limits.shedding.record_lag(lag);
         metrics.late(late.iter().copied().max().unwrap_or_default());
         rollout::review(&current.snapshot());
         let sample = sampled.elapsed() >= metrics::SAMPLE;

@@ -7,9 +7,9 @@ pub mod adaptive;
 pub mod breaker;
 pub mod cache;
 pub mod clients;
+mod conflicts;
+mod diagnostics;
 pub mod digest;
-mod elsewhere;
-mod faults;
 pub mod grants;
 pub mod key;
 pub mod policies;
@@ -19,7 +19,6 @@ pub mod route;
 mod routes;
 pub mod share;
 pub mod spec;
-pub mod terms;
 pub mod upstream;
 
 use std::collections::BTreeMap;
@@ -29,22 +28,22 @@ use http::header::HeaderName;
 use serde::Deserialize;
 
 use self::cache::Rules;
-pub(crate) use self::faults::{line_of, misplaced};
-use self::faults::{place, told};
+use self::diagnostics::{explain, position};
+pub(crate) use self::diagnostics::{line_of, misplaced};
 use self::grants::{Callees, Grants, Origin};
-use self::policies::Written;
+use self::policies::read::Written;
 pub use self::routes::MOST_ROUTES;
-use self::share::Share;
+use self::share::TrafficShare;
 use crate::base::ids::hash_of;
 use crate::config::key::nearest;
 use crate::config::limits::{LIMITS, Limits};
 use crate::config::plain;
-use crate::cpu::turns::WEIGHT;
+use crate::cpu::scheduler::WEIGHT;
 use crate::manifest::digest::Digest;
-use crate::manifest::key::Place;
+use crate::manifest::key::RequestKey;
+use crate::manifest::policies::Policies;
+use crate::manifest::policies::PolicySettings;
 use crate::manifest::route::{Pattern, Route};
-use crate::manifest::terms::Policies;
-use crate::manifest::terms::Terms;
 use crate::manifest::upstream::Spec;
 
 /// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
@@ -77,15 +76,15 @@ pub struct Manifest {
     /// A path that must answer 2xx before a version is served.
     pub ready: Option<String>,
     /// What decides which version a client gets, and gets again; drawn anew for each request when there is nothing.
-    pub sticky: Option<Place>,
+    pub sticky: Option<RequestKey>,
     /// What a version gets of its service's requests; `None` for the service itself.
-    pub share: Option<Share>,
+    pub share: Option<TrafficShare>,
     /// Whom it may send requests to.
     pub grants: Grants,
     /// The replicas that answer for it elsewhere.
     pub upstream: Option<Arc<Spec>>,
     /// Who may ask, and how often.
-    pub terms: Terms,
+    pub policies: Policies,
     /// Headers by which clients are told apart, for rates, for versions or for replicas: a request that has one is
     /// personal to the response cache.
     pub personal: Vec<HeaderName>,
@@ -149,7 +148,7 @@ pub struct Build {
 
 /// The line that has this key, for the start of a message; nothing when there is none.
 pub fn line(text: &str, key: &str) -> String {
-    place(text, key)
+    position(text, key)
 }
 
 /// The `[build]` of a manifest that has one.
@@ -184,7 +183,7 @@ impl Manifest {
             share: None,
             grants: Grants::default(),
             upstream: None,
-            terms: Terms::default(),
+            policies: Policies::default(),
             personal: Vec::new(),
         };
         empty.with(text, max_memory)
@@ -195,14 +194,14 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::read`].
     pub fn version(&self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
-        let (routes, share) = (Vec::new(), Some(Share::default()));
+        let (routes, share) = (Vec::new(), Some(TrafficShare::default()));
         let own = Self { enabled: true, component: None, digest: None, routes, sticky: None, share, ..self.clone() };
         Self { upstream: None, ..own }.with(text, max_memory)
     }
 
     /// This one with what `text` says in its place.
     fn with(mut self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
-        let file: File = toml::from_str(text).map_err(|error| vec![told(text, &error)])?;
+        let file: File = toml::from_str(text).map_err(|error| vec![explain(text, &error)])?;
         let mut problems = Vec::new();
         let mut note = |problem| problems.push(problem);
         self.limits = limits(text, &file.limits, &self.limits, &mut note);
@@ -225,12 +224,12 @@ impl Manifest {
             for key in own.given() {
                 note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
             }
-            self.share = Some(Share { text: hash_of(text.as_bytes()), ..part.share(&mut note) });
+            self.share = Some(TrafficShare { text: hash_of(text.as_bytes()), ..part.share(&mut note) });
         } else {
             for key in part.given() {
                 note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
             }
-            self.take(own, &|key| place(text, key), &mut note);
+            self.take(own, &|key| position(text, key), &mut note);
         }
         self.grants = grants(text, file.calls.as_ref(), file.http.as_deref(), self.grants, &mut note);
         self.digest = file.digest.and_then(|text| {
@@ -270,10 +269,10 @@ impl Manifest {
             }
         });
         if let Some(spec) = &self.upstream {
-            elsewhere::disagreements(text, spec, &self.limits).into_iter().for_each(&mut note);
+            conflicts::find(text, spec, &self.limits).into_iter().for_each(&mut note);
         }
         let by = [self.sticky.as_ref(), self.upstream.as_ref().map(|spec| &spec.hash)];
-        let by = by.into_iter().flatten().filter_map(Place::header).chain(self.terms.headers());
+        let by = by.into_iter().flatten().filter_map(RequestKey::header).chain(self.policies.headers());
         self.personal.extend(by.cloned());
         self.personal.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         self.personal.dedup();
@@ -285,15 +284,16 @@ impl Manifest {
 
     /// What a service says for all its versions.
     fn take(&mut self, own: Own, place: &dyn Fn(&str) -> String, note: &mut impl FnMut(String)) {
-        let adaptive = own.adaptive.and_then(|written| policies::read_adaptive(&written, &place, note));
-        let service = policies::read(&own.policies, &place, note);
-        let default = |route: &Route| (route.clone(), Policies::default());
+        let adaptive = own.adaptive.and_then(|written| policies::read::read_adaptive(&written, &place, note));
+        let service = policies::read::read(&own.policies, &place, note);
+        let default = |route: &Route| (route.clone(), PolicySettings::default());
         let routes = own.routes.unwrap_or_else(|| self.routes.iter().map(default).collect());
         let named = routes.iter().map(|(route, policies)| (route.to_string(), policies.clone()));
-        self.terms = Terms { service, adaptive, routes: named.collect() };
+        self.policies = Policies { service, adaptive, routes: named.collect() };
         self.routes = routes.into_iter().map(|(route, _)| route).collect();
-        self.sticky =
-            own.sticky.and_then(|text| Place::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
+        self.sticky = own
+            .sticky
+            .and_then(|text| RequestKey::read(&text).map_err(|problem| note(format!("sticky: {problem}"))).ok());
         let cache = own.cache.and_then(|value| Rules::read(&value).map_err(note).ok());
         self.cache = routes::spread(cache, &mut self.routes);
     }
@@ -301,7 +301,7 @@ impl Manifest {
 
 /// The keys of a service's manifest that those of its versions do not have.
 struct Own {
-    routes: Option<Vec<(Route, Policies)>>,
+    routes: Option<Vec<(Route, PolicySettings)>>,
     sticky: Option<String>,
     cache: Option<toml::Value>,
     policies: Written,
@@ -337,7 +337,7 @@ fn env(text: &str, written: BTreeMap<String, String>, note: &mut impl FnMut(Stri
     }
     // Whatever follows `[env]` is in it, also what was meant for the service.
     for (name, problem) in written.keys().filter_map(|name| Some((name, misplaced(name)?))) {
-        note(format!("{}env: {problem}, or give the variable another name", place(text, &format!("env.{name}"))));
+        note(format!("{}env: {problem}, or give the variable another name", position(text, &format!("env.{name}"))));
     }
     written.into_iter().collect()
 }

@@ -40,8 +40,8 @@ use self::dial::{Resolver, system};
 use crate::base::lock::lock;
 use crate::base::tls;
 use crate::capabilities::http::{Denied, Sender};
-use crate::capabilities::outbox::Sending;
-use crate::capabilities::sandbox::{Errand, Sandbox};
+use crate::capabilities::outbox::SendFuture;
+use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
 use crate::proxy::via::Via;
@@ -52,22 +52,22 @@ use crate::upstreams::replay::ReplayMemory;
 /// time is up: not before, or the guest would be told of a late answer instead of being late itself.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// When what is sent on this errand has to be over.
-pub fn end(errand: &Errand) -> Instant {
-    errand.deadline + GRACE
+/// When what is sent on this context has to be over.
+pub fn end(context: &RequestContext) -> Instant {
+    context.deadline + GRACE
 }
 
 /// Answers requests of guests to services of this host.
 pub trait LocalCalls: Send + Sync {
-    /// Sends a request of `account`'s guest in this sandbox, on this errand, to the service whose host is `host`.
+    /// Sends a request of `account`'s guest in this sandbox, on this context, to the service whose host is `host`.
     fn call(
         self: Arc<Self>,
         account: Arc<Account>,
         host: String,
-        from: (Arc<Sandbox>, Errand),
+        from: (Arc<Sandbox>, RequestContext),
         request: Request<WasiBody>,
         options: RequestOptions,
-    ) -> Sending;
+    ) -> SendFuture;
 }
 
 /// Everything that can be reached from here.

@@ -1,4 +1,4 @@
-//! What every intermediary owes its client and what is behind it (RFC 9110 7.6): headers, `Via` and the switch of protocols.
+//! What HTTP requires of every intermediary (RFC 9110 7.6): hop-by-hop headers, forwarding headers, `Via` and upgrades.
 
 pub mod headers;
 pub mod outbound;

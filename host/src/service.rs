@@ -1,5 +1,5 @@
-//! What a service is across its versions: its part of the CPU, what was counted of it, what went wrong lately, and what
-//! an operator has said of it.
+//! The state of a service that outlives its versions: its CPU share, its counters, its recent failures and the
+//! operator's decisions about it.
 
 pub mod deployment;
 
@@ -12,89 +12,89 @@ use serde::Serialize;
 
 use crate::base::lock::lock;
 use crate::base::time::rfc3339;
-use crate::cpu::turns::{Share, Turns};
+use crate::cpu::scheduler::{CpuScheduler, CpuShare};
 use crate::error::RequestError;
 use crate::manifest::digest::Digest;
-use crate::telemetry::metrics::Figures;
+use crate::telemetry::metrics::ServiceMetrics;
 
-/// Failures of a service that are remembered.
+/// The number of failed requests that a service remembers.
 const FAILURES: usize = 20;
 
-/// Requests whose failure is to be recorded soon, and of which stderr is kept until then.
+/// The number of failing requests whose stderr is kept until their failure is recorded.
 const FAILING: usize = 8;
 
-/// A service. Lives as long as one of its versions does, or a request to one.
+/// A service. It lives as long as one of its versions or a request to one.
 #[derive(Debug)]
 pub struct Service {
-    /// Its name; empty for requests that found no service.
+    /// The service's name; empty for requests that matched no service.
     pub name: Arc<str>,
-    /// Its part of the CPU.
-    pub share: Arc<Share>,
-    /// What was counted of it.
-    pub figures: Figures,
+    /// The service's CPU share.
+    pub share: Arc<CpuShare>,
+    /// The service's counters.
+    pub figures: ServiceMetrics,
     disabled: AtomicBool,
-    /// The files of the version that was taken out, and why.
+    /// The files of the version that was withdrawn, and the reason.
     withdrawn: Mutex<Option<((Digest, u64), String)>>,
-    failures: Mutex<VecDeque<Failure>>,
-    /// What failed requests have written to stderr, by their ids, until the failure is recorded.
+    failures: Mutex<VecDeque<FailedRequest>>,
+    /// The stderr lines of failing requests, by request id, until the failure is recorded.
     stderr: Mutex<VecDeque<(Arc<str>, Vec<String>)>>,
     refusal: Mutex<Option<(SystemTime, &'static str)>>,
-    /// The second that it is, and bytes of output that became log lines in it.
+    /// The current second, and the bytes of output that became log lines in it.
     output: Mutex<(u64, usize)>,
 }
 
-/// A request that failed, in the operator's words.
+/// A failed request, as operators see it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Failure {
-    /// When, as RFC 3339.
+pub struct FailedRequest {
+    /// The time, in the format of RFC 3339.
     pub at: String,
-    /// As the caller has it.
+    /// The request id, as the client has it.
     pub request_id: String,
-    /// What the caller got; none when it was an answer that broke off.
+    /// The status that the client got; `None` when the response broke off.
     pub status: Option<u16>,
-    /// Short and unchanging, as in the log.
+    /// The short, stable name of the error, as in the log.
     pub reason: &'static str,
     /// The cause.
     pub detail: Option<String>,
-    /// Where in the guest, innermost first, when it trapped.
+    /// The guest's backtrace, innermost frame first, if it trapped.
     pub backtrace: Vec<String>,
-    /// The last lines that the request has written to stderr.
+    /// The last lines that the request wrote to stderr.
     pub stderr: Vec<String>,
 }
 
-/// Every service there is.
+/// All services of a host.
 #[derive(Debug)]
 pub struct Services {
-    turns: Arc<Turns>,
+    cpu: Arc<CpuScheduler>,
     known: Mutex<HashMap<Arc<str>, Weak<Service>>>,
 }
 
 impl Services {
-    /// None yet.
-    pub fn new(turns: Arc<Turns>) -> Self {
-        Self { turns, known: Mutex::default() }
+    /// Returns an empty set of services.
+    pub fn new(cpu: Arc<CpuScheduler>) -> Self {
+        Self { cpu, known: Mutex::default() }
     }
 
-    /// The service of this name: the one that lives, or a new one.
-    pub fn of(&self, name: &str) -> Arc<Service> {
+    /// Returns the service with this name, and creates it if there is none.
+    pub fn get_or_create(&self, name: &str) -> Arc<Service> {
         let mut known = lock(&self.known);
         if let Some(service) = known.get(name).and_then(Weak::upgrade) {
             return service;
         }
         known.retain(|_, service| service.strong_count() > 0);
-        let service = Arc::new(Service::new(name, self.turns.share()));
+        let service = Arc::new(Service::new(name, self.cpu.share()));
         known.insert(Arc::clone(&service.name), Arc::downgrade(&service));
         service
     }
 }
 
 impl Service {
-    /// A service that nothing is known of yet.
-    pub fn new(name: &str, share: Arc<Share>) -> Self {
+    /// Returns a service without any history.
+    pub fn new(name: &str, share: Arc<CpuShare>) -> Self {
         Self {
             name: Arc::from(name),
             share,
-            figures: Figures::default(),
+            figures: ServiceMetrics::default(),
             disabled: AtomicBool::new(false),
             withdrawn: Mutex::default(),
             failures: Mutex::default(),
@@ -104,27 +104,28 @@ impl Service {
         }
     }
 
-    /// Whether an operator has said that it is not to be asked.
+    /// Whether an operator disabled the service.
     pub fn is_disabled(&self) -> bool {
         self.disabled.load(Relaxed)
     }
 
-    /// Says whether it may be asked. Forgotten when the host ends; a manifest's `enabled` is not.
-    pub fn disable(&self, disabled: bool) {
+    /// Disables or enables the service until the host ends. A manifest's `enabled` lasts longer.
+    pub fn set_disabled(&self, disabled: bool) {
         self.disabled.store(disabled, Relaxed);
     }
 
-    /// Remembers why the version of these files was taken out.
+    /// Remembers why the version with these files was withdrawn.
     pub fn withdraw(&self, files: (Digest, u64), why: String) {
         *lock(&self.withdrawn) = Some((files, why));
     }
 
-    /// Why the version of these files was taken out, if it was.
+    /// Returns why the version with these files was withdrawn, if it was.
     pub fn withdrawn(&self, files: (Digest, u64)) -> Option<String> {
         lock(&self.withdrawn).as_ref().filter(|(out, _)| *out == files).map(|(_, why)| why.clone())
     }
 
-    /// How much of `wanted` bytes of its guests' output may become log lines, at `rate` bytes a second.
+    /// Returns how many of `wanted` bytes of guest output may become log lines, at most `rate` bytes per second. `now`
+    /// counts from any fixed time.
     pub fn take_output(&self, wanted: usize, rate: usize, now: Duration) -> usize {
         let mut output = lock(&self.output);
         if output.0 != now.as_secs() {
@@ -135,8 +136,8 @@ impl Service {
         granted
     }
 
-    /// A request that fails has written these lines to stderr.
-    pub(crate) fn wrote(&self, request_id: Arc<str>, lines: Vec<String>) {
+    /// Keeps the stderr lines of a failing request until its failure is recorded.
+    pub(crate) fn record_stderr(&self, request_id: Arc<str>, lines: Vec<String>) {
         if lines.is_empty() {
             return;
         }
@@ -153,17 +154,17 @@ impl Service {
         at.and_then(|at| stderr.remove(at)).map(|(_, lines)| lines).unwrap_or_default()
     }
 
-    /// Counts a request that got no answer from a guest, or one whose answer broke off after its head.
-    pub fn failed(&self, error: &RequestError, request_id: &str, headed: bool) {
+    /// Counts a request without a response from its service, or one whose response broke off after its head (`headed`).
+    pub fn record_failure(&self, error: &RequestError, request_id: &str, headed: bool) {
         let reason = error.reason();
-        if !headed && !error.is_the_guests() {
+        if !headed && !error.reached_backend() {
             self.figures.refused.count(reason);
             *lock(&self.refusal) = Some((SystemTime::now(), reason));
             return;
         }
         let tally = if headed { &self.figures.aborted } else { &self.figures.failed };
         tally.count(reason);
-        let failure = Failure {
+        let failure = FailedRequest {
             at: rfc3339(SystemTime::now()),
             request_id: request_id.to_owned(),
             status: (!headed).then(|| error.status().as_u16()),
@@ -179,12 +180,12 @@ impl Service {
         failures.push_front(failure);
     }
 
-    /// What failed lately, the last first.
-    pub fn failures(&self) -> Vec<Failure> {
+    /// Returns the recent failures, the newest first.
+    pub fn failures(&self) -> Vec<FailedRequest> {
         lock(&self.failures).iter().cloned().collect()
     }
 
-    /// When a request was turned away the last time, and why.
+    /// Returns when a request was last refused, and the reason.
     pub fn last_refusal(&self) -> Option<(SystemTime, &'static str)> {
         *lock(&self.refusal)
     }

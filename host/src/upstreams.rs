@@ -1,11 +1,12 @@
-//! Replicas elsewhere that answer for a service: other hosts of Lodge, or the containers that are still there.
+//! Upstreams: services whose replicas run elsewhere, such as other Lodge hosts or containers.
 //!
-//! [`manifest::upstream`](crate::manifest::upstream) is what a manifest's `[upstream]` says; [`discover`] finds out where the replicas are. [`replicas`] knows how
-//! each of them does ([`health`]) and which gets a request ([`balance`]); [`transport`] sends it there; [`send`] tries
-//! again where that is safe ([`retry`]) and there is room for it ([`budget`]); `check` asks replicas how they are.
+//! [`discover`] resolves the sources of a manifest's `[upstream]` section to addresses. [`replicas`] holds their state:
+//! health ([`health`]) and the choice of a replica for a request ([`balance`]). [`transport`] sends a request to a
+//! replica over pooled connections. [`send`] makes one or more attempts: [`retry`] decides whether another attempt is
+//! safe, and [`budget`] bounds their number. `check` runs the health checks.
 //!
-//! An upstream is published like a guest, under the same routes and with the same limits, so that a service can move over
-//! from one to the other by its files. What is known of a replica survives new manifests and new addresses of others.
+//! An upstream is published like a guest, under the same routes and limits, so a service can move between the two when
+//! its files change. The state of a replica survives a new manifest and changes of other addresses.
 
 pub mod balance;
 pub mod budget;
@@ -46,20 +47,20 @@ use self::tunnels::Tunnels;
 use crate::base::ids::mix;
 use crate::base::lasting::forever;
 use crate::base::lock::lock;
-use crate::manifest::upstream::Spec;
+use crate::manifest::upstream::{MOST_REPLICAS, Spec};
 use crate::proxy::via::Via;
 use crate::service::deployment::Deployment;
 use crate::telemetry::logs::CHANGE;
-use crate::telemetry::metrics::Tally;
+use crate::telemetry::metrics::ReasonCounter;
 use crate::upstreams::transport::AnyBody;
 
-/// How long a new upstream waits for the addresses of its replicas before it is published without some of them.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// The longest wait for the addresses of a new upstream. After it, the upstream is published with those that are known.
+const FIRST_ADDRESSES: Duration = Duration::from_secs(5);
 
-/// The longest that a request waits for a connection to a replica while all are in use. Others may have one.
+/// The longest wait for a connection while all to the replica are in use. Then the request may try another replica.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// Replicas elsewhere, as one backend.
+/// A backend whose replicas run elsewhere. Dropping it ends its tasks.
 pub struct Upstream {
     deployment: Deployment,
     inner: Arc<Inner>,
@@ -67,64 +68,65 @@ pub struct Upstream {
     tasks: [AbortHandle; 2],
 }
 
-/// What the tasks of an upstream share with it.
+/// The state that an upstream shares with its tasks.
 struct Inner {
     service: Arc<str>,
     spec: Arc<Spec>,
     settings: PoolSettings,
-    /// What is wrong with where its replicas are said to be.
+    /// Errors of the sources that name the replicas.
     source_errors: SourceErrors,
     members: ArcSwap<Members>,
-    /// What was asked and retried. Survives new manifests.
+    /// The retry budget. Survives new manifests.
     budget: Arc<Budget>,
-    /// For bodies that a replica may refuse after some of them was read.
+    /// The memory for bodies that may have to be sent a second time.
     replay_memory: Arc<ReplayMemory>,
     counts: Arc<UpstreamCounts>,
-    /// Connections that have become something else. Survives new manifests.
+    /// Open tunnels. Survives new manifests.
     tunnels: Arc<Tunnels>,
-    /// Of a generator of numbers that need not be a secret.
+    /// State of the pseudorandom generator; not for secrets.
     random: AtomicU64,
 }
 
-/// The replicas of a moment, and the connections to each, in the same order.
+/// A set of replicas and the connection pool of each, in the same order.
 struct Members {
     replicas: Replicas,
     pools: Vec<Arc<Pool<AnyBody>>>,
 }
 
-/// What was counted of an upstream. Survives new manifests.
+/// Counters of an upstream. Survive new manifests.
 #[derive(Debug, Default)]
 pub struct UpstreamCounts {
-    /// Tries that were answered, and not to say that the replica is failing.
+    /// Attempts with a response that does not count against the replica.
     pub answered: AtomicU64,
-    /// The other tries, by what became of them.
-    pub failed: Tally,
-    /// Tries after the first of their request.
+    /// The other attempts, by reason.
+    pub failed: ReasonCounter,
+    /// Attempts after the first one of a request.
     pub retries: AtomicU64,
-    /// Retries that there was no room for in the budget.
+    /// Retries that the budget refused.
     pub unaffordable: AtomicU64,
-    /// Times that a replica was ejected.
+    /// Ejections of replicas.
     pub ejections: AtomicU64,
 }
 
-/// What every upstream of a host needs, made when there is a first one.
+/// What all upstreams of a host share. The resolver and the TLS configuration are made for the first upstream.
 pub struct Upstreams {
-    /// The bound on the connections to their replicas.
+    /// The bound on the connections to all replicas.
     total: Arc<ConnectionLimit>,
     resolver: OnceLock<Arc<Resolver>>,
-    /// How often those are asked for.
+    /// How often sources are resolved.
     pace: Pace,
     tls: OnceLock<Result<Arc<ClientConfig>, String>>,
     via: Arc<Via>,
     replay_memory: Arc<ReplayMemory>,
-    /// Tunnels of all upstreams.
+    /// The number of open tunnels of all upstreams.
     tunnels: watch::Sender<usize>,
-    /// The latest upstream of each service: what it knows goes on in the next one.
+    /// The latest upstream of each service: the next one takes over its state.
     latest: Mutex<HashMap<Arc<str>, Weak<Upstream>>>,
 }
 
 impl Upstreams {
-    /// For a host that has at most so many connections to replicas, of which one over HTTP/2 counts as four.
+    /// Creates the shared state for at most `connections` connections to replicas. One HTTP/2 connection counts as
+    /// four.
     pub fn new(connections: usize) -> Self {
         Self {
             total: ConnectionLimit::new(connections),
@@ -138,26 +140,26 @@ impl Upstreams {
         }
     }
 
-    /// The latest upstream of a service, while it lives.
+    /// Returns the latest upstream of a service, unless it has been dropped.
     pub fn last(&self, service: &str) -> Option<Arc<Upstream>> {
         lock(&self.latest).get(service).and_then(Weak::upgrade)
     }
 
-    /// Keeps the latest upstream of a service for [`Self::last`].
+    /// Stores the latest upstream of a service for [`Self::last`].
     pub fn remember(&self, service: &Arc<str>, upstream: &Arc<Upstream>) {
         let mut latest = lock(&self.latest);
         latest.retain(|_, upstream| upstream.strong_count() > 0);
         latest.insert(Arc::clone(service), Arc::downgrade(upstream));
     }
 
-    /// What the host is called by its replicas.
+    /// Returns the pseudonym of this host in `Via`.
     pub fn via(&self) -> Arc<Via> {
         Arc::clone(&self.via)
     }
 
-    /// Waits until no connection is left that has become something else.
+    /// Waits until no tunnel is open.
     pub async fn wait_for_tunnels(&self) {
-        // The sender is here, so there is no error.
+        // An error would mean that the sender is gone, but `self` holds it.
         let _ = self.tunnels.subscribe().wait_for(|open| *open == 0).await;
     }
 
@@ -173,8 +175,8 @@ impl Upstreams {
 }
 
 impl Upstream {
-    /// The upstream of a manifest, whose file stands in `directory`. What `before` knows goes on. Waits for a first
-    /// answer to where its replicas are, but not for long.
+    /// Creates the upstream of a manifest that lies in `directory`, with the state of `before`. Waits for the first
+    /// addresses of its replicas, at most [`FIRST_ADDRESSES`].
     ///
     /// # Errors
     /// One line that says what is missing on this machine.
@@ -197,10 +199,14 @@ impl Upstream {
             tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
         };
         let discovery = Discovery::start(spec.sources(directory), shared.resolver(), shared.pace.clone());
-        let first_round = tokio::time::timeout(FIRST_ANSWER, discovery.first_round()).await;
+        let first_round = tokio::time::timeout(FIRST_ADDRESSES, discovery.first_round()).await;
         let service = Arc::clone(&deployment.name);
         if first_round.is_err() {
-            tracing::warn!(service = &*service, "not all of its replicas are found yet; it serves with those that are");
+            let within = humantime::format_duration(FIRST_ADDRESSES);
+            tracing::warn!(
+                service = &*service,
+                "not all replicas have an address after {within}; serving with those that do"
+            );
         }
         let (now, endpoints) = (Instant::now(), discovery.endpoints());
         let old = before.map(|before| before.members.load_full());
@@ -231,27 +237,27 @@ impl Upstream {
         Ok(Self { deployment, inner, via: Arc::clone(&shared.via), tasks })
     }
 
-    /// What its manifest says.
+    /// Returns the settings of the manifest.
     pub fn spec(&self) -> &Spec {
         &self.inner.spec
     }
 
-    /// What this host is called by its replicas.
+    /// Returns the pseudonym of this host in `Via`.
     pub fn via(&self) -> &Via {
         &self.via
     }
 
-    /// A place for a connection that is to become something else, if there is one.
+    /// Takes a slot for a tunnel; `None` if all of `upstream.tunnels` are taken.
     pub fn take_tunnel(&self) -> Option<tunnels::TunnelSlot> {
         self.inner.tunnels.take(self.inner.spec.tunnels)
     }
 
-    /// Connections that have become something else, or are about to.
+    /// Returns the number of tunnels that are open or being opened.
     pub fn open_tunnels(&self) -> usize {
         self.inner.tunnels.open()
     }
 
-    /// What was counted of it.
+    /// Returns the counters.
     pub fn counts(&self) -> &UpstreamCounts {
         &self.inner.counts
     }
@@ -272,8 +278,8 @@ impl Drop for Upstream {
 }
 
 impl Inner {
-    /// Keeps the replicas in agreement with what is found, for as long as the upstream lives; `again` after a panic, which may
-    /// have lost a change.
+    /// Replaces the set of replicas whenever discovery publishes other addresses. `again` is true after a panic, which
+    /// may have lost a change.
     async fn follow(self: Arc<Self>, discovery: Arc<Discovery>, again: bool) {
         let mut endpoints = discovery.endpoints();
         if again {
@@ -286,16 +292,16 @@ impl Inner {
             tracing::info!(target: CHANGE, service = &*self.service, "{}", count(new.replicas.len()));
             self.members.store(Arc::new(new));
         }
-        // Where all addresses are fixed nobody changes them.
+        // Only fixed addresses are left, and those never change.
         std::future::pending().await
     }
 
-    /// 64 bits that look like chance: splitmix64.
+    /// Returns 64 pseudorandom bits (splitmix64).
     fn random(&self) -> u64 {
         mix(self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed))
     }
 
-    /// Tells the operator what became of a replica.
+    /// Logs a change of a replica's health.
     fn log_change(&self, address: &Target, change: Option<HealthChange>, cause: impl FnOnce() -> String) {
         let service = &*self.service;
         match change {
@@ -307,7 +313,7 @@ impl Inner {
             }
             Some(HealthChange::Ejected(time)) => {
                 self.counts.ejections.fetch_add(1, Relaxed);
-                // Not in the macro, which would not ask for it where the log leaves the line out.
+                // Evaluated outside the macro, which would skip it when the log level disables the line.
                 let why = self.set_cause(address, cause());
                 let time = humantime::format_duration(Duration::from_millis(time.as_millis() as u64));
                 tracing::warn!(target: CHANGE, service, "{address} is left out for {time}: {why}");
@@ -315,7 +321,7 @@ impl Inner {
         }
     }
 
-    /// Why a replica is out, in so many words as say it beside its address; who asks for the replica is told, too.
+    /// Stores why a replica is unavailable, without its address, for `lodge inspect`. Returns that text.
     fn set_cause(&self, address: &Target, cause: String) -> String {
         let why = cause.strip_prefix(&format!("{address}: ")).map_or_else(|| cause.clone(), str::to_owned);
         let members = self.members.load();
@@ -330,22 +336,20 @@ impl Inner {
         match change {
             None => {}
             Some(PanicChange::Entered { available }) => {
-                tracing::error!(
-                    target: CHANGE,
-                    service,
-                    "only {} available: all are used, whatever their state, until there are more",
-                    are(available)
-                );
+                let all = self.members.load().replicas.len();
+                let which = if available == 0 { "no replica is".into() } else { format!("only {}", are(available)) };
+                tracing::error!(target: CHANGE, service, "{which} available: requests go to all {all} in any state");
             }
             Some(PanicChange::Left { available }) => {
-                tracing::info!(target: CHANGE, service, "{} available again, and only what is available is used", are(available));
+                tracing::info!(target: CHANGE, service, "{} available again: requests go only there", are(available));
             }
         }
     }
 }
 
 impl Members {
-    /// What was found, with the connections of those that were there; not if they are to be made by other `settings`.
+    /// Builds the set of `found` replicas. Takes over the pools of replicas that were known before, unless they have
+    /// other settings.
     fn new(
         spec: &Arc<Spec>,
         settings: &PoolSettings,
@@ -370,24 +374,24 @@ impl Members {
                     addresses.push((target.clone(), *weight));
                     pools.insert(target.clone(), pool);
                 }
-                Err(error) => tracing::error!(service, "a replica cannot be used: {error}"),
+                Err(error) => tracing::error!(service, "cannot use a replica: {error}"),
             }
         }
         let replicas = Replicas::new(Arc::clone(spec), addresses, before.map(|before| &before.replicas), now);
         if replicas.left_out() > 0 {
-            tracing::warn!(service, "{} left out: there are too many", are(replicas.left_out()));
+            tracing::warn!(service, "{} left out: an upstream has at most {MOST_REPLICAS}", are(replicas.left_out()));
         }
         let pools = replicas.iter().filter_map(|(replica, _)| pools.remove(&replica.address)).collect();
         Self { replicas, pools }
     }
 }
 
-/// `1 replica`, `2 replicas`.
+/// Formats `1 replica`, `2 replicas`.
 fn count(replicas: usize) -> String {
     if replicas == 1 { "1 replica".into() } else { format!("{replicas} replicas") }
 }
 
-/// `1 replica is`, `2 replicas are`.
+/// Formats `1 replica is`, `2 replicas are`.
 fn are(replicas: usize) -> String {
     format!("{} {}", count(replicas), if replicas == 1 { "is" } else { "are" })
 }

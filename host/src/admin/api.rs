@@ -136,7 +136,7 @@ fn act(target: &Target, act: &str) -> Response<Body> {
             return problem(StatusCode::CONFLICT, "not-cached", why);
         }
         "unload" => {}
-        act => service.disable(act == "disable"),
+        act => service.set_disabled(act == "disable"),
     }
     tracing::info!(target: CHANGE, service = name, "{name}: {act}, said an operator");
     json(&Acted { service: name.to_owned(), state: report::state(target) })

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::format::Format;
 use self::services::Seen;
-use crate::admission::Commons;
+use crate::admission::SharedLimits;
 use crate::base::budget::Budget;
 use crate::base::lasting;
 use crate::guests::snapshot::{Current, Snapshot};
@@ -32,7 +32,7 @@ pub struct Scrape {
     /// What is served.
     pub current: Current,
     /// What all services share.
-    pub commons: Arc<Commons>,
+    pub shared_limits: Arc<SharedLimits>,
     /// What is counted of the host.
     pub metrics: Arc<Metrics>,
     /// Complete responses that are not written yet.
@@ -156,7 +156,7 @@ impl Scrape {
 
     /// What comes and goes.
     fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 12] {
-        let level = self.commons.shedding.level() as u64;
+        let level = self.shared_limits.shedding.level() as u64;
         [
             ("lodge_connections", "Connections open", self.metrics.connections()),
             ("lodge_unsent_bytes", "Complete responses that clients have not taken yet", self.unsent.used() as u64),

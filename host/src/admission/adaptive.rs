@@ -1,13 +1,12 @@
-//! How many requests at once a service can take: found out from how long its answers take.
+//! An adaptive concurrency limit: finds out from response times how many requests a service can take at once.
 //!
-//! Additive increase, multiplicative decrease (AIMD). When the answers of a stretch of time took longer on average
-//! than they should, there are a tenth fewer places; when they did not, and all places were in use, there are a few
-//! more. Between a floor and `limits.in_flight`. A request that finds no place waits in the service's queue, as without it.
-//! Waiting does not count as time of the answer: it would make a long queue the reason for a longer one.
+//! Additive increase, multiplicative decrease (AIMD). When the mean response time of a window is over the target, the
+//! limit falls by a tenth. When it is not, and all slots were in use, the limit rises by a small step. The limit stays
+//! between a floor and `limits.in_flight`. A request that finds no slot waits in the service's queue. Queueing does not
+//! count as response time: otherwise a long queue would lengthen itself.
 //!
-//! A limit that is low must not stay so because nothing is learned under it: long responses, of which only the head counts,
-//! may hold all of its places. So there are a few more places, too, whenever nothing was learned for a while although all
-//! are in use.
+//! A low limit must not persist for want of samples: long responses, of which only the head counts, may hold all slots.
+//! So the limit also rises when all slots are in use and there was no sample for a while.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,19 +14,19 @@ use std::time::{Duration, Instant};
 use crate::base::lock::lock;
 use crate::manifest::adaptive::Settings;
 
-/// Answers that say something.
+/// The fewest responses that make a window.
 const ENOUGH: u32 = 10;
 
-/// A stretch of time that says something.
+/// The shortest window.
 const STRETCH: Duration = Duration::from_millis(100);
 
-/// From the floor to the ceiling in so many stretches.
+/// The number of windows in which the limit rises from zero to its ceiling.
 const STEPS: usize = 64;
 
-/// Without an answer for so long nothing more is waited for.
+/// The time without a sample after which the limit rises.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The limit, as it moves. Outlives versions of the service: what it knows is soon known better.
+/// The limit of a service. Versions of the service share it, because it adapts quickly.
 #[derive(Debug)]
 pub struct Adaptive(Mutex<State>);
 
@@ -36,18 +35,18 @@ struct State {
     settings: Settings,
     ceiling: usize,
     limit: usize,
-    /// The stretch: what was admitted before it began was so under another limit, and is not counted.
+    /// The start of the window. Requests that were admitted earlier ran under another limit and are not counted.
     since: Instant,
     answers: u32,
     took: Duration,
-    /// Every place was in use.
+    /// Every slot was in use at some time in the window.
     full: bool,
-    /// When something was learned, or the limit was raised for want of that.
+    /// The time of the last sample, or of the last rise for want of samples.
     heard: Instant,
 }
 
 impl Adaptive {
-    /// As many places as there are without it: `ceiling`.
+    /// Returns a limit that starts at `ceiling`.
     pub fn new(settings: Settings, ceiling: usize, now: Instant) -> Self {
         let floor = settings.floor.min(ceiling);
         let settings = Settings { floor, ..settings };
@@ -64,8 +63,8 @@ impl Adaptive {
         }))
     }
 
-    /// From now on it has these settings; the limit stays where they allow.
-    pub fn settle(&self, settings: Settings, ceiling: usize) -> usize {
+    /// Applies new settings, and returns the limit, which stays within the new bounds.
+    pub fn reconfigure(&self, settings: Settings, ceiling: usize) -> usize {
         let mut state = lock(&self.0);
         state.settings = Settings { floor: settings.floor.min(ceiling), ..settings };
         state.ceiling = ceiling;
@@ -73,14 +72,14 @@ impl Adaptive {
         state.limit
     }
 
-    /// Places there are now.
+    /// Returns the number of slots.
     pub fn limit(&self) -> usize {
         lock(&self.0).limit
     }
 
-    /// An answer to a request that was admitted at `began` took so long; `taken` are the places in use. Returns, at the
-    /// end of a stretch, how many places there are from now on.
-    pub fn learn(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
+    /// Records a response to a request that was admitted at `began` and took `took`; `taken` is the number of slots in
+    /// use. Returns the new limit at the end of a window.
+    pub fn record(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
         let mut state = lock(&self.0);
         state.heard = state.heard.max(now);
         if began < state.since {
@@ -99,9 +98,9 @@ impl Adaptive {
 }
 
 impl Adaptive {
-    /// A request finds every place in use. Returns how many places there are from now on, if nothing was learned for so
-    /// long that there are more.
-    pub fn starved(&self, now: Instant) -> Option<usize> {
+    /// Raises the limit when a request finds every slot in use and there was no sample for `SILENCE`. Returns the new
+    /// limit if it was raised.
+    pub fn raise_if_silent(&self, now: Instant) -> Option<usize> {
         let mut state = lock(&self.0);
         if state.limit >= state.ceiling || now.saturating_duration_since(state.heard) < SILENCE {
             return None;
@@ -136,72 +135,72 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A service that takes `base` for a request while at most `cores` are there, and longer in proportion beyond that,
-    /// asked by so many clients at once that there is always somebody waiting. Returns the limit over time.
+    /// Simulates a service that takes `base` per request for up to `cores` requests at once, and proportionally longer
+    /// beyond that, under permanent overload. Returns the limit over time.
     fn simulate(adaptive: &Adaptive, cores: usize, base: Duration, rounds: usize, now: &mut Instant) -> Vec<usize> {
         let mut limits = Vec::new();
         for _ in 0..rounds {
             let (limit, began) = (adaptive.limit(), *now);
             *now += base * u32::try_from(limit.max(cores)).unwrap() / u32::try_from(cores).unwrap();
             for _ in 0..limit {
-                adaptive.learn(began, *now - began, *now, limit);
+                adaptive.record(began, *now - began, *now, limit);
             }
             limits.push(adaptive.limit());
         }
         limits
     }
 
-    /// It finds what the service can take within the latency, from above and from below, and stays about there.
+    /// The limit converges on what the service can take within the latency, from above and from below.
     #[test]
     fn it_finds_the_limit() {
         let mut now = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor: 1 }, 256, now);
-        // 10 cores with 20 ms for a request take 50 at once in 100 ms.
+        // 10 cores at 20 ms per request serve 50 at once in 100 ms.
         let limits = simulate(&adaptive, 10, 20 * MS, 200, &mut now);
         assert!(limits[100..].iter().all(|limit| (40..=55).contains(limit)), "{limits:?}");
         let limits = simulate(&adaptive, 20, 20 * MS, 200, &mut now);
         assert!(limits[100..].iter().all(|limit| (80..=105).contains(limit)), "{limits:?}");
-        // However slow, the floor holds.
-        adaptive.settle(Settings { latency: MS, floor: 7 }, 256);
+        // The floor holds, however slow the service is.
+        adaptive.reconfigure(Settings { latency: MS, floor: 7 }, 256);
         assert_eq!(simulate(&adaptive, 1, 20 * MS, 200, &mut now).last(), Some(&7));
-        assert_eq!(adaptive.settle(Settings { latency: MS, floor: 7 }, 5), 5);
+        assert_eq!(adaptive.reconfigure(Settings { latency: MS, floor: 7 }, 5), 5);
     }
 
-    /// Places that nobody uses say nothing, and neither does what was admitted under another limit.
+    /// A window in which slots stayed free, and requests admitted under another limit, change nothing.
     #[test]
     fn what_says_nothing_changes_nothing() {
         let start = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor: 1 }, 100, start);
         for n in 0..100 {
-            adaptive.learn(start, n * MS, start + n * MS, 1);
+            adaptive.record(start, n * MS, start + n * MS, 1);
         }
         assert_eq!(adaptive.limit(), 100);
         let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 100, start);
         let learnt =
-            (0..100).filter_map(|_| adaptive.learn(start, 500 * MS, start + 500 * MS, 100)).collect::<Vec<_>>();
+            (0..100).filter_map(|_| adaptive.record(start, 500 * MS, start + 500 * MS, 100)).collect::<Vec<_>>();
         assert_eq!(learnt, [90], "one decrease for all that were there");
     }
 
-    /// A limit whose places are all held by long responses rises, though no answer is heard any more.
+    /// The limit rises when long responses hold every slot and no head arrives any more.
     #[test]
     fn silence_raises_it() {
         let start = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 128, start);
         simulate(&adaptive, 1, 20 * MS, 200, &mut start.clone());
         let mut now = start + Duration::from_secs(3600);
-        adaptive.learn(start, MS, now, 1);
-        assert_eq!((adaptive.limit(), adaptive.starved(now + SILENCE - MS)), (1, None));
+        adaptive.record(start, MS, now, 1);
+        assert_eq!((adaptive.limit(), adaptive.raise_if_silent(now + SILENCE - MS)), (1, None));
         let mut limits = Vec::new();
         for _ in 0..70 {
             now += SILENCE;
-            limits.extend(adaptive.starved(now));
-            assert_eq!(adaptive.starved(now), None, "one step at a time");
+            limits.extend(adaptive.raise_if_silent(now));
+            assert_eq!(adaptive.raise_if_silent(now), None, "one step at a time");
         }
         assert_eq!((limits[0], limits.len(), adaptive.limit()), (3, 64, 128));
     }
 
     proptest! {
-        /// Whatever it hears, the limit stays between floor and ceiling.
+        /// The limit stays between floor and ceiling for all samples.
         #[test]
         fn it_stays_in_bounds(
             floor in 1..20_usize, ceiling in 1..50_usize,
@@ -212,7 +211,7 @@ mod tests {
             for (took, gap, taken) in heard {
                 let began = now;
                 now += Duration::from_millis(gap);
-                let next = adaptive.learn(began, Duration::from_millis(took), now, taken);
+                let next = adaptive.record(began, Duration::from_millis(took), now, taken);
                 prop_assert!(next.is_none_or(|next| next == adaptive.limit()));
                 prop_assert!((floor.min(ceiling)..=ceiling).contains(&adaptive.limit()));
             }

@@ -1,12 +1,14 @@
-//! A circuit breaker over a window of time: a service that mostly fails, or is mostly slow, gets no requests for a while.
+//! A circuit breaker over a sliding window: a service that mostly fails, or is mostly slow, gets no requests for a
+//! while.
 //!
-//! *Closed*, it admits every request and counts. When too large a part of the window's calls failed or was slow, it
-//! *opens* and refuses every request. After a while it is *half open*: a few probes are admitted. When all of them
-//! are good it closes, and at the first that is not it opens again. Requests that were in flight when it changed are not
-//! counted. A probe of which nothing is learned, because its client left or it was refused later, makes room for another.
+//! A *closed* breaker admits every request and counts. When too large a part of the calls in the window failed or were
+//! slow, it *opens* and refuses every request. After a while it is *half open* and admits a few probes. When all of
+//! them succeed it closes; at the first one that does not, it opens again. Requests that were in flight when the state
+//! changed are not counted. A probe without a result, because its client left or a later check refused it, makes room
+//! for another.
 //!
-//! Every state ends by time: an open breaker after `open`, by the setting that holds now, and a half-open one, whose probes
-//! may never come back, admits as many others after the same time again.
+//! No state lasts for ever: an open breaker ends after `open`, by the present setting, and a half-open breaker, whose
+//! probes may never end, admits the same number again after the same time.
 
 mod window;
 
@@ -19,37 +21,38 @@ use crate::manifest::breaker::Settings;
 use window::Window;
 pub use window::{Call, Counts};
 
-/// What it does now.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// Everybody passes.
+pub enum BreakerState {
+    /// Every request passes.
     Closed,
-    /// A few pass, to see how it goes.
+    /// A few probes pass.
     HalfOpen,
-    /// Nobody passes.
+    /// No request passes.
     Open,
 }
 
-/// A breaker at work.
+/// A circuit breaker with its settings.
 #[derive(Debug)]
 pub struct Breaker {
     settings: Settings,
     state: Arc<State>,
 }
 
-/// What it knows. Outlives edits of the manifest, but not the component that it judges.
+/// The state that versions of a manifest share. Another component gets a new one.
 #[derive(Debug)]
 struct State {
-    /// [`Inner::generation`], doubled, and one more while it is closed: passing a closed breaker takes no lock.
+    /// [`Inner::generation`] shifted left by one; the lowest bit is 1 while the breaker is closed. A request passes a
+    /// closed breaker without taking the lock.
     word: AtomicU64,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// Those of the manifest that is served, also for requests that came under another.
+    /// The settings of the active manifest. They also apply to requests that were admitted under earlier ones.
     settings: Settings,
-    /// Grows with every change of phase: what was let through before it tells nothing of now.
+    /// Grows with every change of phase. Results of requests from earlier generations are ignored.
     generation: u64,
     phase: Phase,
     window: Window,
@@ -61,7 +64,8 @@ enum Phase {
     Open {
         since: Instant,
     },
-    /// Probes are `out` since then, and so many before them were good: always fewer than close it.
+    /// `out` probes are in flight, the first since `since`, and `good` have succeeded: always fewer than are needed to
+    /// close the breaker.
     HalfOpen {
         since: Instant,
         out: u32,
@@ -69,69 +73,69 @@ enum Phase {
     },
 }
 
-/// Proof that a breaker let a request through. Tell it how that went.
+/// Proof that a breaker admitted a request. It takes the request's result.
 #[derive(Debug)]
 pub struct Pass {
     breaker: Arc<Breaker>,
     generation: u64,
-    /// It holds the place of a probe.
+    /// The request is a probe whose result is not known yet.
     probe: bool,
 }
 
-/// What a call has changed.
+/// A change that a result caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is open now, after these calls.
+    /// The breaker opened, after these calls.
     Opened(Counts),
-    /// It is closed again.
+    /// The breaker closed.
     Closed,
 }
 
 impl Breaker {
-    /// A closed breaker that knows nothing.
+    /// Returns a closed breaker with an empty window.
     pub fn new(settings: Settings, now: Instant) -> Self {
         let window = Window::new(settings.window, now);
         let inner = Inner { settings, generation: 0, phase: Phase::Closed, window };
         Self { settings, state: Arc::new(State { word: AtomicU64::new(1), inner: Mutex::new(inner) }) }
     }
 
-    /// This breaker under other settings, which hold once it [takes over](Self::takes_over): what it knows stays.
-    pub fn renewed(&self, settings: Settings) -> Self {
+    /// Returns this breaker with other settings, which apply after [`activate`](Self::activate). Both share one state.
+    pub fn with_settings(&self, settings: Settings) -> Self {
         Self { settings, state: Arc::clone(&self.state) }
     }
 
-    /// Its settings hold from now on. Where fewer good probes are enough now, and there were so many, that closes it.
-    pub fn takes_over(&self) -> Option<Change> {
-        self.change(|inner| inner.adopt(self.settings))
+    /// Applies these settings. Closes a half-open breaker that already has as many successful probes as they ask for.
+    pub fn activate(&self) -> Option<Change> {
+        self.change(|inner| inner.reconfigure(self.settings))
     }
 
-    /// Lets a request through.
+    /// Admits a request.
     ///
     /// # Errors
-    /// When it is open; how long that lasts at least.
-    pub fn pass(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
+    /// When the breaker is open: how long it stays so at least.
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
         let word = self.state.word.load(Acquire);
         let (generation, probe) =
-            if word & 1 == 1 { (word >> 1, false) } else { self.change(|inner| inner.enter(now))? };
+            if word & 1 == 1 { (word >> 1, false) } else { self.change(|inner| inner.admit(now))? };
         Ok(Pass { breaker: Arc::clone(self), generation, probe })
     }
 
-    /// How it is set.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What it does now.
-    pub fn position(&self, now: Instant) -> Position {
+    /// Returns the state at `now`.
+    pub fn state(&self, now: Instant) -> BreakerState {
         let inner = lock(&self.state.inner);
         match inner.phase {
-            Phase::Closed => Position::Closed,
-            Phase::Open { since } if inner.left(since, now).is_some() => Position::Open,
-            Phase::Open { .. } | Phase::HalfOpen { .. } => Position::HalfOpen,
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { since } if inner.time_left(since, now).is_some() => BreakerState::Open,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
-    /// Calls in the window.
+    /// Returns the calls in the window.
     pub fn counts(&self, now: Instant) -> Counts {
         lock(&self.state.inner).window.counts(now)
     }
@@ -146,51 +150,51 @@ impl Breaker {
 }
 
 impl Inner {
-    fn turn(&mut self, phase: Phase) {
+    fn transition(&mut self, phase: Phase) {
         self.generation += 1;
         self.phase = phase;
         self.window.clear();
     }
 
-    fn adopt(&mut self, settings: Settings) -> Option<Change> {
+    fn reconfigure(&mut self, settings: Settings) -> Option<Change> {
         self.window.resize(settings.window);
         self.settings = settings;
         let enough = matches!(self.phase, Phase::HalfOpen { good, .. } if good >= settings.probes);
         enough.then(|| {
-            self.turn(Phase::Closed);
+            self.transition(Phase::Closed);
             Change::Closed
         })
     }
 
-    /// What is left of the time for which it is open, or waits for probes, since then.
-    fn left(&self, since: Instant, now: Instant) -> Option<Duration> {
+    /// Returns what is left of the `open` time that began at `since`; `None` when it is over.
+    fn time_left(&self, since: Instant, now: Instant) -> Option<Duration> {
         let left = self.settings.open.checked_sub(now.saturating_duration_since(since));
         left.filter(|left| !left.is_zero())
     }
 
-    /// The generation of a request that is admitted, and whether it is a probe.
-    fn enter(&mut self, now: Instant) -> Result<(u64, bool), Duration> {
+    /// Returns the generation of an admitted request and whether it is a probe; an error says how long to wait.
+    fn admit(&mut self, now: Instant) -> Result<(u64, bool), Duration> {
         match self.phase {
             Phase::Closed => return Ok((self.generation, false)),
-            Phase::Open { since } => match self.left(since, now) {
+            Phase::Open { since } => match self.time_left(since, now) {
                 Some(left) => return Err(left),
-                None => self.turn(Phase::HalfOpen { since: now, out: 1, good: 0 }),
+                None => self.transition(Phase::HalfOpen { since: now, out: 1, good: 0 }),
             },
             Phase::HalfOpen { since, out, good } if out.saturating_add(good) < self.settings.probes => {
                 self.phase = Phase::HalfOpen { since, out: out + 1, good };
             }
-            Phase::HalfOpen { since, good, .. } => match self.left(since, now) {
-                // The probes are on their way, and most likely back soon.
+            Phase::HalfOpen { since, good, .. } => match self.time_left(since, now) {
+                // The probes are in flight, and most likely end soon.
                 Some(left) => return Err(left.min(Duration::from_secs(1))),
-                // They may never come back: whatever becomes of them, others find out.
-                None => self.turn(Phase::HalfOpen { since: now, out: 1, good }),
+                // The probes may never end, so others take their place.
+                None => self.transition(Phase::HalfOpen { since: now, out: 1, good }),
             },
         }
         Ok((self.generation, true))
     }
 
-    /// Counts a call of this generation. `probe` gives its place back.
-    fn learn(&mut self, generation: u64, probe: bool, failed: bool, took: Duration, now: Instant) -> Option<Change> {
+    /// Records the result of a call of this generation. A probe makes room for another.
+    fn record(&mut self, generation: u64, probe: bool, failed: bool, took: Duration, now: Instant) -> Option<Change> {
         if generation != self.generation {
             return None;
         }
@@ -200,19 +204,19 @@ impl Inner {
                 self.window.add(call, now);
                 let counts = self.window.counts(now);
                 self.settings.trips(counts).then(|| {
-                    self.turn(Phase::Open { since: now });
+                    self.transition(Phase::Open { since: now });
                     Change::Opened(counts)
                 })
             }
             Phase::HalfOpen { .. } if call.failed || call.slow => {
-                self.turn(Phase::Open { since: now });
+                self.transition(Phase::Open { since: now });
                 None
             }
             Phase::HalfOpen { since, out, good } => {
                 let (out, good) = (out.saturating_sub(u32::from(probe)), good + u32::from(probe));
                 self.phase = Phase::HalfOpen { since, out, good };
                 (good >= self.settings.probes).then(|| {
-                    self.turn(Phase::Closed);
+                    self.transition(Phase::Closed);
                     Change::Closed
                 })
             }
@@ -220,7 +224,7 @@ impl Inner {
         }
     }
 
-    fn lost(&mut self, generation: u64) {
+    fn release_probe(&mut self, generation: u64) {
         if let Phase::HalfOpen { out, .. } = &mut self.phase
             && generation == self.generation
         {
@@ -230,7 +234,7 @@ impl Inner {
 }
 
 impl Settings {
-    /// Whether these calls are enough to open it.
+    /// Whether these calls open a closed breaker.
     fn trips(&self, counts: Counts) -> bool {
         let over = |part: u32, most: u32| u64::from(part) * 100 >= u64::from(counts.calls) * u64::from(most);
         let slow = self.slow.is_some() && over(counts.slow, self.slow_calls);
@@ -239,24 +243,24 @@ impl Settings {
 }
 
 impl Pass {
-    /// The call has failed, or it has not; its response took so long to begin. A call whose response breaks off later is
-    /// told of a second time.
-    pub fn learn(&mut self, failed: bool, took: Duration, now: Instant) -> Option<Change> {
+    /// Records whether the call failed, and how long it took until its response began. A call whose response breaks off
+    /// later is recorded a second time.
+    pub fn record(&mut self, failed: bool, took: Duration, now: Instant) -> Option<Change> {
         let probe = std::mem::take(&mut self.probe);
-        self.breaker.change(|inner| inner.learn(self.generation, probe, failed, took, now))
+        self.breaker.change(|inner| inner.record(self.generation, probe, failed, took, now))
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         if self.probe {
-            self.breaker.change(|inner| inner.lost(self.generation));
+            self.breaker.change(|inner| inner.release_probe(self.generation));
         }
     }
 }
 
-impl Position {
-    /// In a word.
+impl BreakerState {
+    /// Returns the name that operators see.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",

@@ -1,5 +1,5 @@
-//! So many at once, so many waiting, and no wait longer than so long. First come, first served. All three can change while
-//! it is in use: when there are to be fewer places, those that are taken go as they come back.
+//! Slots behind a queue that is bounded in length and in time. First come, first served. The number of slots and both
+//! bounds can change at any time: when there are to be fewer slots, those in use are retired as they are released.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -10,147 +10,147 @@ use tokio::sync::Semaphore;
 use super::Refusal;
 use crate::base::lock::lock;
 
-/// One of the places. Dropping it gives it back.
+/// A slot in use. Dropping it releases it.
 #[derive(Debug)]
-pub struct Place {
-    door: Arc<Concurrency>,
-    /// How long it took to get; zero, and without a look at the clock, when one was free.
+pub struct Slot {
+    pool: Arc<Concurrency>,
+    /// How long the request waited for the slot; zero when one was free, which takes no clock reading.
     pub waited: Duration,
 }
 
-/// A bounded number of places behind a bounded queue.
+/// A bounded number of slots behind a bounded queue.
 #[derive(Debug)]
 pub struct Concurrency {
-    /// How many there are to be.
+    /// The number of slots, or the number that there are to be.
     size: Mutex<usize>,
-    places: Semaphore,
-    /// Places that are taken and are not to come back.
-    owed: AtomicUsize,
-    /// How many may wait, and how long in nanoseconds.
+    slots: Semaphore,
+    /// Slots in use that are to be retired when they are released.
+    surplus: AtomicUsize,
+    /// The bound of the queue's length, and the longest wait in nanoseconds.
     queue: AtomicUsize,
     wait: AtomicU64,
     waiting: AtomicUsize,
 }
 
-/// Somebody in the queue, until this is dropped.
+/// A place in the queue; dropping it leaves the queue.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Concurrency {
-    /// `places` at once; `queue` more wait for one, each for at most `wait`.
-    pub fn new(places: usize, queue: usize, wait: Duration) -> Self {
-        let places = bounded(places);
+    /// Returns `slots` free slots behind a queue of at most `queue` requests, each of which waits at most `wait`.
+    pub fn new(slots: usize, queue: usize, wait: Duration) -> Self {
+        let slots = bounded(slots);
         Self {
-            size: Mutex::new(places),
-            places: Semaphore::new(places),
-            owed: AtomicUsize::new(0),
+            size: Mutex::new(slots),
+            slots: Semaphore::new(slots),
+            surplus: AtomicUsize::new(0),
             queue: AtomicUsize::new(queue),
             wait: AtomicU64::new(nanos(wait)),
             waiting: AtomicUsize::new(0),
         }
     }
 
-    /// Takes a place, waiting for it in the queue when there is none.
+    /// Takes a slot, and waits in the queue when none is free.
     ///
     /// # Errors
-    /// When the queue is full, or no place was free in time.
-    pub async fn enter(self: &Arc<Self>) -> Result<Place, Refusal> {
-        if let Ok(place) = self.enter_at_once() {
-            return Ok(place);
+    /// When the queue is full, or when no slot became free in time.
+    pub async fn acquire(self: &Arc<Self>) -> Result<Slot, Refusal> {
+        if let Ok(slot) = self.try_acquire() {
+            return Ok(slot);
         }
         let _waiting = Waiting::join(&self.waiting, self.queue.load(Relaxed)).ok_or(Refusal::QueueFull)?;
         let (start, wait) = (Instant::now(), Duration::from_nanos(self.wait.load(Relaxed)));
-        match tokio::time::timeout(wait, self.places.acquire()).await {
+        match tokio::time::timeout(wait, self.slots.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
-                Ok(self.place(start.elapsed()))
+                Ok(self.slot(start.elapsed()))
             }
-            // The semaphore is never closed, so the only other end is the time.
+            // The semaphore is never closed, so this is the timeout.
             _ => Err(Refusal::QueueTimeout),
         }
     }
 
-    /// Takes a place that is free now.
+    /// Takes a slot that is free now.
     ///
     /// # Errors
-    /// When there is none, or others wait for one.
-    pub fn enter_at_once(self: &Arc<Self>) -> Result<Place, Refusal> {
-        let permit = self.places.try_acquire().map_err(|_| Refusal::QueueFull)?;
+    /// When no slot is free, or when others wait for one.
+    pub fn try_acquire(self: &Arc<Self>) -> Result<Slot, Refusal> {
+        let permit = self.slots.try_acquire().map_err(|_| Refusal::QueueFull)?;
         permit.forget();
-        Ok(self.place(Duration::ZERO))
+        Ok(self.slot(Duration::ZERO))
     }
 
-    fn place(self: &Arc<Self>, waited: Duration) -> Place {
-        Place { door: Arc::clone(self), waited }
+    fn slot(self: &Arc<Self>, waited: Duration) -> Slot {
+        Slot { pool: Arc::clone(self), waited }
     }
 
-    /// From now on `queue` may wait, each for at most `wait`.
-    pub fn queues(&self, queue: usize, wait: Duration) {
+    /// Changes the queue to at most `queue` requests, each of which waits at most `wait`.
+    pub fn set_queue(&self, queue: usize, wait: Duration) {
         self.queue.store(queue, Relaxed);
         self.wait.store(nanos(wait), Relaxed);
     }
 
-    /// From now on there are `places`. Nobody who has one loses it.
-    pub fn resize(&self, places: usize) {
-        let (mut size, places) = (lock(&self.size), bounded(places));
-        if places > *size {
-            // Those that were to go stay; the rest is new.
-            let more = places - *size;
-            let stay = self.owed.fetch_update(SeqCst, SeqCst, |owed| Some(owed.saturating_sub(more)));
-            let (Ok(owed) | Err(owed)) = stay;
-            self.places.add_permits(more.saturating_sub(owed));
+    /// Changes the number of slots. Slots in use stay in use.
+    pub fn resize(&self, slots: usize) {
+        let (mut size, slots) = (lock(&self.size), bounded(slots));
+        if slots > *size {
+            // Slots that were to be retired stay; only the rest is new.
+            let more = slots - *size;
+            let kept = self.surplus.fetch_update(SeqCst, SeqCst, |surplus| Some(surplus.saturating_sub(more)));
+            let (Ok(surplus) | Err(surplus)) = kept;
+            self.slots.add_permits(more.saturating_sub(surplus));
         } else {
-            self.owed.fetch_add(*size - places, SeqCst);
-            // A place that comes back now sees that it is owed; those that are free are taken here.
-            while self.places.available_permits() > 0 && self.pay() {
-                if self.places.forget_permits(1) == 0 {
-                    self.owed.fetch_add(1, SeqCst);
+            self.surplus.fetch_add(*size - slots, SeqCst);
+            // A slot that is released now sees the surplus by itself; free slots are retired here.
+            while self.slots.available_permits() > 0 && self.retire_one() {
+                if self.slots.forget_permits(1) == 0 {
+                    self.surplus.fetch_add(1, SeqCst);
                 }
             }
         }
-        *size = places;
+        *size = slots;
     }
 
-    /// Takes one off what is owed.
-    fn pay(&self) -> bool {
-        self.owed.fetch_update(SeqCst, SeqCst, |owed| owed.checked_sub(1)).is_ok()
+    /// Takes one slot off the surplus.
+    fn retire_one(&self) -> bool {
+        self.surplus.fetch_update(SeqCst, SeqCst, |surplus| surplus.checked_sub(1)).is_ok()
     }
 
-    /// Places there are, or are to be.
+    /// Returns the number of slots, or the number that there are to be.
     pub fn size(&self) -> usize {
         *lock(&self.size)
     }
 
-    /// Places that are taken.
+    /// Returns the number of slots in use.
     pub fn taken(&self) -> usize {
-        (self.size() + self.owed.load(Relaxed)).saturating_sub(self.places.available_permits())
+        (self.size() + self.surplus.load(Relaxed)).saturating_sub(self.slots.available_permits())
     }
 
-    /// Places that are free.
+    /// Returns the number of free slots.
     pub fn free(&self) -> usize {
-        self.places.available_permits()
+        self.slots.available_permits()
     }
 
-    /// Who waits for one.
+    /// Returns the number of requests in the queue.
     pub fn queued(&self) -> usize {
         self.waiting.load(Relaxed)
     }
 
-    /// How many may wait.
+    /// Returns the bound of the queue's length.
     pub fn queue(&self) -> usize {
         self.queue.load(Relaxed)
     }
 
-    /// Waits until every place is free at once.
+    /// Waits until every slot is free.
     pub async fn all(&self) {
-        drop(self.places.acquire_many(u32::try_from(self.size()).unwrap_or(u32::MAX)).await);
+        drop(self.slots.acquire_many(u32::try_from(self.size()).unwrap_or(u32::MAX)).await);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        // Nothing is owed but after a resize, so this is mostly a look.
-        if self.door.owed.load(SeqCst) == 0 || !self.door.pay() {
-            self.door.places.add_permits(1);
+        // Nothing is surplus but after a resize, so this is mostly a look.
+        if self.pool.surplus.load(SeqCst) == 0 || !self.pool.retire_one() {
+            self.pool.slots.add_permits(1);
         }
     }
 }
@@ -168,9 +168,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What can be waited for at once is a `u32`.
-fn bounded(places: usize) -> usize {
-    places.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS)
+/// `Semaphore::acquire_many` takes a `u32`.
+fn bounded(slots: usize) -> usize {
+    slots.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS)
 }
 
 fn nanos(duration: Duration) -> u64 {

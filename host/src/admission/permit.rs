@@ -1,4 +1,4 @@
-//! What a request that was admitted holds, and what is learnt when it is answered.
+//! What an admitted request holds, and what is recorded when it ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,67 +7,67 @@ use http::{HeaderMap, StatusCode};
 
 use super::adaptive::Adaptive;
 use super::breaker::{Change, Pass};
-use super::rate::Standing;
-use super::{Concurrency, Place};
+use super::rate::RateStatus;
+use super::{Concurrency, Slot};
 use crate::telemetry::logs::CHANGE;
 use crate::telemetry::metrics::Judged;
 
-/// Proof of admission. Not `Clone`; dropping it gives both places back.
+/// Proof of admission. Not `Clone`; dropping it releases both slots.
 #[derive(Debug)]
 pub struct Permit {
-    service: Place,
-    host: Place,
-    /// When it came, and what is to be done for it: only where there are policies.
-    watched: Option<(Instant, Box<Watched>)>,
+    service: Slot,
+    host: Slot,
+    /// The start of the response time, and the state of the policies; only where there are policies.
+    state: Option<(Instant, Box<PolicyState>)>,
 }
 
-/// What policies want to know of a request, or say to it: the route's and the service's.
+/// The policies' state for one request: arrays have the route's entry, then the service's.
 #[derive(Debug, Default)]
-pub(super) struct Watched {
+pub(super) struct PolicyState {
     pub(super) name: Option<Arc<str>>,
-    pub(super) standings: [Option<Standing>; 2],
+    pub(super) rate_statuses: [Option<RateStatus>; 2],
     pub(super) passes: [Option<Pass>; 2],
-    pub(super) regulated: Option<Regulated>,
-    /// What its version is judged by, and whether that knows how it went.
+    pub(super) adaptive: Option<AdaptiveSlots>,
+    /// The statistics by which the service's version is judged, and the verdict that was recorded, if any.
     judged: Option<(Arc<Judged>, Option<Verdict>)>,
 }
 
-/// What a service has had of its client's body by the time it answered.
+/// What the service had received of the client's body when it responded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Upload {
-    /// How long it has waited for that.
+    /// How long the service waited for the body.
     pub waited: Duration,
-    /// The body broke off, or was too large: whatever the service says to that, its client is at fault.
+    /// The body broke off or was too large. A failure after that is the client's fault.
     pub broken: bool,
 }
 
-/// The number of places that is found out.
+/// The adaptive limit, and the slots that it resizes.
 #[derive(Debug)]
-pub(super) struct Regulated {
+pub(super) struct AdaptiveSlots {
     pub(super) adaptive: Arc<Adaptive>,
-    pub(super) places: Arc<Concurrency>,
+    pub(super) slots: Arc<Concurrency>,
 }
 
 /// What the end of a request says of its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The service answered as it should.
+    /// The service responded properly.
     Good,
-    /// The service failed it.
+    /// The service failed.
     Failed,
-    /// The service took all the time that it had.
+    /// The service used up its time.
     Late,
 }
 
-impl Watched {
+impl PolicyState {
     pub(super) fn is_needed(&self) -> bool {
-        let any = self.standings.iter().any(Option::is_some) || self.passes.iter().any(Option::is_some);
-        any || self.regulated.is_some()
+        let any = self.rate_statuses.iter().any(Option::is_some) || self.passes.iter().any(Option::is_some);
+        any || self.adaptive.is_some()
     }
 
-    fn learn(&mut self, verdict: Verdict, began: Instant, took: Duration, now: Instant) {
+    fn record(&mut self, verdict: Verdict, began: Instant, took: Duration, now: Instant) {
         for pass in self.passes.iter_mut().flatten() {
-            if let Some(change) = pass.learn(verdict != Verdict::Good, took, now) {
+            if let Some(change) = pass.record(verdict != Verdict::Good, took, now) {
                 say(self.name.as_deref().unwrap_or_default(), change);
             }
         }
@@ -78,59 +78,60 @@ impl Watched {
                 Some(_) => {}
             }
         }
-        // A failure that is quick says nothing of how many the service can take.
-        if let Some(Regulated { adaptive, places }) = self.regulated.as_ref().filter(|_| verdict != Verdict::Failed)
-            && let Some(limit) = adaptive.learn(began, took, now, places.taken())
+        // A quick failure says nothing about how many requests the service can take.
+        if let Some(AdaptiveSlots { adaptive, slots }) = self.adaptive.as_ref().filter(|_| verdict != Verdict::Failed)
+            && let Some(limit) = adaptive.record(began, took, now, slots.taken())
         {
-            places.resize(limit);
+            slots.resize(limit);
         }
     }
 }
 
 impl Permit {
-    pub(super) fn new(service: Place, host: Place, watched: Option<Box<Watched>>, came: Instant) -> Self {
+    pub(super) fn new(service: Slot, host: Slot, state: Option<Box<PolicyState>>, came: Instant) -> Self {
         let began = came + service.waited + host.waited;
-        Self { service, host, watched: watched.map(|watched| (began, watched)) }
+        Self { service, host, state: state.map(|state| (began, state)) }
     }
 
-    /// Has its version judged by how it goes for a request that came then.
+    /// Counts this request's result in `judged`. `came` is when the request arrived.
     pub fn judge(&mut self, judged: &Arc<Judged>, came: Instant) {
-        let began = came + self.waited();
-        let (_, watched) = self.watched.get_or_insert_with(|| (began, Box::default()));
-        watched.judged = Some((Arc::clone(judged), None));
+        let began = came + self.queue_wait();
+        let (_, state) = self.state.get_or_insert_with(|| (began, Box::default()));
+        state.judged = Some((Arc::clone(judged), None));
     }
 
-    /// How long the request stood in queues.
-    pub fn waited(&self) -> Duration {
+    /// Returns how long the request waited in both queues.
+    pub fn queue_wait(&self) -> Duration {
         self.service.waited + self.host.waited
     }
 
-    /// The head of the response is there: policies learn from it, and add their fields. The time for which the service has
-    /// waited for its client's body is not its own, and a failure after a body that broke off is none of the service's.
-    /// `clock` is only asked if there is anything that learns.
-    pub fn answered(
-        &mut self,
-        status: StatusCode,
-        headers: &mut HeaderMap,
-        upload: Upload,
-        clock: impl FnOnce() -> Instant,
-    ) {
-        let Some((began, watched)) = &mut self.watched else { return };
+    /// Records that the head of the response is there. The time in which the service waited for its client's body is
+    /// not part of its response time, and a failure after a body that broke off is not counted. `clock` is read only if
+    /// some policy needs it.
+    pub fn record_response(&mut self, status: StatusCode, upload: Upload, clock: impl FnOnce() -> Instant) {
+        let Some((began, state)) = &mut self.state else { return };
         let failed = status.is_server_error();
         if !(failed && upload.broken) {
             let (verdict, now) = (if failed { Verdict::Failed } else { Verdict::Good }, clock());
-            watched.learn(verdict, *began, now.saturating_duration_since(*began).saturating_sub(upload.waited), now);
+            state.record(verdict, *began, now.saturating_duration_since(*began).saturating_sub(upload.waited), now);
         }
-        watched.standings.iter().flatten().for_each(|standing| standing.write(headers));
     }
 
-    /// There is no response, or it broke off after its head. Policies learn from the verdict, if there is one on the service.
-    pub fn failed(&mut self, verdict: Option<Verdict>, clock: impl FnOnce() -> Instant) {
-        if let Some((began, watched)) = &mut self.watched
+    /// Appends the `RateLimit-Policy` and `RateLimit` fields of the rate limits that counted the request.
+    pub fn write_headers(&self, headers: &mut HeaderMap) {
+        if let Some((_, state)) = &self.state {
+            state.rate_statuses.iter().flatten().for_each(|status| status.write(headers));
+        }
+    }
+
+    /// Records that there is no response, or that it broke off after its head. `verdict` is `None` if that says nothing
+    /// of the service.
+    pub fn record_failure(&mut self, verdict: Option<Verdict>, clock: impl FnOnce() -> Instant) {
+        if let Some((began, state)) = &mut self.state
             && let Some(verdict) = verdict
         {
             let now = clock();
-            watched.learn(verdict, *began, now.saturating_duration_since(*began), now);
+            state.record(verdict, *began, now.saturating_duration_since(*began), now);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! So many requests in such a time, and a burst of so many at once: the generic cell rate algorithm (GCRA).
+//! Rate limits: the generic cell rate algorithm (GCRA).
 //!
-//! All that is kept of a bucket is the time at which it is full again. A request moves that on by one interval, and is
-//! turned away when it would move further than a whole burst from now. Never more than `burst + rate × time` get in,
-//! whatever comes when and on how many threads.
+//! A bucket is stored as the time at which it is full again. A request moves that time on by one interval, and is
+//! refused when it would move further than a whole burst from now. Never more than `burst + rate × time` requests are
+//! admitted, whatever their timing and number of threads.
 
-mod standing;
+mod status;
 mod table;
 
-pub use standing::Standing;
+pub use status::RateStatus;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -15,11 +15,11 @@ use std::time::Instant;
 
 use http::header::HeaderValue;
 
-use super::asked::Asked;
+use super::request_view::RequestView;
 use crate::manifest::rate::{By, Settings};
 use table::Table;
 
-/// A limit at work.
+/// A rate limit with its settings and state.
 #[derive(Debug)]
 pub struct Rate {
     settings: Settings,
@@ -29,44 +29,44 @@ pub struct Rate {
     state: Arc<State>,
 }
 
-/// The numbers of GCRA, in nanoseconds.
+/// The parameters of GCRA, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Quota {
-    /// Between two requests, in the long run.
+    /// The interval between two requests at the full rate.
     interval: u64,
-    /// How far from now a bucket's time may be: a whole burst.
+    /// The furthest that a bucket's time may be from now: a whole burst.
     span: u64,
 }
 
-/// What is used. Outlives versions of the service and edits of its manifest.
+/// The state of the buckets. Versions of the service and of its manifest share it.
 #[derive(Debug)]
 struct State {
-    /// Times are counted from here.
+    /// Times are stored relative to this.
     epoch: Instant,
     one: AtomicU64,
-    /// Made for the first request that needs it: most services are idle.
+    /// Allocated for the first request that needs it, because most services are idle.
     many: OnceLock<Table>,
 }
 
 impl Quota {
-    /// Rounded so that never more than the rate gets in.
+    /// Returns the parameters, rounded so that never more than the rate is admitted.
     fn of(settings: &Settings) -> Self {
         let per = u64::try_from(settings.per.as_nanos()).unwrap_or(u64::MAX);
         let interval = per.div_ceil(u64::from(settings.count.max(1)));
         Self { interval, span: interval.saturating_mul(u64::from(settings.burst.max(1))) }
     }
 
-    /// When a bucket that is full again at `full` would be so after one more request.
+    /// Returns when a bucket that is full again at `full` would be full again after one more request.
     ///
     /// # Errors
-    /// How long it is until there is room for one, in nanoseconds.
+    /// The nanoseconds until there is room for one request.
     fn take(self, full: u64, now: u64) -> Result<u64, u64> {
         let next = full.max(now).saturating_add(self.interval);
         let room = now.saturating_add(self.span);
         if next <= room { Ok(next) } else { Err(next - room) }
     }
 
-    /// The same use, counted in requests, under another quota; never more than its whole burst.
+    /// Converts a bucket's time to another quota, so that the same number of requests is used, at most its whole burst.
     fn convert(self, full: u64, now: u64, to: Self) -> u64 {
         let used = u128::from(full.saturating_sub(now)) * u128::from(to.interval) / u128::from(self.interval.max(1));
         now.saturating_add(u64::try_from(used).unwrap_or(u64::MAX).min(to.span))
@@ -74,13 +74,13 @@ impl Quota {
 }
 
 impl Rate {
-    /// A limit of which nothing is used. `scope` tells those of routes from their service's.
+    /// Returns an unused limit. `scope` distinguishes the limits of routes from their service's.
     pub fn new(settings: &Settings, scope: &str, now: Instant) -> Self {
         Self::with(settings, scope, Arc::new(State::new(now)))
     }
 
-    /// This limit under other settings. What is used stays used, unless it is others who have buckets.
-    pub fn renewed(&self, settings: &Settings, scope: &str, now: Instant) -> Self {
+    /// Returns this limit with other settings. The used part carries over, unless the new settings use other keys.
+    pub fn with_settings(&self, settings: &Settings, scope: &str, now: Instant) -> Self {
         let to = Quota::of(settings);
         let state = match (self.settings.by == settings.by, self.quota == to) {
             (true, true) => Arc::clone(&self.state),
@@ -100,63 +100,64 @@ impl Rate {
         let name = format!("{scope}{by}");
         let window = quota.span.div_ceil(1_000_000_000);
         let policy = format!("\"{name}\";q={};w={window}", settings.burst);
-        // A header's name and a number are always a valid value.
+        // A header's name and a number are always a valid header value.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(""));
         Self { settings: settings.clone(), quota, name, policy, state }
     }
 
-    /// How it is set.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Takes one request out of its bucket.
+    /// Takes one request from its bucket.
     ///
     /// # Errors
-    /// When there is no room for it; the standing says when there is.
-    pub fn take(&self, asked: &Asked<'_>, now: Instant) -> Result<Standing, Standing> {
+    /// When there is no room for the request; the status says when there is.
+    pub fn take(&self, view: &RequestView<'_>, now: Instant) -> Result<RateStatus, RateStatus> {
         let at = self.state.since(now);
         let take = |full: u64| self.quota.take(full, at);
         let taken = match &self.settings.by {
             By::Service => {
                 let next = self.state.one.fetch_update(Relaxed, Relaxed, |full| take(full).ok());
-                // What was there, whether or not it was moved on.
+                // Either variant holds the value from before this request.
                 let (Ok(full) | Err(full)) = next;
                 take(full).map_err(|wait| (full, wait))
             }
             By::Client => {
-                let (own, many) = (key_of(asked.client()), self.state.many());
-                let claimed = asked.claimed.map(key_of).filter(|key| *key != own);
+                let (own, many) = (key_of(view.client()), self.state.many());
+                let claimed = view.claimed.map(key_of).filter(|key| *key != own);
                 many.take(&own, take).and_then(|full| match claimed {
                     Some(key) => many.take(&key, take).map(|other| full.max(other)),
                     None => Ok(full),
                 })
             }
             By::Header(name) => {
-                let value = asked.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
+                let value = view.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
                 self.state.many().take(&value, take)
             }
         };
         match taken {
-            Ok(full) => Ok(self.standing(full.saturating_sub(at), 0)),
-            Err((full, wait)) => Err(self.standing(full.saturating_sub(at), wait)),
+            Ok(full) => Ok(self.status(full.saturating_sub(at), 0)),
+            Err((full, wait)) => Err(self.status(full.saturating_sub(at), wait)),
         }
     }
 
-    /// `ahead` is how long it is until the bucket is full again, `wait` until there is room for one more.
-    fn standing(&self, ahead: u64, wait: u64) -> Standing {
+    /// `ahead` is the time until the bucket is full again, `wait` the time until there is room for one more request,
+    /// both in nanoseconds.
+    fn status(&self, ahead: u64, wait: u64) -> RateStatus {
         let remaining = self.quota.span.saturating_sub(ahead) / self.quota.interval.max(1);
         let seconds = |nanos: u64| nanos.div_ceil(1_000_000_000);
-        Standing::new(&self.policy, &self.name, remaining, seconds(ahead), seconds(wait))
+        RateStatus::new(&self.policy, &self.name, remaining, seconds(ahead), seconds(wait))
     }
 
-    /// Buckets that are not full; `None` where there is only one.
+    /// Returns the number of buckets that are not full; `None` where all requests share one bucket.
     pub fn keys(&self, now: Instant) -> Option<usize> {
         let at = self.state.since(now);
         (self.settings.by != By::Service).then(|| self.state.many.get().map_or(0, |table| table.in_use(at)))
     }
 
-    /// Requests for which there is room, where all share one bucket.
+    /// Returns the number of requests for which there is room; `None` where there are several buckets.
     pub fn remaining(&self, now: Instant) -> Option<u64> {
         let ahead = self.state.one.load(Relaxed).saturating_sub(self.state.since(now));
         let room = self.quota.span.saturating_sub(ahead) / self.quota.interval.max(1);
@@ -177,8 +178,8 @@ impl State {
         self.many.get_or_init(Table::default)
     }
 
-    /// A copy in which every bucket is converted. Requests that are still let in by the old one are not in it: those of
-    /// the microseconds until the new version is published.
+    /// Returns a copy in which every bucket is converted. It lacks the requests that the old limit admits in the
+    /// microseconds until the new version is active.
     fn converted(&self, now: Instant, convert: impl Fn(u64, u64) -> u64) -> Self {
         let at = self.since(now);
         let many = OnceLock::new();
@@ -189,11 +190,12 @@ impl State {
     }
 }
 
-/// What tells clients apart: an address, or the network that an IPv6 client has to itself.
+/// Returns the key of a client: its IPv4 address, or the /64 network of its IPv6 address, which one client has to
+/// itself.
 fn key_of(client: IpAddr) -> u64 {
     match client {
         IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        // No /64 of addresses that are given out looks like this.
+        // No assigned /64 network equals an IPv4 key with the highest bit set.
         IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64 | 1 << 63,
     }
 }

@@ -1,46 +1,46 @@
-//! When the host itself is saturated, who matters least is turned away first.
+//! Load shedding: when the host is saturated, requests of low priority are refused first.
 //!
-//! The host is *busy* when most sandboxes are at work, or a timer of the runtime is late; then requests of low priority
-//! are turned away. It is *swamped* when all are at work and half of the host's queue is full; then those of normal
-//! priority are, if anybody has a high one: else there is nobody to make room for. Each state ends at a lower mark than
-//! it begins at, so that it does not flap.
+//! The host is *busy* when most instance slots are in use, or when a timer of the runtime is late; then requests of low
+//! priority are refused. It is *swamped* when all slots are in use and half of the host's queue is full; then requests
+//! of normal priority are refused too, if any service has high priority: otherwise there is nothing to make room for.
+//! Each level ends at a lower threshold than it begins at, so that it does not flap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Concurrency;
-use crate::manifest::terms::Priority;
+use crate::manifest::policies::Priority;
 
-/// How the host does.
+/// The load of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// There is room.
+    /// Slots are free.
     #[default]
     Calm,
-    /// There is little.
+    /// Few slots are free, or timers are late.
     Busy,
-    /// There is none, and many wait.
+    /// No slot is free, and many requests wait.
     Swamped,
 }
 
-/// The marks, in percent: (where a state begins, where it ends).
+/// Thresholds (start of a level, end of it): `TAKEN` and `QUEUED` in percent, `LATE` for the lag of a timer.
 const TAKEN: (usize, usize) = (90, 75);
 const QUEUED: (usize, usize) = (50, 25);
 const LATE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(20));
 
-/// Who decides.
+/// The load shedder of a host.
 #[derive(Debug)]
 pub struct Shedding {
-    places: Arc<Concurrency>,
+    slots: Arc<Concurrency>,
     size: usize,
     level: AtomicU8,
     late: AtomicBool,
-    /// Somebody has a high priority.
+    /// A service has high priority.
     reserved: AtomicBool,
 }
 
-/// What a level is made of.
+/// The measurements that decide the level.
 #[derive(Clone, Copy, Debug)]
 struct Load {
     taken: usize,
@@ -51,14 +51,14 @@ struct Load {
 }
 
 impl Shedding {
-    /// Looks at these places of the host.
-    pub fn new(places: Arc<Concurrency>) -> Self {
-        let size = places.size();
+    /// Returns a load shedder that watches these slots of the host.
+    pub fn new(slots: Arc<Concurrency>) -> Self {
+        let size = slots.size();
         let (level, late, reserved) = (AtomicU8::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Self { places, size, level, late, reserved }
+        Self { slots, size, level, late, reserved }
     }
 
-    /// Whether a request of this priority is turned away now. Costs one load where no priority is said anywhere.
+    /// Whether a request of this priority is refused now. Costs one atomic load while no service sets a priority.
     pub fn sheds(&self, priority: Priority) -> bool {
         match priority {
             Priority::Low => self.level() >= Level::Busy,
@@ -67,10 +67,10 @@ impl Shedding {
         }
     }
 
-    /// How the host does.
+    /// Returns the load of the host.
     pub fn level(&self) -> Level {
-        let (taken, size) = (self.size.saturating_sub(self.places.free()), self.size);
-        let (queued, queue, late) = (self.places.queued(), self.places.queue(), self.late.load(Relaxed));
+        let (taken, size) = (self.size.saturating_sub(self.slots.free()), self.size);
+        let (queued, queue, late) = (self.slots.queued(), self.slots.queue(), self.late.load(Relaxed));
         let was = Level::read(self.level.load(Relaxed));
         let is = was.next(Load { taken, size, queued, queue, late });
         if is != was {
@@ -79,16 +79,17 @@ impl Shedding {
         is
     }
 
-    /// A timer of the runtime was so late. Told every now and then, so that a level ends also while nobody asks.
-    pub fn late(&self, lag: Duration) {
+    /// Records the lag of a timer of the runtime. Called periodically, so that a level also ends while no requests
+    /// arrive.
+    pub fn record_lag(&self, lag: Duration) {
         let (begins, ends) = LATE;
         let was = self.late.load(Relaxed);
         self.late.store(lag >= if was { ends } else { begins }, Relaxed);
         self.level();
     }
 
-    /// Whether somebody that is served has a high priority.
-    pub fn reserve(&self, reserved: bool) {
+    /// Sets whether any active service has high priority.
+    pub fn set_reserved(&self, reserved: bool) {
         self.reserved.store(reserved, Relaxed);
     }
 }
@@ -107,7 +108,7 @@ impl Level {
             part * 100 >= whole * if is { ends } else { begins }
         };
         let Load { taken, size, queued, queue, late } = load;
-        // Where nobody may wait, all that is left to see is that all places are taken.
+        // With a queue of length zero, only the slots decide.
         if taken >= size && over(queued, queue, QUEUED, self == Self::Swamped) {
             Self::Swamped
         } else if late || over(taken, size, TAKEN, self >= Self::Busy) {
@@ -142,20 +143,21 @@ mod tests {
         check(Swamped, 10, 0, false, Calm);
     }
 
-    /// The least go first; the normal go only for the high; and who is late has to be early again.
+    /// Low priority is refused first; normal priority only for the sake of high; lag has to fall below the lower
+    /// threshold.
     #[tokio::test]
     async fn the_least_go_first() {
-        let places = Arc::new(Concurrency::new(2, 0, Duration::ZERO));
-        let shedding = Shedding::new(Arc::clone(&places));
+        let slots = Arc::new(Concurrency::new(2, 0, Duration::ZERO));
+        let shedding = Shedding::new(Arc::clone(&slots));
         let shed = || [Priority::Low, Priority::Normal, Priority::High].map(|priority| shedding.sheds(priority));
         assert_eq!(shed(), [false, false, false]);
-        let taken = (places.enter().await.unwrap(), places.enter().await.unwrap());
+        let taken = (slots.acquire().await.unwrap(), slots.acquire().await.unwrap());
         assert_eq!(shed(), [true, false, false]);
-        shedding.reserve(true);
+        shedding.set_reserved(true);
         assert_eq!(shed(), [true, true, false]);
         drop(taken);
         assert_eq!(shed(), [false, false, false]);
-        let late = |ms| shedding.late(Duration::from_millis(ms));
+        let late = |ms| shedding.record_lag(Duration::from_millis(ms));
         late(99);
         assert_eq!(shed(), [false, false, false]);
         late(100);

@@ -5,8 +5,8 @@ use super::*;
 use crate::config;
 use crate::manifest::adaptive::Settings as Adaptation;
 use crate::manifest::breaker::Settings as Breaker;
+use crate::manifest::policies::PolicySettings;
 use crate::manifest::rate::{By, Settings as Rate};
-use crate::manifest::terms::Policies;
 use crate::telemetry::metrics::Judged;
 use crate::telemetry::metrics::judged::Counts;
 
@@ -31,43 +31,57 @@ fn limits() -> Limits {
     config::resolve(&[]).unwrap().config.limits
 }
 
-fn commons(places: usize) -> Arc<Commons> {
-    Arc::new(Commons::new(Arc::new(Concurrency::new(places, 0, SECOND))))
+fn shared_limits(slots: usize) -> Arc<SharedLimits> {
+    Arc::new(SharedLimits::new(Arc::new(Concurrency::new(slots, 0, SECOND))))
 }
 
-fn of(terms: &Terms, known: Option<(&Admission, bool)>, commons: &Arc<Commons>, now: Instant) -> Admission {
-    let admission = Admission::new(&Arc::from("users"), (&limits(), terms), commons, known, now);
-    admission.takes_over();
+fn of(
+    terms: &Policies,
+    known: Option<(&Admission, bool)>,
+    shared_limits: &Arc<SharedLimits>,
+    now: Instant,
+) -> Admission {
+    let admission = Admission::new(&Arc::from("users"), (&limits(), terms), shared_limits, known, now);
+    admission.activate();
     admission
 }
 
 async fn ask(admission: &Admission, client: &str, route: usize, now: Instant) -> Result<Permit, Refusal> {
     let headers = HeaderMap::new();
-    let asked =
-        Asked { peer: client.parse().unwrap(), claimed: None, inside: false, proxies: None, headers: &headers, route };
-    admission.admit(&asked, now).await
+    let view = RequestView {
+        peer: client.parse().unwrap(),
+        claimed: None,
+        inside: false,
+        proxies: None,
+        headers: &headers,
+        route,
+    };
+    admission.admit(&view, now).await
 }
 
 fn nets(net: &str) -> Vec<ipnet::IpNet> {
     vec![net.parse().unwrap()]
 }
 
-/// Each policy is asked only by who has passed those before it, and a route's before its service's.
+/// A check runs only if all earlier checks passed, and the route's check runs before its service's.
 #[tokio::test]
 async fn the_order_is_fixed() {
-    let (now, commons) = (Instant::now(), commons(1));
+    let (now, shared_limits) = (Instant::now(), shared_limits(1));
     let clients = Clients { deny: nets("10.0.0.0/8"), ..Clients::default() };
-    let service = Policies { clients, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
-    let route = Policies { rate: rate(4), ..Policies::default() };
-    let terms =
-        Terms { service, routes: vec![("/".into(), Policies::default()), ("/x".into(), route)], adaptive: None };
-    let admission = of(&terms, None, &commons, now);
-    let left = || admission.shown(now).into_iter().filter_map(|shown| shown.state).collect::<Vec<_>>();
+    let service = PolicySettings { clients, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
+    let route = PolicySettings { rate: rate(4), ..PolicySettings::default() };
+    let terms = Policies {
+        service,
+        routes: vec![("/".into(), PolicySettings::default()), ("/x".into(), route)],
+        adaptive: None,
+    };
+    let admission = of(&terms, None, &shared_limits, now);
+    let left = || admission.policies(now).into_iter().filter_map(|status| status.state).collect::<Vec<_>>();
     assert_eq!(ask(&admission, "10.0.0.1", 1, now).await.unwrap_err(), Refusal::Client);
     assert_eq!(left()[..2], ["4 remaining", "6 remaining"], "who may not ask uses nothing");
     let fails = async || {
         let mut permit = ask(&admission, "192.0.2.1", 1, now).await.unwrap();
-        permit.failed(Some(Verdict::Failed), || now);
+        permit.record_failure(Some(Verdict::Failed), || now);
     };
     fails().await;
     fails().await;
@@ -78,7 +92,7 @@ async fn the_order_is_fixed() {
     assert_eq!(left()[..2], ["0 remaining", "2 remaining"], "the route's comes first");
     assert!(matches!(ask(&admission, "192.0.2.1", 0, now).await, Err(Refusal::Breaker(_))));
     let later = now + BREAKER.open;
-    let inside = commons.places.enter().await.unwrap();
+    let inside = shared_limits.slots.acquire().await.unwrap();
     assert_eq!(ask(&admission, "192.0.2.1", 1, later).await.unwrap_err(), Refusal::Shed);
     drop(inside);
     assert!(ask(&admission, "192.0.2.1", 1, later).await.is_ok(), "the probe that was shed is not lost");
@@ -87,46 +101,46 @@ async fn the_order_is_fixed() {
 /// How a request ends.
 #[derive(Debug)]
 enum End {
-    /// Its client goes away.
+    /// The client leaves.
     Left,
-    /// With this status, after so long, of which the guest waited for its client for so long.
+    /// A response with this status, after this time, and the part of it in which the guest waited for its client.
     Answered(u16, Duration, Duration),
-    /// With this status, after the client's body broke off.
+    /// A response with this status, after the client's body broke off.
     AfterBroken(u16),
-    /// Without an answer.
+    /// No response.
     Failed(Option<Verdict>),
-    /// With an answer that breaks off.
+    /// A response that breaks off.
     Broke(Option<Verdict>),
 }
 
-/// What an end says of the service.
+/// The verdict on the service for each end of a request.
 #[tokio::test]
 async fn only_the_service_is_blamed() {
-    let (now, commons) = (Instant::now(), commons(10));
+    let (now, shared_limits) = (Instant::now(), shared_limits(10));
     let breaker = Some(Breaker { calls: 1, ..BREAKER });
-    let terms = Terms { service: Policies { breaker, ..Policies::default() }, ..Terms::default() };
+    let terms = Policies { service: PolicySettings { breaker, ..PolicySettings::default() }, ..Policies::default() };
     let check = async |end: End, opens: bool| {
-        let admission = of(&terms, None, &commons, now);
+        let admission = of(&terms, None, &shared_limits, now);
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
         let judged = Arc::new(Judged::default());
         permit.judge(&judged, now);
         let mut answer = |status, took, waited, broken| {
             let status = StatusCode::from_u16(status).unwrap();
-            permit.answered(status, &mut HeaderMap::new(), Upload { waited, broken }, || now + took);
+            permit.record_response(status, Upload { waited, broken }, || now + took);
         };
         match &end {
             End::Left => {}
             End::Answered(status, took, waited) => answer(*status, *took, *waited, false),
             End::AfterBroken(status) => answer(*status, MS, Duration::ZERO, true),
-            End::Failed(verdict) => permit.failed(*verdict, || now),
+            End::Failed(verdict) => permit.record_failure(*verdict, || now),
             End::Broke(verdict) => {
                 answer(200, MS, Duration::ZERO, false);
-                permit.failed(*verdict, || now);
+                permit.record_failure(*verdict, || now);
             }
         }
         drop(permit);
-        assert_eq!(admission.breaker(now) == Some(Position::Open), opens, "{end:?}");
-        // A version is judged by the same, but for what its breaker calls slow.
+        assert_eq!(admission.breaker_state(now) == Some(BreakerState::Open), opens, "{end:?}");
+        // A version is judged by the same results, except for the breaker's limit for slow calls.
         let (window, slow) = (judged.window(&Counts::default()), matches!(end, End::Answered(200, ..)));
         assert_eq!(window.errors, u64::from(opens && !slow), "{end:?}");
         let counts = !matches!(&end, End::Left | End::AfterBroken(500) | End::Failed(None));
@@ -153,70 +167,75 @@ async fn only_the_service_is_blamed() {
     check(End::Broke(None), false).await;
 }
 
-/// What lives on when a service changes, and what does not.
+/// Which state carries over when a service changes.
 #[tokio::test]
 async fn state_survives() {
-    let (now, commons) = (Instant::now(), commons(10));
-    let service = Policies { rate: rate(3), breaker: Some(BREAKER), ..Policies::default() };
-    let terms = Terms { service: service.clone(), ..Terms::default() };
-    let first = of(&terms, None, &commons, now);
+    let (now, shared_limits) = (Instant::now(), shared_limits(10));
+    let service = PolicySettings { rate: rate(3), breaker: Some(BREAKER), ..PolicySettings::default() };
+    let terms = Policies { service: service.clone(), ..Policies::default() };
+    let first = of(&terms, None, &shared_limits, now);
     for _ in 0..2 {
-        ask(&first, "192.0.2.1", 0, now).await.unwrap().failed(Some(Verdict::Failed), || now);
+        ask(&first, "192.0.2.1", 0, now).await.unwrap().record_failure(Some(Verdict::Failed), || now);
     }
-    let edited = of(&terms, Some((&first, false)), &commons, now);
-    assert_eq!(edited.breaker(now), Some(Position::Open), "the same component is as it was");
-    let replaced = of(&terms, Some((&edited, true)), &commons, now);
-    assert_eq!(replaced.breaker(now), Some(Position::Closed), "another component is asked at once");
+    let edited = of(&terms, Some((&first, false)), &shared_limits, now);
+    assert_eq!(edited.breaker_state(now), Some(BreakerState::Open), "the same component is as it was");
+    let replaced = of(&terms, Some((&edited, true)), &shared_limits, now);
+    assert_eq!(replaced.breaker_state(now), Some(BreakerState::Closed), "another component is view at once");
     let inside = ask(&replaced, "192.0.2.1", 0, now).await.unwrap();
     assert!(matches!(ask(&replaced, "192.0.2.1", 0, now).await, Err(Refusal::Rate(_))), "the rate is still used up");
-    // Who was let in still counts, also under other limits.
+    // Requests in flight still count under other limits.
     let tight = Limits { in_flight: 1, queue: 0, ..limits() };
-    let tight =
-        Admission::new(&Arc::from("users"), (&tight, &Terms::default()), &commons, Some((&replaced, false)), now);
-    assert_eq!((tight.in_flight(), tight.places()), (1, 256), "nothing changes before it takes over");
-    tight.takes_over();
+    let tight = Admission::new(
+        &Arc::from("users"),
+        (&tight, &Policies::default()),
+        &shared_limits,
+        Some((&replaced, false)),
+        now,
+    );
+    assert_eq!((tight.in_flight(), tight.slots()), (1, 256), "nothing changes before it takes over");
+    tight.activate();
     assert_eq!(ask(&tight, "192.0.2.1", 0, now).await.unwrap_err(), Refusal::QueueFull);
     drop(inside);
     assert!(ask(&tight, "192.0.2.1", 0, now).await.is_ok());
 }
 
-/// Answers that take too long cost places; without the policy they come back, whatever is still on its way.
+/// Slow responses reduce the slots; without the policy the slots come back, whatever is still in flight.
 #[tokio::test]
 async fn places_follow_the_latency() {
-    let (start, commons) = (Instant::now(), commons(100));
+    let (start, shared_limits) = (Instant::now(), shared_limits(100));
     let adaptive = Some(Adaptation { latency: 10 * MS, floor: 2 });
-    let terms = Terms { adaptive, ..Terms::default() };
-    let admission = of(&terms, None, &commons, start);
+    let terms = Policies { adaptive, ..Policies::default() };
+    let admission = of(&terms, None, &shared_limits, start);
     let mut now = start;
     for _ in 0..500 {
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
         now += 20 * MS;
-        permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), || now);
+        permit.record_response(StatusCode::OK, Upload::default(), || now);
     }
-    assert!(admission.places() < 10, "{}", admission.places());
+    assert!(admission.slots() < 10, "{}", admission.slots());
     let mut late = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
-    let without = of(&Terms::default(), Some((&admission, false)), &commons, now);
-    assert_eq!(without.places(), 256);
+    let without = of(&Policies::default(), Some((&admission, false)), &shared_limits, now);
+    assert_eq!(without.slots(), 256);
     for _ in 0..100 {
-        late.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), || now + SECOND);
+        late.record_response(StatusCode::OK, Upload::default(), || now + SECOND);
     }
-    assert_eq!((without.places(), without.in_flight()), (256, 1));
+    assert_eq!((without.slots(), without.in_flight()), (256, 1));
 }
 
 proptest! {
-    /// Whatever is refused by whom, and however requests end: every place comes back, and so does every probe.
+    /// Every slot and every probe is released, whatever refuses requests and however they end.
     #[test]
     fn permits_return_to_zero(
-        burst in 1..20_u32, places in 1..6_usize,
+        burst in 1..20_u32, slots in 1..6_usize,
         steps in prop::collection::vec((0..800_u64, any::<usize>(), 0..6_u8), 1..120),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let (start, commons) = (Instant::now(), commons(places));
-            let service = Policies { rate: rate(burst), breaker: Some(BREAKER), priority: Some(Priority::Low), ..Policies::default() };
+            let (start, shared_limits) = (Instant::now(), shared_limits(slots));
+            let service = PolicySettings { rate: rate(burst), breaker: Some(BREAKER), priority: Some(Priority::Low), ..PolicySettings::default() };
             let adaptive = Some(Adaptation { latency: 10 * MS, floor: 1 });
-            let terms = Terms { service, adaptive, ..Terms::default() };
-            let (admission, mut inside, mut now) = (of(&terms, None, &commons, start), Vec::new(), start);
+            let terms = Policies { service, adaptive, ..Policies::default() };
+            let (admission, mut inside, mut now) = (of(&terms, None, &shared_limits, start), Vec::new(), start);
             for (ms, who, how) in steps {
                 now += Duration::from_millis(ms);
                 if how < 3 {
@@ -224,15 +243,15 @@ proptest! {
                 } else if !inside.is_empty() {
                     let mut permit: Permit = inside.swap_remove(who % inside.len());
                     match how {
-                        3 => permit.failed(Some(Verdict::Failed), || now),
-                        4 => permit.answered(StatusCode::OK, &mut HeaderMap::new(), Upload::default(), || now),
+                        3 => permit.record_failure(Some(Verdict::Failed), || now),
+                        4 => permit.record_response(StatusCode::OK, Upload::default(), || now),
                         _ => {}
                     }
                 }
-                prop_assert_eq!((admission.in_flight(), commons.places.taken()), (inside.len(), inside.len()));
+                prop_assert_eq!((admission.in_flight(), shared_limits.slots.taken()), (inside.len(), inside.len()));
             }
             inside.clear();
-            prop_assert_eq!((admission.in_flight(), commons.places.taken(), admission.queued()), (0, 0, 0));
+            prop_assert_eq!((admission.in_flight(), shared_limits.slots.taken(), admission.queued()), (0, 0, 0));
             now += Duration::from_secs(100);
             prop_assert!(ask(&admission, "192.0.2.1", 0, now).await.is_ok(), "a probe is lost");
             Ok(())

@@ -1,6 +1,6 @@
 //! The canonical forms of a request's host and path. Pure.
 //!
-//! [`headers::arrive`](crate::proxy::headers::arrive) brings every request into them once; routes, policies, the cache, guests,
+//! [`headers::normalize`](crate::proxy::headers::normalize) brings every request into them once; routes, policies, the cache, guests,
 //! replicas and spans see only these.
 //!
 //! * **Host**: lower case, without one trailing dot (RFC 3986 3.2.2, RFC 1034 3.1), an address as RFC 5952 writes it, an

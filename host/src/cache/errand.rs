@@ -185,7 +185,7 @@ impl Fetch {
         let serves = |kept: &&Arc<Kept>| fails(&result) && !self.insists && kept.terms().serves_on_error(now);
         if let Some(kept) = self.stale.as_ref().filter(serves) {
             if let Err(error) = &result {
-                self.service.failed(error, request_id, false);
+                self.service.record_failure(error, request_id, false);
             }
             self.count(CacheOutcome::Stale);
             let given = kept.give(&self.conditions, false, CacheStatus::Hit(kept.terms().left(now)), now);
@@ -333,7 +333,7 @@ fn is_no_error<R>(response: &Response<R>) -> bool {
 fn may_be_done(error: &RequestError) -> bool {
     // What is wrong with a body is only seen when somebody reads it.
     let reads = matches!(error, RequestError::BodyTooLarge | RequestError::BodyLate | RequestError::BodyBroken);
-    reads || error.is_the_guests()
+    reads || error.reached_backend()
 }
 
 /// What RFC 5861 calls an error.

@@ -16,7 +16,7 @@ use super::kept::Draft;
 use super::recorder::{Recorder, promised};
 use super::*;
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::error::RequestError;
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
@@ -49,7 +49,7 @@ fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
 
 impl Cache {
     fn new(memory: usize, entry: usize) -> Self {
-        let service = Arc::new(Service::new("users", Arc::new(Turns::new(1)).share()));
+        let service = Arc::new(Service::new("users", Arc::new(CpuScheduler::new(1)).share()));
         let (now, forwarding) = (SystemTime::now(), Forwarding::default());
         Self { responses: Responses::new(memory, entry).unwrap(), service, now, forwarding }
     }

@@ -1,5 +1,5 @@
-//! Files, sockets and names: the runtimes of languages import them, so they link, but no guest gets any. The first call of each
-//! kind is logged, once for each version of a service, with what to use instead.
+//! Files, sockets and name resolution. Language runtimes import them, so they are linked, but no guest gets any. The
+//! first call of each kind is logged once per version of a service, with an alternative.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
@@ -10,10 +10,10 @@ use wasmtime_wasi::p3::bindings::filesystem::types::Descriptor as Descriptor03;
 use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names_03, types as sockets_03};
 
 use super::Ctx;
-use super::denials::Kind;
+use super::logged_denials::Kind;
 use super::sandbox::Sandbox;
 
-/// Logs a denial unless it was logged before.
+/// Logs a denial, unless the kind was logged before.
 fn deny(sandbox: &Sandbox, kind: Kind) {
     if !sandbox.denials.first(kind) {
         return;
@@ -41,16 +41,16 @@ fn deny(sandbox: &Sandbox, kind: Kind) {
             "the resolution of a name, which no manifest can grant",
             format_args!("{instead} in {service}.toml, above its first [section], allows: Lodge resolves their names")
         ),
-        // Some runtimes look when they start, whether they need a file or not.
+        // Some runtimes look for directories when they start, whether they need a file or not.
         Kind::Files => denied!(
             info,
-            "files: it looked for directories, and there are none",
-            "if it needs a file, put that into the component when it is built, or behind HTTP"
+            "files: the guest looked for directories, and there are none",
+            "if the guest needs a file, embed it in the component at build time, or serve it over HTTP"
         ),
     }
 }
 
-/// Puts these in the place of what the linker has of WASI 0.2, by its newest names: those before are found by them, too.
+/// Replaces these functions of WASI 0.2 in the linker, by their newest names, which also match older imports.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     type Called<'a> = StoreContextMut<'a, Ctx>;
     linker.allow_shadowing(true);
@@ -83,7 +83,7 @@ pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Puts these in the place of what the linker has of WASI 0.3.
+/// Replaces these functions of WASI 0.3 in the linker.
 pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     type Called<'a> = StoreContextMut<'a, Ctx>;
     type Family = sockets_03::IpAddressFamily;

@@ -1,8 +1,9 @@
-//! `wasi:http`, 0.2 and 0.3. What a guest sends goes to the [`Sender`] of its service, which knows what it may.
+//! `wasi:http` 0.2 and 0.3. Outgoing requests go to the [`Sender`] of the guest's service, which checks what the guest
+//! may send.
 
-mod asked;
 mod bounds;
-pub mod filled;
+pub mod non_empty;
+mod outgoing_handler;
 
 use std::sync::Arc;
 
@@ -16,70 +17,76 @@ use wasmtime_wasi_http::{
     p3,
 };
 
-use self::filled::Filled;
+use self::non_empty::NonEmptyFrames;
 use super::Ctx;
-use super::outbox::{Sending, refuse};
-use super::sandbox::{Errand, Sandbox};
+use super::outbox::{SendFuture, refuse};
+use super::sandbox::{RequestContext, Sandbox};
 
-/// `wasi:http` 0.2 by its newest name: those before it are found by this, too.
+/// The newest name of `wasi:http` 0.2 types, which also matches older imports.
 const TYPES: &str = "wasi:http/types@0.2.12";
 
-/// Bytes of one header set in memory. Ours is wasmtime's own default, set so that it is nobody else's to change.
+/// The most bytes of one header set in memory. It equals wasmtime's default, and is set here so that an update does not
+/// change it.
 const FIELDS_BYTES: usize = 128 << 10;
 
-/// The most that one write of a guest puts into the host's memory on its way to the client. With wasmtime's
-/// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB there was no throughput to gain.
+/// The most bytes that one write of a guest can hold in the host's memory on the way to the client. With wasmtime's
+/// default of 1 MiB, 1,000 slow clients would hold 2 GiB; above 128 KiB throughput did not improve.
 const CHUNK_BYTES: usize = 128 << 10;
 
-/// Sends what the guests of a service send.
+/// The sender of a service's outgoing requests.
 pub trait Sender: Send + Sync {
-    /// Sends one request for the guest in this sandbox, on this errand. Called while guest code waits: what is to be done
-    /// is for the future.
+    /// Sends one request for the guest in this sandbox, which works on the request of this context. Guest code is
+    /// blocked during the call, so the work belongs in the returned future.
     fn send(
         self: Arc<Self>,
-        from: (Arc<Sandbox>, Errand),
+        from: (Arc<Sandbox>, RequestContext),
         request: http::Request<WasiBody>,
         options: RequestOptions,
-    ) -> Sending;
+    ) -> SendFuture;
 }
 
-/// Sends nothing.
+/// A sender that denies every request.
 #[derive(Debug)]
 pub struct Denied;
 
 impl Sender for Denied {
-    fn send(self: Arc<Self>, _: (Arc<Sandbox>, Errand), _: http::Request<WasiBody>, _: RequestOptions) -> Sending {
+    fn send(
+        self: Arc<Self>,
+        _: (Arc<Sandbox>, RequestContext),
+        _: http::Request<WasiBody>,
+        _: RequestOptions,
+    ) -> SendFuture {
         refuse(Error::HttpRequestDenied)
     }
 }
 
-/// How `wasi:http` behaves here.
+/// The host's settings and hooks for `wasi:http`.
 pub(super) struct Hooks {
     sender: Arc<dyn Sender>,
     sandbox: Arc<Sandbox>,
 }
 
 impl Hooks {
-    /// What a guest in this sandbox sends goes to `sender`.
+    /// Returns hooks that hand the sandbox's outgoing requests to `sender`.
     pub(super) fn new(sender: Arc<dyn Sender>, sandbox: Arc<Sandbox>) -> Self {
         Self { sender, sandbox }
     }
 }
 
-/// Puts `wasi:http` 0.2 into the linker.
+/// Adds `wasi:http` 0.2 to the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, WasiHttp>(linker, &p2::bindings::LinkOptions::default().into(), Ctx::http)?;
-    asked::link(linker)?;
+    outgoing_handler::link(linker)?;
     bounds::link_02(linker)
 }
 
-/// Puts `wasi:http` 0.3 into the linker.
+/// Adds `wasi:http` 0.3 to the linker.
 pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     p3::add_to_linker(linker)?;
     bounds::link_03(linker)
 }
 
-/// `wasi:http`'s part of a sandbox.
+/// Returns the part of `wasi:http` in a sandbox.
 pub(super) fn state() -> WasiHttpCtx {
     let mut ctx = WasiHttpCtx::new();
     ctx.set_field_size_limit(FIELDS_BYTES);
@@ -87,7 +94,7 @@ pub(super) fn state() -> WasiHttpCtx {
 }
 
 impl WasiHttpHooks for Hooks {
-    // The default builds an `Arc` for every header name that it checks.
+    // The default allocates an `Arc` for every header name that it checks.
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         DEFAULT_FORBIDDEN_HEADERS.contains(name)
     }
@@ -97,16 +104,17 @@ impl WasiHttpHooks for Hooks {
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Sending {
-        match self.sandbox.errand() {
-            Some(errand) => {
-                let (from, depth) = ((Arc::clone(&self.sandbox), errand.clone()), errand.depth);
-                let filled = |body: WasiBody| if body.is_end_stream() { body } else { Filled(body).boxed_unsync() };
-                let request = request.map(filled);
+    ) -> SendFuture {
+        match self.sandbox.context() {
+            Some(context) => {
+                let (from, depth) = ((Arc::clone(&self.sandbox), context.clone()), context.depth);
+                let non_empty =
+                    |body: WasiBody| if body.is_end_stream() { body } else { NonEmptyFrames(body).boxed_unsync() };
+                let request = request.map(non_empty);
                 let sending = Arc::clone(&self.sender).send(from, request, options.unwrap_or_default());
                 Box::new(self.sandbox.send(depth, sending))
             }
-            // Start code runs for no request, and nobody would know whose.
+            // Start code runs for no request, so there is no context for its outgoing requests.
             None => refuse(Error::HttpRequestDenied),
         }
     }

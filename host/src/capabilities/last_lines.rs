@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Lines of stderr that are kept of one request, the last ones; and bytes of them.
+/// The bounds per request: lines of stderr, and their bytes.
 const KEPT: usize = 50;
 const KEPT_BYTES: usize = 4 << 10;
 

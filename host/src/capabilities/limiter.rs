@@ -1,4 +1,5 @@
-//! Memory and tables: wasmtime asks before each growth, and the answer is no once a sandbox has its share.
+//! Limits of memories and tables. wasmtime consults the limiter before each growth, and fails the growth when the
+//! sandbox is at its limit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,18 +9,18 @@ use wasmtime::ResourceLimiter;
 use super::sandbox::Sandbox;
 use crate::config::limits::Limits;
 
-/// Counts what a sandbox has, over all its memories and tables.
+/// The remaining allowance of a sandbox, over all its memories and tables.
 pub struct Limiter {
     memory: usize,
     memory_left: usize,
     sandbox: Arc<Sandbox>,
     elements_left: usize,
-    /// A growth was refused. A guest that traps afterwards most likely trapped because of it.
+    /// A growth was refused. A guest that traps afterwards most likely traps because of that.
     pub refused: bool,
 }
 
 impl Limiter {
-    /// A sandbox that has nothing yet.
+    /// Returns the limiter of a sandbox that has no memory yet.
     pub fn new(limits: &Limits, sandbox: Arc<Sandbox>) -> Self {
         Self {
             memory: limits.memory,
@@ -35,7 +36,7 @@ impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let granted = take(&mut self.memory_left, current, desired, maximum, &mut self.refused);
         let (has, most) = ((self.memory - self.memory_left) as u64, &self.sandbox.service.figures.memory);
-        // Read first: all cores read it, and it hardly ever changes.
+        // The load comes first, because all cores read the value and it hardly ever changes.
         if has > most.load(Relaxed) {
             most.fetch_max(has, Relaxed);
         }
@@ -48,7 +49,7 @@ impl ResourceLimiter for Limiter {
 }
 
 fn take(left: &mut usize, current: usize, desired: usize, maximum: Option<usize>, refused: &mut bool) -> bool {
-    // Over its own maximum it fails by itself, and must not be charged for it.
+    // A growth over the memory's own maximum fails in any case, and must not be charged.
     if maximum.is_some_and(|maximum| desired > maximum) {
         return false;
     }

@@ -1,11 +1,11 @@
-//! `wasi:logging`: what a guest says at a level of its own. The same bounds as for stdout and stderr.
+//! `wasi:logging`: log lines with a level. The bounds are those of stdout and stderr.
 
 use wasmtime::component::{ComponentType, Lift, Linker};
 
 use super::Ctx;
 use super::stdio::{self, Stream};
 
-/// The names that toolchains know it by.
+/// The names under which toolchains import the interface.
 const NAMES: [&str; 2] = ["wasi:logging/logging@0.1.0-draft", "wasi:logging/logging"];
 
 #[derive(Clone, Copy, ComponentType, Lift)]
@@ -27,7 +27,7 @@ enum Level {
     Critical,
 }
 
-/// Puts it into the linker.
+/// Adds `wasi:logging` to the linker.
 pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     for name in NAMES {
         linker.instance(name)?.func_wrap("log", |store, (level, context, message): (Level, String, String)| {

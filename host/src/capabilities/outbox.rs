@@ -1,10 +1,10 @@
-//! What a guest sends is run beside it: queued while its code runs, and given a first turn when that has stopped, by
-//! whoever drives the guest.
+//! The outgoing requests of a guest. They are queued while guest code runs, and polled for the first time by the task
+//! that drives the guest, when guest code has stopped.
 //!
-//! Not where it was sent: wasmtime cannot drive a Store inside of another's event loop, and a caller must not pay for the
-//! CPU time of its callee. Nor by a task from the start: most callees need not wait for anything, and have answered before
-//! a scheduler would have looked at them, or have woken another thread to do so. One that waits gets a task of its own, and
-//! so do all but one of those that were sent together: callees of one guest work side by side.
+//! They cannot run where they are sent: wasmtime cannot drive a Store inside another Store's event loop, and a caller
+//! must not be charged for its callee's CPU time. They do not get a task at once either: most callees respond without
+//! waiting, before a scheduler would have run them or woken another thread for them. A request that has to wait gets a
+//! task of its own. So do all but one of several requests that were sent together, so that they run concurrently.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,38 +16,39 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::base::lock::lock;
 
-/// Calls that lead to calls which are run on one stack; what is deeper has a task from the start.
+/// The depth of nested calls that may run on one stack. Deeper calls get a task at once.
 const NESTED: usize = 4;
 
-/// What waits until the guest stops. It may drop what it has sent, so its handles are no bound; more have tasks at once.
+/// The most requests that are queued until guest code stops; further ones get a task at once. The limit of handles does
+/// not bound them, because a guest can drop the handle of a request that it sent.
 const WAITING: usize = 64;
 
-/// An answer to a guest, and what is left to do for it.
-pub type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+/// The response to a guest's request, and a future for the rest of the exchange.
+pub type SendResult = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
-/// A request of a guest on its way. Dropping it takes it back.
-pub type Sending = Box<dyn Future<Output = Sent> + Send>;
+/// An outgoing request in progress. Dropping it cancels it.
+pub type SendFuture = Box<dyn Future<Output = SendResult> + Send>;
 
-/// An answer that is whole as it is: nothing is left to do for it.
-pub fn sent(response: http::Response<WasiBody>) -> Sent {
+/// Returns a result whose exchange is complete.
+pub fn complete(response: http::Response<WasiBody>) -> SendResult {
     Ok((response, Box::new(std::future::ready(Ok(())))))
 }
 
-/// A request that is not sent.
-pub fn refuse(why: Error) -> Sending {
+/// Returns a future for a request that is not sent because of `why`.
+pub fn refuse(why: Error) -> SendFuture {
     Box::new(std::future::ready(Err(why)))
 }
 
-/// What one guest has sent and nobody has run yet.
+/// The requests that a guest sent and that were not polled yet.
 #[derive(Default)]
 pub(super) struct Outbox(Mutex<VecDeque<Running>>);
 
-/// Tells at its end whether somebody still waited for the answer.
+/// A request in progress. Its output says whether the response was still wanted.
 type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl Outbox {
-    /// Has `sending`, for a guest that so many calls led to, run beside it. Whoever drops the answer takes it back.
-    pub(super) fn put(&self, depth: usize, sending: Sending) -> impl Future<Output = Sent> + Send + use<> {
+    /// Queues a request of a guest to which `depth` calls led, or spawns it. Dropping the returned future cancels it.
+    pub(super) fn push(&self, depth: usize, sending: SendFuture) -> impl Future<Output = SendResult> + Send + use<> {
         let (mut answer, answered) = oneshot::channel();
         let running = Box::pin(async move {
             let sent = tokio::select! {
@@ -63,12 +64,12 @@ impl Outbox {
         } else {
             drop(tokio::spawn(running));
         }
-        // It ends without an answer only when the host does.
+        // The sender is dropped without a response only when the host ends.
         async move { answered.await.unwrap_or(Err(Error::ConnectionTerminated)) }
     }
 
-    /// Gives what the guest has sent its first turn. Whether something is answered already, and the guest can go on.
-    pub(super) fn run(&self, cx: &mut Context<'_>) -> bool {
+    /// Polls the newest request and spawns the others. Returns whether a response arrived for which the guest waits.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> bool {
         let mut waiting = lock(&self.0);
         let Some(mut last) = waiting.pop_back() else { return false };
         waiting.drain(..).for_each(|running| drop(tokio::spawn(running)));
@@ -82,12 +83,12 @@ impl Outbox {
         }
     }
 
-    /// The guest has ended: what it has sent goes on as tasks, for as long as somebody holds the answers.
-    pub(super) fn part(&self) {
+    /// Spawns all queued requests, after the guest has ended. They go on while their responses are wanted.
+    pub(super) fn detach(&self) {
         lock(&self.0).drain(..).for_each(|running| drop(tokio::spawn(running)));
     }
 
-    /// Nobody drives the guest any more.
+    /// Drops all queued requests.
     pub(super) fn clear(&self) {
         let dropped = std::mem::take(&mut *lock(&self.0));
         drop(dropped);
@@ -105,21 +106,23 @@ mod tests {
     use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
-    use crate::capabilities::outbox::sent;
+    use crate::capabilities::outbox::complete;
 
-    fn answer() -> Sent {
-        sent(http::Response::new(Full::new(Bytes::from_static(b"here")).map_err(|never| match never {}).boxed_unsync()))
+    fn answer() -> SendResult {
+        complete(http::Response::new(
+            Full::new(Bytes::from_static(b"here")).map_err(|never| match never {}).boxed_unsync(),
+        ))
     }
 
-    /// Runs what there is, with the waker of the test's own task.
+    /// Polls the outbox with the waker of the test's own task.
     async fn run(outbox: &Outbox) -> bool {
-        std::future::poll_fn(|cx| std::task::Poll::Ready(outbox.run(cx))).await
+        std::future::poll_fn(|cx| std::task::Poll::Ready(outbox.poll(cx))).await
     }
 
     #[tokio::test]
     async fn what_need_not_wait_has_no_task() {
         let outbox = Outbox::default();
-        let asked = outbox.put(0, Box::new(async { answer() }));
+        let asked = outbox.push(0, Box::new(async { answer() }));
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         assert!(run(&outbox).await);
         assert!(!run(&outbox).await, "it is run once");
@@ -127,7 +130,7 @@ mod tests {
         assert!(asked.await.is_ok());
     }
 
-    /// However much was sent together, this thread is kept for one of it only, and the rest is for whoever has time.
+    /// This thread runs one of many requests that were sent together; the others are spawned.
     #[tokio::test]
     async fn one_is_run_here_and_the_rest_elsewhere() {
         let (outbox, ran) = (Outbox::default(), Arc::<AtomicUsize>::default());
@@ -138,7 +141,7 @@ mod tests {
                 answer()
             })
         };
-        let asked: Vec<_> = (0..3 * WAITING).map(|_| outbox.put(0, counts())).collect();
+        let asked: Vec<_> = (0..3 * WAITING).map(|_| outbox.push(0, counts())).collect();
         assert_eq!(lock(&outbox.0).len(), WAITING, "the rest has tasks");
         assert!(run(&outbox).await);
         assert_eq!(ran.load(Relaxed), 1);
@@ -148,11 +151,11 @@ mod tests {
         assert_eq!(ran.load(Relaxed), 3 * WAITING);
     }
 
-    /// It would keep a guest that only sends from ever giving its thread back.
+    /// Otherwise a guest that only sends would never yield its thread.
     #[tokio::test]
     async fn what_nobody_waits_for_lets_nobody_go_on() {
         let outbox = Outbox::default();
-        drop(outbox.put(0, Box::new(async { answer() })));
+        drop(outbox.push(0, Box::new(async { answer() })));
         assert!(!run(&outbox).await);
     }
 
@@ -163,7 +166,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             answer()
         };
-        let asked = [outbox.put(0, Box::new(waits())), outbox.put(0, Box::new(waits()))];
+        let asked = [outbox.push(0, Box::new(waits())), outbox.push(0, Box::new(waits()))];
         assert!(!run(&outbox).await);
         for asked in asked {
             assert!(asked.await.is_ok());
@@ -174,7 +177,7 @@ mod tests {
     #[tokio::test]
     async fn calls_within_calls_do_not_pile_up_on_one_stack() {
         let outbox = Outbox::default();
-        let asked = outbox.put(NESTED, Box::new(async { answer() }));
+        let asked = outbox.push(NESTED, Box::new(async { answer() }));
         assert!(!run(&outbox).await, "it has a task already");
         assert!(asked.await.is_ok());
     }
@@ -187,7 +190,7 @@ mod tests {
             let _alive = alive;
             std::future::pending().await
         };
-        let asked = outbox.put(0, Box::new(hangs));
+        let asked = outbox.push(0, Box::new(hangs));
         assert!(!run(&outbox).await);
         tokio::task::yield_now().await;
         assert_eq!(gone.try_recv(), Err(TryRecvError::Empty));

@@ -1,7 +1,7 @@
-//! What the host can see of a sandbox from outside its Store, which is locked up while guest code runs.
+//! The part of a sandbox that the host can access from outside its Store, which is inaccessible while guest code runs.
 //!
-//! One allocation, shared by the Store's data, the epoch callback and the future that drives the guest. They
-//! take turns on one thread, so every atomic is relaxed and no lock is ever waited for.
+//! One allocation, shared by the Store's data, the epoch callback and the future that drives the guest. They run in
+//! turn on one thread, so every atomic access is relaxed and no lock is ever contended.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -12,85 +12,85 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
-use crate::capabilities::denials::Denials;
 use crate::capabilities::last_lines::LastLines;
+use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::outbox::Outbox;
-use crate::capabilities::outbox::{Sending, Sent};
+use crate::capabilities::outbox::{SendFuture, SendResult};
 use crate::config::limits::Limits;
 use crate::cpu::meter::CpuMeter;
 use crate::error::RequestError;
 use crate::service::Service;
 use crate::telemetry::traces::Onward;
 
-/// The answer's head and body as `wasi:http` made them, or the error code that the guest gave instead.
-pub type Head = Result<http::Response<WasiBody>, Error>;
+/// The guest's response, or the `wasi:http` error code that it returned instead.
+pub type GuestResponse = Result<http::Response<WasiBody>, Error>;
 
-/// The outside of a sandbox.
+/// The shared state of a sandbox.
 pub struct Sandbox {
-    /// What runs in it.
+    /// The service that runs in the sandbox.
     pub service: Arc<Service>,
-    /// CPU time of the current request.
+    /// The CPU time of the current request.
     pub cpu: CpuMeter,
-    /// Where the guest's answer appears.
-    pub head: Mutex<Option<Head>>,
+    /// The guest's response, once there is one.
+    pub head: Mutex<Option<GuestResponse>>,
     /// The current request's body was over the limit.
-    pub body_over: AtomicBool,
+    pub body_too_large: AtomicBool,
     /// The current request's client broke off in the middle of its body.
     pub body_broken: AtomicBool,
     /// The guest waits for more of the current request's body.
     pub body_awaited: AtomicBool,
-    /// The tick since which it does, and the ticks that it did before.
+    /// The tick at which the present wait began, and the ticks of earlier waits.
     body_waits: [AtomicU64; 2],
     /// The tick at which the current request began.
     began: AtomicU64,
-    /// The current request's body object is still held by someone.
+    /// The current request's body object still exists.
     pub body_held: AtomicBool,
-    /// Something that the guest has sent for the current request was denied.
+    /// An outgoing request for the current request was denied.
     denied: AtomicBool,
-    /// Bodies of answers to what the guest has sent, which are held by someone.
-    answers_held: AtomicUsize,
-    /// Which version of it.
+    /// The number of bodies of responses to outgoing requests that still exist.
+    response_bodies: AtomicUsize,
+    /// The service's version.
     pub version: Arc<str>,
-    /// What was denied to this version and logged.
-    pub denials: Arc<Denials>,
+    /// The denials that were logged for this version.
+    pub denials: Arc<LoggedDenials>,
     output_limit: usize,
     output_rate: usize,
     output_left: AtomicUsize,
     output_dropped: AtomicUsize,
-    /// What it is at work on; nothing while its start code runs.
-    errand: Mutex<Option<Errand>>,
+    /// The current request; `None` while start code runs.
+    context: Mutex<Option<RequestContext>>,
     outbox: Outbox,
-    /// Unfinished lines of stdout and stderr.
+    /// Incomplete lines of stdout and stderr.
     pub(super) partial: [Mutex<Vec<u8>>; 2],
-    /// The last lines that the current request has written to stderr.
+    /// The last lines that the current request wrote to stderr.
     stderr: Mutex<LastLines>,
 }
 
-/// The request that a sandbox is at work on, for whatever the guest does meanwhile.
+/// The request on which a sandbox works, for whatever the guest does meanwhile.
 #[derive(Clone, Debug)]
-pub struct Errand {
-    /// As the caller and the log have it.
+pub struct RequestContext {
+    /// The request id, as the client and the log have it.
     pub request_id: Arc<str>,
-    /// When its wall time is up.
+    /// When the request's wall time is used up.
     pub deadline: Instant,
-    /// How many calls between services led to it; none for a client's own.
+    /// The number of calls between services that led to the request; 0 for a client's own request.
     pub depth: usize,
-    /// Where it stands in its trace, for what the guest sends on.
+    /// The request's position in its trace, for outgoing requests.
     pub onward: Option<Onward>,
 }
 
-impl Errand {
-    /// A client's own request, and not traced.
+impl RequestContext {
+    /// Returns the context of a client's own request that is not traced.
     pub fn new(request_id: Arc<str>, deadline: Instant) -> Self {
         Self { request_id, deadline, depth: 0, onward: None }
     }
 }
 
 impl Sandbox {
-    /// The outside of a sandbox of a service, before its first request.
+    /// Returns the state of a sandbox before its first request.
     pub fn new(
         service: Arc<Service>,
-        (version, denials): (Arc<str>, Arc<Denials>),
+        (version, denials): (Arc<str>, Arc<LoggedDenials>),
         limits: &Limits,
         clock: Clock,
     ) -> Self {
@@ -98,38 +98,38 @@ impl Sandbox {
             cpu: CpuMeter::new(limits.cpu, clock, Arc::clone(&service.share)),
             service,
             head: Mutex::new(None),
-            body_over: AtomicBool::new(false),
+            body_too_large: AtomicBool::new(false),
             body_broken: AtomicBool::new(false),
             body_awaited: AtomicBool::new(false),
             body_waits: Default::default(),
             began: AtomicU64::new(0),
             body_held: AtomicBool::new(false),
             denied: AtomicBool::new(false),
-            answers_held: AtomicUsize::new(0),
+            response_bodies: AtomicUsize::new(0),
             version,
             denials,
             output_limit: limits.output,
             output_rate: limits.output_rate,
             output_left: AtomicUsize::new(limits.output),
             output_dropped: AtomicUsize::new(0),
-            errand: Mutex::new(None),
+            context: Mutex::new(None),
             outbox: Outbox::default(),
             partial: [const { Mutex::new(Vec::new()) }; 2],
             stderr: Mutex::default(),
         }
     }
 
-    /// Gives the sandbox to a request: its id on the log lines, and full allowances. The `first` request is charged
-    /// for the start code that ran for it.
-    pub fn begin(&self, errand: Errand, first: bool) {
-        *lock(&self.errand) = Some(errand);
+    /// Starts a request: sets its context and resets all allowances. The `first` request is charged for the start code
+    /// that ran for it.
+    pub fn begin(&self, context: RequestContext, first: bool) {
+        *lock(&self.context) = Some(context);
         *lock(&self.head) = None;
         if !first && self.has_output() {
             *lock(&self.stderr) = LastLines::default();
         }
         self.output_left.store(self.output_limit, Relaxed);
         self.output_dropped.store(0, Relaxed);
-        self.body_over.store(false, Relaxed);
+        self.body_too_large.store(false, Relaxed);
         self.body_broken.store(false, Relaxed);
         self.body_awaited.store(false, Relaxed);
         self.body_waits.iter().for_each(|ticks| ticks.store(0, Relaxed));
@@ -141,8 +141,8 @@ impl Sandbox {
         }
     }
 
-    /// The guest has asked for more of the current request's body, and must wait for it or not.
-    pub fn body_asked(&self, waits: bool) {
+    /// Records whether the guest waits for more of the current request's body.
+    pub fn set_body_waiting(&self, waits: bool) {
         let [since, before] = &self.body_waits;
         match (self.body_awaited.load(Relaxed), waits) {
             (false, true) => since.store(self.cpu.clock.now(), Relaxed),
@@ -155,80 +155,84 @@ impl Sandbox {
         self.body_awaited.store(waits, Relaxed);
     }
 
-    /// How long the guest has waited for its client, to the tick: that is no time that the service took.
-    pub fn body_waited(&self) -> Duration {
+    /// Returns how long the guest waited for the client's body, to the tick. This is not part of the service's response
+    /// time.
+    pub fn body_wait(&self) -> Duration {
         let ([since, before], now) = (&self.body_waits, self.cpu.clock.now());
         let current = if self.body_awaited.load(Relaxed) { now.saturating_sub(since.load(Relaxed)) } else { 0 };
         self.cpu.clock.between(0, before.load(Relaxed).saturating_add(current))
     }
 
-    /// Whether the time since the current request began is the client's fault.
-    fn is_the_clients(&self) -> bool {
+    /// Whether the client is at fault if the current request has used up its time.
+    fn client_caused_timeout(&self) -> bool {
         let elapsed = self.cpu.clock.between(self.began.load(Relaxed), self.cpu.clock.now());
-        is_the_clients(self.body_waited(), elapsed)
+        client_caused_timeout(self.body_wait(), elapsed)
     }
 
-    /// Whatever a guest makes of a body that was cut off, broke off or did not come, the cause is the body. And if it says
-    /// that something was denied, and something was denied to it, that is no word on its client.
-    pub fn blame(&self, error: RequestError) -> RequestError {
+    /// Returns the error to report. If the request body was over the limit, aborted or late, that is reported instead
+    /// of the guest's own error. If the guest reports `HTTP-request-denied` after one of its own requests was denied,
+    /// the missing grant is reported, not a client error.
+    pub fn attribute(&self, error: RequestError) -> RequestError {
         if self.has_output() {
             let lines = std::mem::take(&mut *lock(&self.stderr)).into_lines();
-            self.service.wrote(self.request_id(), lines);
+            self.service.record_stderr(self.request_id(), lines);
         }
         match error {
-            _ if self.body_over.load(Relaxed) => RequestError::BodyTooLarge,
+            _ if self.body_too_large.load(Relaxed) => RequestError::BodyTooLarge,
             _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
-            RequestError::WallTime if self.is_the_clients() => RequestError::BodyLate,
+            RequestError::WallTime if self.client_caused_timeout() => RequestError::BodyLate,
             RequestError::Guest(Error::HttpRequestDenied) if self.denied.load(Relaxed) => RequestError::OutgoingDenied,
             error => error,
         }
     }
 
-    /// The request that has the sandbox now.
+    /// Returns the id of the current request; empty without one.
     pub fn request_id(&self) -> Arc<str> {
-        lock(&self.errand).as_ref().map_or_else(|| Arc::from(""), |errand| Arc::clone(&errand.request_id))
+        lock(&self.context).as_ref().map_or_else(|| Arc::from(""), |context| Arc::clone(&context.request_id))
     }
 
-    /// The request that has the sandbox now, if one has.
-    pub fn errand(&self) -> Option<Errand> {
-        lock(&self.errand).clone()
+    /// Returns the context of the current request, if there is one.
+    pub fn context(&self) -> Option<RequestContext> {
+        lock(&self.context).clone()
     }
 
-    /// Something that the guest has sent on this errand was denied. One that it was on before is over.
-    pub fn deny(&self, errand: &Errand) {
-        let current = lock(&self.errand).as_ref().is_some_and(|now| Arc::ptr_eq(&now.request_id, &errand.request_id));
+    /// Records that an outgoing request of this context was denied, unless that request is not the current one any
+    /// more.
+    pub fn deny(&self, context: &RequestContext) {
+        let current = lock(&self.context).as_ref().is_some_and(|now| Arc::ptr_eq(&now.request_id, &context.request_id));
         self.denied.fetch_or(current, Relaxed);
     }
 
-    /// Has what the guest sends run beside it. `depth` calls led to the guest.
-    pub(super) fn send(&self, depth: usize, sending: Sending) -> impl Future<Output = Sent> + Send + use<> {
-        self.outbox.put(depth, sending)
+    /// Queues an outgoing request of the guest, to which `depth` calls led: see [`Outbox`].
+    pub(super) fn send(&self, depth: usize, sending: SendFuture) -> impl Future<Output = SendResult> + Send + use<> {
+        self.outbox.push(depth, sending)
     }
 
-    /// Gives what the guest has sent its first turn. Whether something is answered already, and the guest can go on.
-    pub fn run_sent(&self, cx: &mut Context<'_>) -> bool {
-        self.outbox.run(cx)
+    /// Polls the outgoing requests for the first time. Returns whether a response arrived and the guest can go on.
+    pub fn poll_outgoing(&self, cx: &mut Context<'_>) -> bool {
+        self.outbox.poll(cx)
     }
 
-    /// The guest has ended, and is not kept by what it has sent.
-    pub fn part_from_sent(&self) {
-        self.outbox.part();
+    /// Spawns the queued outgoing requests after the guest has ended, so that it does not have to stay for them.
+    pub fn detach_outgoing(&self) {
+        self.outbox.detach();
     }
 
-    /// Nobody drives the guest any more; what it has sent knows it, and would keep it for ever.
-    pub fn forget_sent(&self) {
+    /// Drops the queued outgoing requests when nothing drives the guest any more. They refer to the sandbox and would
+    /// keep it alive for ever.
+    pub fn drop_outgoing(&self) {
         self.outbox.clear();
     }
 
-    /// The body of an answer to what the guest has sent is held, for as long as this is.
+    /// Counts the body of a response to an outgoing request for as long as the returned guard exists.
     pub fn hold(self: &Arc<Self>) -> Held {
-        self.answers_held.fetch_add(1, Relaxed);
+        self.response_bodies.fetch_add(1, Relaxed);
         Held(Arc::clone(self))
     }
 
-    /// Whether a body that comes from elsewhere is still held: a 0.3 guest may answer with it, and be gone.
+    /// Whether a body from outside still exists. A 0.3 guest may respond with such a body and end.
     pub fn holds_bodies(&self) -> bool {
-        self.body_held.load(Relaxed) || self.answers_held.load(Relaxed) > 0
+        self.body_held.load(Relaxed) || self.response_bodies.load(Relaxed) > 0
     }
 
     /// Keeps a line of stderr for the report of a failure.
@@ -236,7 +240,7 @@ impl Sandbox {
         lock(&self.stderr).push(line);
     }
 
-    /// How much of `wanted` bytes of output may still become log lines; the rest is counted as dropped.
+    /// Returns how many of `wanted` bytes of output may become log lines; the rest is counted as dropped.
     pub(super) fn take_output(&self, wanted: usize) -> usize {
         let left = self.output_left.load(Relaxed);
         let granted = self.service.take_output(wanted.min(left), self.output_rate, self.cpu.clock.elapsed());
@@ -247,29 +251,29 @@ impl Sandbox {
         granted
     }
 
-    /// Whether the request has written anything.
+    /// Whether the request has written any output.
     pub(super) fn has_output(&self) -> bool {
         self.output_left.load(Relaxed) < self.output_limit || self.output_dropped.load(Relaxed) > 0
     }
 
-    /// Bytes of output that were dropped since the request began; asking resets it.
+    /// Returns the bytes of output that were dropped since the request began, and resets the count.
     pub(super) fn take_output_dropped(&self) -> usize {
         self.output_dropped.swap(0, Relaxed)
     }
 }
 
-/// Whether a request that has used up its time is its client's fault: at least half of the `elapsed` time its service has
-/// `waited` for the client's body. Who waited at the last moment says nothing of that.
-pub fn is_the_clients(waited: Duration, elapsed: Duration) -> bool {
+/// Whether the client is at fault for a request that used up its time: the service `waited` for the client's body for
+/// at least half of the `elapsed` time. The last moment alone says nothing.
+pub fn client_caused_timeout(waited: Duration, elapsed: Duration) -> bool {
     !waited.is_zero() && waited.saturating_mul(2) >= elapsed
 }
 
-/// Somebody holds the body of an answer to what a guest has sent.
+/// A guard for the body of a response to an outgoing request.
 pub struct Held(Arc<Sandbox>);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.answers_held.fetch_sub(1, Relaxed);
+        self.0.response_bodies.fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,7 +1,7 @@
-//! stdout and stderr become log lines with the service's name and the request id; stdin is empty.
+//! stdout and stderr of guests become log lines with the service's name and the request id; stdin is empty.
 //!
-//! Bounded twice: a line is cut at `LINE_BYTES`, and a request has `limits.output` bytes; the rest is read from
-//! the guest, counted, and reported once. Writing never waits, so a guest cannot be slowed down by the log.
+//! Output is bounded twice: a line is cut at `LINE_BYTES`, and a request has `limits.output` bytes. The rest is read
+//! from the guest, counted and reported once. Writes never wait, so the log cannot slow a guest down.
 
 use std::io;
 use std::pin::Pin;
@@ -18,35 +18,35 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use super::sandbox::Sandbox;
 use crate::base::lock::lock;
 
-/// Bytes of one log line; a longer one is cut into several.
+/// The most bytes of one log line; a longer line is cut into several.
 const LINE_BYTES: usize = 8 << 10;
 
-/// What a 0.2 guest may write at once.
+/// The most bytes that a 0.2 guest may write at once.
 const WRITE_BYTES: usize = 64 << 10;
 
-/// One of the two streams of a sandbox.
+/// stdout or stderr of a sandbox.
 #[derive(Clone)]
 struct Output {
     sandbox: Arc<Sandbox>,
     stream: Stream,
 }
 
-/// How a guest says something.
+/// The source of a log line.
 #[derive(Clone, Copy)]
 pub(super) enum Stream {
     Stdout,
     Stderr,
-    /// Through `wasi:logging`, at this level.
+    /// `wasi:logging`, with the level.
     Log(tracing::Level),
 }
 
-/// Both streams of a sandbox.
+/// Sets up both streams of a sandbox.
 pub(super) fn state(wasi: &mut WasiCtxBuilder, sandbox: &Arc<Sandbox>) {
     wasi.stdout(Output { sandbox: Arc::clone(sandbox), stream: Stream::Stdout });
     wasi.stderr(Output { sandbox: Arc::clone(sandbox), stream: Stream::Stderr });
 }
 
-/// Logs what a request left without a line end, and how much of its output was dropped.
+/// Logs incomplete lines at the end of a request, and how much output was dropped.
 pub fn finish(sandbox: &Sandbox) {
     if !sandbox.has_output() {
         return;
@@ -61,11 +61,11 @@ pub fn finish(sandbox: &Sandbox) {
     if dropped > 0 {
         sandbox.service.figures.output_dropped.fetch_add(dropped as u64, Relaxed);
         let (service, request_id) = (&*sandbox.service.name, &*sandbox.request_id());
-        tracing::warn!(target: "guest", service, request_id, dropped_bytes = dropped, "output over limits.output or limits.output_rate");
+        tracing::warn!(target: "guest", service, request_id, dropped_bytes = dropped, "dropped guest output: over limits.output or limits.output_rate");
     }
 }
 
-/// One line at once, within the bounds of all output.
+/// Logs one message, within the bounds of all output.
 pub(super) fn say(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
     let granted = sandbox.take_output(line.len());
     for piece in line.get(..granted).unwrap_or_default().chunks(LINE_BYTES) {

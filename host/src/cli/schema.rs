@@ -6,7 +6,7 @@ use super::out::{self, Failure};
 use crate::config::key::Key;
 use crate::config::limits::{LIMITS, Limits};
 use crate::manifest::MOST_ROUTES;
-use crate::manifest::policies::{ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate};
+use crate::manifest::policies::read::{ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate};
 use crate::manifest::upstream::source::WEIGHT;
 use crate::manifest::upstream::{KEYS, MOST_REPLICAS, Spec};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::turns::Share;
+use super::scheduler::CpuShare;
 use crate::base::clock::Clock;
 
 /// Ticks of CPU time that every request may use at once, without waiting for a turn.
@@ -19,7 +19,7 @@ pub struct CpuMeter {
     limit: Duration,
     /// The host's clock.
     pub clock: Clock,
-    share: Arc<Share>,
+    share: Arc<CpuShare>,
     used: AtomicU64,
     hot: AtomicBool,
     /// When the current turn began: a tick when cold, nanoseconds of thread CPU time when hot.
@@ -30,7 +30,7 @@ pub struct CpuMeter {
 
 /// What a guest that was caught by a tick has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caught {
+pub enum TickAction {
     /// It has just begun; let it run.
     Continue,
     /// Let others run first.
@@ -41,7 +41,7 @@ pub enum Caught {
 
 impl CpuMeter {
     /// A meter of a request that may use `limit` of CPU time.
-    pub fn new(limit: Duration, clock: Clock, share: Arc<Share>) -> Self {
+    pub fn new(limit: Duration, clock: Clock, share: Arc<CpuShare>) -> Self {
         let (used, since) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { limit, clock, share, used, hot: AtomicBool::new(false), since, preempted: AtomicBool::new(false) }
     }
@@ -72,7 +72,7 @@ impl CpuMeter {
     }
 
     /// A tick has passed since the guest was last asked.
-    pub fn tick(&self) -> Caught {
+    pub fn tick(&self) -> TickAction {
         if self.hot.load(Relaxed) {
             self.charge();
         } else if self.clock.now() > self.since.load(Relaxed) {
@@ -80,13 +80,13 @@ impl CpuMeter {
             self.spend(nanos(self.clock.period()));
             self.since.store(thread_cpu(), Relaxed);
         } else {
-            return Caught::Continue;
+            return TickAction::Continue;
         }
         if self.used() >= self.limit {
-            return Caught::Over;
+            return TickAction::Over;
         }
         self.preempted.store(true, Relaxed);
-        Caught::Yield
+        TickAction::Yield
     }
 
     /// Whether it computes for long: more than a tick that it was caught in, or any if it is `short` of time.

@@ -63,7 +63,7 @@ impl Absentees {
             let hosted = host.map(Route::host);
             for route in routes.iter().chain(&hosted) {
                 let route = Route { guarded: false, ..route.clone() };
-                let _ = self.router.own(std::iter::once(&route), &why, false);
+                let _ = self.router.insert(std::iter::once(&route), &why, false);
             }
         }
     }

@@ -1,26 +1,41 @@
 //! The writing end of the snapshot: which services get their routes, and which version answers for which.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use super::absent::Absentees;
-use super::builds::Builds;
+use super::builds::{self, Build, Builds};
+use super::compiling::{Compiling, Told};
+use super::ledger::Ledger;
+use super::reader::{self, HANGS};
 use super::snapshot::{Current, Snapshot};
 use super::target::{self, Target};
-use crate::admission::{Admission, Commons, Concurrency};
+use super::watch::Ticks;
+use crate::admission::{Admission, Concurrency, SharedLimits};
 use crate::config::Config;
 use crate::guests::backend::Backend;
+use crate::guests::changes::{tell, warn_of};
+use crate::guests::scan;
+use crate::manifest::policies::Policies;
+use crate::manifest::policies::PolicySettings;
 use crate::manifest::refusal::Refusal;
+use crate::manifest::refusal::file_name;
+use crate::manifest::route::Route;
 use crate::manifest::share::Percent;
-use crate::manifest::terms::Terms;
+use crate::manifest::spec::host_of;
+use crate::routing::router::Router;
+use crate::runtime::compile::Compiler;
+use crate::telemetry::metrics::Metrics;
 
 /// The writing end, for one task.
 #[derive(Clone)]
 pub struct Publisher {
     pub(super) current: Current,
-    commons: Arc<Commons>,
+    shared_limits: Arc<SharedLimits>,
     pub(super) builds: Arc<Builds>,
 }
 
@@ -28,12 +43,12 @@ impl Publisher {
     /// An empty, incomplete snapshot; `host` are the places that all services share.
     pub fn new(host: Arc<Concurrency>) -> Self {
         let current = Current(Arc::new(ArcSwap::default()));
-        Self { current, commons: Arc::new(Commons::new(host)), builds: Arc::default() }
+        Self { current, shared_limits: Arc::new(SharedLimits::new(host)), builds: Arc::default() }
     }
 
     /// What all services share.
-    pub fn commons(&self) -> Arc<Commons> {
-        Arc::clone(&self.commons)
+    pub fn shared_limits(&self) -> Arc<SharedLimits> {
+        Arc::clone(&self.shared_limits)
     }
 
     /// What it shows of builds.
@@ -100,14 +115,14 @@ impl Publisher {
         let served = next.targets.iter().map(|target| (target.backend.routes(), target.backend.spec.host()));
         next.absent.beside(served);
         for target in &next.targets {
-            target.backend.takes_over();
+            target.backend.activate();
             // Versions have their service's.
             if target.of.is_none() {
-                target.admission.takes_over();
+                target.admission.activate();
             }
         }
-        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.terms.is_high();
-        self.commons.shedding.reserve(next.targets.iter().any(is_high));
+        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.policies.is_high();
+        self.shared_limits.shedding.set_reserved(next.targets.iter().any(is_high));
         next.targets.sort_by(|a, b| a.backend.name.cmp(&b.backend.name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));
@@ -123,9 +138,9 @@ impl Publisher {
             let admission = match old {
                 Some(old) if old.backend.is(&backend) => Arc::clone(&old.admission),
                 _ => {
-                    let said = (backend.limits(), &backend.spec.manifest.terms);
+                    let said = (backend.limits(), &backend.spec.manifest.policies);
                     let known = old.map(|old| (&*old.admission, backend.is_another(&old.backend)));
-                    Arc::new(Admission::new(&backend.name, said, &self.commons, known, Instant::now()))
+                    Arc::new(Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()))
                 }
             };
             let mut beside = Vec::new();
@@ -169,10 +184,10 @@ impl Publisher {
             return Arc::clone(old);
         }
         let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
-        let said = (backend.limits(), &Terms::default());
+        let said = (backend.limits(), &Policies::default());
         let known = old.and_then(|old| old.shadow.as_ref()).map(|known| (known, false));
-        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.commons, known, Instant::now()));
-        shadow.iter().for_each(Admission::takes_over);
+        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()));
+        shadow.iter().for_each(Admission::activate);
         let of = Some(Arc::clone(&service.service));
         Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow, of })
     }

@@ -12,14 +12,14 @@ use serde::Serialize;
 pub use self::rollout::{Beside, Margins, Part};
 use super::snapshot::Snapshot;
 use super::target::Target;
-use crate::admission::Shown;
+use crate::admission::PolicyStatus;
 use crate::base::time::rfc3339;
 use crate::manifest::Isolation;
 use crate::manifest::grants::Grants;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::runtime::compile::Interfaces;
-use crate::service::Failure;
+use crate::service::FailedRequest;
 use crate::telemetry::metrics::CacheOutcome;
 use crate::upstreams::{ReplicaStatus, UpstreamStatus};
 
@@ -165,9 +165,9 @@ pub struct Whole {
     /// Every limit by its name, as it would be written.
     pub limits: BTreeMap<&'static str, String>,
     /// What its requests are asked before they may run, in that order, and how that stands.
-    pub policies: Vec<Shown>,
+    pub policies: Vec<PolicyStatus>,
     /// The last first.
-    pub recent_errors: Vec<Failure>,
+    pub recent_errors: Vec<FailedRequest>,
 }
 
 /// Why a file is not served.
@@ -207,7 +207,7 @@ pub fn whole(target: &Target) -> Whole {
     Whole {
         service: Service { live: Some(does(target)), ..described(target) },
         limits,
-        policies: target.admission.shown(Instant::now()),
+        policies: target.admission.policies(Instant::now()),
         recent_errors: target.backend.service.failures(),
     }
 }

@@ -18,7 +18,7 @@ pub fn review(snapshot: &Snapshot) {
         for (share, version) in service.split.iter().flat_map(|split| split.versions()) {
             let Some(rule) = &share.rollback else { continue };
             let (version, service) = (&version.backend, &service.backend);
-            if !version.takes_part() {
+            if !version.is_in_rotation() {
                 continue;
             }
             if let Some(why) = worse(&version.window(), &service.window(), rule)

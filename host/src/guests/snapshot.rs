@@ -11,11 +11,11 @@ use arc_swap::ArcSwap;
 use super::absent::Absentees;
 use super::target::Target;
 use crate::guests::backend::Backend;
+use crate::manifest::policies::Policies;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::route::Route;
 use crate::manifest::spec::host_of;
-use crate::manifest::terms::Policies;
 use crate::routing::router::Router;
 
 /// Everything that can be asked, and by whom it is answered.
@@ -72,8 +72,8 @@ impl Snapshot {
         }
         let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
         let own = backend.spec.host().map(host);
-        let guarded = backend.spec.manifest.terms.service != Policies::default();
-        if let Err((route, owner)) = self.router.own(backend.routes().iter().chain(&own), &target, guarded) {
+        let guarded = backend.spec.manifest.policies.service != PolicySettings::default();
+        if let Err((route, owner)) = self.router.insert(backend.routes().iter().chain(&own), &target, guarded) {
             let reason = format!("its route {route} already belongs to {}", owner.backend.name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
             return Err(Refusal::new(&file_name(&backend.spec.path), reason, remedy));

@@ -6,8 +6,8 @@ use crate::admission::Admission;
 use crate::guests::backend::Backend;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
-use crate::manifest::share::{Percent, Share};
-use crate::routing::split::{Part, Split};
+use crate::manifest::share::{Percent, TrafficShare};
+use crate::routing::split::{InRotation, Split};
 use crate::service::Service;
 
 /// A service, and what stands before it.
@@ -30,7 +30,7 @@ impl Target {
         old: Option<&Arc<Self>>,
         backend: Backend,
         admission: Arc<Admission>,
-        beside: Vec<(Share, Arc<Self>)>,
+        beside: Vec<(TrafficShare, Arc<Self>)>,
     ) -> Arc<Self> {
         let before = old.and_then(|old| old.split.as_ref()).into_iter().flat_map(Split::versions);
         let same =
@@ -50,14 +50,14 @@ impl Target {
     }
 
     /// What it gets of its service's requests.
-    pub(super) fn share(&self) -> Share {
+    pub(super) fn share(&self) -> TrafficShare {
         self.backend.spec.manifest.share.clone().unwrap_or_default()
     }
 }
 
-impl Part for Target {
-    fn takes_part(&self) -> bool {
-        self.backend.takes_part()
+impl InRotation for Target {
+    fn is_in_rotation(&self) -> bool {
+        self.backend.is_in_rotation()
     }
 }
 

@@ -16,9 +16,9 @@ use hyper_util::server::conn::auto;
 
 use super::activity::{Activity, Verdict, Watched};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
-use crate::base::drain::{Drain, Told};
+use crate::base::drain::{DrainGuard, StopSignal};
 use crate::config;
-use crate::proxy::headers::{Crowded, Peer};
+use crate::proxy::headers::{Peer, TooManyFields};
 use crate::proxy::outbound::Outbound;
 use crate::request::handler::{Handler, Hop};
 use crate::request::respond::{Body, Last};
@@ -28,7 +28,7 @@ pub struct Server {
     /// Who answers its requests.
     pub handler: Arc<Handler>,
     /// Whether the host is stopping.
-    pub drain: Drain,
+    pub drain: DrainGuard,
     /// Bounds of the listener.
     pub bounds: config::Listener,
     /// The memory for what clients send.
@@ -99,15 +99,15 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
     let client = Client { server: Arc::clone(&server), peer: Arc::new(peer) };
     let activity = Activity::new(&server.bounds, &server.handler.unsent, &server.handler.metrics);
     let account = Account::new(&server.buffers, server.bounds.streams);
-    serve(stream, (activity, account), &server.bounds, Some(server.drain.told()), client).await;
+    serve(stream, (activity, account), &server.bounds, Some(server.drain.stop_signal()), client).await;
 }
 
-/// Serves one connection to its end: the client's, that of its bounds, or the host's where `told` tells of it.
+/// Serves one connection to its end: the client's, that of its bounds, or the host's when `stop_signal` fires.
 pub async fn serve(
     stream: tokio::net::TcpStream,
     (activity, account): (Activity, Arc<Account>),
     bounds: &config::Listener,
-    told: Option<&Told>,
+    stop_signal: Option<&StopSignal>,
     answer: impl Answer,
 ) {
     let activity = Arc::new(activity);
@@ -131,8 +131,8 @@ pub async fn serve(
     let mut served = pin!(http.serve_connection_with_upgrades(io, service));
     let mut watch = activity.watch();
     let mut stops = pin!(async {
-        match told {
-            Some(told) => told.clone().stopping().await,
+        match stop_signal {
+            Some(stop_signal) => stop_signal.clone().stopping().await,
             None => std::future::pending().await,
         }
     });
@@ -155,7 +155,7 @@ pub async fn serve(
                 }
                 return;
             }
-            () = poll_fn(|cx| match told.is_some_and(Told::is_stopping) || !std::mem::replace(&mut listens, true) {
+            () = poll_fn(|cx| match stop_signal.is_some_and(StopSignal::is_stopping) || !std::mem::replace(&mut listens, true) {
                 true => stops.as_mut().poll(cx),
                 // It is woken, then: asking at every turn would take a lock that all connections share.
                 false => Poll::Pending,
@@ -178,8 +178,8 @@ pub async fn serve(
 /// hyper counts those of HTTP/1.1, and h2 only their bytes.
 fn bounded(request: Request<Incoming>, account: &Arc<Account>, fields: usize) -> Request<Upload<Incoming>> {
     let mut request = request.map(|body| Upload::new(body, account, fields));
-    if request.version() == Version::HTTP_2 && Crowded::is(request.headers(), fields) {
-        request.extensions_mut().insert(Crowded);
+    if request.version() == Version::HTTP_2 && TooManyFields::applies(request.headers(), fields) {
+        request.extensions_mut().insert(TooManyFields);
     }
     request
 }
@@ -188,11 +188,11 @@ impl Answer for Client {
     type Body = Body;
 
     async fn answer(&self, request: Request<Upload<Incoming>>) -> Response<Body> {
-        let (version, told) = (request.version(), self.server.drain.told());
+        let (version, stop_signal) = (request.version(), self.server.drain.stop_signal());
         let mut response = self.server.handler.answer(Hop { peer: &self.peer, call: None }, request).await;
         let last = |response: &Response<Body>| response.extensions().get::<Last>().is_some();
         // HTTP/2 has GOAWAY for this.
-        if version < Version::HTTP_2 && (told.is_stopping() || last(&response)) {
+        if version < Version::HTTP_2 && (stop_signal.is_stopping() || last(&response)) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

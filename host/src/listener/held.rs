@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::activity::Working;
 use super::transfer::Chunk;
 use crate::base::lock::lock;
-use crate::proxy::outbound::{Outbound, PIECE};
+use crate::proxy::outbound::{MAX_CHUNK, Outbound};
 
 /// A response body that keeps its connection busy, and whose bytes are watched.
 pub struct Held<B: Outbound> {
@@ -37,8 +37,8 @@ impl<B: Outbound> Held<B> {
 
     /// A frame's bytes, or the first of them.
     fn chunk(&mut self, mut bytes: Bytes) -> Chunk {
-        if self.working.is_stream() && bytes.len() > PIECE {
-            self.rest = bytes.split_off(PIECE);
+        if self.working.is_stream() && bytes.len() > MAX_CHUNK {
+            self.rest = bytes.split_off(MAX_CHUNK);
         }
         Chunk::new(bytes, self.working.watched())
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Manifest;
-use super::faults::with_hint;
+use super::diagnostics::with_hint;
 use crate::config::key;
 use crate::config::limits::Limits;
 use crate::config::plain;
 use crate::manifest::digest::Digest;
-use crate::manifest::terms::Terms;
+use crate::manifest::policies::Policies;
 
 /// The longest `ttl`: a year, the longest that HTTP ever asked for.
 const MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -72,7 +72,7 @@ impl Edition {
             ready: None,
             sticky: None,
             share: None,
-            terms: Terms::default(),
+            policies: Policies::default(),
             ..manifest.clone()
         };
         let mut hasher = DefaultHasher::new();

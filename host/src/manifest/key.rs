@@ -9,7 +9,7 @@ use crate::base::ids::hash_of;
 
 /// Where a value stands in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RequestKey {
     /// The first value of this header.
     Header(HeaderName),
     /// The cookie of this name.
@@ -18,7 +18,7 @@ pub enum Place {
     Client,
 }
 
-impl Place {
+impl RequestKey {
     /// Reads `client`, `header:NAME` or `cookie:NAME`.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Place {
 }
 
 /// As it is written.
-impl fmt::Display for Place {
+impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header(name) => write!(f, "header:{name}"),
@@ -94,19 +94,19 @@ mod tests {
         headers.append("x-user", HeaderValue::from_static("ann"));
         headers.append("x-user", HeaderValue::from_static("bob"));
         let client: IpAddr = "10.1.2.3".parse().unwrap();
-        let key = |text: &str| Place::read(text).unwrap().key(client, &headers);
+        let key = |text: &str| RequestKey::read(text).unwrap().key(client, &headers);
         assert_eq!(key("client"), Some(hash_of(&[10, 1, 2, 3])));
-        assert_eq!(Place::Client.key("::ffff:10.1.2.3".parse().unwrap(), &headers), key("client"));
-        assert_ne!(Place::Client.key("::1".parse().unwrap(), &headers), key("client"));
+        assert_eq!(RequestKey::Client.key("::ffff:10.1.2.3".parse().unwrap(), &headers), key("client"));
+        assert_ne!(RequestKey::Client.key("::1".parse().unwrap(), &headers), key("client"));
         assert_eq!(key("header:X-User"), Some(hash_of(b"ann")));
         assert_eq!(key("header:x-other"), None);
         assert_eq!(key("cookie:sid"), Some(hash_of(b"4=4")));
         assert_eq!(key("cookie:id"), None);
         for text in ["client", "header:x-user", "cookie:sid"] {
-            assert_eq!(Place::read(text).unwrap().to_string(), text);
+            assert_eq!(RequestKey::read(text).unwrap().to_string(), text);
         }
         for wrong in ["", "clients", "header:", "header:a b", "cookie:a=b", "cookie:", "x-user"] {
-            assert!(Place::read(wrong).unwrap_err().contains("is not one of `client`"), "{wrong}");
+            assert!(RequestKey::read(wrong).unwrap_err().contains("is not one of `client`"), "{wrong}");
         }
     }
 }

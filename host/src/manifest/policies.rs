@@ -1,277 +1,76 @@
-//! The part of a manifest that says who may ask, and how often: of the service, and of each of its routes.
-//!
-//! `[rate]`, `[breaker]` and `[adaptive]` are read by the tables here, from which the JSON Schema comes, too.
+//! What a manifest says of who may ask, and how often: settings only, a comparable value.
 
-use std::time::Duration;
+pub mod read;
+
+use std::fmt;
 
 use http::header::HeaderName;
-use ipnet::IpNet;
-use toml::{Table, Value};
 
-use super::misplaced;
-use crate::config::key::{Key, count, duration, nearest, network, word};
-use crate::config::plain;
+use super::rate::By;
 use crate::manifest::clients::Clients;
-use crate::manifest::rate::By;
-use crate::manifest::terms::Policies;
-use crate::manifest::terms::Priority;
 use crate::manifest::{adaptive, breaker, rate};
 
-/// Networks of one list: each is looked at for every request.
-const NETWORKS: usize = 1_000;
-
-const MS: Duration = Duration::from_millis(1);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// A burst comes back sooner: times are counted in nanoseconds.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// The words for a priority.
-pub const PRIORITIES: [(&str, Priority); 3] =
-    [("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)];
-
-/// Every key of `[rate]`. Without a default it must be there, or its help says what it is then.
-pub const RATE: &[Key<rate::Settings>] = &[
-    Key {
-        name: "limit",
-        default: "",
-        help: "so many requests in a time: `100/s`, `5/m`, `1000/h`, `10/30s`",
-        set: |rate, text| limit(text).map(|(count, per)| (rate.count, rate.per) = (count, per)),
-    },
-    Key {
-        name: "burst",
-        default: "",
-        help: "so many at once; without it, as many as `limit` says",
-        set: |rate, text| whole(text, 1..=1_000_000).map(|burst| rate.burst = burst),
-    },
-    Key {
-        name: "by",
-        default: "client",
-        help: "who has a limit of their own: each `client` address, the `service` as a whole, each value of `header:NAME`",
-        set: |rate, text| by(text).map(|by| rate.by = by),
-    },
-];
-
-/// Every key of `[breaker]`.
-pub const BREAKER: &[Key<breaker::Settings>] = &[
-    Key {
-        name: "failures",
-        default: "50%",
-        help: "it opens when so many calls failed",
-        set: |breaker, text| percent(text).map(|part| breaker.failures = part),
-    },
-    Key {
-        name: "slow",
-        default: "",
-        help: "a call is slow when its answer takes longer to begin; without it, none is",
-        set: |breaker, text| duration(text, MS..=DAY).map(|slow| breaker.slow = Some(slow)),
-    },
-    Key {
-        name: "slow_calls",
-        default: "50%",
-        help: "it opens when so many calls were slow",
-        set: |breaker, text| percent(text).map(|part| breaker.slow_calls = part),
-    },
-    Key {
-        name: "calls",
-        default: "20",
-        help: "fewer calls than this say nothing",
-        set: |breaker, text| whole(text, 1..=1_000_000).map(|calls| breaker.calls = calls),
-    },
-    Key {
-        name: "window",
-        default: "10s",
-        help: "calls of this last while count",
-        set: |breaker, text| duration(text, 100 * MS..=DAY).map(|window| breaker.window = window),
-    },
-    Key {
-        name: "open",
-        default: "5s",
-        help: "how long it is open before it tries again",
-        set: |breaker, text| duration(text, MS..=DAY).map(|open| breaker.open = open),
-    },
-    Key {
-        name: "probes",
-        default: "3",
-        help: "so many good calls close it",
-        set: |breaker, text| whole(text, 1..=1_000).map(|probes| breaker.probes = probes),
-    },
-];
-
-/// Every key of `[adaptive]`.
-pub const ADAPTIVE: &[Key<adaptive::Settings>] = &[
-    Key {
-        name: "latency",
-        default: "",
-        help: "how long an answer may take to begin, on average",
-        set: |adaptive, text| duration(text, MS..=DAY).map(|latency| adaptive.latency = latency),
-    },
-    Key {
-        name: "floor",
-        default: "1",
-        help: "never fewer requests at once; never more than limits.in_flight",
-        set: |adaptive, text| count(text, 1..=1_000_000).map(|floor| adaptive.floor = floor),
-    },
-];
-
-/// What is written of a service, or of a route.
-pub(super) struct Written {
-    pub(super) allow: Option<Value>,
-    pub(super) deny: Option<Value>,
-    pub(super) priority: Option<Value>,
-    pub(super) rate: Option<Value>,
-    pub(super) breaker: Option<Table>,
+/// The policies of a service, and those of its routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// For every request of the service.
+    pub service: PolicySettings,
+    /// How many requests at once it can take is found out, within `limits.in_flight`.
+    pub adaptive: Option<adaptive::Settings>,
+    /// For those that come by one of its routes, besides: each with the route as it is written, in the order of the manifest.
+    pub routes: Vec<(String, PolicySettings)>,
 }
 
-/// Where a key is, such as `rate.limit`: how its problem begins.
-pub(super) type Place<'a> = &'a dyn Fn(&str) -> String;
-
-/// Reads policies; every problem goes to `note`.
-pub(super) fn read(written: &Written, place: Place<'_>, note: &mut dyn FnMut(String)) -> Policies {
-    let Written { allow, deny, priority, rate, breaker } = written;
-    let priority = priority.as_ref().and_then(|value| {
-        let read = word(&plain(value), &PRIORITIES);
-        read.map_err(|problem| note(format!("{}priority: {problem}", place("priority")))).ok()
-    });
-    let rate = rate.as_ref().and_then(|written| {
-        // `rate = "100/s"` says the limit alone.
-        let short = || Table::from_iter([("limit".to_owned(), written.clone())]);
-        let written = written.as_table().cloned().unwrap_or_else(short);
-        let mut rate = section("rate", &written, RATE, &["limit"], blank_rate(), place, note)?;
-        if rate.burst == 0 {
-            rate.burst = rate.count;
-        }
-        if rate.per.as_nanos() * u128::from(rate.burst) > YEAR.as_nanos() * u128::from(rate.count) {
-            let place = place("rate.burst");
-            note(format!("{place}rate.burst: at this rate it would not come back within a year; lower it"));
-        }
-        Some(rate)
-    });
-    let breaker = breaker.as_ref().and_then(|written| {
-        let breaker = section("breaker", written, BREAKER, &[], blank_breaker(), place, note)?;
-        if breaker.slow.is_none() && written.contains_key("slow_calls") {
-            let place = place("breaker.slow_calls");
-            note(format!("{place}breaker.slow_calls: no call is slow without `slow`; write it like slow = \"1s\""));
-        }
-        Some(breaker)
-    });
-    let clients = Clients { allow: nets("allow", allow, place, note), deny: nets("deny", deny, place, note) };
-    Policies { clients, rate, breaker, priority }
+/// PolicySettings of a service or of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// Which addresses may ask.
+    pub clients: Clients,
+    /// How often.
+    pub rate: Option<rate::Settings>,
+    /// Whether it is asked although it fails.
+    pub breaker: Option<breaker::Settings>,
+    /// How much its requests matter; a route's word comes before its service's.
+    pub priority: Option<Priority>,
 }
 
-/// Reads `[adaptive]`.
-pub(super) fn read_adaptive(
-    written: &Table,
-    place: Place<'_>,
-    note: &mut dyn FnMut(String),
-) -> Option<adaptive::Settings> {
-    section("adaptive", written, ADAPTIVE, &["latency"], blank_adaptive(), place, note)
-}
-
-/// Everything empty, as in the two below: only a place for keys to write to, never a value in use.
-pub(crate) fn blank_rate() -> rate::Settings {
-    rate::Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client }
-}
-
-pub(crate) fn blank_breaker() -> breaker::Settings {
-    let zero = Duration::ZERO;
-    breaker::Settings { failures: 0, slow: None, slow_calls: 0, calls: 0, window: zero, open: zero, probes: 0 }
-}
-
-pub(crate) fn blank_adaptive() -> adaptive::Settings {
-    adaptive::Settings { latency: Duration::ZERO, floor: 0 }
-}
-
-/// Reads a table by its keys; nothing if there is a problem.
-fn section<T>(
-    name: &str,
-    written: &Table,
-    keys: &[Key<T>],
-    required: &[&str],
-    mut blank: T,
-    place: Place<'_>,
-    note: &mut dyn FnMut(String),
-) -> Option<T> {
-    let mut sound = true;
-    let mut problem = |at: &str, problem: String| {
-        sound = false;
-        note(format!("{}{problem}", place(at)));
-    };
-    for key in keys {
-        let at = format!("{name}.{}", key.name);
-        let text = written.get(key.name).map(plain);
-        let text = text.or_else(|| (!key.default.is_empty()).then(|| key.default.to_owned()));
-        match text.map(|text| (key.set)(&mut blank, &text)) {
-            Some(Err(expected)) => problem(&at, format!("{at}: {expected}")),
-            None if required.contains(&key.name) => problem(name, format!("{at} is missing: {}", key.help)),
-            _ => {}
-        }
+impl Policies {
+    /// Whether a route says anything. Then the service must not be reached around its routes.
+    pub fn has_routes(&self) -> bool {
+        self.routes.iter().any(|(_, policies)| *policies != PolicySettings::default())
     }
-    for unknown in written.keys().filter(|unknown| !keys.iter().any(|key| key.name == *unknown)) {
-        let near = || nearest(unknown, keys.iter().map(|key| key.name));
-        let hint = misplaced(unknown).or_else(|| Some(format!("did you mean `{}`?", near()?)));
-        let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-        problem(&format!("{name}.{unknown}"), format!("there is no key `{name}.{unknown}`{hint}"));
-    }
-    sound.then_some(blank)
-}
 
-fn nets(name: &str, written: &Option<Value>, place: Place<'_>, note: &mut dyn FnMut(String)) -> Vec<IpNet> {
-    let Some(written) = written else { return Vec::new() };
-    let mut problem = |problem: String| note(format!("{}{name}: {problem}", place(name)));
-    let Some(items) = written.as_array() else {
-        problem("write it as a list, like [\"10.0.0.0/8\"]".into());
-        return Vec::new();
-    };
-    if items.is_empty() && name == "allow" {
-        problem("it is empty, so nobody could ask; name who may, or leave it out".into());
+    /// Headers whose values have rates of their own.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
+        all.filter_map(|policies| if let By::Header(name) = &policies.rate.as_ref()?.by { Some(name) } else { None })
     }
-    if items.len() > NETWORKS {
-        problem(format!("{} networks are more than {NETWORKS}", items.len()));
-    }
-    let mut nets = Vec::new();
-    for item in items.iter().map(plain) {
-        match network(&item) {
-            Ok(net) => nets.push(net),
-            Err(wrong) => problem(wrong),
-        }
-    }
-    nets
-}
 
-fn limit(text: &str) -> Result<(u32, Duration), String> {
-    let wrong = || format!("`{text}` is not a rate; write it like 100/s, 5/m, 1000/h or 10/30s");
-    let (count, per) = text.split_once('/').ok_or_else(wrong)?;
-    let count = count.trim().parse().map_err(|_| wrong())?;
-    let per = per.trim();
-    let one = if per.starts_with(|first: char| first.is_ascii_digit()) { "" } else { "1" };
-    let per = humantime::parse_duration(&format!("{one}{per}")).map_err(|_| wrong())?;
-    if (1..=1_000_000).contains(&count) && (MS..=DAY).contains(&per) {
-        Ok((count, per))
-    } else {
-        Err("must be between 1 and 1000000 requests, in 1ms to 1day".into())
+    /// Whether any of its requests has a high priority.
+    pub fn is_high(&self) -> bool {
+        let mut all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
+        all.any(|policies| policies.priority == Some(Priority::High))
     }
 }
 
-fn by(text: &str) -> Result<By, String> {
-    let wrong = || format!("`{text}` is not one of `client`, `service`, `header:NAME`, as in header:x-api-key");
-    match text {
-        "client" => Ok(By::Client),
-        "service" => Ok(By::Service),
-        text => {
-            let name = text.strip_prefix("header:").ok_or_else(wrong)?;
-            HeaderName::try_from(name).map(By::Header).map_err(|_| wrong())
-        }
+/// How much a request matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// It can be asked again later.
+    Low,
+    /// As most do.
+    #[default]
+    Normal,
+    /// It is never turned away for the sake of another.
+    High,
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        })
     }
 }
-
-fn percent(text: &str) -> Result<u32, String> {
-    let part = text.strip_suffix('%').and_then(|part| part.parse().ok()).filter(|part| (1..=100).contains(part));
-    part.ok_or_else(|| format!("`{text}` is not a part of all calls; write it like 50%, from 1% to 100%"))
-}
-
-fn whole(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<u32, String> {
-    count(text, range).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests;

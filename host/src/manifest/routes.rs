@@ -7,12 +7,12 @@ use http::Method;
 use serde::Deserialize;
 
 use super::cache::Rules;
-use super::faults::with_hint;
+use super::diagnostics::with_hint;
 use super::line_of;
-use super::policies::{self, Written};
+use super::policies::read::{self as policies, Written};
 use crate::base::canonical::canonical_host;
+use crate::manifest::policies::PolicySettings;
 use crate::manifest::route::{Pattern, Route};
-use crate::manifest::terms::Policies;
 
 /// Routes of one service.
 pub const MOST_ROUTES: usize = 1_000;
@@ -40,7 +40,7 @@ pub(super) fn read(
     text: &str,
     written: &[toml::Spanned<toml::Value>],
     note: &mut impl FnMut(String),
-) -> Vec<(Route, Policies)> {
+) -> Vec<(Route, PolicySettings)> {
     if written.len() > MOST_ROUTES {
         note(format!("routes: {} are more than {MOST_ROUTES}; let one stand for all below it", written.len()));
         return Vec::new();
@@ -55,7 +55,7 @@ pub(super) fn read(
             Ok((route, written)) => {
                 let policies = written.map(|written| policies::read(&written, &|_| line.clone(), note));
                 let policies = policies.unwrap_or_default();
-                routes.push((Route { guarded: policies != Policies::default(), ..route }, policies));
+                routes.push((Route { guarded: policies != PolicySettings::default(), ..route }, policies));
             }
             Err(problem) => note(format!("{line}{problem}")),
         }

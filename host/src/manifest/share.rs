@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::manifest::key::Place;
+use crate::manifest::key::RequestKey;
 
 /// Hundredths of a percent, 0 to 10,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,7 +10,7 @@ pub struct Percent(pub u32);
 
 /// What a version gets of the requests of its service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Share {
+pub struct TrafficShare {
     /// Its part of the requests that no rule decides.
     pub percent: Percent,
     /// Requests that are for this version whatever its part is: any of these.
@@ -27,7 +27,7 @@ pub struct Share {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Where.
-    pub place: Place,
+    pub place: RequestKey,
     /// Exactly this.
     pub value: String,
 }
@@ -120,7 +120,7 @@ impl Rule {
     fn read(text: &str) -> Result<Self, String> {
         let wrong = || format!("match: `{text}`: write it like \"header:x-version=2\" or \"cookie:version=2\"");
         let (place, value) = text.split_once('=').ok_or_else(wrong)?;
-        let place = Place::read(place).ok().filter(|place| *place != Place::Client).ok_or_else(wrong)?;
+        let place = RequestKey::read(place).ok().filter(|place| *place != RequestKey::Client).ok_or_else(wrong)?;
         Ok(Self { place, value: value.to_owned() })
     }
 }
@@ -137,7 +137,7 @@ impl Written {
         given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
     }
 
-    pub(super) fn share(self, note: &mut impl FnMut(String)) -> Share {
+    pub(super) fn share(self, note: &mut impl FnMut(String)) -> TrafficShare {
         let mut percent = |name: &str, value: Option<toml::Value>| {
             let read = value.as_ref().map_or(Ok(Percent::default()), Percent::read);
             read.map_err(|problem| note(format!("{name}: {problem}"))).unwrap_or_default()
@@ -159,7 +159,7 @@ impl Written {
                 Err(problem) => note(problem),
             }
         }
-        Share { percent: part, rules, mirror, rollback: rollback.map(|(rollback, _)| rollback), text: 0 }
+        TrafficShare { percent: part, rules, mirror, rollback: rollback.map(|(rollback, _)| rollback), text: 0 }
     }
 }
 

@@ -24,7 +24,7 @@ impl GuestSpec {
     /// The host whose every path is the service's, whatever its routes: host names have no `_`. None where a route
     /// has policies of its own, which nobody must go around.
     pub fn host(&self) -> Option<String> {
-        (!self.manifest.terms.has_routes()).then(|| host_of(&self.name))
+        (!self.manifest.policies.has_routes()).then(|| host_of(&self.name))
     }
 
     /// The service of which this is a version, and the version's label; `None` for the service itself.

@@ -18,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 pub use self::keys::KEYS;
 pub use self::list::MOST_REPLICAS;
 use crate::config::key::nearest;
-use crate::manifest::key::Place;
+use crate::manifest::key::RequestKey;
 use crate::manifest::upstream::protocol::{Protocol, Scheme};
 use crate::manifest::upstream::source::Source;
 use crate::manifest::{line_of, misplaced};
@@ -33,7 +33,7 @@ pub struct Spec {
     /// Which of them gets a request.
     pub policy: Policy,
     /// What [`Policy::Hash`] goes by; the others do not look at it.
-    pub hash: Place,
+    pub hash: RequestKey,
     /// What is spoken to replicas.
     pub protocol: Protocol,
     /// How long making a connection may take, TLS included.

@@ -15,8 +15,8 @@ use super::end;
 use super::paced::Paced;
 use crate::base::lock::lock;
 use crate::capabilities::http::Sender;
-use crate::capabilities::outbox::{Sending, refuse, sent};
-use crate::capabilities::sandbox::{Errand, Sandbox};
+use crate::capabilities::outbox::{SendFuture, complete, refuse};
+use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
 use crate::proxy::headers::Peer;
@@ -82,10 +82,10 @@ impl Account {
     }
 
     /// Not sent, and the operator is told what would allow it.
-    fn deny(&self, (sandbox, errand): (&Sandbox, &Errand), what: &str, line: &str, why: Error) -> Error {
-        sandbox.deny(errand);
+    fn deny(&self, (sandbox, context): (&Sandbox, &RequestContext), what: &str, line: &str, why: Error) -> Error {
+        sandbox.deny(context);
         let Some(unsaid) = lock(&self.denials).say(Instant::now()) else { return why };
-        let (service, request_id) = (&*self.service.name, &*errand.request_id);
+        let (service, request_id) = (&*self.service.name, &*context.request_id);
         let unsaid = (unsaid > 0).then_some(unsaid);
         tracing::warn!(
             service,
@@ -99,7 +99,7 @@ impl Account {
     /// The world would be asked: whether it may, and how it went.
     async fn ask(
         &self,
-        from: (&Sandbox, &Errand),
+        from: (&Sandbox, &RequestContext),
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Asked, Error> {
@@ -157,28 +157,29 @@ impl<'a> Destination<'a> {
 impl Sender for Account {
     fn send(
         self: Arc<Self>,
-        (sandbox, errand): (Arc<Sandbox>, Errand),
+        (sandbox, context): (Arc<Sandbox>, RequestContext),
         request: Request<WasiBody>,
         options: RequestOptions,
-    ) -> Sending {
+    ) -> SendFuture {
         let Some(name) = request.uri().host().and_then(|host| self.callee(host)) else {
             return Box::new(async move {
-                let (response, place) = self.ask((&sandbox, &errand), request, options).await?;
+                let (response, place) = self.ask((&sandbox, &context), request, options).await?;
                 let held = (place, sandbox.hold());
-                sent(
-                    response
-                        .map(|body| Paced::new(body, options.between_bytes_timeout, end(&errand), held).boxed_unsync()),
+                complete(
+                    response.map(|body| {
+                        Paced::new(body, options.between_bytes_timeout, end(&context), held).boxed_unsync()
+                    }),
                 )
             });
         };
         if self.grants.calls(name) {
             let host = crate::manifest::spec::host_of(name);
             let Some(calls) = self.calls.upgrade() else { return refuse(Error::DestinationUnavailable) };
-            return calls.call(self, host, (sandbox, errand), request, options);
+            return calls.call(self, host, (sandbox, context), request, options);
         }
         let line = format!("`calls = [\"{name}\"]`");
         self.service.figures.outgoing.count(DENIED);
-        refuse(self.deny((&sandbox, &errand), &format!("the service {name}"), &line, Error::HttpRequestDenied))
+        refuse(self.deny((&sandbox, &context), &format!("the service {name}"), &line, Error::HttpRequestDenied))
     }
 }
 

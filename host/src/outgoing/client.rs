@@ -24,7 +24,7 @@ use super::end;
 use super::failure::Failure;
 use super::quota::Quota;
 use crate::base::lock::lock;
-use crate::capabilities::sandbox::Errand;
+use crate::capabilities::sandbox::RequestContext;
 use crate::config::limits::Limits;
 use crate::manifest::grants::Grants;
 use crate::proxy::headers;
@@ -163,14 +163,14 @@ impl Client {
     pub(super) async fn send(
         &self,
         service: &Service,
-        errand: &Errand,
+        context: &RequestContext,
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Asked, Failure> {
         let mut outcome = Outcome { service, word: "cancelled", span: ClientSpan::off() };
         // A guest that is used again may keep what it sent for an earlier request.
-        let answering = self.answer(errand, request, options, &mut outcome);
-        let answered = tokio::time::timeout_at(end(errand).into(), answering).await;
+        let answering = self.answer(context, request, options, &mut outcome);
+        let answered = tokio::time::timeout_at(end(context).into(), answering).await;
         let answered = answered.unwrap_or(Err(Failure::AnswerTimeout));
         outcome.is(answered.as_ref().map(|(response, _)| response));
         let (mut response, place) = answered?;
@@ -198,7 +198,7 @@ impl Client {
 
     async fn answer(
         &self,
-        errand: &Errand,
+        context: &RequestContext,
         mut request: Request<WasiBody>,
         options: RequestOptions,
         outcome: &mut Outcome<'_>,
@@ -213,9 +213,9 @@ impl Client {
         request.headers_mut().remove(header::HOST);
         headers::strip_hop_by_hop(request.headers_mut());
         if let Some(via) = &self.via {
-            via.tell(request.headers_mut(), errand.depth);
+            via.mark_from_guest(request.headers_mut(), context.depth);
         }
-        if let Some(onward) = &errand.onward {
+        if let Some(onward) = &context.onward {
             outcome.span = onward.sends(&mut request, &outcome.service.name);
         }
         let (request, again) = Again::of(request, &self.room);

@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::Error;
 
-use crate::capabilities::http::filled::poll_filled;
+use crate::capabilities::http::non_empty::poll_non_empty;
 
 /// A body that another task makes, which ends with it.
 pub(crate) struct Piped {
@@ -77,7 +77,7 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        if let Poll::Ready(frame) = poll_filled(Pin::new(&mut this.body), cx) {
+        if let Poll::Ready(frame) = poll_non_empty(Pin::new(&mut this.body), cx) {
             if this.silence.is_some() {
                 this.timer = None;
             }

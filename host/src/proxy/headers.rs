@@ -1,5 +1,5 @@
-//! Headers that belong to a connection stop here, host and path get their canonical forms, and what the guest is told of the
-//! client is the host's own word.
+//! The headers of incoming requests: removes hop-by-hop headers, brings host and path into canonical form, and writes
+//! the forwarding headers, so that guests do not depend on what clients claim.
 
 mod peer;
 
@@ -12,12 +12,12 @@ use http::{Method, Version, request};
 use http_body::Frame;
 
 pub use self::peer::Peer;
-use self::peer::{Asked, element};
-use super::upgrade::Wanted;
+use self::peer::{RequestHost, element};
+use super::upgrade::OfferedProtocols;
 use crate::base::canonical;
 use crate::error::RequestError;
 
-/// Meant for the next hop only (RFC 9110, 7.6.1), and what else is about the connection and not the message.
+/// Whether a header is for the next hop only (RFC 9110 7.6.1), or otherwise about the connection.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -33,52 +33,53 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Whether a header says who the client is or what it asked for, and is therefore worth forging.
+/// Whether a header says who the client is or what URL it requested. Clients have reason to forge these.
 pub fn is_identity(name: &str) -> bool {
     matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
 }
 
-/// Written by this host or by a proxy that it trusts, so no `Connection` of a client removes it (RFC 9110 7.6.1 allows
-/// connection options only for fields of one hop).
+/// Whether a header is written by this host or by a trusted proxy. A client's `Connection` header must not remove it:
+/// RFC 9110 7.6.1 allows connection options only for fields of one hop.
 fn is_hosts_own(name: &str) -> bool {
     matches!(name, "host" | "via" | "x-request-id" | "traceparent" | "tracestate" | "b3")
         || is_identity(name)
         || name.starts_with("x-b3-")
 }
 
-/// What becomes of a request's header.
-enum Kind {
-    /// It passes.
+/// How a request header is treated.
+enum FieldKind {
+    /// The header is kept.
     Other,
-    /// It is about the connection.
+    /// The header is about the connection and is removed.
     Hop,
-    /// It says who the client is, or that the request came by a proxy.
+    /// The header identifies the client, or shows that a proxy forwarded the request.
     Forwarding,
-    /// With hyphens it would be one of the host's own. CGI and what is like it take the two for the same name.
+    /// The name has underscores, and with hyphens it would be one that this host controls. CGI and similar interfaces
+    /// cannot distinguish the two.
     Alias,
 }
 
-/// Costs most headers one look at their first letter; all of them are looked at in every request.
-fn kind(name: &HeaderName) -> Kind {
+/// Classifies a header. Every header of every request is classified; for most this reads only the first letter.
+fn kind(name: &HeaderName) -> FieldKind {
     let text = name.as_str();
     if !matches!(text.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'v' | b'x')) {
-        return Kind::Other;
+        return FieldKind::Other;
     }
     if text.bytes().any(|byte| byte == b'_') {
         let plain = text.replace('_', "-");
         let alias = is_hosts_own(&plain) || is_hop_by_hop(&plain) || plain == "content-length";
-        return if alias { Kind::Alias } else { Kind::Other };
+        return if alias { FieldKind::Alias } else { FieldKind::Other };
     }
     match () {
-        () if is_hop_by_hop(text) => Kind::Hop,
-        () if is_identity(text) || text == "via" => Kind::Forwarding,
-        () => Kind::Other,
+        () if is_hop_by_hop(text) => FieldKind::Hop,
+        () if is_identity(text) || text == "via" => FieldKind::Forwarding,
+        () => FieldKind::Other,
     }
 }
 
-/// Whether a proxy has added a header to a request: then its client is not who is at the other end of the connection.
+/// Whether a proxy added a header to the request: then the client is not the peer of the connection.
 pub fn is_forwarded(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| matches!(kind(name), Kind::Forwarding))
+    headers.keys().any(|name| matches!(kind(name), FieldKind::Forwarding))
 }
 
 const FORWARDED: HeaderName = header::FORWARDED;
@@ -87,51 +88,52 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// The header that carries the request id, both ways.
+/// The request id's header, in requests and responses.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Among the extensions of a request whose head has more fields than `listener.headers`.
+/// An extension of requests whose head has more fields than `listener.headers`.
 #[derive(Clone, Copy, Debug)]
-pub struct Crowded;
+pub struct TooManyFields;
 
-impl Crowded {
-    /// Whether there are more than `most` fields. The parts into which HTTP/2 cuts `Cookie` are one (RFC 9113, 8.2.3).
-    pub fn is(headers: &HeaderMap, most: usize) -> bool {
+impl TooManyFields {
+    /// Whether there are more than `most` fields. The `Cookie` fields into which HTTP/2 splits one count as one (RFC
+    /// 9113 8.2.3).
+    pub fn applies(headers: &HeaderMap, most: usize) -> bool {
         let extra = || headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
         headers.len() > most && headers.len() - extra() > most
     }
 }
 
-/// How a request came here.
+/// How a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Its client is on this machine, and no proxy that says so is between.
+    /// The client is on this machine, and no proxy forwarded the request.
     pub local: bool,
 }
 
-/// Makes a request head into what the guest sees: absolute, with host and path in their [canonical] forms, without hop-by-hop
-/// headers, and with the host's own word on who the client is.
+/// Brings a request's head into the form that guests see: an absolute target with host and path in [canonical] form, no
+/// hop-by-hop headers, and forwarding headers that this host vouches for.
 ///
 /// # Errors
-/// When the head is one that HTTP does not allow to be served.
-pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, RequestError> {
+/// When HTTP does not allow the request.
+pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, RequestError> {
     if head.method == Method::CONNECT {
-        return Err(RequestError::BadRequest("CONNECT is for proxies, and this is none"));
+        return Err(RequestError::BadRequest("CONNECT is not supported: this server is not a forward proxy"));
     }
     let scheme = if peer.trusted { forwarded_scheme(&head.headers) } else { Scheme::HTTP };
-    let asked = asked(head, peer, &scheme)?;
-    Wanted::note(head);
+    let request_host = request_host(head, peer, &scheme)?;
+    OfferedProtocols::detect(head);
     let (mut dropped, mut forwarded) = (Vec::new(), false);
     for name in head.headers.keys() {
         match kind(name) {
-            Kind::Other => continue,
-            Kind::Forwarding => {
+            FieldKind::Other => continue,
+            FieldKind::Forwarding => {
                 forwarded = true;
                 if peer.trusted || *name == header::VIA {
                     continue;
                 }
             }
-            Kind::Hop | Kind::Alias => {}
+            FieldKind::Hop | FieldKind::Alias => {}
         }
         dropped.push(name.clone());
     }
@@ -143,23 +145,23 @@ pub fn arrive(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Request
         join_cookies(&mut head.headers)?;
     }
     if peer.trusted {
-        forward(&mut head.headers, &asked.authority, peer, &scheme)?;
+        append_forwarding(&mut head.headers, &request_host.authority, peer, &scheme)?;
     } else {
-        introduce(&mut head.headers, &asked, peer);
+        set_forwarding(&mut head.headers, &request_host, peer);
     }
-    let normal = head.uri.path_and_query().map_or(Ok(None), |target| normal(target, &head.method))?;
+    let normal = head.uri.path_and_query().map_or(Ok(None), |target| normal_target(target, &head.method))?;
     let mut parts = std::mem::take(&mut head.uri).into_parts();
     parts.path_and_query = normal.or(parts.path_and_query);
-    (parts.scheme, parts.authority) = (Some(scheme), Some(asked.authority.clone()));
+    (parts.scheme, parts.authority) = (Some(scheme), Some(request_host.authority.clone()));
     head.uri = Uri::from_parts(parts).map_err(|_| BAD_TARGET)?;
     Ok(Arrival { local: peer.address.is_loopback() && !peer.trusted && !forwarded })
 }
 
 const BAD_TARGET: RequestError = RequestError::BadRequest("the request target is not valid");
 
-/// The target with its path in normal form, if that is another one. `*` is only for OPTIONS (RFC 9112 3.2.4), and an empty
-/// path is `/` (RFC 9110 4.2.3).
-fn normal(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>, RequestError> {
+/// Returns the target with its path in normal form, or `None` if it has that form. `*` is only for OPTIONS (RFC 9112
+/// 3.2.4), and an empty path is `/` (RFC 9110 4.2.3).
+fn normal_target(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>, RequestError> {
     if target.as_str() == "*" {
         return if *method == Method::OPTIONS { Ok(None) } else { Err(BAD_TARGET) };
     }
@@ -175,8 +177,8 @@ fn normal(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>
     format!("{normal}{mark}{query}").parse().map(Some).map_err(|_| BAD_TARGET)
 }
 
-/// Makes one field of the `Cookie` fields that a client of HTTP/2 may split: guests, and replicas that speak HTTP/1.1, must get
-/// one (RFC 9113, 8.2.3).
+/// Joins the `Cookie` fields that an HTTP/2 client may split into one, which guests and HTTP/1.1 replicas need (RFC
+/// 9113 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) -> Result<(), RequestError> {
     let mut crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
@@ -191,37 +193,36 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// Removes what is meant for the next hop only. `te: trailers` stays: it says what the client understands, and gRPC
-/// guests ask for it.
+/// Removes hop-by-hop headers. `te: trailers` stays: it says what the client understands, and gRPC guests check it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let dropped = headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned().collect();
     drop_hop_by_hop(headers, dropped, |_| true);
 }
 
-/// A frame of a request's body. Trailers lose what only headers may say (RFC 9110 6.5.1) of the message and its client: some
-/// servers merge the two.
-pub fn trailing(frame: Frame<Bytes>) -> Frame<Bytes> {
+/// Filters a frame of a request's body. Removes trailers that only a header section may have (RFC 9110 6.5.1), because
+/// some servers merge trailers into the headers.
+pub fn filter_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     let mut trailers = match frame.into_trailers() {
         Ok(trailers) => trailers,
         Err(frame) => return frame,
     };
     let is_heads = |name: &HeaderName| {
-        !matches!(kind(name), Kind::Other) || is_hosts_own(name.as_str()) || *name == header::CONTENT_LENGTH
+        !matches!(kind(name), FieldKind::Other) || is_hosts_own(name.as_str()) || *name == header::CONTENT_LENGTH
     };
     let dropped: Vec<_> = trailers.keys().filter(|name| is_heads(name)).cloned().collect();
     dropped.iter().for_each(|name| drop(trailers.remove(name)));
     Frame::trailers(trailers)
 }
 
-/// Whether a body is in chunks and in nothing else: what hyper takes off is the chunks, and a guest that is not told of
-/// another coding would take compressed bytes for plain ones. Twice is a trick (RFC 9112, 6.1).
+/// Whether the body has only the chunked coding. hyper decodes chunks only, and a guest that does not learn of another
+/// coding would read compressed bytes as plain ones. A second `chunked` is a smuggling attempt (RFC 9112 6.1).
 fn is_chunked_once(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     let only = lines.next().is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
     only && lines.next().is_none()
 }
 
-/// Removes these, and what `Connection` names and may name.
+/// Removes `dropped`, and the headers that `Connection` names if `may` allows it.
 fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>, may: impl Fn(&HeaderName) -> bool) {
     if dropped.is_empty() {
         return;
@@ -233,7 +234,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>, may: i
     let wants_trailers = headers.get_all(header::TE).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
     });
-    // Where both are, the length is not the body's (RFC 9112, 6.3).
+    // With both headers, the length is not that of the body (RFC 9112 6.3).
     if dropped.contains(&header::TRANSFER_ENCODING) {
         dropped.push(header::CONTENT_LENGTH);
     }
@@ -245,7 +246,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>, may: i
     }
 }
 
-/// Takes the first `length` bytes off the path, and tells the guest which in `X-Forwarded-Prefix`.
+/// Removes the first `length` bytes of the path, and adds them to `X-Forwarded-Prefix` for the guest.
 ///
 /// # Errors
 /// Never for a length that a route has matched.
@@ -264,12 +265,12 @@ pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Requ
     Ok(())
 }
 
-/// The target's own authority, else the Host header; HTTP/1.0 may have neither. In its canonical form, in which the Host
-/// header is then, too.
-fn asked(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<Asked>, RequestError> {
+/// Returns the authority of the target, else the Host header's, in canonical form, and writes that to the Host header.
+/// HTTP/1.0 requests may have neither.
+fn request_host(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<RequestHost>, RequestError> {
     const BAD: RequestError = RequestError::BadRequest("the Host header is not valid");
     const MISSING: RequestError = RequestError::BadRequest("the Host header is missing");
-    const TWO: RequestError = RequestError::BadRequest("the Host header is not the host of the request target");
+    const TWO: RequestError = RequestError::BadRequest("the Host header differs from the host of the request target");
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() {
@@ -288,43 +289,50 @@ fn asked(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<
     if host.is_none() && head.version == Version::HTTP_11 && !peer.inside {
         return Err(MISSING);
     }
-    let asked = peer.canonical(said, scheme).ok_or(BAD)?;
-    let differs = host.is_some_and(|host| *host != asked.host);
+    let request_host = peer.canonical(said, scheme).ok_or(BAD)?;
+    let differs = host.is_some_and(|host| *host != request_host.host);
     if differs && head.uri.authority().is_some() {
-        // HTTP/1.1 ignores the header where the target has a host (RFC 9112 3.2.2), but it has to be one; in HTTP/2 a request
-        // with two hosts is malformed (RFC 9113 8.3.1).
+        // HTTP/1.1 ignores the Host header when the target has a host (RFC 9112 3.2.2), but it has to be valid. An
+        // HTTP/2 request with two different hosts is malformed (RFC 9113 8.3.1).
         let own = host.and_then(|host| canonical::authority(host.as_bytes(), scheme)).ok_or(BAD)?;
-        if head.version == Version::HTTP_2 && own != asked.authority {
+        if head.version == Version::HTTP_2 && own != request_host.authority {
             return Err(TWO);
         }
     }
     if differs {
-        head.headers.insert(header::HOST, asked.host.clone());
+        head.headers.insert(header::HOST, request_host.host.clone());
     }
-    Ok(asked)
+    Ok(request_host)
 }
 
-/// The host's own word in the place of what a client says of itself, which is gone already.
-fn introduce(headers: &mut HeaderMap, asked: &Asked, peer: &Peer) {
-    headers.insert(FORWARDED, asked.forwarded.clone());
+/// Writes the forwarding headers anew; the client's own were removed before.
+fn set_forwarding(headers: &mut HeaderMap, request_host: &RequestHost, peer: &Peer) {
+    headers.insert(FORWARDED, request_host.forwarded.clone());
     headers.insert(FOR, peer.plain.clone());
     headers.insert(PROTO, HeaderValue::from_static("http"));
-    headers.insert(HOST, asked.host.clone());
+    headers.insert(HOST, request_host.host.clone());
 }
 
-/// The scheme that the client used, by the word of a trusted proxy: the first of a list, to which each proxy adds its own.
+/// Returns the scheme that the client used according to a trusted proxy: the first element of the list, to which each
+/// proxy appends.
 fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
     let first = headers.get(PROTO).and_then(|said| said.as_bytes().split(|byte| *byte == b',').next());
     let https = first.is_some_and(|scheme| scheme.trim_ascii().eq_ignore_ascii_case(b"https"));
     if https { Scheme::HTTPS } else { Scheme::HTTP }
 }
 
-/// Adds to what a trusted proxy says of the client.
-fn forward(headers: &mut HeaderMap, authority: &Authority, peer: &Peer, scheme: &Scheme) -> Result<(), RequestError> {
+/// Appends this hop to the forwarding headers of a trusted proxy.
+fn append_forwarding(
+    headers: &mut HeaderMap,
+    authority: &Authority,
+    peer: &Peer,
+    scheme: &Scheme,
+) -> Result<(), RequestError> {
     const BAD: RequestError = RequestError::BadRequest("the forwarding headers are not valid");
     let element = element(peer, authority, scheme);
     let append = |headers: &mut HeaderMap, name: HeaderName, own: &str| -> Result<(), RequestError> {
-        // As bytes: a client can have a proxy pass on what is no text, and the proxy's own element stands behind it.
+        // The values are joined as bytes: a client can make a proxy forward bytes that are not text, and the proxy's
+        // own element follows them.
         let mut all: Vec<u8> =
             headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
         if !all.is_empty() {

@@ -1,4 +1,4 @@
-//! What a listener must be able to ask of a response body.
+//! What a listener needs of a response body.
 
 use std::any::Any;
 use std::error::Error;
@@ -8,25 +8,27 @@ use http_body::Body;
 
 use crate::base::budget::Room;
 
-/// Bytes handed to an HTTP/2 stream at once: the size of a frame. h2 takes a whole chunk when the window has room for one
-/// byte, and the stream of a task that has ended cannot be reset any more.
-pub const PIECE: usize = 16 << 10;
+/// The most bytes that are handed to an HTTP/2 stream at once: one frame. h2 accepts a whole chunk when the window has
+/// room for one byte, and a stream cannot be reset after its task has ended.
+pub const MAX_CHUNK: usize = 16 << 10;
 
 /// The body of a response, as a connection sends it.
 pub trait Outbound: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static {
-    /// The room that the rest of the body has in `listener.unsent`, once. The caller holds it until the last byte is written.
+    /// Returns, once, the rest of the body's share of `listener.unsent`. The caller holds it until the last byte is
+    /// written.
     fn room(&mut self) -> Option<Room> {
         None
     }
 
-    /// The body is cut off before its end because its client took too little of it.
+    /// Records that the body is cut off because its client read too slowly.
     fn stalled(&mut self) {}
 
-    /// Ends the body, of which `bytes` have room nowhere and are not written yet. What they hold instead is kept until they are.
+    /// Ends the body while `bytes` of it are neither written nor counted in `listener.unsent`. The caller holds the
+    /// returned value until they are written.
     fn hold(&mut self, _bytes: usize) -> Option<Hold> {
         None
     }
 }
 
-/// Something to be dropped when the last byte of a response is written.
+/// A value to be dropped when the last byte of a response is written.
 pub type Hold = Box<dyn Any + Send>;

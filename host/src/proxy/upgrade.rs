@@ -1,23 +1,23 @@
-//! The switch of a connection to another protocol, as its two sides negotiate it (RFC 9110 7.8).
+//! Protocol upgrades of a connection (RFC 9110 7.8).
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version, request};
 use hyper::upgrade::OnUpgrade;
 
-/// The protocols that a client offers to switch to, in its order of preference (RFC 9110 7.8): a list of at least one. Among
-/// the extensions of a request that has some.
+/// The protocols that a client offers to switch to, in its order of preference (RFC 9110 7.8), at least one. An
+/// extension of requests that have some.
 #[derive(Clone, Debug)]
-pub struct Wanted(HeaderValue);
+pub struct OfferedProtocols(HeaderValue);
 
-/// A request's part of an upgrade: what is offered, and the client's connection once it is free.
-pub struct Ours {
+/// The client's side of an upgrade: what it offers, and its connection once that is free.
+pub struct ClientUpgrade {
     offered: HeaderValue,
-    freed: OnUpgrade,
+    connection: OnUpgrade,
 }
 
-impl Wanted {
-    /// Looks for it before the headers that say so are taken away.
-    pub fn note(head: &mut request::Parts) {
+impl OfferedProtocols {
+    /// Adds the extension to a request that offers an upgrade. Must run before hop-by-hop headers are removed.
+    pub fn detect(head: &mut request::Parts) {
         if head.headers.contains_key(header::UPGRADE)
             && head.version == Version::HTTP_11
             && head.method == Method::GET
@@ -31,34 +31,35 @@ impl Wanted {
     }
 }
 
-impl Ours {
-    /// Takes it out of a request; `None` when it asks for no such thing.
+impl ClientUpgrade {
+    /// Takes the upgrade out of a request; `None` if it offers none.
     pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
-        let Wanted(offered) = request.extensions_mut().remove()?;
-        Some(Self { offered, freed: hyper::upgrade::on(request) })
+        let OfferedProtocols(offered) = request.extensions_mut().remove()?;
+        Some(Self { offered, connection: hyper::upgrade::on(request) })
     }
 
-    /// Whether the protocols of an answer with these headers are some of those that were offered. There are several where one
-    /// is on top of another.
-    pub fn is(&self, headers: &HeaderMap) -> bool {
+    /// Whether the client offered all protocols of a response with these headers. There are several where one runs on
+    /// top of another.
+    pub fn allows(&self, headers: &HeaderMap) -> bool {
         let offered = self.offered.to_str().unwrap_or_default();
         let is_offered = |chosen: &str| list(offered).any(|offer| offer.eq_ignore_ascii_case(chosen));
         let mut chosen = members(headers, &header::UPGRADE).peekable();
         chosen.peek().is_some() && chosen.all(is_offered)
     }
 
-    /// Asks the replica for it.
-    pub fn ask(&self, headers: &mut HeaderMap) {
-        speak(headers, &self.offered);
+    /// Writes the offer into the headers of a request to a replica.
+    pub fn write_offer(&self, headers: &mut HeaderMap) {
+        write_upgrade(headers, &self.offered);
     }
 
-    /// The client's connection, once the head of the response is sent.
-    pub fn freed(self) -> OnUpgrade {
-        self.freed
+    /// Returns the client's connection, which is ready once the head of the response is sent.
+    pub fn into_connection(self) -> OnUpgrade {
+        self.connection
     }
 }
 
-/// The members of a header that is a list, of all its lines (RFC 9110 5.6.1). A line that is no text has none.
+/// Returns the members of a header that is a list, over all its lines (RFC 9110 5.6.1). A line that is not text has
+/// none.
 fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok()).flat_map(list)
 }
@@ -67,19 +68,19 @@ fn list(line: &str) -> impl Iterator<Item = &str> {
     line.split(',').map(str::trim).filter(|member| !member.is_empty())
 }
 
-/// Another version of HTTP, or TLS, inside of which requests would pass that nobody here has looked at.
+/// Whether a protocol is another version of HTTP, or TLS: requests inside of it would bypass this host.
 fn is_http(protocol: &str) -> bool {
     let name = protocol.split('/').next().unwrap_or_default().trim();
     ["h2c", "h2", "h3", "http", "tls"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
-/// The protocols that a replica switches to, as one list.
+/// Returns the protocols that a replica switches to, as one list.
 pub fn chosen(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(members(headers, &header::UPGRADE).collect::<Vec<_>>().join(", ")).ok()
 }
 
-/// Says that the connection is to become something else, or does.
-pub fn speak(headers: &mut HeaderMap, what: &HeaderValue) {
+/// Writes the headers that offer or accept an upgrade to `what`.
+pub fn write_upgrade(headers: &mut HeaderMap, what: &HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, what.clone());
 }
@@ -90,20 +91,20 @@ mod tests {
 
     use super::*;
 
-    fn ours(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<Ours> {
+    fn ours(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<ClientUpgrade> {
         let request = lines.iter().fold(Request::get("/"), |request, (name, value)| request.header(name, *value));
         let (mut head, ()) = request.version(version).body(()).unwrap().into_parts();
-        Wanted::note(&mut head);
-        Ours::take(&mut Request::from_parts(head, ()))
+        OfferedProtocols::detect(&mut head);
+        ClientUpgrade::take(&mut Request::from_parts(head, ()))
     }
 
-    /// What a replica is asked for when a client offers these protocols.
+    /// Returns the offer that a replica gets when a client offers these protocols.
     fn offered(lines: &[&'static str]) -> Option<String> {
         let lines =
             lines.iter().map(|line| (header::UPGRADE, *line)).chain([(header::CONNECTION, "keep-alive, Upgrade")]);
         let ours = ours(Version::HTTP_11, &lines.collect::<Vec<_>>())?;
         let mut asked = HeaderMap::new();
-        ours.ask(&mut asked);
+        ours.write_offer(&mut asked);
         Some(asked[header::UPGRADE].to_str().unwrap().to_owned())
     }
 
@@ -142,7 +143,7 @@ mod tests {
         ] {
             let answer = chosen.iter().fold(Response::builder(), |answer, line| answer.header(header::UPGRADE, *line));
             let ours = ours(Version::HTTP_11, &asks).unwrap();
-            assert_eq!(ours.is(answer.body(()).unwrap().headers()), may, "{chosen:?}");
+            assert_eq!(ours.allows(answer.body(()).unwrap().headers()), may, "{chosen:?}");
         }
     }
 }

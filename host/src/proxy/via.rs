@@ -1,5 +1,5 @@
-//! Which gateways a request has passed, as `Via` says (RFC 9110, 7.6.3): this host adds itself to what it passes on to
-//! replicas, and knows a request again that leads back to it. What a guest sends to an address that is not public has it, too.
+//! The `Via` header (RFC 9110 7.6.3). This host adds itself to the requests that it sends to replicas, and so detects
+//! requests that return to it. Requests of guests to addresses that are not public carry it too.
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Version};
@@ -7,46 +7,47 @@ use http::{Request, Version};
 use crate::base::ids::Ids;
 use crate::error::RequestError;
 
-/// After the name of this host in what its guests send: not the host's own name, which counts as a step.
+/// The suffix of this host's pseudonym in requests of its guests. It differs from the pseudonym itself, which counts as
+/// a hop.
 const GUEST: &str = "-guest";
 
-/// What this host is called in `Via`: a name that no other has, and that says nothing about it.
+/// This host's pseudonym in `Via`: unique, and without information about the host.
 pub struct Via {
     name: String,
-    /// What it adds to a request that came by HTTP/1.1, by HTTP/1.0, and by HTTP/2.
+    /// The elements for requests received by HTTP/1.1, HTTP/1.0 and HTTP/2.
     values: [HeaderValue; 3],
-    /// What it adds to a request that a guest of it sends, besides.
+    /// The element that marks the requests of guests.
     guest: HeaderValue,
 }
 
 impl Via {
-    /// A host that is called `lodge-` and this number.
+    /// Returns the pseudonym `lodge-` with this number.
     fn new(number: u32) -> Self {
         let name = format!("lodge-{number:08x}");
-        // Letters, digits and a hyphen are always a header value.
+        // Letters, digits and a hyphen are always a valid header value.
         let value = |text| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1.1 lodge"));
         let values = ["1.1", "1.0", "2.0"].map(|version| value(format!("{version} {name}")));
         Self { values, guest: value(format!("1.1 {name}{GUEST}")), name }
     }
 
-    /// How often a request with these headers has passed this host.
-    pub fn passed(&self, headers: &HeaderMap) -> usize {
-        headers.get_all(header::VIA).iter().map(|line| self.times(line)).sum()
+    /// Returns how often a request with these headers has passed this host.
+    pub fn count(&self, headers: &HeaderMap) -> usize {
+        headers.get_all(header::VIA).iter().map(|line| self.count_in_line(line)).sum()
     }
 
-    /// Adds this host to the ones that a request has passed. `depth` calls led to it, and each counts like a time that it
-    /// came by: who gets it next may be this host again, and knows only what is written there.
+    /// Adds this host to `Via`. `depth` calls between services led to the request; each counts as a hop, because the
+    /// next hop may be this host again, and then knows only the header.
     ///
     /// # Errors
-    /// When those are more than `limit`: it would most likely never end.
-    pub fn pass<B>(&self, request: &mut Request<B>, depth: usize, limit: usize) -> Result<(), RequestError> {
+    /// When the request has made more than `limit` hops: it is most likely in a loop.
+    pub fn add_hop<B>(&self, request: &mut Request<B>, depth: usize, limit: usize) -> Result<(), RequestError> {
         let [one, zero, two] = &self.values;
         let value = match request.version() {
             Version::HTTP_2 => two,
             Version::HTTP_10 => zero,
             _ => one,
         };
-        let before = self.passed(request.headers());
+        let before = self.count(request.headers());
         if depth.max(before) > limit {
             return Err(RequestError::CallDepth);
         }
@@ -54,45 +55,45 @@ impl Via {
         Ok(())
     }
 
-    /// Marks a guest's own request as such, for this host, and says how many calls led to the guest. What the guest has copied of
-    /// it from its request counts.
-    pub fn tell(&self, headers: &mut HeaderMap, depth: usize) {
+    /// Marks a guest's own request, and adds the number of calls that led to the guest. Hops that the guest copied from
+    /// its own request count.
+    pub fn mark_from_guest(&self, headers: &mut HeaderMap, depth: usize) {
         let [one, ..] = &self.values;
         if !self.is_from_guest(headers) {
             headers.append(header::VIA, self.guest.clone());
         }
-        let missing = (depth + 1).saturating_sub(self.passed(headers));
+        let missing = (depth + 1).saturating_sub(self.count(headers));
         if missing > 0 {
             self.add(headers, one, missing);
         }
     }
 
-    /// Whether a guest of this host has sent a request with these headers, itself or by way of proxies. What these say of its
-    /// client is then the guest's word, whoever passes it on.
+    /// Whether a guest of this host sent the request, directly or through proxies. Then its forwarding headers are the
+    /// guest's claim, whichever proxy sends them.
     pub fn is_from_guest(&self, headers: &HeaderMap) -> bool {
         let of = |by: &[u8]| by.len() == self.name.len() + GUEST.len() && by.ends_with(GUEST.as_bytes());
         let marks = |hop: &[u8]| received_by(hop).is_some_and(|by| of(by) && by.starts_with(self.name.as_bytes()));
         headers.get_all(header::VIA).iter().any(|line| line.as_bytes().split(|byte| *byte == b',').any(marks))
     }
 
-    /// Adds this so often, in a line of its own.
+    /// Adds an element `times` times, in one line.
     fn add(&self, headers: &mut HeaderMap, value: &HeaderValue, times: usize) {
         let many = || HeaderValue::try_from(vec![value.to_str().unwrap_or_default(); times].join(", ")).ok();
         let value = if times > 1 { many() } else { None }.unwrap_or_else(|| value.clone());
         headers.append(header::VIA, value);
     }
 
-    /// How often this host is in one line: `1.1 front, HTTP/2.0 lodge-5eed5eed (words)`.
-    fn times(&self, line: &HeaderValue) -> usize {
-        line.as_bytes().split(|byte| *byte == b',').filter(|hop| self.is(hop)).count()
+    /// Returns how often this host is in one line, such as `1.1 front, HTTP/2.0 lodge-5eed5eed (words)`.
+    fn count_in_line(&self, line: &HeaderValue) -> usize {
+        line.as_bytes().split(|byte| *byte == b',').filter(|hop| self.is_own(hop)).count()
     }
 
-    fn is(&self, hop: &[u8]) -> bool {
+    fn is_own(&self, hop: &[u8]) -> bool {
         received_by(hop).is_some_and(|by| by.eq_ignore_ascii_case(self.name.as_bytes()))
     }
 }
 
-/// The pseudonym in one element of `Via`: `lodge-5eed5eed` of `1.1 lodge-5eed5eed (words)`.
+/// Returns the pseudonym in one element: `lodge-5eed5eed` of `1.1 lodge-5eed5eed (words)`.
 fn received_by(hop: &[u8]) -> Option<&[u8]> {
     hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1)
 }
@@ -107,14 +108,14 @@ impl Default for Via {
 mod tests {
     use super::*;
 
-    /// What of a request with these lines of `Via` is passed on, if it may be.
+    /// Returns the `Via` lines of a request that is forwarded; `None` if it is refused.
     fn passed(version: Version, lines: &[&'static str], limit: usize) -> Option<Vec<String>> {
         let mut request = Request::new(());
         *request.version_mut() = version;
         for line in lines {
             request.headers_mut().append(header::VIA, HeaderValue::from_static(line));
         }
-        let result = Via::new(0x5eed).pass(&mut request, 0, limit);
+        let result = Via::new(0x5eed).add_hop(&mut request, 0, limit);
         let lines = request.headers().get_all(header::VIA).iter().map(|line| line.to_str().unwrap_or("?").to_owned());
         match result {
             Ok(()) => Some(lines.collect()),
@@ -138,14 +139,14 @@ mod tests {
         assert_eq!(times(&["1.1 lodge-00005eed"]), 1);
         assert_eq!(times(&["1.0 fred, 1.1 lodge-00005eed,HTTP/2.0\tLODGE-00005EED (by night) ,1.1 lodge-00005eed"]), 3);
         assert_eq!(times(&["1.1 lodge-00005eed", "1.1 front", "1.1 x, 2.0 lodge-00005eed"]), 2);
-        // Bytes of whoever else was there hide nothing.
+        // Bytes that are not text hide no other element.
         let mut request = Request::new(());
         let line = HeaderValue::from_bytes(b"1.1 caf\xe9, 1.1 lodge-00005eed").unwrap();
         request.headers_mut().append(header::VIA, line);
-        assert!(Via::new(0x5eed).pass(&mut request, 0, 0).is_err());
+        assert!(Via::new(0x5eed).add_hop(&mut request, 0, 0).is_err());
     }
 
-    /// What counts is how deep it is, by whatever way it came there.
+    /// Depth counts, whether it comes from calls or from hops.
     #[test]
     fn calls_count_like_times() {
         let via = Via::new(0x5eed);
@@ -155,20 +156,20 @@ mod tests {
                 request.headers_mut().append(header::VIA, HeaderValue::from_static(line));
             }
             tell(&mut request);
-            via.passed(request.headers())
+            via.count(request.headers())
         };
         for depth in 0..5 {
-            assert_eq!(told(&["1.1 front"], &|request| via.pass(request, depth, 4).unwrap()), depth + 1);
-            assert_eq!(told(&["1.1 front"], &|request| via.tell(request.headers_mut(), depth)), depth + 1);
-            // What it knows of itself, or has copied, is not said twice.
+            assert_eq!(told(&["1.1 front"], &|request| via.add_hop(request, depth, 4).unwrap()), depth + 1);
+            assert_eq!(told(&["1.1 front"], &|request| via.mark_from_guest(request.headers_mut(), depth)), depth + 1);
+            // Hops that are in the header already are not added twice.
             let twice = ["1.1 lodge-00005eed, 1.0 fred", "1.1 lodge-00005eed"];
-            assert_eq!(told(&twice, &|request| via.pass(request, depth, 4).unwrap()), depth.max(2) + 1);
-            assert_eq!(told(&twice, &|request| via.tell(request.headers_mut(), depth)), (depth + 1).max(2));
+            assert_eq!(told(&twice, &|request| via.add_hop(request, depth, 4).unwrap()), depth.max(2) + 1);
+            assert_eq!(told(&twice, &|request| via.mark_from_guest(request.headers_mut(), depth)), (depth + 1).max(2));
         }
-        assert!(via.pass(&mut Request::new(()), 5, 4).is_err());
+        assert!(via.add_hop(&mut Request::new(()), 5, 4).is_err());
     }
 
-    /// A guest's mark cannot be taken off or left out by the guest, and is no step.
+    /// A guest can neither remove nor prevent its mark, and the mark does not count as a hop.
     #[test]
     fn guests_are_marked() {
         let via = Via::new(0x5eed);
@@ -179,10 +180,10 @@ mod tests {
             for line in lines {
                 headers.append(header::VIA, HeaderValue::from_static(line));
             }
-            let before = via.passed(&headers);
+            let before = via.count(&headers);
             assert_eq!(via.is_from_guest(&headers), lines == ["1.1 lodge-00005eed-guest"]);
-            via.tell(&mut headers, 0);
-            assert!(via.is_from_guest(&headers) && via.passed(&headers) == before.max(1), "{headers:?}");
+            via.mark_from_guest(&mut headers, 0);
+            assert!(via.is_from_guest(&headers) && via.count(&headers) == before.max(1), "{headers:?}");
         }
         for line in ["1.1 lodge-00005eed", "1.1 lodge-0000beef-guest", "1.1 lodge-00005eed-guests", "1.1 -guest"] {
             assert!(

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use wasmtime_wasi::runtime::spawn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use crate::capabilities::outbox::{Sending, sent};
-use crate::capabilities::sandbox::{Errand, Sandbox};
+use crate::capabilities::outbox::{SendFuture, complete};
+use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::outgoing::paced::{Paced, Piped, within};
 use crate::outgoing::{Account, LocalCalls, end};
 use crate::request::handler::{Call, Handler, Hop};
@@ -29,17 +29,17 @@ impl LocalCalls for Handler {
         self: Arc<Self>,
         account: Arc<Account>,
         host: String,
-        (sandbox, errand): (Arc<Sandbox>, Errand),
+        (sandbox, context): (Arc<Sandbox>, RequestContext),
         request: Request<WasiBody>,
         options: RequestOptions,
-    ) -> Sending {
+    ) -> SendFuture {
         Box::new(async move {
             account.service.figures.calls.fetch_add(1, Relaxed);
-            let end = end(&errand);
+            let end = end(&context);
             // Pinned here: it is some kilobytes, and would be moved into the next future.
-            let answering = pin!(answer(self, account, host, errand, request));
+            let answering = pin!(answer(self, account, host, context, request));
             let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
-            sent(
+            complete(
                 answered
                     .map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()),
             )
@@ -51,10 +51,10 @@ async fn answer(
     handler: Arc<Handler>,
     account: Arc<Account>,
     host: String,
-    errand: Errand,
+    context: RequestContext,
     mut request: Request<WasiBody>,
 ) -> Result<Response<WasiBody>, Error> {
-    let Errand { request_id, deadline, depth, onward } = errand;
+    let RequestContext { request_id, deadline, depth, onward } = context;
     if let Some(onward) = onward {
         onward.put(request.headers_mut());
     }

@@ -10,7 +10,7 @@ use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
 use crate::admission::Permit;
 use crate::base::budget::Budget;
-use crate::capabilities::sandbox::Errand;
+use crate::capabilities::sandbox::RequestContext;
 use crate::error::RequestError;
 use crate::guests::backend::Backend;
 use crate::guests::target::Target;
@@ -29,22 +29,22 @@ pub(super) fn dispatch<B: RequestBody>(
     permit: Permit,
     request: Request<B>,
     client: IpAddr,
-    mut errand: Errand,
+    mut context: RequestContext,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
-        let (method, version, deadline) = (request.method().clone(), request.version(), errand.deadline);
+        let (method, version, deadline) = (request.method().clone(), request.version(), context.deadline);
         let exchange = Exchange { method, deadline, reserve: Reserve { version, unsent } };
         match &target.backend {
             Backend::Guest(guest) => {
                 if guest.sends() {
-                    errand.onward = tracer.onward(request.headers());
+                    context.onward = tracer.onward(request.headers());
                 }
                 record.begins(Phase::Instantiate);
                 let answer = match Instance::take(guest, deadline).await {
                     Ok(instance) => {
                         record.begins(Phase::Guest);
-                        instance.call(Arc::clone(guest), request, errand).await
+                        instance.call(Arc::clone(guest), request, context).await
                     }
                     Err(error) => Err(error),
                 };
@@ -53,7 +53,7 @@ pub(super) fn dispatch<B: RequestBody>(
             Backend::Upstream(upstream) => {
                 record.begins(Phase::Guest);
                 let onward = if record.is_traced() { tracer.onward(request.headers()) } else { None };
-                let answer = Box::pin(forward::forward(upstream, request, client, &errand, onward)).await;
+                let answer = Box::pin(forward::forward(upstream, request, client, &context, onward)).await;
                 respond::relaying(permit, answer, &exchange)
             }
         }

@@ -14,11 +14,11 @@ use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
 use crate::admission;
-use crate::capabilities::http::filled::poll_filled;
-use crate::capabilities::sandbox::Errand;
+use crate::capabilities::http::non_empty::poll_non_empty;
+use crate::capabilities::sandbox::RequestContext;
 use crate::error::RequestError;
-use crate::proxy::headers::trailing;
-use crate::proxy::upgrade::Ours;
+use crate::proxy::headers::filter_trailers;
+use crate::proxy::upgrade::ClientUpgrade;
 use crate::request::tunnel::{Held, Tunnel};
 use crate::runtime::body::RequestBody;
 use crate::service::Service;
@@ -67,17 +67,17 @@ pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
     mut request: Request<B>,
     client: IpAddr,
-    errand: &Errand,
+    context: &RequestContext,
     onward: Option<Onward>,
 ) -> Result<Forwarded, RequestError> {
-    upstream.via().pass(&mut request, errand.depth, upstream.limits().call_depth)?;
-    let ours = if upstream.spec().upgrade { Ours::take(&mut request) } else { None };
+    upstream.via().add_hop(&mut request, context.depth, upstream.limits().call_depth)?;
+    let ours = if upstream.spec().upgrade { ClientUpgrade::take(&mut request) } else { None };
     let place = match &ours {
         Some(_) => Some(upstream.take_tunnel().ok_or(RequestError::TunnelsFull)?),
         None => None,
     };
     if let Some(ours) = &ours {
-        ours.ask(request.headers_mut());
+        ours.write_offer(request.headers_mut());
     }
     let upload_wait = (!request.body().is_end_stream()).then(Arc::<UploadWait>::default);
     let request = request.map(|inner| {
@@ -87,10 +87,10 @@ pub async fn forward<B: RequestBody>(
         let (left, service) = (upstream.limits().request_body, Arc::clone(&upstream.service));
         Upload { inner, left, service, upload_wait }.boxed_unsync()
     });
-    match upstream.send(request, client, errand.deadline, upload_wait.clone(), onward).await {
+    match upstream.send(request, client, context.deadline, upload_wait.clone(), onward).await {
         Ok(UpstreamResponse { mut response, attempt }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let theirs = hyper::upgrade::on(&mut response);
-            let ours = ours.filter(|ours| ours.is(response.headers()));
+            let ours = ours.filter(|ours| ours.allows(response.headers()));
             let (ours, place) = ours
                 .zip(place)
                 .ok_or_else(|| RequestError::Upstream("it switches to a protocol that nobody asked for".into()))?;
@@ -135,7 +135,7 @@ impl Relay {
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
-        let frame = ready!(poll_filled(Pin::new(&mut self.body), cx));
+        let frame = ready!(poll_non_empty(Pin::new(&mut self.body), cx));
         self.ended = frame.is_none() || self.body.is_end_stream();
         Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broken(&error))))
     }
@@ -191,10 +191,10 @@ impl<B: RequestBody> Body for Upload<B> {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = poll_filled(Pin::new(&mut self.inner), cx);
+        let polled = poll_non_empty(Pin::new(&mut self.inner), cx);
         self.upload_wait.record_poll(polled.is_ready());
         let frame = match ready!(polled) {
-            Some(Ok(frame)) => trailing(frame),
+            Some(Ok(frame)) => filter_trailers(frame),
             Some(Err(error)) => {
                 self.upload_wait.broken.store(true, Relaxed);
                 return Poll::Ready(Some(Err(error.into())));

@@ -15,7 +15,7 @@ use super::respond::{Body, Reserve};
 use crate::admission::Refusal;
 use crate::cache;
 use crate::cache::{Found, Settled};
-use crate::capabilities::sandbox::Errand;
+use crate::capabilities::sandbox::RequestContext;
 use crate::error::RequestError;
 use crate::guests::absent::Why;
 use crate::guests::snapshot::Snapshot;
@@ -49,10 +49,10 @@ pub async fn handle<B: RequestBody>(
         record.detail(&handler.logs, peer.address(), &head);
     }
     record.begins(Phase::Route);
-    let arrived = headers::arrive(&mut head, peer);
+    let arrived = headers::normalize(&mut head, peer);
     record.asked(&head, peer.address());
     let arrival = arrived?;
-    if head.extensions.get::<headers::Crowded>().is_some() {
+    if head.extensions.get::<headers::TooManyFields>().is_some() {
         return Err(RequestError::TooManyFields);
     }
     if head.uri.path() == "*" {
@@ -60,7 +60,7 @@ pub async fn handle<B: RequestBody>(
     }
     let bound = find(handler, hop, arrival, &mut head, record)?;
     // Who came back over the network is as deep as one that was called so often.
-    let depth = call.map_or(0, |call| call.depth).max(handler.via.passed(&head.headers));
+    let depth = call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
     if depth > bound.target.backend.limits().call_depth {
         return Err(RequestError::CallDepth);
     }
@@ -70,7 +70,7 @@ pub async fn handle<B: RequestBody>(
     // each of them, and with these it was 11 KB and not 5.
     let mut errand = match (&handler.responses, &bound.cached) {
         (Some(responses), Some((rules, uri))) => {
-            bound.target.admission.greet(&handler.asked(hop, request.headers(), bound.route))?;
+            bound.target.admission.check_client(&handler.asked(hop, request.headers(), bound.route))?;
             let at = (uri, bound.route);
             match Box::pin(responses.look(*rules, at, &bound.target.backend, &mut request, record)).await {
                 Found::Kept(response) => return stored(handler, &bound.target, version, response, None, record),
@@ -116,7 +116,7 @@ fn stored(
         if deadline <= now {
             return Err(RequestError::QueueTimeout);
         }
-        body = body.permitted(target.admission.admit_aside(record.start())?, deadline, reserve);
+        body = body.permitted(target.admission.try_admit(record.start())?, deadline, reserve);
     }
     Ok(Response::from_parts(head, body))
 }
@@ -141,7 +141,7 @@ async fn ask_again(
         Ok(permit) => {
             record.admitted(&permit);
             errand.begins(deadline);
-            let to = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
+            let to = RequestContext { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
             dispatch((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
         }
         Err(refusal) => Err(refusal.into()),
@@ -175,15 +175,15 @@ fn ask<B: RequestBody>(
         let own = record.admitted(&permit) + target.backend.limits().wall;
         let deadline = hop.call.map_or(own, |call| own.min(call.deadline));
         cached.into_iter().for_each(|cached| cached.begins(deadline));
-        let errand = Errand { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
+        let context = RequestContext { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
         let Some((version, route)) = mirror else {
-            return dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)
+            return dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, context, record)
                 .await;
         };
         let (request, copy) = mirror::doubled(request);
-        let shown = mirror::show((version, route, judged), copy, client, errand.clone(), Arc::clone(&handler.unsent));
+        let shown = mirror::show((version, route, judged), copy, client, context.clone(), Arc::clone(&handler.unsent));
         tokio::spawn(shown);
-        Box::pin(dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, errand, record)).await
+        Box::pin(dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, context, record)).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::HeaderMap;
 
-use crate::admission::Asked;
+use crate::admission::RequestView;
 use crate::base::budget::Budget;
 use crate::base::ids::Ids;
 use crate::cache::Responses;
@@ -69,9 +69,9 @@ pub struct Call<'a> {
 
 impl Handler {
     /// A request as the policies of a service see it, by one of its routes.
-    pub fn asked<'a>(&'a self, hop: Hop<'_>, headers: &'a HeaderMap, route: usize) -> Asked<'a> {
+    pub fn asked<'a>(&'a self, hop: Hop<'_>, headers: &'a HeaderMap, route: usize) -> RequestView<'a> {
         let proxies = hop.peer.is_trusted().then_some(&*self.trusted_proxies);
         let (peer, claimed, inside) = (hop.peer.address(), hop.peer.claimed(), hop.call.is_some());
-        Asked { peer, claimed, inside, proxies, headers, route }
+        RequestView { peer, claimed, inside, proxies, headers, route }
     }
 }

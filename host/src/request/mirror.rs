@@ -18,7 +18,7 @@ use super::dispatch::dispatch;
 use super::record::Record;
 use super::respond;
 use crate::base::budget::Budget;
-use crate::capabilities::sandbox::Errand;
+use crate::capabilities::sandbox::RequestContext;
 use crate::guests::target::Target;
 use crate::runtime::body::RequestBody;
 use crate::telemetry::traces::{Trace, Tracer};
@@ -69,13 +69,13 @@ pub async fn show(
     (target, route, judged): (Arc<Target>, Arc<str>, bool),
     request: Request<AnyBody>,
     client: IpAddr,
-    errand: Errand,
+    context: RequestContext,
     unsent: Arc<Budget>,
 ) {
-    let mut record = Record::new(Arc::clone(&errand.request_id), Trace::off());
+    let mut record = Record::new(Arc::clone(&context.request_id), Trace::off());
     record.found(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
-    let permit = match places.admit_aside(record.start()) {
+    let permit = match places.try_admit(record.start()) {
         // Of what its service is not judged by it is not either: a client could choose that.
         Ok(mut permit) => {
             if judged {
@@ -87,7 +87,7 @@ pub async fn show(
         Err(refusal) => return record.dismissed(&refusal.into()),
     };
     let response =
-        match dispatch((&Tracer::off(), &unsent), &target, permit, request, client, errand, &mut record).await {
+        match dispatch((&Tracer::off(), &unsent), &target, permit, request, client, context, &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 record.counted(&error);
@@ -167,18 +167,18 @@ mod tests {
     use http_body_util::Empty;
 
     use super::*;
-    use crate::proxy::upgrade::{Ours, Wanted};
+    use crate::proxy::upgrade::{ClientUpgrade, OfferedProtocols};
 
     /// There is one connection to the client, and it is for who answers.
     #[test]
     fn the_copy_cannot_take_the_connection() {
         let request = Request::get("/").header(header::CONNECTION, "upgrade").header(header::UPGRADE, "websocket");
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        Wanted::note(&mut head);
+        OfferedProtocols::detect(&mut head);
         let body = Empty::<Bytes>::new().map_err(|never| -> Error { match never {} });
         let (mut original, mut copy) = doubled(Request::from_parts(head, body));
         assert!(copy.extensions().is_empty(), "whatever else is in there may be the client's alone, too");
-        assert!(Ours::take(&mut copy).is_none());
-        assert!(Ours::take(&mut original).is_some());
+        assert!(ClientUpgrade::take(&mut copy).is_none());
+        assert!(ClientUpgrade::take(&mut original).is_some());
     }
 }

@@ -15,7 +15,7 @@ use crate::error::RequestError;
 use crate::service::Service;
 use crate::service::deployment::Deployment;
 use crate::telemetry::logs::Logs;
-use crate::telemetry::logs::requests::Told;
+use crate::telemetry::logs::requests::RequestLine;
 use crate::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
 use crate::telemetry::traces::{Outcome, Phase, Trace};
 
@@ -132,7 +132,7 @@ impl Record {
 
     /// It may run, from the time that is returned on.
     pub fn admitted(&mut self, permit: &Permit) -> Instant {
-        let waited = permit.waited();
+        let waited = permit.queue_wait();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
             service.figures.waited.record(waited);
         }
@@ -168,7 +168,7 @@ impl Record {
     pub fn counted(&mut self, error: &RequestError) {
         self.reason = Some(error.reason());
         if let Some(service) = &self.service {
-            service.failed(error, &self.request_id, false);
+            service.record_failure(error, &self.request_id, false);
         }
     }
 
@@ -176,7 +176,7 @@ impl Record {
     pub fn failed(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
         self.reason = Some(error.reason());
         let service = self.service.get_or_insert_with(|| Arc::clone(nobody));
-        service.failed(error, &self.request_id, false);
+        service.record_failure(error, &self.request_id, false);
         let name = Some(&*service.name).filter(|name| !name.is_empty());
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
         let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
@@ -212,7 +212,7 @@ impl Record {
         if let Some(service) = &self.service {
             let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
             tracing::warn!(service = &*service.name, request_id, reason, detail, "transfer aborted: {error}");
-            service.failed(error, request_id, true);
+            service.record_failure(error, request_id, true);
         }
     }
 }
@@ -258,7 +258,7 @@ impl Details {
         for ((told, (phase, at)), end) in phases.iter_mut().zip(begun).zip(ends) {
             *told = (phase.name(), end.saturating_duration_since(*at));
         }
-        self.logs.requests.tell(&Told {
+        self.logs.requests.tell(&RequestLine {
             began: self.began,
             request_id: &record.request_id,
             service: &service.name,

@@ -126,10 +126,12 @@ pub fn holding(
     answer: Result<Answer, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let answer = answer.and_then(Answer::sendable).inspect_err(|error| permit.failed(error.verdict(), Instant::now))?;
+    let answer =
+        answer.and_then(Answer::sendable).inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))?;
     let Answer { mut head, body } = answer;
     take_over(&mut head);
-    permit.answered(head.status, &mut head.headers, body.upload(), Instant::now);
+    permit.record_response(head.status, body.upload(), Instant::now);
+    permit.write_headers(&mut head.headers);
     let body = if exchange.is_bodiless(head.status) {
         tokio::spawn(tokio::time::timeout_at(exchange.deadline.into(), discard(body, permit)));
         Body::text(None)
@@ -148,19 +150,22 @@ pub fn relaying(
     answer: Result<Forwarded, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let (mut head, body, upload) = match answer.inspect_err(|error| permit.failed(error.verdict(), Instant::now))? {
-        Forwarded::Answer(head, body, upload) => (head, body, upload),
-        Forwarded::Switch(mut head, tunnel) => {
-            let chosen = upgrade::chosen(&head.headers);
-            take_over(&mut head);
-            chosen.iter().for_each(|chosen| upgrade::speak(&mut head.headers, chosen));
-            permit.answered(head.status, &mut head.headers, Upload::default(), Instant::now);
-            tokio::spawn(tunnel.run());
-            return Ok(Response::from_parts(head, Body::text(None)));
-        }
-    };
+    let (mut head, body, upload) =
+        match answer.inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))? {
+            Forwarded::Answer(head, body, upload) => (head, body, upload),
+            Forwarded::Switch(mut head, tunnel) => {
+                let chosen = upgrade::chosen(&head.headers);
+                take_over(&mut head);
+                chosen.iter().for_each(|chosen| upgrade::write_upgrade(&mut head.headers, chosen));
+                permit.record_response(head.status, Upload::default(), Instant::now);
+                permit.write_headers(&mut head.headers);
+                tokio::spawn(tunnel.run());
+                return Ok(Response::from_parts(head, Body::text(None)));
+            }
+        };
     take_over(&mut head);
-    permit.answered(head.status, &mut head.headers, upload, Instant::now);
+    permit.record_response(head.status, upload, Instant::now);
+    permit.write_headers(&mut head.headers);
     let body = if exchange.is_bodiless(head.status) {
         Body::text(None)
     } else {
@@ -203,7 +208,7 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if let Some(standing) = error.standing() {
+    if let Some(standing) = error.rate_status() {
         standing.write(headers);
     }
     if matches!(error, RequestError::BadFraming) {

@@ -11,7 +11,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::proxy::upgrade::Ours;
+use crate::proxy::upgrade::ClientUpgrade;
 use crate::upstreams::send::Attempt;
 use crate::upstreams::tunnels::TunnelSlot;
 
@@ -41,8 +41,8 @@ impl Held {
 
 impl Tunnel {
     /// Both connections, once the head of the response is sent.
-    pub fn new(ours: Ours, theirs: OnUpgrade, held: Held, idle: Duration) -> Self {
-        Self { ours: ours.freed(), theirs, held, idle }
+    pub fn new(ours: ClientUpgrade, theirs: OnUpgrade, held: Held, idle: Duration) -> Self {
+        Self { ours: ours.into_connection(), theirs, held, idle }
     }
 
     /// Passes bytes until both sides have ended, one has failed, or nothing has come for too long.

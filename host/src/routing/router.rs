@@ -1,12 +1,12 @@
-//! (host, path, method) → target. A pure value: no clock, no lock, no I/O.
+//! Routes (host, path, method) to a target. A pure value: no clock, no lock, no I/O.
 //!
-//! Precedence is total: a route of the request's host before one of any host, then the one with more segments, then the
-//! one whose first segment that differs is a name and not a `{parameter}`. The method comes last: where it is not
-//! allowed, no other route is tried.
+//! Precedence is total: a route of the request's host before one for any host, then the route with more segments, then
+//! the one that has a name at the first segment in which they differ, not a `{parameter}`. The method is checked last:
+//! when the best route does not allow it, no other route is tried.
 //!
-//! Paths are compared in the form of [`canonical::comparable`]: `/a/%62` is `/a/b`, while `/a%2Fb` and `/a//b` are below
-//! `/a` and nothing else. Services may read such a path otherwise than the router does, so a path that is not
-//! [plain](canonical::is_plain) is looked up in each of its other readings as well (`readings`), and
+//! Paths are compared in the form of [`canonical::comparable`]: `/a/%62` equals `/a/b`, while `/a%2Fb` and `/a//b`
+//! match only routes for everything below `/a`. A service may read such a path differently from the router. So a path
+//! that is not [plain](canonical::is_plain) is also looked up in each of its other readings (`readings`), and
 //! [refused](Missed::Ambiguous) when one of them leads to a route with restrictions of its own.
 
 mod readings;
@@ -16,20 +16,20 @@ use std::sync::Arc;
 
 use http::Method;
 
-use self::readings::{Merged, Siblings};
+use self::readings::{AllRoutes, TargetRoutes};
 use crate::base::canonical;
 use crate::manifest::cache::Rules;
 use crate::manifest::route::{Route, Segment};
 
-/// Where requests can go. Two targets never own one route.
+/// The routing table. No two targets own the same route.
 #[derive(Debug)]
 pub struct Router<T> {
     hosts: HashMap<String, Node<T>>,
     any_host: Node<T>,
-    merged: Merged,
+    merged: AllRoutes,
 }
 
-/// What is known of the paths that have the same segments so far.
+/// A node of the routing tree, for all paths with the same segments so far.
 #[derive(Debug)]
 struct Node<T> {
     names: HashMap<String, Node<T>>,
@@ -48,32 +48,32 @@ struct Entry<T> {
     cache: Option<Rules>,
     named: bool,
     target: T,
-    siblings: Arc<Siblings>,
+    owned: Arc<TargetRoutes>,
 }
 
-/// Who answers a request.
+/// The route that matched a request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Match<'a, T> {
-    /// Who.
+    /// The route's target.
     pub target: &'a T,
-    /// By which path, as the manifest has it.
+    /// The route's path as the manifest has it.
     pub route: &'a Arc<str>,
-    /// Which of the routes that its target owns that is.
+    /// The route's number among the routes of its target.
     pub number: usize,
-    /// Bytes at the start of the path that the service is not to see.
+    /// The number of bytes at the start of the path that are removed before the service sees the path.
     pub prefix: usize,
-    /// Whether its answers are kept.
+    /// The route's cache rules; `None` when its responses are not cached.
     pub cache: Option<Rules>,
 }
 
-/// Why nobody does.
+/// The reason why no route matched.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Missed {
-    /// There is no such route.
+    /// No route matches the host and path.
     Route,
-    /// There is one for other methods: these, as the `Allow` header has them.
+    /// The route allows other methods: these, in the form of the `Allow` header.
     Method(String),
-    /// A service may take the path for one that has another route, with restrictions of its own.
+    /// A service may read the path as one of another route, which has restrictions of its own.
     Ambiguous,
 }
 
@@ -85,16 +85,16 @@ impl<T> Default for Node<T> {
 
 impl<T> Default for Router<T> {
     fn default() -> Self {
-        Self { hosts: HashMap::new(), any_host: Node::default(), merged: Merged::default() }
+        Self { hosts: HashMap::new(), any_host: Node::default(), merged: AllRoutes::default() }
     }
 }
 
 impl<T: Clone> Router<T> {
-    /// Gives `routes` to `target`: all of them or none. `guarded` is whether all of its requests are under policies.
+    /// Adds all of `routes` for `target`, or none. `guarded` says that every request of the target is under policies.
     ///
     /// # Errors
-    /// The first route that somebody has already, and who that is.
-    pub fn own<'a>(
+    /// The first route that another target owns, and that target.
+    pub fn insert<'a>(
         &mut self,
         routes: impl Iterator<Item = &'a Route> + Clone,
         target: &T,
@@ -106,18 +106,18 @@ impl<T: Clone> Router<T> {
                 return Err((route, entry.target.clone()));
             }
         }
-        let siblings = self.merged.add(routes.clone(), guarded);
+        let owned = self.merged.add(routes.clone(), guarded);
         for (number, route) in routes.enumerate() {
-            self.add(number, route, target, &siblings);
+            self.add(number, route, target, &owned);
         }
         Ok(())
     }
 
-    fn add(&mut self, number: usize, route: &Route, target: &T, siblings: &Arc<Siblings>) {
+    fn add(&mut self, number: usize, route: &Route, target: &T, owned: &Arc<TargetRoutes>) {
         let Route { methods, strip_prefix, cache, named, .. } = route.clone();
-        let (path, siblings) = (Arc::from(route.path.to_string()), Arc::clone(siblings));
+        let (path, owned) = (Arc::from(route.path.to_string()), Arc::clone(owned));
         let target = target.clone();
-        let entry = Entry { route: path, methods, strip_prefix, number, cache, named, target, siblings };
+        let entry = Entry { route: path, methods, strip_prefix, number, cache, named, target, owned };
         self.entries(route).push(entry);
     }
 
@@ -137,57 +137,57 @@ impl<T: Clone> Router<T> {
 }
 
 impl<T> Router<T> {
-    /// The target of a request, whose authority and path are in their canonical forms. `names` is whether the request may
-    /// go by the hosts that services have by their names.
+    /// Returns the route of a request, whose authority and path are in canonical form. `names` says whether the request
+    /// may use the hosts that services have by their names.
     ///
-    /// Costs one look-up for the host and one per segment of the path, however many routes there are; more only
+    /// Costs one lookup for the host and one per segment of the path, independent of the number of routes; more only
     /// where names and parameters compete for one segment, or where the path is not plain.
     ///
     /// # Errors
-    /// When nobody answers.
+    /// When no route matches.
     pub fn find(&self, authority: &str, path: &str, method: &Method, names: bool) -> Result<Match<'_, T>, Missed> {
         let host = canonical::host(authority);
         if canonical::is_plain(path) {
-            return self.look(host, path, method, names).map(|(found, _)| found);
+            return self.lookup(host, path, method, names).map(|(found, _)| found);
         }
         let comparable = canonical::comparable(path);
-        let (mut found, siblings) = self.look(host, &comparable, method, names)?;
+        let (mut found, owned) = self.lookup(host, &comparable, method, names)?;
         if found.prefix > 0 {
             found.prefix = canonical::same_segments(path, &comparable, found.prefix);
         }
-        let agree = self.merged.agree(siblings, found.number, (host, &comparable), method, names);
+        let agree = self.merged.readings_agree(owned, found.number, (host, &comparable), method, names);
         if agree { Ok(found) } else { Err(Missed::Ambiguous) }
     }
 
-    /// The target of a path as it is written here.
-    fn look(
+    /// Looks up a path in exactly this spelling.
+    fn lookup(
         &self,
         host: &str,
         path: &str,
         method: &Method,
         names: bool,
-    ) -> Result<(Match<'_, T>, &Arc<Siblings>), Missed> {
+    ) -> Result<(Match<'_, T>, &Arc<TargetRoutes>), Missed> {
         let open = |(entries, _): &(&[Entry<T>], usize)| names || !entries.iter().any(|entry| entry.named);
         let own = self.hosts.get(host).and_then(|node| node.find(path)).filter(open);
         let (entries, matched) = own.or_else(|| self.any_host.find(path)).ok_or(Missed::Route)?;
-        // A route for HEAD comes before one for GET, which has HEAD only where nothing else says so.
+        // A route for HEAD comes before one for GET, which serves HEAD only where no other route does.
         let exact = entries.iter().find(|entry| entry.methods.contains(method));
         match exact.or_else(|| entries.iter().find(|entry| entry.allows(method))) {
             Some(entry) => {
                 let prefix = if entry.strip_prefix { matched } else { 0 };
-                let Entry { target, route, number, cache, siblings, .. } = entry;
-                Ok((Match { target, route, number: *number, prefix, cache: *cache }, siblings))
+                let Entry { target, route, number, cache, owned, .. } = entry;
+                Ok((Match { target, route, number: *number, prefix, cache: *cache }, owned))
             }
             None => Err(Missed::Method(allow(entries))),
         }
     }
 }
 
-/// The best of what was found so far: how many segments, who, and how many bytes of the path.
+/// The best match so far: its number of segments, its entries, and the number of bytes of the path that it matched.
 type Best<'a, T> = Option<(usize, &'a [Entry<T>], usize)>;
 
 impl<T> Node<T> {
-    /// Who owns the best pattern for `path`, and how many of its bytes that matches.
+    /// Returns the entries of the best pattern for `path`, and how many bytes of the path the pattern matched.
     fn find(&self, path: &str) -> Option<(&[Entry<T>], usize)> {
         if path == "/" && !self.exact.is_empty() {
             return Some((&self.exact, 0));
@@ -214,7 +214,7 @@ impl<T> Node<T> {
 }
 
 impl<T> Entry<T> {
-    /// Whether it takes requests of this method.
+    /// Whether this route serves requests with this method.
     fn allows(&self, method: &Method) -> bool {
         let asked = |method: &Method| self.methods.contains(method);
         self.methods.is_empty() || asked(method) || (*method == Method::HEAD && asked(&Method::GET))

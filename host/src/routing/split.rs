@@ -1,7 +1,7 @@
-//! (service, head) → version: which of several answers. Pure: what is drawn is a count.
+//! Splits the traffic of a service among its versions. Pure: draws come from a counter.
 //!
-//! In this order: a rule of a version, which names a header or a cookie and its value; what the service's `sticky`
-//! names, whose hash gives the same version again, on every host; else every version its part, evenly spread.
+//! In this order: a rule of a version, which names a header or a cookie and its value; the value that the service's
+//! `sticky` names, whose hash selects the same version on every host; else each version gets its share, evenly spread.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -11,62 +11,62 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use crate::base::ids::hash_of;
-use crate::manifest::key::Place;
-use crate::manifest::share::{Percent, Rule, Share};
+use crate::manifest::key::RequestKey;
+use crate::manifest::share::{Percent, Rule, TrafficShare};
 
-/// The versions beside a service.
+/// The versions of a service beside the service itself.
 pub struct Split<T> {
     versions: Vec<Version<T>>,
-    sticky: Option<Place>,
+    sticky: Option<RequestKey>,
     drawn: AtomicU32,
-    shown: AtomicU32,
-    /// Some of them may be withdrawn, so they are judged.
+    mirrored: AtomicU32,
+    /// Some version has automatic rollback, so results are compared.
     judges: bool,
-    /// Where clients can choose their versions by what `sticky` names, and versions are judged.
-    seen: Option<Seen>,
+    /// Where versions are judged and clients can choose their version through the `sticky` value.
+    sticky_window: Option<StickyWindow>,
 }
 
-/// The version that a request is for.
+/// The version that a request goes to.
 pub struct Choice<'a, T> {
     /// The version; `None` is the service itself.
     pub version: Option<&'a Arc<T>>,
-    /// Whether how it goes says something of how versions compare. It does when it was drawn. A rule is a client's own choice,
-    /// and a client that fails or is slow on purpose could choose the version that it wants withdrawn; only of a version
-    /// that gets nothing else, nothing else can be known. Of requests with one value of `sticky`, which a client can choose as
-    /// well, one counts in a `WINDOW`.
+    /// Whether the result counts in the comparison of versions. Results of drawn requests count. A rule is the client's
+    /// own choice, and a client that fails or is slow on purpose could pick the version that it wants withdrawn; so
+    /// results by rule count only for a version that gets no other requests. A client can choose its `sticky` value
+    /// too, so each value counts once in a `WINDOW`.
     pub judged: bool,
 }
 
 struct Version<T> {
-    share: Share,
+    share: TrafficShare,
     target: Arc<T>,
 }
 
-/// Steps through all 10,000 hundredths of a percent before it comes to one again (it shares no factor with them), and
-/// never many times in a row into one part: it is close to the golden ratio of them.
+/// The step between draws. It shares no factor with 10,000, so every hundredth of a percent is drawn once in 10,000
+/// draws, and it is close to their golden ratio, so draws are spread evenly.
 const STEP: u32 = 6_181;
 
-/// Seconds in which one value of `sticky` counts once: no less than the stretch of time over which versions are compared,
-/// which is a minute and up to one sample.
+/// Seconds in which one `sticky` value counts once. At least the period over which versions are compared, which is a
+/// minute and up to one sample.
 const WINDOW: u32 = 75;
 
-/// Values of `sticky` that can count for one version in a [`WINDOW`]; they share so many places by their hashes.
-const PLACES: usize = 16 << 10;
+/// The number of slots for `sticky` values per version in a [`WINDOW`]; values share slots by their hashes.
+const SLOTS: usize = 16 << 10;
 
-/// Which values of `sticky` have counted lately: 64 KiB for each version.
-struct Seen {
-    /// When the first request came; times are counted from there.
+/// The `sticky` values that counted recently: 64 KiB for each version.
+struct StickyWindow {
+    /// The time of the first request; times are relative to it.
     epoch: OnceLock<Instant>,
-    /// For each version, and then the service, by the hash of the value: the second in which one has counted, or 0. A place
-    /// that is taken is not given to another value, or two values could take turns.
-    places: Box<[AtomicU32]>,
+    /// For each version, and then the service, by the hash of the value: the second in which a value of the slot last
+    /// counted, or 0. A slot in use is not given to another value: otherwise two values could alternate in it.
+    slots: Box<[AtomicU32]>,
 }
 
-impl Seen {
+impl StickyWindow {
     fn new(versions: usize) -> Self {
         Self {
             epoch: OnceLock::new(),
-            places: (0..=versions).flat_map(|_| 0..PLACES).map(|_| AtomicU32::new(0)).collect(),
+            slots: (0..=versions).flat_map(|_| 0..SLOTS).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -74,47 +74,48 @@ impl Seen {
     fn counts(&self, version: usize, value: u64, now: Instant) -> bool {
         let passed = now.saturating_duration_since(*self.epoch.get_or_init(|| now)).as_secs();
         let second = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
-        // Other bits than those that have chosen the version.
-        let at = (value / u64::from(Percent::ALL.0)) as usize % PLACES;
+        // Other bits of the hash than those that selected the version.
+        let at = (value / u64::from(Percent::ALL.0)) as usize % SLOTS;
         let free = |last: u32| (last == 0 || second.saturating_sub(last) >= WINDOW).then_some(second);
-        self.places.get(version * PLACES + at).is_some_and(|place| place.fetch_update(Relaxed, Relaxed, free).is_ok())
+        self.slots.get(version * SLOTS + at).is_some_and(|slot| slot.fetch_update(Relaxed, Relaxed, free).is_ok())
     }
 }
 
-/// Something that can be taken out.
-pub trait Part {
-    /// Whether it is in.
-    fn takes_part(&self) -> bool;
+/// A version that can be taken out of rotation.
+pub trait InRotation {
+    /// Whether the version gets traffic.
+    fn is_in_rotation(&self) -> bool;
 }
 
-impl<T: Part> Split<T> {
-    /// Between these versions and the service itself; `None` without any.
-    pub fn new(versions: impl IntoIterator<Item = (Share, Arc<T>)>, sticky: Option<Place>) -> Option<Self> {
+impl<T: InRotation> Split<T> {
+    /// Returns the split between these versions and the service itself; `None` without versions.
+    pub fn new(versions: impl IntoIterator<Item = (TrafficShare, Arc<T>)>, sticky: Option<RequestKey>) -> Option<Self> {
         let versions: Vec<_> = versions.into_iter().map(|(share, target)| Version { share, target }).collect();
-        let (drawn, shown) = (AtomicU32::new(0), AtomicU32::new(0));
+        let (drawn, mirrored) = (AtomicU32::new(0), AtomicU32::new(0));
         let judges = versions.iter().any(|version| version.share.rollback.is_some());
-        let seen = (judges && sticky.is_some()).then(|| Seen::new(versions.len()));
-        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, shown, judges, seen })
+        let sticky_window = (judges && sticky.is_some()).then(|| StickyWindow::new(versions.len()));
+        (!versions.is_empty()).then_some(Self { versions, sticky, drawn, mirrored, judges, sticky_window })
     }
 
-    /// The version that answers a request that came at `now`.
+    /// Returns the version for a request that arrived at `now`.
     pub fn choose(&self, headers: &HeaderMap, client: IpAddr, now: Instant) -> Choice<'_, T> {
-        let named = self
-            .versions
-            .iter()
-            .find(|version| version.share.rules.iter().any(|rule| rule.holds(headers)) && version.target.takes_part());
+        let named = self.versions.iter().find(|version| {
+            version.share.rules.iter().any(|rule| rule.matches(headers)) && version.target.is_in_rotation()
+        });
         if let Some(version) = named {
             let judged = self.judges && version.share.percent == Percent(0);
             return Choice { version: Some(&version.target), judged };
         }
         let value = self.sticky.as_ref().and_then(|sticky| sticky.key(client, headers));
         let draw = value.and_then(|value| u32::try_from(value % u64::from(Percent::ALL.0)).ok());
-        // The part of a version that is out is the service's.
+        // The share of a version that is out of rotation goes to the service.
         let drawn = self.draw(draw.unwrap_or_else(|| step(&self.drawn)));
-        let drawn = drawn.filter(|(_, version)| version.target.takes_part());
+        let drawn = drawn.filter(|(_, version)| version.target.is_in_rotation());
         let number = drawn.map_or(self.versions.len(), |(number, _)| number);
-        let counts = |seen: &Seen| self.chosen(value, client).is_none_or(|value| seen.counts(number, value, now));
-        let judged = self.judges && self.seen.as_ref().is_none_or(counts);
+        let counts = |sticky_window: &StickyWindow| {
+            self.client_chosen(value, client).is_none_or(|value| sticky_window.counts(number, value, now))
+        };
+        let judged = self.judges && self.sticky_window.as_ref().is_none_or(counts);
         Choice { version: drawn.map(|(_, version)| &version.target), judged }
     }
 
@@ -128,38 +129,40 @@ impl<T: Part> Split<T> {
         })
     }
 
-    /// What a client has chosen of the value by which its version was found: not an IPv4 address, which it has to be
-    /// reached at, and of an IPv6 address what is not the network's.
-    fn chosen(&self, value: Option<u64>, client: IpAddr) -> Option<u64> {
+    /// Returns the key under which a `sticky` value that the client can choose counts once, or `None` if it cannot
+    /// choose it. A client cannot choose its IPv4 address, but any address of its IPv6 network, so there the network is
+    /// the key.
+    fn client_chosen(&self, value: Option<u64>, client: IpAddr) -> Option<u64> {
         match (self.sticky.as_ref()?, client.to_canonical()) {
-            (Place::Client, IpAddr::V4(_)) => None,
-            (Place::Client, IpAddr::V6(address)) => Some(hash_of(&(address.to_bits() >> 64).to_be_bytes())),
+            (RequestKey::Client, IpAddr::V4(_)) => None,
+            (RequestKey::Client, IpAddr::V6(address)) => Some(hash_of(&(address.to_bits() >> 64).to_be_bytes())),
             _ => value,
         }
     }
 
-    /// Who is shown the request besides: one version at most. Of more than all of them together, the first by name get their part.
+    /// Returns the version that receives a mirrored copy, at most one. If mirror percentages exceed 100 %, versions
+    /// earlier by name win.
     pub fn mirror(&self) -> Option<&Arc<T>> {
         let mut versions = self.versions.iter().filter(|version| version.share.mirror > Percent(0)).peekable();
         versions.peek()?;
-        let mut draw = step(&self.shown);
-        // Each has a range of its own, one after another.
+        let mut draw = step(&self.mirrored);
+        // Each version has a range of its own, one after another.
         let version = versions.find(|version| {
-            let shown = draw < version.share.mirror.0;
+            let mirrored = draw < version.share.mirror.0;
             draw = draw.saturating_sub(version.share.mirror.0);
-            shown
+            mirrored
         })?;
-        version.target.takes_part().then_some(&version.target)
+        version.target.is_in_rotation().then_some(&version.target)
     }
 
-    /// All of them.
-    pub fn versions(&self) -> impl Iterator<Item = (&Share, &Arc<T>)> {
+    /// Returns all versions with their shares.
+    pub fn versions(&self) -> impl Iterator<Item = (&TrafficShare, &Arc<T>)> {
         self.versions.iter().map(|version| (&version.share, &version.target))
     }
 }
 
 impl Rule {
-    fn holds(&self, headers: &HeaderMap) -> bool {
+    fn matches(&self, headers: &HeaderMap) -> bool {
         self.place.value(headers) == Some(self.value.as_bytes())
     }
 }

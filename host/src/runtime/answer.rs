@@ -19,7 +19,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::instance::{Finished, Guarded};
 use crate::admission::Upload;
 use crate::base::lock::lock;
-use crate::capabilities::http::filled::poll_filled;
+use crate::capabilities::http::non_empty::poll_non_empty;
 use crate::capabilities::sandbox::Sandbox;
 use crate::error::RequestError;
 use crate::runtime::guest::Guest;
@@ -152,7 +152,7 @@ impl Work {
 impl AnswerBody {
     /// The next frame; `None` only for a body that the guest has ended properly.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
-        self.poll_next(cx).map_err(|error| self.sandbox.blame(error))
+        self.poll_next(cx).map_err(|error| self.sandbox.attribute(error))
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
@@ -184,13 +184,13 @@ impl AnswerBody {
 
     /// What it means that the body is not complete when its time is up.
     pub fn late(&self) -> RequestError {
-        self.sandbox.blame(RequestError::WallTime)
+        self.sandbox.attribute(RequestError::WallTime)
     }
 
     /// What the guest has had of its client's body so far.
     pub fn upload(&self) -> Upload {
-        let Sandbox { body_broken, body_over, .. } = &*self.sandbox;
-        Upload { waited: self.sandbox.body_waited(), broken: body_broken.load(Relaxed) || body_over.load(Relaxed) }
+        let Sandbox { body_broken, body_too_large, .. } = &*self.sandbox;
+        Upload { waited: self.sandbox.body_wait(), broken: body_broken.load(Relaxed) || body_too_large.load(Relaxed) }
     }
 
     /// Bytes still to come, when that is known: every frame is here, and none of them is a trailer.
@@ -270,9 +270,9 @@ impl AnswerBody {
         if self.ended {
             return Poll::Ready(Ok(None));
         }
-        let polled = ready!(poll_filled(Pin::new(&mut self.inner), cx));
+        let polled = ready!(poll_non_empty(Pin::new(&mut self.inner), cx));
         // A guest may take a body that was cut off for a whole one, and call its answer complete.
-        if self.sandbox.body_over.load(Relaxed) {
+        if self.sandbox.body_too_large.load(Relaxed) {
             return Poll::Ready(Err(RequestError::BodyTooLarge));
         }
         match polled {
@@ -282,7 +282,7 @@ impl AnswerBody {
                 self.ended = true;
                 Poll::Ready(Ok(None))
             }
-            Some(Err(error)) => Poll::Ready(Err(self.length.blame(&error))),
+            Some(Err(error)) => Poll::Ready(Err(self.length.attribute(&error))),
             None => {
                 self.length.end()?;
                 self.ended = true;
@@ -314,7 +314,7 @@ impl Length {
     }
 
     /// What is wrong with the body. wasmtime counts as well, and reports a length that is wrong in one of two ways.
-    fn blame(&self, error: &Error) -> RequestError {
+    fn attribute(&self, error: &Error) -> RequestError {
         match (error, self.promised) {
             (Error::HttpResponseBodySize(Some(size)), Some(promised)) if *size > promised => {
                 mismatch(promised, "at least ", *size)

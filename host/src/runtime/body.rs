@@ -9,9 +9,9 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error;
 
-use crate::capabilities::http::filled::poll_filled;
+use crate::capabilities::http::non_empty::poll_non_empty;
 use crate::capabilities::sandbox::Sandbox;
-use crate::proxy::headers::trailing;
+use crate::proxy::headers::filter_trailers;
 
 /// What the listener hands over, or a guest that calls another.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static {}
@@ -38,10 +38,10 @@ impl<B: RequestBody> Body for Limited<B> {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = poll_filled(Pin::new(&mut self.inner), cx);
-        self.sandbox.body_asked(polled.is_pending());
+        let polled = poll_non_empty(Pin::new(&mut self.inner), cx);
+        self.sandbox.set_body_waiting(polled.is_pending());
         let frame = match ready!(polled) {
-            Some(Ok(frame)) => trailing(frame),
+            Some(Ok(frame)) => filter_trailers(frame),
             Some(Err(error)) => {
                 self.sandbox.body_broken.store(true, Relaxed);
                 return Poll::Ready(Some(Err(error.into())));
@@ -56,7 +56,7 @@ impl<B: RequestBody> Body for Limited<B> {
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                self.sandbox.body_over.store(true, Relaxed);
+                self.sandbox.body_too_large.store(true, Relaxed);
                 Poll::Ready(Some(Err(Error::HttpRequestBodySize(None))))
             }
         }

@@ -42,8 +42,8 @@ use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::capabilities::Ctx;
 use crate::config::{self, Tiers};
-use crate::cpu::turns;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::digest::Digest;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
@@ -143,7 +143,7 @@ impl Compiler {
     /// When the system does not give the address space that the configured sizes need.
     pub fn new(config: &config::Config) -> Result<Self, String> {
         let sizes = &config.engine;
-        let threads = if sizes.compile_threads == 0 { (turns::cores() - 1).max(1) } else { sizes.compile_threads };
+        let threads = if sizes.compile_threads == 0 { (scheduler::cores() - 1).max(1) } else { sizes.compile_threads };
         let reset = Reset::detect();
         let linked = |concurrent| Linked::new(sizes, reset, Kind { concurrent, baseline: false }).map(Arc::new);
         let (plain, concurrent) = (linked(false)?, linked(true)?);
@@ -163,7 +163,7 @@ impl Compiler {
             engines,
             sizes: sizes.clone(),
             clock,
-            services: Services::new(Turns::new(turns::workers())),
+            services: Services::new(CpuScheduler::new(scheduler::workers())),
             upstreams: upstreams::Upstreams::new(config.upstreams.connections),
             outgoing: Outgoing::nowhere(),
             metrics: Arc::default(),
@@ -173,7 +173,7 @@ impl Compiler {
             long: Lane::new(1),
             optimising: Lane::new(1),
             upgrades: Mutex::default(),
-            loads: Arc::new(Semaphore::new(turns::cores())),
+            loads: Arc::new(Semaphore::new(scheduler::cores())),
             trials: Semaphore::new(TRIALS),
             reset,
             known: Mutex::default(),

@@ -9,8 +9,8 @@ use arc_swap::ArcSwapOption;
 use super::compile::{Compiled, Compiler, Interfaces};
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
-use crate::capabilities::denials::Denials;
 use crate::capabilities::http::Sender;
+use crate::capabilities::logged_denials::LoggedDenials;
 use crate::manifest::Isolation;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::spec::GuestSpec;
@@ -36,7 +36,7 @@ pub struct Guest {
     used: AtomicU64,
     idle: Mutex<Vec<Idle>>,
     late_trap: AtomicBool,
-    denials: Arc<Denials>,
+    denials: Arc<LoggedDenials>,
 }
 
 /// A warm instance between two requests.
@@ -91,7 +91,7 @@ impl Guest {
     }
 
     /// What was denied to its sandboxes and logged.
-    pub(crate) fn denials(&self) -> &Arc<Denials> {
+    pub(crate) fn denials(&self) -> &Arc<LoggedDenials> {
         &self.denials
     }
 

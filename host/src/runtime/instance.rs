@@ -24,10 +24,10 @@ use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 use super::answer::{Answer, Work};
 use super::body::{Limited, RequestBody};
 use crate::base::lock::lock;
-use crate::capabilities::sandbox::{Errand, Sandbox};
+use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::capabilities::{Ctx, stdio};
-use crate::cpu::meter::Caught;
-use crate::cpu::turns::{Hog, Turn};
+use crate::cpu::meter::TickAction;
+use crate::cpu::scheduler::{CpuSlot, LongRunning};
 use crate::error::{RequestError, Trap};
 use crate::manifest::spec::host_of;
 use crate::runtime::compile::Compiled;
@@ -112,10 +112,10 @@ impl Instance {
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
-            Caught::Continue => Ok(UpdateDeadline::Continue(1)),
+            TickAction::Continue => Ok(UpdateDeadline::Continue(1)),
             // tokio's own yield, not a bare wake: the worker looks at its sockets before it comes back here.
-            Caught::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
-            Caught::Over => Err(CpuExhausted.into()),
+            TickAction::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            TickAction::Over => Err(CpuExhausted.into()),
         });
         store.set_hostcall_fuel(limits.memory);
         if let Some(table) = store.concurrent_resource_table() {
@@ -162,11 +162,11 @@ impl Instance {
         mut self,
         guest: Arc<Guest>,
         request: http::Request<B>,
-        errand: Errand,
+        context: RequestContext,
     ) -> Result<Answer, RequestError> {
         let sandbox = Arc::clone(&self.store.data().sandbox);
-        let deadline = errand.deadline;
-        sandbox.begin(errand, self.uses == 0);
+        let deadline = context.deadline;
+        sandbox.begin(context, self.uses == 0);
         self.uses = self.uses.saturating_add(1);
         let body_limit = guest.limits().request_body;
         let expects = request.headers().contains_key(header::EXPECT);
@@ -179,10 +179,10 @@ impl Instance {
             tokio::task::yield_now().await;
         }
         // An answer that was made of a body that was cut off is none.
-        if sandbox.body_over.load(Relaxed) {
+        if sandbox.body_too_large.load(Relaxed) {
             Err(RequestError::BodyTooLarge)
         } else {
-            answer.map_err(|error| sandbox.blame(error))
+            answer.map_err(|error| sandbox.attribute(error))
         }
     }
 
@@ -193,7 +193,7 @@ impl Instance {
     pub async fn ready(self, guest: &Arc<Guest>, path: &str, deadline: Instant) -> Result<(), String> {
         let uri = format!("http://{}{path}", host_of(&guest.name));
         let request = http::Request::get(uri).body(http_body_util::Empty::new()).map_err(|error| error.to_string())?;
-        let answer = self.call(Arc::clone(guest), request, Errand::new(Arc::from("ready"), deadline)).await;
+        let answer = self.call(Arc::clone(guest), request, RequestContext::new(Arc::from("ready"), deadline)).await;
         match answer {
             Ok(answer) if answer.head.status.is_success() => Ok(()),
             Ok(answer) => Err(answer.head.status.to_string()),
@@ -270,7 +270,7 @@ pub(super) struct Guarded<F> {
     /// The head of its answer has been taken.
     answered: bool,
     /// It computes for long, and this is its place in the queue for the next turn.
-    hog: Option<(Hog, Option<oneshot::Receiver<Turn>>)>,
+    hog: Option<(LongRunning, Option<oneshot::Receiver<CpuSlot>>)>,
 }
 
 impl<F> Guarded<F> {
@@ -284,13 +284,13 @@ impl<F> Guarded<F> {
     }
 
     /// Ready when the guest may run: at once unless it is a hog.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<CpuSlot>> {
         if self.hog.is_none() {
             let share = &self.sandbox.service.share;
-            if !self.sandbox.cpu.is_long(share.has_hogs()) {
+            if !self.sandbox.cpu.is_long(share.has_long_running()) {
                 return Poll::Ready(None);
             }
-            self.hog = Some((share.hog(), None));
+            self.hog = Some((share.long_running(), None));
         }
         let Some((hog, waiting)) = &mut self.hog else { return Poll::Ready(None) };
         let turn = ready!(Pin::new(waiting.get_or_insert_with(|| hog.wait())).poll(cx));
@@ -299,7 +299,7 @@ impl<F> Guarded<F> {
     }
 
     /// A hog that would go on asks for its next turn before it passes this one on, so that weights count.
-    fn rest(&mut self, turn: Option<Turn>) {
+    fn rest(&mut self, turn: Option<CpuSlot>) {
         if self.sandbox.cpu.take_preempted()
             && let Some((hog, waiting)) = &mut self.hog
         {
@@ -324,7 +324,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
                 this.sandbox.cpu.leave();
                 match polled {
                     Ok(Poll::Ready(output)) => {
-                        this.sandbox.part_from_sent();
+                        this.sandbox.detach_outgoing();
                         return Poll::Ready(Ok(output));
                     }
                     Ok(Poll::Pending) => {}
@@ -334,7 +334,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
             }
             // What it waited for is here, and it goes on, but not past a tick, nor while its client waits for what it has made.
             // It is woken by the answer.
-            let goes_on = this.sandbox.run_sent(cx);
+            let goes_on = this.sandbox.poll_outgoing(cx);
             let made = this.answered || lock(&this.sandbox.head).is_some();
             if !goes_on || made || this.sandbox.cpu.ticks() > begun {
                 break;
@@ -348,7 +348,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
 impl<F> Drop for Guarded<F> {
     fn drop(&mut self) {
-        self.sandbox.forget_sent();
+        self.sandbox.drop_outgoing();
         stdio::finish(&self.sandbox);
     }
 }

@@ -1,4 +1,4 @@
-//! A version of a service as it is deployed: what is known of it whether a guest or replicas answer.
+//! A deployed version of a service: what guests and upstreams have in common.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -11,29 +11,30 @@ use crate::manifest::route::Route;
 use crate::manifest::spec::GuestSpec;
 use crate::telemetry::metrics::judged::{Counts, Window};
 
-/// A version of a service, from its files.
+/// A version of a service, made from its files.
 pub struct Deployment {
-    /// Service name; a version beside the service itself is `service@label`.
+    /// The service's name; `service@label` for a version beside the service itself.
     pub name: Arc<str>,
-    /// Its version, in the 12 digits that tell it apart in a log.
+    /// The version: the first 12 hexadecimal digits of its digest.
     pub version: Arc<str>,
-    /// What was on disk when it was deployed.
+    /// The files as they were on disk at deployment.
     pub spec: GuestSpec,
-    /// What outlives it: the service of which it is a version.
+    /// The service, which outlives this version.
     pub service: Arc<Service>,
-    /// What its answers are kept under: the same for as long as nothing changes that they depend on.
+    /// The key under which the cache stores this version's responses. It changes when something changes that they
+    /// depend on.
     pub edition: Edition,
-    /// When it began to serve, and what its service had been judged by until then.
+    /// When the version was activated, and the service's counts of judged requests at that time.
     since: OnceLock<(SystemTime, Counts)>,
-    /// Why it was taken out.
+    /// The reason why the version was withdrawn.
     withdrawn: OnceLock<String>,
 }
 
 impl Deployment {
-    /// What these files are, as a version of one of `services`.
+    /// Returns the deployment of these files, as a version of one of `services`.
     pub(crate) fn new(spec: GuestSpec, services: &Services) -> Self {
-        let service = services.of(&spec.name);
-        let withdrawn = service.withdrawn(Self::files(&spec)).map(OnceLock::from).unwrap_or_default();
+        let service = services.get_or_create(&spec.name);
+        let withdrawn = service.withdrawn(Self::file_identity(&spec)).map(OnceLock::from).unwrap_or_default();
         Self {
             name: Arc::clone(&service.name),
             version: Arc::from(spec.digest.short()),
@@ -45,61 +46,64 @@ impl Deployment {
         }
     }
 
-    /// Its version.
+    /// Returns the digest of the version.
     pub fn digest(&self) -> Digest {
         self.spec.digest
     }
 
-    /// Where it answers, besides its host.
+    /// Returns the routes that the version has besides its host.
     pub fn routes(&self) -> &[Route] {
         &self.spec.manifest.routes
     }
 
-    /// What it may use.
+    /// Returns the version's limits.
     pub fn limits(&self) -> &Limits {
         &self.spec.manifest.limits
     }
 
-    /// CPU time that its service has used so far. Requests that are never caught by a tick count on average only.
+    /// Returns the CPU time that the service has used. Requests that are too short for the sampling tick are right only
+    /// on average.
     pub fn cpu(&self) -> Duration {
         self.service.share.cpu()
     }
 
-    /// When it began to serve; `None` before.
+    /// Returns when the version was activated; `None` before.
     pub fn since(&self) -> Option<SystemTime> {
         self.since.get().map(|(since, _)| *since)
     }
 
-    /// It is what its service serves from now on: with its weight, which a version on trial must not set.
-    pub(crate) fn takes_over(&self) {
-        self.service.share.weigh(self.spec.manifest.cpu_weight);
+    /// Makes this the active version of its service. Sets the service's CPU weight, which a version on trial must not
+    /// change.
+    pub(crate) fn activate(&self) {
+        self.service.share.set_weight(self.spec.manifest.cpu_weight);
         self.since.get_or_init(|| (SystemTime::now(), self.service.figures.judged.counts()));
     }
 
-    /// What it is judged by, of the last minute: nothing of what it replaced is among that.
+    /// Returns the results of the last minute by which the version is judged. Results of the version that it replaced
+    /// are not included.
     pub fn window(&self) -> Window {
         self.since.get().map(|(_, counts)| self.service.figures.judged.window(counts)).unwrap_or_default()
     }
 
-    /// Takes it out of its service's traffic for this reason, for as long as its files stay what they are. Says
-    /// whether it was in until now.
+    /// Takes the version out of rotation for as long as its files do not change. Returns whether it was in rotation
+    /// before.
     pub fn withdraw(&self, why: String) -> bool {
-        self.service.withdraw(Self::files(&self.spec), why.clone());
+        self.service.withdraw(Self::file_identity(&self.spec), why.clone());
         self.withdrawn.set(why).is_ok()
     }
 
-    /// Its own files, which a change of its service's manifest leaves alone.
-    fn files(spec: &GuestSpec) -> (Digest, u64) {
+    /// Returns the digest of the version's own files. A change of its service's manifest does not affect it.
+    fn file_identity(spec: &GuestSpec) -> (Digest, u64) {
         (spec.digest, spec.manifest.share.as_ref().map_or(0, |share| share.text))
     }
 
-    /// Why it was taken out, if it was.
+    /// Returns why the version was withdrawn, if it was.
     pub fn withdrawn(&self) -> Option<&str> {
         self.withdrawn.get().map(String::as_str)
     }
 
-    /// Whether it takes its part of its service's traffic.
-    pub fn takes_part(&self) -> bool {
+    /// Whether the version gets its share of the service's traffic.
+    pub fn is_in_rotation(&self) -> bool {
         self.withdrawn.get().is_none() && !self.service.is_disabled()
     }
 }

@@ -46,7 +46,7 @@ pub struct Histogram {
 
 /// What is counted of a service, in all its versions.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct ServiceMetrics {
     /// Answers whose head was sent, by the first digit of the status.
     pub answers: [AtomicU64; 5],
     /// From a request's head to the last byte of its answer.
@@ -66,13 +66,13 @@ pub struct Figures {
     /// Calls of its guests to other services of the host.
     pub calls: AtomicU64,
     /// Requests of its guests to the world, by how they went.
-    pub outgoing: Tally,
+    pub outgoing: ReasonCounter,
     /// Requests that were turned away before a guest was at work on them, by reason.
-    pub refused: Tally,
+    pub refused: ReasonCounter,
     /// Requests that a guest was at work on and did not answer, by reason.
-    pub failed: Tally,
+    pub failed: ReasonCounter,
     /// Answers that broke off after their head was sent, by reason.
-    pub aborted: Tally,
+    pub aborted: ReasonCounter,
     /// Answers that are kept.
     pub cached: Cached,
     /// What it is compared by with other versions.
@@ -106,11 +106,11 @@ pub struct Metrics {
 
 /// Something that counts for as long as this lives.
 #[derive(Debug)]
-pub struct Counted<'a>(&'a AtomicI64);
+pub struct GaugeGuard<'a>(&'a AtomicI64);
 
 /// Counts by reason. The reasons are words of the program, so there are few.
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<BTreeMap<&'static str, u64>>);
+pub struct ReasonCounter(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Histogram {
     /// Counts one that took so long.
@@ -134,7 +134,7 @@ impl Histogram {
     }
 }
 
-impl Figures {
+impl ServiceMetrics {
     /// Counts an answer, when it is over.
     pub fn answered(&self, status: http::StatusCode, took: Duration, sent: u64) {
         if let Some(class) = self.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
@@ -209,14 +209,14 @@ fn quantile(counts: &[u64], part: f64) -> Option<Duration> {
 
 impl Metrics {
     /// Counts a connection, as open until this is dropped.
-    pub fn open(&self) -> Counted<'_> {
+    pub fn open(&self) -> GaugeGuard<'_> {
         self.accepted.fetch_add(1, Relaxed);
-        Counted::new(&self.connections)
+        GaugeGuard::new(&self.connections)
     }
 
     /// Counts a component that is to be compiled, until this is dropped.
-    pub fn compiling(&self) -> Counted<'_> {
-        Counted::new(&self.compiling)
+    pub fn compiling(&self) -> GaugeGuard<'_> {
+        GaugeGuard::new(&self.compiling)
     }
 
     /// Components being compiled, or waiting for it.
@@ -235,20 +235,20 @@ impl Metrics {
     }
 }
 
-impl<'a> Counted<'a> {
+impl<'a> GaugeGuard<'a> {
     fn new(count: &'a AtomicI64) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
-impl Tally {
+impl ReasonCounter {
     /// One more.
     pub fn count(&self, reason: &'static str) {
         *lock(&self.0).entry(reason).or_default() += 1;

@@ -1,7 +1,7 @@
-//! Which of the replicas that can be used gets a request.
+//! Load balancing: selects one of the available replicas.
 //!
-//! Pure but for a counter: randomness is 64 bits that the caller passes in. A choice looks at each candidate a few times
-//! and allocates nothing.
+//! Pure except for a counter; the caller passes 64 random bits. A selection reads each candidate a few times and
+//! allocates nothing.
 
 mod hash;
 mod smooth;
@@ -12,38 +12,38 @@ use self::smooth::SmoothRoundRobin;
 use crate::base::ids::mix;
 use crate::manifest::upstream::Policy;
 
-/// A replica that can be used.
+/// An available replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its place in the set.
+    /// Its index in the set.
     pub index: usize,
-    /// What it counts for, 1 or more; only how weights compare matters.
+    /// Its weight, at least 1. Only the ratio between weights matters.
     pub weight: u32,
-    /// Requests that it is answering.
+    /// Requests in flight at it.
     pub in_flight: usize,
-    /// Random bits that are always the same for the same replica, and different for others.
+    /// A hash that identifies the replica.
     pub seed: u64,
 }
 
-/// A policy, and what it must remember from choice to choice.
+/// A balancing policy and its state.
 #[derive(Debug)]
 pub enum Balancer {
-    /// How many have been chosen.
+    /// The number of selections so far.
     RoundRobin(AtomicUsize),
-    /// Where each is in its cycle.
+    /// The position of each replica in its cycle.
     Weighted(SmoothRoundRobin),
-    /// Remembers nothing.
+    /// No state.
     Random,
-    /// Remembers nothing.
+    /// No state.
     WeightedRandom,
-    /// Remembers nothing.
+    /// No state.
     LeastInFlight,
-    /// Remembers nothing.
+    /// No state.
     Hash,
 }
 
 impl Balancer {
-    /// For a set of so many replicas.
+    /// Creates the balancer for a set of `replicas` replicas.
     pub fn new(policy: Policy, replicas: usize) -> Self {
         match policy {
             Policy::RoundRobin => Self::RoundRobin(AtomicUsize::new(0)),
@@ -55,14 +55,15 @@ impl Balancer {
         }
     }
 
-    /// The index of one of the candidates, or nothing when there are none. `again` says that the request was sent before;
-    /// `key` is what hashing goes by, and a request without one goes anywhere.
+    /// Returns the index of a candidate, or `None` if there are none. `again` is true for a retry. `key` is the hash
+    /// key; a request without one goes to a random replica.
     pub fn pick<I>(&self, candidates: I, key: Option<u64>, random: u64, again: bool) -> Option<usize>
     where
         I: Iterator<Item = Candidate> + Clone,
     {
         let picked = match self {
-            // Were the turn after a failure a turn like others, then of two replicas one could get all first tries.
+            // A retry does not advance the counter: with two replicas, one of them could otherwise get all first
+            // attempts.
             Self::RoundRobin(_) if again => evenly(candidates, random),
             Self::RoundRobin(turn) => {
                 let count = candidates.clone().count();
@@ -79,7 +80,7 @@ impl Balancer {
     }
 }
 
-/// Candidates can become fewer while they are looked at; the last one then stands for those that are gone.
+/// Returns candidate `n`, or the last one: candidates can become unavailable between counting and this pass.
 fn nth(candidates: impl Iterator<Item = Candidate>, n: usize) -> Option<Candidate> {
     let (mut left, mut last) = (n, None);
     for candidate in candidates {
@@ -110,8 +111,8 @@ fn by_weight(candidates: impl Iterator<Item = Candidate> + Clone, random: u64) -
     last
 }
 
-/// Drawn by weight, so that weights hold as well while there is little to do, when nobody has anything in flight. Two
-/// and not all: workers that choose at the same moment then do not all choose the same one.
+/// Draws two candidates by weight and returns the less loaded one. Drawing by weight makes weights hold even when
+/// nothing is in flight. With two instead of all, concurrent workers do not all choose the same replica.
 fn least_of_two(candidates: impl Iterator<Item = Candidate> + Clone, random: u64) -> Option<Candidate> {
     let one = by_weight(candidates.clone(), random)?;
     let others = candidates.filter(|candidate| candidate.index != one.index);
@@ -120,7 +121,7 @@ fn least_of_two(candidates: impl Iterator<Item = Candidate> + Clone, random: u64
     Some(if load(other, one.weight) < load(one, other.weight) { other } else { one })
 }
 
-/// A number below `limit`, or zero when that is, each as likely as the other to 1 in 2^64 / `limit`.
+/// Returns a number below `limit` (0 if `limit` is 0). The bias is at most `limit` / 2^64.
 fn below(random: u64, limit: u64) -> u64 {
     ((u128::from(random) * u128::from(limit)) >> 64) as u64
 }

@@ -1,9 +1,9 @@
-//! How many retries there may be, so that they cannot be what brings a service down: a part of the requests of the last
-//! ten seconds, and a few a second in any case.
+//! The retry budget: at most a percentage of the requests of the last ten seconds, plus a minimum per second. It keeps
+//! retries from overloading a service that fails.
 //!
-//! A retry is paid for by requests that came before it, and is remembered for as long as they are, so that nothing pays
-//! twice: over any time, retries are at most that part of the requests, and the few. Requests count without a lock,
-//! because there are many; retries take one, because they must not outrun each other.
+//! A retry is remembered for as long as the requests that paid for it, so no request pays for two retries. Over any
+//! period, retries are at most that percentage of the requests plus the minimum. Counting a request takes no lock,
+//! since requests are frequent. Taking a retry does, so that two cannot share the last one.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,20 +12,20 @@ use std::time::Instant;
 use crate::base::lock::lock;
 use crate::manifest::upstream::Retry;
 
-/// Seconds that are remembered. The current one has just begun or is nearly over, so it is nine to ten of them.
+/// Seconds in the window. The current second is incomplete, so the window covers nine to ten seconds.
 pub const WINDOW: u64 = 10;
 
-/// What was asked and what was retried. One for an upstream; survives new versions of its manifest.
+/// The requests and retries of the last [`WINDOW`] seconds. One per upstream; survives new manifests.
 #[derive(Debug)]
 pub struct Budget {
     epoch: Instant,
-    /// A [`SecondCounts`] for each second, in turn.
+    /// One [`SecondCounts`] per second, as a ring.
     slots: [AtomicU64; WINDOW as usize],
-    /// Held by whoever takes a retry.
+    /// Held while a retry is taken.
     taking: Mutex<()>,
 }
 
-/// A second's counts, in one word: 24 bits of the second, 24 of requests, 16 of retries.
+/// The counts of one second, packed into one word: 24 bits for the second, 24 for requests, 16 for retries.
 #[derive(Clone, Copy)]
 struct SecondCounts {
     second: u64,
@@ -33,25 +33,26 @@ struct SecondCounts {
     retries: u64,
 }
 
-/// Seconds are counted up to here (194 days) and from the start again, a whole number of windows later.
+/// Seconds wrap around here, after 194 days. A multiple of the window, so that each second keeps its index.
 const WRAP: u64 = (1 << 24) / WINDOW * WINDOW;
-/// A clock that was read so many seconds ago is late; one that seems later still is from another turn.
+/// A clock value may be older than the newest one by less than this many seconds. Beyond it, the counts are from before
+/// a wrap.
 const MAX_LATE: u64 = 60;
 const REQUESTS: u64 = (1 << 24) - 1;
 const RETRIES: u64 = (1 << 16) - 1;
 
 impl Budget {
-    /// Nothing was asked yet.
+    /// Creates an empty budget.
     pub fn new(now: Instant) -> Self {
         Self { epoch: now, slots: Default::default(), taking: Mutex::new(()) }
     }
 
-    /// A request came: its first try, not those that follow.
+    /// Counts a request. Not to be called for retries.
     pub fn record_request(&self, now: Instant) {
         self.add(self.second(now), |slot| Some(SecondCounts { requests: (slot.requests + 1).min(REQUESTS), ..slot }));
     }
 
-    /// Whether there is room for one more retry, which then is taken.
+    /// Takes one retry from the budget. Returns `false` if there is none left.
     pub fn take_retry(&self, now: Instant, retry: &Retry) -> bool {
         let second = self.second(now);
         let _taking = lock(&self.taking);
@@ -65,7 +66,8 @@ impl Budget {
         retries < room && self.add(second, one_more)
     }
 
-    /// False when `change` finds no room, or the clock was read so long ago that its second is forgotten.
+    /// Changes the counts of a second. Returns `false` if `change` refuses, or if a later second has already reused the
+    /// entry.
     fn add(&self, second: u64, change: impl Fn(SecondCounts) -> Option<SecondCounts>) -> bool {
         let Some(place) = self.slots.get((second % WINDOW) as usize) else { return false };
         let update = |packed| {
@@ -85,7 +87,7 @@ impl Budget {
     }
 }
 
-/// Seconds from `then` to `now`.
+/// Returns the seconds from `then` to `now`, across a wrap.
 fn age(now: u64, then: u64) -> u64 {
     (now + WRAP - then) % WRAP
 }

@@ -1,4 +1,4 @@
-//! Asks every replica how it is, at the pace that the manifest says.
+//! Health checks of the replicas, at the interval of the manifest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use super::Inner;
 use super::transport::{ErrorKind, Pool, Target};
 use crate::upstreams::transport::AnyBody;
 
-/// Bytes of an answer to a check that are read.
+/// The most bytes of a check's response that are read.
 const MAX_BODY: usize = 64 << 10;
 
-/// Checks all replicas, over and over; does nothing for an upstream that has none of that.
+/// Checks all replicas periodically. Never returns; does nothing if the upstream has no checks.
 pub(super) async fn run(inner: Arc<Inner>) {
     let Some(path) = inner.spec.health.path.clone() else { return std::future::pending().await };
     loop {
@@ -38,7 +38,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Whether it passes, and if not why; nothing when it was not asked because requests have all its connections.
+/// Returns whether the check passes, with the cause if it fails; `None` if requests occupy all connections to the
+/// replica.
 async fn check_replica(
     pool: &Pool<AnyBody>,
     address: &Target,
@@ -52,15 +53,15 @@ async fn check_replica(
     let answered = tokio::time::timeout(timeout, async {
         let response = pool.send(request).await.map_err(|error| (error.kind, error.cause))?;
         let status = response.status();
-        // Read to its end, so that the connection can be used again; not if that is far.
+        // Reads the body to its end so that the connection can be reused; a longer body closes it.
         let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
         Ok::<_, (ErrorKind, String)>(status)
     });
     Some(match answered.await {
         Ok(Ok(status)) if (lowest..=highest).contains(&status.as_u16()) => Ok(()),
-        Ok(Ok(status)) => Err(format!("{path} answers {status}")),
+        Ok(Ok(status)) => Err(format!("GET {path} got {status}")),
         Ok(Err((ErrorKind::Overloaded, _))) => return None,
         Ok(Err((_, cause))) => Err(cause),
-        Err(_) => Err(format!("{path} does not answer within {}", humantime::format_duration(timeout))),
+        Err(_) => Err(format!("GET {path} got no response within {}", humantime::format_duration(timeout))),
     })
 }

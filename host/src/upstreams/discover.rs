@@ -1,8 +1,7 @@
-//! Where the replicas are: from what was configured to a set of addresses that changes.
+//! Service discovery: turns the sources of a manifest into a set of addresses that changes.
 //!
-//! Every [`Source`] is followed by a task of its own, so that one that does not answer delays no other. What it said
-//! last stays while it fails (`memory.rs`), and changes are published as one list, in a `watch`. Who uses the list never
-//! waits for a name.
+//! Every [`Source`] has a task of its own, so a slow one delays no other. While a source fails, its last good result
+//! stays in use (`source_state.rs`). Changes are published as one list in a `watch`, so a request never waits for DNS.
 
 mod follow;
 #[cfg(any(test, fuzzing))]
@@ -27,26 +26,27 @@ use crate::manifest::upstream::source::Source;
 use follow::SourceTask;
 pub use resolver::Resolver;
 
-/// One replica.
+/// The address of a replica with its weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Who it is.
+    /// The address and the host name.
     pub target: Target,
-    /// Its share of requests beside the others', at least 1.
+    /// Its share of the requests relative to the others, at least 1.
     pub weight: u32,
 }
 
-/// How often sources are asked.
+/// How often sources are resolved.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// The least between two questions, whatever the TTL is. Also the first pause after a failure, which doubles up to
-    /// 32 times this.
+    /// The shortest time between two lookups, whatever the TTL. Also the first pause after a failure; pauses double up
+    /// to 32 times this.
     pub least: Duration,
-    /// The most, whatever the TTL is: some servers give their answers ten minutes, and take them back after one.
+    /// The longest time between two lookups, whatever the TTL: some servers give a TTL of ten minutes and change the
+    /// records after one.
     pub most: Duration,
-    /// For how long a source must say that there are no replicas until that is believed.
+    /// How long a source must keep reporting no replicas before they are removed.
     pub grace: Duration,
-    /// Between two looks at a file.
+    /// The interval at which a file is read.
     pub file: Duration,
 }
 
@@ -57,11 +57,11 @@ impl Default for Pace {
     }
 }
 
-/// Why nothing can be learnt from sources, by their places; nothing of those that answer.
+/// The errors of sources, by their index. Sources without an error have no entry.
 #[derive(Clone, Debug, Default)]
 pub struct SourceErrors(Arc<Mutex<BTreeMap<usize, String>>>);
 
-/// The tasks that follow sources. They end when this is dropped.
+/// The tasks that resolve the sources. Dropping it ends them.
 pub struct Discovery {
     endpoints: watch::Receiver<Arc<[Endpoint]>>,
     pending: watch::Receiver<usize>,
@@ -70,8 +70,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Begins to follow `sources`. Replicas that are known by their addresses are there at once. To be called inside
-    /// of the runtime.
+    /// Starts a task for each source. Fixed addresses are known at once. Must be called inside the runtime.
     pub fn start(sources: Vec<Source>, resolver: Arc<Resolver>, pace: Pace) -> Self {
         let (sender, endpoints) = watch::channel(Arc::from([]));
         let (pending_sender, pending) = watch::channel(sources.len());
@@ -98,34 +97,34 @@ impl Discovery {
         Self { endpoints, pending, source_errors, _tasks: tasks }
     }
 
-    /// All replicas that are known now, in the order of their sources, none twice; and every change of them.
+    /// Returns a receiver of the known replicas, in the order of their sources, without duplicates.
     pub fn endpoints(&self) -> watch::Receiver<Arc<[Endpoint]>> {
         self.endpoints.clone()
     }
 
-    /// What is wrong with its sources, now and later.
+    /// Returns the shared errors of the sources.
     pub fn source_errors(&self) -> SourceErrors {
         self.source_errors.clone()
     }
 
-    /// Returns when every source was asked once, whatever it said.
+    /// Returns when every source was resolved once, successfully or not.
     pub async fn first_round(&self) {
-        // An error says that all tasks have ended, as those of fixed addresses do.
+        // An error means that all tasks have ended, as happens with fixed addresses only.
         let _ = self.pending.clone().wait_for(|left| *left == 0).await;
     }
 }
 
-/// What each source said, and the list that follows from it.
+/// The replicas of each source, and the list that is published.
 struct SharedEndpoints {
     known: Mutex<Vec<Vec<Endpoint>>>,
     sender: watch::Sender<Arc<[Endpoint]>>,
-    /// Sources that were not asked yet.
+    /// Sources without a first result.
     pending: watch::Sender<usize>,
     source_errors: SourceErrors,
 }
 
 impl SourceErrors {
-    /// What is wrong with the source in this place.
+    /// Returns the error of the source at this index.
     pub fn of(&self, at: usize) -> Option<String> {
         lock(&self.0).get(&at).cloned()
     }
@@ -140,12 +139,12 @@ impl SourceErrors {
 }
 
 impl SharedEndpoints {
-    /// A source was asked for the first time.
+    /// Records that a source has its first result.
     fn finish_first_round(&self) {
         self.pending.send_modify(|left| *left = left.saturating_sub(1));
     }
 
-    /// What the source at this place says now.
+    /// Sets the replicas of the source at this index, and publishes the list.
     fn put(&self, at: usize, endpoints: Vec<Endpoint>) {
         let mut known = lock(&self.known);
         if let Some(place) = known.get_mut(at) {
@@ -155,7 +154,7 @@ impl SharedEndpoints {
         let mut seen = std::collections::HashSet::new();
         all.extend(known.iter().flatten().filter(|endpoint| seen.insert(&endpoint.target)).cloned());
         let all = Arc::<[Endpoint]>::from(all);
-        // Inside of the lock, so that the last list is the latest.
+        // Under the lock, so that the list sent last is the latest one.
         self.sender.send_if_modified(|list| {
             let changed = *list != all;
             *list = all;

@@ -1,10 +1,11 @@
-//! Whether a replica can be used, and how much of it.
+//! The health of a replica: whether it is available, and with which share of its weight.
 //!
-//! Two things take a replica out: *checks* that fail, until checks pass again, and *failures* of requests in a row, for a
-//! time that grows with each repetition (an *ejection*). When both are over it is available, and its weight may grow from
-//! there on (*slow start*). What happens to it while it is out changes neither: an ejection cannot prolong itself.
+//! Two things make a replica unavailable. Failed *checks* do until checks pass again. Consecutive *failures* of
+//! requests do for a time that grows with each repetition (an *ejection*). When neither holds, the replica is
+//! available, and its weight may grow from then on (*slow start*). Failures of an unavailable replica are ignored, so
+//! an ejection cannot prolong itself.
 //!
-//! A choice reads one number of a replica, a request that succeeds another one; the lock is for what is rare.
+//! Selecting a replica and recording a success each load one atomic. The lock is for rare changes only.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,76 +17,77 @@ use crate::manifest::upstream::{Check, Ejection};
 /// The health of one replica. Survives new sets of replicas.
 #[derive(Debug)]
 pub struct Health {
-    /// When it was first heard of. The nanoseconds below are counted from then.
+    /// When the replica became known. The nanoseconds below count from here.
     epoch: Instant,
-    /// Available from then on; [`NEVER`] while it is down.
+    /// The time from which it is available; [`NEVER`] while it is down.
     from: AtomicU64,
-    /// Requests in a row that failed.
+    /// Consecutive failed requests.
     failures: AtomicUsize,
     state: Mutex<HealthState>,
 }
 
-/// Not before the checks pass.
+/// The value of `from` while checks fail.
 const NEVER: u64 = u64::MAX;
 
-/// Part of the weight, in hundredths, that slow start begins with.
+/// The share of the weight at which slow start begins, in hundredths.
 const FIRST: u32 = 10;
 
-/// All of the weight, in the same unit.
+/// The whole weight, in hundredths.
 pub const FULL: u32 = 100;
 
 #[derive(Debug, Default)]
 struct HealthState {
     down: bool,
-    /// A first check is in. It decides alone, either way: who starts wants to know at once.
+    /// Whether there was a check. The first one decides alone, so that the state of a new replica is known at once.
     checked: bool,
-    /// Checks in a row that said the opposite of `down`.
+    /// Consecutive checks that contradict `down`.
     streak: usize,
-    /// When the last ejection ends, or ended.
+    /// The end of the last ejection.
     until: u64,
-    /// Ejections that are not forgotten yet.
+    /// Ejections that still lengthen the next one.
     ejections: u32,
 }
 
-/// What a replica is.
+/// The status of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthStatus {
-    /// Checks pass, or there are none, and requests do not fail.
+    /// Checks pass or are not configured, and requests do not fail.
     Available,
     /// Checks fail.
     Down,
-    /// Requests failed, and it is left out for this much longer.
+    /// Requests failed; the replica is left out for this remaining time.
     Ejected(Duration),
 }
 
-/// What has just become of a replica: something to tell the operator.
+/// A change of a replica's health, to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthChange {
     /// Checks pass again.
     Up,
     /// Checks fail.
     Down,
-    /// It is left out for so long.
+    /// The replica is left out for this time.
     Ejected(Duration),
 }
 
 impl Health {
-    /// Available, until something else is known.
+    /// Creates the health of a new replica, which is available.
     pub fn new(now: Instant) -> Self {
         Self { epoch: now, from: AtomicU64::new(0), failures: AtomicUsize::new(0), state: Mutex::default() }
     }
 
-    /// Whether it can be used.
+    /// Returns whether the replica can be used.
     pub fn is_available(&self, now: Instant) -> bool {
         self.since(now).is_some()
     }
 
-    /// For how long it has been available; nothing while it is not.
+    /// Returns for how many nanoseconds it has been available; `None` while it is not.
     fn since(&self, now: Instant) -> Option<u64> {
         self.nanos(now).checked_sub(self.from.load(Relaxed))
     }
 
-    /// Hundredths of its weight that count, fewer in the `slow_start` after it became available; nothing while it is not.
+    /// Returns the share of its weight in hundredths, which is smaller during `slow_start`; `None` while it is not
+    /// available.
     pub fn share(&self, now: Instant, slow_start: Duration) -> Option<u32> {
         let since = self.since(now)?;
         if slow_start.is_zero() {
@@ -96,7 +98,7 @@ impl Health {
         Some(u32::try_from(share).unwrap_or(FULL).clamp(FIRST, FULL))
     }
 
-    /// What it is, for people.
+    /// Returns the status for operators.
     pub fn status(&self, now: Instant) -> HealthStatus {
         let (state, now) = (lock(&self.state), self.nanos(now));
         match state.until.checked_sub(now) {
@@ -106,12 +108,12 @@ impl Health {
         }
     }
 
-    /// Whether it is left out for the failures of requests.
+    /// Returns whether the replica is ejected.
     pub fn is_ejected(&self, now: Instant) -> bool {
         lock(&self.state).until > self.nanos(now)
     }
 
-    /// The result of a check.
+    /// Records the result of a check. Returns a change from up to down or back.
     pub fn record_check(&self, now: Instant, passed: bool, check: &Check) -> Option<HealthChange> {
         let mut state = lock(&self.state);
         let first = !std::mem::replace(&mut state.checked, true);
@@ -132,7 +134,7 @@ impl Health {
         Some(if state.down { HealthChange::Down } else { HealthChange::Up })
     }
 
-    /// Checks have ceased: what they said last is no longer known to hold.
+    /// Forgets the results of checks, for an upstream that no longer has any.
     pub fn forget_checks(&self, now: Instant) {
         let mut state = lock(&self.state);
         (state.checked, state.streak) = (false, 0);
@@ -141,25 +143,26 @@ impl Health {
         }
     }
 
-    /// A request succeeded.
+    /// Records a request that succeeded.
     pub fn record_success(&self) {
-        // Read first: all cores read it, and it hardly ever changes.
+        // Loads before it stores: all cores read this counter, and it is rarely above zero.
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
     }
 
-    /// A request failed. True when there were enough in a row to [eject](Self::eject) it.
+    /// Records a request that failed. Returns whether the consecutive failures suffice to [eject](Self::eject) the
+    /// replica.
     pub fn record_failure(&self, now: Instant, ejection: &Ejection) -> bool {
-        // What was sent before it went out, or because there was nobody else, comes back late and says nothing new.
+        // Requests that were sent before the ejection, or in panic mode, may fail later. They say nothing new.
         if ejection.failures == 0 || !self.is_available(now) {
             return false;
         }
         self.failures.fetch_add(1, Relaxed) + 1 >= ejection.failures
     }
 
-    /// Leaves it out: for the base time, and for as much longer each time that it happens again. A time of health as long
-    /// as the base makes up for one of the times before.
+    /// Ejects the replica for the base time multiplied by the number of recent ejections, at most the maximum. One
+    /// earlier ejection is forgotten for each base time that the replica was healthy.
     pub fn eject(&self, now: Instant, ejection: &Ejection) -> Option<HealthChange> {
         let (mut state, now) = (lock(&self.state), self.nanos(now));
         if state.down || state.until > now {
@@ -180,7 +183,7 @@ impl Health {
     }
 }
 
-/// 584 years of them.
+/// Converts to nanoseconds; saturates after 584 years.
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1)
 }

@@ -1,8 +1,8 @@
-//! Two threads that do each step at the same moment, for tests of what must not happen twice.
+//! Runs two threads in lockstep, for tests of races.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// Has two threads do each of the steps at once, and counts how often each step did it.
+/// Runs `act` for each step on two threads at the same moment. Returns how many of the two returned `true`, per step.
 pub(super) fn lockstep<T: Sync>(steps: &[T], act: impl Fn(&T, usize) -> bool + Sync) -> Vec<usize> {
     let (arrived, did) = (AtomicUsize::new(0), steps.iter().map(|_| AtomicUsize::new(0)).collect::<Vec<_>>());
     let walk = |thread: usize| {
@@ -11,7 +11,7 @@ pub(super) fn lockstep<T: Sync>(steps: &[T], act: impl Fn(&T, usize) -> bool + S
             let mut spins = 0u32;
             while arrived.load(SeqCst) < 2 * (n + 1) {
                 spins += 1;
-                // The other one may need this core to arrive at all.
+                // The other thread may need this core to arrive.
                 if spins.is_multiple_of(1000) { std::thread::yield_now() } else { std::hint::spin_loop() }
             }
             did.fetch_add(usize::from(act(step, thread)), SeqCst);

@@ -1,9 +1,10 @@
-//! A request body that can be sent a second time, as long as what was read of it is still held.
+//! A request body that can be sent a second time, as long as everything read from it is still held.
 //!
-//! HTTP/2 servers refuse requests that they have not looked at (`REFUSED_STREAM`, or a `GOAWAY` that names an earlier
-//! stream). Such a request may be sent again whatever its method (RFC 9113, 8.7), and by then hyper has read the first frame
-//! of its body. So what is read is held, up to [`MAX_HELD`] bytes of a request and [`ReplayMemory::MAX`] bytes of all of them, until
-//! there is a response. Over either bound the body passes through as any other, and its request is sent once.
+//! An HTTP/2 server may refuse a request unprocessed (`REFUSED_STREAM`, or a `GOAWAY` that names an earlier stream).
+//! Such a request may be sent again whatever its method (RFC 9113, 8.7), but hyper has by then read the first frame of
+//! its body. So everything read is held until there is a response, at most [`MAX_HELD`] bytes per request and
+//! [`ReplayMemory::MAX`] bytes for all requests. Beyond either bound the body is passed through without a copy, and the
+//! request cannot be sent again.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -18,43 +19,43 @@ use wasmtime_wasi_http::Error;
 use crate::base::lock::lock;
 use crate::upstreams::transport::AnyBody;
 
-/// Bytes of one request that are held.
+/// The most bytes of one request that are held.
 pub const MAX_HELD: usize = 64 << 10;
 
-/// Bytes that all requests together hold.
+/// The bytes that are held for all requests.
 #[derive(Debug, Default)]
 pub struct ReplayMemory(AtomicUsize);
 
-/// The body of a request, and what was read of it. Dropping it lets go of what is held; the body goes on.
+/// A request body and the bytes already read from it. Dropping it frees those bytes; the current copy stays readable.
 pub struct Replay(Arc<Mutex<ReplayState>>);
 
 struct ReplayState {
     body: AnyBody,
-    /// The number of the copy that may read. Earlier ones wait for ever: their requests were refused.
+    /// The number of the copy that may read. Earlier copies stay pending for ever, since their requests were refused.
     reader: usize,
-    /// What was read, if that is all of it.
+    /// Everything read so far; `None` once it is incomplete.
     held: Option<HeldBytes>,
-    /// Bytes of what is held that the reader has passed on.
+    /// The number of held bytes that the current copy has returned.
     passed: usize,
-    /// There will be no further copy.
+    /// Set when there will be no further copy.
     last: bool,
     ended: bool,
 }
 
-/// Bytes, and the part of the room that they take.
+/// Held bytes, counted in `memory`.
 struct HeldBytes {
     bytes: Vec<u8>,
     memory: Arc<ReplayMemory>,
 }
 
-/// The body, for one send.
+/// One readable copy of the body.
 struct ReplayCopy {
     state: Arc<Mutex<ReplayState>>,
     number: usize,
 }
 
 impl ReplayMemory {
-    /// The most, in bytes.
+    /// The maximum, in bytes.
     pub const MAX: usize = 8 << 20;
 
     fn take(&self, bytes: usize) -> bool {
@@ -64,11 +65,11 @@ impl ReplayMemory {
 }
 
 impl HeldBytes {
-    /// Holds these bytes as well, unless there is no room for them.
+    /// Adds bytes. Returns `false` if one of the bounds would be exceeded.
     fn add(&mut self, data: &[u8]) -> bool {
         let fits = self.bytes.len().saturating_add(data.len()) <= MAX_HELD && self.memory.take(data.len());
         if fits {
-            // A copy: a part of a connection's buffer would hold all of that.
+            // Copied, since a slice of a connection's buffer would keep the whole buffer alive.
             self.bytes.extend_from_slice(data);
         }
         fits
@@ -82,7 +83,7 @@ impl Drop for HeldBytes {
 }
 
 impl Replay {
-    /// Of a body of which nothing was read; with its first copy.
+    /// Wraps an unread body, and returns its first copy with it.
     pub fn new(body: AnyBody, memory: &Arc<ReplayMemory>) -> (Self, AnyBody) {
         let held = Some(HeldBytes { bytes: Vec::new(), memory: Arc::clone(memory) });
         let state = Arc::new(Mutex::new(ReplayState { body, reader: 0, held, passed: 0, last: false, ended: false }));
@@ -90,8 +91,8 @@ impl Replay {
         (Self(state), first)
     }
 
-    /// The body from its beginning, for the next send; `None` when too much of it was read. The copy before it reads nothing
-    /// more: its request must have been refused.
+    /// Returns the body from its beginning for the next attempt; `None` if not everything read is held. The previous
+    /// copy must belong to a refused request: reads from it never complete.
     pub fn next(&self) -> Option<AnyBody> {
         let mut state = lock(&self.0);
         state.held.as_ref()?;
@@ -110,7 +111,7 @@ impl Drop for Replay {
 }
 
 impl ReplayState {
-    /// The next frame for the reader.
+    /// Returns the next frame for the current copy.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(rest) = self.rest() {
             let rest = Bytes::copy_from_slice(rest);
@@ -127,14 +128,14 @@ impl ReplayState {
         Poll::Ready(frame)
     }
 
-    /// Holds a frame that was read, or lets go of all when that is not possible.
+    /// Holds a frame, or drops everything held if that is not possible.
     fn hold(&mut self, frame: Option<&Result<Frame<Bytes>, Error>>) {
         let data = match frame {
             None => return,
             Some(Ok(frame)) => frame.data_ref(),
             Some(Err(_)) => None,
         };
-        // A request that ends with trailers is rare, and sent once.
+        // Trailers are not held: requests with trailers are rare, so they are sent only once.
         let held = self.held.as_mut().zip(data).is_some_and(|(held, data)| held.add(data));
         match data {
             Some(data) if held => self.passed += data.len(),
@@ -142,12 +143,12 @@ impl ReplayState {
         }
     }
 
-    /// What is held and not passed on yet.
+    /// Returns the held bytes that the current copy has not returned yet.
     fn rest(&self) -> Option<&[u8]> {
         self.held.as_ref()?.bytes.get(self.passed..).filter(|rest| !rest.is_empty())
     }
 
-    /// Lets go of what is held once nobody needs it.
+    /// Frees the held bytes once no copy needs them.
     fn release(&mut self) {
         if self.last && self.rest().is_none() {
             self.held = None;
@@ -209,10 +210,10 @@ mod tests {
         assert_eq!(memory.0.load(Relaxed), 5);
         let twice = replay.next().unwrap();
         assert_eq!((twice.size_hint().exact(), twice.is_end_stream()), (Some(5), false));
-        // The copy of the request that was refused takes nothing away.
+        // The copy of the refused request consumes nothing.
         let stopped = tokio::time::timeout(std::time::Duration::from_millis(10), once.frame()).await;
         assert!(stopped.is_err() && !once.is_end_stream());
-        // There is a response: what is held stays until the last copy has passed it on.
+        // After a response, held bytes remain until the last copy has returned them.
         drop(replay);
         assert_eq!(all(twice).await, "hello");
         assert_eq!(memory.0.load(Relaxed), 0);

@@ -1,7 +1,7 @@
-//! The replicas of an upstream: who is there, which of them gets a request, and what became of it.
+//! The set of an upstream's replicas: selects one for a request and records the outcome.
 //!
-//! A set is made anew when a manifest changes or a name resolves to something else. What is known of a replica that is in
-//! both is the same value in both, so that neither undoes an ejection or forgets a request that is in flight.
+//! A new set is built when the manifest changes or a name resolves to other addresses. Both sets share the [`Replica`]
+//! of an address that is in both, so a new set neither ends an ejection nor loses the count of requests in flight.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -17,28 +17,29 @@ use crate::base::ids::hash_of;
 use crate::base::lock::lock;
 use crate::manifest::upstream::{MOST_REPLICAS, Spec};
 
-/// A replica, and what is known of it in every set that it is in.
+/// A replica and its state, shared by all sets that contain it.
 #[derive(Debug)]
 pub struct Replica {
-    /// Where it is.
+    /// Its address.
     pub address: Target,
-    /// Whether it can be used.
+    /// Its health.
     pub health: Health,
     in_flight: AtomicUsize,
-    /// Why it was out the last time.
+    /// Why it was unavailable the last time.
     cause: Mutex<Option<String>>,
-    /// What it is told apart by when hashing.
+    /// The hash of its address, which identifies it in rendezvous hashing.
     seed: u64,
 }
 
-/// All that there are at a time. Shared by all workers.
+/// All replicas at one time. Shared by all worker threads.
 pub struct Replicas {
     spec: Arc<Spec>,
     members: Vec<Member>,
     balancer: Balancer,
-    /// All are used because too few are available. Known, so that it is said once.
+    /// Panic mode: too few replicas are available, so all are used. Stored so that a change is logged once.
     in_panic: AtomicBool,
-    /// Held by whoever ejects: two at once could leave out more than they may. Shared with the sets before and after.
+    /// Held while a replica is ejected: two concurrent ejections could exceed the maximum. Shared with earlier and
+    /// later sets.
     ejecting: Arc<Mutex<()>>,
     left_out: usize,
 }
@@ -49,35 +50,36 @@ struct Member {
     weight: u32,
 }
 
-/// A replica that answers a request. Dropping it ends that: it has to live to the last byte.
+/// The replica that handles a request. Counts as in flight until it is dropped, so it must live until the last byte of
+/// the response.
 #[derive(Debug)]
 pub struct ChosenReplica {
-    /// Its place in the set that it was chosen from: what to name among those tried.
+    /// Its index in the set, for the list of replicas already tried.
     pub index: usize,
-    /// What the operator should hear of.
+    /// A change of panic mode that this selection found, to be logged.
     pub panic_change: Option<PanicChange>,
     replica: Arc<Replica>,
 }
 
-/// What has just become of a set.
+/// A change of panic mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PanicChange {
-    /// So few are available that all are used from now on.
+    /// Too few replicas are available; all are used from now on.
     Entered {
-        /// Replicas that are available.
+        /// The number of available replicas.
         available: usize,
     },
-    /// Enough are available again.
+    /// Enough replicas are available again.
     Left {
-        /// Replicas that are available.
+        /// The number of available replicas.
         available: usize,
     },
 }
 
 impl Replicas {
-    /// A set of what was found, with weights from 1. What `before` knows of those that were there then goes on; others
-    /// are new. Whatever is there twice counts once, and what is over [`MOST_REPLICAS`] is left out: the last by address,
-    /// because names resolve to another order each time.
+    /// Builds a set of the replicas in `found`, with weights of at least 1. Takes over the state of replicas that are
+    /// also in `before`. Of duplicates, the first counts. Beyond [`MOST_REPLICAS`], those with the highest addresses
+    /// are left out; the order of a DNS response changes every time, so it cannot decide.
     pub fn new(spec: Arc<Spec>, found: Vec<(Target, u32)>, before: Option<&Self>, now: Instant) -> Self {
         let known = before.into_iter().flat_map(|before| &before.members);
         let known: HashMap<_, _> = known.map(|member| (&member.replica.address, &member.replica)).collect();
@@ -108,16 +110,16 @@ impl Replicas {
         }
     }
 
-    /// Whether this is the set of what was found, in whatever order: then no other one is needed.
+    /// Returns whether the set has exactly the replicas and weights of `found`, in any order.
     pub fn is_of(&self, found: &[(Target, u32)]) -> bool {
         let ours: HashMap<_, _> = self.iter().map(|(replica, weight)| (&replica.address, weight)).collect();
         let same = |(address, weight): &(Target, u32)| ours.get(address) == Some(&(*weight).max(1));
         found.len() == ours.len() && found.iter().all(same)
     }
 
-    /// One for a request: any that is available and not among those `tried` (their places in this set); if there is none,
-    /// one that was tried. When too few are available, all of them count as that. `key` is what hashing goes by, `random`
-    /// 64 bits that are. Takes about 100 ns of three replicas, and 20 ns more for each of many.
+    /// Selects a replica for a request: an available one whose index is not in `tried`, or else one that was tried. In
+    /// panic mode, all replicas count as available. `key` is the hash key of the request, `random` 64 random bits.
+    /// Takes about 100 ns for three replicas and 20 ns more for each further one.
     pub fn choose(&self, now: Instant, key: Option<u64>, random: u64, tried: &[usize]) -> Option<ChosenReplica> {
         let available = self.available(now);
         let in_panic = self.has_too_few(available);
@@ -133,7 +135,7 @@ impl Replicas {
         Some(ChosenReplica { index, panic_change, replica })
     }
 
-    /// Whether [`choose`](Self::choose) finds one that is not among those `tried`.
+    /// Returns whether [`choose`](Self::choose) would find a replica that is not in `tried`.
     pub fn has_another(&self, now: Instant, tried: &[usize]) -> bool {
         let in_panic = self.has_too_few(self.available(now));
         let mut others = self.members.iter().enumerate().filter(|(index, _)| !tried.contains(index));
@@ -147,7 +149,7 @@ impl Replicas {
         Some(Candidate { index, weight, in_flight: in_flight.load(Relaxed), seed: *seed })
     }
 
-    /// Replicas that can be used.
+    /// Returns the number of available replicas.
     pub fn available(&self, now: Instant) -> usize {
         self.members.iter().filter(|member| member.replica.health.is_available(now)).count()
     }
@@ -156,16 +158,17 @@ impl Replicas {
         available * 100 < self.members.len() * usize::from(self.spec.panic.0)
     }
 
-    /// To whoever notices it first.
+    /// Returns a change of panic mode, to the first caller that notices it.
     fn panic_change(&self, in_panic: bool, available: usize) -> Option<PanicChange> {
-        // Read first: all cores read it, and it hardly ever changes.
+        // Loads before it swaps: all cores read this flag, and it rarely changes.
         if self.in_panic.load(Relaxed) == in_panic || self.in_panic.swap(in_panic, Relaxed) == in_panic {
             return None;
         }
         Some(if in_panic { PanicChange::Entered { available } } else { PanicChange::Left { available } })
     }
 
-    /// What became of a try. A request whose client went away says nothing about the replica, and is not settled.
+    /// Records the outcome of an attempt, and ejects the replica if that is due. Must not be called when the client
+    /// went away, which says nothing about the replica.
     pub fn settle(&self, chosen: &ChosenReplica, outcome: TryOutcome, now: Instant) -> Option<HealthChange> {
         let (health, ejection) = (&chosen.replica.health, &self.spec.ejection);
         match outcome.verdict()? {
@@ -182,27 +185,27 @@ impl Replicas {
         if (ejected as u64) < most { health.eject(now, ejection) } else { None }
     }
 
-    /// The result of a check of the replica in this place.
+    /// Records the result of a health check of the replica at `index`.
     pub fn record_check(&self, index: usize, passed: bool, now: Instant) -> Option<HealthChange> {
         self.members.get(index)?.replica.health.record_check(now, passed, &self.spec.health)
     }
 
-    /// All of them with their weights, in the order of their places.
+    /// Returns all replicas with their weights, in the order of their indexes.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<Replica>, u32)> {
         self.members.iter().map(|member| (&member.replica, member.weight))
     }
 
-    /// How many there are.
+    /// Returns the number of replicas.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no replicas.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// How many were found over [`MOST_REPLICAS`].
+    /// Returns how many replicas beyond [`MOST_REPLICAS`] were left out.
     pub fn left_out(&self) -> usize {
         self.left_out
     }
@@ -214,29 +217,29 @@ impl Replica {
         Self { address, health: Health::new(now), in_flight: AtomicUsize::new(0), cause: Mutex::default(), seed }
     }
 
-    /// Requests that it is answering.
+    /// Returns the number of requests in flight at this replica.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
 
-    /// What it is, for people.
+    /// Returns the health status.
     pub fn status(&self, now: Instant) -> HealthStatus {
         self.health.status(now)
     }
 
-    /// Remembers why it is out.
+    /// Stores why the replica is unavailable.
     pub fn set_cause(&self, why: &str) {
         *lock(&self.cause) = Some(why.to_owned());
     }
 
-    /// Why it was out the last time.
+    /// Returns why the replica was unavailable the last time.
     pub fn cause(&self) -> Option<String> {
         lock(&self.cause).clone()
     }
 }
 
 impl ChosenReplica {
-    /// Which it is.
+    /// Returns the replica.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }

@@ -1,8 +1,8 @@
-//! Whether a request may be sent again, by what became of it.
+//! Decides whether a request may be sent again after an attempt.
 //!
-//! Two questions: may it be done twice, and is there hope that another try ends otherwise. Whether there is room for one
-//! is the [`budget`](super::budget)'s, and asked last. Nothing of an answer may have been passed on yet: an [`TryOutcome`] is
-//! only what is known up to its head.
+//! Two conditions: the request may be executed twice, and another attempt may well succeed. The
+//! [`budget`](super::budget) is checked last. A [`TryOutcome`] covers an attempt only up to the head of the response,
+//! so nothing was passed on to the client yet.
 
 use std::time::Instant;
 
@@ -10,38 +10,38 @@ use http::{Method, StatusCode};
 
 use crate::manifest::upstream::Retry;
 
-/// What became of one try, up to the head of the answer.
+/// The outcome of one attempt, up to the head of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TryOutcome {
-    /// No connection: refused, unreachable, no name, TLS failed, or not in time. The replica saw nothing.
+    /// No connection: refused, unreachable, a failed TLS handshake, or a timeout. The replica received nothing.
     Unconnected,
-    /// Nothing of it was sent, or the replica says that it did not look at it (HTTP/2 REFUSED_STREAM, GOAWAY), and
-    /// nothing is wrong with the replica.
+    /// Nothing was sent, or the replica refused the request unprocessed (HTTP/2 `REFUSED_STREAM` or `GOAWAY`). Says
+    /// nothing about its health.
     Unsent,
-    /// A connection that had served before broke when some of it may have been sent. Most likely it was just being closed
-    /// for having been idle, which says nothing about the replica.
+    /// A connection that had served before broke after some of the request may have been sent. Most likely the replica
+    /// closed it because it was idle, which says nothing about its health.
     Closed,
-    /// A new connection broke when some of it may have been sent.
+    /// A new connection broke after some of the request may have been sent.
     Reset,
-    /// There was no head in time.
+    /// No response head arrived in time.
     TimedOut,
-    /// The head of an answer.
+    /// The status of a response.
     Answered(StatusCode),
 }
 
-/// What a request must say of itself before it is sent.
+/// The properties of a request that decide whether it may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeatable {
-    /// To do it twice is to do it once, by its method.
+    /// The method is idempotent (RFC 9110, 9.2.2).
     idempotent: bool,
-    /// It asks for nothing to be done at all, by its method.
+    /// The method is safe (RFC 9110, 9.2.1).
     safe: bool,
-    /// It has no body, or one that is kept.
+    /// There is no body, or all of it is still held.
     replayable: bool,
 }
 
 impl TryOutcome {
-    /// Whether it speaks for the replica or against it; nothing when it says nothing.
+    /// Returns whether the outcome counts for (`true`) or against (`false`) the replica; `None` if it says nothing.
     pub fn verdict(self) -> Option<bool> {
         match self {
             Self::Unconnected | Self::Reset | Self::TimedOut => Some(false),
@@ -50,18 +50,19 @@ impl TryOutcome {
         }
     }
 
-    /// Whether the replica certainly did nothing.
+    /// Returns whether the replica certainly processed nothing.
     fn is_untouched(self) -> bool {
         matches!(self, Self::Unconnected | Self::Unsent)
     }
 
-    /// Whether another replica has to be there for the next try: one that hangs would only hang again.
+    /// Returns whether the next attempt needs another replica. After a timeout it does: the same one would likely hang
+    /// again.
     pub fn needs_another(self) -> bool {
         self == Self::TimedOut
     }
 
-    /// Whether the next one after so many tries may well end otherwise. A first time-out may be the replica's; after
-    /// another try it is more likely the request that takes so long, or everybody.
+    /// Returns whether an attempt after this one may well end differently. A first timeout may be the fault of the
+    /// replica; a second one is more likely due to the request or to all replicas.
     fn is_hopeful(self, tries: usize) -> bool {
         match self {
             Self::Unconnected | Self::Unsent | Self::Closed | Self::Reset => true,
@@ -71,31 +72,32 @@ impl TryOutcome {
     }
 }
 
-/// What is said when it is not the request's fault, and may pass.
+/// Returns whether the status means a failure that is not due to the request and may pass.
 fn is_gateway(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 impl Repeatable {
-    /// Of a request with this method, whose body is none or `replayable`.
+    /// Describes a request by its method and whether its body is empty or `replayable`.
     pub fn new(method: &Method, replayable: bool) -> Self {
         let idempotent =
             [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method);
         Self { idempotent, safe: method.is_safe(), replayable }
     }
 
-    /// Whether it may be sent twice whatever becomes of the first time.
+    /// Returns whether the request may be sent again whatever the outcome of the first attempt.
     pub fn always(self) -> bool {
         self.idempotent && self.replayable
     }
 
-    /// Whether it may be under way twice. The slower one goes on when the client has its answer, and may then undo what the
-    /// client does next: a second DELETE does what the first did, unless there was a PUT in between.
+    /// Returns whether two attempts may be in flight at once. Only for safe methods: the slower attempt goes on after
+    /// the client has its response and could undo the client's next request. For example, a late second DELETE would
+    /// delete what a PUT has created in between.
     pub fn hedges(self) -> bool {
         self.safe && self.replayable
     }
 
-    /// Whether it may be sent again, after so many tries of which the last ended like this.
+    /// Returns whether the request may be sent again after `tries` attempts of which the last had this outcome.
     pub fn again(self, tries: usize, last: TryOutcome, now: Instant, deadline: Instant, retry: &Retry) -> bool {
         tries <= retry.attempts && now < deadline && last.is_hopeful(tries) && (last.is_untouched() || self.always())
     }

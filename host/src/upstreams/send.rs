@@ -1,4 +1,4 @@
-//! One request to one of the replicas, and to another one where that is safe and there is room for it.
+//! Sends a request to a replica, and again to another replica where that is safe and within the retry budget.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,32 +22,32 @@ use crate::manifest::upstream::Policy;
 use crate::manifest::upstream::protocol::Scheme;
 use crate::telemetry::traces::{ClientSpan, Onward, Origin};
 
-/// Why there is no answer from any replica that could be tried.
+/// Why no replica gave a response.
 #[derive(Debug)]
 pub enum Failure {
-    /// There are none.
+    /// There is no replica that can be used.
     NoReplica,
-    /// All connections to those that were tried are in use.
+    /// All connections to the replicas that were tried are in use.
     Overloaded(String),
-    /// The last one that was tried took too long, or the time of the request was over before one was found.
+    /// The last attempt timed out, or the deadline of the request passed before a replica was selected.
     TimedOut(String),
-    /// The last one that was tried did not answer.
+    /// The last attempt ended without a response.
     Unanswered(String),
-    /// The request's body broke off.
+    /// The body of the request broke off.
     Body,
-    /// The request cannot be sent as it is.
+    /// The request cannot be sent in this form.
     Request(String),
 }
 
-/// An answer, and who gives it.
+/// A response, and the attempt that it belongs to.
 pub struct UpstreamResponse {
-    /// Its head, and its body as it comes.
+    /// The head of the response, with its body as a stream.
     pub response: Response<ReceivedBody<AnyBody>>,
-    /// To live until the last byte.
+    /// To be held until the last byte of the body.
     pub attempt: Attempt,
 }
 
-/// Who gives an answer. Dropping it says that the replica is done with the request.
+/// An attempt at one replica. The replica counts as busy with the request until this is dropped.
 pub struct Attempt {
     inner: Arc<Inner>,
     members: Arc<Members>,
@@ -58,44 +58,44 @@ pub struct Attempt {
 
 type AttemptResult = Result<Response<ReceivedBody<AnyBody>>, SendError<AnyBody>>;
 
-/// A try, at its end.
+/// An attempt with its result.
 struct FinishedAttempt {
     attempt: Attempt,
     result: AttemptResult,
 }
 
-/// A request that is being sent.
+/// A request with the state of its attempts.
 struct Job<'a> {
     inner: &'a Arc<Inner>,
     repeatable: Repeatable,
     key: Option<u64>,
     deadline: Instant,
-    /// The replicas when it began: what was tried are places among these.
+    /// The replicas at the start. `tried` has indexes into this set.
     members: Arc<Members>,
-    /// What its client still has to send, if anything.
+    /// The progress of the client's body, if there is one.
     upload: Option<Arc<UploadWait>>,
-    /// Places of the replicas that were tried.
+    /// Indexes of the replicas that were tried.
     tried: Vec<usize>,
-    /// What it can be made again from.
+    /// The head, for another attempt.
     spare: Option<Parts>,
-    /// Its body, where a replica may refuse the request after some of that was read.
+    /// The body, for another attempt after a replica refused the request.
     replay: Option<Replay>,
-    /// Where it stands in its trace; every try has a span there.
+    /// The position in the trace; every attempt has a span below it.
     onward: Option<Onward>,
-    /// Whether one of several tries was late: then it may well be the request that takes so long, and not the others'
-    /// replicas. None when there can only be one.
+    /// Whether an attempt timed out already. Then a further timeout is more likely due to the request than to the
+    /// replica. `None` when there can only be one attempt.
     lateness: Option<Arc<AtomicBool>>,
 }
 
-/// A try that had less time than this left of the request's says nothing about its replica.
+/// An attempt that had less time than this before the deadline of the request does not count against its replica.
 const MIN_FAIR_TIME: Duration = Duration::from_secs(1);
 
 impl Upstream {
-    /// Sends a request whose target is absolute and whose hop-by-hop headers are gone. Returns with the head of an answer,
-    /// which may be one that says that the replica failed: the last, if more than one was tried.
+    /// Sends a request whose target is absolute and whose hop-by-hop headers are removed. Returns the head of the last
+    /// attempt's response, which may itself report a failure, such as 503.
     ///
     /// # Errors
-    /// When no replica answers before `deadline`.
+    /// The last failure, when no replica responds before `deadline`.
     pub async fn send(
         &self,
         request: Request<AnyBody>,
@@ -143,7 +143,7 @@ impl Job<'_> {
             };
             let may = match kind {
                 ErrorKind::Unsendable | ErrorKind::Upload => false,
-                // Others may have room, and nothing was sent.
+                // Nothing was sent, and another replica may have a free connection.
                 ErrorKind::Overloaded => self.tried.len() <= self.inner.spec.retry.attempts,
                 _ => self.may_retry(outcome, now),
             };
@@ -154,7 +154,7 @@ impl Job<'_> {
         }
     }
 
-    /// Whether another try makes sense after one that ended like this.
+    /// Returns whether another attempt is allowed and useful after this outcome.
     fn may_retry(&self, last: TryOutcome, now: Instant) -> bool {
         self.repeatable.again(self.tried.len(), last, now, self.deadline, &self.inner.spec.retry)
             && (!last.needs_another() || self.has_another(now))
@@ -164,7 +164,7 @@ impl Job<'_> {
         self.members.replicas.has_another(now, &self.tried)
     }
 
-    /// The request once more, if it may and can be sent once more.
+    /// Returns the request for the next attempt and takes a retry from the budget; `None` if there is no next attempt.
     fn next_request(&self, may: bool, kept: Option<Box<Request<AnyBody>>>, now: Instant) -> Option<Request<AnyBody>> {
         if !may {
             return None;
@@ -189,8 +189,9 @@ impl Job<'_> {
         Some(Request::from_parts(head, body))
     }
 
-    /// One try or, when the first is slow and hedging is on, two at once of which the first good answer counts. The other
-    /// goes on to the head of its answer: were it dropped, a replica that hangs would never be found out.
+    /// Makes one attempt or, when the first is slow and hedging is on, two at once, of which the first good response
+    /// counts. The other one continues up to the head of its response: if it were dropped, a hanging replica would
+    /// never be noticed.
     async fn attempt_with_hedge(&mut self, mut request: Request<AnyBody>) -> Result<FinishedAttempt, Failure> {
         let first = self.choose()?;
         let span = self.span(&mut request, &first);
@@ -226,7 +227,7 @@ impl Job<'_> {
         }
     }
 
-    /// The span of a try, which is told to the replica.
+    /// Starts the span of an attempt and adds its context to the request.
     fn span(&self, request: &mut Request<AnyBody>, attempt: &Attempt) -> ClientSpan {
         let Some(onward) = &self.onward else { return ClientSpan::off() };
         let target = &attempt.chosen.replica().address;
@@ -269,7 +270,7 @@ impl Attempt {
                 Ok(FinishedAttempt { attempt: self, result })
             }
             Err(_) => {
-                let cause = format!("{target}: no answer before the time of the request was over");
+                let cause = format!("{target}: no response before the deadline of the request");
                 span.failed("timed-out");
                 self.inner.counts.failed.count("timed-out");
                 if start.elapsed() >= MIN_FAIR_TIME && !self.is_uploading() && self.is_late_first() {
@@ -280,7 +281,7 @@ impl Attempt {
         }
     }
 
-    /// What the try was, which counts for or against the replica.
+    /// Counts the result of the attempt, and records it for the health of the replica.
     fn judge(&self, result: &AttemptResult, now: Instant) -> TryOutcome {
         let (outcome, counts) = (outcome(result), &self.inner.counts);
         match failure_reason(result) {
@@ -288,13 +289,13 @@ impl Attempt {
             Some(word) => counts.failed.count(word),
         }
         let cause = match result {
-            // Says nothing about the replica.
+            // These failures say nothing about the replica.
             Err(error) if matches!(error.kind, ErrorKind::Unsendable | ErrorKind::Upload) => return outcome,
             Err(_) if outcome == TryOutcome::TimedOut && (self.is_uploading() || !self.is_late_first()) => {
                 return outcome;
             }
             result => move || match result {
-                Ok(response) => format!("it answers {}", response.status()),
+                Ok(response) => format!("it responded with {}", response.status()),
                 Err(error) => error.cause.clone(),
             },
         };
@@ -303,18 +304,18 @@ impl Attempt {
         outcome
     }
 
-    /// It took too long, and is the first try of its request that did. After that one it is more likely the request that
-    /// takes so long, and a slow path must not take out every replica there is.
+    /// Returns whether this is the first attempt of its request that timed out. A second timeout is more likely due to
+    /// the request, and one slow path must not eject every replica.
     fn is_late_first(&self) -> bool {
         self.lateness.as_ref().is_none_or(|late| !late.swap(true, Relaxed))
     }
 
-    /// Most of the time was spent waiting for the client's body.
+    /// Returns whether most of the time was spent waiting for the client's body.
     fn is_uploading(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.is_client_slow())
     }
 
-    /// It broke off its answer.
+    /// Records that the replica broke off the body of its response.
     pub fn record_broken_body(&self, cause: &str) {
         self.inner.counts.failed.count("broken-off");
         self.settle(TryOutcome::Reset, cause);
@@ -326,7 +327,7 @@ impl Attempt {
     }
 }
 
-/// The replica sees its own name as the host.
+/// Sets the host of the request to the replica's own name.
 fn set_host_to_replica(request: &mut Request<AnyBody>, authority: &str) {
     request.headers_mut().remove(header::HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -354,7 +355,7 @@ fn outcome(result: &AttemptResult) -> TryOutcome {
     }
 }
 
-/// For the metrics: what went wrong, if anything.
+/// Returns the reason of a failed attempt for the metrics; `None` for success.
 fn failure_reason(result: &AttemptResult) -> Option<&'static str> {
     Some(match result {
         Ok(response) if TryOutcome::Answered(response.status()).verdict() == Some(true) => return None,
@@ -363,7 +364,7 @@ fn failure_reason(result: &AttemptResult) -> Option<&'static str> {
     })
 }
 
-/// Why there was no answer, in one of a few words.
+/// Returns the reason of an error for the metrics.
 fn failed(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::Tls => "unconnected",

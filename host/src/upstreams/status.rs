@@ -1,4 +1,4 @@
-//! An upstream for people: how it is set, where its replicas are said to be, and how each of them does.
+//! The status of an upstream for operators: its settings, its sources, and its replicas.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,53 +15,54 @@ use crate::base::time::rfc3339;
 use crate::manifest::upstream::source::Source;
 use crate::upstreams::transport::AnyBody;
 
-/// What a replica is at the moment.
+/// The current state of a replica.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReplicaStatus {
-    /// Where it is.
+    /// Its URL, with its address if that differs.
     pub url: String,
-    /// Its part beside the others'.
+    /// Its share of the requests, relative to the weights of the others.
     pub weight: u32,
     /// `available`, `down` or `ejected`.
     pub state: &'static str,
     /// Why it is not available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// When it is tried again, as RFC 3339, if it is ejected; one that is down has to pass its checks.
+    /// When an ejected replica is tried again, in RFC 3339. A replica that is down has no such time: its checks have to
+    /// pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// Requests that it is answering.
+    /// Requests in flight at it.
     pub in_flight: usize,
-    /// Connections to it.
+    /// Open connections to it.
     pub connections: usize,
 }
 
-/// How an upstream is set.
+/// The settings and sources of an upstream.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpstreamStatus {
-    /// Every key that counts, as it would be written.
+    /// Every effective key, in the form in which a manifest writes it.
     pub settings: BTreeMap<&'static str, String>,
-    /// Where its replicas are said to be, as its manifest has it.
+    /// The sources of its replicas, as in the manifest.
     pub sources: Vec<SourceStatus>,
 }
 
-/// Somebody who says where replicas are.
+/// A source of replica addresses: a fixed URL, a DNS name, or a file.
 #[derive(Clone, Debug, Serialize)]
 pub struct SourceStatus {
-    /// Who it is.
+    /// The source, as in the manifest.
     pub source: String,
-    /// Why nothing can be learnt from it now. What it said before counts.
+    /// Why the last lookup failed. The addresses that were found before remain in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fails: Option<String>,
 }
 
 impl Upstream {
-    /// Whether no replica is available: none is known, or each one is down or ejected.
+    /// Returns whether no replica is available: none is known, or each one is down or ejected.
     pub fn is_down(&self) -> bool {
         !self.replicas().iter().any(|replica| replica.state == "available")
     }
 
-    /// Its replicas.
+    /// Returns the state of each replica.
     pub fn replicas(&self) -> Vec<ReplicaStatus> {
         let (members, now) = (self.inner.members.load(), Instant::now());
         members
@@ -72,7 +73,7 @@ impl Upstream {
             .collect()
     }
 
-    /// How it is set, and what is wrong with what it was told.
+    /// Returns the settings and the state of each source.
     pub fn status(&self) -> UpstreamStatus {
         let spec = self.spec();
         let source_status = |(at, source): (usize, Source)| SourceStatus {

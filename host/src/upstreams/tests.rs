@@ -1,4 +1,4 @@
-//! An upstream as a whole, with names that are really looked up.
+//! A whole upstream with real name resolution.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,19 +14,19 @@ use tokio::net::TcpListener;
 use super::discover::server::{LONG, Says, Server};
 use super::*;
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
 use crate::service::Services;
 
-/// Replicas on these addresses of the loopback network and one port, each of which answers with its own.
+/// Starts replicas on these loopback addresses and one port, each of which responds with its own address.
 async fn replicas(addresses: &[&str]) -> u16 {
     'port: loop {
         let mut listeners: Vec<TcpListener> = Vec::new();
         for address in addresses {
             let port = listeners.first().map_or(0, |first| first.local_addr().unwrap().port());
-            // Taken at another of the addresses: the next one, then.
+            // The port is taken on another of the addresses: try the next one.
             let Ok(listener) = TcpListener::bind((*address, port)).await else { continue 'port };
             listeners.push(listener);
         }
@@ -60,11 +60,11 @@ async fn upstream(text: &str, shared: &Upstreams) -> Upstream {
     let manifest = Manifest::read("far", text, &limits, 1 << 30).unwrap();
     let spec = manifest.upstream.clone().unwrap();
     let file = GuestSpec { name: "far".into(), path: "far.toml".into(), digest: Digest::of(b""), size: 0, manifest };
-    let deployment = Deployment::new(file, &Services::new(Turns::new(1)));
+    let deployment = Deployment::new(file, &Services::new(CpuScheduler::new(1)));
     Upstream::new(deployment, spec, Path::new("."), shared, None).await.unwrap()
 }
 
-/// Who answers a request.
+/// Returns the address of the replica that responds.
 async fn ask(upstream: &Upstream) -> String {
     let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get("http://far.test/").body(body).unwrap();
@@ -75,8 +75,8 @@ async fn ask(upstream: &Upstream) -> String {
     String::from_utf8(body.to_vec()).unwrap()
 }
 
-/// A name that fails, has no addresses, is gone, or says something else each time, under load: no request is lost, and
-/// whoever answers is one that the name has, or had last.
+/// Under load, a name fails to resolve, has no addresses, disappears, or changes. No request is lost, and each response
+/// comes from an address that the name has or had last.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_flaps_loses_nothing() {
     let all = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
@@ -134,8 +134,8 @@ async fn a_name_that_flaps_loses_nothing() {
     }
 }
 
-/// A server of HTTP/2 that turns away the first request on its first connection in this way, and answers all others with
-/// their bodies. Counts the requests that it has answered.
+/// Starts an HTTP/2 server that refuses the first request on its first connection in this way and echoes all others.
+/// Counts the requests that it answered.
 async fn refusing(how: Refusal) -> (std::net::SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, answered) = (listener.local_addr().unwrap(), Arc::<AtomicU64>::default());
@@ -158,7 +158,7 @@ async fn refusing(how: Refusal) -> (std::net::SocketAddr, Arc<AtomicU64>) {
 enum Refusal {
     /// `REFUSED_STREAM`.
     Stream,
-    /// `GOAWAY` with this code, which says that no stream was looked at.
+    /// `GOAWAY` with this code, and 0 as the last stream processed.
     Away(u8),
 }
 
@@ -182,7 +182,7 @@ async fn echoes(stream: tokio::net::TcpStream, mut refuses: bool, answered: Arc<
     }
 }
 
-/// Reads a request and some of its body, and says by hand what no server of a library would.
+/// Reads a request and some of its body, then sends a frame that no HTTP library would send.
 async fn goes_away(mut stream: tokio::net::TcpStream, code: u8) {
     let (mut bytes, preface, data) = (Vec::new(), 24, 0);
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -193,7 +193,7 @@ async fn goes_away(mut stream: tokio::net::TcpStream, code: u8) {
             if *kind == data {
                 let away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, code];
                 stream.write_all(&away).await.unwrap();
-                // Closes when the client does, so that it is not the reset of the connection that is seen.
+                // Closes after the client, so that the client does not see a reset of the connection first.
                 while stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
                 return;
             }
@@ -204,7 +204,7 @@ async fn goes_away(mut stream: tokio::net::TcpStream, code: u8) {
     }
 }
 
-/// A request that a replica did not look at is sent again whatever its method, as long as what was read of its body is held.
+/// A request that a replica refused unprocessed is sent again whatever its method, as long as its body is held.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_is_sent_again() {
     for (how, method, size) in [

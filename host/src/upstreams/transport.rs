@@ -1,30 +1,28 @@
-//! Requests to one replica, over connections that are kept.
+//! Sends requests to one replica over pooled connections.
 //!
-//! A [`Pool`] belongs to a replica: its address is fixed, whatever host a request names, and its connections go when
-//! it does. [`Pool::send`] hands a request to a connection and returns with the head of the answer. The answer's body
-//! holds the connection until its last byte; both bodies and their trailers pass through with back-pressure.
+//! A [`Pool`] belongs to one replica. Its address is fixed, whatever host a request names, and dropping the pool closes
+//! its connections. [`Pool::send`] returns with the head of the response. The response's body holds the connection
+//! until its last byte. Both bodies and their trailers are streamed with back-pressure.
 //!
 //! # What the caller may send again
+//! A request of which nothing was sent comes back in [`SendError::never_sent`]. If the replica closed a connection
+//! while it was idle, the pool itself uses another or a new one, as long as it still has the request. Whether a request
+//! that was sent may be repeated depends on its method, except for [`ErrorKind::Refused`], which always may.
 //!
-//! A request that certainly never left comes back in [`SendError::never_sent`]. A connection that the replica closed
-//! while it was idle is no error: the next one is taken, or a new one, as long as the request is here. Whether one
-//! that did leave may be repeated is for who knows its method ([`ErrorKind::Refused`] always may).
-//!
-//! # What is always true
-//!
-//! * Never more than [`PoolSettings::connections`] sockets to the replica, those included that are being opened: the place is
-//!   in the socket. Of all replicas together, never more than [`ConnectionLimit`] has. One that becomes something else by an upgrade leaves it; how many those are is for the caller to bound.
-//! * Every wait has an end: to connect, for a connection, for the head of an answer. A body that stalls is for the
-//!   deadline of the request.
-//! * A task for each connection, one for the pool. HTTP/1.1 needs none for a request; hyper's HTTP/2 has one for each
-//!   stream, and one more while its upload waits.
+//! # Invariants
+//! * At most [`PoolSettings::connections`] sockets to the replica exist, including those being opened: each socket owns
+//!   a slot. All pools together stay within [`ConnectionLimit`]. A connection that switches protocols gives its slot
+//!   back; the caller bounds the number of tunnels.
+//! * Connecting, waiting for a connection and waiting for the head of a response have timeouts. A stalled body is
+//!   bounded by the deadline of the request.
+//! * There is one task per connection and one per pool. HTTP/1.1 needs none per request. hyper's HTTP/2 has one per
+//!   stream, and another while its upload waits.
 //!
 //! # Decisions
-//!
-//! * 2026-11: not hyper-util's legacy client, whose pool is keyed by the request's host, nor its `client::pool`: that
-//!   has no bound on connections and no idle timeout, needs `&mut` to be asked, and loses the request that hyper gives back.
-//! * 2026-11: upgrades pass over HTTP/1.1 only; hop-by-hop headers are the caller's to strip, `Upgrade` and its
-//!   `Connection` excepted. `Expect` is passed on, and nobody waits for a 100: interim answers end here.
+//! * 2026-11: not hyper-util's legacy client, whose pool is keyed by the request's host. Not its `client::pool` either:
+//!   it bounds neither connections nor idle time, needs `&mut`, and drops the request that hyper gives back.
+//! * 2026-11: upgrades only over HTTP/1.1. The caller removes hop-by-hop headers, except `Upgrade` and its
+//!   `Connection`. `Expect` is passed on without waiting for a 100; interim responses are dropped here.
 
 mod body;
 mod connect;
@@ -69,34 +67,35 @@ pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
 /// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// New connections that one request is tried on while each closes before it takes it.
+/// New connections that one request may use while each closes before it takes the request.
 const FRESH: usize = 2;
 
-/// How connections to a replica are kept.
+/// Limits and protocol of the connections to a replica.
 #[derive(Clone)]
 pub struct PoolSettings {
-    /// The longest that opening a connection may take, TLS included.
+    /// The timeout for opening a connection, including TLS.
     pub connect: Duration,
-    /// The longest that a request waits for a connection while all are in use.
+    /// The longest wait for a connection while all are in use.
     pub wait: Duration,
-    /// The longest that the replica may take from the last of a request that it took to the head of its answer. While
-    /// it takes an upload, the time starts over.
+    /// The timeout for the head of the response, counted from the last part of the request that was sent. Starts over
+    /// while an upload progresses.
     pub read: Duration,
-    /// The longest that a connection is kept without a request; at least three quarters of it. Shorter than the
-    /// replica's own, or it closes connections on which a request is on its way.
+    /// The longest idle time of a connection; some close after three quarters of it. Should be shorter than the
+    /// replica's own, or the replica may close a connection while a request is on its way.
     pub idle: Duration,
     /// The most connections at once.
     pub connections: usize,
-    /// The bound on the connections to all replicas, of which these take their part.
+    /// The bound on the connections to all replicas.
     pub total: Arc<ConnectionLimit>,
-    /// Which HTTP is spoken.
+    /// The HTTP version.
     pub protocol: Protocol,
-    /// For replicas with TLS: what is trusted ([`tls::client`](crate::base::tls::client)). What it offers by ALPN is replaced.
+    /// For replicas with TLS: the trusted roots ([`tls::client`](crate::base::tls::client)). Its ALPN protocols are
+    /// replaced.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl PoolSettings {
-    /// Whether a replica may be spoken to by HTTP/2.
+    /// Returns whether HTTP/2 may be used.
     pub fn may_use_http2(&self) -> bool {
         match self.protocol {
             Protocol::Http1 => false,
@@ -106,12 +105,13 @@ impl PoolSettings {
     }
 }
 
-/// The connections of one replica. To be shared in an `Arc`; dropping it closes them, those in use after their exchange.
+/// The connections of one replica, to be shared in an `Arc`. Dropping it closes idle connections at once, others after
+/// their exchange.
 pub struct Pool<B> {
     idle_pool: Arc<IdlePool<B>>,
     connector: Connector,
     scheme: Scheme,
-    /// Who a request is for that names no host.
+    /// The host of requests that name none.
     default_authority: Authority,
     connect: Duration,
     wait: Duration,
@@ -119,10 +119,10 @@ pub struct Pool<B> {
     reaper: AbortHandle,
 }
 
-/// What became of a request on one connection.
+/// The outcome of a request on one connection.
 enum ExchangeOutcome<B> {
     Answered(Response<ReceivedBody<B>>),
-    /// It is here again, and was not at fault.
+    /// Nothing was sent, and the request is not the cause.
     Back(Request<B>, SendFailure),
     Failed(SendError<B>),
 }
@@ -135,10 +135,10 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    /// A pool without connections. To be called inside of the runtime.
+    /// Creates a pool without connections. Must be called inside the runtime.
     ///
     /// # Errors
-    /// One line, when the target's host cannot be one, or is to be spoken to by TLS and there is nothing to trust.
+    /// One line, if the target's host is invalid, or if it needs TLS and `settings` has no roots.
     pub fn new(target: Target, settings: &PoolSettings) -> Result<Self, String> {
         let default_authority =
             Authority::try_from(target.authority()).map_err(|error| format!("{target}: {error}"))?;
@@ -155,11 +155,11 @@ where
         Ok(Self { idle_pool, connector, scheme, default_authority, connect, wait, read, reaper })
     }
 
-    /// Sends a request, and returns when the head of its answer is there. It names its host in its URI or in a `Host`
-    /// header, as servers get it. Dropped before, it closes the connection or resets the stream.
+    /// Sends a request and returns the head of its response. The host is taken from the URI or from `Host`, as a server
+    /// receives it. Dropping the future closes the connection or resets the stream.
     ///
     /// # Errors
-    /// Why there is no answer; with the request, if nothing of it has left.
+    /// Why there is no response, together with the request if nothing of it was sent.
     pub async fn send(&self, mut request: Request<B>) -> Result<Response<ReceivedBody<B>>, SendError<B>> {
         let mut fresh = 0;
         loop {
@@ -177,17 +177,17 @@ where
         }
     }
 
-    /// Sockets to the replica that are open, or being opened.
+    /// Returns the number of sockets that are open or being opened.
     pub fn open(&self) -> usize {
         self.idle_pool.slots.taken()
     }
 
-    /// Connections that carry nothing now.
+    /// Returns the number of idle connections.
     pub fn idle(&self) -> usize {
         self.idle_pool.idle()
     }
 
-    /// A connection that can take a request.
+    /// Returns a connection that can take a request.
     async fn acquire(&self) -> Result<Connection<B>, SendFailure> {
         loop {
             let step = match self.idle_pool.next() {
@@ -197,7 +197,7 @@ where
             match step {
                 Step::Open(opening, slot) => return self.connected(opening, slot).await,
                 Step::Use(Connection::Http1(mut exchange)) if !exchange.conn.sender.is_ready() => {
-                    // The last answer is read, and its task is about to notice.
+                    // The last response was read to its end, but the connection's task has not noticed yet.
                     if let Ok(Ok(())) = tokio::time::timeout(self.wait, exchange.conn.sender.ready()).await {
                         return Ok(Connection::Http1(exchange));
                     }
@@ -207,16 +207,16 @@ where
         }
     }
 
-    /// Waits until there is something to do. Where the bound on the connections to all replicas is reached, closes an idle one
-    /// to have its place.
+    /// Waits until a connection is usable or may be opened. At the bound on all connections, closes an idle one to get
+    /// its units.
     async fn wait_for_step(&self) -> Result<Step<B>, SendFailure> {
         let (slots, total) = (&self.idle_pool.slots, &self.idle_pool.slots.total);
         let _waiting = (slots.add_waiter(), total.add_waiter());
         let turn = async {
             let mut woken_by_total = false;
             loop {
-                // Listens before it looks, so that nothing is missed between the two. What is heard and not awaited goes to
-                // the next one that listens.
+                // Registers for notifications before checking, so that none is missed in between. One that was received
+                // and not awaited is passed on to the next waiter.
                 let (mut freed, mut elsewhere) = (pin!(slots.freed.notified()), pin!(total.freed.notified()));
                 freed.as_mut().enable();
                 elsewhere.as_mut().enable();
@@ -246,7 +246,9 @@ where
                 || self.connector.known_version() != Some(HttpVersion::Http1) && total.is_full(HTTP2_UNITS)
             {
                 let most = total.limit();
-                let why = format!("none of upstreams.connections, {most}, was free within {wait}, and none was idle");
+                let why = format!(
+                    "all {most} of upstreams.connections are in use, and none became free or idle within {wait}"
+                );
                 (ErrorKind::Overloaded, self.connector.message(&why))
             } else {
                 let open = self.open();
@@ -298,9 +300,10 @@ where
             Some(Err(error)) => self.failed(error, connection, upload.as_deref()),
             None => {
                 let read = humantime::format_duration(self.read);
-                let cause = self.connector.message(&format!("no answer within {read}"));
+                let cause = self.connector.message(&format!("no response within {read}"));
                 let reused = connection.reused();
-                // Nothing for nobody in all that time: the connection is dead, not the request slow.
+                // Nothing arrived for any stream in all that time, so the connection is dead rather than the request
+                // slow.
                 if connection.reads() == before {
                     connection.retire();
                 }
@@ -309,8 +312,8 @@ where
         }
     }
 
-    /// Waits for a head for [`PoolSettings::read`], counted from the last part of the request that was taken; `None` when it
-    /// takes longer.
+    /// Waits for the head of the response for [`PoolSettings::read`], counted from the last part of the request that
+    /// was sent. Returns `None` on timeout.
     async fn in_time(
         &self,
         sent: impl Future<Output = SendResult<B>>,
@@ -356,7 +359,7 @@ impl<B> Drop for Pool<B> {
     }
 }
 
-/// The answer, with its connection in its body.
+/// Puts the connection into the body of the response.
 fn received<B>(
     response: Response<Incoming>,
     mut connection: Connection<B>,

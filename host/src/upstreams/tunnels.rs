@@ -1,7 +1,7 @@
-//! How many connections of an upstream have become something else, such as WebSockets.
+//! The number of tunnels of an upstream: connections that have switched protocols, such as WebSockets.
 //!
-//! They may live for days, so they take no place of requests: neither the service's nor the host's, nor one among the
-//! connections to their replica. `upstream.tunnels` is their bound.
+//! A tunnel may stay open for days. So it takes no slot of the service or the host, and does not count as a connection
+//! to its replica. `upstream.tunnels` is the bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,21 +12,21 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub struct Tunnels {
     open: AtomicUsize,
-    /// Those of all upstreams.
+    /// The number of tunnels of all upstreams.
     all: watch::Sender<usize>,
 }
 
-/// A place for one tunnel, taken before the replica is asked for it.
+/// The right to open one tunnel. Taken before the request is sent to the replica.
 #[derive(Debug)]
 pub struct TunnelSlot(Arc<Tunnels>);
 
 impl Tunnels {
-    /// None yet; counted among `all` as well.
+    /// Creates the counter; tunnels are counted in `all` as well.
     pub fn new(all: &watch::Sender<usize>) -> Self {
         Self { open: AtomicUsize::new(0), all: all.clone() }
     }
 
-    /// A place, if fewer than `most` are taken.
+    /// Takes a slot; `None` if `most` are taken.
     pub fn take(self: &Arc<Self>, most: usize) -> Option<TunnelSlot> {
         let one_more = |open: usize| (open < most).then_some(open.saturating_add(1));
         self.open.fetch_update(Relaxed, Relaxed, one_more).ok()?;
@@ -34,7 +34,7 @@ impl Tunnels {
         Some(TunnelSlot(Arc::clone(self)))
     }
 
-    /// Tunnels that there are, and requests that may become one.
+    /// Returns the number of open tunnels and of requests that may become one.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
@@ -59,7 +59,7 @@ mod tests {
         assert!(one.take(2).is_none());
         let third = other.take(1).unwrap();
         assert_eq!((one.open(), other.open(), *counted.borrow()), (2, 1, 3));
-        // The bound is lowered below what is open: nothing new until that is gone.
+        // The bound is now below the number of open tunnels: no new one until enough have ended.
         assert!(one.take(1).is_none());
         drop(first);
         assert!(one.take(1).is_none() && one.take(2).is_some());

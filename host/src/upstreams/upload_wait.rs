@@ -1,27 +1,26 @@
-//! What is known of a client's body on its way to a replica, which waits for it: that time is the client's, and says nothing
-//! about the replica.
+//! The time that a replica spends waiting for the client's body. It says nothing about the replica.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::capabilities::sandbox::is_the_clients;
+use crate::capabilities::sandbox::client_caused_timeout;
 
-/// One body. The clock is read only when one begins or ends.
+/// The waits of one body. Reads the clock only when a wait begins or ends.
 #[derive(Debug)]
 pub struct UploadWait {
     began: Instant,
-    /// Nanoseconds from the beginning to when the current wait began, and one; 0 when there is none.
+    /// One plus the nanoseconds from `began` to the start of the current wait; 0 while there is none.
     since: AtomicU64,
-    /// Nanoseconds of those that are over.
+    /// Nanoseconds of finished waits.
     waited: AtomicU64,
-    /// The body is larger than it may be.
+    /// The body is larger than its limit.
     pub over: AtomicBool,
     /// The body broke off.
     pub broken: AtomicBool,
 }
 
 impl UploadWait {
-    /// None yet.
+    /// Creates the record of a body without waits.
     pub fn new() -> Self {
         Self {
             began: Instant::now(),
@@ -32,7 +31,7 @@ impl UploadWait {
         }
     }
 
-    /// More of the body was asked for, and is here or not.
+    /// Records that a part of the body was polled, and whether it was ready.
     pub fn record_poll(&self, is_ready: bool) {
         match (self.since.load(Relaxed), is_ready) {
             (0, false) => self.since.store(self.nanos() + 1, Relaxed),
@@ -44,12 +43,12 @@ impl UploadWait {
         }
     }
 
-    /// Whether the time since the body was first sent on is the client's fault.
+    /// Returns whether a slow client is the reason for the time since the body was first polled.
     pub fn is_client_slow(&self) -> bool {
-        is_the_clients(self.waited(), self.began.elapsed())
+        client_caused_timeout(self.waited(), self.began.elapsed())
     }
 
-    /// All of them so far.
+    /// Returns the duration of all waits so far.
     pub fn waited(&self) -> Duration {
         Duration::from_nanos(self.total())
     }

@@ -10,12 +10,12 @@ use prometheus_client::metrics::MetricType;
 use super::histogram;
 use crate::guests::target::Target;
 use crate::service::Service;
-use crate::telemetry::metrics::{Cached, Figures, Histogram};
+use crate::telemetry::metrics::{Cached, Histogram, ServiceMetrics};
 
 /// One service as the metrics see it: its name, what was counted of it and, if there is one, what stands before it.
 pub(super) struct Seen<'a> {
     name: &'a str,
-    figures: &'a Figures,
+    figures: &'a ServiceMetrics,
     target: Option<&'a Target>,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Seen<'a> {
 type Read<T> = fn(&Seen<'_>) -> Option<T>;
 
 /// Finds what is counted of a service.
-type Of<T> = fn(&Figures) -> &T;
+type Of<T> = fn(&ServiceMetrics) -> &T;
 
 const COUNTERS: &[(&str, &str, Read<u64>)] = &[
     ("lodge_request_body_bytes", "Bytes of request bodies that guests have read", |it| {
@@ -53,10 +53,10 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     (
         "lodge_concurrency_limit",
         "Places of the service: limits.in_flight, or what its adaptive limit has found",
-        |it| Some(it.target?.admission.places() as u64),
+        |it| Some(it.target?.admission.slots() as u64),
     ),
     ("lodge_breaker_state", "Its worst breaker: 0 closed, 1 half open, 2 open", |it| {
-        it.target?.admission.breaker(Instant::now()).map(|position| position as u64)
+        it.target?.admission.breaker_state(Instant::now()).map(|position| position as u64)
     }),
     ("lodge_rate_limit_keys", "Keys of its rate limits that have used some of their burst", |it| {
         it.target?.admission.keys(Instant::now()).map(|keys| keys as u64)

@@ -19,7 +19,7 @@ fn breaker(now: Instant) -> Arc<Breaker> {
 }
 
 fn call(breaker: &Arc<Breaker>, failed: bool, took: Duration, now: Instant) -> Option<Change> {
-    breaker.pass(now).unwrap().learn(failed, took, now)
+    breaker.admit(now).unwrap().record(failed, took, now)
 }
 
 #[test]
@@ -31,14 +31,14 @@ fn it_opens_and_closes() {
     }
     let counts = Counts { calls: 4, failed: 3, slow: 0 };
     assert_eq!(call(&breaker, false, MS, start), Some(Change::Opened(counts)));
-    assert_eq!(breaker.position(start), Position::Open);
-    assert_eq!(breaker.pass(start + 2 * SETTINGS.open / 5).unwrap_err(), SETTINGS.open * 3 / 5);
+    assert_eq!(breaker.state(start), BreakerState::Open);
+    assert_eq!(breaker.admit(start + 2 * SETTINGS.open / 5).unwrap_err(), SETTINGS.open * 3 / 5);
     let later = start + SETTINGS.open;
-    let (mut one, mut two) = (breaker.pass(later).unwrap(), breaker.pass(later).unwrap());
-    assert!(breaker.pass(later).is_err(), "two probes and no more");
-    assert_eq!(breaker.position(later), Position::HalfOpen);
-    assert_eq!((one.learn(false, MS, later), two.learn(false, MS, later)), (None, Some(Change::Closed)));
-    assert!((0..100).all(|_| breaker.pass(later).is_ok()));
+    let (mut one, mut two) = (breaker.admit(later).unwrap(), breaker.admit(later).unwrap());
+    assert!(breaker.admit(later).is_err(), "two probes and no more");
+    assert_eq!(breaker.state(later), BreakerState::HalfOpen);
+    assert_eq!((one.record(false, MS, later), two.record(false, MS, later)), (None, Some(Change::Closed)));
+    assert!((0..100).all(|_| breaker.admit(later).is_ok()));
     assert_eq!(breaker.counts(later), Counts::default(), "what was before is forgotten");
 }
 
@@ -49,16 +49,16 @@ fn slow_calls_count() {
     for _ in 0..4 {
         call(&breaker, false, SETTINGS.slow.unwrap(), start);
     }
-    assert_eq!(breaker.position(start), Position::Closed, "that is not slower than it may be");
+    assert_eq!(breaker.state(start), BreakerState::Closed, "that is not slower than it may be");
     for _ in 0..15 {
         call(&breaker, false, 101 * MS, start);
     }
-    assert_eq!(breaker.position(start), Position::Closed, "15 of 19");
+    assert_eq!(breaker.state(start), BreakerState::Closed, "15 of 19");
     call(&breaker, false, 101 * MS, start);
-    assert_eq!(breaker.position(start), Position::Open, "16 of 20");
+    assert_eq!(breaker.state(start), BreakerState::Open, "16 of 20");
 }
 
-/// Failures leave the window with their bucket.
+/// Failures leave the window together with their bucket.
 #[test]
 fn it_forgets() {
     let start = Instant::now();
@@ -67,34 +67,34 @@ fn it_forgets() {
         call(&breaker, true, MS, start);
     }
     call(&breaker, true, MS, start + SETTINGS.window);
-    assert_eq!(breaker.position(start + SETTINGS.window), Position::Closed);
+    assert_eq!(breaker.state(start + SETTINGS.window), BreakerState::Closed);
     assert_eq!(breaker.counts(start + SETTINGS.window).calls, 1);
 }
 
-/// A probe of which nothing is learnt gives its place back, and calls of another time change nothing.
+/// A probe without a result makes room for another, and calls of an earlier generation change nothing.
 #[test]
 fn probes_come_back() {
     let start = Instant::now();
     let breaker = breaker(start);
-    let mut old: Vec<_> = (0..10).map(|_| breaker.pass(start).unwrap()).collect();
+    let mut old: Vec<_> = (0..10).map(|_| breaker.admit(start).unwrap()).collect();
     for _ in 0..4 {
         call(&breaker, true, MS, start);
     }
     let later = start + SETTINGS.open;
     for _ in 0..10 {
-        let probes = (breaker.pass(later).unwrap(), breaker.pass(later).unwrap());
-        assert!(breaker.pass(later).is_err());
+        let probes = (breaker.admit(later).unwrap(), breaker.admit(later).unwrap());
+        assert!(breaker.admit(later).is_err());
         drop(probes);
     }
-    old.iter_mut().for_each(|pass| assert_eq!(pass.learn(true, MS, later), None));
-    assert_eq!(breaker.position(later), Position::HalfOpen);
-    let mut probe = breaker.pass(later).unwrap();
-    probe.learn(true, MS, later);
-    assert_eq!(breaker.position(later), Position::Open, "one bad probe is enough");
-    assert_eq!(breaker.pass(later).unwrap_err(), SETTINGS.open);
+    old.iter_mut().for_each(|pass| assert_eq!(pass.record(true, MS, later), None));
+    assert_eq!(breaker.state(later), BreakerState::HalfOpen);
+    let mut probe = breaker.admit(later).unwrap();
+    probe.record(true, MS, later);
+    assert_eq!(breaker.state(later), BreakerState::Open, "one bad probe is enough");
+    assert_eq!(breaker.admit(later).unwrap_err(), SETTINGS.open);
 }
 
-/// An answer that breaks off after a good head is a failure, also of a probe.
+/// A response that breaks off after a good head is a failure, also for a probe.
 #[test]
 fn a_second_word_counts() {
     let start = Instant::now();
@@ -103,9 +103,9 @@ fn a_second_word_counts() {
         call(&breaker, true, MS, start);
     }
     let later = start + SETTINGS.open;
-    let mut probe = breaker.pass(later).unwrap();
-    assert_eq!((probe.learn(false, MS, later), probe.learn(true, MS, later)), (None, None));
-    assert_eq!(breaker.position(later), Position::Open);
+    let mut probe = breaker.admit(later).unwrap();
+    assert_eq!((probe.record(false, MS, later), probe.record(true, MS, later)), (None, None));
+    assert_eq!(breaker.state(later), BreakerState::Open);
 }
 
 #[test]
@@ -115,15 +115,15 @@ fn an_edit_keeps_it_open() {
     for _ in 0..4 {
         call(&old, true, MS, start);
     }
-    let edited = Arc::new(old.renewed(Settings { failures: 90, probes: 1, window: MS, ..SETTINGS }));
-    assert_eq!(edited.takes_over(), None);
-    assert!(edited.pass(start).is_err());
+    let edited = Arc::new(old.with_settings(Settings { failures: 90, probes: 1, window: MS, ..SETTINGS }));
+    assert_eq!(edited.activate(), None);
+    assert!(edited.admit(start).is_err());
     let later = start + SETTINGS.open;
     assert_eq!(call(&edited, false, MS, later), Some(Change::Closed));
-    assert_eq!(old.position(later), Position::Closed, "both are one");
+    assert_eq!(old.state(later), BreakerState::Closed, "both are one");
 }
 
-/// An edit holds for what is known already: for how long it is open, and how many probes close it.
+/// An edit applies to the present state: how long the breaker stays open, and how many probes close it.
 #[test]
 fn an_edit_holds_at_once() {
     let start = Instant::now();
@@ -132,36 +132,36 @@ fn an_edit_holds_at_once() {
         call(&old, true, MS, start);
     }
     let edited = |settings| {
-        let edited = Arc::new(old.renewed(settings));
-        (edited.takes_over(), edited)
+        let edited = Arc::new(old.with_settings(settings));
+        (edited.activate(), edited)
     };
     let (_, patient) = edited(Settings { open: 1000 * SETTINGS.open, ..SETTINGS });
     let later = start + SETTINGS.open;
-    assert!(patient.pass(later).is_err() && old.position(later) == Position::Open);
+    assert!(patient.admit(later).is_err() && old.state(later) == BreakerState::Open);
     let (_, eager) = edited(Settings { probes: 3, ..SETTINGS });
     assert_eq!(call(&eager, false, MS, later), None);
-    let _out = eager.pass(later).unwrap();
+    let _out = eager.admit(later).unwrap();
     assert_eq!(call(&eager, false, MS, later), None);
-    // Two of three are good; now two are enough.
+    // Two of three probes succeeded; the new setting needs two.
     assert_eq!(edited(SETTINGS).0, Some(Change::Closed));
-    assert!((0..10).all(|_| old.pass(later).is_ok()), "it is closed");
+    assert!((0..10).all(|_| old.admit(later).is_ok()), "it is closed");
 }
 
-/// A request that came before an edit counts by the settings that hold when it is over, and begins no window anew.
+/// A request from before an edit counts by the settings that are active when it ends, and does not restart the window.
 #[test]
 fn requests_outlive_settings() {
     let start = Instant::now();
     let old = breaker(start);
-    let mut before: Vec<_> = (0..2).map(|_| old.pass(start).unwrap()).collect();
-    let edited = Arc::new(old.renewed(Settings { window: 3 * SETTINGS.window, slow: Some(MS), ..SETTINGS }));
-    edited.takes_over();
-    before.iter_mut().for_each(|pass| assert_eq!(pass.learn(false, 2 * MS, start), None));
+    let mut before: Vec<_> = (0..2).map(|_| old.admit(start).unwrap()).collect();
+    let edited = Arc::new(old.with_settings(Settings { window: 3 * SETTINGS.window, slow: Some(MS), ..SETTINGS }));
+    edited.activate();
+    before.iter_mut().for_each(|pass| assert_eq!(pass.record(false, 2 * MS, start), None));
     assert_eq!(call(&edited, false, 2 * MS, start), None);
     let counts = Counts { calls: 4, failed: 0, slow: 4 };
     assert_eq!(call(&edited, false, 2 * MS, start), Some(Change::Opened(counts)));
 }
 
-/// Probes that never come back keep it half open only for a time.
+/// Probes that never end keep the breaker half open only for a limited time.
 #[test]
 fn probes_that_stay_out_are_replaced() {
     let start = Instant::now();
@@ -170,15 +170,15 @@ fn probes_that_stay_out_are_replaced() {
         call(&breaker, true, MS, start);
     }
     let mut later = start + SETTINGS.open;
-    let mut stuck = vec![breaker.pass(later).unwrap(), breaker.pass(later).unwrap()];
-    assert!(breaker.pass(later + SETTINGS.open - MS).is_err());
+    let mut stuck = vec![breaker.admit(later).unwrap(), breaker.admit(later).unwrap()];
+    assert!(breaker.admit(later + SETTINGS.open - MS).is_err());
     later += SETTINGS.open;
-    stuck.push(breaker.pass(later).unwrap());
+    stuck.push(breaker.admit(later).unwrap());
     assert_eq!(call(&breaker, false, MS, later), None);
-    assert!(breaker.pass(later).is_err(), "two at a time and no more");
+    assert!(breaker.admit(later).is_err(), "two at a time and no more");
     later += SETTINGS.open;
-    assert_eq!(stuck[0].learn(true, MS, later), None, "it is of another time");
+    assert_eq!(stuck[0].record(true, MS, later), None, "it is of another time");
     assert_eq!(call(&breaker, false, MS, later), Some(Change::Closed), "what was good stays good");
     drop(stuck);
-    assert_eq!(breaker.position(later), Position::Closed);
+    assert_eq!(breaker.state(later), BreakerState::Closed);
 }

@@ -1,37 +1,37 @@
-//! What became of the calls of the last while, counted in ten buckets of time, the oldest of which is let go as a whole.
+//! A sliding window over the results of recent calls: ten buckets, of which the oldest expires as a whole.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-/// Buckets of a window.
+/// The number of buckets in a window.
 const BUCKETS: usize = 10;
 
-/// How a call went.
+/// The result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// It failed.
+    /// The call failed.
     pub failed: bool,
-    /// It took long.
+    /// The call was slow.
     pub slow: bool,
 }
 
-/// How many calls went how.
+/// Counts of calls by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// All of them.
+    /// All calls.
     pub calls: u32,
-    /// Those that failed.
+    /// Calls that failed.
     pub failed: u32,
-    /// Those that took long.
+    /// Calls that were slow.
     pub slow: u32,
 }
 
-/// The calls of the last while.
+/// The calls of the last `length`.
 #[derive(Debug)]
 pub(super) struct Window {
     epoch: Instant,
     length: Duration,
-    /// Which stretch of time a bucket counts, from one on, and what it has counted.
+    /// For each bucket, the number of the interval that it counts (from 1), and its counts.
     buckets: [(u64, Counts); BUCKETS],
 }
 
@@ -44,8 +44,8 @@ impl Window {
         self.buckets = Default::default();
     }
 
-    /// Goes on with another length. What was counted stays, each bucket from the time on at which it began: none counts
-    /// for longer than its first call would.
+    /// Changes the length of the window. Each bucket's counts move to the interval in which it began, so no call counts
+    /// for longer than the first of its bucket does.
     pub(super) fn resize(&mut self, length: Duration) {
         if self.length == length {
             return;
@@ -63,18 +63,18 @@ impl Window {
         }
     }
 
-    /// Counts a call.
+    /// Adds a call.
     pub(super) fn add(&mut self, call: Call, now: Instant) {
         let stretch = self.stretch(now);
         let Some((at, counts)) = self.buckets.get_mut((stretch % BUCKETS as u64) as usize) else { return };
-        // Another thread may be a little ahead.
+        // Another thread's clock reading may be slightly later.
         if *at < stretch {
             (*at, *counts) = (stretch, Counts::default());
         }
         counts.add(Counts { calls: 1, failed: call.failed.into(), slow: call.slow.into() });
     }
 
-    /// All that is still in the window.
+    /// Returns the counts of the whole window.
     pub(super) fn counts(&self, now: Instant) -> Counts {
         let stretch = self.stretch(now);
         let mut sum = Counts::default();
@@ -88,12 +88,12 @@ impl Window {
         self.after(now.saturating_duration_since(self.epoch).as_nanos())
     }
 
-    /// The stretch that it is so many nanoseconds after the first began.
+    /// Returns the number of the interval that contains the time `nanos` after the epoch.
     fn after(&self, nanos: u128) -> u64 {
         u64::try_from(nanos / self.nanos()).unwrap_or(u64::MAX - BUCKETS as u64).saturating_add(1)
     }
 
-    /// Nanoseconds of a stretch.
+    /// Returns the length of an interval in nanoseconds.
     fn nanos(&self) -> u128 {
         (self.length / BUCKETS as u32).as_nanos().max(1)
     }

@@ -1,38 +1,39 @@
 use super::*;
 
-fn concurrency(places: usize, queue: usize) -> Arc<Concurrency> {
-    Arc::new(Concurrency::new(places, queue, Duration::from_secs(5)))
+fn concurrency(slots: usize, queue: usize) -> Arc<Concurrency> {
+    Arc::new(Concurrency::new(slots, queue, Duration::from_secs(5)))
 }
 
-/// The second waits for the first, the third finds the queue full, and a place given back goes to who waited.
+/// The second request waits for the first, the third finds the queue full, and a released slot goes to the waiting
+/// request.
 #[tokio::test(start_paused = true)]
 async fn one_place_one_waiting() {
     let door = concurrency(1, 1);
-    let first = door.enter().await.unwrap();
+    let first = door.acquire().await.unwrap();
     let second = tokio::spawn({
         let door = Arc::clone(&door);
-        async move { door.enter().await }
+        async move { door.acquire().await }
     });
     tokio::task::yield_now().await;
-    assert_eq!(door.enter().await.unwrap_err(), Refusal::QueueFull);
+    assert_eq!(door.acquire().await.unwrap_err(), Refusal::QueueFull);
     drop(first);
     assert!(second.await.unwrap().is_ok());
 }
 
-/// Nobody waits longer than the bound, and who gave up leaves the queue.
+/// No request waits longer than the bound, and one that gave up leaves the queue.
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends() {
     let door = concurrency(1, 1);
-    let first = door.enter().await.unwrap();
+    let first = door.acquire().await.unwrap();
     let start = tokio::time::Instant::now();
-    assert_eq!(door.enter().await.unwrap_err(), Refusal::QueueTimeout);
+    assert_eq!(door.acquire().await.unwrap_err(), Refusal::QueueTimeout);
     assert_eq!(start.elapsed(), Duration::from_secs(5));
-    assert_eq!(door.enter().await.unwrap_err(), Refusal::QueueTimeout);
+    assert_eq!(door.acquire().await.unwrap_err(), Refusal::QueueTimeout);
     drop(first);
-    assert!(door.enter().await.is_ok());
+    assert!(door.acquire().await.is_ok());
 }
 
-/// Whatever the order of coming, going and giving up, every place comes back.
+/// Every slot is released, whatever the order of arrivals, ends and timeouts.
 #[tokio::test(start_paused = true)]
 async fn places_come_back() {
     let door = concurrency(3, 10);
@@ -41,9 +42,9 @@ async fn places_come_back() {
             .map(|guest| {
                 let door = Arc::clone(&door);
                 tokio::spawn(async move {
-                    let place = tokio::time::timeout(Duration::from_millis((round * guest) % 40), door.enter()).await;
+                    let slot = tokio::time::timeout(Duration::from_millis((round * guest) % 40), door.acquire()).await;
                     tokio::time::sleep(Duration::from_millis((round + guest) % 30)).await;
-                    drop(place);
+                    drop(slot);
                 })
             })
             .collect();
@@ -54,18 +55,18 @@ async fn places_come_back() {
     }
 }
 
-/// Fewer places: who has one keeps it, and nobody gets it after them. More: at once, also for who waits.
+/// Shrinking keeps slots in use and grants none after them. Growing adds slots at once, also for waiting requests.
 #[tokio::test(start_paused = true)]
 async fn places_come_and_go() {
     let door = concurrency(3, 10);
-    let mut inside = vec![door.enter().await.unwrap(), door.enter().await.unwrap(), door.enter().await.unwrap()];
+    let mut inside = vec![door.acquire().await.unwrap(), door.acquire().await.unwrap(), door.acquire().await.unwrap()];
     door.resize(1);
     assert_eq!((door.size(), door.taken()), (1, 3));
     inside.truncate(1);
     assert_eq!((door.taken(), door.free()), (1, 0));
     let waiting = tokio::spawn({
         let door = Arc::clone(&door);
-        async move { door.enter().await }
+        async move { door.acquire().await }
     });
     tokio::task::yield_now().await;
     assert_eq!(door.queued(), 1);
@@ -73,12 +74,12 @@ async fn places_come_and_go() {
     assert!(waiting.await.unwrap().is_ok(), "there is a new one");
     drop(inside);
     assert_eq!((door.taken(), door.free()), (0, 2));
-    door.queues(0, Duration::ZERO);
-    let _both = (door.enter().await.unwrap(), door.enter().await.unwrap());
-    assert_eq!(door.enter().await.unwrap_err(), Refusal::QueueFull);
+    door.set_queue(0, Duration::ZERO);
+    let _both = (door.acquire().await.unwrap(), door.acquire().await.unwrap());
+    assert_eq!(door.acquire().await.unwrap_err(), Refusal::QueueFull);
 }
 
-/// Whatever is resized to what while threads come and go, in the end there are as many places as there are to be.
+/// The number of slots is right after resizes that run while threads take and release slots.
 #[test]
 fn no_place_is_lost_or_found() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
@@ -89,9 +90,9 @@ fn no_place_is_lost_or_found() {
                 let door = Arc::clone(&door);
                 tokio::spawn(async move {
                     for _ in 0..2_000 {
-                        let place = door.enter().await.unwrap();
+                        let slot = door.acquire().await.unwrap();
                         tokio::task::yield_now().await;
-                        drop(place);
+                        drop(slot);
                     }
                 })
             })

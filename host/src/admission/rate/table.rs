@@ -1,9 +1,10 @@
-//! Many buckets in a bounded place, like the lines of a processor's cache.
+//! Buckets in bounded memory: a set-associative table, like a processor's cache.
 //!
-//! A key is only a hash, keyed at random per process, so nobody can choose where it falls, and nothing of a client is
-//! kept. It has eight places to be in. Where all are taken, the bucket that is full again soonest makes room, at best
-//! one that is so already and says nothing any more. So of whoever comes with many addresses the light use is forgotten
-//! first, and one that is at its limit stays there, however many come, until eight that owe as much fall together.
+//! A key is stored as a hash that is seeded at random per process, so nobody can choose its set, and no client data is
+//! stored. A key can be in eight slots of its set. When all of them are taken, the bucket that is full again soonest is
+//! replaced, preferably one that is full already and therefore carries no state. So among clients with many addresses,
+//! light use is forgotten first. A bucket at its limit stays, however many keys come, unless eight buckets with as
+//! little room left fall into one set.
 
 use std::array;
 use std::collections::hash_map::RandomState;
@@ -12,10 +13,10 @@ use std::sync::Mutex;
 
 use crate::base::lock::lock;
 
-/// Places in which a key may be.
+/// Slots in a set.
 const WAYS: usize = 8;
 
-/// Groups of such places: 32,768 buckets in half a megabyte.
+/// Sets: 32,768 buckets in half a megabyte.
 const SETS: usize = 4096;
 
 /// Buckets by key, at most `SETS × WAYS` of them.
@@ -28,7 +29,7 @@ pub(super) struct Table {
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     key: u64,
-    /// When it is full again; never used when that is zero.
+    /// When the bucket is full again, in nanoseconds since the epoch; zero for a slot that was never used.
     full: u64,
 }
 
@@ -43,14 +44,14 @@ impl Table {
         Self { sets: (0..sets).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 
-    /// Moves the bucket of `key` on by `take`. Returns when it is full again.
+    /// Updates the bucket of `key` with `take`. Returns when the bucket is full again.
     ///
     /// # Errors
-    /// What `take` says against it, and when it is full again.
+    /// The error of `take`, and when the bucket is full again.
     pub(super) fn take<E>(&self, key: &impl Hash, take: impl FnOnce(u64) -> Result<u64, E>) -> Result<u64, (u64, E)> {
         let key = self.hasher.hash_one(key);
         let set = usize::try_from(key % self.sets.len().max(1) as u64).unwrap_or(0);
-        // A set and a place in it are always there: `sets` and `WAYS` are never none.
+        // This branch is unreachable: `sets` and `WAYS` are never zero.
         let Some(mut set) = self.sets.get(set).map(lock) else { return take(0).map_err(|error| (0, error)) };
         let known = set.iter().any(|bucket| bucket.key == key);
         let place = match known {
@@ -65,12 +66,12 @@ impl Table {
         Ok(next)
     }
 
-    /// Buckets that are not full at `now`.
+    /// Returns the number of buckets that are not full at `now`.
     pub(super) fn in_use(&self, now: u64) -> usize {
         self.sets.iter().map(|set| lock(set).iter().filter(|bucket| bucket.full > now).count()).sum()
     }
 
-    /// A copy under the same hashes in which every time is converted.
+    /// Returns a copy with the same hashes in which every time is converted.
     pub(super) fn converted(&self, convert: impl Fn(u64) -> u64) -> Self {
         let converted = |bucket: Bucket| Bucket { full: convert(bucket.full), ..bucket };
         let copied = self.sets.iter().map(|set| {
@@ -90,7 +91,7 @@ mod tests {
         table.take(&key, |full| Ok::<_, ()>(full.max(until))).unwrap()
     }
 
-    /// However many come, those that are deep in their debt are remembered, and memory is what it was.
+    /// However many keys come, buckets with little room left are remembered, and memory does not grow.
     #[test]
     fn a_crowd_pushes_nobody_out_who_owes_more() {
         let table = Table::sized(64);
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(table.in_use(0), 64 * WAYS, "full, and no larger");
     }
 
-    /// The place of a bucket that is full again is the first to be taken.
+    /// The slot of a bucket that is full again is the first to be replaced.
     #[test]
     fn what_says_nothing_goes_first() {
         let table = Table::sized(1);

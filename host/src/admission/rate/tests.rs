@@ -13,11 +13,11 @@ fn settings(count: u32, per: Duration, burst: u32, by: By) -> Settings {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Asks once, as this client.
-fn ask(rate: &Rate, client: &str, now: Instant) -> Result<Standing, Standing> {
+/// Takes one request from the client's bucket.
+fn ask(rate: &Rate, client: &str, now: Instant) -> Result<RateStatus, RateStatus> {
     let headers = HeaderMap::new();
     rate.take(
-        &Asked {
+        &RequestView {
             peer: client.parse().unwrap(),
             claimed: None,
             inside: false,
@@ -29,8 +29,8 @@ fn ask(rate: &Rate, client: &str, now: Instant) -> Result<Standing, Standing> {
     )
 }
 
-fn admitted(rate: &Rate, now: Instant, asked: usize) -> usize {
-    (0..asked).filter(|_| ask(rate, "192.0.2.1", now).is_ok()).count()
+fn admitted(rate: &Rate, now: Instant, view: usize) -> usize {
+    (0..view).filter(|_| ask(rate, "192.0.2.1", now).is_ok()).count()
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_burst_then_the_rate() {
     assert_eq!(admitted(&rate, start + SECOND, 20), 5, "no more than a burst is ever saved up");
 }
 
-/// An interval that is no whole number of nanoseconds is rounded to the safe side, and hardly.
+/// An interval that is not a whole number of nanoseconds is rounded up, by a negligible amount.
 #[test]
 fn rounding_lets_nobody_in() {
     let start = Instant::now();
@@ -52,14 +52,14 @@ fn rounding_lets_nobody_in() {
     assert!((69_900..=70_010).contains(&admitted), "{admitted}");
 }
 
-/// What the fields say is what happens.
+/// The fields match what the limit does.
 #[test]
 fn standings_are_true() {
     let start = Instant::now();
     let rate = Rate::new(&settings(1, SECOND * 10, 3, By::Client), "route-", start);
-    let shown = |standing: &Standing| {
+    let shown = |status: &RateStatus| {
         let mut headers = HeaderMap::new();
-        standing.write(&mut headers);
+        status.write(&mut headers);
         ["ratelimit-policy", "ratelimit"].map(|name| headers[name].to_str().unwrap().to_owned())
     };
     let first = ask(&rate, "192.0.2.1", start).unwrap();
@@ -72,7 +72,7 @@ fn standings_are_true() {
     assert!(ask(&rate, "192.0.2.1", start + SECOND * 10).is_ok());
 }
 
-/// Who has a bucket of their own.
+/// Which requests share a bucket.
 #[test]
 fn keys_are_clients() {
     let start = Instant::now();
@@ -89,7 +89,7 @@ fn keys_are_clients() {
     for (value, expected) in [(None, true), (None, false), (Some("a"), true), (Some("a"), false), (Some("b"), true)] {
         headers.clear();
         value.map(|value: &str| headers.insert("x-api-key", value.parse().unwrap()));
-        let asked = Asked {
+        let view = RequestView {
             peer: "192.0.2.1".parse().unwrap(),
             claimed: None,
             inside: false,
@@ -97,11 +97,11 @@ fn keys_are_clients() {
             headers: &headers,
             route: 0,
         };
-        assert_eq!(header.take(&asked, start).is_ok(), expected, "{value:?}");
+        assert_eq!(header.take(&view, start).is_ok(), expected, "{value:?}");
     }
 }
 
-/// Another rate keeps what is used, counted in requests; the same one keeps all; other keys begin anew.
+/// Another rate keeps the use, counted in requests; the same rate keeps all state; other keys start anew.
 #[test]
 fn use_survives_an_edit() {
     let start = Instant::now();
@@ -109,18 +109,18 @@ fn use_survives_an_edit() {
         let old = settings(10, SECOND, 10, by.clone());
         let rate = Rate::new(&old, "", start);
         assert_eq!(admitted(&rate, start, 8), 8);
-        assert_eq!(admitted(&rate.renewed(&old, "", start), start, 10), 2);
-        let slower = rate.renewed(&settings(1, SECOND, 12, by.clone()), "", start);
+        assert_eq!(admitted(&rate.with_settings(&old, "", start), start, 10), 2);
+        let slower = rate.with_settings(&settings(1, SECOND, 12, by.clone()), "", start);
         assert_eq!(admitted(&slower, start, 20), 2, "ten are used of twelve");
-        assert_eq!(admitted(&slower.renewed(&settings(1, SECOND, 3, by.clone()), "", start), start, 20), 0);
-        let narrow = slower.renewed(&settings(1, SECOND, 3, by.clone()), "", start);
+        assert_eq!(admitted(&slower.with_settings(&settings(1, SECOND, 3, by.clone()), "", start), start, 20), 0);
+        let narrow = slower.with_settings(&settings(1, SECOND, 3, by.clone()), "", start);
         assert_eq!(admitted(&narrow, start + SECOND, 20), 1, "nobody owes more than a burst");
         let other = if by == By::Client { By::Service } else { By::Client };
-        assert_eq!(admitted(&rate.renewed(&settings(10, SECOND, 10, other), "", start), start, 20), 10);
+        assert_eq!(admitted(&rate.with_settings(&settings(10, SECOND, 10, other), "", start), start, 20), 10);
     }
 }
 
-/// Ten times as much as there is room for, on real threads: to a request what the rate and the burst allow.
+/// With ten times as many requests as the limit allows, on real threads, exactly the rate plus the burst is admitted.
 #[test]
 fn threads_share_a_bucket() {
     for by in [By::Service, By::Client] {
@@ -132,7 +132,7 @@ fn threads_share_a_bucket() {
                 let (rate, admitted) = (&rate, &admitted);
                 scope.spawn(move || {
                     for tick in 0..10_000_u32 {
-                        // Ten seconds of time that passes at the same pace everywhere, but not in step.
+                        // Ten seconds of simulated time that passes at the same pace on all threads, but not in step.
                         let now =
                             start + Duration::from_millis(u64::from(tick)) + Duration::from_micros(u64::from(thread));
                         (0..3).for_each(|_| drop(ask(rate, "192.0.2.1", now).map(|_| admitted.fetch_add(1, Relaxed))));
@@ -147,8 +147,8 @@ fn threads_share_a_bucket() {
 }
 
 proptest! {
-    /// Whatever comes when: in no stretch of time more than a burst and the rate times its length, and nobody is turned
-    /// away for whom there was room.
+    /// In no period are more requests admitted than the burst plus the rate times its length, and no request is refused
+    /// for which there was room.
     #[test]
     fn never_more_than_burst_and_rate(
         count in 1..2_000_u32, per_ms in 1..60_000_u64, burst in 1..50_u32,
@@ -164,7 +164,7 @@ proptest! {
             if taken.is_ok() {
                 times.push(at);
             } else {
-                // Somewhere before, a stretch up to now is full.
+                // Some period that ends now is full.
                 let full = (0..times.len()).any(|first| {
                     let stretch = u128::from(at - times[first]);
                     (times.len() - first) as u128 + 1 > u128::from(burst) + stretch / interval
@@ -180,7 +180,7 @@ proptest! {
         }
     }
 
-    /// An edit at any time, to any rate, gives nothing back: what was used, less what has come back since, stays used.
+    /// An edit at any time, to any rate, gives nothing back: use decays only with time.
     #[test]
     fn an_edit_refills_nothing(
         used in 1..40_u32, burst in 40..80_u32, count in 1..500_u32, after in 1..500_u32, grown in 0..100_u32,
@@ -189,7 +189,7 @@ proptest! {
         for by in [By::Service, By::Client] {
             let rate = Rate::new(&settings(count, SECOND, burst, by.clone()), "", start);
             admitted(&rate, start, used as usize);
-            let edited = rate.renewed(&settings(after, SECOND, burst + grown, by), "", start);
+            let edited = rate.with_settings(&settings(after, SECOND, burst + grown, by), "", start);
             prop_assert_eq!(admitted(&edited, start, 1_000), (burst + grown - used) as usize);
         }
     }

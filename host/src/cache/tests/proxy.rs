@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 
 use crate::cache::{Found, Responses, Settled};
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::error::RequestError;
 use crate::manifest::Manifest;
 use crate::manifest::cache::Rules;
@@ -103,7 +103,7 @@ impl Proxy {
         };
         let mut responses = Responses::new(1 << 20, 64 << 10).unwrap();
         Arc::get_mut(&mut responses).unwrap().clock = || NOW.get();
-        Self { responses, of: Deployment::new(spec, &Services::new(Turns::new(1))), made: Cell::new(0) }
+        Self { responses, of: Deployment::new(spec, &Services::new(CpuScheduler::new(1))), made: Cell::new(0) }
     }
 
     /// What the origin server answers: with these headers (and `status`, if that is among them), and a body that no other

@@ -1,6 +1,6 @@
-//! Bounds of what a guest says of a request that it makes. wasmtime has one for header fields and `http` one for paths
-//! (64 KiB); a method or an authority may be as long as the guest's memory, and the host would have a copy of it for every
-//! request that the guest holds.
+//! Bounds of the method and authority of outgoing requests. wasmtime bounds header fields and `http` bounds paths (64
+//! KiB). Without these bounds a method or an authority could be as long as the guest's memory, and the host would hold
+//! a copy for every request that the guest holds.
 
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi_http::p2::bindings::http::types::{self, HostOutgoingRequest as Host02};
@@ -11,16 +11,16 @@ use wasmtime_wasi_http::{WasiHttpView, p3};
 use super::TYPES;
 use crate::capabilities::Ctx;
 
-/// By its newest name, as [`TYPES`].
+/// The newest name, as for [`TYPES`].
 const TYPES_03: &str = "wasi:http/types@0.3.0";
 
-/// Bytes of a method. The longest registered one has 17.
+/// The most bytes of a method. The longest registered one has 17.
 const METHOD: usize = 64;
 
-/// Bytes of an authority. A host name has 253 at most, and a port 5.
+/// The most bytes of an authority. A host name has at most 253, a port 5.
 const AUTHORITY: usize = 1 << 10;
 
-/// Puts these in the place of what the linker has of 0.2.
+/// Replaces these functions of 0.2 in the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     type Says = (Resource<HostOutgoingRequest>, types::Method);
     type Names = (Resource<HostOutgoingRequest>, Option<String>);
@@ -42,7 +42,7 @@ pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Puts these in the place of what the linker has of 0.3.
+/// Replaces these functions of 0.3 in the linker.
 pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     type Says = (Resource<p3::Request>, types_03::Method);
     type Names = (Resource<p3::Request>, Option<String>);

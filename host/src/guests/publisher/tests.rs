@@ -1,10 +1,10 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::admission::Asked;
+use crate::admission::RequestView;
 use crate::admission::Verdict;
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
@@ -22,7 +22,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self { publisher, services: Services::new(Turns::new(1)), shared: Upstreams::new(100) }
+        Self { publisher, services: Services::new(CpuScheduler::new(1)), shared: Upstreams::new(100) }
     }
 
     /// What answers by the manifest of a service or, for a version of it, by its service's and its own.
@@ -59,7 +59,7 @@ fn admits(target: &Target, client: &str) -> bool {
     let (peer, headers) = (client.parse::<IpAddr>().unwrap(), http::HeaderMap::new());
     target
         .admission
-        .greet(&Asked { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 })
+        .check_client(&RequestView { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 })
         .is_ok()
 }
 
@@ -130,11 +130,11 @@ async fn a_breaker_outlives_edits_of_replicas() {
         let (admission, now) = (Arc::clone(&snapshot.target("far").unwrap().admission), Instant::now());
         let headers = http::HeaderMap::new();
         let peer = "192.0.2.1".parse().unwrap();
-        let asked = Asked { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 };
+        let asked = RequestView { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 };
         for _ in 0..2 * usize::from(fail) {
-            admission.admit(&asked, now).await.unwrap().failed(Some(Verdict::Late), || now);
+            admission.admit(&asked, now).await.unwrap().record_failure(Some(Verdict::Late), || now);
         }
-        admission.breaker(now) == Some(crate::admission::breaker::Position::Open)
+        admission.breaker_state(now) == Some(crate::admission::breaker::BreakerState::Open)
     };
     let (one, two) = ("'http://127.0.0.1:9'", "{ url = 'http://127.0.0.1:9', weight = 2 }, 'http://127.0.0.1:10'");
     assert!(open(&of(one, ""), true).await);

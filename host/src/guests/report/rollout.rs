@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::state;
 use crate::guests::target::Target;
-use crate::manifest::share::{Percent, Rollback, Rule, Share};
+use crate::manifest::share::{Percent, Rollback, Rule, TrafficShare};
 
 /// What a version gets of its service's requests.
 #[derive(Debug, Serialize)]
@@ -44,7 +44,7 @@ pub struct Beside {
 }
 
 impl Part {
-    pub(super) fn of(share: &Share) -> Self {
+    pub(super) fn of(share: &TrafficShare) -> Self {
         Self {
             percent: percent(share.percent),
             rules: share.rules.iter().map(Rule::to_string).collect(),
@@ -64,7 +64,7 @@ impl Margins {
 /// The versions beside a service.
 pub(super) fn beside(service: &Target) -> Vec<Beside> {
     let versions = service.split.iter().flat_map(|split| split.versions());
-    let told = |(share, version): (&Share, &std::sync::Arc<Target>)| Beside {
+    let told = |(share, version): (&TrafficShare, &std::sync::Arc<Target>)| Beside {
         name: version.backend.name.to_string(),
         percent: percent(share.percent),
         state: state(version),

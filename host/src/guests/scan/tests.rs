@@ -219,7 +219,7 @@ fn a_new_service_waits_for_a_manifest_that_may_follow() {
         assert!(world.live("a").is_none());
     }
     world.pass(Duration::from_millis(4));
-    assert_ne!(world.live("a").unwrap().manifest.terms, crate::manifest::terms::Terms::default());
+    assert_ne!(world.live("a").unwrap().manifest.policies, crate::manifest::policies::Policies::default());
     world.write("b.wasm", component(0));
     world.pass(HELD);
     assert!(world.live("b").is_some());

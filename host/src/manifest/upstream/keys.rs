@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Check, Ejection, HostName, Percent, Policy, Retry, Spec};
 use crate::config::key::{Key, count, duration, word};
-use crate::manifest::key::Place;
+use crate::manifest::key::RequestKey;
 use crate::manifest::upstream::protocol::Protocol;
 
 const MS: Duration = Duration::from_millis(1);
@@ -53,7 +53,7 @@ pub const KEYS: &[Key<Spec>] = &[
         name: "hash",
         default: "client",
         help: "what `policy = \"hash\"` goes by: `client`, `header:NAME`, `cookie:NAME`",
-        set: |s, text| Place::read(text).map(|value| s.hash = value),
+        set: |s, text| RequestKey::read(text).map(|value| s.hash = value),
     },
     Key {
         name: "protocol",
@@ -243,7 +243,7 @@ impl Spec {
             replicas: Vec::new(),
             replicas_file: None,
             policy: Policy::LeastInFlight,
-            hash: Place::Client,
+            hash: RequestKey::Client,
             protocol: Protocol::Auto,
             connect: Duration::ZERO,
             read: Duration::ZERO,

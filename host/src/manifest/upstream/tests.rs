@@ -69,7 +69,7 @@ fn every_key() {
         replicas: spec.replicas.clone(),
         replicas_file: Some("users.replicas".into()),
         policy: Policy::Hash,
-        hash: Place::Header(http::HeaderName::from_static("x-user")),
+        hash: RequestKey::Header(http::HeaderName::from_static("x-user")),
         protocol: Protocol::Http2,
         connect: seconds(2),
         read: seconds(3),

@@ -1,8 +1,8 @@
 use super::*;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 
 fn account(suffix: &str) -> Account {
-    let service = Arc::new(Service::new("me", Turns::new(1).share()));
+    let service = Arc::new(Service::new("me", CpuScheduler::new(1).share()));
     let limits = crate::config::resolve(&[]).unwrap().config.limits;
     Account::new(
         &service,

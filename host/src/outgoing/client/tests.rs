@@ -12,7 +12,7 @@ use wasmtime_wasi_http::Error;
 
 use super::*;
 use crate::config;
-use crate::cpu::turns::Turns;
+use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::Manifest;
 
 /// A server with a certificate, and the authority that signed it.
@@ -60,7 +60,7 @@ impl Secure {
 }
 
 fn service() -> Service {
-    Service::new("me", Turns::new(1).share())
+    Service::new("me", CpuScheduler::new(1).share())
 }
 
 fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
@@ -77,14 +77,14 @@ fn marking(http: &str, limits: &str, roots: RootCertStore, marks: bool) -> Clien
     Client::new(&manifest.grants, &manifest.limits, crate::base::tls::client(roots).unwrap(), shared)
 }
 
-fn errand() -> Errand {
-    Errand::new(Arc::from("1"), Instant::now() + Duration::from_secs(60))
+fn context() -> RequestContext {
+    RequestContext::new(Arc::from("1"), Instant::now() + Duration::from_secs(60))
 }
 
 async fn ask(client: &Client, service: &Service, url: String, options: RequestOptions) -> Result<String, Failure> {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get(url).header("host", "forged.test").header("proxy-connection", "x").body(body).unwrap();
-    let (response, _place) = client.send(service, &errand(), request, options).await?;
+    let (response, _place) = client.send(service, &context(), request, options).await?;
     Ok(String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
 
@@ -270,7 +270,7 @@ async fn only_neighbours_are_told_how_deep_it_is() {
     let (url, _) = answering().await;
     let service = service();
     let near = client("['http://127.0.0.1:*']", "", RootCertStore::empty());
-    let deep = Errand { depth: 2, ..errand() };
+    let deep = RequestContext { depth: 2, ..context() };
     let body = || Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get(&url).header("via", "1.1 mine").body(body()).unwrap();
     let (response, _place) = near.send(&service, &deep, request, RequestOptions::default()).await.unwrap();
@@ -326,7 +326,7 @@ async fn a_connection_that_was_closed_meanwhile() {
     let send = async |client: &Client, port: u16, method: &str, body: &'static str| {
         let sent = Full::new(Bytes::from_static(body.as_bytes())).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri(format!("http://a.test:{port}/")).body(sent).unwrap();
-        let (response, _place) = client.send(&service, &errand(), request, RequestOptions::default()).await?;
+        let (response, _place) = client.send(&service, &context(), request, RequestOptions::default()).await?;
         Ok::<_, Failure>(response.into_body().collect().await.unwrap().to_bytes())
     };
     for (method, body, repeats) in

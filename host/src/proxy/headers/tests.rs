@@ -8,10 +8,10 @@ fn peer(address: &str, proxies: &[&str]) -> Peer {
     Peer::new(address.parse().unwrap(), "127.0.0.1:8080".parse().unwrap(), &proxies)
 }
 
-/// The head as the guest sees it, one line a header, in the order of names.
+/// Returns the head as the guest sees it, one line per header, ordered by name.
 fn seen(head: Request<()>, peer: &Peer) -> Result<(String, Vec<String>), String> {
     let (mut head, ()) = head.into_parts();
-    arrive(&mut head, peer).map_err(|error| error.to_string())?;
+    normalize(&mut head, peer).map_err(|error| error.to_string())?;
     let mut lines: Vec<_> =
         head.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     lines.sort();
@@ -98,14 +98,14 @@ fn heads_that_are_refused() {
     assert_eq!(seen(old, &stranger).unwrap().0, "http://127.0.0.1:8080/");
 }
 
-/// A coding that nobody takes off must not get lost on the way.
+/// A coding that this host does not decode must not disappear on the way.
 #[test]
 fn bodies_are_chunked_once_or_not_at_all() {
     let arrives = |lines: &[&str]| {
         let head = Request::post("/").header("host", "h");
         let head = lines.iter().fold(head, |head, line| head.header("transfer-encoding", *line));
         let (mut head, ()) = head.body(()).unwrap().into_parts();
-        match arrive(&mut head, &peer("127.0.0.1:9", &[])) {
+        match normalize(&mut head, &peer("127.0.0.1:9", &[])) {
             Ok(_) => true,
             Err(RequestError::BadFraming) => false,
             Err(other) => panic!("{other}"),
@@ -127,11 +127,11 @@ fn bodies_are_chunked_once_or_not_at_all() {
     }
 }
 
-/// The target and the host that a guest is shown.
+/// Returns the target and the host that a guest sees.
 fn shown(target: &str, host: &str) -> Result<(String, String), String> {
     let head = Request::get(target).header("host", host).body(()).unwrap();
     let (mut head, ()) = head.into_parts();
-    arrive(&mut head, &peer("192.0.2.1:9", &[])).map_err(|error| error.to_string())?;
+    normalize(&mut head, &peer("192.0.2.1:9", &[])).map_err(|error| error.to_string())?;
     let host = head.headers[header::HOST].to_str().unwrap().to_owned();
     assert_eq!(head.headers[HOST], host);
     assert!(head.headers[FORWARDED].to_str().unwrap().contains(&format!("host=\"{host}\"")));
@@ -148,7 +148,7 @@ fn one_form_of_host_and_path() {
     check("/a/%7euser/../b%2fc?d/../e", "h:8080", "http://h:8080/a/b%2Fc?d/../e");
     check("http://h?a=1", "h", "http://h/?a=1");
     check("http://h", "h", "http://h/");
-    // The target comes before the header (RFC 9112 3.2.2).
+    // The target's host wins over the header (RFC 9112 3.2.2).
     check("http://one.example/", "two.example", "http://one.example/");
     for (target, host) in
         [("/", "p:abc"), ("/", "p:80:80"), ("/", "%61.example"), ("/a%00b", "h"), ("http://h/", "p:abc")]
@@ -156,13 +156,15 @@ fn one_form_of_host_and_path() {
         assert!(shown(target, host).unwrap_err().contains("not valid"), "{target} {host}");
     }
     assert!(shown("*", "h").unwrap_err().contains("target"));
-    let asked = |version: Version, host: &str| {
+    let request_host = |version: Version, host: &str| {
         let head = Request::options("http://h/").version(version).header("host", host);
         seen(head.body(()).unwrap(), &peer("192.0.2.1:9", &[])).map(drop)
     };
-    assert_eq!(asked(Version::HTTP_2, "H."), Ok(()));
-    assert!(asked(Version::HTTP_2, "other").unwrap_err().contains("not the host of the request target"));
-    assert_eq!(asked(Version::HTTP_11, "other"), Ok(()));
+    assert_eq!(request_host(Version::HTTP_2, "H."), Ok(()));
+    assert!(
+        request_host(Version::HTTP_2, "other").unwrap_err().contains("differs from the host of the request target")
+    );
+    assert_eq!(request_host(Version::HTTP_11, "other"), Ok(()));
     let star = Request::builder().method(Method::OPTIONS).uri("*").header("host", "h").body(()).unwrap();
     assert_eq!(seen(star, &peer("192.0.2.1:9", &[])).unwrap().0, "http://h*");
     let target_only = Request::get("http://h/").body(()).unwrap();
@@ -182,7 +184,7 @@ fn a_default_port_is_the_schemes() {
     assert_eq!([uri("https , http", "h"), uri("http,https", "h")], ["https://h/", "http://h/"]);
 }
 
-/// What the host writes itself is written after what the client wants gone, and under no other name.
+/// The host's own headers are written after a client's `Connection` is applied, and under no other spelling.
 #[test]
 fn clients_remove_nothing_of_the_hosts() {
     let own = ["x-request-id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "via"];
@@ -217,7 +219,7 @@ fn underscores_are_no_other_names() {
     }
 }
 
-/// Every header is told apart that has to be, whatever its first letter is.
+/// Every header is classified correctly, whatever its first letter is.
 #[test]
 fn kinds_of_headers() {
     let of = |name: &'static str| kind(&HeaderName::from_static(name));
@@ -232,21 +234,21 @@ fn kinds_of_headers() {
         "upgrade",
         "http2-settings",
     ] {
-        assert!(is_hop_by_hop(hop) && matches!(of(hop), Kind::Hop), "{hop}");
+        assert!(is_hop_by_hop(hop) && matches!(of(hop), FieldKind::Hop), "{hop}");
         let alias = hop.replace('-', "_");
         let alias = HeaderName::from_bytes(alias.as_bytes()).unwrap();
-        assert!(!alias.as_str().contains('_') || matches!(kind(&alias), Kind::Alias), "{alias}");
+        assert!(!alias.as_str().contains('_') || matches!(kind(&alias), FieldKind::Alias), "{alias}");
     }
     for forwarding in ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-prefix", "x-forwarded-new"] {
-        assert!(matches!(of(forwarding), Kind::Forwarding), "{forwarding}");
+        assert!(matches!(of(forwarding), FieldKind::Forwarding), "{forwarding}");
     }
     for alias in ["content_length", "x_forwarded_for", "x-forwarded_new", "x_real-ip", "x_request_id", "x_b3_sampled"] {
-        assert!(matches!(of(alias), Kind::Alias), "{alias}");
+        assert!(matches!(of(alias), FieldKind::Alias), "{alias}");
     }
     for other in
         ["accept", "cookie", "x-own", "x_own", "content-length", "host", "x-request-id", "traceparent", "_", "x-real"]
     {
-        assert!(matches!(of(other), Kind::Other), "{other}");
+        assert!(matches!(of(other), FieldKind::Other), "{other}");
     }
 }
 
@@ -267,20 +269,20 @@ fn trailers_are_no_headers() {
         "grpc-status",
     ];
     let trailers = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
-    let kept = trailing(Frame::trailers(trailers.collect())).into_trailers().unwrap();
+    let kept = filter_trailers(Frame::trailers(trailers.collect())).into_trailers().unwrap();
     assert_eq!(kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum", "grpc-status"]);
-    let data = trailing(Frame::data(Bytes::from_static(b"data"))).into_data().unwrap();
+    let data = filter_trailers(Frame::data(Bytes::from_static(b"data"))).into_data().unwrap();
     assert_eq!(data, "data");
 }
 
-/// Clients of this machine are known by a loopback address, if nothing says that a proxy is between.
+/// Clients on this machine are recognized by a loopback address, unless a header shows that a proxy is between.
 #[test]
 fn local_clients() {
     let local = |peer: &Peer, more: Option<(&'static str, &'static str)>| {
         let head =
             more.iter().fold(Request::get("/").header("host", "h"), |head, (name, value)| head.header(*name, *value));
         let (mut head, ()) = head.body(()).unwrap().into_parts();
-        arrive(&mut head, peer).unwrap().local
+        normalize(&mut head, peer).unwrap().local
     };
     for own in ["127.0.0.1:9", "127.1.2.3:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
         let peer = peer(own, &[]);

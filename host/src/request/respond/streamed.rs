@@ -16,7 +16,7 @@ use crate::base::budget::{Budget, Room};
 use crate::base::lock::lock;
 use crate::error::RequestError;
 use crate::proxy::outbound::Hold;
-use crate::proxy::outbound::PIECE;
+use crate::proxy::outbound::MAX_CHUNK;
 use crate::request::forward::Relay;
 use crate::runtime::answer::AnswerBody;
 
@@ -128,7 +128,7 @@ impl Streamed {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                permit.failed(error.verdict(), Instant::now);
+                permit.record_failure(error.verdict(), Instant::now);
                 *live = None;
                 Poll::Ready(Some(Err(Aborted(error))))
             }
@@ -193,7 +193,7 @@ impl Live {
             Self::Replica(body) => body.poll_frame(cx),
             // In pieces: what hyper has taken is sent whatever the watchdog does.
             Self::Stored(rest) if rest.is_empty() => Poll::Ready(None),
-            Self::Stored(rest) => Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(PIECE)))))),
+            Self::Stored(rest) => Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(MAX_CHUNK)))))),
         }
     }
 

@@ -12,7 +12,7 @@ fn router(owners: &[(&'static str, &[&str])]) -> Router<&'static str> {
     for (name, paths) in owners {
         let mut routes: Vec<_> = paths.iter().map(|path| route(path)).collect();
         routes.push(Route::host(format!("{name}.localhost")));
-        router.own(routes.iter(), name, false).unwrap();
+        router.insert(routes.iter(), name, false).unwrap();
     }
     router
 }
@@ -47,7 +47,7 @@ fn paths_and_hosts() {
     check("x", "/users/admin/posts", Some("posts"));
     check("x", "/users//posts", Some("users"));
     check("x", "//users", None);
-    // A path that is no normal form is none that comes here; what may stand in a segment is decoded there.
+    // Paths arrive here in normal form; escapes that may stand in a segment are decoded.
     check("x", "/users/%40me", Some("users"));
     check("x", "*", None);
     check("x", "", None);
@@ -64,9 +64,9 @@ fn a_host_comes_before_a_path_and_methods_last() {
     let get = Route { methods: vec![Method::GET, Method::POST], ..route("/users") };
     let put = Route { methods: vec![Method::PUT], strip_prefix: true, ..route("/users") };
     let api = Route { host: Some("api.example.com".into()), strip_prefix: true, ..route("/v1/{tenant}") };
-    router.own([&get].into_iter(), &"reader", false).unwrap();
-    router.own([&put].into_iter(), &"writer", false).unwrap();
-    router.own([&api].into_iter(), &"api", false).unwrap();
+    router.insert([&get].into_iter(), &"reader", false).unwrap();
+    router.insert([&put].into_iter(), &"writer", false).unwrap();
+    router.insert([&api].into_iter(), &"api", false).unwrap();
     let find = |authority: &str, path: &str, method: Method| {
         router.find(authority, path, &method, true).map(|found| (*found.target, &**found.route, found.prefix))
     };
@@ -75,12 +75,12 @@ fn a_host_comes_before_a_path_and_methods_last() {
     assert_eq!(find("x", "/users", Method::DELETE), Err(Missed::Method("GET, HEAD, POST, PUT".into())));
     assert_eq!(find("api.example.com:443", "/v1/acme/x", Method::PATCH), Ok(("api", "/v1/{tenant}", 8)));
     assert_eq!(find("example.com", "/v1/acme", Method::GET), Err(Missed::Route));
-    // What the host has no route for is looked for at any host.
+    // A path for which the host has no route is looked up among the routes for any host.
     assert_eq!(find("api.example.com", "/users", Method::GET), Ok(("reader", "/users", 0)));
-    // Methods that overlap are a conflict, and one that says none has all.
-    assert_eq!(router.own([&route("/users")].into_iter(), &"z", false).unwrap_err(), (&route("/users"), "reader"));
+    // Overlapping methods are a conflict, and a route without methods has all of them.
+    assert_eq!(router.insert([&route("/users")].into_iter(), &"z", false).unwrap_err(), (&route("/users"), "reader"));
     let clash = Route { methods: vec![Method::PUT], ..route("/users") };
-    assert_eq!(router.own([&clash].into_iter(), &"z", false).unwrap_err().1, "writer");
+    assert_eq!(router.insert([&clash].into_iter(), &"z", false).unwrap_err().1, "writer");
     assert_eq!(api.to_string(), "api.example.com/v1/{tenant}");
     assert_eq!(get.to_string(), "GET|POST /users");
 }
@@ -89,14 +89,14 @@ fn a_host_comes_before_a_path_and_methods_last() {
 fn a_route_has_one_owner() {
     let mut router = router(&[("a", &["/x", "/u/{id}"])]);
     let wanted = [route("/y"), route("/x")];
-    let taken = router.own(wanted.iter(), &"b", false).unwrap_err();
+    let taken = router.insert(wanted.iter(), &"b", false).unwrap_err();
     assert_eq!((taken.0.to_string().as_str(), taken.1), ("/x", "a"));
-    // All or none: b's other route is still free.
+    // All routes or none: the other route of `b` is still free.
     assert_eq!(found(&router, "", "/y"), None);
     let host = Route::host("a.localhost".into());
-    assert_eq!(router.own([&host].into_iter(), &"c", false).unwrap_err().1, "a");
-    // A parameter by another name is the same route.
-    assert_eq!(router.own([&route("/u/{name}")].into_iter(), &"c", false).unwrap_err().1, "a");
+    assert_eq!(router.insert([&host].into_iter(), &"c", false).unwrap_err().1, "a");
+    // A parameter with another name makes the same route.
+    assert_eq!(router.insert([&route("/u/{name}")].into_iter(), &"c", false).unwrap_err().1, "a");
 }
 
 #[test]
@@ -132,8 +132,8 @@ fn patterns() {
     }
 }
 
-/// Among all patterns that match, the one with the most segments, of those the first by names before parameters: said
-/// as slowly and plainly as possible.
+/// The reference: of all patterns that match, the one with the most segments, then the one with names before
+/// parameters. Slow and simple.
 fn naive<'a>(patterns: &'a [String], path: &str) -> Option<&'a String> {
     let segments = |text: &str| text.split('/').skip(1).map(str::to_owned).collect::<Vec<_>>();
     let asked = segments(path);
@@ -147,7 +147,7 @@ fn naive<'a>(patterns: &'a [String], path: &str) -> Option<&'a String> {
         }
     };
     let rank = |pattern: &&String| match pattern.as_str() {
-        // Exactly this path, before everything that is below nothing.
+        // Only this path; the wildcard matches everything, with no segments.
         "/" => (1, vec![]),
         "/*" => (0, vec![]),
         pattern => {
@@ -167,7 +167,7 @@ proptest! {
         let patterns: Vec<String> = patterns.into_iter().collect();
         let mut router = Router::default();
         for (index, text) in patterns.iter().enumerate() {
-            router.own([&route(text)].into_iter(), &index, false).unwrap();
+            router.insert([&route(text)].into_iter(), &index, false).unwrap();
         }
         for path in &paths {
             let found = found(&router, "", path).map(|index| &patterns[index]);
@@ -182,11 +182,11 @@ proptest! {
     }
 }
 
-/// Routes of the service `api`, and whether each has policies.
+/// Returns a router for the service `api` with these routes; the flag says whether a route has policies.
 fn guarded(routes: &[(&str, bool)]) -> Router<&'static str> {
     let mut router = Router::default();
     let routes: Vec<_> = routes.iter().map(|(path, guarded)| Route { guarded: *guarded, ..route(path) }).collect();
-    router.own(routes.iter(), &"api", false).unwrap();
+    router.insert(routes.iter(), &"api", false).unwrap();
     router
 }
 
@@ -215,18 +215,18 @@ fn other_spellings_keep_the_policies() {
         ("/api/x/..;/admin", Err(Missed::Ambiguous)),
         ("/api/x%2F..%2Fadmin", Err(Missed::Ambiguous)),
         ("/api/x/..%2F%40me", Err(Missed::Ambiguous)),
-        // Another segment is another path, whatever its letters are.
+        // Another segment is another path, also if only the case of letters differs.
         ("/api/Admin", Ok(0)),
         ("/api/administrators", Ok(0)),
         ("/api/%2561dmin", Ok(0)),
-        // Where other readings have no other rules it is served.
+        // The path is served where its other readings have the same rules.
         ("/api//users", Ok(0)),
         ("/api/a%2Fb/posts", Ok(2)),
         ("/api/7;v=1/posts", Ok(2)),
-        // A reading outside of the service's routes.
+        // A reading leads out of the service's routes.
         ("/api/..%2Fother", Err(Missed::Ambiguous)),
         ("/api/..;/other", Err(Missed::Ambiguous)),
-        // Only some of what may separate does, empty segments count, or parameters are cut off first.
+        // Only some separators separate, empty segments count, or parameters are cut off first.
         ("/api//..%2Fadmin", Err(Missed::Ambiguous)),
         ("/api/x%2F%2F..%2F..%2Fadmin", Err(Missed::Ambiguous)),
         ("/api/admin;x%2Fy", Err(Missed::Ambiguous)),
@@ -241,17 +241,17 @@ fn other_spellings_keep_the_policies() {
 fn methods_are_restrictions_too() {
     let mut router = Router::default();
     let read_only = Route { methods: vec![Method::GET], ..route("/api/admin") };
-    router.own([&route("/api"), &read_only].into_iter(), &"api", false).unwrap();
+    router.insert([&route("/api"), &read_only].into_iter(), &"api", false).unwrap();
     let find = |path: &str, method: Method| router.find("x", path, &method, true).map(|found| found.number);
     assert_eq!(find("/api//admin", Method::GET), Err(Missed::Ambiguous));
     assert_eq!(find("/api//admin", Method::POST), Err(Missed::Ambiguous));
     assert_eq!(find("/api//other", Method::POST), Ok(0));
-    // A route for HEAD is not gone around by that for GET, whichever stands first.
+    // A route for HEAD is not bypassed through one for GET, whichever comes first.
     let get = Route { methods: vec![Method::GET], ..route("/x") };
     let head = Route { methods: vec![Method::HEAD], ..route("/x") };
     for routes in [[&get, &head], [&head, &get]] {
         let mut router = Router::default();
-        router.own(routes.into_iter(), &"x", false).unwrap();
+        router.insert(routes.into_iter(), &"x", false).unwrap();
         let number = |method: Method| router.find("x", "/x", &method, true).unwrap().number;
         assert_eq!((routes[number(Method::GET)], routes[number(Method::HEAD)]), (&get, &head));
     }
@@ -261,9 +261,9 @@ fn methods_are_restrictions_too() {
 #[test]
 fn nor_does_a_neighbour_answer_for_a_guarded_service() {
     let mut router = Router::default();
-    router.own([&route("/api")].into_iter(), &"api", false).unwrap();
-    router.own([&route("/api/open")].into_iter(), &"open", false).unwrap();
-    router.own([&route("/api/admin")].into_iter(), &"admin", true).unwrap();
+    router.insert([&route("/api")].into_iter(), &"api", false).unwrap();
+    router.insert([&route("/api/open")].into_iter(), &"open", false).unwrap();
+    router.insert([&route("/api/admin")].into_iter(), &"admin", true).unwrap();
     let find = |path: &str| router.find("x", path, &Method::GET, true).map(|found| *found.target);
     assert_eq!(find("/api//open"), Ok("api"));
     assert_eq!(find("/api//admin"), Err(Missed::Ambiguous));
@@ -279,7 +279,7 @@ fn hosts_by_name_are_not_for_everybody() {
     assert_eq!((find("/hello", true), find("/hello", false)), (Ok("users"), Ok("hello")), "as at any other host");
     let mut router = Router::default();
     let own = Route { host: Some("users.localhost".into()), ..route("/v1") };
-    router.own([&own, &Route::host("users.localhost".into())].into_iter(), &"users", false).unwrap();
+    router.insert([&own, &Route::host("users.localhost".into())].into_iter(), &"users", false).unwrap();
     let find = |path: &str| router.find("users.localhost", path, &Method::GET, false).is_ok();
     assert!(find("/v1/x") && !find("/v2"), "what its manifest says is for everybody");
 }
@@ -288,14 +288,14 @@ fn hosts_by_name_are_not_for_everybody() {
 fn a_prefix_is_cut_where_it_ends() {
     let mut router = Router::default();
     let strip = Route { strip_prefix: true, ..route("/v1/{tenant}") };
-    router.own([&strip].into_iter(), &"v1", false).unwrap();
+    router.insert([&strip].into_iter(), &"v1", false).unwrap();
     let prefix = |path: &str| router.find("x", path, &Method::GET, true).unwrap().prefix;
     for path in ["/v1/acme", "/v1/%40acme%2Fb", "/v1/a\"b"] {
         assert_eq!((prefix(path), prefix(&format!("{path}/x"))), (path.len(), path.len()), "{path}");
     }
 }
 
-/// A path of these segments in another spelling that a service may take for it.
+/// Returns another spelling of these segments that a service may read as the same path.
 fn spelt(segments: &[String], choices: &mut impl Iterator<Item = usize>) -> String {
     let first = ["/", "//", "/./", "/zz/../", "/%2F", "/\\", "/zz%2f..%2F", "/zz/..;q/", "/;/"];
     let between = ["/", "//", "/./", "/zz/../", "%2F", "%5c", "\\", "/zz%2f..%5C", "/zz/..;q/", ";q/", "/%2e/"];
@@ -311,8 +311,8 @@ fn spelt(segments: &[String], choices: &mut impl Iterator<Item = usize>) -> Stri
     path + &pick(&["", "", "/", ";q", "/."])
 }
 
-/// What a service sees of a path that takes these for separators, drops empty segments or does not, and cuts parameters off:
-/// 0 not, 1 before it separates, 2 after.
+/// Returns the path as a service reads it that treats these as separators, drops empty segments or keeps them, and cuts
+/// parameters off: 0 never, 1 before it separates segments, 2 after.
 fn seen_by(path: &str, slash: bool, backslash: bool, empty: bool, cut: u8) -> String {
     let cut_off =
         |path: &str| path.split('/').map(|segment| segment.split(';').next().unwrap()).collect::<Vec<_>>().join("/");
@@ -337,7 +337,7 @@ fn seen_by(path: &str, slash: bool, backslash: bool, empty: bool, cut: u8) -> St
 }
 
 proptest! {
-    /// However a service reads a path, it does not answer one that has a stricter route.
+    /// No reading of a path leads to a stricter route than the one that serves it.
     #[test]
     fn no_reading_goes_around(
         patterns in proptest::collection::btree_map("(/([ab]|\\{p\\})){1,3}|/\\*", any::<bool>(), 1..6),
@@ -346,18 +346,18 @@ proptest! {
     ) {
         let routes: Vec<_> = patterns.iter().map(|(text, guarded)| Route { guarded: *guarded, ..route(text) }).collect();
         let mut router = Router::default();
-        router.own(routes.iter(), &"x", false).unwrap();
+        router.insert(routes.iter(), &"x", false).unwrap();
         let normal = canonical::normal(&format!("/{}", path.concat())).unwrap();
         if let Ok(found) = router.find("x", &normal, &Method::GET, true) {
             let seen = seen_by(&normal, slash, backslash, empty, cut);
-            // By the names alone: what is left of `;` or `%2F` belongs to a segment.
-            if let Ok((read, _)) = router.look("x", &seen, &Method::GET, true) {
+            // Only the names count: what is left of `;` or `%2F` belongs to a segment.
+            if let Ok((read, _)) = router.lookup("x", &seen, &Method::GET, true) {
                 prop_assert!(read.number == found.number || !routes[read.number].guarded, "{} is {}", normal, seen);
             }
         }
     }
 
-    /// No spelling of a path gets to a route that is less strict than that of the path itself.
+    /// No spelling of a path reaches a route that is less strict than the route of the path itself.
     #[test]
     fn no_spelling_goes_around(
         patterns in proptest::collection::btree_map("(/([ab@]|\\{p\\})){1,3}|/|/\\*", (0..3usize, 0..3u8), 1..10),
@@ -374,7 +374,7 @@ proptest! {
                 routes.push(Route { guarded: *kind == 1, methods, ..route(text) });
                 kinds.push(*kind);
             }
-            router.own(routes.iter(), &service, under_policies[service]).unwrap();
+            router.insert(routes.iter(), &service, under_policies[service]).unwrap();
         }
         let base = format!("/{}", segments.join("/"));
         let spelt = spelt(&segments, &mut choices.into_iter());

@@ -6,19 +6,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A version in name only.
+/// A version with only a name, and whether it is in rotation.
 struct Fake(&'static str, bool);
 
-impl Part for Fake {
-    fn takes_part(&self) -> bool {
+impl InRotation for Fake {
+    fn is_in_rotation(&self) -> bool {
         self.1
     }
 }
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn part(name: &'static str, percent: u32) -> (Share, Arc<Fake>) {
-    (Share { percent: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)))
+fn part(name: &'static str, percent: u32) -> (TrafficShare, Arc<Fake>) {
+    (TrafficShare { percent: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake(name, true)))
 }
 
 fn counted(split: &Split<Fake>, requests: usize) -> BTreeMap<&'static str, usize> {
@@ -42,7 +42,7 @@ proptest! {
         prop_assert_eq!((of("a"), of("b"), of("service")), (one, other, 10_000 - one - other));
     }
 
-    /// Not all at once: of any hundred requests in a row about as many as it says.
+    /// Shares are spread evenly: of any hundred requests in a row, a version gets about its percentage.
     #[test]
     fn parts_are_spread_evenly(percent in 1..=99_u32, before in 0..20_000_usize) {
         let split = Split::new([part("a", percent * 100)], None).unwrap();
@@ -53,7 +53,7 @@ proptest! {
 
     #[test]
     fn a_client_keeps_its_version(user in "[a-z0-9]{1,12}", percent in 0..=10_000_u32, more in 0..=10_000_u32) {
-        let sticky = Some(Place::Cookie("session".into()));
+        let sticky = Some(RequestKey::Cookie("session".into()));
         let headers: HeaderMap =
             [(header::COOKIE, HeaderValue::try_from(format!("theme=dark; session={user}")).unwrap())].into_iter().collect();
         let chosen = |percent| {
@@ -64,14 +64,14 @@ proptest! {
             }
             first
         };
-        // Who has the new version keeps it while its part grows.
+        // A client that has the new version keeps it while the version's share grows.
         prop_assert!(!chosen(percent) || chosen(percent.max(more)));
     }
 }
 
 #[test]
 fn sticky_clients_are_spread_by_the_parts_too() {
-    let split = Split::new([part("a", 2_500)], Some(Place::Header("x-user".parse().unwrap()))).unwrap();
+    let split = Split::new([part("a", 2_500)], Some(RequestKey::Header("x-user".parse().unwrap()))).unwrap();
     let with = |n: usize| {
         let value = HeaderValue::try_from(format!("user-{n}")).unwrap();
         split
@@ -86,10 +86,12 @@ fn sticky_clients_are_spread_by_the_parts_too() {
 #[test]
 fn a_rule_goes_before_the_parts() {
     let rules = vec![
-        Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() },
-        Rule { place: Place::Cookie("version".into()), value: "2".into() },
+        Rule { place: RequestKey::Header("x-version".parse().unwrap()), value: "2".into() },
+        Rule { place: RequestKey::Cookie("version".into()), value: "2".into() },
     ];
-    let version = |takes_part| (Share { rules: rules.clone(), ..Share::default() }, Arc::new(Fake("2", takes_part)));
+    let version = |is_in_rotation| {
+        (TrafficShare { rules: rules.clone(), ..TrafficShare::default() }, Arc::new(Fake("2", is_in_rotation)))
+    };
     let split = Split::new([version(true)], None).unwrap();
     let asked = |split: &Split<Fake>, name: &'static str, value: &'static str| {
         let headers: HeaderMap = [(name.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
@@ -100,21 +102,22 @@ fn a_rule_goes_before_the_parts() {
     assert!(!asked(&split, "x-version", "20"));
     assert!(!asked(&split, "cookie", "xversion=2; version=20; version"));
     assert!(!asked(&split, "accept", "*/*"));
-    // One that was taken out gets nothing, whoever asks for it.
+    // A version that is out of rotation gets no requests, not even by rule.
     let split = Split::new([version(false)], None).unwrap();
     assert!(!asked(&split, "x-version", "2"));
 }
 
 #[test]
 fn the_part_of_a_version_that_is_out_is_the_services() {
-    let out = |percent| (Share { percent: Percent(percent), ..Share::default() }, Arc::new(Fake("out", false)));
+    let out =
+        |percent| (TrafficShare { percent: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake("out", false)));
     let split = Split::new([out(5_000), part("in", 2_000)], None).unwrap();
     assert_eq!(counted(&split, 10_000), BTreeMap::from([("in", 2_000), ("service", 8_000)]));
 }
 
 #[test]
 fn a_mirror_is_shown_its_part() {
-    let share = Share { mirror: Percent(500), ..Share::default() };
+    let share = TrafficShare { mirror: Percent(500), ..TrafficShare::default() };
     let split = Split::new([(share, Arc::new(Fake("shadow", true)))], None).unwrap();
     assert_eq!((0..10_000).filter(|_| split.mirror().is_some()).count(), 500);
     assert_eq!(counted(&split, 1_000), BTreeMap::from([("service", 1_000)]));
@@ -123,20 +126,23 @@ fn a_mirror_is_shown_its_part() {
 
 #[test]
 fn every_mirror_is_shown_its_part() {
-    let shadow = |name, percent| (Share { mirror: Percent(percent), ..Share::default() }, Arc::new(Fake(name, true)));
+    let shadow = |name, percent| {
+        (TrafficShare { mirror: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake(name, true)))
+    };
     let split = Split::new([shadow("a", 500), shadow("b", 500), shadow("c", 2_000)], None).unwrap();
     let mut counts = BTreeMap::new();
-    (0..10_000).filter_map(|_| split.mirror()).for_each(|shown| *counts.entry(shown.0).or_default() += 1);
+    (0..10_000).filter_map(|_| split.mirror()).for_each(|mirrored| *counts.entry(mirrored.0).or_default() += 1);
     assert_eq!(counts, BTreeMap::from([("a", 500), ("b", 500), ("c", 2_000)]));
 }
 
-/// A version is judged by what it gets by chance, and by what asks for it only where it gets nothing else.
+/// Drawn requests count for a version; requests by rule count only where the version gets no others.
 #[test]
 fn what_a_version_is_judged_by() {
     use crate::manifest::share::Rollback;
-    let rule = || Rule { place: Place::Header("x-version".parse().unwrap()), value: "2".into() };
+    let rule = || Rule { place: RequestKey::Header("x-version".parse().unwrap()), value: "2".into() };
     let version = |percent, rollback: Option<Rollback>| {
-        let share = Share { percent: Percent(percent), rules: vec![rule()], rollback, ..Share::default() };
+        let share =
+            TrafficShare { percent: Percent(percent), rules: vec![rule()], rollback, ..TrafficShare::default() };
         (share, Arc::new(Fake("a", true)))
     };
     let asked: HeaderMap = [("x-version".parse().unwrap(), HeaderValue::from_static("2"))].into_iter().collect();
@@ -157,14 +163,15 @@ fn what_a_version_is_judged_by() {
     }
 }
 
-/// A client chooses its version by what it sends for `sticky`, so each value counts once in a window, for each version.
+/// A client chooses its version through the `sticky` value, so each value counts once in a window, for each version.
 #[test]
 fn a_sticky_value_counts_once_in_a_window() {
     use crate::manifest::share::Rollback;
-    let share = Share { percent: Percent(5_000), rollback: Some(Rollback::default()), ..Share::default() };
+    let share =
+        TrafficShare { percent: Percent(5_000), rollback: Some(Rollback::default()), ..TrafficShare::default() };
     let split = |sticky: &str| {
         let version = (share.clone(), Arc::new(Fake("a", true)));
-        Split::new([version], Some(Place::read(sticky).unwrap())).unwrap()
+        Split::new([version], Some(RequestKey::read(sticky).unwrap())).unwrap()
     };
     let (start, second) = (Instant::now(), std::time::Duration::from_secs(1));
     for (sticky, header) in [("header:x-user", "x-user"), ("cookie:x-user", "cookie")] {
@@ -178,11 +185,11 @@ fn a_sticky_value_counts_once_in_a_window() {
             assert_eq!((0..1_000).filter(|_| judged(user, 1)).count(), 1, "{user}");
             assert!(!judged(user, WINDOW) && judged(user, WINDOW + 1) && !judged(user, WINDOW + 2), "{user}");
         }
-        // Many clients are judged by nearly all of them, and however many there are, memory is bounded.
+        // Nearly every one of many clients counts, and memory is bounded for any number of them.
         assert!((950..=1_000).contains(&(0..1_000).filter(|n| judged(&format!("user-{n}"), 200)).count()));
         let all = (0..200_000).filter(|n| judged(&format!("other-{n}"), 400)).count();
-        assert!((30_000..=2 * PLACES).contains(&all), "{all}");
-        // What has no such value is drawn.
+        assert!((30_000..=2 * SLOTS).contains(&all), "{all}");
+        // Requests without the value are drawn.
         assert!((0..100).all(|_| split.choose(&HeaderMap::new(), CLIENT, start).judged));
     }
     let split = split("client");

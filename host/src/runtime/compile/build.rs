@@ -17,7 +17,7 @@ use super::lane::Place;
 use super::source;
 use super::{Compiled, Compiler};
 use crate::config::Config;
-use crate::cpu::turns;
+use crate::cpu::scheduler;
 use crate::manifest::refusal::{Refusal, file_name};
 use crate::manifest::spec::GuestSpec;
 use crate::runtime::code_cache::deserialize;
@@ -47,7 +47,7 @@ impl Bounds {
         Self {
             program: config.program.compiler.clone(),
             // All of them: at the lowest priority a compiler gives way to whoever serves.
-            threads: if sizes.compile_threads == 0 { turns::cores() } else { sizes.compile_threads },
+            threads: if sizes.compile_threads == 0 { scheduler::cores() } else { sizes.compile_threads },
             memory: sizes.compile_memory as u64,
             time: sizes.compile_time,
             own: OnceLock::new(),

@@ -34,7 +34,7 @@ pub struct Requests {
 }
 
 /// A request, when its answer is over.
-pub struct Told<'a> {
+pub struct RequestLine<'a> {
     /// When its head was here.
     pub began: SystemTime,
     /// As the caller has it.
@@ -92,7 +92,7 @@ impl Requests {
     }
 
     /// Tells of a request to everybody who wants to know.
-    pub fn tell(&self, told: &Told<'_>) {
+    pub fn tell(&self, told: &RequestLine<'_>) {
         let target = self.target(told.target);
         if self.on {
             self.writer.line(&match self.format {
@@ -121,7 +121,7 @@ impl Requests {
     }
 }
 
-fn level(told: &Told<'_>) -> &'static str {
+fn level(told: &RequestLine<'_>) -> &'static str {
     if told.status.is_none_or(|status| status.is_server_error()) || told.reason.is_some() { "WARN" } else { "INFO" }
 }
 
@@ -167,7 +167,7 @@ impl Text {
     }
 }
 
-fn json(told: &Told<'_>, target: &str) -> Vec<u8> {
+fn json(told: &RequestLine<'_>, target: &str) -> Vec<u8> {
     let mut line = Text(Vec::with_capacity(512));
     line.plain("{\"timestamp\":\"").shown(humantime::format_rfc3339_micros(told.began));
     line.plain("\",\"level\":\"").plain(level(told)).plain("\",\"target\":\"request\",\"request_id\":");
@@ -202,7 +202,7 @@ fn json(told: &Told<'_>, target: &str) -> Vec<u8> {
     line.0
 }
 
-fn plain(told: &Told<'_>, target: &str) -> Vec<u8> {
+fn plain(told: &RequestLine<'_>, target: &str) -> Vec<u8> {
     let mut line = Text(Vec::with_capacity(512));
     line.shown(humantime::format_rfc3339_micros(told.began)).plain("  ").plain(level(told)).plain(" ");
     line.plain(told.method.as_str()).plain(" ").plain(target).plain(" ");
@@ -233,7 +233,7 @@ fn plain(told: &Told<'_>, target: &str) -> Vec<u8> {
     line.0
 }
 
-fn line(told: &Told<'_>, target: &str) -> Line {
+fn line(told: &RequestLine<'_>, target: &str) -> Line {
     let mut line = Line::new(level(told), Kind::Request);
     let status = told.status.map_or_else(|| "no answer".into(), |status| status.as_u16().to_string());
     line.message = format!("{} {target} {status} in {} ms", told.method, ms(told.took));

@@ -20,7 +20,7 @@ fn durations_fall_into_their_buckets() {
 /// Quantiles are of the last minute: what was before the oldest sample does not count.
 #[test]
 fn quantiles_forget() {
-    let figures = Figures::default();
+    let figures = ServiceMetrics::default();
     assert_eq!(figures.quantile(0.5), None);
     let answer = |ms| figures.answered(http::StatusCode::OK, Duration::from_millis(ms), 0);
     (0..100).for_each(|_| answer(400));
@@ -71,7 +71,7 @@ fn one_slow_request_is_no_percentile() {
 /// What a version is judged by is of the last minute, and of its own time.
 #[test]
 fn judged_by_the_last_minute() {
-    let figures = Figures::default();
+    let figures = ServiceMetrics::default();
     let count = |failed, ms, times| (0..times).for_each(|_| figures.judged.count(failed, Duration::from_millis(ms)));
     count(true, 900, 100);
     let since = figures.judged.counts();

@@ -137,7 +137,7 @@ impl Trace {
         }
     }
 
-    /// Who asked for what. After [`arrive`](crate::proxy::headers::arrive) has made the target absolute, or there
+    /// Who asked for what. After [`normalize`](crate::proxy::headers::normalize) has made the target absolute, or there
     /// is no host and scheme in it; nothing is copied, the parts are shared.
     pub fn asked(&mut self, head: &request::Parts, client: IpAddr, request_id: &Arc<str>) {
         if let Some(open) = &mut self.0 {

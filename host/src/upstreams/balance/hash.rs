@@ -1,19 +1,19 @@
-//! The same replica for the same key: weighted rendezvous hashing.
+//! Weighted rendezvous hashing: the same replica for the same key.
 //!
-//! Every replica has a draw for every key, and the best draw wins. When one goes, only its keys move, each to its second
-//! best, so they spread over all others by weight; when a weight changes, only the share that changed moves. There is
-//! no table to build again at every ejection (Maglev) nor a ring that is uneven unless it is large (ketama), and all
-//! hosts agree without talking. It costs a look at every replica, which for the tens that there are is cheaper than a
-//! cache miss in a table.
+//! Every replica has a score for every key, and the best score wins. When a replica goes away, only its keys move, each
+//! to its second best replica, so they spread over all others by weight. When a weight changes, only the difference
+//! moves. Unlike Maglev, no table has to be rebuilt at every ejection, and unlike ketama, no large ring is needed for
+//! an even spread. All hosts agree without communication. The cost is one hash per replica, which for tens of replicas
+//! is less than a cache miss in a table.
 
 use super::Candidate;
 use crate::base::ids::mix;
 
-/// Each candidate waits a random time that is shorter the heavier it is (exponential, by weight); the first one wins, and
-/// is first as often as its part of all weights.
+/// Returns the candidate with the shortest random wait. Waits are exponentially distributed by weight, so a candidate
+/// wins in proportion to its weight.
 pub(super) fn pick(candidates: impl Iterator<Item = Candidate>, key: u64) -> Option<Candidate> {
     let wait = |candidate: &Candidate| {
-        // 53 bits, above 0 and up to 1.
+        // A number of 53 bits, greater than 0 and at most 1.
         let draw = ((mix(key ^ candidate.seed) >> 11) + 1) as f64 / (1u64 << 53) as f64;
         -draw.ln() / f64::from(candidate.weight)
     };

@@ -1,24 +1,25 @@
-//! Smooth weighted round robin, as nginx has it: in a cycle each is chosen as often as its weight says, and its turns
-//! are spread over the cycle instead of following one another.
+//! Smooth weighted round robin, as in nginx: in each cycle a replica is selected as often as its weight says, and its
+//! turns are spread over the cycle.
 
 use std::sync::Mutex;
 
 use super::Candidate;
 use crate::base::lock::lock;
 
-/// What each replica is owed: every choice owes each candidate its weight, and the chosen one pays for all.
+/// The credit of each replica: a selection adds each candidate's weight to its credit and subtracts their sum from the
+/// credit of the selected one.
 #[derive(Debug)]
 pub struct SmoothRoundRobin {
     owed: Mutex<Vec<i64>>,
 }
 
 impl SmoothRoundRobin {
-    /// Nobody is owed anything yet.
+    /// Creates the state with no credit.
     pub(super) fn new(replicas: usize) -> Self {
         Self { owed: Mutex::new(vec![0; replicas]) }
     }
 
-    /// Whoever is owed most. A choice is one pass under the lock.
+    /// Returns the candidate with the highest credit, in one pass under the lock.
     pub(super) fn pick(&self, candidates: impl Iterator<Item = Candidate>) -> Option<Candidate> {
         let mut owed = lock(&self.owed);
         let (mut total, mut best) = (0, None);

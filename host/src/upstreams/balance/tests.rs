@@ -16,7 +16,7 @@ fn pick(balancer: &Balancer, candidates: &[Candidate], random: u64) -> Option<us
     balancer.pick(candidates.iter().copied(), None, random, false)
 }
 
-/// Random bits, always the same.
+/// Returns a fixed sequence of pseudorandom numbers.
 fn draws() -> impl Iterator<Item = u64> {
     (1..).map(|n: u64| mix(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
@@ -27,7 +27,7 @@ fn counts(picks: impl Iterator<Item = usize>, replicas: usize) -> Vec<f64> {
     counts
 }
 
-/// Pearson's test at one in a thousand, for up to eight degrees of freedom.
+/// Pearson's chi-squared test at the 0.1 % level, for up to eight degrees of freedom.
 fn is_by_weight(counts: &[f64], weights: &[u32]) {
     let (all, total) = (counts.iter().sum::<f64>(), f64::from(weights.iter().sum::<u32>()));
     let off = counts.iter().zip(weights).map(|(count, weight)| {
@@ -56,12 +56,12 @@ fn one_after_another() {
     let (balancer, three) = (Balancer::new(Policy::RoundRobin, 3), set(&[1, 9, 1]));
     let order: Vec<_> = (0..7).filter_map(|_| pick(&balancer, &three, 0)).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2, 0], "weights are not looked at");
-    // Without the first, the others have equal parts: the one after it does not get its turns as well.
+    // Without the first replica, the others get equal shares: the next one does not also get its turns.
     let two = counts(std::iter::repeat_with(|| pick(&balancer, &three[1..], 0).unwrap()).take(1000), 3);
     assert_eq!(two, [0.0, 500.0, 500.0]);
 }
 
-/// Whoever fails its requests does not decide who gets the next ones.
+/// A replica that fails does not change which one gets the next first attempt.
 #[test]
 fn retries_do_not_shift_turns() {
     let (balancer, three) = (Balancer::new(Policy::RoundRobin, 3), set(&[1, 1, 1]));
@@ -77,7 +77,7 @@ fn retries_do_not_shift_turns() {
     assert_eq!(first, [333, 333, 333]);
 }
 
-/// The sequence of nginx's own commit message.
+/// The sequence in the commit message of nginx.
 #[test]
 fn weighted_turns_are_spread() {
     let balancer = Balancer::new(Policy::Weighted, 3);
@@ -90,7 +90,8 @@ fn weighted_turns_are_spread() {
 }
 
 proptest! {
-    /// At every moment each has had what whole cycles owe it, and never more than the next one brings.
+    /// After each selection, every replica has had at least its share of the complete cycles and at most that of the
+    /// next one.
     #[test]
     fn weighted_turns_are_never_off_by_more_than_a_cycle(weights in proptest::collection::vec(1u32..20, 1..8), picks in 1usize..300) {
         let (balancer, candidates) = (Balancer::new(Policy::Weighted, weights.len()), set(&weights));
@@ -104,7 +105,7 @@ proptest! {
         }
     }
 
-    /// Whatever is asked, one of the candidates is the answer.
+    /// Whatever the arguments, the result is one of the candidates.
     #[test]
     fn one_of_them(
         policy in 0..6usize,
@@ -130,7 +131,7 @@ fn random_choices_are_fair() {
     }
 }
 
-/// With nothing in flight anywhere, weights alone decide.
+/// With nothing in flight, only the weights decide.
 #[test]
 fn weights_hold_when_there_is_nothing_to_do() {
     let weights = [100, 300, 50];
@@ -151,7 +152,7 @@ fn the_less_busy_of_two() {
     let three = counts(draws().take(9000).map(|random| pick(&balancer, &candidates, random).unwrap()), 3);
     assert_eq!(three[0], 0.0, "the busiest never wins");
     assert!(three[1] > 5500.0 && three[2] > 2500.0, "not all go to the least busy: {three:?}");
-    // Half as busy for its weight.
+    // Half as busy relative to its weight.
     let mut heavy = set(&[1, 4]);
     (heavy[0].in_flight, heavy[1].in_flight) = (2, 4);
     assert!(draws().take(1000).all(|random| pick(&balancer, &heavy, random) == Some(1)));
@@ -159,7 +160,7 @@ fn the_less_busy_of_two() {
     assert!(draws().take(1000).all(|random| pick(&balancer, &heavy, random) == Some(0)));
 }
 
-/// Each request stays for as long as its replica is slow; the load evens out, by weight.
+/// Requests never end here; the load evens out by weight.
 #[test]
 fn load_levels_out() {
     let balancer = Balancer::new(Policy::LeastInFlight, 4);
@@ -191,7 +192,7 @@ fn keys_are_divided_by_weight() {
     }
 }
 
-/// Of eight, one that goes takes its eighth along and moves nothing else; its keys spread over all others.
+/// Of eight replicas, one that goes away moves only its eighth of the keys, and these spread over all others.
 #[test]
 fn only_the_keys_of_who_went_move() {
     let all = set(&[1; 8]);
@@ -206,7 +207,7 @@ fn only_the_keys_of_who_went_move() {
     is_by_weight(&[&landed[..3], &landed[4..]].concat(), &[1; 7]);
 }
 
-/// A heavier replica only takes.
+/// A replica with more weight only gains keys.
 #[test]
 fn only_the_share_that_changed_moves() {
     let (before, after) = (owners(&set(&[1; 4]), 0..20_000), owners(&set(&[1, 1, 2, 1]), 0..20_000));
@@ -215,7 +216,7 @@ fn only_the_share_that_changed_moves() {
     assert!((2_800..3_200).contains(&moved.len()), "{}: from a quarter to two fifths", moved.len());
 }
 
-/// Two hosts, of two versions, must agree.
+/// Hosts of different versions must agree.
 #[test]
 fn hashes_never_change() {
     assert_eq!(hash_of(b""), mix(0xcbf2_9ce4_8422_2325));

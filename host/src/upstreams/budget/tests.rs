@@ -41,7 +41,7 @@ fn and_a_few_in_any_case() {
     assert_eq!(taken(&Budget::new(start), start, &super::Retry { minimum: 0, ..retry }), 0);
 }
 
-/// A reload changes what is left, not what was taken.
+/// A new manifest changes what is left, not what was taken.
 #[test]
 fn rules_may_change() {
     let start = Instant::now();
@@ -62,7 +62,7 @@ fn far_away_times() {
         assert!(taken(&budget, now, &retry) >= 5, "{second}");
         assert_eq!(taken(&budget, now, &retry), 0, "{second}");
     }
-    // A clock that was read before others were is late, and counts nothing that is forgotten.
+    // A clock value older than others is late, and changes no counts of another wrap.
     budget.record_request(after(start, 3 * WRAP));
     assert_eq!(taken(&budget, after(start, 3 * WRAP + WRAP / 2 + 11), &retry), 0);
 }
@@ -105,7 +105,7 @@ fn two_at_once_are_both_counted() {
 }
 
 proptest! {
-    /// Over any time: retries are at most the part of the requests, and the minimum. In every window too.
+    /// Over any period and in every window, retries are at most the percentage of the requests plus the minimum.
     #[test]
     fn amplification_is_bounded(
         part in 0..=100u8,

@@ -1,4 +1,4 @@
-//! Following one source: asking, taking in what it says, and waiting until it is time to ask again.
+//! The task of one source: resolves it, publishes the result, and waits until the next lookup is due.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,17 +20,17 @@ use crate::upstreams::transport::Target;
 /// The largest file of replicas, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A source, followed.
+/// The task of one source.
 #[derive(Clone)]
 pub(super) struct SourceTask {
-    /// Its place on the board.
+    /// The index of the source.
     pub(super) at: usize,
     pub(super) shared: Arc<SharedEndpoints>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) pace: Pace,
 }
 
-/// A line of a file that names its replica, followed.
+/// A line of a file of replicas, with the state of its host name.
 struct FileEntry {
     fixed: Fixed,
     state: SourceState,
@@ -39,13 +39,13 @@ struct FileEntry {
 }
 
 impl SourceTask {
-    /// A replica that is known by its address: there is nothing to follow.
+    /// Publishes a replica with a fixed address, which needs no task.
     pub(super) fn fixed(&self, fixed: &Fixed) {
         self.shared.put(self.at, fixed.address().map(|ip| endpoint(fixed, ip)).into_iter().collect());
         self.shared.finish_first_round();
     }
 
-    /// Names and service records, for ever.
+    /// Resolves a host name or a service record, for ever.
     pub(super) async fn named(self, source: Source) {
         let mut state = SourceState::default();
         let mut first = true;
@@ -64,14 +64,14 @@ impl SourceTask {
         }
     }
 
-    /// A file, and the names in it, for ever.
+    /// Reads a file and resolves the host names in it, for ever.
     pub(super) async fn file(self, path: PathBuf) {
         let source = Source::File(path.clone());
         let mut entries: Vec<FileEntry> = Vec::new();
         let (mut error, mut settling) = (None, Settling::default());
-        // What is wrong with the content that was looked at last, which stays so until that changes.
+        // What is wrong with the content in use, which stays wrong until the file changes.
         let mut wrong = None;
-        // That the file never settles is logged once, until it does.
+        // Whether a warning was logged that the file changes at every read.
         let mut never_settles = false;
         let mut first = true;
         loop {
@@ -83,12 +83,12 @@ impl SourceTask {
                         if !settled && !std::mem::replace(&mut never_settles, true) {
                             let long = humantime::format_duration(CHANGING);
                             tracing::warn!(
-                                "{source}: it has changed at every look for {long}; its last readable content is used; \
-                                 write it to another name and rename it"
+                                "{source}: the file changed at every read for {long}; using its last readable content; \
+                                 to replace the file, write another one and rename it"
                             );
                         }
                         never_settles &= !settled;
-                        tracing::info!("{source}: {} named", count(named.len()));
+                        tracing::info!("{source}: names {}", count(named.len()));
                         reconcile(&mut entries, named);
                         (error, wrong) = (None, None);
                     }
@@ -115,7 +115,7 @@ impl SourceTask {
         }
     }
 
-    /// Looks up the names in a file whose time has come.
+    /// Resolves the lines of a file whose next lookup is due.
     async fn resolve_due(&self, source: &Source, entries: &mut [FileEntry]) {
         for entry in entries {
             let now = Instant::now();
@@ -126,7 +126,7 @@ impl SourceTask {
             entry.error = answer.error();
             let update = entry.state.apply(answer, now, &self.pace, jitter());
             entry.next = now + update.next;
-            // Addresses have no news but those of the file.
+            // A fixed address has no messages of its own.
             if entry.fixed.address().is_none() {
                 log_update(source, update.message.map(|(text, bad)| (format!("{}: {text}", entry.fixed), bad)));
             }
@@ -142,7 +142,7 @@ impl SourceTask {
         }
     }
 
-    /// One replica: the first of its name's addresses, and the first of the other family.
+    /// Resolves a single replica: the first address of its host, and the first one of the other family.
     async fn resolve_one(&self, fixed: &Fixed, known: &[Endpoint]) -> Resolution<Vec<Endpoint>> {
         if let Some(ip) = fixed.address() {
             return Resolution::Good(vec![endpoint(fixed, ip)], self.pace.most);
@@ -162,7 +162,7 @@ impl SourceTask {
         }
     }
 
-    /// A replica for each address of a name. `known` are those that there were, of whatever name.
+    /// Resolves a name to one replica per address. `known` are the previous replicas, of any name.
     async fn resolve_all(
         &self,
         scheme: Scheme,
@@ -171,7 +171,7 @@ impl SourceTask {
         weight: u32,
         known: &[Endpoint],
     ) -> Resolution<Vec<Endpoint>> {
-        // The certificate is for the name without the root's dot.
+        // The certificate is for the name without the final dot.
         let host: Arc<str> = name.strip_suffix('.').unwrap_or(name).into();
         let known = known.iter().map(|endpoint| &endpoint.target).filter(|target| target.host == host);
         let known: Vec<_> = known.flat_map(|target| [target.address].into_iter().chain(target.other)).collect();
@@ -189,7 +189,8 @@ impl SourceTask {
         }
     }
 
-    /// The targets of the best priority that has any: those of the next are for when all of it is gone from DNS.
+    /// Resolves the targets of the best priority that has any. A lower priority is used only when no target of a higher
+    /// one is left in DNS (RFC 2782).
     async fn srv_targets(&self, scheme: Scheme, name: &str, known: &[Endpoint]) -> Resolution<Vec<Endpoint>> {
         let (services, mut lasts) = match self.resolver.services(name).await {
             Resolution::Good(services, lasts) => (services, lasts),
@@ -205,7 +206,7 @@ impl SourceTask {
                         lasts = lasts.min(long);
                     }
                     Resolution::Empty(_) => {}
-                    // Half an answer would take the other half away.
+                    // A partial result would remove the replicas that could not be resolved.
                     Resolution::Failed(why) => return Resolution::Failed(why),
                 }
             }
@@ -224,7 +225,7 @@ fn endpoint(fixed: &Fixed, ip: IpAddr) -> Endpoint {
     Endpoint { target, weight: fixed.weight }
 }
 
-/// Keeps what is known of lines that are still there.
+/// Replaces the lines, and keeps the state of those that are still there.
 fn reconcile(entries: &mut Vec<FileEntry>, named: Vec<Fixed>) {
     let mut before = std::mem::take(entries);
     let now = Instant::now();
@@ -237,19 +238,19 @@ fn reconcile(entries: &mut Vec<FileEntry>, named: Vec<Fixed>) {
     }));
 }
 
-/// The replicas that a file names: at least one, at most [`MOST_REPLICAS`].
+/// Parses a file of replicas: at least one, at most [`MOST_REPLICAS`].
 fn named(text: &str) -> Result<Vec<Fixed>, String> {
     let named = source::lines(text)?;
     match named.len() {
-        0 => Err("names no replicas: to have none, take it out of the configuration".into()),
-        many if many > MOST_REPLICAS => Err(format!("names {many} replicas, more than {MOST_REPLICAS}")),
+        0 => Err("names no replicas; to have none, remove the file from the manifest".into()),
+        many if many > MOST_REPLICAS => Err(format!("names {many} replicas; the maximum is {MOST_REPLICAS}")),
         _ => Ok(named),
     }
 }
 
 async fn read(path: &Path) -> Result<String, String> {
     let path = path.to_owned();
-    // On a thread of the runtime's blocking pool, whose threads do not hold the host's end (`cli::block_on`).
+    // On the runtime's blocking pool, whose threads do not delay the exit of the process (`cli::block_on`).
     match tokio::task::spawn_blocking(move || files::read_text(&path, MAX_FILE)).await {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(error)) => Err(error.to_string()),
@@ -257,10 +258,10 @@ async fn read(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Says what is wrong with a file, unless it was said last.
+/// Logs what is wrong with a file, unless that was the last message.
 fn log_error(source: &Source, said: &mut Option<String>, why: String, entries: usize) {
     if said.as_ref() != Some(&why) {
-        tracing::warn!("{source}: {why}; what it said before counts: {}", count(entries));
+        tracing::warn!("{source}: {why}; the previous content stays in use: {}", count(entries));
     }
     *said = Some(why);
 }

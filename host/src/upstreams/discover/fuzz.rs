@@ -1,10 +1,10 @@
-//! A fuzz target for the answers of name servers.
+//! A fuzz target for DNS responses.
 
 use hickory_resolver::proto::op::Message;
 
 use super::resolver::targets;
 
-/// A DNS message: its service records become targets in order of priority, none of which is the root.
+/// Parses a DNS message: targets come in order of priority, and none is the root.
 pub(crate) fn message(bytes: &[u8]) {
     let Ok(message) = Message::from_vec(bytes) else { return };
     let targets = targets(&message.answers);

@@ -1,7 +1,7 @@
-//! DNS: the addresses of a name and the targets of a service, each with how long that is true.
+//! DNS lookups: the addresses of a name and the targets of a service record, each with its TTL.
 //!
-//! The system's resolver does not tell TTLs and knows no service records, so this asks the same servers, with the same
-//! search list and hosts file, itself. Nothing is kept here: who asks knows when to ask again.
+//! The system's resolver reports no TTLs and knows no SRV records, so this queries the same servers itself, with the
+//! same search list and hosts file. It caches nothing: the caller knows from the TTL when to resolve again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -16,21 +16,21 @@ use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 use super::source_state::Resolution;
 
-/// The longest that a question may take, over all servers, tries and search domains.
+/// The timeout of a lookup, over all servers, attempts and search domains.
 const MAX_LOOKUP: Duration = Duration::from_secs(15);
-/// Servers that are asked only because somebody says so answer within this, or are asked once more.
+/// The timeout of one attempt at an explicitly configured server.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// How long the addresses of one family are waited for when those of the other are there.
+/// How long to wait for the addresses of one family after the other one was resolved.
 const OTHER_FAMILY: Duration = Duration::from_secs(2);
-/// When a name is asked for again of which one family could not be looked up.
+/// When to resolve a name again if the lookup of one family failed.
 const RETRY_FAMILY: Duration = Duration::from_secs(10);
 
-/// Who is asked for names. Where nobody can be, the reason is what every question is answered with: replicas that are
-/// known by their addresses need no names.
+/// A DNS resolver. If it cannot be set up, every lookup fails with the reason: replicas with fixed addresses need no
+/// DNS.
 pub struct Resolver(Result<TokioResolver, String>);
 
-/// A target of a service record.
+/// A target of an SRV record (RFC 2782).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SrvTarget {
     pub(super) priority: u16,
@@ -40,13 +40,13 @@ pub(super) struct SrvTarget {
 }
 
 impl Resolver {
-    /// Asks the servers that `/etc/resolv.conf` names now.
+    /// Creates a resolver for the servers that `/etc/resolv.conf` names now.
     pub fn system() -> Self {
         let builder = TokioResolver::builder_tokio();
-        Self(build(builder.map_err(|error| format!("no names can be looked up: /etc/resolv.conf: {error}"))))
+        Self(build(builder.map_err(|error| format!("DNS is not available: /etc/resolv.conf: {error}"))))
     }
 
-    /// Asks this server only, by UDP and, for long answers, TCP.
+    /// Creates a resolver for one server, over UDP and, for long responses, TCP.
     pub fn server(address: SocketAddr) -> Self {
         let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
             connection.port = address.port();
@@ -59,8 +59,8 @@ impl Resolver {
         Self(build(Ok(builder)))
     }
 
-    /// All addresses of a name, in order, those of IPv4 first. `known` are addresses that it had before: where one family
-    /// cannot be looked up, those of that family stay.
+    /// Resolves a name to all its addresses, sorted, IPv4 first. `known` are its previous addresses: if the lookup of
+    /// one family fails, the known ones of that family stay.
     pub(super) async fn addresses(&self, name: &str, known: &[IpAddr]) -> Resolution<Vec<IpAddr>> {
         let (v4, v6) = self.both_families(name).await;
         let (mut addresses, lasts) = match (v4, v6) {
@@ -71,19 +71,19 @@ impl Resolver {
             (Resolution::Good(found, lasts), Resolution::Empty(_))
             | (Resolution::Empty(_), Resolution::Good(found, lasts)) => (found, lasts),
             (Resolution::Good(mut v4, lasts), Resolution::Failed(why)) => {
-                tracing::debug!("{why}; the addresses of IPv6 stay as they were");
+                tracing::debug!("{why}; keeping the known IPv6 addresses");
                 v4.extend(known.iter().filter(|known| known.is_ipv6()));
                 (v4, lasts.min(RETRY_FAMILY))
             }
             (Resolution::Failed(why), Resolution::Good(mut v6, lasts)) => {
-                tracing::debug!("{why}; the addresses of IPv4 stay as they were");
+                tracing::debug!("{why}; keeping the known IPv4 addresses");
                 v6.extend(known.iter().filter(|known| known.is_ipv4()));
                 (v6, lasts.min(RETRY_FAMILY))
             }
             (Resolution::Empty(why), Resolution::Empty(_)) => return Resolution::Empty(why),
             (Resolution::Failed(why), _) | (_, Resolution::Failed(why)) => return Resolution::Failed(why),
         };
-        // Servers answer in another order every time.
+        // Servers rotate the order.
         addresses.sort_unstable();
         addresses.dedup();
         if addresses.is_empty() {
@@ -93,11 +93,11 @@ impl Resolver {
         }
     }
 
-    /// What is said of both families, asked for at once. Some servers do not answer for the one that they do not have: when
-    /// the other is there, it is waited for no longer than [`OTHER_FAMILY`].
+    /// Looks up both families at once. Some servers never respond for a family that they do not have, so once one is
+    /// resolved, the other is awaited no longer than [`OTHER_FAMILY`].
     async fn both_families(&self, name: &str) -> (Resolution<Vec<IpAddr>>, Resolution<Vec<IpAddr>>) {
         let (mut v4, mut v6) = (pin!(self.family(name, RecordType::A)), pin!(self.family(name, RecordType::AAAA)));
-        let late = |kind: RecordType| Resolution::Failed(format!("{name}: no answer for {kind}"));
+        let late = |kind: RecordType| Resolution::Failed(format!("{name}: no response for {kind}"));
         tokio::select! {
             first = &mut v4 => {
                 let wait = if matches!(first, Resolution::Good(..)) { OTHER_FAMILY } else { MAX_LOOKUP };
@@ -123,7 +123,7 @@ impl Resolver {
         }
     }
 
-    /// The targets of a service, best priority first.
+    /// Resolves a service to its targets, best priority first.
     pub(super) async fn services(&self, name: &str) -> Resolution<Vec<SrvTarget>> {
         let (lookup, lasts) = match self.lookup(name, RecordType::SRV).await {
             Resolution::Good(lookup, lasts) => (lookup, lasts),
@@ -150,16 +150,16 @@ impl Resolver {
             }
             Ok(Err(error)) => failed(name, kind, &error),
             Err(_) => {
-                Resolution::Failed(format!("{name}: no answer within {}", humantime::format_duration(MAX_LOOKUP)))
+                Resolution::Failed(format!("{name}: no response within {}", humantime::format_duration(MAX_LOOKUP)))
             }
         }
     }
 }
 
-/// The targets that service records name, best priority first.
+/// Extracts the targets of SRV records, best priority first.
 pub(super) fn targets(records: &[Record]) -> Vec<SrvTarget> {
     let service = |data: &RData| match data {
-        // The root stands for "decidedly not here" (RFC 2782).
+        // The root as target means that the service is not available (RFC 2782).
         RData::SRV(srv) if !srv.target.is_root() => {
             let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
             Some(SrvTarget { priority, weight, port, name: srv.target.to_ascii() })
@@ -173,14 +173,14 @@ pub(super) fn targets(records: &[Record]) -> Vec<SrvTarget> {
 
 fn build(builder: Result<ResolverBuilder<TokioRuntimeProvider>, String>) -> Result<TokioResolver, String> {
     let mut builder = builder?;
-    // Whoever asks knows when, by the same TTLs.
+    // The callers follow the TTLs themselves.
     builder.options_mut().cache_size = 0;
-    builder.build().map_err(|error| format!("no names can be looked up: {error}"))
+    builder.build().map_err(|error| format!("DNS is not available: {error}"))
 }
 
 fn failed<T>(name: &str, kind: RecordType, error: &NetError) -> Resolution<T> {
     if error.is_nx_domain() {
-        Resolution::Empty(format!("there is no name {name}"))
+        Resolution::Empty(format!("DNS has no name {name}"))
     } else if error.is_no_records_found() {
         Resolution::Empty(format!("{name} has no {kind} record"))
     } else {

@@ -1,4 +1,4 @@
-//! A server of names on loopback, for tests: its answers change, and are as wrong as a test wants them.
+//! A DNS server on loopback for tests, with records that a test can change or break.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,22 +13,22 @@ use tokio::net::UdpSocket;
 
 use super::Resolver;
 
-/// Far longer than anything here takes.
+/// Far longer than any step of a test takes.
 pub(in crate::upstreams) const LONG: Duration = Duration::from_secs(20);
 
-/// What is said about a name and a type; nothing else exists.
+/// The response for a name and a type. All other names do not exist.
 #[derive(Clone)]
 pub(in crate::upstreams) enum Says {
     Records(Vec<RData>),
     Broken,
 }
 
-/// A server of names whose answers change.
+/// A DNS server with changing records.
 #[derive(Clone, Default)]
 pub(in crate::upstreams) struct Server {
     zone: Arc<Mutex<HashMap<(String, RecordType), Says>>>,
     pub(super) asked: Arc<AtomicUsize>,
-    /// Seconds that its records last; longer than anybody here believes, if not said otherwise.
+    /// The TTL of the records in seconds. The default is longer than any maximum in the tests.
     pub(super) ttl: Arc<AtomicU32>,
 }
 
@@ -96,7 +96,7 @@ impl Server {
         self.zone.lock().unwrap().clear();
     }
 
-    /// Waits until it was asked so many times more.
+    /// Waits for `more` further queries.
     pub(in crate::upstreams) async fn asked(&self, more: usize) {
         let asked = || self.asked.load(Ordering::Relaxed);
         let until = asked() + more;

@@ -1,51 +1,51 @@
-//! Which content of a file of replicas is used: one that two looks in a row have found, or, of a file that changes at every
-//! look, the last one that could be read. Pure: no clock, no I/O.
+//! Decides which content of a file of replicas is used: content that two consecutive reads found or, if the file
+//! changes at every read, the last content that could be parsed. Pure: no clock, no I/O.
 //!
-//! A file may be half written, and half of an address is the address of another server. A file that is never found twice
-//! would keep the replicas of long ago, so there is a bound on that.
+//! A file may be half written, and half of an address is the address of another server. A file that changes all the
+//! time would leave outdated replicas in use, so that time is bounded.
 
 use std::time::{Duration, Instant};
 
-/// How long a file may change at every look before its last readable content is used.
+/// How long a file may change at every read before its last parsable content is used.
 pub(super) const CHANGING: Duration = Duration::from_secs(10);
 
-/// The looks at one file.
+/// The reads of one file.
 #[derive(Default)]
 pub(super) struct Settling {
-    /// Whether there was a look, which may have found no file.
+    /// Whether the file was read before, even if it was missing.
     has_looked: bool,
-    /// The content in use, or found to be wrong.
+    /// The content in use, or known to be invalid.
     taken: Option<String>,
-    /// What the last look found, if that is another one.
+    /// The content of the last read, if it differs.
     seen: Option<String>,
-    /// When it was found for the first time that the content in use is not what the file has.
+    /// When the file was first found to differ from the content in use.
     since: Option<Instant>,
-    /// The last readable content since then.
+    /// The last parsable content since then.
     readable: Option<String>,
 }
 
-/// What to do after a look.
+/// What to do after a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// The content is that in use.
+    /// The content is the one in use.
     Same,
-    /// Look again: the file may be half written.
+    /// Read again: the file may be half written.
     Wait,
     /// Use this content.
     Take {
         text: String,
-        /// Two looks have found it; otherwise the file has changed at every look for [`CHANGING`].
+        /// Whether two reads found it. Otherwise the file has changed at every read for [`CHANGING`].
         settled: bool,
     },
 }
 
 impl Settling {
-    /// Takes in that a look could not read the file.
+    /// Records that the file could not be read.
     pub(super) fn unreadable(&mut self) {
         self.has_looked = true;
     }
 
-    /// Takes in what a look has found. The first look of all is believed at once, since the file was there before.
+    /// Records the content of a read. The first one is used at once, since the file was there before.
     pub(super) fn look(&mut self, found: String, now: Instant, is_readable: impl Fn(&str) -> bool) -> Look {
         if self.taken.as_ref() == Some(&found) {
             self.settle(found);
@@ -56,7 +56,7 @@ impl Settling {
             self.settle(found.clone());
             return Look::Take { text: found, settled: true };
         }
-        // The last line may be cut off where nothing ends it.
+        // The last line may be cut off if no newline ends it.
         let is_whole = |text: &str| text.ends_with('\n');
         let was_whole = self.readable.as_deref().is_some_and(is_whole);
         if (is_whole(&found) || !was_whole) && is_readable(&found) {
@@ -82,7 +82,7 @@ impl Settling {
 mod tests {
     use super::*;
 
-    /// Looks a second apart at what `content` gives for each, from the second one on; the first finds `first`.
+    /// Reads once per second. The first read finds `first`, the later ones `content` of their number.
     fn looks(content: impl Fn(u64) -> String) -> impl Iterator<Item = Look> {
         let (mut settling, start) = (Settling::default(), Instant::now());
         let readable = |text: &str| !text.contains("half");
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(settling.look("new".into(), now, |_| true), take("new", true));
     }
 
-    /// A file that is another at every look is used once in ten seconds, as it was when it could be read last.
+    /// A file that differs at every read is used once in ten seconds, with its last parsable content.
     #[test]
     fn a_file_that_never_settles_is_used() {
         let content = |second: u64| match second {
@@ -121,12 +121,12 @@ mod tests {
         };
         let taken: Vec<_> = looks(content).zip(1..=31).filter(|(look, _)| *look != Look::Wait).collect();
         assert_eq!(taken, [(take("8", false), 11), (take("21", false), 21), (take("31", false), 31)]);
-        // A last line that ends is worth more than a later one that may be cut off.
+        // Content whose last line is complete is preferred to later content that may be cut off.
         let cut = |second: u64| if second == 3 { "3\n".into() } else { second.to_string() };
         assert_eq!(looks(cut).nth(10), Some(take("3\n", false)));
-        // Nothing that can be read: what is in use stays.
+        // Nothing is parsable: the content in use stays.
         assert!(looks(|second| format!("half {second}")).take(100).all(|look| look == Look::Wait));
-        // A gap in which it was as it is used ends the count.
+        // A read that finds the content in use restarts the count.
         let pause = |second: u64| if second == 9 { "first".into() } else { second.to_string() };
         assert_eq!(looks(pause).take(19).filter(|look| matches!(look, Look::Take { .. })).count(), 0);
     }

@@ -1,27 +1,27 @@
-//! What is known of one source: the last good answer, for how long it is kept, and when to ask again. Pure.
+//! The state of one source: its last good result, how long that is used, and when to resolve it again. Pure.
 //!
-//! A source that fails says nothing about replicas: what it said last stays, for as long as it fails. One that says
-//! that there are none is believed after a time of grace, in which it has to say nothing else. Either way the first
-//! good answer counts at once.
+//! A failed lookup says nothing about replicas, so the last result stays in use while a source fails. A result without
+//! replicas is believed only after a grace period without any other result. In both cases the first good result counts
+//! at once.
 
 use std::time::{Duration, Instant};
 
 use super::{Endpoint, Pace};
 use crate::upstreams::count;
 
-/// What a source answered.
+/// The result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resolution<T> {
-    /// This, for so long.
+    /// A value and its TTL.
     Good(T, Duration),
-    /// That there is nothing, and in what words.
+    /// There is nothing, and why.
     Empty(String),
-    /// Not at all, and why.
+    /// The lookup failed, and why.
     Failed(String),
 }
 
 impl<T> Resolution<T> {
-    /// Why nothing can be learnt from it.
+    /// Returns why there is no value.
     pub(super) fn error(&self) -> Option<String> {
         match self {
             Self::Good(..) => None,
@@ -30,39 +30,39 @@ impl<T> Resolution<T> {
     }
 }
 
-/// The last good answer of a source, and how it does.
+/// The last good result of a source, and its failures since.
 #[derive(Default)]
 pub(super) struct SourceState {
     known: Vec<Endpoint>,
-    /// Since when it says that there is nothing.
+    /// Since when lookups find nothing.
     empty: Option<Instant>,
     failures: u32,
-    /// Whether its trouble has been told.
+    /// Whether the current error was logged.
     logged: bool,
 }
 
-/// What follows from an answer.
+/// What follows from a result.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Update {
-    /// The replicas are others now.
+    /// Whether the replicas have changed.
     pub(super) changed: bool,
-    /// When to ask again.
+    /// The time until the next lookup.
     pub(super) next: Duration,
-    /// For the log; whether it is bad news.
+    /// A log message, and whether it is a warning.
     pub(super) message: Option<(String, bool)>,
 }
 
-/// Doublings of the pause between two tries of a source that fails.
+/// The most doublings of the pause after failures.
 const DOUBLINGS: u32 = 5;
 
 impl SourceState {
-    /// Its replicas, as far as is known.
+    /// Returns the known replicas.
     pub(super) fn known(&self) -> &[Endpoint] {
         &self.known
     }
 
-    /// Takes an answer in. `jitter` is any number: it takes up to a fifth off the time until the next look, so that
-    /// hosts that were started together do not ask together.
+    /// Records a result. `jitter` is a random number that shortens the time until the next lookup by up to a fifth, so
+    /// that hosts started together do not query together.
     pub(super) fn apply(
         &mut self,
         answer: Resolution<Vec<Endpoint>>,
@@ -77,7 +77,7 @@ impl SourceState {
             }
             Resolution::Empty(why) => self.nothing(&why, now, pace),
             Resolution::Failed(why) => {
-                // It speaks again with this, and what it said before has to be said again.
+                // A failed lookup restarts the grace period of empty results.
                 self.empty = None;
                 let pause = pace.least * (1 << self.failures.min(DOUBLINGS));
                 self.failures += 1;
@@ -99,7 +99,7 @@ impl SourceState {
         let message = if changed {
             Some(difference(&before, &self.known))
         } else {
-            recovered.then(|| format!("answers again: {}", count(self.known.len())))
+            recovered.then(|| format!("resolves again: {}", count(self.known.len())))
         };
         (changed, message.map(|text| (text, false)))
     }
@@ -111,7 +111,7 @@ impl SourceState {
         if !self.known.is_empty() && left.is_zero() {
             self.known.clear();
             self.logged = true;
-            let message = format!("{why}, for {}: no replicas any more", humantime::format_duration(pace.grace));
+            let message = format!("{why} for {}: no replica is left", humantime::format_duration(pace.grace));
             return (pace.least, true, Some((message, true)));
         }
         let message = (!self.logged).then(|| {
@@ -123,7 +123,7 @@ impl SourceState {
             (format!("{why}; {stays}"), true)
         });
         self.logged = true;
-        // Asked often while it counts down, and not for every second of it: it may be down for good.
+        // Resolved often during the grace period, but not every second, since the name may be gone for good.
         let next = if self.known.is_empty() { pace.least * (1 << DOUBLINGS) } else { left.min(pace.grace / 8) };
         (next, false, message)
     }
@@ -131,13 +131,13 @@ impl SourceState {
     fn stays(&self) -> String {
         match self.known.len() {
             0 => "no replicas are known".into(),
-            1 => "1 replica stays".into(),
-            known => format!("{known} replicas stay"),
+            1 => "1 replica stays in use".into(),
+            known => format!("{known} replicas stay in use"),
         }
     }
 }
 
-/// Addresses that are listed in a line of the log.
+/// The most addresses in one log message.
 const LISTED: usize = 8;
 
 fn difference(before: &[Endpoint], now: &[Endpoint]) -> String {

@@ -1,4 +1,4 @@
-//! Sources that are really asked: a server of names on loopback, and files.
+//! Discovery against a DNS server on loopback and real files.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ fn start(sources: &[&str], resolver: &Arc<Resolver>, pace: Pace) -> Discovery {
     Discovery::start(sources, Arc::clone(resolver), pace)
 }
 
-/// Replicas as text, with a weight that is not 1.
+/// Formats replicas, with weights other than 1.
 fn shown(endpoints: &[Endpoint]) -> Vec<String> {
     let text = |endpoint: &Endpoint| match endpoint.weight {
         1 => endpoint.target.to_string(),
@@ -42,7 +42,7 @@ async fn a_name_is_asked_again_and_again() {
     becomes(&discovery, &["http://users.test:8080 (10.0.0.1)", "http://users.test:8080 (10.0.0.2)"]).await;
     let mut endpoints = discovery.endpoints();
     endpoints.mark_unchanged();
-    // In another order it is the same answer.
+    // The same addresses in another order are no change.
     server.addresses("users.test", &["10.0.0.1", "10.0.0.2"]);
     server.asked(6).await;
     assert!(!endpoints.has_changed().unwrap());
@@ -51,11 +51,11 @@ async fn a_name_is_asked_again_and_again() {
     let host = endpoints.borrow_and_update()[0].target.host.clone();
     assert_eq!(&*host, "users.test");
     drop(discovery);
-    // The task is gone, and with it who could change anything.
+    // The task has ended, so nothing can change the list.
     tokio::time::timeout(LONG, endpoints.changed()).await.unwrap().unwrap_err();
 }
 
-/// An answer is asked for again when it is over, not before.
+/// A name is resolved again after its TTL, not before.
 #[tokio::test]
 async fn as_long_as_it_lasts() {
     let (server, resolver) = Server::start().await;
@@ -87,7 +87,7 @@ async fn flapping_changes_nothing() {
     for _ in 0..3 {
         server.says("users.test", RecordType::A, Says::Broken);
         server.asked(4).await;
-        // No addresses, and nobody by that name.
+        // No addresses, then no such name.
         server.says("users.test", RecordType::A, Says::Records(vec![]));
         server.asked(4).await;
         server.forgets();
@@ -96,7 +96,7 @@ async fn flapping_changes_nothing() {
         server.asked(4).await;
     }
     assert!(!endpoints.has_changed().unwrap());
-    // A family that cannot be looked up is not gone, and the other one counts.
+    // If the lookup of one family fails, its addresses stay, and the other family is updated.
     server.forgets();
     server.says("users.test", RecordType::A, Says::Broken);
     server.says("users.test", RecordType::AAAA, Says::Records(vec!["::1".parse::<IpAddr>().unwrap().into()]));
@@ -124,7 +124,7 @@ async fn a_name_that_stays_away_is_gone() {
     becomes(&discovery, &["http://users.test:80 (10.0.0.1)"]).await;
 }
 
-/// Every address of a name is a replica, of whatever family. A single replica may be reached at one of each.
+/// Every address of a `dns://` name is a replica, of either family. A single replica keeps one address of each.
 #[tokio::test]
 async fn both_families() {
     let (server, resolver) = Server::start().await;
@@ -139,7 +139,7 @@ async fn both_families() {
         "http://both.test:80 (10.0.0.1, fd00::1)",
     ];
     becomes(&discovery, &all).await;
-    // One family fails: the single replica is still the same one.
+    // The lookup of one family fails: the single replica does not change.
     let mut endpoints = discovery.endpoints();
     endpoints.mark_unchanged();
     for family in [RecordType::A, RecordType::AAAA] {
@@ -162,13 +162,13 @@ async fn services() {
     let (a, b) = ("http://a.test:8080", "http://b.test:8081");
     let all = [format!("{a} (10.0.0.1) x5"), format!("{a} (10.0.0.2) x5"), format!("{b} (10.0.0.3)")];
     becomes(&discovery, &all.each_ref().map(String::as_str)).await;
-    // Half of it cannot be looked up: all of it stays.
+    // The lookup of one target fails: all replicas stay.
     let mut endpoints = discovery.endpoints();
     endpoints.mark_unchanged();
     server.says("a.test", RecordType::A, Says::Broken);
     server.asked(12).await;
     assert!(!endpoints.has_changed().unwrap());
-    // Nobody of the best priority is left, and the next one has somebody.
+    // The best priority has no address left, and the next one has one.
     server.services(record, &[(20, 1, 1, "late.test"), (10, 5, 8080, "none.test")]);
     becomes(&discovery, &["http://late.test:1 (10.0.0.9)"]).await;
 }
@@ -178,7 +178,7 @@ async fn addresses_need_no_names() {
     let (server, resolver) = Server::start().await;
     let list = ["http://10.0.0.1:80", "https://[fd00::1]:8443 weight=2", "http://10.0.0.1:80 weight=9"];
     let discovery = start(&list, &resolver, quick());
-    // At once, and the first says how much one weighs that is listed twice.
+    // Known at once; of duplicates, the first one's weight counts.
     assert_eq!(shown(&discovery.endpoints().borrow()), ["http://10.0.0.1:80", "https://[fd00::1]:8443 x2"]);
     tokio::time::timeout(LONG, discovery.first_round()).await.unwrap();
     assert_eq!(server.asked.load(Ordering::Relaxed), 0);
@@ -210,12 +210,12 @@ async fn a_file() {
     std::fs::remove_file(&path).unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!endpoints.has_changed().unwrap(), "{:?}", shown(&endpoints.borrow()));
-    // Names in it are followed as others are.
+    // Names in a file are resolved like others.
     server.addresses("b.test", &["10.0.0.4"]);
     becomes(&discovery, &["http://10.0.0.1:80", "http://b.test:81 (10.0.0.4) x2"]).await;
     write("http://b.test:81 weight=3\nhttp://10.0.0.3:80");
     becomes(&discovery, &["http://b.test:81 (10.0.0.4) x3", "http://10.0.0.3:80"]).await;
-    // In pieces, where it is: half of it would be other replicas.
+    // Written in pieces, in place: half of it would name other replicas.
     let half = |text: &str| {
         use std::io::Write;
         std::fs::File::options().append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -227,14 +227,14 @@ async fn a_file() {
         half(piece);
         seen.extend(shown(&discovery.endpoints().borrow()));
     }
-    // Two looks that a busy machine makes of the same piece are no fault.
+    // On a busy machine two reads may find the same piece, which is correct.
     let quick = begin.elapsed() < pace.file;
     becomes(&discovery, &["http://10.0.0.11:80", "http://b.test:81 (10.0.0.4) x3"]).await;
     assert!(
         !quick || seen.iter().all(|replica| replica.contains("b.test:81 ") || replica == "http://10.0.0.3:80"),
         "{seen:?}"
     );
-    // Another file is no reason to forget what cannot be looked up now.
+    // A new file does not drop addresses that cannot be resolved at the moment.
     server.says("b.test", RecordType::A, Says::Broken);
     write("http://b.test:81 weight=3\nhttp://10.0.0.5:80");
     becomes(&discovery, &["http://b.test:81 (10.0.0.4) x3", "http://10.0.0.5:80"]).await;

@@ -18,7 +18,7 @@ fn ejection() -> Ejection {
     Ejection { failures: 5, base: 10 * SECOND, max: 35 * SECOND, share: Percent(50) }
 }
 
-/// As a set does it that may eject everybody.
+/// Fails a request, in a set that may eject all replicas.
 fn fail(health: &Health, now: Instant) -> Option<HealthChange> {
     let ejection = ejection();
     if health.record_failure(now, &ejection) { health.eject(now, &ejection) } else { None }
@@ -92,7 +92,7 @@ fn each_time_for_longer_until_it_is_forgotten() {
     };
     let times = [0, 0, 0, 0, 9].map(|after| again(after * SECOND));
     assert_eq!(times, [10, 20, 30, 35, 35], "no longer than max");
-    // Five times; three times the base in health make up for three of them.
+    // Five ejections so far; being healthy for three times the base time cancels three of them.
     assert_eq!([again(30 * SECOND), again(1000 * SECOND)], [30, 10]);
 }
 
@@ -106,7 +106,7 @@ fn checks_and_ejections_add_up() {
     assert_eq!(health.record_check(now + SECOND, true, &check), Some(HealthChange::Up));
     assert!(!health.is_available(now + 9 * SECOND), "still ejected");
     assert!(health.is_available(now + 10 * SECOND));
-    // While it is down, failures say nothing new.
+    // While the replica is down, failures are ignored.
     let health = Health::new(now);
     health.record_check(now, false, &check);
     assert!((0..50).all(|_| fail(&health, now).is_none()));
@@ -120,7 +120,7 @@ fn slow_start() {
     let share = |after: u64, slow: u64| health.share(now + seconds(after), seconds(slow));
     assert_eq!(share(0, 0), Some(100));
     assert_eq!([0, 5, 10, 50, 99, 100, 5000].map(|after| share(after, 100).unwrap()), [10, 10, 10, 50, 99, 100, 100]);
-    // From the end of an ejection on, and from when checks passed.
+    // Counted from the end of an ejection, or from when checks passed.
     for _ in 0..5 {
         fail(&health, now + 200 * SECOND);
     }
@@ -134,14 +134,14 @@ fn slow_start() {
     assert_eq!([500, 525].map(|after| share(after, 100)), [Some(10), Some(25)]);
 }
 
-/// What is said above, as simply as it can be said, in seconds.
+/// A simple model of the rules above, in seconds.
 #[derive(Default)]
 struct Model {
     now: u64,
     checks: Vec<bool>,
     down: bool,
     outcomes: Vec<bool>,
-    /// (start, end)
+    /// Start and end of each.
     ejections: Vec<(u64, u64)>,
     forgotten: u64,
 }
@@ -179,7 +179,7 @@ impl Model {
 }
 
 proptest! {
-    /// Whatever happens in whatever order, it is what the model says.
+    /// After any sequence of events, the state equals that of the model.
     #[test]
     fn as_the_model(steps in proptest::collection::vec(prop_oneof![
         2 => (0..2u64).prop_map(|passed| (0, passed)),

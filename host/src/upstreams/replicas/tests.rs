@@ -30,7 +30,7 @@ fn set(keys: &str, ports: &[u16], now: Instant) -> Replicas {
     Replicas::new(spec(keys), found(ports), None, now)
 }
 
-/// As often as it takes to eject it.
+/// Fails as many requests as an ejection needs.
 fn fail(replicas: &Replicas, index: usize, now: Instant) -> Option<HealthChange> {
     let replica = Arc::clone(&replicas.members[index].replica);
     replica.in_flight.fetch_add(1, Relaxed);
@@ -104,7 +104,7 @@ fn panic_is_said_once() {
     replicas.record_check(2, false, now);
     assert_eq!(news(now), Some(PanicChange::Entered { available: 1 }));
     assert_eq!((news(now), chosen(&replicas, now, &[])), (None, vec![0, 1, 2, 3]));
-    // A new set knows that it has been said.
+    // A new set knows that the change was reported.
     let next = Replicas::new(Arc::clone(&replicas.spec), found(&[1, 2, 3, 4]), Some(&replicas), now);
     assert_eq!(next.choose(now, None, 0, &[]).unwrap().panic_change, None);
     for _ in 0..2 {
@@ -131,7 +131,7 @@ fn outcomes_of_requests() {
     assert_eq!(settle(&[bad]), 1, "a closed connection is neither a failure nor a sign of health");
 }
 
-/// A name resolves to something else, a manifest is written again: what is known of those that stay is known.
+/// When a name resolves to other addresses or the manifest changes, the state of the remaining replicas is kept.
 #[test]
 fn what_is_known_goes_on() {
     let now = Instant::now();
@@ -159,7 +159,7 @@ fn what_is_known_goes_on() {
         0,
         "also what the old set gave out"
     );
-    // Checks that have ceased hold nobody down.
+    // Without checks, a replica does not stay down.
     let checked = set("[upstream.health]\npath = '/'", &[1, 2], now);
     checked.record_check(0, false, now);
     let unchecked = Replicas::new(spec(""), found(&[1, 2]), Some(&checked), now);
@@ -190,7 +190,7 @@ fn each_is_there_once_and_not_too_many() {
     assert!(replicas.iter().all(|(replica, _)| replica.address.address.port() <= 1000), "always the same ones");
 }
 
-/// The second choice of a key is where its requests go while the first is out, and back again.
+/// While a key's replica is out, its requests go to the second choice, and afterwards back.
 #[test]
 fn keys_come_back() {
     let now = Instant::now();
@@ -206,7 +206,7 @@ fn keys_come_back() {
     }
 }
 
-/// A name is resolved again, and its addresses come in another order.
+/// The order of the addresses does not matter.
 #[test]
 fn keys_do_not_go_by_places() {
     let now = Instant::now();
@@ -246,8 +246,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// No request reaches a replica that is out, unless too few are in; nor one twice, while there is another; and no more
-    /// are ejected than may be.
+    /// No request goes to an unavailable replica outside of panic mode, none goes to the same one twice while there is
+    /// another, and no more replicas are ejected than allowed.
     #[test]
     fn promises(policy in 0..6usize, panic in 0..=100u8, share in 0..=100u8, steps in proptest::collection::vec(step(), 1..200)) {
         use Policy::{Hash, LeastInFlight, Random, RoundRobin, Weighted, WeightedRandom};

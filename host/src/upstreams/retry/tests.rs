@@ -7,7 +7,7 @@ fn answered(status: u16) -> TryOutcome {
     TryOutcome::Answered(StatusCode::from_u16(status).unwrap())
 }
 
-/// Whether a first try may be followed by another one.
+/// Returns whether a first attempt may be followed by another one.
 fn again(method: &Method, replayable: bool, last: TryOutcome) -> bool {
     let now = Instant::now();
     let deadline = now + Duration::from_secs(1);
@@ -25,7 +25,7 @@ fn by_method_body_and_outcome() {
         for replayable in [true, false] {
             let repeatable = idempotent.contains(method) && replayable;
             assert_eq!(Repeatable::new(method, replayable).always(), repeatable);
-            // A PUT or a DELETE that goes on behind the answer could undo what comes after that.
+            // A PUT or DELETE that continues after the response could undo a later request.
             let hedges = repeatable && ![Method::PUT, Method::DELETE].contains(method);
             assert_eq!(Repeatable::new(method, replayable).hedges(), hedges, "{method}");
             for untouched in [TryOutcome::Unconnected, TryOutcome::Unsent] {

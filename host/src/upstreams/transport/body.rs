@@ -1,4 +1,5 @@
-//! Both bodies of an exchange: the one that goes out, watched, and the one that comes back, which holds the connection.
+//! The bodies of an exchange: that of the request, with its progress, and that of the response, which holds the
+//! connection.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,16 +15,16 @@ use tokio::time::Instant;
 
 use super::idle_pool::Connection;
 
-/// A request's body on its way. Costs nothing for a request without one.
+/// A request body that records its progress. Costs nothing for an empty one.
 pub(super) struct UploadBody<B> {
     body: B,
     upload: Option<Arc<UploadProgress>>,
 }
 
-/// How far a body has come.
+/// The progress of an upload.
 pub(super) struct UploadProgress {
     began: Instant,
-    /// Nanoseconds from then until a part of it was taken last.
+    /// Nanoseconds from `began` to the last part that was taken.
     taken: AtomicU64,
     done: AtomicBool,
     broken: AtomicBool,
@@ -35,7 +36,7 @@ impl<B: Body> UploadBody<B> {
         Self { body, upload }
     }
 
-    /// To be looked at while it is sent; `None` when there is nothing to send.
+    /// Returns the progress of the upload; `None` for an empty body.
     pub(super) fn upload(&self) -> Option<Arc<UploadProgress>> {
         self.upload.clone()
     }
@@ -51,7 +52,7 @@ impl UploadProgress {
         Self { began: Instant::now(), taken: AtomicU64::new(0), done, broken }
     }
 
-    /// When a part of the body was taken last; when it began if none was yet.
+    /// Returns when a part of the body was last taken, or when the upload began if none was.
     pub(super) fn last_part(&self) -> Instant {
         self.began + Duration::from_nanos(self.taken.load(Ordering::Relaxed))
     }
@@ -61,12 +62,12 @@ impl UploadProgress {
         self.taken.store(nanos, Ordering::Relaxed);
     }
 
-    /// All of it is with hyper.
+    /// Returns whether hyper has taken all of the body.
     pub(super) fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
 
-    /// The client did not send all of it.
+    /// Returns whether the client failed to send all of the body.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
     }
@@ -82,7 +83,7 @@ impl<B: Body + Unpin> Body for UploadBody<B> {
             upload.record_part();
             match &frame {
                 Some(Err(_)) => upload.broken.store(true, Ordering::Release),
-                // Nobody asks again after the last of it.
+                // hyper does not poll again after the last frame.
                 Some(Ok(frame)) if frame.is_data() && !self.body.is_end_stream() => {}
                 _ => upload.done.store(true, Ordering::Release),
             }
@@ -99,7 +100,7 @@ impl<B: Body + Unpin> Body for UploadBody<B> {
     }
 }
 
-/// The body of an answer. Holds its connection, or its place on one, until the last byte was read; dropped before, it
+/// The body of a response. Holds its connection, or its stream, until the last byte was read. Dropping it earlier
 /// closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
 pub struct ReceivedBody<B> {
     body: Incoming,
@@ -136,7 +137,7 @@ impl<B> Body for ReceivedBody<B> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Err(_)) => self.held = None,
-            // Who knows the length does not ask for the end, and nobody does after trailers.
+            // A reader that knows the length does not poll for the end, and none polls after trailers.
             Some(Ok(frame)) if frame.is_data() && !self.body.is_end_stream() => {}
             _ => self.release(),
         }

@@ -1,4 +1,4 @@
-//! A new connection: TCP, TLS if the replica has it, and who speaks on it.
+//! Opens connections: TCP, TLS if the target has it, and the HTTP handshake.
 
 use std::io;
 use std::pin::Pin;
@@ -28,20 +28,21 @@ use super::{BoxError, PoolSettings};
 use crate::manifest::upstream::protocol::Protocol;
 use crate::manifest::upstream::protocol::Scheme;
 
-/// The most of an answer's head that is read, in bytes; HTTP/1.1 reads at most 100 headers besides.
+/// The most bytes of a response head. HTTP/1.1 also accepts at most 100 headers.
 const HEAD: u32 = 64 << 10;
-/// Bytes that a replica may send ahead of the reader: of one response, and of all on an HTTP/2 connection. In one data centre a
-/// window is open again within a millisecond, and a stream reads 128 MB in a second.
+/// Bytes that a replica may send ahead of the reader: per stream, and per HTTP/2 connection. Within a data centre a
+/// window opens again in a millisecond, so a stream reads 128 MB per second.
 const STREAM: u32 = 128 << 10;
 const CONNECTION: u32 = 512 << 10;
-/// Bytes of a request's body that the replica does not take yet, HTTP/2.
+/// The most buffered bytes of a request body per HTTP/2 stream.
 const SEND: usize = 32 << 10;
-/// Bytes of the buffers of an HTTP/1.1 connection, each; hyper's own bound is 408 KiB.
+/// The size of each buffer of an HTTP/1.1 connection. hyper's default bound is 408 KiB.
 const BUFFER: usize = 64 << 10;
-/// The most streams on a connection of HTTP/2, if the replica would take more.
+/// The most streams on an HTTP/2 connection, even if the replica allows more.
 const STREAMS: usize = 256;
-/// An idle connection to a host that died without a word is noticed after three times this. By TCP and not by pings of
-/// HTTP/2, which servers of gRPC take for abuse; not by its user timeout, which ends uploads that are held back too.
+/// The keep-alive time and interval of TCP: a silent connection to a dead host is detected after three times this. Not
+/// HTTP/2 pings, which gRPC servers treat as abuse; not the TCP user timeout, which also ends uploads under
+/// back-pressure.
 const SILENT: Duration = Duration::from_secs(10);
 
 /// Opens connections to one replica.
@@ -51,11 +52,11 @@ pub(super) struct Connector {
     protocol: Protocol,
     /// How long the first of two addresses is tried.
     head_start: Duration,
-    /// The other one of two addresses took the last connection.
+    /// Set when the second address took the last connection.
     turned: AtomicBool,
 }
 
-/// A connection that can take a request.
+/// A connection after its HTTP handshake.
 pub(super) enum Opened<B> {
     Http1(Http1Conn<B>),
     Http2(http2::SendRequest<UploadBody<B>>, Arc<H2Stats>),
@@ -65,14 +66,14 @@ impl Connector {
     pub(super) fn new(target: Target, settings: &PoolSettings) -> Result<Self, String> {
         let tls = match (target.scheme, &settings.tls) {
             (Scheme::Http, _) => None,
-            (Scheme::Https, None) => return Err(format!("{target}: https needs certificates to trust")),
+            (Scheme::Https, None) => return Err(format!("{target}: https needs trusted root certificates")),
             (Scheme::Https, Some(config)) => Some(tls(&target, config, settings.protocol)?),
         };
         let (protocol, head_start) = (settings.protocol, settings.connect / 2);
         Ok(Self { target, tls, protocol, head_start, turned: AtomicBool::new(false) })
     }
 
-    /// What the replica speaks, if that is not left to its answer.
+    /// Returns the HTTP version if it is known without ALPN.
     pub(super) fn known_version(&self) -> Option<HttpVersion> {
         match self.protocol {
             Protocol::Http1 => Some(HttpVersion::Http1),
@@ -82,7 +83,7 @@ impl Connector {
         }
     }
 
-    /// Connects, for as long as it takes. `place` stays with the socket.
+    /// Opens a connection, without a timeout. `slot` stays with the socket.
     pub(super) async fn connect<B>(&self, slot: ConnectionSlot) -> Result<Opened<B>, SendFailure>
     where
         B: Body + Send + Unpin + 'static,
@@ -112,8 +113,8 @@ impl Connector {
         Ok((Wire::Tls(Box::new(tls)), version))
     }
 
-    /// A connection to the replica's address. Of two addresses the one that worked last is tried first, for half of the time;
-    /// one after the other and not both at once (RFC 8305), because there is a place for one socket.
+    /// Connects to the replica's address. Of two addresses, tries the one that worked last first, for half of the time.
+    /// They are tried in sequence and not in parallel (RFC 8305), because the slot is for one socket.
     async fn tcp(&self) -> io::Result<TcpStream> {
         let Target { address, other, .. } = self.target;
         let Some(other) = other else { return TcpStream::connect(address).await };
@@ -127,7 +128,7 @@ impl Connector {
         Ok(stream)
     }
 
-    /// A line about this replica.
+    /// Formats a message about this replica.
     pub(super) fn message(&self, what: &str) -> String {
         format!("{}: {what}", self.target)
     }
@@ -139,7 +140,7 @@ fn tls(
     protocol: Protocol,
 ) -> Result<(TlsConnector, ServerName<'static>), String> {
     let name = ServerName::try_from(target.host.to_string())
-        .map_err(|error| format!("{target}: no certificate can be for {:?}: {error}", target.host))?;
+        .map_err(|error| format!("{target}: a certificate cannot name the host {:?}: {error}", target.host))?;
     let mut config = config.clone();
     let (h2, http1) = (b"h2".to_vec(), b"http/1.1".to_vec());
     config.alpn_protocols = match protocol {
@@ -166,7 +167,7 @@ where
     slot.release_http2_units();
     let (sender, connection) =
         http1::Builder::new().max_header_size(HEAD as usize).max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
-    // How it ends is told to whose request it carries.
+    // The request in flight receives the connection's error.
     let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
     Ok(Opened::Http1(Http1Conn::new(sender, task.abort_handle(), slot)))
 }
@@ -190,7 +191,7 @@ where
     let for_task = Arc::clone(&stats);
     tokio::spawn(async move {
         loop {
-            // Polled for every request, and when the first limit was read.
+            // hyper polls the connection for every request; `settled` wakes it when the first SETTINGS frame was read.
             let polled = std::future::poll_fn(|cx| {
                 let ended = Pin::new(&mut connection).poll(cx);
                 for_task.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
@@ -205,30 +206,30 @@ where
     Ok(Opened::Http2(sender, stats))
 }
 
-/// How a connection of HTTP/2 does.
+/// Figures of an HTTP/2 connection.
 #[derive(Default)]
 pub(super) struct H2Stats {
-    /// The most streams that the replica takes at once.
+    /// The most streams that the replica accepts at once.
     limit: AtomicUsize,
-    /// How often something came.
+    /// The number of reads from the socket.
     reads: AtomicUsize,
-    /// What came first was taken in, and that has the limit.
+    /// Notified when the first read was processed, which has the stream limit.
     settled: Notify,
 }
 
 impl H2Stats {
-    /// The most streams at once.
+    /// Returns the most streams at once.
     pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes whenever something comes.
+    /// Returns a number that changes with every read.
     pub(super) fn reads(&self) -> usize {
         self.reads.load(Ordering::Relaxed)
     }
 }
 
-/// A socket and its place.
+/// A socket with its slot.
 struct Io {
     wire: Wire,
     stats: Option<Arc<H2Stats>>,
@@ -242,7 +243,7 @@ enum Wire {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // Who asks for more has taken in what there was.
+        // Another read means that the first one was processed.
         if let Some(stats) = self.stats.as_ref().filter(|stats| stats.reads() == 1) {
             stats.settled.notify_one();
         }

@@ -1,54 +1,56 @@
-//! Why there is no answer, and whether the replica can have seen the request.
+//! Why a request got no response, and whether the replica may have seen it.
 
 use std::error::Error;
 use std::fmt;
 
 use http::Request;
 
-/// What went wrong, by what it says about the replica.
+/// The kind of a failure, by what it says about the replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// It takes no connections.
+    /// The replica accepts no connections.
     Connect,
-    /// It did not take one in time, TLS included.
+    /// The connection was not open in time, including TLS.
     ConnectTimeout,
-    /// It cannot show that it is who it should be, or does not speak TLS.
+    /// The replica has no valid certificate, or does not speak TLS.
     Tls,
-    /// All connections to it were in use for as long as a request may wait. Says nothing about its health.
+    /// All connections were in use for as long as a request may wait. Says nothing about the replica's health.
     Overloaded,
-    /// The request cannot be sent as it is: `CONNECT`, a host that is none, an upgrade over HTTP/2. Not its fault.
+    /// The request cannot be sent in this form: `CONNECT`, an invalid host, an upgrade over HTTP/2. Not the replica's
+    /// fault.
     Unsendable,
-    /// The request's body broke off. The client's fault.
+    /// The client's body broke off.
     Upload,
-    /// It closed, or reset, before the head of an answer.
+    /// The replica closed or reset the connection before the head of a response.
     Reset,
-    /// It says that it did not look at the request: `REFUSED_STREAM`, or `GOAWAY` before this one. Safe to repeat.
+    /// The replica refused the request unprocessed: `REFUSED_STREAM`, or a `GOAWAY` with an earlier stream. Safe to
+    /// repeat.
     Refused,
-    /// It took too long to begin its answer.
+    /// The head of the response did not arrive in time.
     ReadTimeout,
-    /// What it says is not HTTP, or more of a head than is read.
+    /// The response is not HTTP, or its head is too large.
     Rubbish,
 }
 
-/// A request without an answer.
+/// Why a request got no response.
 pub struct SendError<B> {
-    /// What went wrong.
+    /// The kind of the failure.
     pub kind: ErrorKind,
-    /// The same in words, for the log.
+    /// The cause, for the log.
     pub cause: String,
-    /// Whether the connection had served before. A [`ErrorKind::Reset`] then mostly means that the replica had just closed
-    /// it for being idle, and nothing about its health.
+    /// Whether the connection had served before. An [`ErrorKind::Reset`] then mostly means that the replica has just
+    /// closed an idle connection.
     pub reused: bool,
-    /// The request, if not one byte of it has left: may be sent elsewhere, whatever its method. Its body is untouched;
+    /// The request, if none of its bytes were sent. It may be sent elsewhere, whatever its method. Its body is unread;
     /// its URI and `Host` may have changed form.
     pub never_sent: Option<Box<Request<B>>>,
 }
 
-/// The part that is not about a request.
+/// An error without the request.
 pub(super) type SendFailure = (ErrorKind, String);
 
 impl<B> SendError<B> {
-    /// Of a request that stayed here.
+    /// Creates the error of a request that was not sent.
     pub(super) fn unsent((kind, cause): SendFailure, request: Request<B>) -> Self {
         Self { kind, cause, reused: false, never_sent: Some(Box::new(request)) }
     }
@@ -69,7 +71,7 @@ impl<B> fmt::Debug for SendError<B> {
 
 impl<B> Error for SendError<B> {}
 
-/// What hyper's error means.
+/// Classifies an error of hyper.
 pub(super) fn judge(error: &hyper::Error) -> ErrorKind {
     if let Some(h2) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
         return judge_h2(h2);
@@ -83,8 +85,8 @@ pub(super) fn judge(error: &hyper::Error) -> ErrorKind {
     }
 }
 
-/// Whether the peer says that it has not looked at the request (RFC 9113, 6.8 and 8.7). h2 gives a `GOAWAY`, with whatever
-/// code, only to streams after the last one that it names; the others end with their connection.
+/// Returns whether the peer refused the request unprocessed (RFC 9113, 6.8 and 8.7). h2 reports a `GOAWAY`, with any
+/// code, only for streams after the last one that the frame names; the others end with their connection.
 pub fn is_refusal(error: &h2::Error) -> bool {
     error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
@@ -99,7 +101,7 @@ fn judge_h2(error: &h2::Error) -> ErrorKind {
     }
 }
 
-/// An error and what caused it, in a line.
+/// Formats an error and its sources in one line.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

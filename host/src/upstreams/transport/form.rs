@@ -1,15 +1,15 @@
-//! The form that a request has on the wire: origin-form and `Host` in HTTP/1.1, four pseudo-headers in HTTP/2.
+//! The form of a request on the wire: origin-form and `Host` in HTTP/1.1, four pseudo-headers in HTTP/2.
 //!
-//! A request may come in either form, as a server gets it: an authority in its URI (HTTP/2, or the absolute form of
-//! HTTP/1.1) or a `Host` header. The host that the client asked for is kept; an authority in the URI has precedence
-//! (RFC 9112, 3.2.2). Both are idempotent, so that a request that was not sent can be sent to another replica.
+//! A request comes in either form, as a server receives it: with an authority in its URI (HTTP/2, or the absolute form
+//! of HTTP/1.1) or with a `Host` header. The host that the client named is kept; an authority in the URI has precedence
+//! (RFC 9112, 3.2.2). Both conversions are idempotent, so a request that was not sent can go to another replica.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
 use http_body::Body;
 
-/// For HTTP/1.1. `nobody` is the host of a request that names none.
+/// Converts a request for HTTP/1.1. `default_authority` is the host of a request that names none.
 pub(super) fn to_http1<B>(request: &mut Request<B>, default_authority: &Authority) -> Result<(), String> {
     refuse_connect(request)?;
     *request.version_mut() = Version::HTTP_11;
@@ -27,7 +27,7 @@ pub(super) fn to_http1<B>(request: &mut Request<B>, default_authority: &Authorit
     Ok(())
 }
 
-/// For HTTP/2, to a replica that is spoken to by `scheme`.
+/// Converts a request for HTTP/2 to a replica with this `scheme`.
 pub(super) fn to_http2<B>(
     request: &mut Request<B>,
     scheme: Scheme,
@@ -35,7 +35,7 @@ pub(super) fn to_http2<B>(
 ) -> Result<(), String> {
     refuse_connect(request)?;
     if request.headers().contains_key(UPGRADE) {
-        return Err("HTTP/2 has no upgrades: let this replica speak HTTP/1.1".into());
+        return Err("HTTP/2 has no upgrades; use HTTP/1.1 for this upstream".into());
     }
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers().get(HOST);
@@ -45,7 +45,7 @@ pub(super) fn to_http2<B>(
         (None, Some(host)) => Authority::try_from(host.as_bytes()),
         (None, None) => Ok(default_authority.clone()),
     };
-    let authority = authority.map_err(|error| format!("its host is none: {error}"))?;
+    let authority = authority.map_err(|error| format!("invalid host: {error}"))?;
     if host.is_some() {
         request.headers_mut().remove(HOST);
     }
@@ -53,11 +53,12 @@ pub(super) fn to_http2<B>(
     parts.scheme = Some(scheme);
     parts.authority = Some(authority);
     parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| format!("its URI is none: {error}"))?;
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| format!("invalid URI: {error}"))?;
     Ok(())
 }
 
-/// Says that the body comes in chunks where nothing else says how long it is: hyper takes a GET without that for one that has none.
+/// Sets `Transfer-Encoding: chunked` if the length of the body is unknown. Without it, hyper treats a GET as a request
+/// without a body.
 pub(super) fn set_chunked<B: Body>(request: &mut Request<B>) {
     let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() && !request.headers().contains_key(CONTENT_LENGTH) {
@@ -65,9 +66,13 @@ pub(super) fn set_chunked<B: Body>(request: &mut Request<B>) {
     }
 }
 
-/// A tunnel is not a request to a replica, and hyper would make one of it.
+/// Refuses CONNECT: it asks for a tunnel, and hyper would make one.
 fn refuse_connect<B>(request: &Request<B>) -> Result<(), String> {
-    if request.method() == Method::CONNECT { Err("CONNECT is not for replicas".into()) } else { Ok(()) }
+    if request.method() == Method::CONNECT {
+        Err("a CONNECT request cannot be sent to a replica".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn without_user(authority: &Authority) -> &str {
@@ -110,7 +115,7 @@ mod tests {
                 assert_eq!(two_first.uri().authority().unwrap(), expected);
                 assert_eq!((two_first.uri().scheme_str(), two_first.version()), (Some("http"), Version::HTTP_2));
                 assert!(!two_first.headers().contains_key(HOST));
-                // And then the other way round.
+                // Then convert each to the other form.
                 std::mem::swap(&mut one_first, &mut two_first);
             }
         }

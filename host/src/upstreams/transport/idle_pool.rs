@@ -1,8 +1,8 @@
-//! The connections of one replica: who can take a request now, and who has been idle for too long.
+//! The open connections of one replica.
 //!
-//! HTTP/1.1 connections carry one exchange at a time and lie here between two, the one used last on top. HTTP/2
-//! connections stay here and are shared. All is under one lock, taken once for an exchange and once after it, never
-//! across an await. Nothing here reads a clock: the reaper counts periods.
+//! An HTTP/1.1 connection carries one exchange at a time and is here while idle; the most recently used one is taken
+//! first. HTTP/2 connections stay here and are shared. Everything is under one lock, taken once before and once after
+//! an exchange, and never held across an await. Nothing here reads a clock: the reaper counts periods.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,10 +14,11 @@ use super::connect::H2Stats;
 use super::limit::{CloseIdle, ConnectionLimit, HTTP2_UNITS};
 use super::slots::{ConnectionSlot, ConnectionSlots, Full};
 
-/// Periods that a connection may be idle for: a few, so that none lives much shorter or any longer than it may.
+/// The periods after which an idle connection is closed. With four, it closes after three quarters to all of the idle
+/// time.
 pub(super) const PERIODS: u32 = 4;
 
-/// A version of HTTP.
+/// The HTTP version of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum HttpVersion {
     Http1,
@@ -32,9 +33,9 @@ pub(super) struct IdlePool<B> {
 struct PoolState<B> {
     idle: Vec<IdleConn<B>>,
     shared: Vec<SharedConn<B>>,
-    /// What the replica speaks, as far as is known.
+    /// The replica's HTTP version, once known.
     version: Option<HttpVersion>,
-    /// A connection is being opened that others may share.
+    /// Whether a connection is being opened that others may share.
     opening: bool,
     period: u64,
     next: u64,
@@ -54,7 +55,7 @@ struct SharedConn<B> {
     since: u64,
 }
 
-/// An HTTP/1.1 connection. Closed at once when it is dropped in the middle of an exchange.
+/// An HTTP/1.1 connection. Closes at once if it is dropped during an exchange.
 pub(super) struct Http1Conn<B> {
     pub(super) sender: http1::SendRequest<UploadBody<B>>,
     task: AbortHandle,
@@ -62,13 +63,13 @@ pub(super) struct Http1Conn<B> {
     busy: bool,
 }
 
-/// What to do to get a connection.
+/// How to get a connection.
 pub(super) enum Step<B> {
     Use(Connection<B>),
     Open(Opening<B>, ConnectionSlot),
 }
 
-/// A connection for one exchange.
+/// A connection, held for one exchange.
 pub(super) enum Connection<B> {
     Http1(Http1Exchange<B>),
     Http2(H2Stream<B>),
@@ -81,7 +82,7 @@ pub(super) struct Http1Exchange<B> {
     reused: bool,
 }
 
-/// A stream on an HTTP/2 connection, counted until it is dropped.
+/// A stream on an HTTP/2 connection; counted until it is dropped.
 pub(super) struct H2Stream<B> {
     pub(super) sender: http2::SendRequest<UploadBody<B>>,
     id: u64,
@@ -90,7 +91,7 @@ pub(super) struct H2Stream<B> {
     reused: bool,
 }
 
-/// A connection is being opened; others that could share it wait until this is dropped.
+/// The right to open a connection. If others could share it, they wait until this is dropped.
 pub(super) struct Opening<B> {
     idle_pool: Arc<IdlePool<B>>,
     alone: bool,
@@ -103,10 +104,10 @@ impl<B> IdlePool<B> {
         Arc::new(Self { state: Mutex::new(state), slots: ConnectionSlots::new(limit, Arc::clone(total)) })
     }
 
-    /// A connection that is there, or the right to open one.
+    /// Returns an open connection, or the right to open one.
     ///
     /// # Errors
-    /// When there is nothing but to wait, and for what.
+    /// The bound that has been reached; the caller has to wait.
     pub(super) fn next(self: &Arc<Self>) -> Result<Step<B>, Full> {
         let mut state = self.lock();
         state.shared.retain(|shared| !shared.sender.is_closed());
@@ -131,12 +132,12 @@ impl<B> IdlePool<B> {
         Ok(Step::Open(Opening { idle_pool: Arc::clone(self), alone }, slot))
     }
 
-    /// A period is over: closes what was idle for [`PERIODS`] of them.
+    /// Ends a period: closes connections that were idle for [`PERIODS`] of them.
     pub(super) fn sweep(&self) {
         let mut state = self.lock();
         state.period += 1;
         let Some(oldest) = state.period.checked_sub(u64::from(PERIODS)) else { return };
-        // Put on top one after the other, so that the oldest are at the bottom.
+        // Sorted by age, since connections are pushed at the end.
         let stale = state.idle.partition_point(|idle| idle.since <= oldest);
         let idle: Vec<_> = state.idle.drain(..stale).collect();
         state.shared.retain(|shared| shared.streams > 0 || shared.since > oldest);
@@ -144,7 +145,7 @@ impl<B> IdlePool<B> {
         drop(idle);
     }
 
-    /// The replica goes: what is idle is closed now, what is in use after its exchange.
+    /// Closes the idle connections now, and the others after their exchange.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -153,12 +154,12 @@ impl<B> IdlePool<B> {
         drop((idle, shared));
     }
 
-    /// Somebody opens a connection that others wait for.
+    /// Returns whether a connection is being opened that others wait for.
     pub(super) fn is_opening(&self) -> bool {
         self.lock().opening
     }
 
-    /// Connections without an exchange.
+    /// Returns the number of connections without an exchange.
     pub(super) fn idle(&self) -> usize {
         let state = self.lock();
         let one = state.idle.iter().filter(|idle| !idle.conn.sender.is_closed()).count();
@@ -182,7 +183,7 @@ where
 {
     fn close_idle(&self) -> bool {
         let mut state = self.lock();
-        // Those that the replica has closed are on their way, and free nothing more. The oldest is at the bottom.
+        // Connections that the replica has closed are about to free their units anyway. The oldest one is first.
         let one = state.idle.iter().position(|idle| !idle.conn.sender.is_closed()).map(|at| state.idle.remove(at));
         let idle = |shared: &SharedConn<B>| shared.streams == 0 && !shared.sender.is_closed();
         let two = if one.is_none() { state.shared.iter().position(idle) } else { None };
@@ -199,13 +200,13 @@ impl<B> SharedConn<B> {
 }
 
 impl<B> Opening<B> {
-    /// It speaks HTTP/1.1.
+    /// Records that the new connection speaks HTTP/1.1.
     pub(super) fn opened_http1(self, conn: Http1Conn<B>) -> Http1Exchange<B> {
         self.idle_pool.lock().version = Some(HttpVersion::Http1);
         self.idle_pool.exchange(conn, false)
     }
 
-    /// It speaks HTTP/2.
+    /// Records that the new connection speaks HTTP/2, and shares it.
     pub(super) fn opened_http2(self, sender: http2::SendRequest<UploadBody<B>>, stats: Arc<H2Stats>) -> H2Stream<B> {
         let mut state = self.idle_pool.lock();
         state.version = Some(HttpVersion::Http2);
@@ -229,12 +230,12 @@ impl<B> Drop for Opening<B> {
 }
 
 impl<B> Http1Conn<B> {
-    /// With the request that it was opened for.
+    /// Creates a connection that is in use by the request it was opened for.
     pub(super) fn new(sender: http1::SendRequest<UploadBody<B>>, task: AbortHandle, slot: Arc<ConnectionSlot>) -> Self {
         Self { sender, task, slot, busy: true }
     }
 
-    /// It becomes something else, and takes no place among the connections.
+    /// Gives the slot back, since the connection has switched protocols.
     pub(super) fn release_slot(&self) {
         self.slot.release();
     }
@@ -249,7 +250,7 @@ impl<B> Drop for Http1Conn<B> {
 }
 
 impl<B> Connection<B> {
-    /// Whether it had served before.
+    /// Returns whether the connection had served before.
     pub(super) fn reused(&self) -> bool {
         match self {
             Self::Http1(exchange) => exchange.reused,
@@ -257,7 +258,7 @@ impl<B> Connection<B> {
         }
     }
 
-    /// Changes whenever something comes on a connection that is shared.
+    /// Returns a number that changes with every read; always 0 for HTTP/1.1.
     pub(super) fn reads(&self) -> usize {
         match self {
             Self::Http1(_) => 0,
@@ -265,14 +266,14 @@ impl<B> Connection<B> {
         }
     }
 
-    /// The answer was read to its end.
+    /// Gives the connection back after the response was read to its end.
     pub(super) fn finish(self) {
         if let Self::Http1(exchange) = self {
             exchange.finish();
         }
     }
 
-    /// It takes no more requests.
+    /// Takes an HTTP/2 connection out of the pool, so that it gets no further requests.
     pub(super) fn retire(self) {
         if let Self::Http2(stream) = self {
             stream.idle_pool.lock().shared.retain(|shared| shared.id != stream.id);
@@ -281,7 +282,8 @@ impl<B> Connection<B> {
 }
 
 impl<B> Http1Exchange<B> {
-    /// Keeps the connection, unless the replica answered before it had all of the request: nobody would watch the rest.
+    /// Puts the connection back, unless the replica responded before it had the whole request: nothing would watch the
+    /// rest of the upload.
     fn finish(mut self) {
         if self.upload.is_some_and(|upload| !upload.is_done()) {
             return;

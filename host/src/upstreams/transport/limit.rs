@@ -1,7 +1,7 @@
-//! The bound on connections to the replicas of all services, whose memory is the host's.
+//! The bound on the connections to all replicas, since the memory of their buffers is the host's.
 //!
-//! Each pool has a bound of its own; this one is for all of them. Where it is reached, the next connection takes the place of an
-//! idle one of any pool. Where none is idle, the request waits as for a connection of its own pool.
+//! Each pool also has a bound of its own. When this one is reached, a new connection takes the units of an idle one of
+//! any pool. If none is idle, the request waits as it does for a connection of its own pool.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -10,33 +10,34 @@ use tokio::sync::Notify;
 
 use crate::base::lock::lock;
 
-/// The connections to the replicas of all services, counted in units of memory: one for HTTP/1.1, `TWO` for HTTP/2.
+/// The connections to all replicas, counted in units of memory: 1 for HTTP/1.1, [`HTTP2_UNITS`] for HTTP/2.
 pub struct ConnectionLimit {
     limit: usize,
     taken: AtomicUsize,
     waiting: AtomicUsize,
-    /// Units came free.
+    /// Notified when units become free.
     pub(super) freed: Notify,
-    /// Whose idle connections may be closed. Those of pools that are gone leave when the list would grow.
+    /// Pools whose idle connections may be closed. Dropped pools are removed when the list would grow.
     pools: Mutex<Vec<Weak<dyn CloseIdle>>>,
-    /// The pool that is looked at first.
+    /// The pool to start with, round robin.
     turn: AtomicUsize,
 }
 
-/// Units of a connection of HTTP/2, or of one that may become that: its window is four times the buffers of HTTP/1.1.
+/// The units of an HTTP/2 connection, or of one that may become HTTP/2: its window is four times the buffers of
+/// HTTP/1.1.
 pub(super) const HTTP2_UNITS: usize = 4;
 
-/// A pool that can do with one connection less.
+/// A pool that can close an idle connection.
 pub(super) trait CloseIdle: Send + Sync {
-    /// Closes the connection that was idle for longest. Returns `false` when none is idle.
+    /// Closes the connection that was idle longest. Returns `false` if none is idle.
     fn close_idle(&self) -> bool;
 }
 
-/// A request that waits for units.
+/// A request that waits for units; counted until it is dropped.
 pub(super) struct UnitWaiter<'a>(&'a ConnectionLimit);
 
 impl ConnectionLimit {
-    /// At most so many units, and enough for one connection of any kind.
+    /// Creates a bound of `limit` units, at least enough for one connection of any version.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit: limit.max(HTTP2_UNITS),
@@ -48,12 +49,12 @@ impl ConnectionLimit {
         })
     }
 
-    /// The most units.
+    /// Returns the maximum, in units.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Takes units, if there are so many.
+    /// Takes units. Returns `false` if there are not enough.
     pub(super) fn take(&self, units: usize) -> bool {
         let free = |taken: usize| taken.checked_add(units).filter(|taken| *taken <= self.limit);
         self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).is_ok()
@@ -65,32 +66,32 @@ impl ConnectionLimit {
         self.notify_free();
     }
 
-    /// Whether there is no room for a connection that takes `units`.
+    /// Returns whether fewer than `units` are free.
     pub(super) fn is_full(&self, units: usize) -> bool {
         self.taken.load(Ordering::SeqCst).saturating_add(units) > self.limit
     }
 
-    /// Wakes a request that waits, if there is room.
+    /// Wakes a waiting request if a unit is free.
     pub(super) fn notify_free(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 && !self.is_full(1) {
             self.freed.notify_one();
         }
     }
 
-    /// Wakes a request that waits: there may be an idle connection, whose place it can have.
+    /// Wakes a waiting request because a connection became idle, whose units it can take.
     pub(super) fn notify_idle(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.freed.notify_one();
         }
     }
 
-    /// Counts a request that waits from now on; to be called before its last look.
+    /// Counts a waiting request. To be called before its last check.
     pub(super) fn add_waiter(&self) -> UnitWaiter<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         UnitWaiter(self)
     }
 
-    /// Whether a request waits.
+    /// Returns whether a request waits.
     #[cfg(test)]
     pub(super) fn is_awaited(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
@@ -105,9 +106,9 @@ impl ConnectionLimit {
         pools.push(pool);
     }
 
-    /// Closes an idle connection of some pool, each in its turn. Its units come free when its socket is closed.
+    /// Closes an idle connection of some pool, round robin. Its units become free when its socket is closed.
     pub(super) fn close_idle(&self) {
-        // A copy, so that no pool is locked under this lock. Only where all units are taken.
+        // Copied, so that no pool is locked under this lock. This runs only when all units are taken.
         let pools: Vec<_> = lock(&self.pools).iter().filter_map(Weak::upgrade).collect();
         let Some(from) = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(pools.len()) else { return };
         let (before, after) = pools.split_at_checked(from).unwrap_or_default();
@@ -118,7 +119,7 @@ impl ConnectionLimit {
 impl Drop for UnitWaiter<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-        // What woke this request may be more than it needs.
+        // More units may be free than this request needed.
         self.0.notify_free();
     }
 }

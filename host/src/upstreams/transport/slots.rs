@@ -1,4 +1,4 @@
-//! How many connections there are to a replica: a place for each, held by the socket itself until that is something else.
+//! Bounds the connections to a replica. Each socket owns a slot until it is closed or switches protocols.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,35 +7,35 @@ use tokio::sync::Notify;
 
 use super::limit::ConnectionLimit;
 
-/// The places of a replica, and who waits for one, or for a connection that has one.
+/// The slots of one replica.
 pub(super) struct ConnectionSlots {
     limit: usize,
     taken: AtomicUsize,
     waiting: AtomicUsize,
-    /// Something came free: a place, or a connection.
+    /// Notified when a slot or a connection becomes free.
     pub(super) freed: Notify,
-    /// The bound on those of all replicas.
+    /// The bound on the connections to all replicas.
     pub(super) total: Arc<ConnectionLimit>,
 }
 
-/// Why there is no place.
+/// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// The connections of this replica are as many as there may be, or one is being opened that others can share.
+    /// All slots of this replica are taken, or a connection is being opened that this request can share.
     Replica,
-    /// So are those of all replicas.
+    /// All units of the host are taken.
     Host,
 }
 
-/// The right to an open socket. Given back with it, or when the connection becomes something else.
+/// The right to have a socket open. Given back when the socket is closed or switches protocols.
 pub(super) struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
     released: AtomicBool,
-    /// What it takes of the bound for all replicas.
+    /// The units that it takes of the bound on all replicas.
     units: AtomicUsize,
 }
 
-/// Somebody waits.
+/// A request that waits for a slot or connection; counted until it is dropped.
 pub(super) struct SlotWaiter<'a>(&'a ConnectionSlots);
 
 impl ConnectionSlots {
@@ -44,7 +44,7 @@ impl ConnectionSlots {
         Arc::new(Self { limit, taken, waiting, freed: Notify::new(), total })
     }
 
-    /// A place for a connection that takes `units` of what there is for all replicas.
+    /// Takes a slot for a connection that needs `units` of the host's bound.
     pub(super) fn take(self: &Arc<Self>, units: usize) -> Result<ConnectionSlot, Full> {
         let free = |taken| (taken < self.limit).then_some(taken + 1);
         self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).map_err(|_| Full::Replica)?;
@@ -55,18 +55,18 @@ impl ConnectionSlots {
         Ok(ConnectionSlot { slots: Arc::clone(self), released: AtomicBool::new(false), units: AtomicUsize::new(units) })
     }
 
-    /// Sockets open now, and those that are being opened.
+    /// Returns the number of sockets that are open or being opened.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Says that one waits from now on; to be called before the last look.
+    /// Counts a waiting request. To be called before its last check for a free slot.
     pub(super) fn add_waiter(&self) -> SlotWaiter<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         SlotWaiter(self)
     }
 
-    /// Something came free: a place, or a connection that is idle now. Mostly no request waits, and then this is two loads.
+    /// Notifies a waiter that a slot is free or a connection idle. Mostly none waits, and this is two loads.
     pub(super) fn notify_freed(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.freed.notify_one();
@@ -76,7 +76,7 @@ impl ConnectionSlots {
 }
 
 impl ConnectionSlot {
-    /// The socket is no connection to the replica any more, and counted elsewhere.
+    /// Gives the slot back, for a socket that has switched protocols and is counted as a tunnel from now on.
     pub(super) fn release(&self) {
         if !self.released.swap(true, Ordering::SeqCst) {
             self.slots.taken.fetch_sub(1, Ordering::SeqCst);
@@ -85,7 +85,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// Gives back what a connection of HTTP/1.1 does not need. To be called by whoever opens it, once.
+    /// Gives back the units that an HTTP/1.1 connection does not need. To be called once, after the version is known.
     pub(super) fn release_http2_units(&self) {
         let spare = self.units.swap(1, Ordering::SeqCst).saturating_sub(1);
         if spare > 0 {

@@ -1,4 +1,4 @@
-//! Who a replica is: an address, and the name that it is called by.
+//! The address and the name of a replica.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,23 +6,22 @@ use std::sync::Arc;
 
 use crate::manifest::upstream::protocol::Scheme;
 
-/// One replica: connections go to `address`, whatever host a request names.
+/// One replica. Connections go to `address`, whatever host a request names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
-    /// With TLS or without.
+    /// The scheme: with TLS or without.
     pub scheme: Scheme,
-    /// Its name, or its address in words without brackets. TLS checks the certificate against it; a request that
-    /// names no host gets it as `Host`.
+    /// The host name, or the IP address without brackets. TLS verifies the certificate against it; a request that names
+    /// no host gets it as `Host`.
     pub host: Arc<str>,
-    /// Where it listens.
+    /// The socket address.
     pub address: SocketAddr,
-    /// Where it listens as well, of the other family: for a replica with a name that has addresses of both. Connections go
-    /// there when `address` takes none.
+    /// An address of the other family, for a host name that has both. Used when `address` accepts no connection.
     pub other: Option<SocketAddr>,
 }
 
 impl Target {
-    /// Name and port, as `Host` has them.
+    /// Returns host and port as in the `Host` header.
     pub fn authority(&self) -> String {
         let port = self.address.port();
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
@@ -30,7 +29,8 @@ impl Target {
     }
 }
 
-/// As operators write it, with the addresses if those are not the name: `http://users:8080 (10.0.0.7)`.
+/// Formats the target as operators write it, with the addresses if they differ from the host: `http://users:8080
+/// (10.0.0.7)`.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.scheme.uri();

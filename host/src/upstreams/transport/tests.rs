@@ -1,5 +1,5 @@
-//! Against replicas that are written by hand (`raw.rs`), so that they can do everything wrong, and against hyper's server
-//! (`two.rs`), for HTTP/2 and TLS.
+//! The transport against hand-written replicas (`raw.rs`), which can violate the protocol, and against hyper's server
+//! (`http2.rs`), for HTTP/2 and TLS.
 
 mod bounds;
 mod cost;
@@ -24,7 +24,7 @@ use super::*;
 
 type Boxed = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Far longer than anything here takes.
+/// Far longer than any step of a test takes.
 const LONG: Duration = Duration::from_secs(20);
 
 fn settings() -> PoolSettings {
@@ -57,7 +57,7 @@ fn post(body: Boxed) -> Request<Boxed> {
     Request::post("/").header("host", "shop.example").body(body).unwrap()
 }
 
-/// A body whose parts are sent by hand. Of no known length.
+/// A body whose parts the test sends, of unknown length.
 struct Piped(mpsc::Receiver<Result<Frame<Bytes>, BoxError>>);
 
 impl Body for Piped {
@@ -81,7 +81,7 @@ fn part(text: &'static str) -> Result<Frame<Bytes>, BoxError> {
     Ok(Frame::data(text.into()))
 }
 
-/// The body, and its trailers.
+/// Reads the body and the trailers.
 async fn read<B: Body<Data = Bytes, Error: std::fmt::Debug>>(response: Response<B>) -> (String, http::HeaderMap) {
     let read = tokio::time::timeout(LONG, response.into_body().collect()).await.unwrap().unwrap();
     let trailers = read.trailers().cloned().unwrap_or_default();

@@ -1,17 +1,17 @@
-//! A breaker does what a plain model of it does, whatever happens in which order, and never stays where it is for ever.
+//! The breaker behaves like a plain model for every order of events, and never stays in one state for ever.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// The same in other words: every call that was counted is kept, and all is counted anew each time.
+/// A plain implementation: it stores every counted call and computes everything anew each time.
 struct Model {
     settings: Settings,
     start: Instant,
     phase: Phase,
-    /// Phases so far.
+    /// The number of phase changes so far.
     turns: u32,
-    /// When each call of this phase was over, and how.
+    /// When each call of this phase ended, and its result.
     calls: Vec<(Instant, Call)>,
 }
 
@@ -52,7 +52,7 @@ impl Model {
         }
     }
 
-    fn learn(&mut self, call: Option<Call>, now: Instant) {
+    fn record(&mut self, call: Option<Call>, now: Instant) {
         let bad = call.is_some_and(|call| call.failed || call.slow);
         match &mut self.phase {
             Phase::Open { .. } => {}
@@ -85,14 +85,14 @@ impl Model {
     }
 }
 
-/// What can happen to a breaker.
+/// An event of a breaker.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request comes.
+    /// A request arrives.
     Comes,
-    /// One of those inside goes: by number, and how that went.
+    /// A request in flight ends: its number and its result.
     Goes(usize, u8),
-    /// Its manifest is edited.
+    /// The manifest is edited.
     Edited(Settings),
 }
 
@@ -112,15 +112,14 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
 }
 
 proptest! {
-    /// Whatever is asked, ends how, and is edited, in which order: it does what the model does. And whatever has happened,
-    /// a service that answers well from now on is asked again in time, even if nothing more is heard of the requests that
-    /// are inside.
+    /// For every order of arrivals, results and edits, the breaker does what the model does. A service that has
+    /// recovered gets requests again in time, even if requests in flight never end.
     #[test]
     fn as_the_model_says(settings in settings(), steps in steps(), again in settings(), leave in any::<bool>()) {
         let start = Instant::now();
         let mut breaker = Arc::new(Breaker::new(settings, start));
         let mut model = Model { settings, start, phase: Phase::Closed, turns: 0, calls: Vec::new() };
-        // Those inside, and how many turns the model had taken when they came in.
+        // The requests in flight, and the model's number of phase changes when each was admitted.
         let (mut inside, mut now) = (Vec::<(Pass, u32)>::new(), start);
         for (ms, step) in steps {
             now += Duration::from_millis(ms);
@@ -128,55 +127,55 @@ proptest! {
                 Step::Edited(settings) => {
                     let closed = matches!(model.phase, Phase::Closed);
                     model.edit(settings);
-                    breaker = Arc::new(breaker.renewed(settings));
+                    breaker = Arc::new(breaker.with_settings(settings));
                     let closes = !closed && matches!(model.phase, Phase::Closed);
-                    prop_assert_eq!(breaker.takes_over(), closes.then_some(Change::Closed));
+                    prop_assert_eq!(breaker.activate(), closes.then_some(Change::Closed));
                 }
                 Step::Goes(who, how) if !inside.is_empty() => {
                     let (mut pass, since) = inside.swap_remove(who % inside.len());
                     let call = (how < 3).then_some(Call { failed: how == 1, slow: how == 2 });
                     if since == model.turns {
-                        model.learn(call, now);
+                        model.record(call, now);
                     }
                     if let Some(call) = call {
-                        pass.learn(call.failed, if call.slow { SETTINGS.window } else { MS }, now);
+                        pass.record(call.failed, if call.slow { SETTINGS.window } else { MS }, now);
                     }
                 }
                 Step::Comes | Step::Goes(..) => {
                     let expected = model.may_pass(now);
-                    let pass = breaker.pass(now);
+                    let pass = breaker.admit(now);
                     prop_assert_eq!(pass.is_ok(), expected, "{:?}", model.phase);
                     inside.extend(pass.ok().map(|pass| (pass, model.turns)));
                 }
             }
             let position = match model.phase {
-                Phase::Closed => Position::Closed,
-                Phase::Open { since } if now < since + model.settings.open => Position::Open,
-                _ => Position::HalfOpen,
+                Phase::Closed => BreakerState::Closed,
+                Phase::Open { since } if now < since + model.settings.open => BreakerState::Open,
+                _ => BreakerState::HalfOpen,
             };
-            prop_assert_eq!(breaker.position(now), position);
+            prop_assert_eq!(breaker.state(now), position);
         }
         if leave {
             inside.clear();
         }
-        breaker = Arc::new(breaker.renewed(again));
-        breaker.takes_over();
-        // What has failed before is out of the window by then.
+        breaker = Arc::new(breaker.with_settings(again));
+        breaker.activate();
+        // Earlier failures have left the window by then.
         now += SETTINGS.window;
-        // Once the time has come there is at least one probe, and where none is stuck the others follow.
+        // After the open time there is at least one probe, and the others follow if none is stuck.
         for _ in 0..=again.probes {
             now += again.open;
-            while let Ok(mut pass) = breaker.pass(now) {
-                pass.learn(false, MS, now);
-                if breaker.position(now) == Position::Closed {
+            while let Ok(mut pass) = breaker.admit(now) {
+                pass.record(false, MS, now);
+                if breaker.state(now) == BreakerState::Closed {
                     break;
                 }
             }
         }
-        prop_assert_eq!(breaker.position(now), Position::Closed, "it never closes");
+        prop_assert_eq!(breaker.state(now), BreakerState::Closed, "it never closes");
     }
 
-    /// A window of another length knows the same calls, each for as long as the new one says.
+    /// After a change of its length, the window has the same calls, each for as long as the new length says.
     #[test]
     fn a_window_that_is_resized(calls in prop::collection::vec(0..2_000_u64, 0..60), lengths in prop::collection::vec(1..100_u64, 1..4)) {
         let start = Instant::now();
@@ -195,7 +194,7 @@ proptest! {
                 prop_assert!(after.calls >= before.calls);
             }
         }
-        // However often: what has just been counted counts.
+        // A call that was just added counts after any number of changes.
         window.add(Call { failed: true, slow: false }, now);
         prop_assert!(window.counts(now).calls >= 1);
         now += 100 * SETTINGS.window;
@@ -203,7 +202,7 @@ proptest! {
     }
 }
 
-/// A longer window forgets nothing, a shorter one what is too old for it.
+/// A longer window forgets nothing; a shorter one forgets what is too old for it.
 #[test]
 fn lengths_of_windows() {
     let start = Instant::now();

@@ -130,7 +130,7 @@ proptest! {
                 world.look();
             }
             for spec in [world.live("a"), world.live("a@2")].into_iter().flatten() {
-                prop_assert_eq!(&spec.manifest.terms, &before.terms, "{} after {:?}", spec.name, step);
+                prop_assert_eq!(&spec.manifest.policies, &before.policies, "{} after {:?}", spec.name, step);
                 prop_assert!(spec.name != "a" || spec.manifest.routes == before.routes, "after {:?}", step);
             }
         }
@@ -139,7 +139,7 @@ proptest! {
         world.write("a.toml", pieces(deny, 99).concat());
         world.pass(Duration::from_secs(3));
         prop_assert_eq!(world.said("a"), Some("99".into()));
-        prop_assert_eq!(world.live("a").unwrap().manifest.terms, before.terms);
+        prop_assert_eq!(world.live("a").unwrap().manifest.policies, before.policies);
         prop_assert_eq!(world.refused(), Vec::<String>::new());
     }
 }

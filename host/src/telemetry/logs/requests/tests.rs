@@ -12,8 +12,8 @@ fn requests(settings: &[(&str, &str)]) -> Requests {
 
 const PHASES: &[(&str, Duration)] = &[("queue", Duration::from_micros(1)), ("guest", Duration::from_micros(250))];
 
-fn told<'a>(target: &'a PathAndQuery, headers: &'a [(HeaderName, String)]) -> Told<'a> {
-    Told {
+fn told<'a>(target: &'a PathAndQuery, headers: &'a [(HeaderName, String)]) -> RequestLine<'a> {
+    RequestLine {
         began: SystemTime::UNIX_EPOCH,
         request_id: "id",
         service: "users",

@@ -34,7 +34,7 @@ fn follows_the_source() {
     assert_eq!(update, Update { changed: false, next: Duration::from_secs(1), message: None });
     let update = state.apply(good(&[2, 3], 86_400), now, &pace(), 0);
     assert_eq!((says(&update), update.next), ("2 replicas: +10.0.0.3:80 -10.0.0.1:80", Duration::from_secs(300)));
-    // Earlier, never later, and never by more than a fifth.
+    // Earlier, never later, and by at most a fifth.
     let jittered = state.apply(good(&[2, 3], 100), now, &pace(), 1023).next;
     assert!(jittered > Duration::from_secs(80) && jittered < Duration::from_secs(81), "{jittered:?}");
     let many: Vec<u8> = (1..=20).collect();
@@ -52,13 +52,13 @@ fn a_failing_source_changes_nothing_and_is_told_once() {
     for round in 0..100 {
         now += Duration::from_secs(600);
         let update = state.apply(failed(), now, &pace(), 0);
-        assert_eq!(says(&update), if round == 0 { "timed out; 1 replica stays" } else { "" });
+        assert_eq!(says(&update), if round == 0 { "timed out; 1 replica stays in use" } else { "" });
         pauses.push(update.next.as_secs());
         assert_eq!(state.known(), endpoints(&[1]));
     }
     assert_eq!(pauses[..7], [1, 2, 4, 8, 16, 32, 32]);
     let update = state.apply(good(&[1], 30), now, &pace(), 0);
-    assert_eq!((update.changed, says(&update)), (false, "answers again: 1 replica"));
+    assert_eq!((update.changed, says(&update)), (false, "resolves again: 1 replica"));
 }
 
 #[test]
@@ -68,13 +68,13 @@ fn nothing_is_believed_after_a_while() {
     state.apply(good(&[1, 2], 30), now, &pace(), 0);
     let begin = now;
     let update = state.apply(empty(), now, &pace(), 0);
-    assert_eq!(says(&update), "no such name; 2 replicas stay for up to 1m");
+    assert_eq!(says(&update), "no such name; 2 replicas stay in use for up to 1m");
     let mut looks = 0;
     while !state.known().is_empty() {
         assert!(now - begin <= Duration::from_secs(61));
         let update = state.apply(empty(), now, &pace(), 0);
         assert_eq!(update.changed, state.known().is_empty());
-        assert_eq!(update.changed, says(&update) == "no such name, for 1m: no replicas any more");
+        assert_eq!(update.changed, says(&update) == "no such name for 1m: no replica is left");
         now += update.next;
         looks += 1;
     }
@@ -83,7 +83,7 @@ fn nothing_is_believed_after_a_while() {
 }
 
 proptest! {
-    /// Whatever a source does, replicas are lost only by a good answer or by grace's worth of saying that there are none.
+    /// Replicas are removed only by a good result, or after a grace period of empty results.
     #[test]
     fn flapping(answers in proptest::collection::vec((0..4u8, 0..20u64), 1..200)) {
         let (mut state, mut now) = (SourceState::default(), Instant::now());

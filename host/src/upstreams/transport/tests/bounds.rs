@@ -1,9 +1,9 @@
-//! How many connections there are, and when they end.
+//! The number and the lifetime of connections.
 
 use super::raw::{FINE, closed, error, head, replica};
 use super::*;
 
-/// Whoever stops reading, or waiting, closes the connection: it would bring the rest.
+/// Dropping a response or a pending request closes the connection, which would otherwise deliver the rest.
 #[tokio::test]
 async fn readers_who_leave() {
     let (sees, mut seen) = mpsc::channel(4);
@@ -56,7 +56,7 @@ async fn no_more_than_so_many() {
     let failed = error(&pool, get("/")).await;
     assert_eq!((failed.kind, failed.never_sent.is_some()), (ErrorKind::Overloaded, true));
     assert_eq!(failed.cause, format!("http://{address}: none of 2 connections was free within 100ms"));
-    // Those who wait long enough have their turn, on the same two.
+    // Requests that wait long enough are sent, over the same two connections.
     let patient = super::pool(address, &PoolSettings { connections: 2, ..settings() });
     let many: Vec<_> = (0..40)
         .map(|_| {
@@ -77,7 +77,7 @@ async fn no_more_than_so_many() {
     assert_eq!((accepted.load(Ordering::SeqCst), patient.open(), patient.idle()), (4, 2, 2));
 }
 
-/// Under threads that race: the bound holds, everybody is answered, and nothing leaks.
+/// With many threads at once, the bound holds, each request gets its response, and nothing leaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd() {
     let (now, most, open) = <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
@@ -86,14 +86,14 @@ async fn a_crowd() {
         let (now, most, open) = (Arc::clone(&now), Arc::clone(&peak), Arc::clone(&opened));
         async move {
             open.fetch_add(1, Ordering::SeqCst);
-            // Some connections live long, and some end as soon as they are idle.
+            // Some connections live long, others end as soon as they are idle.
             for _ in 0..n % 7 + 1 {
                 if head(&mut stream).await.is_empty() {
                     break;
                 }
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::task::yield_now().await;
-                // Counted out before the other side can know.
+                // Decremented before the client can see the response.
                 now.fetch_sub(1, Ordering::SeqCst);
                 if stream.write_all(FINE.as_bytes()).await.is_err() {
                     break;
@@ -110,7 +110,7 @@ async fn a_crowd() {
             tokio::spawn(async move {
                 let mut answered = 0;
                 for n in 0..50 {
-                    // One in ten leaves without reading.
+                    // One in ten is dropped without reading.
                     match pool.send(get("/")).await {
                         Ok(response) if (one + n) % 10 == 0 => drop(response),
                         Ok(response) => {
@@ -173,7 +173,7 @@ async fn a_replica_that_goes() {
     let quick = pool.send(get("/")).await.unwrap();
     read(pool.send(get("/")).await.unwrap()).await;
     assert_eq!((pool.open(), pool.idle()), (3, 1));
-    // What is idle is closed now, and each of the others when its answer was read.
+    // Idle connections are closed now, each other one after its response was read.
     drop(pool);
     assert_eq!(tokio::time::timeout(LONG, seen.recv()).await.unwrap(), Some(2));
     assert_eq!(read(quick).await.0, "ok");

@@ -1,4 +1,4 @@
-//! What a request costs here, beside one on a connection of hyper's that nobody pools.
+//! The cost of a request through the pool, compared with a bare hyper connection.
 
 use hyper::client::conn::http1;
 use hyper::service::service_fn;
@@ -9,7 +9,7 @@ use super::*;
 
 const REQUESTS: u32 = 20_000;
 
-/// A server on a thread of its own, for as long as the process lives.
+/// Starts a server on its own thread, for the rest of the process.
 fn server() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -31,7 +31,7 @@ fn server() -> SocketAddr {
     address
 }
 
-/// CPU time of this thread, and of the kernel for it, for each of the requests, in µs.
+/// Returns the CPU time of this thread, including the kernel's, in µs per request.
 async fn cost(send: impl AsyncFn()) -> f64 {
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -51,7 +51,7 @@ async fn drained(body: impl Body<Data = Bytes, Error = hyper::Error>) {
     assert_eq!(body.collect().await.unwrap().to_bytes().len(), 13);
 }
 
-/// `cargo test -p lodge --lib --config profile.dev.opt-level=2 -- --ignored cost`
+/// Run with `cargo test -p lodge --lib --config profile.dev.opt-level=2 -- --ignored cost`.
 #[tokio::test]
 #[ignore = "takes a minute, and needs a quiet machine"]
 #[expect(clippy::print_stderr, reason = "a measurement is for who asked for it")]

@@ -1,4 +1,4 @@
-//! Requests and answers as they should be.
+//! Exchanges that follow the protocol.
 
 use super::raw::{FINE, closed, error, head, replica, says};
 use super::*;
@@ -21,7 +21,7 @@ async fn one_connection_for_one_after_the_other() {
     let pool = pool(address, &settings());
     let absolute = Request::get("http://other.example:81/b?c").version(http::Version::HTTP_2).body(empty()).unwrap();
     for request in [get("/a"), absolute] {
-        // As hyper's server reads: nobody asks for the end after as many bytes as there are.
+        // Like hyper's server, this does not poll for the end after `content-length` bytes.
         let mut response = pool.send(request).await.unwrap();
         assert_eq!(response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "ok");
         drop(response);
@@ -50,7 +50,7 @@ async fn answers_without_a_body() {
         let response = pool.send(request).await.unwrap();
         assert_eq!(response.status(), status);
         assert!(!response.headers().contains_key("link"));
-        // Nobody has to read what is not there.
+        // An empty body need not be read.
         until("kept", || pool.idle() == 1).await;
         assert!(response.body().is_end_stream());
     }
@@ -92,7 +92,7 @@ async fn trailers_and_lengths() {
         let (response, ()) = tokio::join!(pool.send(request), sends);
         let mut response = response.unwrap();
         if n == 0 {
-            // As hyper's server reads: nobody asks for the end after trailers.
+            // Like hyper's server, this does not poll after trailers.
             let body = response.body_mut();
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ok");
             assert_eq!(body.frame().await.unwrap().unwrap().into_trailers().unwrap()["grpc-status"], "0");
@@ -110,7 +110,7 @@ async fn an_upgrade() {
     let (address, _) = replica(|_, mut stream| async move {
         let head = head(&mut stream).await;
         assert!(head.contains("upgrade: echo\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
-        // The first bytes of the new protocol come with the head.
+        // The first bytes of the new protocol arrive with the head.
         stream.write_all(b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nhello").await.unwrap();
         let (mut reader, mut writer) = stream.split();
         tokio::io::copy(&mut reader, &mut writer).await.unwrap();
@@ -127,21 +127,21 @@ async fn an_upgrade() {
     let mut back = [0; 8];
     tokio::time::timeout(LONG, echo.read_exact(&mut back)).await.unwrap().unwrap();
     assert_eq!(&back, b"helloabc");
-    // It is open still, and no connection of the pool any more.
+    // The socket is still open, but no longer a connection of the pool.
     assert_eq!((pool.open(), pool.idle()), (0, 0));
     drop(echo);
     tokio::time::timeout(LONG, pool.send(get("/"))).await.unwrap().err().unwrap();
     until("each slot is given back once", || pool.open() == 0).await;
 }
 
-/// Both ways at once, and no further ahead of the reader than buffers reach.
+/// Both bodies are streamed at once, and the sender is never further ahead than the buffers allow.
 #[tokio::test]
 async fn streams_with_back_pressure() {
     let (address, _) = replica(|_, mut stream| async move {
         head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
         let (mut reader, mut writer) = stream.split();
-        // The chunks of the request are those of the answer.
+        // The chunks of the request become those of the response.
         tokio::io::copy(&mut reader, &mut writer).await.unwrap();
     })
     .await;
@@ -153,7 +153,7 @@ async fn streams_with_back_pressure() {
         let frame = tokio::time::timeout(LONG, response.body_mut().frame()).await.unwrap().unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), text);
     }
-    // Nobody reads: the sender is stopped, after what the sockets of this system hold.
+    // Nothing reads, so the sender stops once the socket buffers are full.
     let chunk = Bytes::from(vec![b'x'; 1 << 20]);
     let mut sent = 0;
     let sends = async {
@@ -170,7 +170,7 @@ async fn streams_with_back_pressure() {
     until("kept", || pool.idle() == 1).await;
 }
 
-/// The replica answers in full before it has all of the upload: nobody would watch the rest.
+/// A complete response before the end of the upload closes the connection, since nothing would watch the rest.
 #[tokio::test]
 async fn an_early_answer() {
     let (address, accepted) = replica(|_, mut stream| async move {
@@ -197,11 +197,11 @@ async fn what_cannot_be_sent() {
     *tunnel.method_mut() = http::Method::CONNECT;
     let failed = error(&pool, tunnel).await;
     assert_eq!((failed.kind, failed.never_sent.is_some()), (ErrorKind::Unsendable, true));
-    // It costs no connection.
+    // This used no connection.
     assert_eq!(read(pool.send(get("/")).await.unwrap()).await.0, "ok");
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
     let default_authority = Target { host: "no body".into(), ..plain(address) };
     assert!(Pool::<Boxed>::new(default_authority, &settings()).is_err());
     let https = Target { scheme: Scheme::Https, ..plain(address) };
-    assert!(Pool::<Boxed>::new(https, &settings()).err().unwrap().ends_with("needs certificates to trust"));
+    assert!(Pool::<Boxed>::new(https, &settings()).err().unwrap().ends_with("needs trusted root certificates"));
 }

@@ -1,9 +1,9 @@
-//! Replicas that fail, and what is said of it.
+//! Failing replicas, and how the failures are reported.
 
 use super::raw::{FINE, closed, error, head, replica, says};
 use super::*;
 
-/// The replica closes what is idle, and says so or does not: no request notices.
+/// Replicas close idle connections, with or without `connection: close`. No request fails because of it.
 #[tokio::test]
 async fn a_connection_that_went_stale() {
     let (address, accepted) = says(&[FINE]).await;
@@ -65,7 +65,7 @@ async fn nonsense() {
     }
 }
 
-/// A head that comes byte by byte has the time of a head, and no more.
+/// The read timeout covers the whole head, even if it arrives byte by byte.
 #[tokio::test]
 async fn slow_and_silent() {
     let (address, _) = replica(|n, mut stream| async move {
@@ -81,7 +81,7 @@ async fn slow_and_silent() {
     let pool = pool(address, &PoolSettings { read: Duration::from_millis(100), ..settings() });
     let failed = error(&pool, get("/")).await;
     assert_eq!((failed.kind, failed.never_sent.is_none()), (ErrorKind::ReadTimeout, true));
-    assert_eq!(failed.cause, format!("http://{address}: no answer within 100ms"));
+    assert_eq!(failed.cause, format!("http://{address}: no response within 100ms"));
     assert!(matches!(error(&pool, get("/")).await.kind, ErrorKind::ReadTimeout | ErrorKind::Rubbish));
     until("closed", || pool.open() == 0).await;
 }
@@ -123,7 +123,7 @@ async fn an_upload_takes_its_time_and_is_nobody_elses_fault() {
     drop(parts);
 }
 
-/// An answer that breaks off is an error to its reader, and the end of its connection.
+/// A response that breaks off is an error to its reader, and closes the connection.
 #[tokio::test]
 async fn bodies_that_break_off() {
     for answer in [
@@ -139,7 +139,7 @@ async fn bodies_that_break_off() {
     }
 }
 
-/// A body that was taken at once is no reason to wait twice as long for the head.
+/// A body that was sent at once does not extend the timeout for the head.
 #[tokio::test]
 async fn a_body_does_not_prolong_the_wait() {
     let (address, _) = replica(|_, mut stream| async move {

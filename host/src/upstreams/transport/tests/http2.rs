@@ -1,4 +1,4 @@
-//! HTTP/2 and TLS, with servers that know how.
+//! HTTP/2 and TLS, against hyper's server.
 
 use std::convert::Infallible;
 
@@ -11,14 +11,14 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::base::tls;
 
-/// What the tests look at, of a server.
+/// Observations of a server.
 #[derive(Clone, Default)]
 struct Seen {
     accepted: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
-    /// Ends connections politely.
+    /// Ends connections with `GOAWAY`.
     away: Arc<tokio::sync::Notify>,
-    /// Lets `/wait` go on.
+    /// Releases requests to `/wait`.
     go: Arc<tokio::sync::Notify>,
 }
 
@@ -77,7 +77,7 @@ async fn serve(stream: TcpStream, streams: u32, tls: Option<TlsAcceptor>, seen: 
     seen.open.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// A certificate for `replica.test`, who trusts it, and what its server speaks.
+/// Creates a certificate for `replica.test`, for a server with these ALPN protocols and a client that trusts it.
 fn certificate(alpn: &[&str]) -> (Arc<rustls::ServerConfig>, Arc<ClientConfig>) {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(vec!["replica.test".to_owned()]).unwrap();
@@ -157,7 +157,7 @@ async fn who_cannot_show_who_it_is() {
         assert_eq!((failed.kind, failed.never_sent.is_some(), pool.open()), (ErrorKind::Tls, true, 0));
         assert!(failed.cause.contains(why) && failed.cause.contains(host), "{failed}");
     }
-    // Nobody who speaks TLS at all, and somebody who says nothing.
+    // One server does not speak TLS; the other one never responds.
     let (address, _) = server(100, None).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for (address, kind) in [(address, ErrorKind::Tls), (silent.local_addr().unwrap(), ErrorKind::ConnectTimeout)] {
@@ -177,7 +177,7 @@ async fn no_more_streams_than_the_replica_takes() {
     for connections in [1, 2] {
         waiting.push(spawned(&pool, "/wait"));
         until("it has its connection", || seen.accepted.load(Ordering::SeqCst) == connections).await;
-        // The limit comes with the first round trip.
+        // The stream limit arrives with the first round trip.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let failed = pool.send(get("/")).await.err().unwrap();
@@ -191,7 +191,7 @@ async fn no_more_streams_than_the_replica_takes() {
     assert_eq!((pool.open(), pool.idle()), (2, 2));
 }
 
-/// `GOAWAY` lets what runs run on, and the next request takes a new connection.
+/// After `GOAWAY`, streams in flight finish, and the next request opens a new connection.
 #[tokio::test]
 async fn a_polite_end() {
     let (address, seen) = server(100, None).await;
@@ -235,7 +235,7 @@ async fn streams_and_trailers() {
     };
     tokio::time::timeout(Duration::from_millis(500), sends).await.unwrap_err();
     assert!(sent < 16, "{sent} MiB");
-    // Another stream is not stopped by this one.
+    // Back-pressure on one stream does not stop another.
     assert_eq!(asks(&pool, "/").await, "HTTP/2.0 http shop.example");
     let ends = async move {
         parts
@@ -299,7 +299,7 @@ async fn idle_connections_are_closed() {
     assert_eq!(seen.accepted.load(Ordering::SeqCst), 1);
 }
 
-/// A replica that refuses the stream has not looked at it; one that resets it may have.
+/// A refused stream was not processed; one that was reset may have been.
 #[tokio::test]
 async fn refused_and_reset() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -342,7 +342,7 @@ async fn not_http2_at_all() {
     assert_eq!(pool.send(upgrade).await.err().unwrap().kind, ErrorKind::Unsendable);
 }
 
-/// A connection that died without a word takes no second request; one on which others are answered does.
+/// A dead connection gets no second request; a slow one on which other responses arrive does.
 #[tokio::test]
 async fn dead_or_slow() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -354,7 +354,7 @@ async fn dead_or_slow() {
             let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
             let (_, mut respond) = connection.accept().await.unwrap().unwrap();
             respond.send_response(Response::new(()), true).unwrap();
-            // Says that, and nothing more.
+            // Sends one response, and then nothing more.
             let _ = tokio::time::timeout(Duration::from_millis(50), connection.accept()).await;
             kept.push((connection, respond));
         }
@@ -379,7 +379,7 @@ async fn dead_or_slow() {
     assert_eq!(seen.accepted.load(Ordering::SeqCst), 1);
 }
 
-/// Who waits for somebody else's connection waits no longer than a request may.
+/// A request that waits for a connection opened by another one waits no longer than its own timeout.
 #[tokio::test]
 async fn waiting_for_a_connection_that_is_opened() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -3,7 +3,7 @@
 use super::raw::{FINE, closed, error, head, replica};
 use super::*;
 
-/// A replica that answers when `go` says so, on each connection for as long as that lasts.
+/// A replica that responds while `go` is true.
 async fn gated(go: &tokio::sync::watch::Sender<bool>) -> SocketAddr {
     let gone = go.subscribe();
     let (address, _) = replica(move |_, mut stream| {
@@ -30,8 +30,8 @@ fn taken(total: &ConnectionLimit) -> usize {
     (0..=total.limit()).find(|units| !total.is_full(total.limit() - units)).unwrap()
 }
 
-/// Where all are taken, the idle connection of another replica makes room. Where none is idle, a request waits, and fails
-/// before it was sent.
+/// At the bound, an idle connection of another replica makes room. If none is idle, a request waits, and fails before
+/// anything was sent.
 #[tokio::test]
 async fn idle_connections_make_room() {
     let (go, _keep) = tokio::sync::watch::channel(true);
@@ -52,8 +52,10 @@ async fn idle_connections_make_room() {
     assert_eq!(taken(&total), 4);
     let failed = error(&one, get("/")).await;
     assert_eq!((failed.kind, failed.never_sent.is_some()), (ErrorKind::Overloaded, true));
-    assert!(failed.cause.ends_with("none of upstreams.connections, 4, was free within 200ms, and none was idle"));
-    // What comes free goes to whoever waits, of whatever replica.
+    assert!(
+        failed.cause.ends_with("all 4 of upstreams.connections are in use, and none became free or idle within 200ms")
+    );
+    // Freed units go to any waiting request, whatever its replica.
     let patient = pool(gated(&go).await, &PoolSettings { total: Arc::clone(&total), ..settings() });
     let waiting = ask(&patient);
     until("it waits", || total.is_awaited()).await;
@@ -66,7 +68,8 @@ async fn idle_connections_make_room() {
     until("all units are given back", || taken(&total) == 0).await;
 }
 
-/// Many requests to many replicas within a few connections: the bound holds, each is answered, and nothing leaks.
+/// With many requests to many replicas over few connections, the bound holds, each request gets its response, and
+/// nothing leaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd() {
     let (total, open) = (ConnectionLimit::new(5), Arc::new(AtomicUsize::new(0)));
@@ -112,8 +115,8 @@ async fn a_crowd() {
     until("all units are given back", || taken(&total) == 0).await;
 }
 
-/// A connection that may become one of HTTP/2 takes as much as that, until it is known to be none; one that switches protocols
-/// takes nothing more.
+/// A connection that may become HTTP/2 takes the units of HTTP/2 until its version is known. One that switches
+/// protocols takes none.
 #[tokio::test]
 async fn units_by_protocol() {
     let (address, _) = replica(|_, mut stream| async move {
@@ -132,7 +135,7 @@ async fn units_by_protocol() {
     let response = one.send(request).await.unwrap();
     assert_eq!((response.status().as_u16(), taken(&total)), (101, 0));
     drop(response);
-    // This one answers nothing, so that its connection stays as it was opened.
+    // This replica never responds, so the connection stays as it was opened.
     let (address, _) = replica(|_, mut stream| async move { closed(&mut stream).await }).await;
     let two = pool(address, &PoolSettings { protocol: Protocol::Http2, ..all.clone() });
     let asked = tokio::spawn({

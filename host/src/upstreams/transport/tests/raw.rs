@@ -1,8 +1,8 @@
-//! HTTP/1.1 by hand.
+//! Replicas that speak HTTP/1.1 by hand.
 
 use super::*;
 
-/// A replica that does `serve` with each of its connections, which it numbers.
+/// Starts a replica that runs `serve` for each connection, with the connection's number.
 pub(super) async fn replica<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(usize, TcpStream) -> F + Send + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -18,7 +18,7 @@ pub(super) async fn replica<F: Future<Output = ()> + Send + 'static>(
     (address, accepted)
 }
 
-/// A replica that gives these answers, one after the other on each connection, and then closes it.
+/// Starts a replica that sends these responses one after another on each connection, and then closes it.
 pub(super) async fn says(answers: &'static [&'static str]) -> (SocketAddr, Arc<AtomicUsize>) {
     replica(move |_, mut stream| async move {
         for answer in answers {
@@ -29,7 +29,7 @@ pub(super) async fn says(answers: &'static [&'static str]) -> (SocketAddr, Arc<A
     .await
 }
 
-/// The next head; empty when the connection was closed.
+/// Reads the next head; empty if the connection was closed.
 pub(super) async fn head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -41,7 +41,7 @@ pub(super) async fn head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Reads until the other side has closed, or reset.
+/// Reads until the peer closes or resets the connection.
 pub(super) async fn closed(stream: &mut TcpStream) {
     let mut buffer = vec![0; 1 << 16];
     let reads = async { while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {} };

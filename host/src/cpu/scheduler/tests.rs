@@ -2,19 +2,20 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot::Receiver;
 
-use super::{Hog, Share, Turn, Turns, WEIGHT, workers_on};
+use super::{CpuScheduler, CpuShare, CpuSlot, LongRunning, WEIGHT, workers_on};
 
 /// Requests that compute for ever, one tick a turn.
 struct Busy {
-    hogs: Vec<(Hog, Receiver<Turn>)>,
-    share: Arc<Share>,
+    hogs: Vec<(LongRunning, Receiver<CpuSlot>)>,
+    share: Arc<CpuShare>,
 }
 
 impl Busy {
-    fn new(turns: &Arc<Turns>, weight: u32, requests: usize) -> Self {
+    fn new(turns: &Arc<CpuScheduler>, weight: u32, requests: usize) -> Self {
         let share = turns.share();
-        share.weigh(weight);
-        let hogs = (0..requests).map(|_| share.hog()).map(|hog| (hog.wait(), hog)).map(|(turn, hog)| (hog, turn));
+        share.set_weight(weight);
+        let hogs =
+            (0..requests).map(|_| share.long_running()).map(|hog| (hog.wait(), hog)).map(|(turn, hog)| (hog, turn));
         Self { hogs: hogs.collect(), share }
     }
 
@@ -57,7 +58,7 @@ fn near(counts: &[u64], parts: &[u64]) {
 fn all_workers_but_one() {
     for (cores, workers, places) in [(1, 2, 1), (2, 2, 1), (8, 8, 7)] {
         assert_eq!(workers_on(cores), workers);
-        let turns = Turns::new(workers);
+        let turns = CpuScheduler::new(workers);
         let mut busy = Busy::new(&turns, WEIGHT, 20);
         let held: Vec<_> = busy.hogs.iter_mut().filter_map(|(_, waiting)| waiting.try_recv().ok()).collect();
         assert_eq!(held.len(), places);
@@ -69,7 +70,7 @@ fn all_workers_but_one() {
 
 #[test]
 fn the_share_is_of_services_not_of_requests() {
-    let turns = Turns::new(2);
+    let turns = CpuScheduler::new(2);
     let mut services = [Busy::new(&turns, WEIGHT, 1), Busy::new(&turns, WEIGHT, 50)];
     near(&run(&mut services, 1000), &[1, 1]);
     let longest: usize = services[1].hogs.len();
@@ -90,18 +91,18 @@ fn the_share_is_of_services_not_of_requests() {
 
 #[test]
 fn weights_divide_it() {
-    let turns = Turns::new(3);
+    let turns = CpuScheduler::new(3);
     let mut services =
         [Busy::new(&turns, 300, 4), Busy::new(&turns, WEIGHT, 9), Busy::new(&turns, 50, 4), Busy::new(&turns, 450, 4)];
     near(&run(&mut services, 4000), &[6, 2, 1, 9]);
     // Another version of it has another weight.
-    services[0].share.weigh(WEIGHT);
+    services[0].share.set_weight(WEIGHT);
     near(&run(&mut services, 4000), &[2, 2, 1, 9]);
 }
 
 #[test]
 fn who_comes_later_catches_nothing_up() {
-    let turns = Turns::new(2);
+    let turns = CpuScheduler::new(2);
     let mut early = [Busy::new(&turns, WEIGHT, 2)];
     assert_eq!(run(&mut early, 1000), [2000]);
     let [early] = early;
@@ -110,22 +111,22 @@ fn who_comes_later_catches_nothing_up() {
 
 #[test]
 fn who_leaves_keeps_nothing() {
-    let turns = Turns::new(2);
+    let turns = CpuScheduler::new(2);
     let share = turns.share();
-    let hog = share.hog();
+    let hog = share.long_running();
     let (first, second, mut third) = (hog.wait(), hog.wait(), hog.wait());
     drop(second);
     assert!(third.try_recv().is_err());
     drop(first);
     let turn = third.try_recv().unwrap();
-    assert!(share.has_hogs());
+    assert!(share.has_long_running());
     drop(hog);
-    assert!(!share.has_hogs());
+    assert!(!share.has_long_running());
     drop(turn);
-    let mut many: Vec<_> = std::iter::repeat_with(|| share.hog().wait()).take(1000).collect();
+    let mut many: Vec<_> = std::iter::repeat_with(|| share.long_running().wait()).take(1000).collect();
     many.truncate(1);
     for _ in 0..1000 {
-        drop(share.hog().wait());
+        drop(share.long_running().wait());
     }
     let waiting = turns.state.lock().unwrap().waiting.iter().map(|queue| queue.requests.len()).sum::<usize>();
     assert!(waiting <= 1024, "those who left are forgotten: {waiting}");

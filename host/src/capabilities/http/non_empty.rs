@@ -1,6 +1,6 @@
-//! Bodies without empty data frames. An empty frame takes nothing of an HTTP/2 window, so a sender that goes on while its peer
-//! reads nothing would queue as many of them as a guest, a client or a replica makes (GHSA-f8mm-ggr3-89wh). To a guest an empty
-//! read may look like the end of the stream.
+//! Bodies without empty data frames. An empty frame uses nothing of an HTTP/2 window, so while the peer reads nothing,
+//! any number of them from a guest, a client or a replica would be queued (GHSA-f8mm-ggr3-89wh). A guest may also take
+//! an empty read for the end of the stream.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// Empty frames that are skipped at once. After so many the task gives way to others.
+/// The most empty frames that are skipped in one poll, so that other tasks get to run.
 const AT_ONCE: usize = 128;
 
-/// The next frame of a body that has data or trailers.
-pub fn poll_filled<B: Body<Data = Bytes>>(
+/// Polls for the next frame that has data or trailers.
+pub fn poll_non_empty<B: Body<Data = Bytes>>(
     mut body: Pin<&mut B>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
@@ -26,15 +26,15 @@ pub fn poll_filled<B: Body<Data = Bytes>>(
     Poll::Pending
 }
 
-/// A body whose empty data frames are left out.
-pub struct Filled<B>(pub B);
+/// A body without its empty data frames.
+pub struct NonEmptyFrames<B>(pub B);
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Filled<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for NonEmptyFrames<B> {
     type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        poll_filled(Pin::new(&mut self.0), cx)
+        poll_non_empty(Pin::new(&mut self.0), cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -72,7 +72,7 @@ mod tests {
 
     #[tokio::test]
     async fn empty_frames_are_left_out() {
-        let mut body = Filled(frames(["", "a", "", "", "b", ""]));
+        let mut body = NonEmptyFrames(frames(["", "a", "", "", "b", ""]));
         for text in ["a", "b"] {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), text);
         }
@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_them_gives_way() {
-        let mut body = Filled(frames(std::iter::repeat_n("", AT_ONCE * 3).chain(["end"])));
+        let mut body = NonEmptyFrames(frames(std::iter::repeat_n("", AT_ONCE * 3).chain(["end"])));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(pin!(body.frame()).as_mut().poll(&mut cx).is_pending());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "end");

@@ -1,7 +1,7 @@
 //! Who may compute. Guests that use CPU for long are *hogs*, and hogs together have all workers but one: whoever else
 //! asks finds a worker that no hog is on.
 //!
-//! Holding a [`Turn`] is the proof that a hog may run; it lasts to the next tick of the clock. Turns go to the service
+//! Holding a [`CpuSlot`] is the proof that a hog may run; it lasts to the next tick of the clock. CpuScheduler go to the service
 //! that has had the least CPU time for its weight, however many requests it has, and within a service to whoever
 //! waits longest. A request that never computes for long meets none of this.
 //!
@@ -36,7 +36,7 @@ pub fn cores() -> usize {
 
 /// The turns of all workers that hogs may have.
 #[derive(Debug)]
-pub struct Turns {
+pub struct CpuScheduler {
     state: Mutex<State>,
 }
 
@@ -51,14 +51,14 @@ struct State {
 
 #[derive(Debug)]
 struct Queue {
-    share: Arc<Share>,
-    requests: VecDeque<oneshot::Sender<Turn>>,
+    share: Arc<CpuShare>,
+    requests: VecDeque<oneshot::Sender<CpuSlot>>,
 }
 
 /// A service's part of the CPU. Survives new versions of it.
 #[derive(Debug)]
-pub struct Share {
-    turns: Arc<Turns>,
+pub struct CpuShare {
+    turns: Arc<CpuScheduler>,
     weight: AtomicU32,
     /// Nanoseconds that its guests have computed.
     cpu: AtomicU64,
@@ -69,22 +69,22 @@ pub struct Share {
 
 /// A hog among the others of its service.
 #[derive(Debug)]
-pub struct Hog(Arc<Share>);
+pub struct LongRunning(Arc<CpuShare>);
 
 /// Leave to compute until the next tick. Dropping it passes it on.
 #[derive(Debug)]
-pub struct Turn(Arc<Turns>);
+pub struct CpuSlot(Arc<CpuScheduler>);
 
-impl Turns {
-    /// Turns for hogs on this many workers.
+impl CpuScheduler {
+    /// CpuScheduler for hogs on this many workers.
     pub fn new(workers: usize) -> Arc<Self> {
         let state = State { free: workers.saturating_sub(1).max(1), now: 0, waiting: Vec::new() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
     /// The share of a service that has computed nothing yet.
-    pub fn share(self: &Arc<Self>) -> Arc<Share> {
-        Arc::new(Share {
+    pub fn share(self: &Arc<Self>) -> Arc<CpuShare> {
+        Arc::new(CpuShare {
             turns: Arc::clone(self),
             weight: AtomicU32::new(WEIGHT),
             cpu: AtomicU64::new(0),
@@ -98,13 +98,13 @@ impl Turns {
         loop {
             let next = lock(&self.state).next();
             let Some(next) = next else { return };
-            let _ = next.send(Turn(Arc::clone(self)));
+            let _ = next.send(CpuSlot(Arc::clone(self)));
         }
     }
 }
 
 impl State {
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<oneshot::Sender<CpuSlot>> {
         if self.free == 0 {
             return None;
         }
@@ -119,14 +119,14 @@ impl State {
     }
 }
 
-impl Share {
+impl CpuShare {
     /// CPU time of all guests of the service so far.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu.load(Relaxed))
     }
 
     /// The service has this weight from now on.
-    pub fn weigh(&self, weight: u32) {
+    pub fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Relaxed);
     }
 
@@ -138,20 +138,20 @@ impl Share {
     }
 
     /// One more hog.
-    pub fn hog(self: &Arc<Self>) -> Hog {
+    pub fn long_running(self: &Arc<Self>) -> LongRunning {
         self.hogs.fetch_add(1, Relaxed);
-        Hog(Arc::clone(self))
+        LongRunning(Arc::clone(self))
     }
 
     /// A service that is at it already has no more time to spare for newcomers.
-    pub fn has_hogs(&self) -> bool {
+    pub fn has_long_running(&self) -> bool {
         self.hogs.load(Relaxed) > 0
     }
 }
 
-impl Hog {
+impl LongRunning {
     /// Asks for a turn. Dropping the receiver gives up the place in the queue, or the turn.
-    pub fn wait(&self) -> oneshot::Receiver<Turn> {
+    pub fn wait(&self) -> oneshot::Receiver<CpuSlot> {
         let share = &self.0;
         let (request, turn) = oneshot::channel();
         let mut state = lock(&share.turns.state);
@@ -173,13 +173,13 @@ impl Hog {
     }
 }
 
-impl Drop for Hog {
+impl Drop for LongRunning {
     fn drop(&mut self) {
         self.0.hogs.fetch_sub(1, Relaxed);
     }
 }
 
-impl Drop for Turn {
+impl Drop for CpuSlot {
     fn drop(&mut self) {
         lock(&self.0.state).free += 1;
         self.0.grant();

@@ -47,7 +47,7 @@ const INNER: &[(&str, &str)] = &[
 const SECTIONS: &[&str] = &["limits", "env", "rollback", "upstream", "breaker", "adaptive", "build"];
 
 /// An error of serde in words.
-pub(super) fn told(text: &str, error: &toml::de::Error) -> String {
+pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map(|span| span.start);
     let line = at.map_or(String::new(), |at| line_of(text, at));
     let message = with_hint(error.message());
@@ -122,7 +122,7 @@ fn home(name: &str) -> Option<String> {
 }
 
 /// Where a key of the file is, such as `rate.limit`: its table when it is not written itself.
-pub(super) fn place(text: &str, key: &str) -> String {
+pub(super) fn position(text: &str, key: &str) -> String {
     let Ok(document) = DeTable::parse(text) else { return String::new() };
     let (mut table, mut line) = (Some(document.get_ref()), String::new());
     for part in key.split('.') {

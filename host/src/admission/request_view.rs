@@ -1,36 +1,39 @@
-//! What the policies look at of a request, and who its client is.
+//! The parts of a request that policies use, and the resolution of the client's address.
 
 use std::net::IpAddr;
 
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// A request as the policies see it.
+/// A request as policies see it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    /// The other end of the connection.
+pub struct RequestView<'a> {
+    /// The address at the other end of the connection.
     pub peer: IpAddr,
-    /// The client that forwarding headers name which are not believed. `allow`, `deny` and rates by client hold for it as
-    /// well as for `peer`.
+    /// The client address in forwarding headers that are not trusted. `allow`, `deny` and rates by client apply to it
+    /// as well as to `peer`.
     pub claimed: Option<IpAddr>,
-    /// A guest of this host asks: that it may is in its own manifest, and no network stands between.
+    /// A guest of this host sent the request. Its own manifest grants the call, and no network is between.
     pub inside: bool,
-    /// Every proxy that is believed, when `peer` is one of them.
+    /// The networks of all trusted proxies, when `peer` is one of them.
     pub proxies: Option<&'a [IpNet]>,
-    /// Its headers.
+    /// The request's headers.
     pub headers: &'a HeaderMap,
-    /// Which of the service's routes it came by, in the order of the manifest; any other number is none of them.
+    /// The number of the service's route that matched, in the order of the manifest; any number that no route has means
+    /// none.
     pub route: usize,
 }
 
-impl Asked<'_> {
-    /// Who asks: the last in `X-Forwarded-For` that is none of ours, when the connection is a trusted proxy's, else the
-    /// other end of the connection. What cannot be read is not believed, and neither is what stands before it.
+impl RequestView<'_> {
+    /// Returns the client's address: the last one in `X-Forwarded-For` that is not a trusted proxy's, when the peer is
+    /// a trusted proxy, else the peer's. An element that cannot be parsed ends the search, because nothing before it
+    /// can be trusted.
     pub fn client(&self) -> IpAddr {
         let Some(proxies) = self.proxies else { return self.peer };
         let mut client = self.peer;
         for value in self.headers.get_all("x-forwarded-for").iter().rev() {
-            // As bytes: what is no text ends the list where it stands, and not the elements that proxies added behind it.
+            // The value is read as bytes: an element that is not text ends the list there, and hides no element that
+            // proxies added after it.
             for hop in value.as_bytes().rsplit(|byte| *byte == b',') {
                 let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| address(hop.trim())) else {
                     return client;
@@ -45,7 +48,7 @@ impl Asked<'_> {
     }
 }
 
-/// Some proxies write a port, and brackets around what has colons.
+/// Parses an address. Some proxies add a port, or brackets around an IPv6 address.
 fn address(hop: &str) -> Option<IpAddr> {
     let plain = hop.parse::<IpAddr>().ok();
     let with_port = || hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
@@ -57,7 +60,7 @@ fn address(hop: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    /// A client can write what it likes before what a trusted proxy adds; only the latter counts.
+    /// A client can write anything before the elements that trusted proxies add; only the latter count.
     #[test]
     fn only_proxies_are_believed() {
         let proxies: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
@@ -67,7 +70,7 @@ mod tests {
                 headers.append("x-forwarded-for", http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
             }
             let peer = "10.0.0.1".parse().unwrap();
-            let asked = Asked {
+            let view = RequestView {
                 peer,
                 claimed: None,
                 inside: false,
@@ -75,7 +78,7 @@ mod tests {
                 headers: &headers,
                 route: 0,
             };
-            assert_eq!(asked.client(), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
+            assert_eq!(view.client(), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
         };
         check(false, &["192.0.2.1"], "10.0.0.1");
         check(true, &[], "10.0.0.1");

@@ -28,7 +28,7 @@ const LIMITS: &[&str] = &[
 
 /// What is wrong with a file that has this `[upstream]`, under these limits. Only what is written there counts: what it
 /// has from its service may be for other versions.
-pub(super) fn disagreements(text: &str, spec: &Spec, limits: &Limits) -> Vec<String> {
+pub(super) fn find(text: &str, spec: &Spec, limits: &Limits) -> Vec<String> {
     let Ok(file) = DeTable::parse(text) else { return Vec::new() };
     let (mut written, mut problems) = (Vec::new(), Vec::new());
     for (key, value) in file.get_ref() {

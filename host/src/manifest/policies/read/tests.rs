@@ -1,16 +1,19 @@
 use super::*;
 use crate::config;
 use crate::manifest::Manifest;
-use crate::manifest::terms::Terms;
+use crate::manifest::policies::Policies;
 
-fn read(text: &str) -> Result<Terms, String> {
+fn read(text: &str) -> Result<Policies, String> {
     let defaults = config::resolve(&[]).unwrap().config.limits;
-    Manifest::read("users", text, &defaults, 1 << 30).map(|manifest| manifest.terms).map_err(|all| all.join("\n"))
+    Manifest::read("users", text, &defaults, 1 << 30).map(|manifest| manifest.policies).map_err(|all| all.join("\n"))
 }
 
 #[test]
 fn nothing_said_is_nothing_asked() {
-    assert_eq!(read("").unwrap(), Terms { routes: vec![("/users".into(), Policies::default())], ..Terms::default() });
+    assert_eq!(
+        read("").unwrap(),
+        Policies { routes: vec![("/users".into(), PolicySettings::default())], ..Policies::default() }
+    );
 }
 
 #[test]
@@ -24,7 +27,7 @@ fn every_key() {
     )
     .unwrap();
     let shown = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let Policies { clients, rate, breaker, priority } = &terms.service;
+    let PolicySettings { clients, rate, breaker, priority } = &terms.service;
     assert_eq!(
         (shown(&clients.allow).as_str(), shown(&clients.deny).as_str()),
         ("10.0.0.0/8 192.0.2.7/32", "2001:db8::/32")

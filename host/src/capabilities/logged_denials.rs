@@ -2,28 +2,28 @@
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-/// What was logged already for a version of a service.
+/// The kinds of denials that were logged for a version of a service, as a bit set.
 #[derive(Debug, Default)]
-pub struct Denials(AtomicU8);
+pub struct LoggedDenials(AtomicU8);
 
-/// A kind of what is denied. Each is a bit.
+/// A kind of denied call; each is a bit.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     /// TCP sockets.
     Tcp = 1,
     /// UDP sockets.
     Udp = 2,
-    /// The resolution of names.
+    /// Name resolution.
     Names = 4,
     /// Files and directories.
     Files = 8,
 }
 
-impl Denials {
-    /// Whether this is the first of its kind.
+impl LoggedDenials {
+    /// Whether this is the first denial of its kind; records it.
     pub(super) fn first(&self, kind: Kind) -> bool {
         let bit = kind as u8;
-        // Read first: a guest may try for every request, on all cores.
+        // The load comes first: a guest may try once per request, on all cores.
         self.0.load(Relaxed) & bit == 0 && self.0.fetch_or(bit, Relaxed) & bit == 0
     }
 }
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn each_kind_is_first_once() {
-        let denials = Denials::default();
+        let denials = LoggedDenials::default();
         for kind in [Kind::Tcp, Kind::Udp, Kind::Names, Kind::Files] {
             assert!(denials.first(kind) && !denials.first(kind));
         }

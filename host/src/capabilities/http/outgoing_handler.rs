@@ -1,7 +1,7 @@
-//! Sending by `wasi:http` 0.2: `outgoing-handler`, and the `future-incoming-response` that a guest waits for.
+//! Outgoing requests of `wasi:http` 0.2: `outgoing-handler` and `future-incoming-response`.
 //!
-//! Both are ours and not wasmtime's, which starts two tasks for each request, and keeps a request's options for as long as
-//! the sandbox lives: a guest that is used again runs out of handles.
+//! This replaces wasmtime's implementation, which starts two tasks per request and keeps a request's options for as
+//! long as the sandbox lives, so that a reused guest runs out of handles.
 
 use std::pin::Pin;
 
@@ -19,21 +19,21 @@ use wasmtime_wasi_http::{FieldMap, RequestOptions, WasiBody, WasiHttpHooks, Wasi
 
 use super::TYPES;
 use crate::capabilities::Ctx;
-use crate::capabilities::outbox::Sent;
+use crate::capabilities::outbox::SendResult;
 
-/// By its newest name, as [`TYPES`].
+/// The newest name, as for [`TYPES`].
 const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
 
-/// An answer on its way to a guest.
-enum Asked {
-    Waiting(Pin<Box<dyn Future<Output = Sent> + Send>>),
-    Answered(Sent),
-    /// The guest has it.
+/// The response to an outgoing request.
+enum FutureResponse {
+    Waiting(Pin<Box<dyn Future<Output = SendResult> + Send>>),
+    Answered(SendResult),
+    /// The guest has taken the response.
     Taken,
 }
 
 #[async_trait]
-impl Pollable for Asked {
+impl Pollable for FutureResponse {
     async fn ready(&mut self) {
         if let Self::Waiting(answer) = self {
             *self = Self::Answered(answer.await);
@@ -41,27 +41,30 @@ impl Pollable for Asked {
     }
 }
 
-/// What `get` tells a guest: nothing yet, that it has the answer already, or the answer.
+/// The result of `get`: `None` while there is no response, an error when the guest has taken it, or the response.
 type Got = Option<Result<Result<Resource<HostIncomingResponse>, ErrorCode>, ()>>;
 
-/// Puts this in the place of what the linker has of it.
+/// Replaces these functions in the linker.
 pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
     types.resource(
         "future-incoming-response",
-        ResourceType::host::<Asked>(),
+        ResourceType::host::<FutureResponse>(),
         |mut store: StoreContextMut<'_, Ctx>, rep| {
-            store.data_mut().table.delete(Resource::<Asked>::new_own(rep))?;
+            store.data_mut().table.delete(Resource::<FutureResponse>::new_own(rep))?;
             Ok(())
         },
     )?;
-    types.func_wrap("[method]future-incoming-response.subscribe", |mut store, (asked,): (Resource<Asked>,)| {
-        let pollable: Resource<DynPollable> = subscribe(&mut store.data_mut().table, asked)?;
-        Ok((pollable,))
-    })?;
-    types.func_wrap("[method]future-incoming-response.get", |mut store, (asked,): (Resource<Asked>,)| {
-        Ok((get(store.data_mut(), &asked)?,))
+    types.func_wrap(
+        "[method]future-incoming-response.subscribe",
+        |mut store, (future,): (Resource<FutureResponse>,)| {
+            let pollable: Resource<DynPollable> = subscribe(&mut store.data_mut().table, future)?;
+            Ok((pollable,))
+        },
+    )?;
+    types.func_wrap("[method]future-incoming-response.get", |mut store, (future,): (Resource<FutureResponse>,)| {
+        Ok((get(store.data_mut(), &future)?,))
     })?;
     linker.allow_shadowing(false);
     type Asks = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
@@ -74,7 +77,7 @@ fn handle(
     ctx: &mut Ctx,
     request: Resource<HostOutgoingRequest>,
     options: Option<Resource<RequestOptions>>,
-) -> wasmtime::Result<Result<Resource<Asked>, ErrorCode>> {
+) -> wasmtime::Result<Result<Resource<FutureResponse>, ErrorCode>> {
     let options = options.map(|options| ctx.table.delete(options)).transpose()?;
     let request = match outgoing(ctx.table.delete(request)?) {
         Ok(request) => request,
@@ -82,10 +85,10 @@ fn handle(
     };
     let whole = Box::new(std::future::ready(Ok(())));
     let sending = ctx.hooks.send_request(request, options, whole);
-    Ok(Ok(ctx.table.push(Asked::Waiting(Box::into_pin(sending)))?))
+    Ok(Ok(ctx.table.push(FutureResponse::Waiting(Box::into_pin(sending)))?))
 }
 
-/// A request as the rest of the host has it. Header fields were checked when the guest set them.
+/// Converts a guest's request to the type that the host uses. Header fields were checked when the guest set them.
 fn outgoing(request: HostOutgoingRequest) -> Result<http::Request<WasiBody>, ErrorCode> {
     let HostOutgoingRequest { method, scheme, authority, path_with_query, headers, body } = request;
     let scheme = match scheme {
@@ -109,20 +112,20 @@ fn outgoing(request: HostOutgoingRequest) -> Result<http::Request<WasiBody>, Err
     Ok(request)
 }
 
-fn get(ctx: &mut Ctx, asked: &Resource<Asked>) -> wasmtime::Result<Got> {
-    let asked = ctx.table.get_mut(asked)?;
-    let answered = match std::mem::replace(asked, Asked::Taken) {
-        Asked::Answered(answered) => answered,
-        Asked::Taken => return Ok(Some(Err(()))),
+fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<Got> {
+    let future = ctx.table.get_mut(future)?;
+    let answered = match std::mem::replace(future, FutureResponse::Taken) {
+        FutureResponse::Answered(answered) => answered,
+        FutureResponse::Taken => return Ok(Some(Err(()))),
         waiting => {
-            *asked = waiting;
+            *future = waiting;
             return Ok(None);
         }
     };
     let (response, _) = match answered {
         Ok(answered) => answered,
         Err(error) => {
-            // wasmtime keeps to itself which code an error is; this is where it says so.
+            // wasmtime's conversion from errors to codes is private, so it is reached through `get`.
             let failed = ctx.table.push(HostFutureIncomingResponse::Ready(Err(error)))?;
             let code = ctx.http().get(Resource::new_borrow(failed.rep()));
             ctx.table.delete(failed)?;
