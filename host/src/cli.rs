@@ -30,7 +30,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use self::client::Client;
-use self::out::{Failure, complain};
+use self::out::{CliError, notice};
 use crate::base::files;
 use crate::base::lasting;
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
@@ -44,10 +44,10 @@ use crate::telemetry::logs::Logs;
 const EX_USAGE: u8 = 64;
 
 /// The most bytes of a configuration file.
-const FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 1 << 20;
 
 /// How long the end of a command waits for threads that a file system or a resolver holds.
-const END: Duration = Duration::from_secs(1);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs what was typed.
 pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
@@ -65,14 +65,14 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     };
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(EX_USAGE) };
     match name {
-        "schema" => return out::end(schema::run()),
+        "schema" => return out::exit_code(schema::run()),
         "completions" => {
             let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
-            return shell.map_or(EX_USAGE.into(), |shell| out::end(manual::completions(args::command(), shell)));
+            return shell.map_or(EX_USAGE.into(), |shell| out::exit_code(manual::completions(args::command(), shell)));
         }
         "man" => {
             let directory = matches.get_one::<PathBuf>("directory");
-            return out::end(manual::man(args::command(), directory.map(PathBuf::as_path)));
+            return out::exit_code(manual::man(args::command(), directory.map(PathBuf::as_path)));
         }
         _ => {}
     }
@@ -80,7 +80,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         Ok(resolved) => resolved,
         Err(problems) => {
             for problem in problems {
-                complain(&problem);
+                notice(&problem);
             }
             return ExitCode::from(EX_USAGE);
         }
@@ -95,22 +95,22 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         _ => (Tiers::Optimised, false),
     };
     if flag(matches, "print-config") {
-        return out::end(print_config(&resolved));
+        return out::exit_code(print_config(&resolved));
     }
     match name {
         "serve" => serve(resolved.config, false),
         "dev" => serve(resolved.config, true),
-        "check" => out::end(check::run(resolved.config, flag(matches, "json"))),
+        "check" => out::exit_code(check::run(resolved.config, flag(matches, "json"))),
         "compile" => {
             let seal = matches.get_one::<PathBuf>("seal").map(PathBuf::as_path);
-            out::end(check::compile(resolved.config, seal))
+            out::exit_code(check::compile(resolved.config, seal))
         }
-        _ => out::end(ask(name, matches, &resolved)),
+        _ => out::exit_code(run_client_command(name, matches, &resolved)),
     }
 }
 
 /// Does what needs a running host; but a file is inspected without one.
-fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Failure> {
+fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), CliError> {
     let config = &resolved.config;
     let json = flag(matches, "json");
     let service = text(matches, "name").map(String::as_str);
@@ -118,11 +118,11 @@ fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Fail
         return inspect::component(config, &path, json);
     }
     if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
-        return roll(name, matches, resolved, service);
+        return run_rollout(name, matches, resolved, service);
     }
-    let admin = config.admin.ok_or_else(|| Failure::new("admin is `off`, so there is nobody to ask"))?;
+    let admin = config.admin.ok_or_else(|| CliError::new("admin is `off`, so there is nobody to ask"))?;
     let client = Client::new(admin, config.admin_token.clone())?;
-    let wanted = || logs::Wanted {
+    let query = || logs::LogQuery {
         service,
         tail: matches.try_get_one("tail").ok().flatten().copied(),
         follow: flag(matches, "follow"),
@@ -130,8 +130,8 @@ fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Fail
     };
     match (name, service) {
         ("ps", _) => ps::run(&client, json),
-        ("logs", _) => logs::logs(&client, &wanted()),
-        ("events", _) => logs::events(&client, &wanted()),
+        ("logs", _) => logs::logs(&client, &query()),
+        ("events", _) => logs::events(&client, &query()),
         ("stats", only) => stats::stats(&client, only, flag(matches, "no-stream"), json),
         ("top", _) => stats::top(&client, json),
         ("inspect", Some(service)) => inspect::service(&client, service, json),
@@ -140,23 +140,23 @@ fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Fail
         ("log-level", _) => operate::log_level(&client, text(matches, "level"), json),
         ("drain", _) => operate::drain(&client, json),
         ("health", _) => health::run(client, flag(matches, "verbose")),
-        _ => Err(Failure::Usage(format!("there is no command `{name}`"))),
+        _ => Err(CliError::Usage(format!("there is no command `{name}`"))),
     }
 }
 
 /// Moves the files of a service; a host may watch, and need not.
-fn roll(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), Failure> {
+fn run_rollout(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), CliError> {
     let config = &resolved.config;
     let client = config.admin.map(|admin| Client::new(admin, config.admin_token.clone())).transpose()?;
     let client = client.as_ref();
     let label = text(matches, "label").map_or(deploy::CANARY, String::as_str);
     let chosen = resolved.values.iter().any(|(key, _, origin)| key == "guests" && *origin != Origin::Default);
     let directory = deploy::directory(config, chosen, client)?;
-    let order = deploy::Order { config, client, directory, name: service };
+    let order = deploy::DeployCommand { config, client, directory, name: service };
     match (name, matches.try_get_one::<PathBuf>("file").ok().flatten()) {
         ("deploy", Some(file)) => {
             let percent = text(matches, "canary").map(|text| Percent::parse(text)).transpose();
-            let percent = percent.map_err(|expected| Failure::Usage(format!("--canary: {expected}")))?;
+            let percent = percent.map_err(|expected| CliError::Usage(format!("--canary: {expected}")))?;
             order.deploy(file, percent.map(|percent| (percent, label)), flag(matches, "new"))
         }
         ("promote", _) => order.promote(label, flag(matches, "force")),
@@ -177,7 +177,7 @@ fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a String> {
 fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     let (environment, unknown) = config::read_environment(std::env::vars());
     for variable in unknown.iter().filter(|variable| *variable != "LODGE_CONFIG") {
-        complain(&format!("{variable} is not a setting of Lodge, and is ignored"));
+        notice(&format!("{variable} is not a setting of Lodge, and is ignored"));
     }
     let flags: Source =
         config::described().filter_map(|(name, ..)| Some((name.clone(), text(matches, &name)?.clone()))).collect();
@@ -205,14 +205,14 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
 fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
     let named = text(matches, "config").cloned().or_else(|| std::env::var("LODGE_CONFIG").ok());
     let path = PathBuf::from(named.as_deref().unwrap_or("lodge.toml"));
-    match files::read_text(&path, FILE) {
+    match files::read_text(&path, MAX_FILE) {
         Ok(text) => config::read_file(&text).map_err(|problem| vec![format!("{}: {problem}", path.display())]),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(Source::new()),
         Err(error) => Err(vec![format!("{}: {error}", path.display())]),
     }
 }
 
-fn print_config(resolved: &Resolved) -> Result<(), Failure> {
+fn print_config(resolved: &Resolved) -> Result<(), CliError> {
     let width = resolved.values.iter().map(|(name, text, _)| name.len() + text.len()).max().unwrap_or(0) + 5;
     for (name, text, origin) in &resolved.values {
         let text = if config::is_secret(name) && !text.is_empty() { "(a secret)" } else { text };
@@ -231,7 +231,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = runtime.map_err(|error| format!("the runtime does not start: {error}"))?;
     let done = runtime.block_on(work);
     // To drop it would wait for every such thread to come back, which may be never.
-    runtime.shutdown_timeout(END);
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
     Ok(done)
 }
 
@@ -259,11 +259,11 @@ fn serve(config: Config, dev: bool) -> ExitCode {
     match served.and_then(|served: Result<Ended, String>| served) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::CutOff) => {
-            complain("the grace period is over, and some requests were cut off; stop.grace allows more");
+            notice("the grace period is over, and some requests were cut off; stop.grace allows more");
             ExitCode::FAILURE
         }
         Err(problem) => {
-            complain(&problem);
+            notice(&problem);
             ExitCode::FAILURE
         }
     }

@@ -9,7 +9,7 @@ use crate::config;
 use crate::runtime::compile::WASMTIME;
 
 /// Settings that say which host is asked, in the words of who asks.
-const ASKING: [(&str, &str, &str); 2] =
+const HOST_ARGS: [(&str, &str, &str); 2] =
     [("admin", "ADDRESS", "admin address of the host to ask"), ("admin_token", "TOKEN", "token that this host wants")];
 
 /// Everything.
@@ -20,20 +20,20 @@ pub(super) fn command() -> Command {
         .version(version)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands(hosting())
-        .subcommands(rolling())
-        .subcommands(asking())
-        .subcommands(describing())
+        .subcommands(host_commands())
+        .subcommands(rollout_commands())
+        .subcommands(client_commands())
+        .subcommands(meta_commands())
 }
 
 /// Commands that run a host, or do with a directory what a host would.
-fn hosting() -> [Command; 4] {
+fn host_commands() -> [Command; 4] {
     [
-        configured(Command::new("serve").about("Serve every component in DIR")),
-        configured(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")),
-        configured(Command::new("check").about("Load and compile DIR or one file, and say what each asks for"))
+        with_settings(Command::new("serve").about("Serve every component in DIR")),
+        with_settings(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")),
+        with_settings(Command::new("check").about("Load and compile DIR or one file, and say what each asks for"))
             .arg(json()),
-        configured(Command::new("compile").about("Compile every component in DIR into the compile cache")).arg(
+        with_settings(Command::new("compile").about("Compile every component in DIR into the compile cache")).arg(
             Arg::new("seal")
                 .long("seal")
                 .value_name("DIRECTORY")
@@ -44,13 +44,13 @@ fn hosting() -> [Command; 4] {
 }
 
 /// Commands that ask a running host.
-fn asking() -> [Command; 13] {
+fn client_commands() -> [Command; 13] {
     let name = || Arg::new("name").value_name("NAME").help("Name of a service");
     let follow = || flag("follow", "Go on, with what comes from now on").short('f');
-    let order = |order, about| client(Command::new(order).about(about)).arg(name().required(true)).arg(json());
+    let order = |order, about| with_host_args(Command::new(order).about(about)).arg(name().required(true)).arg(json());
     [
-        client(Command::new("ps").about("List services, and the files that are refused")).arg(json()),
-        client(Command::new("logs").about("Print recent log lines, of the host or of one service"))
+        with_host_args(Command::new("ps").about("List services, and the files that are refused")).arg(json()),
+        with_host_args(Command::new("logs").about("Print recent log lines, of the host or of one service"))
             .arg(name())
             .arg(follow())
             .arg(
@@ -62,13 +62,15 @@ fn asking() -> [Command; 13] {
                     .help("How many lines at most [default: all that the host has; with --follow 10]"),
             )
             .arg(json()),
-        client(Command::new("stats").about("Show what services do, every second"))
+        with_host_args(Command::new("stats").about("Show what services do, every second"))
             .arg(name())
             .arg(flag("no-stream", "Print one sample, taken over a second, as is done without a terminal"))
             .arg(json()),
-        client(Command::new("top").about("Show what services do on the whole screen, the busiest first; q leaves"))
-            .arg(json()),
-        client(Command::new("inspect").about("Say all about a service, or what a component file asks for"))
+        with_host_args(
+            Command::new("top").about("Show what services do on the whole screen, the busiest first; q leaves"),
+        )
+        .arg(json()),
+        with_host_args(Command::new("inspect").about("Say all about a service, or what a component file asks for"))
             .arg(
                 Arg::new("name")
                     .value_name("NAME|FILE")
@@ -76,7 +78,7 @@ fn asking() -> [Command; 13] {
                     .help("Name of a service that a host serves, or a .wasm file, for which no host is needed"),
             )
             .arg(json()),
-        client(Command::new("events").about("Print recent changes of the directory, and what operators did"))
+        with_host_args(Command::new("events").about("Print recent changes of the directory, and what operators did"))
             .arg(follow())
             .arg(json()),
         order("disable", "Stop serving a service, until it is enabled"),
@@ -84,24 +86,26 @@ fn asking() -> [Command; 13] {
         order("unload", "Drop the machine code of a service, until it is asked for again"),
         order("purge", "Drop the answers that are kept of a service")
             .arg(Arg::new("path").value_name("PATH").help("Only those at this path and below [default: /]")),
-        client(Command::new("log-level").about("Say how much is logged, or change it until the host ends"))
+        with_host_args(Command::new("log-level").about("Say how much is logged, or change it until the host ends"))
             .arg(Arg::new("level").value_name("LEVEL").help("error, warn, info, debug, or a filter"))
             .arg(json()),
-        client(Command::new("drain").about("Stop the host once running requests have finished, as SIGTERM does"))
-            .arg(json()),
-        client(Command::new("health").about("Ask a running host whether it is ready"))
+        with_host_args(
+            Command::new("drain").about("Stop the host once running requests have finished, as SIGTERM does"),
+        )
+        .arg(json()),
+        with_host_args(Command::new("health").about("Ask a running host whether it is ready"))
             .arg(flag("verbose", "Print the version, and how sandboxes are reset").short('v')),
     ]
 }
 
 /// Commands that change what a directory has a host serve.
-fn rolling() -> [Command; 3] {
+fn rollout_commands() -> [Command; 3] {
     let name = || Arg::new("name").value_name("NAME").required(true).help("Name of a service");
     let label =
         || Arg::new("label").long("label").value_name("LABEL").help("Label of the version on trial [default: canary]");
     let order = |order, about| {
         let guests = setting("guests", "DIR", "directory of components; of a running host, its own");
-        client(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
+        with_host_args(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
     };
     [
         order("deploy", "Put a component in the place of a service, or give it a part of its requests")
@@ -130,7 +134,7 @@ fn rolling() -> [Command; 3] {
 }
 
 /// Commands that describe Lodge itself.
-fn describing() -> [Command; 3] {
+fn meta_commands() -> [Command; 3] {
     [
         Command::new("schema").about("Print the JSON Schema of a manifest"),
         Command::new("completions").about("Print the completions of a shell").arg(
@@ -173,7 +177,7 @@ fn config_file() -> Arg {
 }
 
 /// With every setting.
-fn configured(command: Command) -> Command {
+fn with_settings(command: Command) -> Command {
     let settings = config::described().filter(|(name, ..)| name != "guests");
     let settings = settings.map(|(name, _, help)| setting(&name, "VALUE", help));
     command
@@ -184,8 +188,8 @@ fn configured(command: Command) -> Command {
 }
 
 /// With the settings that say which host is asked.
-fn client(command: Command) -> Command {
-    command.args(ASKING.map(|(name, value, help)| setting(name, value, help))).arg(config_file())
+fn with_host_args(command: Command) -> Command {
+    command.args(HOST_ARGS.map(|(name, value, help)| setting(name, value, help))).arg(config_file())
 }
 
 #[cfg(test)]

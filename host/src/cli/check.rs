@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::out::{self, Failure, clean};
-use super::units::places;
+use super::out::{self, CliError, clean};
+use super::units::addresses;
 use crate::config::Config;
 use crate::guests::backend::Backend;
 use crate::guests::report::{self, Report};
@@ -17,31 +17,31 @@ use crate::runtime::compile::Compiler;
 use crate::upstreams::status::SourceStatus;
 
 /// Checks everything and prints the report. Fails when anything is refused.
-pub(super) fn run(config: Config, json: bool) -> Result<(), Failure> {
-    let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(Failure::Problem)?;
+pub(super) fn run(config: Config, json: bool) -> Result<(), CliError> {
+    let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(CliError::Problem)?;
     if json {
         out::line(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;
     } else {
-        out::print(&reports.iter().map(words).collect::<String>())?;
+        out::print(&reports.iter().map(format_report).collect::<String>())?;
     }
     let refused = reports.iter().any(|report| report.refused.is_some());
-    if refused { Err(Failure::Shown) } else { Ok(()) }
+    if refused { Err(CliError::Reported) } else { Ok(()) }
 }
 
 /// Fills the compile cache ahead of a restart and, with `seal`, copies its entries into a directory for `cache.sealed` of
 /// an image. Fails when anything is refused or cannot be stored.
-pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), Failure> {
+pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), CliError> {
     let config = Arc::new(config);
     let own = code_cache::Directory::open(&config.cache)
-        .map_err(|problem| Failure::Problem(format!("there is no compile cache to fill: {problem}")))?;
-    let reports = super::block_on(check(config)).and_then(|reports| reports).map_err(Failure::Problem)?;
-    let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).map(words).collect();
+        .map_err(|problem| CliError::Problem(format!("there is no compile cache to fill: {problem}")))?;
+    let reports = super::block_on(check(config)).and_then(|reports| reports).map_err(CliError::Problem)?;
+    let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).map(format_report).collect();
     out::print(&refused.concat())?;
     if let Some(path) = seal {
-        let sealed = code_cache::seal(&own, path).map_err(Failure::Problem)?;
-        super::complain(&format!("{} entries are in {}", sealed, path.display()));
+        let sealed = code_cache::seal(&own, path).map_err(CliError::Problem)?;
+        super::notice(&format!("{} entries are in {}", sealed, path.display()));
     }
-    if refused.is_empty() { Ok(()) } else { Err(Failure::Shown) }
+    if refused.is_empty() { Ok(()) } else { Err(CliError::Reported) }
 }
 
 async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
@@ -49,7 +49,7 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
         .scan(&config)
         .map_err(|error| format!("{} cannot be read: {error}", config.guests.display()))?;
     for name in &scan.ignored {
-        super::complain(&format!("ignored {name}: its extension must be in lower case"));
+        super::notice(&format!("ignored {name}: its extension must be in lower case"));
     }
     let compiler = Compiler::new(&config)?;
     let compiler = Arc::new(compiler);
@@ -70,7 +70,7 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
             Ok(backend) => backends.push(backend),
             Err(refusal) => refusals.push(refusal),
         }
-        super::complain(&format!("[{}/{total}] compiled", total - compiling.len()));
+        super::notice(&format!("[{}/{total}] compiled", total - compiling.len()));
     }
     let publisher = Publisher::alone(&config);
     publisher.publish(backends, refusals, true);
@@ -79,13 +79,13 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     Ok(reports)
 }
 
-fn words(report: &Report) -> String {
+fn format_report(report: &Report) -> String {
     let (mut lines, file) = (Vec::new(), clean(&report.file));
     if let Some(service) = &report.service {
         let size = bytesize::ByteSize(service.bytes).display().iec();
         let short = service.digest.get(..12).unwrap_or_default();
         lines.push(format!("{file}  {size}  sha256 {short}"));
-        lines.push(format!("  answers at  {}", places(&service.routes, &service.host)));
+        lines.push(format!("  answers at  {}", addresses(&service.routes, &service.host)));
         let granted = [("may call", &service.calls), ("may ask ", &service.http)];
         for (may, whom) in granted.into_iter().filter(|(_, whom)| !whom.is_empty()) {
             lines.push(format!("  {may}    {}", whom.join(", ")));

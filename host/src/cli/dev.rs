@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::complain;
+use super::notice;
 use crate::base::files;
 use crate::guests::builds::Builds;
 use crate::guests::scan::MANIFEST;
@@ -37,7 +37,7 @@ pub(super) struct Projects {
 struct Project {
     recipe: Recipe,
     /// Sources outside of its own directory, as the last build told.
-    elsewhere: Vec<PathBuf>,
+    outside: Vec<PathBuf>,
     /// What the sources were when the last build began.
     built: Sources,
 }
@@ -98,8 +98,8 @@ impl Projects {
         self.announce(&found);
         for (source, recipe) in found {
             let before = self.known.get(&source);
-            let elsewhere = before.map_or_else(Vec::new, |project| project.elsewhere.clone());
-            let built = sources(&source, &elsewhere);
+            let outside = before.map_or_else(Vec::new, |project| project.outside.clone());
+            let built = sources(&source, &outside);
             if before.is_some_and(|project| project.recipe == recipe && project.built == built) {
                 continue;
             }
@@ -114,16 +114,16 @@ impl Projects {
             match &result {
                 Ok(_) => self.builds.made(&service),
                 Err(failed) => {
-                    complain(&failed.told);
-                    self.builds.failed(&service, &failed.why, &failed.said);
+                    notice(&failed.message);
+                    self.builds.failed(&service, &failed.summary, &failed.output);
                 }
             }
-            let (built, elsewhere) = match result {
-                Ok(now) if now != elsewhere => (with(built, &now), now),
+            let (built, outside) = match result {
+                Ok(now) if now != outside => (with_files(built, &now), now),
                 Ok(now) => (built, now),
-                Err(_) => (built, elsewhere),
+                Err(_) => (built, outside),
             };
-            self.known.insert(source, Project { recipe, elsewhere, built });
+            self.known.insert(source, Project { recipe, outside, built });
         }
         Ok(())
     }
@@ -135,10 +135,10 @@ impl Projects {
         loop {
             watch.arm();
             if let Err(problem) = self.build().await {
-                complain(&problem);
+                notice(&problem);
             }
             if std::mem::take(&mut first) && self.known.is_empty() {
-                complain(&format!("{} holds no sources; serving what is there", self.directory.display()));
+                notice(&format!("{} holds no sources; serving what is there", self.directory.display()));
             }
             watch.tick().await;
         }
@@ -164,7 +164,7 @@ fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
     Ok(found)
 }
 
-fn sources(directory: &Path, elsewhere: &[PathBuf]) -> Sources {
+fn sources(directory: &Path, outside: &[PathBuf]) -> Sources {
     fn walk(directory: &Path, into: &mut Sources) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -182,10 +182,10 @@ fn sources(directory: &Path, elsewhere: &[PathBuf]) -> Sources {
     }
     let mut found = Sources::new();
     walk(directory, &mut found);
-    with(found, elsewhere)
+    with_files(found, outside)
 }
 
-fn with(mut sources: Sources, more: &[PathBuf]) -> Sources {
+fn with_files(mut sources: Sources, more: &[PathBuf]) -> Sources {
     for file in more {
         if let Ok(metadata) = fs::metadata(file) {
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);

@@ -1,20 +1,20 @@
 //! `lodge inspect`: all about a service that a host serves, or about a component file, for which no host is needed.
 
-mod asks;
+mod capabilities;
 pub(super) mod component;
-mod elsewhere;
+mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use self::asks::Ask;
+use self::capabilities::CapabilityUse;
 use super::client::Client;
-use super::client::api::{Error, Policy, Service};
-use super::out::{self, Failure, clean};
+use super::client::api::{Policy, RecentError, Service};
+use super::out::{self, CliError, clean};
 use super::rollout;
-use super::units::{ago, bytes, count, millis, places, seconds};
+use super::units::{addresses, ago, bytes, count, millis, seconds};
 use crate::base::files;
 use crate::config::Config;
 use crate::guests::report::Refused;
@@ -32,10 +32,10 @@ pub(super) fn file(name: &str) -> Option<PathBuf> {
 }
 
 /// Asks the host about a service.
-pub(super) fn service(client: &Client, name: &str, json: bool) -> Result<(), Failure> {
+pub(super) fn service(client: &Client, name: &str, json: bool) -> Result<(), CliError> {
     let answer = client.of_service("GET", "/v1/services/{}", name)?;
     let service: Service = client.read(&answer)?;
-    if json { out::line(answer.trim_end()) } else { out::print(&served(&service, SystemTime::now())) }
+    if json { out::line(answer.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }
 }
 
 /// What a file is, and what a host would do with it.
@@ -47,7 +47,7 @@ struct Component {
     wasi: Vec<String>,
     imports: Vec<String>,
     exports: Vec<String>,
-    asks: Vec<Ask>,
+    asks: Vec<CapabilityUse>,
     manifest: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
@@ -61,7 +61,7 @@ struct Component {
 }
 
 /// Reads a file. Fails when a host would refuse it; compiles nothing, so some of that is found only by `lodge check`.
-pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), Failure> {
+pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
     let component = Component::read(config, path)?;
     if json {
         out::line(&serde_json::to_string_pretty(&component).unwrap_or_default())?;
@@ -69,15 +69,15 @@ pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), 
         out::print(&component.text())?;
     }
     match component.refused {
-        Some(refused) => Err(Failure::new(format!("it would be refused: {}; {}", refused.reason, refused.remedy))),
+        Some(refused) => Err(CliError::new(format!("it would be refused: {}; {}", refused.reason, refused.remedy))),
         None => Ok(()),
     }
 }
 
 impl Component {
-    fn read(config: &Config, path: &Path) -> Result<Self, Failure> {
+    fn read(config: &Config, path: &Path) -> Result<Self, CliError> {
         let name = path.display();
-        let unreadable = |error| Failure::new(format!("{name}: {error}"));
+        let unreadable = |error| CliError::new(format!("{name}: {error}"));
         let (file, metadata) = files::open(path).map_err(unreadable)?;
         // First by the eyes of a host: it knows what else is dropped into directories, and looks before it reads.
         let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
@@ -92,8 +92,8 @@ impl Component {
             Some(State::Disabled | State::Changing) | None => {}
         }
         let refusal = |other: String| match &refused {
-            Some(why) => Failure::new(format!("{name}: {}; {}", why.reason, why.remedy)),
-            None => Failure::new(format!("{name}: {other}")),
+            Some(why) => CliError::new(format!("{name}: {}; {}", why.reason, why.remedy)),
+            None => CliError::new(format!("{name}: {other}")),
         };
         let content = files::rest_of(&file, metadata.len(), config.engine.max_file as u64);
         let content = content.map_err(|error| refusal(error.to_string()))?;
@@ -104,8 +104,8 @@ impl Component {
             bytes: metadata.len(),
             digest: Digest::of(&content).to_string(),
             wasi: component::wasi_versions(&interfaces),
-            asks: asks::of(&interfaces.imports),
-            manifest: asks::manifest(&stem, &interfaces.imports),
+            asks: capabilities::of(&interfaces.imports),
+            manifest: capabilities::manifest(&stem, &interfaces.imports),
             imports: interfaces.imports,
             exports: interfaces.exports,
             routes,
@@ -117,14 +117,14 @@ impl Component {
 
     fn text(&self) -> String {
         let mut text = format!("{}  {}\n", clean(&self.file), bytes(self.bytes));
-        item(&mut text, "sha256", [&self.digest]);
-        item(&mut text, "WASI", [self.wasi.join(", ")]);
-        item(&mut text, "answers at", [self.routes.join(", ")]);
-        item(&mut text, "may call", [self.calls.join(", ")]);
-        item(&mut text, "may ask", [self.http.join(", ")]);
-        item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
-        item(&mut text, "exports", &self.exports);
-        item(&mut text, "imports", &self.imports);
+        push_item(&mut text, "sha256", [&self.digest]);
+        push_item(&mut text, "WASI", [self.wasi.join(", ")]);
+        push_item(&mut text, "answers at", [self.routes.join(", ")]);
+        push_item(&mut text, "may call", [self.calls.join(", ")]);
+        push_item(&mut text, "may ask", [self.http.join(", ")]);
+        push_item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
+        push_item(&mut text, "exports", &self.exports);
+        push_item(&mut text, "imports", &self.imports);
         let name = Path::new(&self.file).with_extension("toml");
         text.push_str(&format!(
             "\nA manifest for it, {}, all of which is optional:\n\n",
@@ -138,14 +138,14 @@ impl Component {
     }
 }
 
-fn served(service: &Service, now: SystemTime) -> String {
+fn format_service(service: &Service, now: SystemTime) -> String {
     let mut text = clean(&service.name).into_owned();
     if service.replicas.is_none() {
         text.push_str(&format!("  {}", bytes(service.bytes)));
     }
     text.push('\n');
     let more = match (&service.replicas, service.loaded) {
-        (Some(replicas), _) => elsewhere::available(replicas),
+        (Some(replicas), _) => upstream::available(replicas),
         (None, true) => match service.code.as_deref() {
             Some("baseline") => "its machine code is in memory: baseline code, slower until it is optimised".into(),
             Some(code) => format!("its machine code is in memory: {code}"),
@@ -154,36 +154,36 @@ fn served(service: &Service, now: SystemTime) -> String {
         },
         (None, false) => "its machine code is not in memory".into(),
     };
-    item(&mut text, "sha256", [&service.digest]);
-    item(&mut text, "state", [format!("{}; {more}", service.state)]);
-    item(&mut text, "withdrawn", service.withdrawn.iter());
-    item(&mut text, "gets", service.share.iter().map(rollout::gets));
-    item(&mut text, "versions", service.versions.iter().map(rollout::version));
-    item(&mut text, "sticky", service.sticky.iter());
+    push_item(&mut text, "sha256", [&service.digest]);
+    push_item(&mut text, "state", [format!("{}; {more}", service.state)]);
+    push_item(&mut text, "withdrawn", service.withdrawn.iter());
+    push_item(&mut text, "gets", service.share.iter().map(rollout::format_share));
+    push_item(&mut text, "versions", service.versions.iter().map(rollout::format_version));
+    push_item(&mut text, "sticky", service.sticky.iter());
     if let Some(replicas) = &service.replicas {
         let upstream = service.upstream.clone().unwrap_or_default();
-        item(&mut text, "replicas", elsewhere::replicas(replicas, &upstream.sources));
+        push_item(&mut text, "replicas", upstream::replicas(replicas, &upstream.sources));
         if !replicas.is_empty() {
-            item(&mut text, "not heard of", elsewhere::failing(&upstream.sources));
+            push_item(&mut text, "not heard of", upstream::failing(&upstream.sources));
         }
-        item(&mut text, "upstream", elsewhere::settings(&upstream));
+        push_item(&mut text, "upstream", upstream::settings(&upstream));
     }
-    item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
-    item(&mut text, "answers at", [places(&service.routes, &service.host)]);
-    item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
-    item(&mut text, "may call", [service.calls.join(", ")]);
-    item(&mut text, "may ask", [service.http.join(", ")]);
+    push_item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
+    push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
+    push_item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
+    push_item(&mut text, "may call", [service.calls.join(", ")]);
+    push_item(&mut text, "may ask", [service.http.join(", ")]);
     traffic(&mut text, service, now);
     let limits = service.limits.iter().map(|(name, value)| match value {
         serde_json::Value::String(value) => format!("{name} {value}"),
         value => format!("{name} {value}"),
     });
-    item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
-    item(&mut text, "policies", service.policies.iter().map(policy));
-    item(&mut text, "asks for", asks::of(&service.imports).iter().map(ToString::to_string));
-    item(&mut text, "exports", &service.exports);
-    item(&mut text, "imports", &service.imports);
-    item(&mut text, "last errors", service.recent_errors.iter().flat_map(|error| failed(error, now)));
+    push_item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
+    push_item(&mut text, "policies", service.policies.iter().map(policy));
+    push_item(&mut text, "asks for", capabilities::of(&service.imports).iter().map(ToString::to_string));
+    push_item(&mut text, "exports", &service.exports);
+    push_item(&mut text, "imports", &service.imports);
+    push_item(&mut text, "last errors", service.recent_errors.iter().flat_map(|error| failed(error, now)));
     text
 }
 
@@ -191,13 +191,13 @@ fn served(service: &Service, now: SystemTime) -> String {
 fn traffic(text: &mut String, service: &Service, now: SystemTime) {
     let (errors, in_flight, queued) = (service.errors, service.in_flight, service.queued);
     let requests = format!("{}, {errors} of them errors; {in_flight} in flight, {queued} queued", service.requests);
-    item(text, "requests", [requests]);
-    item(text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
+    push_item(text, "requests", [requests]);
+    push_item(text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
     if service.replicas.is_none() {
-        item(text, "CPU", [seconds(service.cpu_seconds)]);
-        item(text, "memory", [bytes(service.memory_bytes)]);
+        push_item(text, "CPU", [seconds(service.cpu_seconds)]);
+        push_item(text, "memory", [bytes(service.memory_bytes)]);
     }
-    item(text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
+    push_item(text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
     let kept = service.cached.iter().map(|kept| {
         let (hits, misses) = (count(kept.hits, "hit"), kept.misses);
         format!(
@@ -207,9 +207,9 @@ fn traffic(text: &mut String, service: &Service, now: SystemTime) {
             if misses == 1 { "miss" } else { "misses" }
         )
     });
-    item(text, "kept answers", kept);
+    push_item(text, "kept answers", kept);
     let refusal = service.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
-    item(text, "last refusal", refusal);
+    push_item(text, "last refusal", refusal);
 }
 
 /// A policy: how it is set, and how it does.
@@ -230,7 +230,7 @@ fn isolated(isolation: &str) -> String {
 }
 
 /// A failure: what and when, then what the guest left behind.
-fn failed(error: &Error, now: SystemTime) -> Vec<String> {
+fn failed(error: &RecentError, now: SystemTime) -> Vec<String> {
     let status = error.status.map_or("aborted".into(), |status| status.to_string());
     let detail = error.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
     let mut lines =
@@ -241,7 +241,7 @@ fn failed(error: &Error, now: SystemTime) -> Vec<String> {
 }
 
 /// Says something in as many lines as there are; nothing when there is nothing to say.
-fn item(text: &mut String, name: &str, lines: impl IntoIterator<Item = impl AsRef<str>>) {
+fn push_item(text: &mut String, name: &str, lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let lines = lines.into_iter();
     for (n, line) in lines.filter(|line| !line.as_ref().is_empty()).enumerate() {
         let name = if n == 0 { name } else { "" };
@@ -267,7 +267,7 @@ mod tests {
                   "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"],"stderr":["Traceback:"]}],"isolation":"service"}"#,
         )
         .unwrap();
-        let text = served(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
+        let text = format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
         for line in [
             "  state         serving; its machine code is in memory: baseline code, slower until it is optimised\n",
             "  since         2026-11-21T10:00:00Z (1 hour ago)\n",
@@ -291,7 +291,7 @@ mod tests {
     fn rollouts_and_replicas_in_words() {
         let text = |json: &str| {
             let service: Service = serde_json::from_str(json).unwrap();
-            served(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap())
+            format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap())
         };
         let version = text(
             r#"{"name":"users@2","state":"serving","host":"2.users.localhost","share":{"percent":10.0,

@@ -9,18 +9,18 @@ use std::process::ExitCode;
 
 /// Why a command does not do what was asked.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CliError {
     /// Nobody reads its output any more, which is no failure.
     Closed,
     /// It was understood and could not be done: one line that says why.
     Problem(String),
     /// It could not be done, and its output says so.
-    Shown,
+    Reported,
     /// It was not understood: one line that says why.
     Usage(String),
 }
 
-impl Failure {
+impl CliError {
     /// What could not be done, in words that may come from anywhere.
     pub(super) fn new(problem: impl AsRef<str>) -> Self {
         Self::Problem(clean(problem.as_ref()).into_owned())
@@ -28,7 +28,7 @@ impl Failure {
 }
 
 /// Only writing to stdout fails with these.
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Closed,
@@ -38,35 +38,35 @@ impl From<io::Error> for Failure {
 }
 
 /// The exit code of a command, with its last words on stderr.
-pub(super) fn end(done: Result<(), Failure>) -> ExitCode {
+pub(super) fn exit_code(done: Result<(), CliError>) -> ExitCode {
     match done {
-        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
-        Err(Failure::Problem(problem)) => {
-            complain(&problem);
+        Ok(()) | Err(CliError::Closed) => ExitCode::SUCCESS,
+        Err(CliError::Problem(problem)) => {
+            notice(&problem);
             ExitCode::FAILURE
         }
-        Err(Failure::Shown) => ExitCode::FAILURE,
-        Err(Failure::Usage(problem)) => {
-            complain(&problem);
+        Err(CliError::Reported) => ExitCode::FAILURE,
+        Err(CliError::Usage(problem)) => {
+            notice(&problem);
             ExitCode::from(super::EX_USAGE)
         }
     }
 }
 
 /// Writes `text` to stdout, now.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
+pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
 }
 
 /// The same, and ends the line.
-pub(super) fn line(text: &str) -> Result<(), Failure> {
+pub(super) fn line(text: &str) -> Result<(), CliError> {
     print(&format!("{text}\n"))
 }
 
 /// One line for people on stderr, which may be closed.
-pub(super) fn complain(problem: &str) {
+pub(super) fn notice(problem: &str) {
     let _ = writeln!(io::stderr(), "lodge: {problem}");
 }
 

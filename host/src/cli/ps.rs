@@ -4,14 +4,14 @@ use std::time::SystemTime;
 
 use super::client::Client;
 use super::client::api::{Entry, Service};
-use super::out::{self, Failure, clean};
-use super::rollout::brief;
+use super::out::{self, CliError, clean};
+use super::rollout::short_share;
 use super::table::Side::{Left, Right};
 use super::table::Table;
 use super::units::{ago, bytes, millis, seconds};
 
 /// Asks, and prints.
-pub(super) fn run(client: &Client, json: bool) -> Result<(), Failure> {
+pub(super) fn run(client: &Client, json: bool) -> Result<(), CliError> {
     let answer = client.get("/v1/services")?;
     let entries: Vec<Entry> = client.read(&answer)?;
     if json { out::line(answer.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
@@ -69,7 +69,7 @@ fn state(service: &Service) -> String {
     match &service.share {
         // The others get nothing, whatever their part is.
         Some(share) if ["serving", "failing", "unloaded"].contains(&state.as_str()) => {
-            format!("{state} {}", brief(share))
+            format!("{state} {}", short_share(share))
         }
         _ => state.clone(),
     }

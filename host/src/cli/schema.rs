@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::out::{self, Failure};
+use super::out::{self, CliError};
 use crate::config::key::Key;
 use crate::config::limits::{LIMITS, Limits};
 use crate::manifest::MOST_ROUTES;
@@ -11,7 +11,7 @@ use crate::manifest::upstream::source::WEIGHT;
 use crate::manifest::upstream::{KEYS, MOST_REPLICAS, Spec};
 
 /// Prints it.
-pub(super) fn run() -> Result<(), Failure> {
+pub(super) fn run() -> Result<(), CliError> {
     out::line(&format!("{:#}", schema()))
 }
 

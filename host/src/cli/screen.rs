@@ -6,14 +6,14 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-use super::out::{self, Failure};
+use super::out::{self, CliError};
 use super::table::clipped;
 
 /// What a terminal is taken for that does not say its size: columns and rows.
 const SIZE: (usize, usize) = (80, 24);
 
 /// Also Ctrl-C and Ctrl-D, as a terminal sends them that makes no signals of them.
-const ENDS: [u8; 4] = [b'q', b'Q', 3, 4];
+const QUIT_KEYS: [u8; 4] = [b'q', b'Q', 3, 4];
 
 /// Whether people read what is printed.
 pub(super) fn is_terminal() -> bool {
@@ -28,7 +28,7 @@ pub(super) struct InPlace {
 
 impl InPlace {
     /// Draws them: as many as there are rows for.
-    pub(super) fn draw(&mut self, lines: &[String]) -> Result<(), Failure> {
+    pub(super) fn draw(&mut self, lines: &[String]) -> Result<(), CliError> {
         let mut text = match self.drawn {
             0 => String::new(),
             drawn => format!("\x1b[{drawn}A\r"),
@@ -50,7 +50,7 @@ pub(super) struct FullScreen {
 
 impl FullScreen {
     /// Takes the screen.
-    pub(super) fn take() -> Result<Self, Failure> {
+    pub(super) fn take() -> Result<Self, CliError> {
         let before = stdin().is_terminal().then(|| tcgetattr(stdin()).ok()).flatten();
         if let Some(before) = &before {
             let mut keys = before.clone();
@@ -65,28 +65,28 @@ impl FullScreen {
     }
 
     /// Draws the lines from the top: as many as there are rows for.
-    pub(super) fn draw(&self, lines: &[String]) -> Result<(), Failure> {
+    pub(super) fn draw(&self, lines: &[String]) -> Result<(), CliError> {
         let (columns, rows) = size();
         let lines = lines.iter().take(rows).map(|line| format!("{}\x1b[K", clipped(line, columns)));
         out::print(&format!("\x1b[H{}\x1b[J", lines.collect::<Vec<_>>().join("\r\n")))
     }
 
     /// Waits, and says whether somebody wants to leave: `q`, Ctrl-C or Ctrl-D.
-    pub(super) fn left_within(&self, patience: Duration) -> bool {
+    pub(super) fn quit_within(&self, timeout: Duration) -> bool {
         if self.before.is_none() {
-            pause(patience);
+            pause(timeout);
             return false;
         }
         let keyboard = stdin();
         let mut keys = [PollFd::new(&keyboard, PollFlags::IN)];
-        if !matches!(poll(&mut keys, timespec(patience).as_ref()), Ok(1..)) {
+        if !matches!(poll(&mut keys, timespec(timeout).as_ref()), Ok(1..)) {
             return false;
         }
         let mut typed = [0; 16];
         match rustix::io::read(&keyboard, &mut typed) {
             // The terminal is gone.
             Ok(0) | Err(_) => true,
-            Ok(read) => typed.iter().take(read).any(|key| ENDS.contains(key)),
+            Ok(read) => typed.iter().take(read).any(|key| QUIT_KEYS.contains(key)),
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn count(count: u64, name: &str) -> String {
 }
 
 /// Where something answers: its routes, and its host if it has one.
-pub(super) fn places(routes: &[String], host: &str) -> String {
+pub(super) fn addresses(routes: &[String], host: &str) -> String {
     let routes = routes.join(", ");
     if routes.is_empty() || host.is_empty() { routes + host } else { format!("{routes} and {host}") }
 }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn where_it_answers() {
         let routes = ["/a".to_owned(), "/b".to_owned()];
-        assert_eq!(places(&routes, "a.localhost"), "/a, /b and a.localhost");
-        assert_eq!([places(&routes, ""), places(&[], "a.localhost")], ["/a, /b", "a.localhost"]);
+        assert_eq!(addresses(&routes, "a.localhost"), "/a, /b and a.localhost");
+        assert_eq!([addresses(&routes, ""), addresses(&[], "a.localhost")], ["/a, /b", "a.localhost"]);
     }
 }

@@ -40,22 +40,22 @@ mod tests {
 
     #[test]
     fn a_second_worth_at_once_and_then_evenly() {
-        let (mut rate, start) = (TokenBucket::new(10), Instant::now());
-        assert_eq!((0..30).filter(|_| rate.take(start)).count(), 10);
-        assert!(!rate.take(start + Duration::from_millis(90)));
-        assert!(rate.take(start + Duration::from_millis(110)));
-        assert_eq!((0..30).filter(|_| rate.take(start + Duration::from_secs(60))).count(), 10);
+        let (mut bucket, start) = (TokenBucket::new(10), Instant::now());
+        assert_eq!((0..30).filter(|_| bucket.take(start)).count(), 10);
+        assert!(!bucket.take(start + Duration::from_millis(90)));
+        assert!(bucket.take(start + Duration::from_millis(110)));
+        assert_eq!((0..30).filter(|_| bucket.take(start + Duration::from_secs(60))).count(), 10);
     }
 
     proptest! {
         /// Never grants more than the rate plus the tokens of one second.
         #[test]
         fn never_more(gaps in proptest::collection::vec(0_u64..300, 1..200), rate in 1_usize..50) {
-            let (mut rate, start) = (TokenBucket::new(rate), Instant::now());
+            let (mut bucket, start) = (TokenBucket::new(rate), Instant::now());
             let (mut passed, mut granted) = (0, 0);
             for gap in gaps {
                 passed += gap;
-                granted += usize::from(rate.take(start + Duration::from_millis(passed)));
+                granted += usize::from(bucket.take(start + Duration::from_millis(passed)));
             }
             prop_assert!(granted as f64 <= rate as f64 * (1.0 + passed as f64 / 1e3) + 1e-6);
         }

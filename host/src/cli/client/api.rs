@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{Client, encoded};
-use crate::cli::out::{Failure, clean};
+use crate::cli::out::{CliError, clean};
 use crate::config::key::nearest;
 
 /// Names of services that a message lists.
@@ -54,7 +54,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) memory_bytes: u64,
     pub(in crate::cli) bytes_in: u64,
     pub(in crate::cli) bytes_out: u64,
-    pub(in crate::cli) cached: Option<Cached>,
+    pub(in crate::cli) cached: Option<CacheStats>,
     pub(in crate::cli) last_refusal: Option<LastRefusal>,
     pub(in crate::cli) withdrawn: Option<String>,
     pub(in crate::cli) share: Option<Share>,
@@ -69,7 +69,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) exports: Vec<String>,
     pub(in crate::cli) limits: BTreeMap<String, Value>,
     pub(in crate::cli) policies: Vec<Policy>,
-    pub(in crate::cli) recent_errors: Vec<Error>,
+    pub(in crate::cli) recent_errors: Vec<RecentError>,
 }
 
 /// One of the places where a service is that is elsewhere.
@@ -143,7 +143,7 @@ pub(in crate::cli) struct Policy {
 /// What is kept of a service's answers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Cached {
+pub(in crate::cli) struct CacheStats {
     pub(in crate::cli) entries: u64,
     pub(in crate::cli) bytes: u64,
     pub(in crate::cli) hits: u64,
@@ -161,7 +161,7 @@ pub(in crate::cli) struct LastRefusal {
 /// A request that failed.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Error {
+pub(in crate::cli) struct RecentError {
     pub(in crate::cli) at: String,
     pub(in crate::cli) request_id: String,
     /// Nothing when the transfer was aborted.
@@ -175,7 +175,7 @@ pub(in crate::cli) struct Error {
 /// A line of the log.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Line {
+pub(in crate::cli) struct LogLine {
     pub(in crate::cli) at: String,
     pub(in crate::cli) level: String,
     pub(in crate::cli) kind: String,
@@ -190,7 +190,7 @@ pub(in crate::cli) struct Line {
 /// A change of the directory, or an operator's act.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Change {
+pub(in crate::cli) struct DirectoryChange {
     pub(in crate::cli) at: String,
     pub(in crate::cli) service: Option<String>,
     pub(in crate::cli) message: String,
@@ -213,7 +213,7 @@ pub(in crate::cli) struct Host {
 /// What came of an order to a service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct State {
+pub(in crate::cli) struct ServiceState {
     pub(in crate::cli) service: String,
     pub(in crate::cli) state: String,
 }
@@ -248,12 +248,12 @@ fn nothing_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(fr
 
 impl Client {
     /// What became of every file.
-    pub(in crate::cli) fn entries(&self) -> Result<Vec<Entry>, Failure> {
+    pub(in crate::cli) fn entries(&self) -> Result<Vec<Entry>, CliError> {
         self.read(&self.get("/v1/services")?)
     }
 
     /// Every service, or the one of this name.
-    pub(in crate::cli) fn services(&self, only: Option<&str>) -> Result<Vec<Service>, Failure> {
+    pub(in crate::cli) fn services(&self, only: Option<&str>) -> Result<Vec<Service>, CliError> {
         let mut entries = self.entries()?;
         let mut services: Vec<_> = entries.iter_mut().filter_map(|entry| entry.service.take()).collect();
         if let Some(name) = only {
@@ -267,31 +267,31 @@ impl Client {
     }
 
     /// Asks for something of one service, whose name is `{}` in `path`; says which there are when it is none of them.
-    pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, Failure> {
+    pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, CliError> {
         let path = path.replace("{}", &encoded(name));
-        let answer = self.ask(method, &path, (method == "POST").then_some(""))?;
+        let answer = self.exchange(method, &path, (method == "POST").then_some(""))?;
         match answer.status {
             200..300 => Ok(answer.text),
             // Its own message is better, unless the name is known and the path is not.
-            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.refused(&path, &answer))),
-            _ => Err(self.refused(&path, &answer)),
+            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.failure(&path, &answer))),
+            _ => Err(self.failure(&path, &answer)),
         }
     }
 
     /// An answer as a value.
-    pub(in crate::cli) fn read<'a, T: Deserialize<'a>>(&self, json: &'a str) -> Result<T, Failure> {
+    pub(in crate::cli) fn read<'a, T: Deserialize<'a>>(&self, json: &'a str) -> Result<T, CliError> {
         serde_json::from_str(json).map_err(|error| {
             let why = if json.trim_start().starts_with('<') { "it is a page".to_owned() } else { error.to_string() };
-            Failure::new(format!("{} does not answer as a Lodge does: {why}", self.place()))
+            CliError::new(format!("{} does not answer as a Lodge does: {why}", self.url()))
         })
     }
 }
 
-fn unknown(name: &str, names: &[String], entries: &[Entry]) -> Failure {
+fn unknown(name: &str, names: &[String], entries: &[Entry]) -> CliError {
     let of_it = |entry: &&Entry| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
     let refused = entries.iter().filter(of_it).find_map(|entry| Some((&entry.file, entry.refused.as_ref()?)));
     if let Some((file, refused)) = refused {
-        return Failure::new(format!("{file} is refused: {}; {}", refused.reason, refused.remedy));
+        return CliError::new(format!("{file} is refused: {}; {}", refused.reason, refused.remedy));
     }
     let near = nearest(name, names.iter().map(String::as_str));
     let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
@@ -301,16 +301,16 @@ fn unknown(name: &str, names: &[String], entries: &[Entry]) -> Failure {
         more => format!(" and {more} more"),
     };
     let there = if shown.is_empty() { "none".into() } else { shown.join(", ") };
-    Failure::new(format!("there is no service `{name}` (there are {there}{more}){hint}"))
+    CliError::new(format!("there is no service `{name}` (there are {there}{more}){hint}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(failure: Failure) -> String {
+    fn said(failure: CliError) -> String {
         match failure {
-            Failure::Problem(problem) => problem,
+            CliError::Problem(problem) => problem,
             other => panic!("{other:?}"),
         }
     }
@@ -333,7 +333,7 @@ mod tests {
     /// Hosts of other versions say less, or more.
     #[test]
     fn what_is_missing_is_empty() {
-        let line: Line = serde_json::from_str(r#"{"message":"x","fields":null,"new":1}"#).unwrap();
+        let line: LogLine = serde_json::from_str(r#"{"message":"x","fields":null,"new":1}"#).unwrap();
         assert_eq!((line.message.as_str(), line.fields.len(), line.service), ("x", 0, None));
         let service: Service = serde_json::from_str(r#"{"name":"x","p50_ms":null}"#).unwrap();
         assert_eq!((service.name.as_str(), service.p50_ms), ("x", None));

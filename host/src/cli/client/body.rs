@@ -90,7 +90,7 @@ pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
 
 impl Body {
     /// From now on waits for ever: it is a stream.
-    pub(super) fn patient(&mut self) {
+    pub(super) fn clear_timeout(&mut self) {
         self.from.get_mut().until = None;
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::Read;
 
 use super::body::Body;
-use crate::cli::out::Failure;
+use crate::cli::out::CliError;
 
 /// Bytes of one event.
 const EVENT_BYTES: usize = 4 << 20;
@@ -48,7 +48,7 @@ impl Events {
 }
 
 impl Iterator for Events {
-    type Item = Result<Event, Failure>;
+    type Item = Result<Event, CliError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut bytes = [0; 16 << 10];
@@ -56,7 +56,7 @@ impl Iterator for Events {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(event));
             }
-            let broken = |why: &str| Some(Err(Failure::new(format!("{}: the stream broke: {why}", self.place))));
+            let broken = |why: &str| Some(Err(CliError::new(format!("{}: the stream broke: {why}", self.place))));
             let read = match self.body.read(&mut bytes) {
                 Ok(0) => return None,
                 Ok(read) => read,

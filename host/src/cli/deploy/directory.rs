@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::base::files;
 use crate::cli::client::Client;
 use crate::cli::client::api::Host;
-use crate::cli::out::Failure;
+use crate::cli::out::CliError;
 use crate::config::Config;
 
 /// The directory that the host serves. One that was `chosen`, by a flag or a file, must be the same; without a host
@@ -13,7 +13,7 @@ use crate::config::Config;
 ///
 /// # Errors
 /// When files put there would not be served by the host, or the host does not say which they are.
-pub(in crate::cli) fn directory(config: &Config, chosen: bool, client: Option<&Client>) -> Result<PathBuf, Failure> {
+pub(in crate::cli) fn directory(config: &Config, chosen: bool, client: Option<&Client>) -> Result<PathBuf, CliError> {
     let own = &config.guests;
     let served = match client {
         Some(client) => served(client, chosen)?,
@@ -27,8 +27,8 @@ pub(in crate::cli) fn directory(config: &Config, chosen: bool, client: Option<&C
         if !chosen && is_same(&path, &host) {
             return Ok(path);
         }
-        let (place, path, own) = (client.place(), path.display(), own.display());
-        return Err(Failure::new(if chosen {
+        let (place, path, own) = (client.url(), path.display(), own.display());
+        return Err(CliError::new(if chosen {
             format!("the host at {place} serves {path}, and `guests` names {own}; nothing was changed")
         } else {
             format!(
@@ -39,13 +39,13 @@ pub(in crate::cli) fn directory(config: &Config, chosen: bool, client: Option<&C
     if own.is_dir() {
         return Ok(own.clone());
     }
-    Err(Failure::Problem(format!("there is no directory {}; --guests names another", own.display())))
+    Err(CliError::Problem(format!("there is no directory {}; --guests names another", own.display())))
 }
 
 /// What the host says that it serves; `None` when there is no host, or one that does not say.
-fn served(client: &Client, chosen: bool) -> Result<Option<(Host, PathBuf)>, Failure> {
+fn served(client: &Client, chosen: bool) -> Result<Option<(Host, PathBuf)>, CliError> {
     // A host that is not there serves nothing else.
-    let Ok(answer) = client.ask("GET", "/v1/host", None) else { return Ok(None) };
+    let Ok(answer) = client.exchange("GET", "/v1/host", None) else { return Ok(None) };
     match answer.status {
         200 => {
             let host: Host = client.read(&answer.text)?;
@@ -53,7 +53,7 @@ fn served(client: &Client, chosen: bool) -> Result<Option<(Host, PathBuf)>, Fail
             Ok((!host.directory.is_empty()).then_some((host, path)))
         }
         _ if chosen => Ok(None),
-        _ => Err(client.refused("/v1/host", &answer)),
+        _ => Err(client.failure("/v1/host", &answer)),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::remove;
 use crate::base::files;
-use crate::cli::out::{Failure, complain};
+use crate::cli::out::{CliError, notice};
 use crate::config::Config;
 use crate::config::key::nearest;
 use crate::guests::scan::MANIFEST;
@@ -15,33 +15,35 @@ use crate::manifest::Manifest;
 use crate::manifest::spec::is_name;
 
 /// How long another command on the same service is waited for: it may wait for a host that compiles.
-const PATIENCE: Duration = Duration::from_secs(180);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Between two tries to get the lock.
-const TRY: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What a command left behind that was killed; no command writes one file for so long.
 const ABANDONED: Duration = Duration::from_secs(600);
 
 /// The files of a service in a directory.
-pub(super) struct Files<'a> {
+pub(super) struct ServiceFiles<'a> {
     directory: &'a Path,
     pub(super) name: &'a str,
     /// The most bytes of a component.
     most: u64,
 }
 
-impl<'a> Files<'a> {
-    pub(super) fn new(directory: &'a Path, name: &'a str, most: u64) -> Result<Self, Failure> {
+impl<'a> ServiceFiles<'a> {
+    pub(super) fn new(directory: &'a Path, name: &'a str, most: u64) -> Result<Self, CliError> {
         if !is_name(name) {
-            return Err(Failure::Usage(format!("`{name}` cannot be a service's name; take letters, digits, `-`, `_`")));
+            return Err(CliError::Usage(format!(
+                "`{name}` cannot be a service's name; take letters, digits, `-`, `_`"
+            )));
         }
         Ok(Self { directory, name, most })
     }
 
     /// Waits until no other command works on this service. The lock lasts until its file is dropped, or the process
     /// ends however it does.
-    pub(super) fn lock(&self) -> Result<File, Failure> {
+    pub(super) fn lock(&self) -> Result<File, CliError> {
         // Hosts ignore names that begin with a dot.
         let path = self.directory.join(format!(".{}.lock", self.name));
         let file = File::options().create(true).append(true).open(&path).map_err(|error| failed(&path, &error))?;
@@ -51,16 +53,16 @@ impl<'a> Files<'a> {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::Error(error)) => return Err(failed(&path, &error)),
-                Err(TryLockError::WouldBlock) if start.elapsed() >= PATIENCE => {
-                    let (name, long) = (self.name, humantime::format_duration(PATIENCE));
+                Err(TryLockError::WouldBlock) if start.elapsed() >= LOCK_TIMEOUT => {
+                    let (name, long) = (self.name, humantime::format_duration(LOCK_TIMEOUT));
                     let problem = format!("another command has been at work on {name} for {long}; nothing was changed");
-                    return Err(Failure::Problem(problem));
+                    return Err(CliError::Problem(problem));
                 }
                 Err(TryLockError::WouldBlock) => {
                     if !std::mem::replace(&mut waits, true) {
-                        complain(&format!("waiting for another command that works on {}", self.name));
+                        notice(&format!("waiting for another command that works on {}", self.name));
                     }
-                    std::thread::park_timeout(TRY);
+                    std::thread::park_timeout(RETRY_INTERVAL);
                 }
             }
         }
@@ -104,7 +106,7 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// When it is wrong: what is put beside it would not be served.
-    pub(super) fn manifest(&self, config: &Config) -> Result<Manifest, Failure> {
+    pub(super) fn manifest(&self, config: &Config) -> Result<Manifest, CliError> {
         let path = self.service_manifest();
         let text = match files::read_text(&path, MANIFEST) {
             Ok(text) => text,
@@ -113,12 +115,12 @@ impl<'a> Files<'a> {
         };
         Manifest::read(self.name, &text, &config.limits, config.engine.max_memory).map_err(|problems| {
             let (path, problems) = (path.display(), problems.join("; "));
-            Failure::new(format!("{path}: {problems}; correct it first, nothing was changed"))
+            CliError::new(format!("{path}: {problems}; correct it first, nothing was changed"))
         })
     }
 
     /// Whether the service is there; if not, `way_out` says what to do.
-    pub(super) fn is_there(&self, way_out: &str) -> Result<(), Failure> {
+    pub(super) fn check_exists(&self, way_out: &str) -> Result<(), CliError> {
         let name = self.name;
         if [self.component(None), self.service_manifest()].iter().any(|path| path.exists()) {
             return Ok(());
@@ -128,7 +130,7 @@ impl<'a> Files<'a> {
         let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         let shown = self.directory.display();
         let missing = format!("there is neither {name}.wasm nor {name}.toml in {shown}");
-        Err(Failure::new(format!("{missing}{near}; {way_out}")))
+        Err(CliError::new(format!("{missing}{near}; {way_out}")))
     }
 
     /// The names of all services of the directory.
@@ -144,15 +146,15 @@ impl<'a> Files<'a> {
 
     /// Keeps what serves now, for a rollback, unless that is the `content` that comes now: a deployment that is repeated
     /// changes nothing, and a rollback must go back behind the first one.
-    pub(super) fn keep_previous(&self, content: &[u8]) -> Result<(), Failure> {
-        match self.before(&self.component(None))? {
+    pub(super) fn keep_previous(&self, content: &[u8]) -> Result<(), CliError> {
+        match self.content_of(&self.component(None))? {
             Some(now) if now != content => self.write(&now, &self.previous()),
             _ => Ok(()),
         }
     }
 
     /// What a file holds; `None` when it is not there.
-    pub(super) fn before(&self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    pub(super) fn content_of(&self, path: &Path) -> Result<Option<Vec<u8>>, CliError> {
         match files::read(path, self.most.max(MANIFEST)) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -161,12 +163,12 @@ impl<'a> Files<'a> {
     }
 
     /// What was there before a version was refused. The component first: without it, its manifest is no service.
-    pub(super) fn put_back(
+    pub(super) fn restore(
         &self,
         manifest: &Path,
         component: &Path,
         before: [Option<Vec<u8>>; 2],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         let [text, content] = before;
         for (path, before) in [(component, content), (manifest, text)] {
             match before {
@@ -178,13 +180,13 @@ impl<'a> Files<'a> {
     }
 
     /// Whether there was anything to remove.
-    pub(super) fn remove(&self, path: &Path) -> Result<bool, Failure> {
+    pub(super) fn remove(&self, path: &Path) -> Result<bool, CliError> {
         remove(path)
     }
 
     /// In one step: a host never sees half a file. A file that is new gets the mode of the service's own, so that the host
     /// can read both, and nobody else can.
-    pub(super) fn write(&self, content: &[u8], at: &Path) -> Result<(), Failure> {
+    pub(super) fn write(&self, content: &[u8], at: &Path) -> Result<(), CliError> {
         let is_manifest = at.extension().is_some_and(|extension| extension == "toml");
         let own = if is_manifest { self.service_manifest() } else { self.component(None) };
         files::replace_like(at, content, &own).map_err(|error| failed(at, &error))
@@ -192,6 +194,6 @@ impl<'a> Files<'a> {
 }
 
 /// A failure of the file system.
-pub(super) fn failed(path: &Path, error: &Error) -> Failure {
-    Failure::new(format!("{}: {error}", path.display()))
+pub(super) fn failed(path: &Path, error: &Error) -> CliError {
+    CliError::new(format!("{}: {error}", path.display()))
 }

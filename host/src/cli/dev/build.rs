@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use super::tee::{self, Built, summary};
+use super::tee::{self, BuildOutput, summary};
 use crate::base::files;
-use crate::cli::complain;
+use crate::cli::notice;
 
 /// What rustc calls the target that makes components.
 const TARGET: &str = "wasm32-wasip2";
@@ -36,24 +36,24 @@ struct Artifact {
 
 /// A build that made no component.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub(super) struct BuildFailure {
     /// For the terminal, below what the build itself has said there.
-    pub(super) told: String,
+    pub(super) message: String,
     /// For those who see only this: what is wrong, in a line.
-    pub(super) why: String,
+    pub(super) summary: String,
     /// The end of what the build has said.
-    pub(super) said: String,
+    pub(super) output: String,
 }
 
-impl From<String> for Failed {
+impl From<String> for BuildFailure {
     fn from(problem: String) -> Self {
-        Self { why: format!("it does not build: {problem}"), told: problem, said: String::new() }
+        Self { summary: format!("it does not build: {problem}"), message: problem, output: String::new() }
     }
 }
 
-impl Failed {
-    fn new(told: String, Built { said, .. }: Built) -> Self {
-        Self { told, why: format!("it does not build: {}", summary(&said)), said }
+impl BuildFailure {
+    fn new(message: String, BuildOutput { output, .. }: BuildOutput) -> Self {
+        Self { message, summary: format!("it does not build: {}", summary(&output)), output }
     }
 }
 
@@ -62,25 +62,25 @@ impl Failed {
 ///
 /// # Errors
 /// What failed. cargo has said the rest already.
-pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathBuf>, Failed> {
-    have_target().await?;
+pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathBuf>, BuildFailure> {
+    ensure_target().await?;
     let manifest = source.join("Cargo.toml");
     let (package, workspace) = describe(&manifest).await?;
-    complain(&format!("building {package}"));
-    let mut elsewhere = Vec::new();
+    notice(&format!("building {package}"));
+    let mut outside = Vec::new();
     for component in compile(&manifest, &package, &workspace).await? {
         install(&component, guests)?;
-        elsewhere.extend(made_of(&component).into_iter().filter(|file| !file.starts_with(source)));
+        outside.extend(source_files(&component).into_iter().filter(|file| !file.starts_with(source)));
     }
-    Ok(elsewhere)
+    Ok(outside)
 }
 
 /// Runs a command, as a shell would, in `source`; it has to leave the component at `component`.
 ///
 /// # Errors
 /// What failed. The command has said the rest already.
-pub(super) async fn with_command(command: &str, source: &Path, component: &Path) -> Result<(), Failed> {
-    complain(&format!("building {} with `{command}`", component.display()));
+pub(super) async fn with_command(command: &str, source: &Path, component: &Path) -> Result<(), BuildFailure> {
+    notice(&format!("building {} with `{command}`", component.display()));
     if !source.is_dir() {
         return Err(format!("[build] directory: there is no directory {}", source.display()).into());
     }
@@ -88,20 +88,20 @@ pub(super) async fn with_command(command: &str, source: &Path, component: &Path)
     shell.args(["-c", command]).current_dir(source);
     let built = tee::run(&mut shell, false).await.map_err(|error| format!("`{command}` does not run: {error}"))?;
     if !built.status.success() {
-        let told = format!("`{command}` failed ({}); what it said is above", built.status);
-        return Err(Failed::new(told, built));
+        let message = format!("`{command}` failed ({}); what it output is above", built.status);
+        return Err(BuildFailure::new(message, built));
     }
     if component.is_file() { Ok(()) } else { Err(format!("`{command}` did not make {}", component.display()).into()) }
 }
 
 /// Adds the WebAssembly target if rustup says that it is not there. Without rustup, cargo will say so itself.
-async fn have_target() -> Result<(), String> {
+async fn ensure_target() -> Result<(), String> {
     let listed = Command::new("rustup").args(["target", "list", "--installed"]).output().await;
     let Ok(listed) = listed else { return Ok(()) };
     if String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.trim() == TARGET) {
         return Ok(());
     }
-    complain(&format!("adding the target {TARGET} with rustup"));
+    notice(&format!("adding the target {TARGET} with rustup"));
     let added = tee::run(Command::new("rustup").args(["target", "add", TARGET]), false).await;
     if added.is_ok_and(|added| added.status.success()) {
         Ok(())
@@ -110,13 +110,13 @@ async fn have_target() -> Result<(), String> {
     }
 }
 
-async fn describe(manifest: &Path) -> Result<(String, PathBuf), Failed> {
+async fn describe(manifest: &Path) -> Result<(String, PathBuf), BuildFailure> {
     let failed = |why: String| format!("{}: {why}", manifest.display());
     let mut cargo = cargo();
     cargo.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
     let built = tee::run(&mut cargo, true).await.map_err(|error| failed(format!("cargo does not run: {error}")))?;
     let Ok(metadata) = serde_json::from_slice::<Metadata>(&built.messages) else {
-        return Err(Failed::new(failed("cargo cannot read it; what it said is above".into()), built));
+        return Err(BuildFailure::new(failed("cargo cannot read it; what it output is above".into()), built));
     };
     let own = manifest.canonicalize().map_err(|error| failed(error.to_string()))?;
     let package = metadata.packages.into_iter().find(|package| package.manifest_path == own);
@@ -125,13 +125,13 @@ async fn describe(manifest: &Path) -> Result<(String, PathBuf), Failed> {
 }
 
 /// Builds one package and returns the WebAssembly files it made.
-async fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec<PathBuf>, Failed> {
+async fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec<PathBuf>, BuildFailure> {
     let mut cargo = cargo();
     cargo.args(["build", "--message-format", "json-render-diagnostics", "--target", TARGET]);
     cargo.args(["--profile", profile(workspace), "--manifest-path"]).arg(manifest);
     let built = tee::run(&mut cargo, true).await.map_err(|error| format!("cargo does not run: {error}"))?;
     if !built.status.success() {
-        return Err(Failed::new(format!("{package} does not build; its errors are above"), built));
+        return Err(BuildFailure::new(format!("{package} does not build; its errors are above"), built));
     }
     let own = manifest.canonicalize().unwrap_or_else(|_| manifest.to_owned());
     let made: Vec<_> = String::from_utf8_lossy(&built.messages)
@@ -148,7 +148,7 @@ async fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec
 }
 
 /// The sources that cargo lists beside a component: `PATH: FILE FILE …`, with spaces escaped.
-fn made_of(component: &Path) -> Vec<PathBuf> {
+fn source_files(component: &Path) -> Vec<PathBuf> {
     let listed = fs::read_to_string(component.with_extension("d")).unwrap_or_default();
     let sources = listed.split_once(": ").map_or("", |(_, sources)| sources.trim()).replace("\\ ", "\0");
     sources.split_whitespace().map(|file| PathBuf::from(file.replace('\0', " "))).collect()

@@ -7,25 +7,25 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 /// Bytes of what a build says that are kept, the last ones.
-const KEPT: usize = 16 << 10;
+const MAX_OUTPUT: usize = 16 << 10;
 
 /// Bytes of the messages that cargo writes for programs.
 const MESSAGES: u64 = 64 << 20;
 
 /// How a build ended.
-pub(super) struct Built {
+pub(super) struct BuildOutput {
     pub(super) status: ExitStatus,
     /// What it wrote to stdout, if that is for programs.
     pub(super) messages: Vec<u8>,
     /// The end of what it said to people, without colours.
-    pub(super) said: String,
+    pub(super) output: String,
 }
 
 /// Runs a command whose stdout is for programs, or else for people as its stderr.
 ///
 /// # Errors
 /// When it cannot be started.
-pub(super) async fn run(command: &mut Command, has_messages: bool) -> io::Result<Built> {
+pub(super) async fn run(command: &mut Command, has_messages: bool) -> io::Result<BuildOutput> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     if io::stderr().is_terminal() && std::env::var_os("CARGO_TERM_COLOR").is_none() {
         command.env("CARGO_TERM_COLOR", "always");
@@ -36,17 +36,17 @@ pub(super) async fn run(command: &mut Command, has_messages: bool) -> io::Result
         let mut messages = Vec::new();
         match stdout {
             Some(stdout) if has_messages => drop(stdout.take(MESSAGES).read_to_end(&mut messages).await),
-            stdout => return (messages, show(stdout).await),
+            stdout => return (messages, tee(stdout).await),
         }
         (messages, Vec::new())
     };
-    let ((messages, mut said), errors) = tokio::join!(out, show(stderr));
+    let ((messages, mut said), errors) = tokio::join!(out, tee(stderr));
     said.extend(errors);
-    Ok(Built { status: child.wait().await?, messages, said: plain(&String::from_utf8_lossy(&said)) })
+    Ok(BuildOutput { status: child.wait().await?, messages, output: plain(&String::from_utf8_lossy(&said)) })
 }
 
 /// Passes on what comes, and returns the end of it.
-async fn show(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+async fn tee(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let (mut kept, mut bytes) = (Vec::new(), [0; 4096]);
     let Some(mut from) = from else { return kept };
     while let Ok(length @ 1..) = from.read(&mut bytes).await {
@@ -54,7 +54,7 @@ async fn show(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
         // A terminal that is gone ends nothing.
         let _ = io::stderr().write_all(new);
         kept.extend_from_slice(new);
-        kept.drain(..kept.len().saturating_sub(KEPT));
+        kept.drain(..kept.len().saturating_sub(MAX_OUTPUT));
     }
     kept
 }
@@ -111,9 +111,9 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "printf %020000d 1; echo said >&2; exit 3"]);
         let built = run(&mut command, false).await.unwrap();
-        assert!(built.said.len() <= KEPT + 10 && built.said.ends_with("said"), "{}", built.said.len());
+        assert!(built.output.len() <= MAX_OUTPUT + 10 && built.output.ends_with("said"), "{}", built.output.len());
         assert_eq!((built.status.code(), built.messages.len()), (Some(3), 0));
         let built = run(&mut command, true).await.unwrap();
-        assert_eq!((built.said.as_str(), built.messages.len()), ("said", 20_000));
+        assert_eq!((built.output.as_str(), built.messages.len()), ("said", 20_000));
     }
 }

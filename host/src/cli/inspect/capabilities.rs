@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Something that a component asks for.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Ask {
+pub(super) struct CapabilityUse {
     /// What.
     what: String,
     /// What comes of it.
@@ -76,7 +76,7 @@ const CAPABILITIES: [Capability; 10] = [
 ];
 
 impl Capability {
-    fn is_meant(&self, import: &str) -> bool {
+    fn matches(&self, import: &str) -> bool {
         self.interfaces.iter().any(|interface| {
             let rest = import.strip_prefix(interface);
             rest.is_some_and(|rest| interface.ends_with('/') || rest.is_empty() || rest.starts_with('@'))
@@ -85,13 +85,15 @@ impl Capability {
 }
 
 /// What these imports ask for, each thing once; at the end what no host has.
-pub(super) fn of(imports: &[String]) -> Vec<Ask> {
+pub(super) fn of(imports: &[String]) -> Vec<CapabilityUse> {
     let known = CAPABILITIES.iter().filter(|capability| !capability.what.is_empty());
-    let known = known.filter(|capability| imports.iter().any(|import| capability.is_meant(import)));
+    let known = known.filter(|capability| imports.iter().any(|import| capability.matches(import)));
     let mut asks: Vec<_> =
-        known.map(|capability| Ask { what: capability.what.into(), given: capability.given }).collect();
-    let foreign = imports.iter().filter(|import| !CAPABILITIES.iter().any(|capability| capability.is_meant(import)));
-    asks.extend(foreign.map(|import| Ask { what: import.clone(), given: "imported, and this host does not have it" }));
+        known.map(|capability| CapabilityUse { what: capability.what.into(), given: capability.given }).collect();
+    let foreign = imports.iter().filter(|import| !CAPABILITIES.iter().any(|capability| capability.matches(import)));
+    asks.extend(
+        foreign.map(|import| CapabilityUse { what: import.clone(), given: "imported, and this host does not have it" }),
+    );
     asks
 }
 
@@ -101,14 +103,14 @@ pub(super) fn manifest(name: &str, imports: &[String]) -> String {
     let mut text = format!(
         "{routes}\nisolation = \"request\"  # \"service\" reuses instances: several, each with its own memory\n"
     );
-    let asked = |capability: &&Capability| imports.iter().any(|import| capability.is_meant(import));
+    let asked = |capability: &&Capability| imports.iter().any(|import| capability.matches(import));
     for grant in CAPABILITIES.iter().filter(asked).filter_map(|capability| capability.grant) {
         text.push_str(&format!("\n{grant}"));
     }
     text
 }
 
-impl fmt::Display for Ask {
+impl fmt::Display for CapabilityUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.given)
     }
