@@ -164,7 +164,7 @@ impl Sender for Egress {
         let Some(name) = request.uri().host().and_then(|host| self.callee(host)) else {
             return Box::new(async move {
                 let (response, slot) = self.send_outside((&sandbox, &context), request, options).await?;
-                let held = (slot, sandbox.hold());
+                let held = (slot, sandbox.hold_response_body());
                 complete(response.map(|body| {
                     TimedBody::new(body, options.between_bytes_timeout, response_deadline(&context), held)
                         .boxed_unsync()

@@ -39,11 +39,9 @@ impl LocalCalls for Handler {
             // Pinned here: it is some kilobytes, and would be moved into the next future.
             let answering = pin!(answer(self, egress, host, context, request));
             let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
-            complete(
-                answered.map(|body| {
-                    TimedBody::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()
-                }),
-            )
+            complete(answered.map(|body| {
+                TimedBody::new(body, options.between_bytes_timeout, end, sandbox.hold_response_body()).boxed_unsync()
+            }))
         })
     }
 }
