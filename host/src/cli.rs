@@ -1,4 +1,4 @@
-//! What was typed, and what is done about it.
+//! The command line: parses arguments and runs commands.
 
 mod args;
 mod check;
@@ -33,6 +33,7 @@ use self::client::Client;
 use self::out::{CliError, notice};
 use crate::base::files;
 use crate::base::lasting;
+use crate::config::key::nearest;
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
 use crate::host::{Ended, Host};
 use crate::manifest::share::Percent;
@@ -40,16 +41,16 @@ use crate::runtime::code_cache;
 use crate::runtime::compile::{this_program, worker};
 use crate::telemetry::logs::Logs;
 
-/// The request was understood and refused: a bad value, a bad file.
+/// The exit code for invalid arguments, settings and files (`EX_USAGE` of sysexits.h).
 const EX_USAGE: u8 = 64;
 
 /// The most bytes of a configuration file.
 const MAX_FILE: u64 = 1 << 20;
 
-/// How long the end of a command waits for threads that a file system or a resolver holds.
+/// How long a command waits at its end for threads that are blocked by a file system or a resolver.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs what was typed.
+/// Runs the command that `args` names, and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     let args: Vec<_> = args.into_iter().collect();
     if args.get(1).is_some_and(|argument| argument == worker::ARGUMENT) {
@@ -58,7 +59,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     let matches = match args::command().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(message) => {
-            // Help goes to stdout with success, a mistake to stderr.
+            // Help goes to stdout with success, an error to stderr.
             let _ = message.print();
             return if message.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
@@ -91,7 +92,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     (program.tiers, program.explains) = match name {
         "serve" => (Tiers::Both, false),
         "dev" => (Tiers::Baseline, true),
-        // What is checked, or compiled ahead, is what will serve for good.
+        // `check` and `compile` use the code that serves in the long run.
         _ => (Tiers::Optimised, false),
     };
     if flag(matches, "print-config") {
@@ -109,7 +110,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     }
 }
 
-/// Does what needs a running host; but a file is inspected without one.
+/// Runs a command that needs a running host, except that a file is inspected without one.
 fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), CliError> {
     let config = &resolved.config;
     let json = flag(matches, "json");
@@ -120,7 +121,9 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
     if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
         return run_rollout(name, matches, resolved, service);
     }
-    let admin = config.admin.ok_or_else(|| CliError::new("admin is `off`, so there is nobody to ask"))?;
+    let admin = config.admin.ok_or_else(|| {
+        CliError::new("the setting admin is `off`, so no host can be reached; set --admin to the host's admin address")
+    })?;
     let client = Client::new(admin, config.admin_token.clone())?;
     let query = || logs::LogQuery {
         service,
@@ -144,7 +147,7 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
     }
 }
 
-/// Moves the files of a service; a host may watch, and need not.
+/// Runs `deploy`, `promote` or `rollback`, with or without a running host.
 fn run_rollout(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), CliError> {
     let config = &resolved.config;
     let client = config.admin.map(|admin| Client::new(admin, config.admin_token.clone())).transpose()?;
@@ -164,12 +167,12 @@ fn run_rollout(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &
     }
 }
 
-/// Whether a flag was given, to a command that has it.
+/// Returns whether a flag was given. False for commands that do not have it.
 fn flag(matches: &ArgMatches, name: &str) -> bool {
     matches.try_get_one(name).ok().flatten().copied().unwrap_or(false)
 }
 
-/// What was given for an argument, to a command that has it.
+/// Returns the value of an argument. `None` also for commands that do not have it.
 fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a String> {
     matches.try_get_one(name).ok().flatten()
 }
@@ -177,7 +180,12 @@ fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a String> {
 fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     let (environment, unknown) = config::read_environment(std::env::vars());
     for variable in unknown.iter().filter(|variable| *variable != "LODGE_CONFIG") {
-        notice(&format!("{variable} is not a setting of Lodge, and is ignored"));
+        // Without the prefix, which would make every name similar.
+        let names: Vec<_> = config::described().map(|(name, ..)| config::env_name(&name)).collect();
+        let names = names.iter().filter_map(|name| name.strip_prefix("LODGE_"));
+        let near = variable.strip_prefix("LODGE_").and_then(|variable| nearest(variable, names));
+        let hint = near.map_or(String::new(), |near| format!("; did you mean LODGE_{near}?"));
+        notice(&format!("{variable} is not a setting of Lodge, and is ignored{hint}"));
     }
     let flags: Source =
         config::described().filter_map(|(name, ..)| Some((name.clone(), text(matches, &name)?.clone()))).collect();
@@ -222,20 +230,20 @@ fn print_config(resolved: &Resolved) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The runtime of every command: one thread per core, and the clock of CPU time is theirs.
+/// Runs a future on a runtime with one worker per core, whose CPU clock measures guests.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(crate::cpu::scheduler::workers())
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|error| format!("the runtime does not start: {error}"))?;
+    let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(work);
-    // To drop it would wait for every such thread to come back, which may be never.
+    // Dropping the runtime would wait for blocked threads, possibly for ever.
     runtime.shutdown_timeout(EXIT_TIMEOUT);
     Ok(done)
 }
 
-/// Serves the directory and, in `dev`, builds what is in it meanwhile.
+/// Serves the directory and, with `dev`, builds the guests in it.
 fn serve(config: Config, dev: bool) -> ExitCode {
     let (logs, logging) = match Logs::init(&config) {
         Ok((logs, flush)) => (logs, Some(flush)),
@@ -245,8 +253,8 @@ fn serve(config: Config, dev: bool) -> ExitCode {
     let served = block_on(async {
         let guests = config.guests.clone();
         let host = Host::bind(config, logs).await?;
-        let stop = signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
-        // Meanwhile what is there is served.
+        let stop = signals().map_err(|error| format!("cannot register signal handlers: {error}"))?;
+        // While it builds, the components that exist are served.
         let building = dev.then(|| tokio::spawn(dev::Projects::new(&guests, host.builds()).keep_building()));
         let ended = host.run(stop).await;
         if let Some(building) = building {
@@ -254,12 +262,12 @@ fn serve(config: Config, dev: bool) -> ExitCode {
         }
         Ok(ended)
     });
-    // Flushes what is still buffered; the lines below must be the last.
+    // Flushes buffered log lines, so that the messages below come last.
     drop(logging);
     match served.and_then(|served: Result<Ended, String>| served) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::CutOff) => {
-            notice("the grace period is over, and some requests were cut off; stop.grace allows more");
+            notice("some requests were cut off after stop.grace; raise it to let them finish");
             ExitCode::FAILURE
         }
         Err(problem) => {
@@ -269,11 +277,11 @@ fn serve(config: Config, dev: bool) -> ExitCode {
     }
 }
 
-/// Ready at the first SIGTERM or SIGINT; the second ends the process at once.
+/// Completes at the first SIGTERM or SIGINT; a second one ends the process at once.
 ///
-/// SIGHUP stops a host that was started from a terminal: the terminal has been closed. Without one it is a request to
-/// read the configuration again, and is answered with a log line, as are SIGUSR1 and SIGUSR2, whose default would end
-/// the process without a drain.
+/// SIGHUP does the same for a host that was started from a terminal, since it means that the terminal was closed.
+/// Otherwise SIGHUP is a request to reload the configuration, and is only logged. So are SIGUSR1 and SIGUSR2, whose
+/// default action would end the process without a drain.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let catch = |kind| signal(kind);
@@ -296,12 +304,12 @@ fn signals() -> std::io::Result<impl Future<Output = ()>> {
                 (Some(name), waiting) => {
                     told = waiting;
                     tracing::info!(
-                        "{name} changes nothing: the directory of guests and its manifests are read all the time, other \
-                         settings only at start; send SIGTERM to drain and end"
+                        "{name} has no effect: changes of guests and manifests are followed without it, and other settings \
+                         are read only at the start; send SIGTERM to drain and stop"
                     );
                 }
                 (None, Some(told)) => drop(told.send(())),
-                // What a shell reports for a process that a signal ended.
+                // 128 + SIGINT, as a shell reports a process that a signal ended.
                 (None, None) => std::process::exit(130),
             }
         }

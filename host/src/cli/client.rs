@@ -1,4 +1,4 @@
-//! Asks a running host over its admin listener: HTTP/1.1 on a blocking socket, a connection for every question.
+//! The client of the admin API: HTTP/1.1 on a blocking socket, with one connection per request.
 
 pub(super) mod api;
 mod body;
@@ -12,39 +12,39 @@ use self::body::{Body, Timed};
 use self::sse::Events;
 use super::out::{CliError, clean};
 
-/// For a connection.
+/// The timeout for connecting.
 const CONNECT: Duration = Duration::from_secs(2);
-/// For an answer, unless somebody has less time.
+/// The default timeout for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer that is no stream.
+/// The most bytes of a response that is not a stream.
 const MAX_BODY: u64 = 64 << 20;
-/// On a quiet stream, between two looks whether the host is still there.
+/// The TCP keep-alive time and interval, by which a quiet stream notices that the host is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Somebody who may ask a host.
+/// A client of one host.
 pub(super) struct Client {
     address: SocketAddr,
     token: Option<String>,
-    /// For a whole answer; of a stream, for its head.
+    /// The timeout for a whole response or, for a stream, for its head.
     timeout: Duration,
 }
 
-/// What a host said.
+/// A response of the admin API.
 pub(super) struct ApiResponse {
-    /// Its status.
+    /// The status code.
     pub(super) status: u16,
-    /// Its body, as text.
+    /// The body, as text.
     pub(super) text: String,
 }
 
 impl Client {
-    /// A client of the host with this admin address, which has not been asked yet.
+    /// Creates a client for the host with this admin address. Does not connect yet.
     ///
     /// # Errors
-    /// When the token cannot stand in a header.
+    /// If the token contains characters that a header cannot hold.
     pub(super) fn new(admin: SocketAddr, token: Option<String>) -> Result<Self, CliError> {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
-            return Err(CliError::Usage("admin_token: only visible ASCII characters can be sent".into()));
+            return Err(CliError::Usage("admin_token: a header can only hold visible ASCII characters".into()));
         }
         Ok(Self {
             address: loopback_if_unspecified(admin),
@@ -53,38 +53,38 @@ impl Client {
         })
     }
 
-    /// The same, but it waits only so long for an answer.
+    /// Returns the client with another timeout.
     pub(super) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// Where it asks, for messages.
+    /// Returns the URL of the host, for messages.
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// GET of a path that must succeed: the answer's text.
+    /// Sends a GET request. Returns the body of a successful response.
     pub(super) fn get(&self, path: &str) -> Result<String, CliError> {
         self.require_success(path, self.exchange("GET", path, None)?)
     }
 
-    /// POST without a body, which must succeed.
+    /// Sends a POST request without a body. Returns the body of a successful response.
     pub(super) fn post(&self, path: &str) -> Result<String, CliError> {
         self.require_success(path, self.exchange("POST", path, Some(""))?)
     }
 
-    /// PUT of JSON, which must succeed.
+    /// Sends a PUT request with JSON. Returns the body of a successful response.
     pub(super) fn put(&self, path: &str, json: &str) -> Result<String, CliError> {
         self.require_success(path, self.exchange("PUT", path, Some(json))?)
     }
 
-    /// Asks, and takes whatever the answer is.
+    /// Sends a request and returns the response, whatever its status.
     pub(super) fn exchange(&self, method: &str, path: &str, json: Option<&str>) -> Result<ApiResponse, CliError> {
         let (status, body) = self.send(method, path, json)?;
         self.read_response(status, body)
     }
 
-    /// Follows a stream of events, until the host ends it.
+    /// Requests a stream of events, which lasts until the host ends it.
     pub(super) fn follow(&self, path: &str) -> Result<Events, CliError> {
         let (status, mut body) = self.send("GET", path, None)?;
         if status != 200 {
@@ -107,7 +107,7 @@ impl Client {
         let answered = sent.and_then(|stream| body::head(BufReader::new(Timed::new(stream, until))));
         answered.map_err(|error| {
             let way_out = "is `lodge serve` running? --admin names another address";
-            CliError::new(format!("{} does not answer: {error}; {way_out}", self.url()))
+            CliError::new(format!("cannot reach {}: {error}; {way_out}", self.url()))
         })
     }
 
@@ -123,7 +123,7 @@ impl Client {
     fn read_response(&self, status: u16, body: Body) -> Result<ApiResponse, CliError> {
         let mut bytes = Vec::new();
         let read = body.take(MAX_BODY + 1).read_to_end(&mut bytes);
-        let broken = |why: String| CliError::new(format!("{}: its answer broke off: {why}", self.url()));
+        let broken = |why: String| CliError::new(format!("{}: the response broke off: {why}", self.url()));
         read.map_err(|error| broken(error.to_string()))?;
         if bytes.len() as u64 > MAX_BODY {
             return Err(broken(format!("over {}", bytesize::ByteSize(MAX_BODY).display().iec())));
@@ -135,22 +135,22 @@ impl Client {
         if (200..300).contains(&answer.status) { Ok(answer.text) } else { Err(self.failure(path, &answer)) }
     }
 
-    /// What an answer other than success means to the person who asked.
+    /// Returns the error message for an unsuccessful response.
     pub(super) fn failure(&self, path: &str, answer: &ApiResponse) -> CliError {
         let place = self.url();
         let key = "admin_token (--admin-token, LODGE_ADMIN_TOKEN or lodge.toml)";
         let why = answer.why();
         CliError::new(match answer.status {
-            401 if self.token.is_some() => format!("{place} does not accept this token; {key} has to be the host's"),
-            401 => format!("{place} wants a token; set {key} to the host's"),
-            404 => format!("{place} knows no {path}: {why}; is it a Lodge, and as new as this one?"),
+            401 if self.token.is_some() => format!("{place} does not accept this token; {key} must be the host's"),
+            401 => format!("{place} requires a token; set {key} to the host's"),
+            404 => format!("{place} has no {path}: {why}; is it a Lodge host of this version?"),
             status => format!("{place}{path}: {status} {why}"),
         })
     }
 }
 
 impl ApiResponse {
-    /// Why it is not a success: the title of a problem, or the first line of the text.
+    /// Returns the reason of an error: the detail or title of a problem (RFC 9457), or the first line of the text.
     pub(super) fn why(&self) -> String {
         let problem = serde_json::from_str::<api::Problem>(&self.text).unwrap_or_default();
         let why = problem.detail.or(problem.title);
@@ -159,7 +159,7 @@ impl ApiResponse {
     }
 }
 
-/// `text` as a part of a path or a query.
+/// Percent-encodes `text` as a part of a path or query.
 pub(super) fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-_.~@".contains(&byte) {
@@ -171,7 +171,7 @@ pub(super) fn encoded(text: &str) -> String {
     })
 }
 
-/// Every address is listened on; one has to be asked.
+/// Returns an address to connect to: the loopback address if the host listens on all addresses.
 fn loopback_if_unspecified(admin: SocketAddr) -> SocketAddr {
     let ip = match admin.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! `lodge health`: asks a running host whether it is ready, for a container's health check. No shell, no curl needed.
+//! `lodge health`: reports whether a running host is ready, for the health check of a container without shell or curl.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::client::Client;
 use super::client::api::Host;
 use super::out::{self, CliError, clean};
 
-/// A health check of a container has little time, and says why only if it ends by itself.
+/// Shorter than the usual timeout of a container's health check, so that the command can still report the reason.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Succeeds if `/readyz` answers 200. With `verbose`, prints what the host says of itself.
+/// Succeeds if `/readyz` responds with 200. With `verbose`, prints the version of the host.
 pub(super) fn run(client: Client, verbose: bool) -> Result<(), CliError> {
     let client = client.with_timeout(TIMEOUT);
     let answer = client.exchange("GET", "/readyz", None)?;

@@ -1,4 +1,4 @@
-//! `lodge inspect`: all about a service that a host serves, or about a component file, for which no host is needed.
+//! `lodge inspect`: shows a service of a running host, or a component file without a host.
 
 mod capabilities;
 pub(super) mod component;
@@ -22,23 +22,23 @@ use crate::guests::scan::{Scanner, State};
 use crate::manifest::digest::Digest;
 use crate::manifest::grants::Grants;
 
-/// Between the name of a thing and what is said of it.
+/// The width of the labels.
 const INDENT: usize = 14;
 
-/// The file that was meant, if it was no service.
+/// Returns the path if `name` denotes a file and not a service.
 pub(super) fn file(name: &str) -> Option<PathBuf> {
     let path = Path::new(name);
     (name.ends_with(".wasm") || name.contains('/') || path.is_file()).then(|| path.to_owned())
 }
 
-/// Asks the host about a service.
+/// Prints a service of a running host.
 pub(super) fn service(client: &Client, name: &str, json: bool) -> Result<(), CliError> {
     let answer = client.of_service("GET", "/v1/services/{}", name)?;
     let service: Service = client.read(&answer)?;
     if json { out::line(answer.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }
 }
 
-/// What a file is, and what a host would do with it.
+/// A component file, and what a host would do with it.
 #[derive(Serialize)]
 struct Component {
     file: String,
@@ -51,7 +51,7 @@ struct Component {
     manifest: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
-    /// Services that its manifest lets it call, and origins that it lets it ask.
+    /// The services that its manifest allows it to call; below, the origins that it may send requests to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     calls: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,7 +60,8 @@ struct Component {
     refused: Option<Refused>,
 }
 
-/// Reads a file. Fails when a host would refuse it; compiles nothing, so some of that is found only by `lodge check`.
+/// Prints a component file. Fails if a host would refuse it. Compiles nothing, so `lodge check` may find further
+/// problems.
 pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
     let component = Component::read(config, path)?;
     if json {
@@ -69,7 +70,7 @@ pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), 
         out::print(&component.text())?;
     }
     match component.refused {
-        Some(refused) => Err(CliError::new(format!("it would be refused: {}; {}", refused.reason, refused.remedy))),
+        Some(refused) => Err(CliError::new(format!("a host would refuse it: {}; {}", refused.reason, refused.remedy))),
         None => Ok(()),
     }
 }
@@ -79,7 +80,8 @@ impl Component {
         let name = path.display();
         let unreadable = |error| CliError::new(format!("{name}: {error}"));
         let (file, metadata) = files::open(path).map_err(unreadable)?;
-        // First by the eyes of a host: it knows what else is dropped into directories, and looks before it reads.
+        // The scanner first, as in a host: it recognises files that are not components, and checks the size before
+        // reading.
         let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
         match Scanner::new(path).scan(config).map_err(unreadable)?.found.into_values().next().map(|found| found.state) {
             Some(State::Ready(spec)) => {
@@ -121,15 +123,12 @@ impl Component {
         push_item(&mut text, "WASI", [self.wasi.join(", ")]);
         push_item(&mut text, "answers at", [self.routes.join(", ")]);
         push_item(&mut text, "may call", [self.calls.join(", ")]);
-        push_item(&mut text, "may ask", [self.http.join(", ")]);
+        push_item(&mut text, "may send to", [self.http.join(", ")]);
         push_item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
         push_item(&mut text, "exports", &self.exports);
         push_item(&mut text, "imports", &self.imports);
         let name = Path::new(&self.file).with_extension("toml");
-        text.push_str(&format!(
-            "\nA manifest for it, {}, all of which is optional:\n\n",
-            clean(&name.to_string_lossy())
-        ));
+        text.push_str(&format!("\nA manifest for it, {}; every key is optional:\n\n", clean(&name.to_string_lossy())));
         for line in self.manifest.lines() {
             let line = format!("    {line}");
             text.push_str(&format!("{}\n", line.trim_end()));
@@ -149,7 +148,7 @@ fn format_service(service: &Service, now: SystemTime) -> String {
         (None, true) => match service.code.as_deref() {
             Some("baseline") => "its machine code is in memory: baseline code, slower until it is optimised".into(),
             Some(code) => format!("its machine code is in memory: {code}"),
-            // A host of an earlier version does not say.
+            // Hosts of earlier versions do not report it.
             None => "its machine code is in memory".into(),
         },
         (None, false) => "its machine code is not in memory".into(),
@@ -164,7 +163,7 @@ fn format_service(service: &Service, now: SystemTime) -> String {
         let upstream = service.upstream.clone().unwrap_or_default();
         push_item(&mut text, "replicas", upstream::replicas(replicas, &upstream.sources));
         if !replicas.is_empty() {
-            push_item(&mut text, "not heard of", upstream::failing(&upstream.sources));
+            push_item(&mut text, "unresolved", upstream::failing(&upstream.sources));
         }
         push_item(&mut text, "upstream", upstream::settings(&upstream));
     }
@@ -172,7 +171,7 @@ fn format_service(service: &Service, now: SystemTime) -> String {
     push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
     push_item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
     push_item(&mut text, "may call", [service.calls.join(", ")]);
-    push_item(&mut text, "may ask", [service.http.join(", ")]);
+    push_item(&mut text, "may send to", [service.http.join(", ")]);
     traffic(&mut text, service, now);
     let limits = service.limits.iter().map(|(name, value)| match value {
         serde_json::Value::String(value) => format!("{name} {value}"),
@@ -187,10 +186,10 @@ fn format_service(service: &Service, now: SystemTime) -> String {
     text
 }
 
-/// What a service was asked, and what it took.
+/// Adds requests, latency and resource use.
 fn traffic(text: &mut String, service: &Service, now: SystemTime) {
     let (errors, in_flight, queued) = (service.errors, service.in_flight, service.queued);
-    let requests = format!("{}, {errors} of them errors; {in_flight} in flight, {queued} queued", service.requests);
+    let requests = format!("{}, {errors} errors; {in_flight} in flight, {queued} queued", service.requests);
     push_item(text, "requests", [requests]);
     push_item(text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
     if service.replicas.is_none() {
@@ -207,19 +206,19 @@ fn traffic(text: &mut String, service: &Service, now: SystemTime) {
             if misses == 1 { "miss" } else { "misses" }
         )
     });
-    push_item(text, "kept answers", kept);
+    push_item(text, "cache", kept);
     let refusal = service.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
     push_item(text, "last refusal", refusal);
 }
 
-/// A policy: how it is set, and how it does.
+/// Formats a policy with its settings and state.
 fn policy(policy: &Policy) -> String {
     let route = policy.route.as_ref().map_or(String::new(), |route| format!("{route} "));
     let state = policy.state.as_ref().map_or(String::new(), |state| format!(": {state}"));
     format!("{route}{} {}{state}", policy.policy, policy.settings)
 }
 
-/// What an operator has to know of an isolation.
+/// Explains an isolation.
 fn isolated(isolation: &str) -> String {
     let means = match isolation {
         "service" => ": several instances, each with memory of its own, and any may be replaced; keep no data in them",
@@ -229,7 +228,7 @@ fn isolated(isolation: &str) -> String {
     format!("{isolation}{means}")
 }
 
-/// A failure: what and when, then what the guest left behind.
+/// Formats a failed request, with the guest's backtrace and stderr.
 fn failed(error: &RecentError, now: SystemTime) -> Vec<String> {
     let status = error.status.map_or("aborted".into(), |status| status.to_string());
     let detail = error.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
@@ -240,7 +239,7 @@ fn failed(error: &RecentError, now: SystemTime) -> Vec<String> {
     lines
 }
 
-/// Says something in as many lines as there are; nothing when there is nothing to say.
+/// Adds a label with one line per item; nothing without items.
 fn push_item(text: &mut String, name: &str, lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let lines = lines.into_iter();
     for (n, line) in lines.filter(|line| !line.as_ref().is_empty()).enumerate() {
@@ -273,11 +272,11 @@ mod tests {
             "  since         2026-11-21T10:00:00Z (1 hour ago)\n",
             "  answers at    /users and users.localhost\n",
             "  may call      hello, orders\n",
-            "  may ask       https://*.example.org, http://10.0.0.0/8\n",
+            "  may send to   https://*.example.org, http://10.0.0.0/8\n",
             "  last refusal  queue-full, 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
             "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",
-            "  asks for      outgoing HTTP: imported, denied but for `calls` and `http` of its manifest\n",
+            "  asks for      outgoing HTTP: imported; denied except what `calls` and `http` of its manifest allow\n",
             "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
             "                  0: users::run\n                  stderr: Traceback:\n",
             "  isolation     service: several instances, each with memory of its own,",
@@ -286,7 +285,7 @@ mod tests {
         }
     }
 
-    /// What an operator of a rollout, or of an upstream in trouble, looks for.
+    /// The status of versions, and of an upstream with unavailable replicas.
     #[test]
     fn rollouts_and_replicas_in_words() {
         let text = |json: &str| {
@@ -310,7 +309,7 @@ mod tests {
             r#"{"name":"far","state":"serving","loaded":true,"replicas":[
                 {"url":"http://a","weight":3,"state":"available","in_flight":2,"connections":1},
                 {"url":"http://b","weight":1,"state":"down","why":"refused\u001b[2J","in_flight":0,"connections":0},
-                {"url":"http://c","weight":1,"state":"ejected","until":"2026-11-21T11:00:10Z","why":"it answers 503",
+                {"url":"http://c","weight":1,"state":"ejected","until":"2026-11-21T11:00:10Z","why":"it responded with 503",
                  "in_flight":0,"connections":2}],
                 "upstream":{"settings":{"connect":"1s","policy":"hash","retry.attempts":"2","retry.budget":"20%"},
                  "sources":[{"source":"http://a"},{"source":"far.list","fails":"No such file"}]}}"#,
@@ -320,8 +319,8 @@ mod tests {
             "  state         serving; 1 of 3 replicas available\n",
             "  replicas      http://a  available; weight 3, 2 in flight, 1 connection\n",
             "                http://b  down: refused\\u{1b}[2J; weight 1, 0 in flight, 0 connections\n",
-            "                http://c  ejected until 2026-11-21T11:00:10Z: it answers 503; weight 1, 0 in flight, 2 connections\n",
-            "  not heard of  far.list: No such file\n",
+            "                http://c  ejected until 2026-11-21T11:00:10Z: it responded with 503; weight 1, 0 in flight, 2 connections\n",
+            "  unresolved    far.list: No such file\n",
             "  upstream      policy hash, connect 1s\n                health: none, without health.path\n",
             "                retry: attempts 2, budget 20%\n",
         ] {
@@ -334,7 +333,7 @@ mod tests {
         );
         assert!(lost.contains("  state         serving; 0 of 0 replicas available\n"), "{lost}");
         assert!(
-            lost.contains("  replicas      none: far.list: No such file\n") && !lost.contains("not heard"),
+            lost.contains("  replicas      none: far.list: No such file\n") && !lost.contains("unresolved"),
             "{lost}"
         );
     }

@@ -1,4 +1,4 @@
-//! `lodge logs` and `lodge events`: what was said and what changed, so far or from now on.
+//! `lodge logs` and `lodge events`: print log lines and changes of the directory.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -7,10 +7,10 @@ use super::client::api::{DirectoryChange, LogLine};
 use super::client::{Client, encoded};
 use super::out::{self, CliError, clean};
 
-/// Lines that following begins with, unless another number was asked for.
+/// The earlier lines that `--follow` begins with by default.
 const BEFORE: u64 = 10;
 
-/// What was asked for.
+/// The arguments of the commands.
 pub(super) struct LogQuery<'a> {
     pub(super) service: Option<&'a str>,
     pub(super) tail: Option<u64>,
@@ -31,7 +31,7 @@ pub(super) fn logs(client: &Client, query: &LogQuery) -> Result<(), CliError> {
     }
 }
 
-/// Prints changes of the directory, and what operators did.
+/// Prints changes of the directory and actions of operators.
 pub(super) fn events(client: &Client, query: &LogQuery) -> Result<(), CliError> {
     if query.follow {
         follow::<DirectoryChange>(client, "/v1/events?follow=true", "change", query.json, format_change)
@@ -67,7 +67,7 @@ fn follow<T: for<'a> Deserialize<'a>>(
             continue;
         }
         let line: T = client.read(&event.data)?;
-        // In JSON a line feed can only stand between values.
+        // In JSON, line feeds occur only between values.
         out::line(&if json { event.data.replace('\n', " ") } else { format(&line) })?;
     }
     Ok(())
@@ -83,7 +83,7 @@ fn path(service: Option<&str>, tail: Option<u64>, follow: bool) -> String {
     if parts.is_empty() { "/v1/logs".into() } else { format!("/v1/logs?{}", parts.join("&")) }
 }
 
-/// A service that is gone may have left lines; one that nobody ever heard of is a slip.
+/// Returns an error if no service of this name exists and the log has no line of one, since then the name is a typo.
 fn check_known(client: &Client, name: &str) -> Result<(), CliError> {
     match client.services(Some(name)) {
         Err(CliError::Problem(problem)) => {
@@ -94,11 +94,11 @@ fn check_known(client: &Client, name: &str) -> Result<(), CliError> {
     }
 }
 
-/// `2026-11-21T10:22:03.123Z INFO  users stdout: hello  request_id=…`
+/// Formats a line: `2026-11-21T10:22:03.123Z INFO  users stdout: hello  request_id=…`
 fn format(line: &LogLine) -> String {
-    let who = line.service.as_deref().unwrap_or("lodge");
+    let source = line.service.as_deref().unwrap_or("lodge");
     let how = line.stream.as_deref().unwrap_or(&line.kind);
-    let mut text = format!("{} {:5} {who} {how}: {}", line.at, line.level, line.message);
+    let mut text = format!("{} {:5} {source} {how}: {}", line.at, line.level, line.message);
     let fields = line.fields.iter().map(|(name, value)| match value {
         Value::String(value) => format!(" {name}={value}"),
         value => format!(" {name}={value}"),
@@ -111,8 +111,8 @@ fn format(line: &LogLine) -> String {
 }
 
 fn format_change(change: &DirectoryChange) -> String {
-    let who = change.service.as_ref().map_or(String::new(), |service| format!("{service}: "));
-    clean(&format!("{} {who}{}", change.at, change.message)).into_owned()
+    let service = change.service.as_ref().map_or(String::new(), |name| format!("{name}: "));
+    clean(&format!("{} {service}{}", change.at, change.message)).into_owned()
 }
 
 #[cfg(test)]

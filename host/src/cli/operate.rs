@@ -1,4 +1,4 @@
-//! What an operator orders: `lodge disable`, `enable`, `unload`, `purge`, `drain` and `log-level`.
+//! Actions of an operator: `lodge disable`, `enable`, `unload`, `purge`, `drain` and `log-level`.
 
 use serde_json::json;
 
@@ -13,21 +13,21 @@ pub(super) fn service(client: &Client, order: &str, name: &str, json: bool) -> R
     print_reply(&answer, json, &format!("{}: {}", now.service, now.state))
 }
 
-/// Drops what is kept of a service's answers, at a path and below.
+/// Removes the stored responses of a service at a path and below.
 pub(super) fn purge(client: &Client, name: &str, path: Option<&String>, json: bool) -> Result<(), CliError> {
     let path = encoded(path.map_or("/", String::as_str));
     let answer = client.of_service("POST", &format!("/v1/services/{{}}/purge?path={path}"), name)?;
     let Purged { service, path, purged } = client.read(&answer)?;
-    print_reply(&answer, json, &format!("{service}: {purged} kept answers dropped at {path} and below"))
+    print_reply(&answer, json, &format!("{service}: removed {purged} stored responses at {path} and below"))
 }
 
-/// Stops the host, as SIGTERM does.
+/// Stops the host after a drain, as SIGTERM does.
 pub(super) fn drain(client: &Client, json: bool) -> Result<(), CliError> {
     let answer = client.post("/v1/drain")?;
-    print_reply(&answer, json, "stopping; running requests may finish within the host's stop.grace")
+    print_reply(&answer, json, "stopping; requests in flight may finish within the host's stop.grace")
 }
 
-/// Says how much is logged or, with a level, sets it until the host ends.
+/// Prints the log level or, with a level, sets it until the host stops.
 pub(super) fn log_level(client: &Client, level: Option<&String>, json: bool) -> Result<(), CliError> {
     let answer = match level {
         Some(level) => client.put("/v1/log-level", &json!({ "level": level }).to_string())?,

@@ -1,8 +1,9 @@
-//! Rollouts in words: what a version gets of its service's requests.
+//! Formats the share of requests that a version gets.
 
 use super::client::api::{Rollback, Share, Version};
 
-/// In a line: `10 %, header:x-version=2; mirror 5 %; rollback errors +1 %, p99 ×1.5, from 100 requests`.
+/// Formats a share in one line: `10 %, header:x-version=2; mirror 5 %; rollback errors +1 %, p99 ×1.5, from 100
+/// requests`.
 pub(super) fn format_share(share: &Share) -> String {
     let mut words = vec![format!("{} %", share.percent)];
     words.extend(share.rules.iter().cloned());
@@ -16,7 +17,7 @@ pub(super) fn format_share(share: &Share) -> String {
     text
 }
 
-/// In a word, for a column: the part or, without one, how it is asked at all.
+/// Formats a share in one word: the percentage, or else how the version gets requests.
 pub(super) fn short_share(share: &Share) -> String {
     match share {
         Share { percent, .. } if *percent > 0.0 => format!("{percent}%"),
@@ -26,7 +27,7 @@ pub(super) fn short_share(share: &Share) -> String {
     }
 }
 
-/// A version as its service has it: `users@2 10 %`, and what keeps it from that.
+/// Formats a version of a service: `users@2 10 %`, with its state if it is not serving.
 pub(super) fn format_version(version: &Version) -> String {
     let Version { name, percent, state } = version;
     let out = if ["serving", "failing", "unloaded", ""].contains(&state.as_str()) {

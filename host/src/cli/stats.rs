@@ -1,4 +1,4 @@
-//! `lodge stats` and `lodge top`: what services do now, as rates between two looks.
+//! `lodge stats` and `lodge top`: show rates between two samples.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use super::table::Side::{Left, Right};
 use super::table::Table;
 use super::units::{bytes, millis, rate, seconds};
 
-/// Between two looks.
+/// The interval between samples.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What a service does.
+/// The rates of a service.
 #[derive(Debug, Serialize, PartialEq)]
 struct Rate {
     name: String,
@@ -23,7 +23,7 @@ struct Rate {
     errors_per_second: f64,
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
-    /// Of one core.
+    /// In percent of one core.
     cpu_percent: f64,
     memory_bytes: u64,
     in_flight: u64,
@@ -41,7 +41,7 @@ impl Sample {
     }
 }
 
-/// Draws again and again on a terminal; prints once, over a second, for anybody else.
+/// Redraws a table on a terminal; otherwise prints one sample over a second.
 pub(super) fn stats(client: &Client, only: Option<&str>, once: bool, json: bool) -> Result<(), CliError> {
     let mut before = Sample::take(client, only)?;
     if once || json || !screen::is_terminal() {
@@ -58,7 +58,7 @@ pub(super) fn stats(client: &Client, only: Option<&str>, once: bool, json: bool)
     }
 }
 
-/// The same with the whole screen, the busiest first, until somebody leaves.
+/// Shows all services on the whole screen, the busiest first, until the user quits.
 pub(super) fn top(client: &Client, json: bool) -> Result<(), CliError> {
     let (mut before, mut host) = (Sample::take(client, None)?, host(client)?);
     if json || !screen::is_terminal() {
@@ -84,7 +84,7 @@ fn host(client: &Client) -> Result<Host, CliError> {
 fn headline(client: &Client, before: &Host, now: &Host, time: Duration) -> String {
     let cpu = percent(before.cpu_seconds, now.cpu_seconds, time);
     let line = format!(
-        "lodge {} at {}   q leaves   up {}   {} connections   CPU {cpu:.1} %   memory {}",
+        "lodge {} at {}   q quits   up {}   {} connections   CPU {cpu:.1} %   memory {}",
         now.version,
         client.url(),
         seconds(now.uptime_seconds.trunc()),
@@ -99,7 +99,7 @@ fn rates(before: &Sample, now: &Sample) -> Vec<Rate> {
     let of = |service: &Service| {
         let was = before.services.iter().find(|was| was.name == service.name);
         let (requests, errors, cpu) = was.map_or((0, 0, 0.0), |was| (was.requests, was.errors, was.cpu_seconds));
-        // A host that was started again counts from zero.
+        // Counters of a restarted host begin at zero.
         let per_second = |was: u64, now: u64| now.saturating_sub(was) as f64 / time.as_secs_f64().max(0.001);
         Rate {
             name: service.name.clone(),

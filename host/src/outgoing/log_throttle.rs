@@ -40,7 +40,7 @@ mod tests {
         let (mut log_throttle, start) = (LogThrottle::default(), Instant::now());
         let said: Vec<_> = (0..100).map(|ms| log_throttle.record(start + Duration::from_millis(ms))).collect();
         assert_eq!(said.iter().flatten().count(), LINES as usize);
-        assert_eq!(log_throttle.record(start + WINDOW), Some(95), "the next window says how many were left out");
+        assert_eq!(log_throttle.record(start + WINDOW), Some(95), "the next window reports how many were suppressed");
         assert_eq!(log_throttle.record(start + WINDOW), Some(0));
     }
 }

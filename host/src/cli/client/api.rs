@@ -1,5 +1,5 @@
-//! What the admin API says, as far as people are shown it. A field that a host does not have, or has `null`, is empty:
-//! hosts of other versions are asked, too.
+//! The parts of the admin API that commands show. A field that is missing or `null` is empty, since the host may be of
+//! another version.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use super::{Client, encoded};
 use crate::cli::out::{CliError, clean};
 use crate::config::key::nearest;
 
-/// Names of services that a message lists.
+/// The most service names in a message.
 const NAMES: usize = 20;
 
-/// A file of the directory: it serves, or it is refused.
+/// A file of the directory, which is either served or refused.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Entry {
@@ -22,7 +22,7 @@ pub(in crate::cli) struct Entry {
     pub(in crate::cli) refused: Option<Refused>,
 }
 
-/// Why a file does not serve.
+/// Why a file is refused.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Refused {
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Refused {
     pub(in crate::cli) remedy: String,
 }
 
-/// A service, its traffic and, where one alone was asked for, its limits and last failures.
+/// A service with its traffic and, if requested alone, its limits and recent errors.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Service {
@@ -60,7 +60,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) share: Option<Share>,
     pub(in crate::cli) sticky: Option<String>,
     pub(in crate::cli) versions: Vec<Version>,
-    /// Nothing of a component; empty when none is known.
+    /// `None` for a component; empty if an upstream has no known replica.
     pub(in crate::cli) replicas: Option<Vec<Replica>>,
     pub(in crate::cli) upstream: Option<Upstream>,
     pub(in crate::cli) calls: Vec<String>,
@@ -72,7 +72,7 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) recent_errors: Vec<RecentError>,
 }
 
-/// One of the places where a service is that is elsewhere.
+/// A replica of an upstream.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Replica {
@@ -85,7 +85,7 @@ pub(in crate::cli) struct Replica {
     pub(in crate::cli) connections: u64,
 }
 
-/// How a service that is elsewhere is set, and where its replicas are said to be.
+/// The settings of an upstream and the sources of its replicas.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Upstream {
@@ -93,7 +93,7 @@ pub(in crate::cli) struct Upstream {
     pub(in crate::cli) sources: Vec<Source>,
 }
 
-/// Somebody who says where replicas are, and why nothing can be learnt from it.
+/// A source of replica addresses, and its error.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Source {
@@ -101,7 +101,7 @@ pub(in crate::cli) struct Source {
     pub(in crate::cli) fails: Option<String>,
 }
 
-/// What a version gets of its service's requests.
+/// The share of its service's requests that a version gets.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Share {
@@ -112,7 +112,7 @@ pub(in crate::cli) struct Share {
     pub(in crate::cli) rollback: Option<Rollback>,
 }
 
-/// How much worse a version may do before it is taken out.
+/// How much worse than its service a version may do before it is withdrawn.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Rollback {
@@ -121,7 +121,7 @@ pub(in crate::cli) struct Rollback {
     pub(in crate::cli) minimum: u64,
 }
 
-/// A version beside a service.
+/// A version of a service.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Version {
@@ -130,7 +130,7 @@ pub(in crate::cli) struct Version {
     pub(in crate::cli) state: String,
 }
 
-/// What requests are asked before they may run.
+/// A policy that can refuse requests, and its state.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Policy {
@@ -140,7 +140,7 @@ pub(in crate::cli) struct Policy {
     pub(in crate::cli) state: Option<String>,
 }
 
-/// What is kept of a service's answers.
+/// The stored responses of a service.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct CacheStats {
@@ -150,7 +150,7 @@ pub(in crate::cli) struct CacheStats {
     pub(in crate::cli) misses: u64,
 }
 
-/// The last request that a service did not get.
+/// The last request that was refused.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct LastRefusal {
@@ -158,13 +158,13 @@ pub(in crate::cli) struct LastRefusal {
     pub(in crate::cli) reason: String,
 }
 
-/// A request that failed.
+/// A failed request.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct RecentError {
     pub(in crate::cli) at: String,
     pub(in crate::cli) request_id: String,
-    /// Nothing when the transfer was aborted.
+    /// `None` if the transfer was aborted.
     pub(in crate::cli) status: Option<u16>,
     pub(in crate::cli) reason: String,
     pub(in crate::cli) detail: Option<String>,
@@ -187,7 +187,7 @@ pub(in crate::cli) struct LogLine {
     pub(in crate::cli) fields: BTreeMap<String, Value>,
 }
 
-/// A change of the directory, or an operator's act.
+/// A change of the directory, or an action of an operator.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct DirectoryChange {
@@ -196,7 +196,7 @@ pub(in crate::cli) struct DirectoryChange {
     pub(in crate::cli) message: String,
 }
 
-/// The process itself.
+/// The host process.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Host {
@@ -210,7 +210,7 @@ pub(in crate::cli) struct Host {
     pub(in crate::cli) sandbox_reset: String,
 }
 
-/// What came of an order to a service.
+/// The state of a service after an action.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct ServiceState {
@@ -218,7 +218,7 @@ pub(in crate::cli) struct ServiceState {
     pub(in crate::cli) state: String,
 }
 
-/// What was dropped of the answers that were kept.
+/// The result of a purge.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Purged {
@@ -227,14 +227,14 @@ pub(in crate::cli) struct Purged {
     pub(in crate::cli) purged: u64,
 }
 
-/// How much is logged.
+/// The log level.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Level {
     pub(in crate::cli) level: String,
 }
 
-/// RFC 9457.
+/// A problem (RFC 9457).
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Problem {
@@ -247,12 +247,12 @@ fn nothing_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(fr
 }
 
 impl Client {
-    /// What became of every file.
+    /// Returns every file of the directory.
     pub(in crate::cli) fn entries(&self) -> Result<Vec<Entry>, CliError> {
         self.read(&self.get("/v1/services")?)
     }
 
-    /// Every service, or the one of this name.
+    /// Returns every service, or the one with this name.
     pub(in crate::cli) fn services(&self, only: Option<&str>) -> Result<Vec<Service>, CliError> {
         let mut entries = self.entries()?;
         let mut services: Vec<_> = entries.iter_mut().filter_map(|entry| entry.service.take()).collect();
@@ -266,23 +266,25 @@ impl Client {
         Ok(services)
     }
 
-    /// Asks for something of one service, whose name is `{}` in `path`; says which there are when it is none of them.
+    /// Sends a request about one service, whose name replaces `{}` in `path`. If there is no such service, the error
+    /// lists those that exist.
     pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, CliError> {
         let path = path.replace("{}", &encoded(name));
         let answer = self.exchange(method, &path, (method == "POST").then_some(""))?;
         match answer.status {
             200..300 => Ok(answer.text),
-            // Its own message is better, unless the name is known and the path is not.
+            // If the service exists, the host does not know the path.
             404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.failure(&path, &answer))),
             _ => Err(self.failure(&path, &answer)),
         }
     }
 
-    /// An answer as a value.
+    /// Parses the JSON of a response.
     pub(in crate::cli) fn read<'a, T: Deserialize<'a>>(&self, json: &'a str) -> Result<T, CliError> {
         serde_json::from_str(json).map_err(|error| {
-            let why = if json.trim_start().starts_with('<') { "it is a page".to_owned() } else { error.to_string() };
-            CliError::new(format!("{} does not answer as a Lodge does: {why}", self.url()))
+            let why =
+                if json.trim_start().starts_with('<') { "it is an HTML page".to_owned() } else { error.to_string() };
+            CliError::new(format!("the response of {} is not that of a Lodge host: {why}", self.url()))
         })
     }
 }
@@ -330,7 +332,7 @@ mod tests {
         assert_eq!(said(unknown("bad", &names, &[entry])), "bad.wasm is refused: it is empty; copy it again");
     }
 
-    /// Hosts of other versions say less, or more.
+    /// Hosts of other versions send fewer or more fields.
     #[test]
     fn what_is_missing_is_empty() {
         let line: LogLine = serde_json::from_str(r#"{"message":"x","fields":null,"new":1}"#).unwrap();

@@ -1,4 +1,4 @@
-//! The files of one service in a directory, and the lock on them.
+//! The files of one service in a directory, and their lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Error, ErrorKind};
@@ -14,13 +14,13 @@ use crate::guests::scan::MANIFEST;
 use crate::manifest::Manifest;
 use crate::manifest::spec::is_name;
 
-/// How long another command on the same service is waited for: it may wait for a host that compiles.
+/// The longest wait for another command on the same service, which may itself wait for a compilation.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Between two tries to get the lock.
+/// The interval between attempts to get the lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a command left behind that was killed; no command writes one file for so long.
+/// The age at which a partial file is left over from a killed command; writing a file takes less.
 const ABANDONED: Duration = Duration::from_secs(600);
 
 /// The files of a service in a directory.
@@ -35,14 +35,14 @@ impl<'a> ServiceFiles<'a> {
     pub(super) fn new(directory: &'a Path, name: &'a str, most: u64) -> Result<Self, CliError> {
         if !is_name(name) {
             return Err(CliError::Usage(format!(
-                "`{name}` cannot be a service's name; take letters, digits, `-`, `_`"
+                "`{name}` is not a valid name of a service; use letters, digits, `-` and `_`"
             )));
         }
         Ok(Self { directory, name, most })
     }
 
-    /// Waits until no other command works on this service. The lock lasts until its file is dropped, or the process
-    /// ends however it does.
+    /// Waits until no other command works on this service. The lock is held until the returned file is dropped or the
+    /// process ends.
     pub(super) fn lock(&self) -> Result<File, CliError> {
         // Hosts ignore names that begin with a dot.
         let path = self.directory.join(format!(".{}.lock", self.name));
@@ -55,12 +55,14 @@ impl<'a> ServiceFiles<'a> {
                 Err(TryLockError::Error(error)) => return Err(failed(&path, &error)),
                 Err(TryLockError::WouldBlock) if start.elapsed() >= LOCK_TIMEOUT => {
                     let (name, long) = (self.name, humantime::format_duration(LOCK_TIMEOUT));
-                    let problem = format!("another command has been at work on {name} for {long}; nothing was changed");
+                    let problem = format!(
+                        "another command has been working on {name} for {long}; nothing was changed; try again later"
+                    );
                     return Err(CliError::Problem(problem));
                 }
                 Err(TryLockError::WouldBlock) => {
                     if !std::mem::replace(&mut waits, true) {
-                        notice(&format!("waiting for another command that works on {}", self.name));
+                        notice(&format!("waiting for another command on {}", self.name));
                     }
                     std::thread::park_timeout(RETRY_INTERVAL);
                 }
@@ -70,7 +72,7 @@ impl<'a> ServiceFiles<'a> {
         Ok(file)
     }
 
-    /// Removes what commands on this service left behind that were killed. If that fails, it is only untidy.
+    /// Removes partial files of killed commands on this service. Errors are ignored, since the files do no harm.
     fn tidy(&self) {
         let own = [format!(".{}.", self.name), format!(".{}@", self.name)];
         for entry in fs::read_dir(self.directory).into_iter().flatten().flatten() {
@@ -88,7 +90,7 @@ impl<'a> ServiceFiles<'a> {
         self.directory.join(format!("{}{label}.wasm", self.name))
     }
 
-    /// The manifest of a version.
+    /// Returns the path of a version's manifest.
     pub(super) fn manifest_of(&self, label: &str) -> PathBuf {
         self.directory.join(format!("{}@{label}.toml", self.name))
     }
@@ -97,15 +99,15 @@ impl<'a> ServiceFiles<'a> {
         self.directory.join(format!("{}.toml", self.name))
     }
 
-    /// Not `.wasm` at its end, so that no host serves it.
+    /// Returns the path of the previous component. It does not end in `.wasm`, so that no host serves it.
     pub(super) fn previous(&self) -> PathBuf {
         self.directory.join(format!("{}.wasm.previous", self.name))
     }
 
-    /// What the service's manifest says.
+    /// Reads the service's manifest.
     ///
     /// # Errors
-    /// When it is wrong: what is put beside it would not be served.
+    /// If it is invalid, since a component beside it would not be served.
     pub(super) fn manifest(&self, config: &Config) -> Result<Manifest, CliError> {
         let path = self.service_manifest();
         let text = match files::read_text(&path, MANIFEST) {
@@ -115,11 +117,11 @@ impl<'a> ServiceFiles<'a> {
         };
         Manifest::read(self.name, &text, &config.limits, config.engine.max_memory).map_err(|problems| {
             let (path, problems) = (path.display(), problems.join("; "));
-            CliError::new(format!("{path}: {problems}; correct it first, nothing was changed"))
+            CliError::new(format!("{path}: {problems}; nothing was changed; correct the manifest first"))
         })
     }
 
-    /// Whether the service is there; if not, `way_out` says what to do.
+    /// Returns an error if the service does not exist; `way_out` says what to do.
     pub(super) fn check_exists(&self, way_out: &str) -> Result<(), CliError> {
         let name = self.name;
         if [self.component(None), self.service_manifest()].iter().any(|path| path.exists()) {
@@ -133,7 +135,7 @@ impl<'a> ServiceFiles<'a> {
         Err(CliError::new(format!("{missing}{near}; {way_out}")))
     }
 
-    /// The names of all services of the directory.
+    /// Returns the names of all services in the directory.
     fn services(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory).into_iter().flatten().flatten();
         let stem = |entry: fs::DirEntry| {
@@ -144,8 +146,8 @@ impl<'a> ServiceFiles<'a> {
         entries.filter_map(stem).collect()
     }
 
-    /// Keeps what serves now, for a rollback, unless that is the `content` that comes now: a deployment that is repeated
-    /// changes nothing, and a rollback must go back behind the first one.
+    /// Keeps the current component for a rollback, unless it equals `content`: repeating a deployment must not replace
+    /// the version that a rollback returns to.
     pub(super) fn keep_previous(&self, content: &[u8]) -> Result<(), CliError> {
         match self.content_of(&self.component(None))? {
             Some(now) if now != content => self.write(&now, &self.previous()),
@@ -153,7 +155,7 @@ impl<'a> ServiceFiles<'a> {
         }
     }
 
-    /// What a file holds; `None` when it is not there.
+    /// Reads a file; `None` if it does not exist.
     pub(super) fn content_of(&self, path: &Path) -> Result<Option<Vec<u8>>, CliError> {
         match files::read(path, self.most.max(MANIFEST)) {
             Ok(content) => Ok(Some(content)),
@@ -162,7 +164,7 @@ impl<'a> ServiceFiles<'a> {
         }
     }
 
-    /// What was there before a version was refused. The component first: without it, its manifest is no service.
+    /// Restores the files after a version was refused. The component first: without it, the manifest is not a service.
     pub(super) fn restore(
         &self,
         manifest: &Path,
@@ -179,13 +181,13 @@ impl<'a> ServiceFiles<'a> {
         Ok(())
     }
 
-    /// Whether there was anything to remove.
+    /// Removes a file. Returns whether it existed.
     pub(super) fn remove(&self, path: &Path) -> Result<bool, CliError> {
         remove(path)
     }
 
-    /// In one step: a host never sees half a file. A file that is new gets the mode of the service's own, so that the host
-    /// can read both, and nobody else can.
+    /// Writes a file atomically, so that a host never reads half of it. A new file gets the mode of the service's own
+    /// file, so that the host can read both.
     pub(super) fn write(&self, content: &[u8], at: &Path) -> Result<(), CliError> {
         let is_manifest = at.extension().is_some_and(|extension| extension == "toml");
         let own = if is_manifest { self.service_manifest() } else { self.component(None) };
@@ -193,7 +195,7 @@ impl<'a> ServiceFiles<'a> {
     }
 }
 
-/// A failure of the file system.
+/// Returns the error for a failed file operation.
 pub(super) fn failed(path: &Path, error: &Error) -> CliError {
     CliError::new(format!("{}: {error}", path.display()))
 }

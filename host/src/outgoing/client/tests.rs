@@ -160,7 +160,7 @@ async fn quotas_hold_and_a_place_is_held_to_the_end() {
     {
         let mut first = std::pin::pin!(ask(&client, &service, url.clone(), options));
         let polled = tokio::time::timeout(Duration::from_millis(20), first.as_mut()).await;
-        assert!(polled.is_err(), "the server says nothing");
+        assert!(polled.is_err(), "the server never responds");
         let second = ask(&client, &service, url.clone(), options).await;
         assert!(matches!(second, Err(OutgoingFailure::Requests)), "{second:?}");
     }
@@ -229,7 +229,7 @@ async fn idle_connections_make_room() {
         let mut first = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
         if slow {
             let polled = tokio::time::timeout(Duration::from_millis(50), first.as_mut()).await;
-            assert!(polled.is_err(), "the server says nothing");
+            assert!(polled.is_err(), "the server never responds");
         }
         // In sequence, and three at a time.
         for n in 0..20 {
@@ -250,7 +250,7 @@ async fn a_pool_is_not_begun_for_each_request() {
     let options = RequestOptions::default();
     let mut slow = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
     let polled = tokio::time::timeout(Duration::from_millis(50), slow.as_mut()).await;
-    assert!(polled.is_err(), "the server says nothing");
+    assert!(polled.is_err(), "the server never responds");
     while client.dial.open() <= client.renew_above {
         ask(&client, &service, answering().await.0, options).await.unwrap();
     }
