@@ -102,11 +102,9 @@ impl Adaptive {
         };
         Some(next)
     }
-}
 
-impl Adaptive {
-    /// Raises the limit when a request finds every slot in use and there was no sample for `MAX_SILENCE`. Returns the new
-    /// limit if it was raised.
+    /// Raises the limit when a request finds every slot in use and there was no sample for `MAX_SILENCE`. Returns the
+    /// new limit if it was raised.
     pub fn raise_if_silent(&self, now: Instant) -> Option<usize> {
         let mut state = lock(&self.0);
         if state.limit >= state.ceiling || now.saturating_duration_since(state.last_sample) < MAX_SILENCE {
