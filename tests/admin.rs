@@ -246,12 +246,12 @@ async fn grants_are_shown() {
     assert_eq!(of("caller3").await, (serde_json::json!(["*"]), Value::Null));
     assert_eq!(of("hello").await, (Value::Null, Value::Null));
     let told = crate::cache::command(&host, &["inspect", "caller"]).await;
-    let lines = "  may call      users, hello\n  may ask       https://*.example.org, http://10.0.0.0:5000/8\n";
+    let lines = "  may call      users, hello\n  may send to   https://*.example.org, http://10.0.0.0:5000/8\n";
     assert!(told.contains(lines) && !told.contains("a secret"), "{told}");
     let told = crate::cache::command(&host, &["inspect", "caller", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["http"], world);
     let told = crate::cache::command(&host, &["inspect", "hello"]).await;
-    assert!(!told.contains("may call") && !told.contains("may ask"), "{told}");
+    assert!(!told.contains("may call") && !told.contains("may send to"), "{told}");
 }
 
 /// Without a token, this machine may use the API, and nobody for whom a proxy of this machine asks.

@@ -57,7 +57,7 @@ async fn given_again_while_it_is_fresh() {
     assert_eq!((outcomes(&host, "miss").await, outcomes(&host, "hit").await), (1, 1));
     assert_eq!(metric(&host, "lodge_response_cache_entries", "").await, 1);
     let told = command(&host, &["inspect", "cacheable"]).await;
-    assert!(told.contains("kept answers  1, ") && told.contains("; 1 hit, 1 miss"), "{told}");
+    assert!(told.contains("cache         1, ") && told.contains("; 1 hit, 1 miss"), "{told}");
     assert!(metric(&host, "lodge_response_cache_bytes", "").await > 1000);
 }
 

@@ -36,7 +36,13 @@ fn every_bad_value_at_once() {
 #[test]
 fn settings_are_printed_with_their_origin() {
     let mut command = lodge(&["serve", "--print-config", "--limits-wall", "1m"]);
-    let (code, stdout, _) = output(command.env("LODGE_LISTEN", "127.0.0.1:1"));
+    let command = command.env("LODGE_LISTEN", "127.0.0.1:1").env("LODGE_LISTN", "x").env("LODGE_ZZZ", "x");
+    let (code, stdout, stderr) = output(command);
+    assert!(
+        stderr.contains("LODGE_LISTN is not a setting of Lodge, and is ignored; did you mean LODGE_LISTEN?\n"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("LODGE_ZZZ is not a setting of Lodge, and is ignored\n"), "{stderr}");
     let origin = |key: &str| {
         let line = stdout.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
         line.rsplit("# ").next().unwrap().to_owned()
@@ -170,9 +176,9 @@ async fn dev_builds_and_serves() {
     let source = crate_directory.join("src/lib.rs");
     let text = std::fs::read_to_string(&source).unwrap();
     std::fs::write(&source, "fn broken(").unwrap();
-    process.says("my_service does not build; its errors are above").await;
+    process.says("my_service does not build (errors above)").await;
     process.says("error: this file contains an unclosed delimiter").await;
-    assert!(process.before("unclosed delimiter", "its errors are above"), "the errors are below");
+    assert!(process.before("unclosed delimiter", "(errors above)"), "the errors are below");
     process.says("refused my_service.wasm: it does not build: error: this file contains an unclosed delimiter").await;
     assert_eq!(answer().await, "Hello, dev!");
     // Mended, and different.
@@ -306,14 +312,14 @@ async fn compiled_ahead() {
     // An image has the machine code and no key, and its user cannot write it.
     let sealed = root.path().join("code").display().to_string();
     let (code, _, stderr) = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache, "--seal", &sealed]));
-    assert!(code == Some(0) && stderr.contains("2 entries are in"), "{stderr}");
+    assert!(code == Some(0) && stderr.contains("copied 2 entries to"), "{stderr}");
     let process = Process::serve_sealed(directory.path(), &sealed).await;
     assert_eq!(get(process.address, "/users/1").await.status, 200);
     let metrics = crate::metrics::series(&get(process.admin, "/metrics").await.text());
     let count = |what: &str| metrics.get(&format!("lodge_compile_cache_{what}_total")).copied();
     assert_eq!((count("hits"), count("misses")), (Some(2.0), Some(0.0)), "{metrics:?}");
     let off = output(&mut lodge(&["compile", &guests, "--cache-directory", "off"]));
-    assert!(off.0 == Some(1) && off.2.contains("no compile cache to fill"), "{}", off.2);
+    assert!(off.0 == Some(1) && off.2.contains("cannot fill the compile cache"), "{}", off.2);
     let inside = output(&mut lodge(&["compile", &guests, "--cache-directory", &format!("{guests}/cache")]));
     assert!(inside.0 == Some(64) && inside.2.contains("inside the guests directory"), "{}", inside.2);
     // By whatever name, and before either is there.

@@ -135,7 +135,7 @@ fn services_are_inspected() {
     let mock = Mock::start();
     let (code, stdout, _) = ask(&mock, &["inspect", "users"]);
     assert_eq!(code, Some(0));
-    for text in ["disabled; its machine code is not in memory", "cpu 5s", "outgoing HTTP: imported, denied", "trapped"]
+    for text in ["disabled; its machine code is not in memory", "cpu 5s", "outgoing HTTP: imported; denied", "trapped"]
     {
         assert!(stdout.contains(text), "{text} is not in\n{stdout}");
     }
@@ -165,10 +165,10 @@ fn files_are_inspected() {
             assert!(!checked.is_null() && inspected[key] == *checked, "{key} of {name}: {checked}");
         }
         let (_, text, _) = output(&mut lodge(&["inspect", &file]));
-        assert!(text.contains("stdin: imported by its runtime, empty") && text.contains("[env]"), "{text}");
+        assert!(text.contains("stdin: imported by its runtime; empty") && text.contains("[env]"), "{text}");
         assert!(text.contains("may call      orders, hello\n"), "{text}");
         let (_, text, _) = output(&mut lodge(&["check", &file]));
-        assert!(text.contains("  may call    orders, hello\n  may ask     https://api.example.com\n"), "{text}");
+        assert!(text.contains("  may call    orders, hello\n  may send to https://api.example.com\n"), "{text}");
         // What it proposes is a manifest.
         std::fs::write(&manifest, inspected["manifest"].as_str().unwrap()).unwrap();
         assert_eq!(output(&mut lodge(&["check", &file])).0, Some(0));
@@ -188,7 +188,7 @@ fn orders_are_given() {
         (&["disable", "users"][..], "users: disabled\n"),
         (&["log-level"], "info\n"),
         (&["log-level", "debug"], "debug\n"),
-        (&["drain"], "stopping; running requests may finish within the host's stop.grace\n"),
+        (&["drain"], "stopping; requests in flight may finish within the host's stop.grace\n"),
     ] {
         assert_eq!(ask(&mock, args), (Some(0), said.into(), String::new()), "{args:?}");
     }
@@ -213,7 +213,7 @@ fn orders_are_given() {
 fn tokens_are_shown_and_asked_for() {
     let mock = Mock::with_token("0123456789abcdef");
     let (code, _, stderr) = ask(&mock, &["ps"]);
-    assert!(code == Some(1) && stderr.contains("wants a token; set admin_token (--admin-token, LODGE"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("requires a token; set admin_token (--admin-token, LODGE"), "{stderr}");
     let (code, _, stderr) = ask(&mock, &["ps", "--admin-token", "fedcba9876543210"]);
     assert!(code == Some(1) && stderr.contains("does not accept this token"), "{stderr}");
     assert_eq!(ask(&mock, &["ps", "--admin-token", "0123456789abcdef"]).0, Some(0));
@@ -234,7 +234,7 @@ fn nobody_there_is_said_with_the_way_out() {
         let (code, stdout, stderr) = output(&mut lodge(&[command, "--admin", &free]));
         assert_eq!((code, stdout.as_str(), stderr.lines().count()), (Some(1), "", 1), "{stderr}");
         let way_out = "refused (os error 111); is `lodge serve` running? --admin names another address\n";
-        assert!(stderr.contains(&format!("http://{free} does not answer")) && stderr.ends_with(way_out), "{stderr}");
+        assert!(stderr.contains(&format!("cannot reach http://{free}: ")) && stderr.ends_with(way_out), "{stderr}");
     }
     let (code, _, stderr) = output(&mut lodge(&["ps", "--admin", "off"]));
     assert!(code == Some(1) && stderr.contains("admin is `off`"), "{stderr}");

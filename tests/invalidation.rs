@@ -30,7 +30,7 @@ async fn purged_by_an_operator() {
     assert_eq!(same, [false, false, true]);
     assert_eq!(purge("?path=cacheable").await.status, 400);
     let told = command(&host, &["purge", "cacheable", "/cacheable/ab"]).await;
-    assert_eq!(told, "cacheable: 1 kept answers dropped at /cacheable/ab and below\n");
+    assert_eq!(told, "cacheable: removed 1 stored responses at /cacheable/ab and below\n");
     assert!(purge("").await.text().ends_with("\"purged\":2}"));
     // What was asked for before is not kept after.
     let slow = format!("{KEPT}&wait=500");

@@ -49,7 +49,7 @@ async fn deploy_promote_and_roll_back() {
     let (code, ..) = run(&["rollback", "users"]);
     assert_eq!((code, asked(&mut client, "/users", &[]).await), (Some(0), 1));
     let (code, _, stderr) = run(&["rollback", "users"]);
-    assert!(code == Some(1) && stderr.contains("nothing to go back to"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("nothing to roll back to"), "{stderr}");
 
     // What went well is no alert.
     let metrics = get(process.admin, "/metrics").await.text();
@@ -68,7 +68,9 @@ async fn deploy_promote_and_roll_back() {
     assert!(code == Some(64) && stderr.contains("--canary: `ten` is not a percentage"), "{stderr}");
     assert_eq!(asked(&mut client, "/users", &[]).await, 4);
     // A component under this name would not be what serves, so it is not put there.
-    for (text, wanted) in [("component = \"other.wasm\"", "names other.wasm"), (ELSEWHERE, "is elsewhere")] {
+    for (text, wanted) in
+        [("component = \"other.wasm\"", "`component = \"other.wasm\"`"), (ELSEWHERE, "makes free an upstream")]
+    {
         fs::write(directory.path().join("free.toml"), text).unwrap();
         let (code, _, stderr) = run(&["deploy", "free", &file(6)]);
         assert!(code == Some(1) && stderr.contains(wanted), "{stderr}");
@@ -164,7 +166,7 @@ async fn deploy_and_promote_refuse_in_words() {
     }
     assert!(withdrawn, "it goes on failing");
     let (code, _, stderr) = run(&["promote", "hello"]);
-    assert!(code == Some(1) && stderr.contains("hello@canary was taken out by the host: "), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("the host withdrew hello@canary: "), "{stderr}");
     assert!(stderr.contains("`lodge rollback hello`") && stderr.contains("--force"), "{stderr}");
     assert_eq!(within(client.get("/hello")).await.status, 200);
     assert_eq!(run(&["promote", "hello", "--force"]).0, Some(0));
@@ -200,10 +202,10 @@ async fn only_what_was_checked_is_placed() {
         ("users", "core.wasm", "core.wasm: it is a core module, not a component"),
         ("users", "none.wasm", "none.wasm: No such file"),
         ("users", ".", "it is not a regular file"),
-        ("user", "new.wasm", "did you mean `users`?; --new makes a new service, at /user"),
+        ("user", "new.wasm", "did you mean `users`?; --new creates a service at /user"),
         ("pinned", "new.wasm", "its manifest wants sha256:0000"),
         ("wrong", "new.wasm", "wrong.toml: line 1: unknown field `route`"),
-        ("off", "new.wasm", "off.toml says `enabled = false`"),
+        ("off", "new.wasm", "off.toml has `enabled = false`"),
     ] {
         let (code, _, stderr) = run(&["deploy", service, &at(file)]);
         assert!(code == Some(1) && stderr.contains(wanted), "{service} {file}: {stderr}");
@@ -239,7 +241,7 @@ async fn commands_work_where_the_host_looks() {
     let (code, _, stderr) = run(&["--guests", &wrong.display().to_string()]);
     assert!(code == Some(1) && stderr.contains("nothing was changed"), "{stderr}");
     let real = directory.path().canonicalize().unwrap();
-    assert!(stderr.contains(&format!("serves {}, and `guests` names", real.display())), "{stderr}");
+    assert!(stderr.contains(&format!("serves {}, but `guests` is", real.display())), "{stderr}");
     assert_eq!(fs::read(wrong.join("users.wasm")).unwrap(), version(9));
     let mut client = Connection::http1(process.address).await;
     assert_eq!(asked(&mut client, "/users", &[]).await, 1);

@@ -131,7 +131,7 @@ impl Admission {
             service,
             shared_limits: Arc::clone(shared_limits),
             limits: (limits.in_flight, limits.queue, limits.queue_wait),
-            plain: policies.is_open() && routes.is_empty() && adaptive.is_none(),
+            plain: policies.is_empty() && routes.is_empty() && adaptive.is_none(),
             policies,
             routes,
             retired: retired.map(|(_, adaptive)| Arc::clone(adaptive)),
@@ -143,7 +143,7 @@ impl Admission {
     pub fn activate(&self) {
         let (slots, queue, wait) = self.limits;
         let breakers = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.breaker.as_ref());
-        breakers.filter_map(|breaker| breaker.activate()).for_each(|change| permit::say(&self.name, change));
+        breakers.filter_map(|breaker| breaker.activate()).for_each(|change| permit::log_change(&self.name, change));
         if let Some(retired) = &self.retired {
             retired.reconfigure(manifest::adaptive::Settings { latency: Duration::MAX, floor: slots }, slots);
         }

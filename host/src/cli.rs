@@ -1,4 +1,4 @@
-//! What was typed, and what is done about it.
+//! The command line: parses arguments and runs commands.
 
 mod args;
 mod check;
@@ -30,9 +30,10 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use self::client::Client;
-use self::out::{Failure, complain};
+use self::out::{CliError, notice};
 use crate::base::files;
 use crate::base::lasting;
+use crate::config::key::nearest;
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
 use crate::host::{Ended, Host};
 use crate::manifest::share::Percent;
@@ -40,16 +41,16 @@ use crate::runtime::code_cache;
 use crate::runtime::compile::{this_program, worker};
 use crate::telemetry::logs::Logs;
 
-/// The request was understood and refused: a bad value, a bad file.
+/// The exit code for invalid arguments, settings and files (`EX_USAGE` of sysexits.h).
 const EX_USAGE: u8 = 64;
 
 /// The most bytes of a configuration file.
-const FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 1 << 20;
 
-/// How long the end of a command waits for threads that a file system or a resolver holds.
-const END: Duration = Duration::from_secs(1);
+/// How long a command waits at its end for threads that are blocked by a file system or a resolver.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs what was typed.
+/// Runs the command that `args` names, and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     let args: Vec<_> = args.into_iter().collect();
     if args.get(1).is_some_and(|argument| argument == worker::ARGUMENT) {
@@ -58,21 +59,21 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     let matches = match args::command().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(message) => {
-            // Help goes to stdout with success, a mistake to stderr.
+            // Help goes to stdout with success, an error to stderr.
             let _ = message.print();
             return if message.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(EX_USAGE) };
     match name {
-        "schema" => return out::end(schema::run()),
+        "schema" => return out::exit_code(schema::run()),
         "completions" => {
             let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
-            return shell.map_or(EX_USAGE.into(), |shell| out::end(manual::completions(args::command(), shell)));
+            return shell.map_or(EX_USAGE.into(), |shell| out::exit_code(manual::completions(args::command(), shell)));
         }
         "man" => {
             let directory = matches.get_one::<PathBuf>("directory");
-            return out::end(manual::man(args::command(), directory.map(PathBuf::as_path)));
+            return out::exit_code(manual::man(args::command(), directory.map(PathBuf::as_path)));
         }
         _ => {}
     }
@@ -80,7 +81,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         Ok(resolved) => resolved,
         Err(problems) => {
             for problem in problems {
-                complain(&problem);
+                notice(&problem);
             }
             return ExitCode::from(EX_USAGE);
         }
@@ -91,26 +92,26 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     (program.tiers, program.explains) = match name {
         "serve" => (Tiers::Both, false),
         "dev" => (Tiers::Baseline, true),
-        // What is checked, or compiled ahead, is what will serve for good.
+        // `check` and `compile` use the code that serves in the long run.
         _ => (Tiers::Optimised, false),
     };
     if flag(matches, "print-config") {
-        return out::end(print_config(&resolved));
+        return out::exit_code(print_config(&resolved));
     }
     match name {
         "serve" => serve(resolved.config, false),
         "dev" => serve(resolved.config, true),
-        "check" => out::end(check::run(resolved.config, flag(matches, "json"))),
+        "check" => out::exit_code(check::run(resolved.config, flag(matches, "json"))),
         "compile" => {
             let seal = matches.get_one::<PathBuf>("seal").map(PathBuf::as_path);
-            out::end(check::compile(resolved.config, seal))
+            out::exit_code(check::compile(resolved.config, seal))
         }
-        _ => out::end(ask(name, matches, &resolved)),
+        _ => out::exit_code(run_client_command(name, matches, &resolved)),
     }
 }
 
-/// Does what needs a running host; but a file is inspected without one.
-fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Failure> {
+/// Runs a command that needs a running host, except that a file is inspected without one.
+fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), CliError> {
     let config = &resolved.config;
     let json = flag(matches, "json");
     let service = text(matches, "name").map(String::as_str);
@@ -118,11 +119,13 @@ fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Fail
         return inspect::component(config, &path, json);
     }
     if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
-        return roll(name, matches, resolved, service);
+        return run_rollout(name, matches, resolved, service);
     }
-    let admin = config.admin.ok_or_else(|| Failure::new("admin is `off`, so there is nobody to ask"))?;
+    let admin = config.admin.ok_or_else(|| {
+        CliError::new("the setting admin is `off`, so no host can be reached; set --admin to the host's admin address")
+    })?;
     let client = Client::new(admin, config.admin_token.clone())?;
-    let wanted = || logs::Wanted {
+    let query = || logs::LogQuery {
         service,
         tail: matches.try_get_one("tail").ok().flatten().copied(),
         follow: flag(matches, "follow"),
@@ -130,8 +133,8 @@ fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Fail
     };
     match (name, service) {
         ("ps", _) => ps::run(&client, json),
-        ("logs", _) => logs::logs(&client, &wanted()),
-        ("events", _) => logs::events(&client, &wanted()),
+        ("logs", _) => logs::logs(&client, &query()),
+        ("events", _) => logs::events(&client, &query()),
         ("stats", only) => stats::stats(&client, only, flag(matches, "no-stream"), json),
         ("top", _) => stats::top(&client, json),
         ("inspect", Some(service)) => inspect::service(&client, service, json),
@@ -140,23 +143,23 @@ fn ask(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Result<(), Fail
         ("log-level", _) => operate::log_level(&client, text(matches, "level"), json),
         ("drain", _) => operate::drain(&client, json),
         ("health", _) => health::run(client, flag(matches, "verbose")),
-        _ => Err(Failure::Usage(format!("there is no command `{name}`"))),
+        _ => Err(CliError::Usage(format!("there is no command `{name}`"))),
     }
 }
 
-/// Moves the files of a service; a host may watch, and need not.
-fn roll(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), Failure> {
+/// Runs `deploy`, `promote` or `rollback`, with or without a running host.
+fn run_rollout(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), CliError> {
     let config = &resolved.config;
     let client = config.admin.map(|admin| Client::new(admin, config.admin_token.clone())).transpose()?;
     let client = client.as_ref();
     let label = text(matches, "label").map_or(deploy::CANARY, String::as_str);
     let chosen = resolved.values.iter().any(|(key, _, origin)| key == "guests" && *origin != Origin::Default);
     let directory = deploy::directory(config, chosen, client)?;
-    let order = deploy::Order { config, client, directory, name: service };
+    let order = deploy::DeployCommand { config, client, directory, name: service };
     match (name, matches.try_get_one::<PathBuf>("file").ok().flatten()) {
         ("deploy", Some(file)) => {
             let percent = text(matches, "canary").map(|text| Percent::parse(text)).transpose();
-            let percent = percent.map_err(|expected| Failure::Usage(format!("--canary: {expected}")))?;
+            let percent = percent.map_err(|expected| CliError::Usage(format!("--canary: {expected}")))?;
             order.deploy(file, percent.map(|percent| (percent, label)), flag(matches, "new"))
         }
         ("promote", _) => order.promote(label, flag(matches, "force")),
@@ -164,12 +167,12 @@ fn roll(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) ->
     }
 }
 
-/// Whether a flag was given, to a command that has it.
+/// Returns whether a flag was given. False for commands that do not have it.
 fn flag(matches: &ArgMatches, name: &str) -> bool {
     matches.try_get_one(name).ok().flatten().copied().unwrap_or(false)
 }
 
-/// What was given for an argument, to a command that has it.
+/// Returns the value of an argument. `None` also for commands that do not have it.
 fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a String> {
     matches.try_get_one(name).ok().flatten()
 }
@@ -177,7 +180,12 @@ fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a String> {
 fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     let (environment, unknown) = config::read_environment(std::env::vars());
     for variable in unknown.iter().filter(|variable| *variable != "LODGE_CONFIG") {
-        complain(&format!("{variable} is not a setting of Lodge, and is ignored"));
+        // Without the prefix, which would make every name similar.
+        let names: Vec<_> = config::described().map(|(name, ..)| config::env_name(&name)).collect();
+        let names = names.iter().filter_map(|name| name.strip_prefix("LODGE_"));
+        let near = variable.strip_prefix("LODGE_").and_then(|variable| nearest(variable, names));
+        let hint = near.map_or(String::new(), |near| format!("; did you mean LODGE_{near}?"));
+        notice(&format!("{variable} is not a setting of Lodge, and is ignored{hint}"));
     }
     let flags: Source =
         config::described().filter_map(|(name, ..)| Some((name.clone(), text(matches, &name)?.clone()))).collect();
@@ -205,14 +213,14 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
 fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
     let named = text(matches, "config").cloned().or_else(|| std::env::var("LODGE_CONFIG").ok());
     let path = PathBuf::from(named.as_deref().unwrap_or("lodge.toml"));
-    match files::read_text(&path, FILE) {
+    match files::read_text(&path, MAX_FILE) {
         Ok(text) => config::read_file(&text).map_err(|problem| vec![format!("{}: {problem}", path.display())]),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(Source::new()),
         Err(error) => Err(vec![format!("{}: {error}", path.display())]),
     }
 }
 
-fn print_config(resolved: &Resolved) -> Result<(), Failure> {
+fn print_config(resolved: &Resolved) -> Result<(), CliError> {
     let width = resolved.values.iter().map(|(name, text, _)| name.len() + text.len()).max().unwrap_or(0) + 5;
     for (name, text, origin) in &resolved.values {
         let text = if config::is_secret(name) && !text.is_empty() { "(a secret)" } else { text };
@@ -222,20 +230,20 @@ fn print_config(resolved: &Resolved) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The runtime of every command: one thread per core, and the clock of CPU time is theirs.
+/// Runs a future on a runtime with one worker per core, whose CPU clock measures guests.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(crate::cpu::scheduler::workers())
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|error| format!("the runtime does not start: {error}"))?;
+    let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(work);
-    // To drop it would wait for every such thread to come back, which may be never.
-    runtime.shutdown_timeout(END);
+    // Dropping the runtime would wait for blocked threads, possibly for ever.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
     Ok(done)
 }
 
-/// Serves the directory and, in `dev`, builds what is in it meanwhile.
+/// Serves the directory and, with `dev`, builds the guests in it.
 fn serve(config: Config, dev: bool) -> ExitCode {
     let (logs, logging) = match Logs::init(&config) {
         Ok((logs, flush)) => (logs, Some(flush)),
@@ -245,8 +253,8 @@ fn serve(config: Config, dev: bool) -> ExitCode {
     let served = block_on(async {
         let guests = config.guests.clone();
         let host = Host::bind(config, logs).await?;
-        let stop = signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
-        // Meanwhile what is there is served.
+        let stop = signals().map_err(|error| format!("cannot register signal handlers: {error}"))?;
+        // While it builds, the components that exist are served.
         let building = dev.then(|| tokio::spawn(dev::Projects::new(&guests, host.builds()).keep_building()));
         let ended = host.run(stop).await;
         if let Some(building) = building {
@@ -254,26 +262,26 @@ fn serve(config: Config, dev: bool) -> ExitCode {
         }
         Ok(ended)
     });
-    // Flushes what is still buffered; the lines below must be the last.
+    // Flushes buffered log lines, so that the messages below come last.
     drop(logging);
     match served.and_then(|served: Result<Ended, String>| served) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::CutOff) => {
-            complain("the grace period is over, and some requests were cut off; stop.grace allows more");
+            notice("some requests were cut off after stop.grace; raise it to let them finish");
             ExitCode::FAILURE
         }
         Err(problem) => {
-            complain(&problem);
+            notice(&problem);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Ready at the first SIGTERM or SIGINT; the second ends the process at once.
+/// Completes at the first SIGTERM or SIGINT; a second one ends the process at once.
 ///
-/// SIGHUP stops a host that was started from a terminal: the terminal has been closed. Without one it is a request to
-/// read the configuration again, and is answered with a log line, as are SIGUSR1 and SIGUSR2, whose default would end
-/// the process without a drain.
+/// SIGHUP does the same for a host that was started from a terminal, since it means that the terminal was closed.
+/// Otherwise SIGHUP is a request to reload the configuration, and is only logged. So are SIGUSR1 and SIGUSR2, whose
+/// default action would end the process without a drain.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let catch = |kind| signal(kind);
@@ -296,12 +304,12 @@ fn signals() -> std::io::Result<impl Future<Output = ()>> {
                 (Some(name), waiting) => {
                     told = waiting;
                     tracing::info!(
-                        "{name} changes nothing: the directory of guests and its manifests are read all the time, other \
-                         settings only at start; send SIGTERM to drain and end"
+                        "{name} has no effect: changes of guests and manifests are followed without it, and other settings \
+                         are read only at the start; send SIGTERM to drain and stop"
                     );
                 }
                 (None, Some(told)) => drop(told.send(())),
-                // What a shell reports for a process that a signal ended.
+                // 128 + SIGINT, as a shell reports a process that a signal ended.
                 (None, None) => std::process::exit(130),
             }
         }

@@ -291,7 +291,7 @@ impl RequestError {
     /// Returns the seconds after which a retry makes sense; `None` for errors that do not pass by themselves.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::RateLimited(status) => Some(status.retry()),
+            Self::RateLimited(status) => Some(status.retry_after()),
             Self::BreakerOpen(wait) => Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)),
             Self::Starting
             | Self::QueueFull

@@ -229,7 +229,7 @@ impl Host {
         let finished = async {
             stopper.done().await;
             // What guests still do after their answers holds a permit, and no connection.
-            places.all().await;
+            places.wait_until_free().await;
             // Connections that have become something else hold neither.
             compiler.upstreams.wait_for_tunnels().await;
         };

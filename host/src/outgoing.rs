@@ -1,30 +1,31 @@
-//! What guests send. A request to `http://users.internal/` is a call ([`LocalCalls`]): the local service answers it in this
-//! process, by the same path as a client's. Any other goes to the world, by a client of the service's own (`client.rs`), if
-//! the manifest lists it (`account.rs`).
+//! Requests that guests send.
 //!
-//! Two guards stand before the world. A manifest lists origins, and what is on no list is denied by name. And what a name
-//! resolves to must be public (`address.rs`), unless the manifest lists the address: a name on the list that points to this
-//! machine, to a neighbour or to a cloud's metadata leads nowhere. The addresses that were checked are the ones that are
-//! connected to (`dial.rs`).
+//! A request to `http://users.internal/` is a call ([`LocalCalls`]): the service of that name on this host handles it
+//! in this process, through the same path as a client's request. Any other request goes to the world through a client
+//! that belongs to the calling service (`client.rs`), if the manifest lists its origin (`egress.rs`).
 //!
-//! A request to an address that may be this host's own, or a neighbour's, says in `Via` how many calls led to it, so that a
-//! circle ends like one of calls does. The public world is not told: it has no use for who asks in how many steps, servers
-//! answer differently to what came through a proxy (nginx does not compress), and who would find the way back from there is
-//! under the limits of any client. Which it will be is only known once a connection is chosen; what can be said before is
-//! whether the manifest lists any address that is not public, without which no name leads to one.
+//! Two checks guard the world. A manifest lists origins; a request to any other is denied. And the addresses of a name
+//! must be public (`address.rs`) unless the manifest lists them, so a listed name cannot lead to this machine, a
+//! neighbour or a cloud's metadata service. The connection goes to the very addresses that were checked (`dial.rs`).
 //!
-//! A host with `trusted_proxies` marks every request of a guest: its own public address, or a load balancer's, may be among
-//! the proxies, and an unmarked request from there would be believed.
+//! A request that may reach this host again carries in `Via` the number of calls that led to it, so that a loop ends as
+//! a loop of calls does. Requests to public addresses do not carry it: the number is of no use there, and some servers
+//! respond differently to proxied requests (nginx does not compress). A loop through the public world is bounded by the
+//! limits on clients. The address is known only once a connection is chosen, so `Via` is set if the manifest lists any
+//! address that is not public: without one, no name leads to such an address.
+//!
+//! With `trusted_proxies`, every request of a guest carries `Via`: the public address of this host or of its load
+//! balancer may be a trusted proxy, and the host would believe forwarded headers of a request without it.
 
-mod account;
 mod address;
-mod again;
 mod client;
-mod denials;
 mod dial;
+mod egress;
 mod failure;
-pub mod paced;
-mod quota;
+mod log_throttle;
+mod rate;
+mod retry;
+pub mod timeouts;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -34,9 +35,9 @@ use http::Request;
 use rustls::{ClientConfig, RootCertStore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
-pub use self::account::Account;
 use self::client::Client;
 use self::dial::{Resolver, system};
+pub use self::egress::Egress;
 use crate::base::lock::lock;
 use crate::base::tls;
 use crate::capabilities::http::{Denied, Sender};
@@ -48,21 +49,21 @@ use crate::proxy::via::Via;
 use crate::service::Service;
 use crate::upstreams::replay::ReplayMemory;
 
-/// What a guest sends ends with the sandbox that it is in. Where that is used again, this is how long after its request's
-/// time is up: not before, or the guest would be told of a late answer instead of being late itself.
+/// How long after the deadline of a request its guest's own requests end, in a warm instance. (In others they end with
+/// the sandbox.) Not at the deadline itself: the guest would see a timeout error instead of running into the deadline.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// When what is sent on this context has to be over.
-pub fn end(context: &RequestContext) -> Instant {
+/// Returns when a request sent in this context must have ended.
+pub fn response_deadline(context: &RequestContext) -> Instant {
     context.deadline + GRACE
 }
 
-/// Answers requests of guests to services of this host.
+/// Handles requests of guests to services of this host.
 pub trait LocalCalls: Send + Sync {
-    /// Sends a request of `account`'s guest in this sandbox, on this context, to the service whose host is `host`.
+    /// Sends a request from `egress`, in this sandbox and request context, to the service whose host name is `host`.
     fn call(
         self: Arc<Self>,
-        account: Arc<Account>,
+        egress: Arc<Egress>,
         host: String,
         from: (Arc<Sandbox>, RequestContext),
         request: Request<WasiBody>,
@@ -70,72 +71,76 @@ pub trait LocalCalls: Send + Sync {
     ) -> SendFuture;
 }
 
-/// Everything that can be reached from here.
+/// The means of guests to send requests.
 pub struct Outgoing(Option<World>);
 
 struct World {
-    /// Answers calls. Not kept alive by what it serves.
+    /// The handler of calls. Weak, since the handler owns this.
     calls: Weak<dyn LocalCalls>,
-    /// What this host is called by itself, when a request comes back to it.
+    /// The pseudonym of this host in `Via`, by which it recognises its own requests.
     via: Arc<Via>,
-    /// Whether the host trusts any proxies.
-    marks: bool,
-    /// For bodies of requests that may be sent again.
-    room: Arc<ReplayMemory>,
-    /// What the names of services end in, with a dot before it.
+    /// Whether all requests carry `Via`, because the host trusts proxies.
+    marks_all: bool,
+    /// The memory for bodies that may have to be sent a second time.
+    replay_memory: Arc<ReplayMemory>,
+    /// The domain of service names, with a leading dot.
     suffix: Arc<str>,
     resolver: Resolver,
-    /// Made, with the system's authorities, when the first manifest lists an origin.
+    /// The TLS configuration with the system's roots, made when a manifest first lists an origin.
     tls: OnceLock<Option<ClientConfig>>,
-    /// The last account of each service: its next version goes on with it if it may send the same.
-    accounts: Mutex<HashMap<Arc<str>, Weak<Account>>>,
+    /// The latest egress of each service. The next version takes it over if its grants and limits are the same.
+    egresses: Mutex<HashMap<Arc<str>, Weak<Egress>>>,
 }
 
 impl Outgoing {
-    /// For guests that are only looked at: whatever they send is denied.
-    pub fn nowhere() -> Self {
+    /// Creates an `Outgoing` that denies every request, for guests that are only checked.
+    pub fn disabled() -> Self {
         Self(None)
     }
 
-    /// Whether that is so.
-    pub fn is_nowhere(&self) -> bool {
+    /// Returns whether every request is denied.
+    pub fn is_disabled(&self) -> bool {
         self.0.is_none()
     }
 
-    /// The services that `calls` answers for, below the domain `suffix`, and the world, where this host is called `via`.
-    /// `marks` is whether the host trusts any proxies.
-    pub fn new(calls: Weak<dyn LocalCalls>, via: Arc<Via>, marks: bool, suffix: &str) -> Self {
+    /// Creates the access to the services of `calls`, below the domain `suffix`, and to the world. `via` names this
+    /// host; `marks_all` is whether the host trusts proxies.
+    pub fn new(calls: Weak<dyn LocalCalls>, via: Arc<Via>, marks_all: bool, suffix: &str) -> Self {
         Self(Some(World {
             calls,
             via,
-            marks,
-            room: Arc::default(),
+            marks_all,
+            replay_memory: Arc::default(),
             suffix: format!(".{suffix}").into(),
             resolver: system(),
             tls: OnceLock::new(),
-            accounts: Mutex::default(),
+            egresses: Mutex::default(),
         }))
     }
 
-    /// What sends for the guests of `service`: this, within these limits.
+    /// Returns the sender for the guests of `service`.
     pub fn sender(&self, service: &Arc<Service>, grants: &Grants, limits: &Limits) -> Arc<dyn Sender> {
         let Some(world) = &self.0 else { return Arc::new(Denied) };
-        let mut accounts = lock(&world.accounts);
-        let known = accounts.get(&service.name).and_then(Weak::upgrade);
-        // The pool, and what is under way, outlive a version. Not those of other grants: a connection to what
-        // was allowed before would be found in it.
-        if let Some(account) = known.filter(|account| account.suits(grants, limits)) {
-            return account;
+        let mut egresses = lock(&world.egresses);
+        let known = egresses.get(&service.name).and_then(Weak::upgrade);
+        // The connection pool and requests in flight outlive a version, but only with the same grants: the pool could
+        // hold a connection to an address that is no longer allowed.
+        if let Some(egress) = known.filter(|egress| egress.can_be_reused(grants, limits)) {
+            return egress;
         }
         let tls = if grants.http.is_empty() { None } else { world.tls() };
-        let shared =
-            client::Shared { resolver: &world.resolver, via: &world.via, room: &world.room, marks: world.marks };
+        let shared = client::ClientContext {
+            resolver: &world.resolver,
+            via: &world.via,
+            replay_memory: &world.replay_memory,
+            marks_all: world.marks_all,
+        };
         let client = tls.map(|tls| Client::new(grants, limits, tls, shared));
         let (calls, suffix) = (Weak::clone(&world.calls), Arc::clone(&world.suffix));
-        let account = Arc::new(Account::new(service, grants, limits, calls, suffix, client));
-        accounts.retain(|_, account| account.strong_count() > 0);
-        accounts.insert(Arc::clone(&service.name), Arc::downgrade(&account));
-        account
+        let egress = Arc::new(Egress::new(service, grants, limits, calls, suffix, client));
+        egresses.retain(|_, egress| egress.strong_count() > 0);
+        egresses.insert(Arc::clone(&service.name), Arc::downgrade(&egress));
+        egress
     }
 }
 
@@ -145,11 +150,13 @@ impl World {
     }
 }
 
-/// TLS with what the system trusts; none if it cannot be had at all, which is said.
+/// Creates the TLS configuration with the system's roots. Logs the error and returns `None` if that is not possible.
 fn tls() -> Option<ClientConfig> {
     let roots = tls::system_roots().unwrap_or_else(|problem| {
         tracing::warn!("https requests of guests will fail: {problem}");
         RootCertStore::empty()
     });
-    tls::client(roots).inspect_err(|problem| tracing::error!("guests can send nothing: {problem}")).ok()
+    tls::client(roots)
+        .inspect_err(|problem| tracing::error!("cannot set up TLS, so guests cannot send requests: {problem}"))
+        .ok()
 }

@@ -15,16 +15,16 @@ use crate::base::lock::lock;
 use crate::manifest::adaptive::Settings;
 
 /// The fewest responses that make a window.
-const ENOUGH: u32 = 10;
+const MIN_RESPONSES: u32 = 10;
 
 /// The shortest window.
-const STRETCH: Duration = Duration::from_millis(100);
+const MIN_WINDOW: Duration = Duration::from_millis(100);
 
 /// The number of windows in which the limit rises from zero to its ceiling.
 const STEPS: usize = 64;
 
 /// The time without a sample after which the limit rises.
-const SILENCE: Duration = Duration::from_secs(5);
+const MAX_SILENCE: Duration = Duration::from_secs(5);
 
 /// The limit of a service. Versions of the service share it, because it adapts quickly.
 #[derive(Debug)]
@@ -36,13 +36,13 @@ struct State {
     ceiling: usize,
     limit: usize,
     /// The start of the window. Requests that were admitted earlier ran under another limit and are not counted.
-    since: Instant,
-    answers: u32,
-    took: Duration,
+    window_start: Instant,
+    responses: u32,
+    total_time: Duration,
     /// Every slot was in use at some time in the window.
-    full: bool,
+    saturated: bool,
     /// The time of the last sample, or of the last rise for want of samples.
-    heard: Instant,
+    last_sample: Instant,
 }
 
 impl Adaptive {
@@ -50,16 +50,16 @@ impl Adaptive {
     pub fn new(settings: Settings, ceiling: usize, now: Instant) -> Self {
         let floor = settings.floor.min(ceiling);
         let settings = Settings { floor, ..settings };
-        let since = now;
+        let window_start = now;
         Self(Mutex::new(State {
             settings,
             ceiling,
             limit: ceiling,
-            since,
-            answers: 0,
-            took: Duration::ZERO,
-            full: false,
-            heard: now,
+            window_start,
+            responses: 0,
+            total_time: Duration::ZERO,
+            saturated: false,
+            last_sample: now,
         }))
     }
 
@@ -81,46 +81,51 @@ impl Adaptive {
     /// use. Returns the new limit at the end of a window.
     pub fn record(&self, began: Instant, took: Duration, now: Instant, taken: usize) -> Option<usize> {
         let mut state = lock(&self.0);
-        state.heard = state.heard.max(now);
-        if began < state.since {
+        state.last_sample = state.last_sample.max(now);
+        if began < state.window_start {
             return None;
         }
-        state.answers += 1;
-        state.took += took;
-        state.full |= taken >= state.limit;
-        if state.answers < ENOUGH || now.saturating_duration_since(state.since) < STRETCH {
+        state.responses += 1;
+        state.total_time += took;
+        state.saturated |= taken >= state.limit;
+        if state.responses < MIN_RESPONSES || now.saturating_duration_since(state.window_start) < MIN_WINDOW {
             return None;
         }
         let next = state.next();
-        *state = State { limit: next, since: now, answers: 0, took: Duration::ZERO, full: false, ..*state };
+        *state = State {
+            limit: next,
+            window_start: now,
+            responses: 0,
+            total_time: Duration::ZERO,
+            saturated: false,
+            ..*state
+        };
         Some(next)
     }
-}
 
-impl Adaptive {
-    /// Raises the limit when a request finds every slot in use and there was no sample for `SILENCE`. Returns the new
-    /// limit if it was raised.
+    /// Raises the limit when a request finds every slot in use and there was no sample for `MAX_SILENCE`. Returns the
+    /// new limit if it was raised.
     pub fn raise_if_silent(&self, now: Instant) -> Option<usize> {
         let mut state = lock(&self.0);
-        if state.limit >= state.ceiling || now.saturating_duration_since(state.heard) < SILENCE {
+        if state.limit >= state.ceiling || now.saturating_duration_since(state.last_sample) < MAX_SILENCE {
             return None;
         }
-        (state.heard, state.limit) = (now, state.more());
+        (state.last_sample, state.limit) = (now, state.raised());
         Some(state.limit)
     }
 }
 
 impl State {
-    fn more(&self) -> usize {
+    fn raised(&self) -> usize {
         (self.limit + (self.ceiling / STEPS).max(1)).min(self.ceiling)
     }
 
     fn next(&self) -> usize {
         let Self { settings: Settings { latency, floor }, limit, .. } = *self;
-        if self.took / self.answers.max(1) > latency {
+        if self.total_time / self.responses.max(1) > latency {
             (limit - limit.div_ceil(10).min(limit)).max(floor)
-        } else if self.full {
-            self.more()
+        } else if self.saturated {
+            self.raised()
         } else {
             limit
         }
@@ -176,9 +181,9 @@ mod tests {
         }
         assert_eq!(adaptive.limit(), 100);
         let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 100, start);
-        let learnt =
+        let changes =
             (0..100).filter_map(|_| adaptive.record(start, 500 * MS, start + 500 * MS, 100)).collect::<Vec<_>>();
-        assert_eq!(learnt, [90], "one decrease for all that were there");
+        assert_eq!(changes, [90], "one decrease for all requests that were in flight");
     }
 
     /// The limit rises when long responses hold every slot and no head arrives any more.
@@ -189,10 +194,10 @@ mod tests {
         simulate(&adaptive, 1, 20 * MS, 200, &mut start.clone());
         let mut now = start + Duration::from_secs(3600);
         adaptive.record(start, MS, now, 1);
-        assert_eq!((adaptive.limit(), adaptive.raise_if_silent(now + SILENCE - MS)), (1, None));
+        assert_eq!((adaptive.limit(), adaptive.raise_if_silent(now + MAX_SILENCE - MS)), (1, None));
         let mut limits = Vec::new();
         for _ in 0..70 {
-            now += SILENCE;
+            now += MAX_SILENCE;
             limits.extend(adaptive.raise_if_silent(now));
             assert_eq!(adaptive.raise_if_silent(now), None, "one step at a time");
         }
@@ -204,11 +209,11 @@ mod tests {
         #[test]
         fn it_stays_in_bounds(
             floor in 1..20_usize, ceiling in 1..50_usize,
-            heard in prop::collection::vec((0..2_000_u64, 0..400_u64, 0..60_usize), 0..500),
+            samples in prop::collection::vec((0..2_000_u64, 0..400_u64, 0..60_usize), 0..500),
         ) {
             let mut now = Instant::now();
             let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor }, ceiling, now);
-            for (took, gap, taken) in heard {
+            for (took, gap, taken) in samples {
                 let began = now;
                 now += Duration::from_millis(gap);
                 let next = adaptive.record(began, Duration::from_millis(took), now, taken);

@@ -141,7 +141,7 @@ impl Concurrency {
     }
 
     /// Waits until every slot is free.
-    pub async fn all(&self) {
+    pub async fn wait_until_free(&self) {
         drop(self.slots.acquire_many(u32::try_from(self.size()).unwrap_or(u32::MAX)).await);
     }
 }

@@ -68,7 +68,7 @@ impl PolicyState {
     fn record(&mut self, verdict: Verdict, began: Instant, took: Duration, now: Instant) {
         for pass in self.passes.iter_mut().flatten() {
             if let Some(change) = pass.record(verdict != Verdict::Good, took, now) {
-                say(self.name.as_deref().unwrap_or_default(), change);
+                log_change(self.name.as_deref().unwrap_or_default(), change);
             }
         }
         if let Some((judged, known)) = &mut self.judged {
@@ -88,14 +88,14 @@ impl PolicyState {
 }
 
 impl Permit {
-    pub(super) fn new(service: Slot, host: Slot, state: Option<Box<PolicyState>>, came: Instant) -> Self {
-        let began = came + service.waited + host.waited;
+    pub(super) fn new(service: Slot, host: Slot, state: Option<Box<PolicyState>>, arrived: Instant) -> Self {
+        let began = arrived + service.waited + host.waited;
         Self { service, host, state: state.map(|state| (began, state)) }
     }
 
-    /// Counts this request's result in `judged`. `came` is when the request arrived.
-    pub fn judge(&mut self, judged: &Arc<Judged>, came: Instant) {
-        let began = came + self.queue_wait();
+    /// Counts this request's result in `judged`. `arrived` is when the request arrived.
+    pub fn judge(&mut self, judged: &Arc<Judged>, arrived: Instant) {
+        let began = arrived + self.queue_wait();
         let (_, state) = self.state.get_or_insert_with(|| (began, Box::default()));
         state.judged = Some((Arc::clone(judged), None));
     }
@@ -136,7 +136,7 @@ impl Permit {
     }
 }
 
-pub(super) fn say(name: &str, change: Change) {
+pub(super) fn log_change(name: &str, change: Change) {
     match change {
         Change::Opened(counts) => tracing::warn!(
             target: CHANGE,

@@ -44,7 +44,7 @@ impl PolicySet {
     }
 
     /// Whether the set has no policies.
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.clients.admits_all() && self.rate.is_none() && self.breaker.is_none() && self.priority.is_none()
     }
 

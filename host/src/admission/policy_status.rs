@@ -68,7 +68,7 @@ fn rate(policies: &PolicySet, now: Instant) -> Option<PolicyStatus> {
 fn breaker(policies: &PolicySet, now: Instant) -> Option<PolicyStatus> {
     let breaker = policies.breaker.as_ref()?;
     let counts = breaker.counts(now);
-    let position = breaker.state(now).name();
-    let state = format!("{position}; of {} calls {} failed, {} slow", counts.calls, counts.failed, counts.slow);
+    let name = breaker.state(now).name();
+    let state = format!("{name}; of {} calls {} failed, {} slow", counts.calls, counts.failed, counts.slow);
     Some(policies.status("breaker", breaker.settings().to_string(), Some(state)))
 }

@@ -43,9 +43,9 @@ struct Quota {
 struct State {
     /// Times are stored relative to this.
     epoch: Instant,
-    one: AtomicU64,
+    single: AtomicU64,
     /// Allocated for the first request that needs it, because most services are idle.
-    many: OnceLock<Table>,
+    table: OnceLock<Table>,
 }
 
 impl Quota {
@@ -119,22 +119,22 @@ impl Rate {
         let take = |full: u64| self.quota.take(full, at);
         let taken = match &self.settings.by {
             By::Service => {
-                let next = self.state.one.fetch_update(Relaxed, Relaxed, |full| take(full).ok());
+                let next = self.state.single.fetch_update(Relaxed, Relaxed, |full| take(full).ok());
                 // Either variant holds the value from before this request.
                 let (Ok(full) | Err(full)) = next;
                 take(full).map_err(|wait| (full, wait))
             }
             By::Client => {
-                let (own, many) = (key_of(view.client()), self.state.many());
+                let (own, table) = (key_of(view.client()), self.state.table());
                 let claimed = view.claimed.map(key_of).filter(|key| *key != own);
-                many.take(&own, take).and_then(|full| match claimed {
-                    Some(key) => many.take(&key, take).map(|other| full.max(other)),
+                table.take(&own, take).and_then(|full| match claimed {
+                    Some(key) => table.take(&key, take).map(|other| full.max(other)),
                     None => Ok(full),
                 })
             }
             By::Header(name) => {
                 let value = view.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
-                self.state.many().take(&value, take)
+                self.state.table().take(&value, take)
             }
         };
         match taken {
@@ -154,12 +154,12 @@ impl Rate {
     /// Returns the number of buckets that are not full; `None` where all requests share one bucket.
     pub fn keys(&self, now: Instant) -> Option<usize> {
         let at = self.state.since(now);
-        (self.settings.by != By::Service).then(|| self.state.many.get().map_or(0, |table| table.in_use(at)))
+        (self.settings.by != By::Service).then(|| self.state.table.get().map_or(0, |table| table.in_use(at)))
     }
 
     /// Returns the number of requests for which there is room; `None` where there are several buckets.
     pub fn remaining(&self, now: Instant) -> Option<u64> {
-        let ahead = self.state.one.load(Relaxed).saturating_sub(self.state.since(now));
+        let ahead = self.state.single.load(Relaxed).saturating_sub(self.state.since(now));
         let room = self.quota.span.saturating_sub(ahead) / self.quota.interval.max(1);
         (self.settings.by == By::Service).then_some(room)
     }
@@ -167,26 +167,26 @@ impl Rate {
 
 impl State {
     fn new(now: Instant) -> Self {
-        Self { epoch: now, one: AtomicU64::new(0), many: OnceLock::new() }
+        Self { epoch: now, single: AtomicU64::new(0), table: OnceLock::new() }
     }
 
     fn since(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn many(&self) -> &Table {
-        self.many.get_or_init(Table::default)
+    fn table(&self) -> &Table {
+        self.table.get_or_init(Table::default)
     }
 
     /// Returns a copy in which every bucket is converted. It lacks the requests that the old limit admits in the
     /// microseconds until the new version is active.
     fn converted(&self, now: Instant, convert: impl Fn(u64, u64) -> u64) -> Self {
         let at = self.since(now);
-        let many = OnceLock::new();
-        if let Some(table) = self.many.get() {
-            let _ = many.set(table.converted(|full| convert(full, at)));
+        let table = OnceLock::new();
+        if let Some(old) = self.table.get() {
+            let _ = table.set(old.converted(|full| convert(full, at)));
         }
-        Self { epoch: self.epoch, one: AtomicU64::new(convert(self.one.load(Relaxed), at)), many }
+        Self { epoch: self.epoch, single: AtomicU64::new(convert(self.single.load(Relaxed), at)), table }
     }
 }
 

@@ -71,7 +71,7 @@ impl Shedding {
     pub fn level(&self) -> Level {
         let (taken, size) = (self.size.saturating_sub(self.slots.free()), self.size);
         let (queued, queue, late) = (self.slots.queued(), self.slots.queue(), self.late.load(Relaxed));
-        let was = Level::read(self.level.load(Relaxed));
+        let was = Level::from_u8(self.level.load(Relaxed));
         let is = was.next(Load { taken, size, queued, queue, late });
         if is != was {
             self.level.store(is as u8, Relaxed);
@@ -95,7 +95,7 @@ impl Shedding {
 }
 
 impl Level {
-    fn read(level: u8) -> Self {
+    fn from_u8(level: u8) -> Self {
         match level {
             0 => Self::Calm,
             1 => Self::Busy,

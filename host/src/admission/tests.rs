@@ -78,7 +78,7 @@ async fn the_order_is_fixed() {
     let admission = of(&terms, None, &shared_limits, now);
     let left = || admission.policies(now).into_iter().filter_map(|status| status.state).collect::<Vec<_>>();
     assert_eq!(ask(&admission, "10.0.0.1", 1, now).await.unwrap_err(), Refusal::Client);
-    assert_eq!(left()[..2], ["4 remaining", "6 remaining"], "who may not ask uses nothing");
+    assert_eq!(left()[..2], ["4 remaining", "6 remaining"], "a client that is not allowed uses no rate");
     let fails = async || {
         let mut permit = ask(&admission, "192.0.2.1", 1, now).await.unwrap();
         permit.record_failure(Some(Verdict::Failed), || now);
@@ -89,13 +89,13 @@ async fn the_order_is_fixed() {
     assert_eq!(left()[..2], ["1 remaining", "3 remaining"]);
     assert!(matches!(ask(&admission, "192.0.2.1", 1, now).await, Err(Refusal::Breaker(_))));
     assert!(matches!(ask(&admission, "192.0.2.1", 1, now).await, Err(Refusal::Rate(_))));
-    assert_eq!(left()[..2], ["0 remaining", "2 remaining"], "the route's comes first");
+    assert_eq!(left()[..2], ["0 remaining", "2 remaining"], "the route's limit is checked first");
     assert!(matches!(ask(&admission, "192.0.2.1", 0, now).await, Err(Refusal::Breaker(_))));
     let later = now + BREAKER.open;
     let inside = shared_limits.slots.acquire().await.unwrap();
     assert_eq!(ask(&admission, "192.0.2.1", 1, later).await.unwrap_err(), Refusal::Shed);
     drop(inside);
-    assert!(ask(&admission, "192.0.2.1", 1, later).await.is_ok(), "the probe that was shed is not lost");
+    assert!(ask(&admission, "192.0.2.1", 1, later).await.is_ok(), "the probe that was shed made room for another");
 }
 
 /// How a request ends.
@@ -178,11 +178,15 @@ async fn state_survives() {
         ask(&first, "192.0.2.1", 0, now).await.unwrap().record_failure(Some(Verdict::Failed), || now);
     }
     let edited = of(&terms, Some((&first, false)), &shared_limits, now);
-    assert_eq!(edited.breaker_state(now), Some(BreakerState::Open), "the same component is as it was");
+    assert_eq!(edited.breaker_state(now), Some(BreakerState::Open), "the same component keeps its breaker");
     let replaced = of(&terms, Some((&edited, true)), &shared_limits, now);
-    assert_eq!(replaced.breaker_state(now), Some(BreakerState::Closed), "another component is view at once");
+    assert_eq!(
+        replaced.breaker_state(now),
+        Some(BreakerState::Closed),
+        "another component starts with a closed breaker"
+    );
     let inside = ask(&replaced, "192.0.2.1", 0, now).await.unwrap();
-    assert!(matches!(ask(&replaced, "192.0.2.1", 0, now).await, Err(Refusal::Rate(_))), "the rate is still used up");
+    assert!(matches!(ask(&replaced, "192.0.2.1", 0, now).await, Err(Refusal::Rate(_))), "the rate stays used up");
     // Requests in flight still count under other limits.
     let tight = Limits { in_flight: 1, queue: 0, ..limits() };
     let tight = Admission::new(
@@ -192,7 +196,7 @@ async fn state_survives() {
         Some((&replaced, false)),
         now,
     );
-    assert_eq!((tight.in_flight(), tight.slots()), (1, 256), "nothing changes before it takes over");
+    assert_eq!((tight.in_flight(), tight.slots()), (1, 256), "nothing changes before activate()");
     tight.activate();
     assert_eq!(ask(&tight, "192.0.2.1", 0, now).await.unwrap_err(), Refusal::QueueFull);
     drop(inside);

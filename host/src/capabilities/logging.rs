@@ -38,7 +38,7 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
                 Level::Error | Level::Critical => tracing::Level::ERROR,
             };
             let text = if context.is_empty() { message } else { format!("{context}: {message}") };
-            stdio::say(&store.data().sandbox, Stream::Log(level), text.as_bytes());
+            stdio::log_message(&store.data().sandbox, Stream::Log(level), text.as_bytes());
             Ok(())
         })?;
     }

@@ -17,11 +17,11 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use crate::base::lock::lock;
 
 /// The depth of nested calls that may run on one stack. Deeper calls get a task at once.
-const NESTED: usize = 4;
+const MAX_NESTED: usize = 4;
 
 /// The most requests that are queued until guest code stops; further ones get a task at once. The limit of handles does
 /// not bound them, because a guest can drop the handle of a request that it sent.
-const WAITING: usize = 64;
+const MAX_QUEUED: usize = 64;
 
 /// The response to a guest's request, and a future for the rest of the exchange.
 pub type SendResult = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
@@ -49,23 +49,23 @@ type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
 impl Outbox {
     /// Queues a request of a guest to which `depth` calls led, or spawns it. Dropping the returned future cancels it.
     pub(super) fn push(&self, depth: usize, sending: SendFuture) -> impl Future<Output = SendResult> + Send + use<> {
-        let (mut answer, answered) = oneshot::channel();
+        let (mut sender, receiver) = oneshot::channel();
         let running = Box::pin(async move {
             let sent = tokio::select! {
                 biased;
-                () = answer.closed() => return false,
+                () = sender.closed() => return false,
                 sent = Box::into_pin(sending) => sent,
             };
-            answer.send(sent).is_ok()
+            sender.send(sent).is_ok()
         });
         let mut waiting = lock(&self.0);
-        if depth < NESTED && waiting.len() < WAITING {
+        if depth < MAX_NESTED && waiting.len() < MAX_QUEUED {
             waiting.push_back(running);
         } else {
             drop(tokio::spawn(running));
         }
         // The sender is dropped without a response only when the host ends.
-        async move { answered.await.unwrap_or(Err(Error::ConnectionTerminated)) }
+        async move { receiver.await.unwrap_or(Err(Error::ConnectionTerminated)) }
     }
 
     /// Polls the newest request and spawns the others. Returns whether a response arrived for which the guest waits.
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::capabilities::outbox::complete;
 
-    fn answer() -> SendResult {
+    fn response() -> SendResult {
         complete(http::Response::new(
             Full::new(Bytes::from_static(b"here")).map_err(|never| match never {}).boxed_unsync(),
         ))
@@ -122,12 +122,12 @@ mod tests {
     #[tokio::test]
     async fn what_need_not_wait_has_no_task() {
         let outbox = Outbox::default();
-        let asked = outbox.push(0, Box::new(async { answer() }));
+        let pending = outbox.push(0, Box::new(async { response() }));
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         assert!(run(&outbox).await);
-        assert!(!run(&outbox).await, "it is run once");
+        assert!(!run(&outbox).await, "a request is polled here once");
         assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks);
-        assert!(asked.await.is_ok());
+        assert!(pending.await.is_ok());
     }
 
     /// This thread runs one of many requests that were sent together; the others are spawned.
@@ -138,24 +138,24 @@ mod tests {
             let ran = Arc::clone(&ran);
             Box::new(async move {
                 ran.fetch_add(1, Relaxed);
-                answer()
+                response()
             })
         };
-        let asked: Vec<_> = (0..3 * WAITING).map(|_| outbox.push(0, counts())).collect();
-        assert_eq!(lock(&outbox.0).len(), WAITING, "the rest has tasks");
+        let pending: Vec<_> = (0..3 * MAX_QUEUED).map(|_| outbox.push(0, counts())).collect();
+        assert_eq!(lock(&outbox.0).len(), MAX_QUEUED, "the rest was spawned");
         assert!(run(&outbox).await);
         assert_eq!(ran.load(Relaxed), 1);
-        for asked in asked {
-            assert!(asked.await.is_ok());
+        for pending in pending {
+            assert!(pending.await.is_ok());
         }
-        assert_eq!(ran.load(Relaxed), 3 * WAITING);
+        assert_eq!(ran.load(Relaxed), 3 * MAX_QUEUED);
     }
 
     /// Otherwise a guest that only sends would never yield its thread.
     #[tokio::test]
     async fn what_nobody_waits_for_lets_nobody_go_on() {
         let outbox = Outbox::default();
-        drop(outbox.push(0, Box::new(async { answer() })));
+        drop(outbox.push(0, Box::new(async { response() })));
         assert!(!run(&outbox).await);
     }
 
@@ -164,12 +164,12 @@ mod tests {
         let (outbox, start) = (Outbox::default(), tokio::time::Instant::now());
         let waits = || async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            answer()
+            response()
         };
-        let asked = [outbox.push(0, Box::new(waits())), outbox.push(0, Box::new(waits()))];
+        let pending = [outbox.push(0, Box::new(waits())), outbox.push(0, Box::new(waits()))];
         assert!(!run(&outbox).await);
-        for asked in asked {
-            assert!(asked.await.is_ok());
+        for pending in pending {
+            assert!(pending.await.is_ok());
         }
         assert_eq!(start.elapsed(), Duration::from_secs(1));
     }
@@ -177,9 +177,9 @@ mod tests {
     #[tokio::test]
     async fn calls_within_calls_do_not_pile_up_on_one_stack() {
         let outbox = Outbox::default();
-        let asked = outbox.push(NESTED, Box::new(async { answer() }));
-        assert!(!run(&outbox).await, "it has a task already");
-        assert!(asked.await.is_ok());
+        let pending = outbox.push(MAX_NESTED, Box::new(async { response() }));
+        assert!(!run(&outbox).await, "the request was spawned already");
+        assert!(pending.await.is_ok());
     }
 
     #[tokio::test]
@@ -190,11 +190,11 @@ mod tests {
             let _alive = alive;
             std::future::pending().await
         };
-        let asked = outbox.push(0, Box::new(hangs));
+        let pending = outbox.push(0, Box::new(hangs));
         assert!(!run(&outbox).await);
         tokio::task::yield_now().await;
         assert_eq!(gone.try_recv(), Err(TryRecvError::Empty));
-        drop(asked);
-        assert!(gone.await.is_err(), "its end is dropped");
+        drop(pending);
+        assert!(gone.await.is_err(), "the future is dropped");
     }
 }

@@ -225,9 +225,9 @@ impl Sandbox {
     }
 
     /// Counts the body of a response to an outgoing request for as long as the returned guard exists.
-    pub fn hold(self: &Arc<Self>) -> Held {
+    pub fn hold_response_body(self: &Arc<Self>) -> BodyGuard {
         self.response_bodies.fetch_add(1, Relaxed);
-        Held(Arc::clone(self))
+        BodyGuard(Arc::clone(self))
     }
 
     /// Whether a body from outside still exists. A 0.3 guest may respond with such a body and end.
@@ -269,9 +269,9 @@ pub fn client_caused_timeout(waited: Duration, elapsed: Duration) -> bool {
 }
 
 /// A guard for the body of a response to an outgoing request.
-pub struct Held(Arc<Sandbox>);
+pub struct BodyGuard(Arc<Sandbox>);
 
-impl Drop for Held {
+impl Drop for BodyGuard {
     fn drop(&mut self) {
         self.0.response_bodies.fetch_sub(1, Relaxed);
     }

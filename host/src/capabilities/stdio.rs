@@ -66,7 +66,7 @@ pub fn finish(sandbox: &Sandbox) {
 }
 
 /// Logs one message, within the bounds of all output.
-pub(super) fn say(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
+pub(super) fn log_message(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
     let granted = sandbox.take_output(line.len());
     for piece in line.get(..granted).unwrap_or_default().chunks(LINE_BYTES) {
         log(sandbox, stream, piece);
@@ -98,18 +98,18 @@ fn log(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
         sandbox.keep_stderr(line);
     }
     let (service, version, request_id) = (&*sandbox.service.name, &*sandbox.version, &*sandbox.request_id());
-    macro_rules! said {
+    macro_rules! emit {
         ($level:ident, $stream:literal) => {
             tracing::$level!(target: "guest", service, version, request_id, stream = $stream, "{line}")
         };
     }
     match stream {
-        Stream::Stdout => said!(info, "stdout"),
-        Stream::Stderr => said!(info, "stderr"),
-        Stream::Log(tracing::Level::ERROR) => said!(error, "log"),
-        Stream::Log(tracing::Level::WARN) => said!(warn, "log"),
-        Stream::Log(tracing::Level::INFO) => said!(info, "log"),
-        Stream::Log(_) => said!(debug, "log"),
+        Stream::Stdout => emit!(info, "stdout"),
+        Stream::Stderr => emit!(info, "stderr"),
+        Stream::Log(tracing::Level::ERROR) => emit!(error, "log"),
+        Stream::Log(tracing::Level::WARN) => emit!(warn, "log"),
+        Stream::Log(tracing::Level::INFO) => emit!(info, "log"),
+        Stream::Log(_) => emit!(debug, "log"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can be typed. Flags are made from the same table as the configuration, so they cannot disagree with it.
+//! The commands and their flags. Flags of settings come from the table of the configuration, so the two cannot differ.
 
 use std::path::PathBuf;
 
@@ -8,11 +8,11 @@ use clap_complete::Shell;
 use crate::config;
 use crate::runtime::compile::WASMTIME;
 
-/// Settings that say which host is asked, in the words of who asks.
-const ASKING: [(&str, &str, &str); 2] =
-    [("admin", "ADDRESS", "admin address of the host to ask"), ("admin_token", "TOKEN", "token that this host wants")];
+/// The settings that select a host, with their value names and help for clients.
+const HOST_ARGS: [(&str, &str, &str); 2] =
+    [("admin", "ADDRESS", "admin address of the host"), ("admin_token", "TOKEN", "admin token of the host")];
 
-/// Everything.
+/// Returns the whole command line.
 pub(super) fn command() -> Command {
     let version = format!("{} (wasmtime {WASMTIME})", env!("CARGO_PKG_VERSION"));
     Command::new("lodge")
@@ -20,37 +20,40 @@ pub(super) fn command() -> Command {
         .version(version)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands(hosting())
-        .subcommands(rolling())
-        .subcommands(asking())
-        .subcommands(describing())
+        .subcommands(host_commands())
+        .subcommands(rollout_commands())
+        .subcommands(client_commands())
+        .subcommands(meta_commands())
 }
 
-/// Commands that run a host, or do with a directory what a host would.
-fn hosting() -> [Command; 4] {
+/// Commands that run a host, or load its directory as a host would.
+fn host_commands() -> [Command; 4] {
     [
-        configured(Command::new("serve").about("Serve every component in DIR")),
-        configured(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")),
-        configured(Command::new("check").about("Load and compile DIR or one file, and say what each asks for"))
-            .arg(json()),
-        configured(Command::new("compile").about("Compile every component in DIR into the compile cache")).arg(
+        with_settings(Command::new("serve").about("Serve every component in DIR")),
+        with_settings(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")),
+        with_settings(
+            Command::new("check")
+                .about("Compile every component in DIR, or one file, and report what would be refused"),
+        )
+        .arg(json()),
+        with_settings(Command::new("compile").about("Compile every component in DIR into the compile cache")).arg(
             Arg::new("seal")
                 .long("seal")
                 .value_name("DIRECTORY")
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("Copy the machine code there, for the setting cache.sealed of an image"),
+                .help("Copy the machine code to DIRECTORY, for the cache.sealed setting of an image"),
         ),
     ]
 }
 
-/// Commands that ask a running host.
-fn asking() -> [Command; 13] {
+/// Commands for a running host.
+fn client_commands() -> [Command; 13] {
     let name = || Arg::new("name").value_name("NAME").help("Name of a service");
-    let follow = || flag("follow", "Go on, with what comes from now on").short('f');
-    let order = |order, about| client(Command::new(order).about(about)).arg(name().required(true)).arg(json());
+    let follow = || flag("follow", "Keep printing new lines as they come").short('f');
+    let order = |order, about| with_host_args(Command::new(order).about(about)).arg(name().required(true)).arg(json());
     [
-        client(Command::new("ps").about("List services, and the files that are refused")).arg(json()),
-        client(Command::new("logs").about("Print recent log lines, of the host or of one service"))
+        with_host_args(Command::new("ps").about("List services and refused files")).arg(json()),
+        with_host_args(Command::new("logs").about("Print recent log lines of the host or of one service"))
             .arg(name())
             .arg(follow())
             .arg(
@@ -59,92 +62,89 @@ fn asking() -> [Command; 13] {
                     .short('n')
                     .value_name("N")
                     .value_parser(value_parser!(u64))
-                    .help("How many lines at most [default: all that the host has; with --follow 10]"),
+                    .help("At most this many lines [default: all that the host has kept; 10 with --follow]"),
             )
             .arg(json()),
-        client(Command::new("stats").about("Show what services do, every second"))
+        with_host_args(Command::new("stats").about("Show the rates of services every second"))
             .arg(name())
-            .arg(flag("no-stream", "Print one sample, taken over a second, as is done without a terminal"))
+            .arg(flag("no-stream", "Print one sample over a second, which is the default without a terminal"))
             .arg(json()),
-        client(Command::new("top").about("Show what services do on the whole screen, the busiest first; q leaves"))
-            .arg(json()),
-        client(Command::new("inspect").about("Say all about a service, or what a component file asks for"))
+        with_host_args(
+            Command::new("top")
+                .about("Show the rates of all services on the whole screen, the busiest first; press q to quit"),
+        )
+        .arg(json()),
+        with_host_args(Command::new("inspect").about("Show all about a service, or what a component file imports"))
             .arg(
                 Arg::new("name")
                     .value_name("NAME|FILE")
                     .required(true)
-                    .help("Name of a service that a host serves, or a .wasm file, for which no host is needed"),
+                    .help("Name of a service of a running host, or a .wasm file, which needs no host"),
             )
             .arg(json()),
-        client(Command::new("events").about("Print recent changes of the directory, and what operators did"))
+        with_host_args(Command::new("events").about("Print recent changes of the directory and actions of operators"))
             .arg(follow())
             .arg(json()),
-        order("disable", "Stop serving a service, until it is enabled"),
+        order("disable", "Stop serving a service until it is enabled"),
         order("enable", "Serve a service that was disabled"),
-        order("unload", "Drop the machine code of a service, until it is asked for again"),
-        order("purge", "Drop the answers that are kept of a service")
-            .arg(Arg::new("path").value_name("PATH").help("Only those at this path and below [default: /]")),
-        client(Command::new("log-level").about("Say how much is logged, or change it until the host ends"))
+        order("unload", "Drop the machine code of a service from memory until its next request"),
+        order("purge", "Remove the stored responses of a service")
+            .arg(Arg::new("path").value_name("PATH").help("Only responses at this path and below [default: /]")),
+        with_host_args(Command::new("log-level").about("Print the log level, or change it until the host stops"))
             .arg(Arg::new("level").value_name("LEVEL").help("error, warn, info, debug, or a filter"))
             .arg(json()),
-        client(Command::new("drain").about("Stop the host once running requests have finished, as SIGTERM does"))
-            .arg(json()),
-        client(Command::new("health").about("Ask a running host whether it is ready"))
-            .arg(flag("verbose", "Print the version, and how sandboxes are reset").short('v')),
+        with_host_args(
+            Command::new("drain").about("Stop the host after requests in flight have finished, as SIGTERM does"),
+        )
+        .arg(json()),
+        with_host_args(Command::new("health").about("Check whether a running host is ready"))
+            .arg(flag("verbose", "Also print the version, and how sandboxes are reset").short('v')),
     ]
 }
 
-/// Commands that change what a directory has a host serve.
-fn rolling() -> [Command; 3] {
+/// Commands that change which components a host serves.
+fn rollout_commands() -> [Command; 3] {
     let name = || Arg::new("name").value_name("NAME").required(true).help("Name of a service");
-    let label =
-        || Arg::new("label").long("label").value_name("LABEL").help("Label of the version on trial [default: canary]");
+    let label = || Arg::new("label").long("label").value_name("LABEL").help("Label of the canary [default: canary]");
     let order = |order, about| {
-        let guests = setting("guests", "DIR", "directory of components; of a running host, its own");
-        client(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
+        let guests = setting("guests", "DIR", "directory of components; must be that of a running host");
+        with_host_args(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
     };
     [
-        order("deploy", "Put a component in the place of a service, or give it a part of its requests")
+        order("deploy", "Replace the component of a service, or deploy a canary beside it")
             .arg(
                 Arg::new("file")
                     .value_name("FILE")
                     .required(true)
                     .value_parser(value_parser!(PathBuf))
-                    .help("The component; it is compiled and tried before anything is touched"),
+                    .help("The component; it is compiled and tested before anything is changed"),
             )
-            .arg(
-                Arg::new("canary")
-                    .long("canary")
-                    .value_name("PERCENT")
-                    .help("Only this part of the requests, and none once it does worse than the service"),
-            )
-            .arg(flag("new", "Make the service if it is not there")),
-        order("promote", "Give the version on trial all requests of its service").arg(
+            .arg(Arg::new("canary").long("canary").value_name("PERCENT").help(
+                "Deploy a canary with this share of the requests; it is withdrawn if it does worse than the service",
+            ))
+            .arg(flag("new", "Create the service if it does not exist")),
+        order("promote", "Give the canary all requests of its service").arg(
             Arg::new("force")
                 .long("force")
                 .action(ArgAction::SetTrue)
-                .help("Even if it did worse than its service and was taken out"),
+                .help("Even if the host withdrew it because it did worse than its service"),
         ),
-        order("rollback", "Take the version on trial away or, without one, go back to the component before"),
+        order("rollback", "Remove the canary or, if there is none, restore the previous component"),
     ]
 }
 
 /// Commands that describe Lodge itself.
-fn describing() -> [Command; 3] {
+fn meta_commands() -> [Command; 3] {
     [
         Command::new("schema").about("Print the JSON Schema of a manifest"),
-        Command::new("completions").about("Print the completions of a shell").arg(
-            Arg::new("shell")
-                .value_name("SHELL")
-                .required(true)
-                .value_parser(value_parser!(Shell))
-                .help("The shell that runs them"),
+        Command::new("completions").about("Print the completion script of a shell").arg(
+            Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)).help("The shell"),
         ),
-        Command::new("man").about("Print the man pages, or write each into a file").arg(
+        Command::new("man").about("Print the man pages, or write each to a file").arg(
             Arg::new("directory")
                 .value_name("DIR")
                 .value_parser(value_parser!(PathBuf))
-                .help("Where the files are written [default: all pages go to stdout]"),
+                .help("Directory for the files [default: print all pages to stdout]"),
         ),
     ]
 }
@@ -157,7 +157,7 @@ fn json() -> Arg {
     flag("json", "Print JSON, for machines")
 }
 
-/// The flag of a setting.
+/// Returns the flag of a setting.
 fn setting(name: &str, value: &'static str, help: &str) -> Arg {
     let default = config::described().find(|(other, ..)| other == name).map_or("", |(_, default, _)| default);
     let default = if default.is_empty() { "none" } else { default };
@@ -169,23 +169,23 @@ fn config_file() -> Arg {
     Arg::new("config")
         .long("config")
         .value_name("FILE")
-        .help("Configuration file [default: lodge.toml, if it is there] [env: LODGE_CONFIG]")
+        .help("Configuration file [default: lodge.toml, if it exists] [env: LODGE_CONFIG]")
 }
 
-/// With every setting.
-fn configured(command: Command) -> Command {
+/// Adds all settings to a command.
+fn with_settings(command: Command) -> Command {
     let settings = config::described().filter(|(name, ..)| name != "guests");
     let settings = settings.map(|(name, _, help)| setting(&name, "VALUE", help));
     command
         .arg(Arg::new("guests").value_name("DIR").help("Directory of components [default: guests] [env: LODGE_GUESTS]"))
         .args(settings)
         .arg(config_file())
-        .arg(flag("print-config", "Print every setting with its origin, and do nothing else"))
+        .arg(flag("print-config", "Print every setting with its origin, and exit"))
 }
 
-/// With the settings that say which host is asked.
-fn client(command: Command) -> Command {
-    command.args(ASKING.map(|(name, value, help)| setting(name, value, help))).arg(config_file())
+/// Adds the settings that select a host.
+fn with_host_args(command: Command) -> Command {
+    command.args(HOST_ARGS.map(|(name, value, help)| setting(name, value, help))).arg(config_file())
 }
 
 #[cfg(test)]
@@ -197,7 +197,7 @@ mod tests {
         command().debug_assert();
     }
 
-    /// Who asks a host is not shown how to be one.
+    /// Commands for a running host do not show the settings of a host.
     #[test]
     fn clients_have_few_flags() {
         let command = command();

@@ -1,12 +1,12 @@
-//! `lodge check`: what `serve` would do with every file, said before it is asked to.
+//! `lodge check`: reports what `serve` would do with every file.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::out::{self, Failure, clean};
-use super::units::places;
+use super::out::{self, CliError, clean};
+use super::units::addresses;
 use crate::config::Config;
 use crate::guests::backend::Backend;
 use crate::guests::publisher::Publisher;
@@ -16,40 +16,40 @@ use crate::runtime::code_cache;
 use crate::runtime::compile::Compiler;
 use crate::upstreams::status::SourceStatus;
 
-/// Checks everything and prints the report. Fails when anything is refused.
-pub(super) fn run(config: Config, json: bool) -> Result<(), Failure> {
-    let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(Failure::Problem)?;
+/// Checks everything and prints the report. Fails if a file is refused.
+pub(super) fn run(config: Config, json: bool) -> Result<(), CliError> {
+    let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(CliError::Problem)?;
     if json {
         out::line(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;
     } else {
-        out::print(&reports.iter().map(words).collect::<String>())?;
+        out::print(&reports.iter().map(format_report).collect::<String>())?;
     }
     let refused = reports.iter().any(|report| report.refused.is_some());
-    if refused { Err(Failure::Shown) } else { Ok(()) }
+    if refused { Err(CliError::Reported) } else { Ok(()) }
 }
 
-/// Fills the compile cache ahead of a restart and, with `seal`, copies its entries into a directory for `cache.sealed` of
-/// an image. Fails when anything is refused or cannot be stored.
-pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), Failure> {
+/// Fills the compile cache ahead of a restart. With `seal`, copies its entries into a directory for the `cache.sealed`
+/// setting of an image. Fails if a file is refused or an entry cannot be stored.
+pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), CliError> {
     let config = Arc::new(config);
     let own = code_cache::Directory::open(&config.cache)
-        .map_err(|problem| Failure::Problem(format!("there is no compile cache to fill: {problem}")))?;
-    let reports = super::block_on(check(config)).and_then(|reports| reports).map_err(Failure::Problem)?;
-    let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).map(words).collect();
+        .map_err(|problem| CliError::Problem(format!("cannot fill the compile cache: {problem}")))?;
+    let reports = super::block_on(check(config)).and_then(|reports| reports).map_err(CliError::Problem)?;
+    let refused: Vec<_> = reports.iter().filter(|report| report.refused.is_some()).map(format_report).collect();
     out::print(&refused.concat())?;
     if let Some(path) = seal {
-        let sealed = code_cache::seal(&own, path).map_err(Failure::Problem)?;
-        super::complain(&format!("{} entries are in {}", sealed, path.display()));
+        let sealed = code_cache::seal(&own, path).map_err(CliError::Problem)?;
+        super::notice(&format!("copied {} entries to {}", sealed, path.display()));
     }
-    if refused.is_empty() { Ok(()) } else { Err(Failure::Shown) }
+    if refused.is_empty() { Ok(()) } else { Err(CliError::Reported) }
 }
 
 async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     let scan = Scanner::new(&config.guests)
         .scan(&config)
-        .map_err(|error| format!("{} cannot be read: {error}", config.guests.display()))?;
+        .map_err(|error| format!("cannot read {}: {error}", config.guests.display()))?;
     for name in &scan.ignored {
-        super::complain(&format!("ignored {name}: its extension must be in lower case"));
+        super::notice(&format!("ignored {name}: its extension must be in lower case"));
     }
     let compiler = Compiler::new(&config)?;
     let compiler = Arc::new(compiler);
@@ -66,11 +66,11 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     }
     let total = compiling.len();
     while let Some(finished) = compiling.join_next().await {
-        match finished.map_err(|crash| format!("compiling: {crash}"))? {
+        match finished.map_err(|crash| format!("a compilation panicked: {crash}"))? {
             Ok(backend) => backends.push(backend),
             Err(refusal) => refusals.push(refusal),
         }
-        super::complain(&format!("[{}/{total}] compiled", total - compiling.len()));
+        super::notice(&format!("[{}/{total}] compiled", total - compiling.len()));
     }
     let publisher = Publisher::alone(&config);
     publisher.publish(backends, refusals, true);
@@ -79,16 +79,16 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     Ok(reports)
 }
 
-fn words(report: &Report) -> String {
+fn format_report(report: &Report) -> String {
     let (mut lines, file) = (Vec::new(), clean(&report.file));
     if let Some(service) = &report.service {
         let size = bytesize::ByteSize(service.bytes).display().iec();
         let short = service.digest.get(..12).unwrap_or_default();
         lines.push(format!("{file}  {size}  sha256 {short}"));
-        lines.push(format!("  answers at  {}", places(&service.routes, &service.host)));
-        let granted = [("may call", &service.calls), ("may ask ", &service.http)];
-        for (may, whom) in granted.into_iter().filter(|(_, whom)| !whom.is_empty()) {
-            lines.push(format!("  {may}    {}", whom.join(", ")));
+        lines.push(format!("  answers at  {}", addresses(&service.routes, &service.host)));
+        let granted = [("may call   ", &service.calls), ("may send to", &service.http)];
+        for (may, targets) in granted.into_iter().filter(|(_, targets)| !targets.is_empty()) {
+            lines.push(format!("  {may} {}", targets.join(", ")));
         }
         let source = |it: &SourceStatus| match &it.fails {
             Some(why) => clean(&format!("{}: {why}", it.source)).into_owned(),

@@ -1,4 +1,4 @@
-//! Asks a running host over its admin listener: HTTP/1.1 on a blocking socket, a connection for every question.
+//! The client of the admin API: HTTP/1.1 on a blocking socket, with one connection per request.
 
 pub(super) mod api;
 mod body;
@@ -10,100 +10,104 @@ use std::time::{Duration, Instant};
 
 use self::body::{Body, Timed};
 use self::sse::Events;
-use super::out::{Failure, clean};
+use super::out::{CliError, clean};
 
-/// For a connection.
+/// The timeout for connecting.
 const CONNECT: Duration = Duration::from_secs(2);
-/// For an answer, unless somebody has less time.
-const ANSWER: Duration = Duration::from_secs(10);
-/// Bytes of an answer that is no stream.
-const ANSWER_BYTES: u64 = 64 << 20;
-/// On a quiet stream, between two looks whether the host is still there.
+/// The default timeout for a response.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of a response that is not a stream.
+const MAX_BODY: u64 = 64 << 20;
+/// The TCP keep-alive time and interval, by which a quiet stream notices that the host is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Somebody who may ask a host.
+/// A client of one host.
 pub(super) struct Client {
     address: SocketAddr,
     token: Option<String>,
-    /// For a whole answer; of a stream, for its head.
-    patience: Duration,
+    /// The timeout for a whole response or, for a stream, for its head.
+    timeout: Duration,
 }
 
-/// What a host said.
-pub(super) struct Answer {
-    /// Its status.
+/// A response of the admin API.
+pub(super) struct ApiResponse {
+    /// The status code.
     pub(super) status: u16,
-    /// Its body, as text.
+    /// The body, as text.
     pub(super) text: String,
 }
 
 impl Client {
-    /// A client of the host with this admin address, which has not been asked yet.
+    /// Creates a client for the host with this admin address. Does not connect yet.
     ///
     /// # Errors
-    /// When the token cannot stand in a header.
-    pub(super) fn new(admin: SocketAddr, token: Option<String>) -> Result<Self, Failure> {
+    /// If the token contains characters that a header cannot hold.
+    pub(super) fn new(admin: SocketAddr, token: Option<String>) -> Result<Self, CliError> {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
-            return Err(Failure::Usage("admin_token: only visible ASCII characters can be sent".into()));
+            return Err(CliError::Usage("admin_token: a header can only hold visible ASCII characters".into()));
         }
-        Ok(Self { address: reachable(admin), token: token.filter(|token| !token.is_empty()), patience: ANSWER })
+        Ok(Self {
+            address: loopback_if_unspecified(admin),
+            token: token.filter(|token| !token.is_empty()),
+            timeout: TIMEOUT,
+        })
     }
 
-    /// The same, but it waits only so long for an answer.
-    pub(super) fn within(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    /// Returns the client with another timeout.
+    pub(super) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
-    /// Where it asks, for messages.
-    pub(super) fn place(&self) -> String {
+    /// Returns the URL of the host, for messages.
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// GET of a path that must succeed: the answer's text.
-    pub(super) fn get(&self, path: &str) -> Result<String, Failure> {
-        self.done(path, self.ask("GET", path, None)?)
+    /// Sends a GET request. Returns the body of a successful response.
+    pub(super) fn get(&self, path: &str) -> Result<String, CliError> {
+        self.require_success(path, self.exchange("GET", path, None)?)
     }
 
-    /// POST without a body, which must succeed.
-    pub(super) fn post(&self, path: &str) -> Result<String, Failure> {
-        self.done(path, self.ask("POST", path, Some(""))?)
+    /// Sends a POST request without a body. Returns the body of a successful response.
+    pub(super) fn post(&self, path: &str) -> Result<String, CliError> {
+        self.require_success(path, self.exchange("POST", path, Some(""))?)
     }
 
-    /// PUT of JSON, which must succeed.
-    pub(super) fn put(&self, path: &str, json: &str) -> Result<String, Failure> {
-        self.done(path, self.ask("PUT", path, Some(json))?)
+    /// Sends a PUT request with JSON. Returns the body of a successful response.
+    pub(super) fn put(&self, path: &str, json: &str) -> Result<String, CliError> {
+        self.require_success(path, self.exchange("PUT", path, Some(json))?)
     }
 
-    /// Asks, and takes whatever the answer is.
-    pub(super) fn ask(&self, method: &str, path: &str, json: Option<&str>) -> Result<Answer, Failure> {
+    /// Sends a request and returns the response, whatever its status.
+    pub(super) fn exchange(&self, method: &str, path: &str, json: Option<&str>) -> Result<ApiResponse, CliError> {
         let (status, body) = self.send(method, path, json)?;
-        self.whole(status, body)
+        self.read_response(status, body)
     }
 
-    /// Follows a stream of events, until the host ends it.
-    pub(super) fn follow(&self, path: &str) -> Result<Events, Failure> {
+    /// Requests a stream of events, which lasts until the host ends it.
+    pub(super) fn follow(&self, path: &str) -> Result<Events, CliError> {
         let (status, mut body) = self.send("GET", path, None)?;
         if status != 200 {
-            let answer = self.whole(status, body)?;
-            return Err(self.refused(path, &answer));
+            let answer = self.read_response(status, body)?;
+            return Err(self.failure(path, &answer));
         }
-        body.patient();
-        Ok(Events::new(body, self.place()))
+        body.clear_timeout();
+        Ok(Events::new(body, self.url()))
     }
 
-    fn send(&self, method: &str, path: &str, json: Option<&str>) -> Result<(u16, Body), Failure> {
-        let until = Instant::now() + self.patience;
+    fn send(&self, method: &str, path: &str, json: Option<&str>) -> Result<(u16, Body), CliError> {
+        let until = Instant::now() + self.timeout;
         let sent = TcpStream::connect_timeout(&self.address, CONNECT).and_then(|mut stream| {
             let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
             socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            stream.set_write_timeout(Some(self.patience))?;
+            stream.set_write_timeout(Some(self.timeout))?;
             stream.write_all(self.request(method, path, json).as_bytes())?;
             Ok(stream)
         });
         let answered = sent.and_then(|stream| body::head(BufReader::new(Timed::new(stream, until))));
         answered.map_err(|error| {
             let way_out = "is `lodge serve` running? --admin names another address";
-            Failure::new(format!("{} does not answer: {error}; {way_out}", self.place()))
+            CliError::new(format!("cannot reach {}: {error}; {way_out}", self.url()))
         })
     }
 
@@ -116,37 +120,37 @@ impl Client {
         format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{length}\r\n{json}")
     }
 
-    fn whole(&self, status: u16, body: Body) -> Result<Answer, Failure> {
+    fn read_response(&self, status: u16, body: Body) -> Result<ApiResponse, CliError> {
         let mut bytes = Vec::new();
-        let read = body.take(ANSWER_BYTES + 1).read_to_end(&mut bytes);
-        let broken = |why: String| Failure::new(format!("{}: its answer broke off: {why}", self.place()));
+        let read = body.take(MAX_BODY + 1).read_to_end(&mut bytes);
+        let broken = |why: String| CliError::new(format!("{}: the response broke off: {why}", self.url()));
         read.map_err(|error| broken(error.to_string()))?;
-        if bytes.len() as u64 > ANSWER_BYTES {
-            return Err(broken(format!("over {}", bytesize::ByteSize(ANSWER_BYTES).display().iec())));
+        if bytes.len() as u64 > MAX_BODY {
+            return Err(broken(format!("over {}", bytesize::ByteSize(MAX_BODY).display().iec())));
         }
-        Ok(Answer { status, text: String::from_utf8_lossy(&bytes).into_owned() })
+        Ok(ApiResponse { status, text: String::from_utf8_lossy(&bytes).into_owned() })
     }
 
-    fn done(&self, path: &str, answer: Answer) -> Result<String, Failure> {
-        if (200..300).contains(&answer.status) { Ok(answer.text) } else { Err(self.refused(path, &answer)) }
+    fn require_success(&self, path: &str, answer: ApiResponse) -> Result<String, CliError> {
+        if (200..300).contains(&answer.status) { Ok(answer.text) } else { Err(self.failure(path, &answer)) }
     }
 
-    /// What an answer other than success means to the person who asked.
-    pub(super) fn refused(&self, path: &str, answer: &Answer) -> Failure {
-        let place = self.place();
+    /// Returns the error message for an unsuccessful response.
+    pub(super) fn failure(&self, path: &str, answer: &ApiResponse) -> CliError {
+        let place = self.url();
         let key = "admin_token (--admin-token, LODGE_ADMIN_TOKEN or lodge.toml)";
         let why = answer.why();
-        Failure::new(match answer.status {
-            401 if self.token.is_some() => format!("{place} does not accept this token; {key} has to be the host's"),
-            401 => format!("{place} wants a token; set {key} to the host's"),
-            404 => format!("{place} knows no {path}: {why}; is it a Lodge, and as new as this one?"),
+        CliError::new(match answer.status {
+            401 if self.token.is_some() => format!("{place} does not accept this token; {key} must be the host's"),
+            401 => format!("{place} requires a token; set {key} to the host's"),
+            404 => format!("{place} has no {path}: {why}; is it a Lodge host of this version?"),
             status => format!("{place}{path}: {status} {why}"),
         })
     }
 }
 
-impl Answer {
-    /// Why it is not a success: the title of a problem, or the first line of the text.
+impl ApiResponse {
+    /// Returns the reason of an error: the detail or title of a problem (RFC 9457), or the first line of the text.
     pub(super) fn why(&self) -> String {
         let problem = serde_json::from_str::<api::Problem>(&self.text).unwrap_or_default();
         let why = problem.detail.or(problem.title);
@@ -155,7 +159,7 @@ impl Answer {
     }
 }
 
-/// `text` as a part of a path or a query.
+/// Percent-encodes `text` as a part of a path or query.
 pub(super) fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-_.~@".contains(&byte) {
@@ -167,8 +171,8 @@ pub(super) fn encoded(text: &str) -> String {
     })
 }
 
-/// Every address is listened on; one has to be asked.
-fn reachable(admin: SocketAddr) -> SocketAddr {
+/// Returns an address to connect to: the loopback address if the host listens on all addresses.
+fn loopback_if_unspecified(admin: SocketAddr) -> SocketAddr {
     let ip = match admin.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -190,7 +194,7 @@ mod tests {
     #[test]
     fn a_token_cannot_add_headers() {
         let admin = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert!(matches!(Client::new(admin, Some("a\r\nb: c".into())), Err(Failure::Usage(_))));
+        assert!(matches!(Client::new(admin, Some("a\r\nb: c".into())), Err(CliError::Usage(_))));
         let client = Client::new(admin, Some("secret".into())).unwrap();
         assert!(client.request("GET", "/", None).contains("\r\nauthorization: Bearer secret\r\n\r\n"));
     }

@@ -1,7 +1,7 @@
-//! `lodge dev`: builds the guests whose sources are in a directory, and builds them again when their sources change.
+//! `lodge dev`: builds the guests of a directory from source, and rebuilds them when their sources change.
 //!
-//! The host sees components come and go, and hears of builds that run or fail only to show them. A build that fails leaves
-//! the component of the last one that did not.
+//! The host serves the components as they appear. It knows about builds only to show them. When a build fails, the
+//! component of the last successful one stays.
 
 mod build;
 mod tee;
@@ -12,33 +12,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::complain;
+use super::notice;
 use crate::base::files;
 use crate::guests::builds::Builds;
 use crate::guests::scan::MANIFEST;
 use crate::guests::watch::Watch;
 use crate::manifest;
 
-/// Where sources are not: what builds make, and what tools keep.
+/// Directories that hold no sources: output of builds, and files of tools.
 const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];
 
-/// Between two looks at the sources when there are no events.
+/// The interval of checks for changed sources without file events.
 const POLL: Duration = Duration::from_secs(1);
 
 /// The guests of a directory that have sources.
 pub(super) struct Projects {
     directory: PathBuf,
-    /// By directory of the sources.
+    /// By source directory.
     known: BTreeMap<PathBuf, Project>,
-    /// What the host shows of them.
+    /// The builds that the host shows.
     builds: Arc<Builds>,
 }
 
 struct Project {
     recipe: Recipe,
-    /// Sources outside of its own directory, as the last build told.
-    elsewhere: Vec<PathBuf>,
-    /// What the sources were when the last build began.
+    /// Source files outside of the source directory, as reported by the last build.
+    outside: Vec<PathBuf>,
+    /// The state of the sources when the last build began.
     built: Sources,
 }
 
@@ -49,7 +49,7 @@ enum Recipe {
 }
 
 impl Recipe {
-    /// The service that this makes of the sources there: of a crate, as cargo names its library.
+    /// Returns the name of the service that the build makes. For a crate, that is the name of its library.
     fn service(&self, source: &Path) -> String {
         match self {
             Self::Cargo => {
@@ -64,20 +64,20 @@ impl Recipe {
     }
 }
 
-/// Every source file with its time and size.
+/// Source files with modification time and size.
 type Sources = BTreeMap<PathBuf, (SystemTime, u64)>;
 
 impl Projects {
-    /// The projects below `directory`, none of them built yet. The host knows of them before its first look at the
-    /// directory, so that it is not ready before they are built.
+    /// Finds the projects in `directory`. Announces them to the host before its first scan, so that it is not ready
+    /// before they are built.
     pub(super) fn new(directory: &Path, builds: Arc<Builds>) -> Self {
         let projects = Self { directory: directory.to_owned(), known: BTreeMap::new(), builds };
-        // The first build reports what is wrong with the directory.
+        // An unreadable directory is reported by the first build.
         projects.announce(&find(directory).unwrap_or_default());
         projects
     }
 
-    /// Tells the host which builds are due: those that wait for their turn are not missing.
+    /// Announces builds that are due, so that the host does not report their components as missing.
     fn announce(&self, found: &BTreeMap<PathBuf, Recipe>) {
         for (source, recipe) in found {
             if self.known.get(source).is_none_or(|project| project.recipe != *recipe) {
@@ -86,10 +86,10 @@ impl Projects {
         }
     }
 
-    /// Builds what is new or has changed. Says what fails, and goes on with the others.
+    /// Builds new and changed projects. Reports a failed build and continues with the others.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// If the directory cannot be read.
     async fn build(&mut self) -> Result<(), String> {
         let found = find(&self.directory)?;
         for (source, project) in self.known.extract_if(.., |source, _| !found.contains_key(source)) {
@@ -98,8 +98,8 @@ impl Projects {
         self.announce(&found);
         for (source, recipe) in found {
             let before = self.known.get(&source);
-            let elsewhere = before.map_or_else(Vec::new, |project| project.elsewhere.clone());
-            let built = sources(&source, &elsewhere);
+            let outside = before.map_or_else(Vec::new, |project| project.outside.clone());
+            let built = sources(&source, &outside);
             if before.is_some_and(|project| project.recipe == recipe && project.built == built) {
                 continue;
             }
@@ -114,40 +114,40 @@ impl Projects {
             match &result {
                 Ok(_) => self.builds.made(&service),
                 Err(failed) => {
-                    complain(&failed.told);
-                    self.builds.failed(&service, &failed.why, &failed.said);
+                    notice(&failed.message);
+                    self.builds.failed(&service, &failed.summary, &failed.output);
                 }
             }
-            let (built, elsewhere) = match result {
-                Ok(now) if now != elsewhere => (with(built, &now), now),
+            let (built, outside) = match result {
+                Ok(now) if now != outside => (with_files(built, &now), now),
                 Ok(now) => (built, now),
-                Err(_) => (built, elsewhere),
+                Err(_) => (built, outside),
             };
-            self.known.insert(source, Project { recipe, elsewhere, built });
+            self.known.insert(source, Project { recipe, outside, built });
         }
         Ok(())
     }
 
-    /// Builds what is there, and goes on building what changes, for ever.
+    /// Builds all projects, and rebuilds them on changes, for ever.
     pub(super) async fn keep_building(mut self) {
         let mut watch = Watch::new(&self.directory, POLL).recursive();
         let mut first = true;
         loop {
             watch.arm();
             if let Err(problem) = self.build().await {
-                complain(&problem);
+                notice(&problem);
             }
             if std::mem::take(&mut first) && self.known.is_empty() {
-                complain(&format!("{} holds no sources; serving what is there", self.directory.display()));
+                notice(&format!("{} has no sources; serving the components in it", self.directory.display()));
             }
             watch.tick().await;
         }
     }
 }
 
-/// The sources in `directory`: crates, and what a manifest's `[build]` names.
+/// Finds the projects in `directory`: crates, and directories named by `[build]` in a manifest.
 fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
-    let unreadable = |error| format!("{} cannot be read: {error}", directory.display());
+    let unreadable = |error| format!("cannot read {}: {error}", directory.display());
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -164,7 +164,7 @@ fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
     Ok(found)
 }
 
-fn sources(directory: &Path, elsewhere: &[PathBuf]) -> Sources {
+fn sources(directory: &Path, outside: &[PathBuf]) -> Sources {
     fn walk(directory: &Path, into: &mut Sources) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -182,10 +182,10 @@ fn sources(directory: &Path, elsewhere: &[PathBuf]) -> Sources {
     }
     let mut found = Sources::new();
     walk(directory, &mut found);
-    with(found, elsewhere)
+    with_files(found, outside)
 }
 
-fn with(mut sources: Sources, more: &[PathBuf]) -> Sources {
+fn with_files(mut sources: Sources, more: &[PathBuf]) -> Sources {
     for file in more {
         if let Ok(metadata) = fs::metadata(file) {
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);

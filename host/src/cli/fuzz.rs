@@ -1,8 +1,8 @@
-//! Fuzz targets for what commands read: components, and the event streams of a host.
+//! Fuzz targets for the inputs of commands: components, and event streams of a host.
 
 use super::{client, inspect};
 
-/// Component inspection: ends, and names no more than the file can hold.
+/// Component inspection ends, and returns no more names than the file has bytes.
 pub(crate) fn component(bytes: &[u8]) {
     if let Ok(interfaces) = inspect::component::interfaces(bytes) {
         assert!(interfaces.imports.len() + interfaces.exports.len() <= bytes.len());
@@ -10,7 +10,7 @@ pub(crate) fn component(bytes: &[u8]) {
     }
 }
 
-/// Server-sent events: the same whole and in two pieces.
+/// An event stream has the same events whole and in two pieces.
 pub(crate) fn events(bytes: &[u8]) {
     client::sse::fuzz(bytes);
 }

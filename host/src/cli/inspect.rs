@@ -1,20 +1,20 @@
-//! `lodge inspect`: all about a service that a host serves, or about a component file, for which no host is needed.
+//! `lodge inspect`: shows a service of a running host, or a component file without a host.
 
-mod asks;
+mod capabilities;
 pub(super) mod component;
-mod elsewhere;
+mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use self::asks::Ask;
+use self::capabilities::CapabilityUse;
 use super::client::Client;
-use super::client::api::{Error, Policy, Service};
-use super::out::{self, Failure, clean};
+use super::client::api::{Policy, RecentError, Service};
+use super::out::{self, CliError, clean};
 use super::rollout;
-use super::units::{ago, bytes, count, millis, places, seconds};
+use super::units::{addresses, ago, bytes, count, millis, seconds};
 use crate::base::files;
 use crate::config::Config;
 use crate::guests::report::Refused;
@@ -22,23 +22,23 @@ use crate::guests::scan::{Scanner, State};
 use crate::manifest::digest::Digest;
 use crate::manifest::grants::Grants;
 
-/// Between the name of a thing and what is said of it.
+/// The width of the labels.
 const INDENT: usize = 14;
 
-/// The file that was meant, if it was no service.
+/// Returns the path if `name` denotes a file and not a service.
 pub(super) fn file(name: &str) -> Option<PathBuf> {
     let path = Path::new(name);
     (name.ends_with(".wasm") || name.contains('/') || path.is_file()).then(|| path.to_owned())
 }
 
-/// Asks the host about a service.
-pub(super) fn service(client: &Client, name: &str, json: bool) -> Result<(), Failure> {
+/// Prints a service of a running host.
+pub(super) fn service(client: &Client, name: &str, json: bool) -> Result<(), CliError> {
     let answer = client.of_service("GET", "/v1/services/{}", name)?;
     let service: Service = client.read(&answer)?;
-    if json { out::line(answer.trim_end()) } else { out::print(&served(&service, SystemTime::now())) }
+    if json { out::line(answer.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }
 }
 
-/// What a file is, and what a host would do with it.
+/// A component file, and what a host would do with it.
 #[derive(Serialize)]
 struct Component {
     file: String,
@@ -47,11 +47,11 @@ struct Component {
     wasi: Vec<String>,
     imports: Vec<String>,
     exports: Vec<String>,
-    asks: Vec<Ask>,
+    asks: Vec<CapabilityUse>,
     manifest: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
-    /// Services that its manifest lets it call, and origins that it lets it ask.
+    /// The services that its manifest allows it to call; below, the origins that it may send requests to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     calls: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,8 +60,9 @@ struct Component {
     refused: Option<Refused>,
 }
 
-/// Reads a file. Fails when a host would refuse it; compiles nothing, so some of that is found only by `lodge check`.
-pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), Failure> {
+/// Prints a component file. Fails if a host would refuse it. Compiles nothing, so `lodge check` may find further
+/// problems.
+pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
     let component = Component::read(config, path)?;
     if json {
         out::line(&serde_json::to_string_pretty(&component).unwrap_or_default())?;
@@ -69,17 +70,18 @@ pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), 
         out::print(&component.text())?;
     }
     match component.refused {
-        Some(refused) => Err(Failure::new(format!("it would be refused: {}; {}", refused.reason, refused.remedy))),
+        Some(refused) => Err(CliError::new(format!("a host would refuse it: {}; {}", refused.reason, refused.remedy))),
         None => Ok(()),
     }
 }
 
 impl Component {
-    fn read(config: &Config, path: &Path) -> Result<Self, Failure> {
+    fn read(config: &Config, path: &Path) -> Result<Self, CliError> {
         let name = path.display();
-        let unreadable = |error| Failure::new(format!("{name}: {error}"));
+        let unreadable = |error| CliError::new(format!("{name}: {error}"));
         let (file, metadata) = files::open(path).map_err(unreadable)?;
-        // First by the eyes of a host: it knows what else is dropped into directories, and looks before it reads.
+        // The scanner first, as in a host: it recognises files that are not components, and checks the size before
+        // reading.
         let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
         match Scanner::new(path).scan(config).map_err(unreadable)?.found.into_values().next().map(|found| found.state) {
             Some(State::Ready(spec)) => {
@@ -92,8 +94,8 @@ impl Component {
             Some(State::Disabled | State::Changing) | None => {}
         }
         let refusal = |other: String| match &refused {
-            Some(why) => Failure::new(format!("{name}: {}; {}", why.reason, why.remedy)),
-            None => Failure::new(format!("{name}: {other}")),
+            Some(why) => CliError::new(format!("{name}: {}; {}", why.reason, why.remedy)),
+            None => CliError::new(format!("{name}: {other}")),
         };
         let content = files::rest_of(&file, metadata.len(), config.engine.max_file as u64);
         let content = content.map_err(|error| refusal(error.to_string()))?;
@@ -104,8 +106,8 @@ impl Component {
             bytes: metadata.len(),
             digest: Digest::of(&content).to_string(),
             wasi: component::wasi_versions(&interfaces),
-            asks: asks::of(&interfaces.imports),
-            manifest: asks::manifest(&stem, &interfaces.imports),
+            asks: capabilities::of(&interfaces.imports),
+            manifest: capabilities::manifest(&stem, &interfaces.imports),
             imports: interfaces.imports,
             exports: interfaces.exports,
             routes,
@@ -117,19 +119,16 @@ impl Component {
 
     fn text(&self) -> String {
         let mut text = format!("{}  {}\n", clean(&self.file), bytes(self.bytes));
-        item(&mut text, "sha256", [&self.digest]);
-        item(&mut text, "WASI", [self.wasi.join(", ")]);
-        item(&mut text, "answers at", [self.routes.join(", ")]);
-        item(&mut text, "may call", [self.calls.join(", ")]);
-        item(&mut text, "may ask", [self.http.join(", ")]);
-        item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
-        item(&mut text, "exports", &self.exports);
-        item(&mut text, "imports", &self.imports);
+        push_item(&mut text, "sha256", [&self.digest]);
+        push_item(&mut text, "WASI", [self.wasi.join(", ")]);
+        push_item(&mut text, "answers at", [self.routes.join(", ")]);
+        push_item(&mut text, "may call", [self.calls.join(", ")]);
+        push_item(&mut text, "may send to", [self.http.join(", ")]);
+        push_item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
+        push_item(&mut text, "exports", &self.exports);
+        push_item(&mut text, "imports", &self.imports);
         let name = Path::new(&self.file).with_extension("toml");
-        text.push_str(&format!(
-            "\nA manifest for it, {}, all of which is optional:\n\n",
-            clean(&name.to_string_lossy())
-        ));
+        text.push_str(&format!("\nA manifest for it, {}; every key is optional:\n\n", clean(&name.to_string_lossy())));
         for line in self.manifest.lines() {
             let line = format!("    {line}");
             text.push_str(&format!("{}\n", line.trim_end()));
@@ -138,66 +137,66 @@ impl Component {
     }
 }
 
-fn served(service: &Service, now: SystemTime) -> String {
+fn format_service(service: &Service, now: SystemTime) -> String {
     let mut text = clean(&service.name).into_owned();
     if service.replicas.is_none() {
         text.push_str(&format!("  {}", bytes(service.bytes)));
     }
     text.push('\n');
     let more = match (&service.replicas, service.loaded) {
-        (Some(replicas), _) => elsewhere::available(replicas),
+        (Some(replicas), _) => upstream::available(replicas),
         (None, true) => match service.code.as_deref() {
             Some("baseline") => "its machine code is in memory: baseline code, slower until it is optimised".into(),
             Some(code) => format!("its machine code is in memory: {code}"),
-            // A host of an earlier version does not say.
+            // Hosts of earlier versions do not report it.
             None => "its machine code is in memory".into(),
         },
         (None, false) => "its machine code is not in memory".into(),
     };
-    item(&mut text, "sha256", [&service.digest]);
-    item(&mut text, "state", [format!("{}; {more}", service.state)]);
-    item(&mut text, "withdrawn", service.withdrawn.iter());
-    item(&mut text, "gets", service.share.iter().map(rollout::gets));
-    item(&mut text, "versions", service.versions.iter().map(rollout::version));
-    item(&mut text, "sticky", service.sticky.iter());
+    push_item(&mut text, "sha256", [&service.digest]);
+    push_item(&mut text, "state", [format!("{}; {more}", service.state)]);
+    push_item(&mut text, "withdrawn", service.withdrawn.iter());
+    push_item(&mut text, "gets", service.share.iter().map(rollout::format_share));
+    push_item(&mut text, "versions", service.versions.iter().map(rollout::format_version));
+    push_item(&mut text, "sticky", service.sticky.iter());
     if let Some(replicas) = &service.replicas {
         let upstream = service.upstream.clone().unwrap_or_default();
-        item(&mut text, "replicas", elsewhere::replicas(replicas, &upstream.sources));
+        push_item(&mut text, "replicas", upstream::replicas(replicas, &upstream.sources));
         if !replicas.is_empty() {
-            item(&mut text, "not heard of", elsewhere::failing(&upstream.sources));
+            push_item(&mut text, "unresolved", upstream::failing(&upstream.sources));
         }
-        item(&mut text, "upstream", elsewhere::settings(&upstream));
+        push_item(&mut text, "upstream", upstream::settings(&upstream));
     }
-    item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
-    item(&mut text, "answers at", [places(&service.routes, &service.host)]);
-    item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
-    item(&mut text, "may call", [service.calls.join(", ")]);
-    item(&mut text, "may ask", [service.http.join(", ")]);
+    push_item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
+    push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
+    push_item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
+    push_item(&mut text, "may call", [service.calls.join(", ")]);
+    push_item(&mut text, "may send to", [service.http.join(", ")]);
     traffic(&mut text, service, now);
     let limits = service.limits.iter().map(|(name, value)| match value {
         serde_json::Value::String(value) => format!("{name} {value}"),
         value => format!("{name} {value}"),
     });
-    item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
-    item(&mut text, "policies", service.policies.iter().map(policy));
-    item(&mut text, "asks for", asks::of(&service.imports).iter().map(ToString::to_string));
-    item(&mut text, "exports", &service.exports);
-    item(&mut text, "imports", &service.imports);
-    item(&mut text, "last errors", service.recent_errors.iter().flat_map(|error| failed(error, now)));
+    push_item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
+    push_item(&mut text, "policies", service.policies.iter().map(policy));
+    push_item(&mut text, "asks for", capabilities::of(&service.imports).iter().map(ToString::to_string));
+    push_item(&mut text, "exports", &service.exports);
+    push_item(&mut text, "imports", &service.imports);
+    push_item(&mut text, "last errors", service.recent_errors.iter().flat_map(|error| failed(error, now)));
     text
 }
 
-/// What a service was asked, and what it took.
+/// Adds requests, latency and resource use.
 fn traffic(text: &mut String, service: &Service, now: SystemTime) {
     let (errors, in_flight, queued) = (service.errors, service.in_flight, service.queued);
-    let requests = format!("{}, {errors} of them errors; {in_flight} in flight, {queued} queued", service.requests);
-    item(text, "requests", [requests]);
-    item(text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
+    let requests = format!("{}, {errors} errors; {in_flight} in flight, {queued} queued", service.requests);
+    push_item(text, "requests", [requests]);
+    push_item(text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
     if service.replicas.is_none() {
-        item(text, "CPU", [seconds(service.cpu_seconds)]);
-        item(text, "memory", [bytes(service.memory_bytes)]);
+        push_item(text, "CPU", [seconds(service.cpu_seconds)]);
+        push_item(text, "memory", [bytes(service.memory_bytes)]);
     }
-    item(text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
+    push_item(text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
     let kept = service.cached.iter().map(|kept| {
         let (hits, misses) = (count(kept.hits, "hit"), kept.misses);
         format!(
@@ -207,19 +206,19 @@ fn traffic(text: &mut String, service: &Service, now: SystemTime) {
             if misses == 1 { "miss" } else { "misses" }
         )
     });
-    item(text, "kept answers", kept);
+    push_item(text, "cache", kept);
     let refusal = service.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
-    item(text, "last refusal", refusal);
+    push_item(text, "last refusal", refusal);
 }
 
-/// A policy: how it is set, and how it does.
+/// Formats a policy with its settings and state.
 fn policy(policy: &Policy) -> String {
     let route = policy.route.as_ref().map_or(String::new(), |route| format!("{route} "));
     let state = policy.state.as_ref().map_or(String::new(), |state| format!(": {state}"));
     format!("{route}{} {}{state}", policy.policy, policy.settings)
 }
 
-/// What an operator has to know of an isolation.
+/// Explains an isolation.
 fn isolated(isolation: &str) -> String {
     let means = match isolation {
         "service" => ": several instances, each with memory of its own, and any may be replaced; keep no data in them",
@@ -229,8 +228,8 @@ fn isolated(isolation: &str) -> String {
     format!("{isolation}{means}")
 }
 
-/// A failure: what and when, then what the guest left behind.
-fn failed(error: &Error, now: SystemTime) -> Vec<String> {
+/// Formats a failed request, with the guest's backtrace and stderr.
+fn failed(error: &RecentError, now: SystemTime) -> Vec<String> {
     let status = error.status.map_or("aborted".into(), |status| status.to_string());
     let detail = error.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
     let mut lines =
@@ -240,8 +239,8 @@ fn failed(error: &Error, now: SystemTime) -> Vec<String> {
     lines
 }
 
-/// Says something in as many lines as there are; nothing when there is nothing to say.
-fn item(text: &mut String, name: &str, lines: impl IntoIterator<Item = impl AsRef<str>>) {
+/// Adds a label with one line per item; nothing without items.
+fn push_item(text: &mut String, name: &str, lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let lines = lines.into_iter();
     for (n, line) in lines.filter(|line| !line.as_ref().is_empty()).enumerate() {
         let name = if n == 0 { name } else { "" };
@@ -267,17 +266,17 @@ mod tests {
                   "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"],"stderr":["Traceback:"]}],"isolation":"service"}"#,
         )
         .unwrap();
-        let text = served(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
+        let text = format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
         for line in [
             "  state         serving; its machine code is in memory: baseline code, slower until it is optimised\n",
             "  since         2026-11-21T10:00:00Z (1 hour ago)\n",
             "  answers at    /users and users.localhost\n",
             "  may call      hello, orders\n",
-            "  may ask       https://*.example.org, http://10.0.0.0/8\n",
+            "  may send to   https://*.example.org, http://10.0.0.0/8\n",
             "  last refusal  queue-full, 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
             "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",
-            "  asks for      outgoing HTTP: imported, denied but for `calls` and `http` of its manifest\n",
+            "  asks for      outgoing HTTP: imported; denied except what `calls` and `http` of its manifest allow\n",
             "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
             "                  0: users::run\n                  stderr: Traceback:\n",
             "  isolation     service: several instances, each with memory of its own,",
@@ -286,12 +285,12 @@ mod tests {
         }
     }
 
-    /// What an operator of a rollout, or of an upstream in trouble, looks for.
+    /// The status of versions, and of an upstream with unavailable replicas.
     #[test]
     fn rollouts_and_replicas_in_words() {
         let text = |json: &str| {
             let service: Service = serde_json::from_str(json).unwrap();
-            served(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap())
+            format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap())
         };
         let version = text(
             r#"{"name":"users@2","state":"serving","host":"2.users.localhost","share":{"percent":10.0,
@@ -310,7 +309,7 @@ mod tests {
             r#"{"name":"far","state":"serving","loaded":true,"replicas":[
                 {"url":"http://a","weight":3,"state":"available","in_flight":2,"connections":1},
                 {"url":"http://b","weight":1,"state":"down","why":"refused\u001b[2J","in_flight":0,"connections":0},
-                {"url":"http://c","weight":1,"state":"ejected","until":"2026-11-21T11:00:10Z","why":"it answers 503",
+                {"url":"http://c","weight":1,"state":"ejected","until":"2026-11-21T11:00:10Z","why":"it responded with 503",
                  "in_flight":0,"connections":2}],
                 "upstream":{"settings":{"connect":"1s","policy":"hash","retry.attempts":"2","retry.budget":"20%"},
                  "sources":[{"source":"http://a"},{"source":"far.list","fails":"No such file"}]}}"#,
@@ -320,8 +319,8 @@ mod tests {
             "  state         serving; 1 of 3 replicas available\n",
             "  replicas      http://a  available; weight 3, 2 in flight, 1 connection\n",
             "                http://b  down: refused\\u{1b}[2J; weight 1, 0 in flight, 0 connections\n",
-            "                http://c  ejected until 2026-11-21T11:00:10Z: it answers 503; weight 1, 0 in flight, 2 connections\n",
-            "  not heard of  far.list: No such file\n",
+            "                http://c  ejected until 2026-11-21T11:00:10Z: it responded with 503; weight 1, 0 in flight, 2 connections\n",
+            "  unresolved    far.list: No such file\n",
             "  upstream      policy hash, connect 1s\n                health: none, without health.path\n",
             "                retry: attempts 2, budget 20%\n",
         ] {
@@ -334,7 +333,7 @@ mod tests {
         );
         assert!(lost.contains("  state         serving; 0 of 0 replicas available\n"), "{lost}");
         assert!(
-            lost.contains("  replicas      none: far.list: No such file\n") && !lost.contains("not heard"),
+            lost.contains("  replicas      none: far.list: No such file\n") && !lost.contains("unresolved"),
             "{lost}"
         );
     }

@@ -1,17 +1,17 @@
-//! `lodge logs` and `lodge events`: what was said and what changed, so far or from now on.
+//! `lodge logs` and `lodge events`: print log lines and changes of the directory.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::api::{Change, Line};
+use super::client::api::{DirectoryChange, LogLine};
 use super::client::{Client, encoded};
-use super::out::{self, Failure, clean};
+use super::out::{self, CliError, clean};
 
-/// Lines that following begins with, unless another number was asked for.
+/// The earlier lines that `--follow` begins with by default.
 const BEFORE: u64 = 10;
 
-/// What was asked for.
-pub(super) struct Wanted<'a> {
+/// The arguments of the commands.
+pub(super) struct LogQuery<'a> {
     pub(super) service: Option<&'a str>,
     pub(super) tail: Option<u64>,
     pub(super) follow: bool,
@@ -19,24 +19,24 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Prints log lines.
-pub(super) fn logs(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
-    if let Some(name) = wanted.service {
-        known(client, name)?;
+pub(super) fn logs(client: &Client, query: &LogQuery) -> Result<(), CliError> {
+    if let Some(name) = query.service {
+        check_known(client, name)?;
     }
-    if wanted.follow {
-        let tail = wanted.tail.unwrap_or(BEFORE);
-        follow::<Line>(client, &path(wanted.service, Some(tail), true), "log", wanted.json, words)
+    if query.follow {
+        let tail = query.tail.unwrap_or(BEFORE);
+        follow::<LogLine>(client, &path(query.service, Some(tail), true), "log", query.json, format)
     } else {
-        recent::<Line>(client, &path(wanted.service, wanted.tail, false), wanted.json, words)
+        recent::<LogLine>(client, &path(query.service, query.tail, false), query.json, format)
     }
 }
 
-/// Prints changes of the directory, and what operators did.
-pub(super) fn events(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
-    if wanted.follow {
-        follow::<Change>(client, "/v1/events?follow=true", "change", wanted.json, change)
+/// Prints changes of the directory and actions of operators.
+pub(super) fn events(client: &Client, query: &LogQuery) -> Result<(), CliError> {
+    if query.follow {
+        follow::<DirectoryChange>(client, "/v1/events?follow=true", "change", query.json, format_change)
     } else {
-        recent::<Change>(client, "/v1/events", wanted.json, change)
+        recent::<DirectoryChange>(client, "/v1/events", query.json, format_change)
     }
 }
 
@@ -44,14 +44,14 @@ fn recent<T: for<'a> Deserialize<'a>>(
     client: &Client,
     path: &str,
     json: bool,
-    words: impl Fn(&T) -> String,
-) -> Result<(), Failure> {
+    format: impl Fn(&T) -> String,
+) -> Result<(), CliError> {
     let answer = client.get(path)?;
     let lines: Vec<T> = client.read(&answer)?;
     if json {
         return out::line(answer.trim_end());
     }
-    out::print(&lines.iter().fold(String::new(), |text, line| text + &words(line) + "\n"))
+    out::print(&lines.iter().fold(String::new(), |text, line| text + &format(line) + "\n"))
 }
 
 fn follow<T: for<'a> Deserialize<'a>>(
@@ -59,16 +59,16 @@ fn follow<T: for<'a> Deserialize<'a>>(
     path: &str,
     kind: &str,
     json: bool,
-    words: impl Fn(&T) -> String,
-) -> Result<(), Failure> {
+    format: impl Fn(&T) -> String,
+) -> Result<(), CliError> {
     for event in client.follow(path)? {
         let event = event?;
         if event.name != kind {
             continue;
         }
         let line: T = client.read(&event.data)?;
-        // In JSON a line feed can only stand between values.
-        out::line(&if json { event.data.replace('\n', " ") } else { words(&line) })?;
+        // In JSON, line feeds occur only between values.
+        out::line(&if json { event.data.replace('\n', " ") } else { format(&line) })?;
     }
     Ok(())
 }
@@ -83,22 +83,22 @@ fn path(service: Option<&str>, tail: Option<u64>, follow: bool) -> String {
     if parts.is_empty() { "/v1/logs".into() } else { format!("/v1/logs?{}", parts.join("&")) }
 }
 
-/// A service that is gone may have left lines; one that nobody ever heard of is a slip.
-fn known(client: &Client, name: &str) -> Result<(), Failure> {
+/// Returns an error if no service of this name exists and the log has no line of one, since then the name is a typo.
+fn check_known(client: &Client, name: &str) -> Result<(), CliError> {
     match client.services(Some(name)) {
-        Err(Failure::Problem(problem)) => {
-            let lines: Vec<Line> = client.read(&client.get(&path(Some(name), Some(1), false))?)?;
-            if lines.is_empty() { Err(Failure::Problem(problem)) } else { Ok(()) }
+        Err(CliError::Problem(problem)) => {
+            let lines: Vec<LogLine> = client.read(&client.get(&path(Some(name), Some(1), false))?)?;
+            if lines.is_empty() { Err(CliError::Problem(problem)) } else { Ok(()) }
         }
         found => found.map(drop),
     }
 }
 
-/// `2026-11-21T10:22:03.123Z INFO  users stdout: hello  request_id=…`
-fn words(line: &Line) -> String {
-    let who = line.service.as_deref().unwrap_or("lodge");
+/// Formats a line: `2026-11-21T10:22:03.123Z INFO  users stdout: hello  request_id=…`
+fn format(line: &LogLine) -> String {
+    let source = line.service.as_deref().unwrap_or("lodge");
     let how = line.stream.as_deref().unwrap_or(&line.kind);
-    let mut text = format!("{} {:5} {who} {how}: {}", line.at, line.level, line.message);
+    let mut text = format!("{} {:5} {source} {how}: {}", line.at, line.level, line.message);
     let fields = line.fields.iter().map(|(name, value)| match value {
         Value::String(value) => format!(" {name}={value}"),
         value => format!(" {name}={value}"),
@@ -110,9 +110,9 @@ fn words(line: &Line) -> String {
     clean(&text).into_owned()
 }
 
-fn change(change: &Change) -> String {
-    let who = change.service.as_ref().map_or(String::new(), |service| format!("{service}: "));
-    clean(&format!("{} {who}{}", change.at, change.message)).into_owned()
+fn format_change(change: &DirectoryChange) -> String {
+    let service = change.service.as_ref().map_or(String::new(), |name| format!("{name}: "));
+    clean(&format!("{} {service}{}", change.at, change.message)).into_owned()
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn lines_in_words() {
-        let line = |json: &str| words(&serde_json::from_str(json).unwrap());
+        let line = |json: &str| format(&serde_json::from_str(json).unwrap());
         let guest = r#"{"at":"2026-11-21T10:00:00.123Z","level":"INFO","kind":"guest","service":"users",
             "request_id":"9f","stream":"stderr","message":"a\u001b[31m\nb"}"#;
         assert_eq!(line(guest), r"2026-11-21T10:00:00.123Z INFO  users stderr: a\u{1b}[31m\nb request_id=9f");
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(line(request), "T WARN  users request: done ms=1.5 path=/x");
         assert_eq!(line(r#"{"at":"T","level":"INFO","kind":"host","message":"m"}"#), "T INFO  lodge host: m");
         let changed = serde_json::from_str(r#"{"at":"T","service":"users","message":"replaced"}"#).unwrap();
-        assert_eq!(change(&changed), "T users: replaced");
+        assert_eq!(format_change(&changed), "T users: replaced");
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! How much memory the process may use, as the system says.
+//! The memory that the process may use.
 
-/// Where control groups are.
+/// The mount point of control groups.
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// Bytes of memory that this process may use: the least of the limits of its control groups and what the machine has.
+/// Returns the bytes of memory that this process may use: the lowest limit of its control groups, or the machine's
+/// memory if that is less.
 pub(super) fn memory() -> Option<u64> {
     memory_by(|path| std::fs::read_to_string(path).ok())
 }
@@ -29,13 +30,13 @@ fn memory_by(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
     limits.chain(machine).min()
 }
 
-/// The least limit of a group and those that it is in. In a container the path may be the one that the host sees; the group's own
-/// files are at the root then.
+/// Returns the lowest limit of a control group and its ancestors. In a container, the path may be that of the host,
+/// while the group's own files are at the root.
 fn limit(root: &str, path: &str, file: &str, read: &impl Fn(&str) -> Option<String>) -> Option<u64> {
     let mut path = path.trim_end_matches('/');
     let mut least = None;
     loop {
-        // "max" is no limit, and no number.
+        // "max" means no limit.
         let own = read(&format!("{root}{path}/{file}")).and_then(|text| text.trim().parse::<u64>().ok());
         least = [least, own].into_iter().flatten().min();
         match path.rsplit_once('/') {

@@ -1,77 +1,76 @@
-//! What a command says: text on stdout, and how it ends.
+//! Output of commands, and their exit codes.
 //!
-//! A reader that has seen enough (`lodge ps | head -1`) ends a command quietly. What guests and hosts made up is
-//! [`clean`]ed before a terminal sees it.
+//! A closed stdout (`lodge ps | head -1`) ends a command without an error. Text from guests and hosts is [`clean`]ed
+//! before it is printed.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Why a command does not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// Nobody reads its output any more, which is no failure.
+pub(super) enum CliError {
+    /// Stdout was closed, which is not an error.
     Closed,
-    /// It was understood and could not be done: one line that says why.
+    /// The command could not be carried out; one line that says why.
     Problem(String),
-    /// It could not be done, and its output says so.
-    Shown,
-    /// It was not understood: one line that says why.
+    /// The command failed, and its output says so.
+    Reported,
+    /// The arguments are invalid; one line that says why.
     Usage(String),
 }
 
-impl Failure {
-    /// What could not be done, in words that may come from anywhere.
+impl CliError {
+    /// Creates a `Problem`; its text may come from guests or hosts.
     pub(super) fn new(problem: impl AsRef<str>) -> Self {
         Self::Problem(clean(problem.as_ref()).into_owned())
     }
 }
 
-/// Only writing to stdout fails with these.
-impl From<io::Error> for Failure {
+/// Only writing to stdout returns these errors.
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Closed,
-            _ => Self::Problem(format!("what was asked for cannot be written: {error}")),
+            _ => Self::Problem(format!("cannot write to stdout: {error}")),
         }
     }
 }
 
-/// The exit code of a command, with its last words on stderr.
-pub(super) fn end(done: Result<(), Failure>) -> ExitCode {
+/// Returns the exit code of a command, after printing its error to stderr.
+pub(super) fn exit_code(done: Result<(), CliError>) -> ExitCode {
     match done {
-        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
-        Err(Failure::Problem(problem)) => {
-            complain(&problem);
+        Ok(()) | Err(CliError::Closed) => ExitCode::SUCCESS,
+        Err(CliError::Problem(problem)) => {
+            notice(&problem);
             ExitCode::FAILURE
         }
-        Err(Failure::Shown) => ExitCode::FAILURE,
-        Err(Failure::Usage(problem)) => {
-            complain(&problem);
+        Err(CliError::Reported) => ExitCode::FAILURE,
+        Err(CliError::Usage(problem)) => {
+            notice(&problem);
             ExitCode::from(super::EX_USAGE)
         }
     }
 }
 
-/// Writes `text` to stdout, now.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
+/// Writes `text` to stdout and flushes it.
+pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
 }
 
-/// The same, and ends the line.
-pub(super) fn line(text: &str) -> Result<(), Failure> {
+/// Writes `text` and a line end to stdout.
+pub(super) fn line(text: &str) -> Result<(), CliError> {
     print(&format!("{text}\n"))
 }
 
-/// One line for people on stderr, which may be closed.
-pub(super) fn complain(problem: &str) {
+/// Writes a message to stderr, which may be closed.
+pub(super) fn notice(problem: &str) {
     let _ = writeln!(io::stderr(), "lodge: {problem}");
 }
 
-/// `text` without what could move the cursor, change the terminal or turn the reading direction: such characters are
-/// spelt out.
+/// Escapes control characters and characters that change the text direction, so that the terminal is not affected.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
     let unfit = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if !text.contains(unfit) {

@@ -1,17 +1,17 @@
-//! `lodge ps`: what serves, since when and with what success, and what does not serve.
+//! `lodge ps`: lists services with their state and traffic, and files that are refused.
 
 use std::time::SystemTime;
 
 use super::client::Client;
 use super::client::api::{Entry, Service};
-use super::out::{self, Failure, clean};
-use super::rollout::brief;
+use super::out::{self, CliError, clean};
+use super::rollout::short_share;
 use super::table::Side::{Left, Right};
 use super::table::Table;
 use super::units::{ago, bytes, millis, seconds};
 
-/// Asks, and prints.
-pub(super) fn run(client: &Client, json: bool) -> Result<(), Failure> {
+/// Requests the list and prints it.
+pub(super) fn run(client: &Client, json: bool) -> Result<(), CliError> {
     let answer = client.get("/v1/services")?;
     let entries: Vec<Entry> = client.read(&answer)?;
     if json { out::line(answer.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
@@ -57,8 +57,7 @@ fn text(entries: &[Entry], now: SystemTime) -> String {
     text
 }
 
-/// What a service does and, where that is not all of what one expects, how much of it: the replicas that can be used if
-/// some cannot, the part that a version gets.
+/// Returns the state and, where it applies, how many replicas are available or which share a version gets.
 fn state(service: &Service) -> String {
     let state = &service.state;
     if let Some(replicas) = &service.replicas {
@@ -67,9 +66,9 @@ fn state(service: &Service) -> String {
         return if all { state.clone() } else { format!("{state} {available}/{}", replicas.len()) };
     }
     match &service.share {
-        // The others get nothing, whatever their part is.
+        // In any other state it gets no requests.
         Some(share) if ["serving", "failing", "unloaded"].contains(&state.as_str()) => {
-            format!("{state} {}", brief(share))
+            format!("{state} {}", short_share(share))
         }
         _ => state.clone(),
     }

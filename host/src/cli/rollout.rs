@@ -1,9 +1,10 @@
-//! Rollouts in words: what a version gets of its service's requests.
+//! Formats the share of requests that a version gets.
 
 use super::client::api::{Rollback, Share, Version};
 
-/// In a line: `10 %, header:x-version=2; mirror 5 %; rollback errors +1 %, p99 ×1.5, from 100 requests`.
-pub(super) fn gets(share: &Share) -> String {
+/// Formats a share in one line: `10 %, header:x-version=2; mirror 5 %; rollback errors +1 %, p99 ×1.5, from 100
+/// requests`.
+pub(super) fn format_share(share: &Share) -> String {
     let mut words = vec![format!("{} %", share.percent)];
     words.extend(share.rules.iter().cloned());
     let mut text = words.join(", ");
@@ -16,8 +17,8 @@ pub(super) fn gets(share: &Share) -> String {
     text
 }
 
-/// In a word, for a column: the part or, without one, how it is asked at all.
-pub(super) fn brief(share: &Share) -> String {
+/// Formats a share in one word: the percentage, or else how the version gets requests.
+pub(super) fn short_share(share: &Share) -> String {
     match share {
         Share { percent, .. } if *percent > 0.0 => format!("{percent}%"),
         Share { rules, .. } if !rules.is_empty() => "by rule".into(),
@@ -26,8 +27,8 @@ pub(super) fn brief(share: &Share) -> String {
     }
 }
 
-/// A version as its service has it: `users@2 10 %`, and what keeps it from that.
-pub(super) fn version(version: &Version) -> String {
+/// Formats a version of a service: `users@2 10 %`, with its state if it is not serving.
+pub(super) fn format_version(version: &Version) -> String {
     let Version { name, percent, state } = version;
     let out = if ["serving", "failing", "unloaded", ""].contains(&state.as_str()) {
         String::new()
@@ -56,9 +57,9 @@ mod tests {
                 "10%",
             ),
         ] {
-            assert_eq!((gets(&share).as_str(), brief(&share).as_str()), (long, short));
+            assert_eq!((format_share(&share).as_str(), short_share(&share).as_str()), (long, short));
         }
-        let it = |state: &str| version(&Version { name: "users@2".into(), percent: 10.0, state: state.into() });
+        let it = |state: &str| format_version(&Version { name: "users@2".into(), percent: 10.0, state: state.into() });
         assert_eq!([it("unloaded"), it("withdrawn")], ["users@2 10 %", "users@2 10 %, withdrawn"]);
     }
 }

@@ -1,8 +1,8 @@
-//! `lodge schema`: the JSON Schema of a manifest, for editors. Made from the tables that read it.
+//! `lodge schema`: prints the JSON Schema of a manifest for editors, generated from the tables of the parser.
 
 use serde_json::{Map, Value, json};
 
-use super::out::{self, Failure};
+use super::out::{self, CliError};
 use crate::config::key::Key;
 use crate::config::limits::{LIMITS, Limits};
 use crate::manifest::MOST_ROUTES;
@@ -10,8 +10,8 @@ use crate::manifest::policies::read::{ADAPTIVE, BREAKER, PRIORITIES, RATE, blank
 use crate::manifest::upstream::source::WEIGHT;
 use crate::manifest::upstream::{KEYS, MOST_REPLICAS, Spec};
 
-/// Prints it.
-pub(super) fn run() -> Result<(), Failure> {
+/// Prints the schema.
+pub(super) fn run() -> Result<(), CliError> {
     out::line(&format!("{:#}", schema()))
 }
 
@@ -28,7 +28,7 @@ fn schema() -> Value {
     })
 }
 
-/// The keys of an object.
+/// Returns the keys of an object.
 fn object(value: Value) -> Map<String, Value> {
     if let Value::Object(keys) = value { keys } else { Map::new() }
 }
@@ -37,7 +37,7 @@ fn path() -> Value {
     json!({ "type": "string", "pattern": "^/" })
 }
 
-/// What is served, and when.
+/// The component, and when it is served.
 fn component() -> Map<String, Value> {
     object(json!({
         "enabled": { "type": "boolean", "default": true, "description": "whether the service is served" },
@@ -49,33 +49,33 @@ fn component() -> Map<String, Value> {
         "digest": {
             "type": "string",
             "pattern": "^sha256:[0-9a-fA-F]{64}$",
-            "description": "what the component must be",
+            "description": "the SHA-256 of the component",
         },
         "build": {
             "type": "object",
             "additionalProperties": false,
             "required": ["command", "directory"],
             "properties": { "command": { "type": "string" }, "directory": { "type": "string" } },
-            "description": "how `lodge dev` builds a guest that is no Rust crate: what a shell runs, and where",
+            "description": "how `lodge dev` builds a guest that is not a Rust crate: a shell command, and its directory",
         },
         "ready": {
             "type": "object",
             "additionalProperties": false,
             "required": ["path"],
             "properties": { "path": path() },
-            "description": "a path that must answer 2xx before a version is served",
+            "description": "a path that must respond with 2xx before a version is served",
         },
     }))
 }
 
-/// What its guests have.
+/// The sandbox of its guests.
 fn sandbox() -> Map<String, Value> {
     let limits: Map<_, _> = LIMITS.iter().map(|key| (key.name.to_owned(), setting(key, &Limits::blank()))).collect();
     object(json!({
         "isolation": {
             "enum": ["request", "service"],
             "default": "request",
-            "description": "a fresh sandbox per request, or warm instances that are used again",
+            "description": "a new sandbox per request, or warm instances that are reused",
         },
         "limits": { "type": "object", "additionalProperties": false, "properties": limits },
         "cpu_weight": {
@@ -83,11 +83,11 @@ fn sandbox() -> Map<String, Value> {
             "minimum": 1,
             "maximum": 10000,
             "default": 100,
-            "description": "its part of the CPU among services that compute for long",
+            "description": "its share of the CPU among long-running guests",
         },
         "calls": {
             "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
-            "description": "services of the same host that its guests may call, one or a list; \"*\" is all of them",
+            "description": "services of this host that its guests may call, one or a list; \"*\" is all",
         },
         "http": {
             "type": "array",
@@ -98,25 +98,25 @@ fn sandbox() -> Map<String, Value> {
     }))
 }
 
-/// Where it answers, and what becomes of the answers.
+/// Routes and caching.
 fn routing() -> Map<String, Value> {
     object(json!({
         "routes": {
             "type": "array",
             "maxItems": MOST_ROUTES,
-            "description": "where the service answers; the default is /NAME",
+            "description": "routes of the service; the default is /NAME",
             "items": { "anyOf": [path(), route()] },
         },
         "cache": cache(),
         "sticky": {
             "type": "string",
             "pattern": "^(client|header:.+|cookie:.+)$",
-            "description": "what decides which version a client gets, and gets again",
+            "description": "the property of a client that decides which version it gets",
         },
     }))
 }
 
-/// A route that says more than its path.
+/// A route with more than a path.
 fn route() -> Value {
     let own = object(json!({
         "path": path(),
@@ -129,7 +129,7 @@ fn route() -> Value {
         "strip_prefix": {
             "type": "boolean",
             "default": false,
-            "description": "the service sees the path without the part that matched",
+            "description": "the service receives the path without the matched prefix",
         },
         "cache": cache(),
     }));
@@ -144,56 +144,56 @@ fn cache() -> Value {
             "additionalProperties": false,
             "properties": { "ttl": {
                 "type": "string",
-                "description": "how long a 200 is fresh that says nothing of it itself",
+                "description": "the freshness lifetime of a 200 response without one of its own",
             }},
         }],
         "default": false,
-        "description": "whether answers are kept and given again, as RFC 9111 has it",
+        "description": "whether responses are cached (RFC 9111)",
     })
 }
 
-/// What a version says of its part of its service's requests.
+/// The share of requests of a version.
 fn version() -> Map<String, Value> {
     object(json!({
-        "percent": percent("of a version such as NAME@2: its part of the service's requests", 0),
+        "percent": percent("of a version such as NAME@2: its share of the service's requests", 0),
         "match": {
             "type": "array",
             "items": { "type": "string", "pattern": "^(header|cookie):[^=]+=" },
-            "description": "of a version: requests that are for it whatever its part is",
+            "description": "of a version: requests that it always gets, whatever its percentage",
         },
-        "mirror": percent("of a version: the part of the requests that it is shown besides, its answers thrown away", 0),
+        "mirror": percent("of a version: the percentage of requests that are copied to it; its responses are discarded", 0),
         "rollback": {
             "type": "object",
             "additionalProperties": false,
             "properties": {
-                "errors": percent("so many more of its requests may fail than of the service's", 1),
+                "errors": percent("how many more percent of its requests may fail than of the service's", 1),
                 "p99": {
                     "type": "number",
                     "minimum": 1,
                     "maximum": 100,
                     "default": 1.5,
-                    "description": "its 99th percentile may be so many times the service's",
+                    "description": "its 99th percentile may be this many times the service's",
                 },
                 "minimum": {
                     "type": "integer",
                     "minimum": 1,
                     "default": 100,
-                    "description": "requests of the last minute, of each, before anything is concluded",
+                    "description": "requests that both need in the last minute before they are compared",
                 },
             },
-            "description": "of a version: it is taken out when it does worse than the service",
+            "description": "of a version: it is withdrawn when it does worse than the service",
         },
     }))
 }
 
-/// What a service, or one of its routes, may say of who may ask.
+/// The policies of a service or of one of its routes.
 fn policies(of_service: bool) -> Map<String, Value> {
     let nets = |help: &str| json!({ "type": "array", "items": { "type": "string" }, "description": help });
     let words = PRIORITIES.map(|(word, _)| word);
-    let help = "how much its requests matter when the host is full";
+    let help = "the importance of its requests when the host is full";
     let mut properties = Map::from_iter([
-        ("allow".to_owned(), nets("networks and addresses that may ask; without it, all")),
-        ("deny".to_owned(), nets("networks and addresses that may not")),
+        ("allow".to_owned(), nets("networks and addresses of permitted clients; all without it")),
+        ("deny".to_owned(), nets("networks and addresses of refused clients")),
         ("priority".to_owned(), json!({ "enum": words, "default": "normal", "description": help })),
         ("rate".to_owned(), json!({ "anyOf": [{ "type": "string" }, section(RATE, &blank_rate(), &["limit"])] })),
         ("breaker".to_owned(), section(BREAKER, &blank_breaker(), &[])),
@@ -209,10 +209,10 @@ fn section<T: Clone>(keys: &[Key<T>], blank: &T, required: &[&str]) -> Value {
     json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
 }
 
-/// A setting. It is read from text whatever it is in TOML, so its reader is asked what that may be; `blank` is something
-/// that it can write to.
+/// Returns the schema of a setting. Settings are parsed from text whatever their TOML type, so the parser is tried with
+/// examples. `blank` is a value that it can write to.
 fn setting<T: Clone>(key: &Key<T>, blank: &T) -> Value {
-    // A zero alone is a time span, and would say nothing.
+    // A zero by itself is also a valid duration, so it would not tell the types apart.
     const NUMBERS: [&str; 3] = ["1", "100", "1048576"];
     let takes = |text: &str| (key.set)(&mut blank.clone(), text).is_ok();
     let (any, number) = (takes("no-such-word"), NUMBERS.into_iter().any(takes));
@@ -246,7 +246,7 @@ fn upstream() -> Value {
     let replicas = json!({
         "type": "array",
         "maxItems": MOST_REPLICAS,
-        "description": "where replicas of the service are",
+        "description": "the replicas of the service",
         "items": { "anyOf": [url, {
             "type": "object",
             "additionalProperties": false,

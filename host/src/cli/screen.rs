@@ -1,4 +1,4 @@
-//! A terminal that is drawn on again and again, with nothing but the escape sequences that every one has.
+//! Redraws a terminal, using only escape sequences that all terminals support.
 
 use std::io::{IsTerminal, stdin, stdout};
 use std::time::Duration;
@@ -6,29 +6,29 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-use super::out::{self, Failure};
+use super::out::{self, CliError};
 use super::table::clipped;
 
-/// What a terminal is taken for that does not say its size: columns and rows.
+/// The assumed size of a terminal that does not report one: columns and rows.
 const SIZE: (usize, usize) = (80, 24);
 
-/// Also Ctrl-C and Ctrl-D, as a terminal sends them that makes no signals of them.
-const ENDS: [u8; 4] = [b'q', b'Q', 3, 4];
+/// The keys that quit, including Ctrl-C and Ctrl-D, which send no signals in this mode.
+const QUIT_KEYS: [u8; 4] = [b'q', b'Q', 3, 4];
 
-/// Whether people read what is printed.
+/// Returns whether stdout is a terminal.
 pub(super) fn is_terminal() -> bool {
     stdout().is_terminal()
 }
 
-/// Lines that stand where the last ones stood.
+/// Lines that are redrawn in the same place.
 #[derive(Default)]
 pub(super) struct InPlace {
     drawn: usize,
 }
 
 impl InPlace {
-    /// Draws them: as many as there are rows for.
-    pub(super) fn draw(&mut self, lines: &[String]) -> Result<(), Failure> {
+    /// Draws as many of the lines as there are rows.
+    pub(super) fn draw(&mut self, lines: &[String]) -> Result<(), CliError> {
         let mut text = match self.drawn {
             0 => String::new(),
             drawn => format!("\x1b[{drawn}A\r"),
@@ -42,15 +42,15 @@ impl InPlace {
     }
 }
 
-/// The whole screen, and the keyboard without its echo; the terminal is as it was once this is dropped.
+/// The whole screen, with the keyboard in raw mode. Dropping it restores the terminal.
 pub(super) struct FullScreen {
-    /// How the keyboard was, if there is one.
+    /// The previous keyboard mode, if stdin is a terminal.
     before: Option<Termios>,
 }
 
 impl FullScreen {
-    /// Takes the screen.
-    pub(super) fn take() -> Result<Self, Failure> {
+    /// Switches to the alternate screen.
+    pub(super) fn take() -> Result<Self, CliError> {
         let before = stdin().is_terminal().then(|| tcgetattr(stdin()).ok()).flatten();
         if let Some(before) = &before {
             let mut keys = before.clone();
@@ -64,29 +64,29 @@ impl FullScreen {
         Ok(screen)
     }
 
-    /// Draws the lines from the top: as many as there are rows for.
-    pub(super) fn draw(&self, lines: &[String]) -> Result<(), Failure> {
+    /// Draws as many of the lines as there are rows, from the top.
+    pub(super) fn draw(&self, lines: &[String]) -> Result<(), CliError> {
         let (columns, rows) = size();
         let lines = lines.iter().take(rows).map(|line| format!("{}\x1b[K", clipped(line, columns)));
         out::print(&format!("\x1b[H{}\x1b[J", lines.collect::<Vec<_>>().join("\r\n")))
     }
 
-    /// Waits, and says whether somebody wants to leave: `q`, Ctrl-C or Ctrl-D.
-    pub(super) fn left_within(&self, patience: Duration) -> bool {
+    /// Waits for `timeout`. Returns `true` as soon as `q`, Ctrl-C or Ctrl-D is pressed.
+    pub(super) fn quit_within(&self, timeout: Duration) -> bool {
         if self.before.is_none() {
-            pause(patience);
+            pause(timeout);
             return false;
         }
         let keyboard = stdin();
         let mut keys = [PollFd::new(&keyboard, PollFlags::IN)];
-        if !matches!(poll(&mut keys, timespec(patience).as_ref()), Ok(1..)) {
+        if !matches!(poll(&mut keys, timespec(timeout).as_ref()), Ok(1..)) {
             return false;
         }
         let mut typed = [0; 16];
         match rustix::io::read(&keyboard, &mut typed) {
-            // The terminal is gone.
+            // The terminal is closed.
             Ok(0) | Err(_) => true,
-            Ok(read) => typed.iter().take(read).any(|key| ENDS.contains(key)),
+            Ok(read) => typed.iter().take(read).any(|key| QUIT_KEYS.contains(key)),
         }
     }
 }
@@ -100,7 +100,7 @@ impl Drop for FullScreen {
     }
 }
 
-/// Waits so long, or until a signal.
+/// Waits for this time, or until a signal.
 pub(super) fn pause(time: Duration) {
     let _ = poll(&mut [], timespec(time).as_ref());
 }
@@ -109,7 +109,7 @@ fn timespec(time: Duration) -> Option<Timespec> {
     Timespec::try_from(time).ok()
 }
 
-/// Columns that can be written to, and rows. Not the last column: after it a terminal is about to begin a new line.
+/// Returns the usable columns, and the rows. The last column is left empty, since writing to it may wrap the line.
 fn size() -> (usize, usize) {
     let (columns, rows) = match tcgetwinsize(stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),

@@ -1,4 +1,4 @@
-//! `lodge stats` and `lodge top`: what services do now, as rates between two looks.
+//! `lodge stats` and `lodge top`: show rates between two samples.
 
 use std::time::{Duration, Instant};
 
@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use super::client::Client;
 use super::client::api::{Host, Service};
-use super::out::{self, Failure};
+use super::out::{self, CliError};
 use super::screen::{self, FullScreen, InPlace};
 use super::table::Side::{Left, Right};
 use super::table::Table;
 use super::units::{bytes, millis, rate, seconds};
 
-/// Between two looks.
+/// The interval between samples.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What a service does.
+/// The rates of a service.
 #[derive(Debug, Serialize, PartialEq)]
 struct Rate {
     name: String,
@@ -23,52 +23,52 @@ struct Rate {
     errors_per_second: f64,
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
-    /// Of one core.
+    /// In percent of one core.
     cpu_percent: f64,
     memory_bytes: u64,
     in_flight: u64,
     queued: u64,
 }
 
-struct Look {
+struct Sample {
     at: Instant,
     services: Vec<Service>,
 }
 
-impl Look {
-    fn take(client: &Client, only: Option<&str>) -> Result<Self, Failure> {
+impl Sample {
+    fn take(client: &Client, only: Option<&str>) -> Result<Self, CliError> {
         Ok(Self { services: client.services(only)?, at: Instant::now() })
     }
 }
 
-/// Draws again and again on a terminal; prints once, over a second, for anybody else.
-pub(super) fn stats(client: &Client, only: Option<&str>, once: bool, json: bool) -> Result<(), Failure> {
-    let mut before = Look::take(client, only)?;
+/// Redraws a table on a terminal; otherwise prints one sample over a second.
+pub(super) fn stats(client: &Client, only: Option<&str>, once: bool, json: bool) -> Result<(), CliError> {
+    let mut before = Sample::take(client, only)?;
     if once || json || !screen::is_terminal() {
         screen::pause(PERIOD);
-        return print(&rates(&before, &Look::take(client, only)?), json);
+        return print(&rates(&before, &Sample::take(client, only)?), json);
     }
     let mut place = InPlace::default();
     place.draw(&table(&[]).lines())?;
     loop {
         screen::pause(PERIOD);
-        let now = Look::take(client, only)?;
+        let now = Sample::take(client, only)?;
         place.draw(&table(&rates(&before, &now)).lines())?;
         before = now;
     }
 }
 
-/// The same with the whole screen, the busiest first, until somebody leaves.
-pub(super) fn top(client: &Client, json: bool) -> Result<(), Failure> {
-    let (mut before, mut host) = (Look::take(client, None)?, host(client)?);
+/// Shows all services on the whole screen, the busiest first, until the user quits.
+pub(super) fn top(client: &Client, json: bool) -> Result<(), CliError> {
+    let (mut before, mut host) = (Sample::take(client, None)?, host(client)?);
     if json || !screen::is_terminal() {
         screen::pause(PERIOD);
-        return print(&busiest_first(rates(&before, &Look::take(client, None)?)), json);
+        return print(&busiest_first(rates(&before, &Sample::take(client, None)?)), json);
     }
     let screen = FullScreen::take()?;
     screen.draw(&[headline(client, &host, &host, PERIOD)])?;
-    while !screen.left_within(PERIOD) {
-        let (now, its_host) = (Look::take(client, None)?, self::host(client)?);
+    while !screen.quit_within(PERIOD) {
+        let (now, its_host) = (Sample::take(client, None)?, self::host(client)?);
         let mut lines = vec![headline(client, &host, &its_host, now.at - before.at), String::new()];
         lines.extend(table(&busiest_first(rates(&before, &now))).lines());
         screen.draw(&lines)?;
@@ -77,16 +77,16 @@ pub(super) fn top(client: &Client, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn host(client: &Client) -> Result<Host, Failure> {
+fn host(client: &Client) -> Result<Host, CliError> {
     client.read(&client.get("/v1/host")?)
 }
 
 fn headline(client: &Client, before: &Host, now: &Host, time: Duration) -> String {
     let cpu = percent(before.cpu_seconds, now.cpu_seconds, time);
     let line = format!(
-        "lodge {} at {}   q leaves   up {}   {} connections   CPU {cpu:.1} %   memory {}",
+        "lodge {} at {}   q quits   up {}   {} connections   CPU {cpu:.1} %   memory {}",
         now.version,
-        client.place(),
+        client.url(),
         seconds(now.uptime_seconds.trunc()),
         now.connections,
         bytes(now.memory_bytes),
@@ -94,12 +94,12 @@ fn headline(client: &Client, before: &Host, now: &Host, time: Duration) -> Strin
     out::clean(&line).into_owned()
 }
 
-fn rates(before: &Look, now: &Look) -> Vec<Rate> {
+fn rates(before: &Sample, now: &Sample) -> Vec<Rate> {
     let time = now.at - before.at;
     let of = |service: &Service| {
         let was = before.services.iter().find(|was| was.name == service.name);
         let (requests, errors, cpu) = was.map_or((0, 0, 0.0), |was| (was.requests, was.errors, was.cpu_seconds));
-        // A host that was started again counts from zero.
+        // Counters of a restarted host begin at zero.
         let per_second = |was: u64, now: u64| now.saturating_sub(was) as f64 / time.as_secs_f64().max(0.001);
         Rate {
             name: service.name.clone(),
@@ -156,7 +156,7 @@ fn table(rates: &[Rate]) -> Table {
     table
 }
 
-fn print(rates: &[Rate], json: bool) -> Result<(), Failure> {
+fn print(rates: &[Rate], json: bool) -> Result<(), CliError> {
     if json {
         return out::line(&serde_json::to_string_pretty(rates).unwrap_or_default());
     }
@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn rates_are_between_two_looks() {
         let at = Instant::now();
-        let before = Look { at, services: vec![service("a", 100, 1.0), service("b", 500, 9.0)] };
+        let before = Sample { at, services: vec![service("a", 100, 1.0), service("b", 500, 9.0)] };
         let services = vec![service("a", 300, 1.5), service("b", 20, 0.1), service("new", 10, 1.2)];
-        let now = Look { at: at + Duration::from_secs(2), services };
+        let now = Sample { at: at + Duration::from_secs(2), services };
         let rates = busiest_first(rates(&before, &now));
         let seen: Vec<_> = rates.iter().map(|r| (&*r.name, r.requests_per_second, r.cpu_percent.round())).collect();
         assert_eq!(seen, [("new", 5.0, 60.0), ("a", 100.0, 25.0), ("b", 0.0, 0.0)]);

@@ -1,4 +1,4 @@
-//! Columns for people, aligned by how wide text is on a terminal.
+//! Tables aligned by the width of text on a terminal.
 
 use std::borrow::Cow;
 
@@ -6,35 +6,35 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::out::clean;
 
-/// Between two columns.
+/// The spaces between columns.
 const GAP: usize = 3;
 
-/// On which side a column's text stands.
+/// The alignment of a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Left,
     Right,
 }
 
-/// A head and rows.
+/// A table with a header.
 pub(super) struct Table {
     sides: Vec<Side>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table with these columns and no rows.
+    /// Creates a table with these columns and no rows.
     pub(super) fn new(columns: &[(&str, Side)]) -> Self {
         let sides = columns.iter().map(|(_, side)| *side).collect();
         Self { sides, rows: vec![columns.iter().map(|(name, _)| (*name).to_owned()).collect()] }
     }
 
-    /// Adds a row. Its cells may hold anything: they are cleaned here.
+    /// Adds a row. Cells may hold any text; control characters are escaped.
     pub(super) fn row<const N: usize>(&mut self, cells: [Cow<'_, str>; N]) {
         self.rows.push(cells.iter().map(|cell| clean(cell).into_owned()).collect());
     }
 
-    /// The lines of it, the head first.
+    /// Returns the lines, the header first.
     pub(super) fn lines(&self) -> Vec<String> {
         let width = |column: usize| self.rows.iter().filter_map(|row| Some(row.get(column)?.width())).max();
         let widths: Vec<_> = (0..self.sides.len()).map(|column| width(column).unwrap_or(0)).collect();
@@ -51,13 +51,13 @@ impl Table {
         self.rows.iter().map(line).collect()
     }
 
-    /// All of it as text.
+    /// Returns the whole table as text.
     pub(super) fn text(&self) -> String {
         self.lines().iter().fold(String::new(), |text, line| text + line + "\n")
     }
 }
 
-/// As much of the beginning of `line` as fits in so many columns.
+/// Returns as much of the beginning of `line` as fits into `columns`.
 pub(super) fn clipped(line: &str, columns: usize) -> &str {
     let mut used = 0;
     let over = line.char_indices().find(|(_, c)| {

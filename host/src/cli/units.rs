@@ -1,11 +1,11 @@
-//! Quantities as people write them.
+//! Formats quantities.
 
 use std::time::{Duration, SystemTime};
 
-/// What stands for a quantity that nobody knows.
+/// Stands for an unknown quantity.
 pub(super) const UNKNOWN: &str = "-";
 
-/// Spans of time, and the seconds from which on one is the unit to tell an age in.
+/// Units of an age: the age in seconds from which a unit is used, its length in seconds, and its name.
 const AGES: [(u64, u64, &str); 7] = [
     (2 * 365 * 86_400, 365 * 86_400, "year"),
     (2 * 30 * 86_400, 30 * 86_400, "month"),
@@ -16,12 +16,12 @@ const AGES: [(u64, u64, &str); 7] = [
     (1, 1, "second"),
 ];
 
-/// `163.2 KiB`
+/// Formats bytes: `163.2 KiB`.
 pub(super) fn bytes(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
-/// Milliseconds with as many digits as tell something: `0.12ms`, `3.4ms`, `56ms`, `1.2s`.
+/// Formats milliseconds with two significant digits: `0.12ms`, `3.4ms`, `56ms`, `1.2s`.
 pub(super) fn millis(ms: Option<f64>) -> String {
     match ms {
         None => UNKNOWN.into(),
@@ -32,7 +32,7 @@ pub(super) fn millis(ms: Option<f64>) -> String {
     }
 }
 
-/// A span of seconds: `0.42s`, `12.3s`, `3m 20s`, `2days 4h`.
+/// Formats seconds: `0.42s`, `12.3s`, `3m 20s`, `2days 4h`.
 pub(super) fn seconds(seconds: f64) -> String {
     match seconds {
         ..10.0 => format!("{seconds:.2}s"),
@@ -45,23 +45,23 @@ pub(super) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// So many things of this name: `1 connection`, `2 connections`.
+/// Formats a count with its noun: `1 connection`, `2 connections`.
 pub(super) fn count(count: u64, name: &str) -> String {
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Where something answers: its routes, and its host if it has one.
-pub(super) fn places(routes: &[String], host: &str) -> String {
+/// Formats where a service answers: its routes, and its host name if it has one.
+pub(super) fn addresses(routes: &[String], host: &str) -> String {
     let routes = routes.join(", ");
     if routes.is_empty() || host.is_empty() { routes + host } else { format!("{routes} and {host}") }
 }
 
-/// So many a second.
+/// Formats a rate per second.
 pub(super) fn rate(rate: f64) -> String {
     if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
-/// How long ago an RFC 3339 time was: `3 minutes ago`. The time itself when it is none.
+/// Formats the age of an RFC 3339 time: `3 minutes ago`. Returns the text itself if it is not a time.
 pub(super) fn ago(at: &str, now: SystemTime) -> String {
     let Ok(then) = humantime::parse_rfc3339(at) else { return at.to_owned() };
     let age = now.duration_since(then).unwrap_or_default().as_secs();
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!([after(86_400), after(13 * 86_400)], ["1 day ago", "13 days ago"]);
         assert_eq!([after(14 * 86_400), after(70 * 86_400)], ["2 weeks ago", "2 months ago"]);
         assert_eq!([after(364 * 86_400), after(800 * 86_400)], ["12 months ago", "2 years ago"]);
-        // A clock that is behind, and what is no time.
+        // A clock that is behind, and texts that are not times.
         assert_eq!(ago("2026-11-21T10:00:00Z", SystemTime::UNIX_EPOCH), "just now");
         assert_eq!([ago("", then), ago("yesterday, by and large", then)], ["", "yesterday, by and large"]);
     }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn where_it_answers() {
         let routes = ["/a".to_owned(), "/b".to_owned()];
-        assert_eq!(places(&routes, "a.localhost"), "/a, /b and a.localhost");
-        assert_eq!([places(&routes, ""), places(&[], "a.localhost")], ["/a, /b", "a.localhost"]);
+        assert_eq!(addresses(&routes, "a.localhost"), "/a, /b and a.localhost");
+        assert_eq!([addresses(&routes, ""), addresses(&[], "a.localhost")], ["/a, /b", "a.localhost"]);
     }
 }

@@ -1,17 +1,17 @@
-//! Which addresses are public. Pure.
+//! Decides which addresses are public. Pure.
 //!
-//! What is not, is refused: this machine, private and shared networks, link-local ones with the metadata services of
-//! clouds among them, multicast, what is for documentation, and IPv6 addresses that are one of these in disguise.
+//! Not public are this machine, private, shared and link-local networks (with the metadata services of clouds),
+//! multicast, documentation ranges, and IPv6 addresses that embed one of these.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Networks of IPv4 that are not public, by address and length (the registry of special-purpose addresses of IANA).
+/// IPv4 networks that are not public, by address and prefix length (IANA's registry of special-purpose addresses).
 const SPECIAL_V4: [([u8; 4], u32); 17] = [
     ([0, 0, 0, 0], 8),
     ([10, 0, 0, 0], 8),
     ([100, 64, 0, 0], 10),
     ([127, 0, 0, 0], 8),
-    // Azure's own services for its machines: routed like a public address, and a private matter.
+    // Azure's virtual public address for platform services: routed like a public one, but internal.
     ([168, 63, 129, 16], 32),
     ([169, 254, 0, 0], 16),
     ([172, 16, 0, 0], 12),
@@ -24,25 +24,25 @@ const SPECIAL_V4: [([u8; 4], u32); 17] = [
     ([198, 18, 0, 0], 15),
     ([198, 51, 100, 0], 24),
     ([203, 0, 113, 0], 24),
-    // Multicast, and all that is reserved above it, with broadcast at its end.
+    // Multicast, and everything reserved above it up to broadcast.
     ([224, 0, 0, 0], 3),
 ];
 
-/// Networks within 2000::/3, which is all that is public of IPv6, that are not.
+/// IPv6 networks that are not public although they lie in 2000::/3, the global unicast range.
 const SPECIAL_V6: [([u16; 3], u32); 5] = [
-    // Protocols of the IETF: Teredo, benchmarks, ORCHID.
+    // IETF protocol assignments: Teredo, benchmarking, ORCHID.
     ([0x2001, 0, 0], 23),
     ([0x2001, 0x0db8, 0], 32),
-    // 6to4: an IPv4 address is in it, and nobody should use it any more.
+    // 6to4, which is deprecated: it embeds an IPv4 address.
     ([0x2002, 0, 0], 16),
     ([0x2620, 0x004f, 0x8000], 48),
     ([0x3fff, 0, 0], 20),
 ];
 
-/// The network by which IPv6-only machines reach IPv4: the last four bytes are the address that is meant.
+/// The NAT64 prefix, by which IPv6-only machines reach IPv4: the last four bytes are the IPv4 address.
 const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 
-/// Whether anybody may be sent there.
+/// Returns whether the address is public.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => is_public_v4(v4),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// An IPv4 address is what it is, however IPv6 writes it.
+        /// An IPv4 address is classified the same in every IPv6 form.
         #[test]
         fn no_disguise(bits in any::<u32>()) {
             let v4 = Ipv4Addr::from(bits);
@@ -180,7 +180,7 @@ mod tests {
             prop_assert!(!is_public(v6to4.into()));
         }
 
-        /// The standard library's own idea of what is special is never public here.
+        /// No address that the standard library calls special is public here.
         #[test]
         fn no_less_than_std(bits in any::<u32>()) {
             let v4 = Ipv4Addr::from(bits);
@@ -189,7 +189,7 @@ mod tests {
             prop_assert!(!(special && is_public(v4.into())), "{}", v4);
         }
 
-        /// As above, where random addresses seldom are.
+        /// The same for IPv6, where random addresses rarely hit special ranges.
         #[test]
         fn nothing_outside_of_global_unicast(bits in any::<u128>()) {
             let v6 = Ipv6Addr::from(bits);

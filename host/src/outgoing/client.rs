@@ -1,4 +1,4 @@
-//! The client of one service: its own connections, which no other service can see or use up.
+//! The HTTP client of one service. Its connections are used by no other service.
 
 use std::error::Error as StdError;
 use std::pin::Pin;
@@ -18,11 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
 use super::address::is_public;
-use super::again::{Again, Lost, Uses};
-use super::dial::{Dial, Line, Resolver};
-use super::end;
-use super::failure::Failure;
-use super::quota::Quota;
+use super::dial::{DialedStream, Dialer, Resolver};
+use super::failure::OutgoingFailure;
+use super::rate::TokenBucket;
+use super::response_deadline;
+use super::retry::{ConnectionUses, LostRequest, Retry};
 use crate::base::lock::lock;
 use crate::capabilities::sandbox::RequestContext;
 use crate::config::limits::Limits;
@@ -33,80 +33,82 @@ use crate::service::Service;
 use crate::telemetry::traces::ClientSpan;
 use crate::upstreams::replay::ReplayMemory;
 
-/// To resolve a name, connect and shake hands, when the guest gives it longer or no time at all.
+/// The timeout for DNS, connecting and TLS, unless the guest sets a shorter one.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a connection that nobody uses stays.
+/// How long an idle connection stays open.
 const IDLE: Duration = Duration::from_secs(30);
-/// Connections to one host that stay.
+/// The most idle connections per host.
 const IDLE_PER_HOST: usize = 8;
-/// Connections for each request that may be under way, with those that idle. When there are more a new pool is begun, so that
-/// the idle ones of the old one go.
-const KEPT: usize = 2;
-/// The same, at most: an old pool only goes with the last head that is waited for there, and meanwhile others need room.
-const CONNECTIONS: usize = 4;
-/// From one new pool to the next.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How often an HTTP/2 connection is asked whether it lives, and how long it may take to say so.
+/// When there are more connections than this for each request allowed in flight, a new pool replaces the old one, which
+/// closes the old one's idle connections.
+const RENEW_FACTOR: usize = 2;
+/// The most connections for each request allowed in flight. Above [`RENEW_FACTOR`], since a replaced pool stays until
+/// its last pending response has a head.
+const LIMIT_FACTOR: usize = 4;
+/// The shortest time between two replacements of the pool.
+const RENEW_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval of HTTP/2 pings, and the timeout for the reply.
 const PING: Duration = Duration::from_secs(20);
-/// Bytes of the head of an answer.
+/// The most bytes of a response head.
 const HEAD_BYTES: usize = 64 << 10;
-/// Header fields of an answer.
+/// The most header fields of a response.
 const HEADERS: usize = 100;
-/// Bytes that a server may send ahead of the guest, of one response and of all on an HTTP/2 connection.
+/// Bytes that a server may send ahead of the guest: per response, and per HTTP/2 connection.
 const STREAM: u32 = 128 << 10;
 const CONNECTION: u32 = 512 << 10;
-/// Bytes of a request's body that the server does not take yet, HTTP/2.
+/// The most buffered bytes of a request body per HTTP/2 stream.
 const SEND: usize = 32 << 10;
 
 /// Sends requests to the world for one service.
 pub(super) struct Client {
-    pool: Mutex<Kept>,
-    /// What a pool is made of.
+    pool: Mutex<CurrentPool>,
+    /// Opens connections for a pool.
     connector: Connector,
-    dial: Dial,
-    /// Connections that are too many for one pool.
-    kept: usize,
-    places: Arc<Semaphore>,
-    quota: Mutex<Quota>,
-    /// For bodies of requests that may be sent again.
-    room: Arc<ReplayMemory>,
-    /// For requests that may lead to addresses which are not public, or back to this host by a proxy that it trusts.
+    dial: Dialer,
+    /// The number of connections above which the pool is replaced.
+    renew_above: usize,
+    slots: Arc<Semaphore>,
+    rate: Mutex<TokenBucket>,
+    /// The memory for bodies that may have to be sent a second time.
+    replay_memory: Arc<ReplayMemory>,
+    /// Set if requests may reach addresses that are not public, or come back through a trusted proxy: they carry `Via`
+    /// then.
     via: Option<Arc<Via>>,
 }
 
 /// What the clients of all services share.
 #[derive(Clone, Copy)]
-pub(super) struct Shared<'a> {
+pub(super) struct ClientContext<'a> {
     pub(super) resolver: &'a Resolver,
     pub(super) via: &'a Arc<Via>,
-    pub(super) room: &'a Arc<ReplayMemory>,
-    /// The host trusts proxies, so every request of a guest has to be marked: any address may lead back to the host by one.
-    pub(super) marks: bool,
+    pub(super) replay_memory: &'a Arc<ReplayMemory>,
+    /// Whether every request carries `Via`, because the host trusts proxies and any address may lead back through one.
+    pub(super) marks_all: bool,
 }
 
-/// Makes connections, with TLS where the scheme says so, within [`CONNECT`].
+/// Opens connections, with TLS for https, within [`CONNECT`].
 #[derive(Clone)]
-struct Connector(HttpsConnector<Dial>);
+struct Connector(HttpsConnector<Dialer>);
 
-/// An answer of the world, and the place that it takes.
-pub(super) type Asked = (Response<Incoming>, OwnedSemaphorePermit);
+/// A response of the world, with the slot that it occupies.
+pub(super) type PermittedResponse = (Response<Incoming>, OwnedSemaphorePermit);
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// How a request goes, counted when that is known, or when nobody waits for it any more.
-struct Outcome<'a> {
+/// The outcome of a request. Counted when it is known, or as cancelled when the request is dropped.
+struct OutcomeGuard<'a> {
     service: &'a Service,
     word: &'static str,
-    /// Only of what was sent: what is over a limit would push out the spans of others.
+    /// Starts when the request is sent: a request over a limit has no span, since it would displace others.
     span: ClientSpan,
 }
 
 type Pool = legacy::Client<Connector, WasiBody>;
 
-/// The pool of new requests.
-struct Kept {
+/// The pool for new requests.
+struct CurrentPool {
     pool: Pool,
-    /// When another one was begun the last time, if ever.
+    /// When the pool was last replaced.
     begun: Option<Instant>,
 }
 
@@ -127,88 +129,88 @@ fn pool(connector: &Connector) -> Pool {
         .build(connector.clone())
 }
 
-impl Kept {
+impl CurrentPool {
     fn new(connector: &Connector) -> Self {
         Self { pool: pool(connector), begun: None }
     }
 }
 
 impl Client {
-    /// One for what `grants` allows, within `limits`.
-    pub(super) fn new(grants: &Grants, limits: &Limits, tls: ClientConfig, shared: Shared<'_>) -> Self {
-        let Shared { resolver, via, room, marks } = shared;
-        let dial = Dial::new(Arc::clone(resolver), grants, limits.outgoing * CONNECTIONS);
+    /// Creates a client for the origins of `grants`, within `limits`.
+    pub(super) fn new(grants: &Grants, limits: &Limits, tls: ClientConfig, shared: ClientContext<'_>) -> Self {
+        let ClientContext { resolver, via, replay_memory, marks_all } = shared;
+        let dial = Dialer::new(Arc::clone(resolver), grants, limits.outgoing * LIMIT_FACTOR);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
-        let quota = Mutex::new(Quota::new(limits.outgoing_rate));
-        let places = Arc::new(Semaphore::new(limits.outgoing));
-        let via = (marks || grants.lists_private(is_public)).then(|| Arc::clone(via));
+        let rate = Mutex::new(TokenBucket::new(limits.outgoing_rate));
+        let slots = Arc::new(Semaphore::new(limits.outgoing));
+        let via = (marks_all || grants.lists_private(is_public)).then(|| Arc::clone(via));
         Self {
-            pool: Mutex::new(Kept::new(&connector)),
+            pool: Mutex::new(CurrentPool::new(&connector)),
             connector,
             dial,
-            kept: limits.outgoing * KEPT,
-            places,
-            quota,
-            room: Arc::clone(room),
+            renew_above: limits.outgoing * RENEW_FACTOR,
+            slots,
+            rate,
+            replay_memory: Arc::clone(replay_memory),
             via,
         }
     }
 
-    /// Sends a request that may be sent, and waits for the head of its answer. The place that it takes is to be held to
-    /// the end of the answer's body.
+    /// Sends a request whose origin is allowed, and waits for the head of its response. The slot must be held until the
+    /// end of the response's body.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why there is no response.
     pub(super) async fn send(
         &self,
         service: &Service,
         context: &RequestContext,
         request: Request<WasiBody>,
         options: RequestOptions,
-    ) -> Result<Asked, Failure> {
-        let mut outcome = Outcome { service, word: "cancelled", span: ClientSpan::off() };
-        // A guest that is used again may keep what it sent for an earlier request.
-        let answering = self.answer(context, request, options, &mut outcome);
-        let answered = tokio::time::timeout_at(end(context).into(), answering).await;
-        let answered = answered.unwrap_or(Err(Failure::AnswerTimeout));
-        outcome.is(answered.as_ref().map(|(response, _)| response));
-        let (mut response, place) = answered?;
+    ) -> Result<PermittedResponse, OutgoingFailure> {
+        let mut outcome = OutcomeGuard { service, word: "cancelled", span: ClientSpan::off() };
+        // A warm instance may still hold a request that it sent for an earlier client.
+        let answering = self.send_with_retry(context, request, options, &mut outcome);
+        let answered = tokio::time::timeout_at(response_deadline(context).into(), answering).await;
+        let answered = answered.unwrap_or(Err(OutgoingFailure::ResponseTimeout));
+        outcome.set(answered.as_ref().map(|(response, _)| response));
+        let (mut response, slot) = answered?;
         headers::strip_hop_by_hop(response.headers_mut());
-        Ok((response, place))
+        Ok((response, slot))
     }
 
-    /// The pool; a new one when there are so many connections that most of them must be idle. That those of an old one are
-    /// held by a head that somebody waits for is no reason to begin one for each request, which could reuse none: it is done
-    /// once in a [`PAUSE`], unless there is hardly room for another connection.
+    /// Returns the pool, after replacing it if most of its connections must be idle. At most once per
+    /// [`RENEW_INTERVAL`], unless the bound on connections is near: while pending responses keep the old connections
+    /// open, a new pool for each request would reuse none.
     fn pool(&self, now: Instant) -> Pool {
-        let mut kept = lock(&self.pool);
+        let mut current = lock(&self.pool);
         let open = self.dial.open();
-        let rested = kept.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= PAUSE);
-        if open > self.kept && (rested || open >= self.urgent()) {
-            *kept = Kept { pool: pool(&self.connector), begun: Some(now) };
+        let rested = current.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= RENEW_INTERVAL);
+        if open > self.renew_above && (rested || open >= self.nearly_full()) {
+            *current = CurrentPool { pool: pool(&self.connector), begun: Some(now) };
         }
-        kept.pool.clone()
+        current.pool.clone()
     }
 
-    /// So many connections that one more request for each that may be under way could find no room.
-    fn urgent(&self) -> usize {
-        self.kept / KEPT * (CONNECTIONS - 1)
+    /// Returns the number of connections at which another round of requests might not fit.
+    fn nearly_full(&self) -> usize {
+        self.renew_above / RENEW_FACTOR * (LIMIT_FACTOR - 1)
     }
 
-    async fn answer(
+    async fn send_with_retry(
         &self,
         context: &RequestContext,
         mut request: Request<WasiBody>,
         options: RequestOptions,
-        outcome: &mut Outcome<'_>,
-    ) -> Result<Asked, Failure> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Failure::Requests)?;
+        outcome: &mut OutcomeGuard<'_>,
+    ) -> Result<PermittedResponse, OutgoingFailure> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| OutgoingFailure::Requests)?;
         let now = Instant::now();
-        if !lock(&self.quota).take(now) {
-            return Err(Failure::Rate);
+        if !lock(&self.rate).take(now) {
+            return Err(OutgoingFailure::Rate);
         }
-        // The connection says what is spoken on it, and so what becomes of the host.
+        // The connection determines the version, and with it the form of the host.
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().remove(header::HOST);
         headers::strip_hop_by_hop(request.headers_mut());
@@ -218,29 +220,29 @@ impl Client {
         if let Some(onward) = &context.onward {
             outcome.span = onward.sends(&mut request, &outcome.service.name);
         }
-        let (request, again) = Again::of(request, &self.room);
+        let (request, retry) = Retry::of(request, &self.replay_memory);
         let mut timeouts = Timeouts::new(&options);
-        let lost = match once(self.pool(now), request, &mut timeouts).await {
-            Ok(response) => return Ok((response, place)),
+        let lost = match send_once(self.pool(now), request, &mut timeouts).await {
+            Ok(response) => return Ok((response, slot)),
             Err(lost) => lost,
         };
-        let Some(request) = again.and_then(|again| again.after(&lost)) else { return Err(lost.failure) };
-        // To the server it is one more request.
-        if !lock(&self.quota).take(Instant::now()) {
+        let Some(request) = retry.and_then(|retry| retry.after(&lost)) else { return Err(lost.failure) };
+        // A retry is another request to the server.
+        if !lock(&self.rate).take(Instant::now()) {
             return Err(lost.failure);
         }
-        // The other connections of the pool may be closed as well: one of a pool of its own is new.
-        let second = once(pool(&self.connector), request, &mut timeouts).await;
-        second.map(|response| (response, place)).map_err(|lost| lost.failure)
+        // Other connections of the pool may be closed as well. A separate pool opens a new one.
+        let second = send_once(pool(&self.connector), request, &mut timeouts).await;
+        second.map(|response| (response, slot)).map_err(|lost| lost.failure)
     }
 }
 
-/// The timeouts of a request, which its tries share.
+/// The timeouts of a request, shared by its attempts.
 struct Timeouts {
-    /// What is left of the time to connect.
+    /// What is left of the time for connecting.
     connect: Duration,
     first_byte: Option<Duration>,
-    /// When the first byte of the response has to be there; known once the first try has a connection.
+    /// When the first byte of the response is due; set once the first attempt is connected.
     end: Option<Instant>,
 }
 
@@ -250,13 +252,13 @@ impl Timeouts {
         Self { connect, first_byte: options.first_byte_timeout, end: None }
     }
 
-    /// How long a try that begins now may take to connect.
+    /// Returns how long an attempt that begins now may take to connect.
     fn to_connect(&self, now: Instant) -> Duration {
         self.end.map_or(self.connect, |end| self.connect.min(end.saturating_duration_since(now)))
     }
 
-    /// A try that began at `begun` has a connection. Returns when the first byte has to be there; a guest may set a timeout
-    /// that no clock can represent, which is none.
+    /// Records that an attempt that began at `begun` is connected. Returns when the first byte is due; `None` also if
+    /// the guest's timeout is too long for the clock.
     fn connected(&mut self, begun: Instant, now: Instant) -> Option<Instant> {
         self.connect = self.connect.saturating_sub(now.saturating_duration_since(begun));
         self.end = self.end.or_else(|| now.checked_add(self.first_byte?));
@@ -264,8 +266,12 @@ impl Timeouts {
     }
 }
 
-/// Sends a request by this pool, and waits for the head of its response.
-async fn once(pool: Pool, mut request: Request<WasiBody>, timeouts: &mut Timeouts) -> Result<Response<Incoming>, Lost> {
+/// Sends a request through this pool and waits for the head of its response.
+async fn send_once(
+    pool: Pool,
+    mut request: Request<WasiBody>,
+    timeouts: &mut Timeouts,
+) -> Result<Response<Incoming>, LostRequest> {
     let begun = Instant::now();
     let mut connection = capture_connection(&mut request);
     let mut asked = std::pin::pin!(pool.request(request));
@@ -279,23 +285,23 @@ async fn once(pool: Pool, mut request: Request<WasiBody>, timeouts: &mut Timeout
         }
         connected = connected => {
             if !connected {
-                return Err(Lost::late(Failure::ConnectTimeout));
+                return Err(LostRequest::late(OutgoingFailure::ConnectTimeout));
             }
             match timeouts.connected(begun, Instant::now()) {
                 Some(end) => {
-                    let late = |_| Lost::late(Failure::AnswerTimeout);
+                    let late = |_| LostRequest::late(OutgoingFailure::ResponseTimeout);
                     tokio::time::timeout_at(end.into(), asked).await.map_err(late)?
                 }
                 None => asked.await,
             }
         }
     };
-    let reused = Uses::count(&connection);
-    answered.map_err(|error| Lost::new(&error, reused))
+    let reused = ConnectionUses::count(&connection);
+    answered.map_err(|error| LostRequest::new(&error, reused))
 }
 
-impl Outcome<'_> {
-    fn is(&mut self, answered: Result<&Response<Incoming>, &Failure>) {
+impl OutcomeGuard<'_> {
+    fn set(&mut self, answered: Result<&Response<Incoming>, &OutgoingFailure>) {
         let span = std::mem::take(&mut self.span);
         self.word = match answered {
             Ok(response) => {
@@ -316,16 +322,16 @@ impl Outcome<'_> {
     }
 }
 
-impl Drop for Outcome<'_> {
+impl Drop for OutcomeGuard<'_> {
     fn drop(&mut self) {
         self.service.figures.outgoing.count(self.word);
     }
 }
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<Line>;
+    type Response = MaybeHttpsStream<DialedStream>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<MaybeHttpsStream<Line>, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<MaybeHttpsStream<DialedStream>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.0.poll_ready(cx)
@@ -334,7 +340,7 @@ impl tower_service::Service<Uri> for Connector {
     fn call(&mut self, target: Uri) -> Self::Future {
         let connecting = self.0.call(target);
         Box::pin(async move {
-            let late = |_| Err(Failure::ConnectTimeout.into());
+            let late = |_| Err(OutgoingFailure::ConnectTimeout.into());
             tokio::time::timeout(CONNECT, connecting).await.unwrap_or_else(late)
         })
     }

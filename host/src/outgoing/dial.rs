@@ -1,5 +1,5 @@
-//! A connection to the world: the name is resolved once, what it resolves to is checked, and one of the addresses that
-//! passed is connected to. Nobody resolves it again in between, so a name cannot change its mind.
+//! Opens connections to the world. A name is resolved once, its addresses are checked, and one of those that passed is
+//! connected to. Nothing resolves the name again in between, so DNS rebinding has no effect.
 
 use std::future::Future;
 use std::io;
@@ -19,48 +19,49 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::address::is_public;
-use super::again::Uses;
-use super::failure::Failure;
+use super::failure::OutgoingFailure;
+use super::retry::ConnectionUses;
 use crate::manifest::grants::{Grants, bare};
 
-/// Addresses of a name that are tried.
-const TRIED: usize = 6;
+/// The most addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 6;
 
-/// How long an address is tried before the next one is as well (RFC 8305).
+/// How long an address is tried before the next one is tried as well (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Names of a service that are resolved at once. The system's resolver blocks a thread, and goes on when nobody waits.
+/// The most concurrent lookups of a service. The system's resolver blocks a thread, and continues when the caller has
+/// gone.
 const LOOKUPS: usize = 8;
 
-/// Finds the addresses of a name, in a place among the [`LOOKUPS`] that it holds until it is done.
+/// Resolves a name. Holds one of the [`LOOKUPS`] permits until the lookup ends.
 pub(super) type Resolver = Arc<dyn Fn(String, OwnedSemaphorePermit) -> Resolving + Send + Sync>;
 
 type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
-/// Makes connections for one service.
+/// Opens connections for one service.
 #[derive(Clone)]
-pub(super) struct Dial {
+pub(super) struct Dialer {
     resolver: Resolver,
     grants: Arc<Grants>,
-    /// For every connection, used or idle.
-    places: Arc<Semaphore>,
-    most: usize,
+    /// One permit per connection, in use or idle.
+    slots: Arc<Semaphore>,
+    limit: usize,
     lookups: Arc<Semaphore>,
 }
 
-/// A connection, in its place among those that there may be.
-pub(super) struct Line {
+/// A TCP connection with its permit.
+pub(super) struct DialedStream {
     stream: TokioIo<TcpStream>,
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
-/// The system's own: files, DNS, whatever it is told to use.
+/// Returns the system's resolver (`getaddrinfo`).
 pub(super) fn system() -> Resolver {
-    Arc::new(|host, place| {
+    Arc::new(|host, slot| {
         Box::pin(async move {
             let looking = tokio::task::spawn_blocking(move || {
                 let found = (host.as_str(), 0).to_socket_addrs().map(|found| found.map(|it| it.ip()).collect());
-                drop(place);
+                drop(slot);
                 found
             });
             looking.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
@@ -68,78 +69,79 @@ pub(super) fn system() -> Resolver {
     })
 }
 
-/// How long a new connection waits for one that goes: those that idle are let go as soon as there is no room.
-const ROOM: Duration = Duration::from_secs(1);
+/// How long a new connection waits for a permit: idle connections are closed when there is none.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl Dial {
-    /// At most `connections` at once, to what `grants` allows.
+impl Dialer {
+    /// Creates a dialer for at most `connections` connections to what `grants` allows.
     pub(super) fn new(resolver: Resolver, grants: &Grants, connections: usize) -> Self {
-        let (places, lookups) = (Semaphore::new(connections), Semaphore::new(LOOKUPS));
+        let (slots, lookups) = (Semaphore::new(connections), Semaphore::new(LOOKUPS));
         Self {
             resolver,
             grants: Arc::new(grants.clone()),
-            places: Arc::new(places),
-            most: connections,
+            slots: Arc::new(slots),
+            limit: connections,
             lookups: Arc::new(lookups),
         }
     }
 
-    /// Connections that there are, or are being made.
+    /// Returns the number of connections that are open or being opened.
     pub(super) fn open(&self) -> usize {
-        self.most.saturating_sub(self.places.available_permits())
+        self.limit.saturating_sub(self.slots.available_permits())
     }
 
-    async fn connect(self, target: Uri) -> Result<Line, Failure> {
+    async fn connect(self, target: Uri) -> Result<DialedStream, OutgoingFailure> {
         let https = target.scheme() == Some(&Scheme::HTTPS);
         let (scheme, usual) = if https { (Scheme::HTTPS, 443) } else { (Scheme::HTTP, 80) };
         let host = bare(target.host().unwrap_or_default()).to_owned();
         let port = target.port_u16().unwrap_or(usual);
-        let place = tokio::time::timeout(ROOM, Arc::clone(&self.places).acquire_owned()).await;
-        let Ok(Ok(place)) = place else { return Err(Failure::Connections) };
+        let slot = tokio::time::timeout(SLOT_TIMEOUT, Arc::clone(&self.slots).acquire_owned()).await;
+        let Ok(Ok(slot)) = slot else { return Err(OutgoingFailure::Connections) };
         let found = match host.parse::<IpAddr>() {
             Ok(address) => vec![address],
             Err(_) => {
-                let looking = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| Failure::Connections)?;
-                (self.resolver)(host, looking).await.map_err(|error| Failure::Dns(error.to_string()))?
+                let looking =
+                    Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| OutgoingFailure::Connections)?;
+                (self.resolver)(host, looking).await.map_err(|error| OutgoingFailure::Dns(error.to_string()))?
             }
         };
         let may = |address: &IpAddr| is_public(*address) || self.grants.reaches(&scheme, *address, port);
         let passed: Vec<_> = found.iter().copied().filter(may).collect();
         if passed.is_empty() {
-            return Err(found
-                .first()
-                .map_or(Failure::Dns("it has no address".into()), |first| Failure::Prohibited(*first)));
+            return Err(found.first().map_or(OutgoingFailure::Dns("the name has no address".into()), |first| {
+                OutgoingFailure::Prohibited(*first)
+            }));
         }
-        let stream = first(passed.into_iter().map(|address| SocketAddr::new(address, port))).await?;
-        // Requests are written whole; waiting for more would only delay them.
+        let stream = connect_first(passed.into_iter().map(|address| SocketAddr::new(address, port))).await?;
+        // Requests are written whole, so Nagle's algorithm would only delay them.
         let _ = stream.set_nodelay(true);
-        Ok(Line { stream: TokioIo::new(stream), _place: place })
+        Ok(DialedStream { stream: TokioIo::new(stream), _slot: slot })
     }
 }
 
-/// The first address that answers; each is given a head start on the next.
-async fn first(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, Failure> {
-    let (mut rest, mut trying, mut failed) = (addresses.take(TRIED), JoinSet::new(), None);
+/// Connects to the first address that accepts. Each address has a head start on the next one.
+async fn connect_first(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, OutgoingFailure> {
+    let (mut rest, mut trying, mut failed) = (addresses.take(MAX_ADDRESSES), JoinSet::new(), None);
     loop {
         match rest.next() {
             Some(address) => drop(trying.spawn(TcpStream::connect(address))),
-            None if trying.is_empty() => return Err(failed.unwrap_or(Failure::Unreachable)),
+            None if trying.is_empty() => return Err(failed.unwrap_or(OutgoingFailure::Unreachable)),
             None => {}
         }
         match tokio::time::timeout(STAGGER, trying.join_next()).await {
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
-            Ok(Some(Ok(Err(error)))) => failed = Some(Failure::of_connect(&error)),
+            Ok(Some(Ok(Err(error)))) => failed = Some(OutgoingFailure::of_connect(&error)),
             _ => {}
         }
     }
 }
 
-impl tower_service::Service<Uri> for Dial {
-    type Response = Line;
-    type Error = Failure;
-    type Future = Pin<Box<dyn Future<Output = Result<Line, Failure>> + Send>>;
+impl tower_service::Service<Uri> for Dialer {
+    type Response = DialedStream;
+    type Error = OutgoingFailure;
+    type Future = Pin<Box<dyn Future<Output = Result<DialedStream, OutgoingFailure>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), OutgoingFailure>> {
         Poll::Ready(Ok(()))
     }
 
@@ -148,19 +150,19 @@ impl tower_service::Service<Uri> for Dial {
     }
 }
 
-impl Connection for Line {
+impl Connection for DialedStream {
     fn connected(&self) -> Connected {
-        self.stream.connected().extra(Uses::default())
+        self.stream.connected().extra(ConnectionUses::default())
     }
 }
 
-impl Read for Line {
+impl Read for DialedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl Write for Line {
+impl Write for DialedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -1,5 +1,5 @@
-//! Why a request to the world got no answer: in a guest's words, the error codes of `wasi:http`, and in the words that
-//! are counted.
+//! Why a request to the world got no response: as an error code of `wasi:http` for the guest, and as a word for the
+//! metrics.
 
 use std::error::Error as _;
 use std::io;
@@ -7,51 +7,51 @@ use std::net::IpAddr;
 
 use wasmtime_wasi_http::Error;
 
-/// What kept a request from its answer.
+/// Why a request got no response.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// As many as may be are under way.
-    #[error("limits.outgoing requests are under way")]
+pub(super) enum OutgoingFailure {
+    /// `limits.outgoing` is reached.
+    #[error("limits.outgoing requests are in flight")]
     Requests,
-    /// As many as may be were sent in this second.
-    #[error("limits.outgoing_rate requests were sent in a second")]
+    /// `limits.outgoing_rate` is reached.
+    #[error("limits.outgoing_rate is exceeded")]
     Rate,
-    /// As many connections as may be are open.
+    /// The bound on open connections is reached.
     #[error("too many connections are open")]
     Connections,
     /// The name cannot be resolved.
     #[error("the name cannot be resolved: {0}")]
     Dns(String),
-    /// Nothing that it resolves to is public, or on the list.
-    #[error("{0} is no public address")]
+    /// None of its addresses is public or listed.
+    #[error("{0} is not a public address")]
     Prohibited(IpAddr),
     #[error("the connection was refused")]
     Refused,
-    #[error("there is no way there")]
+    #[error("the network or host is unreachable")]
     Unreachable,
-    #[error("the connection took too long")]
+    #[error("connecting timed out")]
     ConnectTimeout,
-    #[error("the answer took too long")]
-    AnswerTimeout,
-    /// The certificate is not one to trust.
-    #[error("the certificate was not accepted: {0}")]
+    #[error("the response timed out")]
+    ResponseTimeout,
+    /// The certificate is not trusted.
+    #[error("the certificate is not trusted: {0}")]
     Certificate(String),
-    /// TLS failed in another way.
+    /// Any other TLS error.
     #[error("TLS failed: {0}")]
     Tls(String),
-    /// The head of the answer is too large.
-    #[error("the head of the answer is too large")]
-    AnswerHead,
-    /// The connection ended before the answer did.
-    #[error("the connection ended")]
+    /// The head of the response is too large.
+    #[error("the head of the response is too large")]
+    ResponseHead,
+    /// The connection ended before the response did.
+    #[error("the connection was closed")]
     Terminated,
-    /// What came was no HTTP.
+    /// The response is not HTTP.
     #[error("{0}")]
     Protocol(String),
 }
 
-impl Failure {
-    /// An address that could not be connected to.
+impl OutgoingFailure {
+    /// Classifies an error of connecting.
     pub(super) fn of_connect(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
@@ -60,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// What the client says, which hides the cause below what it was doing.
+    /// Classifies an error of hyper's client, which wraps the cause.
     pub(super) fn of_client(error: &hyper_util::client::legacy::Error) -> Self {
         if let Some(failure) = error.source().and_then(found) {
             return failure;
@@ -68,76 +68,78 @@ impl Failure {
         if error.is_connect() { Self::Unreachable } else { Self::Protocol(error.to_string()) }
     }
 
-    /// The address that was prohibited, if that is it.
+    /// Returns the address, for [`Self::Prohibited`].
     pub(super) fn prohibited(&self) -> Option<IpAddr> {
         if let Self::Prohibited(address) = self { Some(*address) } else { None }
     }
 
-    /// How it is counted: one of a few words.
+    /// Returns the word for the metrics.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             Self::Requests | Self::Connections => "limit",
             Self::Rate => "rate-limit",
             Self::Dns(_) => "dns",
-            // Counted where it is said.
+            // Logged by the caller as a denial.
             Self::Prohibited(_) => "prohibited",
             Self::Refused | Self::Unreachable => "unreachable",
-            Self::ConnectTimeout | Self::AnswerTimeout => "timeout",
+            Self::ConnectTimeout | Self::ResponseTimeout => "timeout",
             Self::Certificate(_) | Self::Tls(_) => "tls",
-            Self::AnswerHead | Self::Terminated | Self::Protocol(_) => "broken",
+            Self::ResponseHead | Self::Terminated | Self::Protocol(_) => "broken",
         }
     }
 }
 
-/// What an error means, or what caused it.
-fn found(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
-    // What an io::Error wraps is not its source.
+/// Classifies an error by itself or by its sources.
+fn found(error: &(dyn std::error::Error + 'static)) -> Option<OutgoingFailure> {
+    // The error that an io::Error wraps is not its `source`.
     let wrapped = || error.downcast_ref::<io::Error>()?.get_ref().and_then(|inside| found(inside));
     known(error).or_else(wrapped).or_else(|| found(error.source()?))
 }
 
-/// What a cause means, if it is one that means something.
-fn known(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
-    if let Some(failure) = error.downcast_ref::<Failure>() {
+/// Classifies one error, without its sources.
+fn known(error: &(dyn std::error::Error + 'static)) -> Option<OutgoingFailure> {
+    if let Some(failure) = error.downcast_ref::<OutgoingFailure>() {
         return Some(failure.clone());
     }
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(match tls {
-            rustls::Error::InvalidCertificate(why) => Failure::Certificate(why.to_string()),
-            other => Failure::Tls(other.to_string()),
+            rustls::Error::InvalidCertificate(why) => OutgoingFailure::Certificate(why.to_string()),
+            other => OutgoingFailure::Tls(other.to_string()),
         });
     }
     if let Some(http) = error.downcast_ref::<hyper::Error>() {
         return match http {
-            _ if http.is_parse_too_large() => Some(Failure::AnswerHead),
-            _ if http.is_incomplete_message() || http.is_closed() => Some(Failure::Terminated),
-            _ if http.is_parse() => Some(Failure::Protocol(http.to_string())),
+            _ if http.is_parse_too_large() => Some(OutgoingFailure::ResponseHead),
+            _ if http.is_incomplete_message() || http.is_closed() => Some(OutgoingFailure::Terminated),
+            _ if http.is_parse() => Some(OutgoingFailure::Protocol(http.to_string())),
             _ => None,
         };
     }
     match error.downcast_ref::<io::Error>()?.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-            Some(Failure::Terminated)
+            Some(OutgoingFailure::Terminated)
         }
         _ => None,
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
+impl From<OutgoingFailure> for Error {
+    fn from(failure: OutgoingFailure) -> Self {
         match failure {
-            Failure::Requests | Failure::Connections | Failure::Rate => Self::ConnectionLimitReached,
-            Failure::Dns(why) => Self::DnsError { rcode: Some(why), info_code: None },
-            Failure::Prohibited(_) => Self::DestinationIpProhibited,
-            Failure::Refused => Self::ConnectionRefused,
-            Failure::Unreachable => Self::DestinationUnavailable,
-            Failure::ConnectTimeout => Self::ConnectionTimeout,
-            Failure::AnswerTimeout => Self::HttpResponseTimeout,
-            Failure::Certificate(_) => Self::TlsCertificateError,
-            Failure::Tls(_) => Self::TlsProtocolError,
-            Failure::AnswerHead => Self::HttpResponseHeaderSectionSize(None),
-            Failure::Terminated => Self::ConnectionTerminated,
-            Failure::Protocol(_) => Self::HttpProtocolError,
+            OutgoingFailure::Requests | OutgoingFailure::Connections | OutgoingFailure::Rate => {
+                Self::ConnectionLimitReached
+            }
+            OutgoingFailure::Dns(why) => Self::DnsError { rcode: Some(why), info_code: None },
+            OutgoingFailure::Prohibited(_) => Self::DestinationIpProhibited,
+            OutgoingFailure::Refused => Self::ConnectionRefused,
+            OutgoingFailure::Unreachable => Self::DestinationUnavailable,
+            OutgoingFailure::ConnectTimeout => Self::ConnectionTimeout,
+            OutgoingFailure::ResponseTimeout => Self::HttpResponseTimeout,
+            OutgoingFailure::Certificate(_) => Self::TlsCertificateError,
+            OutgoingFailure::Tls(_) => Self::TlsProtocolError,
+            OutgoingFailure::ResponseHead => Self::HttpResponseHeaderSectionSize(None),
+            OutgoingFailure::Terminated => Self::ConnectionTerminated,
+            OutgoingFailure::Protocol(_) => Self::HttpProtocolError,
         }
     }
 }

@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn ours(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<ClientUpgrade> {
+    fn upgrade(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<ClientUpgrade> {
         let request = lines.iter().fold(Request::get("/"), |request, (name, value)| request.header(name, *value));
         let (mut head, ()) = request.version(version).body(()).unwrap().into_parts();
         OfferedProtocols::detect(&mut head);
@@ -102,10 +102,10 @@ mod tests {
     fn offered(lines: &[&'static str]) -> Option<String> {
         let lines =
             lines.iter().map(|line| (header::UPGRADE, *line)).chain([(header::CONNECTION, "keep-alive, Upgrade")]);
-        let ours = ours(Version::HTTP_11, &lines.collect::<Vec<_>>())?;
-        let mut asked = HeaderMap::new();
-        ours.write_offer(&mut asked);
-        Some(asked[header::UPGRADE].to_str().unwrap().to_owned())
+        let upgrade = upgrade(Version::HTTP_11, &lines.collect::<Vec<_>>())?;
+        let mut headers = HeaderMap::new();
+        upgrade.write_offer(&mut headers);
+        Some(headers[header::UPGRADE].to_str().unwrap().to_owned())
     }
 
     #[test]
@@ -121,9 +121,9 @@ mod tests {
             assert_eq!(offered(lines).as_deref(), expected, "{lines:?}");
         }
         let plain = [(header::UPGRADE, "websocket"), (header::CONNECTION, "keep-alive")];
-        assert!(ours(Version::HTTP_11, &plain).is_none(), "it is not for this connection");
+        assert!(upgrade(Version::HTTP_11, &plain).is_none(), "Connection does not name the upgrade");
         let asks = [(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade")];
-        assert!(ours(Version::HTTP_10, &asks).is_none() && ours(Version::HTTP_11, &asks).is_some());
+        assert!(upgrade(Version::HTTP_10, &asks).is_none() && upgrade(Version::HTTP_11, &asks).is_some());
     }
 
     #[test]
@@ -141,9 +141,10 @@ mod tests {
             (&[""], false),
             (&[], false),
         ] {
-            let answer = chosen.iter().fold(Response::builder(), |answer, line| answer.header(header::UPGRADE, *line));
-            let ours = ours(Version::HTTP_11, &asks).unwrap();
-            assert_eq!(ours.allows(answer.body(()).unwrap().headers()), may, "{chosen:?}");
+            let response =
+                chosen.iter().fold(Response::builder(), |response, line| response.header(header::UPGRADE, *line));
+            let upgrade = upgrade(Version::HTTP_11, &asks).unwrap();
+            assert_eq!(upgrade.allows(response.body(()).unwrap().headers()), may, "{chosen:?}");
         }
     }
 }

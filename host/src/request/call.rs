@@ -16,8 +16,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use crate::capabilities::outbox::{SendFuture, complete};
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
-use crate::outgoing::paced::{Paced, Piped, within};
-use crate::outgoing::{Account, LocalCalls, end};
+use crate::outgoing::timeouts::{PipedBody, TimedBody, within};
+use crate::outgoing::{Egress, LocalCalls, response_deadline};
 use crate::request::handler::{Call, Handler, Hop};
 use crate::request::respond::Body;
 
@@ -27,29 +27,28 @@ const FRAMES: usize = 1;
 impl LocalCalls for Handler {
     fn call(
         self: Arc<Self>,
-        account: Arc<Account>,
+        egress: Arc<Egress>,
         host: String,
         (sandbox, context): (Arc<Sandbox>, RequestContext),
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> SendFuture {
         Box::new(async move {
-            account.service.figures.calls.fetch_add(1, Relaxed);
-            let end = end(&context);
+            egress.service.figures.calls.fetch_add(1, Relaxed);
+            let end = response_deadline(&context);
             // Pinned here: it is some kilobytes, and would be moved into the next future.
-            let answering = pin!(answer(self, account, host, context, request));
+            let answering = pin!(answer(self, egress, host, context, request));
             let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
-            complete(
-                answered
-                    .map(|body| Paced::new(body, options.between_bytes_timeout, end, sandbox.hold()).boxed_unsync()),
-            )
+            complete(answered.map(|body| {
+                TimedBody::new(body, options.between_bytes_timeout, end, sandbox.hold_response_body()).boxed_unsync()
+            }))
         })
     }
 }
 
 async fn answer(
     handler: Arc<Handler>,
-    account: Arc<Account>,
+    egress: Arc<Egress>,
     host: String,
     context: RequestContext,
     mut request: Request<WasiBody>,
@@ -59,7 +58,7 @@ async fn answer(
         onward.put(request.headers_mut());
     }
     let call = Call { host: &host, request_id, deadline, depth: depth + 1 };
-    let response = handler.answer(Hop { peer: &account.peer, call: Some(&call) }, request).await;
+    let response = handler.answer(Hop { peer: &egress.peer, call: Some(&call) }, request).await;
     let (head, body) = response.into_parts();
     Ok(Response::from_parts(head, deliver(body).await?))
 }
@@ -82,5 +81,5 @@ async fn deliver(body: Body) -> Result<WasiBody, Error> {
         // Counted and let go before the caller sees its end.
         drop(body);
     });
-    Ok(Piped::new(taken, making).boxed_unsync())
+    Ok(PipedBody::new(taken, making).boxed_unsync())
 }

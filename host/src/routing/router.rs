@@ -137,25 +137,25 @@ impl<T: Clone> Router<T> {
 }
 
 impl<T> Router<T> {
-    /// Returns the route of a request, whose authority and path are in canonical form. `names` says whether the request
-    /// may use the hosts that services have by their names.
+    /// Returns the route of a request, whose authority and path are in canonical form. `by_name` says whether the
+    /// request may use the hosts that services have by their names.
     ///
     /// Costs one lookup for the host and one per segment of the path, independent of the number of routes; more only
     /// where names and parameters compete for one segment, or where the path is not plain.
     ///
     /// # Errors
     /// When no route matches.
-    pub fn find(&self, authority: &str, path: &str, method: &Method, names: bool) -> Result<Match<'_, T>, Missed> {
+    pub fn find(&self, authority: &str, path: &str, method: &Method, by_name: bool) -> Result<Match<'_, T>, Missed> {
         let host = canonical::host(authority);
         if canonical::is_plain(path) {
-            return self.lookup(host, path, method, names).map(|(found, _)| found);
+            return self.lookup(host, path, method, by_name).map(|(found, _)| found);
         }
         let comparable = canonical::comparable(path);
-        let (mut found, owned) = self.lookup(host, &comparable, method, names)?;
+        let (mut found, owned) = self.lookup(host, &comparable, method, by_name)?;
         if found.prefix > 0 {
             found.prefix = canonical::same_segments(path, &comparable, found.prefix);
         }
-        let agree = self.merged.readings_agree(owned, found.number, (host, &comparable), method, names);
+        let agree = self.merged.readings_agree(owned, found.number, (host, &comparable), method, by_name);
         if agree { Ok(found) } else { Err(Missed::Ambiguous) }
     }
 
@@ -165,9 +165,9 @@ impl<T> Router<T> {
         host: &str,
         path: &str,
         method: &Method,
-        names: bool,
+        by_name: bool,
     ) -> Result<(Match<'_, T>, &Arc<TargetRoutes>), Missed> {
-        let open = |(entries, _): &(&[Entry<T>], usize)| names || !entries.iter().any(|entry| entry.named);
+        let open = |(entries, _): &(&[Entry<T>], usize)| by_name || !entries.iter().any(|entry| entry.named);
         let own = self.hosts.get(host).and_then(|node| node.find(path)).filter(open);
         let (entries, matched) = own.or_else(|| self.any_host.find(path)).ok_or(Missed::Route)?;
         // A route for HEAD comes before one for GET, which serves HEAD only where no other route does.
@@ -216,8 +216,8 @@ impl<T> Node<T> {
 impl<T> Entry<T> {
     /// Whether this route serves requests with this method.
     fn allows(&self, method: &Method) -> bool {
-        let asked = |method: &Method| self.methods.contains(method);
-        self.methods.is_empty() || asked(method) || (*method == Method::HEAD && asked(&Method::GET))
+        let has = |method: &Method| self.methods.contains(method);
+        self.methods.is_empty() || has(method) || (*method == Method::HEAD && has(&Method::GET))
     }
 }
 

@@ -165,7 +165,7 @@ impl Compiler {
             clock,
             services: Services::new(CpuScheduler::new(scheduler::workers())),
             upstreams: upstreams::Upstreams::new(config.upstreams.connections),
-            outgoing: Outgoing::nowhere(),
+            outgoing: Outgoing::disabled(),
             metrics: Arc::default(),
             bounds: Bounds::new(config),
             tiers: config.program.tiers,
@@ -221,7 +221,7 @@ impl Compiler {
         let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
         let instance = Instance::of(guest, code, deadline).await.map_err(|error| unstartable(&file, &error))?;
         // Without a host to send requests through it cannot be as ready as it will be.
-        let alone = guest.sends() && self.outgoing.is_nowhere();
+        let alone = guest.sends() && self.outgoing.is_disabled();
         if let Some(path) = guest.spec.manifest.ready.as_ref().filter(|_| !alone) {
             instance.ready(guest, path, deadline).await.map_err(|why| unready(&file, path, &why))?;
         }

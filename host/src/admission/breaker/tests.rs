@@ -27,7 +27,7 @@ fn it_opens_and_closes() {
     let start = Instant::now();
     let breaker = breaker(start);
     for n in 0..3 {
-        assert_eq!(call(&breaker, true, MS, start), None, "{n} calls say nothing");
+        assert_eq!(call(&breaker, true, MS, start), None, "{n} calls are too few");
     }
     let counts = Counts { calls: 4, failed: 3, slow: 0 };
     assert_eq!(call(&breaker, false, MS, start), Some(Change::Opened(counts)));
@@ -35,11 +35,11 @@ fn it_opens_and_closes() {
     assert_eq!(breaker.admit(start + 2 * SETTINGS.open / 5).unwrap_err(), SETTINGS.open * 3 / 5);
     let later = start + SETTINGS.open;
     let (mut one, mut two) = (breaker.admit(later).unwrap(), breaker.admit(later).unwrap());
-    assert!(breaker.admit(later).is_err(), "two probes and no more");
+    assert!(breaker.admit(later).is_err(), "at most two probes at once");
     assert_eq!(breaker.state(later), BreakerState::HalfOpen);
     assert_eq!((one.record(false, MS, later), two.record(false, MS, later)), (None, Some(Change::Closed)));
     assert!((0..100).all(|_| breaker.admit(later).is_ok()));
-    assert_eq!(breaker.counts(later), Counts::default(), "what was before is forgotten");
+    assert_eq!(breaker.counts(later), Counts::default(), "the window is empty after a change");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn slow_calls_count() {
     for _ in 0..4 {
         call(&breaker, false, SETTINGS.slow.unwrap(), start);
     }
-    assert_eq!(breaker.state(start), BreakerState::Closed, "that is not slower than it may be");
+    assert_eq!(breaker.state(start), BreakerState::Closed, "exactly at the limit is not slow");
     for _ in 0..15 {
         call(&breaker, false, 101 * MS, start);
     }
@@ -120,7 +120,7 @@ fn an_edit_keeps_it_open() {
     assert!(edited.admit(start).is_err());
     let later = start + SETTINGS.open;
     assert_eq!(call(&edited, false, MS, later), Some(Change::Closed));
-    assert_eq!(old.state(later), BreakerState::Closed, "both are one");
+    assert_eq!(old.state(later), BreakerState::Closed, "both share one state");
 }
 
 /// An edit applies to the present state: how long the breaker stays open, and how many probes close it.
@@ -144,7 +144,7 @@ fn an_edit_holds_at_once() {
     assert_eq!(call(&eager, false, MS, later), None);
     // Two of three probes succeeded; the new setting needs two.
     assert_eq!(edited(SETTINGS).0, Some(Change::Closed));
-    assert!((0..10).all(|_| old.admit(later).is_ok()), "it is closed");
+    assert!((0..10).all(|_| old.admit(later).is_ok()), "the breaker is closed");
 }
 
 /// A request from before an edit counts by the settings that are active when it ends, and does not restart the window.
@@ -175,10 +175,10 @@ fn probes_that_stay_out_are_replaced() {
     later += SETTINGS.open;
     stuck.push(breaker.admit(later).unwrap());
     assert_eq!(call(&breaker, false, MS, later), None);
-    assert!(breaker.admit(later).is_err(), "two at a time and no more");
+    assert!(breaker.admit(later).is_err(), "at most two probes at once");
     later += SETTINGS.open;
-    assert_eq!(stuck[0].record(true, MS, later), None, "it is of another time");
-    assert_eq!(call(&breaker, false, MS, later), Some(Change::Closed), "what was good stays good");
+    assert_eq!(stuck[0].record(true, MS, later), None, "its generation has passed");
+    assert_eq!(call(&breaker, false, MS, later), Some(Change::Closed), "earlier successes count");
     drop(stuck);
     assert_eq!(breaker.state(later), BreakerState::Closed);
 }

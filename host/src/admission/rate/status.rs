@@ -31,7 +31,7 @@ impl RateStatus {
     }
 
     /// Returns the seconds until the next request may come; 0 for a request that was admitted.
-    pub fn retry(&self) -> u32 {
+    pub fn retry_after(&self) -> u32 {
         u32::try_from(self.retry).unwrap_or(u32::MAX)
     }
 

@@ -96,15 +96,15 @@ mod tests {
     fn a_crowd_pushes_nobody_out_who_owes_more() {
         let table = Table::sized(64);
         for n in 0..32 {
-            take(&table, &format!("owes {n}"), 1_000_000);
+            take(&table, &format!("used {n}"), 1_000_000);
         }
-        let owing = table.in_use(999_999);
-        assert_eq!(owing, 32, "eight of them in one set is a chance of one in 200,000");
+        let used = table.in_use(999_999);
+        assert_eq!(used, 32, "the chance that eight of them share a set is one in 200,000");
         for n in 0..100_000 {
-            take(&table, &format!("passes by {n}"), 10);
+            take(&table, &format!("light {n}"), 10);
         }
-        assert_eq!(table.in_use(999_999), owing);
-        assert_eq!(table.in_use(0), 64 * WAYS, "full, and no larger");
+        assert_eq!(table.in_use(999_999), used);
+        assert_eq!(table.in_use(0), 64 * WAYS, "the table is full and has not grown");
     }
 
     /// The slot of a bucket that is full again is the first to be replaced.
@@ -117,6 +117,6 @@ mod tests {
         take(&table, "new", 500);
         let has = |key: &str| table.take(&key, |full| if full > 0 { Err(()) } else { Ok(0) }).is_err();
         assert!((1..8).all(|n| has(&n.to_string())) && has("new"));
-        assert_eq!(table.in_use(100), 8, "the one that was to be full first is gone");
+        assert_eq!(table.in_use(100), 8, "the bucket that is full first was replaced");
     }
 }

@@ -39,7 +39,7 @@ fn a_burst_then_the_rate() {
     let rate = Rate::new(&settings(10, SECOND, 5, By::Service), "", start);
     assert_eq!(admitted(&rate, start, 20), 5);
     assert_eq!(admitted(&rate, start + SECOND / 10, 20), 1);
-    assert_eq!(admitted(&rate, start + SECOND, 20), 5, "no more than a burst is ever saved up");
+    assert_eq!(admitted(&rate, start + SECOND, 20), 5, "at most a burst accumulates");
 }
 
 /// An interval that is not a whole number of nanoseconds is rounded up, by a negligible amount.
@@ -64,10 +64,10 @@ fn standings_are_true() {
     };
     let first = ask(&rate, "192.0.2.1", start).unwrap();
     assert_eq!(shown(&first), ["\"route-client\";q=3;w=30", "\"route-client\";r=2;t=10"]);
-    assert_eq!((first.retry(), ask(&rate, "192.0.2.1", start).unwrap().remaining()), (0, 1));
+    assert_eq!((first.retry_after(), ask(&rate, "192.0.2.1", start).unwrap().remaining()), (0, 1));
     ask(&rate, "192.0.2.1", start).unwrap();
     let refused = ask(&rate, "192.0.2.1", start + SECOND / 2).unwrap_err();
-    assert_eq!((refused.remaining(), refused.retry()), (0, 10));
+    assert_eq!((refused.remaining(), refused.retry_after()), (0, 10));
     assert!(ask(&rate, "192.0.2.1", start + SECOND * 9).is_err());
     assert!(ask(&rate, "192.0.2.1", start + SECOND * 10).is_ok());
 }
@@ -111,10 +111,10 @@ fn use_survives_an_edit() {
         assert_eq!(admitted(&rate, start, 8), 8);
         assert_eq!(admitted(&rate.with_settings(&old, "", start), start, 10), 2);
         let slower = rate.with_settings(&settings(1, SECOND, 12, by.clone()), "", start);
-        assert_eq!(admitted(&slower, start, 20), 2, "ten are used of twelve");
+        assert_eq!(admitted(&slower, start, 20), 2, "ten of twelve are used");
         assert_eq!(admitted(&slower.with_settings(&settings(1, SECOND, 3, by.clone()), "", start), start, 20), 0);
         let narrow = slower.with_settings(&settings(1, SECOND, 3, by.clone()), "", start);
-        assert_eq!(admitted(&narrow, start + SECOND, 20), 1, "nobody owes more than a burst");
+        assert_eq!(admitted(&narrow, start + SECOND, 20), 1, "at most a burst stays used");
         let other = if by == By::Client { By::Service } else { By::Client };
         assert_eq!(admitted(&rate.with_settings(&settings(10, SECOND, 10, other), "", start), start, 20), 10);
     }

@@ -22,17 +22,17 @@ const AUTHORITY: usize = 1 << 10;
 
 /// Replaces these functions of 0.2 in the linker.
 pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    type Says = (Resource<HostOutgoingRequest>, types::Method);
-    type Names = (Resource<HostOutgoingRequest>, Option<String>);
+    type MethodArgs = (Resource<HostOutgoingRequest>, types::Method);
+    type AuthorityArgs = (Resource<HostOutgoingRequest>, Option<String>);
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
-    types.func_wrap("[method]outgoing-request.set-method", |mut store, (request, method): Says| {
+    types.func_wrap("[method]outgoing-request.set-method", |mut store, (request, method): MethodArgs| {
         if matches!(&method, types::Method::Other(word) if word.len() > METHOD) {
             return Ok((Err(()),));
         }
         Ok((Host02::set_method(&mut store.data_mut().http(), request, method)?,))
     })?;
-    types.func_wrap("[method]outgoing-request.set-authority", |mut store, (request, authority): Names| {
+    types.func_wrap("[method]outgoing-request.set-authority", |mut store, (request, authority): AuthorityArgs| {
         if is_too_long(authority.as_deref()) {
             return Ok((Err(()),));
         }
@@ -44,17 +44,17 @@ pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 
 /// Replaces these functions of 0.3 in the linker.
 pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    type Says = (Resource<p3::Request>, types_03::Method);
-    type Names = (Resource<p3::Request>, Option<String>);
+    type MethodArgs = (Resource<p3::Request>, types_03::Method);
+    type AuthorityArgs = (Resource<p3::Request>, Option<String>);
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES_03)?;
-    types.func_wrap("[method]request.set-method", |mut store, (request, method): Says| {
+    types.func_wrap("[method]request.set-method", |mut store, (request, method): MethodArgs| {
         if matches!(&method, types_03::Method::Other(word) if word.len() > METHOD) {
             return Ok((Err(()),));
         }
         Ok((Host03::set_method(&mut store.data_mut().http(), request, method)?,))
     })?;
-    types.func_wrap("[method]request.set-authority", |mut store, (request, authority): Names| {
+    types.func_wrap("[method]request.set-authority", |mut store, (request, authority): AuthorityArgs| {
         if is_too_long(authority.as_deref()) {
             return Ok((Err(()),));
         }

@@ -35,14 +35,14 @@ enum FutureResponse {
 #[async_trait]
 impl Pollable for FutureResponse {
     async fn ready(&mut self) {
-        if let Self::Waiting(answer) = self {
-            *self = Self::Answered(answer.await);
+        if let Self::Waiting(response) = self {
+            *self = Self::Answered(response.await);
         }
     }
 }
 
 /// The result of `get`: `None` while there is no response, an error when the guest has taken it, or the response.
-type Got = Option<Result<Result<Resource<HostIncomingResponse>, ErrorCode>, ()>>;
+type GetResult = Option<Result<Result<Resource<HostIncomingResponse>, ErrorCode>, ()>>;
 
 /// Replaces these functions in the linker.
 pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
@@ -67,10 +67,10 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         Ok((get(store.data_mut(), &future)?,))
     })?;
     linker.allow_shadowing(false);
-    type Asks = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
-    linker
-        .instance(HANDLER)?
-        .func_wrap("handle", |mut store, (request, options): Asks| Ok((handle(store.data_mut(), request, options)?,)))
+    type HandleArgs = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
+    linker.instance(HANDLER)?.func_wrap("handle", |mut store, (request, options): HandleArgs| {
+        Ok((handle(store.data_mut(), request, options)?,))
+    })
 }
 
 fn handle(
@@ -112,18 +112,18 @@ fn outgoing(request: HostOutgoingRequest) -> Result<http::Request<WasiBody>, Err
     Ok(request)
 }
 
-fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<Got> {
+fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<GetResult> {
     let future = ctx.table.get_mut(future)?;
-    let answered = match std::mem::replace(future, FutureResponse::Taken) {
-        FutureResponse::Answered(answered) => answered,
+    let result = match std::mem::replace(future, FutureResponse::Taken) {
+        FutureResponse::Answered(result) => result,
         FutureResponse::Taken => return Ok(Some(Err(()))),
         waiting => {
             *future = waiting;
             return Ok(None);
         }
     };
-    let (response, _) = match answered {
-        Ok(answered) => answered,
+    let (response, _) = match result {
+        Ok(result) => result,
         Err(error) => {
             // wasmtime's conversion from errors to codes is private, so it is reached through `get`.
             let failed = ctx.table.push(HostFutureIncomingResponse::Ready(Err(error)))?;

@@ -23,12 +23,15 @@ fn time_that_is_up_is_the_fault_of_who_took_it() {
         }
         matches!(sandbox.attribute(RequestError::WallTime), RequestError::BodyLate)
     };
-    assert!(blamed(0, 100, 0, true), "the body never came");
-    assert!(blamed(0, 95, 5, false), "it came just before the time was up");
+    assert!(blamed(0, 100, 0, true), "the body never arrived");
+    assert!(blamed(0, 95, 5, false), "the body arrived just before the time was up");
     assert!(blamed(45, 55, 0, true) && blamed(20, 60, 20, false));
-    assert!(!blamed(95, 5, 0, true), "the guest asked for it just before the time was up");
+    assert!(!blamed(95, 5, 0, true), "the guest read the body just before the time was up");
     assert!(!blamed(40, 20, 40, false) && !blamed(100, 0, 0, true));
     sandbox.begin(RequestContext::new(Arc::from("2"), Instant::now()), false);
     clock.advance(1);
-    assert!(matches!(sandbox.attribute(RequestError::WallTime), RequestError::WallTime), "another request's wait");
+    assert!(
+        matches!(sandbox.attribute(RequestError::WallTime), RequestError::WallTime),
+        "the wait of an earlier request does not count"
+    );
 }

@@ -1,5 +1,5 @@
-//! What the admin API says, as far as people are shown it. A field that a host does not have, or has `null`, is empty:
-//! hosts of other versions are asked, too.
+//! The parts of the admin API that commands show. A field that is missing or `null` is empty, since the host may be of
+//! another version.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{Client, encoded};
-use crate::cli::out::{Failure, clean};
+use crate::cli::out::{CliError, clean};
 use crate::config::key::nearest;
 
-/// Names of services that a message lists.
+/// The most service names in a message.
 const NAMES: usize = 20;
 
-/// A file of the directory: it serves, or it is refused.
+/// A file of the directory, which is either served or refused.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Entry {
@@ -22,7 +22,7 @@ pub(in crate::cli) struct Entry {
     pub(in crate::cli) refused: Option<Refused>,
 }
 
-/// Why a file does not serve.
+/// Why a file is refused.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Refused {
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Refused {
     pub(in crate::cli) remedy: String,
 }
 
-/// A service, its traffic and, where one alone was asked for, its limits and last failures.
+/// A service with its traffic and, if requested alone, its limits and recent errors.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Service {
@@ -54,13 +54,13 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) memory_bytes: u64,
     pub(in crate::cli) bytes_in: u64,
     pub(in crate::cli) bytes_out: u64,
-    pub(in crate::cli) cached: Option<Cached>,
+    pub(in crate::cli) cached: Option<CacheStats>,
     pub(in crate::cli) last_refusal: Option<LastRefusal>,
     pub(in crate::cli) withdrawn: Option<String>,
     pub(in crate::cli) share: Option<Share>,
     pub(in crate::cli) sticky: Option<String>,
     pub(in crate::cli) versions: Vec<Version>,
-    /// Nothing of a component; empty when none is known.
+    /// `None` for a component; empty if an upstream has no known replica.
     pub(in crate::cli) replicas: Option<Vec<Replica>>,
     pub(in crate::cli) upstream: Option<Upstream>,
     pub(in crate::cli) calls: Vec<String>,
@@ -69,10 +69,10 @@ pub(in crate::cli) struct Service {
     pub(in crate::cli) exports: Vec<String>,
     pub(in crate::cli) limits: BTreeMap<String, Value>,
     pub(in crate::cli) policies: Vec<Policy>,
-    pub(in crate::cli) recent_errors: Vec<Error>,
+    pub(in crate::cli) recent_errors: Vec<RecentError>,
 }
 
-/// One of the places where a service is that is elsewhere.
+/// A replica of an upstream.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Replica {
@@ -85,7 +85,7 @@ pub(in crate::cli) struct Replica {
     pub(in crate::cli) connections: u64,
 }
 
-/// How a service that is elsewhere is set, and where its replicas are said to be.
+/// The settings of an upstream and the sources of its replicas.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Upstream {
@@ -93,7 +93,7 @@ pub(in crate::cli) struct Upstream {
     pub(in crate::cli) sources: Vec<Source>,
 }
 
-/// Somebody who says where replicas are, and why nothing can be learnt from it.
+/// A source of replica addresses, and its error.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Source {
@@ -101,7 +101,7 @@ pub(in crate::cli) struct Source {
     pub(in crate::cli) fails: Option<String>,
 }
 
-/// What a version gets of its service's requests.
+/// The share of its service's requests that a version gets.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Share {
@@ -112,7 +112,7 @@ pub(in crate::cli) struct Share {
     pub(in crate::cli) rollback: Option<Rollback>,
 }
 
-/// How much worse a version may do before it is taken out.
+/// How much worse than its service a version may do before it is withdrawn.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Rollback {
@@ -121,7 +121,7 @@ pub(in crate::cli) struct Rollback {
     pub(in crate::cli) minimum: u64,
 }
 
-/// A version beside a service.
+/// A version of a service.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Version {
@@ -130,7 +130,7 @@ pub(in crate::cli) struct Version {
     pub(in crate::cli) state: String,
 }
 
-/// What requests are asked before they may run.
+/// A policy that can refuse requests, and its state.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Policy {
@@ -140,17 +140,17 @@ pub(in crate::cli) struct Policy {
     pub(in crate::cli) state: Option<String>,
 }
 
-/// What is kept of a service's answers.
+/// The stored responses of a service.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Cached {
+pub(in crate::cli) struct CacheStats {
     pub(in crate::cli) entries: u64,
     pub(in crate::cli) bytes: u64,
     pub(in crate::cli) hits: u64,
     pub(in crate::cli) misses: u64,
 }
 
-/// The last request that a service did not get.
+/// The last request that was refused.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct LastRefusal {
@@ -158,13 +158,13 @@ pub(in crate::cli) struct LastRefusal {
     pub(in crate::cli) reason: String,
 }
 
-/// A request that failed.
+/// A failed request.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Error {
+pub(in crate::cli) struct RecentError {
     pub(in crate::cli) at: String,
     pub(in crate::cli) request_id: String,
-    /// Nothing when the transfer was aborted.
+    /// `None` if the transfer was aborted.
     pub(in crate::cli) status: Option<u16>,
     pub(in crate::cli) reason: String,
     pub(in crate::cli) detail: Option<String>,
@@ -175,7 +175,7 @@ pub(in crate::cli) struct Error {
 /// A line of the log.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Line {
+pub(in crate::cli) struct LogLine {
     pub(in crate::cli) at: String,
     pub(in crate::cli) level: String,
     pub(in crate::cli) kind: String,
@@ -187,16 +187,16 @@ pub(in crate::cli) struct Line {
     pub(in crate::cli) fields: BTreeMap<String, Value>,
 }
 
-/// A change of the directory, or an operator's act.
+/// A change of the directory, or an action of an operator.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct Change {
+pub(in crate::cli) struct DirectoryChange {
     pub(in crate::cli) at: String,
     pub(in crate::cli) service: Option<String>,
     pub(in crate::cli) message: String,
 }
 
-/// The process itself.
+/// The host process.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Host {
@@ -210,15 +210,15 @@ pub(in crate::cli) struct Host {
     pub(in crate::cli) sandbox_reset: String,
 }
 
-/// What came of an order to a service.
+/// The state of a service after an action.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::cli) struct State {
+pub(in crate::cli) struct ServiceState {
     pub(in crate::cli) service: String,
     pub(in crate::cli) state: String,
 }
 
-/// What was dropped of the answers that were kept.
+/// The result of a purge.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Purged {
@@ -227,14 +227,14 @@ pub(in crate::cli) struct Purged {
     pub(in crate::cli) purged: u64,
 }
 
-/// How much is logged.
+/// The log level.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::cli) struct Level {
     pub(in crate::cli) level: String,
 }
 
-/// RFC 9457.
+/// A problem (RFC 9457).
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Problem {
@@ -247,13 +247,13 @@ fn nothing_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(fr
 }
 
 impl Client {
-    /// What became of every file.
-    pub(in crate::cli) fn entries(&self) -> Result<Vec<Entry>, Failure> {
+    /// Returns every file of the directory.
+    pub(in crate::cli) fn entries(&self) -> Result<Vec<Entry>, CliError> {
         self.read(&self.get("/v1/services")?)
     }
 
-    /// Every service, or the one of this name.
-    pub(in crate::cli) fn services(&self, only: Option<&str>) -> Result<Vec<Service>, Failure> {
+    /// Returns every service, or the one with this name.
+    pub(in crate::cli) fn services(&self, only: Option<&str>) -> Result<Vec<Service>, CliError> {
         let mut entries = self.entries()?;
         let mut services: Vec<_> = entries.iter_mut().filter_map(|entry| entry.service.take()).collect();
         if let Some(name) = only {
@@ -266,32 +266,34 @@ impl Client {
         Ok(services)
     }
 
-    /// Asks for something of one service, whose name is `{}` in `path`; says which there are when it is none of them.
-    pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, Failure> {
+    /// Sends a request about one service, whose name replaces `{}` in `path`. If there is no such service, the error
+    /// lists those that exist.
+    pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, CliError> {
         let path = path.replace("{}", &encoded(name));
-        let answer = self.ask(method, &path, (method == "POST").then_some(""))?;
+        let answer = self.exchange(method, &path, (method == "POST").then_some(""))?;
         match answer.status {
             200..300 => Ok(answer.text),
-            // Its own message is better, unless the name is known and the path is not.
-            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.refused(&path, &answer))),
-            _ => Err(self.refused(&path, &answer)),
+            // If the service exists, the host does not know the path.
+            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.failure(&path, &answer))),
+            _ => Err(self.failure(&path, &answer)),
         }
     }
 
-    /// An answer as a value.
-    pub(in crate::cli) fn read<'a, T: Deserialize<'a>>(&self, json: &'a str) -> Result<T, Failure> {
+    /// Parses the JSON of a response.
+    pub(in crate::cli) fn read<'a, T: Deserialize<'a>>(&self, json: &'a str) -> Result<T, CliError> {
         serde_json::from_str(json).map_err(|error| {
-            let why = if json.trim_start().starts_with('<') { "it is a page".to_owned() } else { error.to_string() };
-            Failure::new(format!("{} does not answer as a Lodge does: {why}", self.place()))
+            let why =
+                if json.trim_start().starts_with('<') { "it is an HTML page".to_owned() } else { error.to_string() };
+            CliError::new(format!("the response of {} is not that of a Lodge host: {why}", self.url()))
         })
     }
 }
 
-fn unknown(name: &str, names: &[String], entries: &[Entry]) -> Failure {
+fn unknown(name: &str, names: &[String], entries: &[Entry]) -> CliError {
     let of_it = |entry: &&Entry| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
     let refused = entries.iter().filter(of_it).find_map(|entry| Some((&entry.file, entry.refused.as_ref()?)));
     if let Some((file, refused)) = refused {
-        return Failure::new(format!("{file} is refused: {}; {}", refused.reason, refused.remedy));
+        return CliError::new(format!("{file} is refused: {}; {}", refused.reason, refused.remedy));
     }
     let near = nearest(name, names.iter().map(String::as_str));
     let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
@@ -301,16 +303,16 @@ fn unknown(name: &str, names: &[String], entries: &[Entry]) -> Failure {
         more => format!(" and {more} more"),
     };
     let there = if shown.is_empty() { "none".into() } else { shown.join(", ") };
-    Failure::new(format!("there is no service `{name}` (there are {there}{more}){hint}"))
+    CliError::new(format!("there is no service `{name}` (there are {there}{more}){hint}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(failure: Failure) -> String {
+    fn said(failure: CliError) -> String {
         match failure {
-            Failure::Problem(problem) => problem,
+            CliError::Problem(problem) => problem,
             other => panic!("{other:?}"),
         }
     }
@@ -330,10 +332,10 @@ mod tests {
         assert_eq!(said(unknown("bad", &names, &[entry])), "bad.wasm is refused: it is empty; copy it again");
     }
 
-    /// Hosts of other versions say less, or more.
+    /// Hosts of other versions send fewer or more fields.
     #[test]
     fn what_is_missing_is_empty() {
-        let line: Line = serde_json::from_str(r#"{"message":"x","fields":null,"new":1}"#).unwrap();
+        let line: LogLine = serde_json::from_str(r#"{"message":"x","fields":null,"new":1}"#).unwrap();
         assert_eq!((line.message.as_str(), line.fields.len(), line.service), ("x", 0, None));
         let service: Service = serde_json::from_str(r#"{"name":"x","p50_ms":null}"#).unwrap();
         assert_eq!((service.name.as_str(), service.p50_ms), ("x", None));

@@ -1,34 +1,34 @@
-//! An HTTP/1.1 answer on a blocking socket: its head, and its body in whatever framing it comes.
+//! Reads an HTTP/1.1 response from a blocking socket: its head, and its body in any framing.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::time::Instant;
 
-/// Bytes of an answer's head, and of any line between chunks.
+/// The most bytes of a response head, and of a line between chunks.
 const HEAD_BYTES: u64 = 64 << 10;
-/// Header fields of an answer.
+/// The most header fields of a response.
 const HEADERS: usize = 64;
 
-/// A socket that gives up at a point in time.
+/// A socket whose reads fail after a deadline.
 pub(super) struct Timed {
     stream: TcpStream,
     until: Option<Instant>,
 }
 
-/// The body of an answer, without its framing.
+/// The body of a response, without its framing.
 pub(super) struct Body {
     from: BufReader<Timed>,
     framing: Framing,
 }
 
 enum Framing {
-    /// So many bytes are left.
+    /// The number of bytes that are left.
     Length(u64),
-    /// So many bytes are left of this chunk, and it is not the first one.
+    /// The number of bytes left of this chunk, and whether a chunk was read before.
     Chunk(u64, bool),
-    /// Until the connection is closed.
+    /// Ends when the connection is closed.
     Close,
-    /// No more.
+    /// The end of the body.
     Over,
 }
 
@@ -40,7 +40,7 @@ impl Timed {
 
 impl Read for Timed {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let too_late = || io::Error::new(io::ErrorKind::TimedOut, "it takes too long");
+        let too_late = || io::Error::new(io::ErrorKind::TimedOut, "timed out");
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Err(too_late());
@@ -53,7 +53,7 @@ impl Read for Timed {
     }
 }
 
-/// Status and body of the answer that comes from there.
+/// Reads the head of a response. Returns the status and the body.
 pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
     let mut bytes = Vec::new();
     loop {
@@ -61,10 +61,10 @@ pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
         let most = HEAD_BYTES.saturating_sub(before as u64);
         let read = (&mut from).take(most).read_until(b'\n', &mut bytes)?;
         if bytes.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closes the connection"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the host closed the connection"));
         }
         if read == 0 || !bytes.ends_with(b"\n") {
-            return Err(foreign("it is not HTTP"));
+            return Err(foreign("the response is not HTTP"));
         }
         if matches!(bytes.get(before..), Some(b"\n" | b"\r\n")) {
             break;
@@ -72,8 +72,8 @@ pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut answer = httparse::Response::new(&mut headers);
-    let parsed = answer.parse(&bytes).map_err(|error| foreign(&format!("it is not HTTP: {error}")))?;
-    let status = answer.code.filter(|_| parsed.is_complete()).ok_or_else(|| foreign("it is not HTTP"))?;
+    let parsed = answer.parse(&bytes).map_err(|error| foreign(&format!("the response is not HTTP: {error}")))?;
+    let status = answer.code.filter(|_| parsed.is_complete()).ok_or_else(|| foreign("the response is not HTTP"))?;
     let header = |name: &str| {
         let found = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(found.value).ok().map(str::trim)
@@ -81,20 +81,22 @@ pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
     let framing = match (header("transfer-encoding"), header("content-length")) {
         _ if matches!(status, 204 | 304) => Framing::Over,
         (Some(coding), _) if coding.eq_ignore_ascii_case("chunked") => Framing::Chunk(0, false),
-        (Some(_), _) => return Err(foreign("it encodes its answer in an unknown way")),
-        (None, Some(length)) => Framing::Length(length.parse().map_err(|_| foreign("it is not HTTP: content-length"))?),
+        (Some(_), _) => return Err(foreign("the transfer-encoding is unknown")),
+        (None, Some(length)) => {
+            Framing::Length(length.parse().map_err(|_| foreign("the response has an invalid content-length"))?)
+        }
         (None, None) => Framing::Close,
     };
     Ok((status, Body { from, framing }))
 }
 
 impl Body {
-    /// From now on waits for ever: it is a stream.
-    pub(super) fn patient(&mut self) {
+    /// Removes the deadline, for a stream.
+    pub(super) fn clear_timeout(&mut self) {
         self.from.get_mut().until = None;
     }
 
-    /// A line of the framing, without its end.
+    /// Reads a line of the framing, without its end.
     fn line(&mut self) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
         (&mut self.from).take(HEAD_BYTES).read_until(b'\n', &mut line)?;
@@ -105,10 +107,10 @@ impl Body {
         Ok(line)
     }
 
-    /// Size of the next chunk; 0 after the last, whose trailers are read.
+    /// Reads the size of the next chunk; 0 after the last one, whose trailers are skipped.
     fn next_chunk(&mut self, first: bool) -> io::Result<u64> {
         if !first && !self.line()?.is_empty() {
-            return Err(foreign("a chunk is longer than it says"));
+            return Err(foreign("a chunk is longer than its size"));
         }
         let line = self.line()?;
         let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -118,7 +120,7 @@ impl Body {
         if size == 0 {
             let mut trailers = HEADERS;
             while !self.line()?.is_empty() {
-                trailers = trailers.checked_sub(1).ok_or_else(|| foreign("its trailers have no end"))?;
+                trailers = trailers.checked_sub(1).ok_or_else(|| foreign("too many trailers"))?;
             }
         }
         Ok(size)
@@ -157,7 +159,7 @@ fn foreign(why: &str) -> io::Error {
 }
 
 fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended in the middle")
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed before the end")
 }
 
 #[cfg(test)]
@@ -168,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of an answer whose bytes come in `pieces`, after which the connection is closed.
+    /// Returns the response that is read when its bytes arrive in `pieces` and the connection is then closed.
     fn read(pieces: &[&str]) -> io::Result<(u16, String)> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,24 +1,24 @@
-//! Server-sent events, whatever pieces they arrive in.
+//! Parses server-sent events, whatever pieces they arrive in.
 
 use std::collections::VecDeque;
 use std::io::Read;
 
 use super::body::Body;
-use crate::cli::out::Failure;
+use crate::cli::out::CliError;
 
-/// Bytes of one event.
+/// The most bytes of an event.
 const EVENT_BYTES: usize = 4 << 20;
 
-/// What happened.
+/// An event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::cli) struct Event {
-    /// Its kind.
+    /// The type of the event.
     pub(in crate::cli) name: String,
-    /// Its data; lines are joined by `\n`.
+    /// The data; lines are joined by `\n`.
     pub(in crate::cli) data: String,
 }
 
-/// A stream of events, until the host ends it.
+/// A stream of events, which lasts until the host ends it.
 pub(in crate::cli) struct Events {
     body: Body,
     place: String,
@@ -26,18 +26,18 @@ pub(in crate::cli) struct Events {
     ready: VecDeque<Event>,
 }
 
-/// Bytes to events.
+/// Turns bytes into events.
 #[derive(Default)]
 struct Parser {
     line: Vec<u8>,
-    /// The last line ended with a carriage return, and a line feed still belongs to it.
+    /// Whether the last line ended with a carriage return, so that a line feed still belongs to it.
     returned: bool,
     event: Event,
-    /// The event has data, if only an empty line.
+    /// Whether the event has data, even if it is empty.
     filled: bool,
 }
 
-/// An event, or a line of one, has no end.
+/// An event or a line exceeds [`EVENT_BYTES`].
 #[derive(Debug, PartialEq, Eq)]
 struct TooLong;
 
@@ -48,7 +48,7 @@ impl Events {
 }
 
 impl Iterator for Events {
-    type Item = Result<Event, Failure>;
+    type Item = Result<Event, CliError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut bytes = [0; 16 << 10];
@@ -56,14 +56,14 @@ impl Iterator for Events {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(event));
             }
-            let broken = |why: &str| Some(Err(Failure::new(format!("{}: the stream broke: {why}", self.place))));
+            let broken = |why: &str| Some(Err(CliError::new(format!("{}: the stream broke off: {why}", self.place))));
             let read = match self.body.read(&mut bytes) {
                 Ok(0) => return None,
                 Ok(read) => read,
                 Err(error) => return broken(&error.to_string()),
             };
             if self.parser.feed(bytes.get(..read).unwrap_or_default(), &mut self.ready) == Err(TooLong) {
-                return broken("an event has no end");
+                return broken("an event is too long");
             }
         }
     }
@@ -102,14 +102,15 @@ impl Parser {
                 }
                 self.event.data.push_str(value);
             }
-            // Comments keep the connection alive; ids and times to retry are for those who come back.
+            // Comments only keep the connection alive. `id` and `retry` are for clients that reconnect.
             _ => {}
         }
         None
     }
 }
 
-/// Whole and in two pieces, the first as long as the first byte says, a stream holds the same events.
+/// A stream has the same events whether it arrives whole or in two pieces; the first byte gives the length of the
+/// first.
 #[cfg(any(test, fuzzing))]
 pub(in crate::cli) fn fuzz(bytes: &[u8]) {
     let mut whole = VecDeque::new();
@@ -159,7 +160,7 @@ mod tests {
     }
 
     proptest! {
-        /// However lines end, and wherever the network cuts, the same events come out.
+        /// Neither the line endings nor the boundaries of the pieces change the events.
         #[test]
         fn cuts_make_no_difference(
             written in proptest::collection::vec(("[a-z]{1,8}", "[ -~äß日\u{1f980}]{0,20}(\n[ -~ü]{0,10}){0,2}"), 0..6),

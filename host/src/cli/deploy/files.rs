@@ -1,4 +1,4 @@
-//! The files of one service in a directory, and the lock on them.
+//! The files of one service in a directory, and their lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Error, ErrorKind};
@@ -7,41 +7,43 @@ use std::time::{Duration, Instant};
 
 use super::remove;
 use crate::base::files;
-use crate::cli::out::{Failure, complain};
+use crate::cli::out::{CliError, notice};
 use crate::config::Config;
 use crate::config::key::nearest;
 use crate::guests::scan::MANIFEST;
 use crate::manifest::Manifest;
 use crate::manifest::spec::is_name;
 
-/// How long another command on the same service is waited for: it may wait for a host that compiles.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// The longest wait for another command on the same service, which may itself wait for a compilation.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Between two tries to get the lock.
-const TRY: Duration = Duration::from_millis(50);
+/// The interval between attempts to get the lock.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a command left behind that was killed; no command writes one file for so long.
+/// The age at which a partial file is left over from a killed command; writing a file takes less.
 const ABANDONED: Duration = Duration::from_secs(600);
 
 /// The files of a service in a directory.
-pub(super) struct Files<'a> {
+pub(super) struct ServiceFiles<'a> {
     directory: &'a Path,
     pub(super) name: &'a str,
     /// The most bytes of a component.
     most: u64,
 }
 
-impl<'a> Files<'a> {
-    pub(super) fn new(directory: &'a Path, name: &'a str, most: u64) -> Result<Self, Failure> {
+impl<'a> ServiceFiles<'a> {
+    pub(super) fn new(directory: &'a Path, name: &'a str, most: u64) -> Result<Self, CliError> {
         if !is_name(name) {
-            return Err(Failure::Usage(format!("`{name}` cannot be a service's name; take letters, digits, `-`, `_`")));
+            return Err(CliError::Usage(format!(
+                "`{name}` is not a valid name of a service; use letters, digits, `-` and `_`"
+            )));
         }
         Ok(Self { directory, name, most })
     }
 
-    /// Waits until no other command works on this service. The lock lasts until its file is dropped, or the process
-    /// ends however it does.
-    pub(super) fn lock(&self) -> Result<File, Failure> {
+    /// Waits until no other command works on this service. The lock is held until the returned file is dropped or the
+    /// process ends.
+    pub(super) fn lock(&self) -> Result<File, CliError> {
         // Hosts ignore names that begin with a dot.
         let path = self.directory.join(format!(".{}.lock", self.name));
         let file = File::options().create(true).append(true).open(&path).map_err(|error| failed(&path, &error))?;
@@ -51,16 +53,18 @@ impl<'a> Files<'a> {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::Error(error)) => return Err(failed(&path, &error)),
-                Err(TryLockError::WouldBlock) if start.elapsed() >= PATIENCE => {
-                    let (name, long) = (self.name, humantime::format_duration(PATIENCE));
-                    let problem = format!("another command has been at work on {name} for {long}; nothing was changed");
-                    return Err(Failure::Problem(problem));
+                Err(TryLockError::WouldBlock) if start.elapsed() >= LOCK_TIMEOUT => {
+                    let (name, long) = (self.name, humantime::format_duration(LOCK_TIMEOUT));
+                    let problem = format!(
+                        "another command has been working on {name} for {long}; nothing was changed; try again later"
+                    );
+                    return Err(CliError::Problem(problem));
                 }
                 Err(TryLockError::WouldBlock) => {
                     if !std::mem::replace(&mut waits, true) {
-                        complain(&format!("waiting for another command that works on {}", self.name));
+                        notice(&format!("waiting for another command on {}", self.name));
                     }
-                    std::thread::park_timeout(TRY);
+                    std::thread::park_timeout(RETRY_INTERVAL);
                 }
             }
         }
@@ -68,7 +72,7 @@ impl<'a> Files<'a> {
         Ok(file)
     }
 
-    /// Removes what commands on this service left behind that were killed. If that fails, it is only untidy.
+    /// Removes partial files of killed commands on this service. Errors are ignored, since the files do no harm.
     fn tidy(&self) {
         let own = [format!(".{}.", self.name), format!(".{}@", self.name)];
         for entry in fs::read_dir(self.directory).into_iter().flatten().flatten() {
@@ -86,7 +90,7 @@ impl<'a> Files<'a> {
         self.directory.join(format!("{}{label}.wasm", self.name))
     }
 
-    /// The manifest of a version.
+    /// Returns the path of a version's manifest.
     pub(super) fn manifest_of(&self, label: &str) -> PathBuf {
         self.directory.join(format!("{}@{label}.toml", self.name))
     }
@@ -95,16 +99,16 @@ impl<'a> Files<'a> {
         self.directory.join(format!("{}.toml", self.name))
     }
 
-    /// Not `.wasm` at its end, so that no host serves it.
+    /// Returns the path of the previous component. It does not end in `.wasm`, so that no host serves it.
     pub(super) fn previous(&self) -> PathBuf {
         self.directory.join(format!("{}.wasm.previous", self.name))
     }
 
-    /// What the service's manifest says.
+    /// Reads the service's manifest.
     ///
     /// # Errors
-    /// When it is wrong: what is put beside it would not be served.
-    pub(super) fn manifest(&self, config: &Config) -> Result<Manifest, Failure> {
+    /// If it is invalid, since a component beside it would not be served.
+    pub(super) fn manifest(&self, config: &Config) -> Result<Manifest, CliError> {
         let path = self.service_manifest();
         let text = match files::read_text(&path, MANIFEST) {
             Ok(text) => text,
@@ -113,12 +117,12 @@ impl<'a> Files<'a> {
         };
         Manifest::read(self.name, &text, &config.limits, config.engine.max_memory).map_err(|problems| {
             let (path, problems) = (path.display(), problems.join("; "));
-            Failure::new(format!("{path}: {problems}; correct it first, nothing was changed"))
+            CliError::new(format!("{path}: {problems}; nothing was changed; correct the manifest first"))
         })
     }
 
-    /// Whether the service is there; if not, `way_out` says what to do.
-    pub(super) fn is_there(&self, way_out: &str) -> Result<(), Failure> {
+    /// Returns an error if the service does not exist; `way_out` says what to do.
+    pub(super) fn check_exists(&self, way_out: &str) -> Result<(), CliError> {
         let name = self.name;
         if [self.component(None), self.service_manifest()].iter().any(|path| path.exists()) {
             return Ok(());
@@ -128,10 +132,10 @@ impl<'a> Files<'a> {
         let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         let shown = self.directory.display();
         let missing = format!("there is neither {name}.wasm nor {name}.toml in {shown}");
-        Err(Failure::new(format!("{missing}{near}; {way_out}")))
+        Err(CliError::new(format!("{missing}{near}; {way_out}")))
     }
 
-    /// The names of all services of the directory.
+    /// Returns the names of all services in the directory.
     fn services(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory).into_iter().flatten().flatten();
         let stem = |entry: fs::DirEntry| {
@@ -142,17 +146,17 @@ impl<'a> Files<'a> {
         entries.filter_map(stem).collect()
     }
 
-    /// Keeps what serves now, for a rollback, unless that is the `content` that comes now: a deployment that is repeated
-    /// changes nothing, and a rollback must go back behind the first one.
-    pub(super) fn keep_previous(&self, content: &[u8]) -> Result<(), Failure> {
-        match self.before(&self.component(None))? {
+    /// Keeps the current component for a rollback, unless it equals `content`: repeating a deployment must not replace
+    /// the version that a rollback returns to.
+    pub(super) fn keep_previous(&self, content: &[u8]) -> Result<(), CliError> {
+        match self.content_of(&self.component(None))? {
             Some(now) if now != content => self.write(&now, &self.previous()),
             _ => Ok(()),
         }
     }
 
-    /// What a file holds; `None` when it is not there.
-    pub(super) fn before(&self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    /// Reads a file; `None` if it does not exist.
+    pub(super) fn content_of(&self, path: &Path) -> Result<Option<Vec<u8>>, CliError> {
         match files::read(path, self.most.max(MANIFEST)) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -160,13 +164,13 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// What was there before a version was refused. The component first: without it, its manifest is no service.
-    pub(super) fn put_back(
+    /// Restores the files after a version was refused. The component first: without it, the manifest is not a service.
+    pub(super) fn restore(
         &self,
         manifest: &Path,
         component: &Path,
         before: [Option<Vec<u8>>; 2],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         let [text, content] = before;
         for (path, before) in [(component, content), (manifest, text)] {
             match before {
@@ -177,21 +181,21 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// Whether there was anything to remove.
-    pub(super) fn remove(&self, path: &Path) -> Result<bool, Failure> {
+    /// Removes a file. Returns whether it existed.
+    pub(super) fn remove(&self, path: &Path) -> Result<bool, CliError> {
         remove(path)
     }
 
-    /// In one step: a host never sees half a file. A file that is new gets the mode of the service's own, so that the host
-    /// can read both, and nobody else can.
-    pub(super) fn write(&self, content: &[u8], at: &Path) -> Result<(), Failure> {
+    /// Writes a file atomically, so that a host never reads half of it. A new file gets the mode of the service's own
+    /// file, so that the host can read both.
+    pub(super) fn write(&self, content: &[u8], at: &Path) -> Result<(), CliError> {
         let is_manifest = at.extension().is_some_and(|extension| extension == "toml");
         let own = if is_manifest { self.service_manifest() } else { self.component(None) };
         files::replace_like(at, content, &own).map_err(|error| failed(at, &error))
     }
 }
 
-/// A failure of the file system.
-pub(super) fn failed(path: &Path, error: &Error) -> Failure {
-    Failure::new(format!("{}: {error}", path.display()))
+/// Returns the error for a failed file operation.
+pub(super) fn failed(path: &Path, error: &Error) -> CliError {
+    CliError::new(format!("{}: {error}", path.display()))
 }

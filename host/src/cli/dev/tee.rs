@@ -1,4 +1,4 @@
-//! Runs a build so that its user sees what it says as it comes, and the host has the end of that afterwards.
+//! Runs a build, shows its output as it comes, and returns the end of it.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{ExitStatus, Stdio};
@@ -6,26 +6,26 @@ use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
-/// Bytes of what a build says that are kept, the last ones.
-const KEPT: usize = 16 << 10;
+/// The most bytes of output that are returned.
+const MAX_OUTPUT: usize = 16 << 10;
 
-/// Bytes of the messages that cargo writes for programs.
+/// The most bytes of cargo's JSON messages.
 const MESSAGES: u64 = 64 << 20;
 
-/// How a build ended.
-pub(super) struct Built {
+/// The result of a build.
+pub(super) struct BuildOutput {
     pub(super) status: ExitStatus,
-    /// What it wrote to stdout, if that is for programs.
+    /// The content of stdout, if it has JSON messages.
     pub(super) messages: Vec<u8>,
-    /// The end of what it said to people, without colours.
-    pub(super) said: String,
+    /// The end of the output, without colours.
+    pub(super) output: String,
 }
 
-/// Runs a command whose stdout is for programs, or else for people as its stderr.
+/// Runs a command. Its stdout has JSON messages, or else is shown like stderr.
 ///
 /// # Errors
-/// When it cannot be started.
-pub(super) async fn run(command: &mut Command, has_messages: bool) -> io::Result<Built> {
+/// If the command cannot be started.
+pub(super) async fn run(command: &mut Command, has_messages: bool) -> io::Result<BuildOutput> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     if io::stderr().is_terminal() && std::env::var_os("CARGO_TERM_COLOR").is_none() {
         command.env("CARGO_TERM_COLOR", "always");
@@ -36,36 +36,36 @@ pub(super) async fn run(command: &mut Command, has_messages: bool) -> io::Result
         let mut messages = Vec::new();
         match stdout {
             Some(stdout) if has_messages => drop(stdout.take(MESSAGES).read_to_end(&mut messages).await),
-            stdout => return (messages, show(stdout).await),
+            stdout => return (messages, tee(stdout).await),
         }
         (messages, Vec::new())
     };
-    let ((messages, mut said), errors) = tokio::join!(out, show(stderr));
+    let ((messages, mut said), errors) = tokio::join!(out, tee(stderr));
     said.extend(errors);
-    Ok(Built { status: child.wait().await?, messages, said: plain(&String::from_utf8_lossy(&said)) })
+    Ok(BuildOutput { status: child.wait().await?, messages, output: plain(&String::from_utf8_lossy(&said)) })
 }
 
-/// Passes on what comes, and returns the end of it.
-async fn show(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+/// Copies the output to stderr, and returns the end of it.
+async fn tee(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let (mut kept, mut bytes) = (Vec::new(), [0; 4096]);
     let Some(mut from) = from else { return kept };
     while let Ok(length @ 1..) = from.read(&mut bytes).await {
         let new = bytes.get(..length).unwrap_or_default();
-        // A terminal that is gone ends nothing.
+        // A closed terminal does not end the build.
         let _ = io::stderr().write_all(new);
         kept.extend_from_slice(new);
-        kept.drain(..kept.len().saturating_sub(KEPT));
+        kept.drain(..kept.len().saturating_sub(MAX_OUTPUT));
     }
     kept
 }
 
-/// Text without escape sequences and other control characters, but for the ends of lines.
+/// Removes escape sequences and control characters except line ends and tabs.
 fn plain(text: &str) -> String {
     let (mut plain, mut chars) = (String::new(), text.chars());
     while let Some(next) = chars.next() {
         match next {
             '\x1b' => {
-                // A control sequence ends with a letter.
+                // A control sequence ends with a byte from `@` to `~`.
                 if chars.next() == Some('[') {
                     chars.by_ref().find(|next| ('@'..='~').contains(next));
                 }
@@ -78,7 +78,7 @@ fn plain(text: &str) -> String {
     plain.trim().to_owned()
 }
 
-/// What is wrong, in a line: the first error with its place, or else the last thing that was said.
+/// Returns the cause of a failure in one line: the first error with its location, or else the last line.
 pub(super) fn summary(said: &str) -> String {
     let mut lines = said.lines().map(str::trim).skip_while(|line| !line.starts_with("error"));
     match lines.next() {
@@ -86,7 +86,9 @@ pub(super) fn summary(said: &str) -> String {
             let place = lines.next().and_then(|line| line.strip_prefix("--> "));
             place.map_or_else(|| error.to_owned(), |place| format!("{error} ({place})"))
         }
-        None => said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").trim().to_owned(),
+        None => {
+            said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("the build has no output").trim().to_owned()
+        }
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
         assert_eq!(said, "Compiling a v0.1.0\nerror[E0425]: cannot find value `x`\n --> src/lib.rs:3:5\n  |");
         assert_eq!(summary(&said), "error[E0425]: cannot find value `x` (src/lib.rs:3:5)");
         assert_eq!(summary("npm ERR! one\nnpm ERR! two\n\n"), "npm ERR! two");
-        assert_eq!(summary(""), "it says nothing");
+        assert_eq!(summary(""), "the build has no output");
     }
 
     #[tokio::test]
@@ -111,9 +113,9 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "printf %020000d 1; echo said >&2; exit 3"]);
         let built = run(&mut command, false).await.unwrap();
-        assert!(built.said.len() <= KEPT + 10 && built.said.ends_with("said"), "{}", built.said.len());
+        assert!(built.output.len() <= MAX_OUTPUT + 10 && built.output.ends_with("said"), "{}", built.output.len());
         assert_eq!((built.status.code(), built.messages.len()), (Some(3), 0));
         let built = run(&mut command, true).await.unwrap();
-        assert_eq!((built.said.as_str(), built.messages.len()), ("said", 20_000));
+        assert_eq!((built.output.as_str(), built.messages.len()), ("said", 20_000));
     }
 }

@@ -1,20 +1,20 @@
-//! What a component imports and exports, read from its sections: nothing is compiled.
+//! Reads a component's imports and exports from its sections, without compiling it.
 
 use wasmparser::{ComponentExternalKind, Parser, Payload};
 
 use crate::runtime::compile::Interfaces;
 
-/// The names of what stands at the outermost level.
+/// Returns the names of the outermost imports and exports.
 ///
 /// # Errors
-/// When the bytes are no component.
+/// If the bytes are not a component.
 pub(in crate::cli) fn interfaces(bytes: &[u8]) -> Result<Interfaces, String> {
     if !Parser::is_component(bytes) {
-        return Err("it is no component".into());
+        return Err("it is not a component".into());
     }
     let mut interfaces = Interfaces::default();
     let mut depth = 0_u32;
-    let damaged = |error: wasmparser::BinaryReaderError| format!("it is a damaged component: {error}");
+    let damaged = |error: wasmparser::BinaryReaderError| format!("the component is damaged: {error}");
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(damaged)? {
             Payload::Version { .. } => depth += 1,
@@ -38,7 +38,7 @@ pub(in crate::cli) fn interfaces(bytes: &[u8]) -> Result<Interfaces, String> {
     Ok(interfaces)
 }
 
-/// The versions of WASI that are spoken, in order.
+/// Returns the versions of WASI that the component uses, sorted.
 pub(in crate::cli) fn wasi_versions(interfaces: &Interfaces) -> Vec<String> {
     let names = interfaces.imports.iter().chain(&interfaces.exports).filter(|name| name.starts_with("wasi:"));
     let mut versions: Vec<_> = names.filter_map(|name| Some(name.rsplit_once('@')?.1.to_owned())).collect();
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn what_is_damaged_is_said() {
         let component = wat::parse_str("(component (import \"a\" (func)))").unwrap();
-        // Cut between two sections it is a smaller component; nowhere is it more than an error.
+        // A component cut between two sections is a smaller valid one; anywhere else it is an error.
         let cut: Vec<_> = (0..component.len()).map(|end| interfaces(&component[..end])).collect();
         assert!(cut.last().unwrap().as_ref().is_err_and(|why| why.contains("damaged")), "{cut:?}");
         assert!(interfaces(&wat::parse_str("(module)").unwrap()).is_err());

@@ -1,11 +1,11 @@
-//! The schema says what the reader does.
+//! The schema agrees with the parser.
 
 use super::*;
 use crate::config;
 use crate::manifest::Manifest;
 use crate::manifest::share::Rollback;
 
-/// What the reader says it knows, between backticks.
+/// Returns the keys that the parser lists between backticks.
 fn known(text: &str) -> Vec<String> {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let problem = Manifest::read("x", text, &limits, 1 << 30).unwrap_err().join("\n");
@@ -18,7 +18,7 @@ fn keys(schema: &Value) -> Vec<String> {
     schema["properties"].as_object().unwrap().keys().cloned().collect()
 }
 
-/// The schema knows every key that the reader knows, and no other.
+/// The schema has exactly the keys of the parser.
 #[test]
 fn agrees_with_the_reader() {
     let schema = schema();
@@ -55,7 +55,7 @@ fn agrees_with_the_reader() {
     assert_eq!(sorted(written), sorted(names.collect()));
 }
 
-/// Whether a value is of this schema: as much of JSON Schema as there is here, but for patterns.
+/// Returns whether a value matches this schema, for the keywords that are used here except patterns.
 fn fits(schema: &Value, value: &Value) -> bool {
     let is = |kind: &str| match kind {
         "boolean" => value.is_boolean(),
@@ -91,7 +91,7 @@ fn fits(schema: &Value, value: &Value) -> bool {
     kinds && words && any && least && most && items && keys && whole
 }
 
-/// What the schema and the reader say of a manifest of a service, or of a version.
+/// Returns whether the schema and the parser accept a manifest of a service or version.
 fn judged(text: &str) -> (bool, bool) {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let service = Manifest::read("x", text, &limits, 1 << 30);
@@ -136,7 +136,7 @@ fn takes_what_the_reader_takes() {
     }
 }
 
-/// Schema and reader both accept every manifest that the docs show.
+/// Schema and parser accept every manifest in the docs.
 #[test]
 fn takes_the_manifests_of_the_docs() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -15,7 +15,7 @@ use crate::config;
 use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::Manifest;
 
-/// A server with a certificate, and the authority that signed it.
+/// A server with a certificate, and the roots that trust it.
 struct Secure {
     port: u16,
     roots: RootCertStore,
@@ -67,13 +67,13 @@ fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
     marking(http, limits, roots, false)
 }
 
-fn marking(http: &str, limits: &str, roots: RootCertStore, marks: bool) -> Client {
+fn marking(http: &str, limits: &str, roots: RootCertStore, marks_all: bool) -> Client {
     let defaults = config::resolve(&[]).unwrap().config.limits;
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
     let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
-    let (via, room) = (Arc::default(), Arc::default());
-    let shared = Shared { resolver: &resolver, via: &via, room: &room, marks };
+    let (via, replay_memory) = (Arc::default(), Arc::default());
+    let shared = ClientContext { resolver: &resolver, via: &via, replay_memory: &replay_memory, marks_all };
     Client::new(&manifest.grants, &manifest.limits, crate::base::tls::client(roots).unwrap(), shared)
 }
 
@@ -81,14 +81,19 @@ fn context() -> RequestContext {
     RequestContext::new(Arc::from("1"), Instant::now() + Duration::from_secs(60))
 }
 
-async fn ask(client: &Client, service: &Service, url: String, options: RequestOptions) -> Result<String, Failure> {
+async fn ask(
+    client: &Client,
+    service: &Service,
+    url: String,
+    options: RequestOptions,
+) -> Result<String, OutgoingFailure> {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get(url).header("host", "forged.test").header("proxy-connection", "x").body(body).unwrap();
-    let (response, _place) = client.send(service, &context(), request, options).await?;
+    let (response, _slot) = client.send(service, &context(), request, options).await?;
     Ok(String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
 
-/// HTTP/2 where the server speaks it, one connection for many requests, and the host of the URL.
+/// Uses HTTP/2 if the server speaks it, one connection for many requests, and the host of the URL.
 #[tokio::test]
 async fn https_by_a_trusted_authority() {
     let server = Secure::start().await;
@@ -113,15 +118,15 @@ async fn a_stranger_certificate_is_not_accepted() {
     let stranger = client(&list, "", RootCertStore::empty());
     let failed =
         ask(&stranger, &service, format!("https://api.test:{}/", server.port), RequestOptions::default()).await;
-    assert!(matches!(failed, Err(Failure::Certificate(_))), "{failed:?}");
+    assert!(matches!(failed, Err(OutgoingFailure::Certificate(_))), "{failed:?}");
     let another_name = client(&list, "", server.roots.clone());
     let url = format!("https://other.test:{}/", server.port);
     let failed = ask(&another_name, &service, url, RequestOptions::default()).await;
-    assert!(matches!(failed, Err(Failure::Certificate(_))), "{failed:?}");
+    assert!(matches!(failed, Err(OutgoingFailure::Certificate(_))), "{failed:?}");
     assert_eq!(service.figures.outgoing.read(), [("tls", 2)]);
 }
 
-/// A server that accepts and says nothing.
+/// A server that accepts and sends nothing.
 async fn mute() -> (u16, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     (listener.local_addr().unwrap().port(), listener)
@@ -137,11 +142,11 @@ async fn a_silent_server_is_waited_for_as_long_as_the_guest_says() {
     let soon = Some(Duration::from_millis(50));
     let options = RequestOptions { first_byte_timeout: soon, ..RequestOptions::default() };
     let failed = ask(&client, &service, format!("http://a.test:{port}/"), options).await;
-    assert!(matches!(failed, Err(Failure::AnswerTimeout)), "{failed:?}");
-    // A handshake that does not come to an end is no connection yet.
+    assert!(matches!(failed, Err(OutgoingFailure::ResponseTimeout)), "{failed:?}");
+    // An unfinished TLS handshake counts as connecting.
     let options = RequestOptions { connect_timeout: soon, ..RequestOptions::default() };
     let failed = ask(&client, &service, format!("https://a.test:{port}/"), options).await;
-    assert!(matches!(failed, Err(Failure::ConnectTimeout)), "{failed:?}");
+    assert!(matches!(failed, Err(OutgoingFailure::ConnectTimeout)), "{failed:?}");
     assert_eq!(service.figures.outgoing.read(), [("timeout", 2)]);
 }
 
@@ -155,19 +160,19 @@ async fn quotas_hold_and_a_place_is_held_to_the_end() {
     {
         let mut first = std::pin::pin!(ask(&client, &service, url.clone(), options));
         let polled = tokio::time::timeout(Duration::from_millis(20), first.as_mut()).await;
-        assert!(polled.is_err(), "the server says nothing");
+        assert!(polled.is_err(), "the server never responds");
         let second = ask(&client, &service, url.clone(), options).await;
-        assert!(matches!(second, Err(Failure::Requests)), "{second:?}");
+        assert!(matches!(second, Err(OutgoingFailure::Requests)), "{second:?}");
     }
-    // The first was given up, and its place is free; but two were sent in this second.
+    // The first request was dropped, so its slot is free; but two requests were sent in this second.
     let soon = RequestOptions { first_byte_timeout: Some(Duration::from_millis(1)), ..options };
-    assert!(matches!(ask(&client, &service, url.clone(), soon).await, Err(Failure::AnswerTimeout)));
-    assert!(matches!(ask(&client, &service, url, soon).await, Err(Failure::Rate)));
+    assert!(matches!(ask(&client, &service, url.clone(), soon).await, Err(OutgoingFailure::ResponseTimeout)));
+    assert!(matches!(ask(&client, &service, url, soon).await, Err(OutgoingFailure::Rate)));
     let counted = [("cancelled", 1), ("limit", 1), ("rate-limit", 1), ("timeout", 1)];
     assert_eq!(service.figures.outgoing.read(), counted);
 }
 
-/// Each cause has its own code.
+/// Each cause has its own error code.
 #[tokio::test]
 async fn causes_are_told_apart() {
     let service = service();
@@ -192,10 +197,10 @@ async fn causes_are_told_apart() {
     drop(listener);
     let client = client(&format!("['http://127.0.0.1:{port}']"), "", RootCertStore::empty());
     let failed = ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await;
-    assert!(matches!(failed, Err(Failure::Refused)), "{failed:?}");
+    assert!(matches!(failed, Err(OutgoingFailure::Refused)), "{failed:?}");
 }
 
-/// A server that answers with the head that it gets: its URL, and how many connections it has had.
+/// A server that responds with the headers that it receives. Returns its URL and the number of its connections.
 async fn answering() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
@@ -214,7 +219,7 @@ async fn answering() -> (String, Arc<AtomicUsize>) {
     (format!("http://127.0.0.1:{port}/"), connections)
 }
 
-/// Connections that idle are in nobody's way, also while their pool is held by a request that nobody answers.
+/// Idle connections do not block new ones, even while a request without a response keeps their pool alive.
 #[tokio::test]
 async fn idle_connections_make_room() {
     for slow in [false, true] {
@@ -224,20 +229,20 @@ async fn idle_connections_make_room() {
         let mut first = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
         if slow {
             let polled = tokio::time::timeout(Duration::from_millis(50), first.as_mut()).await;
-            assert!(polled.is_err(), "the server says nothing");
+            assert!(polled.is_err(), "the server never responds");
         }
-        // One after another, and three at a time.
+        // In sequence, and three at a time.
         for n in 0..20 {
             let urls = [answering().await.0, answering().await.0, answering().await.0];
             let [one, two, three] = urls.map(|url| ask(&client, &service, url, options));
             let asked = if n % 2 == 0 { (one.await, two.await, three.await) } else { tokio::join!(one, two, three) };
             assert!(matches!(&asked, (Ok(_), Ok(_), Ok(_))), "slow: {slow}, {n}: {asked:?}");
         }
-        assert!(client.dial.open() <= 4 * CONNECTIONS);
+        assert!(client.dial.open() <= 4 * LIMIT_FACTOR);
     }
 }
 
-/// While a request that nobody answers holds the connections of an old pool, those of the new one are used again.
+/// While a pending request keeps an old pool alive, the connections of the new pool are reused.
 #[tokio::test]
 async fn a_pool_is_not_begun_for_each_request() {
     let (silent, _listener) = mute().await;
@@ -245,26 +250,26 @@ async fn a_pool_is_not_begun_for_each_request() {
     let options = RequestOptions::default();
     let mut slow = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
     let polled = tokio::time::timeout(Duration::from_millis(50), slow.as_mut()).await;
-    assert!(polled.is_err(), "the server says nothing");
-    while client.dial.open() <= client.kept {
+    assert!(polled.is_err(), "the server never responds");
+    while client.dial.open() <= client.renew_above {
         ask(&client, &service, answering().await.0, options).await.unwrap();
     }
     let (url, connections) = answering().await;
     for _ in 0..20 {
         ask(&client, &service, url.clone(), options).await.unwrap();
     }
-    assert!(client.dial.open() > client.kept, "the old ones are still there");
-    // Two, should a second pass meanwhile.
+    assert!(client.dial.open() > client.renew_above, "the old ones are still there");
+    // Two, if a second passes during the loop.
     assert!(connections.load(Relaxed) <= 2, "{connections:?} connections for one request after another");
-    // As often as that, and not for ever.
+    // At most once per interval, but again after it.
     let first = lock(&client.pool).begun.unwrap();
-    drop(client.pool(first + PAUSE / 2));
+    drop(client.pool(first + RENEW_INTERVAL / 2));
     assert_eq!(lock(&client.pool).begun, Some(first));
-    drop(client.pool(first + PAUSE));
-    assert_eq!(lock(&client.pool).begun, Some(first + PAUSE));
+    drop(client.pool(first + RENEW_INTERVAL));
+    assert_eq!(lock(&client.pool).begun, Some(first + RENEW_INTERVAL));
 }
 
-/// Where a request may come back by, it says how deep it is; the public world is not told.
+/// A request that may come back carries its depth; one to a public address does not.
 #[tokio::test]
 async fn only_neighbours_are_told_how_deep_it_is() {
     let (url, _) = answering().await;
@@ -273,15 +278,15 @@ async fn only_neighbours_are_told_how_deep_it_is() {
     let deep = RequestContext { depth: 2, ..context() };
     let body = || Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get(&url).header("via", "1.1 mine").body(body()).unwrap();
-    let (response, _place) = near.send(&service, &deep, request, RequestOptions::default()).await.unwrap();
+    let (response, _slot) = near.send(&service, &deep, request, RequestOptions::default()).await.unwrap();
     let said = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
-    // Three steps, and once that a guest sent it.
+    // Three steps, and one entry for the guest that sent the request.
     assert_eq!((said.matches("1.1 lodge-").count(), said.matches("1.1 mine").count()), (4, 1), "{said}");
     assert_eq!(said.matches("-guest\"").count(), 1, "{said}");
     let tells = |list: &str| client(list, "", RootCertStore::empty()).via.is_some();
     for public in ["['http://*', 'https://api.test']", "['http://1.1.1.1', 'https://[2606:4700::1111]:8443']"] {
         assert!(!tells(public), "{public}");
-        // The address of a proxy that the host trusts may be public.
+        // A trusted proxy may have a public address.
         assert!(marking(public, "", RootCertStore::empty(), true).via.is_some(), "{public}");
     }
     for near in ["['https://api.test', 'http://10.0.0.7']", "['http://*', 'http://[::1]:*']", "['http://8.0.0.0/6']"] {
@@ -289,8 +294,8 @@ async fn only_neighbours_are_told_how_deep_it_is() {
     }
 }
 
-/// A server that answers the first request of each connection, if it answers any, and closes on the next one when it has
-/// read that; with what it was asked for.
+/// A server that responds to the first `answers` requests of each connection, and closes it after reading the next one.
+/// Returns its port and the requests that it received.
 async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
@@ -318,16 +323,16 @@ async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
     (port, seen)
 }
 
-/// A connection that its server closes under a request: what may be repeated is sent again, on a new connection, with its
-/// body; what may not is not, and neither is what failed on a connection that was new.
+/// When a server closes a used connection during a request, an idempotent request is sent again with its body, on a new
+/// connection. Other requests are not, and neither is one that failed on a new connection.
 #[tokio::test]
 async fn a_connection_that_was_closed_meanwhile() {
     let service = service();
     let send = async |client: &Client, port: u16, method: &str, body: &'static str| {
         let sent = Full::new(Bytes::from_static(body.as_bytes())).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri(format!("http://a.test:{port}/")).body(sent).unwrap();
-        let (response, _place) = client.send(&service, &context(), request, RequestOptions::default()).await?;
-        Ok::<_, Failure>(response.into_body().collect().await.unwrap().to_bytes())
+        let (response, _slot) = client.send(&service, &context(), request, RequestOptions::default()).await?;
+        Ok::<_, OutgoingFailure>(response.into_body().collect().await.unwrap().to_bytes())
     };
     for (method, body, repeats) in
         [("GET", "", true), ("DELETE", "", true), ("PUT", "a body", true), ("POST", "a body", false)]
@@ -342,18 +347,18 @@ async fn a_connection_that_was_closed_meanwhile() {
             assert_eq!(second.unwrap(), "ok", "{method}");
             assert_eq!(lock(&seen).len(), 3, "{method}");
         } else {
-            assert!(matches!(second, Err(Failure::Terminated)), "{method}: {second:?}");
+            assert!(matches!(second, Err(OutgoingFailure::Terminated)), "{method}: {second:?}");
             assert_eq!(sent, 1, "{method} is sent once");
         }
     }
     let (port, seen) = forgetful(0).await;
     let client = client(&format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']"), "", RootCertStore::empty());
-    assert!(matches!(send(&client, port, "GET", "").await, Err(Failure::Terminated)));
+    assert!(matches!(send(&client, port, "GET", "").await, Err(OutgoingFailure::Terminated)));
     assert_eq!(lock(&seen).len(), 1, "a new connection that fails is not tried again");
 }
 
-/// A retry is one more request to the server, and is part of the same request to the guest: it takes a token of
-/// `limits.outgoing_rate`, and the timeouts do not begin anew.
+/// A retry takes a token of `limits.outgoing_rate`, since it is another request to the server. It does not restart the
+/// timeouts, since it is the same request for the guest.
 #[tokio::test]
 async fn a_retry_has_no_rate_and_no_time_of_its_own() {
     let service = service();
@@ -362,12 +367,12 @@ async fn a_retry_has_no_rate_and_no_time_of_its_own() {
     let (client, url) = (client(&list, "", RootCertStore::empty()), format!("http://a.test:{port}/"));
     let options = RequestOptions::default();
     assert_eq!(ask(&client, &service, url.clone(), options).await.unwrap(), "ok");
-    // One token is left, and none comes back before that time.
-    let mut quota = Quota::new(2);
-    assert!(quota.take(Instant::now() + Duration::from_secs(3600)));
-    *lock(&client.quota) = quota;
+    // One token is left, and none is added before that time.
+    let mut rate = TokenBucket::new(2);
+    assert!(rate.take(Instant::now() + Duration::from_secs(3600)));
+    *lock(&client.rate) = rate;
     let second = ask(&client, &service, url, options).await;
-    assert!(matches!(second, Err(Failure::Terminated)), "{second:?}");
+    assert!(matches!(second, Err(OutgoingFailure::Terminated)), "{second:?}");
     assert_eq!(lock(&seen).len(), 2, "it is not sent again");
 
     let (begun, second) = (Instant::now(), Duration::from_secs(1));

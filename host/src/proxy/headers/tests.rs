@@ -294,6 +294,6 @@ fn local_clients() {
         }
     }
     assert!(!local(&peer("192.0.2.1:9", &[]), None) && !local(&peer("[::2]:9", &[]), None));
-    assert!(!local(&peer("127.0.0.1:9", &["127.0.0.0/8"]), None), "it is a proxy");
+    assert!(!local(&peer("127.0.0.1:9", &["127.0.0.0/8"]), None), "a trusted proxy is not a local client");
     assert!(!local(&Peer::service("me"), None));
 }

@@ -59,7 +59,7 @@ impl AllRoutes {
         number: usize,
         (host, comparable): (&str, &str),
         method: &Method,
-        names: bool,
+        by_name: bool,
     ) -> bool {
         let owns = |owner: usize| self.all.get(owner).is_some_and(|owner| std::ptr::eq(owner.as_ref(), owned));
         readings(comparable).all(|Reading { path, climbs, separators }| {
@@ -67,12 +67,12 @@ impl AllRoutes {
             let (Some(within), Some(all)) = (owned.merged.get(at), self.merged.get(at)) else { return false };
             let within = within.get_or_init(|| Box::new(merged_router([owned].into_iter(), separators)));
             let all = all.get_or_init(|| Box::new(merged_router(self.all.iter().map(AsRef::as_ref), separators)));
-            let own = match within.lookup(host, &path, method, names) {
+            let own = match within.lookup(host, &path, method, by_name) {
                 Ok((found, _)) => found.number == number || !found.target.restricted,
                 Err(Missed::Route) => !climbs,
                 Err(_) => false,
             };
-            let others = match all.lookup(host, &path, method, names) {
+            let others = match all.lookup(host, &path, method, by_name) {
                 Ok((found, _)) => owns(found.target.owner) || !(found.target.restricted || found.target.guarded),
                 Err(Missed::Route) => true,
                 Err(_) => false,

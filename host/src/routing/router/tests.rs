@@ -276,12 +276,12 @@ fn hosts_by_name_are_not_for_everybody() {
     let find =
         |path: &str, names: bool| router.find("users.localhost", path, &Method::GET, names).map(|found| *found.target);
     assert_eq!((find("/any", true), find("/any", false)), (Ok("users"), Err(Missed::Route)));
-    assert_eq!((find("/hello", true), find("/hello", false)), (Ok("users"), Ok("hello")), "as at any other host");
+    assert_eq!((find("/hello", true), find("/hello", false)), (Ok("users"), Ok("hello")), "like any other host");
     let mut router = Router::default();
     let own = Route { host: Some("users.localhost".into()), ..route("/v1") };
     router.insert([&own, &Route::host("users.localhost".into())].into_iter(), &"users", false).unwrap();
     let find = |path: &str| router.find("users.localhost", path, &Method::GET, false).is_ok();
-    assert!(find("/v1/x") && !find("/v2"), "what its manifest says is for everybody");
+    assert!(find("/v1/x") && !find("/v2"), "routes of the manifest need no host by name");
 }
 
 #[test]

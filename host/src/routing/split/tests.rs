@@ -93,18 +93,18 @@ fn a_rule_goes_before_the_parts() {
         (TrafficShare { rules: rules.clone(), ..TrafficShare::default() }, Arc::new(Fake("2", is_in_rotation)))
     };
     let split = Split::new([version(true)], None).unwrap();
-    let asked = |split: &Split<Fake>, name: &'static str, value: &'static str| {
+    let chosen = |split: &Split<Fake>, name: &'static str, value: &'static str| {
         let headers: HeaderMap = [(name.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
         split.choose(&headers, CLIENT, Instant::now()).version.is_some()
     };
-    assert!(asked(&split, "x-version", "2"));
-    assert!(asked(&split, "cookie", "a=b;version=2; c=d"));
-    assert!(!asked(&split, "x-version", "20"));
-    assert!(!asked(&split, "cookie", "xversion=2; version=20; version"));
-    assert!(!asked(&split, "accept", "*/*"));
+    assert!(chosen(&split, "x-version", "2"));
+    assert!(chosen(&split, "cookie", "a=b;version=2; c=d"));
+    assert!(!chosen(&split, "x-version", "20"));
+    assert!(!chosen(&split, "cookie", "xversion=2; version=20; version"));
+    assert!(!chosen(&split, "accept", "*/*"));
     // A version that is out of rotation gets no requests, not even by rule.
     let split = Split::new([version(false)], None).unwrap();
-    assert!(!asked(&split, "x-version", "2"));
+    assert!(!chosen(&split, "x-version", "2"));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn what_a_version_is_judged_by() {
             TrafficShare { percent: Percent(percent), rules: vec![rule()], rollback, ..TrafficShare::default() };
         (share, Arc::new(Fake("a", true)))
     };
-    let asked: HeaderMap = [("x-version".parse().unwrap(), HeaderValue::from_static("2"))].into_iter().collect();
+    let chosen: HeaderMap = [("x-version".parse().unwrap(), HeaderValue::from_static("2"))].into_iter().collect();
     for (percent, rollback, aimed, drawn) in [
         (5_000, Some(Rollback::default()), false, true),
         (0, Some(Rollback::default()), true, true),
@@ -153,7 +153,7 @@ fn what_a_version_is_judged_by() {
         (0, None, false, false),
     ] {
         let split = Split::new([version(percent, rollback)], None).unwrap();
-        let by_rule = split.choose(&asked, CLIENT, Instant::now());
+        let by_rule = split.choose(&chosen, CLIENT, Instant::now());
         assert!(by_rule.version.is_some());
         assert_eq!(
             (by_rule.judged, split.choose(&HeaderMap::new(), CLIENT, Instant::now()).judged),
@@ -194,7 +194,7 @@ fn a_sticky_value_counts_once_in_a_window() {
     }
     let split = split("client");
     let judged = |client: &str| split.choose(&HeaderMap::new(), client.parse().unwrap(), start).judged;
-    assert!(judged("192.0.2.1") && judged("192.0.2.1"), "an address of IPv4 is given, not chosen");
+    assert!(judged("192.0.2.1") && judged("192.0.2.1"), "a client cannot choose its IPv4 address");
     let mut judged_of_network = (0..1_000).filter(|n| judged(&format!("2001:db8::{n:x}")));
-    assert!(judged_of_network.by_ref().count() <= 2, "one for each version");
+    assert!(judged_of_network.by_ref().count() <= 2, "at most one for each version");
 }

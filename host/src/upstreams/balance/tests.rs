@@ -55,7 +55,7 @@ fn one_and_none() {
 fn one_after_another() {
     let (balancer, three) = (Balancer::new(Policy::RoundRobin, 3), set(&[1, 9, 1]));
     let order: Vec<_> = (0..7).filter_map(|_| pick(&balancer, &three, 0)).collect();
-    assert_eq!(order, [0, 1, 2, 0, 1, 2, 0], "weights are not looked at");
+    assert_eq!(order, [0, 1, 2, 0, 1, 2, 0], "weights are ignored");
     // Without the first replica, the others get equal shares: the next one does not also get its turns.
     let two = counts(std::iter::repeat_with(|| pick(&balancer, &three[1..], 0).unwrap()).take(1000), 3);
     assert_eq!(two, [0.0, 500.0, 500.0]);
@@ -146,7 +146,7 @@ fn the_less_busy_of_two() {
     let mut candidates = set(&[1, 1, 1]);
     candidates[1].in_flight = 1;
     let two = counts(draws().take(1000).map(|random| pick(&balancer, &candidates[..2], random).unwrap()), 2);
-    assert_eq!(two, [1000.0, 0.0], "of two, both are looked at");
+    assert_eq!(two, [1000.0, 0.0], "with two, both are compared");
     candidates[0].in_flight = 9;
     candidates[2].in_flight = 5;
     let three = counts(draws().take(9000).map(|random| pick(&balancer, &candidates, random).unwrap()), 3);

@@ -22,12 +22,12 @@ fn taken(budget: &Budget, now: Instant, retry: &Retry) -> usize {
 fn a_part_of_the_requests() {
     let start = Instant::now();
     let (budget, retry) = (Budget::new(start), retry(20, 0));
-    assert_eq!(taken(&budget, start, &retry), 0, "nothing was asked");
+    assert_eq!(taken(&budget, start, &retry), 0, "there were no requests");
     (0..100).for_each(|_| budget.record_request(start));
     assert_eq!(taken(&budget, after(start, 3), &retry), 20);
     (0..50).for_each(|_| budget.record_request(after(start, 5)));
     assert_eq!(taken(&budget, after(start, 9), &retry), 10);
-    assert_eq!(taken(&budget, after(start, 14), &retry), 0, "what was paid with is not paid with again");
+    assert_eq!(taken(&budget, after(start, 14), &retry), 0, "no request pays for two retries");
     assert_eq!(taken(&budget, after(start, 40), &retry), 0, "and then it is forgotten");
 }
 

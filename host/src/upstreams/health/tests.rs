@@ -46,7 +46,7 @@ fn the_first_check_decides_alone() {
     assert_eq!(health.record_check(now, false, &check), Some(HealthChange::Down));
     assert_eq!(health.record_check(now, true, &check), None, "but not the second");
     health.forget_checks(now);
-    assert_eq!(health.status(now), HealthStatus::Available, "nobody checks it any more");
+    assert_eq!(health.status(now), HealthStatus::Available, "there are no checks any more");
     assert!(health.is_available(now));
     assert_eq!(
         health.record_check(now, false, &check),
@@ -69,7 +69,7 @@ fn failures_in_a_row_eject_it() {
     assert_eq!(fail(&health, now), Some(HealthChange::Ejected(10 * SECOND)));
     assert_eq!(health.status(now + 4 * SECOND), HealthStatus::Ejected(6 * SECOND));
     for _ in 0..20 {
-        assert_eq!(fail(&health, now + SECOND), None, "what comes back late prolongs nothing");
+        assert_eq!(fail(&health, now + SECOND), None, "late failures do not extend the ejection");
     }
     let end = now + 10 * SECOND;
     assert!(!health.is_available(end - Duration::from_nanos(1)) && health.is_available(end));

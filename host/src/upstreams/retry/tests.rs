@@ -29,7 +29,7 @@ fn by_method_body_and_outcome() {
             let hedges = repeatable && ![Method::PUT, Method::DELETE].contains(method);
             assert_eq!(Repeatable::new(method, replayable).hedges(), hedges, "{method}");
             for untouched in [TryOutcome::Unconnected, TryOutcome::Unsent] {
-                assert!(again(method, replayable, untouched), "{method}: nobody saw it");
+                assert!(again(method, replayable, untouched), "{method}: it was not processed");
             }
             for last in hopeful {
                 assert_eq!(again(method, replayable, last), repeatable, "{method} {replayable} {last:?}");
@@ -49,8 +49,8 @@ fn within_attempts_and_deadline() {
     let tries = |tries| get.again(tries, TryOutcome::Unconnected, start, later, &retry);
     assert_eq!([1, 2, 3].map(tries), [true, true, false], "two after the first");
     let late = |tries| get.again(tries, TryOutcome::TimedOut, start, later, &retry);
-    assert_eq!([1, 2].map(late), [true, false], "a second time-out is not the replica's");
-    assert!(!get.again(1, TryOutcome::Unconnected, later, later, &retry), "nobody waits any more");
+    assert_eq!([1, 2].map(late), [true, false], "a second timeout is not the replica's fault");
+    assert!(!get.again(1, TryOutcome::Unconnected, later, later, &retry), "the deadline has passed");
     assert!(!get.again(1, TryOutcome::Unconnected, start, later, &Retry { attempts: 0, ..retry }));
 }
 

@@ -10,34 +10,34 @@ struct Model {
     start: Instant,
     phase: Phase,
     /// The number of phase changes so far.
-    turns: u32,
+    changes: u32,
     /// When each call of this phase ended, and its result.
     calls: Vec<(Instant, Call)>,
 }
 
 impl Model {
-    fn turn(&mut self, phase: Phase) {
+    fn change_phase(&mut self, phase: Phase) {
         self.phase = phase;
-        self.turns += 1;
+        self.changes += 1;
         self.calls.clear();
     }
 
     fn edit(&mut self, settings: Settings) {
         self.settings = settings;
         if matches!(self.phase, Phase::HalfOpen { good, .. } if good >= settings.probes) {
-            self.turn(Phase::Closed);
+            self.change_phase(Phase::Closed);
         }
     }
 
     fn may_pass(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Open { since } if now >= since + self.settings.open => {
-                self.turn(Phase::HalfOpen { since: now, out: 0, good: 0 });
+                self.change_phase(Phase::HalfOpen { since: now, out: 0, good: 0 });
             }
             Phase::HalfOpen { since, out, good }
                 if out + good >= self.settings.probes && now >= since + self.settings.open =>
             {
-                self.turn(Phase::HalfOpen { since: now, out: 0, good });
+                self.change_phase(Phase::HalfOpen { since: now, out: 0, good });
             }
             _ => {}
         }
@@ -60,9 +60,9 @@ impl Model {
                 *out -= 1;
                 *good += u32::from(call.is_some());
                 if bad {
-                    self.turn(Phase::Open { since: now });
+                    self.change_phase(Phase::Open { since: now });
                 } else if *good >= self.settings.probes {
-                    self.turn(Phase::Closed);
+                    self.change_phase(Phase::Closed);
                 }
             }
             Phase::Closed => {
@@ -78,7 +78,7 @@ impl Model {
                     && (part(|call| call.failed) >= f64::from(self.settings.failures)
                         || part(|call| call.slow) >= f64::from(self.settings.slow_calls))
                 {
-                    self.turn(Phase::Open { since: now });
+                    self.change_phase(Phase::Open { since: now });
                 }
             }
         }
@@ -118,7 +118,7 @@ proptest! {
     fn as_the_model_says(settings in settings(), steps in steps(), again in settings(), leave in any::<bool>()) {
         let start = Instant::now();
         let mut breaker = Arc::new(Breaker::new(settings, start));
-        let mut model = Model { settings, start, phase: Phase::Closed, turns: 0, calls: Vec::new() };
+        let mut model = Model { settings, start, phase: Phase::Closed, changes: 0, calls: Vec::new() };
         // The requests in flight, and the model's number of phase changes when each was admitted.
         let (mut inside, mut now) = (Vec::<(Pass, u32)>::new(), start);
         for (ms, step) in steps {
@@ -134,7 +134,7 @@ proptest! {
                 Step::Goes(who, how) if !inside.is_empty() => {
                     let (mut pass, since) = inside.swap_remove(who % inside.len());
                     let call = (how < 3).then_some(Call { failed: how == 1, slow: how == 2 });
-                    if since == model.turns {
+                    if since == model.changes {
                         model.record(call, now);
                     }
                     if let Some(call) = call {
@@ -145,15 +145,15 @@ proptest! {
                     let expected = model.may_pass(now);
                     let pass = breaker.admit(now);
                     prop_assert_eq!(pass.is_ok(), expected, "{:?}", model.phase);
-                    inside.extend(pass.ok().map(|pass| (pass, model.turns)));
+                    inside.extend(pass.ok().map(|pass| (pass, model.changes)));
                 }
             }
-            let position = match model.phase {
+            let expected = match model.phase {
                 Phase::Closed => BreakerState::Closed,
                 Phase::Open { since } if now < since + model.settings.open => BreakerState::Open,
                 _ => BreakerState::HalfOpen,
             };
-            prop_assert_eq!(breaker.state(now), position);
+            prop_assert_eq!(breaker.state(now), expected);
         }
         if leave {
             inside.clear();
@@ -172,7 +172,7 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(breaker.state(now), BreakerState::Closed, "it never closes");
+        prop_assert_eq!(breaker.state(now), BreakerState::Closed, "the breaker never closes");
     }
 
     /// After a change of its length, the window has the same calls, each for as long as the new length says.
@@ -198,7 +198,7 @@ proptest! {
         window.add(Call { failed: true, slow: false }, now);
         prop_assert!(window.counts(now).calls >= 1);
         now += 100 * SETTINGS.window;
-        prop_assert_eq!(window.counts(now), Counts::default(), "for ever");
+        prop_assert_eq!(window.counts(now), Counts::default(), "counts never leave the window");
     }
 }
 

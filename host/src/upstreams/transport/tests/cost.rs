@@ -54,7 +54,7 @@ async fn drained(body: impl Body<Data = Bytes, Error = hyper::Error>) {
 /// Run with `cargo test -p lodge --lib --config profile.dev.opt-level=2 -- --ignored cost`.
 #[tokio::test]
 #[ignore = "takes a minute, and needs a quiet machine"]
-#[expect(clippy::print_stderr, reason = "a measurement is for who asked for it")]
+#[expect(clippy::print_stderr, reason = "prints a measurement")]
 async fn beside_a_bare_connection() {
     let address = server();
     let pool = pool(address, &settings());

@@ -51,7 +51,7 @@ async fn answers_without_a_body() {
         assert_eq!(response.status(), status);
         assert!(!response.headers().contains_key("link"));
         // An empty body need not be read.
-        until("kept", || pool.idle() == 1).await;
+        until("the connection is idle", || pool.idle() == 1).await;
         assert!(response.body().is_end_stream());
     }
     assert_eq!(read(pool.send(get("/")).await.unwrap()).await.0, "ok");
@@ -167,7 +167,7 @@ async fn streams_with_back_pressure() {
     drop(parts);
     let rest = tokio::time::timeout(LONG, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
     assert_eq!(rest.len(), sent << 20);
-    until("kept", || pool.idle() == 1).await;
+    until("the connection is idle", || pool.idle() == 1).await;
 }
 
 /// A complete response before the end of the upload closes the connection, since nothing would watch the rest.

@@ -1,34 +1,34 @@
-//! What a component's imports mean: what it asks for, what it is given, and what of a manifest has a say in that.
+//! Explains a component's imports: the capability, whether it is granted, and which manifest keys grant it.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Something that a component asks for.
+/// A capability that a component imports.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Ask {
-    /// What.
+pub(super) struct CapabilityUse {
+    /// The capability.
     what: String,
-    /// What comes of it.
+    /// Whether and how it is granted.
     given: &'static str,
 }
 
 /// A kind of import.
 struct Capability {
     what: &'static str,
-    /// How the names of the interfaces begin that ask for it.
+    /// Prefixes of the interface names.
     interfaces: &'static [&'static str],
     given: &'static str,
-    /// The part of a manifest that grants it.
+    /// The manifest lines that grant it.
     grant: Option<&'static str>,
 }
 
-/// As [`capabilities`](crate::capabilities) has them.
+/// Agrees with [`capabilities`](crate::capabilities).
 const CAPABILITIES: [Capability; 10] = [
     Capability {
         what: "outgoing HTTP",
         interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
-        given: "imported, denied but for `calls` and `http` of its manifest",
+        given: "imported; denied except what `calls` and `http` of its manifest allow",
         grant: Some(
             "# calls = [\"users\"]                    # services of the same host\n# http = [\"https://api.example.com\"]  # origins of the world\n",
         ),
@@ -36,22 +36,22 @@ const CAPABILITIES: [Capability; 10] = [
     Capability {
         what: "sockets",
         interfaces: &["wasi:sockets/"],
-        given: "imported by its runtime, denied; no manifest can grant them yet",
+        given: "imported by its runtime; denied, and no manifest can grant them yet",
         grant: None,
     },
     Capability {
         what: "files",
         interfaces: &["wasi:filesystem/"],
-        given: "imported by its runtime, empty; no manifest can grant any yet",
+        given: "imported by its runtime; none exist, and no manifest can grant any yet",
         grant: None,
     },
     Capability {
         what: "environment",
         interfaces: &["wasi:cli/environment"],
-        given: "imported by its runtime, empty but for [env] of its manifest",
+        given: "imported by its runtime; empty except [env] of its manifest",
         grant: Some("[env]\n# GREETING = \"hi\"\n"),
     },
-    Capability { what: "stdin", interfaces: &["wasi:cli/stdin"], given: "imported by its runtime, empty", grant: None },
+    Capability { what: "stdin", interfaces: &["wasi:cli/stdin"], given: "imported by its runtime; empty", grant: None },
     Capability {
         what: "stdout and stderr",
         interfaces: &["wasi:cli/stdout", "wasi:cli/stderr"],
@@ -66,7 +66,7 @@ const CAPABILITIES: [Capability; 10] = [
     },
     Capability { what: "clocks", interfaces: &["wasi:clocks/"], given: "granted", grant: None },
     Capability { what: "random numbers", interfaces: &["wasi:random/"], given: "granted", grant: None },
-    // What the others are made of, and nothing by itself.
+    // Interfaces that others are built on.
     Capability {
         what: "",
         interfaces: &["wasi:io/", "wasi:cli/", "wasi:http/types", "wasi:http/handler"],
@@ -76,7 +76,7 @@ const CAPABILITIES: [Capability; 10] = [
 ];
 
 impl Capability {
-    fn is_meant(&self, import: &str) -> bool {
+    fn matches(&self, import: &str) -> bool {
         self.interfaces.iter().any(|interface| {
             let rest = import.strip_prefix(interface);
             rest.is_some_and(|rest| interface.ends_with('/') || rest.is_empty() || rest.starts_with('@'))
@@ -84,31 +84,33 @@ impl Capability {
     }
 }
 
-/// What these imports ask for, each thing once; at the end what no host has.
-pub(super) fn of(imports: &[String]) -> Vec<Ask> {
+/// Returns the capabilities of these imports, each once, followed by the imports that Lodge does not have.
+pub(super) fn of(imports: &[String]) -> Vec<CapabilityUse> {
     let known = CAPABILITIES.iter().filter(|capability| !capability.what.is_empty());
-    let known = known.filter(|capability| imports.iter().any(|import| capability.is_meant(import)));
+    let known = known.filter(|capability| imports.iter().any(|import| capability.matches(import)));
     let mut asks: Vec<_> =
-        known.map(|capability| Ask { what: capability.what.into(), given: capability.given }).collect();
-    let foreign = imports.iter().filter(|import| !CAPABILITIES.iter().any(|capability| capability.is_meant(import)));
-    asks.extend(foreign.map(|import| Ask { what: import.clone(), given: "imported, and this host does not have it" }));
+        known.map(|capability| CapabilityUse { what: capability.what.into(), given: capability.given }).collect();
+    let foreign = imports.iter().filter(|import| !CAPABILITIES.iter().any(|capability| capability.matches(import)));
+    asks.extend(
+        foreign.map(|import| CapabilityUse { what: import.clone(), given: "imported, but Lodge does not have it" }),
+    );
     asks
 }
 
-/// A manifest for the service `name` that says what there is to say, and grants what can be granted.
+/// Returns a manifest for the service `name` with the keys that apply to these imports.
 pub(super) fn manifest(name: &str, imports: &[String]) -> String {
     let routes = format!("routes = [{}]", toml::Value::String(format!("/{name}")));
     let mut text = format!(
         "{routes}\nisolation = \"request\"  # \"service\" reuses instances: several, each with its own memory\n"
     );
-    let asked = |capability: &&Capability| imports.iter().any(|import| capability.is_meant(import));
+    let asked = |capability: &&Capability| imports.iter().any(|import| capability.matches(import));
     for grant in CAPABILITIES.iter().filter(asked).filter_map(|capability| capability.grant) {
         text.push_str(&format!("\n{grant}"));
     }
     text
 }
 
-impl fmt::Display for Ask {
+impl fmt::Display for CapabilityUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.given)
     }
@@ -140,7 +142,7 @@ mod tests {
         assert_eq!(asks, ["outgoing HTTP", "files", "clocks", "wasi:http/clients", "acme:queue/push@1.0.0"]);
     }
 
-    /// What is proposed is understood, whatever the file is called.
+    /// The suggested manifests are valid, whatever the file is called.
     #[test]
     fn proposals_are_manifests() {
         let limits = config::resolve(&[]).unwrap().config.limits;

@@ -1,23 +1,23 @@
-//! So many requests in a second: a bucket that holds a second's worth and fills evenly.
+//! The rate limit of a service's requests: a bucket that holds the tokens of one second and fills evenly.
 
 use std::time::Instant;
 
-/// What may still be sent.
+/// The tokens of a service.
 #[derive(Debug)]
-pub(super) struct Quota {
-    /// In a second, and at once.
+pub(super) struct TokenBucket {
+    /// Tokens per second, and the most at once.
     rate: f64,
     left: f64,
     since: Option<Instant>,
 }
 
-impl Quota {
-    /// `rate` requests in a second.
+impl TokenBucket {
+    /// Creates a full bucket for `rate` requests per second.
     pub(super) fn new(rate: usize) -> Self {
         Self { rate: rate as f64, left: rate as f64, since: None }
     }
 
-    /// Takes one, if there is one.
+    /// Takes a token. Returns `false` if there is none.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let passed = self.since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         self.since = Some(self.since.map_or(now, |since| since.max(now)));
@@ -40,22 +40,22 @@ mod tests {
 
     #[test]
     fn a_second_worth_at_once_and_then_evenly() {
-        let (mut quota, start) = (Quota::new(10), Instant::now());
-        assert_eq!((0..30).filter(|_| quota.take(start)).count(), 10);
-        assert!(!quota.take(start + Duration::from_millis(90)));
-        assert!(quota.take(start + Duration::from_millis(110)));
-        assert_eq!((0..30).filter(|_| quota.take(start + Duration::from_secs(60))).count(), 10);
+        let (mut bucket, start) = (TokenBucket::new(10), Instant::now());
+        assert_eq!((0..30).filter(|_| bucket.take(start)).count(), 10);
+        assert!(!bucket.take(start + Duration::from_millis(90)));
+        assert!(bucket.take(start + Duration::from_millis(110)));
+        assert_eq!((0..30).filter(|_| bucket.take(start + Duration::from_secs(60))).count(), 10);
     }
 
     proptest! {
-        /// Whenever it is asked, no more than the rate and a second's worth besides.
+        /// Never grants more than the rate plus the tokens of one second.
         #[test]
         fn never_more(gaps in proptest::collection::vec(0_u64..300, 1..200), rate in 1_usize..50) {
-            let (mut quota, start) = (Quota::new(rate), Instant::now());
+            let (mut bucket, start) = (TokenBucket::new(rate), Instant::now());
             let (mut passed, mut granted) = (0, 0);
             for gap in gaps {
                 passed += gap;
-                granted += usize::from(quota.take(start + Duration::from_millis(passed)));
+                granted += usize::from(bucket.take(start + Duration::from_millis(passed)));
             }
             prop_assert!(granted as f64 <= rate as f64 * (1.0 + passed as f64 / 1e3) + 1e-6);
         }

@@ -1,4 +1,4 @@
-//! What the guests of one service may send, and what they have under way.
+//! What the guests of one service may send, and its limits.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
@@ -9,10 +9,10 @@ use http_body_util::BodyExt;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::LocalCalls;
-use super::client::{Asked, Client};
-use super::denials::Denials;
-use super::end;
-use super::paced::Paced;
+use super::client::{Client, PermittedResponse};
+use super::log_throttle::LogThrottle;
+use super::response_deadline;
+use super::timeouts::TimedBody;
 use crate::base::lock::lock;
 use crate::capabilities::http::Sender;
 use crate::capabilities::outbox::{SendFuture, complete, refuse};
@@ -22,33 +22,33 @@ use crate::manifest::grants::Grants;
 use crate::proxy::headers::Peer;
 use crate::service::Service;
 
-/// What is denied, as metrics have it.
+/// The outcome of denied requests in the metrics.
 const DENIED: &str = "denied";
 
-/// What a service may send, and the means to do so.
-pub struct Account {
-    /// The service.
+/// The grants and limits of a service for sending requests, with its client.
+pub struct Egress {
+    /// The sending service.
     pub service: Arc<Service>,
     grants: Grants,
-    /// Requests at once, and in a second.
-    quotas: (usize, usize),
-    /// What those that it calls are told of it.
+    /// `limits.outgoing` and `limits.outgoing_rate`.
+    limits: (usize, usize),
+    /// The identity of this service in requests to other services.
     pub peer: Peer,
     calls: Weak<dyn LocalCalls>,
     suffix: Arc<str>,
-    /// None if there is nothing in the world that it may ask.
+    /// `None` if the manifest lists no origin.
     client: Option<Client>,
-    denials: Mutex<Denials>,
+    log_throttle: Mutex<LogThrottle>,
 }
 
-/// Where a request is to go, as its URL says.
+/// The destination in a request's URL.
 struct Destination<'a> {
     scheme: &'a Scheme,
     host: &'a str,
     port: u16,
 }
 
-impl Account {
+impl Egress {
     pub(super) fn new(
         service: &Arc<Service>,
         grants: &Grants,
@@ -60,31 +60,31 @@ impl Account {
         Self {
             service: Arc::clone(service),
             grants: grants.clone(),
-            quotas: (limits.outgoing, limits.outgoing_rate),
+            limits: (limits.outgoing, limits.outgoing_rate),
             peer: Peer::service(&service.name),
             calls,
             suffix,
             client,
-            denials: Mutex::default(),
+            log_throttle: Mutex::default(),
         }
     }
 
-    /// Whether a version with these grants and limits can go on with it.
-    pub(super) fn suits(&self, grants: &Grants, limits: &Limits) -> bool {
-        self.grants == *grants && self.quotas == (limits.outgoing, limits.outgoing_rate)
+    /// Returns whether a version with these grants and limits can take this over.
+    pub(super) fn can_be_reused(&self, grants: &Grants, limits: &Limits) -> bool {
+        self.grants == *grants && self.limits == (limits.outgoing, limits.outgoing_rate)
     }
 
-    /// The service that a host is the name of: one label before the suffix.
+    /// Returns the service that a host name denotes: one label before the suffix.
     fn callee<'a>(&self, host: &'a str) -> Option<&'a str> {
         let host = host.strip_suffix('.').unwrap_or(host);
         let (name, rest) = host.split_at_checked(host.len().checked_sub(self.suffix.len())?)?;
         (rest.eq_ignore_ascii_case(&self.suffix) && !name.is_empty() && !name.contains('.')).then_some(name)
     }
 
-    /// Not sent, and the operator is told what would allow it.
+    /// Denies a request, and logs which key would allow it.
     fn deny(&self, (sandbox, context): (&Sandbox, &RequestContext), what: &str, line: &str, why: Error) -> Error {
         sandbox.deny(context);
-        let Some(unsaid) = lock(&self.denials).say(Instant::now()) else { return why };
+        let Some(unsaid) = lock(&self.log_throttle).record(Instant::now()) else { return why };
         let (service, request_id) = (&*self.service.name, &*context.request_id);
         let unsaid = (unsaid > 0).then_some(unsaid);
         tracing::warn!(
@@ -96,13 +96,13 @@ impl Account {
         why
     }
 
-    /// The world would be asked: whether it may, and how it went.
-    async fn ask(
+    /// Sends a request to the world, if the manifest allows it.
+    async fn send_outside(
         &self,
         from: (&Sandbox, &RequestContext),
         request: Request<WasiBody>,
         options: RequestOptions,
-    ) -> Result<Asked, Error> {
+    ) -> Result<PermittedResponse, Error> {
         let uri = request.uri().clone();
         let at = Destination::of(&uri).ok_or(Error::HttpRequestUriInvalid)?;
         if request.method() == Method::CONNECT {
@@ -123,7 +123,7 @@ impl Account {
                 };
                 let (shown, reached) = (at.origin(at.host), at.origin(&host));
                 let line = format!("`http = [\"{shown}\", \"{reached}\"]`");
-                let what = format!("{shown}, which is at {address}, no public address");
+                let what = format!("{shown}, which resolves to {address}, not a public address");
                 Err(self.deny(from, &what, &line, failure.into()))
             }
             Ok(response) => Ok(response),
@@ -137,16 +137,16 @@ impl<'a> Destination<'a> {
         let usual = if *scheme == Scheme::HTTPS { 443 } else { 80 };
         let port = match authority.port() {
             Some(port) => port.as_u16(),
-            // What looks like a port and is none has no place in it.
+            // An empty or invalid port is an error.
             None if authority.as_str() == authority.host() => usual,
             None => return None,
         };
-        // Nor has a user: a name before the host is a trick more often than that.
+        // A URL with a user is refused: before the host, it is mostly an attempt to deceive.
         let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
         plain.then_some(Self { scheme, host: authority.host(), port })
     }
 
-    /// As a manifest lists it.
+    /// Returns the origin as a manifest lists it.
     fn origin(&self, host: &str) -> String {
         let usual = if *self.scheme == Scheme::HTTPS { 443 } else { 80 };
         let port = if self.port == usual { String::new() } else { format!(":{}", self.port) };
@@ -154,7 +154,7 @@ impl<'a> Destination<'a> {
     }
 }
 
-impl Sender for Account {
+impl Sender for Egress {
     fn send(
         self: Arc<Self>,
         (sandbox, context): (Arc<Sandbox>, RequestContext),
@@ -163,13 +163,12 @@ impl Sender for Account {
     ) -> SendFuture {
         let Some(name) = request.uri().host().and_then(|host| self.callee(host)) else {
             return Box::new(async move {
-                let (response, place) = self.ask((&sandbox, &context), request, options).await?;
-                let held = (place, sandbox.hold());
-                complete(
-                    response.map(|body| {
-                        Paced::new(body, options.between_bytes_timeout, end(&context), held).boxed_unsync()
-                    }),
-                )
+                let (response, slot) = self.send_outside((&sandbox, &context), request, options).await?;
+                let held = (slot, sandbox.hold_response_body());
+                complete(response.map(|body| {
+                    TimedBody::new(body, options.between_bytes_timeout, response_deadline(&context), held)
+                        .boxed_unsync()
+                }))
             });
         };
         if self.grants.calls(name) {

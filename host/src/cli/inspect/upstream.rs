@@ -1,17 +1,17 @@
-//! A service that is elsewhere, in words: its replicas, who says where they are, and how it is set.
+//! Formats an upstream: its replicas, their sources, and its settings.
 
 use std::collections::BTreeMap;
 
 use crate::cli::client::api::{Replica, Source, Upstream};
 use crate::cli::units::count;
 
-/// How many replicas can be used.
+/// Formats the number of available replicas.
 pub(super) fn available(replicas: &[Replica]) -> String {
     let available = replicas.iter().filter(|replica| replica.state == "available").count();
     format!("{available} of {} available", count(replicas.len() as u64, "replica"))
 }
 
-/// A line for each replica; without any, why there is none.
+/// Returns a line for each replica or, without any, the errors of the sources.
 pub(super) fn replicas(replicas: &[Replica], sources: &[Source]) -> Vec<String> {
     if replicas.is_empty() {
         let why = failing(sources).join("; ");
@@ -27,12 +27,13 @@ fn replica(it: &Replica) -> String {
     format!("{}  {}{until}{why}; weight {}, {} in flight, {connections}", it.url, it.state, it.weight, it.in_flight)
 }
 
-/// The sources that say nothing now, and why.
+/// Returns the sources that fail, with the reason.
 pub(super) fn failing(sources: &[Source]) -> Vec<String> {
     sources.iter().filter_map(|it| Some(format!("{}: {}", it.source, it.fails.as_ref()?))).collect()
 }
 
-/// Its settings, a line for those of each table: the policy first, because it is what one looks for.
+/// Returns a line of settings for each table of the manifest. The balancing policy comes first, as the most important
+/// one.
 pub(super) fn settings(upstream: &Upstream) -> Vec<String> {
     let mut tables = BTreeMap::<&str, Vec<String>>::new();
     for (key, value) in &upstream.settings {

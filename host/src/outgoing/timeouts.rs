@@ -1,4 +1,4 @@
-//! Bodies of answers on their way to a guest.
+//! Timeouts of response bodies on their way to a guest.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,26 +13,26 @@ use wasmtime_wasi_http::Error;
 
 use crate::capabilities::http::non_empty::poll_non_empty;
 
-/// A body that another task makes, which ends with it.
-pub(crate) struct Piped {
+/// A body that a task produces. Dropping it ends the task.
+pub(crate) struct PipedBody {
     frames: mpsc::Receiver<Result<Frame<Bytes>, Error>>,
     _making: AbortOnDropJoinHandle<()>,
 }
 
-/// A body that may be silent only for so long, and comes until a deadline, and holds something until it is over.
-pub(crate) struct Paced<B, H> {
+/// A body with a timeout between frames and a deadline. Holds `H` until it is dropped.
+pub(crate) struct TimedBody<B, H> {
     body: B,
     silence: Option<Duration>,
     deadline: Instant,
-    /// Runs while the body is waited for.
+    /// Runs while a frame is pending.
     timer: Option<Pin<Box<Sleep>>>,
     _held: H,
 }
 
-/// `future`, or this error when it takes longer than `limit`.
+/// Awaits `future`, at most for `limit`.
 ///
 /// # Errors
-/// That one.
+/// `late`, on timeout.
 pub(crate) async fn within<T>(
     limit: Option<Duration>,
     late: Error,
@@ -44,21 +44,21 @@ pub(crate) async fn within<T>(
     }
 }
 
-impl Piped {
-    /// What `making` puts into the other end of `frames`.
+impl PipedBody {
+    /// Creates a body of the frames that the task `making` sends.
     pub(crate) fn new(frames: mpsc::Receiver<Result<Frame<Bytes>, Error>>, making: AbortOnDropJoinHandle<()>) -> Self {
         Self { frames, _making: making }
     }
 }
 
-impl<B, H> Paced<B, H> {
-    /// `body`, which fails when nothing of it comes for `silence`, and when there is none at `deadline`.
+impl<B, H> TimedBody<B, H> {
+    /// Wraps `body`. It fails when no frame comes within `silence`, and at `deadline`.
     pub(crate) fn new(body: B, silence: Option<Duration>, deadline: Instant, held: H) -> Self {
         Self { body, silence, deadline, timer: None, _held: held }
     }
 }
 
-impl Body for Piped {
+impl Body for PipedBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -67,7 +67,7 @@ impl Body for Piped {
     }
 }
 
-impl<B, H> Body for Paced<B, H>
+impl<B, H> Body for TimedBody<B, H>
 where
     B: Body<Data = Bytes, Error: Into<Error>> + Unpin,
     H: Unpin,
@@ -84,7 +84,7 @@ where
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let until = || {
-            // The guest may have asked for any time, also for one that no clock has.
+            // The guest may have set a timeout that is too long for the clock.
             let silent = |silence| tokio::time::Instant::now().into_std().checked_add(silence);
             this.silence.and_then(silent).map_or(this.deadline, |silent| this.deadline.min(silent))
         };
@@ -121,7 +121,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let far = tokio::time::Instant::now().into_std() + SECOND * 60;
-        let mut body = Paced::new(Piped::new(taken, making), Some(SECOND), far, ());
+        let mut body = TimedBody::new(PipedBody::new(taken, making), Some(SECOND), far, ());
         for _ in 0..5 {
             assert!(body.frame().await.unwrap().is_ok());
         }
@@ -137,7 +137,7 @@ mod tests {
             }
         });
         let end = tokio::time::Instant::now().into_std() + SECOND * 3;
-        let mut body = Paced::new(Piped::new(taken, making), None, end, ());
+        let mut body = TimedBody::new(PipedBody::new(taken, making), None, end, ());
         let mut frames = 0;
         while body.frame().await.unwrap().is_ok() {
             frames += 1;
@@ -153,7 +153,7 @@ mod tests {
             let _kept = frames;
             std::future::pending::<()>().await;
         });
-        drop(Piped::new(taken, making));
+        drop(PipedBody::new(taken, making));
         watched.closed().await;
     }
 }

@@ -1,10 +1,10 @@
 use super::*;
 use crate::cpu::scheduler::CpuScheduler;
 
-fn account(suffix: &str) -> Account {
+fn egress(suffix: &str) -> Egress {
     let service = Arc::new(Service::new("me", CpuScheduler::new(1).share()));
     let limits = crate::config::resolve(&[]).unwrap().config.limits;
-    Account::new(
+    Egress::new(
         &service,
         &Grants::default(),
         &limits,
@@ -16,7 +16,7 @@ fn account(suffix: &str) -> Account {
 
 #[test]
 fn one_label_before_the_suffix_is_a_service() {
-    let internal = account("internal");
+    let internal = egress("internal");
     for (host, name) in [
         ("users.internal", Some("users")),
         ("Users.INTERNAL", Some("Users")),
@@ -31,7 +31,7 @@ fn one_label_before_the_suffix_is_a_service() {
     ] {
         assert_eq!(internal.callee(host), name, "{host}");
     }
-    assert_eq!(account("svc.cluster.local").callee("users.svc.cluster.local"), Some("users"));
+    assert_eq!(egress("svc.cluster.local").callee("users.svc.cluster.local"), Some("users"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! Requests of guests that are sent a second time: a guest cannot know of the pool that its requests go through, and so not
-//! that a connection was closed under one of them.
+//! A second attempt for requests of guests. A guest does not know about the connection pool, so it cannot know that a
+//! connection was closed under its request.
 //!
-//! An idempotent request that found a used connection closed (RFC 9112, 9.3.1), and any request that a server of HTTP/2 says
-//! it has not looked at (RFC 9113, 8.7), is sent once more, on a new connection. Its body must be there still.
+//! Sent again, once and on a new connection, are idempotent requests that failed on a closed used connection (RFC 9112,
+//! 9.3.1), and all requests that an HTTP/2 server refused unprocessed (RFC 9113, 8.7). All of the body read so far must
+//! still be held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -16,33 +17,33 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::CaptureConnection;
 use wasmtime_wasi_http::WasiBody;
 
-use super::failure::Failure;
+use super::failure::OutgoingFailure;
 use crate::upstreams::replay::{Replay, ReplayMemory};
 use crate::upstreams::retry::Repeatable;
 use crate::upstreams::transport::is_refusal;
 
-/// Requests that a connection has carried.
+/// The number of requests that a connection has carried.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Uses(Arc<AtomicUsize>);
+pub(super) struct ConnectionUses(Arc<AtomicUsize>);
 
 /// A request that got no response.
-pub(super) struct Lost {
-    pub(super) failure: Failure,
-    /// Its connection had carried others.
+pub(super) struct LostRequest {
+    pub(super) failure: OutgoingFailure,
+    /// Whether its connection had carried other requests.
     reused: bool,
-    /// The server says that it has not looked at it.
+    /// Whether the server refused it unprocessed.
     refused: bool,
 }
 
-/// What a request can be made of once more.
-pub(super) struct Again {
+/// What the second attempt is made of.
+pub(super) struct Retry {
     head: Parts,
     body: Option<Replay>,
     is_idempotent: bool,
 }
 
-impl Uses {
-    /// Counts a request on the connection that it was given, if it was given one. Returns whether there were others before.
+impl ConnectionUses {
+    /// Counts a request on its connection, if it got one. Returns whether the connection had carried others.
     pub(super) fn count(connection: &CaptureConnection) -> bool {
         let mut extras = Extensions::new();
         if let Some(connected) = connection.connection_metadata().as_ref() {
@@ -52,20 +53,24 @@ impl Uses {
     }
 }
 
-impl Lost {
+impl LostRequest {
     pub(super) fn new(error: &legacy::Error, reused: bool) -> Self {
-        Self { failure: Failure::of_client(error), reused, refused: refused(error) }
+        Self { failure: OutgoingFailure::of_client(error), reused, refused: refused(error) }
     }
 
-    /// Of a request that has waited for too long.
-    pub(super) fn late(failure: Failure) -> Self {
+    /// Describes a request that timed out.
+    pub(super) fn late(failure: OutgoingFailure) -> Self {
         Self { failure, reused: false, refused: false }
     }
 }
 
-impl Again {
-    /// Prepares a request for a second time, if there may be one; over plain HTTP/1.1 nobody refuses what he has not looked at.
-    pub(super) fn of(request: Request<WasiBody>, room: &Arc<ReplayMemory>) -> (Request<WasiBody>, Option<Self>) {
+impl Retry {
+    /// Prepares a request for a second attempt if one may be needed. Over plain HTTP/1.1, only idempotent requests may:
+    /// a server cannot refuse unprocessed there.
+    pub(super) fn of(
+        request: Request<WasiBody>,
+        replay_memory: &Arc<ReplayMemory>,
+    ) -> (Request<WasiBody>, Option<Self>) {
         let is_idempotent = Repeatable::new(request.method(), true).always();
         if !is_idempotent && request.uri().scheme() != Some(&Scheme::HTTPS) {
             return (request, None);
@@ -74,16 +79,16 @@ impl Again {
         let (replay, body) = if body.is_end_stream() {
             (None, body)
         } else {
-            let (replay, first) = Replay::new(body, room);
+            let (replay, first) = Replay::new(body, replay_memory);
             (Some(replay), first)
         };
-        let again = Self { head: head.clone(), body: replay, is_idempotent };
-        (Request::from_parts(head, body), Some(again))
+        let retry = Self { head: head.clone(), body: replay, is_idempotent };
+        (Request::from_parts(head, body), Some(retry))
     }
 
-    /// The request once more, if it may be sent after it was lost like this.
-    pub(super) fn after(self, lost: &Lost) -> Option<Request<WasiBody>> {
-        let closed = lost.reused && matches!(lost.failure, Failure::Terminated);
+    /// Returns the request for the second attempt, if it may be sent again after this failure.
+    pub(super) fn after(self, lost: &LostRequest) -> Option<Request<WasiBody>> {
+        let closed = lost.reused && matches!(lost.failure, OutgoingFailure::Terminated);
         if !(lost.refused || closed && self.is_idempotent) {
             return None;
         }
@@ -95,7 +100,7 @@ impl Again {
     }
 }
 
-/// Whether a cause of an error is that the server has not looked at the request.
+/// Returns whether an error was caused by a refusal of the unprocessed request.
 fn refused(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
