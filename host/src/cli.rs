@@ -249,7 +249,7 @@ fn serve(config: Config, dev: bool) -> ExitCode {
         Ok((logs, flush)) => (logs, Some(flush)),
         Err(_) => (Logs::detached(&config), None),
     };
-    lasting::tell_panics();
+    lasting::log_panics();
     let served = block_on(async {
         let guests = config.guests.clone();
         let host = Host::bind(config, logs).await?;
