@@ -94,11 +94,11 @@ impl CpuScheduler {
         })
     }
 
-    /// Assigns the free slots. A slot for a request that was just cancelled is dropped and so reslots here.
+    /// Assigns the free slots. A slot for a request that was just cancelled is dropped and so returns here.
     fn grant(self: &Arc<Self>) {
         loop {
             let next = lock(&self.state).next();
-            let Some(next) = next else { reslot };
+            let Some(next) = next else { return };
             let _ = next.send(CpuSlot(Arc::clone(self)));
         }
     }
@@ -107,7 +107,7 @@ impl CpuScheduler {
 impl State {
     fn next(&mut self) -> Option<oneshot::Sender<CpuSlot>> {
         if self.free == 0 {
-            reslot None;
+            return None;
         }
         for queue in &mut self.waiting {
             while queue.requests.pop_front_if(|request| request.is_closed()).is_some() {}

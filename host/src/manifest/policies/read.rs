@@ -34,19 +34,19 @@ pub const RATE: &[Key<rate::Settings>] = &[
     Key {
         name: "limit",
         default: "",
-        help: "so many requests in a time: `100/s`, `5/m`, `1000/h`, `10/30s`",
+        help: "requests per time: `100/s`, `5/m`, `1000/h`, `10/30s`",
         set: |rate, text| limit(text).map(|(count, per)| (rate.count, rate.per) = (count, per)),
     },
     Key {
         name: "burst",
         default: "",
-        help: "so many at once; without it, as many as `limit` says",
+        help: "requests at once; by default as many as `limit` allows per time",
         set: |rate, text| whole(text, 1..=1_000_000).map(|burst| rate.burst = burst),
     },
     Key {
         name: "by",
         default: "client",
-        help: "who has a limit of their own: each `client` address, the `service` as a whole, each value of `header:NAME`",
+        help: "what has a limit of its own: each `client` address (each /64 of IPv6), the `service` as a whole, each value of `header:NAME`",
         set: |rate, text| by(text).map(|by| rate.by = by),
     },
 ];
@@ -56,43 +56,43 @@ pub const BREAKER: &[Key<breaker::Settings>] = &[
     Key {
         name: "failures",
         default: "50%",
-        help: "it opens when so many calls failed",
+        help: "share of calls that failed, at which it opens",
         set: |breaker, text| percent(text).map(|part| breaker.failures = part),
     },
     Key {
         name: "slow",
         default: "",
-        help: "a call is slow when its answer takes longer to begin; without it, none is",
+        help: "time to the response head from which a call is slow; without it no call is",
         set: |breaker, text| duration(text, MS..=DAY).map(|slow| breaker.slow = Some(slow)),
     },
     Key {
         name: "slow_calls",
         default: "50%",
-        help: "it opens when so many calls were slow",
+        help: "share of calls that were slow, at which it opens",
         set: |breaker, text| percent(text).map(|part| breaker.slow_calls = part),
     },
     Key {
         name: "calls",
         default: "20",
-        help: "fewer calls than this say nothing",
+        help: "calls in the window, below which it does not open",
         set: |breaker, text| whole(text, 1..=1_000_000).map(|calls| breaker.calls = calls),
     },
     Key {
         name: "window",
         default: "10s",
-        help: "calls of this last while count",
+        help: "time for which calls count",
         set: |breaker, text| duration(text, 100 * MS..=DAY).map(|window| breaker.window = window),
     },
     Key {
         name: "open",
         default: "5s",
-        help: "how long it is open before it tries again",
+        help: "time that it stays open before it lets a few probes through",
         set: |breaker, text| duration(text, MS..=DAY).map(|open| breaker.open = open),
     },
     Key {
         name: "probes",
         default: "3",
-        help: "so many good calls close it",
+        help: "good probes that close it; the first bad one opens it again",
         set: |breaker, text| whole(text, 1..=1_000).map(|probes| breaker.probes = probes),
     },
 ];
@@ -102,13 +102,13 @@ pub const ADAPTIVE: &[Key<adaptive::Settings>] = &[
     Key {
         name: "latency",
         default: "",
-        help: "how long an answer may take to begin, on average",
+        help: "the average time to the response head to aim for; time in queues does not count",
         set: |adaptive, text| duration(text, MS..=DAY).map(|latency| adaptive.latency = latency),
     },
     Key {
         name: "floor",
         default: "1",
-        help: "never fewer requests at once; never more than limits.in_flight",
+        help: "the lowest limit that it sets; the highest is `limits.in_flight`",
         set: |adaptive, text| count(text, 1..=1_000_000).map(|floor| adaptive.floor = floor),
     },
 ];
