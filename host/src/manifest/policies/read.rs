@@ -1,6 +1,6 @@
-//! The part of a manifest that says who may ask, and how often: of the service, and of each of its routes.
+//! Reads the policies of a service and of its routes from a manifest.
 //!
-//! `[rate]`, `[breaker]` and `[adaptive]` are read by the tables here, from which the JSON Schema comes, too.
+//! `[rate]`, `[breaker]` and `[adaptive]` are read by tables, from which the JSON Schema derives, too.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use crate::manifest::policies::Priority;
 use crate::manifest::rate::By;
 use crate::manifest::{adaptive, breaker, rate};
 
-/// Networks of one list: each is looked at for every request.
+/// The most networks of one list. Each of them is compared for every request.
 const NETWORKS: usize = 1_000;
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// A burst comes back sooner: times are counted in nanoseconds.
+/// The longest time in which a bucket may refill. Rates count in nanoseconds, so this avoids an overflow.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The words for a priority.
 pub const PRIORITIES: [(&str, Priority); 3] =
     [("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)];
 
-/// Every key of `[rate]`. Without a default it must be there, or its help says what it is then.
+/// Every key of `[rate]`. A key without a default is required, or its help says what holds without it.
 pub const RATE: &[Key<rate::Settings>] = &[
     Key {
         name: "limit",
@@ -113,7 +113,7 @@ pub const ADAPTIVE: &[Key<adaptive::Settings>] = &[
     },
 ];
 
-/// What is written of a service, or of a route.
+/// The values of a service or of a route, before they are parsed.
 pub(in crate::manifest) struct Written {
     pub(in crate::manifest) allow: Option<Value>,
     pub(in crate::manifest) deny: Option<Value>,
@@ -122,10 +122,10 @@ pub(in crate::manifest) struct Written {
     pub(in crate::manifest) breaker: Option<Table>,
 }
 
-/// Where a key is, such as `rate.limit`: how its problem begins.
+/// Returns the position of a key such as `rate.limit`, with which messages about it begin.
 pub(in crate::manifest) type Place<'a> = &'a dyn Fn(&str) -> String;
 
-/// Reads policies; every problem goes to `note`.
+/// Parses policies. Every problem goes to `note`.
 pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut dyn FnMut(String)) -> PolicySettings {
     let Written { allow, deny, priority, rate, breaker } = written;
     let priority = priority.as_ref().and_then(|value| {
@@ -133,7 +133,7 @@ pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut 
         read.map_err(|problem| note(format!("{}priority: {problem}", place("priority")))).ok()
     });
     let rate = rate.as_ref().and_then(|written| {
-        // `rate = "100/s"` says the limit alone.
+        // `rate = "100/s"` is short for a section with `limit` only.
         let short = || Table::from_iter([("limit".to_owned(), written.clone())]);
         let written = written.as_table().cloned().unwrap_or_else(short);
         let mut rate = section("rate", &written, RATE, &["limit"], blank_rate(), place, note)?;
@@ -142,7 +142,7 @@ pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut 
         }
         if rate.per.as_nanos() * u128::from(rate.burst) > YEAR.as_nanos() * u128::from(rate.count) {
             let place = place("rate.burst");
-            note(format!("{place}rate.burst: at this rate it would not come back within a year; lower it"));
+            note(format!("{place}rate.burst: at this rate it would take over a year to refill; lower it"));
         }
         Some(rate)
     });
@@ -158,7 +158,7 @@ pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut 
     PolicySettings { clients, rate, breaker, priority }
 }
 
-/// Reads `[adaptive]`.
+/// Parses `[adaptive]`. Every problem goes to `note`.
 pub(in crate::manifest) fn read_adaptive(
     written: &Table,
     place: Place<'_>,
@@ -167,7 +167,7 @@ pub(in crate::manifest) fn read_adaptive(
     section("adaptive", written, ADAPTIVE, &["latency"], blank_adaptive(), place, note)
 }
 
-/// Everything empty, as in the two below: only a place for keys to write to, never a value in use.
+/// Returns a value for [`RATE`] to fill in. It is never used as it is; neither are the two below.
 pub(crate) fn blank_rate() -> rate::Settings {
     rate::Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client }
 }
@@ -181,7 +181,7 @@ pub(crate) fn blank_adaptive() -> adaptive::Settings {
     adaptive::Settings { latency: Duration::ZERO, floor: 0 }
 }
 
-/// Reads a table by its keys; nothing if there is a problem.
+/// Parses a table by its keys. Returns `None` if there is a problem.
 fn section<T>(
     name: &str,
     written: &Table,
@@ -210,7 +210,7 @@ fn section<T>(
         let near = || nearest(unknown, keys.iter().map(|key| key.name));
         let hint = misplaced(unknown).or_else(|| Some(format!("did you mean `{}`?", near()?)));
         let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-        problem(&format!("{name}.{unknown}"), format!("there is no key `{name}.{unknown}`{hint}"));
+        problem(&format!("{name}.{unknown}"), format!("unknown key `{name}.{unknown}`{hint}"));
     }
     sound.then_some(blank)
 }
@@ -223,7 +223,7 @@ fn nets(name: &str, written: &Option<Value>, place: Place<'_>, note: &mut dyn Fn
         return Vec::new();
     };
     if items.is_empty() && name == "allow" {
-        problem("it is empty, so nobody could ask; name who may, or leave it out".into());
+        problem("it is empty, so no client would be allowed; list networks, or remove it".into());
     }
     if items.len() > NETWORKS {
         problem(format!("{} networks are more than {NETWORKS}", items.len()));
@@ -266,7 +266,7 @@ fn by(text: &str) -> Result<By, String> {
 
 fn percent(text: &str) -> Result<u32, String> {
     let part = text.strip_suffix('%').and_then(|part| part.parse().ok()).filter(|part| (1..=100).contains(part));
-    part.ok_or_else(|| format!("`{text}` is not a part of all calls; write it like 50%, from 1% to 100%"))
+    part.ok_or_else(|| format!("`{text}` is not a percentage of calls; write it like 50%, from 1% to 100%"))
 }
 
 fn whole(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<u32, String> {

@@ -1,4 +1,4 @@
-//! Every key of `[upstream]` but `replicas`: name, default, meaning, bounds.
+//! Every key of `[upstream]` except `replicas`: name, default, help and bounds.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(super) const PROTOCOLS: [(&str, Protocol); 4] =
 pub(super) const HOSTS: [(&str, HostName); 3] =
     [("auto", HostName::Auto), ("client", HostName::Client), ("replica", HostName::Replica)];
 
-/// Every key but `replicas`, in the order of the docs.
+/// Every key except `replicas`, in the order of the docs.
 pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "replicas_file",
@@ -41,7 +41,7 @@ pub const KEYS: &[Key<Spec>] = &[
         help: "which replica gets a request: `round-robin`, `weighted`, `random`, `weighted-random`, `least-in-flight`, \
                `hash`",
         set: |s, text| {
-            // Others call it by connections or requests: `least_conn`, `least-request`.
+            // Other proxies call it `least_conn` or `least-request`.
             let other = |wrong: String| match text.starts_with("least") && !wrong.contains("did you mean") {
                 true => format!("{wrong}; did you mean `least-in-flight`?"),
                 false => wrong,
@@ -70,7 +70,7 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "read",
         default: "10s",
-        help: "how long a replica may take to the head of its answer; then another one is asked, if the request may be \
+        help: "time for a replica to send the response head; then another one is tried, if the request may be \
                repeated",
         set: |s, text| duration(text, MS..=DAY).map(|value| s.read = value),
     },
@@ -89,7 +89,7 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "host",
         default: "auto",
-        help: "whose name replicas see as `Host`: `client`, `replica`, or `auto`: the client's over http, the replica's \
+        help: "the `Host` that replicas see: `client`, `replica`, or `auto`: the client's over http, the replica's \
                over https",
         set: |s, text| word(text, &HOSTS).map(|value| s.host = value),
     },
@@ -201,7 +201,7 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "tunnels",
         default: "256",
-        help: "connections that have switched protocols, at most; they take no place of `limits.in_flight`, \
+        help: "connections that have switched protocols, at most; they take no slot of `limits.in_flight`, \
                `engine.instances` or `upstream.connections`",
         set: |s, text| count(text, 1..=100_000).map(|value| s.tunnels = value),
     },
@@ -222,7 +222,7 @@ fn path(text: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// `200-399`, or `204` alone.
+/// Parses `200-399` or a single status.
 fn statuses(text: &str) -> Result<(u16, u16), String> {
     let status = |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
     let (low, high) = text.split_once('-').unwrap_or((text, text));
@@ -237,7 +237,7 @@ fn percent(text: &str) -> Result<Percent, String> {
 }
 
 impl Spec {
-    /// Everything empty: only a place for [`KEYS`] to write to, never a value in use.
+    /// Returns a value for [`KEYS`] to fill in. It is never used as it is.
     pub(super) fn blank() -> Self {
         Self {
             replicas: Vec::new(),
