@@ -1,4 +1,4 @@
-//! What is sent on from a request: told where it stands, and a span of its own.
+//! Requests that are sent on behalf of a request: their trace headers and their spans.
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Code;
@@ -13,9 +13,9 @@ async fn traced() -> (Tracer, Exporting, Inbox) {
     (tracer, exporting, inbox)
 }
 
-/// Where a request with these headers stands, and what its guest sees of that.
+/// Returns the context for requests on behalf of a request with these headers, and the headers that its guest gets.
 fn stands(tracer: &Tracer, mut headers: HeaderMap) -> (Onward, HeaderMap) {
-    // Dropped, it is a span of its own.
+    // The dropped trace is exported as a span of its own.
     drop(tracer.begin(&mut headers));
     (tracer.onward(&headers).unwrap(), headers)
 }
@@ -30,7 +30,7 @@ async fn exported(exporting: Exporting, inbox: &mut Inbox) -> Vec<Span> {
     all.into_iter().filter(|span| span.kind() == SpanKind::Client).collect()
 }
 
-/// A child of the guest's span, whose own id is what is sent on; and of the URL nothing that may be a secret.
+/// The span is a child of the guest's span, its id goes into the headers, and its URL contains no secret.
 #[tokio::test]
 async fn a_span_of_its_own() {
     let (tracer, exporting, mut inbox) = traced().await;
@@ -62,7 +62,7 @@ async fn a_span_of_its_own() {
     assert_eq!(attributes(&client.attributes), expected.into());
 }
 
-/// Every way in which it ends; an answer of 4xx is a failure of who asked.
+/// Every outcome. A 4xx response is a failure, because the sender caused it.
 #[tokio::test]
 async fn outcomes() {
     let (tracer, exporting, mut inbox) = traced().await;
@@ -91,8 +91,8 @@ async fn outcomes() {
     assert_eq!((told[5].0.len(), told[5].1), (2048, "limit"));
 }
 
-/// A guest that says itself where it stands is the parent, if it speaks of this trace and has it recorded; else what it says
-/// is passed on as it is, and there is no span.
+/// A context that the guest sets is the parent if it belongs to this trace and is recorded; else it passes unchanged,
+/// and there is no span.
 #[tokio::test]
 async fn guests_that_know_better() {
     let (tracer, exporting, mut inbox) = traced().await;
@@ -104,7 +104,7 @@ async fn guests_that_know_better() {
         onward.sends(&mut request, &"hello".into()).answered(&answer(200));
         request.into_parts().0.headers
     };
-    // What it was given, handed on; a span of its own; the same by B3.
+    // The context that the guest got, a span of the guest's own, and the same with B3.
     let copied = ask("traceparent", seen["traceparent"].to_str().unwrap());
     let own = ask("traceparent", &format!("00-{TRACE}-00000000000000aa-01"));
     let b3 = ask("b3", &format!("{TRACE}-00000000000000bb-1"));
@@ -127,7 +127,7 @@ async fn guests_that_know_better() {
     assert_eq!(b3["b3"], format!("{TRACE}-{}-1", told(&b3)));
 }
 
-/// Every try of the host's own has a span, at the replica that it goes to and not at the host that the client named.
+/// Every attempt of the host has a span with the replica's address, not with the host of the client's request.
 #[tokio::test]
 async fn tries() {
     let (tracer, exporting, mut inbox) = traced().await;
@@ -151,7 +151,7 @@ async fn tries() {
     assert_eq!(second["http.request.resend_count"], "1");
 }
 
-/// What is not recorded is told all the same, and is no span.
+/// A context that is not recorded is propagated without a span.
 #[tokio::test]
 async fn not_recorded() {
     let (tracer, exporting, _inbox) = traced().await;
