@@ -218,7 +218,7 @@ impl WorldClient {
             via.mark_from_guest(request.headers_mut(), context.depth);
         }
         if let Some(onward) = &context.onward {
-            outcome.span = onward.sends(&mut request, &outcome.service.name);
+            outcome.span = onward.begin_guest_request(&mut request, &outcome.service.name);
         }
         let (request, retry) = SecondAttempt::of(request, &self.replay_memory);
         let mut timeouts = Timeouts::new(&options);
@@ -305,7 +305,7 @@ impl OutcomeGuard<'_> {
         let span = std::mem::take(&mut self.span);
         self.word = match answered {
             Ok(response) => {
-                span.answered(response);
+                span.finish(response);
                 match response.status().as_u16() {
                     100..200 => "1xx",
                     200..300 => "2xx",
@@ -315,7 +315,7 @@ impl OutcomeGuard<'_> {
                 }
             }
             Err(failure) => {
-                span.failed(failure.outcome());
+                span.fail(failure.outcome());
                 failure.outcome()
             }
         };

@@ -8,11 +8,11 @@
 //!
 //! # Order
 //!
-//! [`Tracer::begin`] with the headers, [`asked`](Trace::asked) when the head is read, [`phase`](Trace::phase) at the
-//! begin of every phase, [`served`](Trace::served) when the service is known, [`answered`](Trace::answered) with the
+//! [`Tracer::begin`] with the headers, [`set_request`](Trace::set_request) when the head is read, [`phase`](Trace::phase) at the
+//! begin of every phase, [`set_service`](Trace::set_service) when the service is known, [`set_status`](Trace::set_status) with the
 //! response head, [`finish`](Trace::finish) after the last byte.
 //!
-//! A request that is sent meanwhile, to the world or to a replica, has its own span ([`Onward`]), which is exported
+//! A request that is sent meanwhile, to the world or to a replica, has its own span ([`OutboundTrace`]), which is exported
 //! separately, because it may end before or after its parent.
 //!
 //! # Dependencies
@@ -50,7 +50,7 @@ pub use client::{ClientSpan, Origin};
 use collect::Collector;
 use context::{Context, RECORDED};
 use export::{Export, Shared};
-pub use onward::Onward;
+pub use onward::OutboundTrace;
 use sample::Sampler;
 use trace::{End, PHASES, Recording};
 pub use trace::{Outcome, Phase, Trace};
@@ -160,8 +160,8 @@ impl Tracer {
 
     /// Returns the trace context for requests that are sent on behalf of a request with these headers, sampled or not.
     /// `None` if tracing is off.
-    pub fn onward(&self, headers: &HeaderMap) -> Option<Onward> {
-        self.0.as_ref().and_then(|inner| Onward::of(headers, inner))
+    pub fn onward(&self, headers: &HeaderMap) -> Option<OutboundTrace> {
+        self.0.as_ref().and_then(|inner| OutboundTrace::of(headers, inner))
     }
 
     /// Spans that the collector has accepted since the start.

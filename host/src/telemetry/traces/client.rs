@@ -104,12 +104,12 @@ impl ClientSpan {
     }
 
     /// Ends the span with a response head.
-    pub fn answered<B>(mut self, answer: &Response<B>) {
+    pub fn finish<B>(mut self, answer: &Response<B>) {
         self.close(|sent| sent.answer = Some((answer.status(), answer.version())));
     }
 
     /// Ends the span without a response. `why` is a constant reason.
-    pub fn failed(mut self, why: &'static str) {
+    pub fn fail(mut self, why: &'static str) {
         self.close(|sent| sent.error = Some(why));
     }
 

@@ -12,14 +12,14 @@ use super::context::{self, Context, RECORDED};
 
 /// The trace context of a request, for requests sent on its behalf. Creating it allocates nothing.
 #[derive(Clone)]
-pub struct Onward {
+pub struct OutboundTrace {
     /// The context. Its parent is the span id that the guest got.
     stands: Context,
     /// The tracer, if the request is recorded.
     recorder: Option<Arc<Inner>>,
 }
 
-impl Onward {
+impl OutboundTrace {
     /// Reads the context from the headers that [`begin`](super::Tracer::begin) wrote.
     pub(super) fn of(headers: &HeaderMap, inner: &Arc<Inner>) -> Option<Self> {
         let (found, _) = context::read(headers);
@@ -27,7 +27,7 @@ impl Onward {
     }
 
     /// Writes the context into headers without one. A context that the guest has set takes precedence.
-    pub fn put(&self, headers: &mut HeaderMap) {
+    pub fn inject(&self, headers: &mut HeaderMap) {
         if !context::has_context(headers) {
             self.stands.inject(headers, self.stands.parent);
         }
@@ -36,9 +36,9 @@ impl Onward {
     /// Begins the span of a request that a guest of `sender` sends; its URL is absolute. A context that the guest has
     /// set is the parent of the span if it belongs to the same trace and is recorded; else the request stays unchanged
     /// and has no span.
-    pub fn sends<B>(&self, request: &mut Request<B>, sender: &Arc<str>) -> ClientSpan {
+    pub fn begin_guest_request<B>(&self, request: &mut Request<B>, sender: &Arc<str>) -> ClientSpan {
         let Some(inner) = &self.recorder else {
-            self.put(request.headers_mut());
+            self.inject(request.headers_mut());
             return ClientSpan::off();
         };
         let stands = if context::has_context(request.headers()) {
@@ -55,7 +55,13 @@ impl Onward {
 
     /// Begins the span of an attempt to send the request to a replica of `service`. `resent` is the number of earlier
     /// attempts.
-    pub fn tries<B>(&self, request: &mut Request<B>, service: &Arc<str>, to: Origin<'_>, resent: usize) -> ClientSpan {
+    pub fn begin_attempt<B>(
+        &self,
+        request: &mut Request<B>,
+        service: &Arc<str>,
+        to: Origin<'_>,
+        resent: usize,
+    ) -> ClientSpan {
         let Some(inner) = &self.recorder else { return ClientSpan::off() };
         let id = inner.ids.span();
         // The headers may contain the span of an earlier attempt.
@@ -64,8 +70,8 @@ impl Onward {
     }
 }
 
-impl fmt::Debug for Onward {
+impl fmt::Debug for OutboundTrace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Onward").field("stands", &self.stands).finish_non_exhaustive()
+        f.debug_struct("OutboundTrace").field("stands", &self.stands).finish_non_exhaustive()
     }
 }

@@ -50,8 +50,8 @@ fn parent(flags: &str) -> HeaderMap {
 fn served(tracer: &Tracer, mut headers: HeaderMap, outcome: Outcome) -> HeaderMap {
     let mut trace = tracer.begin(&mut headers);
     trace.phase(Phase::Route);
-    trace.asked(&head(), Ipv4Addr::new(192, 0, 2, 7).into(), &"id-1".into());
-    trace.served(&"users".into(), &"0123456789ab".into(), &"/users/{id}".into());
+    trace.set_request(&head(), Ipv4Addr::new(192, 0, 2, 7).into(), &"id-1".into());
+    trace.set_service(&"users".into(), &"0123456789ab".into(), &"/users/{id}".into());
     for phase in [Phase::Queue, Phase::Instantiate, Phase::Guest, Phase::Body] {
         trace.phase(phase);
     }
@@ -157,7 +157,7 @@ async fn not_sampled() {
     assert_eq!((&*trace, &*flags), (TRACE, "00"));
     assert_ne!(span, SPAN);
     let mut sent = HeaderMap::new();
-    tracer.onward(&headers).unwrap().put(&mut sent);
+    tracer.onward(&headers).unwrap().inject(&mut sent);
     assert_eq!(sent, headers);
     // `follow_parent` decides whether the caller's decision counts.
     assert!(tracer.begin(&mut parent("01")).id().is_some());

@@ -59,7 +59,7 @@ struct Open {
 /// The outcome of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
-    /// The status of the response; `None` if [`answered`](Trace::answered) has set it or there was no response.
+    /// The status of the response; `None` if [`set_status`](Trace::set_status) has set it or there was no response.
     pub status: Option<u16>,
     /// The reason of a failure, a constant: [`reason`](crate::error::RequestError::reason).
     pub error: Option<&'static str>,
@@ -139,7 +139,7 @@ impl Trace {
 
     /// Records the request. Call it after [`normalize`](crate::proxy::headers::normalize), which makes the target
     /// absolute; else the span has neither host nor scheme. Shares the parts of the head and copies nothing.
-    pub fn asked(&mut self, head: &request::Parts, client: IpAddr, request_id: &Arc<str>) {
+    pub fn set_request(&mut self, head: &request::Parts, client: IpAddr, request_id: &Arc<str>) {
         if let Some(open) = &mut self.0 {
             let (method, uri, request_id) = (short(&head.method), head.uri.clone(), Arc::clone(request_id));
             open.recording.asked = Some(RequestAttributes { method, uri, client, request_id });
@@ -147,7 +147,7 @@ impl Trace {
     }
 
     /// Records service, version and route. The route is the text of the manifest, not the path of the request.
-    pub fn served(&mut self, service: &Arc<str>, version: &Arc<str>, route: &Arc<str>) {
+    pub fn set_service(&mut self, service: &Arc<str>, version: &Arc<str>, route: &Arc<str>) {
         if let Some(open) = &mut self.0 {
             let (service, version, route) = (Arc::clone(service), Arc::clone(version), Arc::clone(route));
             open.recording.served = Some(ServiceAttributes { service, version, route });
@@ -155,7 +155,7 @@ impl Trace {
     }
 
     /// Records the status. If the trace is dropped after this, its response counts as aborted.
-    pub fn answered(&mut self, status: StatusCode) {
+    pub fn set_status(&mut self, status: StatusCode) {
         if let Some(open) = &mut self.0 {
             open.recording.outcome.status = Some(status.as_u16());
         }

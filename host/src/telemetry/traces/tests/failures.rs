@@ -33,7 +33,7 @@ async fn outcomes() {
     // Dropped before it was finished: before the service is known, and when the client disconnects during the response.
     drop(tracer.begin(&mut HeaderMap::new()));
     let mut left = tracer.begin(&mut HeaderMap::new());
-    left.answered(StatusCode::OK);
+    left.set_status(StatusCode::OK);
     drop(left);
     exporting.shutdown(LONG).await;
     let all = spans(&next(&mut inbox).await);
