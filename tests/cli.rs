@@ -22,7 +22,7 @@ fn every_bad_value_at_once() {
     let (code, stdout, stderr) = output(command.env("LODGE_LIMITS_QUEUE", "many"));
     assert_eq!((code, stdout.as_str()), (Some(64), ""));
     for line in [
-        "lodge.toml: listenn: there is no such key; did you mean `listen`?",
+        "lodge.toml: listenn: unknown key; did you mean `listen`?",
         "lodge.toml: limits.wall: `soon` is not a time span; write it like 500ms, 30s or 5m",
         "LODGE_LIMITS_QUEUE: `many` is not a whole number",
         "--engine-tick: must be between 1ms and 100ms",

@@ -53,8 +53,8 @@ async fn bad_files_are_refused_in_words() {
         ("hello.wasm", "its route /hello already belongs to greedy", "routes"),
         ("he_llo.wasm", "he-llo.localhost already belongs to he-llo", "name"),
         ("large.wasm", "over 2.0 MiB", "engine.max_file"),
-        ("dangling.wasm", "cannot be read", "readable"),
-        ("loop.wasm", "cannot be read", "readable"),
+        ("dangling.wasm", "cannot read it", "let the user that runs Lodge read it"),
+        ("loop.wasm", "cannot read it", "let the user that runs Lodge read it"),
         ("folder.wasm", "not a regular file", "component"),
         ("fifo.wasm", "not a regular file", "component"),
     ] {

@@ -1,4 +1,4 @@
-//! What every room may use, and what uses no room: locks, time, files, ids, TLS, and the life of tasks and hosts.
+//! Helpers without dependencies on other modules of the host: locks, time, files, ids, TLS, task supervision, shutdown.
 
 pub mod budget;
 pub mod canonical;

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use self::client::Client;
+use self::client::AdminClient;
 use self::out::{CliError, notice};
 use crate::base::files;
 use crate::base::lasting;
@@ -124,7 +124,7 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
     let admin = config.admin.ok_or_else(|| {
         CliError::new("the setting admin is `off`, so no host can be reached; set --admin to the host's admin address")
     })?;
-    let client = Client::new(admin, config.admin_token.clone())?;
+    let client = AdminClient::new(admin, config.admin_token.clone())?;
     let query = || logs::LogQuery {
         service,
         tail: matches.try_get_one("tail").ok().flatten().copied(),
@@ -150,7 +150,7 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
 /// Runs `deploy`, `promote` or `rollback`, with or without a running host.
 fn run_rollout(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), CliError> {
     let config = &resolved.config;
-    let client = config.admin.map(|admin| Client::new(admin, config.admin_token.clone())).transpose()?;
+    let client = config.admin.map(|admin| AdminClient::new(admin, config.admin_token.clone())).transpose()?;
     let client = client.as_ref();
     let label = text(matches, "label").map_or(deploy::CANARY, String::as_str);
     let chosen = resolved.values.iter().any(|(key, _, origin)| key == "guests" && *origin != Origin::Default);
@@ -249,7 +249,7 @@ fn serve(config: Config, dev: bool) -> ExitCode {
         Ok((logs, flush)) => (logs, Some(flush)),
         Err(_) => (Logs::detached(&config), None),
     };
-    lasting::tell_panics();
+    lasting::log_panics();
     let served = block_on(async {
         let guests = config.guests.clone();
         let host = Host::bind(config, logs).await?;

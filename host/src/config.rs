@@ -1,7 +1,8 @@
-//! Flags, `LODGE_*` variables, `lodge.toml` and `OTEL_*` variables become one [`Config`], or a list of everything that is wrong with them.
+//! Reads flags, `LODGE_*` variables, `lodge.toml` and `OTEL_*` variables into one [`Config`], or a list of all
+//! problems.
 //!
-//! Pure: the sources come in as text and nothing is read from the process. A value is in range and agrees with
-//! the others, or there is no `Config`. It never changes after the start.
+//! Pure: the sources are passed in as text, and nothing is read from the process. Every value of a `Config` is in range
+//! and consistent with the others. A `Config` never changes after the start.
 
 pub mod key;
 pub mod keys;
@@ -23,96 +24,97 @@ use keys::KEYS;
 use limits::{LIMITS, Limits};
 use traces::{TRACES, Traces};
 
-/// Bytes that a connection to a replica takes at most, over HTTP/1.1: what it has read and what it has not written.
+/// The most bytes that an HTTP/1.1 connection to a replica buffers for reading and writing.
 const CONNECTION: usize = 128 << 10;
 
-/// How the host runs. Fields are named as their keys are.
+/// The configuration of the host. Fields have the names of their keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Address that serves guests.
+    /// Address of the listener for services.
     pub listen: SocketAddr,
-    /// Address of what operators ask; `None` when it is `off`.
+    /// Address of the admin listener; `None` if it is `off`.
     pub admin: Option<SocketAddr>,
-    /// What they must show to use the API; without one, only connections from this machine may.
+    /// The token that the admin API requires. Without one, only connections from this machine may use the API.
     pub admin_token: Option<String>,
-    /// The directory that is served.
+    /// The directory of guests and manifests to serve.
     pub guests: PathBuf,
-    /// How log lines are written.
+    /// The format of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter such as `info` or `lodge=debug`.
     pub log_level: String,
-    /// Whether every request has a line in the log.
+    /// Whether every request is logged.
     pub log_requests: bool,
-    /// Request headers that this line shows.
+    /// Request headers that the log line of a request contains.
     pub log_headers: Vec<http::HeaderName>,
-    /// Query parameters and headers whose values are not shown.
+    /// Query parameters and headers whose values the log masks.
     pub log_mask: Vec<String>,
-    /// Peers whose `Forwarded`, `X-Forwarded-*` and `X-Request-Id` are believed.
+    /// Networks of proxies whose `Forwarded`, `X-Forwarded-*` and `X-Request-Id` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Which clients may use the hosts that services have by their names.
+    /// Which clients may use the hosts `<name>.localhost`.
     pub service_hosts: ServiceHosts,
-    /// What a stop waits for.
+    /// Bounds of a graceful stop.
     pub stop: Stop,
-    /// Bounds on what a client may do to the listener.
+    /// Bounds of the listener.
     pub listener: Listener,
-    /// The WebAssembly engine.
+    /// Sizes of the WebAssembly engine.
     pub engine: Engine,
-    /// How services call each other.
+    /// Calls between services.
     pub calls: Calls,
-    /// Replicas elsewhere, of all services together.
+    /// Connections to replicas, for all services together.
     pub upstreams: Upstreams,
-    /// Bytes of memory that the process may use, as far as anybody has said.
+    /// Bytes of memory that the process may use, if `memory` sets it.
     pub memory: Option<usize>,
-    /// How the directory is watched.
+    /// Watching of the directory.
     pub watch: Watch,
-    /// Compiled components on disk.
+    /// The compile cache on disk.
     pub cache: Cache,
-    /// Answers that are kept, for the routes whose manifest says `cache`.
+    /// The response cache, for routes whose manifest sets `cache`.
     pub responses: Responses,
-    /// What a service may use, unless its manifest says otherwise.
+    /// The default limits of a service.
     pub limits: Limits,
-    /// Which requests are traced, and where that goes.
+    /// Distributed tracing.
     pub traces: Traces,
-    /// What the program that runs the host decides, and no key does.
+    /// Options that the embedding program sets. They have no keys.
     pub program: Program,
 }
 
-/// What the program that runs the host decides, and no key does.
+/// Options that the embedding program sets. They have no keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// The program to compile in, which is `lodge` itself; the host's own process if there is none.
+    /// The executable that compiles components, which is `lodge` itself; `None` compiles in the process of the host.
     pub compiler: Option<PathBuf>,
-    /// Which compilers are used.
+    /// The compilers in use.
     pub tiers: Tiers,
-    /// Whether clients are told why a file is refused: they are its developers.
+    /// Whether responses explain why a file is refused, for `lodge dev`, where the clients are the developers.
     pub explains: bool,
 }
 
-/// Which compilers are used for components that take long to compile; the others are always optimised at once.
+/// The compilers for components that take long to compile. All others are compiled with optimizations at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiers {
-    /// The optimising one.
+    /// The optimizing compiler only.
     #[default]
     Optimised,
-    /// The fast one, and the optimising one while the service answers.
+    /// The fast compiler first; the optimizing one runs while the service already handles requests.
     Both,
-    /// The fast one.
+    /// The fast compiler only.
     Baseline,
 }
 
-/// Which clients may use `<name>.localhost`: every path and method of a service or a version, whatever its routes say.
+/// The clients that may use the hosts `<name>.localhost`, which reach every path and method of a service or version,
+/// whatever its routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceHosts {
-    /// Those on this machine, if they come through no proxy.
+    /// Clients on this machine that come through no proxy.
     Local,
-    /// All.
+    /// All clients.
     All,
-    /// None.
+    /// No client.
     Off,
 }
 
 impl ServiceHosts {
-    /// Whether a client may that is `local` or not.
+    /// Whether a client may use these hosts. `local` means that it is on this machine and comes through no proxy.
     pub fn admits(self, local: bool) -> bool {
         match self {
             Self::Local => local,
@@ -125,129 +127,129 @@ impl ServiceHosts {
 /// Bounds of a graceful stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stop {
-    /// Between `/readyz` turning 503 and the listener closing.
+    /// Time between `/readyz` turning 503 and the end of accepting connections.
     pub delay: Duration,
-    /// For running requests, before they are cut off.
+    /// Time for running requests to finish before they are aborted.
     pub grace: Duration,
 }
 
 /// Bounds of the listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Connections open at once; further ones wait in the kernel's backlog.
+    /// The most open connections; further ones wait in the kernel's backlog.
     pub connections: usize,
-    /// From accept to the first byte.
+    /// Time from accept to the first byte.
     pub first_byte: Duration,
-    /// From the first byte of a request head to its last.
+    /// Time from the first byte of a request head to its last.
     pub header_read: Duration,
-    /// Between two requests; also how long a client may take to take 16 KiB of a response, or all there is.
+    /// Time between two requests; also the time for a client to read 16 KiB of a response, or the rest of it.
     pub idle: Duration,
-    /// Bytes of a request head.
+    /// The most bytes of a request head.
     pub head: usize,
-    /// Header fields of a request.
+    /// The most header fields of a request.
     pub headers: usize,
-    /// Concurrent HTTP/2 streams of a connection.
+    /// The most concurrent HTTP/2 streams of a connection.
     pub streams: usize,
-    /// Bytes of complete responses that their clients have not taken yet, all connections together.
+    /// The most bytes of complete responses that clients have not read yet, all connections together.
     pub unsent: usize,
-    /// Bytes of what clients send that are in memory, all connections together.
+    /// The most bytes of received data in memory, all connections together.
     pub memory: usize,
 }
 
 /// Sizes of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
-    /// Sandboxes at work at once, all services together.
+    /// The most sandboxes in use at once, all services together.
     pub instances: usize,
-    /// Requests of all services waiting for one of those.
+    /// The most requests of all services that wait for a sandbox.
     pub queue: usize,
-    /// Warm instances kept, all services together.
+    /// The most warm instances, all services together.
     pub warm: usize,
-    /// The most memory that any manifest may give a sandbox.
+    /// The highest `limits.memory` that a manifest may set, in bytes.
     pub max_memory: usize,
-    /// Bytes that all free sandboxes together keep of the memory that they had.
+    /// Bytes of memory that free sandboxes keep for their next request, all together.
     pub resident: usize,
-    /// WebAssembly stack of a sandbox.
+    /// WebAssembly stack of a sandbox in bytes.
     pub stack: usize,
-    /// A guest that computes gives its thread back this often.
+    /// The interval at which a guest that computes yields its thread.
     pub tick: Duration,
-    /// Size of a component file.
+    /// The largest component file in bytes.
     pub max_file: usize,
-    /// Components compiled at once; 0 is one per core but one.
+    /// Components compiled at once; 0 means cores - 1, at least one.
     pub compile_threads: usize,
-    /// CPU time that one component may take to compile.
+    /// CPU time for compiling one component.
     pub compile_time: Duration,
-    /// Bytes of address space that one compiler may take.
+    /// Bytes of address space of one compiler process.
     pub compile_memory: usize,
-    /// How long nobody asks for a service until its machine code leaves memory; zero is for ever.
+    /// Time without requests after which the machine code of a service leaves memory; zero is never.
     pub idle_unload: Duration,
 }
 
-/// Replicas elsewhere, of all services together.
+/// Connections to replicas, for all services together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstreams {
-    /// Connections to them; one over HTTP/2 counts as four.
+    /// The most connections to replicas; an HTTP/2 connection counts as four.
     pub connections: usize,
 }
 
-/// How services call each other.
+/// Calls between services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calls {
-    /// The domain that they are below, in lower case and without a dot around it.
+    /// The parent domain of services in calls, in lower case and without leading or trailing dots.
     pub suffix: String,
 }
 
-/// How the directory is watched.
+/// Watching of the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// Between two looks when no event says that something changed.
+    /// The interval of scans when no event reports a change.
     pub poll: Duration,
 }
 
-/// Compiled components on disk.
+/// The compile cache on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// Where they are.
+    /// The directory of the cache.
     pub directory: CacheDirectory,
-    /// Where those are that were made with an image and are trusted by digest.
+    /// The directory of components that were compiled for an image. They are trusted by digest.
     pub sealed: Option<PathBuf>,
-    /// Bytes of all of them together, without the sealed ones.
+    /// The most bytes of all entries, without the sealed ones.
     pub size: usize,
 }
 
-/// Answers that are kept.
+/// The response cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Responses {
-    /// Bytes of all of them together, those on their way among them; 0 keeps none.
+    /// The most bytes of all entries, including those being recorded; 0 disables the cache.
     pub memory: usize,
-    /// Bytes of one of them, head and body.
+    /// The most bytes of one entry, head and body.
     pub entry: usize,
 }
 
-/// Where compiled components are kept.
+/// The location of the compile cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheDirectory {
-    /// Where the system has caches of this user.
+    /// The user's cache directory.
     Auto,
-    /// Nowhere.
+    /// No cache.
     Off,
-    /// Here.
+    /// This directory.
     At(PathBuf),
 }
 
-/// How log lines are written to stderr.
+/// The format of log lines on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Where a value came from, the strongest last.
+/// The source of a value. A later variant overrides an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// Nobody said anything.
+    /// The default.
     Default,
     /// A variable that OpenTelemetry defines.
     Otel,
@@ -259,10 +261,10 @@ pub enum Origin {
     Flag,
 }
 
-/// What one source said: dotted key to text.
+/// The values of one source: dotted key to text.
 pub type Source = BTreeMap<String, String>;
 
-/// A configuration, and who said what of it.
+/// A configuration and the origin of each value.
 #[derive(Debug)]
 pub struct Resolved {
     /// The values in force.
@@ -271,10 +273,10 @@ pub struct Resolved {
     pub values: Vec<(String, String, Origin)>,
 }
 
-/// Merges the sources, later origins over earlier ones.
+/// Merges the sources; a later origin overrides an earlier one.
 ///
 /// # Errors
-/// Every unknown key, every bad value and every disagreement between values, each a line that names the place.
+/// Every unknown key, every invalid value and every conflict between values, one line each, which names its origin.
 pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
     let mut problems = unknown_keys(sources);
     let mut config = Config::blank();
@@ -290,7 +292,7 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
     }
     let cpu = values.iter_mut().find(|(name, _, origin)| name == "limits.cpu" && *origin == Origin::Default);
     if let Some((_, text, _)) = cpu.filter(|_| config.limits.cpu > config.limits.wall) {
-        // A default must not stand in the way of what is written.
+        // The default of `limits.cpu` must not conflict with an explicit `limits.wall`.
         config.limits.cpu = config.limits.wall;
         *text = humantime::format_duration(config.limits.cpu).to_string();
     }
@@ -301,29 +303,29 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
     if problems.is_empty() { Ok(Resolved { config, values }) } else { Err(problems) }
 }
 
-/// `listener.header_read` as a flag: `listener-header-read`.
+/// Returns the flag of a key: `listener-header-read` for `listener.header_read`.
 pub fn flag_name(name: &str) -> String {
     name.replace(['.', '_'], "-")
 }
 
-/// `listener.header_read` as a variable: `LODGE_LISTENER_HEADER_READ`.
+/// Returns the variable of a key: `LODGE_LISTENER_HEADER_READ` for `listener.header_read`.
 pub fn env_name(name: &str) -> String {
     format!("LODGE_{}", name.replace('.', "_").to_uppercase())
 }
 
-/// Name, default and help of every setting, in the order of the docs.
+/// Returns name, default and help of every setting, in the order of the docs.
 pub fn described() -> impl Iterator<Item = (String, &'static str, &'static str)> {
     let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, key.help));
     let limits = LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, key.help));
     own.chain(limits).chain(TRACES.iter().map(|key| (format!("traces.{}", key.name), key.default, key.help)))
 }
 
-/// Whether the value of a setting is nobody's business, and not shown.
+/// Whether the value of a setting is secret and must not be shown.
 pub fn is_secret(name: &str) -> bool {
     ["admin_token", "traces.headers"].contains(&name)
 }
 
-/// How a setting of either table is written into a [`Config`].
+/// The function that writes a setting into a [`Config`].
 enum Setter {
     Own(fn(&mut Config, &str) -> Result<(), String>),
     Limit(fn(&mut Limits, &str) -> Result<(), String>),
@@ -358,7 +360,7 @@ fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {
         .map(|(origin, name)| {
             let near = nearest(name, names.iter().map(String::as_str));
             let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            format!("{}: there is no such key{hint}", place(origin, name))
+            format!("{}: unknown key{hint}", place(origin, name))
         })
         .collect()
 }
@@ -366,7 +368,7 @@ fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {
 fn place(origin: Origin, name: &str) -> String {
     match origin {
         Origin::Default => format!("default of {name}"),
-        Origin::Otel => format!("{name}, as a variable OTEL_* says it"),
+        Origin::Otel => format!("{name}, from a variable OTEL_*"),
         Origin::File => format!("lodge.toml: {name}"),
         Origin::Environment => env_name(name),
         Origin::Flag => format!("--{}", flag_name(name)),
@@ -386,7 +388,7 @@ impl fmt::Display for Origin {
 }
 
 impl Config {
-    /// Only a place for [`KEYS`] to write to, never a value in use.
+    /// Returns a value for [`KEYS`] to fill in. It is never used as it is.
     fn blank() -> Self {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let zero = Duration::ZERO;
@@ -440,8 +442,9 @@ impl Config {
         }
     }
 
-    /// Lowers the defaults of what would not fit into [`Config::memory`]: what clients send to a quarter of it, responses
-    /// that are stored or not taken, what free sandboxes keep and the buffers of replicas to an eighth, and 4 MiB at least.
+    /// Lowers defaults that do not fit into [`Config::memory`]: `listener.memory` to a quarter of it;
+    /// `listener.unsent`, `responses.memory`, `engine.resident` and the buffers of `upstreams.connections` to an
+    /// eighth. Each keeps at least 4 MiB.
     fn shrink(&mut self, values: &mut [(String, String, Origin)]) {
         let Some(memory) = self.memory else { return };
         let sizes = [
@@ -468,9 +471,9 @@ impl Config {
     fn disagreements(&self) -> Vec<String> {
         let mut problems = self.limits.disagreements(self.engine.max_memory);
         if self.admin.is_some_and(|admin| admin == self.listen && admin.port() != 0) {
-            problems.push(format!("admin: {} is already what `listen` says; give it a port of its own", self.listen));
+            problems.push(format!("admin: {} is also the address of `listen`; give admin another port", self.listen));
         }
-        // A quarter is what answers that are being written down have at least.
+        // At least a quarter of the memory is available for responses that are being recorded.
         if self.responses.memory > 0 && self.responses.entry > self.responses.memory / 4 {
             let most = bytesize::ByteSize(self.responses.memory as u64 / 4).display().iec();
             problems.push(format!("responses.entry: more than a quarter of responses.memory, which is {most}"));

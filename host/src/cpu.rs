@@ -1,4 +1,4 @@
-//! Processor time: how much a request has used, and which of the requests that compute for long may run.
+//! CPU time: measures it per request, and schedules guests that compute for long.
 
 pub mod meter;
 pub mod scheduler;

@@ -1,7 +1,8 @@
-//! `<name>.toml` beside `<name>.wasm`: where a service answers, how it is isolated, and what it may use.
+//! Reads the manifest of a service, `<name>.toml` beside `<name>.wasm`: its routes, isolation, limits, grants and
+//! policies.
 //!
-//! Pure: text and defaults in, [`Manifest`] or every problem out. A service without a manifest has the manifest
-//! of an empty file. A version (`<name>@<label>.toml`) begins with what its service says, and changes what it wants.
+//! Pure: text and defaults in, a [`Manifest`] or all problems out. A service without a manifest is read as if the file
+//! were empty. A version (`<name>@<label>.toml`) inherits the manifest of its service and may override parts of it.
 
 pub mod adaptive;
 pub mod breaker;
@@ -46,62 +47,62 @@ use crate::manifest::policies::PolicySettings;
 use crate::manifest::route::{Pattern, Route};
 use crate::manifest::upstream::Spec;
 
-/// Bytes of all names and values of `[env]`: a guest copies them into its memory at every start.
+/// The most bytes of all names and values of `[env]`. A guest copies them into its memory at every start.
 const ENV_BYTES: usize = 64 << 10;
 
-/// The range of `cpu.weight` of Linux's control groups.
+/// The range of `cpu.weight` in Linux cgroups.
 const CPU_WEIGHTS: std::ops::RangeInclusive<u32> = 1..=10_000;
 
-/// What a manifest says, with the defaults filled in.
+/// A manifest with the defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Whether the service is served at all.
+    /// Whether the service is served.
     pub enabled: bool,
-    /// The component's file, in the same directory, when it is not named after the service.
+    /// The file name of the component in the same directory, if it is not named after the service.
     pub component: Option<String>,
-    /// What the component must be.
+    /// The digest that the component must have.
     pub digest: Option<Digest>,
-    /// Where the service answers.
+    /// The routes of the service.
     pub routes: Vec<Route>,
-    /// Whether answers are kept of routes that do not say; `None` when nothing of the service is.
+    /// The cache rules of routes without their own; `None` if no route of the service is cached.
     pub cache: Option<Rules>,
-    /// Who shares a sandbox.
+    /// Which requests share a sandbox.
     pub isolation: Isolation,
-    /// What it may use.
+    /// The limits of the service.
     pub limits: Limits,
-    /// Its part of the CPU when there is not enough for all that compute for long: 1 to 10,000, 100 for the usual part.
+    /// Its weight among services whose guests compute for long: 1 to 10,000, 100 by default.
     pub cpu_weight: u32,
-    /// Its environment variables.
+    /// The environment variables of its guests.
     pub env: Vec<(String, String)>,
-    /// A path that must answer 2xx before a version is served.
+    /// A path that must respond with 2xx before a new version is served.
     pub ready: Option<String>,
-    /// What decides which version a client gets, and gets again; drawn anew for each request when there is nothing.
+    /// The key by which a client stays with a version. Without one, the version is drawn for each request.
     pub sticky: Option<RequestKey>,
-    /// What a version gets of its service's requests; `None` for the service itself.
+    /// The share of its service's traffic that a version gets; `None` for the service itself.
     pub share: Option<TrafficShare>,
-    /// Whom it may send requests to.
+    /// The destinations that it may send requests to.
     pub grants: Grants,
-    /// The replicas that answer for it elsewhere.
+    /// The upstream, if replicas handle its requests instead of a component.
     pub upstream: Option<Arc<Spec>>,
-    /// Who may ask, and how often.
+    /// The policies of the service and of its routes.
     pub policies: Policies,
-    /// Headers by which clients are told apart, for rates, for versions or for replicas: a request that has one is
-    /// personal to the response cache.
+    /// Headers that distinguish clients for rates, versions or replicas. A request with one of them is not served from
+    /// the shared response cache.
     pub personal: Vec<HeaderName>,
 }
 
-/// Who shares a sandbox.
+/// Which requests share a sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// Nobody: a new one per request.
+    /// None: every request gets a new sandbox.
     #[default]
     Request,
-    /// Requests of this service, one after another, for guests that keep nothing secret in memory.
+    /// Requests of this service, one after another. For guests that keep no secrets of clients in memory.
     Service,
 }
 
-/// The file as it is written.
+/// The file before defaults are filled in.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -124,7 +125,7 @@ struct File {
     rollback: Option<share::WrittenRollback>,
     calls: Option<toml::Spanned<toml::Value>>,
     http: Option<Vec<toml::Spanned<String>>>,
-    /// Read by [`Spec`], which wants to know where in the text each key is.
+    /// Read by [`Spec`], which needs the position of each key in the text.
     upstream: Option<serde::de::IgnoredAny>,
     allow: Option<toml::Value>,
     deny: Option<toml::Value>,
@@ -132,26 +133,26 @@ struct File {
     rate: Option<toml::Value>,
     breaker: Option<toml::Table>,
     adaptive: Option<toml::Table>,
-    /// For `lodge dev` alone: nothing that is served depends on it.
+    /// Used by `lodge dev` only.
     build: Option<Build>,
 }
 
-/// How a guest is built that is not a Rust crate.
+/// The build of a guest that is not a Rust crate.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Build {
-    /// What a shell runs. It has to leave the component beside the manifest.
+    /// The shell command. It must write the component beside the manifest.
     pub command: String,
-    /// Where it runs, and what is watched: a directory beside the manifest.
+    /// The working directory of the command, beside the manifest. Changes in it start a build.
     pub directory: String,
 }
 
-/// The line that has this key, for the start of a message; nothing when there is none.
+/// Returns `line N: ` for the line of this key, to begin a message with; empty if the key is absent.
 pub fn line(text: &str, key: &str) -> String {
     position(text, key)
 }
 
-/// The `[build]` of a manifest that has one.
+/// Returns the `[build]` section of a manifest, if present.
 pub fn build(text: &str) -> Option<Build> {
     toml::from_str::<File>(text).ok()?.build
 }
@@ -163,10 +164,10 @@ struct Ready {
 }
 
 impl Manifest {
-    /// Reads the manifest of the service `name`; `defaults` and `max_memory` come from the configuration.
+    /// Reads the manifest of the service `name`. `defaults` and `max_memory` come from the configuration.
     ///
     /// # Errors
-    /// Every problem, each with its line where it has one.
+    /// Every problem, with its line where known.
     pub fn read(name: &str, text: &str, defaults: &Limits, max_memory: usize) -> Result<Self, Vec<String>> {
         let empty = Self {
             enabled: true,
@@ -189,7 +190,7 @@ impl Manifest {
         empty.with(text, max_memory)
     }
 
-    /// Reads the manifest of a version of the service that has this one.
+    /// Reads the manifest of a version of the service with this manifest.
     ///
     /// # Errors
     /// As [`Manifest::read`].
@@ -199,7 +200,7 @@ impl Manifest {
         Self { upstream: None, ..own }.with(text, max_memory)
     }
 
-    /// This one with what `text` says in its place.
+    /// Returns this manifest with the values of `text` in place of its own.
     fn with(mut self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
         let file: File = toml::from_str(text).map_err(|error| vec![explain(text, &error)])?;
         let mut problems = Vec::new();
@@ -222,12 +223,12 @@ impl Manifest {
             share::Written { percent: file.percent, rules: file.rules, mirror: file.mirror, rollback: file.rollback };
         if self.share.is_some() {
             for key in own.given() {
-                note(format!("{key}: it is the service's and not a version's; write it in the service's manifest"));
+                note(format!("{key}: a version cannot set this; write it in the service's manifest"));
             }
             self.share = Some(TrafficShare { text: hash_of(text.as_bytes()), ..part.share(&mut note) });
         } else {
             for key in part.given() {
-                note(format!("{key}: it is a version's; write it in a file such as `NAME@2.toml`"));
+                note(format!("{key}: only a version can set this; write it in a file such as `NAME@2.toml`"));
             }
             self.take(own, &|key| position(text, key), &mut note);
         }
@@ -235,7 +236,7 @@ impl Manifest {
         self.digest = file.digest.and_then(|text| {
             let digest = text.strip_prefix("sha256:").and_then(Digest::read);
             if digest.is_none() {
-                note(format!("digest: `{text}` is not one; write \"sha256:\" and 64 hexadecimal digits"));
+                note(format!("digest: `{text}` is not a digest; write \"sha256:\" and 64 hexadecimal digits"));
             }
             digest
         });
@@ -282,7 +283,7 @@ impl Manifest {
         if problems.is_empty() { Ok(self) } else { Err(problems) }
     }
 
-    /// What a service says for all its versions.
+    /// Takes the keys that a service sets for all its versions.
     fn take(&mut self, own: Own, place: &dyn Fn(&str) -> String, note: &mut impl FnMut(String)) {
         let adaptive = own.adaptive.and_then(|written| policies::read::read_adaptive(&written, &place, note));
         let service = policies::read::read(&own.policies, &place, note);
@@ -299,7 +300,7 @@ impl Manifest {
     }
 }
 
-/// The keys of a service's manifest that those of its versions do not have.
+/// The keys of a service's manifest that a version cannot set.
 struct Own {
     routes: Option<Vec<(Route, PolicySettings)>>,
     sticky: Option<String>,
@@ -309,7 +310,7 @@ struct Own {
 }
 
 impl Own {
-    /// Which of these keys there are.
+    /// The names of the keys that are present.
     fn given(&self) -> impl Iterator<Item = &'static str> {
         let policies = &self.policies;
         let given = [
@@ -335,7 +336,7 @@ fn env(text: &str, written: BTreeMap<String, String>, note: &mut impl FnMut(Stri
     for name in written.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
         note(format!("env: `{}` cannot be the name of a variable", name.escape_debug()));
     }
-    // Whatever follows `[env]` is in it, also what was meant for the service.
+    // In TOML, keys after `[env]` belong to it, also those that were meant for the service.
     for (name, problem) in written.keys().filter_map(|name| Some((name, misplaced(name)?))) {
         note(format!("{}env: {problem}, or give the variable another name", position(text, &format!("env.{name}"))));
     }
@@ -362,11 +363,11 @@ fn limits(
                 let near = || nearest(name, LIMITS.iter().map(|limit| limit.name));
                 let hint = misplaced(name).or_else(|| Some(format!("did you mean `{}`?", near()?)));
                 let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-                note(format!("{line}there is no limit `{name}`{hint}"));
+                note(format!("{line}unknown limit `{name}`{hint}"));
             }
         }
     }
-    // A default must not stand in the way of what is written.
+    // The default of `cpu` must not conflict with an explicit `wall`.
     if !written.keys().any(|key| key.get_ref() == "cpu") {
         limits.cpu = limits.cpu.min(limits.wall);
     }

@@ -35,8 +35,8 @@ use http::Request;
 use rustls::{ClientConfig, RootCertStore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
-use self::client::Client;
-use self::dial::{Resolver, system};
+use self::client::WorldClient;
+use self::dial::{NameResolver, system};
 pub use self::egress::Egress;
 use crate::base::lock::lock;
 use crate::base::tls;
@@ -85,7 +85,7 @@ struct World {
     replay_memory: Arc<ReplayMemory>,
     /// The domain of service names, with a leading dot.
     suffix: Arc<str>,
-    resolver: Resolver,
+    resolver: NameResolver,
     /// The TLS configuration with the system's roots, made when a manifest first lists an origin.
     tls: OnceLock<Option<ClientConfig>>,
     /// The latest egress of each service. The next version takes it over if its grants and limits are the same.
@@ -135,7 +135,7 @@ impl Outgoing {
             replay_memory: &world.replay_memory,
             marks_all: world.marks_all,
         };
-        let client = tls.map(|tls| Client::new(grants, limits, tls, shared));
+        let client = tls.map(|tls| WorldClient::new(grants, limits, tls, shared));
         let (calls, suffix) = (Weak::clone(&world.calls), Arc::clone(&world.suffix));
         let egress = Arc::new(Egress::new(service, grants, limits, calls, suffix, client));
         egresses.retain(|_, egress| egress.strong_count() > 0);

@@ -1,4 +1,4 @@
-//! Logs, traces and counters: what the host records of itself. The admin room reads them.
+//! Logs, traces and metrics of the host. The module `admin` exposes them.
 
 pub mod logs;
 pub mod metrics;

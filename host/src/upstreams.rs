@@ -36,7 +36,7 @@ use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use self::budget::Budget;
+use self::budget::RetryBudget;
 use self::discover::{Discovery, Endpoint, Pace, Resolver, SourceErrors};
 use self::health::HealthChange;
 use self::replay::ReplayMemory;
@@ -77,7 +77,7 @@ struct Inner {
     source_errors: SourceErrors,
     members: ArcSwap<Members>,
     /// The retry budget. Survives new manifests.
-    budget: Arc<Budget>,
+    budget: Arc<RetryBudget>,
     /// The memory for bodies that may have to be sent a second time.
     replay_memory: Arc<ReplayMemory>,
     counts: Arc<UpstreamCounts>,
@@ -109,7 +109,7 @@ pub struct UpstreamCounts {
 }
 
 /// What all upstreams of a host share. The resolver and the TLS configuration are made for the first upstream.
-pub struct Upstreams {
+pub struct SharedUpstreams {
     /// The bound on the connections to all replicas.
     total: Arc<ConnectionLimit>,
     resolver: OnceLock<Arc<Resolver>>,
@@ -124,7 +124,7 @@ pub struct Upstreams {
     latest: Mutex<HashMap<Arc<str>, Weak<Upstream>>>,
 }
 
-impl Upstreams {
+impl SharedUpstreams {
     /// Creates the shared state for at most `connections` connections to replicas. One HTTP/2 connection counts as
     /// four.
     pub fn new(connections: usize) -> Self {
@@ -184,7 +184,7 @@ impl Upstream {
         deployment: Deployment,
         spec: Arc<Spec>,
         directory: &Path,
-        shared: &Upstreams,
+        shared: &SharedUpstreams,
         before: Option<&Self>,
     ) -> Result<Self, String> {
         let before = before.map(|before| &before.inner);
@@ -215,7 +215,7 @@ impl Upstream {
             service,
             source_errors: discovery.source_errors(),
             members: ArcSwap::from_pointee(members),
-            budget: before.map_or_else(|| Arc::new(Budget::new(now)), |before| Arc::clone(&before.budget)),
+            budget: before.map_or_else(|| Arc::new(RetryBudget::new(now)), |before| Arc::clone(&before.budget)),
             counts: before.map(|before| Arc::clone(&before.counts)).unwrap_or_default(),
             replay_memory: Arc::clone(&shared.replay_memory),
             tunnels: before

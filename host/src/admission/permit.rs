@@ -10,7 +10,7 @@ use super::breaker::{Change, Pass};
 use super::rate::RateStatus;
 use super::{Concurrency, Slot};
 use crate::telemetry::logs::CHANGE;
-use crate::telemetry::metrics::Judged;
+use crate::telemetry::metrics::VersionStats;
 
 /// Proof of admission. Not `Clone`; dropping it releases both slots.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct PolicyState {
     pub(super) passes: [Option<Pass>; 2],
     pub(super) adaptive: Option<AdaptiveSlots>,
     /// The statistics by which the service's version is judged, and the verdict that was recorded, if any.
-    judged: Option<(Arc<Judged>, Option<Verdict>)>,
+    judged: Option<(Arc<VersionStats>, Option<Verdict>)>,
 }
 
 /// What the service had received of the client's body when it responded.
@@ -74,7 +74,7 @@ impl PolicyState {
         if let Some((judged, known)) = &mut self.judged {
             match known.replace(verdict) {
                 None => judged.count(verdict != Verdict::Good, took),
-                Some(Verdict::Good) if verdict != Verdict::Good => judged.failed_after_all(),
+                Some(Verdict::Good) if verdict != Verdict::Good => judged.mark_failed(),
                 Some(_) => {}
             }
         }
@@ -94,7 +94,7 @@ impl Permit {
     }
 
     /// Counts this request's result in `judged`. `arrived` is when the request arrived.
-    pub fn judge(&mut self, judged: &Arc<Judged>, arrived: Instant) {
+    pub fn judge(&mut self, judged: &Arc<VersionStats>, arrived: Instant) {
         let began = arrived + self.queue_wait();
         let (_, state) = self.state.get_or_insert_with(|| (began, Box::default()));
         state.judged = Some((Arc::clone(judged), None));

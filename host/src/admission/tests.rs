@@ -7,7 +7,7 @@ use crate::manifest::adaptive::Settings as Adaptation;
 use crate::manifest::breaker::Settings as Breaker;
 use crate::manifest::policies::PolicySettings;
 use crate::manifest::rate::{By, Settings as Rate};
-use crate::telemetry::metrics::Judged;
+use crate::telemetry::metrics::VersionStats;
 use crate::telemetry::metrics::judged::Counts;
 
 const MS: Duration = Duration::from_millis(1);
@@ -122,7 +122,7 @@ async fn only_the_service_is_blamed() {
     let check = async |end: End, opens: bool| {
         let admission = of(&terms, None, &shared_limits, now);
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
-        let judged = Arc::new(Judged::default());
+        let judged = Arc::new(VersionStats::default());
         permit.judge(&judged, now);
         let mut answer = |status, took, waited, broken| {
             let status = StatusCode::from_u16(status).unwrap();

@@ -1,27 +1,28 @@
 //! The canonical forms of a request's host and path. Pure.
 //!
-//! [`headers::normalize`](crate::proxy::headers::normalize) brings every request into them once; routes, policies, the cache, guests,
-//! replicas and spans see only these.
+//! [`headers::normalize`](crate::proxy::headers::normalize) converts every request once. Routes, policies, the cache,
+//! guests, replicas and spans see only the canonical forms.
 //!
-//! * **Host**: lower case, without one trailing dot (RFC 3986 3.2.2, RFC 1034 3.1), an address as RFC 5952 writes it, an
-//!   IPv4-mapped IPv6 address as IPv4. The port is a number, and absent where the scheme has it by default
-//!   (RFC 3986 6.2.3). A percent-encoded host is invalid: DNS names need no encoding.
-//! * **Path**: the normal form of RFC 3986 6.2.2: unreserved characters are decoded, hexadecimal digits are in upper case,
-//!   dot segments are removed. Reserved characters stay encoded: `%2F` is not `/`. Empty segments stay: `//` is not `/`.
+//! * **Host**: in lower case and without one trailing dot (RFC 3986 3.2.2, RFC 1034 3.1). IPv6 addresses have the form
+//!   of RFC 5952, and IPv4-mapped ones become IPv4. The port is a number; the default port of the scheme is omitted
+//!   (RFC 3986 6.2.3). A percent-encoded host is invalid, because DNS names need no encoding.
+//! * **Path**: normalized by RFC 3986 6.2.2: unreserved characters are decoded, hexadecimal digits are in upper case,
+//!   and dot segments are removed. Reserved characters stay encoded: `%2F` is not `/`. Empty segments stay: `//` is not
+//!   `/`.
 //!
-//! What RFC 3986 keeps apart, software often does not. [`readings`] are the other paths for which a service may take the
-//! normal form: with `%2F` or `\` for `/`, without empty segments, without `;parameters`, in every combination. The router
-//! compares them.
+//! Software often treats paths as equal that RFC 3986 distinguishes. [`readings`] are the paths that a service may read
+//! instead of the normal form: with `%2F` or `\` as `/`, without empty segments, without `;parameters`, in every
+//! combination. The router compares them, so that none of them bypasses the policies of a route.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
 use http::uri::{Authority, Scheme};
 
-/// Bytes of a host. DNS has 255 at most.
+/// The longest host in bytes, as in DNS.
 const HOST: usize = 255;
 
-/// The canonical form of an authority; `None` when it is not a host with an optional port.
+/// Returns the canonical form of an authority, or `None` if it is not a host with an optional port.
 pub fn authority(given: &[u8], scheme: &Scheme) -> Option<Authority> {
     let given = str::from_utf8(given).ok()?;
     let (host, port) = split(given)?;
@@ -34,13 +35,14 @@ pub fn authority(given: &[u8], scheme: &Scheme) -> Option<Authority> {
     Authority::try_from(text.as_ref()).ok()
 }
 
-/// The host of an authority, an IPv6 address with its brackets: `[::1]:80` is `[::1]`, `a.b:80` is `a.b`.
+/// Returns the host of an authority. An IPv6 address keeps its brackets: `[::1]:80` gives `[::1]`, `a.b:80` gives
+/// `a.b`.
 pub fn host(authority: &str) -> &str {
     let port = authority.rfind(':').filter(|colon| !authority.get(*colon..).unwrap_or_default().contains(']'));
     port.and_then(|colon| authority.get(..colon)).unwrap_or(authority)
 }
 
-/// Host and port. An empty port is none (RFC 3986 6.2.3).
+/// Splits an authority into host and port. An empty port counts as absent (RFC 3986 6.2.3).
 fn split(authority: &str) -> Option<(&str, Option<u16>)> {
     let host = host(authority);
     match authority.get(host.len()..)?.strip_prefix(':') {
@@ -50,7 +52,7 @@ fn split(authority: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// The canonical form of a host without a port; `None` when it is not one.
+/// Returns the canonical form of a host without a port, or `None` if the text is not a host.
 pub fn canonical_host(given: &str) -> Option<Cow<'_, str>> {
     if let Some(address) = given.strip_prefix('[') {
         let address: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;
@@ -70,7 +72,7 @@ pub fn canonical_host(given: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// `reg-name` of RFC 3986 3.2.2 without percent-encoding and the dot between labels.
+/// Whether a byte may be in a label: `reg-name` of RFC 3986 3.2.2, without percent-encoding and dots.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') || is_sub_delimiter(byte)
 }
@@ -84,12 +86,13 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// `pchar` of RFC 3986 3.3, but for percent-encoded ones.
+/// `pchar` of RFC 3986 3.3, without percent-encoding.
 fn is_path_byte(byte: u8) -> bool {
     is_unreserved(byte) || is_sub_delimiter(byte) || matches!(byte, b':' | b'@')
 }
 
-/// Whether a path is in its normal form and every server reads it alike. One pass, for every request.
+/// Whether a path is in its normal form and has no other [reading](readings). A single pass, as it runs for every
+/// request.
 pub fn is_plain(path: &str) -> bool {
     let mut last = 0;
     path.bytes().all(|byte| {
@@ -99,8 +102,9 @@ pub fn is_plain(path: &str) -> bool {
     })
 }
 
-/// The normal form of an absolute path (RFC 3986 6.2.2). `None` when it has an encoded NUL (RFC 3986 7.3). A percent sign
-/// that begins no encoding is encoded itself, or what is decoded behind it could make it begin one (`%%361`).
+/// Returns the normal form of an absolute path (RFC 3986 6.2.2), or `None` if it has an encoded NUL (RFC 3986 7.3). A
+/// percent sign that begins no encoding is encoded itself; otherwise the decoded characters after it could complete an
+/// encoding (`%%361`).
 pub fn normal(path: &str) -> Option<String> {
     let mut text = String::with_capacity(path.len());
     for piece in pieces(path) {
@@ -115,8 +119,8 @@ pub fn normal(path: &str) -> Option<String> {
     Some(without_dots(text.strip_prefix('/').unwrap_or(&text).split('/')).0)
 }
 
-/// A normal path as routes are compared: every character that may stand in a segment is decoded, every other one is
-/// encoded, so that a segment is written in one way only. The segments are those of `normal`.
+/// Returns the form of a normal path in which routes are compared: every character that a segment may contain is
+/// decoded and every other one encoded, so each segment has one spelling. The number of segments is that of `normal`.
 pub fn comparable(normal: &str) -> String {
     let mut text = String::with_capacity(normal.len());
     for piece in pieces(normal) {
@@ -132,28 +136,28 @@ pub fn comparable(normal: &str) -> String {
     text
 }
 
-/// A path for which a service may take another one.
+/// A path that a service may read in place of a normal one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// In the form of [`comparable`].
+    /// The path, in the form of [`comparable`].
     pub path: String,
-    /// It leaves a segment by a `..` that the normal form hides.
+    /// Whether a `..` leaves a segment that the normal form does not separate.
     pub climbs: bool,
-    /// What separates its segments besides `/`.
+    /// The characters that separate its segments besides `/`.
     pub separators: Separators,
 }
 
-/// What software takes for a `/`.
+/// The characters that some software treats as `/`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Separators {
-    /// `%2F` is one.
+    /// `%2F`.
     pub slash: bool,
-    /// `\` and `%5C` are.
+    /// `\` and `%5C`.
     pub backslash: bool,
 }
 
 impl Separators {
-    /// All that there can be.
+    /// The number of combinations.
     pub const COUNT: usize = 4;
 
     fn all() -> [Self; Self::COUNT] {
@@ -161,12 +165,12 @@ impl Separators {
         [of(false, false), of(true, false), of(false, true), of(true, true)]
     }
 
-    /// Place of these among all.
+    /// The index of this combination, below [`COUNT`](Self::COUNT).
     pub fn index(self) -> usize {
         usize::from(self.slash) + 2 * usize::from(self.backslash)
     }
 
-    /// A [`comparable`] path where these are `/`.
+    /// Returns a [`comparable`] path with these characters replaced by `/`.
     pub fn separated(self, comparable: &str) -> Cow<'_, str> {
         let mut path = Cow::Borrowed(comparable);
         for (separates, encoded) in [(self.slash, "%2F"), (self.backslash, "%5C")] {
@@ -178,9 +182,10 @@ impl Separators {
     }
 }
 
-/// What a service may take a [`comparable`] path for: every combination of `%2F` separates segments or does not, `\` does or
-/// does not, empty segments count or do not, `;parameters` belong to a segment, are cut off before it is separated, or after.
-/// At most 24, and only those in which the path looks different: one for a path that is [plain](is_plain).
+/// Returns the paths that a service may read in place of a [`comparable`] one: every combination of `%2F` as a
+/// separator or not, `\` as a separator or not, empty segments kept or dropped, and `;parameters` kept, removed before
+/// the segments are separated, or removed after that. At most 24, and only combinations that can differ: one for a
+/// [plain](is_plain) path.
 pub fn readings(comparable: &str) -> impl Iterator<Item = Reading> {
     let (slash, backslash) = (comparable.contains("%2F"), comparable.contains("%5C"));
     let (cuts, separates) = (comparable.contains(';'), slash || backslash);
@@ -202,19 +207,19 @@ pub fn readings(comparable: &str) -> impl Iterator<Item = Reading> {
     })
 }
 
-/// A path without what stands behind a `;` in its segments.
+/// Returns a path without the text after a `;` in each segment.
 fn without_parameters(path: &str) -> String {
     let names = path.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name));
     names.collect::<Vec<_>>().join("/")
 }
 
-/// Length of as many first segments of `path` as there are in the first `length` bytes of `comparable`.
+/// Returns the length in bytes of the segments of `path` that correspond to the first `length` bytes of `comparable`.
 pub fn same_segments(path: &str, comparable: &str, length: usize) -> usize {
     let segments = comparable.get(..length).unwrap_or_default().matches('/').count();
     path.match_indices('/').nth(segments).map_or(path.len(), |(at, _)| at)
 }
 
-/// `/` and these segments without `.` and `..` (RFC 3986 5.2.4), and whether there was a `..`.
+/// Joins segments into a path without `.` and `..` (RFC 3986 5.2.4). Also returns whether there was a `..`.
 fn without_dots<'a>(segments: impl Iterator<Item = &'a str>) -> (String, bool) {
     let (mut path, mut climbs, mut open) = (String::new(), false, false);
     for segment in segments {
@@ -256,7 +261,7 @@ fn pieces(path: &str) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// Two hexadecimal digits.
+/// Parses two hexadecimal digits.
 fn octet(digits: &str) -> Option<u8> {
     let sound = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     u8::from_str_radix(digits, 16).ok().filter(|_| sound)

@@ -1,7 +1,8 @@
-//! "Stop" and "all done": one channel each way.
+//! Graceful shutdown: a stop signal to every task, and a wait for the last task to finish.
 //!
-//! Who works holds a [`DrainGuard`]; the host holds the [`Shutdown`]. Stopping is telling them all; done is when the last
-//! `DrainGuard` is dropped. There is no counter to get wrong. Who only wants to know holds a [`StopSignal`].
+//! The host holds the [`Shutdown`]. A task that the host waits for holds a [`DrainGuard`]; the drain is complete when
+//! the last guard is dropped, so there is no counter to keep correct. A task that needs only the signal holds a
+//! [`StopSignal`].
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,22 +10,22 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::sync::{mpsc, watch};
 
-/// The end of who works: knows of the stop, and is waited for.
+/// A guard of a task: carries the stop signal and delays the end of the drain until it is dropped.
 #[derive(Clone, Debug)]
 pub struct DrainGuard {
     signal: StopSignal,
     _alive: mpsc::Sender<Infallible>,
 }
 
-/// Knows of the stop, and is not waited for.
+/// The stop signal. Holding it does not delay the drain.
 #[derive(Clone, Debug)]
 pub struct StopSignal {
-    /// What every request looks at: a load, where the channel would be a lock.
+    /// Read for every request: an atomic load, where the channel would take a lock.
     stopping: Arc<AtomicBool>,
     changed: watch::Receiver<bool>,
 }
 
-/// The host's end.
+/// The host's end: stops the tasks and waits for them.
 #[derive(Debug)]
 pub struct Shutdown {
     stopping: Arc<AtomicBool>,
@@ -32,7 +33,7 @@ pub struct Shutdown {
     alive: mpsc::Receiver<Infallible>,
 }
 
-/// Both ends.
+/// Creates both ends.
 pub fn channel() -> (Shutdown, DrainGuard) {
     let (tell, changed) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -42,7 +43,7 @@ pub fn channel() -> (Shutdown, DrainGuard) {
 }
 
 impl DrainGuard {
-    /// The part that is not waited for.
+    /// The stop signal of this guard.
     pub fn stop_signal(&self) -> &StopSignal {
         &self.signal
     }
@@ -56,13 +57,13 @@ impl StopSignal {
 
     /// Waits until the host is stopping.
     pub async fn stopping(mut self) {
-        // A host that is gone is stopping, too.
+        // An error means that the sender is gone, so the host has stopped.
         let _ = self.changed.wait_for(|stopping| *stopping).await;
     }
 }
 
 impl Shutdown {
-    /// Tells everyone to stop.
+    /// Sends the stop signal.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.tell.send_replace(true);
@@ -70,7 +71,7 @@ impl Shutdown {
 
     /// Waits until every [`DrainGuard`] is dropped.
     pub async fn done(&mut self) {
-        // Nothing can be sent, so this ends when the last sender is gone.
+        // Nothing is ever sent, so this returns when the last sender is dropped.
         let _ = self.alive.recv().await;
     }
 }

@@ -1,9 +1,9 @@
-//! Files that other programs write: one way to open, read and replace them.
+//! Opening, reading and replacing files that other programs may write.
 //!
-//! A name in a directory may be anything: a FIFO whose open waits for a writer, a link to a device that never ends, a
-//! file that grows while it is read. [`open`] waits for none of them and gives out regular files only, and every read
-//! has a bound. A file system that hangs keeps its caller waiting all the same, so reads of what is served run on threads
-//! that the end of the host does not wait for.
+//! A directory entry may be anything: a FIFO whose open waits for a writer, a link to a device without an end, or a
+//! file that grows while it is read. [`open`] opens regular files only and does not wait for a writer, and every read
+//! is bounded. A file system that hangs still blocks the caller, so the files of services are read on threads that the
+//! shutdown of the host does not wait for.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,18 +12,18 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// As many links to nothing as Linux follows of all links together.
+/// The most dangling links that are followed: as many as Linux follows in one path.
 const LINKS: u32 = 40;
 
-/// Why a name is not opened.
+/// The error for a directory entry of another type.
 const IRREGULAR: &str = "it is not a regular file";
 
-/// Opens a regular file for reading, through links, without waiting for a writer or a device.
+/// Opens a regular file for reading. Follows links; does not wait for a writer or a device.
 ///
 /// # Errors
-/// Those of the file system; [`ErrorKind::InvalidInput`] for anything but a regular file.
+/// Errors of the file system; [`ErrorKind::InvalidInput`] if this is not a regular file.
 pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // To open a device may have effects of its own, so most are refused by name. The descriptor decides.
+    // Opening a device can have side effects, so the path is checked first. The check of the descriptor is decisive.
     regular(&fs::metadata(path)?)?;
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
@@ -36,19 +36,19 @@ fn regular(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() { Ok(()) } else { Err(io::Error::new(ErrorKind::InvalidInput, IRREGULAR)) }
 }
 
-/// The content of a regular file of at most `most` bytes.
+/// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// Those of [`open`]; [`ErrorKind::FileTooLarge`] for one that is larger, whatever its metadata say.
+/// Errors of [`open`]; [`ErrorKind::FileTooLarge`] if it has more bytes, whatever its metadata say.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open(path)?;
     rest_of(&file, metadata.len(), most)
 }
 
-/// The content of an open file of at most `most` bytes; `size` is only a guess at it.
+/// Reads an open file to its end, at most `most` bytes. `size` is the expected size, for the first allocation.
 ///
 /// # Errors
-/// Those of reading; [`ErrorKind::FileTooLarge`].
+/// Errors of reading; [`ErrorKind::FileTooLarge`] if it has more bytes.
 pub fn rest_of(file: &File, size: u64, most: u64) -> io::Result<Vec<u8>> {
     let show = |bytes| bytesize::ByteSize(bytes).display().iec();
     let too_large = |why: String| io::Error::new(ErrorKind::FileTooLarge, why);
@@ -60,24 +60,24 @@ pub fn rest_of(file: &File, size: u64, most: u64) -> io::Result<Vec<u8>> {
     if content.len() as u64 > most { Err(too_large(format!("it has over {}", show(most)))) } else { Ok(content) }
 }
 
-/// The text of a regular file of at most `most` bytes.
+/// Reads a regular UTF-8 file of at most `most` bytes.
 ///
 /// # Errors
-/// Those of [`read`]; [`ErrorKind::InvalidData`] for what is not UTF-8.
+/// Errors of [`read`]; [`ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     text(read(path, most)?).map_err(|why| io::Error::new(ErrorKind::InvalidData, why))
 }
 
-/// Bytes as text, without the byte order mark that some editors put before it.
+/// Decodes bytes as UTF-8, without the byte order mark that some editors write first.
 ///
 /// # Errors
-/// In which other encoding it is or, where that cannot be seen, the line that is not UTF-8.
+/// The other encoding, if the bytes show it; else the first line that is not UTF-8.
 pub fn text(bytes: Vec<u8>) -> Result<String, String> {
     const MARK: &str = "\u{feff}";
     match bytes.as_slice() {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Err("it is UTF-32; save it as UTF-8".into()),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err("it is UTF-16; save it as UTF-8".into()),
-        // ASCII in UTF-16 has a zero in every other byte, and no text has one.
+        // ASCII in UTF-16 has a zero in every other byte. UTF-8 text has no zeros.
         [0, first, 0, _, ..] | [first, 0, _, 0, ..] if *first != 0 => {
             return Err("it looks like UTF-16; save it as UTF-8".into());
         }
@@ -94,24 +94,25 @@ pub fn text(bytes: Vec<u8>) -> Result<String, String> {
     Ok(text)
 }
 
-/// Puts `content` at `path` in one step, and on disk before that: a reader sees the file before or this one, also after
-/// a crash. The file that it is written to first has a name of its own, so others may do the same at the same time. The new
-/// file has the mode of the one that it replaces and, as far as this process may set them, its owner and group.
+/// Replaces the file at `path` atomically and durably: a reader sees the old or the new content, also after a crash.
+/// The content goes to a temporary file with a unique name first, so concurrent replacements do not interfere. The new
+/// file gets the mode of the old one and, as far as this process may set them, its owner and group.
 ///
 /// # Errors
-/// Those of the file system. The file before is then still there.
+/// Errors of the file system. An error before the rename leaves the old file in place.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     replace_like(path, content, path)
 }
 
-/// The same; where nothing is at `path`, the file gets mode, owner and group of `like`, if that is a file.
+/// Like [`replace`]. If nothing is at `path`, the file gets the mode, owner and group of the file `like`, if that
+/// exists.
 ///
 /// # Errors
 /// Those of [`replace`].
 pub fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
     let partial = partial(path)?;
     let like = regular_at(path).or_else(|| regular_at(like));
-    // Until it has the mode of the other file, nobody else may open it.
+    // Until the file has the mode of the other one, no other user may open it.
     let mode = if like.is_some() { 0o600 } else { 0o666 };
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial).and_then(|mut file| {
         like.map_or(Ok(()), |like| adopt(&file, &like))?;
@@ -120,21 +121,21 @@ pub fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Result<()> 
     });
     let replaced = written.and_then(|()| fs::rename(&partial, path));
     if replaced.is_err() {
-        // The first error counts.
+        // The first error is the one to report.
         let _ = fs::remove_file(&partial);
     }
     replaced?;
     sync(path)
 }
 
-/// Renames a file of a directory, and waits until that is on disk. The file takes mode, owner and group of the one that it
-/// replaces, as far as this process may set them.
+/// Renames a file durably. The file gets the mode, owner and group of the one that it replaces, as far as this process
+/// may set them.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     if let (Some(like), Ok((file, _))) = (regular_at(to), open(from)) {
-        // Another user's file in a directory of ours can be renamed and not changed.
+        // In a directory of this user, a file of another user can be renamed but not changed.
         let _ = adopt(&file, &like);
     }
     fs::rename(from, to)?;
@@ -145,34 +146,34 @@ fn regular_at(path: &Path) -> Option<Metadata> {
     fs::metadata(path).ok().filter(Metadata::is_file)
 }
 
-/// Gives a file mode, owner and group of another.
+/// Gives a file the mode, owner and group of another one.
 fn adopt(file: &File, like: &Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     let mut group = own.gid();
     if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-        // Only root gives files to other users; their owner may give them to a group that it belongs to.
+        // Only root can change the owner. The owner can set a group that it belongs to.
         let given = fchown(file, Some(like.uid()), Some(like.gid())).or_else(|_| fchown(file, None, Some(like.gid())));
         group = if given.is_ok() { like.gid() } else { own.gid() };
     }
     let mut mode = like.mode() & 0o777;
     if group != like.gid() {
-        // What the other file's group may do is not for this one.
+        // The group differs, so it gets the permissions of others, not those of the old group.
         mode = mode & !0o070 | (mode & 0o007) << 3;
     }
-    // A change of owner takes bits of the mode away, so the mode comes last.
+    // A change of owner clears bits of the mode, so the mode is set last.
     if file.metadata()?.mode() & 0o777 != mode { file.set_permissions(Permissions::from_mode(mode)) } else { Ok(()) }
 }
 
-/// Waits until the names in the directory of `path` are on disk.
+/// Syncs the directory of `path`, so that a rename in it is on disk.
 fn sync(path: &Path) -> io::Result<()> {
     match File::open(parent(path))?.sync_all() {
-        // Some file systems cannot do that for directories.
+        // Some file systems cannot sync directories.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
         synced => synced,
     }
 }
 
-/// What stands in the name of a file that is to be renamed once it is written, after a dot and the name that it gets.
+/// The part of a temporary file's name after a dot and the final name. It is renamed once it is written.
 pub const PARTIAL: &str = ".new.";
 
 fn partial(path: &Path) -> io::Result<PathBuf> {
@@ -181,7 +182,7 @@ fn partial(path: &Path) -> io::Result<PathBuf> {
     Ok(parent(path).join(format!(".{name}{PARTIAL}{unique:016x}")))
 }
 
-/// Device and inode, which tell a file or directory apart whatever its name is.
+/// Returns device and inode, which identify a file or directory under any name.
 pub fn identity(metadata: &Metadata) -> String {
     format!("{}:{}", metadata.dev(), metadata.ino())
 }
@@ -190,20 +191,19 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether `path` is `directory` or would be inside of it, by whatever names and links both are written, whether they
-/// exist or not.
+/// Whether `path` is `directory` or inside it, through any names and links. Neither needs to exist.
 pub fn is_inside(path: &Path, directory: &Path) -> bool {
     real(path, LINKS).starts_with(real(directory, LINKS))
 }
 
-/// The one name of what `path` leads to; what does not exist of it stays as it is written. At most `links` links that
-/// lead to nothing are followed.
+/// Resolves `path` to its canonical form. Components that do not exist stay as they are. At most `links` dangling links
+/// are followed.
 fn real(path: &Path, links: u32) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut known = PathBuf::new();
     for part in absolute.components() {
         match part {
-            // Links before it were followed already, so this is the parent of what they lead to.
+            // The links before it are resolved, so this is the parent of their target.
             Component::ParentDir => drop(known.pop()),
             part => known.push(part),
         }

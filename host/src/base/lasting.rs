@@ -1,7 +1,7 @@
-//! Tasks that last as long as the host, and panics.
+//! Supervision of tasks that run as long as the host, and the handling of panics.
 //!
-//! A panic is a bug of this host. It ends the task that it happens in: one request, mostly. Some tasks nobody can do without
-//! (the one that reads the directory, health checks, discovery): those are started again, after a pause.
+//! A panic is a bug of the host. It ends the task in which it happens, mostly one request. The host needs some tasks
+//! all the time (the scan of the directory, health checks, discovery), so those are restarted after a pause.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first pause before a task is started again; it doubles.
+/// The first pause before a task is restarted; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MOST: Duration = Duration::from_secs(30);
-/// A task that ran for so long begins with the first pause again.
+/// After a run of this length, the next pause is the first one again.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// Characters of a panic's message in the log.
+/// The most characters of a panic message in the log.
 const MESSAGE: usize = 500;
-/// Lines of panics that are being written; of more at once only the number is kept.
+/// The most log lines of panics written at once. More panics are only counted.
 const LINES: usize = 8;
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -31,32 +31,32 @@ pub fn panics() -> u64 {
     PANICS.load(Relaxed)
 }
 
-/// Runs what `begin` returns, for ever: begins it again when it panics or returns, after a pause that grows while it does so.
+/// Runs the future that `begin` returns. When it returns or panics, begins again after a pause that grows up to 30 s.
 pub async fn forever<F: Future<Output = ()>>(task: &'static str, mut begin: impl FnMut() -> F) {
     let mut pause = PAUSE;
     loop {
         let began = Instant::now();
         let how = match caught(begin()).await {
-            Ok(()) => "has returned",
-            Err(_) => "has panicked",
+            Ok(()) => "returned",
+            Err(_) => "panicked",
         };
         if began.elapsed() >= STEADY {
             pause = PAUSE;
         }
         let shown = humantime::format_duration(pause);
-        tracing::error!(task, "a task of the host {how}, and starts again in {shown}");
+        tracing::error!(task, "a task of the host {how}; restarting it in {shown}");
         tokio::time::sleep(pause).await;
         pause = pause.saturating_mul(2).min(PAUSE_MOST);
     }
 }
 
-/// What a panic carries.
+/// The payload of a panic.
 pub type Panic = Box<dyn Any + Send>;
 
-/// Runs a future whose panic ends only it.
+/// Runs a future and catches its panic.
 ///
 /// # Errors
-/// What the panic carries.
+/// The payload of the panic.
 pub async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
     Caught(Box::pin(future)).await
 }
@@ -67,7 +67,7 @@ impl<F: Future> Future for Caught<F> {
     type Output = Result<F::Output, Panic>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // What it shared is behind locks that forgive a panic, and it is never polled again.
+        // Its shared state is behind locks that a panic does not poison, and it is never polled again.
         match panic::catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
             Ok(polled) => polled.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),
@@ -75,20 +75,21 @@ impl<F: Future> Future for Caught<F> {
     }
 }
 
-/// Counts every panic of the process from now on, and makes one line of the log of it.
-pub fn tell_panics() {
+/// Installs a panic hook that counts every panic of the process and logs it as one line.
+pub fn log_panics() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         PANICS.fetch_add(1, Relaxed);
-        // The main thread's panic ends the process, perhaps before a line of the log is written.
-        if std::thread::current().name() == Some("main") || !say(panic) {
+        // A panic of the main thread ends the process, perhaps before the log line is written.
+        if std::thread::current().name() == Some("main") || !log_panic(panic) {
             before(panic);
         }
     }));
 }
 
-/// Writes the line, on a thread of its own: this one may hold a lock that the log needs. False when it cannot.
-fn say(panic: &PanicHookInfo<'_>) -> bool {
+/// Logs a panic on another thread, because this one may hold a lock that the log needs. Returns false if no thread can
+/// be created.
+fn log_panic(panic: &PanicHookInfo<'_>) -> bool {
     static WRITING: AtomicUsize = AtomicUsize::new(0);
     if WRITING.fetch_add(1, Relaxed) >= LINES {
         WRITING.fetch_sub(1, Relaxed);
@@ -107,7 +108,7 @@ fn say(panic: &PanicHookInfo<'_>) -> bool {
     writing.is_ok()
 }
 
-/// What the panic says, in one line.
+/// Returns the message of a panic as one line.
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
@@ -155,7 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_counted_and_ends_only_its_own() {
-        tell_panics();
+        log_panics();
         let before = panics();
         let panicked = tokio::spawn(async {
             let inner = caught(async { panic!("with\na line and \"quotes\"") }).await;

@@ -1,8 +1,8 @@
-//! Times in text.
+//! Times as text.
 
 use std::time::SystemTime;
 
-/// `time` by RFC 3339, in UTC, to the millisecond.
+/// Formats `time` by RFC 3339, in UTC, with milliseconds.
 pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }

@@ -20,7 +20,7 @@ use crate::config::limits::Limits;
 use crate::cpu::meter::CpuMeter;
 use crate::error::RequestError;
 use crate::service::Service;
-use crate::telemetry::traces::Onward;
+use crate::telemetry::traces::OutboundTrace;
 
 /// The guest's response, or the `wasi:http` error code that it returned instead.
 pub type GuestResponse = Result<http::Response<WasiBody>, Error>;
@@ -76,7 +76,7 @@ pub struct RequestContext {
     /// The number of calls between services that led to the request; 0 for a client's own request.
     pub depth: usize,
     /// The request's position in its trace, for outgoing requests.
-    pub onward: Option<Onward>,
+    pub onward: Option<OutboundTrace>,
 }
 
 impl RequestContext {

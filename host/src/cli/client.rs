@@ -8,8 +8,8 @@ use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use self::body::{Body, Timed};
-use self::sse::Events;
+use self::body::{ResponseBody, Timed};
+use self::sse::EventStream;
 use super::out::{CliError, clean};
 
 /// The timeout for connecting.
@@ -22,7 +22,7 @@ const MAX_BODY: u64 = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A client of one host.
-pub(super) struct Client {
+pub(super) struct AdminClient {
     address: SocketAddr,
     token: Option<String>,
     /// The timeout for a whole response or, for a stream, for its head.
@@ -37,7 +37,7 @@ pub(super) struct ApiResponse {
     pub(super) text: String,
 }
 
-impl Client {
+impl AdminClient {
     /// Creates a client for the host with this admin address. Does not connect yet.
     ///
     /// # Errors
@@ -85,17 +85,17 @@ impl Client {
     }
 
     /// Requests a stream of events, which lasts until the host ends it.
-    pub(super) fn follow(&self, path: &str) -> Result<Events, CliError> {
+    pub(super) fn follow(&self, path: &str) -> Result<EventStream, CliError> {
         let (status, mut body) = self.send("GET", path, None)?;
         if status != 200 {
             let answer = self.read_response(status, body)?;
             return Err(self.failure(path, &answer));
         }
         body.clear_timeout();
-        Ok(Events::new(body, self.url()))
+        Ok(EventStream::new(body, self.url()))
     }
 
-    fn send(&self, method: &str, path: &str, json: Option<&str>) -> Result<(u16, Body), CliError> {
+    fn send(&self, method: &str, path: &str, json: Option<&str>) -> Result<(u16, ResponseBody), CliError> {
         let until = Instant::now() + self.timeout;
         let sent = TcpStream::connect_timeout(&self.address, CONNECT).and_then(|mut stream| {
             let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -120,7 +120,7 @@ impl Client {
         format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{length}\r\n{json}")
     }
 
-    fn read_response(&self, status: u16, body: Body) -> Result<ApiResponse, CliError> {
+    fn read_response(&self, status: u16, body: ResponseBody) -> Result<ApiResponse, CliError> {
         let mut bytes = Vec::new();
         let read = body.take(MAX_BODY + 1).read_to_end(&mut bytes);
         let broken = |why: String| CliError::new(format!("{}: the response broke off: {why}", self.url()));
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn a_token_cannot_add_headers() {
         let admin = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert!(matches!(Client::new(admin, Some("a\r\nb: c".into())), Err(CliError::Usage(_))));
-        let client = Client::new(admin, Some("secret".into())).unwrap();
+        assert!(matches!(AdminClient::new(admin, Some("a\r\nb: c".into())), Err(CliError::Usage(_))));
+        let client = AdminClient::new(admin, Some("secret".into())).unwrap();
         assert!(client.request("GET", "/", None).contains("\r\nauthorization: Bearer secret\r\n\r\n"));
     }
 }

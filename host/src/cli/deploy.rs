@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(super) use self::directory::directory;
 use self::files::{ServiceFiles, failed};
 use self::verdict::{DeployResult, confirm, wait_until_gone};
-use super::client::Client;
+use super::client::AdminClient;
 use super::out::{self, CliError, notice};
 use crate::base::files as disk;
 use crate::config::Config;
@@ -33,7 +33,7 @@ pub(super) const CANARY: &str = "canary";
 /// The service of a command, and the directory with its files.
 pub(super) struct DeployCommand<'a> {
     pub(super) config: &'a Config,
-    pub(super) client: Option<&'a Client>,
+    pub(super) client: Option<&'a AdminClient>,
     /// The directory that the host serves.
     pub(super) directory: PathBuf,
     pub(super) name: &'a str,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::client::Client;
+use super::client::AdminClient;
 use super::client::api::Host;
 use super::out::{self, CliError, clean};
 
@@ -10,7 +10,7 @@ use super::out::{self, CliError, clean};
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Succeeds if `/readyz` responds with 200. With `verbose`, prints the version of the host.
-pub(super) fn run(client: Client, verbose: bool) -> Result<(), CliError> {
+pub(super) fn run(client: AdminClient, verbose: bool) -> Result<(), CliError> {
     let client = client.with_timeout(TIMEOUT);
     let answer = client.exchange("GET", "/readyz", None)?;
     match answer.status {

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use self::capabilities::CapabilityUse;
-use super::client::Client;
+use super::client::AdminClient;
 use super::client::api::{Policy, RecentError, Service};
 use super::out::{self, CliError, clean};
 use super::rollout;
@@ -32,7 +32,7 @@ pub(super) fn file(name: &str) -> Option<PathBuf> {
 }
 
 /// Prints a service of a running host.
-pub(super) fn service(client: &Client, name: &str, json: bool) -> Result<(), CliError> {
+pub(super) fn service(client: &AdminClient, name: &str, json: bool) -> Result<(), CliError> {
     let answer = client.of_service("GET", "/v1/services/{}", name)?;
     let service: Service = client.read(&answer)?;
     if json { out::line(answer.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::api::{DirectoryChange, LogLine};
-use super::client::{Client, encoded};
+use super::client::{AdminClient, encoded};
 use super::out::{self, CliError, clean};
 
 /// The earlier lines that `--follow` begins with by default.
@@ -19,7 +19,7 @@ pub(super) struct LogQuery<'a> {
 }
 
 /// Prints log lines.
-pub(super) fn logs(client: &Client, query: &LogQuery) -> Result<(), CliError> {
+pub(super) fn logs(client: &AdminClient, query: &LogQuery) -> Result<(), CliError> {
     if let Some(name) = query.service {
         check_known(client, name)?;
     }
@@ -32,7 +32,7 @@ pub(super) fn logs(client: &Client, query: &LogQuery) -> Result<(), CliError> {
 }
 
 /// Prints changes of the directory and actions of operators.
-pub(super) fn events(client: &Client, query: &LogQuery) -> Result<(), CliError> {
+pub(super) fn events(client: &AdminClient, query: &LogQuery) -> Result<(), CliError> {
     if query.follow {
         follow::<DirectoryChange>(client, "/v1/events?follow=true", "change", query.json, format_change)
     } else {
@@ -41,7 +41,7 @@ pub(super) fn events(client: &Client, query: &LogQuery) -> Result<(), CliError> 
 }
 
 fn recent<T: for<'a> Deserialize<'a>>(
-    client: &Client,
+    client: &AdminClient,
     path: &str,
     json: bool,
     format: impl Fn(&T) -> String,
@@ -55,7 +55,7 @@ fn recent<T: for<'a> Deserialize<'a>>(
 }
 
 fn follow<T: for<'a> Deserialize<'a>>(
-    client: &Client,
+    client: &AdminClient,
     path: &str,
     kind: &str,
     json: bool,
@@ -84,7 +84,7 @@ fn path(service: Option<&str>, tail: Option<u64>, follow: bool) -> String {
 }
 
 /// Returns an error if no service of this name exists and the log has no line of one, since then the name is a typo.
-fn check_known(client: &Client, name: &str) -> Result<(), CliError> {
+fn check_known(client: &AdminClient, name: &str) -> Result<(), CliError> {
     match client.services(Some(name)) {
         Err(CliError::Problem(problem)) => {
             let lines: Vec<LogLine> = client.read(&client.get(&path(Some(name), Some(1), false))?)?;

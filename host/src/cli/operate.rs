@@ -3,18 +3,18 @@
 use serde_json::json;
 
 use super::client::api::{Level, Purged, ServiceState};
-use super::client::{Client, encoded};
+use super::client::{AdminClient, encoded};
 use super::out::{self, CliError, clean};
 
 /// Disables, enables or unloads a service.
-pub(super) fn service(client: &Client, order: &str, name: &str, json: bool) -> Result<(), CliError> {
+pub(super) fn service(client: &AdminClient, order: &str, name: &str, json: bool) -> Result<(), CliError> {
     let answer = client.of_service("POST", &format!("/v1/services/{{}}/{order}"), name)?;
     let now: ServiceState = client.read(&answer)?;
     print_reply(&answer, json, &format!("{}: {}", now.service, now.state))
 }
 
 /// Removes the stored responses of a service at a path and below.
-pub(super) fn purge(client: &Client, name: &str, path: Option<&String>, json: bool) -> Result<(), CliError> {
+pub(super) fn purge(client: &AdminClient, name: &str, path: Option<&String>, json: bool) -> Result<(), CliError> {
     let path = encoded(path.map_or("/", String::as_str));
     let answer = client.of_service("POST", &format!("/v1/services/{{}}/purge?path={path}"), name)?;
     let Purged { service, path, purged } = client.read(&answer)?;
@@ -22,13 +22,13 @@ pub(super) fn purge(client: &Client, name: &str, path: Option<&String>, json: bo
 }
 
 /// Stops the host after a drain, as SIGTERM does.
-pub(super) fn drain(client: &Client, json: bool) -> Result<(), CliError> {
+pub(super) fn drain(client: &AdminClient, json: bool) -> Result<(), CliError> {
     let answer = client.post("/v1/drain")?;
     print_reply(&answer, json, "stopping; requests in flight may finish within the host's stop.grace")
 }
 
 /// Prints the log level or, with a level, sets it until the host stops.
-pub(super) fn log_level(client: &Client, level: Option<&String>, json: bool) -> Result<(), CliError> {
+pub(super) fn log_level(client: &AdminClient, level: Option<&String>, json: bool) -> Result<(), CliError> {
     let answer = match level {
         Some(level) => client.put("/v1/log-level", &json!({ "level": level }).to_string())?,
         None => client.get("/v1/log-level")?,

@@ -2,23 +2,23 @@
 
 use std::time::SystemTime;
 
-use super::client::Client;
+use super::client::AdminClient;
 use super::client::api::{Entry, Service};
 use super::out::{self, CliError, clean};
 use super::rollout::short_share;
 use super::table::Side::{Left, Right};
-use super::table::Table;
+use super::table::TextTable;
 use super::units::{ago, bytes, millis, seconds};
 
 /// Requests the list and prints it.
-pub(super) fn run(client: &Client, json: bool) -> Result<(), CliError> {
+pub(super) fn run(client: &AdminClient, json: bool) -> Result<(), CliError> {
     let answer = client.get("/v1/services")?;
     let entries: Vec<Entry> = client.read(&answer)?;
     if json { out::line(answer.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
 }
 
 fn text(entries: &[Entry], now: SystemTime) -> String {
-    let mut table = Table::new(&[
+    let mut table = TextTable::new(&[
         ("NAME", Left),
         ("VERSION", Left),
         ("STATE", Left),

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::Client;
+use super::client::AdminClient;
 use super::client::api::{Host, Service};
 use super::out::{self, CliError};
 use super::screen::{self, FullScreen, InPlace};
 use super::table::Side::{Left, Right};
-use super::table::Table;
+use super::table::TextTable;
 use super::units::{bytes, millis, rate, seconds};
 
 /// The interval between samples.
@@ -17,7 +17,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// The rates of a service.
 #[derive(Debug, Serialize, PartialEq)]
-struct Rate {
+struct ServiceRates {
     name: String,
     requests_per_second: f64,
     errors_per_second: f64,
@@ -36,13 +36,13 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(client: &Client, only: Option<&str>) -> Result<Self, CliError> {
+    fn take(client: &AdminClient, only: Option<&str>) -> Result<Self, CliError> {
         Ok(Self { services: client.services(only)?, at: Instant::now() })
     }
 }
 
 /// Redraws a table on a terminal; otherwise prints one sample over a second.
-pub(super) fn stats(client: &Client, only: Option<&str>, once: bool, json: bool) -> Result<(), CliError> {
+pub(super) fn stats(client: &AdminClient, only: Option<&str>, once: bool, json: bool) -> Result<(), CliError> {
     let mut before = Sample::take(client, only)?;
     if once || json || !screen::is_terminal() {
         screen::pause(PERIOD);
@@ -59,7 +59,7 @@ pub(super) fn stats(client: &Client, only: Option<&str>, once: bool, json: bool)
 }
 
 /// Shows all services on the whole screen, the busiest first, until the user quits.
-pub(super) fn top(client: &Client, json: bool) -> Result<(), CliError> {
+pub(super) fn top(client: &AdminClient, json: bool) -> Result<(), CliError> {
     let (mut before, mut host) = (Sample::take(client, None)?, host(client)?);
     if json || !screen::is_terminal() {
         screen::pause(PERIOD);
@@ -77,11 +77,11 @@ pub(super) fn top(client: &Client, json: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-fn host(client: &Client) -> Result<Host, CliError> {
+fn host(client: &AdminClient) -> Result<Host, CliError> {
     client.read(&client.get("/v1/host")?)
 }
 
-fn headline(client: &Client, before: &Host, now: &Host, time: Duration) -> String {
+fn headline(client: &AdminClient, before: &Host, now: &Host, time: Duration) -> String {
     let cpu = percent(before.cpu_seconds, now.cpu_seconds, time);
     let line = format!(
         "lodge {} at {}   q quits   up {}   {} connections   CPU {cpu:.1} %   memory {}",
@@ -94,14 +94,14 @@ fn headline(client: &Client, before: &Host, now: &Host, time: Duration) -> Strin
     out::clean(&line).into_owned()
 }
 
-fn rates(before: &Sample, now: &Sample) -> Vec<Rate> {
+fn rates(before: &Sample, now: &Sample) -> Vec<ServiceRates> {
     let time = now.at - before.at;
     let of = |service: &Service| {
         let was = before.services.iter().find(|was| was.name == service.name);
         let (requests, errors, cpu) = was.map_or((0, 0, 0.0), |was| (was.requests, was.errors, was.cpu_seconds));
         // Counters of a restarted host begin at zero.
         let per_second = |was: u64, now: u64| now.saturating_sub(was) as f64 / time.as_secs_f64().max(0.001);
-        Rate {
+        ServiceRates {
             name: service.name.clone(),
             requests_per_second: per_second(requests, service.requests),
             errors_per_second: per_second(errors, service.errors),
@@ -120,7 +120,7 @@ fn percent(was: f64, now: f64, time: Duration) -> f64 {
     (now - was).max(0.0) * 100.0 / time.as_secs_f64().max(0.001)
 }
 
-fn busiest_first(mut rates: Vec<Rate>) -> Vec<Rate> {
+fn busiest_first(mut rates: Vec<ServiceRates>) -> Vec<ServiceRates> {
     rates.sort_by(|a, b| {
         let by_requests = || b.requests_per_second.total_cmp(&a.requests_per_second);
         b.cpu_percent.total_cmp(&a.cpu_percent).then_with(by_requests)
@@ -128,8 +128,8 @@ fn busiest_first(mut rates: Vec<Rate>) -> Vec<Rate> {
     rates
 }
 
-fn table(rates: &[Rate]) -> Table {
-    let mut table = Table::new(&[
+fn table(rates: &[ServiceRates]) -> TextTable {
+    let mut table = TextTable::new(&[
         ("NAME", Left),
         ("REQ/S", Right),
         ("ERR/S", Right),
@@ -156,7 +156,7 @@ fn table(rates: &[Rate]) -> Table {
     table
 }
 
-fn print(rates: &[Rate], json: bool) -> Result<(), CliError> {
+fn print(rates: &[ServiceRates], json: bool) -> Result<(), CliError> {
     if json {
         return out::line(&serde_json::to_string_pretty(rates).unwrap_or_default());
     }

@@ -17,12 +17,12 @@ pub(super) enum Side {
 }
 
 /// A table with a header.
-pub(super) struct Table {
+pub(super) struct TextTable {
     sides: Vec<Side>,
     rows: Vec<Vec<String>>,
 }
 
-impl Table {
+impl TextTable {
     /// Creates a table with these columns and no rows.
     pub(super) fn new(columns: &[(&str, Side)]) -> Self {
         let sides = columns.iter().map(|(_, side)| *side).collect();
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn columns_align_whatever_is_in_them() {
-        let mut table = Table::new(&[("NAME", Side::Left), ("N", Side::Right), ("REST", Side::Left)]);
+        let mut table = TextTable::new(&[("NAME", Side::Left), ("N", Side::Right), ("REST", Side::Left)]);
         table.row(["日本".into(), "1".into(), "a".into()]);
         table.row(["x\x1b[2J".into(), "1000".into(), "".into()]);
         let expected = "NAME            N   REST\n日本            1   a\nx\\u{1b}[2J   1000\n";

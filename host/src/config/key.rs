@@ -1,7 +1,7 @@
-//! One setting: its name, default, meaning, and how its text becomes a value.
+//! A setting as data: its name, default, help text and parser.
 //!
-//! Every source (flag, environment, file, manifest) delivers text, and every setting is read from text in
-//! one place, so a bad value reads the same wherever it was written.
+//! Every source (flag, environment, file, manifest) provides text, and one function parses each setting, so an invalid
+//! value has the same message in every source.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// A setting of a `T`, as data: the flag, the variable, the key, the row of the docs and the default all come from here.
+/// A setting of a `T`. Flags, variables, keys, defaults and the rows of the docs derive from it.
 pub struct Key<T> {
-    /// Dotted name as in `lodge.toml`, e.g. `listener.idle`.
+    /// Dotted name as in `lodge.toml`, for example `listener.idle`.
     pub name: &'static str,
-    /// Text of the default, read exactly as if a person had written it.
+    /// The default as text, parsed like any other value.
     pub default: &'static str,
-    /// What it bounds or does, in one line.
+    /// What the setting bounds or does, in one line.
     pub help: &'static str,
-    /// Reads the text into its place. The error says what was expected, not where the text came from.
+    /// Parses the text and stores the value. The error says what was expected, not where the text came from.
     pub set: fn(&mut T, &str) -> Result<(), String>,
 }
 
-/// The key that a misspelt one most resembles, for "did you mean".
+/// Returns the name most similar to `wrong` (Jaro-Winkler above 0.75), for "did you mean".
 pub fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|name| (strsim::jaro_winkler(wrong, name), name))
@@ -31,7 +31,7 @@ pub fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<
         .map(|(_, name)| name)
 }
 
-/// A time span such as `30s` or `1m 30s`, within `range`.
+/// Parses a time span such as `30s` or `1m 30s`, within `range`.
 pub fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let value = humantime::parse_duration(text)
         .map_err(|_| format!("`{text}` is not a time span; write it like 500ms, 30s or 5m"))?;
@@ -40,7 +40,7 @@ pub fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration,
     within(value, range, || format!("{} and {}", show(low), show(high)))
 }
 
-/// A size such as `64KiB` or `10MB`, in bytes, within `range`.
+/// Parses a size such as `64KiB` or `10MB` into bytes, within `range`.
 pub fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
     let value = text
         .parse::<bytesize::ByteSize>()
@@ -52,14 +52,14 @@ pub fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
     within(value, range, || format!("{} and {}", show(low), show(high)))
 }
 
-/// A whole number within `range`.
+/// Parses a whole number within `range`.
 pub fn count(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
     let value = text.parse().map_err(|_| format!("`{text}` is not a whole number"))?;
     let (low, high) = (*range.start(), *range.end());
     within(value, range, || format!("{low} and {high}"))
 }
 
-/// One of a few words.
+/// Parses one of `words`.
 pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     found.ok_or_else(|| {
@@ -70,8 +70,8 @@ pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
-/// A network such as `10.0.0.0/8`, or the network of one address. What is written as a network of IPv4-mapped addresses is one
-/// of IPv4 (RFC 4291 2.5.5.2), as the addresses of clients are.
+/// Parses a network such as `10.0.0.0/8`, or the network of a single address. A network of IPv4-mapped addresses
+/// becomes an IPv4 network (RFC 4291 2.5.5.2), because client addresses have that form.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let wrong = || format!("`{text}` is not a network; write it like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7");
     let net = match text.parse::<IpAddr>() {
@@ -82,14 +82,14 @@ pub fn network(text: &str) -> Result<IpNet, String> {
         (IpAddr::V4(address), Some(bits)) if matches!(net, IpNet::V6(_)) => {
             IpNet::new(address.into(), bits).map(|net| net.trunc()).map_err(|_| wrong())
         }
-        (IpAddr::V4(_), None) if matches!(net, IpNet::V6(_)) => {
-            Err(format!("`{text}` has IPv4-mapped addresses and others; write the network of IPv4, and others apart"))
-        }
+        (IpAddr::V4(_), None) if matches!(net, IpNet::V6(_)) => Err(format!(
+            "`{text}` contains IPv4-mapped addresses and others; write an IPv4 and an IPv6 network instead"
+        )),
         _ => Ok(net.trunc()),
     }
 }
 
-/// Bits before the IPv4 address in an IPv4-mapped one.
+/// Bits before the IPv4 address in an IPv4-mapped address.
 const MAPPED: u8 = 96;
 
 fn within<V: PartialOrd, D: Display>(

@@ -1,50 +1,51 @@
-//! What one service may use. Defaults come from the configuration (`limits.*`), a manifest's `[limits]` overrides them.
+//! The limits of one service. Defaults come from the configuration (`limits.*`); `[limits]` of a manifest overrides
+//! them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::key::{self, Key};
 
-/// Bounds of one service, every one of them always in force.
+/// The limits of one service. All of them always apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall time of a request, from admission to the last byte of its body.
+    /// Wall time of a request, from admission to the last byte of its response body.
     pub wall: Duration,
-    /// CPU time of guest code in a request. Sampled in ticks of the engine, so exact to about one tick.
+    /// CPU time of guest code in a request. Sampled in ticks of the engine, so accurate to about one tick.
     pub cpu: Duration,
-    /// Linear memory of a sandbox in bytes, all its memories together.
+    /// Bytes of linear memory of a sandbox, all memories together.
     pub memory: usize,
-    /// Elements of a sandbox's tables, all together.
+    /// Elements in the tables of a sandbox, all together.
     pub table_elements: usize,
-    /// Handles that a sandbox may hold at once: streams, bodies, header sets, pollables.
+    /// Handles that a sandbox may have at once: streams, bodies, header sets, pollables.
     pub resources: usize,
     /// Bytes of a request body.
     pub request_body: usize,
-    /// Requests being answered at once.
+    /// Requests that the service handles at once.
     pub in_flight: usize,
-    /// Requests waiting for a place among those in flight.
+    /// Requests that wait for a slot of `in_flight`.
     pub queue: usize,
-    /// How long a request may wait for that place.
+    /// Time that a request may wait for its slot.
     pub queue_wait: Duration,
-    /// Bytes of stdout and stderr that become log lines, per request; what is over is counted and dropped.
+    /// Bytes of stdout and stderr of one request that become log lines; further bytes are counted and dropped.
     pub output: usize,
-    /// Bytes of stdout and stderr of all requests together that become log lines in a second.
+    /// Bytes of stdout and stderr of the whole service that become log lines, per second.
     pub output_rate: usize,
-    /// Requests that a warm instance (`isolation = "service"`) answers before it is replaced.
+    /// Requests that a warm instance (`isolation = "service"`) handles before it is replaced.
     pub warm_uses: usize,
-    /// How long a warm instance may sit idle.
+    /// Time that a warm instance may be idle.
     pub warm_idle: Duration,
-    /// Calls between services that may lead to a request, and times that it may come back from replicas.
+    /// Length of a chain of calls between services, and times that replicas may lead a request back to this host.
     pub call_depth: usize,
-    /// Requests that its guests may have under way to the world at once.
+    /// Requests of its guests to the world in flight at once.
     pub outgoing: usize,
-    /// Requests that they may send to the world in a second.
+    /// Requests of its guests to the world per second.
     pub outgoing_rate: usize,
 }
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// What the pool's table slots are sized for: eight bytes of address space each.
+/// The most elements of a sandbox's tables, for which the pool reserves eight bytes of address space each.
 pub const MAX_TABLE_ELEMENTS: usize = 200_000;
 
 /// Every limit, in the order of the docs.
@@ -52,7 +53,7 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "wall",
         default: "30s",
-        help: "wall time of a request, until its answer is complete",
+        help: "wall time of a request, until its response is complete",
         set: |l, text| key::duration(text, MS..=DAY).map(|value| l.wall = value),
     },
     Key {
@@ -64,7 +65,7 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "memory",
         default: "128MiB",
-        help: "linear memory of one sandbox; at most engine.max_memory",
+        help: "linear memory of one sandbox; at most `engine.max_memory`",
         set: |l, text| key::size(text, 64 << 10..=4 << 30).map(|value| l.memory = value),
     },
     Key {
@@ -76,7 +77,7 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "resources",
         default: "1000",
-        help: "handles (streams, bodies, header sets) that one sandbox holds at once",
+        help: "handles (streams, bodies, header sets) that one sandbox has at once",
         set: |l, text| key::count(text, 16..=1_000_000).map(|value| l.resources = value),
     },
     Key {
@@ -88,19 +89,19 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "in_flight",
         default: "256",
-        help: "requests answered at once",
+        help: "requests that the service handles at once",
         set: |l, text| key::count(text, 1..=1_000_000).map(|value| l.in_flight = value),
     },
     Key {
         name: "queue",
         default: "1024",
-        help: "requests waiting for a place among those in flight",
+        help: "requests that wait for a slot of `limits.in_flight`",
         set: |l, text| key::count(text, 0..=1_000_000).map(|value| l.queue = value),
     },
     Key {
         name: "queue_wait",
         default: "5s",
-        help: "how long a request waits for its place",
+        help: "time that a request waits for its slot",
         set: |l, text| key::duration(text, Duration::ZERO..=DAY).map(|value| l.queue_wait = value),
     },
     Key {
@@ -112,13 +113,13 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "output_rate",
         default: "1MiB",
-        help: "stdout and stderr of the whole service that become log lines in a second",
+        help: "stdout and stderr of the whole service that become log lines, per second",
         set: |l, text| key::size(text, 0..=1 << 30).map(|value| l.output_rate = value),
     },
     Key {
         name: "warm_uses",
         default: "10000",
-        help: "requests that a warm instance answers before it is replaced",
+        help: "requests that a warm instance handles before it is replaced",
         set: |l, text| key::count(text, 1..=usize::MAX).map(|value| l.warm_uses = value),
     },
     Key {
@@ -130,25 +131,25 @@ pub const LIMITS: &[Key<Limits>] = &[
     Key {
         name: "call_depth",
         default: "8",
-        help: "calls from service to service that may lead to a request, and times that replicas may lead it back here",
+        help: "length of a chain of calls between services, and times that replicas may lead a request back to this host",
         set: |l, text| key::count(text, 0..=64).map(|value| l.call_depth = value),
     },
     Key {
         name: "outgoing",
         default: "64",
-        help: "requests to the world under way at once, all guests of the service together",
+        help: "requests to the world in flight, all guests of the service together",
         set: |l, text| key::count(text, 0..=10_000).map(|value| l.outgoing = value),
     },
     Key {
         name: "outgoing_rate",
         default: "1000",
-        help: "requests to the world in a second, all guests of the service together",
+        help: "requests to the world per second, all guests of the service together",
         set: |l, text| key::count(text, 1..=1_000_000).map(|value| l.outgoing_rate = value),
     },
 ];
 
 impl Limits {
-    /// Every limit by its name, as it would be written.
+    /// Returns every limit by name, in the form of a manifest.
     pub fn shown(&self) -> BTreeMap<&'static str, String> {
         let time = |value: Duration| humantime::format_duration(value).to_string();
         let size = |value: usize| bytesize::ByteSize(value as u64).display().iec().to_string();
@@ -172,7 +173,7 @@ impl Limits {
         ])
     }
 
-    /// Everything at zero: only a place for [`LIMITS`] to write to, never a value in use.
+    /// Returns a value for [`LIMITS`] to fill in. It is never used as it is.
     pub(crate) fn blank() -> Self {
         Self {
             wall: Duration::ZERO,
@@ -196,7 +197,7 @@ impl Limits {
 }
 
 impl Limits {
-    /// What is wrong with these limits as a whole, in a host whose sandboxes have at most `max_memory` bytes.
+    /// Returns the conflicts between limits, on a host whose sandboxes have at most `max_memory` bytes.
     pub fn disagreements(&self, max_memory: usize) -> Vec<String> {
         let mut problems = Vec::new();
         if self.memory > max_memory {

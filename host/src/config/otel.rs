@@ -1,17 +1,17 @@
-//! The standard `OTEL_*` variables as keys of Lodge, so that it traces where every other service does.
+//! Translates the standard `OTEL_*` variables into settings, so that Lodge sends traces where other services do.
 //!
-//! They are a source of their own, weaker than `lodge.toml`. Only what is about traces is read. Pure, as all of
-//! [`config`](super): the variables come in as text.
+//! They are a source of their own, which `lodge.toml` overrides. Only variables about traces are read. Pure, like all
+//! of [`config`](super): the variables are passed in as text.
 
 use std::collections::BTreeMap;
 
 use super::traces::{TRACES, Traces};
 use super::{Origin, Source};
 
-/// What to do with the text of a variable so that a key can read it.
+/// A translation from the text of a variable to the text of a setting.
 type Translate = fn(&str) -> Result<String, String>;
 
-/// (key, the variables that say it with the strongest first, how)
+/// (setting, its variables in descending precedence, translation)
 const NAMED: &[(&str, &[&str], Translate)] = &[
     ("protocol", &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"], plain),
     ("service", &["OTEL_SERVICE_NAME"], plain),
@@ -37,14 +37,14 @@ const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
 
-/// The `OTEL_*` variables among `vars` as a source. `stronger` are the other sources: which variables count depends on
-/// the exporter that they name.
+/// Reads the `OTEL_*` variables among `vars` into a source. `stronger` are the other sources: the exporter that they
+/// name decides which variables apply.
 ///
-/// An OTLP endpoint alone turns tracing on, because OTLP is what OpenTelemetry exports by unless told otherwise. While
-/// tracing is off nothing else is read: the variables are then meant for others.
+/// An OTLP endpoint alone turns tracing on, because OTLP is the default exporter of OpenTelemetry. While tracing is
+/// off, no other variable is read: they are meant for other programs.
 ///
 /// # Errors
-/// Every variable with a value that cannot be meant, each a line that names it.
+/// One line for each variable with an invalid value.
 pub fn read(
     vars: impl Iterator<Item = (String, String)>,
     stronger: &[(Origin, Source)],
@@ -73,7 +73,7 @@ pub fn read(
         (said.get(BASE), exporter.as_str(), found.source.contains_key("traces.endpoint"))
     {
         let protocol = named("traces.protocol").or(found.source.get("traces.protocol").map(String::as_str));
-        // Only HTTP has a path of its own for each signal, under that of the endpoint.
+        // Over HTTP each signal has its own path below the endpoint; over gRPC it has not.
         let path = if protocol == Some("grpc") { "" } else { "/v1/traces" };
         found.take("endpoint", BASE, Ok(format!("{}{path}", base.trim().trim_end_matches('/'))));
     }
@@ -89,7 +89,7 @@ struct Found {
 }
 
 impl Found {
-    /// Takes `text` for the key `traces.KEY`, if that can read it.
+    /// Stores `text` for the setting `traces.KEY` if it is valid; else notes a problem of `variable`.
     fn take(&mut self, key: &str, variable: &str, text: Result<String, String>) {
         let checked = text.and_then(|text| {
             let setting = TRACES.iter().find(|setting| setting.name == key);
@@ -154,7 +154,8 @@ fn milliseconds(text: &str) -> Result<String, String> {
     Ok(format!("{number}ms"))
 }
 
-/// A URL that is used as it is: one without a path means the root, where Lodge's own key would mean the usual path.
+/// Translates a URL that is used unchanged: without a path it means `/`, while `traces.endpoint` would mean the usual
+/// path.
 fn whole(text: &str) -> Result<String, String> {
     let text = text.trim();
     let bare = text.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?']));

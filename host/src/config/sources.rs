@@ -1,11 +1,11 @@
-//! What `lodge.toml` and the environment say, as text by the names of settings.
+//! Reads `lodge.toml` and the environment into a map from setting to text.
 
 use super::{Source, env_name, names};
 
 /// Reads `lodge.toml` into a [`Source`]: `[listener] idle = "60s"` becomes `listener.idle`.
 ///
 /// # Errors
-/// One line with the position, when it is not TOML.
+/// The position and the problem, if it is not TOML.
 pub fn read_file(text: &str) -> Result<Source, String> {
     fn flatten(prefix: &str, value: &toml::Value, into: &mut Source) {
         match value {
@@ -29,8 +29,8 @@ pub fn read_file(text: &str) -> Result<Source, String> {
     Ok(source)
 }
 
-/// The `LODGE_*` variables among `vars`. Only names that are settings: Kubernetes sets `LODGE_SERVICE_HOST` and
-/// the like for any Service called lodge. The others are returned for a warning.
+/// Reads the `LODGE_*` variables among `vars`. Also returns the names that are not settings, for a warning and not as
+/// an error: Kubernetes sets `LODGE_SERVICE_HOST` and others for any Service called lodge.
 pub fn read_environment(vars: impl Iterator<Item = (String, String)>) -> (Source, Vec<String>) {
     let (mut source, mut unknown) = (Source::new(), Vec::new());
     for (variable, value) in vars.filter(|(variable, _)| variable.starts_with("LODGE_")) {
@@ -42,7 +42,7 @@ pub fn read_environment(vars: impl Iterator<Item = (String, String)>) -> (Source
     (source, unknown)
 }
 
-/// A plain TOML value as the text that a person would have typed.
+/// Returns a scalar TOML value as the text of a flag or variable.
 pub fn plain(value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) => text.clone(),

@@ -19,7 +19,7 @@ fn defaults_are_sound() {
     assert!(resolved.values.iter().all(|(.., origin)| *origin == Origin::Default));
 }
 
-/// A default never is more than the process can have; what somebody has written stays.
+/// Defaults are lowered to fit the memory of the process; explicit values are not.
 #[test]
 fn defaults_fit_into_the_memory() {
     let sizes = |pairs: &[(&str, &str)]| {
@@ -66,7 +66,7 @@ fn every_problem_at_once_and_where_it_is() {
     let problems = resolve(&sources).unwrap_err();
     assert_eq!(problems.len(), 3, "{problems:?}");
     let text = problems.join("\n");
-    assert!(text.contains("lodge.toml: listener.idel: there is no such key; did you mean `listener.idle`?"), "{text}");
+    assert!(text.contains("lodge.toml: listener.idel: unknown key; did you mean `listener.idle`?"), "{text}");
     assert!(text.contains("lodge.toml: limits.wall: `soon` is not a time span"), "{text}");
     assert!(text.contains("LODGE_ENGINE_INSTANCES: must be between 1 and 10000"), "{text}");
 }
@@ -76,7 +76,7 @@ fn values_must_agree() {
     let text = problems(Origin::Flag, &[("limits.memory", "2GiB"), ("limits.cpu", "1h"), ("admin", "127.0.0.1:8080")]);
     assert!(text.contains("limits.memory: more than engine.max_memory, which is 1.0 GiB"), "{text}");
     assert!(text.contains("limits.cpu: more than limits.wall"), "{text}");
-    assert!(text.contains("admin: 127.0.0.1:8080 is already"), "{text}");
+    assert!(text.contains("admin: 127.0.0.1:8080 is also"), "{text}");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn files_and_variables() {
     assert_eq!((known, unknown), (source(&[("limits.queue", "8")]), vec!["LODGE_SERVICE_HOST".to_owned()]));
 }
 
-/// A misspelt level would be taken for the name of a module, and silence everything.
+/// A misspelt level would be taken for the name of a module and silence the log.
 #[test]
 fn levels_are_levels() {
     for (text, sound) in
@@ -101,7 +101,7 @@ fn levels_are_levels() {
     }
 }
 
-/// Flags, variables and keys must not collide, or one of two settings could not be said.
+/// Names of flags, variables and keys are unique; otherwise one of two settings could not be set.
 #[test]
 fn names_are_unique_everywhere() {
     let names: Vec<_> = described().map(|(name, ..)| name).collect();
@@ -114,7 +114,7 @@ fn names_are_unique_everywhere() {
 }
 
 proptest! {
-    /// Any text for any key is a value in force or a problem that names the key; never a panic, never silence.
+    /// Any text for any key gives a value or a problem that names the key, and never a panic.
     #[test]
     fn any_text_for_any_key(index in 0..64usize, text in "\\PC{0,12}|[0-9]{1,25}(ms|s|h|KiB|GiB|MB)?") {
         let names: Vec<_> = described().map(|(name, ..)| name).collect();
@@ -131,7 +131,7 @@ proptest! {
     }
 }
 
-/// Addresses of clients are compared in one form, and so are networks.
+/// Networks have the same canonical form as addresses of clients.
 #[test]
 fn networks_have_one_form() {
     for (text, expected) in [

@@ -1,4 +1,4 @@
-//! Settings of distributed tracing: what is recorded, and where it goes.
+//! Settings of distributed tracing: which requests are recorded, and where spans are sent.
 
 use std::time::Duration;
 
@@ -7,47 +7,47 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::key::{Key, count, duration, word};
 
-/// How requests are traced. Fields are named as their keys are.
+/// The settings of tracing. Fields have the names of their keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traces {
-    /// Who gets the spans.
+    /// The exporter of spans.
     pub exporter: Exporter,
-    /// Where that is; `None` is the exporter's usual port on this machine.
+    /// The URL to send spans to; `None` is the usual port of the exporter on this machine.
     pub endpoint: Option<Endpoint>,
-    /// How OTLP is spoken.
+    /// The transport of OTLP.
     pub protocol: Protocol,
-    /// Headers of every export, such as an API key. Their values are marked as sensitive.
+    /// Headers of every export, such as an API key. The values are marked as sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Time for one batch, with all attempts to send it.
+    /// Time for one batch, including all attempts to send it.
     pub timeout: Duration,
-    /// The `service.name` of this host; empty is that of `resource`, or `lodge`.
+    /// The `service.name` of this host; if empty, that of `resource`, or `lodge`.
     pub service: String,
-    /// More attributes of this host.
+    /// Further attributes of this host.
     pub resource: Vec<(String, String)>,
     /// Share of requests that are recorded, 0 to 1.
     pub sample: f64,
-    /// Whether a caller that has decided already is followed.
+    /// Whether the sampling decision of the caller overrides `sample`.
     pub follow_parent: bool,
-    /// Spans that wait to be exported.
+    /// The most spans that wait to be exported.
     pub queue: usize,
-    /// Spans of one export.
+    /// The most spans of one export.
     pub batch: usize,
-    /// The longest that a span waits for others to be exported with.
+    /// The longest time that a span waits for a batch to fill.
     pub delay: Duration,
 }
 
-/// Who gets the spans.
+/// The exporter of spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exporter {
-    /// Nobody: nothing is recorded, and headers pass as they came.
+    /// None: nothing is recorded, and headers pass unchanged.
     Off,
-    /// An OpenTelemetry collector, or whoever speaks its protocol.
+    /// OTLP, to an OpenTelemetry collector or a compatible server.
     Otlp,
-    /// A Zipkin server.
+    /// Zipkin v2 JSON, to a Zipkin server.
     Zipkin,
 }
 
-/// How OTLP is spoken.
+/// The transport of OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// gRPC over HTTP/2.
@@ -56,11 +56,11 @@ pub enum Protocol {
     HttpProtobuf,
 }
 
-/// A URL that spans are sent to.
+/// The URL of a collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     uri: Uri,
-    /// Ends with its authority, so that the path is the exporter's usual one.
+    /// Whether the URL ends with its authority, so that the usual path of the exporter applies.
     bare: bool,
 }
 
@@ -69,7 +69,7 @@ pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "exporter",
         default: "off",
-        help: "who gets a trace of each request: `otlp`, `zipkin`, or nobody: `off`",
+        help: "where spans are exported to: `otlp`, `zipkin`, or `off`",
         set: |t, text| {
             let words = [("off", Exporter::Off), ("otlp", Exporter::Otlp), ("zipkin", Exporter::Zipkin)];
             word(text, &words).map(|value| t.exporter = value)
@@ -78,7 +78,7 @@ pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "endpoint",
         default: "",
-        help: "URL to send spans to; empty is this machine, at the usual port; without a path it gets the usual path",
+        help: "URL of the collector; empty is this machine at the standard port; without a path the standard path is added",
         set: |t, text| {
             t.endpoint = if text.is_empty() { None } else { Some(endpoint(text)?) };
             Ok(())
@@ -87,7 +87,7 @@ pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "protocol",
         default: "http/protobuf",
-        help: "how OTLP is spoken: `http/protobuf` or `grpc`",
+        help: "the transport of OTLP: `http/protobuf` or `grpc`",
         set: |t, text| {
             let words = [("http/protobuf", Protocol::HttpProtobuf), ("grpc", Protocol::Grpc)];
             word(text, &words).map(|value| t.protocol = value)
@@ -102,7 +102,7 @@ pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "timeout",
         default: "10s",
-        help: "time for one export, with all attempts; what has not arrived by then is lost, and counted",
+        help: "time for one export, all attempts together; spans that have not arrived by then are lost, and counted",
         set: |t, text| duration(text, MS..=HOUR).map(|value| t.timeout = value),
     },
     Key {
@@ -135,7 +135,7 @@ pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "queue",
         default: "2048",
-        help: "spans that wait to be exported, six for a request and as many for one that is sent on; more are lost, and counted",
+        help: "spans that wait to be exported, six for a request and as many for a forwarded one; further ones are lost, and counted",
         set: |t, text| count(text, 1..=1_000_000).map(|value| t.queue = value),
     },
     Key {
@@ -147,7 +147,7 @@ pub const TRACES: &[Key<Traces>] = &[
     Key {
         name: "delay",
         default: "5s",
-        help: "how long a span waits for others to be exported with",
+        help: "how long a span waits for others of its batch",
         set: |t, text| duration(text, MS..=HOUR).map(|value| t.delay = value),
     },
 ];
@@ -156,7 +156,7 @@ const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 impl Traces {
-    /// Only a place for [`TRACES`] to write to, never a value in use.
+    /// Returns a value for [`TRACES`] to fill in. It is never used as it is.
     pub(super) fn blank() -> Self {
         Self {
             exporter: Exporter::Off,
@@ -174,7 +174,7 @@ impl Traces {
         }
     }
 
-    /// The URL that spans are posted to, whole.
+    /// Returns the complete URL that spans are posted to.
     pub fn target(&self) -> Uri {
         let (port, usual) = match (self.exporter, self.protocol) {
             (Exporter::Zipkin, _) => (9411, "/api/v2/spans"),
@@ -193,7 +193,7 @@ impl Traces {
         Uri::from_parts(parts).unwrap_or(uri)
     }
 
-    /// `service.name` and the other attributes of this host, each name once.
+    /// Returns `service.name` and the other attributes of this host, each name once.
     pub fn attributes(&self) -> Vec<(String, String)> {
         const NAME: &str = "service.name";
         let mut all = self.resource.clone();
@@ -211,7 +211,7 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     let uri: Uri = text.parse().map_err(|_| wrong())?;
     let authority = uri.authority().ok_or_else(wrong)?.as_str();
     if authority.contains('@') {
-        return Err("a URL with a password in it; put what the collector wants into traces.headers".into());
+        return Err("the URL contains a user name or password; put credentials into traces.headers".into());
     }
     let after = text.split_once("://").map_or("", |(_, rest)| rest).len();
     match uri.scheme_str() {
@@ -225,11 +225,11 @@ fn share(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("must be between 0 and 1".into()) }
 }
 
-/// `name=value,name=value`, as W3C Baggage and the OTEL_* variables have it.
+/// Parses `name=value,name=value`, the format of W3C Baggage and of the `OTEL_*` variables.
 fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    // The part itself may be a secret, and is not repeated.
-    const WRONG: &str = "one of the parts between commas is not `name=value`";
+    // The message does not repeat the part, which may be secret.
+    const WRONG: &str = "a part between commas is not `name=value`";
     parts
         .map(|part| {
             let (name, value) = part.split_once('=').ok_or(WRONG)?;
@@ -241,7 +241,7 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// `%2C` and the like as the characters they stand for; a `%` that stands alone is itself.
+/// Decodes percent-encoding; a `%` that begins no encoding stays. Returns `None` if the result is not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,4 +1,4 @@
-//! The CPU time of one request's guest code.
+//! Measures the CPU time of one request's guest code.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -7,71 +7,71 @@ use std::time::Duration;
 use super::scheduler::CpuShare;
 use crate::base::clock::Clock;
 
-/// Ticks of CPU time that every request may use at once, without waiting for a turn.
+/// Ticks of CPU time that a request may use before it counts as long-running and waits for a slot.
 const SLICE: u32 = 2;
 
-/// CPU time of guest code, charged so that a request which never computes for long costs no clock read at all.
+/// A meter of the CPU time of guest code. A request that never computes for long costs no clock read.
 ///
-/// A guest that is caught running when a tick passes is charged that tick: a sample, right on average. From then
-/// on it is *hot* and its thread's CPU clock is read around every turn, so that a guest that really computes is
-/// measured exactly, and is not charged for time that the machine gave to others.
+/// A guest that runs when a tick passes is charged that tick: a sample, correct on average. From then on it is *hot*,
+/// and its thread's CPU clock is read before and after each run. So a guest that computes for long is measured exactly,
+/// and is not charged for time in which the machine ran something else.
 pub struct CpuMeter {
     limit: Duration,
-    /// The host's clock.
+    /// The host's coarse clock.
     pub clock: Clock,
     share: Arc<CpuShare>,
     used: AtomicU64,
     hot: AtomicBool,
-    /// When the current turn began: a tick when cold, nanoseconds of thread CPU time when hot.
+    /// When the current run began: in ticks if the guest is not hot, else in nanoseconds of thread CPU time.
     since: AtomicU64,
-    /// A tick has made it give its thread back since it was last asked.
+    /// Whether a tick has preempted the guest since the last [`take_preempted`](Self::take_preempted).
     preempted: AtomicBool,
 }
 
-/// What a guest that was caught by a tick has to do.
+/// The action for a guest that a tick interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TickAction {
-    /// It has just begun; let it run.
+    /// Continue: the guest has just begun.
     Continue,
-    /// Let others run first.
+    /// Yield the thread to other tasks.
     Yield,
-    /// Its CPU time is up.
+    /// Stop: the CPU time is used up.
     Over,
 }
 
 impl CpuMeter {
-    /// A meter of a request that may use `limit` of CPU time.
+    /// Creates a meter for a request that may use CPU time up to `limit`.
     pub fn new(limit: Duration, clock: Clock, share: Arc<CpuShare>) -> Self {
         let (used, since) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { limit, clock, share, used, hot: AtomicBool::new(false), since, preempted: AtomicBool::new(false) }
     }
 
-    /// Another request begins.
+    /// Resets the meter for the next request of the same sandbox.
     pub fn reset(&self) {
         self.used.store(0, Relaxed);
         self.hot.store(false, Relaxed);
         self.preempted.store(false, Relaxed);
     }
 
-    /// Ticks since the host has begun.
+    /// Ticks since the start of the host.
     pub fn ticks(&self) -> u64 {
         self.clock.now()
     }
 
-    /// Guest code is about to run on this thread.
+    /// Begins a run of guest code on this thread.
     pub fn enter(&self) {
         let now = if self.hot.load(Relaxed) { thread_cpu() } else { self.clock.now() };
         self.since.store(now, Relaxed);
     }
 
-    /// Guest code has stopped running on this thread.
+    /// Ends the run of guest code on this thread.
     pub fn leave(&self) {
         if self.hot.load(Relaxed) {
             self.charge();
         }
     }
 
-    /// A tick has passed since the guest was last asked.
+    /// Handles a tick that interrupts the guest, and returns what the guest has to do.
     pub fn tick(&self) -> TickAction {
         if self.hot.load(Relaxed) {
             self.charge();
@@ -89,17 +89,18 @@ impl CpuMeter {
         TickAction::Yield
     }
 
-    /// Whether it computes for long: more than a tick that it was caught in, or any if it is `short` of time.
+    /// Whether the guest counts as long-running: hot and at or over two ticks of CPU time. If `short`, being hot is
+    /// enough.
     pub fn is_long(&self, short: bool) -> bool {
         self.hot.load(Relaxed) && (short || self.used() >= self.clock.period() * SLICE)
     }
 
-    /// Whether a tick has made it give its thread back since this was last asked.
+    /// Whether a tick has preempted the guest since the last call.
     pub fn take_preempted(&self) -> bool {
         self.preempted.swap(false, Relaxed)
     }
 
-    /// CPU time used so far.
+    /// CPU time used by this request.
     pub fn used(&self) -> Duration {
         Duration::from_nanos(self.used.load(Relaxed))
     }

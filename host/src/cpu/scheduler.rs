@@ -1,12 +1,12 @@
-//! Who may compute. Guests that use CPU for long are *hogs*, and hogs together have all workers but one: whoever else
-//! asks finds a worker that no hog is on.
+//! Schedules guests that compute for long. At most workers - 1 *long-running* guests execute at once, so a short
+//! request always finds a free worker.
 //!
-//! Holding a [`CpuSlot`] is the proof that a hog may run; it lasts to the next tick of the clock. CpuScheduler go to the service
-//! that has had the least CPU time for its weight, however many requests it has, and within a service to whoever
-//! waits longest. A request that never computes for long meets none of this.
+//! A long-running guest runs only while it holds a [`CpuSlot`], which it gives up at the next tick of the clock. A free
+//! slot goes to the service with the least CPU time in relation to its weight, however many requests it has; within a
+//! service, to the request that has waited longest. Requests that never compute for long do not use the scheduler.
 //!
-//! On a single core there are two workers all the same, and the kernel shares the core out between them: hello beside 64
-//! requests that spin had a p99 of 4 ms so, and of 330 ms with one worker, which looks at its sockets too rarely.
+//! A single core also gets two workers, between which the kernel divides its time. Beside 64 requests that spin, the
+//! hello guest had a p99 of 4 ms with two workers, and of 330 ms with one, which polls its sockets too rarely.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 
 use crate::base::lock::lock;
 
-/// The weight of a service whose manifest names none.
+/// The default weight of a service.
 pub const WEIGHT: u32 = 100;
 
-/// Threads that serve: one per core, and never one alone.
+/// Worker threads: one per core, at least two.
 pub fn workers() -> usize {
     workers_on(cores())
 }
@@ -34,7 +34,7 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The turns of all workers that hogs may have.
+/// The slots of all workers but one.
 #[derive(Debug)]
 pub struct CpuScheduler {
     state: Mutex<State>,
@@ -43,9 +43,10 @@ pub struct CpuScheduler {
 #[derive(Debug)]
 struct State {
     free: usize,
-    /// Virtual time of the service that got the last turn: who comes later starts here, and catches nothing up.
+    /// Virtual time of the service that got the last slot. A service that begins to wait starts from here, so that it
+    /// gets no credit for time in which it did not compete.
     now: u64,
-    /// One for each service with hogs that wait.
+    /// One queue for each service with waiting guests.
     waiting: Vec<Queue>,
 }
 
@@ -55,45 +56,45 @@ struct Queue {
     requests: VecDeque<oneshot::Sender<CpuSlot>>,
 }
 
-/// A service's part of the CPU. Survives new versions of it.
+/// The CPU account of a service. Survives new versions.
 #[derive(Debug)]
 pub struct CpuShare {
-    turns: Arc<CpuScheduler>,
+    scheduler: Arc<CpuScheduler>,
     weight: AtomicU32,
-    /// Nanoseconds that its guests have computed.
+    /// CPU time of its guests in nanoseconds.
     cpu: AtomicU64,
-    /// The same for a service of weight [`WEIGHT`].
+    /// The same, scaled by [`WEIGHT`] / weight.
     virtual_time: AtomicU64,
-    hogs: AtomicUsize,
+    long_running: AtomicUsize,
 }
 
-/// A hog among the others of its service.
+/// A long-running guest, counted in its service.
 #[derive(Debug)]
 pub struct LongRunning(Arc<CpuShare>);
 
-/// Leave to compute until the next tick. Dropping it passes it on.
+/// Permission to compute until the next tick. Dropping it passes the slot on.
 #[derive(Debug)]
 pub struct CpuSlot(Arc<CpuScheduler>);
 
 impl CpuScheduler {
-    /// CpuScheduler for hogs on this many workers.
+    /// Creates the slots for this many workers.
     pub fn new(workers: usize) -> Arc<Self> {
         let state = State { free: workers.saturating_sub(1).max(1), now: 0, waiting: Vec::new() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// The share of a service that has computed nothing yet.
+    /// Creates the account of a service.
     pub fn share(self: &Arc<Self>) -> Arc<CpuShare> {
         Arc::new(CpuShare {
-            turns: Arc::clone(self),
+            scheduler: Arc::clone(self),
             weight: AtomicU32::new(WEIGHT),
             cpu: AtomicU64::new(0),
             virtual_time: AtomicU64::new(0),
-            hogs: AtomicUsize::new(0),
+            long_running: AtomicUsize::new(0),
         })
     }
 
-    /// Hands out what is free. A turn for somebody who has just gone comes back by being dropped.
+    /// Assigns the free slots. A slot for a request that was just cancelled is dropped and so returns here.
     fn grant(self: &Arc<Self>) {
         loop {
             let next = lock(&self.state).next();
@@ -120,41 +121,41 @@ impl State {
 }
 
 impl CpuShare {
-    /// CPU time of all guests of the service so far.
+    /// CPU time of all guests of the service.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu.load(Relaxed))
     }
 
-    /// The service has this weight from now on.
+    /// Sets the weight of the service.
     pub fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Relaxed);
     }
 
-    /// A guest of the service has computed for so many nanoseconds.
+    /// Charges the service for CPU time of a guest, in nanoseconds.
     pub fn charge(&self, nanos: u64) {
         self.cpu.fetch_add(nanos, Relaxed);
         let weight = u64::from(self.weight.load(Relaxed).max(1));
         self.virtual_time.fetch_add(nanos.saturating_mul(u64::from(WEIGHT)) / weight, Relaxed);
     }
 
-    /// One more hog.
+    /// Registers a long-running guest.
     pub fn long_running(self: &Arc<Self>) -> LongRunning {
-        self.hogs.fetch_add(1, Relaxed);
+        self.long_running.fetch_add(1, Relaxed);
         LongRunning(Arc::clone(self))
     }
 
-    /// A service that is at it already has no more time to spare for newcomers.
+    /// Whether the service has long-running guests. If so, its other guests count as long-running after one tick.
     pub fn has_long_running(&self) -> bool {
-        self.hogs.load(Relaxed) > 0
+        self.long_running.load(Relaxed) > 0
     }
 }
 
 impl LongRunning {
-    /// Asks for a turn. Dropping the receiver gives up the place in the queue, or the turn.
+    /// Queues for a slot. Dropping the receiver leaves the queue, or releases the slot.
     pub fn wait(&self) -> oneshot::Receiver<CpuSlot> {
         let share = &self.0;
-        let (request, turn) = oneshot::channel();
-        let mut state = lock(&share.turns.state);
+        let (request, slot) = oneshot::channel();
+        let mut state = lock(&share.scheduler.state);
         match state.waiting.iter_mut().find(|queue| Arc::ptr_eq(&queue.share, share)) {
             Some(queue) => {
                 if queue.requests.len() == queue.requests.capacity() {
@@ -168,14 +169,14 @@ impl LongRunning {
             }
         }
         drop(state);
-        share.turns.grant();
-        turn
+        share.scheduler.grant();
+        slot
     }
 }
 
 impl Drop for LongRunning {
     fn drop(&mut self) {
-        self.0.hogs.fetch_sub(1, Relaxed);
+        self.0.long_running.fetch_sub(1, Relaxed);
     }
 }
 

@@ -184,7 +184,8 @@ pub fn of(snapshot: &Snapshot) -> Vec<Report> {
     reports(snapshot, described)
 }
 
-/// The same with how every service does, and without grants, imports and exports, which are most of it and never change.
+/// The same with how every service does, and without grants, imports and exports, which are most of it and never
+/// change.
 pub fn live(snapshot: &Snapshot) -> Vec<Report> {
     reports(snapshot, |target| Service { live: Some(does(target)), ..service(target) })
 }
@@ -299,7 +300,7 @@ fn does(target: &Target) -> Live {
 fn cached(target: &Target) -> Option<Cached> {
     target.backend.spec.manifest.cache?;
     let cached = &target.backend.service.figures.cached;
-    let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_without_the_service());
+    let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_served_by_cache());
     let sum = |counts: Vec<(CacheOutcome, u64)>| counts.into_iter().map(|(_, count)| count).sum();
     Some(Cached { entries: cached.entries(), bytes: cached.bytes(), hits: sum(hits), misses: sum(misses) })
 }

@@ -1,14 +1,14 @@
-//! What an adaptive limit is to reach, as a manifest has it.
+//! Settings of an adaptive concurrency limit.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What it is to reach, and how far it may go.
+/// The target and the floor of an adaptive concurrency limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long an answer may take to begin, on average.
+    /// The target for the average time to the response head.
     pub latency: Duration,
-    /// Never fewer places.
+    /// The lowest limit of requests in flight.
     pub floor: usize,
 }
 

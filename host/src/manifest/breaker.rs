@@ -1,24 +1,24 @@
-//! When a circuit breaker opens and closes, as a manifest has it.
+//! Settings of a circuit breaker.
 
 use std::fmt;
 use std::time::Duration;
 
-/// When it opens, for how long, and what closes it.
+/// When a circuit breaker opens, for how long, and what closes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// It opens when this part of the calls failed, in percent.
+    /// Percentage of failed calls at which the breaker opens.
     pub failures: u32,
-    /// A call is slow when its answer took longer to begin.
+    /// Time to the response head above which a call is slow; `None` if no call is.
     pub slow: Option<Duration>,
-    /// It opens when this part of the calls was slow, in percent.
+    /// Percentage of slow calls at which the breaker opens.
     pub slow_calls: u32,
-    /// Fewer calls than this say nothing.
+    /// Number of calls in the window below which the breaker does not open.
     pub calls: u32,
-    /// Calls of this last while count.
+    /// Period over which calls are counted.
     pub window: Duration,
-    /// How long it is open before it tries again.
+    /// Time that the breaker stays open before it admits probes.
     pub open: Duration,
-    /// So many good calls close it.
+    /// Number of successful probes that close the breaker.
     pub probes: u32,
 }
 

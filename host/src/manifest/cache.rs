@@ -1,4 +1,4 @@
-//! `cache` in a manifest: which answers are kept, and what makes those of two versions differ.
+//! The key `cache` of a manifest, and the part of a cache key that separates versions.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use crate::config::plain;
 use crate::manifest::digest::Digest;
 use crate::manifest::policies::Policies;
 
-/// The longest `ttl`: a year, the longest that HTTP ever asked for.
+/// The longest `ttl`: a year, the longest lifetime that HTTP/1.1 recommended (RFC 2616 14.21).
 const MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// What becomes of the answers of a route.
+/// The cache rules of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// They are kept, where they may be. Else requests that change something still end what is kept.
+    /// Whether cacheable responses are stored. If not, unsafe requests still invalidate stored responses.
     pub keep: bool,
-    /// How long a 200 is fresh that says nothing of that itself.
+    /// The freshness lifetime of a 200 response without an explicit one.
     pub ttl: Duration,
 }
 
-/// `cache = { … }`, as it is written.
+/// `cache = { … }`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Detailed {
     ttl: Option<toml::Value>,
 }
 
-/// Answers that may stand for each other: of one version, in one state of its manifest.
+/// A version with a certain manifest. Stored responses of different editions are never mixed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Edition {
-    /// Of the service, or of the version beside it.
+    /// The name of the service or version.
     pub name: Arc<str>,
     number: u64,
 }
 
 impl Rules {
-    /// Reads `true`, `false` or `{ ttl = "1m" }`.
+    /// Parses `true`, `false` or `{ ttl = "1m" }`.
     ///
     /// # Errors
     /// What was expected.
@@ -61,8 +61,8 @@ impl Rules {
 }
 
 impl Edition {
-    /// What this component answers under this manifest. Two manifests are one edition only if they differ in nothing
-    /// but what no answer depends on.
+    /// Returns the edition of a component with this manifest. Two manifests give the same edition only if they differ
+    /// in keys that no response depends on.
     pub fn of(name: &Arc<str>, digest: Digest, manifest: &Manifest) -> Self {
         let relevant = Manifest {
             enabled: true,
@@ -76,7 +76,7 @@ impl Edition {
             ..manifest.clone()
         };
         let mut hasher = DefaultHasher::new();
-        // Whatever a manifest has one day is in its Debug form, so a new key counts until somebody says that it does not.
+        // The Debug form contains every field, so a new key separates editions until it is listed above.
         format!("{digest} {relevant:?}").hash(&mut hasher);
         Self { name: Arc::clone(name), number: hasher.finish() }
     }
@@ -125,13 +125,13 @@ mod tests {
         check("routes = [\n'/a',\n{ path = '/b', cache = 1 }]", "line 3: cache: write");
         let limits = config::resolve(&[]).unwrap().config.limits;
         let version = read("cache = true").unwrap().version("cache = false", 1 << 30);
-        assert!(version.unwrap_err()[0].starts_with("cache: it is the service's"), "{limits:?}");
+        assert!(version.unwrap_err()[0].starts_with("cache: a version cannot set this"), "{limits:?}");
     }
 
     #[test]
     fn an_edition_is_what_answers_depend_on() {
         let plain = edition("cache = true");
-        // Whose responses may be shared is another matter then.
+        // A header in `sticky` changes which responses may be shared.
         assert_ne!(edition("cache = true\nsticky = 'header:x-user'"), plain);
         for same in ["cpu_weight = 7", "limits.wall = '1m'", "ready.path = '/x'", "sticky = 'client'"] {
             assert_eq!(edition(&format!("cache = true\n{same}")), plain, "{same}");

@@ -1,25 +1,25 @@
-//! Which addresses may ask: first who may not, then who may.
+//! Client address filters: `deny` is checked before `allow`.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Networks that may ask, and networks that may not.
+/// Networks whose clients are allowed or denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Clients {
-    /// Only these; everybody when there are none.
+    /// Allowed networks; if empty, all.
     pub allow: Vec<IpNet>,
-    /// None of these, also where `allow` has them.
+    /// Denied networks. They take precedence over `allow`.
     pub deny: Vec<IpNet>,
 }
 
 impl Clients {
-    /// Whether everybody may ask, so that nobody needs to know who does.
+    /// Whether all clients are allowed, so that the client address is not needed.
     pub fn admits_all(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
 
-    /// Whether this one may.
+    /// Whether this client is allowed.
     pub fn admits(&self, client: IpAddr) -> bool {
         let among = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&client));
         !among(&self.deny) && (self.allow.is_empty() || among(&self.allow))

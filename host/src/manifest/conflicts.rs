@@ -1,4 +1,4 @@
-//! What a manifest with `[upstream]` must not say besides, because it would mean nothing.
+//! Keys that have no effect in a manifest with `[upstream]`, and are therefore refused.
 
 use toml::de::DeTable;
 
@@ -6,13 +6,13 @@ use super::line_of;
 use crate::config::limits::Limits;
 use crate::manifest::upstream::Spec;
 
-/// What says which component it is.
+/// Keys that select a component.
 const COMPONENT: &[&str] = &["component", "digest"];
 
-/// What says how a component is run, and which a version that is one has from its own manifest.
+/// Keys about the execution of a component. A version that is a component sets them in its own manifest.
 const RUN: &[&str] = &["isolation", "cpu_weight", "env", "ready", "calls", "http"];
 
-/// Limits of sandboxes and of what guests write and send; the others are of requests, wherever those are answered.
+/// Limits of sandboxes and of the output and requests of guests. The other limits also apply to upstreams.
 const LIMITS: &[&str] = &[
     "cpu",
     "memory",
@@ -26,8 +26,8 @@ const LIMITS: &[&str] = &[
     "outgoing_rate",
 ];
 
-/// What is wrong with a file that has this `[upstream]`, under these limits. Only what is written there counts: what it
-/// has from its service may be for other versions.
+/// Returns the keys of a file that conflict with its `[upstream]` under these limits. Only keys of the file itself
+/// count, because inherited ones may be meant for other versions.
 pub(super) fn find(text: &str, spec: &Spec, limits: &Limits) -> Vec<String> {
     let Ok(file) = DeTable::parse(text) else { return Vec::new() };
     let (mut written, mut problems) = (Vec::new(), Vec::new());
@@ -41,16 +41,19 @@ pub(super) fn find(text: &str, spec: &Spec, limits: &Limits) -> Vec<String> {
         let line = line_of(text, at);
         let limit = name.strip_prefix("limits.").is_some_and(|limit| LIMITS.contains(&limit));
         if COMPONENT.contains(&&*name) {
-            problems.push(format!("{line}{name}: the service is elsewhere, by [upstream]; take one of them away"));
+            problems.push(format!(
+                "{line}{name}: has no effect, because [upstream] says that the service is elsewhere; remove one of \
+                 them"
+            ));
         } else if limit || RUN.contains(&&*name) {
             problems.push(format!(
-                "{line}{name}: only components have it, and the service is elsewhere, by [upstream]; take one of them \
-                 away, or write it in the manifest of a version"
+                "{line}{name}: applies to components only, and [upstream] says that the service is elsewhere; remove one of \
+                 them, or write it in the manifest of a version"
             ));
         } else if name == "upstream.read" && spec.retry.attempts > 0 && spec.read >= limits.wall {
             let wall = humantime::format_duration(limits.wall);
             problems.push(format!(
-                "{line}upstream.read: not less than limits.wall ({wall}), so no time would be left to ask another \
+                "{line}upstream.read: not less than limits.wall ({wall}), so no time would be left for another \
                  replica; lower it, raise limits.wall, or set retry.attempts = 0"
             ));
         }
@@ -71,7 +74,7 @@ mod tests {
         Manifest::read("users", text, &limits, 1 << 30).map_err(|problems| problems.join("\n"))
     }
 
-    /// Every limit is one of both kinds, and named as it is written.
+    /// Every entry of `LIMITS` is the name of a limit.
     #[test]
     fn limits_of_components_are_limits() {
         let named = |limit: &&str| config::limits::LIMITS.iter().any(|known| known.name == *limit);
@@ -87,10 +90,7 @@ mod tests {
         let said: Vec<_> = problems.lines().filter_map(|line| line.split(": ").nth(1)).collect();
         let expected = ["isolation", "calls", "http", "cpu_weight", "ready", "component", "limits.memory", "env"];
         assert_eq!(said, expected, "{problems}");
-        assert!(
-            problems.contains("line 6: component: the service is elsewhere, by [upstream]; take one"),
-            "{problems}"
-        );
+        assert!(problems.contains("line 6: component: has no effect, because [upstream] says"), "{problems}");
     }
 
     #[test]
@@ -98,10 +98,10 @@ mod tests {
         let component = read("calls = ['a']\nisolation = 'service'\n[env]\nA = 'b'\n[limits]\ncpu = '1s'").unwrap();
         assert!(component.version(SOME, 1 << 30).is_ok(), "a version elsewhere");
         let problem = component.version(&format!("{SOME}env.A = 'c'"), 1 << 30).unwrap_err();
-        assert!(problem[0].contains("line 2: env: only components have it"), "{problem:?}");
+        assert!(problem[0].contains("line 2: env: applies to components only"), "{problem:?}");
         let elsewhere = read(SOME).unwrap();
         assert!(elsewhere.version("calls = ['a']\n[limits]\ncpu = '1s'", 1 << 30).is_ok(), "a version here");
-        // What is about requests stays.
+        // Keys about requests are allowed.
         assert!(read(&format!("rate = '1/s'\ncache = true\nlimits.in_flight = 3\n{SOME}")).is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! Where a problem of a manifest is, and what it means to who wrote it: serde speaks of types, and not of keys.
+//! Messages about problems of a manifest, with line and key. The errors of serde name types and not keys.
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -7,7 +7,7 @@ use crate::config::key::nearest;
 use crate::config::limits::LIMITS;
 use crate::manifest::upstream;
 
-/// Every key of a manifest, and how it is written; nothing where whoever reads it says that.
+/// Every manifest key with a syntax hint; empty where the key's parser gives its own.
 const KEYS: &[(&str, &str)] = &[
     ("enabled", "write true or false"),
     ("component", "write the name of a file, like \"other.wasm\""),
@@ -36,22 +36,22 @@ const KEYS: &[(&str, &str)] = &[
     ("build", "write a section [build]"),
 ];
 
-/// How what is in some of them is written.
+/// Syntax hints for keys inside of sections.
 const INNER: &[(&str, &str)] = &[
     ("rollback.p99", "write a number, like 1.5"),
     ("rollback.minimum", "write a whole number, like 100"),
     ("ready.path", "write a path, like \"/health\""),
 ];
 
-/// Those that are written as a section more often than not.
+/// Keys that are usually written as a section.
 const SECTIONS: &[&str] = &["limits", "env", "rollback", "upstream", "breaker", "adaptive", "build"];
 
-/// An error of serde in words.
+/// Converts an error of serde into a message with line, key and hint.
 pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map(|span| span.start);
     let line = at.map_or(String::new(), |at| line_of(text, at));
     let message = with_hint(error.message());
-    // Of a field that is unknown the message has the name.
+    // The message about an unknown field already contains its name.
     let value = at.filter(|_| !message.starts_with("unknown field"));
     let Some(key) = value.and_then(|at| key_at(DeTable::parse(text).ok()?.get_ref(), at)) else {
         return format!("{line}{message}");
@@ -73,7 +73,7 @@ fn form(key: &str) -> Option<&'static str> {
     KEYS.iter().chain(INNER).find(|(name, _)| *name == key).map(|(_, form)| *form)
 }
 
-/// The key whose value is at this offset: the innermost.
+/// Returns the dotted name of the innermost key whose value is at this offset.
 fn key_at(table: &DeTable<'_>, at: usize) -> Option<String> {
     table.iter().find_map(|(key, value)| {
         let inner = value.get_ref().as_table().and_then(|inner| key_at(inner, at));
@@ -84,7 +84,7 @@ fn key_at(table: &DeTable<'_>, at: usize) -> Option<String> {
     })
 }
 
-/// serde names what it does not know and what it does, between backticks.
+/// Adds a hint to serde's message about an unknown name, which lists that name and the known ones in backticks.
 pub(super) fn with_hint(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
     let hint = names.next().filter(|_| message.starts_with("unknown")).and_then(|wrong| {
@@ -97,7 +97,7 @@ pub(super) fn with_hint(message: &str) -> String {
     format!("{message}{hint}")
 }
 
-/// What to say of a key that is in a section, and is one of the manifest itself.
+/// Returns the hint for a key that is in a section and belongs to the top level of the manifest.
 pub(crate) fn misplaced(name: &str) -> Option<String> {
     let first = name.split('.').next().unwrap_or(name);
     let (key, _) = KEYS.iter().find(|(key, _)| *key == first)?;
@@ -107,7 +107,7 @@ pub(crate) fn misplaced(name: &str) -> Option<String> {
     })
 }
 
-/// What to say of a key that is in no section, and belongs into one.
+/// Returns the hint for a key that is at the top level and belongs into a section.
 fn home(name: &str) -> Option<String> {
     let inside = format!("{name}.");
     let mut upstream = upstream::KEYS.iter().map(|key| key.name).chain(["replicas"]);
@@ -121,7 +121,7 @@ fn home(name: &str) -> Option<String> {
     Some(format!("`{name}` is a key of [{section}]"))
 }
 
-/// Where a key of the file is, such as `rate.limit`: its table when it is not written itself.
+/// Returns `line N: ` for a key such as `rate.limit`; if the key is absent, for its table.
 pub(super) fn position(text: &str, key: &str) -> String {
     let Ok(document) = DeTable::parse(text) else { return String::new() };
     let (mut table, mut line) = (Some(document.get_ref()), String::new());
@@ -135,7 +135,7 @@ pub(super) fn position(text: &str, key: &str) -> String {
     line
 }
 
-/// Names the line of an offset, for the start of a message.
+/// Returns `line N: ` for an offset, to begin a message with.
 pub(crate) fn line_of(text: &str, offset: usize) -> String {
     let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
     format!("line {line}: ")
@@ -145,7 +145,7 @@ pub(crate) fn line_of(text: &str, offset: usize) -> String {
 mod tests {
     use super::*;
 
-    /// What is said of a key elsewhere is true of every key that the reader knows.
+    /// The table has every key that the reader knows, and no other.
     #[test]
     fn knows_every_key() {
         let error = toml::from_str::<super::super::File>("zzz = 1").err().unwrap();

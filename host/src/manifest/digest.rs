@@ -1,20 +1,20 @@
-//! SHA-256 of a component: what a version is called.
+//! SHA-256 of a component, which identifies its version.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 of a file: a guest's version.
+/// The SHA-256 digest of a file, which identifies the version of a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of these bytes.
+    /// Computes the digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest that is written as 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     pub fn read(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         for (n, byte) in bytes.iter_mut().enumerate() {
@@ -25,7 +25,7 @@ impl Digest {
         (text.len() == 64).then_some(Self(bytes))
     }
 
-    /// Enough of it to tell versions apart in a log.
+    /// Returns the first 12 digits, for logs.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(12);

@@ -1,7 +1,7 @@
-//! Whom a service may send requests to: `calls` for services of the same host, `http` for the world.
+//! The destinations that a service may send requests to: `calls` for services of this host, `http` for other servers.
 //!
-//! Pure. What an entry of `http` allows is an origin: a scheme, a host and a port. An address or a network allows what no
-//! name can: addresses that are not public.
+//! Pure. An entry of `http` allows an origin: a scheme, a host and a port. Only an entry with an address or a network
+//! allows connections to addresses that are not public; a name never does.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,50 +11,50 @@ use ipnet::IpNet;
 
 use crate::config::key::{nearest, network};
 
-/// What a service may send, and to whom. Nothing, unless its manifest says otherwise.
+/// The destinations of a service's requests. By default there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// Which services of the same host.
+    /// Services of this host.
     pub calls: Callees,
-    /// Which origins of the world.
+    /// Origins of other servers.
     pub http: Vec<Origin>,
 }
 
-/// Services that may be called.
+/// The services that may be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Callees {
-    /// Each of them.
+    /// All services.
     All,
-    /// These, as the manifest has them.
+    /// The services with these names, as in the manifest.
     These(Vec<String>),
 }
 
-/// An entry of `http`: what may be asked, over what, at which port.
+/// An entry of `http`: scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     https: bool,
     host: Host,
-    /// Any, when there is none.
+    /// The port; `None` for any.
     port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {
-    /// Every public one.
+    /// Every host with a public address.
     Any,
-    /// This one, in lower case.
+    /// This name, in lower case.
     Name(String),
-    /// All below this one, but not itself.
+    /// All names below this domain, but not the domain itself.
     Below(String),
     /// These addresses, public or not.
     Addresses(IpNet),
 }
 
-/// How an entry is written.
+/// The syntax of an entry, for messages.
 const FORM: &str = "write it like \"https://api.example.com\", \"https://*.example.org\", \"http://10.0.0.7:8080\" or \"http://10.0.0.0/8\"";
 
 impl Grants {
-    /// Whether there is anything that it may send.
+    /// Whether no request may be sent.
     pub fn is_empty(&self) -> bool {
         self.http.is_empty() && matches!(&self.calls, Callees::These(names) if names.is_empty())
     }
@@ -77,9 +77,9 @@ impl Grants {
         self.http.iter().any(|origin| origin.is_at(scheme, port) && origin.holds(address))
     }
 
-    /// Whether it may connect to addresses that are not `public`: only an entry that lists them allows that.
+    /// Whether any entry allows connections to addresses that are not `public`.
     pub fn lists_private(&self, public: impl Fn(IpAddr) -> bool) -> bool {
-        // A network may have both; who lists one does so for those that are not.
+        // A network may contain both kinds; it counts as a grant for the private ones.
         let some = |net: &IpNet| net.prefix_len() < net.max_prefix_len() || !public(net.addr());
         self.http.iter().any(|origin| matches!(&origin.host, Host::Addresses(net) if some(net)))
     }
@@ -92,7 +92,7 @@ impl Default for Callees {
 }
 
 impl Callees {
-    /// These, as a manifest would list them.
+    /// Returns the names, as in a manifest.
     pub fn names(&self) -> Vec<String> {
         match self {
             Self::All => vec!["*".to_owned()],
@@ -100,10 +100,10 @@ impl Callees {
         }
     }
 
-    /// Reads `"*"`, or a list of names.
+    /// Parses `"*"` or a list of names.
     ///
     /// # Errors
-    /// What is wrong with each entry.
+    /// The first invalid entry.
     pub(super) fn read(written: &toml::Value) -> Result<Self, String> {
         let entry = |value: &toml::Value| match value {
             toml::Value::String(name) => Ok(name.clone()),
@@ -126,7 +126,7 @@ impl Callees {
     }
 }
 
-/// Host names have no `_`, and no case.
+/// Compares service names without regard to case, and `_` as `-`, because host names have no `_`.
 fn is_same(one: &str, other: &str) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
@@ -137,10 +137,10 @@ fn is_name(name: &str) -> bool {
 }
 
 impl Origin {
-    /// Reads an entry of `http`.
+    /// Parses an entry of `http`.
     ///
     /// # Errors
-    /// What is wrong, and how it is written.
+    /// The problem and the expected syntax.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| format!("http: `{}`: {why}; {FORM}", text.escape_debug());
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -160,18 +160,19 @@ impl Origin {
             Some((authority, bits)) => (authority, Some(bits)),
             None => (rest, None),
         };
-        let (host, port) = split_port(authority).ok_or_else(|| wrong("its port is not one"))?;
+        let (host, port) =
+            split_port(authority).ok_or_else(|| wrong("the port is not a number from 0 to 65535, or `*`"))?;
         let host = match bits {
             Some(bits) => {
                 let net = network(&format!("{}/{bits}", bare(host)));
-                Host::Addresses(net.map_err(|_| wrong("it has a path, and is no network"))?)
+                Host::Addresses(net.map_err(|_| wrong("it has a path and is not a network"))?)
             }
             None => Host::read(host).ok_or_else(|| wrong("its host is neither a name nor an address"))?,
         };
         let port = match port {
             None => Some(if https { 443 } else { 80 }),
             Some("*") => None,
-            Some(port) => Some(port.parse().map_err(|_| wrong("its port is not one"))?),
+            Some(port) => Some(port.parse().map_err(|_| wrong("the port is not a number from 0 to 65535, or `*`"))?),
         };
         Ok(Self { https, host, port })
     }
@@ -180,7 +181,7 @@ impl Origin {
         self.https == (*scheme == Scheme::HTTPS) && self.port.is_none_or(|only| only == port)
     }
 
-    /// By a host as a URL has it.
+    /// Whether the entry covers the host of a URL.
     fn names(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host);
         match &self.host {
@@ -226,12 +227,12 @@ impl Host {
     }
 }
 
-/// An IPv6 address without its brackets.
+/// Returns an IPv6 address without its brackets, and any other host unchanged.
 pub(crate) fn bare(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// Host and port; an IPv6 address has colons of its own, between brackets.
+/// Splits host and port. Colons between brackets belong to an IPv6 address.
 fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     let end = authority.rfind(']').map_or(0, |end| end + 1);
     let (inside, rest) = authority.split_at_checked(end)?;

@@ -1,4 +1,4 @@
-//! A place in a request whose value tells clients apart: a header, a cookie, the client's address.
+//! A key that distinguishes clients by a part of the request: a header, a cookie or the client's address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName};
 
 use crate::base::ids::hash_of;
 
-/// Where a value stands in a request.
+/// The part of a request whose value is the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestKey {
     /// The first value of this header.
@@ -22,7 +22,7 @@ impl RequestKey {
     /// Reads `client`, `header:NAME` or `cookie:NAME`.
     ///
     /// # Errors
-    /// What was expected.
+    /// The forms that are expected.
     pub fn read(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not one of `client`, `header:NAME`, `cookie:NAME`");
         match text.split_once(':') {
@@ -33,7 +33,7 @@ impl RequestKey {
         }
     }
 
-    /// What stands there, if it is in the headers at all.
+    /// Returns the value in the headers; `None` if it is absent or not a part of the headers.
     pub fn value<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
         match self {
             Self::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
@@ -46,12 +46,12 @@ impl RequestKey {
         }
     }
 
-    /// The header that it is, if it is one.
+    /// Returns the name of the header, if the key is a header.
     pub fn header(&self) -> Option<&HeaderName> {
         if let Self::Header(name) = self { Some(name) } else { None }
     }
 
-    /// A number for what stands there, the same on every host.
+    /// Returns a hash of the value, the same on every host.
     pub fn key(&self, client: IpAddr, headers: &HeaderMap) -> Option<u64> {
         match self {
             Self::Client => Some(match client.to_canonical() {
@@ -63,7 +63,7 @@ impl RequestKey {
     }
 }
 
-/// As it is written.
+/// The form that [`RequestKey::read`] accepts.
 impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -74,7 +74,7 @@ impl fmt::Display for RequestKey {
     }
 }
 
-/// What RFC 6265 allows in the name of a cookie.
+/// Whether this is a valid name of a cookie (RFC 6265).
 fn is_cookie(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
     !name.is_empty() && name.bytes().all(plain)

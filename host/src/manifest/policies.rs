@@ -1,4 +1,4 @@
-//! What a manifest says of who may ask, and how often: settings only, a comparable value.
+//! The policies of a service and of its routes, as settings.
 
 pub mod read;
 
@@ -10,58 +10,58 @@ use super::rate::By;
 use crate::manifest::clients::Clients;
 use crate::manifest::{adaptive, breaker, rate};
 
-/// The policies of a service, and those of its routes.
+/// The policies of a service and of its routes. A comparable value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policies {
-    /// For every request of the service.
+    /// Policies for every request of the service.
     pub service: PolicySettings,
-    /// How many requests at once it can take is found out, within `limits.in_flight`.
+    /// An adaptive concurrency limit, within `limits.in_flight`.
     pub adaptive: Option<adaptive::Settings>,
-    /// For those that come by one of its routes, besides: each with the route as it is written, in the order of the manifest.
+    /// Additional policies for requests of a route, with the text of the route, in the order of the manifest.
     pub routes: Vec<(String, PolicySettings)>,
 }
 
-/// PolicySettings of a service or of a route.
+/// The policies of one service or one route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicySettings {
-    /// Which addresses may ask.
+    /// Allowed client addresses.
     pub clients: Clients,
-    /// How often.
+    /// The rate limit.
     pub rate: Option<rate::Settings>,
-    /// Whether it is asked although it fails.
+    /// The circuit breaker.
     pub breaker: Option<breaker::Settings>,
-    /// How much its requests matter; a route's word comes before its service's.
+    /// The priority of requests. That of a route overrides that of its service.
     pub priority: Option<Priority>,
 }
 
 impl Policies {
-    /// Whether a route says anything. Then the service must not be reached around its routes.
+    /// Whether any route has policies. If so, no host may give access to the service around its routes.
     pub fn has_routes(&self) -> bool {
         self.routes.iter().any(|(_, policies)| *policies != PolicySettings::default())
     }
 
-    /// Headers whose values have rates of their own.
+    /// Headers that are keys of rate limits.
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         let all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
         all.filter_map(|policies| if let By::Header(name) = &policies.rate.as_ref()?.by { Some(name) } else { None })
     }
 
-    /// Whether any of its requests has a high priority.
+    /// Whether the service or any of its routes has high priority.
     pub fn is_high(&self) -> bool {
         let mut all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
         all.any(|policies| policies.priority == Some(Priority::High))
     }
 }
 
-/// How much a request matters.
+/// The priority of a request in load shedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// It can be asked again later.
+    /// Refused first when the host is overloaded.
     Low,
-    /// As most do.
+    /// The default.
     #[default]
     Normal,
-    /// It is never turned away for the sake of another.
+    /// Never refused in favor of other requests.
     High,
 }
 

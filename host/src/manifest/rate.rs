@@ -1,31 +1,31 @@
-//! How often clients may ask, as a manifest has it.
+//! Settings of a rate limit.
 
 use std::fmt;
 use std::time::Duration;
 
 use http::header::HeaderName;
 
-/// How often, and who shares it.
+/// A rate limit and the key of its buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// So many requests …
+    /// Requests per `per`.
     pub count: u32,
-    /// … in this time.
+    /// The period of `count`.
     pub per: Duration,
-    /// So many at once.
+    /// Requests that may come at once: the size of a bucket.
     pub burst: u32,
-    /// Who has a bucket of their own.
+    /// The key of the token buckets.
     pub by: By,
 }
 
-/// Who has a bucket of their own.
+/// The key of the token buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum By {
-    /// Nobody: all requests share one.
+    /// One bucket for all requests.
     Service,
-    /// Every client address; of IPv6 every /64, which is what one client has.
+    /// One bucket per client address; for IPv6 per /64, which a single client usually has.
     Client,
-    /// Every value of this header; requests without it share one.
+    /// One bucket per value of this header; requests without the header share one.
     Header(HeaderName),
 }
 

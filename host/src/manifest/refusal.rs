@@ -1,32 +1,32 @@
-//! Why a file of the directory is not served.
+//! Refusals of files in the served directory.
 
 use std::fmt;
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A file that is not served: which, why, and what to do.
+/// The reason why a file is not served, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The file, as it is named in the directory.
+    /// The name of the file in the directory.
     pub file: String,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: String,
-    /// What to do.
+    /// What to do about it.
     pub remedy: String,
-    /// It may pass without the file being changed, so it is worth another try.
+    /// Whether the problem may end without a change of the file, so that a retry is useful.
     pub passing: bool,
-    /// The end of what its build has said.
+    /// The end of the build's output.
     pub output: Option<Arc<str>>,
 }
 
 impl Refusal {
-    /// A refusal of `file`.
+    /// Creates a refusal of `file`.
     pub fn new(file: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { file: file.to_owned(), reason: reason.into(), remedy: remedy.into(), passing: false, output: None }
     }
 
-    /// One that may pass by itself.
+    /// Marks the problem as one that may end by itself.
     #[must_use]
     pub fn passing(self) -> Self {
         Self { passing: true, ..self }
@@ -39,17 +39,17 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A file's name as people know it, for messages.
+/// Returns the file name of a path, for messages.
 pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// A refusal of a file for an error of reading it.
+/// Converts an error of reading `file` into a refusal.
 pub fn unreadable(file: &str, error: &Error) -> Refusal {
     match error.kind() {
         ErrorKind::InvalidInput => {
             let what = if file.ends_with(".toml") { "manifest" } else { "component" };
-            Refusal::new(file, error.to_string(), format!("put the {what} itself, or a link to it, here"))
+            Refusal::new(file, error.to_string(), format!("replace it with the {what} or a link to the {what}"))
         }
         ErrorKind::InvalidData => match error.to_string().split_once("; ") {
             Some((reason, remedy)) => Refusal::new(file, reason, remedy),
@@ -58,10 +58,10 @@ pub fn unreadable(file: &str, error: &Error) -> Refusal {
         ErrorKind::FileTooLarge if file.ends_with(".wasm") => {
             Refusal::new(file, error.to_string(), "strip its debug sections, or raise engine.max_file")
         }
-        ErrorKind::FileTooLarge => Refusal::new(file, error.to_string(), "a manifest is a small file of text"),
+        ErrorKind::FileTooLarge => Refusal::new(file, error.to_string(), "a manifest is a small text file; shorten it"),
         _ => {
-            let remedy = "make it readable for the user that Lodge runs as";
-            Refusal::new(file, format!("it cannot be read: {error}"), remedy).passing()
+            let remedy = "let the user that runs Lodge read it";
+            Refusal::new(file, format!("cannot read it: {error}"), remedy).passing()
         }
     }
 }

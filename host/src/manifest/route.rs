@@ -1,4 +1,4 @@
-//! Routes as a manifest has them: a host, a path and methods.
+//! Routes: a host, a path pattern and methods.
 
 use std::fmt;
 
@@ -7,26 +7,26 @@ use http::Method;
 use super::cache::Rules;
 use crate::base::canonical;
 
-/// One way to a service.
+/// A route to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Only requests for this host, in lower case and without a port.
+    /// The host that requests must have, in lower case and without a port; `None` for any.
     pub host: Option<String>,
-    /// Which paths.
+    /// The pattern of paths.
     pub path: Pattern,
-    /// Only these methods (`HEAD` wherever `GET` is); all of them when there are none here.
+    /// The methods that requests may have (`HEAD` wherever `GET`); if empty, all.
     pub methods: Vec<Method>,
-    /// The service sees the path without the part that `path` matched.
+    /// Whether the service gets the path without the part that `path` matched.
     pub strip_prefix: bool,
-    /// Whether its answers are kept; `None` where nothing of the service is.
+    /// The cache rules; `None` if no route of the service is cached.
     pub cache: Option<Rules>,
-    /// It has policies of its own, which no other spelling of a path may go around.
+    /// Whether the route has its own policies, which no other spelling of a path may bypass.
     pub guarded: bool,
-    /// It is the host that a service has by its name, and not from its manifest.
+    /// Whether this is the host `<name>.localhost`, and not a route of the manifest.
     pub named: bool,
 }
 
-/// Paths: `/x` is `/x` and all below it, `{name}` any one segment, `/` alone exactly that, and `/*` everything.
+/// A pattern of paths: `/x` matches `/x` and all paths below it, `{name}` one segment, `/` only itself, `/*` all paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     pub(crate) segments: Vec<Segment>,
@@ -40,10 +40,11 @@ pub(crate) enum Segment {
 }
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// It must start with `/`, not end with one, and hold no empty segment, dot segment, query, fragment or space.
+    /// Unless it is `/` or `/*`, it must start with `/`, not end with one, and have no empty segment, dot segment, query,
+    /// fragment or space.
     pub fn read(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!("route `{text}`: write it like \"/users\" (that path and all below it), \"/users/{{id}}\" or \"/\"")
@@ -75,7 +76,7 @@ impl Segment {
             None => {
                 let normal = canonical::normal(&format!("/{text}"))?;
                 let name = canonical::comparable(normal.strip_prefix('/')?);
-                // No request has a dot segment any more when it is looked up.
+                // Requests are normalized before they are routed, so no path has a dot segment.
                 (!name.is_empty() && !name.contains('/')).then_some(Self::Name(name))
             }
         }
@@ -83,13 +84,13 @@ impl Segment {
 }
 
 impl Route {
-    /// Every method of a path, at any host.
+    /// Returns a route for every method of a path, at any host.
     pub fn of(path: Pattern) -> Self {
         let methods = Vec::new();
         Self { host: None, path, methods, strip_prefix: false, cache: None, guarded: false, named: false }
     }
 
-    /// Everything at the host that a service has by its name.
+    /// Returns the route of the host `<name>.localhost`.
     pub fn host(host: String) -> Self {
         let path = Pattern { segments: Vec::new(), below: true };
         Self { host: Some(host), named: true, ..Self::of(path) }

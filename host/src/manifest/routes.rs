@@ -1,4 +1,4 @@
-//! Where a service answers, and the policies that a route has besides.
+//! Reads the routes of a manifest, with the policies and cache rules of each.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -14,10 +14,10 @@ use crate::base::canonical::canonical_host;
 use crate::manifest::policies::PolicySettings;
 use crate::manifest::route::{Pattern, Route};
 
-/// Routes of one service.
+/// The most routes of one service.
 pub const MOST_ROUTES: usize = 1_000;
 
-/// A route that says more than its path.
+/// A route as a table.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Detailed {
@@ -35,14 +35,14 @@ struct Detailed {
     breaker: Option<toml::Table>,
 }
 
-/// Reads the list of a manifest.
+/// Parses the list of routes. Every problem goes to `note`.
 pub(super) fn read(
     text: &str,
     written: &[toml::Spanned<toml::Value>],
     note: &mut impl FnMut(String),
 ) -> Vec<(Route, PolicySettings)> {
     if written.len() > MOST_ROUTES {
-        note(format!("routes: {} are more than {MOST_ROUTES}; let one stand for all below it", written.len()));
+        note(format!("routes: {} are more than {MOST_ROUTES}; use one route for all paths below it", written.len()));
         return Vec::new();
     }
     let (mut routes, mut seen) = (Vec::new(), HashSet::new());
@@ -50,7 +50,7 @@ pub(super) fn read(
         let line = line_of(text, written.span().start);
         match route(written.get_ref()) {
             Ok((route, _)) if !seen.insert(route.to_string()) => {
-                note(format!("{line}route `{route}` is there twice"));
+                note(format!("{line}duplicate route `{route}`; remove one"));
             }
             Ok((route, written)) => {
                 let policies = written.map(|written| policies::read(&written, &|_| line.clone(), note));
@@ -94,8 +94,8 @@ fn is_host(host: &str) -> bool {
     !host.is_empty() && host.bytes().all(plain)
 }
 
-/// Gives every route that says nothing what its `service` says, and returns what is so for its host. A service that keeps
-/// any answer has rules at every route: a POST may come by another than the GET.
+/// Gives every route without cache rules those of its `service`, and returns the rules for the service's host. If any
+/// route is cached, all routes have rules, because an unsafe request on one route may invalidate responses of another.
 pub(super) fn spread(service: Option<Rules>, routes: &mut [Route]) -> Option<Rules> {
     let keeps = |rules: &Option<Rules>| rules.is_some_and(|rules| rules.keep);
     let any = keeps(&service) || routes.iter().any(|route| keeps(&route.cache));

@@ -1,49 +1,50 @@
-//! What a version gets of its service's requests: `users@2.toml` beside `users@2.wasm`.
+//! The share of its service's traffic that a version gets: `users@2.toml` beside `users@2.wasm`.
 
 use serde::Deserialize;
 
 use crate::manifest::key::RequestKey;
 
-/// Hundredths of a percent, 0 to 10,000.
+/// A percentage in hundredths of a percent, 0 to 10,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(pub u32);
 
-/// What a version gets of the requests of its service.
+/// The share of its service's requests that a version gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficShare {
-    /// Its part of the requests that no rule decides.
+    /// The percentage of the requests that no rule decides.
     pub percent: Percent,
-    /// Requests that are for this version whatever its part is: any of these.
+    /// Rules that select requests for this version, whatever the percentage. One match is enough.
     pub rules: Vec<Rule>,
-    /// Its part of the requests that others answer and it is shown as well, its answers thrown away.
+    /// The percentage of requests to other versions of which this one gets a copy. Its responses to copies are
+    /// discarded.
     pub mirror: Percent,
-    /// When it is taken out by itself.
+    /// When the version is withdrawn automatically.
     pub rollback: Option<Rollback>,
-    /// Of the text that says so: another text is another chance for a version that was taken out.
+    /// A hash of the manifest's text. A changed text lets a withdrawn version start again.
     pub text: u64,
 }
 
-/// A request that has this value there.
+/// A rule that matches requests with a certain value of a header or cookie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Where.
+    /// The header or cookie.
     pub place: RequestKey,
-    /// Exactly this.
+    /// The value, compared exactly.
     pub value: String,
 }
 
-/// A version is taken out when it does worse than what it is to replace.
+/// The bounds beyond which a version is withdrawn, compared with its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rollback {
-    /// Hundredths of a percent of its requests that may fail more than the other's do.
+    /// Percentage points by which its share of failed requests may be higher.
     pub errors: Percent,
-    /// Its 99th percentile may be so many hundredths of the other's; at least 100.
+    /// Hundredths of the service's p99 that its own p99 may reach; at least 100.
     pub p99: u32,
-    /// Requests that both must have answered in the last minute before anything is concluded.
+    /// Requests that both must have handled in the last minute before they are compared.
     pub minimum: u64,
 }
 
-/// The keys of a version's manifest that those of a service do not have.
+/// The keys that only a version can set.
 pub(super) struct Written {
     pub(super) percent: Option<toml::Value>,
     pub(super) rules: Vec<String>,
@@ -66,10 +67,10 @@ impl Default for Rollback {
 }
 
 impl Percent {
-    /// All.
+    /// 100 %.
     pub const ALL: Self = Self(10_000);
 
-    /// Reads `10`, `2.5` or `"10%"`.
+    /// Parses `10`, `2.5` or `"10%"`.
     ///
     /// # Errors
     /// What was expected.
@@ -83,7 +84,7 @@ impl Percent {
         number.and_then(Self::of).ok_or_else(|| format!("{value} is not a percentage; write it like 10 or \"2.5%\""))
     }
 
-    /// Reads `10%`, `10` or `2.5%`.
+    /// Parses `10%`, `10` or `2.5%`.
     ///
     /// # Errors
     /// What was expected.
@@ -97,7 +98,7 @@ impl Percent {
         (0.0..=100.0).contains(&number).then(|| Self((number * 100.0).round() as u32))
     }
 
-    /// As a part of one.
+    /// Returns this as a fraction of one.
     pub fn part(self) -> f64 {
         f64::from(self.0) / 10_000.0
     }
@@ -109,7 +110,7 @@ impl std::fmt::Display for Percent {
     }
 }
 
-/// As it is written.
+/// The form of a manifest.
 impl std::fmt::Display for Rule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}={}", self.place, self.value)
@@ -126,7 +127,7 @@ impl Rule {
 }
 
 impl Written {
-    /// Which of these keys there are, for a manifest that must not have them.
+    /// Returns the names of the keys that are present, to refuse them in the manifest of a service.
     pub(super) fn given(&self) -> impl Iterator<Item = &'static str> {
         let given = [
             ("percent", self.percent.is_some()),
@@ -150,7 +151,7 @@ impl Written {
             (Rollback { errors, p99, minimum: written.minimum.unwrap_or(usual.minimum).max(1) }, written.p99)
         });
         if let Some((Rollback { p99: 0, .. }, Some(times))) = rollback {
-            note(format!("rollback.p99: {times} is not between 1 and 100; 1.5 is half as long again"));
+            note(format!("rollback.p99: {times} is not between 1 and 100; 1.5 allows 50 % more"));
         }
         let mut rules = Vec::new();
         for text in &self.rules {

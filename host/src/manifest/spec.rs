@@ -1,57 +1,58 @@
-//! What is on disk of a service, and how services and their versions are named.
+//! The files of a service, and the names of services and versions.
 
 use std::path::PathBuf;
 
 use super::Manifest;
 use super::digest::Digest;
 
-/// What is on disk of a service: a comparable value.
+/// A service or version as it is on disk. A comparable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestSpec {
-    /// Its name: the file's, without `.wasm`. A version's is `service@label`.
+    /// The name of the file without `.wasm`; `service@label` for a version.
     pub name: String,
-    /// Where the component is.
+    /// The path of the component.
     pub path: PathBuf,
-    /// What the component is.
+    /// The digest of the component.
     pub digest: Digest,
     /// Size of the component in bytes.
     pub size: u64,
-    /// How it wants to be served.
+    /// The manifest.
     pub manifest: Manifest,
 }
 
 impl GuestSpec {
-    /// The host whose every path is the service's, whatever its routes: host names have no `_`. None where a route
-    /// has policies of its own, which nobody must go around.
+    /// Returns the host under which the service gets every path, whatever its routes. `None` if a route has its own
+    /// policies, which this host would bypass.
     pub fn host(&self) -> Option<String> {
         (!self.manifest.policies.has_routes()).then(|| host_of(&self.name))
     }
 
-    /// The service of which this is a version, and the version's label; `None` for the service itself.
+    /// Returns the service of a version and the version's label; `None` for a service.
     pub fn version_of(&self) -> Option<(&str, &str)> {
         let (service, label) = split(&self.name);
         Some((service, label?))
     }
 }
 
-/// `users@2` is version `2` of `users`.
+/// Splits the name of a version: `users@2` into `users` and `2`.
 pub fn split(name: &str) -> (&str, Option<&str>) {
     name.split_once('@').map_or((name, None), |(service, label)| (service, Some(label)))
 }
 
-/// The host whose every path is the service `name`'s; of a version of it, its label goes before.
+/// Returns the host of the service `name`, `<service>.localhost`, or of a version, `<label>.<service>.localhost`. Host
+/// names have no `_`, so it becomes `-`.
 pub fn host_of(name: &str) -> String {
     let (service, label) = split(name);
     let label = label.map_or(String::new(), |label| format!("{label}."));
     format!("{label}{service}.localhost").replace('_', "-").to_ascii_lowercase()
 }
 
-/// A version's label may be a number such as `1.4.2`.
+/// Whether this is a valid label of a version: a name that may also contain dots, such as `1.4.2`.
 pub fn is_label(label: &str) -> bool {
     is_name(&label.replace('.', "-")) && !label.ends_with('.')
 }
 
-/// Whether this can be the name of a service: letters, digits, `-` and `_`, at most 63.
+/// Whether this is a valid service name: 1 to 63 letters, digits, `-` and `_`, of which the first is a letter or digit.
 pub fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=63).contains(&name.len())

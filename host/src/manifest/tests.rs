@@ -61,10 +61,7 @@ fn an_upstream() {
     assert_eq!(manifest, read(text).unwrap());
     assert_ne!(manifest, read(&text.replace("2s", "3s")).unwrap(), "a change is seen");
     let problem = read("cpu_weight = 0\n[upstream]\nreplica = ['http://10.0.0.7:8080']").unwrap_err();
-    assert!(
-        problem.contains("cpu_weight") && problem.contains("line 3: there is no key `upstream.replica`"),
-        "{problem}"
-    );
+    assert!(problem.contains("cpu_weight") && problem.contains("line 3: unknown key `upstream.replica`"), "{problem}");
 }
 
 #[test]
@@ -80,14 +77,14 @@ fn problems_have_lines_and_ways_out() {
     check("routes = [{ path = '/x', methods = ['get'] }]", "method `get`: write it like \"GET\"");
     check("routes = [{ path = '/x', host = 'a:80' }]", "host `a:80`: write it like");
     check("routes = [7]", "line 1: a route is a path, or a table");
-    check("routes = ['/x', '/x']", "route `/x` is there twice");
+    check("routes = ['/x', '/x']", "duplicate route `/x`");
     check("component = '../x.wasm'", "must be the name of a .wasm file");
     check("digest = 'sha256:12'", "64 hexadecimal digits");
     check("ready.path = 'x'", "ready.path: `x` is not a path");
     check("env = { 'A=B' = 'x' }", "env: `A=B` cannot be the name");
     check(&format!("env.A = '{}'", "x".repeat(70_000)), "are more than");
     check("isolation = 'none'", "expected `request` or `service`");
-    check("[limits]\nwal = '1s'", "line 2: there is no limit `wal`; did you mean `wall`?");
+    check("[limits]\nwal = '1s'", "line 2: unknown limit `wal`; did you mean `wall`?");
     check("[limits]\nwall = '1s'\nqueue = -1", "line 3: limits.queue: `-1` is not a whole number");
     check("[limits]\nmemory = '2GiB'", "more than engine.max_memory");
     check("[limits]\ncpu = '40s'", "more than limits.wall");
@@ -97,15 +94,15 @@ fn problems_have_lines_and_ways_out() {
     assert_eq!(both.lines().count(), 3, "{both}");
 }
 
-/// Whatever follows a section is in it, which nobody sees who appends a line.
+/// A key after a section belongs to it in TOML. The message says where to write the key.
 #[test]
 fn keys_in_the_wrong_section() {
     let above = "is a key of the manifest; write it above the first [section]";
     for (text, wanted) in [
         ("[env]\nA = 'b'\nrate = '1/m'", format!("line 3: env: `rate` {above}, or give the variable another name")),
         ("[env]\nroutes = ['/x']", format!("line 2: env: `routes` {above}")),
-        ("[limits]\ncalls = ['users']", format!("line 2: there is no limit `calls`; `calls` {above}")),
-        ("[breaker]\nhttp = []", format!("line 2: there is no key `breaker.http`; `http` {above}")),
+        ("[limits]\ncalls = ['users']", format!("line 2: unknown limit `calls`; `calls` {above}")),
+        ("[breaker]\nhttp = []", format!("line 2: unknown key `breaker.http`; `http` {above}")),
         ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", "line 4: unknown field `cache`".into()),
         ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", format!("`cache` {above}")),
         ("[health]\npath = '/'", "`health` is a part of [upstream]; write [upstream.health]".into()),
@@ -151,7 +148,7 @@ fn a_default_of_cpu_gives_way() {
     assert!(resolved.values.iter().any(|(name, text, _)| name == "limits.cpu" && text == "2s"));
 }
 
-/// As many as anybody has, read in no time; and the first too many is said.
+/// The most routes are accepted; one more is refused.
 #[test]
 fn routes_have_a_bound() {
     let text = |count: usize| {
@@ -190,8 +187,8 @@ fn a_version_begins_with_what_its_service_says() {
 #[test]
 fn a_version_is_not_a_service_nor_the_other_way_round() {
     for (text, wanted) in [
-        ("routes = [\"/v2\"]", "routes: it is the service's"),
-        ("sticky = \"client\"", "sticky: it is the service's"),
+        ("routes = [\"/v2\"]", "routes: a version cannot set this"),
+        ("sticky = \"client\"", "sticky: a version cannot set this"),
         ("percent = 101", "percent: 101 is not a percentage"),
         ("percent = \"ten\"", "percent: `ten` is not a percentage"),
         ("match = [\"x-version=2\"]", "match: `x-version=2`: write it like"),
@@ -203,8 +200,8 @@ fn a_version_is_not_a_service_nor_the_other_way_round() {
         assert!(problem.contains(wanted), "{text}: {problem}");
     }
     for (text, wanted) in [
-        ("percent = 1", "percent: it is a version's; write it in a file such as `NAME@2.toml`"),
-        ("mirror = 1", "mirror: it is a version's"),
+        ("percent = 1", "percent: only a version can set this; write it in a file such as `NAME@2.toml`"),
+        ("mirror = 1", "mirror: only a version can set this"),
         ("sticky = \"session\"", "sticky: `session` is not one of `client`"),
     ] {
         let problem = read(text).unwrap_err();

@@ -1,7 +1,7 @@
-//! What a manifest's `[upstream]` says, with the defaults filled in.
+//! The section `[upstream]` of a manifest, with the defaults filled in.
 //!
-//! Pure: text in, a [`Spec`] or every problem out, each with its line. The settings are the table [`KEYS`], from which
-//! defaults, "did you mean" and the rows of the docs come too.
+//! Pure: text in, a [`Spec`] or all problems out, each with its line. The settings are the table [`KEYS`], from which
+//! defaults, hints and the rows of the docs derive, too.
 
 mod keys;
 mod list;
@@ -23,129 +23,129 @@ use crate::manifest::upstream::protocol::{Protocol, Scheme};
 use crate::manifest::upstream::source::Source;
 use crate::manifest::{line_of, misplaced};
 
-/// An upstream as an operator wants it. A comparable value.
+/// The settings of an upstream. A comparable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Where replicas are, or where to ask for them.
+    /// The replicas, or the records and files that list them.
     pub replicas: Vec<Source>,
-    /// A file beside the manifest that lists more of them, one per line.
+    /// A file beside the manifest with further replicas, one per line.
     pub replicas_file: Option<String>,
-    /// Which of them gets a request.
+    /// The load-balancing policy.
     pub policy: Policy,
-    /// What [`Policy::Hash`] goes by; the others do not look at it.
+    /// The key of [`Policy::Hash`]; other policies ignore it.
     pub hash: RequestKey,
-    /// What is spoken to replicas.
+    /// The HTTP version for replicas.
     pub protocol: Protocol,
-    /// How long making a connection may take, TLS included.
+    /// Time for making a connection, TLS included.
     pub connect: Duration,
-    /// How long a replica may take to the head of its answer: the time of one try.
+    /// Time for one attempt: from sending the request to the response head.
     pub read: Duration,
-    /// How long a connection that nobody uses is kept.
+    /// Time after which an unused connection is closed.
     pub idle: Duration,
-    /// Connections to one replica.
+    /// The most connections to one replica.
     pub connections: usize,
-    /// Whose name replicas see as `Host`.
+    /// The `Host` that replicas see.
     pub host: HostName,
-    /// How replicas are checked.
+    /// Health checks.
     pub health: Check,
-    /// When a replica that fails requests is left out.
+    /// Outlier ejection.
     pub ejection: Ejection,
-    /// Over how long the share of a replica that has just become available grows to its full one. Zero: at once.
+    /// Time over which the share of a replica that becomes available grows to its full share. Zero disables this.
     pub slow_start: Duration,
-    /// When less than this part of the replicas is available, all of them are used.
+    /// Panic threshold: if less than this percentage of the replicas is available, all of them are used.
     pub panic: Percent,
-    /// How often a request is sent again.
+    /// Retries.
     pub retry: Retry,
-    /// After how long without an answer a request that changes nothing is sent to a second replica as well.
+    /// Time without a response after which a safe request is also sent to a second replica.
     pub hedge: Option<Duration>,
-    /// Whether a client may switch protocols: WebSocket.
+    /// Whether a client may switch protocols, for example to WebSocket.
     pub upgrade: bool,
-    /// Connections that may have done so at once.
+    /// The most connections with switched protocols.
     pub tunnels: usize,
 }
 
-/// Which replica gets a request.
+/// The load-balancing policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// One after another.
+    /// Each replica in turn.
     RoundRobin,
-    /// One after another, each as often as its weight says, and evenly spread.
+    /// Smooth weighted round robin: in proportion to weights, evenly interleaved.
     Weighted,
-    /// Any.
+    /// A random replica.
     Random,
-    /// Any, each as likely as its weight says.
+    /// A random replica, with probabilities in proportion to weights.
     WeightedRandom,
-    /// Of two drawn by weight, the one with fewer requests in flight for its weight.
+    /// Of two replicas drawn by weight, the one with fewer requests in flight in relation to its weight.
     LeastInFlight,
-    /// The same one for the same key, for as long as it is available.
+    /// The same replica for the same key, as long as it is available.
     Hash,
 }
 
-/// Whose name replicas see as `Host`.
+/// The `Host` that replicas see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostName {
-    /// The replica's over `https`, where certificates and virtual hosts go by it; the client's over `http`.
+    /// The replica's own over `https`, where certificates and virtual hosts depend on it; the client's over `http`.
     Auto,
-    /// The one that the client asked for.
+    /// The host of the client's request.
     Client,
-    /// The replica's own.
+    /// The host of the replica.
     Replica,
 }
 
-/// How replicas are checked.
+/// Health checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What is asked for; without it, nothing is checked.
+    /// The path of checks; `None` disables them.
     pub path: Option<String>,
-    /// From one check of a replica to the next.
+    /// Time from one check of a replica to the next.
     pub interval: Duration,
-    /// How long an answer may take.
+    /// Time for the response to a check.
     pub timeout: Duration,
-    /// Checks in a row that must pass before a replica that was down is used again.
+    /// Checks in a row that must pass before an unhealthy replica is used again.
     pub healthy: usize,
-    /// Checks in a row that must fail before a replica is down.
+    /// Checks in a row that must fail before a replica is unhealthy.
     pub unhealthy: usize,
-    /// Lowest and highest status that passes.
+    /// The lowest and the highest status that pass.
     pub status: (u16, u16),
 }
 
-/// When a replica that fails requests is left out, and for how long.
+/// Outlier ejection: when a replica that fails requests is ejected, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ejection {
-    /// Failures in a row. Zero: never.
+    /// Failures in a row that eject a replica. Zero disables ejection.
     pub failures: usize,
-    /// The first time for this long, and longer by as much each time it happens again.
+    /// Length of the first ejection. Each further one is longer by the same amount.
     pub base: Duration,
-    /// But never for longer than this.
+    /// The longest ejection.
     pub max: Duration,
-    /// Part of the replicas that may be left out at once, rounded down.
+    /// Percentage of the replicas that may be ejected at once, rounded down.
     pub share: Percent,
 }
 
-/// How often a request is sent again.
+/// Retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Tries after the first.
+    /// Attempts after the first.
     pub attempts: usize,
-    /// Retries of all requests together, as a part of the requests.
+    /// Retries of all requests together, as a percentage of the requests.
     pub budget: Percent,
-    /// Retries in a second that there is always room for.
+    /// Retries per second that are always allowed.
     pub minimum: usize,
 }
 
-/// A part of a hundred, 0 to 100.
+/// A percentage, 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Percent(pub u8);
 
 impl Percent {
-    /// This part of `whole`, rounded down.
+    /// Returns this percentage of `whole`, rounded down.
     pub fn of(self, whole: u64) -> u64 {
         whole.saturating_mul(u64::from(self.0)) / 100
     }
 }
 
 impl HostName {
-    /// Whether replicas of this scheme see the name that the client asked for.
+    /// Whether replicas of this scheme see the host of the client's request.
     pub fn keeps_clients(self, scheme: Scheme) -> bool {
         match self {
             Self::Auto => scheme == Scheme::Http,
@@ -156,19 +156,19 @@ impl HostName {
 }
 
 impl Spec {
-    /// Whether any of the replicas, or of the places that name them, are those of the other one.
+    /// Whether both have a replica, record or file in common.
     pub fn shares_replicas(&self, other: &Self) -> bool {
         let file = self.replicas_file.is_some() && self.replicas_file == other.replicas_file;
         file || self.replicas.iter().any(|one| other.replicas.iter().any(|other| one.is_at(other)))
     }
 
-    /// Where replicas are, their file in `directory` among it.
+    /// Returns all sources of replicas, including the file in `directory`.
     pub fn sources(&self, directory: &Path) -> Vec<Source> {
         let file = self.replicas_file.iter().map(|file| Source::File(directory.join(file)));
         self.replicas.iter().cloned().chain(file).collect()
     }
 
-    /// Whether replicas may be spoken to by TLS: those that are listed, or any that a file may name.
+    /// Whether any replica may use TLS. A file may list such replicas at any time.
     pub fn speaks_tls(&self) -> bool {
         self.replicas_file.is_some() || self.replicas.iter().any(Source::is_tls)
     }
@@ -180,7 +180,7 @@ impl Spec {
     pub fn read(text: &str) -> Result<Self, Vec<String>> {
         let file = DeTable::parse(text).map_err(|error| vec![error.message().to_owned()])?;
         let Some((_, upstream)) = file.get_ref().iter().find(|(key, _)| key.get_ref() == "upstream") else {
-            return Err(vec!["there is no [upstream]".into()]);
+            return Err(vec!["the section [upstream] is missing".into()]);
         };
         let Some(table) = upstream.get_ref().as_table() else {
             let line = line_of(text, upstream.span().start);
@@ -202,11 +202,11 @@ impl Spec {
         if problems.is_empty() { Ok(spec) } else { Err(problems) }
     }
 
-    /// What an empty section says. It lacks replicas, so no manifest is read as this.
+    /// Returns the defaults. They have no replicas, so they are not valid as they are.
     pub fn defaults() -> Self {
         let mut spec = Self::blank();
         for key in KEYS {
-            // A test holds that every default is one that could be written.
+            // A test ensures that every default is valid.
             let _ = (key.set)(&mut spec, key.default);
         }
         spec
@@ -220,7 +220,7 @@ impl Spec {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
             let hint = misplaced(name).or_else(|| Some(format!("did you mean `upstream.{}`?", resembled(name)?)));
             let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-            return Err(format!("there is no key `upstream.{name}`{hint}"));
+            return Err(format!("unknown key `upstream.{name}`{hint}"));
         };
         let text = match value {
             DeValue::String(text) => text.as_ref(),
@@ -233,7 +233,7 @@ impl Spec {
         (key.set)(self, text).map_err(|expected| format!("upstream.{name}: {expected}"))
     }
 
-    /// What is wrong with the values together; `said` tells which are not defaults.
+    /// Returns the conflicts between values. `said` tells whether a key is explicit.
     fn disagreements(&self, said: impl Fn(&str) -> bool) -> Vec<String> {
         let mut problems = Vec::new();
         let mut must = |holds: bool, problem: &str| {
@@ -248,14 +248,14 @@ impl Spec {
         let weighs = !matches!(self.policy, Policy::RoundRobin | Policy::Random);
         must(
             weighs || self.replicas.iter().all(|source| source.weight() == 1),
-            "replicas: the policy does not look at weights; take \"weighted\" or \"weighted-random\"",
+            "replicas: the policy ignores weights; use \"weighted\" or \"weighted-random\"",
         );
         must(
             weighs || self.slow_start.is_zero(),
-            "slow_start: the policy does not look at weights; take \"weighted\", \"weighted-random\" or \"least-in-flight\"",
+            "slow_start: the policy ignores weights; use \"weighted\", \"weighted-random\" or \"least-in-flight\"",
         );
         let hashes = self.policy == Policy::Hash;
-        must(hashes || !said("hash"), "hash: only policy = \"hash\" goes by it; set that, or remove this");
+        must(hashes || !said("hash"), "hash: only policy = \"hash\" uses it; set that, or remove this");
         let checks = self.health.path.is_some();
         let keys = KEYS.iter().map(|key| key.name).filter(|name| name.starts_with("health."));
         must(checks || !keys.into_iter().any(said), "health.path: is missing; write it like \"/health\"");
@@ -269,7 +269,7 @@ impl Spec {
     }
 }
 
-/// The key that a misspelt one most resembles; of a part such as `retry`, its first.
+/// Returns the key most similar to a misspelt one; for a group such as `retry`, its first key.
 fn resembled(name: &str) -> Option<&'static str> {
     let whole = KEYS.iter().map(|key| key.name).chain(["replicas"]);
     let heads = whole.clone().map(|key| key.split('.').next().unwrap_or(key));
@@ -278,7 +278,7 @@ fn resembled(name: &str) -> Option<&'static str> {
     first.or_else(|| nearest(name, whole))
 }
 
-/// Every value below `table` by its dotted name, and where that is written.
+/// Collects every value below `table` with its dotted name and offset.
 fn flatten<'a>(prefix: &str, table: &'a DeTable<'_>, into: &mut Vec<(String, usize, &'a DeValue<'a>)>) {
     for (key, value) in table {
         let name = format!("{prefix}{}", key.get_ref());

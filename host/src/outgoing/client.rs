@@ -18,11 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
 use super::address::is_public;
-use super::dial::{DialedStream, Dialer, Resolver};
+use super::dial::{DialedStream, Dialer, NameResolver};
 use super::failure::OutgoingFailure;
 use super::rate::TokenBucket;
 use super::response_deadline;
-use super::retry::{ConnectionUses, LostRequest, Retry};
+use super::retry::{ConnectionUses, LostRequest, SecondAttempt};
 use crate::base::lock::lock;
 use crate::capabilities::sandbox::RequestContext;
 use crate::config::limits::Limits;
@@ -60,10 +60,10 @@ const CONNECTION: u32 = 512 << 10;
 const SEND: usize = 32 << 10;
 
 /// Sends requests to the world for one service.
-pub(super) struct Client {
+pub(super) struct WorldClient {
     pool: Mutex<CurrentPool>,
     /// Opens connections for a pool.
-    connector: Connector,
+    connector: TimedConnector,
     dial: Dialer,
     /// The number of connections above which the pool is replaced.
     renew_above: usize,
@@ -79,7 +79,7 @@ pub(super) struct Client {
 /// What the clients of all services share.
 #[derive(Clone, Copy)]
 pub(super) struct ClientContext<'a> {
-    pub(super) resolver: &'a Resolver,
+    pub(super) resolver: &'a NameResolver,
     pub(super) via: &'a Arc<Via>,
     pub(super) replay_memory: &'a Arc<ReplayMemory>,
     /// Whether every request carries `Via`, because the host trusts proxies and any address may lead back through one.
@@ -88,7 +88,7 @@ pub(super) struct ClientContext<'a> {
 
 /// Opens connections, with TLS for https, within [`CONNECT`].
 #[derive(Clone)]
-struct Connector(HttpsConnector<Dialer>);
+struct TimedConnector(HttpsConnector<Dialer>);
 
 /// A response of the world, with the slot that it occupies.
 pub(super) type PermittedResponse = (Response<Incoming>, OwnedSemaphorePermit);
@@ -103,16 +103,16 @@ struct OutcomeGuard<'a> {
     span: ClientSpan,
 }
 
-type Pool = legacy::Client<Connector, WasiBody>;
+type HyperPool = legacy::Client<TimedConnector, WasiBody>;
 
 /// The pool for new requests.
 struct CurrentPool {
-    pool: Pool,
+    pool: HyperPool,
     /// When the pool was last replaced.
     begun: Option<Instant>,
 }
 
-fn pool(connector: &Connector) -> Pool {
+fn pool(connector: &TimedConnector) -> HyperPool {
     legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -130,18 +130,18 @@ fn pool(connector: &Connector) -> Pool {
 }
 
 impl CurrentPool {
-    fn new(connector: &Connector) -> Self {
+    fn new(connector: &TimedConnector) -> Self {
         Self { pool: pool(connector), begun: None }
     }
 }
 
-impl Client {
+impl WorldClient {
     /// Creates a client for the origins of `grants`, within `limits`.
     pub(super) fn new(grants: &Grants, limits: &Limits, tls: ClientConfig, shared: ClientContext<'_>) -> Self {
         let ClientContext { resolver, via, replay_memory, marks_all } = shared;
         let dial = Dialer::new(Arc::clone(resolver), grants, limits.outgoing * LIMIT_FACTOR);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        let connector = Connector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
+        let connector = TimedConnector(https.enable_http1().enable_http2().wrap_connector(dial.clone()));
         let rate = Mutex::new(TokenBucket::new(limits.outgoing_rate));
         let slots = Arc::new(Semaphore::new(limits.outgoing));
         let via = (marks_all || grants.lists_private(is_public)).then(|| Arc::clone(via));
@@ -183,7 +183,7 @@ impl Client {
     /// Returns the pool, after replacing it if most of its connections must be idle. At most once per
     /// [`RENEW_INTERVAL`], unless the bound on connections is near: while pending responses keep the old connections
     /// open, a new pool for each request would reuse none.
-    fn pool(&self, now: Instant) -> Pool {
+    fn pool(&self, now: Instant) -> HyperPool {
         let mut current = lock(&self.pool);
         let open = self.dial.open();
         let rested = current.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= RENEW_INTERVAL);
@@ -218,9 +218,9 @@ impl Client {
             via.mark_from_guest(request.headers_mut(), context.depth);
         }
         if let Some(onward) = &context.onward {
-            outcome.span = onward.sends(&mut request, &outcome.service.name);
+            outcome.span = onward.begin_guest_request(&mut request, &outcome.service.name);
         }
-        let (request, retry) = Retry::of(request, &self.replay_memory);
+        let (request, retry) = SecondAttempt::of(request, &self.replay_memory);
         let mut timeouts = Timeouts::new(&options);
         let lost = match send_once(self.pool(now), request, &mut timeouts).await {
             Ok(response) => return Ok((response, slot)),
@@ -268,7 +268,7 @@ impl Timeouts {
 
 /// Sends a request through this pool and waits for the head of its response.
 async fn send_once(
-    pool: Pool,
+    pool: HyperPool,
     mut request: Request<WasiBody>,
     timeouts: &mut Timeouts,
 ) -> Result<Response<Incoming>, LostRequest> {
@@ -305,7 +305,7 @@ impl OutcomeGuard<'_> {
         let span = std::mem::take(&mut self.span);
         self.word = match answered {
             Ok(response) => {
-                span.answered(response);
+                span.finish(response);
                 match response.status().as_u16() {
                     100..200 => "1xx",
                     200..300 => "2xx",
@@ -315,7 +315,7 @@ impl OutcomeGuard<'_> {
                 }
             }
             Err(failure) => {
-                span.failed(failure.outcome());
+                span.fail(failure.outcome());
                 failure.outcome()
             }
         };
@@ -328,7 +328,7 @@ impl Drop for OutcomeGuard<'_> {
     }
 }
 
-impl tower_service::Service<Uri> for Connector {
+impl tower_service::Service<Uri> for TimedConnector {
     type Response = MaybeHttpsStream<DialedStream>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<MaybeHttpsStream<DialedStream>, BoxError>> + Send>>;

@@ -34,14 +34,14 @@ const STAGGER: Duration = Duration::from_millis(250);
 const LOOKUPS: usize = 8;
 
 /// Resolves a name. Holds one of the [`LOOKUPS`] permits until the lookup ends.
-pub(super) type Resolver = Arc<dyn Fn(String, OwnedSemaphorePermit) -> Resolving + Send + Sync>;
+pub(super) type NameResolver = Arc<dyn Fn(String, OwnedSemaphorePermit) -> Resolving + Send + Sync>;
 
 type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
 /// Opens connections for one service.
 #[derive(Clone)]
 pub(super) struct Dialer {
-    resolver: Resolver,
+    resolver: NameResolver,
     grants: Arc<Grants>,
     /// One permit per connection, in use or idle.
     slots: Arc<Semaphore>,
@@ -56,7 +56,7 @@ pub(super) struct DialedStream {
 }
 
 /// Returns the system's resolver (`getaddrinfo`).
-pub(super) fn system() -> Resolver {
+pub(super) fn system() -> NameResolver {
     Arc::new(|host, slot| {
         Box::pin(async move {
             let looking = tokio::task::spawn_blocking(move || {
@@ -74,7 +74,7 @@ const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Dialer {
     /// Creates a dialer for at most `connections` connections to what `grants` allows.
-    pub(super) fn new(resolver: Resolver, grants: &Grants, connections: usize) -> Self {
+    pub(super) fn new(resolver: NameResolver, grants: &Grants, connections: usize) -> Self {
         let (slots, lookups) = (Semaphore::new(connections), Semaphore::new(LOOKUPS));
         Self {
             resolver,

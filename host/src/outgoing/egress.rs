@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::LocalCalls;
-use super::client::{Client, PermittedResponse};
+use super::client::{PermittedResponse, WorldClient};
 use super::log_throttle::LogThrottle;
 use super::response_deadline;
 use super::timeouts::TimedBody;
@@ -37,12 +37,12 @@ pub struct Egress {
     calls: Weak<dyn LocalCalls>,
     suffix: Arc<str>,
     /// `None` if the manifest lists no origin.
-    client: Option<Client>,
+    client: Option<WorldClient>,
     log_throttle: Mutex<LogThrottle>,
 }
 
 /// The destination in a request's URL.
-struct Destination<'a> {
+struct TargetOrigin<'a> {
     scheme: &'a Scheme,
     host: &'a str,
     port: u16,
@@ -55,7 +55,7 @@ impl Egress {
         limits: &Limits,
         calls: Weak<dyn LocalCalls>,
         suffix: Arc<str>,
-        client: Option<Client>,
+        client: Option<WorldClient>,
     ) -> Self {
         Self {
             service: Arc::clone(service),
@@ -104,7 +104,7 @@ impl Egress {
         options: RequestOptions,
     ) -> Result<PermittedResponse, Error> {
         let uri = request.uri().clone();
-        let at = Destination::of(&uri).ok_or(Error::HttpRequestUriInvalid)?;
+        let at = TargetOrigin::of(&uri).ok_or(Error::HttpRequestUriInvalid)?;
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
@@ -131,7 +131,7 @@ impl Egress {
     }
 }
 
-impl<'a> Destination<'a> {
+impl<'a> TargetOrigin<'a> {
     fn of(uri: &'a Uri) -> Option<Self> {
         let (scheme, authority) = (uri.scheme()?, uri.authority()?);
         let usual = if *scheme == Scheme::HTTPS { 443 } else { 80 };

@@ -36,7 +36,7 @@ pub(super) struct LostRequest {
 }
 
 /// What the second attempt is made of.
-pub(super) struct Retry {
+pub(super) struct SecondAttempt {
     head: Parts,
     body: Option<Replay>,
     is_idempotent: bool,
@@ -64,7 +64,7 @@ impl LostRequest {
     }
 }
 
-impl Retry {
+impl SecondAttempt {
     /// Prepares a request for a second attempt if one may be needed. Over plain HTTP/1.1, only idempotent requests may:
     /// a server cannot refuse unprocessed there.
     pub(super) fn of(

@@ -55,7 +55,7 @@ async fn answer(
 ) -> Result<Response<WasiBody>, Error> {
     let RequestContext { request_id, deadline, depth, onward } = context;
     if let Some(onward) = onward {
-        onward.put(request.headers_mut());
+        onward.inject(request.headers_mut());
     }
     let call = Call { host: &host, request_id, deadline, depth: depth + 1 };
     let response = handler.answer(Hop { peer: &egress.peer, call: Some(&call) }, request).await;

@@ -22,7 +22,7 @@ use crate::proxy::upgrade::ClientUpgrade;
 use crate::request::tunnel::{Held, Tunnel};
 use crate::runtime::body::RequestBody;
 use crate::service::Service;
-use crate::telemetry::traces::Onward;
+use crate::telemetry::traces::OutboundTrace;
 use crate::upstreams::Upstream;
 use crate::upstreams::send::{Attempt, Failure, UpstreamResponse};
 use crate::upstreams::transport::AnyBody;
@@ -68,7 +68,7 @@ pub async fn forward<B: RequestBody>(
     mut request: Request<B>,
     client: IpAddr,
     context: &RequestContext,
-    onward: Option<Onward>,
+    onward: Option<OutboundTrace>,
 ) -> Result<Forwarded, RequestError> {
     upstream.via().add_hop(&mut request, context.depth, upstream.limits().call_depth)?;
     let ours = if upstream.spec().upgrade { ClientUpgrade::take(&mut request) } else { None };

@@ -108,7 +108,7 @@ impl Record {
         if let Some(details) = &mut self.details {
             details.target = head.uri.path_and_query().cloned();
         }
-        self.trace.asked(head, client, &self.request_id);
+        self.trace.set_request(head, client, &self.request_id);
     }
 
     /// The host answers it itself, which counts as `nobody`'s.
@@ -123,7 +123,7 @@ impl Record {
 
     /// It is for this version of a service, by this route.
     pub fn found(&mut self, found: &Deployment, route: &Arc<str>) {
-        self.trace.served(&found.name, &found.version, route);
+        self.trace.set_service(&found.name, &found.version, route);
         self.service = Some(Arc::clone(&found.service));
         if let Some(details) = &mut self.details {
             details.version = Some(Arc::clone(&found.version));
@@ -154,7 +154,7 @@ impl Record {
     /// The head of the answer is made.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        self.trace.answered(status);
+        self.trace.set_status(status);
         self.begins(Phase::Body);
     }
 

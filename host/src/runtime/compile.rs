@@ -79,7 +79,7 @@ pub struct Compiler {
     pub(crate) clock: Clock,
     pub(crate) services: Services,
     /// What services need that are elsewhere.
-    pub(crate) upstreams: upstreams::Upstreams,
+    pub(crate) upstreams: upstreams::SharedUpstreams,
     /// What their guests can reach.
     pub(crate) outgoing: Outgoing,
     /// What was counted of all this.
@@ -164,7 +164,7 @@ impl Compiler {
             sizes: sizes.clone(),
             clock,
             services: Services::new(CpuScheduler::new(scheduler::workers())),
-            upstreams: upstreams::Upstreams::new(config.upstreams.connections),
+            upstreams: upstreams::SharedUpstreams::new(config.upstreams.connections),
             outgoing: Outgoing::disabled(),
             metrics: Arc::default(),
             bounds: Bounds::new(config),

@@ -1,8 +1,8 @@
-//! What the host and its guests say: lines on stderr, for people or machines, and the last of them in memory for who asks
-//! the admin listener.
+//! Logging of the host and of its guests: lines on stderr, as text or JSON, and the latest lines in memory for the
+//! admin API.
 //!
-//! Everything is a `tracing` event but the line of a request, which has a way of its own because it is the one that
-//! costs ([`requests`]).
+//! Every line is a `tracing` event, except the line of a request, which is formatted directly because it is on the
+//! request path ([`requests`]).
 
 mod clean;
 #[cfg(any(test, fuzzing))]
@@ -22,41 +22,42 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
 pub use self::clean::clean;
-use self::requests::Requests;
+use self::requests::RequestLog;
 use self::tail::Tail;
 use self::writer::{Flush, Style, Writer};
 use crate::base::lock::lock;
 use crate::config::keys::log_filter;
 use crate::config::{Config, LogFormat};
 
-/// The target of lines that are written whatever the level: where the host can be reached.
+/// The target of lines that are logged at every level: the addresses of the host.
 pub const START: &str = "lodge::start";
 
-/// The target of lines that say what changed: the directory, or what an operator did.
+/// The target of lines about changes: of the directory, or by an operator.
 pub const CHANGE: &str = "lodge::change";
 
-/// What was said lately, how much is said, and where.
+/// The log: its latest lines, its level and its output.
 pub struct Logs {
-    /// The last lines.
+    /// The latest lines.
     pub tail: Arc<Tail>,
-    /// The lines of requests.
-    pub requests: Requests,
+    /// The request log.
+    pub requests: RequestLog,
     writer: Writer,
     level: Mutex<String>,
     filter: Option<reload::Handle<Targets, Registry>>,
 }
 
 impl Logs {
-    /// Logs that nothing is written to but the lines of requests, for a host inside another program.
+    /// Returns a log for a host inside another program: nothing is written to stderr, and only followers of the tail
+    /// get the lines of requests.
     pub fn detached(config: &Config) -> Arc<Self> {
         let (writer, _) = Writer::new(None, Style::Plain);
         Arc::new(Self::new(config, writer, Arc::default(), None))
     }
 
-    /// Starts logging. What is still buffered is written when the guard is dropped.
+    /// Starts logging. Dropping the guard writes what is still buffered.
     ///
     /// # Errors
-    /// When the process logs already.
+    /// If the process already has a `tracing` subscriber.
     pub fn init(config: &Config) -> Result<(Arc<Self>, Flush), TryInitError> {
         let style = match config.log_format {
             LogFormat::Json => Style::Json,
@@ -65,15 +66,15 @@ impl Logs {
         };
         let (writer, flush) = Writer::new(Some(Box::new(std::io::stderr())), style);
         let tail = Arc::<Tail>::default();
-        // The configuration has parsed this text once already.
+        // The configuration has validated this text.
         let (filter, handle) = reload::Layer::new(targets(&config.log_level).unwrap_or_default());
-        // The writer adds the colours: it could not tell those of the formatter from those of a guest.
+        // The writer adds colors, because it could not distinguish those of the formatter from those of a guest.
         let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone()).with_ansi(false);
         let lines = match config.log_format {
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
             LogFormat::Text => lines.with_target(false).boxed(),
         };
-        let kept = tail::Kept::new(Arc::clone(&tail));
+        let kept = tail::TailLayer::new(Arc::clone(&tail));
         tracing_subscriber::registry().with(filter).with(lines).with(kept).try_init()?;
         Ok((Arc::new(Self::new(config, writer, tail, Some(handle))), flush))
     }
@@ -84,19 +85,19 @@ impl Logs {
         tail: Arc<Tail>,
         filter: Option<reload::Handle<Targets, Registry>>,
     ) -> Self {
-        let requests = Requests::new(config, writer.clone(), Arc::clone(&tail));
+        let requests = RequestLog::new(config, writer.clone(), Arc::clone(&tail));
         Self { requests, writer, tail, level: Mutex::new(config.log_level.clone()), filter }
     }
 
-    /// What is logged, as [`set_level`](Self::set_level) takes it.
+    /// The current filter, in the form that [`set_level`](Self::set_level) accepts.
     pub fn level(&self) -> String {
         lock(&self.level).clone()
     }
 
-    /// Logs at this level, or by this filter, from now on.
+    /// Sets the level or filter of the log.
     ///
     /// # Errors
-    /// When it is neither.
+    /// If the text is neither a level nor a filter.
     pub fn set_level(&self, level: &str) -> Result<(), String> {
         let filter = targets(level)?;
         if let Some(handle) = &self.filter {
@@ -106,14 +107,14 @@ impl Logs {
         Ok(())
     }
 
-    /// Lines that were dropped because nobody reads stderr.
+    /// Number of lines that were dropped because stderr was not read fast enough.
     pub fn dropped(&self) -> u64 {
         self.writer.dropped()
     }
 }
 
-/// What is logged whatever the level comes on top.
+/// Parses a filter and adds the targets that do not depend on the level.
 fn targets(level: &str) -> Result<Targets, String> {
-    // notify reports every directory that goes away while it is watched, a build's by the hundred.
+    // notify logs every watched directory that is removed, which a build does by the hundred.
     log_filter(level).map(|targets| targets.with_target(START, Level::INFO).with_target("notify", Level::WARN))
 }

@@ -1,14 +1,13 @@
-//! What is counted. Counting is an atomic addition or two where the thing happens; everything else is done when
-//! somebody asks.
+//! Metrics. Recording is one or two atomic additions; everything else is computed when the metrics are read.
 //!
-//! Label values are service names, which come from files, and words of Lodge's own: neither a guest nor a client can
-//! make a series.
+//! Label values are service names, which come from files, and constants, so neither a guest nor a client can create a
+//! series.
 
 mod cached;
 pub mod judged;
 
-pub use cached::{CacheOutcome, Cached};
-pub use judged::Judged;
+pub use cached::{CacheMetrics, CacheOutcome};
+pub use judged::VersionStats;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -16,104 +15,104 @@ use std::time::Duration;
 
 use crate::base::lock::lock;
 
-/// Upper bounds of a histogram's buckets in microseconds. A guest answers in tens of them, and may take half a minute.
+/// Upper bounds of histogram buckets in microseconds. A guest can respond within tens of microseconds or half a minute.
 const BOUNDS: [u64; 18] = [
     25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     2_500_000, 10_000_000, 30_000_000,
 ];
 
-/// Counts of the buckets, and of what is above the last bound.
+/// Counts per bucket; the last one is above the highest bound.
 type Buckets = [u64; BOUNDS.len() + 1];
 
-/// Samples of which quantiles are made: the last minute.
+/// Samples for quantiles: those of the last minute.
 const SAMPLES: usize = 6;
 
-/// Why an answer broke off when nothing was wrong with it.
+/// Reason of a response that was aborted because its client disconnected.
 pub const CLIENT_GONE: &str = "client-gone";
 
-/// Why a response was cut off when nothing was wrong with it: its client took too little of it in `listener.idle`.
+/// Reason of a response that was aborted because its client read too little of it within `listener.idle`.
 pub const CLIENT_STALLED: &str = "client-stalled";
 
-/// Between two samples.
+/// Time between two samples.
 pub const SAMPLE: Duration = Duration::from_secs(10);
 
-/// How long things took.
+/// A histogram of durations.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BOUNDS.len() + 1],
     nanos: AtomicU64,
 }
 
-/// What is counted of a service, in all its versions.
+/// The metrics of a service, for all its versions.
 #[derive(Debug, Default)]
 pub struct ServiceMetrics {
-    /// Answers whose head was sent, by the first digit of the status.
+    /// Responses whose head was sent, by class of status.
     pub answers: [AtomicU64; 5],
-    /// From a request's head to the last byte of its answer.
+    /// Time from the request head to the last byte of the response.
     pub duration: Histogram,
-    /// In queues, for requests that had to wait.
+    /// Time in queues, of requests that waited.
     pub waited: Histogram,
-    /// A new sandbox, until its start code has run.
+    /// Time to create a sandbox, including its start code.
     pub instantiated: Histogram,
-    /// Bytes of request bodies that guests have read.
+    /// Bytes of request bodies that guests read.
     pub received: AtomicU64,
-    /// Bytes of answers that were sent, without heads.
+    /// Bytes of response bodies that were sent.
     pub sent: AtomicU64,
-    /// Bytes of the largest sandbox so far.
+    /// Bytes of the largest sandbox.
     pub memory: AtomicU64,
     /// Bytes of stdout and stderr that were dropped.
     pub output_dropped: AtomicU64,
-    /// Calls of its guests to other services of the host.
+    /// Calls of its guests to other services of this host.
     pub calls: AtomicU64,
-    /// Requests of its guests to the world, by how they went.
+    /// Requests of its guests to the world, by outcome.
     pub outgoing: ReasonCounter,
-    /// Requests that were turned away before a guest was at work on them, by reason.
+    /// Requests that were refused before a guest ran, by reason.
     pub refused: ReasonCounter,
-    /// Requests that a guest was at work on and did not answer, by reason.
+    /// Requests that a guest failed to answer, by reason.
     pub failed: ReasonCounter,
-    /// Answers that broke off after their head was sent, by reason.
+    /// Responses that were aborted after their head was sent, by reason.
     pub aborted: ReasonCounter,
-    /// Answers that are kept.
-    pub cached: Cached,
-    /// What it is compared by with other versions.
-    pub judged: Arc<Judged>,
-    /// Durations and errors of the last minute's samples.
+    /// Metrics of the response cache.
+    pub cached: CacheMetrics,
+    /// What the service is compared by with its versions.
+    pub judged: Arc<VersionStats>,
+    /// Durations and errors at the samples of the last minute.
     recent: Mutex<VecDeque<(Buckets, u64)>>,
 }
 
-/// What is counted of the host.
+/// The metrics of the host.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Open now.
+    /// Open connections.
     connections: AtomicI64,
-    /// Accepted so far.
+    /// Accepted connections.
     pub accepted: AtomicU64,
-    /// Responses that were cut off because their clients took too little of them.
+    /// Responses that were aborted because their clients read too slowly.
     pub stalled: AtomicU64,
-    /// Components that are being compiled, or wait for it.
+    /// Components that are being compiled or wait for it.
     compiling: AtomicI64,
-    /// Machine code from a component's bytes.
+    /// Time to compile a component.
     pub compiled: Histogram,
-    /// Found in the compile cache.
+    /// Hits of the compile cache.
     pub cache_hits: AtomicU64,
-    /// Not found there.
+    /// Misses of the compile cache.
     pub cache_misses: AtomicU64,
-    /// New versions that were refused.
+    /// Changes of files that were refused.
     pub reload_failures: AtomicU64,
-    /// Nanoseconds that a timer of the runtime was late the last time.
+    /// Nanoseconds by which the last timer of the runtime fired late.
     pub lag: AtomicU64,
 }
 
-/// Something that counts for as long as this lives.
+/// A guard that increments a gauge and decrements it when it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard<'a>(&'a AtomicI64);
 
-/// Counts by reason. The reasons are words of the program, so there are few.
+/// A counter per reason. Reasons are constants, so their number is bounded.
 #[derive(Debug, Default)]
 pub struct ReasonCounter(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Histogram {
-    /// Counts one that took so long.
+    /// Records a duration.
     pub fn record(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.partition_point(|bound| bound * 1_000 < nanos);
@@ -123,7 +122,7 @@ impl Histogram {
         self.nanos.fetch_add(nanos, Relaxed);
     }
 
-    /// Seconds of all together, and (upper bound in seconds, count) of every bucket, the last without a bound.
+    /// Returns the sum in seconds, and (upper bound in seconds, count) of every bucket; the last bound is infinite.
     pub fn read(&self) -> (f64, Vec<(f64, u64)>) {
         let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
         (self.nanos.load(Relaxed) as f64 / 1e9, bounds.zip(self.counts()).collect())
@@ -135,7 +134,7 @@ impl Histogram {
 }
 
 impl ServiceMetrics {
-    /// Counts an answer, when it is over.
+    /// Records a finished response.
     pub fn answered(&self, status: http::StatusCode, took: Duration, sent: u64) {
         if let Some(class) = self.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
             class.fetch_add(1, Relaxed);
@@ -146,17 +145,17 @@ impl ServiceMetrics {
         }
     }
 
-    /// Answers so far.
+    /// Returns the number of responses.
     pub fn requests(&self) -> u64 {
         self.answers.iter().map(|class| class.load(Relaxed)).sum()
     }
 
-    /// Answers of 500 and more, and those that broke off.
+    /// Returns the number of responses with a status of 500 and more, plus all that were aborted.
     pub fn errors(&self) -> u64 {
         self.answers[4].load(Relaxed) + self.aborted.sum()
     }
 
-    /// Remembers the counts of this moment; called every [`SAMPLE`].
+    /// Takes a sample of the counts. Called every [`SAMPLE`].
     pub fn sample(&self) {
         let mut recent = lock(&self.recent);
         if recent.len() == SAMPLES {
@@ -166,8 +165,8 @@ impl ServiceMetrics {
         self.judged.sample();
     }
 
-    /// Responses of the last minute, and how many of them were errors: of 500 and more, or broken off and not because their
-    /// client left.
+    /// Returns the responses of the last minute and how many of them were errors: a status of 500 and more, or aborted
+    /// for another reason than the client.
     pub fn minute(&self) -> (u64, u64) {
         let (durations, errors) = lock(&self.recent).front().copied().unwrap_or_default();
         let all = |counts: Buckets| counts.iter().sum::<u64>();
@@ -181,8 +180,8 @@ impl ServiceMetrics {
         self.answers[4].load(Relaxed) + broken.map(|(_, count)| count).sum::<u64>()
     }
 
-    /// The time within which this part of the last minute's requests was answered; `None` if there were none. As exact
-    /// as the buckets: between two bounds it is a straight line.
+    /// Returns a quantile of the durations in the last minute; `None` without requests. Interpolates linearly within a
+    /// bucket.
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let before = lock(&self.recent).front().copied().unwrap_or_default();
         let now = self.duration.counts();
@@ -196,7 +195,7 @@ fn quantile(counts: &[u64], part: f64) -> Option<Duration> {
     let wanted = part * all as f64;
     let (mut below, mut lower) = (0.0, 0.0);
     for (bucket, count) in counts.iter().enumerate() {
-        // Above the last bound nothing is known but that.
+        // Above the highest bound there is nothing to interpolate, so the bound itself is the result.
         let upper = BOUNDS.get(bucket).map_or(lower, |bound| *bound as f64);
         let count = *count as f64;
         if count > 0.0 && below + count >= wanted {
@@ -208,28 +207,28 @@ fn quantile(counts: &[u64], part: f64) -> Option<Duration> {
 }
 
 impl Metrics {
-    /// Counts a connection, as open until this is dropped.
+    /// Counts a connection, which is open until the guard is dropped.
     pub fn open(&self) -> GaugeGuard<'_> {
         self.accepted.fetch_add(1, Relaxed);
         GaugeGuard::new(&self.connections)
     }
 
-    /// Counts a component that is to be compiled, until this is dropped.
+    /// Counts a component in the compile queue until the guard is dropped.
     pub fn compiling(&self) -> GaugeGuard<'_> {
         GaugeGuard::new(&self.compiling)
     }
 
-    /// Components being compiled, or waiting for it.
+    /// Components that are being compiled or wait for it.
     pub fn compile_queue(&self) -> u64 {
         u64::try_from(self.compiling.load(Relaxed)).unwrap_or(0)
     }
 
-    /// A timer of the runtime was so late.
+    /// Records how late a timer of the runtime fired.
     pub fn late(&self, lag: Duration) {
         self.lag.store(u64::try_from(lag.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Connections open now.
+    /// Open connections.
     pub fn connections(&self) -> u64 {
         u64::try_from(self.connections.load(Relaxed)).unwrap_or(0)
     }
@@ -249,17 +248,17 @@ impl Drop for GaugeGuard<'_> {
 }
 
 impl ReasonCounter {
-    /// One more.
+    /// Increments the counter of a reason.
     pub fn count(&self, reason: &'static str) {
         *lock(&self.0).entry(reason).or_default() += 1;
     }
 
-    /// All of them.
+    /// Returns the sum of all counters.
     pub fn sum(&self) -> u64 {
         lock(&self.0).values().sum()
     }
 
-    /// Each of them.
+    /// Returns every counter.
     pub fn read(&self) -> Vec<(&'static str, u64)> {
         lock(&self.0).iter().map(|(reason, count)| (*reason, *count)).collect()
     }

@@ -1,26 +1,26 @@
-//! Distributed tracing: every request is a span with a child for each of its steps, in the trace that its caller began,
-//! and the guest is told where it stands so that what it sends on is part of it too.
+//! Distributed tracing: every request is a span with a child span per phase, in the trace of its caller. The guest gets
+//! the trace context in its request headers, so that the requests that it sends belong to the same trace.
 //!
-//! Off by default, and then free: no header is looked at, no clock is read, nothing is allocated. A request that is not
-//! sampled gets its headers and nothing else. For one that is, the request path notes ids and times and puts them into
-//! a bounded queue without ever waiting; a task makes spans of them and sends those. A collector that is down, slow or
-//! refusing costs spans, which are counted, and no request.
+//! Off by default, and then without cost: no header is read, no clock is read, nothing is allocated. A request that is
+//! not sampled only gets its headers. For a sampled one the request path records ids and times and puts them into a
+//! bounded queue without waiting; a task converts them into spans and exports those. A collector that is down, slow or
+//! refusing loses spans, which are counted, and never affects a request.
 //!
 //! # Order
 //!
-//! [`Tracer::begin`] with the headers, [`asked`](Trace::asked) when the head is read, [`phase`](Trace::phase) at every
-//! step, [`served`](Trace::served) when there is a service, [`answered`](Trace::answered) with the head of the answer,
-//! [`finish`](Trace::finish) after the last byte.
+//! [`Tracer::begin`] with the headers, [`set_request`](Trace::set_request) when the head is read, [`phase`](Trace::phase) at the
+//! begin of every phase, [`set_service`](Trace::set_service) when the service is known, [`set_status`](Trace::set_status) with the
+//! response head, [`finish`](Trace::finish) after the last byte.
 //!
-//! What is sent on meanwhile, to the world or to a replica, has a span of its own ([`Onward`]), which goes to the
-//! collector by itself: it may be over before its request is, or after.
+//! A request that is sent meanwhile, to the world or to a replica, has its own span ([`OutboundTrace`]), which is exported
+//! separately, because it may end before or after its parent.
 //!
 //! # Dependencies
 //!
-//! Spans are not made by the OpenTelemetry SDK. It builds every span, attribute by attribute, on the thread of the
-//! request, its Zipkin exporter is deprecated, and with tonic it brings two dozen crates. What is left of OTLP without
-//! it is a dozen small messages, written down for `prost` (`otlp.rs`), and one POST (`collect.rs`) by hyper's client, which
-//! Zipkin and gRPC share. TLS is rustls with ring. In the tests the collector is the official one.
+//! This module does not use the OpenTelemetry SDK, which builds every span, attribute by attribute, on the thread of
+//! the request, whose Zipkin exporter is deprecated, and which brings two dozen crates with tonic. Without it, OTLP is
+//! a dozen small messages for `prost` (`otlp.rs`) and a POST by hyper's client (`collect.rs`), which Zipkin and gRPC
+//! share. TLS is rustls with ring. The tests use the official collector service definitions.
 
 mod client;
 mod collect;
@@ -50,15 +50,15 @@ pub use client::{ClientSpan, Origin};
 use collect::Collector;
 use context::{Context, RECORDED};
 use export::{Export, Shared};
-pub use onward::Onward;
+pub use onward::OutboundTrace;
 use sample::Sampler;
 use trace::{End, PHASES, Recording};
 pub use trace::{Outcome, Phase, Trace};
 
-/// How much longer than its deadline a stop waits for a task that should have ended by itself.
+/// Time after the deadline of a shutdown before the exporting task is aborted.
 const SLACK: Duration = Duration::from_millis(200);
 
-/// Begins traces. Cheap to clone.
+/// Starts traces. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<Inner>>);
 
@@ -68,38 +68,38 @@ struct Inner {
     sink: Arc<Sink>,
 }
 
-/// What makes spans.
+/// A finished recording, from which spans are made.
 enum Finished {
-    /// A request: its own, and one per phase.
+    /// A request, with a span of its own and one per phase.
     Request(Box<Recording>),
-    /// One that was sent on.
+    /// A request that was sent to the world or to a replica.
     Sent(Box<Sent>),
 }
 
-/// Where it goes.
+/// The queue of finished recordings.
 struct Sink {
     queue: mpsc::Sender<Finished>,
     shared: Arc<Shared>,
-    /// Places left in the queue when there is enough in it for a batch.
+    /// Free places in the queue at which it contains enough for a batch.
     enough: usize,
 }
 
-/// The task that exports; to be shut down when the last request is over.
+/// A handle of the exporting task. Shut it down after the last request.
 #[derive(Default)]
 #[must_use = "dropping it loses what is not exported yet"]
 pub struct Exporting(Option<(oneshot::Sender<tokio::time::Instant>, JoinHandle<()>)>);
 
 impl Tracer {
-    /// One that traces nothing.
+    /// Returns a tracer that records nothing.
     pub fn off() -> Self {
         Self(None)
     }
 
-    /// As the settings say. To be called inside of the runtime, which the exporting task then runs on; that the
-    /// collector can be reached is not waited for.
+    /// Starts a tracer with these settings. Call it inside a tokio runtime, on which the exporting task runs. Does not
+    /// wait for a connection to the collector.
     ///
     /// # Errors
-    /// One line that names the key, when the collector's certificate could never be checked.
+    /// One line that names the key, if the collector's certificate could not be verified.
     pub fn start(traces: &Traces) -> Result<(Self, Exporting), String> {
         if traces.exporter == Exporter::Off {
             return Ok((Self::off(), Exporting(None)));
@@ -116,19 +116,19 @@ impl Tracer {
         let export = Export::new(traces, taken, collector, Arc::clone(&shared), Arc::clone(&ids));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(export.run(stopped));
-        // At half of the queue at the latest, so that there is room while the batch is sent.
+        // At most half of the queue, so that there is room while the batch is sent.
         let enough = places - most.min(places.div_ceil(2));
         let inner = Inner { sampler: Sampler::new(traces), ids, sink: Arc::new(Sink { queue, shared, enough }) };
         (Self(Some(Arc::new(inner))), Exporting(Some((stop, task))))
     }
 
-    /// Whether there is anything to trace for.
+    /// Whether tracing is on.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// A request begins: its place in a trace is read from its headers, or made, and its guest is told so in the same
-    /// headers. Without a tracer they are left as they are.
+    /// Begins the trace of a request: reads the trace context from its headers or creates one, and writes the context
+    /// for the guest into the same headers. If tracing is off, the headers stay unchanged.
     pub fn begin(&self, headers: &mut HeaderMap) -> Trace {
         let Some(inner) = &self.0 else { return Trace::off() };
         let (found, form) = context::read(headers);
@@ -158,24 +158,25 @@ impl Tracer {
         Trace::begun(Arc::clone(&inner.sink), recording)
     }
 
-    /// What a guest whose request has these headers sends on, sampled or not; `None` when nothing is traced.
-    pub fn onward(&self, headers: &HeaderMap) -> Option<Onward> {
-        self.0.as_ref().and_then(|inner| Onward::of(headers, inner))
+    /// Returns the trace context for requests that are sent on behalf of a request with these headers, sampled or not.
+    /// `None` if tracing is off.
+    pub fn onward(&self, headers: &HeaderMap) -> Option<OutboundTrace> {
+        self.0.as_ref().and_then(|inner| OutboundTrace::of(headers, inner))
     }
 
-    /// Spans that the collector has taken, since the start.
+    /// Spans that the collector has accepted since the start.
     pub fn exported(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.sink.shared.exported.load(Ordering::Relaxed))
     }
 
-    /// Spans that were recorded and lost, since the start.
+    /// Spans that were recorded and lost since the start.
     pub fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.sink.shared.dropped.load(Ordering::Relaxed))
     }
 }
 
 impl Finished {
-    /// How many it makes.
+    /// Number of its spans.
     fn spans(&self) -> u64 {
         match self {
             Self::Request(recording) => recording.spans(),
@@ -185,7 +186,7 @@ impl Finished {
 }
 
 impl Sink {
-    /// Takes what is finished, or counts it as lost.
+    /// Queues a recording. If the queue is full, counts its spans as lost.
     fn push(&self, finished: Finished) {
         if let Err(refused) = self.queue.try_send(finished) {
             let spans = refused.into_inner().spans();
@@ -197,8 +198,8 @@ impl Sink {
 }
 
 impl Exporting {
-    /// Exports what is queued, for as long as `within`; what is left then is lost, and counted. To be called when no
-    /// request runs any more: traces that are finished after this are lost.
+    /// Exports the queue for at most `within`; spans that remain are lost, and counted. Call it when no request runs
+    /// any more: traces that finish later are lost.
     pub async fn shutdown(self, within: Duration) {
         let Some((stop, task)) = self.0 else { return };
         let until = tokio::time::Instant::now() + within;

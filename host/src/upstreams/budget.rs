@@ -17,7 +17,7 @@ pub const WINDOW: u64 = 10;
 
 /// The requests and retries of the last [`WINDOW`] seconds. One per upstream; survives new manifests.
 #[derive(Debug)]
-pub struct Budget {
+pub struct RetryBudget {
     epoch: Instant,
     /// One [`SecondCounts`] per second, as a ring.
     slots: [AtomicU64; WINDOW as usize],
@@ -41,7 +41,7 @@ const MAX_LATE: u64 = 60;
 const REQUESTS: u64 = (1 << 24) - 1;
 const RETRIES: u64 = (1 << 16) - 1;
 
-impl Budget {
+impl RetryBudget {
     /// Creates an empty budget.
     pub fn new(now: Instant) -> Self {
         Self { epoch: now, slots: Default::default(), taking: Mutex::new(()) }

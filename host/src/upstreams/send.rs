@@ -20,7 +20,7 @@ use super::upload_wait::UploadWait;
 use super::{Inner, Members, Upstream};
 use crate::manifest::upstream::Policy;
 use crate::manifest::upstream::protocol::Scheme;
-use crate::telemetry::traces::{ClientSpan, Onward, Origin};
+use crate::telemetry::traces::{ClientSpan, Origin, OutboundTrace};
 
 /// Why no replica gave a response.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ struct Job<'a> {
     /// The body, for another attempt after a replica refused the request.
     replay: Option<Replay>,
     /// The position in the trace; every attempt has a span below it.
-    onward: Option<Onward>,
+    onward: Option<OutboundTrace>,
     /// Whether an attempt timed out already. Then a further timeout is more likely due to the request than to the
     /// replica. `None` when there can only be one attempt.
     lateness: Option<Arc<AtomicBool>>,
@@ -102,7 +102,7 @@ impl Upstream {
         client: IpAddr,
         deadline: Instant,
         upload: Option<Arc<UploadWait>>,
-        onward: Option<Onward>,
+        onward: Option<OutboundTrace>,
     ) -> Result<UpstreamResponse, Failure> {
         let inner = &self.inner;
         inner.budget.record_request(Instant::now());
@@ -233,7 +233,7 @@ impl Job<'_> {
         let target = &attempt.chosen.replica().address;
         let https = target.scheme == Scheme::Https;
         let to = Origin { https, host: &target.host, port: target.address.port() };
-        onward.tries(request, &self.inner.service, to, self.tried.len().saturating_sub(1))
+        onward.begin_attempt(request, &self.inner.service, to, self.tried.len().saturating_sub(1))
     }
 
     fn choose(&mut self) -> Result<Attempt, Failure> {
@@ -264,14 +264,14 @@ impl Attempt {
         match tokio::time::timeout_at(deadline.into(), pool.send(request)).await {
             Ok(result) => {
                 match &result {
-                    Ok(response) => span.answered(response),
-                    Err(error) => span.failed(failed(error.kind)),
+                    Ok(response) => span.finish(response),
+                    Err(error) => span.fail(failed(error.kind)),
                 }
                 Ok(FinishedAttempt { attempt: self, result })
             }
             Err(_) => {
                 let cause = format!("{target}: no response before the deadline of the request");
-                span.failed("timed-out");
+                span.fail("timed-out");
                 self.inner.counts.failed.count("timed-out");
                 if start.elapsed() >= MIN_FAIR_TIME && !self.is_uploading() && self.is_late_first() {
                     self.settle(TryOutcome::TimedOut, &cause);

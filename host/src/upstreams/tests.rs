@@ -55,7 +55,7 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-async fn upstream(text: &str, shared: &Upstreams) -> Upstream {
+async fn upstream(text: &str, shared: &SharedUpstreams) -> Upstream {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let manifest = Manifest::read("far", text, &limits, 1 << 30).unwrap();
     let spec = manifest.upstream.clone().unwrap();
@@ -84,7 +84,7 @@ async fn a_name_that_flaps_loses_nothing() {
     server.addresses("far.test", &all[..1]);
     let ms = Duration::from_millis;
     let pace = Pace { least: ms(20), most: ms(100), grace: Duration::from_secs(60), file: ms(20) };
-    let shared = Upstreams { resolver: OnceLock::from(resolver), pace, ..Upstreams::new(1_000) };
+    let shared = SharedUpstreams { resolver: OnceLock::from(resolver), pace, ..SharedUpstreams::new(1_000) };
     let far = Arc::new(upstream(&format!("[upstream]\nreplicas = ['dns://far.test:{port}']"), &shared).await);
     let urls = || far.replicas().into_iter().map(|seen| seen.url).collect::<Vec<_>>();
     let follows = async |addresses: &[&str]| {
@@ -216,7 +216,7 @@ async fn what_was_refused_is_sent_again() {
     ] {
         let (address, answered) = refusing(how).await;
         let text = format!("[upstream]\nreplicas = ['http://{address}']\nprotocol = 'h2c'");
-        let far = upstream(&text, &Upstreams::new(1_000)).await;
+        let far = upstream(&text, &SharedUpstreams::new(1_000)).await;
         let sent = Bytes::from(vec![b'x'; size]);
         let body = http_body_util::Full::new(sent.clone()).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri("http://far.test/").body(body).unwrap();

@@ -127,7 +127,7 @@ enum ExchangeOutcome<B> {
     Failed(SendError<B>),
 }
 
-type SendResult<B> = Result<Response<Incoming>, TrySendError<Request<UploadBody<B>>>>;
+type HyperResult<B> = Result<Response<Incoming>, TrySendError<Request<UploadBody<B>>>>;
 
 impl<B> Pool<B>
 where
@@ -316,9 +316,9 @@ where
     /// was sent. Returns `None` on timeout.
     async fn in_time(
         &self,
-        sent: impl Future<Output = SendResult<B>>,
+        sent: impl Future<Output = HyperResult<B>>,
         upload: Option<&UploadProgress>,
-    ) -> Option<SendResult<B>> {
+    ) -> Option<HyperResult<B>> {
         let mut sent = pin!(sent);
         let mut until = Instant::now() + self.read;
         loop {

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use super::histogram;
 use crate::guests::target::Target;
 use crate::service::Service;
-use crate::telemetry::metrics::{Cached, Histogram, ServiceMetrics};
+use crate::telemetry::metrics::{CacheMetrics, Histogram, ServiceMetrics};
 
 /// One service as the metrics see it: its name, what was counted of it and, if there is one, what stands before it.
 pub(super) struct Seen<'a> {
@@ -123,7 +123,7 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
         "Requests to routes whose answers are kept, by how they were answered",
         "outcome",
         |it| {
-            let outcomes = it.cached().into_iter().flat_map(Cached::outcomes);
+            let outcomes = it.cached().into_iter().flat_map(CacheMetrics::outcomes);
             outcomes.map(|(outcome, count)| (outcome.name(), count)).collect()
         },
     ),
@@ -151,7 +151,7 @@ impl<'a> Seen<'a> {
     }
 
     /// What is counted of the answers that are kept of it, if its manifest says that any are.
-    fn cached(&self) -> Option<&'a Cached> {
+    fn cached(&self) -> Option<&'a CacheMetrics> {
         self.target?.backend.spec.manifest.cache.map(|_| &self.figures.cached)
     }
 }

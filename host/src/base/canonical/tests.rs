@@ -144,7 +144,7 @@ fn segments_of_both_forms() {
 }
 
 proptest! {
-    /// The normal form has one spelling, which is none of a plain path's own business.
+    /// Normalization is idempotent, and leaves a plain path as it is.
     #[test]
     fn forms_are_stable(path in "/[a-c./%2F5E61\\\\;@\u{e4}|]{0,24}") {
         if let Some(normal) = normal(&path) {

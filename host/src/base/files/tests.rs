@@ -3,7 +3,7 @@ use std::process::Command;
 
 use super::*;
 
-/// What is no regular file is refused at once: a FIFO would wait for a writer, and a device might never end.
+/// Other entries are refused without delay: opening a FIFO would wait for a writer, and a device may have no end.
 #[test]
 fn only_regular_files_are_opened() {
     let directory = tempfile::tempdir().unwrap();
@@ -20,7 +20,7 @@ fn only_regular_files_are_opened() {
     symlink("file", at("good")).unwrap();
     assert_eq!(read(&at("good"), 10).unwrap(), b"0123456789");
     assert_eq!(read(&at("file"), 9).unwrap_err().kind(), ErrorKind::FileTooLarge);
-    // Its metadata say that it is empty.
+    // Its metadata give a size of 0.
     assert!(read(Path::new("/proc/self/status"), 1 << 20).unwrap().len() > 100);
     assert_eq!(read(Path::new("/proc/self/status"), 10).unwrap_err().kind(), ErrorKind::FileTooLarge);
     assert_eq!(read(&at("none"), 9).unwrap_err().kind(), ErrorKind::NotFound);
@@ -42,7 +42,7 @@ fn encodings_have_names() {
     assert_eq!(text(Vec::new()).as_deref(), Ok(""));
 }
 
-/// Many at once: each of them is whole at every moment, the last one stays, and nothing else does.
+/// Concurrent replacements: the file is complete at every moment, and no temporary file stays behind.
 #[test]
 fn replacing_is_one_step_for_any_number() {
     let directory = tempfile::tempdir().unwrap();
@@ -66,7 +66,7 @@ fn replacing_is_one_step_for_any_number() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
 }
 
-/// A file that replaces another has its mode, whatever the umask says; root keeps its owner as well.
+/// The new file has the mode of the old one, whatever the umask; as root, also its owner.
 #[test]
 fn mode_and_owner_stay() {
     let directory = tempfile::tempdir().unwrap();
@@ -85,14 +85,14 @@ fn mode_and_owner_stay() {
         assert_eq!(shown("a"), before);
         replace_like(&at("b"), b"3", &at("a")).unwrap();
         assert_eq!(shown("b"), before);
-        // A file of another mode that is renamed over it.
+        // A file of another mode is renamed over it.
         fs::set_permissions(at("b"), Permissions::from_mode(0o444)).unwrap();
         rename(&at("b"), &at("a")).unwrap();
         assert_eq!((shown("a"), fs::read(at("a")).unwrap()), (before, b"3".to_vec()));
     }
     replace_like(&at("c"), b"", &at("none")).unwrap();
     fs::write(at("d"), "").unwrap();
-    assert_eq!(shown("c"), shown("d"), "what is new is as any file");
+    assert_eq!(shown("c"), shown("d"), "a new file has the default mode");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn inside_by_any_name() {
     for outside in ["guests/../c", "guests2", "other/c", "link/../c", "guests/deep/../../c", "other/up/../../c"] {
         assert!(!is_inside(&at(outside), &at("guests")), "{outside}");
     }
-    // Neither of them is there yet.
+    // Neither path exists.
     assert!(is_inside(&at("new/./c"), &at("new")) && !is_inside(&at("new/../c"), &at("new")));
     let relative = |text: &str| Path::new(text).to_owned();
     assert!(is_inside(&relative("./guests-of-nobody/c"), &relative("guests-of-nobody")));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{Client, encoded};
+use super::{AdminClient, encoded};
 use crate::cli::out::{CliError, clean};
 use crate::config::key::nearest;
 
@@ -246,7 +246,7 @@ fn nothing_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(fr
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-impl Client {
+impl AdminClient {
     /// Returns every file of the directory.
     pub(in crate::cli) fn entries(&self) -> Result<Vec<Entry>, CliError> {
         self.read(&self.get("/v1/services")?)

@@ -16,7 +16,7 @@ pub(super) struct Timed {
 }
 
 /// The body of a response, without its framing.
-pub(super) struct Body {
+pub(super) struct ResponseBody {
     from: BufReader<Timed>,
     framing: Framing,
 }
@@ -54,7 +54,7 @@ impl Read for Timed {
 }
 
 /// Reads the head of a response. Returns the status and the body.
-pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
+pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, ResponseBody)> {
     let mut bytes = Vec::new();
     loop {
         let before = bytes.len();
@@ -87,10 +87,10 @@ pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, Body)> {
         }
         (None, None) => Framing::Close,
     };
-    Ok((status, Body { from, framing }))
+    Ok((status, ResponseBody { from, framing }))
 }
 
-impl Body {
+impl ResponseBody {
     /// Removes the deadline, for a stream.
     pub(super) fn clear_timeout(&mut self) {
         self.from.get_mut().until = None;
@@ -127,7 +127,7 @@ impl Body {
     }
 }
 
-impl Read for Body {
+impl Read for ResponseBody {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if into.is_empty() {
             return Ok(0);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 
-use super::body::Body;
+use super::body::ResponseBody;
 use crate::cli::out::CliError;
 
 /// The most bytes of an event.
@@ -19,8 +19,8 @@ pub(in crate::cli) struct Event {
 }
 
 /// A stream of events, which lasts until the host ends it.
-pub(in crate::cli) struct Events {
-    body: Body,
+pub(in crate::cli) struct EventStream {
+    body: ResponseBody,
     place: String,
     parser: Parser,
     ready: VecDeque<Event>,
@@ -41,13 +41,13 @@ struct Parser {
 #[derive(Debug, PartialEq, Eq)]
 struct TooLong;
 
-impl Events {
-    pub(super) fn new(body: Body, place: String) -> Self {
+impl EventStream {
+    pub(super) fn new(body: ResponseBody, place: String) -> Self {
         Self { body, place, parser: Parser::default(), ready: VecDeque::new() }
     }
 }
 
-impl Iterator for Events {
+impl Iterator for EventStream {
     type Item = Result<Event, CliError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::base::files;
-use crate::cli::client::Client;
+use crate::cli::client::AdminClient;
 use crate::cli::client::api::Host;
 use crate::cli::out::CliError;
 use crate::config::Config;
@@ -13,7 +13,11 @@ use crate::config::Config;
 ///
 /// # Errors
 /// If the host would not serve files that are put there, or does not report its directory.
-pub(in crate::cli) fn directory(config: &Config, chosen: bool, client: Option<&Client>) -> Result<PathBuf, CliError> {
+pub(in crate::cli) fn directory(
+    config: &Config,
+    chosen: bool,
+    client: Option<&AdminClient>,
+) -> Result<PathBuf, CliError> {
     let own = &config.guests;
     let served = match client {
         Some(client) => served(client, chosen)?,
@@ -44,7 +48,7 @@ pub(in crate::cli) fn directory(config: &Config, chosen: bool, client: Option<&C
 }
 
 /// Returns the directory that the host serves; `None` if there is no host or it does not report one.
-fn served(client: &Client, chosen: bool) -> Result<Option<(Host, PathBuf)>, CliError> {
+fn served(client: &AdminClient, chosen: bool) -> Result<Option<(Host, PathBuf)>, CliError> {
     // Without a running host, any directory is possible.
     let Ok(answer) = client.exchange("GET", "/v1/host", None) else { return Ok(None) };
     match answer.status {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::client::Client;
+use crate::cli::client::AdminClient;
 use crate::cli::client::api::{Entry, Service};
 use crate::cli::out::{self, CliError};
 
@@ -32,7 +32,7 @@ pub(super) enum DeployResult {
 
 impl DeployResult {
     /// Waits for the host to serve or refuse the component, for as long as a compilation may take.
-    pub(super) fn wait(client: Option<&Client>, name: &str, digest: &str) -> Self {
+    pub(super) fn wait(client: Option<&AdminClient>, name: &str, digest: &str) -> Self {
         let Some(client) = client else {
             return Self::Unreachable("admin is `off`, so the host cannot be asked for the result".into());
         };
@@ -78,12 +78,12 @@ pub(super) fn wait_for_rescan() {
 }
 
 /// Waits until the host serves the component, and prints the result.
-pub(super) fn confirm(client: Option<&Client>, name: &str, digest: &str) -> Result<(), CliError> {
+pub(super) fn confirm(client: Option<&AdminClient>, name: &str, digest: &str) -> Result<(), CliError> {
     DeployResult::wait(client, name, digest).print(name, digest)
 }
 
 /// Waits until no version of this name is served, since until then it gets its share of requests.
-pub(super) fn wait_until_gone(client: Option<&Client>, name: &str) -> Result<(), CliError> {
+pub(super) fn wait_until_gone(client: Option<&AdminClient>, name: &str) -> Result<(), CliError> {
     if is_gone(client, name, TIMEOUT) {
         return Ok(());
     }
@@ -91,21 +91,21 @@ pub(super) fn wait_until_gone(client: Option<&Client>, name: &str) -> Result<(),
 }
 
 /// Waits until the host has noticed that a version is disabled.
-pub(super) fn wait_until_disabled(client: Option<&Client>, name: &str) {
+pub(super) fn wait_until_disabled(client: Option<&AdminClient>, name: &str) {
     is_gone(client, name, DISABLE_TIMEOUT);
 }
 
 /// Returns why the host withdrew this version, if it did and can be reached.
-pub(super) fn withdrawn(client: Option<&Client>, name: &str) -> Option<String> {
+pub(super) fn withdrawn(client: Option<&AdminClient>, name: &str) -> Option<String> {
     let entries = client?.entries().ok()?;
     services_named(&entries, name).find_map(|service| service.withdrawn.clone())
 }
 
 /// Does not wait for a host that cannot be reached.
-fn is_gone(client: Option<&Client>, name: &str, timeout: Duration) -> bool {
+fn is_gone(client: Option<&AdminClient>, name: &str, timeout: Duration) -> bool {
     let start = Instant::now();
     let serves =
-        |client: &Client| client.entries().is_ok_and(|entries| services_named(&entries, name).next().is_some());
+        |client: &AdminClient| client.entries().is_ok_and(|entries| services_named(&entries, name).next().is_some());
     while client.is_some_and(serves) {
         if start.elapsed() >= timeout {
             return false;

@@ -37,10 +37,10 @@ fn on_and_off() {
     check(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x")], &[], &[("exporter", "otlp")]);
     check(&[OTLP_ON, ("OTEL_SDK_DISABLED", "true")], &[], &[("exporter", "off")]);
     check(&[OTLP_ON, ("OTEL_SDK_DISABLED", "perhaps")], &[], &[("exporter", "otlp")]);
-    // Lodge's own key comes first, and empty is as if not set.
+    // Lodge's own key takes precedence, and an empty variable counts as unset.
     check(&[OTLP_ON], &[("traces.exporter", "off")], &[("exporter", "off")]);
     check(&[("OTEL_TRACES_EXPORTER", "")], &[], &[("exporter", "off")]);
-    // What is meant for others while tracing is off is not complained about.
+    // While tracing is off, invalid variables are ignored.
     check(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")], &[], &[("exporter", "off")]);
 }
 

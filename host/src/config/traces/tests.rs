@@ -44,14 +44,14 @@ fn headers_and_attributes() {
         traces("traces.headers = 'x-key=a%2Cb, authorization=Basic dTpw==,'\ntraces.resource = 'a=1,b=%e2%82%ac'");
     let said: Vec<_> = traces.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     assert_eq!(said, [("x-key", "a,b"), ("authorization", "Basic dTpw==")]);
-    // A key is not told by printing the configuration.
+    // The debug form of a configuration does not reveal an API key.
     assert!(!format!("{traces:?}").contains("dTpw"));
     let attributes: Vec<_> = traces.attributes();
     let attributes: Vec<_> = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(attributes, [("service.name", "lodge"), ("a", "1"), ("b", "€")]);
 }
 
-/// A service that is named is named so; else by its attributes; else it is lodge.
+/// `traces.service` takes precedence over `traces.resource`; the default is lodge.
 #[test]
 fn names() {
     let name = |text: &str| {
@@ -74,7 +74,7 @@ fn refused_in_words() {
     check("traces.protocol = 'http/json'", "traces.protocol: `http/json` is not one of");
     check("traces.endpoint = 'collector:4317'", "write it like http://collector:4318");
     check("traces.endpoint = 'unix:///x'", "is not a URL");
-    check("traces.endpoint = 'http://u:p@x'", "put what the collector wants into traces.headers");
+    check("traces.endpoint = 'http://u:p@x'", "put credentials into traces.headers");
     check("traces.sample = '2'", "must be between 0 and 1");
     check("traces.sample = 'nan'", "must be between 0 and 1");
     check("traces.sample = 'often'", "is not a number");

@@ -4,37 +4,39 @@ use tokio::sync::oneshot::Receiver;
 
 use super::{CpuScheduler, CpuShare, CpuSlot, LongRunning, WEIGHT, workers_on};
 
-/// Requests that compute for ever, one tick a turn.
+/// Requests that compute without end, one tick per slot.
 struct Busy {
-    hogs: Vec<(LongRunning, Receiver<CpuSlot>)>,
+    guests: Vec<(LongRunning, Receiver<CpuSlot>)>,
     share: Arc<CpuShare>,
 }
 
 impl Busy {
-    fn new(turns: &Arc<CpuScheduler>, weight: u32, requests: usize) -> Self {
-        let share = turns.share();
+    fn new(scheduler: &Arc<CpuScheduler>, weight: u32, requests: usize) -> Self {
+        let share = scheduler.share();
         share.set_weight(weight);
-        let hogs =
-            (0..requests).map(|_| share.long_running()).map(|hog| (hog.wait(), hog)).map(|(turn, hog)| (hog, turn));
-        Self { hogs: hogs.collect(), share }
+        let guests = (0..requests)
+            .map(|_| share.long_running())
+            .map(|guest| (guest.wait(), guest))
+            .map(|(slot, guest)| (guest, slot));
+        Self { guests: guests.collect(), share }
     }
 
-    /// Everybody who has a turn computes for a tick, and asks again before passing it on. Returns how many did.
+    /// Every guest with a slot computes for a tick and queues again before it passes the slot on. Returns how many did.
     fn tick(&mut self) -> u64 {
         let mut ran = 0;
-        for (hog, waiting) in &mut self.hogs {
-            if let Ok(turn) = waiting.try_recv() {
+        for (guest, waiting) in &mut self.guests {
+            if let Ok(slot) = waiting.try_recv() {
                 ran += 1;
                 self.share.charge(1_000_000);
-                *waiting = hog.wait();
-                drop(turn);
+                *waiting = guest.wait();
+                drop(slot);
             }
         }
         ran
     }
 }
 
-/// So many turns to each of these.
+/// Runs `ticks` ticks and returns the number of slots that each service got.
 fn run<const N: usize>(services: &mut [Busy; N], ticks: usize) -> [u64; N] {
     let mut ran = [0; N];
     for _ in 0..ticks {
@@ -53,81 +55,85 @@ fn near(counts: &[u64], parts: &[u64]) {
     }
 }
 
-/// Also on a single core.
+/// This holds on a single core, too.
 #[test]
 fn all_workers_but_one() {
     for (cores, workers, places) in [(1, 2, 1), (2, 2, 1), (8, 8, 7)] {
         assert_eq!(workers_on(cores), workers);
-        let turns = CpuScheduler::new(workers);
-        let mut busy = Busy::new(&turns, WEIGHT, 20);
-        let held: Vec<_> = busy.hogs.iter_mut().filter_map(|(_, waiting)| waiting.try_recv().ok()).collect();
+        let scheduler = CpuScheduler::new(workers);
+        let mut busy = Busy::new(&scheduler, WEIGHT, 20);
+        let held: Vec<_> = busy.guests.iter_mut().filter_map(|(_, waiting)| waiting.try_recv().ok()).collect();
         assert_eq!(held.len(), places);
         drop(held);
-        let held: Vec<_> = busy.hogs.iter_mut().filter_map(|(_, waiting)| waiting.try_recv().ok()).collect();
-        assert_eq!(held.len(), places, "the next ones have them");
+        let held: Vec<_> = busy.guests.iter_mut().filter_map(|(_, waiting)| waiting.try_recv().ok()).collect();
+        assert_eq!(held.len(), places, "the next guests get the slots");
     }
 }
 
 #[test]
 fn the_share_is_of_services_not_of_requests() {
-    let turns = CpuScheduler::new(2);
-    let mut services = [Busy::new(&turns, WEIGHT, 1), Busy::new(&turns, WEIGHT, 50)];
+    let scheduler = CpuScheduler::new(2);
+    let mut services = [Busy::new(&scheduler, WEIGHT, 1), Busy::new(&scheduler, WEIGHT, 50)];
     near(&run(&mut services, 1000), &[1, 1]);
-    let longest: usize = services[1].hogs.len();
-    let mut turns_of = vec![0; longest];
+    let longest: usize = services[1].guests.len();
+    let mut slots_of = vec![0; longest];
     for _ in 0..1000 {
         services[0].tick();
-        for (n, (hog, waiting)) in services[1].hogs.iter_mut().enumerate() {
-            if let Ok(_turn) = waiting.try_recv() {
-                turns_of[n] += 1;
+        for (n, (guest, waiting)) in services[1].guests.iter_mut().enumerate() {
+            if let Ok(_slot) = waiting.try_recv() {
+                slots_of[n] += 1;
                 services[1].share.charge(1_000_000);
-                *waiting = hog.wait();
+                *waiting = guest.wait();
             }
         }
     }
-    let (least, most) = (turns_of.iter().min().unwrap(), turns_of.iter().max().unwrap());
-    assert!(most - least <= 1, "within a service, first come first served: {turns_of:?}");
+    let (least, most) = (slots_of.iter().min().unwrap(), slots_of.iter().max().unwrap());
+    assert!(most - least <= 1, "within a service, first come first served: {slots_of:?}");
 }
 
 #[test]
 fn weights_divide_it() {
-    let turns = CpuScheduler::new(3);
-    let mut services =
-        [Busy::new(&turns, 300, 4), Busy::new(&turns, WEIGHT, 9), Busy::new(&turns, 50, 4), Busy::new(&turns, 450, 4)];
+    let scheduler = CpuScheduler::new(3);
+    let mut services = [
+        Busy::new(&scheduler, 300, 4),
+        Busy::new(&scheduler, WEIGHT, 9),
+        Busy::new(&scheduler, 50, 4),
+        Busy::new(&scheduler, 450, 4),
+    ];
     near(&run(&mut services, 4000), &[6, 2, 1, 9]);
-    // Another version of it has another weight.
+    // A new version changes the weight.
     services[0].share.set_weight(WEIGHT);
     near(&run(&mut services, 4000), &[2, 2, 1, 9]);
 }
 
 #[test]
-fn who_comes_later_catches_nothing_up() {
-    let turns = CpuScheduler::new(2);
-    let mut early = [Busy::new(&turns, WEIGHT, 2)];
+fn a_newcomer_gets_no_credit() {
+    let scheduler = CpuScheduler::new(2);
+    let mut early = [Busy::new(&scheduler, WEIGHT, 2)];
     assert_eq!(run(&mut early, 1000), [2000]);
     let [early] = early;
-    near(&run(&mut [early, Busy::new(&turns, WEIGHT, 2)], 100), &[1, 1]);
+    near(&run(&mut [early, Busy::new(&scheduler, WEIGHT, 2)], 100), &[1, 1]);
 }
 
 #[test]
-fn who_leaves_keeps_nothing() {
-    let turns = CpuScheduler::new(2);
-    let share = turns.share();
-    let hog = share.long_running();
-    let (first, second, mut third) = (hog.wait(), hog.wait(), hog.wait());
+fn a_cancelled_wait_releases_its_slot() {
+    let scheduler = CpuScheduler::new(2);
+    let share = scheduler.share();
+    let guest = share.long_running();
+    let (first, second, mut third) = (guest.wait(), guest.wait(), guest.wait());
     drop(second);
     assert!(third.try_recv().is_err());
     drop(first);
-    let turn = third.try_recv().unwrap();
+    let slot = third.try_recv().unwrap();
     assert!(share.has_long_running());
-    drop(hog);
+    drop(guest);
     assert!(!share.has_long_running());
-    drop(turn);
+    drop(slot);
     let mut many: Vec<_> = std::iter::repeat_with(|| share.long_running().wait()).take(1000).collect();
     many.truncate(1);
     for _ in 0..1000 {
         drop(share.long_running().wait());
     }
-    let waiting = turns.state.lock().unwrap().waiting.iter().map(|queue| queue.requests.len()).sum::<usize>();
-    assert!(waiting <= 1024, "those who left are forgotten: {waiting}");
+    let waiting = scheduler.state.lock().unwrap().waiting.iter().map(|queue| queue.requests.len()).sum::<usize>();
+    assert!(waiting <= 1024, "cancelled requests leave the queue: {waiting}");
 }

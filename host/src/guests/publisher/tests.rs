@@ -10,19 +10,19 @@ use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
 use crate::service::Services;
 use crate::service::deployment::Deployment;
-use crate::upstreams::{Upstream, Upstreams};
+use crate::upstreams::{SharedUpstreams, Upstream};
 
 /// Services that are elsewhere: for these nothing has to be compiled.
 struct World {
     publisher: Publisher,
     services: Services,
-    shared: Upstreams,
+    shared: SharedUpstreams,
 }
 
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self { publisher, services: Services::new(CpuScheduler::new(1)), shared: Upstreams::new(100) }
+        Self { publisher, services: Services::new(CpuScheduler::new(1)), shared: SharedUpstreams::new(100) }
     }
 
     /// What answers by the manifest of a service or, for a version of it, by its service's and its own.

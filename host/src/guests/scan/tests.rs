@@ -286,10 +286,10 @@ fn manifests_that_cannot_be_read() {
     for line in [
         "wide.toml: it is UTF-16; save it as UTF-8",
         "latin.toml: line 1 is not UTF-8; save it as UTF-8",
-        "large.toml: it has 1.0 MiB, over 1.0 MiB; a manifest is a small file of text",
-        "fifo.toml: it is not a regular file; put the manifest itself, or a link to it, here",
-        "zero.toml: it is not a regular file; put the manifest itself, or a link to it, here",
-        "lost.toml: it cannot be read: No such file or directory (os error 2); make it readable for the user that Lodge runs as",
+        "large.toml: it has 1.0 MiB, over 1.0 MiB; a manifest is a small text file; shorten it",
+        "fifo.toml: it is not a regular file; replace it with the manifest or a link to the manifest",
+        "zero.toml: it is not a regular file; replace it with the manifest or a link to the manifest",
+        "lost.toml: cannot read it: No such file or directory (os error 2); let the user that runs Lodge read it",
         &format!("named.toml: line 2: component: there is no nope.wasm in {directory}; put it there, or name another"),
     ] {
         assert!(refused.iter().any(|refused| refused == line), "{line}\n{refused:#?}");

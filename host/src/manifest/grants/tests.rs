@@ -6,7 +6,7 @@ fn origin(text: &str) -> Origin {
     Origin::read(text).unwrap_or_else(|problem| panic!("{problem}"))
 }
 
-/// Whether these entries allow this URL.
+/// Whether these entries allow a request to this URL.
 fn asks(entries: &[&str], url: &str) -> bool {
     let uri: http::Uri = url.parse().unwrap();
     let grants = Grants { http: entries.iter().map(|text| origin(text)).collect(), ..Grants::default() };
@@ -61,7 +61,7 @@ fn addresses_are_allowed_by_address_only() {
     assert!(reaches("http://10.0.0.0/8", "10.200.3.4", 80) && !reaches("http://10.0.0.0/8", "11.0.0.1", 80));
     assert!(reaches("http://10.0.0.0:*/8", "10.200.3.4", 9000));
     assert!(reaches("http://[fd00::]:81/8", "fd12::1", 81) && !reaches("http://[fd00::]:81/8", "fe80::1", 81));
-    // Neither a name nor everything reaches what is not public.
+    // Neither a name nor a wildcard grants access to addresses that are not public.
     assert!(!reaches("http://db.test", "10.0.0.7", 80) && !reaches("http://*", "10.0.0.7", 80));
     assert!(asks(&["http://[::1]:81"], "http://[::1]:81/") && asks(&["http://10.0.0.0/8"], "http://10.9.9.9/"));
 }
@@ -87,16 +87,16 @@ fn problems_say_how_it_is_written() {
     };
     check("api.example.com", "it has no scheme");
     check("htps://api.example.com", "did you mean `https`?");
-    check("https://api.example.com/v1", "it has a path, and is no network");
+    check("https://api.example.com/v1", "it has a path and is not a network");
     check("https://api.*.com", "neither a name nor an address");
     check("https://user@host", "neither a name nor an address");
-    check("https://api.example.com:x", "its port is not one");
+    check("https://api.example.com:x", "the port is not a number from 0 to 65535");
     check("https://", "neither a name");
     check("*", "it has no scheme");
 }
 
 proptest! {
-    /// What is read is shown so that it is read as the same.
+    /// Formatting an entry and parsing it again gives the same entry.
     #[test]
     fn shown_as_it_is_read(text in "https?://(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,5}){0,2}(:[1-9][0-9]{0,3}|:\\*)?|http://(10\\.0\\.0\\.[0-9]|\\[fd00::[0-9a-f]\\])(:[1-9][0-9]{0,3})?(/(8|16|32))?") {
         let read = origin(&text);
@@ -108,7 +108,7 @@ proptest! {
         let _ = Origin::read(&text);
     }
 
-    /// Nothing but what is below a domain is allowed by it.
+    /// A wildcard allows only names below its domain.
     #[test]
     fn below_is_below(host in "[a-z.]{1,20}") {
         let labels = host.split('.').all(|label| !label.is_empty());

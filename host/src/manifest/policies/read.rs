@@ -1,6 +1,6 @@
-//! The part of a manifest that says who may ask, and how often: of the service, and of each of its routes.
+//! Reads the policies of a service and of its routes from a manifest.
 //!
-//! `[rate]`, `[breaker]` and `[adaptive]` are read by the tables here, from which the JSON Schema comes, too.
+//! `[rate]`, `[breaker]` and `[adaptive]` are read by tables, from which the JSON Schema derives, too.
 
 use std::time::Duration;
 
@@ -17,36 +17,36 @@ use crate::manifest::policies::Priority;
 use crate::manifest::rate::By;
 use crate::manifest::{adaptive, breaker, rate};
 
-/// Networks of one list: each is looked at for every request.
+/// The most networks of one list. Each of them is compared for every request.
 const NETWORKS: usize = 1_000;
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// A burst comes back sooner: times are counted in nanoseconds.
+/// The longest time in which a bucket may refill. Rates count in nanoseconds, so this avoids an overflow.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The words for a priority.
 pub const PRIORITIES: [(&str, Priority); 3] =
     [("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)];
 
-/// Every key of `[rate]`. Without a default it must be there, or its help says what it is then.
+/// Every key of `[rate]`. A key without a default is required, or its help says what holds without it.
 pub const RATE: &[Key<rate::Settings>] = &[
     Key {
         name: "limit",
         default: "",
-        help: "so many requests in a time: `100/s`, `5/m`, `1000/h`, `10/30s`",
+        help: "requests per time: `100/s`, `5/m`, `1000/h`, `10/30s`",
         set: |rate, text| limit(text).map(|(count, per)| (rate.count, rate.per) = (count, per)),
     },
     Key {
         name: "burst",
         default: "",
-        help: "so many at once; without it, as many as `limit` says",
+        help: "requests at once; by default as many as `limit` allows per time",
         set: |rate, text| whole(text, 1..=1_000_000).map(|burst| rate.burst = burst),
     },
     Key {
         name: "by",
         default: "client",
-        help: "who has a limit of their own: each `client` address, the `service` as a whole, each value of `header:NAME`",
+        help: "what has a limit of its own: each `client` address (each /64 of IPv6), the `service` as a whole, each value of `header:NAME`",
         set: |rate, text| by(text).map(|by| rate.by = by),
     },
 ];
@@ -56,43 +56,43 @@ pub const BREAKER: &[Key<breaker::Settings>] = &[
     Key {
         name: "failures",
         default: "50%",
-        help: "it opens when so many calls failed",
+        help: "share of calls that failed, at which it opens",
         set: |breaker, text| percent(text).map(|part| breaker.failures = part),
     },
     Key {
         name: "slow",
         default: "",
-        help: "a call is slow when its answer takes longer to begin; without it, none is",
+        help: "time to the response head from which a call is slow; without it no call is",
         set: |breaker, text| duration(text, MS..=DAY).map(|slow| breaker.slow = Some(slow)),
     },
     Key {
         name: "slow_calls",
         default: "50%",
-        help: "it opens when so many calls were slow",
+        help: "share of calls that were slow, at which it opens",
         set: |breaker, text| percent(text).map(|part| breaker.slow_calls = part),
     },
     Key {
         name: "calls",
         default: "20",
-        help: "fewer calls than this say nothing",
+        help: "calls in the window, below which it does not open",
         set: |breaker, text| whole(text, 1..=1_000_000).map(|calls| breaker.calls = calls),
     },
     Key {
         name: "window",
         default: "10s",
-        help: "calls of this last while count",
+        help: "time for which calls count",
         set: |breaker, text| duration(text, 100 * MS..=DAY).map(|window| breaker.window = window),
     },
     Key {
         name: "open",
         default: "5s",
-        help: "how long it is open before it tries again",
+        help: "time that it stays open before it lets a few probes through",
         set: |breaker, text| duration(text, MS..=DAY).map(|open| breaker.open = open),
     },
     Key {
         name: "probes",
         default: "3",
-        help: "so many good calls close it",
+        help: "good probes that close it; the first bad one opens it again",
         set: |breaker, text| whole(text, 1..=1_000).map(|probes| breaker.probes = probes),
     },
 ];
@@ -102,18 +102,18 @@ pub const ADAPTIVE: &[Key<adaptive::Settings>] = &[
     Key {
         name: "latency",
         default: "",
-        help: "how long an answer may take to begin, on average",
+        help: "the average time to the response head to aim for; time in queues does not count",
         set: |adaptive, text| duration(text, MS..=DAY).map(|latency| adaptive.latency = latency),
     },
     Key {
         name: "floor",
         default: "1",
-        help: "never fewer requests at once; never more than limits.in_flight",
+        help: "the lowest limit that it sets; the highest is `limits.in_flight`",
         set: |adaptive, text| count(text, 1..=1_000_000).map(|floor| adaptive.floor = floor),
     },
 ];
 
-/// What is written of a service, or of a route.
+/// The values of a service or of a route, before they are parsed.
 pub(in crate::manifest) struct Written {
     pub(in crate::manifest) allow: Option<Value>,
     pub(in crate::manifest) deny: Option<Value>,
@@ -122,10 +122,10 @@ pub(in crate::manifest) struct Written {
     pub(in crate::manifest) breaker: Option<Table>,
 }
 
-/// Where a key is, such as `rate.limit`: how its problem begins.
+/// Returns the position of a key such as `rate.limit`, with which messages about it begin.
 pub(in crate::manifest) type Place<'a> = &'a dyn Fn(&str) -> String;
 
-/// Reads policies; every problem goes to `note`.
+/// Parses policies. Every problem goes to `note`.
 pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut dyn FnMut(String)) -> PolicySettings {
     let Written { allow, deny, priority, rate, breaker } = written;
     let priority = priority.as_ref().and_then(|value| {
@@ -133,7 +133,7 @@ pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut 
         read.map_err(|problem| note(format!("{}priority: {problem}", place("priority")))).ok()
     });
     let rate = rate.as_ref().and_then(|written| {
-        // `rate = "100/s"` says the limit alone.
+        // `rate = "100/s"` is short for a section with `limit` only.
         let short = || Table::from_iter([("limit".to_owned(), written.clone())]);
         let written = written.as_table().cloned().unwrap_or_else(short);
         let mut rate = section("rate", &written, RATE, &["limit"], blank_rate(), place, note)?;
@@ -142,7 +142,7 @@ pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut 
         }
         if rate.per.as_nanos() * u128::from(rate.burst) > YEAR.as_nanos() * u128::from(rate.count) {
             let place = place("rate.burst");
-            note(format!("{place}rate.burst: at this rate it would not come back within a year; lower it"));
+            note(format!("{place}rate.burst: at this rate it would take over a year to refill; lower it"));
         }
         Some(rate)
     });
@@ -158,7 +158,7 @@ pub(in crate::manifest) fn read(written: &Written, place: Place<'_>, note: &mut 
     PolicySettings { clients, rate, breaker, priority }
 }
 
-/// Reads `[adaptive]`.
+/// Parses `[adaptive]`. Every problem goes to `note`.
 pub(in crate::manifest) fn read_adaptive(
     written: &Table,
     place: Place<'_>,
@@ -167,7 +167,7 @@ pub(in crate::manifest) fn read_adaptive(
     section("adaptive", written, ADAPTIVE, &["latency"], blank_adaptive(), place, note)
 }
 
-/// Everything empty, as in the two below: only a place for keys to write to, never a value in use.
+/// Returns a value for [`RATE`] to fill in. It is never used as it is; neither are the two below.
 pub(crate) fn blank_rate() -> rate::Settings {
     rate::Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client }
 }
@@ -181,7 +181,7 @@ pub(crate) fn blank_adaptive() -> adaptive::Settings {
     adaptive::Settings { latency: Duration::ZERO, floor: 0 }
 }
 
-/// Reads a table by its keys; nothing if there is a problem.
+/// Parses a table by its keys. Returns `None` if there is a problem.
 fn section<T>(
     name: &str,
     written: &Table,
@@ -210,7 +210,7 @@ fn section<T>(
         let near = || nearest(unknown, keys.iter().map(|key| key.name));
         let hint = misplaced(unknown).or_else(|| Some(format!("did you mean `{}`?", near()?)));
         let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-        problem(&format!("{name}.{unknown}"), format!("there is no key `{name}.{unknown}`{hint}"));
+        problem(&format!("{name}.{unknown}"), format!("unknown key `{name}.{unknown}`{hint}"));
     }
     sound.then_some(blank)
 }
@@ -223,7 +223,7 @@ fn nets(name: &str, written: &Option<Value>, place: Place<'_>, note: &mut dyn Fn
         return Vec::new();
     };
     if items.is_empty() && name == "allow" {
-        problem("it is empty, so nobody could ask; name who may, or leave it out".into());
+        problem("it is empty, so no client would be allowed; list networks, or remove it".into());
     }
     if items.len() > NETWORKS {
         problem(format!("{} networks are more than {NETWORKS}", items.len()));
@@ -266,7 +266,7 @@ fn by(text: &str) -> Result<By, String> {
 
 fn percent(text: &str) -> Result<u32, String> {
     let part = text.strip_suffix('%').and_then(|part| part.parse().ok()).filter(|part| (1..=100).contains(part));
-    part.ok_or_else(|| format!("`{text}` is not a part of all calls; write it like 50%, from 1% to 100%"))
+    part.ok_or_else(|| format!("`{text}` is not a percentage of calls; write it like 50%, from 1% to 100%"))
 }
 
 fn whole(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<u32, String> {

@@ -1,4 +1,4 @@
-//! Every key of `[upstream]` but `replicas`: name, default, meaning, bounds.
+//! Every key of `[upstream]` except `replicas`: name, default, help and bounds.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ pub(super) const PROTOCOLS: [(&str, Protocol); 4] =
 pub(super) const HOSTS: [(&str, HostName); 3] =
     [("auto", HostName::Auto), ("client", HostName::Client), ("replica", HostName::Replica)];
 
-/// Every key but `replicas`, in the order of the docs.
+/// Every key except `replicas`, in the order of the docs.
 pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "replicas_file",
         default: "",
-        help: "file beside the manifest with a replica per line, `URL` or `URL weight=N`; read again when it changes",
+        help: "a file beside the manifest with a replica per line, `URL` or `URL weight=N`; read again when it changes, once two looks a second apart find the same content; a file that changes at every look is used after 10 s",
         set: |s, text| file(text).map(|value| s.replicas_file = value),
     },
     Key {
@@ -41,7 +41,7 @@ pub const KEYS: &[Key<Spec>] = &[
         help: "which replica gets a request: `round-robin`, `weighted`, `random`, `weighted-random`, `least-in-flight`, \
                `hash`",
         set: |s, text| {
-            // Others call it by connections or requests: `least_conn`, `least-request`.
+            // Other proxies call it `least_conn` or `least-request`.
             let other = |wrong: String| match text.starts_with("least") && !wrong.contains("did you mean") {
                 true => format!("{wrong}; did you mean `least-in-flight`?"),
                 false => wrong,
@@ -52,32 +52,32 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "hash",
         default: "client",
-        help: "what `policy = \"hash\"` goes by: `client`, `header:NAME`, `cookie:NAME`",
+        help: "the key for `policy = \"hash\"`: `client`, `header:NAME`, `cookie:NAME`",
         set: |s, text| RequestKey::read(text).map(|value| s.hash = value),
     },
     Key {
         name: "protocol",
         default: "auto",
-        help: "`http1`, `http2` (also `h2c`), or `auto`: HTTP/1.1 over http, what the replica prefers over https",
+        help: "`http1`, `http2` (also `h2c`; gRPC), or `auto`: HTTP/1.1 over http, and over https what the replica prefers",
         set: |s, text| word(text, &PROTOCOLS).map(|value| s.protocol = value),
     },
     Key {
         name: "connect",
         default: "1s",
-        help: "how long making a connection may take, TLS included",
+        help: "time for making a connection, TLS included",
         set: |s, text| duration(text, MS..=MINUTE).map(|value| s.connect = value),
     },
     Key {
         name: "read",
         default: "10s",
-        help: "how long a replica may take to the head of its answer; then another one is asked, if the request may be \
+        help: "time for a replica to send the response head; then another one is tried, if the request may be \
                repeated",
         set: |s, text| duration(text, MS..=DAY).map(|value| s.read = value),
     },
     Key {
         name: "idle",
         default: "60s",
-        help: "how long a connection that nobody uses is kept",
+        help: "time after which an unused connection is closed",
         set: |s, text| duration(text, MS..=DAY).map(|value| s.idle = value),
     },
     Key {
@@ -89,38 +89,38 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "host",
         default: "auto",
-        help: "whose name replicas see as `Host`: `client`, `replica`, or `auto`: the client's over http, the replica's \
+        help: "the `Host` that replicas see: `client`, `replica`, or `auto`: the client's over http, the replica's \
                over https",
         set: |s, text| word(text, &HOSTS).map(|value| s.host = value),
     },
     Key {
         name: "health.path",
         default: "",
-        help: "path that every replica is asked for; without it, none is checked",
+        help: "the path of health checks, with the replica's own name as `Host`; without it there are none. On a Lodge replica use a path of one of its services: `/healthz` exists only on its `admin` listener",
         set: |s, text| path(text).map(|value| s.health.path = value),
     },
     Key {
         name: "health.interval",
         default: "5s",
-        help: "from one check of a replica to the next",
+        help: "time from one check of a replica to the next",
         set: |s, text| duration(text, 100 * MS..=HOUR).map(|value| s.health.interval = value),
     },
     Key {
         name: "health.timeout",
         default: "1s",
-        help: "how long the answer to a check may take",
+        help: "time for the response to a check",
         set: |s, text| duration(text, MS..=MINUTE).map(|value| s.health.timeout = value),
     },
     Key {
         name: "health.healthy",
         default: "2",
-        help: "checks in a row that bring a replica back",
+        help: "checks in a row that must pass to bring a replica back",
         set: |s, text| count(text, 1..=100).map(|value| s.health.healthy = value),
     },
     Key {
         name: "health.unhealthy",
         default: "3",
-        help: "checks in a row that take a replica out; its first check decides alone",
+        help: "checks in a row that must fail to take a replica out; its first check decides alone",
         set: |s, text| count(text, 1..=100).map(|value| s.health.unhealthy = value),
     },
     Key {
@@ -132,61 +132,61 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "ejection.failures",
         default: "5",
-        help: "failures in a row (no connection, reset, timeout, 502, 503, 504) that leave a replica out; 0: never",
+        help: "failures in a row (no connection, reset, timeout, 502, 503, 504) that eject a replica; 0: never",
         set: |s, text| count(text, 0..=1000).map(|value| s.ejection.failures = value),
     },
     Key {
         name: "ejection.base",
         default: "10s",
-        help: "for how long the first time; by as much longer each time again",
+        help: "length of the first ejection, and by how much each further one is longer",
         set: |s, text| duration(text, 100 * MS..=DAY).map(|value| s.ejection.base = value),
     },
     Key {
         name: "ejection.max",
         default: "5m",
-        help: "for how long at most",
+        help: "the longest ejection",
         set: |s, text| duration(text, 100 * MS..=DAY).map(|value| s.ejection.max = value),
     },
     Key {
         name: "ejection.share",
         default: "50%",
-        help: "part of the replicas that may be left out at once, rounded down",
+        help: "share of the replicas that may be ejected at once, rounded down: at 50% a single replica never is",
         set: |s, text| percent(text).map(|value| s.ejection.share = value),
     },
     Key {
         name: "slow_start",
         default: "0s",
-        help: "over how long the share of a replica that comes back, or is new, grows from a tenth to all of it",
+        help: "how long the share of a replica that is new or comes back grows from a tenth to all of it; like `weight`, it is refused with `round-robin` and `random`, which use neither",
         set: |s, text| duration(text, Duration::ZERO..=HOUR).map(|value| s.slow_start = value),
     },
     Key {
         name: "panic",
         default: "50%",
-        help: "when less than this part of the replicas is available, all of them are used; 0%: never",
+        help: "when less than this share of the replicas is available, all of them are used; 0%: never",
         set: |s, text| percent(text).map(|value| s.panic = value),
     },
     Key {
         name: "retry.attempts",
         default: "2",
-        help: "tries after the first, each at another replica when there is one; 0: none",
+        help: "tries after the first, each at another replica if there is one; 0: none",
         set: |s, text| count(text, 0..=10).map(|value| s.retry.attempts = value),
     },
     Key {
         name: "retry.budget",
         default: "20%",
-        help: "retries of all requests together, as a part of the requests of the last ten seconds",
+        help: "retries of all requests together, as a share of the requests of the last ten seconds",
         set: |s, text| percent(text).map(|value| s.retry.budget = value),
     },
     Key {
         name: "retry.minimum",
         default: "10",
-        help: "retries in a second that there is always room for, on average over ten seconds",
+        help: "retries per second that are always allowed, on average over ten seconds",
         set: |s, text| count(text, 0..=1000).map(|value| s.retry.minimum = value),
     },
     Key {
         name: "hedge",
         default: "off",
-        help: "after how long without an answer a second replica is asked as well, if the request is a GET, HEAD, OPTIONS or TRACE without a body",
+        help: "time without a response after which a second replica is asked as well, if the request is a GET, HEAD, OPTIONS or TRACE without a body",
         set: |s, text| {
             s.hedge = if text == "off" { None } else { Some(duration(text, MS..=MINUTE)?) };
             Ok(())
@@ -195,13 +195,13 @@ pub const KEYS: &[Key<Spec>] = &[
     Key {
         name: "upgrade",
         default: "false",
-        help: "whether clients may switch protocols: WebSocket",
+        help: "whether clients may switch protocols, for example to WebSocket: to any that they offer, except HTTP and TLS",
         set: |s, text| word(text, &[("true", true), ("false", false)]).map(|value| s.upgrade = value),
     },
     Key {
         name: "tunnels",
         default: "256",
-        help: "connections that have switched protocols, at most; they take no place of `limits.in_flight`, \
+        help: "connections that have switched protocols, at most; they take no slot of `limits.in_flight`, \
                `engine.instances` or `upstream.connections`",
         set: |s, text| count(text, 1..=100_000).map(|value| s.tunnels = value),
     },
@@ -222,7 +222,7 @@ fn path(text: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// `200-399`, or `204` alone.
+/// Parses `200-399` or a single status.
 fn statuses(text: &str) -> Result<(u16, u16), String> {
     let status = |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
     let (low, high) = text.split_once('-').unwrap_or((text, text));
@@ -237,7 +237,7 @@ fn percent(text: &str) -> Result<Percent, String> {
 }
 
 impl Spec {
-    /// Everything empty: only a place for [`KEYS`] to write to, never a value in use.
+    /// Returns a value for [`KEYS`] to fill in. It is never used as it is.
     pub(super) fn blank() -> Self {
         Self {
             replicas: Vec::new(),

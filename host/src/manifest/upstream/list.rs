@@ -7,10 +7,10 @@ use toml::de::{DeTable, DeValue};
 use crate::config::key::nearest;
 use crate::manifest::upstream::source::Source;
 
-/// Replicas of one upstream, written or found.
+/// The most replicas of one upstream, listed or discovered.
 pub const MOST_REPLICAS: usize = 1000;
 
-/// Reads the value of `replicas`.
+/// Parses the value of `replicas`.
 pub(super) fn read(value: &DeValue<'_>) -> Result<Vec<Source>, String> {
     let list = value.as_array().ok_or("upstream.replicas: must be a list, like [\"http://10.0.0.7:8080\"]")?;
     let (mut sources, mut places) = (Vec::new(), HashSet::new());
@@ -21,8 +21,8 @@ pub(super) fn read(value: &DeValue<'_>) -> Result<Vec<Source>, String> {
             _ => Err("a replica is a URL, or a table with `url` and `weight`".into()),
         };
         let source = source.and_then(|source| match source {
-            // Of a path anywhere, and never looked at again: not what `replicas_file` is.
-            Source::File(path) => Err(format!("`file:{}`: name it by replicas_file", path.display())),
+            // A path outside of the directory is not watched, unlike `replicas_file`.
+            Source::File(path) => Err(format!("`file:{}`: use replicas_file for a file of replicas", path.display())),
             source => Ok(source),
         });
         let added = source.and_then(|source| add(&mut sources, &mut places, source));
@@ -31,7 +31,7 @@ pub(super) fn read(value: &DeValue<'_>) -> Result<Vec<Source>, String> {
     Ok(sources)
 }
 
-/// Says it in one line, as in a file.
+/// Converts a table with `url` and `weight` into the one-line form and parses that.
 fn with_weight(table: &DeTable<'_>) -> Result<Source, String> {
     let (mut url, mut weight) = (None, None);
     for (key, value) in table {
@@ -51,13 +51,13 @@ fn with_weight(table: &DeTable<'_>) -> Result<Source, String> {
     Source::parse(&weight.map_or(url.to_string(), |weight| format!("{url} weight={weight}")))
 }
 
-/// Adds one more, of which there are not too many, and none at the same place.
+/// Adds a source, unless there are too many or it is a duplicate.
 pub(super) fn add(sources: &mut Vec<Source>, places: &mut HashSet<String>, source: Source) -> Result<(), String> {
     if sources.len() >= MOST_REPLICAS {
         return Err(format!("there are more than {MOST_REPLICAS} replicas"));
     }
     if !places.insert(source.to_string()) {
-        return Err(format!("replica `{source}` is there twice; give it a weight instead"));
+        return Err(format!("duplicate replica `{source}`; give it a weight instead"));
     }
     sources.push(source);
     Ok(())

@@ -1,20 +1,20 @@
-//! How replicas are spoken to.
+//! The HTTP version and the scheme of replicas.
 
 use http::uri;
 
-/// Which HTTP is spoken.
+/// The HTTP version of a connection to a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// HTTP/2 if the replica agrees to it in TLS; HTTP/1.1 if not, and without TLS.
+    /// HTTP/2 if the replica selects it by ALPN; otherwise, and without TLS, HTTP/1.1.
     #[default]
     Auto,
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2, without asking.
+    /// HTTP/2 with prior knowledge.
     Http2,
 }
 
-/// How it is spoken to.
+/// The scheme of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// Without TLS.
@@ -24,7 +24,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The port that need not be said.
+    /// The default port.
     pub fn port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -32,7 +32,7 @@ impl Scheme {
         }
     }
 
-    /// As `:scheme` has it.
+    /// The scheme for a URI.
     pub fn uri(self) -> uri::Scheme {
         match self {
             Self::Http => uri::Scheme::HTTP,

@@ -1,4 +1,4 @@
-//! An `[upstream]` as it would be written.
+//! Formats an `[upstream]` in the form of a manifest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use super::keys::{HOSTS, POLICIES, PROTOCOLS};
 use super::{Percent, Policy, Spec};
 
 impl Spec {
-    /// The keys that count and what they are set to, defaults too. What checks would be is not told where there are none,
-    /// and neither is what hashing would go by.
+    /// Returns the effective keys and their values, including defaults. Omits the keys of health checks without a path,
+    /// and `hash` with another policy.
     pub fn shown(&self) -> BTreeMap<&'static str, String> {
         let time = |time: Duration| humantime::format_duration(time).to_string();
         let percent = |Percent(part): Percent| format!("{part}%");
@@ -62,7 +62,7 @@ mod tests {
     use super::super::KEYS;
     use super::*;
 
-    /// What is shown, written down again, is the same upstream; and no key is left out.
+    /// Parsing the output gives the same upstream, and the output has every key.
     #[test]
     fn reads_as_what_it_shows() {
         for more in [

@@ -1,10 +1,10 @@
-//! Where replicas are said to be, as operators write it. Pure.
+//! Parses the sources of replicas. Pure.
 //!
 //! ```text
 //! http://10.0.0.7:8080 weight=3      one replica; https too; a name stands for its first address
 //! dns://users.internal:8080          every address of a name; dns+https for TLS
 //! srv://_http._tcp.users.internal    every target of a service record; srv+https for TLS
-//! file:/etc/lodge/users.replicas     a file of the first kind, one a line, # begins a comment
+//! file:/etc/lodge/users.replicas     a file of entries of the first kind, one per line; # begins a comment
 //! ```
 
 use std::borrow::Cow;
@@ -15,51 +15,51 @@ use std::sync::Arc;
 
 use crate::manifest::upstream::protocol::Scheme;
 
-/// The most that a replica can weigh, as in service records.
+/// The highest weight of a replica, as in SRV records (RFC 2782).
 pub const WEIGHT: u32 = 65_535;
 
 const SCHEMES: [&str; 6] = ["http", "https", "dns", "dns+https", "srv", "srv+https"];
 
-/// One entry of a list of replicas.
+/// An entry of a list of replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// One replica.
     Fixed(Fixed),
     /// All addresses of a name.
     Dns {
-        /// With TLS or without.
+        /// The scheme: with TLS or without.
         scheme: Scheme,
         /// The name.
         name: Arc<str>,
-        /// The port on each of them.
+        /// The port of every address.
         port: u16,
     },
-    /// All targets of a service record.
+    /// All targets of an SRV record.
     Srv {
-        /// With TLS or without.
+        /// The scheme: with TLS or without.
         scheme: Scheme,
         /// The record's name, `_http._tcp.users.internal`.
         name: Arc<str>,
     },
-    /// What a file says now.
+    /// The current content of a file.
     File(PathBuf),
 }
 
 /// One replica, by name or address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
-    /// With TLS or without.
+    /// The scheme: with TLS or without.
     pub scheme: Scheme,
     /// A name, or an address without brackets.
     pub host: Arc<str>,
     /// The port, never 0.
     pub port: u16,
-    /// Its share of requests beside the others', from 1 to [`WEIGHT`].
+    /// The weight in relation to other replicas, from 1 to [`WEIGHT`].
     pub weight: u32,
 }
 
 impl Source {
-    /// Whether both are of the same place, whatever their weights.
+    /// Whether both have the same location, whatever their weights.
     pub fn is_at(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Fixed(one), Self::Fixed(other)) => {
@@ -69,17 +69,17 @@ impl Source {
         }
     }
 
-    /// Reads an entry.
+    /// Parses an entry.
     ///
     /// # Errors
-    /// One line: the entry, what is wrong with it, and how it should be.
+    /// One line: the entry, the problem, and the expected form.
     pub fn parse(text: &str) -> Result<Self, String> {
         read(text).map_err(|why| format!("{text:?}: {why}"))
     }
 }
 
 impl Source {
-    /// Whether its replicas are spoken to by TLS. What a file says may be anything.
+    /// Whether its replicas may use TLS. A file may list such replicas.
     pub fn is_tls(&self) -> bool {
         match self {
             Self::Fixed(fixed) => fixed.scheme == Scheme::Https,
@@ -88,25 +88,25 @@ impl Source {
         }
     }
 
-    /// What it says of the share of its replicas; records have their own.
+    /// Returns the weight; 1 for sources whose replicas have their own.
     pub fn weight(&self) -> u32 {
         if let Self::Fixed(fixed) = self { fixed.weight } else { 1 }
     }
 }
 
 impl Fixed {
-    /// Its address, if that is what it is known by.
+    /// Returns the address, if the host is one.
     pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 }
 
-/// Reads a file of replicas.
+/// Parses a file of replicas.
 ///
 /// # Errors
-/// One line for the first line of the file that is wrong, with its number.
+/// The first invalid line and its number.
 pub fn lines(text: &str) -> Result<Vec<Fixed>, String> {
-    // Editors of another system begin a file with it, as in manifests.
+    // Some editors begin a file with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut replicas = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -116,7 +116,7 @@ pub fn lines(text: &str) -> Result<Vec<Fixed>, String> {
         }
         match read(line) {
             Ok(Source::Fixed(fixed)) => replicas.push(fixed),
-            Ok(_) => return Err(format!("line {number}: {line:?}: a file names replicas only: http://HOST:PORT")),
+            Ok(_) => return Err(format!("line {number}: {line:?}: a file contains replicas only: http://HOST:PORT")),
             Err(why) => return Err(format!("line {number}: {line:?}: {why}")),
         }
     }
@@ -163,7 +163,7 @@ fn read(text: &str) -> Result<Source, String> {
         other => return Err(unknown(other)),
     };
     if weight.is_some() {
-        return Err("only a single replica has a weight; records have their own".into());
+        return Err("only a single replica can have a weight; SRV records have their own".into());
     }
     Ok(source)
 }
@@ -179,22 +179,22 @@ fn tls(https: bool) -> Scheme {
     if https { Scheme::Https } else { Scheme::Http }
 }
 
-/// `//host`, `//host:port` or `//[v6]:port`, and nothing after it but a slash.
+/// Parses `//host`, `//host:port` or `//[v6]:port`, optionally with a slash at the end.
 fn authority(rest: &str) -> Result<(Arc<str>, Option<u16>), String> {
     let rest = rest.strip_prefix("//").ok_or("has no // after its scheme")?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if let Some(sign) = rest.chars().find(|sign| "/?@".contains(*sign)) {
-        return Err(format!("ends with its port: {sign:?} has no meaning here"));
+        return Err(format!("must end after the port: {sign:?} is not allowed"));
     }
     let (host, port) = match rest.strip_prefix('[') {
         Some(bracketed) => {
             let (host, port) = bracketed.split_once(']').ok_or("has no ] after its address")?;
-            let address = host.parse::<Ipv6Addr>().map_err(|_| format!("{host:?} is not an address of IPv6"))?;
+            let address = host.parse::<Ipv6Addr>().map_err(|_| format!("{host:?} is not an IPv6 address"))?;
             let colon = port.strip_prefix(':');
             if colon.is_none() && !port.is_empty() {
                 return Err("has more than a port after its address".into());
             }
-            // One replica has one name, or it would be two.
+            // The canonical form, so that two spellings are one replica.
             (Cow::Owned(address.to_canonical().to_string()), colon)
         }
         None => {
@@ -203,11 +203,11 @@ fn authority(rest: &str) -> Result<(Arc<str>, Option<u16>), String> {
         }
     };
     if !rest.starts_with('[') && !is_host(&host) {
-        return Err(format!("{host:?} is no host"));
+        return Err(format!("{host:?} is not a host"));
     }
     let number = |port: &str| port.parse().ok().filter(|port| *port != 0);
     let port = port.map(|port| number(port).ok_or_else(|| format!("{port:?} is not a port, 1 to 65535")));
-    // Names are the same in any case, and compared byte by byte.
+    // Names are compared byte by byte, so they are stored in lower case.
     Ok((host.to_ascii_lowercase().into(), port.transpose()?))
 }
 
@@ -219,10 +219,10 @@ fn is_host(host: &str) -> bool {
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(fits)
 }
 
-/// `file:PATH` and `file:///PATH`.
+/// Parses `file:PATH` and `file:///PATH`.
 fn path(rest: &str) -> Result<PathBuf, String> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
-    if path.is_empty() { Err("names no file: write file:/PATH".into()) } else { Ok(path.into()) }
+    if path.is_empty() { Err("has no path: write file:/PATH".into()) } else { Ok(path.into()) }
 }
 
 impl fmt::Display for Fixed {
@@ -297,24 +297,24 @@ mod tests {
             ("htp://a:1", "did you mean \"http\"?"),
             ("tcp://a:1", "\"tcp\" is not one of http, https"),
             ("http:a", "no //"),
-            ("http://", "\"\" is no host"),
+            ("http://", "\"\" is not a host"),
             ("http://a b", "only weight=N may follow"),
             ("http://a:0", "not a port"),
             ("http://a:65536", "not a port"),
-            ("http://a/path", "'/' has no meaning"),
-            ("http://me@a", "'@' has no meaning"),
-            ("http://a_b$:1", "is no host"),
-            ("http://a..b:1", "is no host"),
+            ("http://a/path", "'/' is not allowed"),
+            ("http://me@a", "'@' is not allowed"),
+            ("http://a_b$:1", "is not a host"),
+            ("http://a..b:1", "is not a host"),
             ("http://[::1:80", "no ]"),
-            ("http://[a]:80", "not an address of IPv6"),
+            ("http://[a]:80", "not an IPv6 address"),
             ("http://[::1]80", "more than a port"),
             ("http://a weight=0", "not from 1 to 65535"),
             ("http://a weight=x", "not from 1 to 65535"),
             ("dns://a", "dns://NAME:PORT"),
-            ("dns://a:1 weight=2", "only a single replica has a weight"),
+            ("dns://a:1 weight=2", "only a single replica can have a weight"),
             ("srv://users", "srv://_SERVICE._tcp.NAME"),
             ("srv://_http._tcp.users:80", "srv://_SERVICE._tcp.NAME"),
-            ("file:", "names no file"),
+            ("file:", "has no path"),
         ] {
             let error = Source::parse(text).unwrap_err();
             assert!(error.contains(why) && error.contains(&format!("{text:?}")), "{error}");
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(read, [("http://10.0.0.7:8080".into(), 3), ("https://b:443".into(), 1)]);
         assert_eq!(lines(&format!("\u{feff}{text}\r\n")).unwrap(), lines(text).unwrap(), "from another system");
         assert!(lines("http://a\nhttp//b").unwrap_err().starts_with("line 2: \"http//b\": "));
-        assert!(lines("\ndns://b:1").unwrap_err().starts_with("line 2: \"dns://b:1\": a file names replicas only"));
+        assert!(lines("\ndns://b:1").unwrap_err().starts_with("line 2: \"dns://b:1\": a file contains replicas only"));
     }
 
     proptest! {

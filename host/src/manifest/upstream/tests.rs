@@ -15,7 +15,7 @@ fn every_default_could_be_written() {
         assert_eq!((key.set)(&mut spec, key.default), Ok(()), "{}", key.name);
     }
     assert_eq!(spec, Spec::defaults());
-    // Those that an operator would notice first.
+    // The most visible defaults.
     assert_eq!((spec.policy, spec.protocol, spec.host), (Policy::LeastInFlight, Protocol::Auto, HostName::Auto));
     assert_eq!((spec.connect, spec.read), (Duration::from_secs(1), Duration::from_secs(10)));
     assert_eq!((spec.health.path.clone(), spec.hedge, spec.upgrade), (None, None, false));
@@ -116,18 +116,21 @@ fn problems_have_lines_and_ways_out() {
     check("[upstream]\nreplicas = [{ url = 'http://a', weight = 'x' }]", "`weight` is a whole number");
     check("[upstream]\nreplicas = [{ url = 7 }]", "a replica's `url` is text");
     check("[upstream]\nreplicas = ['http://a weight=65536']", "is not from 1 to 65535");
-    check("[upstream]\nreplicas = ['http://a', 'http://A:80/']", "replica `http://a:80` is there twice");
-    with("conect = '1s'", "line 3: there is no key `upstream.conect`; did you mean `upstream.connect`?");
+    check("[upstream]\nreplicas = ['http://a', 'http://A:80/']", "duplicate replica `http://a:80`");
+    with("conect = '1s'", "line 3: unknown key `upstream.conect`; did you mean `upstream.connect`?");
     with(
         "[upstream.health]\npath = '/'\nintervall = '1s'",
-        "line 5: there is no key `upstream.health.intervall`; did you mean `upstream.health.interval`?",
+        "line 5: unknown key `upstream.health.intervall`; did you mean `upstream.health.interval`?",
     );
     with("[upstream.helth]\npath = '/'", "did you mean `upstream.health.path`?");
-    with("retry = 3", "line 3: there is no key `upstream.retry`; did you mean `upstream.retry.attempts`?");
+    with("retry = 3", "line 3: unknown key `upstream.retry`; did you mean `upstream.retry.attempts`?");
     with("retries = 3", "did you mean `upstream.retry.attempts`?");
     with("ready.path = '/'", "`ready.path` is a key of the manifest; write it above the first [section]");
     with("policy = 'least-connections'", "`hash`; did you mean `least-in-flight`?");
-    check("[upstream]\nreplicas = ['file:x']", "line 2: upstream.replicas: `file:x`: name it by replicas_file");
+    check(
+        "[upstream]\nreplicas = ['file:x']",
+        "line 2: upstream.replicas: `file:x`: use replicas_file for a file of replicas",
+    );
     check("[upstream]\nreplicas = ['localhost:3000']", "has no scheme: write http://localhost:3000");
     with("connect = ['1s']", "line 3: upstream.connect: must be one value, not array");
     with("connect = 1", "upstream.connect: `1` is not a time span");
@@ -137,7 +140,7 @@ fn problems_have_lines_and_ways_out() {
     with("policy = 'hash'\nhash = 'ip'", "line 4: upstream.hash: `ip` is not one of `client`, `header:NAME`");
     with("policy = 'hash'\nhash = 'header:a b'", "is not one of `client`");
     with("policy = 'hash'\nhash = 'cookie:'", "is not one of `client`");
-    with("hash = 'cookie:sid'", "upstream.hash: only policy = \"hash\" goes by it");
+    with("hash = 'cookie:sid'", "upstream.hash: only policy = \"hash\" uses it");
     with("replicas_file = '../x'", "must be the name of a file in the same directory");
     with("replicas_file = 'users.toml'", "must be the name of a file in the same directory");
     with("panic = '101%'", "`101%` is not between 0% and 100%");
@@ -151,9 +154,9 @@ fn problems_have_lines_and_ways_out() {
     with("health = { path = '/', status = '20' }", "is not a range of statuses");
     with("health = { path = '/', timeout = '6s' }", "upstream.health.timeout: is more than health.interval");
     with("ejection = { base = '10m' }", "upstream.ejection.base: is more than ejection.max");
-    with("policy = 'random'\nslow_start = '5s'", "upstream.slow_start: the policy does not look at weights");
+    with("policy = 'random'\nslow_start = '5s'", "upstream.slow_start: the policy ignores weights");
     let weighs = "[upstream]\nreplicas = [{ url = 'http://a', weight = 2 }]\npolicy = 'round-robin'";
-    check(weighs, "upstream.replicas: the policy does not look at weights; take \"weighted\"");
+    check(weighs, "upstream.replicas: the policy ignores weights; use \"weighted\"");
     let both = read(&format!("{SOME}read = 'x'\nidel = '1s'\nconnect = 'y'")).unwrap_err();
     let lines: Vec<_> = both.lines().map(|line| &line[..7]).collect();
     assert_eq!(lines, ["line 3:", "line 4:", "line 5:"], "{both}");
@@ -168,7 +171,7 @@ fn whose_name() {
 }
 
 proptest! {
-    /// Any text for any key is a value within its bounds or a problem that names the key.
+    /// Any text for any key gives a value within its bounds or a problem that names the key.
     #[test]
     fn any_text_for_any_key(index in 0..KEYS.len(), text in "[ -&(-~]{0,12}|[0-9]{1,25}(ms|s|h|%)?") {
         let name = KEYS[index].name;

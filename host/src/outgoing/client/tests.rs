@@ -63,18 +63,18 @@ fn service() -> Service {
     Service::new("me", CpuScheduler::new(1).share())
 }
 
-fn client(http: &str, limits: &str, roots: RootCertStore) -> Client {
+fn client(http: &str, limits: &str, roots: RootCertStore) -> WorldClient {
     marking(http, limits, roots, false)
 }
 
-fn marking(http: &str, limits: &str, roots: RootCertStore, marks_all: bool) -> Client {
+fn marking(http: &str, limits: &str, roots: RootCertStore, marks_all: bool) -> WorldClient {
     let defaults = config::resolve(&[]).unwrap().config.limits;
     let text = format!("http = {http}\n[limits]\n{limits}");
     let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
-    let resolver: Resolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
+    let resolver: NameResolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
     let (via, replay_memory) = (Arc::default(), Arc::default());
     let shared = ClientContext { resolver: &resolver, via: &via, replay_memory: &replay_memory, marks_all };
-    Client::new(&manifest.grants, &manifest.limits, crate::base::tls::client(roots).unwrap(), shared)
+    WorldClient::new(&manifest.grants, &manifest.limits, crate::base::tls::client(roots).unwrap(), shared)
 }
 
 fn context() -> RequestContext {
@@ -82,7 +82,7 @@ fn context() -> RequestContext {
 }
 
 async fn ask(
-    client: &Client,
+    client: &WorldClient,
     service: &Service,
     url: String,
     options: RequestOptions,
@@ -328,7 +328,7 @@ async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
 #[tokio::test]
 async fn a_connection_that_was_closed_meanwhile() {
     let service = service();
-    let send = async |client: &Client, port: u16, method: &str, body: &'static str| {
+    let send = async |client: &WorldClient, port: u16, method: &str, body: &'static str| {
         let sent = Full::new(Bytes::from_static(body.as_bytes())).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri(format!("http://a.test:{port}/")).body(sent).unwrap();
         let (response, _slot) = client.send(&service, &context(), request, RequestOptions::default()).await?;

@@ -13,10 +13,10 @@ fn grants(http: &str) -> Grants {
 }
 
 /// A resolver with these addresses for every name, and the number of its lookups.
-fn resolver(addresses: &'static [&'static str]) -> (Resolver, Arc<AtomicUsize>) {
+fn resolver(addresses: &'static [&'static str]) -> (NameResolver, Arc<AtomicUsize>) {
     let asked = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&asked);
-    let resolver: Resolver = Arc::new(move |_, _| {
+    let resolver: NameResolver = Arc::new(move |_, _| {
         counted.fetch_add(1, Relaxed);
         let found = addresses.iter().map(|address| address.parse().unwrap()).collect();
         Box::pin(std::future::ready(Ok(found)))
@@ -37,7 +37,7 @@ async fn stand_in() -> (u16, Arc<AtomicUsize>) {
     (port, seen)
 }
 
-async fn dial(resolver: Resolver, http: &str, target: String) -> Result<DialedStream, OutgoingFailure> {
+async fn dial(resolver: NameResolver, http: &str, target: String) -> Result<DialedStream, OutgoingFailure> {
     Dialer::new(resolver, &grants(http), 2).connect(target.parse().unwrap()).await
 }
 
@@ -105,7 +105,7 @@ async fn connections_are_bounded() {
 async fn what_cannot_be_resolved_is_said() {
     let (empty, _) = resolver(&[]);
     assert!(matches!(dial(empty, "['http://a.test']", "http://a.test/".into()).await, Err(OutgoingFailure::Dns(_))));
-    let broken: Resolver = Arc::new(|_, _| Box::pin(std::future::ready(Err(io::Error::other("no such host")))));
+    let broken: NameResolver = Arc::new(|_, _| Box::pin(std::future::ready(Err(io::Error::other("no such host")))));
     assert!(
         matches!(dial(broken, "['http://a.test']", "http://a.test/".into()).await, Err(OutgoingFailure::Dns(why)) if why.contains("no such"))
     );

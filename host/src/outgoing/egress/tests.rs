@@ -38,7 +38,7 @@ fn one_label_before_the_suffix_is_a_service() {
 fn where_a_request_goes() {
     let of = |url: &str| {
         let uri: Uri = url.parse().unwrap();
-        Destination::of(&uri).map(|at| at.origin(at.host))
+        TargetOrigin::of(&uri).map(|at| at.origin(at.host))
     };
     assert_eq!(of("https://API.example.com/x").unwrap(), "https://api.example.com");
     assert_eq!(of("http://api.example.com:80/").unwrap(), "http://api.example.com");

@@ -1,10 +1,11 @@
-//! What guests, clients and file names write must not end a line of the log, nor change the terminal of whoever reads it.
+//! Escapes text from guests, clients and file names, which must neither end a log line nor control the reader's
+//! terminal.
 //!
-//! Cleaned in two places, where every line passes whatever it is made of: the writer and the tail.
+//! Applied in the two places that every line passes: the writer and the tail.
 
 use std::borrow::Cow;
 
-/// Text with [`char::REPLACEMENT_CHARACTER`] in the place of each character that could do that. Tabs stay.
+/// Replaces each such character by [`char::REPLACEMENT_CHARACTER`]. Tabs stay.
 pub fn clean(text: &str) -> Cow<'_, str> {
     if text.chars().any(is_hostile) {
         text.chars().map(|c| if is_hostile(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -13,8 +14,8 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A line of the log, of text or of JSON, in which nothing but its end ends a line. JSON spells such characters out, and
-/// whoever reads it gets them back, so there the escapes are replaced.
+/// Cleans a log line of text or JSON, so that only its last character ends a line. In JSON escaped characters are
+/// replaced, too, because parsing the line would restore them.
 pub(super) fn line(line: &[u8], json: bool) -> Cow<'_, [u8]> {
     let body = line.strip_suffix(b"\n").unwrap_or(line);
     let plain = body.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
@@ -27,7 +28,7 @@ pub(super) fn line(line: &[u8], json: bool) -> Cow<'_, [u8]> {
     cleaned.into_bytes().into()
 }
 
-/// JSON without hostile characters, as they are or as escapes.
+/// Replaces hostile characters in JSON, literal or escaped.
 fn unescaped(json: &str) -> String {
     let mut cleaned = String::with_capacity(json.len());
     let mut chars = json.chars();
@@ -57,7 +58,7 @@ fn unescaped(json: &str) -> String {
     cleaned
 }
 
-/// Moves the cursor, changes colours, ends the line, or turns the direction of writing around.
+/// Whether a character can end the line, change the direction of text, or begin a control sequence of a terminal.
 fn is_hostile(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || (c.is_control() && c != '\t')

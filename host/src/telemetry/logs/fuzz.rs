@@ -1,10 +1,10 @@
-//! A fuzz target for what a log shows of text that others wrote.
+//! A fuzz target for masking and cleaning of log lines.
 
 use super::clean;
 use super::mask::Mask;
 
-/// A masked parameter's name on the first line, a URL with a secret in it below: what is shown has neither the secret of
-/// that parameter nor a character that ends a line or moves the cursor.
+/// The first line is the name of a masked parameter, the rest a URL with a secret. The output must contain neither that
+/// secret nor a character that ends a line or controls a terminal.
 pub(crate) fn line(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (name, url) = text.split_once('\n').unwrap_or(("token", &text));

@@ -1,6 +1,7 @@
-//! The line of a request: written when its answer is over, if the configuration wants it, and told to who follows.
+//! The request log: one line per request, written at the end of its response if `log_requests` is on, and sent to
+//! followers.
 //!
-//! It is put together by hand and does not go through `tracing`, which would cost as much as a tenth of a request.
+//! Lines are formatted by hand: `tracing` would cost about a tenth of a request.
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -18,56 +19,56 @@ use super::tail::{Kind, Line, Tail};
 use super::writer::Writer;
 use crate::config::{Config, LogFormat};
 
-/// Lines of requests that are told in a second to who follows, when the log has none. More would only be noise.
+/// The most lines per second for followers while `log_requests` is off.
 const FOLLOWED: u64 = 200;
 
-/// Who wants to know of requests.
-pub struct Requests {
+/// The request log.
+pub struct RequestLog {
     on: bool,
     format: LogFormat,
     mask: Mask,
     headers: Vec<HeaderName>,
     writer: Writer,
     tail: Arc<Tail>,
-    /// Seconds since 1970 in the upper half, lines of that second in the lower.
+    /// Seconds since 1970 in the upper half, the number of lines in that second in the lower half.
     told: AtomicU64,
 }
 
-/// A request, when its answer is over.
+/// A finished request.
 pub struct RequestLine<'a> {
-    /// When its head was here.
+    /// When the request head was read.
     pub began: SystemTime,
-    /// As the caller has it.
+    /// The request id that the client sees.
     pub request_id: &'a str,
-    /// Who answers; empty if nobody.
+    /// The service that handled it; empty if none did.
     pub service: &'a str,
     /// Which version of it.
     pub version: Option<&'a str>,
-    /// What was asked.
+    /// The method.
     pub method: &'a Method,
-    /// Where.
+    /// The path and query.
     pub target: Option<&'a PathAndQuery>,
-    /// Who asks.
+    /// The address of the client.
     pub client: IpAddr,
-    /// What was answered; none if the client left first.
+    /// The status of the response; `None` if the client disconnected first.
     pub status: Option<StatusCode>,
-    /// Why it failed, if it did.
+    /// The reason of a failure.
     pub reason: Option<&'static str>,
-    /// Name and time of each phase.
+    /// Name and duration of each phase.
     pub phases: &'a [(&'static str, Duration)],
-    /// All of it.
+    /// The total duration.
     pub took: Duration,
-    /// Bytes of the body that the client announced.
+    /// Bytes of the request body by its `Content-Length`.
     pub received: Option<u64>,
-    /// Bytes of the answer's body.
+    /// Bytes of the response body.
     pub sent: u64,
-    /// Under which it is traced.
+    /// The id of its trace.
     pub trace_id: Option<u128>,
-    /// Those that the configuration wants to see, as [`Requests::chosen`] made them.
+    /// The headers of `log_headers`, by [`RequestLog::chosen`].
     pub headers: &'a [(HeaderName, String)],
 }
 
-impl Requests {
+impl RequestLog {
     pub(super) fn new(config: &Config, writer: Writer, tail: Arc<Tail>) -> Self {
         Self {
             on: config.log_requests,
@@ -80,18 +81,18 @@ impl Requests {
         }
     }
 
-    /// Whether anybody wants to know.
+    /// Whether requests are logged or followed.
     pub fn wanted(&self) -> bool {
         self.on || self.tail.is_followed()
     }
 
-    /// The headers that go into the line.
+    /// Returns the headers of `log_headers`, masked.
     pub fn chosen(&self, headers: &HeaderMap) -> Vec<(HeaderName, String)> {
         let chosen = self.headers.iter().filter_map(|name| Some((name, headers.get(name)?)));
         chosen.map(|(name, value)| (name.clone(), self.mask.header(name, value.as_bytes()))).collect()
     }
 
-    /// Tells of a request to everybody who wants to know.
+    /// Logs a finished request and sends it to followers.
     pub fn tell(&self, told: &RequestLine<'_>) {
         let target = self.target(told.target);
         if self.on {
@@ -115,7 +116,7 @@ impl Requests {
         (self.told.fetch_add(1, Relaxed) & u64::from(u32::MAX)) < FOLLOWED
     }
 
-    /// Path and query without the values of masked parameters.
+    /// Returns path and query, with masked parameters.
     fn target<'a>(&self, target: Option<&'a PathAndQuery>) -> Cow<'a, str> {
         target.map_or(Cow::Borrowed("/"), |target| self.mask.url(target.as_str()))
     }
@@ -129,7 +130,7 @@ fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// A line that is being written. `write!` and floating point would take longer than all the rest.
+/// A line that is being formatted. `write!` and floating-point formatting would take longer than everything else.
 struct Text(Vec<u8>);
 
 impl Text {
@@ -138,9 +139,9 @@ impl Text {
         self
     }
 
-    /// A JSON string; what a client or a guest wrote can neither end the line nor add a field to it.
+    /// Appends a JSON string. Text of clients and guests can neither end the line nor add a field.
     fn quoted(&mut self, text: &str) -> &mut Self {
-        // Into memory: it cannot fail.
+        // Writing to memory cannot fail.
         let _ = serde_json::to_writer(&mut self.0, text);
         self
     }
@@ -149,7 +150,7 @@ impl Text {
         self.plain(itoa::Buffer::new().format(number))
     }
 
-    /// Milliseconds, with three places.
+    /// Appends milliseconds with three decimals.
     fn ms(&mut self, duration: Duration) -> &mut Self {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.number(micros / 1000).plain(match micros % 1000 {
@@ -161,7 +162,7 @@ impl Text {
     }
 
     fn shown(&mut self, value: impl std::fmt::Display) -> &mut Self {
-        // Into memory: it cannot fail.
+        // Writing to memory cannot fail.
         let _ = write!(self.0, "{value}");
         self
     }
@@ -235,7 +236,7 @@ fn plain(told: &RequestLine<'_>, target: &str) -> Vec<u8> {
 
 fn line(told: &RequestLine<'_>, target: &str) -> Line {
     let mut line = Line::new(level(told), Kind::Request);
-    let status = told.status.map_or_else(|| "no answer".into(), |status| status.as_u16().to_string());
+    let status = told.status.map_or_else(|| "no response".into(), |status| status.as_u16().to_string());
     line.message = format!("{} {target} {status} in {} ms", told.method, ms(told.took));
     line.service = (!told.service.is_empty()).then(|| told.service.to_owned());
     line.version = told.version.map(str::to_owned);

@@ -1,6 +1,6 @@
-//! The last lines, kept for who asks and sent to who follows.
+//! The latest log lines in memory, for the admin API and its followers.
 //!
-//! Bounded per service, so that one that talks a lot does not drive out what others said.
+//! Bounded per service, so that a service that logs a lot does not evict the lines of others.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -19,67 +19,67 @@ use super::{CHANGE, clean};
 use crate::base::lock::lock;
 use crate::base::time::rfc3339;
 
-/// Lines kept of a service, and of the host itself.
+/// The most lines of a service, and of the host itself.
 const LINES: usize = 200;
 
-/// Bytes of them.
+/// The most bytes of these lines.
 const BYTES: usize = 64 << 10;
 
-/// Services whose lines are kept; of more, those that spoke last.
+/// The most services with lines; beyond it, the least recent service is removed.
 const SERVICES: usize = 2048;
 
-/// Lines that one who follows may be behind before some are lost to it.
+/// The most lines that a follower may be behind before it loses some.
 const BEHIND: usize = 1024;
 
-/// Levels of lists and objects in a field. No line of the host has more than two.
+/// The most levels of lists and objects in a field. Lines of the host have at most two.
 const DEPTH: usize = 8;
 
-/// One line.
+/// A log line.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
-    /// Counts all lines, so that two lists of them can be put in order; zero for one that says that lines were lost.
+    /// A sequence number, by which lists of lines can be merged; zero for a line that reports lost lines.
     #[serde(rename = "seq")]
     number: u64,
-    /// When, as RFC 3339.
+    /// The time by RFC 3339.
     pub at: String,
     /// ERROR, WARN, INFO or DEBUG.
     pub level: &'static str,
-    /// Who speaks.
+    /// The origin of the line.
     pub kind: Kind,
-    /// About which service.
+    /// The service that the line is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Which version of it.
+    /// The version of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// During which request.
+    /// The request that the line is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// `stdout`, `stderr` or `log`, for a guest.
+    /// `stdout`, `stderr` or `log`, for a line of a guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
-    /// In words.
+    /// The message.
     pub message: String,
-    /// What else there is to know.
+    /// Further fields.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     pub fields: Map<String, Value>,
 }
 
-/// Who speaks.
+/// The origin of the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Guest code.
     Guest,
-    /// The host, about one request.
+    /// The host, about a request.
     Request,
     /// The host.
     Host,
-    /// The host, about what is served.
+    /// The host, about a change of the served directory or by an operator.
     Change,
 }
 
-/// The last lines.
+/// The latest lines and the channel to followers.
 pub struct Tail {
     kept: Mutex<Lines>,
     number: AtomicU64,
@@ -99,17 +99,17 @@ struct Recent {
     bytes: usize,
 }
 
-/// Hears every line from now on.
+/// A subscription to new lines.
 pub struct Follower {
     tail: Arc<Tail>,
     lines: broadcast::Receiver<Arc<Line>>,
 }
 
-/// Takes `tracing` events into a [`Tail`].
-pub(super) struct Kept(Arc<Tail>);
+/// A `tracing` layer that adds events to a [`Tail`].
+pub(super) struct TailLayer(Arc<Tail>);
 
 impl Line {
-    /// A line of now.
+    /// Creates a line with the current time.
     pub fn new(level: &'static str, kind: Kind) -> Self {
         Self {
             number: 0,
@@ -125,17 +125,20 @@ impl Line {
         }
     }
 
-    /// So many lines were lost to who follows too slowly. It has no number of its own.
+    /// Creates a line that reports lines that a slow follower lost. Its sequence number is zero.
     pub fn lost(lines: u64) -> Self {
-        Self { message: format!("{lines} lines were not told: too many at once"), ..Self::new("WARN", Kind::Host) }
+        Self {
+            message: format!("dropped {lines} log lines: this follower reads too slowly"),
+            ..Self::new("WARN", Kind::Host)
+        }
     }
 
-    /// Grows from line to line.
+    /// The sequence number, which increases from line to line.
     pub fn seq(&self) -> u64 {
         self.number
     }
 
-    /// Replaces what could end a line or change a terminal, in every text of the line and at every depth of its fields.
+    /// Cleans every text of the line and of its fields at every depth.
     fn clean(&mut self) {
         let Self { service, version, request_id, stream, message, fields, .. } = self;
         let texts = [service, version, request_id, stream].into_iter().flatten();
@@ -154,7 +157,7 @@ fn clean_text(text: &mut String) {
     }
 }
 
-/// Cleans values and their names, as deep as `depth`; what is deeper is left out.
+/// Cleans names and values down to `depth` levels, and replaces deeper ones by `…`.
 fn clean_fields(fields: &mut Map<String, Value>, depth: usize) {
     if fields.keys().any(|name| matches!(clean(name), Cow::Owned(_))) {
         *fields = std::mem::take(fields).into_iter().map(|(name, value)| (clean(&name).into_owned(), value)).collect();
@@ -172,7 +175,7 @@ fn clean_value(value: &mut Value, depth: usize) {
     }
 }
 
-/// About as many bytes as a value takes.
+/// Returns the approximate size of a value in bytes.
 fn bytes_of(value: &Value, depth: usize) -> usize {
     match (value, depth.checked_sub(1)) {
         (Value::String(text), _) => text.len(),
@@ -192,7 +195,7 @@ impl Default for Tail {
 }
 
 impl Tail {
-    /// Keeps a line, and tells it to who follows.
+    /// Stores a line and sends it to followers.
     pub fn push(&self, mut line: Line) {
         line.clean();
         let mut kept = lock(&self.kept);
@@ -206,7 +209,7 @@ impl Tail {
         self.send(line);
     }
 
-    /// Tells a line to who follows, and does not keep it.
+    /// Sends a line to followers without storing it.
     pub fn tell(&self, mut line: Line) {
         line.clean();
         line.number = self.number.fetch_add(1, Relaxed);
@@ -215,17 +218,17 @@ impl Tail {
 
     fn send(&self, line: Arc<Line>) {
         if self.is_followed() {
-            // Nobody may be left.
+            // The last follower may have just left.
             let _ = self.live.send(line);
         }
     }
 
-    /// Whether anybody follows.
+    /// Whether there are followers.
     pub fn is_followed(&self) -> bool {
         self.followers.load(Relaxed) > 0
     }
 
-    /// The last `most` lines, of one service or of all and the host, oldest first.
+    /// Returns the latest `most` lines of one service, or of all services and the host; oldest first.
     pub fn lines(&self, service: Option<&str>, most: usize) -> Vec<Arc<Line>> {
         let kept = lock(&self.kept);
         let of = kept.of.iter().filter(|(name, _)| service.is_none_or(|service| service == *name));
@@ -235,12 +238,12 @@ impl Tail {
         lines.split_off(lines.len().saturating_sub(most))
     }
 
-    /// What changed lately, oldest first.
+    /// Returns the latest changes, oldest first.
     pub fn changes(&self) -> Vec<Arc<Line>> {
         lock(&self.kept).changes.iter().cloned().collect()
     }
 
-    /// Every line from now on.
+    /// Subscribes to new lines.
     pub fn follow(self: &Arc<Self>) -> Follower {
         self.followers.fetch_add(1, Relaxed);
         Follower { tail: Arc::clone(self), lines: self.live.subscribe() }
@@ -276,7 +279,7 @@ fn push(lines: &mut VecDeque<Arc<Line>>, line: &Arc<Line>) {
 }
 
 impl Follower {
-    /// The next line, and how many were lost before it because this one is slow.
+    /// Waits for the next line. Also returns how many lines were lost before it because this follower is slow.
     pub async fn next(&mut self) -> Option<(Arc<Line>, u64)> {
         let mut lost = 0;
         loop {
@@ -295,13 +298,13 @@ impl Drop for Follower {
     }
 }
 
-impl Kept {
+impl TailLayer {
     pub(super) fn new(tail: Arc<Tail>) -> Self {
         Self(tail)
     }
 }
 
-impl<S: Subscriber> Layer<S> for Kept {
+impl<S: Subscriber> Layer<S> for TailLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let target = event.metadata().target();
         let kind = match target {

@@ -1,6 +1,7 @@
-//! Lines on their way out, written by a thread of their own: a terminal that stands still must not stop requests.
+//! Writes log lines on a separate thread, so that a blocked terminal does not block requests.
 //!
-//! Every line is cleaned here, whatever it is made of. Many lines are one system call. What does not fit into the buffer is dropped, line by line, and counted.
+//! Every line is cleaned here. One system call writes many lines. Lines that do not fit into the buffer are dropped and
+//! counted.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,48 +15,48 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::clean;
 use crate::base::lock::lock;
 
-/// Bytes of lines that wait to be written.
+/// The most bytes of lines that wait to be written.
 const BUFFER: usize = 8 << 20;
 
-/// How late a line may be.
+/// The longest time that a line waits, if the output does not block.
 const DELAY: Duration = Duration::from_millis(10);
 
-/// Where lines go.
+/// A handle for writing lines. Clones share the buffer.
 #[derive(Clone)]
 pub(super) struct Writer(Arc<Shared>);
 
-/// How lines look.
+/// The format of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
-    /// A JSON object each.
+    /// A JSON object per line.
     Json,
     /// Text.
     Plain,
-    /// Text on a terminal.
+    /// Text with colors, for a terminal.
     Coloured,
 }
 
-/// Bytes of the time at the beginning of a line of text, and of its level with the space before it.
+/// Bytes of the time with which a line of text begins, and of the level with the space before it.
 const TIME: usize = "2026-11-28T00:00:00.000000Z".len();
 const LEVEL: usize = "  WARN".len();
 
 struct Shared {
     style: Style,
     buffer: Mutex<Vec<u8>>,
-    /// Nobody reads them.
+    /// Whether lines are discarded.
     nowhere: bool,
     dropped: AtomicU64,
     stop: AtomicBool,
 }
 
-/// Writes what is left when it is dropped.
+/// A guard that writes the buffered lines when it is dropped.
 pub struct Flush {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
-    /// Lines of this style to `out`, or to nobody.
+    /// Creates a writer to `out`; without one, lines are discarded.
     pub(super) fn new(out: Option<Box<dyn Write + Send>>, style: Style) -> (Self, Flush) {
         let shared = Arc::new(Shared {
             style,
@@ -71,7 +72,7 @@ impl Writer {
         (Self(Arc::clone(&shared)), Flush { shared, thread })
     }
 
-    /// One line, with its end.
+    /// Writes one line, including its newline.
     pub(super) fn line(&self, line: &[u8]) {
         if self.0.nowhere {
             return;
@@ -89,13 +90,13 @@ impl Writer {
         }
     }
 
-    /// Lines that were dropped.
+    /// Number of lines that were dropped.
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Relaxed)
     }
 }
 
-/// A line of text with its time dimmed and its level in colour; none for a line of another form.
+/// Dims the time of a line and colors its level. Returns `None` for a line of another form.
 fn coloured(line: &[u8]) -> Option<Vec<u8>> {
     let (time, rest) = line.split_at_checked(TIME)?;
     let (level, rest) = rest.split_at_checked(LEVEL)?;
@@ -117,7 +118,7 @@ impl Shared {
             let last = self.stop.load(Relaxed);
             std::mem::swap(&mut lines, &mut *lock(&self.buffer));
             if !lines.is_empty() {
-                // There is nowhere to report a failure, or a panic, which must not end all lines.
+                // An error cannot be reported anywhere. A panic must not end the thread.
                 let _ = catch_unwind(AssertUnwindSafe(|| out.write_all(&lines)));
                 lines.clear();
                 lines.shrink_to(BUFFER / 64);
@@ -163,7 +164,7 @@ impl<'a> MakeWriter<'a> for Writer {
 mod tests {
     use super::*;
 
-    /// What a writer of this style makes of these lines.
+    /// Returns the output of a writer of this style for these lines.
     fn written(style: Style, lines: &[&str]) -> String {
         #[derive(Clone, Default)]
         struct Out(Arc<Mutex<Vec<u8>>>);

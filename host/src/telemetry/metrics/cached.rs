@@ -1,39 +1,39 @@
-//! What is counted of the answers that are kept.
+//! Metrics of the response cache.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use self::CacheOutcome::{Bypass, Collapsed, Hit, Miss, Revalidated, Stale};
 
-/// How a request to a route with `cache` was answered.
+/// The outcome of a cache lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheOutcome {
-    /// By what is kept.
+    /// Served from the cache.
     Hit,
-    /// By what another request had asked for, after a wait.
+    /// Served with the response to another request for the same resource, after a wait.
     Collapsed,
-    /// By what is kept and stale, which its service allows.
+    /// Served from the cache although stale, as its service allows.
     Stale,
-    /// By what was kept and stale, which its service has called right.
+    /// Served from the cache after the service validated the stale response.
     Revalidated,
-    /// By its service.
+    /// Forwarded to the service after a lookup.
     Miss,
-    /// By its service, without a look.
+    /// Forwarded to the service without a lookup.
     Bypass,
 }
 
-/// All of them, in their order.
+/// All outcomes, in order of their discriminants.
 const OUTCOMES: [CacheOutcome; 6] = [Hit, Collapsed, Stale, Revalidated, Miss, Bypass];
 
-/// Counts of a service.
+/// The cache metrics of a service.
 #[derive(Debug, Default)]
-pub struct Cached {
+pub struct CacheMetrics {
     outcomes: [AtomicU64; OUTCOMES.len()],
     entries: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl CacheOutcome {
-    /// As metrics have it.
+    /// The label value.
     pub fn name(self) -> &'static str {
         match self {
             Hit => "hit",
@@ -45,43 +45,43 @@ impl CacheOutcome {
         }
     }
 
-    /// Whether the service did not have to be asked.
-    pub fn is_without_the_service(self) -> bool {
+    /// Whether the response needed no request to the service.
+    pub fn is_served_by_cache(self) -> bool {
         matches!(self, Hit | Collapsed | Stale)
     }
 }
 
-impl Cached {
-    /// One more was answered so.
+impl CacheMetrics {
+    /// Counts an outcome.
     pub fn count(&self, outcome: CacheOutcome) {
         if let Some(count) = self.outcomes.get(outcome as usize) {
             count.fetch_add(1, Relaxed);
         }
     }
 
-    /// An answer of so many bytes is kept.
+    /// Counts a new entry of `bytes` bytes.
     pub fn keeps(&self, bytes: usize) {
         self.entries.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// It is not in memory any more.
+    /// Removes an entry of `bytes` bytes from the counts.
     pub fn drops(&self, bytes: usize) {
         self.entries.fetch_sub(1, Relaxed);
         self.bytes.fetch_sub(bytes as u64, Relaxed);
     }
 
-    /// Each outcome and how often it was.
+    /// Returns each outcome and its count.
     pub fn outcomes(&self) -> impl Iterator<Item = (CacheOutcome, u64)> {
         OUTCOMES.into_iter().zip(self.outcomes.iter().map(|count| count.load(Relaxed)))
     }
 
-    /// Answers in memory.
+    /// Entries in memory.
     pub fn entries(&self) -> u64 {
         self.entries.load(Relaxed)
     }
 
-    /// Bytes of them.
+    /// Bytes of the entries.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Every duration is in the bucket whose bound is the first that is not below it, and in the sum.
+/// Every duration counts in the first bucket whose bound is not below it, and in the sum.
 #[test]
 fn durations_fall_into_their_buckets() {
     let histogram = Histogram::default();
@@ -17,7 +17,7 @@ fn durations_fall_into_their_buckets() {
     assert_eq!(filled, [(25e-6, 2), (50e-6, 1), (1e-3, 1), (30.0, 1), (f64::INFINITY, 1)]);
 }
 
-/// Quantiles are of the last minute: what was before the oldest sample does not count.
+/// Quantiles cover the last minute: durations before the oldest sample do not count.
 #[test]
 fn quantiles_forget() {
     let figures = ServiceMetrics::default();
@@ -34,7 +34,7 @@ fn quantiles_forget() {
 }
 
 proptest! {
-    /// A quantile lies in the bucket that has it, and grows with its part.
+    /// A quantile lies in its bucket and increases with its rank.
     #[test]
     fn quantiles_are_where_they_should_be(mut micros in prop::collection::vec(0..40_000_000_u64, 1..200)) {
         let histogram = Histogram::default();
@@ -54,11 +54,11 @@ proptest! {
     }
 }
 
-/// Of a hundred requests one or two that were slow are chance, and three are not. Of more, fewer are.
+/// Of a hundred requests, one or two slow ones can be chance; three cannot. With more requests, a lower share can.
 #[test]
 fn one_slow_request_is_no_percentile() {
     for (requests, slow, certain) in [(100, 2, false), (100, 4, true), (10_000, 100, false), (10_000, 130, true)] {
-        let judged = Judged::default();
+        let judged = VersionStats::default();
         for n in 0..requests {
             judged.count(false, Duration::from_millis(if n < slow { 900 } else { 1 }));
         }
@@ -68,7 +68,7 @@ fn one_slow_request_is_no_percentile() {
     }
 }
 
-/// What a version is judged by is of the last minute, and of its own time.
+/// The window of a version covers the last minute, but nothing before the version was active.
 #[test]
 fn judged_by_the_last_minute() {
     let figures = ServiceMetrics::default();
@@ -76,7 +76,7 @@ fn judged_by_the_last_minute() {
     count(true, 900, 100);
     let since = figures.judged.counts();
     count(false, 1, 50);
-    figures.judged.failed_after_all();
+    figures.judged.mark_failed();
     let window = figures.judged.window(&since);
     assert_eq!((window.requests, window.errors), (50, 1));
     assert!(window.p99.unwrap() <= Duration::from_millis(1));

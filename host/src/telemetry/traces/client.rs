@@ -1,5 +1,5 @@
-//! The span of a request that is sent on: of kind CLIENT, from before there is a connection to the head of the answer.
-//! Whoever sends it may leave the rest unread, and then nobody would know when that is over.
+//! The span of a request to the world or to a replica: of kind CLIENT, from before the connection is made to the
+//! response head. It does not include the body, because the sender may leave that unread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,12 +11,12 @@ use super::context::Context;
 use super::trace::{CANCELLED, End, short};
 use super::{Finished, Inner, Sink};
 
-/// Bytes of a path with its query that are kept until they are exported, and characters of a URL that are then.
+/// The most bytes of a path and query that are recorded, and the most characters of a URL that are exported.
 const URL: usize = 2048;
 
-/// The span while the request is under way; empty for one that is not recorded.
+/// The span of a request in flight; empty if it is not recorded.
 ///
-/// One that is dropped is exported all the same, as `cancelled`.
+/// A span that is dropped is exported as `cancelled`.
 #[derive(Default)]
 #[must_use = "a span that is dropped says that the request was cancelled"]
 pub struct ClientSpan(Option<Open>);
@@ -26,43 +26,43 @@ struct Open {
     sent: Box<Sent>,
 }
 
-/// Where a request is sent.
+/// The destination of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
-    /// With TLS.
+    /// Whether it uses TLS.
     pub https: bool,
     /// A name, or an address without brackets.
     pub host: &'a str,
-    /// Also where it is the usual one.
+    /// The port, also if it is the default.
     pub port: u16,
 }
 
-/// What a request that was sent on left behind.
+/// The recording of a request to the world or to a replica.
 pub(super) struct Sent {
-    /// Its place in the trace, below what it was sent on for.
+    /// Its trace context, with the span of the original request as parent.
     pub(super) context: Context,
-    /// What whoever answers it was told.
+    /// The span id, which the server gets in the headers.
     pub(super) id: u64,
-    /// The service that sends it, or that it is for.
+    /// The service that sends it, or to whose replica it goes.
     pub(super) sender: Arc<str>,
     pub(super) method: Method,
     https: bool,
     pub(super) host: String,
     pub(super) port: u16,
-    /// The path with its query, as much of it as may be kept. A copy: what it is a part of may be the whole head that the
-    /// request came with, and the queue is long.
+    /// Path and query, shortened. A copy, because a slice would keep the whole request head in memory while it is
+    /// queued.
     target: Box<str>,
-    /// How many tries there were before.
+    /// Number of earlier attempts.
     pub(super) resent: usize,
     pub(super) answer: Option<(StatusCode, Version)>,
-    /// Why there was none, in one of a few words.
+    /// The reason if there was no response: a constant.
     pub(super) error: Option<&'static str>,
     pub(super) begin: Instant,
     pub(super) end: End,
 }
 
 impl<'a> Origin<'a> {
-    /// What an absolute URL names.
+    /// Returns the destination of an absolute URL.
     pub(super) fn of(uri: &'a Uri) -> Self {
         let https = uri.scheme() == Some(&Scheme::HTTPS);
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -71,12 +71,12 @@ impl<'a> Origin<'a> {
 }
 
 impl ClientSpan {
-    /// One that records nothing.
+    /// Returns a span that records nothing.
     pub const fn off() -> Self {
         Self(None)
     }
 
-    /// One that begins now, in this place of its trace, with this id.
+    /// Begins a span with this context and id.
     pub(super) fn begun<B>(
         inner: &Inner,
         (context, id): (Context, u64),
@@ -103,13 +103,13 @@ impl ClientSpan {
         Self(Some(Open { sink: Arc::clone(&inner.sink), sent: Box::new(sent) }))
     }
 
-    /// The head of an answer is here.
-    pub fn answered<B>(mut self, answer: &Response<B>) {
+    /// Ends the span with a response head.
+    pub fn finish<B>(mut self, answer: &Response<B>) {
         self.close(|sent| sent.answer = Some((answer.status(), answer.version())));
     }
 
-    /// There is no answer, for this reason: one of a few words.
-    pub fn failed(mut self, why: &'static str) {
+    /// Ends the span without a response. `why` is a constant reason.
+    pub fn fail(mut self, why: &'static str) {
         self.close(|sent| sent.error = Some(why));
     }
 
@@ -129,8 +129,7 @@ impl Drop for ClientSpan {
 }
 
 impl Sent {
-    /// The URL, whoever's name goes before its host left out, and the values of its query: the key to an API is as likely
-    /// there as anywhere, and under any name.
+    /// Returns the URL without user information and without the values of its query, any of which may be an API key.
     pub(super) fn url(&self) -> String {
         let scheme = if self.https { "https" } else { "http" };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -166,7 +165,7 @@ fn usual(https: bool) -> u16 {
 mod tests {
     use super::*;
 
-    /// Thousands of these wait for their collector.
+    /// Recordings are bounded in size, because thousands of them may be queued.
     #[test]
     fn what_is_kept_is_bounded() {
         let long = format!("/{}", "\u{e4}".repeat(30_000));

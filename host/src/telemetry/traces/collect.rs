@@ -1,7 +1,7 @@
-//! One attempt to hand a batch to the collector, over HTTP/1.1 or, for gRPC, HTTP/2; with TLS when its URL says so.
+//! Sends a batch to the collector once, over HTTP/1.1 or, for gRPC, HTTP/2; with TLS if the URL is https.
 //!
-//! gRPC's unary call is a POST with five bytes before the message and a status in the trailers. That is less than what
-//! a client of gRPC brings along, and so all exporters share one client, hyper's.
+//! A unary gRPC call is a POST with five bytes before the message and a status in the trailers. That is less code than
+//! a gRPC client, so all exporters share hyper's client.
 
 use std::error::Error;
 use std::time::Duration;
@@ -21,60 +21,60 @@ use super::otlp;
 use crate::base::tls;
 use crate::config::traces::{Exporter, Protocol, Traces};
 
-/// The most of an answer that is read: it says in a few bytes how many spans were refused.
+/// The most bytes of a response that are read. It takes a few bytes to report the rejected spans.
 const ANSWER_BYTES: usize = 64 << 10;
-/// Time to connect, when the export's own is longer: a host that drops packets is tried again then.
+/// Time to connect, if `traces.timeout` is longer. Leaves time for another attempt if a host drops packets.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How often an HTTP/2 connection is asked whether it lives, and how long it may take to say so. One that died silently
-/// would take every batch with it for a quarter of an hour.
+/// Interval and timeout of HTTP/2 keep-alive pings. Without them, a dead connection would lose every batch for about 15
+/// minutes.
 const PING: Duration = Duration::from_secs(20);
-/// Characters of what a collector says that go into the log.
+/// The most characters of a collector's message in the log.
 const SAID: usize = 200;
 
-/// Who gets the spans.
+/// A client of the collector.
 pub(super) struct Collector {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     target: Uri,
-    /// Where they go, for the log: without a query, which may have a key in it.
+    /// The URL for the log, without its query, which may contain a key.
     pub(super) shown: String,
     headers: HeaderMap,
-    speaks: Speaks,
+    format: Format,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Speaks {
+enum Format {
     Grpc,
     Protobuf,
     Zipkin,
 }
 
-/// Why a batch did not arrive.
+/// The reason why a batch was not accepted.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) why: String,
-    /// Whether it may be sent again.
+    /// Whether to retry.
     pub(super) again: bool,
-    /// When the collector would like that.
+    /// The delay that the collector asked for.
     pub(super) after: Option<Duration>,
 }
 
 impl Collector {
-    /// The collector that the settings name. Reads the system's certificates if its URL is an https one.
+    /// Creates a client for the collector of these settings. Reads the system's root certificates if the URL is https.
     ///
     /// # Errors
-    /// One line, when it would need certificates and there are none.
+    /// One line, if it needs root certificates and there are none.
     pub(super) fn new(traces: &Traces) -> Result<Self, String> {
         let https = traces.target().scheme_str() == Some("https");
         let roots = if https { tls::system_roots().map_err(named)? } else { RootCertStore::empty() };
         Self::trusting(traces, roots)
     }
 
-    /// The same, with certificates of one's own.
+    /// Like [`new`](Self::new), with these root certificates.
     pub(super) fn trusting(traces: &Traces, roots: RootCertStore) -> Result<Self, String> {
-        let speaks = match (traces.exporter, traces.protocol) {
-            (Exporter::Zipkin, _) => Speaks::Zipkin,
-            (_, Protocol::Grpc) => Speaks::Grpc,
-            (_, Protocol::HttpProtobuf) => Speaks::Protobuf,
+        let format = match (traces.exporter, traces.protocol) {
+            (Exporter::Zipkin, _) => Format::Zipkin,
+            (_, Protocol::Grpc) => Format::Grpc,
+            (_, Protocol::HttpProtobuf) => Format::Protobuf,
         };
         let tls = tls::client(roots).map_err(named)?;
         let mut http = HttpConnector::new();
@@ -82,7 +82,7 @@ impl Collector {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT.min(traces.timeout)));
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        let grpc = speaks == Speaks::Grpc;
+        let grpc = format == Format::Grpc;
         let connector =
             if grpc { https.enable_http2().wrap_connector(http) } else { https.enable_http1().wrap_connector(http) };
         let client = Client::builder(TokioExecutor::new())
@@ -99,15 +99,15 @@ impl Collector {
             .build(connector);
         let target = traces.target();
         let shown = target.to_string().split('?').next().unwrap_or_default().to_owned();
-        Ok(Self { client, target, shown, headers: headers(speaks, traces), speaks })
+        Ok(Self { client, target, shown, headers: headers(format, traces), format })
     }
 
-    /// Sends one batch, and returns how many of its spans were refused. Waits as long as it is let.
+    /// Sends one batch and returns the number of rejected spans. Has no timeout of its own.
     ///
     /// # Errors
-    /// Why it did not arrive, or was not taken.
+    /// Why the batch did not arrive or was not accepted.
     pub(super) async fn send(&self, message: Bytes) -> Result<u64, Failure> {
-        let body = if self.speaks == Speaks::Grpc { otlp::framed(&message) } else { message };
+        let body = if self.format == Format::Grpc { otlp::framed(&message) } else { message };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.target.clone();
@@ -125,11 +125,11 @@ impl Collector {
         let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| Failure::lost(&*error))?;
         let trailers = body.trailers().cloned().unwrap_or_default();
         let body = body.to_bytes();
-        match self.speaks {
-            Speaks::Zipkin => Ok(0),
-            Speaks::Protobuf => Ok(otlp::rejected(&body)),
-            Speaks::Grpc => {
-                // An answer without a message has its status in the head.
+        match self.format {
+            Format::Zipkin => Ok(0),
+            Format::Protobuf => Ok(otlp::rejected(&body)),
+            Format::Grpc => {
+                // A response without a message has its status in the head.
                 let both = if head.headers.contains_key(STATUS) { &head.headers } else { &trailers };
                 Failure::grpc(both).map_or_else(|| Ok(otlp::rejected(body.get(5..).unwrap_or_default())), Err)
             }
@@ -150,11 +150,11 @@ impl Failure {
         Self { why, again: true, after: None }
     }
 
-    /// By the rules of OTLP, which are good for Zipkin too.
+    /// Decides about retries by the OTLP specification, also for Zipkin.
     fn answered(status: StatusCode, headers: &HeaderMap) -> Self {
         let again = matches!(status.as_u16(), 429 | 502 | 503 | 504);
         let after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { why: format!("it answered {status}"), again, after: after.map(Duration::from_secs) }
+        Self { why: format!("the collector returned {status}"), again, after: after.map(Duration::from_secs) }
     }
 
     fn grpc(headers: &HeaderMap) -> Option<Self> {
@@ -162,33 +162,33 @@ impl Failure {
         let code = match text(&STATUS).map(str::parse::<u8>) {
             Some(Ok(0)) => return None,
             Some(Ok(code)) => code,
-            _ => return Some(Self { why: "it answered without a status of gRPC".into(), again: false, after: None }),
+            _ => return Some(Self { why: "the collector returned no grpc-status".into(), again: false, after: None }),
         };
         let message: String =
             text(&HeaderName::from_static("grpc-message")).unwrap_or_default().chars().take(SAID).collect();
         // Cancelled, deadline exceeded, aborted, out of range, unavailable, data loss.
         let again = matches!(code, 1 | 4 | 10 | 11 | 14 | 15);
-        Some(Self { why: format!("it answered with status {code} of gRPC: {message}"), again, after: None })
+        Some(Self { why: format!("the collector returned grpc-status {code}: {message}"), again, after: None })
     }
 }
 
-fn headers(speaks: Speaks, traces: &Traces) -> HeaderMap {
+fn headers(format: Format, traces: &Traces) -> HeaderMap {
     let mut headers: HeaderMap = traces.headers.iter().cloned().collect();
-    let kind = match speaks {
-        Speaks::Grpc => "application/grpc",
-        Speaks::Protobuf => "application/x-protobuf",
-        Speaks::Zipkin => "application/json",
+    let kind = match format {
+        Format::Grpc => "application/grpc",
+        Format::Protobuf => "application/x-protobuf",
+        Format::Zipkin => "application/json",
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     let agent = concat!("lodge/", env!("CARGO_PKG_VERSION"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
-    if speaks == Speaks::Grpc {
+    if format == Format::Grpc {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     headers
 }
 
-/// An error of TLS, with the key that asked for it.
+/// Prefixes an error of TLS with the key.
 fn named(error: String) -> String {
     format!("traces.endpoint: {error}")
 }

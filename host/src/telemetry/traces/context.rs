@@ -1,7 +1,7 @@
-//! The trace that a request belongs to, as headers tell it: W3C Trace Context, and B3 in one header or in several.
+//! Reads and writes the trace context of a request: W3C Trace Context, and B3 in one header or in several.
 //!
-//! Pure. What is not exactly as its specification has it is as if it were not there, and a caller that speaks B3 is
-//! spoken to in B3, beside `traceparent`, which every guest gets.
+//! Pure. A header that violates its specification counts as absent. Every guest gets `traceparent`; if the caller sent
+//! B3, the guest gets B3, too.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -14,34 +14,34 @@ const PARENT_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 const SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 const FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 
-/// The bit of [`Context::flags`] that says that the caller's span is recorded.
+/// The bit of [`Context::flags`] for a recorded trace (`sampled`).
 pub const RECORDED: u8 = 1;
-/// The bit that says that the trace id is random, which only whoever made it knows.
+/// The bit for a random trace id, which only the creator of the id can set.
 const RANDOM: u8 = 2;
 
-/// Bytes of a `tracestate` that is passed on.
+/// The most bytes of a `tracestate` that is propagated.
 const STATE_BYTES: usize = 512;
-/// Members of a `tracestate` that is passed on.
+/// The most members of a `tracestate` that is propagated.
 const STATE_MEMBERS: usize = 32;
 
-/// Where a request stands in its trace.
+/// The trace context of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// Zero when the caller, by B3, said only whether to record.
+    /// The trace id; zero if the caller sent only a B3 sampling decision.
     pub trace_id: u128,
-    /// Id of the caller's span; zero when there is none.
+    /// The id of the caller's span; zero if there is none.
     pub parent: u64,
-    /// `trace-flags` of W3C: [`RECORDED`] and, of others, what was said of the trace id.
+    /// `trace-flags` of W3C: [`RECORDED`] and the flag for a random trace id.
     pub flags: u8,
-    /// The caller leaves it to us whether to record; [`RECORDED`] is then not set. B3 only.
+    /// Whether the caller defers the sampling decision (B3 only). [`RECORDED`] is then not set.
     pub deferred: bool,
-    /// What vendors have to say to each other.
+    /// `tracestate`.
     pub state: Option<HeaderValue>,
-    /// What the caller speaks.
+    /// The format of the caller.
     pub form: Form,
 }
 
-/// The headers that carry a context beside `traceparent`.
+/// The headers with the context in addition to `traceparent`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// None.
@@ -49,20 +49,20 @@ pub enum Form {
     W3C,
     /// `b3`.
     B3Single,
-    /// `x-b3-traceid` and its like.
+    /// `x-b3-traceid` and the other headers of B3.
     B3Multi,
 }
 
-/// Whether headers say where a request stands, rightly or not.
-pub(super) fn is_told(headers: &HeaderMap) -> bool {
+/// Whether headers contain a trace context, valid or not.
+pub(super) fn has_context(headers: &HeaderMap) -> bool {
     [TRACEPARENT, B3, TRACE_ID, SAMPLED].iter().any(|name| headers.contains_key(name))
 }
 
-/// What is in the headers, by one look at each.
+/// The headers of a trace context, collected in one pass.
 #[derive(Default)]
-struct Seen<'a> {
+struct TraceHeaders<'a> {
     traceparent: Option<&'a [u8]>,
-    /// There is more than one, so none of them counts.
+    /// Whether `traceparent` occurs more than once, which makes it invalid.
     torn: bool,
     state: Option<&'a HeaderValue>,
     more_state: bool,
@@ -73,14 +73,14 @@ struct Seen<'a> {
     flags: Option<&'a [u8]>,
 }
 
-/// The context in `headers`, when there is a valid one.
+/// Returns the context in `headers`, if it is valid.
 pub fn extract(headers: &HeaderMap) -> Option<Context> {
     read(headers).0
 }
 
-/// The same, and the form to answer in when there is none.
+/// Returns the context in `headers`, if it is valid, and the format to use in any case.
 pub(super) fn read(headers: &HeaderMap) -> (Option<Context>, Form) {
-    let mut seen = Seen::default();
+    let mut seen = TraceHeaders::default();
     for (name, value) in headers {
         let bytes = Some(value.as_bytes());
         match name.as_str() {
@@ -105,40 +105,40 @@ pub(super) fn read(headers: &HeaderMap) -> (Option<Context>, Form) {
     (found.map(|found| found.context(state, form)), form)
 }
 
-/// What every form has to say.
+/// A parsed context, independent of the format.
 #[derive(Clone, Copy)]
-struct Said {
+struct Parsed {
     trace_id: u128,
     parent: u64,
-    /// `None` leaves it to us.
+    /// The flags; `None` if the decision is deferred.
     flags: Option<u8>,
 }
 
-impl Said {
+impl Parsed {
     fn context(self, state: Option<HeaderValue>, form: Form) -> Context {
         let Self { trace_id, parent, flags } = self;
         Context { trace_id, parent, flags: flags.unwrap_or(0), deferred: flags.is_none(), state, form }
     }
 }
 
-/// `version-traceid-parentid-flags`; a version to come may say more after that, and is read as this one.
-fn traceparent(bytes: &[u8]) -> Option<Said> {
+/// Parses `version-traceid-parentid-flags`. A later version may have further fields, which are ignored.
+fn traceparent(bytes: &[u8]) -> Option<Parsed> {
     let mut parts = bytes.split(|byte| *byte == b'-');
     let version = hex(parts.next()?, 2)?;
     let (trace_id, parent) = (hex(parts.next()?, 32)?, hex(parts.next()?, 16)?);
     let flags = hex(parts.next()?, 2)?;
     let more = parts.next().is_some();
     let valid = version != 0xff && trace_id != 0 && parent != 0 && !(version == 0 && more);
-    // Flags that nobody has defined yet must not be passed on.
-    valid.then_some(Said { trace_id, parent: parent as u64, flags: Some(flags as u8 & (RECORDED | RANDOM)) })
+    // Undefined flags must not be propagated (W3C Trace Context 3.2.2.5).
+    valid.then_some(Parsed { trace_id, parent: parent as u64, flags: Some(flags as u8 & (RECORDED | RANDOM)) })
 }
 
-/// `traceid-spanid`, `traceid-spanid-state`, `traceid-spanid-state-parentid`, or a state alone.
-fn single(bytes: &[u8]) -> Option<Said> {
+/// Parses `traceid-spanid`, `traceid-spanid-state`, `traceid-spanid-state-parentid`, or a state alone.
+fn single(bytes: &[u8]) -> Option<Parsed> {
     let mut parts = bytes.split(|byte| *byte == b'-');
     let (first, second) = (parts.next()?, parts.next());
     let Some(second) = second else {
-        return decision(first).map(|flags| Said { trace_id: 0, parent: 0, flags: Some(flags) });
+        return decision(first).map(|flags| Parsed { trace_id: 0, parent: 0, flags: Some(flags) });
     };
     let flags = match parts.next() {
         Some(state) => Some(decision(state)?),
@@ -150,7 +150,7 @@ fn single(bytes: &[u8]) -> Option<Said> {
     ids(first, second, flags).filter(|_| parts.next().is_none())
 }
 
-fn multi(seen: &Seen<'_>) -> Option<Said> {
+fn multi(seen: &TraceHeaders<'_>) -> Option<Parsed> {
     let flags = match (seen.flags, seen.sampled) {
         (Some(b"1"), _) | (_, Some(b"true")) => Some(RECORDED),
         (_, Some(b"false")) => Some(0),
@@ -160,19 +160,19 @@ fn multi(seen: &Seen<'_>) -> Option<Said> {
     };
     match (seen.trace_id, seen.span_id, flags) {
         (Some(trace_id), Some(span_id), flags) => ids(trace_id, span_id, flags),
-        (None, None, Some(_)) => Some(Said { trace_id: 0, parent: 0, flags }),
+        (None, None, Some(_)) => Some(Parsed { trace_id: 0, parent: 0, flags }),
         _ => None,
     }
 }
 
-/// A trace id of B3 has 128 bits or the lower 64.
-fn ids(trace_id: &[u8], span_id: &[u8], flags: Option<u8>) -> Option<Said> {
+/// Parses the ids of B3. A trace id has 128 bits or only the lower 64.
+fn ids(trace_id: &[u8], span_id: &[u8], flags: Option<u8>) -> Option<Parsed> {
     let trace_id = hex(trace_id, if trace_id.len() == 16 { 16 } else { 32 })?;
     let parent = hex(span_id, 16)?;
-    (trace_id != 0 && parent != 0).then_some(Said { trace_id, parent: parent as u64, flags })
+    (trace_id != 0 && parent != 0).then_some(Parsed { trace_id, parent: parent as u64, flags })
 }
 
-/// Debugging (`d`) is recording; that it was asked for so loudly is not passed on.
+/// Parses the sampling state of B3. Debug (`d`) counts as recorded, and the debug flag is not propagated.
 fn decision(state: &[u8]) -> Option<u8> {
     match state {
         b"1" | b"d" => Some(RECORDED),
@@ -181,7 +181,7 @@ fn decision(state: &[u8]) -> Option<u8> {
     }
 }
 
-/// Exactly `length` lower-case digits; at most 32 of them.
+/// Parses exactly `length` lower-case hexadecimal digits, at most 32.
 fn hex(digits: &[u8], length: usize) -> Option<u128> {
     let digit = |byte: &u8| match byte {
         b'0'..=b'9' => Some(u128::from(byte - b'0')),
@@ -192,13 +192,13 @@ fn hex(digits: &[u8], length: usize) -> Option<u128> {
     whole.filter(|_| digits.len() == length)
 }
 
-/// All `tracestate` headers as one; nothing when they are not valid or not small.
-fn state(headers: &HeaderMap, seen: &Seen<'_>) -> Option<HeaderValue> {
+/// Joins all `tracestate` headers. Returns `None` if they are invalid or over the bounds.
+fn state(headers: &HeaderMap, seen: &TraceHeaders<'_>) -> Option<HeaderValue> {
     let one = seen.state?;
     let joined;
     let value = if seen.more_state {
         let all: Vec<_> = headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes).collect();
-        // Not made when it would be dropped.
+        // Checked first, so that a value over the bound is not joined.
         (all.iter().map(|part| part.len() + 1).sum::<usize>() <= STATE_BYTES + 1).then_some(())?;
         joined = HeaderValue::from_bytes(&all.join(&b',')).ok()?;
         &joined
@@ -225,12 +225,12 @@ fn member(member: &[u8]) -> bool {
 }
 
 impl Context {
-    /// A trace that begins here, for a caller that speaks `form`.
+    /// Returns the context of a new trace, for a caller that uses `form`.
     pub(super) fn root(trace_id: u128, form: Form) -> Self {
         Self { trace_id, parent: 0, flags: 0, deferred: true, state: None, form }
     }
 
-    /// Writes the context into `headers` in the place of what is there, with `span` as the caller of whoever reads it.
+    /// Writes the context into `headers`, in place of any other, with `span` as the parent of the receiver's span.
     pub fn inject(&self, headers: &mut HeaderMap, span: u64) {
         let recorded = if self.flags & RECORDED == 0 { b'0' } else { b'1' };
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
@@ -247,7 +247,7 @@ impl Context {
         if self.form == Form::W3C {
             return;
         }
-        // Whatever else is there of B3 speaks of another span.
+        // Other B3 headers may belong to another span.
         for name in [B3, TRACE_ID, SPAN_ID, PARENT_ID, SAMPLED, FLAGS] {
             headers.remove(name);
         }
@@ -261,7 +261,7 @@ impl Context {
     }
 }
 
-/// Writes as many digits of `value`, from the last, as there is room for.
+/// Fills `into` with the last hexadecimal digits of `value`.
 fn write(into: Option<&mut [u8]>, value: u128) {
     for (n, digit) in into.into_iter().flatten().rev().enumerate() {
         let nibble = (value >> (4 * n)) as u8 & 0xf;

@@ -1,7 +1,7 @@
-//! The task that takes finished traces out of the queue and hands them on in batches.
+//! The task that takes finished recordings from the queue and exports them in batches.
 //!
-//! It looks at the queue once in a while and when a batch is full, so only the request that fills one has to wake it
-//! up. A batch is exported, or lost and counted, within `traces.timeout`; nobody waits for that.
+//! It reads the queue every `traces.delay` and when a batch is full, so only the request that fills a batch wakes it
+//! up. A batch is exported, or lost and counted, within `traces.timeout`. No request waits for that.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::base::ids::Ids;
 use crate::base::lasting::caught;
 use crate::config::traces::{Exporter, Traces};
 
-/// The first pause before a batch is sent again; it doubles.
+/// The first pause before a retry; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const PAUSE_MOST: Duration = Duration::from_secs(5);
 
-/// What requests and the exporting task share.
+/// State that requests and the exporting task share.
 #[derive(Default)]
 pub(super) struct Shared {
-    /// Spans that a collector has taken.
+    /// Spans that a collector has accepted.
     pub(super) exported: AtomicU64,
     /// Spans that were recorded and lost.
     pub(super) dropped: AtomicU64,
-    /// A batch is full.
+    /// Notified when a batch is full.
     pub(super) full: Notify,
 }
 
@@ -43,11 +43,11 @@ pub(super) struct Export {
     form: Form,
     shared: Arc<Shared>,
     ids: Arc<Ids>,
-    /// Requests of one batch, or what else makes a span.
+    /// The most recordings of one batch.
     most: usize,
     delay: Duration,
     timeout: Duration,
-    /// The last batch was lost, and the log knows.
+    /// Whether the last batch was lost, which was logged once.
     failing: bool,
 }
 
@@ -56,7 +56,7 @@ enum Form {
     Zipkin(Vec<(String, String)>),
 }
 
-/// Spans on their way; lost, unless somebody says otherwise.
+/// Spans that are being exported. Dropping it counts them as lost.
 struct Underway<'a> {
     shared: &'a Shared,
     spans: u64,
@@ -68,15 +68,15 @@ impl Drop for Underway<'_> {
     }
 }
 
-/// Requests that the queue holds, and those of one batch, by the numbers of spans that the settings have. What makes a
-/// single span takes the place of one.
+/// Converts the settings, in spans, into the most recordings of the queue and of one batch. Every recording counts as a
+/// request with all phases, also one that makes a single span.
 pub(super) fn sizes(traces: &Traces) -> (usize, usize) {
     let queue = (traces.queue / SPANS).max(1);
     (queue, (traces.batch / SPANS).clamp(1, queue))
 }
 
 impl Export {
-    /// Takes from `queue` and gives to `collector`.
+    /// Creates the task, which moves recordings from `queue` to `collector`.
     pub(super) fn new(
         traces: &Traces,
         queue: mpsc::Receiver<Finished>,
@@ -95,7 +95,7 @@ impl Export {
         Self { queue, collector, form, shared, ids, most, delay, timeout, failing: false }
     }
 
-    /// Exports until it is told until when it may go on, and then what there is, until then.
+    /// Exports until `stop` gives a deadline; then exports the rest of the queue until that deadline.
     pub(super) async fn run(mut self, mut stop: oneshot::Receiver<Instant>) {
         let shared = Arc::clone(&self.shared);
         loop {
@@ -108,13 +108,13 @@ impl Export {
             while let Some(batch) = self.take() {
                 let mut told = None;
                 {
-                    // A panic costs its batch, which is counted as lost.
+                    // A panic loses this batch, which is then counted as lost.
                     let mut export = pin!(caught(self.export(batch)));
                     tokio::select! {
                         _ = &mut export => {}
                         until = &mut stop => {
                             let until = until.unwrap_or_else(|_| Instant::now());
-                            // What it does not manage it counts.
+                            // On a timeout, the batch is dropped and counted as lost.
                             let _ = timeout_at(until, export).await;
                             told = Some(until);
                         }
@@ -127,7 +127,7 @@ impl Export {
         }
     }
 
-    /// The next batch, as large as there is something for.
+    /// Takes the next batch from the queue; `None` if the queue is empty.
     fn take(&mut self) -> Option<Vec<Finished>> {
         let mut batch = Vec::new();
         while batch.len() < self.most
@@ -139,7 +139,7 @@ impl Export {
     }
 
     async fn flush(&mut self, until: Instant) {
-        // What comes now is refused, and counted by who brings it.
+        // Later recordings are refused, and counted as lost by the sender.
         self.queue.close();
         while let Some(batch) = self.take() {
             let _ = timeout_at(until, caught(self.export(batch))).await;
@@ -163,19 +163,19 @@ impl Export {
                     tracing::debug!("{} refused {refused} of {spans} spans", self.collector.shown);
                 }
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!("spans arrive at {} again", self.collector.shown);
+                    tracing::info!("{} accepts spans again", self.collector.shown);
                 }
             }
             Err(why) => {
-                // Once, not per batch: the counter tells how many.
+                // Logged once, not per batch: the metric has the number.
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!("spans are lost until {} takes them: {why}", self.collector.shown);
+                    tracing::warn!("losing spans until {} accepts them: {why}", self.collector.shown);
                 }
             }
         }
     }
 
-    /// Sends until it has arrived, may not be sent again, or time is up.
+    /// Sends a message, with retries, until it is accepted, a retry is not allowed, or `traces.timeout` is over.
     async fn deliver(&self, message: Bytes) -> Result<u64, String> {
         let until = Instant::now() + self.timeout;
         let mut pause = PAUSE;
@@ -183,13 +183,13 @@ impl Export {
             let failure = match timeout_at(until, self.collector.send(message.clone())).await {
                 Ok(Ok(refused)) => return Ok(refused),
                 Ok(Err(failure)) => failure,
-                Err(_) => return Err("traces.timeout is over, and it has not answered".into()),
+                Err(_) => return Err("no response within traces.timeout".into()),
             };
             let Failure { why, again, after } = failure;
-            // Between half of the pause and all of it, so that hosts which failed together do not come back together.
+            // Between half of the pause and all of it, so that hosts do not retry at the same moment.
             let jitter = self.ids.span() % (pause.as_millis() as u64 / 2).max(1);
             let wait = after.unwrap_or(pause / 2 + Duration::from_millis(jitter));
-            // A collector may ask for any wait, also for one that no clock has.
+            // A collector may ask for any delay, also for one that overflows the clock.
             let next = Instant::now().checked_add(wait).filter(|next| again && *next < until);
             if next.is_none() {
                 return Err(why);

@@ -1,11 +1,11 @@
-//! Fuzz targets for what callers and collectors say.
+//! Fuzz targets for trace headers of callers and responses of collectors.
 
 use http::header::HeaderMap;
 
 use super::{context, otlp};
 use crate::fuzz::header_lines;
 
-/// Headers that carry a trace context: what is read is written so that it is read as the same trace.
+/// Reads a trace context from headers, writes it and reads it again, which must give the same trace.
 pub(crate) fn context(bytes: &[u8]) {
     let headers = header_lines(bytes);
     let Some(context) = context::extract(&headers) else { return };

@@ -1,5 +1,5 @@
-//! Where a request stands, for what is sent on from it: that is told, and if the request is recorded it has a span of its
-//! own, whose id is what it is told.
+//! The trace context for requests that are sent on behalf of a request: to the world by its guest, or to a replica. If
+//! the request is recorded, each of them gets a span, whose id goes into its headers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,37 +10,38 @@ use super::Inner;
 use super::client::{ClientSpan, Origin};
 use super::context::{self, Context, RECORDED};
 
-/// Where a request stands in its trace. Nothing is allocated for it.
+/// The trace context of a request, for requests sent on its behalf. Creating it allocates nothing.
 #[derive(Clone)]
-pub struct Onward {
-    /// Its parent is the span that the guest was told.
+pub struct OutboundTrace {
+    /// The context. Its parent is the span id that the guest got.
     stands: Context,
-    /// Only for a request that is recorded.
+    /// The tracer, if the request is recorded.
     recorder: Option<Arc<Inner>>,
 }
 
-impl Onward {
-    /// What is in the headers of a request that [`begin`](super::Tracer::begin) has seen.
+impl OutboundTrace {
+    /// Reads the context from the headers that [`begin`](super::Tracer::begin) wrote.
     pub(super) fn of(headers: &HeaderMap, inner: &Arc<Inner>) -> Option<Self> {
         let (found, _) = context::read(headers);
         found.map(|stands| Self { recorder: (stands.flags & RECORDED != 0).then(|| Arc::clone(inner)), stands })
     }
 
-    /// Tells it in headers that say nothing of the kind; a guest that says itself where it stands knows better.
-    pub fn put(&self, headers: &mut HeaderMap) {
-        if !context::is_told(headers) {
+    /// Writes the context into headers without one. A context that the guest has set takes precedence.
+    pub fn inject(&self, headers: &mut HeaderMap) {
+        if !context::has_context(headers) {
             self.stands.inject(headers, self.stands.parent);
         }
     }
 
-    /// A guest of `sender` sends this request, whose URL is absolute. What it says itself of where it stands is the span's
-    /// parent, if that is in the same trace and recorded; else it is left alone.
-    pub fn sends<B>(&self, request: &mut Request<B>, sender: &Arc<str>) -> ClientSpan {
+    /// Begins the span of a request that a guest of `sender` sends; its URL is absolute. A context that the guest has
+    /// set is the parent of the span if it belongs to the same trace and is recorded; else the request stays unchanged
+    /// and has no span.
+    pub fn begin_guest_request<B>(&self, request: &mut Request<B>, sender: &Arc<str>) -> ClientSpan {
         let Some(inner) = &self.recorder else {
-            self.put(request.headers_mut());
+            self.inject(request.headers_mut());
             return ClientSpan::off();
         };
-        let stands = if context::is_told(request.headers()) {
+        let stands = if context::has_context(request.headers()) {
             let same = |own: &Context| own.trace_id == self.stands.trace_id && own.flags & RECORDED != 0;
             let Some(own) = context::read(request.headers()).0.filter(same) else { return ClientSpan::off() };
             own
@@ -52,18 +53,25 @@ impl Onward {
         ClientSpan::begun(inner, (stands, id), request, Origin::of(request.uri()), (sender, 0))
     }
 
-    /// The host sends the request itself to a replica of `service`, for the first time or again.
-    pub fn tries<B>(&self, request: &mut Request<B>, service: &Arc<str>, to: Origin<'_>, resent: usize) -> ClientSpan {
+    /// Begins the span of an attempt to send the request to a replica of `service`. `resent` is the number of earlier
+    /// attempts.
+    pub fn begin_attempt<B>(
+        &self,
+        request: &mut Request<B>,
+        service: &Arc<str>,
+        to: Origin<'_>,
+        resent: usize,
+    ) -> ClientSpan {
         let Some(inner) = &self.recorder else { return ClientSpan::off() };
         let id = inner.ids.span();
-        // Whatever an earlier try has put there speaks of another span.
+        // The headers may contain the span of an earlier attempt.
         self.stands.inject(request.headers_mut(), id);
         ClientSpan::begun(inner, (self.stands.clone(), id), request, to, (service, resent))
     }
 }
 
-impl fmt::Debug for Onward {
+impl fmt::Debug for OutboundTrace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Onward").field("stands", &self.stands).finish_non_exhaustive()
+        f.debug_struct("OutboundTrace").field("stands", &self.stands).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
-//! Spans as OTLP has them: protobuf, the same by gRPC and by HTTP.
+//! Encodes spans as OTLP protobuf, for gRPC and HTTP.
 //!
-//! The messages are written down here, by the numbers of `opentelemetry/proto/trace/v1/trace.proto`: the format is
-//! frozen, and the crate that has them brings the SDK along. The tests read them back with that crate.
+//! The messages are defined here, with the field numbers of `opentelemetry/proto/trace/v1/trace.proto`. The format is
+//! stable, and the crate with these messages depends on the SDK. The tests decode them with that crate.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -10,7 +10,7 @@ use super::Finished;
 use super::span::{self, Span, Value, spans};
 use crate::base::ids::Ids;
 
-/// `trace-flags` are followed by two bits on whether the parent is in another process: one that it is known, one that it is.
+/// Two bits after `trace-flags`: whether it is known that the parent is in another process, and whether it is.
 const KNOWN_REMOTE: u32 = 0x100;
 const REMOTE: u32 = 0x200;
 
@@ -28,7 +28,7 @@ struct ResourceSpans {
     scope_spans: Vec<ScopeSpans>,
 }
 
-/// What all spans of this host have in common.
+/// The attributes of this host, for all spans.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Resource {
     #[prost(message, repeated, tag = "1")]
@@ -127,14 +127,14 @@ struct PartialSuccess {
 }
 
 impl Resource {
-    /// These attributes.
+    /// Creates a resource with these attributes.
     pub(super) fn new(attributes: &[(String, String)]) -> Self {
         let all = attributes.iter().map(|(name, value)| key(name, Any::Text(value.clone())));
         Self { attributes: all.collect() }
     }
 }
 
-/// An `ExportTraceServiceRequest` with the spans of all that is `finished`.
+/// Encodes an `ExportTraceServiceRequest` with the spans of `finished`.
 pub(super) fn request(resource: &Resource, finished: &[Finished], ids: &Ids) -> Bytes {
     let scope = Scope { name: "lodge".into(), version: env!("CARGO_PKG_VERSION").into() };
     let sent = finished.iter().flat_map(|finished| spans(finished, ids)).map(sent).collect();
@@ -143,7 +143,7 @@ pub(super) fn request(resource: &Resource, finished: &[Finished], ids: &Ids) -> 
     Request { resource_spans: vec![all] }.encode_to_vec().into()
 }
 
-/// A message of gRPC: not compressed, and its length.
+/// Frames a gRPC message: an uncompressed flag, the length and the message.
 pub(super) fn framed(message: &Bytes) -> Bytes {
     let mut frame = BytesMut::with_capacity(message.len() + 5);
     frame.put_u8(0);
@@ -153,7 +153,7 @@ pub(super) fn framed(message: &Bytes) -> Bytes {
     frame.freeze()
 }
 
-/// How many spans an `ExportTraceServiceResponse` says were refused.
+/// Returns the number of rejected spans of an `ExportTraceServiceResponse`.
 pub(super) fn rejected(response: &[u8]) -> u64 {
     let partial = Response::decode(response).ok().and_then(|response| response.partial_success);
     partial.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0))

@@ -1,19 +1,19 @@
-//! Which requests are recorded. Decided once, before anything is known of a request but its trace.
+//! Sampling: decides once per request whether it is recorded, by its trace context only.
 
 use super::context::{Context, RECORDED};
 use crate::config::traces::Traces;
 
-/// The decision, by the caller's word or by the trace id.
+/// A sampler by the decision of the caller or by the trace id.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sampler {
     follow_parent: bool,
-    /// Half of the trace ids' lower 64 bits that are recorded, as the SDKs of OpenTelemetry have it: hosts with the
-    /// same share take the same traces.
+    /// A request is recorded if half of the lower 64 bits of its trace id is below this, as in the OpenTelemetry SDKs.
+    /// So hosts with the same ratio record the same traces.
     below: u64,
 }
 
 impl Sampler {
-    /// As the settings say.
+    /// Creates a sampler with these settings.
     pub(super) fn new(traces: &Traces) -> Self {
         // At 1 this is 2^63, which no shifted id reaches. A float to an integer saturates.
         let below = (traces.sample * (1u64 << 63) as f64) as u64;
@@ -48,7 +48,7 @@ mod tests {
             let taken = (0..10_000).filter(|_| sampler.records(&Context::root(ids.trace(), Form::W3C))).count();
             assert!((low..=high).contains(&taken), "{taken} of 10000 at {share}");
         }
-        // The edge of the SDKs: ids whose lower 63 bits, without the last, are under half of all.
+        // The threshold is the same as in the SDKs.
         let half = sampler(0.5, true);
         assert!(half.records(&Context::root(0x7fff_ffff_ffff_ffff, Form::W3C)));
         assert!(!half.records(&Context::root(0x8000_0000_0000_0000, Form::W3C)));

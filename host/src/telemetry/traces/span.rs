@@ -1,5 +1,5 @@
-//! What is finished as spans: of a request its own and one for every phase, of one that was sent on a single one. The
-//! names are OpenTelemetry's semantic conventions.
+//! Converts finished recordings into spans: a request into its own span and one per phase, a request that was sent into
+//! a single one. Names follow OpenTelemetry's semantic conventions.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,14 @@ use http::{Method, Uri, Version};
 use super::Finished;
 use super::client::Sent;
 use super::context::Context;
-use super::trace::{Asked, CANCELLED, Phase, Recording};
+use super::trace::{CANCELLED, Phase, Recording, RequestAttributes};
 use crate::base::ids::Ids;
 
-/// What every exporter makes its own form of.
+/// A span, independent of the export format.
 pub(super) struct Span<'a> {
     pub(super) context: &'a Context,
     pub(super) id: u64,
-    /// Zero when it has none.
+    /// The id of the parent span; zero if there is none.
     pub(super) parent: u64,
     pub(super) name: Cow<'a, str>,
     pub(super) kind: Kind,
@@ -23,29 +23,29 @@ pub(super) struct Span<'a> {
     pub(super) begin: u64,
     pub(super) end: u64,
     pub(super) attributes: Vec<(&'static str, Value<'a>)>,
-    /// It is the host's or the guest's fault.
+    /// Whether the status of the span is an error.
     pub(super) failed: bool,
 }
 
-/// Whose side of a request it is.
+/// The kind of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Who answers: the request's own span.
+    /// The span of a request to this host.
     Server,
-    /// Who sends it on.
+    /// The span of a request that the host sends.
     Client,
-    /// A step on the way.
+    /// The span of a phase.
     Internal,
 }
 
-/// Value of an attribute.
+/// The value of an attribute.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
     Text(Cow<'a, str>),
     Number(i64),
 }
 
-/// All spans of what is finished.
+/// Returns the spans of a recording.
 pub(super) fn spans<'a>(finished: &'a Finished, ids: &Ids) -> Vec<Span<'a>> {
     match finished {
         Finished::Request(recording) => of_request(recording, ids),
@@ -53,7 +53,7 @@ pub(super) fn spans<'a>(finished: &'a Finished, ids: &Ids) -> Vec<Span<'a>> {
     }
 }
 
-/// All spans of a request, its own first.
+/// Returns the spans of a request, its own first.
 fn of_request<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
     let mut spans = vec![server(recording)];
     spans.extend(recording.phases().map(|(phase, begin, end)| Span {
@@ -67,7 +67,7 @@ fn of_request<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
         attributes: Vec::new(),
         failed: false,
     }));
-    // What went wrong went wrong in the last phase that began.
+    // An error belongs to the last phase that began.
     if let (Some(error), [_, .., last]) = (recording.outcome.error, &mut *spans) {
         last.attributes.push(("error.type", text(error)));
         last.failed = failed(recording);
@@ -75,8 +75,8 @@ fn of_request<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
     spans
 }
 
-/// An answer of 5xx, or one that broke off after it had begun well. What a client does wrong, and one that goes away,
-/// is no failure.
+/// Whether a request failed: a 5xx response, or one that was aborted after a good head. Errors and disconnects of the
+/// client are not failures.
 fn failed(recording: &Recording) -> bool {
     let broke_off = recording.outcome.error.is_some_and(|error| error != CANCELLED);
     recording.outcome.status.is_some_and(|status| status >= 500 || (status < 400 && broke_off))
@@ -123,7 +123,7 @@ fn server(recording: &Recording) -> Span<'_> {
     }
 }
 
-/// A request that was sent on. An answer of 4xx is a failure here: whoever sent it did something wrong.
+/// Returns the span of a request that was sent. Here a 4xx response is a failure, because the sender caused it.
 fn client(sent: &Sent) -> Span<'_> {
     let mut attributes = Vec::with_capacity(9);
     let mut add = |name, value| attributes.push((name, value));
@@ -163,13 +163,13 @@ fn add_method<'a>(said: &'a Method, add: &mut impl FnMut(&'static str, Value<'a>
     }
 }
 
-/// `GET /users/{id}`: what many requests have in common, never the path itself.
-fn title<'a>(asked: Option<&Asked>, route: Option<&str>) -> Cow<'a, str> {
+/// Returns the name of a span, such as `GET /users/{id}`: the route, never the path, because names must be few.
+fn title<'a>(asked: Option<&RequestAttributes>, route: Option<&str>) -> Cow<'a, str> {
     let method = asked.and_then(|asked| method(&asked.method)).unwrap_or("HTTP");
     route.map_or(method.into(), |route| format!("{method} {route}").into())
 }
 
-/// Names of spans and attributes must be few, and anybody can invent a method.
+/// Returns the name of a known method. Names of spans must be few, and a client can send any method.
 fn method(method: &Method) -> Option<&'static str> {
     const KNOWN: [&str; 10] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY"];
     KNOWN.into_iter().find(|known| *known == method.as_str())

@@ -24,10 +24,10 @@ mod wire;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
-/// Longer than any test waits for what does come.
+/// The timeout of every wait in these tests.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Settings as `lodge.toml` would have them under `[traces]`.
+/// Parses settings of `[traces]`.
 fn settings(text: &str) -> Traces {
     let source = config::read_file(&format!("[traces]\n{text}")).unwrap();
     config::resolve(&[(config::Origin::File, source)]).unwrap().config.traces
@@ -46,12 +46,12 @@ fn parent(flags: &str) -> HeaderMap {
     headers
 }
 
-/// One request with all its phases, as the request path traces it; returns the headers that the guest saw.
+/// Traces one request with all its phases, like the request path. Returns the headers that the guest gets.
 fn served(tracer: &Tracer, mut headers: HeaderMap, outcome: Outcome) -> HeaderMap {
     let mut trace = tracer.begin(&mut headers);
     trace.phase(Phase::Route);
-    trace.asked(&head(), Ipv4Addr::new(192, 0, 2, 7).into(), &"id-1".into());
-    trace.served(&"users".into(), &"0123456789ab".into(), &"/users/{id}".into());
+    trace.set_request(&head(), Ipv4Addr::new(192, 0, 2, 7).into(), &"id-1".into());
+    trace.set_service(&"users".into(), &"0123456789ab".into(), &"/users/{id}".into());
     for phase in [Phase::Queue, Phase::Instantiate, Phase::Guest, Phase::Body] {
         trace.phase(phase);
     }
@@ -65,7 +65,7 @@ fn head() -> request::Parts {
 
 const FINE: Outcome = Outcome { status: Some(200), error: None, bytes_in: Some(3), bytes_out: 13 };
 
-/// Something that a collector was sent.
+/// A request that a collector received.
 struct Received {
     path: String,
     headers: HeaderMap,
@@ -74,7 +74,7 @@ struct Received {
 
 type Inbox = mpsc::Receiver<Received>;
 
-/// A collector that keeps what it is sent, and answers `answers` in turn and then 200.
+/// A collector that records its requests. It responds with `answers` in turn, then with 200.
 async fn collector(answers: Vec<Response<Full<Bytes>>>) -> (SocketAddr, Inbox) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -117,7 +117,7 @@ async fn next(inbox: &mut Inbox) -> Received {
     tokio::time::timeout(LONG, inbox.recv()).await.expect("nothing arrived").unwrap()
 }
 
-/// Waits until so many spans are exported and dropped.
+/// Waits for these numbers of exported and dropped spans.
 async fn counted(tracer: &Tracer, exported: u64, dropped: u64) {
     let counts = || (tracer.exported(), tracer.dropped());
     let reached = async {
@@ -129,7 +129,7 @@ async fn counted(tracer: &Tracer, exported: u64, dropped: u64) {
     assert!(in_time.is_ok(), "exported and dropped are {:?}, not {:?}", counts(), (exported, dropped));
 }
 
-/// Off: headers pass as they came, nothing is known of the request, and the trace is two words.
+/// If tracing is off, headers pass unchanged, nothing is recorded, and a trace has the size of two words.
 #[tokio::test]
 async fn off_is_nothing() {
     let (tracer, exporting) = Tracer::start(&settings("")).unwrap();
@@ -143,7 +143,7 @@ async fn off_is_nothing() {
     exporting.shutdown(Duration::ZERO).await;
 }
 
-/// What is not sampled is propagated all the same, and says that it is not.
+/// The context of a request that is not sampled is propagated, with the flag not set.
 #[tokio::test]
 async fn not_sampled() {
     let (address, mut inbox) = collector(vec![]).await;
@@ -157,9 +157,9 @@ async fn not_sampled() {
     assert_eq!((&*trace, &*flags), (TRACE, "00"));
     assert_ne!(span, SPAN);
     let mut sent = HeaderMap::new();
-    tracer.onward(&headers).unwrap().put(&mut sent);
+    tracer.onward(&headers).unwrap().inject(&mut sent);
     assert_eq!(sent, headers);
-    // A caller that has decided is followed, unless it is not to be.
+    // `follow_parent` decides whether the caller's decision counts.
     assert!(tracer.begin(&mut parent("01")).id().is_some());
     exporting.shutdown(LONG).await;
     assert_eq!(spans(&next(&mut inbox).await).len(), 1);
@@ -169,7 +169,7 @@ async fn not_sampled() {
     assert_eq!(traceparent(&headers).2, "00");
 }
 
-/// The spans of an export, read by the official messages.
+/// Decodes the spans of an export with the official crate.
 fn spans(received: &Received) -> Vec<Span> {
     let request = official::ExportTraceServiceRequest::decode(received.body.clone()).unwrap();
     request.resource_spans.into_iter().flat_map(|all| all.scope_spans).flat_map(|all| all.spans).collect()

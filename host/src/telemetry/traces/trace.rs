@@ -1,4 +1,4 @@
-//! The trace of one request while it runs: times are noted, and nothing is made of them before the request is over.
+//! The trace of a request in progress: records ids and times. Spans are made after the request is finished.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use super::{Finished, Sink};
 pub(super) const SPANS: usize = 1 + PHASES;
 pub(super) const PHASES: usize = 5;
 
-/// Reason of a trace that nobody finished: the client went away, or the host stopped.
+/// Reason of a trace that was dropped: the client disconnected, or the host stopped.
 pub(super) const CANCELLED: &str = "cancelled";
 
-/// The steps of a request, in the order in which they begin. Each ends where the next one begins.
+/// The phases of a request, in order. Each ends when the next one begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Finding the service.
+    /// Routing.
     Route,
-    /// Waiting for a place.
+    /// Waiting for a slot.
     Queue,
-    /// Getting an instance.
+    /// Creating or taking an instance.
     Instantiate,
-    /// The guest, up to the head of its answer. What it sends on is caused by this one.
+    /// The guest, up to its response head. Requests that it sends are children of this phase.
     Guest,
-    /// The answer's body.
+    /// Sending the response body.
     Body,
 }
 
 impl Phase {
-    /// As it is called in spans and log lines.
+    /// The name in spans and log lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Route => "route",
@@ -44,9 +44,9 @@ impl Phase {
     }
 }
 
-/// The trace of a request; empty for one that is not recorded, and then every method is a branch and no more.
+/// The trace of a request; empty if it is not recorded, and then every method costs only a branch.
 ///
-/// One that is dropped before it is finished is exported all the same, as `cancelled`.
+/// A trace that is dropped before it is finished is exported as `cancelled`.
 #[derive(Default)]
 #[must_use = "a trace that is dropped says that the request was cancelled"]
 pub struct Trace(Option<Open>);
@@ -56,65 +56,65 @@ struct Open {
     recording: Box<Recording>,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
-    /// Status of the answer; `None` when [`answered`](Trace::answered) has said it, or there was none.
+    /// The status of the response; `None` if [`set_status`](Trace::set_status) has set it or there was no response.
     pub status: Option<u16>,
-    /// Why it failed, in one of a few words: [`reason`](crate::error::RequestError::reason).
+    /// The reason of a failure, a constant: [`reason`](crate::error::RequestError::reason).
     pub error: Option<&'static str>,
-    /// Bytes of the request's body, when that is known.
+    /// Bytes of the request body, if known.
     pub bytes_in: Option<u64>,
-    /// Bytes of the answer's body that were sent.
+    /// Bytes of the response body that were sent.
     pub bytes_out: u64,
 }
 
-/// What a request left behind.
+/// The recording of a request.
 pub(super) struct Recording {
-    /// Its place in the trace, below its caller's span.
+    /// Its trace context, with the caller's span as parent.
     pub(super) context: Context,
-    /// Id of the request's own span, which the phases are children of.
+    /// The id of the request's own span, the parent of the phases.
     pub(super) server: u64,
-    /// Id of the guest's phase: it was given away in the headers.
+    /// The span id of the guest phase, which the guest got in its headers.
     pub(super) guest: u64,
     pub(super) begin: Instant,
     pub(super) phases: [Option<Instant>; PHASES],
-    pub(super) asked: Option<Asked>,
-    pub(super) served: Option<Served>,
+    pub(super) asked: Option<RequestAttributes>,
+    pub(super) served: Option<ServiceAttributes>,
     pub(super) outcome: Outcome,
     pub(super) end: End,
 }
 
-/// An end by both clocks, which makes wall time of all the instants before it.
+/// The end of a recording by both clocks, from which the wall time of earlier instants is computed.
 #[derive(Clone, Copy)]
 pub(super) struct End(pub(super) Instant, SystemTime);
 
-/// Who asked for what.
-pub(super) struct Asked {
+/// Attributes of a request.
+pub(super) struct RequestAttributes {
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) client: IpAddr,
     pub(super) request_id: Arc<str>,
 }
 
-/// Who answers.
-pub(super) struct Served {
+/// Attributes of the service that handles it.
+pub(super) struct ServiceAttributes {
     pub(super) service: Arc<str>,
     pub(super) version: Arc<str>,
     pub(super) route: Arc<str>,
 }
 
-/// A method that nobody has heard of may be as long as a head; this much of it says what it was.
+/// The most bytes of a method that are recorded. A client can send a method of any length up to that of a head.
 const METHOD: usize = 64;
 
-/// The method, as much of it as is kept until it is exported.
+/// Returns the method, shortened for the recording.
 pub(super) fn short(method: &Method) -> Method {
     let start = method.as_str().as_bytes().get(..METHOD);
     start.and_then(|start| Method::from_bytes(start).ok()).unwrap_or_else(|| method.clone())
 }
 
 impl Trace {
-    /// One that records nothing.
+    /// Returns a trace that records nothing.
     pub const fn off() -> Self {
         Self(None)
     }
@@ -123,12 +123,12 @@ impl Trace {
         Self(Some(Open { sink, recording: Box::new(recording) }))
     }
 
-    /// The id that a log line may carry; `None` when there is nothing to be found under it.
+    /// The trace id for log lines; `None` if the trace is not recorded.
     pub fn id(&self) -> Option<u128> {
         self.0.as_ref().map(|open| open.recording.context.trace_id)
     }
 
-    /// A phase begins now, and the one before it ends.
+    /// Begins a phase, which ends the one before.
     pub fn phase(&mut self, phase: Phase) {
         if let Some(open) = &mut self.0
             && let Some(begins) = open.recording.phases.get_mut(phase as usize)
@@ -137,31 +137,31 @@ impl Trace {
         }
     }
 
-    /// Who asked for what. After [`normalize`](crate::proxy::headers::normalize) has made the target absolute, or there
-    /// is no host and scheme in it; nothing is copied, the parts are shared.
-    pub fn asked(&mut self, head: &request::Parts, client: IpAddr, request_id: &Arc<str>) {
+    /// Records the request. Call it after [`normalize`](crate::proxy::headers::normalize), which makes the target
+    /// absolute; else the span has neither host nor scheme. Shares the parts of the head and copies nothing.
+    pub fn set_request(&mut self, head: &request::Parts, client: IpAddr, request_id: &Arc<str>) {
         if let Some(open) = &mut self.0 {
             let (method, uri, request_id) = (short(&head.method), head.uri.clone(), Arc::clone(request_id));
-            open.recording.asked = Some(Asked { method, uri, client, request_id });
+            open.recording.asked = Some(RequestAttributes { method, uri, client, request_id });
         }
     }
 
-    /// Which service answers, in which version, by which route: as the manifest has it, not as it was asked for.
-    pub fn served(&mut self, service: &Arc<str>, version: &Arc<str>, route: &Arc<str>) {
+    /// Records service, version and route. The route is the text of the manifest, not the path of the request.
+    pub fn set_service(&mut self, service: &Arc<str>, version: &Arc<str>, route: &Arc<str>) {
         if let Some(open) = &mut self.0 {
             let (service, version, route) = (Arc::clone(service), Arc::clone(version), Arc::clone(route));
-            open.recording.served = Some(Served { service, version, route });
+            open.recording.served = Some(ServiceAttributes { service, version, route });
         }
     }
 
-    /// The head of the answer is made. A trace that is dropped from now on says that its answer was cut short.
-    pub fn answered(&mut self, status: StatusCode) {
+    /// Records the status. If the trace is dropped after this, its response counts as aborted.
+    pub fn set_status(&mut self, status: StatusCode) {
         if let Some(open) = &mut self.0 {
             open.recording.outcome.status = Some(status.as_u16());
         }
     }
 
-    /// The request is over, with the last byte of its answer. Never waits: a trace that finds the queue full is lost,
+    /// Finishes the trace after the last byte of the response. Never waits: if the queue is full, the trace is lost,
     /// and counted.
     pub fn finish(mut self, outcome: Outcome) {
         self.close(|| outcome);
@@ -185,12 +185,12 @@ impl Drop for Trace {
 }
 
 impl Recording {
-    /// How many spans it makes.
+    /// Number of its spans.
     pub(super) fn spans(&self) -> u64 {
         1 + self.phases.iter().flatten().count() as u64
     }
 
-    /// The phases that there were, with beginning and end.
+    /// Returns the recorded phases with begin and end.
     pub(super) fn phases(&self) -> impl Iterator<Item = (Phase, Instant, Instant)> {
         let named = [Phase::Route, Phase::Queue, Phase::Instantiate, Phase::Guest, Phase::Body];
         let all = named.into_iter().zip(self.phases).filter_map(|(phase, begin)| Some((phase, begin?)));
@@ -200,17 +200,17 @@ impl Recording {
 }
 
 impl End {
-    /// This moment.
+    /// Returns the current time by both clocks.
     pub(super) fn now() -> Self {
         Self(Instant::now(), SystemTime::now())
     }
 
-    /// One that is not known yet.
+    /// Returns a placeholder for an end that is not known yet.
     pub(super) fn after(begin: Instant) -> Self {
         Self(begin, SystemTime::UNIX_EPOCH)
     }
 
-    /// Nanoseconds since 1970 at `instant`.
+    /// Returns the wall time of `instant` in nanoseconds since 1970.
     pub(super) fn wall(self, instant: Instant) -> u64 {
         let Self(end, wall) = self;
         let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Spans as Zipkin has them: version 2, in JSON.
+//! Encodes spans as Zipkin v2 JSON.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use super::Finished;
 use super::span::{Kind, Span, Value, spans};
 use crate::base::ids::Ids;
 
-/// An array of the spans of all that is `finished`, by a host with these attributes.
+/// Encodes the spans of `finished`, recorded by a host with these attributes.
 pub(super) fn request(host: &[(String, String)], finished: &[Finished], ids: &Ids) -> Bytes {
     let all = finished.iter().flat_map(|finished| spans(finished, ids));
     let all: Vec<_> = all.map(|span| sent(host, &span)).collect();
@@ -20,7 +20,7 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
     let micros = |nanos: u64| nanos / 1000;
     let service = host.iter().find(|(name, _)| name == "service.name").map_or("lodge", |(_, value)| value);
     let mut tags = Map::new();
-    // Zipkin knows a host by its name only; what else is said of it is said once per request.
+    // Zipkin identifies a host by name only, so its other attributes are tags of the request's own span.
     for (name, value) in host.iter().filter(|(name, _)| span.kind == Kind::Server && name != "service.name") {
         tags.insert(name.clone(), value.clone().into());
     }
@@ -29,7 +29,7 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
             Value::Text(text) => text.clone().into_owned(),
             Value::Number(number) => number.to_string(),
         };
-        // Tags are text, and the tag `error` is what makes a span red.
+        // Tags are text. The tag `error` marks a span as failed.
         tags.insert((*name).to_owned(), text.into());
     }
     if span.failed {
@@ -41,7 +41,7 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
         "id": format!("{:016x}", span.id),
         "name": span.name,
         "timestamp": micros(span.begin),
-        // Zero would be no duration at all.
+        // Zipkin treats a duration of zero as absent.
         "duration": micros(span.end.saturating_sub(span.begin)).max(1),
         "localEndpoint": { "serviceName": service },
         "tags": tags,

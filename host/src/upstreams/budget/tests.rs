@@ -14,14 +14,14 @@ fn after(start: Instant, seconds: u64) -> Instant {
     start + Duration::from_secs(seconds)
 }
 
-fn taken(budget: &Budget, now: Instant, retry: &Retry) -> usize {
+fn taken(budget: &RetryBudget, now: Instant, retry: &Retry) -> usize {
     (0..100_000).take_while(|_| budget.take_retry(now, retry)).count()
 }
 
 #[test]
 fn a_part_of_the_requests() {
     let start = Instant::now();
-    let (budget, retry) = (Budget::new(start), retry(20, 0));
+    let (budget, retry) = (RetryBudget::new(start), retry(20, 0));
     assert_eq!(taken(&budget, start, &retry), 0, "there were no requests");
     (0..100).for_each(|_| budget.record_request(start));
     assert_eq!(taken(&budget, after(start, 3), &retry), 20);
@@ -34,18 +34,18 @@ fn a_part_of_the_requests() {
 #[test]
 fn and_a_few_in_any_case() {
     let start = Instant::now();
-    let (budget, retry) = (Budget::new(start), retry(20, 3));
+    let (budget, retry) = (RetryBudget::new(start), retry(20, 3));
     assert_eq!(taken(&budget, start, &retry), 30, "three a second, of ten seconds");
     assert_eq!(taken(&budget, after(start, 9), &retry), 0);
     assert_eq!(taken(&budget, after(start, 10), &retry), 30);
-    assert_eq!(taken(&Budget::new(start), start, &super::Retry { minimum: 0, ..retry }), 0);
+    assert_eq!(taken(&RetryBudget::new(start), start, &super::Retry { minimum: 0, ..retry }), 0);
 }
 
 /// A new manifest changes what is left, not what was taken.
 #[test]
 fn rules_may_change() {
     let start = Instant::now();
-    let budget = Budget::new(start);
+    let budget = RetryBudget::new(start);
     (0..100).for_each(|_| budget.record_request(start));
     assert_eq!(taken(&budget, start, &retry(20, 0)), 20);
     assert_eq!(taken(&budget, start, &retry(50, 0)), 30);
@@ -55,7 +55,7 @@ fn rules_may_change() {
 #[test]
 fn far_away_times() {
     let start = Instant::now();
-    let (budget, retry) = (Budget::new(start), retry(100, 0));
+    let (budget, retry) = (RetryBudget::new(start), retry(100, 0));
     for second in [0, 1, WRAP - 3, WRAP - 1, WRAP, WRAP + 7, 3 * WRAP + 5, 3 * WRAP + WRAP / 2 + 11] {
         let now = after(start, second);
         (0..5).for_each(|_| budget.record_request(now));
@@ -70,7 +70,7 @@ fn far_away_times() {
 #[test]
 fn counts_do_not_overflow_into_each_other() {
     let start = Instant::now();
-    let budget = Budget::new(start);
+    let budget = RetryBudget::new(start);
     budget.slots[0].store(SecondCounts { second: 0, requests: REQUESTS, retries: RETRIES - 1 }.pack(), Relaxed);
     budget.record_request(start);
     let most = retry(100, 1000);
@@ -83,7 +83,7 @@ fn counts_do_not_overflow_into_each_other() {
 fn two_at_once_take_no_more_than_one() {
     let (start, retry) = (Instant::now(), retry(20, 0));
     let budget = |_| {
-        let budget = Budget::new(start);
+        let budget = RetryBudget::new(start);
         (0..5).for_each(|_| budget.record_request(start));
         budget
     };
@@ -95,12 +95,12 @@ fn two_at_once_take_no_more_than_one() {
 #[test]
 fn two_at_once_are_both_counted() {
     let start = Instant::now();
-    let budgets: Vec<_> = (0..20_000).map(|_| Budget::new(start)).collect();
+    let budgets: Vec<_> = (0..20_000).map(|_| RetryBudget::new(start)).collect();
     lockstep(&budgets, |budget, _| {
         budget.record_request(after(start, 5));
         true
     });
-    let requests = |budget: &Budget| SecondCounts::unpack(budget.slots[5].load(Relaxed)).requests;
+    let requests = |budget: &RetryBudget| SecondCounts::unpack(budget.slots[5].load(Relaxed)).requests;
     assert!(budgets.iter().all(|budget| requests(budget) == 2));
 }
 
@@ -113,7 +113,7 @@ proptest! {
         steps in proptest::collection::vec((0..40u32, 0..30u32, 0..4u64), 1..60),
     ) {
         let start = Instant::now();
-        let (budget, retry) = (Budget::new(start), retry(part, minimum));
+        let (budget, retry) = (RetryBudget::new(start), retry(part, minimum));
         let (mut second, mut requests, mut retries) = (0, Vec::new(), Vec::new());
         for (asked, tries, wait) in steps {
             for _ in 0..asked {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::resolver::{Resolver, SrvTarget};
-use super::settling::{CHANGING, Look, Settling};
+use super::settling::{CHANGING, FileSettling, ReadOutcome};
 use super::source_state::{Resolution, SourceState};
 use super::{Endpoint, Pace, SharedEndpoints};
 use crate::base::files;
@@ -68,7 +68,7 @@ impl SourceTask {
     pub(super) async fn file(self, path: PathBuf) {
         let source = Source::File(path.clone());
         let mut entries: Vec<FileEntry> = Vec::new();
-        let (mut error, mut settling) = (None, Settling::default());
+        let (mut error, mut settling) = (None, FileSettling::default());
         // What is wrong with the content in use, which stays wrong until the file changes.
         let mut wrong = None;
         // Whether a warning was logged that the file changes at every read.
@@ -76,9 +76,9 @@ impl SourceTask {
         let mut first = true;
         loop {
             match read(&path).await.map(|text| settling.look(text, Instant::now(), |text| named(text).is_ok())) {
-                Ok(Look::Same) => (error, never_settles) = (wrong.clone(), false),
-                Ok(Look::Wait) => {}
-                Ok(Look::Take { text, settled }) => match named(&text) {
+                Ok(ReadOutcome::Same) => (error, never_settles) = (wrong.clone(), false),
+                Ok(ReadOutcome::Wait) => {}
+                Ok(ReadOutcome::Take { text, settled }) => match named(&text) {
                     Ok(named) => {
                         if !settled && !std::mem::replace(&mut never_settles, true) {
                             let long = humantime::format_duration(CHANGING);

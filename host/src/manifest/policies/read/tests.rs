@@ -53,24 +53,24 @@ fn problems_have_lines_and_ways_out() {
         assert!(problem.contains(expected), "{problem}");
     };
     check("\nallow = '10.0.0.0/8'", "line 2: allow: write it as a list");
-    check("allow = []", "line 1: allow: it is empty, so nobody could ask");
+    check("allow = []", "line 1: allow: it is empty, so no client would be allowed");
     check("deny = ['10.0.0/8']", "line 1: deny: `10.0.0/8` is not a network; write it like");
     check("\n\npriority = 'lowest'", "line 3: priority: `lowest` is not one of `low`, `normal`, `high`");
-    check("[rate]\nburst = 2", "line 1: rate.limit is missing: so many requests in a time: `100/s`");
+    check("[rate]\nburst = 2", "line 1: rate.limit is missing: requests per time: `100/s`");
     check("[rate]\nlimit = '5'", "line 2: rate.limit: `5` is not a rate; write it like 100/s");
     check("[rate]\nlimit = '0/s'", "must be between 1 and 1000000 requests");
-    check("[rate]\nlimit = '5/s'\nper = 'client'", "line 3: there is no key `rate.per`");
+    check("[rate]\nlimit = '5/s'\nper = 'client'", "line 3: unknown key `rate.per`");
     check("\nrate = 5", "line 2: rate.limit: `5` is not a rate");
     check(
         "[rate]\nlimit = '1/d'\nburst = 1000",
-        "line 3: rate.burst: at this rate it would not come back within a year",
+        "line 3: rate.burst: at this rate it would take over a year to refill",
     );
-    check("[rate]\nlimt = '5/s'", "there is no key `rate.limt`; did you mean `limit`?");
+    check("[rate]\nlimt = '5/s'", "unknown key `rate.limt`; did you mean `limit`?");
     check(
         "rate = { limit = '5/s', by = 'ip' }",
         "line 1: rate.by: `ip` is not one of `client`, `service`, `header:NAME`",
     );
-    check("[breaker]\nfailures = 50", "line 2: breaker.failures: `50` is not a part of all calls; write it like 50%");
+    check("[breaker]\nfailures = 50", "line 2: breaker.failures: `50` is not a percentage of calls; write it like 50%");
     check("[breaker]\nslow_calls = '50%'", "line 2: breaker.slow_calls: no call is slow without `slow`");
     check("[adaptive]", "line 1: adaptive.latency is missing");
     check("[adaptiv]", "did you mean `adaptive`?");

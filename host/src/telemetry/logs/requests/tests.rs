@@ -4,10 +4,10 @@ use super::*;
 use crate::config::{Origin, Source, resolve};
 use crate::telemetry::logs::writer::Style;
 
-fn requests(settings: &[(&str, &str)]) -> Requests {
+fn requests(settings: &[(&str, &str)]) -> RequestLog {
     let said: Source = settings.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     let config = resolve(&[(Origin::Flag, said)]).unwrap().config;
-    Requests::new(&config, Writer::new(None, Style::Plain).0, Arc::default())
+    RequestLog::new(&config, Writer::new(None, Style::Plain).0, Arc::default())
 }
 
 const PHASES: &[(&str, Duration)] = &[("queue", Duration::from_micros(1)), ("guest", Duration::from_micros(250))];
@@ -75,7 +75,7 @@ fn secrets_are_masked() {
     assert_eq!(shown, [("authorization", "***"), ("referer", "/?code=***"), ("accept", "*/*")]);
 }
 
-/// Who follows a log without request lines gets some of them, whatever the load.
+/// With `log_requests` off, followers get a bounded number of lines per second.
 #[test]
 fn what_is_only_followed_is_bounded() {
     let requests = requests(&[]);

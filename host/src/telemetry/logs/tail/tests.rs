@@ -11,7 +11,7 @@ fn messages(lines: &[Arc<Line>]) -> Vec<&str> {
     lines.iter().map(|line| line.message.as_str()).collect()
 }
 
-/// One service that talks without end drives out its own lines, and nobody else's.
+/// A service that logs a lot evicts only its own lines.
 #[test]
 fn a_talker_drives_out_itself_only() {
     let tail = Tail::default();
@@ -29,7 +29,7 @@ fn a_talker_drives_out_itself_only() {
     assert!(bytes <= BYTES, "{bytes}");
 }
 
-/// However many names there were, only so many are remembered, and those that spoke last.
+/// The number of services is bounded; the least recent ones are removed.
 #[test]
 fn names_are_bounded() {
     let tail = Tail::default();
@@ -41,7 +41,7 @@ fn names_are_bounded() {
     assert_eq!(tail.lines(Some(&format!("s{}", SERVICES + 9)), 1).len(), 1);
 }
 
-/// Who follows hears everything in order, or how much it has missed; and nobody pays when nobody follows.
+/// A follower gets every line in order, or the number of lost lines. Without followers, nothing is sent.
 #[tokio::test]
 async fn followers_are_told_what_they_missed() {
     let tail = Arc::new(Tail::default());
@@ -61,7 +61,7 @@ async fn followers_are_told_what_they_missed() {
     assert!(!tail.is_followed());
 }
 
-/// No text of a line reaches a terminal as it is, however deep it stands, and what is too deep is left out.
+/// Every text of a line is cleaned at every depth, and values beyond the depth limit are replaced.
 #[test]
 fn what_is_nested_is_clean() {
     let evil = "a\u{1b}[2J\nb";

@@ -37,9 +37,9 @@ fn traceparents() {
     check(&format!("00-{ids}-01"), Some(w3c(1)));
     check(&format!("00-{ids}-00"), Some(w3c(0)));
     check(&format!("00-{ids}-03"), Some(w3c(3)));
-    // Flags of the future are not passed on.
+    // Undefined flags are not propagated.
     check(&format!("00-{ids}-ff"), Some(w3c(3)));
-    // A version of the future is read as this one, whatever follows.
+    // A later version is read like this one, and further fields are ignored.
     check(&format!("cc-{ids}-01"), Some(w3c(1)));
     check(&format!("cc-{ids}-01-what-the-future-will-be-like"), Some(w3c(1)));
     for wrong in [
@@ -97,7 +97,7 @@ fn tracestates() {
     assert!(state(&[&long(500)]).is_some());
     assert_eq!(state(&[&members(30), &long(500)]), None);
     assert_eq!(state(&[&format!("a={}", "x".repeat(257))]), None);
-    // Without a traceparent it says nothing.
+    // Without a traceparent it is ignored.
     assert_eq!(of(&[("tracestate", "a=1")]), None);
     let b3 = format!("{TRACE}-{SPAN}-1");
     assert_eq!(of(&[("b3", &b3), ("tracestate", "a=1")]).unwrap().state, None);
@@ -157,7 +157,7 @@ fn b3_in_many_headers() {
     assert_eq!(of(&[("x-b3-spanid", SPAN), ("x-b3-sampled", "1")]), None);
 }
 
-/// What the guest gets: always a traceparent, B3 as it came, and nothing that speaks of another span.
+/// The guest always gets a traceparent, B3 in the format of the caller, and no header of another span.
 #[test]
 fn injected() {
     let given = |lines_in: &[(&str, &str)]| {
@@ -209,7 +209,7 @@ proptest! {
         prop_assert_eq!(extract(&headers), Some(Context { parent: span, ..context }));
     }
 
-    /// The B3 headers alone say the same, but for what only W3C can say.
+    /// The B3 headers alone give the same context, except for what only W3C can express.
     #[test]
     fn b3_says_the_same(context in contexts(), span in 1..u64::MAX) {
         prop_assume!(context.form != Form::W3C);
@@ -220,7 +220,7 @@ proptest! {
         prop_assert_eq!(extract(&headers), Some(Context { parent: span, flags, state: None, ..context }));
     }
 
-    /// Nothing that a client can send does any harm, and what is believed is never zero.
+    /// No input panics, and accepted ids are never zero.
     #[test]
     fn anything(lines in proptest::collection::vec((0..8usize, "[0-9a-f-]{0,60}|[ -~]{0,60}|[01d]|[0-9a-f]{32}-[0-9a-f]{16}(-[01d])?"), 0..9)) {
         let names = ["traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags", "x"];

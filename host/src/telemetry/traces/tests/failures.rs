@@ -1,4 +1,4 @@
-//! What goes wrong: with the request, which the trace then says, and with the collector, which no request notices.
+//! Failures of requests, which their traces show, and of the collector, which do not affect requests.
 
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Code;
 
@@ -13,7 +13,7 @@ fn errors(span: &Span) -> Vec<String> {
     found.map(|attribute| format!("{:?}", attribute.value)).collect()
 }
 
-/// 5xx is a failure of the host or the guest and so is a transfer that breaks off; 4xx is not, nor is a client that leaves.
+/// A 5xx response and an aborted transfer are failures; a 4xx response and a client that disconnects are not.
 #[tokio::test]
 async fn outcomes() {
     let (address, mut inbox) = collector(vec![]).await;
@@ -30,10 +30,10 @@ async fn outcomes() {
     for (outcome, ..) in cases {
         served(&tracer, HeaderMap::new(), outcome);
     }
-    // Dropped before it was finished: with nobody known yet, and when the client left in the middle of its answer.
+    // Dropped before it was finished: before the service is known, and when the client disconnects during the response.
     drop(tracer.begin(&mut HeaderMap::new()));
     let mut left = tracer.begin(&mut HeaderMap::new());
-    left.answered(StatusCode::OK);
+    left.set_status(StatusCode::OK);
     drop(left);
     exporting.shutdown(LONG).await;
     let all = spans(&next(&mut inbox).await);
@@ -52,7 +52,7 @@ async fn outcomes() {
     assert!(status.is_some() && left.status.is_none() && errors(left)[0].contains("cancelled"));
 }
 
-/// Finishes so many traces, and returns how long the slowest took.
+/// Finishes `count` traces and returns the longest time that one took.
 fn burst(tracer: &Tracer, count: usize) -> Duration {
     let one = |_| {
         let begin = Instant::now();
@@ -62,10 +62,10 @@ fn burst(tracer: &Tracer, count: usize) -> Duration {
     (0..count).map(one).max().unwrap_or_default()
 }
 
-/// A collector that is not there, one that never answers and one that refuses: no request waits, all spans are counted.
+/// With a collector that is down, does not respond or refuses, no request waits and all spans are counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_notices() {
-    // Bound, so that nobody else can have it, and not listening.
+    // Bound and not listening, so that no other process can use the port.
     let taken = tokio::net::TcpSocket::new_v4().unwrap();
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nobody = taken.local_addr().unwrap();
@@ -76,7 +76,7 @@ async fn no_request_notices() {
         for protocol in ["http/protobuf", "grpc"] {
             let more = format!("protocol = '{protocol}'\ntimeout = '300ms'\ndelay = '20ms'\nqueue = 60\nbatch = 30");
             let (tracer, exporting) = Tracer::start(&to(address, &more)).unwrap();
-            // Far less than one export takes; a burst of CPU elsewhere must not fail the test.
+            // Far less than one export takes, and enough for a busy machine.
             let slowest = burst(&tracer, 500);
             assert!(slowest < Duration::from_millis(250), "{slowest:?} at {address}");
             counted(&tracer, 0, 3000).await;
@@ -85,7 +85,7 @@ async fn no_request_notices() {
     }
 }
 
-/// What a collector asks for again comes again, once.
+/// A retryable response causes a retry, and an accepted batch is not sent again.
 #[tokio::test]
 async fn again() {
     for status in [429, 502, 503, 504] {
@@ -97,19 +97,19 @@ async fn again() {
         counted(&tracer, 6, 0).await;
         exporting.shutdown(LONG).await;
     }
-    // Not before it wants that; and here that is too late.
+    // The delay that the collector asks for exceeds the timeout, so there is no retry.
     let mut later = answer(503);
     later.headers_mut().insert("retry-after", "3600".parse().unwrap());
     let (address, _inbox) = collector(vec![later]).await;
     let (tracer, _exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();
     served(&tracer, parent("01"), FINE);
     counted(&tracer, 0, 6).await;
-    // The next batch is a new one.
+    // The next batch is sent as usual.
     served(&tracer, parent("01"), FINE);
     counted(&tracer, 6, 6).await;
 }
 
-/// Full batches leave at once, however long the others may wait for company, and hold no more than they may.
+/// A full batch is exported at once, whatever `traces.delay`, and no batch exceeds `traces.batch`.
 #[tokio::test]
 async fn batches() {
     let (address, mut inbox) = collector(vec![]).await;
@@ -119,12 +119,12 @@ async fn batches() {
     assert_eq!(sizes, [60, 60]);
     exporting.shutdown(LONG).await;
     assert_eq!((tracer.exported(), tracer.dropped()), (150, 0));
-    // Over is over.
+    // Traces that finish after the shutdown are lost.
     served(&tracer, parent("01"), FINE);
     assert_eq!((tracer.exported(), tracer.dropped()), (150, 6));
 }
 
-/// A stop waits for the collector as long as it may, and what has not arrived by then is counted.
+/// A shutdown waits for the collector until its deadline; spans that remain are counted as lost.
 #[tokio::test]
 async fn stopping() {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -140,14 +140,14 @@ async fn stopping() {
         assert!(begin.elapsed() < Duration::from_secs(5));
         assert_eq!((tracer.exported(), tracer.dropped()), (0, 60 + 6 * u64::from(under_way)));
     }
-    // Whoever does not even wait loses all of it, and still nothing hangs.
+    // Dropping the handle loses all spans and does not hang.
     let (tracer, exporting) = Tracer::start(&to(mute.local_addr().unwrap(), "")).unwrap();
     burst(&tracer, 10);
     drop(exporting);
     counted(&tracer, 0, 60).await;
 }
 
-/// A wait beyond all clocks costs the batch, and not the task that exports.
+/// A delay that overflows the clock loses the batch and does not end the exporting task.
 #[tokio::test]
 async fn a_wait_beyond_all_clocks() {
     let never = || {

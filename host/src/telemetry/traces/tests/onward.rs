@@ -1,4 +1,4 @@
-//! What is sent on from a request: told where it stands, and a span of its own.
+//! Requests that are sent on behalf of a request: their trace headers and their spans.
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Code;
@@ -13,9 +13,9 @@ async fn traced() -> (Tracer, Exporting, Inbox) {
     (tracer, exporting, inbox)
 }
 
-/// Where a request with these headers stands, and what its guest sees of that.
-fn stands(tracer: &Tracer, mut headers: HeaderMap) -> (Onward, HeaderMap) {
-    // Dropped, it is a span of its own.
+/// Returns the context for requests on behalf of a request with these headers, and the headers that its guest gets.
+fn stands(tracer: &Tracer, mut headers: HeaderMap) -> (OutboundTrace, HeaderMap) {
+    // The dropped trace is exported as a span of its own.
     drop(tracer.begin(&mut headers));
     (tracer.onward(&headers).unwrap(), headers)
 }
@@ -30,7 +30,7 @@ async fn exported(exporting: Exporting, inbox: &mut Inbox) -> Vec<Span> {
     all.into_iter().filter(|span| span.kind() == SpanKind::Client).collect()
 }
 
-/// A child of the guest's span, whose own id is what is sent on; and of the URL nothing that may be a secret.
+/// The span is a child of the guest's span, its id goes into the headers, and its URL contains no secret.
 #[tokio::test]
 async fn a_span_of_its_own() {
     let (tracer, exporting, mut inbox) = traced().await;
@@ -38,11 +38,11 @@ async fn a_span_of_its_own() {
     headers.insert("tracestate", "a=1".parse().unwrap());
     let (onward, seen) = stands(&tracer, headers);
     let mut request = asking("https://api.example.test/v1/users?page=2&key=s3cret&s3cret&=s3cret");
-    let span = onward.sends(&mut request, &"hello".into());
+    let span = onward.begin_guest_request(&mut request, &"hello".into());
     let told = traceparent(request.headers());
     assert_eq!((&*told.0, &*told.2), (TRACE, "01"));
     assert_eq!(request.headers()["tracestate"], "a=1");
-    span.answered(&answer(204));
+    span.finish(&answer(204));
     let sent = exported(exporting, &mut inbox).await;
     let [client] = &*sent else { panic!("{sent:#?}") };
     assert_eq!((hex(&client.trace_id), hex(&client.span_id)), (told.0, told.1));
@@ -62,18 +62,18 @@ async fn a_span_of_its_own() {
     assert_eq!(attributes(&client.attributes), expected.into());
 }
 
-/// Every way in which it ends; an answer of 4xx is a failure of who asked.
+/// Every outcome. A 4xx response is a failure, because the sender caused it.
 #[tokio::test]
 async fn outcomes() {
     let (tracer, exporting, mut inbox) = traced().await;
     let (onward, _) = stands(&tracer, parent("01"));
-    let begin = |url: &str| onward.sends(&mut asking(url), &"hello".into());
-    begin("http://[::1]:81/").answered(&answer(302));
-    begin("http://a.test").answered(&answer(404));
-    begin("http://a.test/").answered(&answer(503));
-    begin("http://a.test/").failed("timeout");
+    let begin = |url: &str| onward.begin_guest_request(&mut asking(url), &"hello".into());
+    begin("http://[::1]:81/").finish(&answer(302));
+    begin("http://a.test").finish(&answer(404));
+    begin("http://a.test/").finish(&answer(503));
+    begin("http://a.test/").fail("timeout");
     drop(begin("http://a.test/"));
-    begin(&format!("http://a.test/?{}", "&".repeat(60_000))).failed("limit");
+    begin(&format!("http://a.test/?{}", "&".repeat(60_000))).fail("limit");
     let sent = exported(exporting, &mut inbox).await;
     let told = |span: &Span| {
         let said = attributes(&span.attributes);
@@ -91,8 +91,8 @@ async fn outcomes() {
     assert_eq!((told[5].0.len(), told[5].1), (2048, "limit"));
 }
 
-/// A guest that says itself where it stands is the parent, if it speaks of this trace and has it recorded; else what it says
-/// is passed on as it is, and there is no span.
+/// A context that the guest sets is the parent if it belongs to this trace and is recorded; else it passes unchanged,
+/// and there is no span.
 #[tokio::test]
 async fn guests_that_know_better() {
     let (tracer, exporting, mut inbox) = traced().await;
@@ -101,10 +101,10 @@ async fn guests_that_know_better() {
     let ask = |name: &str, value: &str| {
         let mut request = asking("http://a.test/");
         request.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
-        onward.sends(&mut request, &"hello".into()).answered(&answer(200));
+        onward.begin_guest_request(&mut request, &"hello".into()).finish(&answer(200));
         request.into_parts().0.headers
     };
-    // What it was given, handed on; a span of its own; the same by B3.
+    // The context that the guest got, a span of the guest's own, and the same with B3.
     let copied = ask("traceparent", seen["traceparent"].to_str().unwrap());
     let own = ask("traceparent", &format!("00-{TRACE}-00000000000000aa-01"));
     let b3 = ask("b3", &format!("{TRACE}-00000000000000bb-1"));
@@ -127,7 +127,7 @@ async fn guests_that_know_better() {
     assert_eq!(b3["b3"], format!("{TRACE}-{}-1", told(&b3)));
 }
 
-/// Every try of the host's own has a span, at the replica that it goes to and not at the host that the client named.
+/// Every attempt of the host has a span with the replica's address, not with the host of the client's request.
 #[tokio::test]
 async fn tries() {
     let (tracer, exporting, mut inbox) = traced().await;
@@ -138,7 +138,7 @@ async fn tries() {
         let mut request = asking("http://client.test/a?b");
         *request.headers_mut() = headers;
         let to = Origin { https: true, host: "10.0.0.7", port: 8443 };
-        onward.tries(&mut request, &"far".into(), to, resent).answered(&answer(200 + 300 * (1 - resent as u16)));
+        onward.begin_attempt(&mut request, &"far".into(), to, resent).finish(&answer(200 + 300 * (1 - resent as u16)));
         headers = request.into_parts().0.headers;
         told.push(traceparent(&headers).1);
     }
@@ -151,20 +151,20 @@ async fn tries() {
     assert_eq!(second["http.request.resend_count"], "1");
 }
 
-/// What is not recorded is told all the same, and is no span.
+/// A context that is not recorded is propagated without a span.
 #[tokio::test]
 async fn not_recorded() {
     let (tracer, exporting, _inbox) = traced().await;
     let (onward, seen) = stands(&tracer, parent("00"));
     let mut request = asking("http://a.test/");
-    onward.sends(&mut request, &"hello".into()).answered(&answer(500));
+    onward.begin_guest_request(&mut request, &"hello".into()).finish(&answer(500));
     assert_eq!(*request.headers(), seen);
     let mut own = asking("http://a.test/");
     own.headers_mut().insert("traceparent", "own".parse().unwrap());
-    onward.sends(&mut own, &"hello".into()).failed("dns");
+    onward.begin_guest_request(&mut own, &"hello".into()).fail("dns");
     assert_eq!((own.headers().len(), &own.headers()["traceparent"]), (1, &"own".parse().unwrap()));
     let to = Origin { https: false, host: "a", port: 1 };
-    onward.tries(&mut request, &"far".into(), to, 0).answered(&answer(200));
+    onward.begin_attempt(&mut request, &"far".into(), to, 0).finish(&answer(200));
     assert_eq!(*request.headers(), seen);
     exporting.shutdown(LONG).await;
     assert_eq!((tracer.exported(), tracer.dropped()), (0, 0));

@@ -1,4 +1,4 @@
-//! One connected trace, by every way there is.
+//! One connected trace, in every export format.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ pub(super) fn attributes(of: &[KeyValue]) -> BTreeMap<String, String> {
     of.iter().map(|value| (value.key.clone(), text(value))).collect()
 }
 
-/// Six spans of one trace: the request's under the caller's, the phases under that, one after the other.
+/// A request gives six spans: its own, with the caller's as parent, and its phases below that, one after the other.
 fn connected(spans: &[Span], guest_saw: &HeaderMap) {
     let (trace, guest, _) = traceparent(guest_saw);
     assert!(spans.iter().all(|span| hex(&span.trace_id) == trace));
@@ -91,7 +91,7 @@ async fn otlp_by_http() {
     connected(&sent, &saw);
     told(&sent[0]);
     assert_eq!((hex(&sent[0].parent_span_id), &*sent[0].trace_state), (SPAN.to_owned(), "a=1"));
-    // Sampled, and the parent is known to be elsewhere; that of a phase is known to be here.
+    // Sampled. The parent of the request is remote; that of a phase is local.
     assert_eq!((sent[0].flags, sent[1].flags), (0x301, 0x101));
     assert!(sent.iter().all(|span| span.status.is_none()));
     let request = official::ExportTraceServiceRequest::decode(received.body).unwrap();
@@ -104,7 +104,7 @@ async fn otlp_by_http() {
     exporting.shutdown(LONG).await;
 }
 
-/// A trace that begins here has no parent, and its guest is told a trace that is really there.
+/// A trace that begins here has no parent, and the guest gets the id of that trace.
 #[tokio::test]
 async fn a_root() {
     let (address, mut inbox) = collector(vec![]).await;
@@ -123,7 +123,7 @@ async fn a_root() {
     assert!(saw_b3["b3"].to_str().unwrap().ends_with(&format!("{}-1", traceparent(&saw_b3).1)));
 }
 
-/// What a collector that is tonic is sent.
+/// The requests that a tonic collector received.
 struct Official(mpsc::Sender<official::ExportTraceServiceRequest>, Arc<std::sync::Mutex<Vec<Status>>>);
 
 #[tonic::async_trait]
@@ -142,7 +142,7 @@ impl official::trace_service_server::TraceService for Official {
     }
 }
 
-/// By gRPC to a server that is not ours, which is unavailable at first, and then refuses two of the spans.
+/// gRPC export to a tonic server, which is unavailable first and then rejects two of the spans.
 #[tokio::test]
 async fn otlp_by_grpc() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -166,7 +166,7 @@ async fn otlp_by_grpc() {
     connected(sent, &saw);
     told(&sent[0]);
     counted(&tracer, 4, 2).await;
-    // What may not be sent again is not, and the batch is lost.
+    // A status that forbids retries loses the batch.
     answers.lock().unwrap().push(Status::invalid_argument("no"));
     served(&tracer, parent("01"), FINE);
     counted(&tracer, 4, 8).await;
@@ -209,7 +209,7 @@ async fn zipkin() {
     assert_eq!((tracer.exported(), tracer.dropped()), (6, 0));
 }
 
-/// By TLS, to whom a certificate proves to be the collector, and to nobody else.
+/// TLS export works only with a trusted certificate of the collector.
 #[tokio::test]
 async fn https() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -219,7 +219,7 @@ async fn https() {
         let tls = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into());
         let tls = tls.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
         let mut tls = tls.with_single_cert(vec![certificate.clone()], key.clone_key()).unwrap();
-        // gRPC is not spoken without HTTP/2 having been agreed on.
+        // gRPC requires that ALPN selects HTTP/2.
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
