@@ -1,34 +1,21 @@
 //! The loop that follows the directory: it looks, has components compiled, and publishes what can be served.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-
 use super::absent::Absentees;
-use super::builds::{self, Build, Builds};
+use super::builds::{self, Build};
 use super::compiling::{Compiling, Told};
 use super::ledger::Ledger;
 use super::publisher::Publisher;
 use super::reader::{self, HANGS};
-use super::snapshot::{Current, Snapshot};
-use super::target::{self, Target};
 use super::watch::Ticks;
-use crate::admission::{Admission, Concurrency, SharedLimits};
 use crate::config::Config;
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
 use crate::guests::scan;
-use crate::manifest::policies::Policies;
-use crate::manifest::policies::PolicySettings;
 use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
-use crate::manifest::route::Route;
-use crate::manifest::share::Percent;
-use crate::manifest::spec::host_of;
-use crate::routing::router::Router;
 use crate::runtime::compile::Compiler;
 use crate::telemetry::metrics::Metrics;
 

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use super::absent::Absentees;
 use super::target::Target;
 use crate::guests::backend::Backend;
-use crate::manifest::policies::Policies;
+use crate::manifest::policies::PolicySettings;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::route::Route;
