@@ -131,7 +131,7 @@ async fn other_signals_end_nothing() {
     let streaming = tokio::spawn(async move { get(address, "/drip/10").await });
     for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
         process.signal(signal);
-        until("it says what the signal does", || process.log().contains(&format!("{name} changes nothing"))).await;
+        until("it says what the signal does", || process.log().contains(&format!("{name} has no effect"))).await;
     }
     assert_eq!(get(address, "/hello").await.status, 200);
     let answer = within(streaming).await.unwrap();

@@ -7,6 +7,7 @@
 //! A body ends in one of three ways: complete; aborted, so that the client can tell (h1: closed without the last chunk, h2:
 //! RST_STREAM); or dropped by a client that went away, which cancels the guest.
 
+mod recorded;
 mod streamed;
 
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
 pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
@@ -27,7 +28,6 @@ use super::forward::Forwarded;
 use super::record::Record;
 use crate::admission::{Permit, Upload};
 use crate::base::budget::{Budget, Room};
-use crate::cache;
 use crate::cache::recorder::Recorder;
 use crate::error::RequestError;
 use crate::proxy::headers;
@@ -264,29 +264,6 @@ impl Body {
     pub fn with(mut self, record: Record) -> Self {
         self.record = Some(record);
         self
-    }
-}
-
-impl cache::ResponseBody for Body {
-    fn stored(bytes: Option<Bytes>) -> Self {
-        Self::text(bytes)
-    }
-
-    fn recorded(mut self, mut recorder: Recorder) -> Self {
-        if let Source::Whole(frames) = &self.source {
-            // At once: requests for the same response must not wait for the client of this one.
-            frames.iter().for_each(|frame| recorder.frame(frame));
-            recorder.end();
-        } else if self.source.is_end() {
-            recorder.end();
-        } else {
-            self.recorder = Some(recorder);
-        }
-        self
-    }
-
-    async fn drain(mut self) {
-        while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {}
     }
 }
 

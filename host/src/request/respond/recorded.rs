@@ -1,0 +1,34 @@
+//! A response body as the cache uses it.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http_body::Body as _;
+
+use super::{Body, Source};
+use crate::cache;
+use crate::cache::recorder::Recorder;
+
+impl cache::ResponseBody for Body {
+    fn stored(bytes: Option<Bytes>) -> Self {
+        Self::text(bytes)
+    }
+
+    fn recorded(mut self, mut recorder: Recorder) -> Self {
+        if let Source::Whole(frames) = &self.source {
+            // At once: requests for the same response must not wait for the client of this one.
+            frames.iter().for_each(|frame| recorder.frame(frame));
+            recorder.end();
+        } else if self.source.is_end() {
+            recorder.end();
+        } else {
+            self.recorder = Some(recorder);
+        }
+        self
+    }
+
+    async fn drain(mut self) {
+        while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {}
+    }
+}
