@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::base::lock::lock;
 
-/// The connections to all replicas, counted in units of memory: 1 for HTTP/1.1, [`HTTP2_UNITS`] for HTTP/2.
+/// The connections to all replicas, counted in units of memory: 1 for HTTP/1.1, `HTTP2_UNITS` for HTTP/2.
 pub struct ConnectionLimit {
     limit: usize,
     taken: AtomicUsize,
