@@ -221,6 +221,30 @@ fn the_map_is_complete() {
     );
 }
 
+/// Modules and functions that the docs name by their paths are where the docs say.
+#[test]
+fn paths_of_the_code_exist() {
+    let source = root().join("host/src");
+    let names = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let mut found = 0;
+    for name in ["architecture", "contributing", "decisions", "performance", "security"] {
+        let text = page(&format!("docs/{name}.md"));
+        for span in text.split('`').skip(1).step_by(2) {
+            let path: Vec<_> = span.split("::").collect();
+            let (last, parents) = path.split_last().unwrap();
+            let module = |path: &[&str]| source.join(path.join("/")).with_extension("rs");
+            if parents.is_empty() || !path.iter().all(|word| names(word)) || !module(&path[..1]).is_file() {
+                continue;
+            }
+            let function =
+                || fs::read_to_string(module(parents)).is_ok_and(|text| text.contains(&format!("fn {last}(")));
+            assert!(module(&path).is_file() || function(), "docs/{name}.md names `{span}`, which is not there");
+            found += 1;
+        }
+    }
+    assert!(found > 5, "only {found} paths were found");
+}
+
 /// Every setting has a row with its default, every failure one with its reason, and every metric is explained.
 #[test]
 fn tables_are_complete() {

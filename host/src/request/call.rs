@@ -1,7 +1,7 @@
 //! A call between services: the callee answers as it would a client, with a permit, limits, a record and a trace of its
 //! own, and no socket is between them.
 //!
-//! The callee runs beside its caller, and ends with the request when the caller drops that (`capabilities/sent.rs`).
+//! The callee runs beside its caller, and ends with the request when the caller drops that (`capabilities/outbox.rs`).
 
 use std::pin::pin;
 use std::sync::Arc;
