@@ -38,7 +38,7 @@ use adaptive::Adaptive;
 use breaker::BreakerState;
 pub use concurrency::{Concurrency, Slot};
 use permit::{AdaptiveSlots, PolicyState};
-pub use permit::{Permit, Upload, Verdict};
+pub use permit::{Permit, Upload, Verdict, client_caused_timeout};
 use policy_set::PolicySet;
 pub use policy_status::PolicyStatus;
 pub use rate::Rate;

@@ -5,6 +5,8 @@ pub mod canonical;
 pub mod clock;
 pub mod drain;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ids;
 pub mod lasting;
 pub mod lock;

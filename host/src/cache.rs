@@ -20,8 +20,8 @@ mod errand;
 mod flights;
 mod forwarding;
 mod freshness;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
+#[doc(hidden)]
+pub mod fuzz;
 mod kept;
 mod lists;
 pub mod recorder;
@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::{Method, Request, Response, Uri};
+use http_body::Body;
 
 use self::changes::Changes;
 use self::conditions::Conditions;
@@ -48,7 +49,6 @@ use self::store::{Key, Store};
 use crate::base::budget::Budget;
 use crate::config::limits::Limits;
 use crate::manifest::cache::{Edition, Rules};
-use crate::runtime::body::RequestBody;
 use crate::service::deployment::Deployment;
 use crate::telemetry::metrics::CacheOutcome;
 
@@ -100,7 +100,7 @@ impl Responses {
     /// Looks for a response to `request`, which is for `uri` as it was routed, by the service's route of this number; its
     /// own URI and headers are what the service sees. Waits, no longer than the service's queue may take, for another
     /// request that asks for the same. What is to be asked of the service is made of `request`.
-    pub async fn look<B: RequestBody, R: ResponseBody>(
+    pub async fn look<B: Body, R: ResponseBody>(
         self: &Arc<Self>,
         rules: Rules,
         (uri, route): (&Uri, usize),
@@ -274,7 +274,7 @@ fn base(name: &str) -> &str {
 }
 
 /// Whether a request asks for something that is not stored, or says that nothing is to be.
-fn bypasses<B: RequestBody>(request: &Request<B>) -> bool {
+fn bypasses<B: Body>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let forbids = || Control::read(headers).is_none_or(|control| control.says("no-store"));
     conditions::OTHERS.iter().any(|name| headers.contains_key(name))

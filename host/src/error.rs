@@ -107,7 +107,7 @@ pub enum RequestError {
     BadAnswer(String),
     /// The guest returned a `wasi:http` error code.
     #[error("the service reported an error")]
-    Guest(wasmtime_wasi_http::Error),
+    Guest(GuestCode),
     /// An outgoing request of the guest was denied by its manifest, and the guest returned that error. The client is
     /// not at fault.
     #[error("the service was denied an outgoing request")]
@@ -118,6 +118,15 @@ pub enum RequestError {
     /// The request used up its CPU time.
     #[error("the service used too much CPU time")]
     CpuTime,
+}
+
+/// A `wasi:http` error code of a guest.
+#[derive(Debug)]
+pub struct GuestCode {
+    /// The nearest status.
+    pub status: StatusCode,
+    /// The name of the code.
+    pub name: String,
 }
 
 /// The reason why a guest trapped, with its backtrace.
@@ -161,7 +170,7 @@ impl RequestError {
                 StatusCode::BAD_GATEWAY
             }
             Self::CallDepth => StatusCode::LOOP_DETECTED,
-            Self::Guest(code) => guest_status(code),
+            Self::Guest(code) => code.status,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::WallTime | Self::CpuTime | Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -217,7 +226,7 @@ impl RequestError {
             | Self::Upstream(detail)
             | Self::Unforwardable(detail) => Some(detail.clone()),
             Self::Trapped(trap) => Some(trap.to_string()),
-            Self::Guest(code) => Some(code.to_string()),
+            Self::Guest(code) => Some(code.name.clone()),
             Self::OutgoingDenied => Some("the manifest does not grant an outgoing request; the log names it".into()),
             _ => None,
         }
@@ -349,29 +358,6 @@ impl fmt::Display for Trap {
             separator = " < ";
         }
         if self.frames.is_empty() { Ok(()) } else { f.write_str(")") }
-    }
-}
-
-/// Returns the nearest status to a `wasi:http` error code.
-fn guest_status(code: &wasmtime_wasi_http::Error) -> StatusCode {
-    use wasmtime_wasi_http::Error as E;
-    match code {
-        E::DnsTimeout
-        | E::ConnectionTimeout
-        | E::ConnectionReadTimeout
-        | E::ConnectionWriteTimeout
-        | E::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
-        E::HttpRequestBodySize(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        E::HttpRequestDenied => StatusCode::FORBIDDEN,
-        E::HttpRequestLengthRequired => StatusCode::LENGTH_REQUIRED,
-        E::HttpRequestUriInvalid => StatusCode::BAD_REQUEST,
-        E::HttpRequestUriTooLong => StatusCode::URI_TOO_LONG,
-        E::HttpRequestHeaderSectionSize(_)
-        | E::HttpRequestHeaderSize { .. }
-        | E::HttpRequestTrailerSectionSize(_)
-        | E::HttpRequestTrailerSize { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        E::LoopDetected => StatusCode::LOOP_DETECTED,
-        _ => StatusCode::BAD_GATEWAY,
     }
 }
 

@@ -3,11 +3,12 @@
 //! `cargo test` runs every seed in `host/fuzz/seeds` and mutations of it; `.ci/fuzz` runs libFuzzer with coverage. A
 //! target must not panic, must end, and must not use memory out of proportion to its input.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use http::{Method, Request, Uri};
 use ipnet::IpNet;
 
 use crate::base::canonical;
+use crate::base::fuzz::{header_lines, line};
 use crate::manifest;
 use crate::manifest::Manifest;
 use crate::manifest::key::RequestKey;
@@ -38,28 +39,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("settings", settings),
     ("trace", traces::fuzz::context),
 ];
-
-/// The first line of an input and what follows it.
-pub(crate) fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-    let (line, rest) = bytes.split_at_checked(end).unwrap_or_default();
-    (line, rest.get(1..).unwrap_or_default())
-}
-
-/// Headers as `name: value` lines. A line that HTTP does not allow ends them: hyper would have refused the request.
-pub(crate) fn header_lines(mut bytes: &[u8]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    while !bytes.is_empty() {
-        let (field, rest) = line(bytes);
-        bytes = rest;
-        let colon = field.iter().position(|byte| *byte == b':').unwrap_or(field.len());
-        let (name, value) = field.split_at_checked(colon).unwrap_or_default();
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
-        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else { break };
-        headers.append(name, value);
-    }
-    headers
-}
 
 /// A manifest: read twice it is the same, and every problem is one line.
 fn manifest(bytes: &[u8]) {

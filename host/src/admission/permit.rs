@@ -59,6 +59,12 @@ pub enum Verdict {
     Late,
 }
 
+/// Whether the client is at fault for a request that used up its time: the service `waited` for the client's body for
+/// at least half of the `elapsed` time. The last moment alone says nothing.
+pub fn client_caused_timeout(waited: Duration, elapsed: Duration) -> bool {
+    !waited.is_zero() && waited.saturating_mul(2) >= elapsed
+}
+
 impl PolicyState {
     pub(super) fn is_needed(&self) -> bool {
         let any = self.rate_statuses.iter().any(Option::is_some) || self.passes.iter().any(Option::is_some);

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use http::{Response, StatusCode};
 
 use super::freshness::{Terms, Times};
-use crate::fuzz::{header_lines, line};
+use crate::base::fuzz::{header_lines, line};
 use crate::manifest::cache::Rules;
 
 /// A status on the first line, the request's headers up to an empty line, and the response's below: a stored response
 /// grows older with time, and what is fresh now was fresh before.
-pub(crate) fn response(bytes: &[u8]) {
+pub fn response(bytes: &[u8]) {
     let (status, rest) = line(bytes);
     let end = rest.windows(2).position(|two| two == b"\n\n").unwrap_or(rest.len());
     let (asked, answer) = rest.split_at_checked(end).unwrap_or_default();

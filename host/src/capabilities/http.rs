@@ -2,6 +2,7 @@
 //! may send.
 
 mod bounds;
+pub mod error_code;
 pub mod non_empty;
 mod outgoing_handler;
 

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use crate::admission::client_caused_timeout;
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::capabilities::last_lines::LastLines;
@@ -181,7 +183,9 @@ impl Sandbox {
             _ if self.body_too_large.load(Relaxed) => RequestError::BodyTooLarge,
             _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
             RequestError::WallTime if self.client_caused_timeout() => RequestError::BodyLate,
-            RequestError::Guest(Error::HttpRequestDenied) if self.denied.load(Relaxed) => RequestError::OutgoingDenied,
+            RequestError::Guest(code) if code.status == StatusCode::FORBIDDEN && self.denied.load(Relaxed) => {
+                RequestError::OutgoingDenied
+            }
             error => error,
         }
     }
@@ -260,12 +264,6 @@ impl Sandbox {
     pub(super) fn take_output_dropped(&self) -> usize {
         self.output_dropped.swap(0, Relaxed)
     }
-}
-
-/// Whether the client is at fault for a request that used up its time: the service `waited` for the client's body for
-/// at least half of the `elapsed` time. The last moment alone says nothing.
-pub fn client_caused_timeout(waited: Duration, elapsed: Duration) -> bool {
-    !waited.is_zero() && waited.saturating_mul(2) >= elapsed
 }
 
 /// A guard for the body of a response to an outgoing request.

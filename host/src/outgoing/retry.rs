@@ -15,7 +15,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::CaptureConnection;
-use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::failure::OutgoingFailure;
 use crate::upstreams::replay::{Replay, ReplayMemory};
@@ -38,7 +38,7 @@ pub(super) struct LostRequest {
 /// What the second attempt is made of.
 pub(super) struct SecondAttempt {
     head: Parts,
-    body: Option<Replay>,
+    body: Option<Replay<Error>>,
     is_idempotent: bool,
 }
 

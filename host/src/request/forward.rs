@@ -25,8 +25,7 @@ use crate::service::Service;
 use crate::telemetry::traces::OutboundTrace;
 use crate::upstreams::Upstream;
 use crate::upstreams::send::{Attempt, Failure, UpstreamResponse};
-use crate::upstreams::transport::AnyBody;
-use crate::upstreams::transport::ReceivedBody;
+use crate::upstreams::transport::{AnyBody, BoxError, ReceivedBody};
 use crate::upstreams::upload_wait::UploadWait;
 
 /// Frames of an answer that are waited for with its head, if they are here: a short one has its body and its end.
@@ -85,7 +84,7 @@ pub async fn forward<B: RequestBody>(
             return Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
         };
         let (left, service) = (upstream.limits().request_body, Arc::clone(&upstream.service));
-        Upload { inner, left, service, upload_wait }.boxed_unsync()
+        Upload { inner, left, service, upload_wait }.map_err(BoxError::from).boxed_unsync()
     });
     match upstream.send(request, client, context.deadline, upload_wait.clone(), onward).await {
         Ok(UpstreamResponse { mut response, attempt }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {

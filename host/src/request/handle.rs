@@ -28,7 +28,6 @@ use crate::routing::router::{Match, Missed};
 use crate::routing::split::Split;
 use crate::runtime::body::RequestBody;
 use crate::telemetry::traces::Phase;
-use crate::upstreams::transport::AnyBody;
 
 /// Methods that a service can be asked for; CONNECT is for proxies.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
@@ -131,7 +130,7 @@ async fn ask_again(
     mut errand: cache::Errand,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
-    let body: AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    let body: mirror::AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::from_parts(head, body);
     let asked = handler.asked(hop, request.headers(), route);
     let client = asked.client();

@@ -19,6 +19,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::instance::{Finished, Guarded};
 use crate::admission::Upload;
 use crate::base::lock::lock;
+use crate::capabilities::http::error_code;
 use crate::capabilities::http::non_empty::poll_non_empty;
 use crate::capabilities::sandbox::Sandbox;
 use crate::error::RequestError;
@@ -139,7 +140,7 @@ impl Work {
         }
         match answered {
             Some(Ok(response)) => Ok(response),
-            Some(Err(code)) => Err(RequestError::Guest(code)),
+            Some(Err(code)) => Err(error_code::request_error(&code)),
             None => Err(self.failure().unwrap_or(RequestError::NoAnswer)),
         }
     }

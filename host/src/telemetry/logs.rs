@@ -5,8 +5,8 @@
 //! request path ([`requests`]).
 
 mod clean;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
+#[doc(hidden)]
+pub mod fuzz;
 mod mask;
 pub mod requests;
 pub mod tail;

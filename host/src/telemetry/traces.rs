@@ -26,8 +26,8 @@ mod client;
 mod collect;
 pub mod context;
 mod export;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
+#[doc(hidden)]
+pub mod fuzz;
 mod onward;
 mod otlp;
 mod sample;

@@ -4,8 +4,8 @@
 //! stays in use (`source_state.rs`). Changes are published as one list in a `watch`, so a request never waits for DNS.
 
 mod follow;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
+#[doc(hidden)]
+pub mod fuzz;
 mod resolver;
 #[cfg(test)]
 pub(super) mod server;

@@ -14,10 +14,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use wasmtime_wasi_http::Error;
+use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::base::lock::lock;
-use crate::upstreams::transport::AnyBody;
 
 /// The most bytes of one request that are held.
 pub const MAX_HELD: usize = 64 << 10;
@@ -27,10 +26,10 @@ pub const MAX_HELD: usize = 64 << 10;
 pub struct ReplayMemory(AtomicUsize);
 
 /// A request body and the bytes already read from it. Dropping it frees those bytes; the current copy stays readable.
-pub struct Replay(Arc<Mutex<ReplayState>>);
+pub struct Replay<E>(Arc<Mutex<ReplayState<E>>>);
 
-struct ReplayState {
-    body: AnyBody,
+struct ReplayState<E> {
+    body: UnsyncBoxBody<Bytes, E>,
     /// The number of the copy that may read. Earlier copies stay pending for ever, since their requests were refused.
     reader: usize,
     /// Everything read so far; `None` once it is incomplete.
@@ -49,8 +48,8 @@ struct HeldBytes {
 }
 
 /// One readable copy of the body.
-struct ReplayCopy {
-    state: Arc<Mutex<ReplayState>>,
+struct ReplayCopy<E> {
+    state: Arc<Mutex<ReplayState<E>>>,
     number: usize,
 }
 
@@ -82,9 +81,9 @@ impl Drop for HeldBytes {
     }
 }
 
-impl Replay {
+impl<E: Send + 'static> Replay<E> {
     /// Wraps an unread body, and returns its first copy with it.
-    pub fn new(body: AnyBody, memory: &Arc<ReplayMemory>) -> (Self, AnyBody) {
+    pub fn new(body: UnsyncBoxBody<Bytes, E>, memory: &Arc<ReplayMemory>) -> (Self, UnsyncBoxBody<Bytes, E>) {
         let held = Some(HeldBytes { bytes: Vec::new(), memory: Arc::clone(memory) });
         let state = Arc::new(Mutex::new(ReplayState { body, reader: 0, held, passed: 0, last: false, ended: false }));
         let first = ReplayCopy { state: Arc::clone(&state), number: 0 }.boxed_unsync();
@@ -93,7 +92,7 @@ impl Replay {
 
     /// Returns the body from its beginning for the next attempt; `None` if not everything read is held. The previous
     /// copy must belong to a refused request: reads from it never complete.
-    pub fn next(&self) -> Option<AnyBody> {
+    pub fn next(&self) -> Option<UnsyncBoxBody<Bytes, E>> {
         let mut state = lock(&self.0);
         state.held.as_ref()?;
         state.reader += 1;
@@ -102,7 +101,7 @@ impl Replay {
     }
 }
 
-impl Drop for Replay {
+impl<E> Drop for Replay<E> {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
         state.last = true;
@@ -110,9 +109,9 @@ impl Drop for Replay {
     }
 }
 
-impl ReplayState {
+impl<E> ReplayState<E> {
     /// Returns the next frame for the current copy.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
         if let Some(rest) = self.rest() {
             let rest = Bytes::copy_from_slice(rest);
             self.passed += rest.len();
@@ -129,7 +128,7 @@ impl ReplayState {
     }
 
     /// Holds a frame, or drops everything held if that is not possible.
-    fn hold(&mut self, frame: Option<&Result<Frame<Bytes>, Error>>) {
+    fn hold(&mut self, frame: Option<&Result<Frame<Bytes>, E>>) {
         let data = match frame {
             None => return,
             Some(Ok(frame)) => frame.data_ref(),
@@ -156,11 +155,11 @@ impl ReplayState {
     }
 }
 
-impl Body for ReplayCopy {
+impl<E> Body for ReplayCopy<E> {
     type Data = Bytes;
-    type Error = Error;
+    type Error = E;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
         let mut state = lock(&self.state);
         if state.reader == self.number { state.poll(cx) } else { Poll::Pending }
     }
@@ -188,6 +187,7 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
+    use crate::upstreams::transport::AnyBody;
 
     fn body(text: &str) -> AnyBody {
         Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()

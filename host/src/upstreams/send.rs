@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty};
 use super::replay::Replay;
 use super::replicas::ChosenReplica;
 use super::retry::{Repeatable, TryOutcome};
-use super::transport::AnyBody;
+use super::transport::{AnyBody, BoxError};
 use super::transport::{ErrorKind, ReceivedBody, SendError};
 use super::upload_wait::UploadWait;
 use super::{Inner, Members, Upstream};
@@ -79,7 +79,7 @@ struct Job<'a> {
     /// The head, for another attempt.
     spare: Option<Parts>,
     /// The body, for another attempt after a replica refused the request.
-    replay: Option<Replay>,
+    replay: Option<Replay<BoxError>>,
     /// The position in the trace; every attempt has a span below it.
     onward: Option<OutboundTrace>,
     /// Whether an attempt timed out already. Then a further timeout is more likely due to the request than to the

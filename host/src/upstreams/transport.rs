@@ -62,7 +62,7 @@ use slots::{ConnectionSlot, Full};
 pub use target::Target;
 
 /// The body of any request.
-pub type AnyBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
+pub type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

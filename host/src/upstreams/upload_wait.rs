@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::capabilities::sandbox::client_caused_timeout;
+use crate::admission::client_caused_timeout;
 
 /// The waits of one body. Reads the clock only when a wait begins or ends.
 #[derive(Debug)]

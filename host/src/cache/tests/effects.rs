@@ -4,10 +4,10 @@
 use http::Response;
 use http::header::HeaderMap;
 
+use super::fakes::Body;
 use super::proxy::How::{Hit, Miss, Validated};
 use super::proxy::{Got, Proxy, headers, pass};
 use crate::error::RequestError;
-use crate::request::respond::Body;
 
 const GET: (&str, &str) = ("GET", "/a");
 const HOUR: &str = "cache-control: max-age=3600\ndate: {0}";

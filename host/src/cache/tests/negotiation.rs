@@ -3,10 +3,10 @@
 
 use http::{Response, StatusCode};
 
+use super::fakes::Body;
 use super::proxy::How::{Hit, Miss, NotModified, Validated};
 use super::proxy::{BRIEF, Got, HOUR, Proxy, check, pass};
 use crate::error::RequestError;
-use crate::request::respond::Body;
 
 /// What a request says of the responses that it takes.
 #[tokio::test]

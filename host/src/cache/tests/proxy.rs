@@ -9,6 +9,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 
+use super::fakes::{Body, NoRecord};
 use crate::cache::{Found, Responses, Settled};
 use crate::config;
 use crate::cpu::scheduler::CpuScheduler;
@@ -18,11 +19,8 @@ use crate::manifest::cache::Rules;
 use crate::manifest::digest::Digest;
 use crate::manifest::spec::GuestSpec;
 use crate::proxy::headers::strip_hop_by_hop;
-use crate::request::record::Record;
-use crate::request::respond::Body;
 use crate::service::Services;
 use crate::service::deployment::Deployment;
-use crate::telemetry::traces::Trace;
 
 thread_local! {
     static NOW: Cell<SystemTime> = const { Cell::new(SystemTime::UNIX_EPOCH) };
@@ -147,23 +145,23 @@ impl Proxy {
         let body = if ["GET", "HEAD"].contains(&method) { Bytes::new() } else { Bytes::from("abc") };
         let mut request = Request::builder().method(method).uri(&uri).body(Full::new(body)).unwrap();
         *request.headers_mut() = headers(asked);
-        let mut record = Record::new(Arc::from("1"), Trace::off());
+        let id = Arc::from("1");
         let rules = Rules { keep: true, ttl: Duration::ZERO };
         let mut seen = Vec::new();
-        let found = self.responses.look(rules, (&uri, route), &self.of, &mut request, &mut record).await;
+        let found = self.responses.look(rules, (&uri, route), &self.of, &mut request, &mut NoRecord).await;
         let response = match found {
             Found::Kept(response) => response,
             Found::Ask(mut errand) => {
                 let again = errand.unconditional(&request);
                 errand.begins(Instant::now());
                 seen.push(request.headers().clone());
-                match errand.settle(received(origin(request.headers())), record.request_id()) {
+                match errand.settle(received(origin(request.headers())), &id) {
                     Settled::Done(result) => result?,
                     Settled::Again(mut errand) => {
                         let head = again.unwrap();
                         errand.begins(Instant::now());
                         seen.push(head.headers.clone());
-                        match errand.settle(received(origin(&head.headers)), record.request_id()) {
+                        match errand.settle(received(origin(&head.headers)), &id) {
                             Settled::Done(result) => result?,
                             Settled::Again(_) => panic!("it is asked a third time"),
                         }

@@ -3,10 +3,10 @@
 use http::Response;
 use http::header::HeaderMap;
 
+use super::fakes::Body;
 use super::proxy::How::{Hit, Miss};
 use super::proxy::{Got, Proxy, pass, set_back};
 use crate::error::RequestError;
-use crate::request::respond::Body;
 
 const GET: (&str, &str) = ("GET", "/a");
 const HOUR: &str = "cache-control: max-age=3600\ndate: {0}";

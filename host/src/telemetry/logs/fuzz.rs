@@ -5,7 +5,7 @@ use super::mask::Mask;
 
 /// The first line is the name of a masked parameter, the rest a URL with a secret. The output must contain neither that
 /// secret nor a character that ends a line or controls a terminal.
-pub(crate) fn line(bytes: &[u8]) {
+pub fn line(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (name, url) = text.split_once('\n').unwrap_or(("token", &text));
     let mask = Mask::new(&[name.to_owned()]);

@@ -3,10 +3,10 @@
 use http::header::HeaderMap;
 
 use super::{context, otlp};
-use crate::fuzz::header_lines;
+use crate::base::fuzz::header_lines;
 
 /// Reads a trace context from headers, writes it and reads it again, which must give the same trace.
-pub(crate) fn context(bytes: &[u8]) {
+pub fn context(bytes: &[u8]) {
     let headers = header_lines(bytes);
     let Some(context) = context::extract(&headers) else { return };
     let mut onward = HeaderMap::new();
@@ -18,6 +18,6 @@ pub(crate) fn context(bytes: &[u8]) {
 }
 
 /// A collector's response to an export.
-pub(crate) fn otlp(bytes: &[u8]) {
+pub fn otlp(bytes: &[u8]) {
     let _ = otlp::rejected(bytes);
 }

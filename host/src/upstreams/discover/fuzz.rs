@@ -5,7 +5,7 @@ use hickory_resolver::proto::op::Message;
 use super::resolver::targets;
 
 /// Parses a DNS message: targets come in order of priority, and none is the root.
-pub(crate) fn message(bytes: &[u8]) {
+pub fn message(bytes: &[u8]) {
     let Ok(message) = Message::from_vec(bytes) else { return };
     let targets = targets(&message.answers);
     assert!(targets.len() <= message.answers.len());

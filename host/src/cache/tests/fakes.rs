@@ -1,0 +1,73 @@
+//! A response body and a record of a request, as the cache needs them of its user.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use crate::cache::recorder::Recorder;
+use crate::cache::{ResponseBody, Waiting};
+
+/// A body of one frame. Its recorder sees the frame when it is read, or nothing if it is dropped before.
+pub(super) struct Body {
+    bytes: Option<Bytes>,
+    recorder: Option<Recorder>,
+}
+
+/// A record that keeps nothing.
+pub(super) struct NoRecord;
+
+impl Body {
+    /// A body of these bytes; `None` for a response without a body.
+    pub(super) fn text(bytes: Option<Bytes>) -> Self {
+        Self { bytes, recorder: None }
+    }
+}
+
+impl ResponseBody for Body {
+    fn stored(bytes: Option<Bytes>) -> Self {
+        Self::text(bytes)
+    }
+
+    fn recorded(mut self, mut recorder: Recorder) -> Self {
+        if self.bytes.is_some() {
+            self.recorder = Some(recorder);
+        } else {
+            recorder.end();
+        }
+        self
+    }
+
+    async fn drain(mut self) {
+        drop(self.take());
+    }
+}
+
+impl Body {
+    fn take(&mut self) -> Option<Frame<Bytes>> {
+        let frame = Frame::data(self.bytes.take()?);
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.frame(&frame);
+            recorder.end();
+        }
+        Some(frame)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.take().map(Ok))
+    }
+}
+
+impl Waiting for NoRecord {
+    fn begin_waiting(&mut self) {}
+
+    fn waited(&mut self, _: Duration) {}
+}
