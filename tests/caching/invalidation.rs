@@ -1,0 +1,167 @@
+//! Promise: a stored response is removed by an unsafe request to its URI, by `lodge purge` and when its version is
+//! replaced.
+
+use http::Method;
+
+use crate::caching::reuse::{KEPT, ask, cacheable, command, get_owned, until_metric};
+use crate::harness::{Connection, host, until, wasm, within};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purged_by_an_operator() {
+    let host = cacheable().start().await;
+    let paths =
+        ["/cacheable/a?", "/cacheable/a/b?", "/cacheable/ab?"].map(|path| format!("{path}cache-control=max-age%3D60"));
+    let all = async || {
+        let mut texts = Vec::new();
+        for path in &paths {
+            texts.push(host.get(path).await.text());
+        }
+        texts
+    };
+    let purge = async |query: &str| {
+        let path = format!("/v1/services/cacheable/purge{query}");
+        Connection::http1(host.admin).await.ask(Method::POST, &path, &[("host", "localhost")], "").await
+    };
+    let before = all().await;
+    assert_eq!(all().await, before);
+    let purged = purge("?path=%2Fcacheable%2Fa").await.text();
+    assert_eq!(purged, r#"{"service":"cacheable","path":"/cacheable/a","purged":2}"#);
+    let after = all().await;
+    let same: Vec<_> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
+    assert_eq!(same, [false, false, true]);
+    assert_eq!(purge("?path=cacheable").await.status, 400);
+    let told = command(&host, &["purge", "cacheable", "/cacheable/ab"]).await;
+    assert_eq!(told, "cacheable: removed 1 stored responses at /cacheable/ab and below\n");
+    assert!(purge("").await.text().ends_with("\"purged\":2}"));
+    // What was asked for before is not kept after.
+    let slow = format!("{KEPT}&wait=500");
+    let asked = tokio::spawn(get_owned(host.address, slow.clone()));
+    let begun = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 1;
+    until("it is at work", begun).await;
+    purge("").await;
+    let late = within(asked).await.unwrap();
+    assert_ne!(host.get(&slow).await.text(), late.text());
+}
+
+/// A new version answers for itself; a new limit changes no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_has_answers_of_its_own() {
+    let host = cacheable().named("cacheable", "cacheable@2").start().await;
+    let manifest = async |name: &str, text: &str| {
+        let generation = host.current.snapshot().generation;
+        std::fs::write(host.directory().join(format!("{name}.toml")), text).unwrap();
+        until("the manifest is in force", || host.current.snapshot().generation > generation).await;
+    };
+    let first = host.get(KEPT).await.text();
+    manifest("cacheable", "cache = true\nlimits.wall = '20s'").await;
+    assert_eq!(host.get(KEPT).await.text(), first);
+    // Versions beside it share nothing, but what changes something changes it for both.
+    manifest("cacheable@2", "match = ['header:x-version=2']").await;
+    let of = async |headers: &[(&str, &str)]| ask(&host, "GET", KEPT, headers).await.text();
+    let beta = [("x-version", "2")];
+    let second = of(&beta).await;
+    assert_ne!(second, first);
+    assert_eq!((of(&[]).await, of(&beta).await), (first.clone(), second.clone()));
+    ask(&host, "POST", KEPT, &beta).await;
+    let (third, fourth) = (of(&[]).await, of(&beta).await);
+    assert!(third != first && fourth != second);
+    manifest("cacheable", "cache = true\nenv.GREETING = 'Hi'").await;
+    assert_ne!(of(&[]).await, third, "its answers may depend on its environment");
+    // Another component under the same name.
+    let generation = host.current.snapshot().generation;
+    std::fs::copy(wasm("hello"), host.directory().join("cacheable.wasm")).unwrap();
+    until("the component is replaced", || host.current.snapshot().generation > generation).await;
+    assert!(host.get(KEPT).await.text().starts_with("Hello"));
+    // What nobody serves any more is not kept in memory.
+    until_metric(&host, "lodge_response_cache_entries", 0).await;
+}
+
+/// A guest that changes something by a call ends what clients have of it, at whatever host and by whatever route, and
+/// nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_by_a_call() {
+    let routes = "routes = ['/cacheable', { path = '/shop', strip_prefix = true }]\ncache = true";
+    let host = host(&["cacheable", "caller", "caller3"])
+        .manifest("cacheable", routes)
+        .manifest("caller", "calls = '*'")
+        .manifest("caller3", "calls = '*'")
+        .start()
+        .await;
+    let fresh = "cache-control=max-age%3D60";
+    // The first three are one to the service.
+    let one = format!("/cacheable/1?{fresh}");
+    let same = [(one.clone(), "a.example"), (one.clone(), "b.example"), (format!("/shop{one}"), "a.example")];
+    let others = (2..6).map(|n| (format!("/cacheable/{n}?{fresh}"), "a.example"));
+    let pages = (2..6).map(|n| (format!("{one}&page={n}"), "a.example"));
+    let seen: Vec<_> = same.into_iter().chain(others).chain(pages).collect();
+    let all = async || {
+        let mut texts = Vec::new();
+        for (path, name) in &seen {
+            texts.push(ask(&host, "GET", path, &[("host", name)]).await.text());
+        }
+        texts
+    };
+    let call_at = async |path: &str, caller: &str, method: &str, more: &[(&str, &str)]| {
+        let to = format!("http://cacheable.internal{path}");
+        let headers: Vec<_> = [("x-to", &*to)].into_iter().chain(more.iter().copied()).collect();
+        ask(&host, method, &format!("/{caller}"), &headers).await.status
+    };
+    let call = async |caller: &str, method: &str, more: &[(&str, &str)]| call_at(&one, caller, method, more).await;
+    let missing = format!("{one}&status=404");
+    for caller in ["caller", "caller3"] {
+        let before = all().await;
+        assert_eq!((all().await, call(caller, "GET", &[]).await), (before.clone(), 200));
+        // One that is told so by the service itself has changed nothing.
+        let kept = host.get(&missing).await.text();
+        assert_eq!(call_at(&missing, caller, "POST", &[]).await, 404);
+        assert_eq!(host.get(&missing).await.text(), kept, "{caller} has changed nothing");
+        assert_eq!(all().await, before, "{caller} has changed nothing");
+        assert_eq!(call(caller, "POST", &[]).await, 200);
+        let after = all().await;
+        let stayed: Vec<_> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
+        let (same, others) = stayed.split_at(3);
+        // By a chance of one in some hundreds one of these shares its counter.
+        let lost = others.iter().filter(|stayed| !**stayed).count();
+        assert!(same == [false; 3] && lost <= 1, "{caller}: {stayed:?}");
+        assert_eq!(all().await, after, "what is new is kept");
+    }
+}
+
+/// Whoever asks for a change and does not hear of it may have made it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_by_who_does_not_hear_of_it() {
+    let host = host(&["cacheable", "caller", "caller3"])
+        .manifest("cacheable", "cache = true\nlimits.wall = '2s'\nlimits.cpu = '1s'")
+        .manifest("caller", "calls = '*'")
+        .manifest("caller3", "calls = '*'")
+        .start()
+        .await;
+    let path = "/cacheable/1?cache-control=max-age%3D60&wait=300";
+    for caller in ["caller", "caller3"] {
+        let to = format!("http://cacheable.internal{path}");
+        for how in [("x-fail", "1"), ("x-first", "100")] {
+            let kept = host.get(path).await.text();
+            assert_eq!(host.get(path).await.text(), kept);
+            let asked = ask(&host, "POST", &format!("/{caller}"), &[("x-to", &to), how]).await;
+            assert!(asked.status == 502 || asked.header("x-error").contains("Timeout"), "{caller} {how:?}: {asked:?}");
+            until("its service is done", || {
+                host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0
+            })
+            .await;
+            assert_ne!(host.get(path).await.text(), kept, "{caller} {how:?}");
+        }
+    }
+    // A client that leaves.
+    let kept = host.get(path).await.text();
+    let leaving = async || {
+        let mut client = Connection::http1(host.address).await;
+        let asked = client.ask(Method::POST, path, &[], "");
+        let _left = tokio::time::timeout(std::time::Duration::from_millis(100), asked).await.unwrap_err();
+    };
+    leaving().await;
+    until("its service is done", || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0)
+        .await;
+    let new = host.get(path).await.text();
+    assert_ne!(new, kept, "a client that leaves");
+    assert_eq!(host.get(path).await.text(), new);
+}

@@ -1,0 +1,318 @@
+//! Promise: a guest reaches every host that its manifest lists; bodies are streamed, and every wait has a limit.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+
+use crate::harness::{Answer, Connection, Process, TestHost, fed, get, host, until, within};
+
+/// The guests that send requests, 0.2 and 0.3.
+pub(crate) const SENDERS: [&str; 2] = ["caller", "caller3"];
+
+/// A server at a loopback address that stands in for the world: it sends bodies back as they come, and remembers heads.
+pub(crate) struct World {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<http::request::Parts>>>,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::speaking(None).await
+    }
+
+    async fn speaking(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let world =
+            Self { address: listener.local_addr().unwrap(), connections: Arc::default(), heads: Arc::default() };
+        let (connections, heads) = (Arc::clone(&world.connections), Arc::clone(&world.heads));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Relaxed);
+                let (tls, heads) = (tls.clone(), Arc::clone(&heads));
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, heads).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, heads).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        world
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// The manifest that allows it, by its address.
+    fn allowed(&self) -> String {
+        format!("http = ['http://{}']", self.address)
+    }
+
+    /// The last request's head.
+    fn head(&self) -> http::request::Parts {
+        self.heads.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+async fn serve<S>(stream: S, heads: Arc<Mutex<Vec<http::request::Parts>>>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let heads = Arc::clone(&heads);
+        async move {
+            let (head, body) = request.into_parts();
+            heads.lock().unwrap().push(head.clone());
+            if head.uri.path() == "/silent" {
+                std::future::pending::<()>().await;
+            }
+            let status = head.uri.path().strip_prefix("/status/").map_or(200, |status| status.parse().unwrap());
+            let response = Response::builder().status(status).header("connection", "x-hop").header("x-hop", "1");
+            Ok::<_, std::convert::Infallible>(response.header("x-kept", "1").body(body).unwrap())
+        }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+pub(crate) async fn ask(address: SocketAddr, sender: &str, to: &str, more: &[(&str, &str)]) -> Answer {
+    let headers: Vec<_> = [("x-to", to)].into_iter().chain(more.iter().copied()).collect();
+    Connection::http1(address).await.ask(Method::GET, &format!("/{sender}"), &headers, "").await
+}
+
+pub(crate) async fn outcome(host: &TestHost, service: &str, outcome: &str) -> f64 {
+    let series = format!("lodge_outgoing_requests_total{{service=\"{service}\",outcome=\"{outcome}\"}}");
+    crate::observe::metrics::series(&get(host.admin, "/metrics").await.text()).get(&series).copied().unwrap_or_default()
+}
+
+/// What is listed is asked, on one connection, with the host's hygiene in both directions.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_listed_is_reached() {
+    let world = World::start().await;
+    let host = host(&["caller", "caller3"])
+        .manifest("caller", &world.allowed())
+        .manifest("caller3", &world.allowed())
+        .start()
+        .await;
+    for (n, sender) in SENDERS.into_iter().enumerate() {
+        for status in [200, 204, 302, 404, 500] {
+            let answer =
+                ask(host.address, sender, &world.url(&format!("/status/{status}?q=1")), &[("x-own", "1")]).await;
+            assert_eq!(answer.status, status, "{sender}: {answer:?}");
+            assert_eq!((answer.header("x-kept").as_str(), answer.header("x-hop").as_str()), ("1", ""));
+        }
+        let head = world.head();
+        assert_eq!(head.uri.to_string(), "/status/500?q=1");
+        assert_eq!(head.headers["host"], world.address.to_string());
+        assert_eq!(head.headers["x-own"], "1");
+        assert_eq!(world.connections.load(Relaxed), n + 1, "a service has a pool of its own");
+        for (class, count) in [("2xx", 2.0), ("3xx", 1.0), ("4xx", 1.0), ("5xx", 1.0)] {
+            assert!((outcome(&host, sender, class).await - count).abs() < 0.1, "{sender} {class}");
+        }
+    }
+}
+
+/// Frame by frame through a 0.3 guest, and a large body through both.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_stream() {
+    let world = World::start().await;
+    let host = host(&["caller", "caller3"])
+        .manifest("caller", &world.allowed())
+        .manifest("caller3", &world.allowed())
+        .start()
+        .await;
+    let (sender, body) = fed();
+    let request = Request::post("/caller3").header("x-to", world.url("/")).body(body).unwrap();
+    let mut answer = host.connect().await.send(request).await.unwrap().into_body();
+    for n in 0..5 {
+        let chunk = format!("chunk {n}");
+        sender.send(Frame::data(Bytes::from(chunk.clone()))).await.unwrap();
+        let frame = within(answer.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.data_ref().unwrap(), chunk.as_bytes());
+    }
+    drop((sender, answer));
+    let body = "0123456789abcdef".repeat(1 << 13);
+    for sender in SENDERS {
+        let headers = [("x-to", world.url("/"))];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let size = if sender == "caller" { 1 << 10 } else { body.len() };
+        let through = host.connect().await.ask(Method::POST, &format!("/{sender}"), &headers, &body[..size]).await;
+        assert!(through.text() == body[..size] && !through.broken, "{sender}: {} of {size} bytes", through.body.len());
+    }
+}
+
+/// A guest's own patience, and its client's.
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_have_an_end() {
+    let world = World::start().await;
+    let host = host(&["caller", "caller3"])
+        .manifest("caller", &world.allowed())
+        .manifest("caller3", &format!("{}\nlimits = {{ wall = '300ms', cpu = '300ms' }}", world.allowed()))
+        .start()
+        .await;
+    let late = ask(host.address, "caller", &world.url("/silent"), &[("x-first", "50")]).await;
+    assert!(late.header("x-error").contains("HttpResponseTimeout"), "{late:?}");
+    // The wall time of the request is over all that it sends.
+    let late = ask(host.address, "caller3", &world.url("/silent"), &[]).await;
+    assert_eq!((late.status, late.problem().as_str()), (504, "wall-time"));
+    assert!((outcome(&host, "caller", "timeout").await - 1.0).abs() < 0.1);
+    // Aborted, not yet dropped.
+    let start = std::time::Instant::now();
+    while outcome(&host, "caller3", "cancelled").await < 0.5 {
+        assert!(start.elapsed().as_secs() < 20, "what was sent is not taken back");
+    }
+    // The body stops in its middle.
+    let (sender, body) = fed();
+    let request =
+        Request::post("/caller3").header("x-to", world.url("/")).header("x-between", "50").header("x-read", "1");
+    let mut client = host.connect().await;
+    let asking = tokio::spawn(async move { client.send(request.body(body).unwrap()).await });
+    sender.send(Frame::data(Bytes::from_static(b"half"))).await.unwrap();
+    let answer = within(asking).await.unwrap().unwrap();
+    assert!(answer.status().is_server_error(), "{answer:?}");
+}
+
+/// So many at once; a service that is at its limit disturbs no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_are_per_service() {
+    let world = World::start().await;
+    let host = host(&["caller"])
+        .manifest("caller", &format!("{}\nlimits.outgoing = 3", world.allowed()))
+        .named("caller", "slow")
+        .manifest("slow", &format!("{}\nlimits.outgoing_rate = 2", world.allowed()))
+        .start()
+        .await;
+    let silent = world.url("/silent");
+    let many = ask(host.address, "caller", &silent, &[("x-many", "10"), ("x-first", "300")]).await.text();
+    assert_eq!(many.matches("ConnectionLimitReached").count(), 7, "{many}");
+    assert_eq!(many.matches("HttpResponseTimeout").count(), 3, "{many}");
+    let many = ask(host.address, "slow", &world.url("/"), &[("x-many", "10"), ("x-first", "300")]).await.text();
+    let granted = 10 - many.matches("ConnectionLimitReached").count();
+    assert!((2..=4).contains(&granted), "{many}");
+    assert!((outcome(&host, "caller", "limit").await - 7.0).abs() < 0.1);
+    assert!((outcome(&host, "slow", "rate-limit").await - (10 - granted) as f64).abs() < 0.1);
+}
+
+/// The trace goes on into the world, by a span of what was sent below the guest's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_world_is_told_of_the_trace() {
+    let (world, collector) = (World::start().await, crate::observe::traces::Collector::start().await);
+    let host = host(&["caller", "caller3"])
+        .manifest("caller", &world.allowed())
+        .manifest("caller3", &world.allowed())
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "20ms")
+        .start()
+        .await;
+    for sender in SENDERS {
+        let before = collector.spans().len();
+        ask(host.address, sender, &world.url("/status/404?key=secret"), &[]).await;
+        let told = world.head().headers["traceparent"].to_str().unwrap().to_owned();
+        until("all spans have arrived", || collector.spans().len() >= before + 7).await;
+        let spans = collector.spans().split_off(before);
+        let guest = spans.iter().find(|span| span["name"] == "guest").unwrap();
+        let client = spans.iter().find(|span| span["kind"] == "CLIENT").unwrap();
+        assert_eq!((&client["traceId"], &client["id"]), (&told[3..35].into(), &told[36..52].into()), "{told}");
+        assert_eq!((&client["traceId"], &client["parentId"]), (&guest["traceId"], &guest["id"]));
+        assert_eq!((&client["name"], &client["remoteEndpoint"]["ipv4"]), (&"GET".into(), &"127.0.0.1".into()));
+        let tags = &client["tags"];
+        assert_eq!(tags["url.full"], world.url("/status/404?key=REDACTED"));
+        assert_eq!((&tags["server.address"], &tags["lodge.service"]), (&"127.0.0.1".into(), &sender.into()));
+        assert_eq!(tags["server.port"], world.address.port().to_string());
+        assert_eq!((&tags["http.response.status_code"], &tags["error.type"]), (&"404".into(), &"404".into()));
+        // What is not sent is no span, and what is not answered is one that says why.
+        let before = collector.spans().len();
+        ask(host.address, sender, "http://127.0.0.1:1/", &[]).await;
+        ask(host.address, sender, &world.url("/silent"), &[("x-first", "50")]).await;
+        until("all spans have arrived", || collector.spans().len() >= before + 13).await;
+        let spans = collector.spans().split_off(before);
+        let sent: Vec<_> = spans.iter().filter(|span| span["kind"] == "CLIENT").collect();
+        assert_eq!(sent.iter().map(|span| &span["tags"]["error"]).collect::<Vec<_>>(), ["timeout"]);
+    }
+}
+
+/// https with the authorities of the system, which here are the test's own; a server that they did not sign is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn https_with_the_systems_authorities() {
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let acceptor = |signed: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
+        let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key);
+        tokio_rustls::TlsAcceptor::from(Arc::new(config.unwrap()))
+    };
+    let (world, other) =
+        (World::speaking(Some(acceptor(&signed))).await, World::speaking(Some(acceptor(&stranger))).await);
+    let list = "http = ['https://localhost:*', 'https://127.0.0.1:*', 'https://[::1]:*']";
+    let setup = host(&["caller", "caller3"]).manifest("caller", list).manifest("caller3", list);
+    let roots = setup.directory.path().join("roots.pem");
+    let der = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, signed.cert.der());
+    std::fs::write(&roots, format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n")).unwrap();
+    let process = Process::serve_trusting(setup.directory.path(), &roots).await;
+    for sender in SENDERS {
+        let at = |world: &World| format!("https://localhost:{}/", world.address.port());
+        let answer = ask(process.address, sender, &at(&world), &[]).await;
+        assert_eq!((answer.status, answer.header("x-kept").as_str()), (200, "1"), "{answer:?}");
+        let refused = ask(process.address, sender, &at(&other), &[]).await;
+        assert!(refused.header("x-error").contains("TlsCertificateError"), "{refused:?}");
+    }
+    assert!(other.heads.lock().unwrap().is_empty());
+}
+
+/// Where nobody listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn causes_are_told() {
+    // Bound and not listened at: nobody else gets it meanwhile.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = bound.local_addr().unwrap();
+    let list = format!("http = ['http://{address}']");
+    let host = host(&["caller", "caller3"]).manifest("caller", &list).manifest("caller3", &list).start().await;
+    for sender in SENDERS {
+        let refused = ask(host.address, sender, &format!("http://{address}/"), &[]).await;
+        assert!(refused.header("x-error").contains("ConnectionRefused"), "{refused:?}");
+        assert!((outcome(&host, sender, "unreachable").await - 1.0).abs() < 0.1);
+    }
+}
+
+/// What a guest says of a request is in the host's memory, and not in its own: it may not be as long as it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_and_hosts_have_bounds() {
+    let world = World::start().await;
+    let host = host(&SENDERS).manifest("caller", &world.allowed()).manifest("caller3", &world.allowed()).start().await;
+    for sender in SENDERS {
+        let say = async |bytes: usize, to: &str| {
+            let method = Method::from_bytes("M".repeat(bytes).as_bytes()).unwrap();
+            host.connect().await.ask(method, &format!("/{sender}"), &[("x-to", to)], "").await
+        };
+        assert_eq!(say(64, &world.url("/")).await.status, 200, "{sender}");
+        assert_eq!(world.head().method.as_str().len(), 64);
+        // The guest takes it that there is no error, and traps.
+        let refused = say(65, &world.url("/")).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (502, "trapped"), "{sender}");
+        let denied = say(1, &format!("http://{}/", "h".repeat(1024))).await;
+        assert!(denied.header("x-error").contains("Denied"), "{sender}: {denied:?}");
+        let refused = say(1, &format!("http://{}/", "h".repeat(1025))).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (502, "trapped"), "{sender}");
+    }
+}

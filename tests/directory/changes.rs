@@ -1,0 +1,338 @@
+//! Promise: guests that are added, replaced or removed under load are served or stopped without a lost request.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use rand_like::Dice;
+use tokio::task::JoinHandle;
+
+use crate::harness::{Connection, Process, get, host, until, wasm, within};
+
+/// Small and repeatable: where a test fails, the same moments come again.
+mod rand_like {
+    pub(super) struct Dice(pub(super) u64);
+
+    impl Dice {
+        pub(super) fn below(&mut self, bound: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % bound
+        }
+    }
+}
+
+/// The component that answers with this version.
+fn version(number: usize) -> Vec<u8> {
+    let mut bytes = fs::read(wasm("version")).unwrap();
+    let marker = b"version-00000000";
+    let at = bytes.windows(marker.len()).position(|window| window == marker).expect("the marker is in the file");
+    bytes[at..at + marker.len()].copy_from_slice(text(number).as_bytes());
+    bytes
+}
+
+fn text(number: usize) -> String {
+    format!("version-{number:08}")
+}
+
+/// Puts a file there in one step, as a deployment should.
+fn put(directory: &Path, name: &str, bytes: &[u8]) {
+    let partial = directory.join(format!(".{name}.new"));
+    fs::write(&partial, bytes).unwrap();
+    fs::rename(partial, directory.join(name)).unwrap();
+}
+
+/// Clients that ask for the version without a pause, on kept connections of both kinds of HTTP. Every request must be
+/// answered, by one version from its first byte to its last.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<BTreeSet<String>>>,
+}
+
+impl Load {
+    fn on(address: SocketAddr) -> Self {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let clients = (0..6).map(|n| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let mut client = match n % 2 {
+                    0 => Connection::http1(address).await,
+                    _ => Connection::http2(address).await,
+                };
+                let mut seen = BTreeSet::new();
+                while !stop.load(Relaxed) {
+                    let answer = within(client.get("/version")).await;
+                    let body = answer.text();
+                    assert!(answer.status == 200 && !answer.broken, "lost: {answer:?}");
+                    let (first, second) = body.split_at(body.len() / 2);
+                    assert_eq!(first, second, "two versions in one answer");
+                    seen.insert(first.to_owned());
+                    answered.fetch_add(1, Relaxed);
+                }
+                seen
+            })
+        });
+        let clients = clients.collect();
+        Self { stop, answered, clients }
+    }
+
+    /// How many answers there were, and every version that was seen.
+    async fn end(self) -> (usize, BTreeSet<String>) {
+        self.stop.store(true, Relaxed);
+        let mut seen = BTreeSet::new();
+        for client in self.clients {
+            seen.extend(within(client).await.expect("no request is lost"));
+        }
+        (self.answered.load(Relaxed), seen)
+    }
+}
+
+async fn serves(address: SocketAddr, number: usize) {
+    let start = std::time::Instant::now();
+    loop {
+        let answer = get(address, "/version").await;
+        if answer.status == 200 && answer.text() == text(number).repeat(2) {
+            return;
+        }
+        assert!(start.elapsed() < crate::harness::PATIENCE, "version {number} never comes: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Fifty versions at random moments, and every way to make a mess of it, under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost() {
+    let host = host(&[]).set("watch.poll", "500ms").named("version", "version").start().await;
+    let directory = host.directory();
+    let load = Load::on(host.address);
+    let mut dice = Dice(7);
+    for number in 1..=50 {
+        put(directory, "version.wasm", &version(number));
+        match dice.below(3) {
+            // Sometimes the next one comes before this one is served, sometimes the moment it is.
+            0 => tokio::time::sleep(Duration::from_millis(dice.below(60))).await,
+            _ => serves(host.address, number).await,
+        }
+    }
+    serves(host.address, 50).await;
+    // Removed and created again, as some tools replace a file.
+    fs::remove_file(directory.join("version.wasm")).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    fs::write(directory.join("version.wasm"), version(51)).unwrap();
+    serves(host.address, 51).await;
+    // A slow copy over the file that is served.
+    let bytes = version(52);
+    let mut file = fs::File::create(directory.join("version.wasm")).unwrap();
+    for piece in bytes.chunks(1 << 10) {
+        file.write_all(piece).unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    drop(file);
+    serves(host.address, 52).await;
+    assert_eq!(host.refusals(), Vec::<String>::new(), "a copy under way is not worth a word");
+    // Rubbish: said, and not served.
+    put(directory, "version.wasm", b"rubbish");
+    until("it is refused", || host.refusals().iter().any(|line| line.contains("it is not WebAssembly"))).await;
+    put(directory, "version.wasm", &version(53));
+    serves(host.address, 53).await;
+    assert_eq!(host.refusals(), Vec::<String>::new());
+    // A manifest that comes, goes, and is wrong.
+    for n in 0..10 {
+        let manifest = match n % 3 {
+            0 => "routes = ['/version', '/other']\n[limits]\nin_flight = 50".to_owned(),
+            1 => format!("limits.wall = '{}s'", 10 + n),
+            _ => "routs = []".to_owned(),
+        };
+        put(directory, "version.toml", manifest.as_bytes());
+        tokio::time::sleep(Duration::from_millis(20 + dice.below(40))).await;
+    }
+    put(directory, "version.toml", b"routes = ['/version', '/other']");
+    until("the manifest is in force", || host.refusals().is_empty()).await;
+    let start = std::time::Instant::now();
+    while host.get("/other").await.status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(20), "the route never comes");
+    }
+    until("the load was real", || load.answered.load(Relaxed) > 10_000).await;
+    let (answered, seen) = load.end().await;
+    eprintln!("{answered} answers from {} versions", seen.len());
+    assert!(seen.len() > 30, "the swaps were not seen: {seen:?}");
+}
+
+/// Many at once; a directory that goes and comes back, or is another one of the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_come_and_go() {
+    let host = host(&["hello"]).set("watch.poll", "200ms").start().await;
+    let directory = host.directory().to_owned();
+    let bytes = version(1);
+    for n in 0..200 {
+        fs::write(directory.join(format!("many{n}.wasm")), &bytes).unwrap();
+    }
+    until("all are served", || host.current.snapshot().targets.len() == 201).await;
+    assert_eq!(host.get("/many137").await.text(), text(1).repeat(2));
+    // Away: what was served is served.
+    let aside = directory.with_extension("aside");
+    fs::rename(&directory, &aside).unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(host.get("/hello").await.status, 200);
+    // Back, with less in it.
+    for n in 0..200 {
+        fs::remove_file(aside.join(format!("many{n}.wasm"))).unwrap();
+    }
+    fs::rename(&aside, &directory).unwrap();
+    until("the many are gone", || host.current.snapshot().targets.len() == 1).await;
+    assert_eq!(host.get("/many137").await.status, 404);
+    // Another directory in its place, and then one more file in that.
+    fs::rename(&directory, &aside).unwrap();
+    fs::create_dir(&directory).unwrap();
+    put(&directory, "version.wasm", &version(2));
+    serves(host.address, 2).await;
+    put(&directory, "version.wasm", &version(3));
+    serves(host.address, 3).await;
+    fs::remove_dir_all(&aside).unwrap();
+}
+
+/// As Kubernetes mounts a ConfigMap: links to files behind a link that is swapped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swapped_symlink_is_a_new_version() {
+    // Events or not: the poll alone must do.
+    let host = host(&[]).set("watch.poll", "100ms").start().await;
+    let directory = host.directory();
+    for (n, name) in [(1, "..1"), (2, "..2")] {
+        fs::create_dir(directory.join(name)).unwrap();
+        fs::write(directory.join(name).join("version.wasm"), version(n)).unwrap();
+    }
+    std::os::unix::fs::symlink("..1", directory.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/version.wasm", directory.join("version.wasm")).unwrap();
+    serves(host.address, 1).await;
+    std::os::unix::fs::symlink("..2", directory.join("..data_tmp")).unwrap();
+    fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    serves(host.address, 2).await;
+}
+
+/// A route belongs to who has it: a newcomer cannot take it away, and gets it when it is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_takes_no_route() {
+    let host = host(&["hello"]).set("watch.poll", "200ms").start().await;
+    let directory = host.directory();
+    put(directory, "aaa.toml", b"routes = ['/hello']");
+    put(directory, "aaa.wasm", &version(1));
+    until("it is refused", || host.refusals().iter().any(|line| line.contains("already belongs to hello"))).await;
+    assert_eq!(host.get("/hello").await.text(), "Hello, World!");
+    fs::remove_file(directory.join("hello.wasm")).unwrap();
+    until("the route is free, and taken", || host.refusals().is_empty()).await;
+    assert_eq!(host.get("/hello").await.text(), text(1).repeat(2));
+}
+
+/// What is in flight counts for the limit, whichever version it is in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_has_no_new_places() {
+    let host = host(&["sleeper"])
+        .manifest("sleeper", "limits = { in_flight = 1, queue = 0, wall = '50s' }")
+        .set("watch.poll", "200ms")
+        .start()
+        .await;
+    let address = host.address;
+    let sleeping = tokio::spawn(async move { get(address, "/sleeper").await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = host.current.snapshot().generation;
+    put(host.directory(), "sleeper.wasm", &version(1));
+    until("the new version is there", || host.current.snapshot().generation > before).await;
+    assert_eq!(host.get("/sleeper").await.status, 503);
+    sleeping.abort();
+    let _ = sleeping.await;
+    let start = std::time::Instant::now();
+    while host.get("/sleeper").await.status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(20), "the place is never given back");
+    }
+}
+
+/// One line in the log for every difference, and what it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_difference_is_a_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &["--watch-poll", "200ms"]).await;
+    let path = directory.path();
+    let said = |words: &str| {
+        let words = words.to_owned();
+        let log = process.log();
+        log.lines().filter(|line| line.contains(&words)).count()
+    };
+    let step = async |what: &str| until(what, || said(what) == 1).await;
+    put(path, "version.wasm", &version(1));
+    step("version at /version and version.localhost").await;
+    put(path, "version.wasm", &version(2));
+    step("version replaced, ").await;
+    put(path, "version.toml", b"routes = ['/elsewhere']");
+    step("version has another manifest, at /elsewhere").await;
+    fs::rename(path.join("version.wasm"), path.join("people.wasm")).unwrap();
+    fs::remove_file(path.join("version.toml")).unwrap();
+    step("version renamed to people, at /people").await;
+    put(path, "people.wasm", b"rubbish");
+    step("refused people.wasm: it is not WebAssembly").await;
+    assert!(process.log().contains("goes on serving"), "{}", process.log());
+    let told = get(process.admin, "/v1/services").await.text();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told[0]["service"]["digest"], lodge::manifest::digest::Digest::of(&version(2)).to_string());
+    assert_eq!(told[1]["refused"]["reason"], "it is not WebAssembly", "{told}");
+    put(path, "people.wasm", &version(2));
+    step("people is again what is served").await;
+    fs::remove_file(path.join("people.wasm")).unwrap();
+    step("people removed").await;
+    put(path, "people.toml", b"routes = ['/x']");
+    step("refused people.toml: it has no component").await;
+    assert_eq!(said("renamed") + said("removed") + said("replaced"), 3, "{}", process.log());
+}
+
+/// Killed in the middle of compiling, a host leaves a cache that the next one can use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_leaves_the_cache_sound() {
+    let (directory, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for n in 0..12 {
+        fs::write(directory.path().join(format!("v{n}.wasm")), version(n)).unwrap();
+    }
+    let (guests, at) = (directory.path().display().to_string(), cache.path().join("c").display().to_string());
+    let args = ["serve", &guests, "--listen", "127.0.0.1:0", "--admin", "off", "--cache-directory", &at];
+    for n in 0..4 {
+        let mut child = crate::harness::lodge(&args).stderr(std::process::Stdio::null()).spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(150 + 130 * n)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let process = Process::serve_with_cache(directory.path(), &at).await;
+    for n in 0..12 {
+        assert_eq!(get(process.address, &format!("/v{n}")).await.text(), text(n).repeat(2));
+    }
+    assert!(!process.log().contains("damaged"), "{}", process.log());
+    // And now nothing is compiled.
+    let entries = || fs::read_dir(cache.path().join("c")).unwrap().count();
+    let before = entries();
+    drop(process);
+    let process = Process::serve_with_cache(directory.path(), &at).await;
+    assert_eq!(get(process.address, "/v3").await.status, 200);
+    assert_eq!(entries(), before);
+}
+
+/// Versions leave no memory behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_versions_leave_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let versions = [version(1), version(2)];
+    put(directory.path(), "version.wasm", &versions[0]);
+    let process = Process::serve(directory.path(), &["--watch-poll", "1s"]).await;
+    let mut after = Vec::new();
+    for n in 1..=500 {
+        put(directory.path(), "version.wasm", &versions[n % 2]);
+        serves(process.address, n % 2 + 1).await;
+        if n % 100 == 0 {
+            after.push(process.memory("VmRSS"));
+        }
+    }
+    // A version's code alone is 200 KiB, so 300 that stay would be 60 MiB. What the pool and the allocator keep for
+    // reuse comes and goes in steps, and is bounded.
+    assert!(after[4] < after[1] + (16 << 10), "KiB after every hundred swaps: {after:?}");
+}

@@ -1,0 +1,58 @@
+//! Promise: a service without requests is unloaded from memory, and loaded again by the next request.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::harness::{TestHost, get, host, until};
+
+fn loaded(host: &TestHost, name: &str) -> bool {
+    host.current.snapshot().targets.iter().any(|target| &*target.backend.name == name && target.backend.is_loaded())
+}
+
+fn empty(cache: &Path) {
+    for entry in std::fs::read_dir(cache).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "cwasm") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loaded_again_on_demand() {
+    let cache = tempfile::tempdir().unwrap();
+    let host = host(&["hello", "users"])
+        .set("engine.idle_unload", "300ms")
+        .set("cache.directory", cache.path().to_str().unwrap())
+        .manifest("users", "isolation = 'service'\nlimits.warm_idle = '100ms'")
+        .start()
+        .await;
+    for name in ["hello", "users"] {
+        until("nobody asked for it", || !loaded(&host, name)).await;
+    }
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..64 {
+        let (address, path) = (host.address, if n % 2 == 0 { "/hello" } else { "/users" });
+        asked.spawn(async move { get(address, path).await.status });
+    }
+    assert_eq!(asked.join_all().await, [200; 64]);
+    until("nobody asked for it again", || !loaded(&host, "hello") && !loaded(&host, "users")).await;
+    empty(cache.path());
+    assert_eq!(host.get("/hello").await.text(), "Hello, World!", "compiled again where the cache has lost it");
+    // Lost by the cache, and no longer what is on disk: nobody has it.
+    until("nobody asked for it any more", || !loaded(&host, "hello")).await;
+    empty(cache.path());
+    std::fs::write(host.directory().join("users.wasm"), b"rubbish").unwrap();
+    let answer = host.get("/users").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "unavailable"));
+    assert_eq!(answer.header("retry-after"), "1");
+}
+
+/// What could not be found again stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_without_a_cache() {
+    let setup = host(&["hello"]).set("engine.idle_unload", "1ms").set("cache.directory", "off");
+    let host = setup.start().await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert!(loaded(&host, "hello"));
+}

@@ -1,0 +1,224 @@
+//! Promise: connections follow HTTP/1.1 and HTTP/2: slow, half-closed and malicious clients included.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{get, host, raw, within};
+
+async fn open(address: std::net::SocketAddr, bytes: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Reads until the host closes; how long that took, and what came.
+async fn closed(mut stream: TcpStream) -> (Duration, String) {
+    let start = Instant::now();
+    let mut bytes = Vec::new();
+    let _ = within(stream.read_to_end(&mut bytes)).await;
+    (start.elapsed(), String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A client that says nothing, or half a head, or half a preface, or nothing more, is let go; others are not held up.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_are_let_go() {
+    let host = host(&["hello"])
+        .set("listener.first_byte", "300ms")
+        .set("listener.header_read", "600ms")
+        .set("listener.idle", "900ms")
+        .alone()
+        .start()
+        .await;
+    let whole = "GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
+    let (silent, head, preface, idle) = tokio::join!(
+        open(host.address, ""),
+        open(host.address, "GET /hello HTTP/1.1\r\nho"),
+        open(host.address, "PRI * HT"),
+        open(host.address, whole),
+    );
+    assert_eq!(get(host.address, "/hello").await.status, 200);
+    let ((silent, _), (head, _), (preface, _), (idle, answer)) =
+        tokio::join!(closed(silent), closed(head), closed(preface), closed(idle));
+    assert!(answer.ends_with("Hello, World!"), "{answer}");
+    for (name, took, least) in
+        [("silent", silent, 200), ("head", head, 500), ("preface", preface, 500), ("idle", idle, 700)]
+    {
+        let (least, most) = (Duration::from_millis(least), Duration::from_millis(least + 1000));
+        assert!((least..most).contains(&took), "{name}: {took:?}");
+    }
+}
+
+/// A client that drips its head one byte at a time does not reset its own clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn dripping_a_head_does_not_help() {
+    let host = host(&["hello"]).set("listener.header_read", "500ms").alone().start().await;
+    let mut stream = open(host.address, "GET /hello HTTP/1.1\r\nx: ").await;
+    let start = Instant::now();
+    while stream.write_all(b"x").await.is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(3), "still open");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A busy connection is never idle, however long its guest takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_answer_is_not_idleness() {
+    let host = host(&["drip"]).set("listener.idle", "200ms").set("listener.header_read", "200ms").start().await;
+    let answer = host.get("/drip/8").await;
+    assert_eq!((answer.text().lines().count(), answer.broken), (8, false));
+}
+
+/// A client that closes its sending side still gets its answer, if that does not take long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_closed_client_is_answered() {
+    let host = host(&["hello", "drip"]).start().await;
+    for (path, end) in [("/hello", "Hello, World!"), ("/drip/4", "0\r\n\r\n")] {
+        let mut stream = open(host.address, &format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n")).await;
+        stream.shutdown().await.unwrap();
+        let (_, answer) = closed(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(end), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expect_continue() {
+    let host = host(&["echo", "deaf"]).manifest("deaf", "limits.request_body = '10B'").start().await;
+    let ask = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 11\r\nconnection: close\r\n\r\n"
+        )
+    };
+    let mut stream = open(host.address, &ask("/echo")).await;
+    let mut interim = [0; 25];
+    within(stream.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"after a nod").await.unwrap();
+    let (_, answer) = closed(stream).await;
+    assert!(answer.contains("200 OK") && answer.contains("after a nod"), "{answer}");
+    // Too large by its own account: refused without asking for it.
+    let answer = raw(host.address, &ask("/deaf")).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+/// Pipelined and many requests on one connection, answered in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept() {
+    let host = host(&["hello"]).start().await;
+    let one = "GET /hello?name=1 HTTP/1.1\r\nhost: h\r\n\r\n";
+    let last = "GET /hello?name=2 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let answer = raw(host.address, &format!("{one}{one}{last}")).await;
+    assert_eq!(answer.matches("Hello, 1!").count(), 2, "{answer}");
+    assert!(answer.ends_with("Hello, 2!"), "{answer}");
+}
+
+/// A guest whose client is gone stops: its place is free at once, not when its time is up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_takes_its_guest_along() {
+    let host = host(&["sleeper", "echo"])
+        .manifest("sleeper", "limits = { in_flight = 1, queue = 0, wall = '50s' }")
+        .start()
+        .await;
+    for http2 in [false, true] {
+        let start = Instant::now();
+        let (h1, h2) = loop {
+            let taken = match http2 {
+                false => (Some(open(host.address, "GET /sleeper HTTP/1.1\r\nhost: h\r\n\r\n").await), None),
+                true => {
+                    let mut client = crate::harness::Connection::http2(host.address).await;
+                    (None, Some(tokio::spawn(async move { client.get("/sleeper").await.status })))
+                }
+            };
+            // No answer: this one came first and has the place, so the other one was refused.
+            match tokio::time::timeout(Duration::from_millis(300), host.get("/sleeper")).await {
+                Ok(answer) if answer.status == 503 => break taken,
+                _ => assert!(start.elapsed() < Duration::from_secs(10), "the place is never taken"),
+            }
+        };
+        drop(h1);
+        if let Some(asking) = h2 {
+            asking.abort();
+        }
+        let start = Instant::now();
+        loop {
+            let again = tokio::time::timeout(Duration::from_millis(300), host.get("/sleeper")).await;
+            // No answer within 300 ms: it has the place, and sleeps.
+            if again.is_err() {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "the place is never given back (h2: {http2})");
+        }
+    }
+}
+
+/// More streams than a connection may have wait for their turn; none is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_streams() {
+    let host = host(&["hello"]).set("listener.streams", "10").start().await;
+    let mut client = crate::harness::Connection::http2(host.address).await;
+    // With this answer the client has the host's settings; before it, it may open more streams than it is allowed.
+    client.get("/hello").await;
+    let crate::harness::Connection::Http2(sender) = client else { unreachable!() };
+    let asked: Vec<_> = (0..200)
+        .map(|n| {
+            let mut client = crate::harness::Connection::Http2(sender.clone());
+            tokio::spawn(async move { (n, client.get(&format!("/hello?name={n}")).await) })
+        })
+        .collect();
+    for asked in asked {
+        let (n, answer) = within(asked).await.unwrap();
+        assert_eq!((answer.status, answer.text()), (200, format!("Hello, {n}!")));
+    }
+}
+
+/// How far a body reaches is what a proxy before the host and the host must agree on: what two readers may read in two ways
+/// is refused, and nothing that comes after it on its connection is a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_request_ends_is_no_matter_of_opinion() {
+    let host = host(&["echo", "hello"]).start().await;
+    let chunks = "5\r\nwords\r\n0\r\n\r\n";
+    let next = "GET /hello?name=next HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    // Header lines, what follows them, the status, and whether the next request on the connection is answered.
+    let shapes = [
+        ("Host: h\r\nTransfer-Encoding: chunked", chunks, 200, true),
+        ("Host: h\r\nTransfer-Encoding: CHUNKED ", chunks, 200, true),
+        ("Host: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked", chunks, 200, false),
+        ("Host: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4", chunks, 200, false),
+        ("Host: h\r\nTransfer-Encoding: gzip, chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: identity, chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: ,chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked, chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked, gzip", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: xchunked", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding: chunked;q=1", chunks, 400, false),
+        ("Host: h\r\nTransfer-Encoding : chunked", chunks, 400, false),
+        ("Host: h\r\nX: y\r\n Transfer-Encoding: chunked", chunks, 400, false),
+        ("Host: h\r\nX : y", "", 400, false),
+        ("Host: h\r\nContent-Length: 5\r\nContent-Length: 5", "words", 200, true),
+        ("Host: h\r\nContent-Length: 5\r\nContent-Length: 6", "words", 400, false),
+        ("Host: h\r\nContent-Length: 5, 5", "words", 400, false),
+        ("Host: h\r\nContent-Length: +5", "words", 400, false),
+        ("Host: h\r\nContent-Length: 0x5", "words", 400, false),
+        ("Host: h\r\nContent-Length: ", "words", 400, false),
+        // Where these end is plain.
+        ("Host: h\r\nHost: i", "", 400, true),
+        ("X: y", "", 400, true),
+    ];
+    let send = async |version: &str, lines: &str, body: &str, status: u16, goes_on: bool| {
+        let answers = raw(host.address, &format!("POST /echo HTTP/{version}\r\n{lines}\r\n\r\n{body}{next}")).await;
+        assert!(answers.starts_with(&format!("HTTP/1.1 {status} ")), "{lines:?}: {answers}");
+        assert_eq!(answers.ends_with("Hello, next!"), goes_on, "{lines:?}: {answers}");
+        assert_eq!(answers.contains("words"), status == 200, "{lines:?}: {answers}");
+    };
+    for (lines, body, status, goes_on) in shapes {
+        send("1.1", lines, body, status, goes_on).await;
+    }
+    send("1.0", "Host: h\r\nTransfer-Encoding: chunked", chunks, 400, false).await;
+    let coded =
+        raw(host.address, "POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n").await;
+    assert!(coded.contains("connection: close") && coded.contains("problem:bad-request"), "{coded}");
+}

@@ -1,0 +1,131 @@
+//! Promise: `Content-Length` of a response is the length of its body; a response to HEAD has the length that GET would
+//! have.
+
+use http::Method;
+
+use crate::harness::far::{before, manifest};
+use crate::harness::{Connection, Habit, Replica, TestHost, fed, host, raw};
+
+/// What the operator reads of the last failure of a service.
+fn detail(host: &TestHost, service: &str) -> String {
+    let snapshot = host.current.snapshot();
+    let failures = snapshot.target(service).unwrap().backend.service.failures();
+    failures.iter().find_map(|failure| failure.detail.clone()).unwrap_or_default()
+}
+
+/// HEAD, 204, 205 and 304: the guest may state a length and write less, or nothing. wasmtime reports an error to the guest,
+/// after which some guests trap; the response is complete by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_without_a_body() {
+    let host = host(&["unfinished", "cacheable", "caller3"])
+        .manifest("caller3", "calls = '*'")
+        .manifest("unfinished", "[breaker]\nfailures = '10%'\ncalls = 5")
+        .start()
+        .await;
+    let tagged = [("if-none-match", "\"a\"")];
+    let called = [("x-to", "http://cacheable.internal/?content-length=100")];
+    for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+        for (method, path, headers, status, length) in [
+            (Method::HEAD, "/unfinished/short", &[][..], 200, "100"),
+            (Method::HEAD, "/cacheable?content-length=100", &[], 200, "100"),
+            (Method::HEAD, "/caller3", &called, 200, "100"),
+            (Method::GET, "/cacheable?status=204&content-length=100", &[], 204, ""),
+            (Method::GET, "/cacheable?status=205&content-length=100", &[], 205, "0"),
+            (Method::GET, "/cacheable?etag=%22a%22&content-length=100", &tagged, 304, "100"),
+        ] {
+            for _ in 0..10 {
+                let answer = client.ask(method.clone(), path, headers, "").await;
+                assert_eq!((answer.status, answer.body.len()), (status, 0), "{method} {path}: {answer:?}");
+                let said = answer.header("content-length");
+                // hyper leaves out what need not be said.
+                assert!(said == length || status != 200 && said.is_empty(), "{method} {path}: {answer:?}");
+            }
+        }
+    }
+    let failures = |service: &str| host.current.snapshot().target(service).unwrap().backend.service.failures();
+    for service in ["unfinished", "cacheable", "caller3"] {
+        assert!(failures(service).is_empty(), "{service}: {:?}", failures(service));
+    }
+}
+
+/// A body that is sent must have the length that its head states, and the log has both numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_length_than_the_bodys() {
+    let host = host(&["unfinished", "cacheable"]).start().await;
+    for (path, expected) in [
+        ("/unfinished/short", "content-length says 100 bytes, and the body has 4"),
+        ("/cacheable?content-length=100", "content-length says 100 bytes, and the body has 16"),
+        ("/cacheable?content-length=9", "content-length says 9 bytes, and the body has at least 16"),
+    ] {
+        let answer = host.get(path).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (502, "bad-answer"), "{path}");
+        assert_eq!(detail(&host, path[1..].split(['/', '?']).next().unwrap()), expected);
+    }
+}
+
+/// The same of replicas: what follows on the connection is the next response, and not the body that a length promised.
+#[tokio::test(flavor = "multi_thread")]
+async fn lengths_of_replicas() {
+    let one = Replica::start("one").await;
+    let host = before(&[&one], "").start().await;
+    let ask = "GET /far HTTP/1.1\r\nhost: a\r\n\r\n";
+    for (status, body) in [(204, ""), (205, "hello"), (304, "")] {
+        one.set(Habit::Says(match status {
+            204 => "HTTP/1.1 204 X\r\ncontent-length: 5\r\n\r\n",
+            205 => "HTTP/1.1 205 X\r\ncontent-length: 5\r\n\r\nhello",
+            _ => "HTTP/1.1 304 X\r\ncontent-length: 5\r\n\r\n",
+        }));
+        let twice = format!("{ask}{}", ask.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1));
+        let answers = raw(host.address, &twice).await;
+        assert_eq!(answers.matches(&format!("HTTP/1.1 {status} ")).count(), 2, "{answers}");
+        assert!(!answers.contains("content-length: 5") && (body.is_empty() || !answers.contains(body)), "{answers}");
+        let mut two = Connection::http2(host.address).await;
+        for _ in 0..2 {
+            let answer = two.get("/far").await;
+            assert_eq!((answer.status, answer.body.len(), answer.broken), (status, 0, false), "{answer:?}");
+            assert!(status == 304 || answer.header("content-length") != "5", "{answer:?}");
+        }
+    }
+}
+
+/// A length near the end of all numbers, on a route whose responses are cached, is one broken response and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn lengths_beyond_all_memory() {
+    let one = Replica::start("one").await;
+    let replicas = manifest(&[&one], "");
+    let host = host(&["cacheable"])
+        .manifest("far", &format!("cache = true\n{replicas}"))
+        .manifest("cacheable", "cache = true")
+        .start()
+        .await;
+    for length in [u64::MAX - 2, u64::MAX - 3, u64::MAX / 2, u64::MAX / 2 + 1] {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\ncache-control: max-age=60\r\n\r\nhello");
+        one.set(Habit::Says(answer.leak()));
+        // The connection may end before the head is sent, as the body ends at once.
+        let broken = raw(host.address, "GET /far HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        let stated = broken.contains(&format!("content-length: {length}\r\n"));
+        assert!(broken.is_empty() || broken.contains(" 502 ") || stated, "{length}: {broken}");
+        let guests = host.get(&format!("/cacheable?cache-control=max-age%3D60&content-length={length}")).await;
+        assert_eq!((guests.status, guests.problem().as_str()), (502, "bad-answer"), "{length}: {guests:?}");
+    }
+    one.set(Habit::Name);
+    assert_eq!(host.get("/far").await.text(), "one");
+}
+
+/// A response without a body holds no place of its service past its time, also where the body that is not sent would be the
+/// request's own, which never ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_not_sent_ends_in_time() {
+    let limits = "limits.wall = '1s'\nlimits.cpu = '1s'\nlimits.in_flight = 1\nlimits.queue = 0";
+    let host = host(&["echo3"]).manifest("echo3", limits).start().await;
+    let mut client = Connection::http2(host.address).await;
+    let (_never, body) = fed();
+    let request = http::Request::head("/echo3/straight").body(body).unwrap();
+    let response = client.send(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let start = std::time::Instant::now();
+    while host.get("/echo3/head").await.status == 503 {
+        assert!(start.elapsed() < crate::harness::PATIENCE, "the place is held");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

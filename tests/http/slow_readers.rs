@@ -1,0 +1,249 @@
+//! Promise: a client that does not read its responses occupies no slot of a service, no memory without a bound, and
+//! delays no stop.
+
+use std::time::{Duration, Instant};
+
+use lodge::host::Ended;
+
+use crate::caching::reuse::KEPT;
+use crate::harness::far::before;
+use crate::harness::{Habit, Narrow, Replica, Setup, TestHost, get, unread, until, wasm, within};
+
+/// A response of every kind: whole, of a 0.2 and a 0.3 guest; stored; of a replica; a problem; streamed.
+const KINDS: [&str; 6] = ["/cacheable?size=100", "/hello", KEPT, "/far", "/nothing", "/endless"];
+
+/// A host with a service for each of them, of two places each.
+fn all(replica: &Replica) -> Setup {
+    replica.set(Habit::Describe);
+    let mut setup = before(&[replica], "").manifest("cacheable", "cache = true\nlimits = { in_flight = 2, queue = 0 }");
+    for name in ["hello", "users", "endless"] {
+        setup = setup.manifest(name, "limits = { in_flight = 2, queue = 0, wall = '1s' }");
+    }
+    for name in ["hello", "users", "endless", "cacheable"] {
+        setup = setup.file(&format!("{name}.wasm"), &std::fs::read(wasm(name)).unwrap());
+    }
+    setup
+}
+
+/// A metric without labels.
+async fn metric(host: &TestHost, name: &str) -> u64 {
+    let metrics = get(host.admin, "/metrics").await.text();
+    let line = metrics.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+async fn until_metric(host: &TestHost, name: &str, value: u64) {
+    let start = Instant::now();
+    while metric(host, name).await != value {
+        assert!(start.elapsed() < Duration::from_secs(30), "{name} does not become {value}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Reads a body that must end in an error, and takes `bytes` of it at once, with `pause` between.
+async fn cut_off(mut body: h2::RecvStream, bytes: usize, pause: Duration) -> h2::Error {
+    loop {
+        match within(body.data()).await.expect("the response is not whole") {
+            Ok(data) => {
+                for _ in 0..data.len().div_ceil(bytes) {
+                    tokio::time::sleep(pause).await;
+                    let _ = body.flow_control().release_capacity(bytes.min(data.len()));
+                }
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+/// With the window closed and nothing to end that, the places are free as soon as a response is complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn complete_responses_hold_no_places() {
+    let replica = Replica::start("one").await;
+    let host = all(&replica).start().await;
+    let mut clients = Vec::new();
+    for path in KINDS.into_iter().filter(|path| *path != "/endless") {
+        let mut client = Narrow::connect(host.address, 0).await;
+        for _ in 0..6 {
+            let response = client.get(path).await.unwrap();
+            assert_eq!(response.status(), if path == "/nothing" { 404 } else { 200 }, "{path}");
+            clients.push((response, None));
+        }
+        clients.last_mut().unwrap().1 = Some(client);
+        assert_ne!(host.get(path).await.status, 503, "{path}: a client that does not read holds its places");
+    }
+    assert!(metric(&host, "lodge_unsent_bytes").await > 0, "what they have not taken counts");
+    drop(clients);
+    until_metric(&host, "lodge_unsent_bytes", 0).await;
+}
+
+/// Where there is no room for them, complete responses hold their places for the time of their service, as streamed ones do.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_free_within_wall() {
+    for (path, unsent) in [("/hello", "0"), ("/users", "0"), (KEPT, "0"), ("/endless", "64MiB")] {
+        let replica = Replica::start("one").await;
+        let cacheable = "cache = true\nlimits = { in_flight = 2, queue = 0, wall = '1s' }";
+        let host = all(&replica).manifest("cacheable", cacheable).set("listener.unsent", unsent).start().await;
+        if path == KEPT {
+            assert_eq!(host.get(path).await.status, 200, "it is stored");
+        }
+        for window in [0, 1] {
+            let mut client = Narrow::connect(host.address, window).await;
+            let _held = [client.get(path).await.unwrap(), client.get(path).await.unwrap()];
+            let start = Instant::now();
+            if path == KEPT {
+                let mut other = Narrow::connect(host.address, 0).await;
+                assert_eq!(other.get(path).await.unwrap().status(), 503, "both places are taken");
+            } else if unsent == "0" {
+                assert_eq!(host.get(path).await.status, 503, "{path}: both places are taken");
+            }
+            loop {
+                let mut honest = Narrow::connect(host.address, 65_535).await;
+                if honest.get(path).await.unwrap().status() == 200 {
+                    break;
+                }
+                assert!(start.elapsed() < Duration::from_secs(10), "{path}: the places are held for ever");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// A stored response and a problem have no place that they could keep: they take one, or go without a body.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_nothing_piles_up() {
+    let replica = Replica::start("one").await;
+    let host = all(&replica).set("listener.unsent", "0").start().await;
+    let mut client = Narrow::connect(host.address, 0).await;
+    let first = client.get(KEPT).await.unwrap();
+    until("it is stored", || host.current.snapshot().complete).await;
+    let mut given = vec![first];
+    let refused = loop {
+        let response = client.get(KEPT).await.unwrap();
+        if response.status() != 200 {
+            break response;
+        }
+        given.push(response);
+        assert!(given.len() <= 2, "more responses wait than the service has places");
+    };
+    assert_eq!((refused.status().as_u16(), refused.body().is_end_stream()), (503, true));
+    let problem = client.get("/nothing").await.unwrap();
+    assert_eq!((problem.status().as_u16(), problem.body().is_end_stream()), (404, true));
+    assert_eq!(get(host.address, "/nothing").await.problem(), "no-route", "over HTTP/1.1 it is buffered anyway");
+}
+
+/// Whatever clients of services leave unread, operators are answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_have_room_of_their_own() {
+    let replica = Replica::start("one").await;
+    let host = all(&replica).set("listener.unsent", "0").start().await;
+    let mut operator = Narrow::connect(host.admin, 0).await;
+    for path in ["/metrics", "/v1/services", "/"] {
+        let response = operator.get(path).await.unwrap();
+        assert_eq!((response.status().as_u16(), response.body().is_end_stream()), (200, false), "{path}");
+    }
+}
+
+/// The stream alone is reset, and the connection goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_not_taken_is_reset() {
+    let replica = Replica::start("one").await;
+    let host = all(&replica).set("listener.idle", "400ms").start().await;
+    let mut client = Narrow::connect(host.address, 0).await;
+    for path in KINDS {
+        let response = client.get(path).await.unwrap();
+        let error = cut_off(response.into_body(), 1, Duration::ZERO).await;
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL), "{path}: {error}");
+        assert!(error.is_reset(), "{path}: {error}");
+    }
+    assert_eq!(metric(&host, "lodge_stalled_responses_total").await, KINDS.len() as u64);
+    let metrics = get(host.admin, "/metrics").await.text();
+    let aborted = metrics.lines().filter(|line| line.starts_with("lodge_transfers_aborted_total{"));
+    let aborted: Vec<_> = aborted.filter(|line| !line.ends_with(" 0")).collect();
+    assert!(aborted.iter().all(|line| line.contains("reason=\"client-stalled\"")), "{aborted:?}");
+    let count = |line: &&str| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
+    assert_eq!(aborted.iter().map(count).sum::<usize>(), KINDS.len(), "{aborted:?}");
+    until_metric(&host, "lodge_unsent_bytes", 0).await;
+    until("a connection without a stream that goes on is idle", || client.is_over()).await;
+}
+
+/// A window that opens byte by byte is as good as closed: 16 KiB are to be taken in `listener.idle`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_opens_byte_by_byte() {
+    let replica = Replica::start("one").await;
+    let host = all(&replica).set("listener.idle", "400ms").start().await;
+    for path in KINDS {
+        let mut client = Narrow::connect(host.address, 1).await;
+        let response = client.get(path).await.unwrap();
+        cut_off(response.into_body(), 1, Duration::from_millis(300)).await;
+    }
+    until_metric(&host, "lodge_unsent_bytes", 0).await;
+    until_metric(&host, "lodge_connections", 0).await;
+}
+
+/// A client that is slow but steady gets everything, also when it takes longer than `listener.idle`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_gets_everything() {
+    let replica = Replica::start("one").await;
+    let host = all(&replica).set("listener.idle", "1s").start().await;
+    let mut client = Narrow::connect(host.address, 16 << 10).await;
+    let size = 640 << 10;
+    let mut body = client.get(&format!("/cacheable?size={}", size - 16)).await.unwrap().into_body();
+    let (mut taken, start) = (0, Instant::now());
+    while let Some(data) = within(body.data()).await {
+        let data = data.expect("the response is not cut off");
+        taken += data.len();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    assert_eq!(taken, size);
+    assert!(start.elapsed() > Duration::from_secs(1), "not slow enough to tell");
+}
+
+/// Over HTTP/1.1 the connection is what there is to close.
+#[tokio::test(flavor = "multi_thread")]
+async fn http1_connections_that_do_not_read_are_closed() {
+    let replica = Replica::start("one").await;
+    // Its time is longer than the test may take: what ends the stream is that its client does not read.
+    let endless = "limits = { in_flight = 2, queue = 0, wall = '300s' }";
+    let host = all(&replica).manifest("endless", endless).set("listener.idle", "700ms").start().await;
+    let mut clients = Vec::new();
+    for path in KINDS {
+        clients.push(unread(host.address, path).await);
+        let honest = host.get(if path == "/endless" { "/cacheable?size=1" } else { path }).await;
+        assert_ne!(honest.status, 503, "{path}: a client that does not read holds its places");
+    }
+    until_metric(&host, "lodge_connections", 0).await;
+    let metrics = get(host.admin, "/metrics").await.text();
+    let aborted = metrics.lines().filter(|line| line.starts_with("lodge_transfers_aborted_total{service=\"endless\""));
+    let aborted: Vec<_> = aborted.collect();
+    assert!(aborted.iter().any(|line| line.contains("client-stalled")), "{aborted:?}");
+    assert!(!aborted.iter().any(|line| line.contains("wall-time")), "{aborted:?}");
+}
+
+/// A stop ends in time, whatever clients do not take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_in_time() {
+    for window in [0, 1] {
+        let replica = Replica::start("one").await;
+        // Both longer than the test may take: what ends the wait is the stop.
+        let setup = all(&replica).set("listener.idle", "50s").set("stop.grace", "40s");
+        let host = setup.start().await;
+        let mut clients = Vec::new();
+        for path in KINDS {
+            let mut client = Narrow::connect(host.address, window).await;
+            let response = client.get(path).await.unwrap();
+            clients.push((client, response));
+        }
+        clients.reverse();
+        let slow = clients.pop().map(|(client, response)| {
+            tokio::spawn(async move {
+                let _client = client;
+                cut_off(response.into_body(), 1, Duration::from_secs(1)).await
+            })
+        });
+        let start = Instant::now();
+        assert_eq!(host.ended().await, Ended::Drained, "window {window}");
+        assert!(start.elapsed() < Duration::from_secs(30), "window {window}: {:?}", start.elapsed());
+        slow.into_iter().for_each(|slow| slow.abort());
+    }
+}

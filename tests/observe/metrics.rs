@@ -1,0 +1,131 @@
+//! Promise: metrics count what happened to requests, and every scraper can read them.
+
+use std::collections::BTreeMap;
+
+use crate::harness::{Connection, TestHost, get, host, until, wasm, within};
+
+/// Every series with its value.
+pub(crate) fn series(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let parts = lines.map(|line| line.rsplit_once(' ').expect("a series and its value"));
+    parts.map(|(series, value)| (series.to_owned(), value.parse().expect("a number"))).collect()
+}
+
+async fn scrape(host: &TestHost) -> BTreeMap<String, f64> {
+    let answer = get(host.admin, "/metrics").await;
+    assert_eq!(answer.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(answer.text().ends_with("# EOF\n"));
+    series(&answer.text())
+}
+
+/// A scraper that reads only the older text format gets it, with the same series.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_text_format() {
+    let host = host(&["hello"]).start().await;
+    let mut scraper = Connection::http1(host.admin).await;
+    let old = scraper.ask(http::Method::GET, "/metrics", &[("accept", "text/plain;version=0.0.4")], "").await;
+    assert_eq!(old.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let text = old.text();
+    let types: std::collections::BTreeSet<_> =
+        text.lines().filter(|line| line.starts_with("# TYPE ")).filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(types.into_iter().collect::<Vec<_>>(), ["counter", "gauge", "histogram"], "{text}");
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    let names = |text: &str| series(text).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&text), scrape(&host).await.into_keys().collect::<Vec<_>>());
+}
+
+/// Scrapes until a series has this value: an answer counts when its last byte is gone, which its reader may see first.
+async fn comes_to(host: &TestHost, name: &str, value: f64) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    let counting = async {
+        while all.get(name) != Some(&value) {
+            all = scrape(host).await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(std::time::Duration::from_secs(20), counting).await.is_err() {
+        panic!("{name} is not {value}: {all:#?}");
+    }
+    all
+}
+
+/// 4 clients on HTTP/1.1 and HTTP/2 ask while the service is replaced again and again; every answer is counted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_agree_with_the_clients_across_reloads() {
+    let host = host(&["hello"]).named("version", "changes").start().await;
+    let (file, other) = (host.directory().join("changes.wasm"), host.directory().join(".new"));
+    let clients = (0..4).map(|n| {
+        let address = host.address;
+        tokio::spawn(async move {
+            let mut client =
+                if n % 2 == 0 { Connection::http1(address).await } else { Connection::http2(address).await };
+            for _ in 0..500 {
+                client.get("/changes").await;
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    for guest in ["hello", "version", "deaf", "version"] {
+        std::fs::copy(wasm(guest), &other).unwrap();
+        std::fs::rename(&other, &file).unwrap();
+        let digest = lodge::manifest::digest::Digest::of(&std::fs::read(&file).unwrap());
+        let serves = || {
+            let snapshot = host.current.snapshot();
+            snapshot.targets.iter().any(|it| &*it.backend.name == "changes" && it.backend.digest() == digest)
+        };
+        until("the version serves", serves).await;
+    }
+    for client in clients {
+        within(client).await.unwrap();
+    }
+    let all = comes_to(&host, r#"lodge_requests_total{service="changes",code="2xx"}"#, 2000.0).await;
+    assert_eq!(all[r#"http_server_request_duration_seconds_count{service="changes"}"#], 2000.0);
+    // Without this bucket there are no quantiles.
+    assert_eq!(all[r#"http_server_request_duration_seconds_bucket{le="+Inf",service="changes"}"#], 2000.0);
+    assert_eq!(all[r#"http_server_active_requests{service="changes"}"#], 0.0);
+    assert_eq!(all[r#"lodge_requests_total{service="hello",code="2xx"}"#], 0.0);
+    assert!(all[r#"lodge_instantiation_seconds_count{service="changes"}"#] >= 2000.0);
+    assert!(all[r#"lodge_guest_memory_max_bytes{service="changes"}"#] >= 65536.0);
+}
+
+/// Each way to fail is counted as what it is, with its service if it has one.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_counted_by_reason() {
+    let host = host(&["trap", "spin", "echo", "drip"])
+        .manifest("spin", "limits.cpu = '50ms'")
+        .manifest("echo", "limits.request_body = 10\nroutes = [{ path = '/echo', methods = ['POST'] }]")
+        .manifest("drip", "limits = { wall = '300ms', cpu = '100ms' }")
+        .start()
+        .await;
+    for path in ["/trap", "/trap", "/spin", "/nobody", "/echo", "/drip/10"] {
+        host.get(path).await;
+    }
+    let mut client = host.connect().await;
+    client.ask(http::Method::POST, "/echo", &[], "more than ten bytes").await;
+    let all = comes_to(&host, r#"lodge_transfers_aborted_total{service="drip",reason="wall-time"}"#, 1.0).await;
+    for (series, value) in [
+        (r#"lodge_guest_failures_total{service="trap",reason="trapped"}"#, 2.0),
+        (r#"lodge_requests_total{service="trap",code="5xx"}"#, 2.0),
+        (r#"lodge_guest_failures_total{service="spin",reason="cpu-time"}"#, 1.0),
+        (r#"lodge_refusals_total{service="",reason="no-route"}"#, 1.0),
+        (r#"lodge_refusals_total{service="",reason="method-not-allowed"}"#, 1.0),
+        (r#"lodge_requests_total{service="",code="4xx"}"#, 2.0),
+        (r#"lodge_refusals_total{service="echo",reason="body-too-large"}"#, 1.0),
+        (r#"lodge_requests_total{service="drip",code="2xx"}"#, 1.0),
+    ] {
+        assert_eq!(all.get(series), Some(&value), "{series}: {all:#?}");
+    }
+    assert!(all[r#"lodge_guest_cpu_seconds_total{service="spin"}"#] >= 0.05);
+    assert!(!all.keys().any(|series| series.contains("nobody")), "a client has made a series");
+}
+
+/// A client that leaves in the middle is neither an answer that is complete nor a failure of the service.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_leave_are_counted_apart() {
+    let host = host(&["sleeper"]).start().await;
+    let asking = tokio::spawn(get(host.address, "/sleeper"));
+    comes_to(&host, r#"http_server_active_requests{service="sleeper"}"#, 1.0).await;
+    asking.abort();
+    let all = comes_to(&host, r#"lodge_transfers_aborted_total{service="sleeper",reason="client-gone"}"#, 1.0).await;
+    assert_eq!(all[r#"lodge_requests_total{service="sleeper",code="2xx"}"#], 0.0);
+}

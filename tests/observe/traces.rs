@@ -1,0 +1,232 @@
+//! Promise: a request is one connected trace from its caller to the guest, and a collector that is down costs nothing.
+
+use std::sync::{Arc, Mutex};
+
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+
+use crate::calls::outgoing::World;
+use crate::harness::far::before;
+use crate::harness::{Connection, Habit, Replica, get, host, until, within};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "00f067aa0ba902b7";
+
+/// A collector that takes whatever is posted.
+pub(crate) struct Collector {
+    pub(crate) address: std::net::SocketAddr,
+    posted: Arc<Mutex<Vec<(String, Bytes)>>>,
+}
+
+impl Collector {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, posted) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<_>>>::default());
+        let taken = Arc::clone(&posted);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let taken = Arc::clone(&taken);
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let taken = Arc::clone(&taken);
+                    async move {
+                        let path = request.uri().path().to_owned();
+                        let body = request.into_body().collect().await?.to_bytes();
+                        taken.lock().unwrap().push((path, body));
+                        Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::default()))
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, posted }
+    }
+
+    /// Every Zipkin span that has arrived.
+    pub(crate) fn spans(&self) -> Vec<Value> {
+        let posted = self.posted.lock().unwrap();
+        posted.iter().flat_map(|(_, body)| serde_json::from_slice::<Vec<Value>>(body).unwrap()).collect()
+    }
+}
+
+fn traceparent(flags: &str) -> String {
+    format!("00-{TRACE}-{CALLER}-{flags}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caller_host_and_guest_are_one_trace() {
+    let collector = Collector::start().await;
+    let endpoint = format!("http://{}", collector.address);
+    // The guest `header` sends back the headers that it saw.
+    let host = host(&["header", "trap"])
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &endpoint)
+        .set("traces.delay", "20ms")
+        .start()
+        .await;
+    let mut client = Connection::http1(host.address).await;
+    let sent = traceparent("01");
+    let headers = [("traceparent", sent.as_str()), ("tracestate", "vendor=1"), ("host", "localhost")];
+    let answer = client.ask(Method::GET, "/header/below?q=secret", &headers, "").await;
+    let seen = answer.header("traceparent");
+    let (trace, guest) = (&seen[3..35], &seen[36..52]);
+    assert_eq!((trace, answer.header("tracestate").as_str(), &seen[52..]), (TRACE, "vendor=1", "-01"));
+    until("all spans have arrived", || collector.spans().len() >= 6).await;
+    let spans = collector.spans();
+    let named =
+        |name: &str| spans.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("{name}: {spans:#?}"));
+    let server = spans.iter().find(|span| span["kind"] == "SERVER").unwrap();
+    assert_eq!((&server["traceId"], &server["parentId"]), (&TRACE.into(), &CALLER.into()));
+    assert_eq!(server["tags"]["http.route"], "/header");
+    assert_eq!(
+        (&server["tags"]["lodge.service"], &server["tags"]["url.path"]),
+        (&"header".into(), &"/header/below".into())
+    );
+    assert_eq!(server["tags"]["lodge.request_id"], answer.header("x-request-id"));
+    assert!(!server.to_string().contains("secret"));
+    for phase in ["route", "queue", "instantiate", "guest", "body"] {
+        assert_eq!(named(phase)["parentId"], server["id"], "{phase}");
+    }
+    assert_eq!(named("guest")["id"], guest, "what the guest sends on is caused by its own span");
+    let failed = client.get("/trap").await;
+    until("the failure has arrived", || collector.spans().iter().any(|span| span["tags"]["lodge.service"] == "trap"))
+        .await;
+    let spans = collector.spans();
+    let failed_span = spans.iter().find(|span| span["tags"]["lodge.service"] == "trap").unwrap();
+    assert_eq!((failed.status, &failed_span["tags"]["error.type"]), (502, &"trapped".into()));
+}
+
+/// OTLP goes where its standard says, to the last span when the host stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_exports_what_there_is() {
+    let collector = Collector::start().await;
+    let host = host(&["hello"])
+        .set("traces.exporter", "otlp")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "10m")
+        .start()
+        .await;
+    let mut client = Connection::http1(host.address).await;
+    for _ in 0..10 {
+        client.ask(Method::GET, "/hello", &[("traceparent", &traceparent("01")), ("host", "localhost")], "").await;
+    }
+    drop(client);
+    host.ended().await;
+    let posted = collector.posted.lock().unwrap();
+    assert!(posted.iter().all(|(path, _)| path == "/v1/traces"));
+    let id: Vec<u8> = (0..16).map(|n| u8::from_str_radix(&TRACE[2 * n..2 * n + 2], 16).unwrap()).collect();
+    let spans: usize = posted.iter().map(|(_, body)| body.windows(16).filter(|bytes| *bytes == id).count()).sum();
+    assert_eq!(spans, 60, "ten requests, each with a span of its own and five phases");
+}
+
+/// What is not sampled is passed on and not exported; and without tracing, headers pass as they came.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_decide_and_off_is_off() {
+    let collector = Collector::start().await;
+    let traced = host(&["header"])
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "1ms")
+        .start()
+        .await;
+    let plain = host(&["header"]).start().await;
+    let seen = async |host: &crate::harness::TestHost| {
+        let headers = [("traceparent", traceparent("00")), ("host", "localhost".into())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        Connection::http1(host.address).await.ask(Method::GET, "/header", &headers, "").await.header("traceparent")
+    };
+    let unsampled = seen(&traced).await;
+    assert_eq!((&unsampled[3..35], &unsampled[52..]), (TRACE, "-00"));
+    assert_eq!(seen(&plain).await, traceparent("00"));
+    traced.ended().await;
+    assert_eq!(collector.spans().len(), 0);
+}
+
+/// Spans are lost and counted; answers are not late.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_down_loses_spans_only() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let host = host(&["hello"])
+        .set("traces.exporter", "otlp")
+        .set("traces.endpoint", &format!("http://{nobody}"))
+        .set("traces.delay", "1ms")
+        .set("traces.timeout", "50ms")
+        .start()
+        .await;
+    for _ in 0..50 {
+        assert_eq!(host.get("/hello").await.status, 200);
+    }
+    let mut dropped = 0.0;
+    while dropped < 300.0 {
+        let metrics = get(host.admin, "/metrics").await.text();
+        dropped = crate::observe::metrics::series(&metrics)["lodge_spans_dropped_total"];
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!((dropped - 300.0).abs() < 0.5, "each of 50 requests had six spans: {dropped}");
+}
+
+/// Every try is a span, one beside the other, and the replica that answers is told which is its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_are_spans() {
+    let (collector, replicas) = (Collector::start().await, [Replica::start("a").await, Replica::start("b").await]);
+    let both: Vec<_> = replicas.iter().collect();
+    let host = before(&both, "policy = 'round-robin'\nejection.failures = 0")
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "20ms")
+        .start()
+        .await;
+    replicas[0].set(Habit::Status(503));
+    replicas[1].set(Habit::Describe);
+    let mut told = String::new();
+    // One of two begins with the replica that fails, whichever is the first.
+    for _ in 0..10 {
+        let hits = replicas[0].hits();
+        let answer = within(host.get("/far?key=secret")).await;
+        told = answer.text().lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap().to_owned();
+        if replicas[0].hits() > hits {
+            break;
+        }
+    }
+    let of = |span: &serde_json::Value| span["traceId"] == told[3..35];
+    until("the spans have arrived", || collector.spans().iter().any(|span| of(span) && span["name"] == "body")).await;
+    let spans: Vec<_> = collector.spans().into_iter().filter(of).collect();
+    let guest = spans.iter().find(|span| span["name"] == "guest").unwrap();
+    let tries: Vec<_> = spans.iter().filter(|span| span["kind"] == "CLIENT").collect();
+    let [first, second] = &*tries else { panic!("{spans:#?}") };
+    assert!(tries.iter().all(|span| span["parentId"] == guest["id"] && span["tags"]["lodge.service"] == "far"));
+    assert_eq!((&second["id"], &first["tags"]["error"]), (&told[36..52].into(), &"503".into()));
+    assert_eq!(first["tags"]["url.full"], format!("http://{}/far?key=REDACTED", replicas[0].address));
+    assert_eq!(second["tags"]["url.full"], format!("http://{}/far?key=REDACTED", replicas[1].address));
+    assert_eq!(second["tags"]["http.request.resend_count"], "1");
+    assert!(first["tags"]["http.request.resend_count"].is_null() && second["tags"]["error"].is_null());
+}
+
+/// A version that is only shown a request is in nobody's trace, and neither is what it sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_in_no_trace() {
+    let (collector, world) = (Collector::start().await, World::start().await);
+    let allowed = format!("http = ['http://{}']", world.address);
+    let host = host(&["caller"])
+        .manifest("caller", &allowed)
+        .named("caller", "caller@new")
+        .manifest("caller@new", &format!("mirror = 100\n{allowed}"))
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "1ms")
+        .start()
+        .await;
+    let answer = crate::calls::outgoing::ask(host.address, "caller", &world.url("/"), &[]).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let shown = || host.current.snapshot().target("caller@new").unwrap().backend.service.figures.requests();
+    until("the copy is over", || shown() == 1).await;
+    let sent = crate::calls::outgoing::outcome(&host, "caller@new", "2xx").await;
+    assert!((sent - 1.0).abs() < 0.1, "it has sent as much: {sent}");
+    host.ended().await;
+    let spans = collector.spans();
+    assert_eq!(spans.iter().filter(|span| span["kind"] == "CLIENT").count(), 1, "{spans:#?}");
+}

@@ -1,0 +1,331 @@
+//! Promise: an operator sees and controls a host through its admin listener, and nobody else can.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::harness::{Answer, Connection, Narrow, TestHost, get, host, raw, unread, until, within};
+
+async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut headers = headers.to_vec();
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        headers.push(("host", "localhost"));
+    }
+    Connection::http1(host.admin).await.ask(method, path, &headers, body).await
+}
+
+async fn json(host: &TestHost, path: &str) -> Value {
+    let answer = ask(host, Method::GET, path, &[], "").await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+/// What kind of problem it is.
+fn kind(answer: &Answer) -> Value {
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    serde_json::from_slice::<Value>(&answer.body).unwrap()["type"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_told_of_in_full() {
+    let host = host(&["hello", "trap"]).file("broken.wasm", b"\0asm nonsense").start().await;
+    host.get("/hello").await;
+    let failed = host.get("/trap").await;
+    let services = json(&host, "/v1/services").await;
+    let of = |file: &str| services.as_array().unwrap().iter().find(|report| report["file"] == file).unwrap().clone();
+    let hello = &of("hello.wasm")["service"];
+    assert_eq!(
+        (&hello["state"], &hello["errors"], &hello["routes"][0]),
+        (&"serving".into(), &0.into(), &"/hello".into())
+    );
+    assert!(hello["since"].as_str().unwrap().ends_with('Z') && hello["imports"].is_null());
+    assert!(of("broken.wasm")["refused"]["remedy"].is_string());
+    let trap = json(&host, "/v1/services/trap").await;
+    assert_eq!((&trap["name"], &trap["limits"]["memory"]), (&"trap".into(), &"128.0 MiB".into()));
+    assert!(trap["imports"].as_array().is_some_and(|imports| !imports.is_empty()));
+    let error = &json(&host, "/v1/services/trap/errors").await[0];
+    assert_eq!(error["request_id"], failed.header("x-request-id"));
+    assert_eq!((&error["status"], &error["reason"]), (&502.into(), &"trapped".into()));
+    assert!(!error["backtrace"].as_array().unwrap().is_empty(), "{error}");
+    assert_eq!(trap["recent_errors"][0], *error);
+    let nobody = ask(&host, Method::GET, "/v1/services/nobody", &[], "").await;
+    assert_eq!((nobody.status, kind(&nobody)), (404, "urn:lodge:admin:no-service".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_switched_off_and_on() {
+    let host = host(&["hello"]).start().await;
+    let act = async |act: &str| {
+        let answer = ask(&host, Method::POST, &format!("/v1/services/hello/{act}"), &[], "").await;
+        (answer.status, answer.text())
+    };
+    assert_eq!(act("disable").await, (200, r#"{"service":"hello","state":"disabled"}"#.into()));
+    let refused = host.get("/hello").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "disabled"));
+    // A new version of it stays off.
+    let generation = host.current.snapshot().generation;
+    std::fs::write(host.directory().join("hello.toml"), "env.A = 'b'").unwrap();
+    until("it has another manifest", || host.current.snapshot().generation > generation).await;
+    assert_eq!(host.get("/hello").await.status, 503);
+    assert_eq!(act("enable").await.0, 200);
+    assert_eq!(host.get("/hello").await.status, 200);
+    assert_eq!(act("unload").await, (200, r#"{"service":"hello","state":"unloaded"}"#.into()));
+    assert_eq!(host.get("/hello").await.status, 200, "it is loaded again for who asks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_this_machine_and_only_its_own_page() {
+    let host = host(&["hello"]).start().await;
+    let status = async |path: &str, headers: &[(&str, &str)]| ask(&host, Method::GET, path, headers, "").await.status;
+    assert_eq!(status("/v1/host", &[]).await, 200);
+    assert_eq!(status("/v1/host", &[("host", "rebound.example.com")]).await, 403);
+    let own = host.admin.to_string();
+    assert_eq!(status("/v1/host", &[("host", &own), ("origin", &format!("http://{own}"))]).await, 200);
+    assert_eq!(status("/v1/host", &[("origin", "http://evil.example.com")]).await, 403);
+    assert_eq!(status("/v1/host", &[("origin", "null")]).await, 403);
+    assert_eq!(status("/metrics", &[("host", "lodge.cluster.local")]).await, 200, "a scraper names it as it likes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for() {
+    let host = host(&["hello"]).set("admin_token", "0123456789abcdef").start().await;
+    let status = async |path: &str, token: &str| {
+        let headers: &[_] = if token.is_empty() { &[] } else { &[("authorization", token)] };
+        ask(&host, Method::GET, path, headers, "").await.status
+    };
+    for wrong in ["", "0123456789abcdef", "Bearer", "Bearer 0123456789abcdee", "Bearer 0123456789abcdef0"] {
+        assert_eq!(status("/v1/services", wrong).await, 401, "{wrong:?}");
+    }
+    assert_eq!(status("/v1/services", "Bearer 0123456789abcdef").await, 200);
+    for open in ["/", "/healthz", "/readyz", "/metrics"] {
+        assert_eq!(status(open, "").await, 200, "{open}");
+    }
+}
+
+/// What the contract lists is there, and answers to what it lists.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_kept() {
+    let host = host(&["hello"]).start().await;
+    let contract = json(&host, "/v1/openapi.json").await;
+    for (path, methods) in contract["paths"].as_object().unwrap() {
+        let here = path.replace("{name}", "hello");
+        for method in methods.as_object().unwrap().keys().filter(|_| path != "/v1/drain" && path != "/v1/stream") {
+            let asked = method.to_uppercase().parse().unwrap();
+            let answer = ask(&host, asked, &here, &[], r#"{"level":"info"}"#).await;
+            assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+        }
+        let wrong = ask(&host, Method::DELETE, &here, &[], "").await;
+        assert_eq!(wrong.status, 405, "{path}");
+    }
+    let bad = ask(&host, Method::PUT, "/v1/log-level", &[], r#"{"level":"loud"}"#).await;
+    assert_eq!((bad.status, kind(&bad)), (400, "urn:lodge:admin:bad-level".into()));
+}
+
+/// The page comes whole, and with a policy under which nothing else could run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_closed_to_strangers() {
+    let host = host(&["hello"]).start().await;
+    let page = get(host.admin, "/").await;
+    assert!(page.text().contains("<title>") && page.header("content-type").starts_with("text/html"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+}
+
+/// Services are told at once and go on being told; a stream ends with its reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_tells_what_happens() {
+    let host = host(&["hello"]).start().await;
+    let reading = raw(host.admin, "GET /v1/stream HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let read = tokio::time::timeout(Duration::from_millis(2500), reading).await;
+    assert!(read.is_err(), "it does not end by itself: {read:?}");
+    let mut stream = tokio::net::TcpStream::connect(host.admin).await.unwrap();
+    let (mut text, asked) = (String::new(), b"GET /v1/stream HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, asked).await.unwrap();
+    let hears = async |stream: &mut tokio::net::TcpStream, text: &mut String, what: &str| {
+        let mut bytes = [0; 4096];
+        while !text.contains(what) {
+            let read = tokio::io::AsyncReadExt::read(stream, &mut bytes).await.unwrap();
+            text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+    };
+    within(hears(&mut stream, &mut text, "event: services\ndata: [{\"file\":\"hello.wasm\"")).await;
+    // Nobody has asked for request lines, but somebody listens.
+    host.get("/hello?name=Ada").await;
+    within(hears(&mut stream, &mut text, "GET /hello?name=Ada 200")).await;
+}
+
+/// Who follows a service that is silent still sees that the host is there, however much others have to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_stream_has_a_pulse() {
+    let host = host(&["hello", "users"]).start().await;
+    let mut stream = tokio::net::TcpStream::connect(host.admin).await.unwrap();
+    let asked = b"GET /v1/logs?follow=true&service=users HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, asked).await.unwrap();
+    let address = host.address;
+    let talking = tokio::spawn(async move {
+        loop {
+            get(address, "/hello").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let pulse = async {
+        let (mut bytes, mut text) = ([0; 4096], String::new());
+        // One at once, and one after five seconds.
+        while text.matches("\r\n:\n\n").count() < 2 {
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut bytes).await.unwrap();
+            text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+        text
+    };
+    let text = tokio::time::timeout(Duration::from_secs(20), pulse).await.expect("a pulse");
+    talking.abort();
+    assert!(!text.contains("hello"), "it is of another service: {text}");
+}
+
+/// However many follow, a probe finds a place; and a place is free again when somebody leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_leave_room_for_probes() {
+    let host = host(&["hello"]).start().await;
+    let follow = async || {
+        let mut stream = tokio::net::TcpStream::connect(host.admin).await.unwrap();
+        let asked = b"GET /v1/logs?follow=true HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, asked).await.unwrap();
+        let mut head = [0; 12];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut head).await.unwrap();
+        (stream, String::from_utf8_lossy(&head[9..]).into_owned())
+    };
+    let mut followers = Vec::new();
+    for _ in 0..lodge::admin::FOLLOWERS {
+        let (stream, status) = follow().await;
+        assert_eq!(status, "200");
+        followers.push(stream);
+    }
+    assert_eq!(follow().await.1, "503");
+    assert_eq!(get(host.admin, "/healthz").await.status, 200);
+    followers.pop();
+    let waiting = std::time::Instant::now();
+    while follow().await.1 != "200" {
+        assert!(waiting.elapsed() < Duration::from_secs(20), "its place is lost");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_can_stop_the_host() {
+    let host = host(&["hello"]).start().await;
+    assert_eq!(ask(&host, Method::POST, "/v1/drain", &[], "").await.status, 202);
+    let (admin, stopping) = (host.admin, std::time::Instant::now());
+    while get(admin, "/readyz").await.status == 200 {
+        assert!(stopping.elapsed() < Duration::from_secs(10), "it goes on");
+    }
+    assert_eq!(host.ended().await, lodge::host::Ended::Drained);
+}
+
+/// Whom its guests may send requests to is said by the API and by `lodge inspect`, as the manifest has it; what is in
+/// their environment is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_are_shown() {
+    let granted = "calls = ['users', 'hello']\nhttp = ['https://*.example.org', 'http://10.0.0.0:5000/8']";
+    let host = host(&["caller", "caller3", "hello"])
+        .manifest("caller", &format!("{granted}\n[env]\nTOKEN = 'a secret'"))
+        .manifest("caller3", "calls = '*'")
+        .named("caller", "caller@2")
+        .manifest("caller@2", "calls = ['hello']")
+        .start()
+        .await;
+    let of = async |name: &str| {
+        let service = json(&host, &format!("/v1/services/{name}")).await;
+        assert!(!service.to_string().contains("a secret"), "{service}");
+        (service["calls"].clone(), service["http"].clone())
+    };
+    let world = serde_json::json!(["https://*.example.org", "http://10.0.0.0:5000/8"]);
+    assert_eq!(of("caller").await, (serde_json::json!(["users", "hello"]), world.clone()));
+    assert_eq!(of("caller@2").await, (serde_json::json!(["hello"]), world.clone()), "a version has its own");
+    assert_eq!(of("caller3").await, (serde_json::json!(["*"]), Value::Null));
+    assert_eq!(of("hello").await, (Value::Null, Value::Null));
+    let told = crate::caching::reuse::command(&host, &["inspect", "caller"]).await;
+    let lines = "  may call      users, hello\n  may send to   https://*.example.org, http://10.0.0.0:5000/8\n";
+    assert!(told.contains(lines) && !told.contains("a secret"), "{told}");
+    let told = crate::caching::reuse::command(&host, &["inspect", "caller", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["http"], world);
+    let told = crate::caching::reuse::command(&host, &["inspect", "hello"]).await;
+    assert!(!told.contains("may call") && !told.contains("may send to"), "{told}");
+}
+
+/// Without a token, this machine may use the API, and nobody for whom a proxy of this machine asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_not_this_machine() {
+    let host = host(&["hello"]).start().await;
+    for (by, expected) in [
+        (("x-forwarded-for", "192.0.2.1"), 401),
+        (("x-forwarded-proto", "https"), 401),
+        (("x-real-ip", "192.0.2.1"), 401),
+        (("forwarded", "for=192.0.2.1"), 401),
+        (("via", "1.1 front"), 401),
+        (("x-other", "1"), 200),
+    ] {
+        assert_eq!(ask(&host, Method::GET, "/v1/host", &[by], "").await.status, expected, "{by:?}");
+    }
+    let mut client = Connection::http1(host.admin).await;
+    assert_eq!(
+        client.ask(Method::GET, "/healthz", &[("via", "1.1 front")], "").await.status,
+        200,
+        "probes may come so"
+    );
+}
+
+/// Clients that read nothing, or say nothing, keep no probe from its answer, and go.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_find_a_place() {
+    let host = host(&["hello"]).set("listener.idle", "2s").start().await;
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        let mut stream = within(TcpStream::connect(host.admin)).await.unwrap();
+        // A request whose body never comes: its response is read by nobody, and more are.
+        stream.write_all(b"POST /v1/none HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+        clients.push(stream);
+    }
+    let mut refused = 0;
+    for n in 0..40 {
+        for path in ["/healthz", "/readyz"] {
+            let answer = get(host.admin, path).await;
+            assert_eq!(answer.status, 200, "{path} after {n}: {}", answer.text());
+        }
+        let other = get(host.admin, "/metrics").await;
+        refused += usize::from(other.status == 503 && kind(&other) == "urn:lodge:admin:busy");
+        // It takes a reserved place while the others are taken, and says nothing.
+        clients.push(within(TcpStream::connect(host.admin)).await.unwrap());
+    }
+    assert!(refused > 0, "the ordinary places are taken");
+    let start = Instant::now();
+    while get(host.admin, "/metrics").await.status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(30), "the places are taken for ever");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Responses that nobody takes are reset here as they are at the services.
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_that_are_not_taken_end() {
+    let host = host(&["hello"]).set("listener.idle", "500ms").start().await;
+    let paths = ["/", "/metrics", "/v1/services", "/v1/stream", "/v1/none"];
+    for window in [0, 1] {
+        for path in paths {
+            let mut client = Narrow::connect(host.admin, window).await;
+            let response = client.get(path).await.unwrap();
+            assert_eq!(response.status(), if path == "/v1/none" { 404 } else { 200 }, "{path}");
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = within(body.data()).await {}
+            drop(body);
+            until("the connection is idle, or stuck", || client.is_over()).await;
+        }
+    }
+    let mut stream = unread(host.admin, "/").await;
+    // The host closes it: what is left to read comes to an end.
+    let mut rest = Vec::new();
+    let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest)).await;
+    let metrics = get(host.admin, "/metrics").await.text();
+    assert!(metrics.contains("lodge_unsent_bytes 0\n"), "{metrics}");
+}

@@ -1,0 +1,151 @@
+//! Promise: a host that stops loses no accepted request, accepts no new one, and ends within its grace period.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use lodge::host::Ended;
+use rustix::process::Signal;
+
+use crate::harness::{Connection, Process, get, host, until, wasm, within};
+
+fn directory(names: &[&str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for name in names {
+        std::fs::copy(wasm(name), directory.path().join(format!("{name}.wasm"))).unwrap();
+    }
+    directory
+}
+
+/// Whether the server certainly has not seen it: a connection that was closing takes no more, and GOAWAY without an error
+/// ends only streams that it says were not looked at.
+fn is_unsent(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let turned_away = cause.is_some_and(|error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR));
+    error.is_canceled() || error.is_closed() || turned_away
+}
+
+/// SIGTERM under load, on kept connections of both versions and on new ones: whatever was sent is answered whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load() {
+    let directory = directory(&["hello", "drip"]);
+    let mut process = Process::serve(directory.path(), &["--stop-grace", "20s"]).await;
+    let (address, answered) = (process.address, Arc::new(AtomicUsize::new(0)));
+    let mut clients = Vec::new();
+    for n in 0..12 {
+        let answered = Arc::clone(&answered);
+        clients.push(tokio::spawn(async move {
+            loop {
+                // Refused: the listener is closed, and nothing was lost.
+                if tokio::net::TcpStream::connect(address).await.is_err() {
+                    return;
+                }
+                let mut client = match n % 3 {
+                    0 => Connection::http2(address).await,
+                    _ => Connection::http1(address).await,
+                };
+                for request in 0.. {
+                    let body = http_body_util::BodyExt::boxed_unsync(http_body_util::Empty::new());
+                    let asked = client.send(http::Request::get("/hello").body(body).unwrap()).await;
+                    let response = match asked {
+                        Ok(response) => response,
+                        // Never sent: the connection was closing before. A first request was promised by accept.
+                        Err(error) if is_unsent(&error) && request > 0 => break,
+                        Err(error) => panic!("a request was lost: {error:?} on request {request} of client {n}"),
+                    };
+                    let answer = crate::harness::Answer::read(response).await;
+                    assert_eq!((answer.status, answer.text().as_str(), answer.broken), (200, "Hello, World!", false));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    if answer.header("connection") == "close" || (n % 3 == 1 && request > 5) {
+                        break;
+                    }
+                }
+            }
+        }));
+    }
+    let slow = tokio::spawn(async move { crate::harness::get(address, "/drip/15").await });
+    until("the load is on", || answered.load(Ordering::Relaxed) > 500).await;
+    process.signal(Signal::TERM);
+    let status = process.ended().await;
+    assert!(status.success(), "{status}: {}", process.log());
+    assert_eq!(within(slow).await.unwrap().text().lines().count(), 15, "a running request was cut off");
+    for client in clients {
+        // A connection that was refused between our probe and the next connect ends a client as well.
+        if let Err(crash) = within(client).await {
+            let text = crash.into_panic().downcast::<String>().map(|text| *text).unwrap_or_default();
+            assert!(text.contains("the host accepts"), "{text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grace_is_bounded() {
+    let directory = directory(&["sleeper", "spin", "spin3"]);
+    let mut process = Process::serve(directory.path(), &["--stop-grace", "500ms"]).await;
+    let address = process.address;
+    let asked: Vec<_> = ["/sleeper", "/spin", "/spin3", "/spin"]
+        .map(|path| {
+            tokio::spawn(async move {
+                let body = http_body_util::BodyExt::boxed_unsync(http_body_util::Empty::new());
+                let request = http::Request::get(path).body(body).unwrap();
+                Connection::http1(address).await.send(request).await.map(|response| response.status())
+            })
+        })
+        .into();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let start = Instant::now();
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(process.log().contains("grace"), "{}", process.log());
+    for asked in asked {
+        assert!(within(asked).await.unwrap().is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let directory = directory(&["sleeper"]);
+    let mut process = Process::serve(directory.path(), &[]).await;
+    let address = process.address;
+    let _asked = tokio::spawn(async move {
+        let body = http_body_util::BodyExt::boxed_unsync(http_body_util::Empty::new());
+        Connection::http1(address).await.send(http::Request::get("/sleeper").body(body).unwrap()).await.map(drop)
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    process.signal(Signal::INT);
+    until("it says that it stops", || process.log().contains("stopping")).await;
+    let start = Instant::now();
+    process.signal(Signal::INT);
+    assert_eq!(process.ended().await.code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// Signals that ask a daemon to read its configuration again, or mean nothing to it, cut off no request. A second
+/// request shows that the host goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_signals_end_nothing() {
+    let directory = directory(&["hello", "drip"]);
+    let mut process = Process::serve(directory.path(), &[]).await;
+    let address = process.address;
+    let streaming = tokio::spawn(async move { get(address, "/drip/10").await });
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
+        process.signal(signal);
+        until("it says what the signal does", || process.log().contains(&format!("{name} has no effect"))).await;
+    }
+    assert_eq!(get(address, "/hello").await.status, 200);
+    let answer = within(streaming).await.unwrap();
+    assert_eq!((answer.status, answer.broken), (200, false));
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+/// With `stop.delay` the host goes on taking requests after it stopped being ready, for who still sends them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_before_the_listener_closes() {
+    let mut host = host(&["hello"]).set("stop.delay", "1s").start().await;
+    host.stop();
+    while crate::harness::get(host.admin, "/readyz").await.status == 200 {}
+    assert_eq!(host.get("/hello").await.status, 200);
+    assert_eq!(host.ended().await, Ended::Drained);
+}

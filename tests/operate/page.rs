@@ -1,0 +1,321 @@
+//! Promise: the operators' page shows what the host does, while it does it, in a real browser.
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Browser, Connection, PATIENCE, Process, alone, get, guests, root, wasm};
+
+/// Long enough for what should come within a second or two, on a machine that does other things, too.
+const SOON: Duration = Duration::from_secs(15);
+
+/// Markup that would tell of itself, where a name or a header should be.
+const HOSTILE: &str = "<img src=x onerror=window.owned=1>";
+const SCRIPT: &str = "<script>window.owned=1</script>";
+
+fn put(directory: &Path, guest: &str, name: &str) {
+    std::fs::copy(wasm(guest), directory.join(name)).unwrap();
+}
+
+/// The longest name there may be.
+fn longest() -> String {
+    "W".repeat(63)
+}
+
+/// What a row says.
+fn row(name: &str) -> String {
+    format!("document.querySelector('tr[data-service=\"{name}\"]')")
+}
+
+/// One browser for all, because its start is most of the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_what_happens() {
+    guests();
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["hello", "trap", "logger"] {
+        put(directory.path(), name, &format!("{name}.wasm"));
+    }
+    put(directory.path(), "hello", &format!("{}.wasm", longest()));
+    std::fs::write(directory.path().join("trap.toml"), "calls = ['users']\nhttp = ['https://*.example.org']").unwrap();
+    std::fs::write(directory.path().join(format!("{HOSTILE}.wasm")), "").unwrap();
+    put(directory.path(), "hello", "hello@2.wasm");
+    std::fs::write(directory.path().join("hello@2.toml"), "match = ['header:x-version=2']").unwrap();
+    let far = "[upstream]\nreplicas = ['http://127.0.0.1:1']\nhealth.path = '/health'";
+    std::fs::write(directory.path().join("far.toml"), far).unwrap();
+    let Some(mut browser) = Browser::start() else { return };
+    let host = Process::serve(directory.path(), &["--log-headers", "x-note"]).await;
+    assert_eq!(get(host.address, "/logger").await.status, 200);
+    browser.open(&format!("http://{}/", host.admin));
+    it_comes_alive(&mut browser);
+    rollouts_and_replicas_show(&mut browser);
+    a_dropped_in_service_appears(&mut browser, &host, directory.path()).await;
+    a_trap_shows(&mut browser, &host).await;
+    hostile_text_stays_text(&mut browser, &host).await;
+    it_fits_a_phone_and_both_schemes(&mut browser);
+    assert_eq!(browser.complaints(), [""; 0]);
+    it_survives_a_restart(&mut browser, host, directory.path()).await;
+    it_asks_for_the_token(&mut browser, directory.path()).await;
+}
+
+fn it_comes_alive(browser: &mut Browser) {
+    browser.until("document.body.dataset.state === 'live'", SOON);
+    browser.until("document.querySelector('#state').textContent === 'Ready'", SOON);
+    for name in ["hello", "trap", "logger"] {
+        browser.until(&format!("{}?.dataset.state === 'serving'", row(name)), SOON);
+    }
+    // What was logged before the page came is there, and what is logged from now on.
+    browser.until("document.querySelector('#lines').textContent.includes('stock is low')", SOON);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+fn rollouts_and_replicas_show(browser: &mut Browser) {
+    let sub = |name: &str, cell: u32| format!("{}?.cells[{cell}].lastChild.textContent", row(name));
+    browser.until(&format!("{} === 'gets 0 %, header:x-version=2'", sub("hello@2", 0)), SOON);
+    browser.until(&format!("{} === '0 of 1 replica'", sub("far", 1)), SOON);
+    // A service without an available replica is not shown as one that serves.
+    browser.until(&format!("{}?.cells[1].firstChild.dataset.shape === 'peak'", row("far")), SOON);
+    browser.until(&format!("{}?.dataset.state === 'down'", row("far")), SOON);
+    let detail = |name: &str, list: &str, text: &str| {
+        let open = format!("{}.querySelector('a').click()", row(name));
+        (open, format!("document.querySelector('#{list}').textContent.includes('{text}')"))
+    };
+    for (name, list, text) in [
+        ("hello", "about", "Versionshello@2 0 %"),
+        ("far", "about", "http://127.0.0.1:1down (Connection refused (os error"),
+        ("far", "limits", "upstream.policyleast-in-flight"),
+    ] {
+        let (open, said) = detail(name, list, text);
+        browser.eval(&open);
+        browser.until(&said, SOON);
+        browser.eval("document.querySelector('#close').click()");
+        // What closes tells the address so later, and would take the next one's away.
+        browser.until("location.hash === ''", SOON);
+    }
+}
+
+/// Within two seconds, counted from when the service answers its first request: what comes before that, the watch and
+/// the compiler, is no part of the page.
+async fn a_dropped_in_service_appears(browser: &mut Browser, host: &Process, directory: &Path) {
+    let alone = alone().await;
+    put(directory, "hello", ".late.part");
+    let renamed = Instant::now();
+    std::fs::rename(directory.join(".late.part"), directory.join("late.wasm")).unwrap();
+    while get(host.address, "/late").await.status != 200 {
+        assert!(renamed.elapsed() < PATIENCE, "it is not served");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let published = renamed.elapsed();
+    let shown = browser.until(&format!("{}?.dataset.state === 'serving'", row("late")), SOON);
+    eprintln!("a dropped-in service: served {published:?} after its file's rename, in sight {shown:?} later");
+    assert!(shown < Duration::from_secs(2), "{shown:?}");
+    drop(alone);
+}
+
+async fn a_trap_shows(browser: &mut Browser, host: &Process) {
+    let errors = |n: u32| format!("{}.cells[3].lastChild.textContent === '{n} in all'", row("trap"));
+    for n in 1..=2 {
+        let failed = get(host.address, "/trap").await;
+        assert_eq!(failed.status, 502);
+        browser.until(&errors(n), SOON);
+        if n == 1 {
+            browser.eval(&format!("{}.querySelector('a').click()", row("trap")));
+        }
+        // The second comes to a detail that is open already.
+        let error = format!("document.querySelector('[data-error=\"{}\"]')", failed.header("x-request-id"));
+        browser.until(&format!("{error}?.checkVisibility()"), SOON);
+        let text = browser.eval(&format!("{error}.textContent"));
+        assert!(text.as_str().unwrap().starts_with("502trapped"), "{text}");
+        assert!(text.as_str().unwrap().contains(&failed.header("x-request-id")), "{text}");
+        let frames = browser.eval(&format!("{error}.querySelectorAll('details li').length"));
+        assert!(frames.as_u64().unwrap() > 0, "no backtrace");
+    }
+    let granted =
+        "document.querySelector('#limits').textContent.startsWith('May callusersMay askhttps://*.example.org')";
+    browser.until(granted, SOON);
+    browser.eval("document.querySelector('#close').click()");
+}
+
+/// How often the guest `logger` was heard.
+fn heard(times: u32) -> String {
+    format!(
+        "[...document.querySelectorAll('[data-log]')].filter(line => /stock is low/.test(line.textContent)).length === {times}"
+    )
+}
+
+async fn hostile_text_stays_text(browser: &mut Browser, host: &Process) {
+    let note = format!("{SCRIPT}{HOSTILE}");
+    let mut client = Connection::http1(host.address).await;
+    let answer = client.ask(http::Method::GET, "/logger", &[("x-note", &note)], "").await;
+    assert_eq!(answer.status, 200);
+    browser.until(&format!("document.querySelector('#lines').textContent.includes({})", json!(note)), SOON);
+    browser.until(&format!("document.querySelector('#refused').textContent.includes({})", json!(HOSTILE)), SOON);
+    browser.until(&heard(2), SOON);
+    let longest = longest();
+    browser.eval(&format!("{}.querySelector('a').click()", row(&longest)));
+    browser.until(&format!("document.querySelector('#detail-name').textContent === '{longest}'"), SOON);
+    for (what, expected) in [
+        ("document.querySelectorAll('script').length", json!(1)),
+        ("document.querySelectorAll('style').length", json!(1)),
+        ("document.querySelectorAll('img, iframe, object, embed').length", json!(0)),
+        ("typeof window.owned", json!("undefined")),
+        (
+            "[...new Set([...document.querySelectorAll('#lines *')].map(node => node.tagName))].sort().join()",
+            json!("DIV,SPAN"),
+        ),
+        (
+            r"/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202e]/.test(document.querySelector('#lines').textContent)",
+            json!(false),
+        ),
+    ] {
+        assert_eq!(browser.eval(what), expected, "{what}");
+    }
+}
+
+/// With the longest name and the longest lines in sight, and the detail open over them.
+fn it_fits_a_phone_and_both_schemes(browser: &mut Browser) {
+    let phone = json!({ "width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": true });
+    browser.call("Emulation.setDeviceMetricsOverride", phone);
+    for close in ["0", "document.querySelector('#close').click()"] {
+        browser.eval(close);
+        browser.until("innerWidth === 360 && document.documentElement.scrollWidth <= 360", SOON);
+        browser.until("document.querySelector('dialog').scrollWidth <= 360", SOON);
+    }
+    browser.call("Emulation.clearDeviceMetricsOverride", json!({}));
+    for (scheme, dark) in [("light", false), ("dark", true)] {
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        browser.call("Emulation.setEmulatedMedia", features);
+        // Of 255, for what is written and for what it is written on.
+        let light = "(color => color.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 3)";
+        for (element, property, bright) in [
+            ("body", "backgroundColor", !dark),
+            (".box", "backgroundColor", !dark),
+            ("body", "color", dark),
+            ("tbody td span", "color", dark),
+            ("#lines [data-log] > :nth-child(4)", "color", dark),
+        ] {
+            let style = format!("getComputedStyle(document.querySelector('{element}')).{property}");
+            let light = browser.eval(&format!("{light}({style})")).as_f64().unwrap();
+            assert!(if bright { light > 140.0 } else { light < 110.0 }, "{scheme}: {property} of {element} is {light}");
+        }
+        let taken = browser.call("Page.captureScreenshot", json!({}));
+        assert!(taken["data"].as_str().unwrap().len() > 20_000, "{scheme}: nothing to see");
+    }
+    browser.call("Emulation.setEmulatedMedia", json!({ "features": [] }));
+}
+
+async fn it_survives_a_restart(browser: &mut Browser, mut host: Process, directory: &Path) {
+    for _ in 0..20 {
+        get(host.address, "/hello").await;
+    }
+    let requests = |n: u32| format!("{}?.cells[2].lastChild.textContent === '{n} in all'", row("hello"));
+    browser.until(&requests(20), SOON);
+    // Whatever is seen for a moment in between is remembered.
+    browser.eval(
+        "window.odd = [];
+        new MutationObserver(() => {
+            for (const node of document.querySelectorAll('#figures dd, tbody td:not(.version) :is(span, small)')) {
+                if (/[-−]\\s*\\d|NaN|Infinity|undefined|null/.test(node.textContent)) window.odd.push(node.textContent);
+            }
+            // A rate below zero would be drawn below the chart.
+            for (const path of document.querySelectorAll('path.line')) {
+                for (const [part, y] of path.getAttribute('d')?.matchAll(/[ML]\\S+ (\\S+?)(?=[MLh]|$)/g) ?? []) {
+                    if (!(y >= 0 && y <= 32)) window.odd.push(part);
+                }
+            }
+        }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true })",
+    );
+    let addresses = [host.address, host.admin];
+    host.signal(rustix::process::Signal::TERM);
+    assert!(host.ended().await.success());
+    browser.until("document.body.dataset.state === 'lost'", SOON);
+    browser.until("document.querySelector('.notice').textContent.includes('trying again')", SOON);
+    drop(host);
+    let host = Process::serve_at(directory, addresses).await;
+    let back = browser.until("document.body.dataset.state === 'live'", SOON);
+    eprintln!("the page is live {back:?} after the host is ready again");
+    browser.until(&format!("{}?.dataset.state === 'serving'", row("hello")), SOON);
+    browser.until(&requests(0), SOON);
+    for path in ["/hello", "/hello", "/hello", "/logger"] {
+        get(host.address, path).await;
+    }
+    browser.until(&requests(3), SOON);
+    // Each line once: those of the process that ended, and the new one's, whose numbers begin anew.
+    browser.until(&heard(3), SOON);
+    assert_eq!(browser.eval("window.odd"), json!([]));
+    unreachable_only(browser);
+}
+
+/// Nothing to complain of but answers that did not come, or were no.
+fn unreachable_only(browser: &mut Browser) {
+    let failed = |complaint: &String| complaint.contains("Failed to load resource");
+    let others: Vec<_> = browser.complaints().into_iter().filter(|complaint| !failed(complaint)).collect();
+    assert_eq!(others, [""; 0]);
+}
+
+async fn it_asks_for_the_token(browser: &mut Browser, directory: &Path) {
+    let token = "0123456789abcdef";
+    let host = Process::serve(directory, &["--admin-token", token]).await;
+    browser.open(&format!("http://{}/", host.admin));
+    browser.until("document.body.dataset.state === 'locked'", SOON);
+    assert_eq!(browser.eval("document.querySelector('main').checkVisibility()"), false);
+    for (tried, heard) in [("not the token", "That token is not the host’s."), (token, "")] {
+        browser.until("document.activeElement.id === 'token' && document.activeElement.value === ''", SOON);
+        browser.call("Input.insertText", json!({ "text": tried }));
+        let enter = json!({ "type": "keyDown", "key": "Enter", "windowsVirtualKeyCode": 13, "text": "\r" });
+        browser.call("Input.dispatchKeyEvent", enter);
+        browser.until(&format!("document.querySelector('#lock .said').textContent === '{heard}'"), SOON);
+    }
+    browser.until("document.body.dataset.state === 'live'", SOON);
+    browser.until(&format!("{}?.checkVisibility()", row("hello")), SOON);
+    // It is kept for this tab.
+    browser.eval("window.old = true");
+    browser.call("Page.reload", json!({}));
+    browser.until("!window.old && document.body.dataset.state === 'live'", SOON);
+    unreachable_only(browser);
+}
+
+/// Not a promise: `cargo test -- --ignored picture` takes the picture of the page for the docs again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes a file of the project, and takes a minute"]
+async fn picture() {
+    guests();
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["hello", "users", "echo", "trap", "drip", "counter"] {
+        put(directory.path(), name, &format!("{name}.wasm"));
+    }
+    let host = Process::serve(directory.path(), &[]).await;
+    let mut browser = Browser::start().expect("chromium is installed");
+    let screen = json!({ "width": 1280, "height": 960, "deviceScaleFactor": 1, "mobile": false });
+    browser.call("Emulation.setDeviceMetricsOverride", screen);
+    let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": "light" }] });
+    browser.call("Emulation.setEmulatedMedia", scheme);
+    browser.open(&format!("http://{}/", host.admin));
+    let began = Instant::now();
+    for (path, pause) in [("/hello?name=Ada", 6), ("/users", 25_u32), ("/users/1", 40), ("/echo", 70), ("/drip", 300)] {
+        let address = host.address;
+        tokio::spawn(async move {
+            let mut client = Connection::http1(address).await;
+            loop {
+                client.get(path).await;
+                // A rate that comes and goes.
+                let wave = 1.6 + (began.elapsed().as_secs_f64() / 5.0 + f64::from(pause)).sin();
+                tokio::time::sleep(Duration::from_millis(pause.into()).mul_f64(wave)).await;
+            }
+        });
+    }
+    while began.elapsed() < Duration::from_secs(61) {
+        get(host.address, "/trap").await;
+        tokio::time::sleep(Duration::from_secs(9)).await;
+    }
+    let mut client = Connection::http1(host.admin).await;
+    client.ask(http::Method::POST, "/v1/services/counter/disable", &[("host", "localhost")], "").await;
+    browser.until(&format!("{}?.dataset.state === 'disabled'", row("counter")), SOON);
+    let taken = browser.call("Page.captureScreenshot", json!({}));
+    std::fs::write(
+        root().join("host/src/admin/page.png"),
+        BASE64_STANDARD.decode(taken["data"].as_str().unwrap()).unwrap(),
+    )
+    .unwrap();
+}

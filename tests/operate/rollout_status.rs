@@ -1,0 +1,149 @@
+//! Promise: the API, the commands and the page show the state of a rollout, and which replicas fail.
+
+use serde_json::Value;
+
+use crate::harness::far::manifest;
+use crate::harness::{Habit, Replica, TestHost, get, host, lodge, output, until, wasm, within};
+
+/// What a command says of this host.
+fn told(host: &TestHost, args: &[&str]) -> String {
+    let (code, stdout, stderr) = output(lodge(args).args(["--admin", &host.admin.to_string()]));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{args:?}: {stdout}");
+    stdout
+}
+
+/// What the API says of a service, all of which is in the contract.
+async fn whole(host: &TestHost, name: &str) -> Value {
+    let json = async |path: &str| serde_json::from_slice::<Value>(&get(host.admin, path).await.body).unwrap();
+    let whole = json(&format!("/v1/services/{name}")).await;
+    let contract = json("/v1/openapi.json").await;
+    let schemas = &contract["components"]["schemas"];
+    let answer = &contract["paths"]["/v1/services/{name}"]["get"]["responses"]["200"]["content"];
+    let own = &answer["application/json"]["schema"]["allOf"][1]["properties"];
+    let listed = |schema: &Value, it: &Value| {
+        for key in it.as_object().into_iter().flatten().map(|(key, _)| key) {
+            assert!(schema["properties"][key].is_object(), "`{key}` is not in the contract");
+        }
+    };
+    for key in whole.as_object().unwrap().keys() {
+        assert!(
+            !schemas["Service"]["properties"][key].is_null() || !own[key].is_null(),
+            "`{key}` is not in the contract"
+        );
+    }
+    for (schema, its) in [("Share", &whole["share"]), ("Upstream", &whole["upstream"])] {
+        listed(&schemas[schema], its);
+    }
+    for (schema, its) in [("Version", &whole["versions"]), ("Replica", &whole["replicas"])] {
+        its.as_array().into_iter().flatten().for_each(|it| listed(&schemas[schema], it));
+    }
+    whole
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout() {
+    let hello = std::fs::read(wasm("hello")).unwrap();
+    let host = host(&["hello"])
+        .manifest("hello", "sticky = 'cookie:sid'")
+        .file("hello@2.wasm", &hello)
+        .manifest("hello@2", "percent = 10\nmatch = ['header:x-version=2']\nmirror = 5\nrollback.errors = 2")
+        .start()
+        .await;
+    assert_eq!(host.refusals(), Vec::<String>::new());
+    let gets =
+        "  gets          10 %, header:x-version=2; mirror 5 %; rollback errors +2 %, p99 ×1.5, from 100 requests\n";
+    let version = told(&host, &["inspect", "hello@2"]);
+    assert!(version.contains(gets) && version.contains("  answers at    2.hello.localhost\n"), "{version}");
+    let service = told(&host, &["inspect", "hello"]);
+    assert!(service.contains("  versions      hello@2 10 %\n  sticky        cookie:sid\n"), "{service}");
+    let list = told(&host, &["ps"]);
+    assert!(list.lines().any(|line| line.starts_with("hello@2 ") && line.contains("   serving 10%   ")), "{list}");
+    let share = &whole(&host, "hello@2").await["share"];
+    assert_eq!((&share["percent"], &share["rollback"]["errors"]), (&10.0.into(), &2.0.into()));
+    let beside = serde_json::json!([{ "name": "hello@2", "percent": 10.0, "state": "serving" }]);
+    assert_eq!(whole(&host, "hello").await["versions"], beside);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_in_trouble() {
+    let replicas = [Replica::start("a").await, Replica::start("b").await];
+    let [a, b] = &replicas;
+    let checked =
+        "health = { path = '/', interval = '1s', timeout = '1s', unhealthy = 1 }\nejection = { failures = 2 }";
+    let host = host(&[])
+        .manifest(
+            "far",
+            &format!("routes = [{{ path = '/far', strip_prefix = true }}]\n{}", manifest(&[a, b], checked)),
+        )
+        .manifest("lost", "[upstream]\nreplicas_file = 'lost.list'")
+        .start()
+        .await;
+    a.set(Habit::Describe);
+    b.set(Habit::Describe);
+    let path = within(host.get("/far/x")).await.text();
+    assert!(path.starts_with("GET /x HTTP/1.1"), "{path}");
+    let all = told(&host, &["inspect", "far"]);
+    assert!(all.contains("  state         serving; 2 of 2 replicas available\n"), "{all}");
+    for line in
+        ["policy least-in-flight, ", "read 10s", "health: ", "path /, ", "timeout 1s", "ejection: ", "failures 2"]
+    {
+        assert!(all.contains(line), "{line:?} is not in\n{all}");
+    }
+    assert!(all.contains("in_flight 256") && !all.contains("warm_uses") && !all.contains("128.0 MiB"), "{all}");
+    // One of them takes no connections any more.
+    a.set(Habit::Refuse);
+    until("it is known to be down", || crate::harness::far::state(&host, a) == "down").await;
+    let one = told(&host, &["inspect", "far"]);
+    let line = one
+        .lines()
+        .find(|line| line.contains(&format!("http://{}  down: ", a.address)))
+        .unwrap_or_else(|| panic!("{one}"));
+    assert!(line.contains("weight 1, 0 in flight") && line.matches("http://").count() == 1, "{line}");
+    let list = told(&host, &["ps"]);
+    assert!(list.contains("serving 1/2"), "{list}");
+    let seen = &whole(&host, "far").await["replicas"][0];
+    assert!(seen["why"].as_str().is_some_and(|why| !why.is_empty()) && seen["until"].is_null(), "{seen}");
+    // Nobody says where the replicas of the other one are.
+    let lost = told(&host, &["inspect", "lost"]);
+    assert!(lost.contains("  replicas      none: lost.list: No such file"), "{lost}");
+    assert!(!lost.contains("machine code"), "{lost}");
+    assert!(list.contains("down 0/0"), "{list}");
+    let directory = host.directory().display().to_string();
+    let (_, checked, _) = output(&mut lodge(&["check", &directory]));
+    assert!(
+        checked.contains(&format!("  replicas    http://{}\n", a.address)) && !checked.contains("exports"),
+        "{checked}"
+    );
+    assert!(checked.contains("  replicas    lost.list: No such file"), "{checked}");
+}
+
+/// A service whose requests fail is not shown as one that serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_service() {
+    let host = host(&["trap", "hello"]).start().await;
+    for _ in 0..5 {
+        assert!(told(&host, &["ps"]).lines().any(|line| line.starts_with("trap ") && line.contains("   serving   ")));
+        assert_eq!(host.get("/trap").await.status, 502);
+    }
+    let counted = || async { whole(&host, "trap").await["errors"] == 5 };
+    while !counted().await {}
+    let list = told(&host, &["ps"]);
+    assert!(list.lines().any(|line| line.starts_with("trap ") && line.contains("   failing   ")), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("hello ") && line.contains("   serving   ")), "{list}");
+}
+
+/// One that fails requests says until when it is left out, and for what.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ejected_replica() {
+    let (a, b) = (Replica::start("a").await, Replica::start("b").await);
+    let host = crate::harness::far::before(&[&a, &b], "ejection = { failures = 1, base = '1m' }").start().await;
+    a.set(Habit::Status(503));
+    for _ in 0..100 {
+        assert_eq!(within(host.get("/far")).await.status, 200, "the other one answers");
+    }
+    let text = told(&host, &["inspect", "far"]);
+    let line = text.lines().find(|line| line.contains("ejected until 2")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("it responded with 503"), "{line}");
+    let seen = whole(&host, "far").await["replicas"][0].clone();
+    assert!(seen["until"].as_str().is_some_and(|until| until.ends_with('Z')), "{seen}");
+}

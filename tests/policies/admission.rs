@@ -1,0 +1,341 @@
+//! Promise: client networks, rates, load shedding and adaptive limits hold as the manifest says, and through every
+//! change of it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::Value;
+
+use crate::harness::{Answer, Connection, TestHost, get, host, until, wasm};
+
+/// GET on a connection from this address of the loopback network.
+async fn get_from(client: &str, address: SocketAddr, path: &str) -> Answer {
+    Connection::from(client.parse().unwrap(), address).await.get(path).await
+}
+
+/// Puts another manifest there, and waits until it is what is served.
+pub(crate) async fn edit(host: &TestHost, name: &str, manifest: &str) {
+    let generation = host.current.snapshot().generation;
+    std::fs::write(host.directory().join(format!("{name}.toml")), manifest).unwrap();
+    until("the manifest is served", || host.current.snapshot().generation > generation).await;
+    assert_eq!(host.refusals(), Vec::<String>::new());
+}
+
+/// Replaces the component by another guest.
+pub(crate) async fn replace(host: &TestHost, name: &str, guest: &str) {
+    let generation = host.current.snapshot().generation;
+    let partial = host.directory().join(".new");
+    std::fs::copy(wasm(guest), &partial).unwrap();
+    std::fs::rename(partial, host.directory().join(format!("{name}.wasm"))).unwrap();
+    until("the component is served", || host.current.snapshot().generation > generation).await;
+}
+
+pub(crate) async fn policies(host: &TestHost, name: &str) -> Vec<Value> {
+    let answer = Connection::http1(host.admin).await.get(&format!("/v1/services/{name}")).await;
+    let service: Value = serde_json::from_slice(&answer.body).unwrap();
+    service["policies"].as_array().unwrap().clone()
+}
+
+pub(crate) async fn metric(host: &TestHost, line: &str) -> String {
+    let text = get(host.admin, "/metrics").await.text();
+    let found = text.lines().find_map(|found| found.strip_prefix(line)).map(|value| value.trim().to_owned());
+    found.unwrap_or_else(|| panic!("no {line} in\n{text}"))
+}
+
+pub(crate) fn refused(answer: &Answer) -> (u16, String) {
+    (answer.status, answer.problem())
+}
+
+/// Networks are let in and turned away, per service and per route, by who is at the other end and not by who they say they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn networks() {
+    let host = host(&["echo", "hello"])
+        .manifest("hello", "allow = ['127.0.1.0/24']\ndeny = ['127.0.1.9']")
+        .manifest("echo", "routes = ['/echo', { path = '/echo/admin', allow = ['127.0.2.0/24'] }]")
+        .start()
+        .await;
+    let denied = get_from("127.0.0.1", host.address, "/hello").await;
+    assert_eq!(refused(&denied), (403, "client-denied".into()));
+    assert!(denied.header("retry-after").is_empty());
+    assert_eq!(get_from("127.0.1.1", host.address, "/hello").await.status, 200);
+    assert_eq!(get_from("127.0.1.9", host.address, "/hello").await.status, 403);
+    let forged = [("x-forwarded-for", "127.0.1.1")];
+    let mut client = Connection::from("127.0.0.1".parse().unwrap(), host.address).await;
+    assert_eq!(client.ask(Method::GET, "/hello", &forged, "").await.status, 403, "nobody is believed");
+    assert_eq!(get_from("127.0.0.1", host.address, "/echo/head").await.status, 200);
+    assert_eq!(get_from("127.0.0.1", host.address, "/echo/admin/head").await.status, 403);
+    assert_eq!(get_from("127.0.2.1", host.address, "/echo/admin/head").await.status, 200);
+    // Nobody gets around a route by the service's own host; one without such routes has it.
+    let own = |name: &'static str| [("host", name)];
+    let around = client.ask(Method::GET, "/admin/head", &own("echo.localhost"), "").await;
+    assert_eq!(refused(&around), (404, "no-route".into()));
+    assert_eq!(
+        client.ask(Method::GET, "/", &own("hello.localhost"), "").await.status,
+        403,
+        "it has a route, and a policy"
+    );
+    edit(&host, "hello", "deny = ['127.0.1.0/24']").await;
+    assert_eq!(get_from("127.0.0.1", host.address, "/hello").await.status, 200);
+    assert_eq!(get_from("127.0.1.1", host.address, "/hello").await.status, 403);
+    assert_eq!(metric(&host, r#"lodge_refusals_total{service="hello",reason="client-denied"}"#).await, "5");
+}
+
+/// A manifest that is saved in place is empty for a moment: until it has been so for a while, what it said holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_being_saved() {
+    let manifest = "deny = ['127.0.0.1']\nrate = '3/h'";
+    let host = host(&["hello"]).manifest("hello", manifest).start().await;
+    assert_eq!(get_from("127.0.0.2", host.address, "/hello").await.status, 200);
+    let path = host.directory().join("hello.toml");
+    for round in 0..5 {
+        let emptied = Instant::now();
+        std::fs::File::create(&path).unwrap();
+        loop {
+            let status = host.get("/hello").await.status;
+            // From then on it may be meant so.
+            if emptied.elapsed() >= lodge::guests::scan::SETTLE / 2 {
+                break;
+            }
+            assert_eq!(status, 403, "it was let in {:?} after", emptied.elapsed());
+        }
+        edit(&host, "hello", &format!("{manifest}\nenv.ROUND = '{round}'")).await;
+    }
+    let answer = get_from("127.0.0.2", host.address, "/hello").await;
+    assert!(answer.header("ratelimit").contains(";r=1;"), "what was used is forgotten: {answer:?}");
+    std::fs::File::create(&path).unwrap();
+    let emptied = Instant::now();
+    while host.get("/hello").await.status != 200 {
+        assert!(emptied.elapsed() < Duration::from_secs(20), "it stays empty");
+    }
+}
+
+/// Behind a proxy that is trusted, the client is who the proxy says.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_behind_a_proxy() {
+    let host = host(&["hello"])
+        .set("trusted_proxies", "127.0.3.0/24")
+        .manifest("hello", "rate = '1/h'\ndeny = ['192.0.2.66']")
+        .start()
+        .await;
+    let mut proxy = Connection::from("127.0.3.1".parse().unwrap(), host.address).await;
+    let mut ask =
+        async |client: &str| proxy.ask(Method::GET, "/hello", &[("x-forwarded-for", client)], "").await.status;
+    assert_eq!((ask("192.0.2.1").await, ask("192.0.2.1").await, ask("192.0.2.2").await), (200, 429, 200));
+    assert_eq!(ask("192.0.2.66").await, 403);
+    assert_eq!(ask("6.6.6.6, 192.0.2.1").await, 429, "what stands before the client is the client's own invention");
+}
+
+/// A client that knows the name of the host can forge the mark that guests have in `Via`. Policies then hold for the address that
+/// the forwarding headers name and for the proxy's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_mark_loosens_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let replica = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let far = format!("[upstream]\nreplicas = ['http://{}']", replica.local_addr().unwrap());
+    let host = host(&["hello"])
+        .set("trusted_proxies", "127.0.3.0/24")
+        .manifest("hello", "allow = ['127.0.3.0/24', '192.0.2.0/25']\ndeny = ['192.0.2.66']\nrate = '2/h'")
+        .manifest("far", &far)
+        .start()
+        .await;
+    let name = async {
+        let (mut stream, _) = replica.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0);
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        let head = String::from_utf8(head).unwrap();
+        let (_, name) = head.split_once("1.1 lodge-").unwrap();
+        name.get(..8).unwrap().to_owned()
+    };
+    let (answer, name) = tokio::join!(host.get("/far"), name);
+    assert_eq!(answer.status, 204);
+    let mark = format!("1.1 lodge-{name}-guest, 1.1 front");
+    let mut proxy = Connection::from("127.0.3.1".parse().unwrap(), host.address).await;
+    let mut ask = async |client: &str, via: &str| {
+        proxy.ask(Method::GET, "/hello", &[("x-forwarded-for", client), ("via", via)], "").await.status
+    };
+    assert_eq!([ask("192.0.2.200", &mark).await, ask("192.0.2.66", &mark).await], [403, 403]);
+    assert_eq!([ask("192.0.2.1", "1.1 front").await, ask("192.0.2.1", "1.1 front").await], [200, 200]);
+    assert_eq!([ask("192.0.2.1", "1.1 front").await, ask("192.0.2.1", &mark).await], [429, 429]);
+    let mut outside = Connection::from("127.0.3.2".parse().unwrap(), host.address).await;
+    let mut ask = async |headers: &[(&str, &str)]| outside.ask(Method::GET, "/hello", headers, "").await.status;
+    assert_eq!(ask(&[("via", &mark), ("x-forwarded-for", "192.0.2.2")]).await, 200, "both may");
+    // Both use their rates.
+    assert_eq!(ask(&[("x-forwarded-for", "192.0.2.2")]).await, 200);
+    assert_eq!(ask(&[("x-forwarded-for", "192.0.2.2")]).await, 429);
+    assert_eq!([ask(&[("via", &mark)]).await, ask(&[("via", &mark)]).await], [200, 429]);
+}
+
+/// The fields say where a client stands, on every answer; what is used stays used when the manifest changes, and when
+/// the component does.
+#[tokio::test(flavor = "multi_thread")]
+async fn rates() {
+    let manifest = "rate = { limit = '5/h', by = 'client' }";
+    let host = host(&["hello"]).manifest("hello", manifest).start().await;
+    let first = host.get("/hello").await;
+    assert_eq!((first.status, first.header("ratelimit-policy").as_str()), (200, "\"client\";q=5;w=3600"));
+    assert_eq!(
+        (first.header("ratelimit").as_str(), first.header("retry-after").as_str()),
+        ("\"client\";r=4;t=720", "")
+    );
+    assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=3;t=1440");
+    assert_eq!(get_from("127.0.0.9", host.address, "/hello").await.header("ratelimit"), "\"client\";r=4;t=720");
+    // Room for six, two are used; each takes ten minutes to come back.
+    edit(&host, "hello", "rate = { limit = '6/h', by = 'client' }").await;
+    assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=3;t=1800");
+    replace(&host, "hello", "deaf").await;
+    assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=2;t=2400");
+    for _ in 0..2 {
+        assert_eq!(host.get("/hello").await.status, 200);
+    }
+    let over = host.get("/hello").await;
+    assert_eq!(refused(&over), (429, "rate-limited".into()));
+    assert_eq!(
+        (over.header("retry-after").as_str(), over.header("ratelimit").as_str()),
+        ("600", "\"client\";r=0;t=3600")
+    );
+    assert_eq!(over.header("ratelimit-policy"), "\"client\";q=6;w=3600");
+    let rate = &policies(&host, "hello").await[0];
+    assert_eq!(
+        (&rate["policy"], &rate["settings"], &rate["state"]),
+        (&"rate".into(), &"6/h, burst 6, by client".into(), &"2 in use".into())
+    );
+    assert_eq!(metric(&host, r#"lodge_rate_limit_keys{service="hello"}"#).await, "2");
+    assert_eq!(metric(&host, r#"lodge_refusals_total{service="hello",reason="rate-limited"}"#).await, "1");
+}
+
+/// A route has a limit of its own besides its service's, and keeps what is used when another route comes before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rates_of_routes() {
+    let route = "{ path = '/login', rate = { limit = '2/h', by = 'header:x-user' } }";
+    let service = "rate = { limit = '4/h', by = 'service' }";
+    let host = host(&["hello"]).manifest("hello", &format!("routes = ['/hello', {route}]\n{service}")).start().await;
+    let mut client = host.connect().await;
+    let mut ask = async |path: &str, user: &str| client.ask(Method::GET, path, &[("x-user", user)], "").await;
+    let both = ask("/login", "ada").await;
+    let fields: Vec<_> = both.headers.get_all("ratelimit").iter().map(|value| value.to_str().unwrap()).collect();
+    assert_eq!(fields, ["\"route-x-user\";r=1;t=1800", "\"service\";r=3;t=900"]);
+    assert_eq!(ask("/login", "ada").await.status, 200);
+    edit(&host, "hello", &format!("routes = ['/', '/hello', {route}]\n{service}")).await;
+    assert_eq!(refused(&ask("/login", "ada").await), (429, "rate-limited".into()));
+    assert_eq!(ask("/login", "bob").await.status, 200);
+    assert_eq!(ask("/hello", "ada").await.status, 200);
+    assert_eq!(ask("/hello", "ada").await.status, 429, "four have been let in");
+}
+
+/// Clients that ask without a pause get what the rate allows, to two in a hundred.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_holds_under_load() {
+    let host = host(&["deaf"])
+        .manifest("deaf", "rate = { limit = '100/s', burst = 10, by = 'service' }")
+        .alone()
+        .start()
+        .await;
+    let (address, start) = (host.address, Instant::now());
+    let end = start + Duration::from_secs(5);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut client = Connection::http1(address).await;
+                let (mut admitted, mut asked) = (0, 0);
+                while Instant::now() < end {
+                    asked += 1;
+                    match client.get("/deaf").await.status {
+                        200 => admitted += 1,
+                        status => assert_eq!(status, 429),
+                    }
+                }
+                (admitted, asked)
+            })
+        })
+        .collect();
+    let (mut admitted, mut asked) = (0, 0);
+    for client in clients {
+        let (more, asks) = client.await.unwrap();
+        (admitted, asked) = (admitted + more, asked + asks);
+    }
+    let allowed = 10.0 + 100.0 * start.elapsed().as_secs_f64();
+    assert!(
+        f64::from(admitted) <= allowed && f64::from(admitted) >= allowed * 0.98,
+        "{admitted} of {asked}; {allowed} are allowed"
+    );
+    assert!(asked > 3 * admitted, "too few asked for this to say anything: {asked}");
+}
+
+/// When every sandbox is taken the least important go first, and come back when there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_host_sheds() {
+    let host = host(&["sleeper", "hello"])
+        .named("hello", "batch")
+        .named("hello", "vital")
+        .manifest("batch", "priority = 'low'")
+        .manifest("vital", "routes = [{ path = '/vital', priority = 'high' }, '/usual']")
+        .set("engine.instances", "2")
+        .set("engine.queue", "4")
+        .set("limits.queue_wait", "20s")
+        .set("limits.wall", "5s")
+        .set("limits.cpu", "5s")
+        .start()
+        .await;
+    let address = host.address;
+    // A machine that is busy with other tests may be late, which is a reason to shed, too.
+    let room = async || {
+        let start = Instant::now();
+        while host.get("/batch").await.status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(20), "there is never room");
+        }
+    };
+    room().await;
+    let sleep = || tokio::spawn(async move { get(address, "/sleeper").await.status });
+    let flying = |count: usize| {
+        let snapshot = host.current.snapshot();
+        snapshot.targets.iter().map(|target| target.admission.in_flight()).sum::<usize>() >= count
+    };
+    let mut sleeping = vec![sleep(), sleep()];
+    until("both places are taken", || flying(2)).await;
+    assert_eq!(refused(&host.get("/batch").await), (503, "shed".into()));
+    assert_eq!(host.get("/batch").await.header("retry-after"), "1");
+    // Two of four places of the queue, and normal requests make room for high ones.
+    sleeping.extend([sleep(), sleep()]);
+    until("two wait for the host", || flying(4)).await;
+    assert_eq!(metric(&host, "lodge_load_level").await, "2");
+    assert_eq!(refused(&host.get("/hello").await), (503, "shed".into()));
+    assert_eq!(
+        refused(&host.get("/usual").await),
+        (503, "shed".into()),
+        "a route without a priority is as its service"
+    );
+    let vital = tokio::spawn(async move { get(address, "/vital").await.status });
+    assert_eq!(vital.await.unwrap(), 200, "it waits, and has its turn");
+    for sleeping in sleeping {
+        assert_eq!(sleeping.await.unwrap(), 504);
+    }
+    room().await;
+    assert_eq!(host.get("/hello").await.status, 200);
+}
+
+/// The number of places follows the time that answers take, and goes on from there after an edit.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_adapt() {
+    let manifest = |latency: &str| format!("adaptive = {{ latency = '{latency}', floor = 2 }}\nlimits.in_flight = 20");
+    let host = host(&["counter"]).manifest("counter", &manifest("1ms")).start().await;
+    let limit = || {
+        let snapshot = host.current.snapshot();
+        snapshot.targets[0].admission.slots()
+    };
+    assert_eq!(limit(), 20);
+    edit(&host, "counter", &manifest("1h")).await;
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_millis(500) {
+        assert_eq!(host.get("/counter").await.status, 200);
+    }
+    assert_eq!(limit(), 20);
+    let shown = &policies(&host, "counter").await[0];
+    assert_eq!((&shown["policy"], &shown["state"]), (&"adaptive".into(), &"20 of 20 slots".into()));
+    assert_eq!(metric(&host, r#"lodge_concurrency_limit{service="counter"}"#).await, "20");
+    edit(&host, "counter", "limits.in_flight = 3").await;
+    assert_eq!(limit(), 3);
+}

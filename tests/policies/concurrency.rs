@@ -1,0 +1,141 @@
+//! Promise: requests in flight, requests that wait, and request bodies stay within the limits of their service and of
+//! the host.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::Frame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Answer, Connection, fed, host};
+
+/// So many at once, so many waiting, the rest is told to come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_flight_and_waiting() {
+    let host =
+        host(&["drip"]).manifest("drip", "limits = { in_flight = 2, queue = 3, queue_wait = '20s' }").start().await;
+    let asked: Vec<_> = (0..10)
+        .map(|_| {
+            let address = host.address;
+            tokio::spawn(async move { crate::harness::get(address, "/drip/6").await })
+        })
+        .collect();
+    let (mut served, mut refused) = (0, 0);
+    for asked in asked {
+        let answer = asked.await.unwrap();
+        match answer.status {
+            200 => served += 1,
+            _ => {
+                assert_eq!((answer.status, answer.problem().as_str()), (503, "queue-full"));
+                assert_eq!(answer.header("retry-after"), "1");
+                refused += 1;
+            }
+        }
+    }
+    // A place is held to the last byte: if it were given back at the head, all ten would be served.
+    assert_eq!((served, refused), (5, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends() {
+    let limits = "limits = { in_flight = 1, queue = 1, queue_wait = '300ms', wall = '2s', cpu = '2s' }";
+    let host = host(&["sleeper"]).manifest("sleeper", limits).start().await;
+    let address = host.address;
+    let asked = [0, 1].map(|_| tokio::spawn(async move { crate::harness::get(address, "/sleeper").await }));
+    // Whichever of the two comes first sleeps to its end; the other waits for its place, in vain.
+    let mut reasons = Vec::new();
+    for asked in asked {
+        let answer = asked.await.unwrap();
+        reasons.push((answer.status, answer.problem()));
+    }
+    reasons.sort();
+    assert_eq!(reasons, [(503, "queue-timeout".into()), (504, "wall-time".into())]);
+}
+
+/// A full host says no as a full service does.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_has_bounds_too() {
+    let host = host(&["sleeper", "hello"])
+        .set("engine.instances", "1")
+        .set("engine.queue", "0")
+        .set("limits.wall", "2s")
+        .set("limits.cpu", "2s")
+        .start()
+        .await;
+    let address = host.address;
+    let sleeping = tokio::spawn(async move {
+        loop {
+            // Refused itself when hello was first.
+            match crate::harness::get(address, "/sleeper").await.status {
+                503 => {}
+                status => return status,
+            }
+        }
+    });
+    let start = Instant::now();
+    while host.get("/hello").await.status != 503 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!(sleeping.await.unwrap(), 504);
+    assert_eq!(host.get("/hello").await.status, 200, "the place came back");
+}
+
+/// By what it says and by what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn request_bodies() {
+    let host = host(&["echo", "echo3", "deaf"]).set("limits.request_body", "1MiB").start().await;
+    let exact = "x".repeat(1 << 20);
+    let over = "x".repeat((1 << 20) + 1);
+    for name in ["echo", "echo3"] {
+        for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+            let path = format!("/{name}");
+            assert_eq!(client.ask(Method::POST, &path, &[], &exact).await.body.len(), exact.len(), "{name}");
+            let refused = client.ask(Method::POST, &path, &[], &over).await;
+            assert_eq!((refused.status, refused.problem().as_str()), (413, "body-too-large"), "{name}");
+        }
+        // Chunked, it does not say how large it is: the guest's read fails, and the answer that had begun breaks.
+        let mut client = Connection::http1(host.address).await;
+        let (feed, body) = fed();
+        let request = Request::post(format!("/{name}")).body(body).unwrap();
+        let feeding = tokio::spawn(async move {
+            for _ in 0..64 {
+                if feed.send(Frame::data(Bytes::from(vec![b'x'; 32 << 10]))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        // The break may overtake what was answered before it.
+        if let Ok(response) = client.send(request).await {
+            let answer = Answer::read(response).await;
+            assert!(answer.broken || answer.status == 413, "{name}: {} bytes", answer.body.len());
+            assert!(answer.body.len() <= exact.len(), "{name}: {} bytes passed", answer.body.len());
+        }
+        feeding.abort();
+    }
+    // A guest that never looks at its body does not have to be told.
+    let mut client = Connection::http1(host.address).await;
+    assert_eq!(client.ask(Method::POST, "/deaf", &[], &over).await.status, 413);
+}
+
+/// Who is answered early hears it, though it sends on: what is unread when a connection closes would reset it.
+#[tokio::test(flavor = "multi_thread")]
+async fn early_answers_are_heard() {
+    let host = host(&["echo", "deaf"]).set("limits.request_body", "1MiB").start().await;
+    for (path, length, expected) in [
+        ("/echo", "content-length: 16777216", "HTTP/1.1 413 "),
+        ("/deaf", "transfer-encoding: chunked", "HTTP/1.1 200 "),
+    ] {
+        let mut client = tokio::net::TcpStream::connect(host.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
+        for _ in 0..128 {
+            client.write_all(chunk.as_bytes()).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("it is closed, not reset");
+        assert!(answer.starts_with(expected), "{path}: {answer:.100}");
+    }
+}

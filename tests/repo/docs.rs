@@ -1,0 +1,363 @@
+//! Promise: the docs say what the code does. Links lead somewhere, tables have every row, and blocks are what they say.
+
+mod markdown;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use http::Method;
+
+use crate::harness::{host, lodge, output, root};
+use crate::repo::tidy::rust_files;
+use markdown::{anchors, blocks, commands, links, words};
+
+/// A page of the docs: its path from the root of the repository, and its text.
+struct Page {
+    path: String,
+    text: String,
+}
+
+/// The README and every page of `docs/`, by path.
+fn pages() -> Vec<Page> {
+    let mut paths = vec!["README.md".to_owned()];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            paths.push(format!("docs/{name}"));
+        }
+    }
+    paths.sort();
+    paths.into_iter().map(|path| Page { text: fs::read_to_string(root().join(&path)).unwrap(), path }).collect()
+}
+
+fn page(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut checked = 0;
+    for Page { path, text } in pages() {
+        let names = anchors(&text);
+        let twice = names.iter().find(|name| names.iter().filter(|other| other == name).count() > 1);
+        assert_eq!(twice, None, "{path} has two headings with one anchor");
+        let folder = root().join(&path).parent().unwrap().to_owned();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { root().join(&path) } else { folder.join(file) };
+            assert!(target.exists(), "{path}: there is no {link}");
+            let resolved = target.canonicalize().unwrap();
+            assert!(resolved.starts_with(root().canonicalize().unwrap()), "{path}: {link} is not in the repository");
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                assert!(anchors(&text).iter().any(|name| name == anchor), "{path}: there is no heading {link}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "{checked} links were found");
+}
+
+/// mdBook shows what `SUMMARY.md` lists, and nothing else.
+#[test]
+fn the_summary_lists_every_page() {
+    let mut listed = links(&page("docs/SUMMARY.md"));
+    listed.sort();
+    let pages = pages().into_iter().filter_map(|page| page.path.strip_prefix("docs/").map(str::to_owned));
+    let pages: Vec<_> = pages.filter(|name| name != "SUMMARY.md").collect();
+    assert_eq!(listed, pages);
+    let book: toml::Table = page("docs/book.toml").parse().unwrap();
+    assert_eq!(book["book"]["src"].as_str(), Some("."));
+    let (readme, lines) = (page("README.md"), page("README.md").lines().count());
+    assert!(lines <= 130, "README.md has {lines} lines: the details are for docs/");
+    for name in pages {
+        assert!(readme.contains(&format!("(docs/{name})")), "README.md does not lead to docs/{name}");
+    }
+}
+
+/// Every block of code says what it is in its info string; what can be read or run by a test, is.
+#[test]
+fn blocks_are_what_they_say() {
+    const KNOWN: &[&str] = &[
+        "console",
+        "dockerfile",
+        "go",
+        "js",
+        "json",
+        "mermaid",
+        "python",
+        "rust",
+        "sh",
+        "text",
+        "toml cargo",
+        "toml lodge",
+        "toml manifest",
+        "yaml",
+    ];
+    let mut settings = 0;
+    for Page { path, text } in pages() {
+        for (info, code) in blocks(&text) {
+            assert!(KNOWN.contains(&info.as_str()), "{path}: no block is `{info}`: say one of {KNOWN:?}");
+            match info.as_str() {
+                "json" => {
+                    let json = serde_json::from_str::<serde_json::Value>(&code);
+                    json.unwrap_or_else(|error| panic!("{path}: {error}:\n{code}"));
+                }
+                "toml cargo" => {
+                    toml::from_str::<toml::Table>(&code).unwrap_or_else(|error| panic!("{path}: {error}:\n{code}"));
+                }
+                // Manifests are read by `cli::schema`, which compares their schema, too.
+                "toml lodge" => {
+                    let source = lodge::config::read_file(&code).unwrap();
+                    let origin = lodge::config::Origin::File;
+                    lodge::config::resolve(&[(origin, source)])
+                        .map(drop)
+                        .unwrap_or_else(|problems| panic!("{path}: {problems:?}:\n{code}"));
+                    settings += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(settings > 0, "no page shows a lodge.toml");
+}
+
+/// The commands that the docs show exist, with their flags.
+#[test]
+fn commands_exist() {
+    let mut help: BTreeMap<String, String> = BTreeMap::new();
+    let mut checked = 0;
+    for Page { path, text } in pages() {
+        for line in commands(&text) {
+            let mut words = line.split([' ', '[', ']', '=']).skip(1).filter(|word| !word.is_empty());
+            let Some(command) = words.next().filter(|word| word.starts_with(|char: char| char.is_ascii_lowercase()))
+            else {
+                continue;
+            };
+            let known = help.entry(command.to_owned()).or_insert_with(|| {
+                let (code, known, error) = output(&mut lodge(&[command, "--help"]));
+                assert_eq!(code, Some(0), "{path}: `{line}`: {error}");
+                known
+            });
+            for flag in words.filter(|word| word.starts_with('-')) {
+                let has = known.split([' ', ',', '\n']).any(|word| word == flag);
+                assert!(has, "{path}: `{line}`: `lodge {command}` has no {flag}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(help.len() > 15 && checked > 10, "{checked} flags of {:?}", help.keys());
+}
+
+/// The services that the docs show are guests that tests run.
+#[test]
+fn services_are_guests_that_run() {
+    for (path, guest) in [("README.md", "guests/hello"), ("docs/guide.md", "tests/guests/orders")] {
+        let code = page(&format!("{guest}/src/lib.rs"));
+        assert!(page(path).contains(&format!("```rust\n{}\n```", code.trim())), "the service in {path} is not {guest}");
+    }
+}
+
+/// The service of the guide prices orders, and refuses what is none.
+#[tokio::test]
+async fn the_guides_service_prices_orders() {
+    let host = host(&["orders"]).start().await;
+    let mut client = host.connect().await;
+    let cake = r#"{"item":"cake","count":2}"#;
+    for (method, path, body, status, answer) in [
+        (Method::POST, "/orders", cake, 200, r#"{"item":"cake","count":2,"cents":1040}"#),
+        (Method::POST, "/orders", r#"{"item":"tea"}"#, 422, r#"{"error":"missing field `count` at line 1 column 14"}"#),
+        (Method::POST, "/orders", r#"{"item":"ale","count":1}"#, 422, r#"{"error":"there is no ale"}"#),
+        (Method::GET, "/orders", "", 405, r#"{"error":"POST an order here"}"#),
+        (Method::POST, "/orders/1", cake, 404, r#"{"error":"there is nothing here"}"#),
+    ] {
+        let response = client.ask(method, path, &[], body).await;
+        assert_eq!((response.status, response.text().as_str()), (status, answer), "{path} {body}");
+    }
+}
+
+/// What `curl` prints in README.md and in the guide is what it prints.
+#[tokio::test]
+async fn curl_prints_what_the_docs_say() {
+    let host = host(&["hello", "users", "orders"]).start().await;
+    let mut client = host.connect().await;
+    let mut checked = 0;
+    for path in ["README.md", "docs/guide.md"] {
+        for (_, code) in blocks(&page(path)).into_iter().filter(|(info, _)| info == "console") {
+            let lines: Vec<_> = code.lines().collect();
+            for pair in lines.windows(2) {
+                let Some(command) = pair[0].strip_prefix("$ curl ") else { continue };
+                let words = words(command);
+                let after = |flag: &str| words.iter().position(|word| word == flag).map(|at| words[at + 1].as_str());
+                let url = words.iter().find_map(|word| word.strip_prefix("localhost:8080")).unwrap();
+                let method = if after("-d").is_some() { Method::POST } else { Method::GET };
+                let headers: Vec<_> = after("-H").and_then(|header| header.split_once(": ")).into_iter().collect();
+                let response = client.ask(method, url, &headers, after("-d").unwrap_or_default()).await;
+                assert_eq!(response.text(), pair[1], "{path}: {command}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 5, "{checked}");
+}
+
+/// The map has every module of the host.
+#[test]
+fn the_map_is_complete() {
+    let map = page("docs/architecture.md");
+    let rows: String =
+        map.lines().filter(|line| line.starts_with("| `")).map(|row| row.split('|').nth(1).unwrap()).collect();
+    for line in page("host/src/lib.rs").lines() {
+        if let Some(module) = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';')) {
+            assert!(rows.contains(&format!("`{module}`")), "the map of docs/architecture.md has no row for `{module}`");
+        }
+    }
+    let words = map.split("## Glossary").nth(1).unwrap().lines().filter(|line| line.starts_with("| ")).skip(1);
+    let words: Vec<_> = words.collect();
+    assert!(
+        words.len() >= 40 && words.is_sorted_by_key(|row| row.to_lowercase()),
+        "the glossary is not in order: {words:?}"
+    );
+}
+
+/// Modules and functions that the docs name by their paths are where the docs say.
+#[test]
+fn paths_of_the_code_exist() {
+    let source = root().join("host/src");
+    let names = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let mut found = 0;
+    for name in ["architecture", "contributing", "decisions", "performance", "security"] {
+        let text = page(&format!("docs/{name}.md"));
+        for span in text.split('`').skip(1).step_by(2) {
+            let path: Vec<_> = span.split("::").collect();
+            let (last, parents) = path.split_last().unwrap();
+            let module = |path: &[&str]| source.join(path.join("/")).with_extension("rs");
+            if parents.is_empty() || !path.iter().all(|word| names(word)) || !module(&path[..1]).is_file() {
+                continue;
+            }
+            let function =
+                || fs::read_to_string(module(parents)).is_ok_and(|text| text.contains(&format!("fn {last}(")));
+            assert!(module(&path).is_file() || function(), "docs/{name}.md names `{span}`, which is not there");
+            found += 1;
+        }
+    }
+    assert!(found > 5, "only {found} paths were found");
+}
+
+/// Every setting has a row with its default, every failure one with its reason, and every metric is explained.
+#[test]
+fn tables_are_complete() {
+    let (settings, errors, observe) = (page("docs/configuration.md"), page("docs/errors.md"), page("docs/observe.md"));
+    for (name, default, _) in lodge::config::described() {
+        let (place, text) = match name.starts_with("traces.") {
+            true => ("docs/observe.md", &observe),
+            false => ("docs/configuration.md", &settings),
+        };
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        let row = format!("| `{name}` | {default} |");
+        assert!(text.contains(&row), "{place} has no row `{row}`");
+    }
+    let (_, code) = rust_files("host/src").into_iter().find(|(name, _)| name == "error.rs").unwrap();
+    let reasons = code.split("fn reason").nth(1).unwrap().split("fn detail").next().unwrap();
+    for reason in reasons.split('"').skip(1).step_by(2) {
+        assert!(errors.contains(&format!("| `{reason}` |")), "docs/errors.md does not explain `{reason}`");
+    }
+    let scrape = rust_files("host/src").into_iter().filter(|(name, _)| name.starts_with("admin/scrape"));
+    let quoted = |(_, text): (_, String)| text.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let names: Vec<_> = scrape.flat_map(quoted).filter(|name| is_metric(name)).collect();
+    assert!(names.len() > 50, "the metrics are not where this test looks: {names:?}");
+    for name in names {
+        assert!(observe.contains(&format!("`{name}")), "docs/observe.md does not explain `{name}`");
+    }
+}
+
+fn is_metric(text: &str) -> bool {
+    let prefixed = ["lodge_", "http_server_", "process_"].iter().any(|prefix| text.starts_with(prefix));
+    prefixed && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// The rows of the table with this head: every key that the first cells name, and the default that the second ones do.
+fn rows(page: &str, head: &str) -> Vec<(String, String)> {
+    let begin = page.lines().skip_while(|line| !line.starts_with(&format!("| {head} |")));
+    let rows = begin.skip(2).take_while(|line| line.starts_with('|'));
+    let keys = rows.flat_map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let (names, mut defaults) = (cells[1].split(", "), cells[2].split(", "));
+        let own = |name: &str| (name.trim_matches('`').to_owned(), defaults.next().unwrap_or_default().to_owned());
+        names.map(own).collect::<Vec<_>>()
+    });
+    keys.collect()
+}
+
+/// The tables of keys that manifests have: every key, no other, and the defaults that hold.
+#[test]
+fn tables_of_manifests_are_the_readers() {
+    use lodge::config::key::Key;
+    use lodge::manifest::policies::read::{ADAPTIVE, BREAKER, RATE};
+    use lodge::manifest::share::Rollback;
+    fn known<T>(keys: &[Key<T>]) -> Vec<(String, String)> {
+        keys.iter().map(|key| (key.name.to_owned(), key.default.to_owned())).collect()
+    }
+    let key = |name: &str, default: String| (name.to_owned(), default);
+    let hundredths = |n: u32| (f64::from(n) / 100.0).to_string();
+    let Rollback { errors, p99, minimum } = Rollback::default();
+    let version = vec![
+        key("percent", "0".into()),
+        key("match", String::new()),
+        key("mirror", "0".into()),
+        key("rollback.errors", hundredths(errors.0)),
+        key("rollback.p99", hundredths(p99)),
+        key("rollback.minimum", minimum.to_string()),
+        key("sticky", String::new()),
+    ];
+    let mut upstream = known(lodge::manifest::upstream::KEYS);
+    upstream.push(key("replicas", String::new()));
+    for (path, head, mut known) in [
+        ("docs/upstreams.md", "`[upstream]`", upstream),
+        ("docs/policies.md", "key of `[rate]`", known(RATE)),
+        ("docs/policies.md", "key of `[breaker]`", known(BREAKER)),
+        ("docs/policies.md", "key of `[adaptive]`", known(ADAPTIVE)),
+        ("docs/versions.md", "key of a version", version),
+    ] {
+        let mut rows = rows(&page(path), head);
+        rows.sort();
+        known.sort();
+        let names = |keys: &[(String, String)]| keys.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&rows), names(&known), "{path}: the keys of {head}");
+        for ((name, shown), (_, default)) in rows.iter().zip(&known) {
+            // What has no default may say in words what holds without it.
+            let fits = if default.is_empty() { !shown.starts_with('`') } else { *shown == format!("`{default}`") };
+            assert!(fits, "{path}, {head}: {name} is {default:?} by default, and not {shown:?}");
+        }
+    }
+}
+
+/// The commands that the README gives to a newcomer are commands that CI runs.
+#[test]
+fn ci_runs_what_the_readme_says() {
+    let (readme, ci) = (page("README.md"), page(".ci/run"));
+    for command in ["cargo run -- dev", "cargo test"] {
+        assert!(readme.contains(&format!("```sh\n{command}\n```")) && ci.contains(command), "{command}");
+    }
+}
+
+/// Every page of the docs that the code names exists.
+#[test]
+fn the_code_names_pages_that_exist() {
+    let mut named = 0;
+    for folder in ["host/src", "tests", "guests"] {
+        for (file, text) in rust_files(folder) {
+            for (before, rest) in text.match_indices("docs/").map(|(at, _)| (&text[..at], &text[at..])) {
+                let name =
+                    rest.split(|char: char| !char.is_ascii_alphanumeric() && !"/._-".contains(char)).next().unwrap();
+                let whole = before.ends_with(|char: char| "`( \"/".contains(char));
+                if whole && name.ends_with(".md") {
+                    assert!(Path::new(&root()).join(name).is_file(), "{folder}/{file}: there is no {name}");
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 5, "{named} names were found");
+}

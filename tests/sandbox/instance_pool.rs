@@ -1,0 +1,137 @@
+//! Promise: a component that needs more of the instance pool than others waits for memory on its own; no other service
+//! is delayed.
+
+use std::time::Duration;
+
+use crate::harness::{Answer, get, host, until, wasm};
+
+/// A guest with so many more memories and tables than it needs.
+fn grown(guest: &str, memories: usize, tables: usize) -> Vec<u8> {
+    let mut bytes = std::fs::read(wasm(guest)).unwrap();
+    let payloads = wasmparser::Parser::new(0).parse_all(&bytes);
+    let (mut depth, mut modules) = (0, 0_usize);
+    for payload in payloads {
+        match payload.unwrap() {
+            wasmparser::Payload::ModuleSection { .. } => {
+                modules += usize::from(depth == 0);
+                depth += 1;
+            }
+            wasmparser::Payload::ComponentSection { .. } => depth += 1,
+            wasmparser::Payload::End(_) => depth -= 1,
+            _ => {}
+        }
+    }
+    let more = ["(memory 1)"].repeat(memories).into_iter().chain(["(table 1 funcref)"].repeat(tables));
+    for (number, item) in more.enumerate() {
+        let module = wat::parse_str(format!("(module {item})")).unwrap();
+        section(&mut bytes, 1, &module);
+        // One core instance, of the module just added, with nothing to import.
+        let mut instance = vec![1, 0];
+        leb128(&mut instance, modules + number);
+        instance.push(0);
+        section(&mut bytes, 2, &instance);
+    }
+    bytes
+}
+
+fn section(bytes: &mut Vec<u8>, id: u8, content: &[u8]) {
+    bytes.push(id);
+    leb128(bytes, content.len());
+    bytes.extend_from_slice(content);
+}
+
+fn leb128(bytes: &mut Vec<u8>, mut number: usize) {
+    loop {
+        let low = u8::try_from(number & 0x7f).unwrap();
+        number >>= 7;
+        bytes.push(low | if number > 0 { 0x80 } else { 0 });
+        if number == 0 {
+            return;
+        }
+    }
+}
+
+/// 30 requests to a service with 8 memories, in a host for 40 sandboxes: they have the room of 56 more memories among them, so
+/// 8 run and 22 are told to come back. Its neighbour, and a new version of it, find all the room that they need.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_components_wait_on_their_own() {
+    let host = host(&["hello", "users"])
+        .file("large.wasm", &grown("sleeper", 7, 0))
+        .manifest("large", "limits = { queue_wait = '1s', in_flight = 30 }")
+        .set("engine.instances", "40")
+        .set("engine.warm", "0")
+        .start()
+        .await;
+    let address = host.address;
+    let asked: Vec<_> = (0..30).map(|_| tokio::spawn(async move { get(address, "/large").await })).collect();
+    let mut neighbours = 0;
+    // Eight of them sleep for as long as they may.
+    while asked.iter().filter(|asked| asked.is_finished()).count() < 22 {
+        for path in ["/hello", "/users"] {
+            let answer = host.get(path).await;
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            neighbours += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(neighbours > 0);
+    let (finished, running): (Vec<_>, Vec<_>) = asked.into_iter().partition(|asked| asked.is_finished());
+    assert_eq!((finished.len(), running.len()), (22, 8));
+    for asked in finished {
+        let answer: Answer = asked.await.unwrap();
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "pool-full"), "{}", answer.text());
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    let metrics = get(host.admin, "/metrics").await.text();
+    assert!(metrics.contains(r#"lodge_refusals_total{service="large",reason="pool-full"} 22"#), "{metrics}");
+    // The room comes back with the clients that leave.
+    running.iter().for_each(tokio::task::JoinHandle::abort);
+    std::fs::write(host.directory().join("again.wasm"), grown("echo", 7, 0)).unwrap();
+    until("another large service is served", || host.current.snapshot().targets.len() == 4).await;
+    assert_eq!(host.get("/again").await.status, 200);
+}
+
+/// Idle instances of a large service take as many places of `engine.warm` as room.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_instances_that_idle_leave_room() {
+    let host = host(&["users"])
+        .manifest("users", "isolation = 'service'")
+        .file("large.wasm", &grown("echo", 0, 10))
+        .manifest("large", "isolation = 'service'")
+        .set("engine.warm", "5")
+        .start()
+        .await;
+    for path in ["/users", "/large"] {
+        assert_eq!(host.get(path).await.status, 200);
+    }
+    let warm = |name: &str| {
+        let snapshot = host.current.snapshot();
+        snapshot.targets.iter().find(|it| &*it.backend.name == name).unwrap().backend.guest().unwrap().warm()
+    };
+    until("the usual one is kept", || warm("users") == 1).await;
+    assert_eq!(warm("large"), 0, "it takes the room of six, and there are places for five");
+}
+
+/// What can never have its room is refused when it is loaded, with what to change.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_fits_is_refused() {
+    let host = host(&["hello"])
+        .file("large.wasm", &grown("echo", 7, 0))
+        .file("tables.wasm", &grown("echo", 0, 8))
+        .file("fits.wasm", &grown("echo", 3, 6))
+        .file("huge.wasm", &grown("echo", 40, 0))
+        .set("engine.instances", "4")
+        .start()
+        .await;
+    let refusals = host.refusals();
+    for (file, reason, remedy) in [
+        ("large.wasm", "its 8 memories and 2 tables take the room of 8 sandboxes, and engine.instances is 4", "to 8"),
+        ("tables.wasm", "its 1 memory and 10 tables take the room of 5 sandboxes", "raise engine.instances to 5"),
+        ("huge.wasm", "it is larger than a sandbox, which has at most 100 core instances, 32 memories", "split it"),
+    ] {
+        let line = refusals.iter().find(|line| line.starts_with(&format!("{file}: ")));
+        assert!(line.is_some_and(|line| line.contains(reason) && line.contains(remedy)), "{file}: {refusals:#?}");
+    }
+    assert_eq!(refusals.len(), 3, "{refusals:#?}");
+    assert_eq!(host.get("/fits").await.status, 200);
+}

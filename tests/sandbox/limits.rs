@@ -1,0 +1,159 @@
+//! Promise: a guest that exceeds a limit is stopped in time, with the status of the table, while other guests on the
+//! host keep answering.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+
+use crate::harness::{Connection, Neighbour, TestHost, host};
+
+const CPU: Duration = Duration::from_secs(1);
+const WALL: Duration = Duration::from_secs(3);
+
+async fn bad_company(names: &[&str]) -> TestHost {
+    let mut all = vec!["hello"];
+    all.extend(names);
+    let mut host = host(&all).set("limits.cpu", "1s").set("limits.wall", "3s").set("limits.memory", "64MiB");
+    // On a machine that has little CPU time to give, these would come to their wall time first.
+    for spins in names.iter().filter(|name| name.starts_with("spin")) {
+        host = host.manifest(spins, "limits.wall = '30s'");
+    }
+    host.alone().start().await
+}
+
+/// Other programs on the machine stretch CPU time; they cannot make it shorter, so the best of these tries counts.
+const TRIES: usize = 4;
+
+/// Asks, and checks status, reason, and that it took no longer than `limit` and a fifth.
+async fn check(host: &TestHost, path: &str, status: u16, reason: &str, limit: Duration) {
+    let neighbour = Neighbour::of(host);
+    for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+        let mut took = Duration::MAX;
+        for _ in 0..TRIES {
+            let start = Instant::now();
+            let answer = client.ask(Method::POST, path, &[], "a body that nobody reads").await;
+            took = took.min(start.elapsed());
+            assert_eq!((answer.status, answer.problem().as_str()), (status, reason), "{path}: {}", answer.text());
+            if took <= limit + limit / 5 {
+                break;
+            }
+        }
+        assert!(took <= limit + limit / 5, "{path} took {took:?}");
+    }
+    assert!(neighbour.answers().await > 0, "{path} starved its neighbour");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_is_bounded() {
+    let host = bad_company(&["spin", "spin3", "sleeper", "sleeper3"]).await;
+    check(&host, "/spin", 504, "cpu-time", CPU).await;
+    check(&host, "/spin3", 504, "cpu-time", CPU).await;
+    check(&host, "/sleeper", 504, "wall-time", WALL).await;
+    check(&host, "/sleeper3", 504, "wall-time", WALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_and_stack_are_bounded() {
+    let host = bad_company(&["bloat", "recurse", "trap", "panic", "silent", "exits"]).await;
+    check(&host, "/bloat", 502, "over-memory", WALL).await;
+    check(&host, "/recurse", 502, "trapped", WALL).await;
+    check(&host, "/trap", 502, "trapped", WALL).await;
+    check(&host, "/panic", 502, "trapped", WALL).await;
+    check(&host, "/silent", 502, "no-answer", WALL).await;
+    check(&host, "/exits", 502, "trapped", WALL).await;
+}
+
+/// Once the head is out, the only thing left to say is that the transfer is broken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_transfer_is_seen_as_one() {
+    let host = bad_company(&["cutoff", "cutoff3", "endless", "endless3"]).await;
+    let neighbour = Neighbour::of(&host);
+    for name in ["cutoff", "cutoff3"] {
+        for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+            let answer = client.get(&format!("/{name}")).await;
+            assert_eq!(
+                (answer.status, answer.text().as_str(), answer.broken),
+                (200, "the first half, ", true),
+                "{name}"
+            );
+        }
+        let raw = crate::harness::raw(host.address, &format!("GET /{name} HTTP/1.1\r\nhost: h\r\n\r\n")).await;
+        assert!(raw.contains("the first half") && !raw.ends_with("0\r\n\r\n"), "a last chunk was sent: {raw:?}");
+    }
+    for name in ["endless", "endless3"] {
+        for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+            let start = Instant::now();
+            let answer = client.get(&format!("/{name}")).await;
+            assert!(answer.broken && answer.status == 200 && !answer.body.is_empty(), "{name}");
+            assert!(start.elapsed() <= WALL + WALL / 5, "{name} took {:?}", start.elapsed());
+        }
+    }
+    assert!(neighbour.answers().await > 0);
+}
+
+/// A client that reads nothing cannot hold a guest longer than the guest's own time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_reader_holds_nothing_for_long() {
+    let limits = "limits = { in_flight = 1, queue = 0, wall = '1s', cpu = '1s' }";
+    let host =
+        host(&["endless", "endless3"]).manifest("endless", limits).manifest("endless3", limits).alone().start().await;
+    for name in ["endless", "endless3"] {
+        for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+            let body = http_body_util::BodyExt::boxed_unsync(http_body_util::Empty::new());
+            let request = http::Request::get(format!("/{name}")).body(body).unwrap();
+            let stalled = client.send(request).await.unwrap();
+            let start = Instant::now();
+            assert_eq!(host.get(&format!("/{name}")).await.status, 503, "its place is taken");
+            // The same request is let in as soon as the place is free; it need not be read either.
+            while crate::harness::raw(
+                host.address,
+                &format!("HEAD /{name} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"),
+            )
+            .await
+            .starts_with("HTTP/1.1 503")
+            {
+                assert!(start.elapsed() < Duration::from_secs(3), "{name}: still held");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            drop(stalled);
+            // The HEAD's guest has the place for its own second.
+            while host.get(&format!("/{name}")).await.status == 503 {
+                assert!(start.elapsed() < Duration::from_secs(6), "{name}: HEAD holds it");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn harmless_habits() {
+    let host = bad_company(&["deaf", "noisy", "header", "afterwork"]).await;
+    let neighbour = Neighbour::of(&host);
+    for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
+        let big = "x".repeat(1 << 20);
+        assert_eq!(client.ask(Method::POST, "/deaf", &[], &big).await.text(), "not listening");
+    }
+    assert_eq!(host.get("/noisy").await.text(), "quiet now");
+    assert_eq!(host.get("/header").await.text(), "5 refused");
+    assert!(neighbour.answers().await > 0);
+}
+
+/// Work after the answer goes on without the client, holds its place, and ends with its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_after_the_answer() {
+    let host = host(&["afterwork"])
+        .manifest("afterwork", "limits = { in_flight = 1, queue = 0, wall = '1s', cpu = '1s' }")
+        .alone()
+        .start()
+        .await;
+    for (path, least, most) in [("/afterwork/400", 300, 900), ("/afterwork/60000", 900, 1700)] {
+        let start = Instant::now();
+        assert_eq!(host.get(path).await.text(), "answered");
+        assert!(start.elapsed() < Duration::from_millis(250), "the client waited for it: {:?}", start.elapsed());
+        while host.get("/afterwork/0").await.status == 503 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let held = start.elapsed();
+        assert!((Duration::from_millis(least)..Duration::from_millis(most)).contains(&held), "{path} held {held:?}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Promise: requests that come back to this host over the network end when they form a loop, and only then.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use http::Method;
+
+use crate::calls::outgoing::SENDERS;
+use crate::harness::{Answer, Connection, TestHost, host, until, within};
+
+/// Writes the manifest of a service whose only replica is this host.
+async fn lead(from: &TestHost, name: &str, to: &TestHost, more: &str) {
+    let text = format!("{more}\n[upstream]\nreplicas = ['http://{}']", to.address);
+    fs::write(from.directory().join(format!("{name}.toml")), text).unwrap();
+    until("it is served", || from.current.snapshot().target(name).is_some()).await;
+}
+
+fn in_flight(host: &TestHost, name: &str) -> usize {
+    host.current.snapshot().target(name).unwrap().admission.in_flight()
+}
+
+/// The problem is the innermost request's, and so is the id in it.
+fn refused(answer: &Answer) -> bool {
+    answer.status == 508 && answer.text().contains("urn:lodge:problem:call-depth")
+}
+
+/// Asks for something that leads to itself, and checks that it ends at once, with few places taken.
+async fn ends(at: &TestHost, times: f64) {
+    for mut client in [Connection::http1(at.address).await, Connection::http2(at.address).await] {
+        let start = Instant::now();
+        let answer = within(client.get("/far")).await;
+        assert!(refused(&answer), "{answer:?}");
+        assert!(start.elapsed() < Duration::from_secs(4), "it waited for places: {:?}", start.elapsed());
+    }
+    until("every place is given back", || in_flight(at, "far") == 0).await;
+    let metrics = crate::observe::metrics::series(&crate::harness::get(at.admin, "/metrics").await.text());
+    let refused = metrics["lodge_refusals_total{service=\"far\",reason=\"call-depth\"}"];
+    assert!((refused - 2.0).abs() < 0.1, "{refused} refusals of two circles");
+    let asked: f64 = metrics
+        .iter()
+        .filter(|(name, _)| name.starts_with("lodge_requests_total{service=\"far\""))
+        .map(|(_, count)| count)
+        .sum();
+    assert!((asked - 2.0 * times).abs() < 0.1, "{asked} requests for two circles");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_itself_ends() {
+    let host = host(&[]).start().await;
+    lead(&host, "far", &host, "limits = { call_depth = 3, in_flight = 20 }").await;
+    // Let in, passed on, and back three times; the fifth time is refused.
+    ends(&host, 5.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_that_point_at_each_other_end() {
+    let (one, other) = (host(&[]).start().await, host(&[]).start().await);
+    lead(&other, "far", &one, "limits.in_flight = 20").await;
+    lead(&one, "far", &other, "limits = { call_depth = 3, in_flight = 20 }").await;
+    ends(&one, 5.0).await;
+}
+
+/// To pass through a host twice is no circle, and what others say in `Via` is passed on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detour_is_none() {
+    let host = host(&["hello", "header"]).start().await;
+    let route = |path: &str, depth| {
+        format!("routes = [{{ path = '{path}', strip_prefix = true }}]\nlimits.call_depth = {depth}")
+    };
+    lead(&host, "front", &host, &route("/front", 0)).await;
+    lead(&host, "back", &host, &route("/back", 1)).await;
+    assert_eq!(within(host.get("/front/hello")).await.text(), "Hello, World!");
+    assert_eq!(within(host.get("/front/back/hello")).await.text(), "Hello, World!");
+    let answer = within(host.get("/back/front/hello")).await;
+    assert!(refused(&answer), "{answer:?}");
+    let said = [("via", "1.0 fred, 1.1 lodge-0")];
+    // This one sends back the headers that it gets.
+    let answer = within(host.connect().await.ask(Method::GET, "/front/header", &said, "")).await;
+    let via: Vec<_> = answer.headers.get_all("via").iter().map(|line| line.to_str().unwrap()).collect();
+    assert!(via.len() == 2 && via[0] == said[0].1, "{via:?}");
+    let name = via[1].strip_prefix("1.1 lodge-").unwrap();
+    assert!(name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{via:?}");
+}
+
+/// A guest that asks its own host over the network is as deep as one that calls itself, and so is one whose call goes to a
+/// replica that is this host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_comes_back_over_the_network_ends() {
+    let host = host(&SENDERS)
+        .manifest("caller", "http = ['http://127.0.0.1:*']\ncalls = '*'\nlimits = { call_depth = 3, in_flight = 20 }")
+        .manifest("caller3", "http = ['http://127.0.0.1:*']\ncalls = '*'\nlimits = { call_depth = 3, in_flight = 20 }")
+        .start()
+        .await;
+    lead(&host, "back", &host, "limits.call_depth = 20").await;
+    for sender in SENDERS {
+        let path = format!("/{sender}");
+        lead(&host, "back", &host, &format!("routes = ['{path}/back']\nlimits.call_depth = 20")).await;
+        let called = format!("http://back.internal{path}");
+        for to in [format!("http://{}{path}", host.address), called] {
+            let start = Instant::now();
+            let headers = [("x-to", &*to), ("x-again", "1")];
+            let answer = within(host.connect().await.ask(Method::GET, &path, &headers, "")).await;
+            assert!(refused(&answer), "{sender} to {to}: {answer:?}");
+            assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
+            until("every place is given back", || in_flight(&host, sender) == 0).await;
+        }
+    }
+}
