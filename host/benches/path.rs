@@ -20,13 +20,12 @@ use http_body_util::Empty;
 use lodge::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
 use lodge::capabilities::sandbox::RequestContext;
 use lodge::config::{self, Config, Origin};
+use lodge::guests::deployer::Deployer;
 use lodge::guests::scan::{Scanner, State};
 use lodge::manifest::Manifest;
 use lodge::manifest::route::{Pattern, Route};
 use lodge::routing::router::Router;
-use lodge::runtime::compile::Compiler;
 use lodge::runtime::guest::Guest;
-use lodge::runtime::instance::Instance;
 
 /// Far away.
 fn deadline() -> Instant {
@@ -84,7 +83,7 @@ fn admit(c: &mut Criterion) {
 }
 
 /// The guests that `hello` (0.3) and `deaf` (0.2) become, built and compiled.
-fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>) {
+fn guests(runtime: &tokio::runtime::Runtime) -> (Deployer, Vec<Arc<Guest>>) {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(root).args([
@@ -107,21 +106,20 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Arc<Compiler>, Vec<Arc<Guest>>)
     let settings = [("guests", directory.path().display().to_string()), ("cache.directory", "off".into())];
     let settings = settings.map(|(name, text)| (name.into(), text)).into();
     let config: Config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
-    let compiler = Arc::new(Compiler::new(&config).unwrap());
+    let deployer = Deployer::offline(&config).unwrap();
     let found = Scanner::new(&config.guests).scan(&config).unwrap().found;
     let specs = found.into_values().map(|found| match found.state {
         State::Ready(spec) => spec,
         _ => panic!("a guest is refused"),
     });
-    let guests = specs.map(|spec| runtime.block_on(compiler.compile(spec)).unwrap()).collect();
-    (compiler, guests)
+    let guests = specs.map(|spec| runtime.block_on(deployer.deploy_guest(spec)).unwrap()).collect();
+    (deployer, guests)
 }
 
 async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
-    let instance = Instance::new(guest, deadline()).await.unwrap();
+    let instance = guest.instantiate(deadline()).await.unwrap();
     let request = Request::get("http://localhost/hello").body(Empty::new()).unwrap();
-    let mut answer =
-        instance.call(Arc::clone(guest), request, RequestContext::new(Arc::clone(id), deadline())).await.unwrap();
+    let mut answer = guest.call(instance, request, RequestContext::new(Arc::clone(id), deadline())).await.unwrap();
     let mut bytes = 0;
     while let Some(frame) = poll_fn(|cx| answer.body.poll_frame(cx)).await {
         bytes += frame.unwrap().data_ref().map_or(0, |data| data.len());
@@ -132,12 +130,12 @@ async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
 fn sandbox(c: &mut Criterion) {
     // The runtime that serves: timers, and a guest that yields, need it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_compiler, guests) = guests(&runtime);
+    let (_deployer, guests) = guests(&runtime);
     let id: Arc<str> = Arc::from("00000000000000000000000000000000");
     for (guest, version) in guests.iter().zip(["0.2", "0.3"]) {
         assert_eq!(&*guest.name, if version == "0.2" { "deaf" } else { "hello" });
         c.bench_function(&format!("instantiate and drop, {version}"), |b| {
-            b.iter(|| runtime.block_on(Instance::new(guest, deadline())).is_ok());
+            b.iter(|| runtime.block_on(guest.instantiate(deadline())).is_ok());
         });
         c.bench_function(&format!("instantiate, call and drop, {version}"), |b| {
             b.iter(|| assert_eq!(runtime.block_on(call(guest, &id)), 13));

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod builds;
 pub mod changes;
 mod compiling;
+pub mod deployer;
 pub mod ledger;
 pub mod publisher;
 mod reader;

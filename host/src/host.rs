@@ -21,7 +21,9 @@ use crate::base::ids::Ids;
 use crate::base::lasting::forever;
 use crate::cache::Responses;
 use crate::config::Config;
+use crate::cpu::scheduler::{self, CpuScheduler};
 use crate::guests::builds::Builds;
+use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
 use crate::guests::reconcile;
 use crate::guests::rollout;
@@ -33,10 +35,12 @@ use crate::outgoing::{LocalCalls, Outgoing};
 use crate::request::handler::Handler;
 use crate::runtime::code_cache;
 use crate::runtime::compile::{Compiler, Reset, WASMTIME};
+use crate::service::Services;
 use crate::telemetry::logs::{Logs, START};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{Exporting, Tracer};
+use crate::upstreams::SharedUpstreams;
 
 /// Files that are no connections of clients: the listeners, the directory, components being read.
 const OTHER_FILES: u64 = 200;
@@ -60,7 +64,9 @@ pub struct Host {
     directory: [String; 2],
     listener: TcpListener,
     admin: Option<TcpListener>,
-    compiler: Arc<Compiler>,
+    deployer: Arc<Deployer>,
+    /// How the memory of sandboxes is reset.
+    reset: Reset,
     publisher: Publisher,
     handler: Arc<Handler>,
     places: Arc<Concurrency>,
@@ -105,6 +111,8 @@ impl Host {
         // With the port that it got, if it was to be any.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
+        let services = Services::new(CpuScheduler::new(scheduler::workers()));
+        let upstreams = SharedUpstreams::new(config.upstreams.connections);
         let (tracer, exporting) = Tracer::start(&config.traces)?;
         let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
         let publisher = Publisher::new(Arc::clone(&places));
@@ -116,19 +124,22 @@ impl Host {
             responses: Responses::new(config.responses.memory, config.responses.entry),
             unsent: Budget::new(config.listener.unsent),
             ids: Ids::new(),
-            via: compiler.upstreams.via(),
-            nobody: compiler.services.get_or_create(""),
+            via: upstreams.via(),
+            nobody: services.get_or_create(""),
             metrics: Arc::clone(&compiler.metrics),
             tracer: tracer.clone(),
             logs: Arc::clone(&logs),
         });
         let marks = !handler.trusted_proxies.is_empty();
         let calls: Weak<dyn LocalCalls> = Arc::<Handler>::downgrade(&handler);
-        let compiler = compiler.reaching(Outgoing::new(calls, Arc::clone(&handler.via), marks, &config.calls.suffix));
+        let outgoing = Outgoing::new(calls, Arc::clone(&handler.via), marks, &config.calls.suffix);
+        let reset = compiler.reset;
+        let deployer = Deployer::new(&config, compiler, services, upstreams, outgoing);
         Ok(Self {
             listener,
             admin,
-            compiler: Arc::new(compiler),
+            deployer: Arc::new(deployer),
+            reset,
             publisher,
             handler,
             places,
@@ -163,9 +174,8 @@ impl Host {
 
     /// Serves until `stop`, then finishes what was accepted.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, directory, listener, admin, compiler, publisher, handler, places, .. } = self;
-        let Self { logs, tracer, exporting, started, .. } = self;
-        let reset = compiler.reset;
+        let Self { config, directory, listener, admin, deployer, publisher, handler, places, .. } = self;
+        let Self { logs, tracer, exporting, started, reset, .. } = self;
         announce(&config, &listener, admin.as_ref(), reset);
         let (current, shared_limits) = (publisher.current(), publisher.shared_limits());
         let (mut stopper, drain) = drain::channel();
@@ -202,8 +212,8 @@ impl Host {
             tokio::spawn(forever("admin listener", move || admin::serve(Arc::clone(&at), Arc::clone(&admin))))
         });
         let reconciling = tokio::spawn(forever("directory", {
-            let (config, compiler) = (Arc::clone(&config), Arc::clone(&compiler));
-            move || reconcile::reconcile(Arc::clone(&config), Arc::clone(&compiler), publisher.clone())
+            let (config, deployer) = (Arc::clone(&config), Arc::clone(&deployer));
+            move || reconcile::reconcile(Arc::clone(&config), Arc::clone(&deployer), publisher.clone())
         }));
         let sweeping = tokio::spawn(forever("sweeper", move || {
             sweep(current.clone(), Arc::clone(&metrics), Arc::clone(&shared_limits), responses.clone())
@@ -231,7 +241,7 @@ impl Host {
             // What guests still do after their answers holds a permit, and no connection.
             places.wait_until_free().await;
             // Connections that have become something else hold neither.
-            compiler.upstreams.wait_for_tunnels().await;
+            deployer.upstreams.wait_for_tunnels().await;
         };
         let ended = match tokio::time::timeout(config.stop.grace, finished).await {
             Ok(()) => Ended::Drained,

@@ -7,3 +7,6 @@ pub mod code_cache;
 pub mod compile;
 pub mod guest;
 pub mod instance;
+pub mod optimiser;
+mod pool;
+pub mod trial;

@@ -8,12 +8,11 @@ use tokio::task::JoinSet;
 use super::out::{self, CliError, clean};
 use super::units::addresses;
 use crate::config::Config;
-use crate::guests::backend::Backend;
+use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
 use crate::guests::report::{self, Report};
 use crate::guests::scan::{Scanner, State};
 use crate::runtime::code_cache;
-use crate::runtime::compile::Compiler;
 use crate::upstreams::status::SourceStatus;
 
 /// Checks everything and prints the report. Fails if a file is refused.
@@ -51,14 +50,13 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     for name in &scan.ignored {
         super::notice(&format!("ignored {name}: its extension must be in lower case"));
     }
-    let compiler = Compiler::new(&config)?;
-    let compiler = Arc::new(compiler);
+    let deployer = Arc::new(Deployer::offline(&config)?);
     let (mut backends, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
     for found in scan.found.into_values() {
         match found.state {
             State::Ready(spec) => {
-                let compiler = Arc::clone(&compiler);
-                compiling.spawn(async move { Backend::deploy(spec, &compiler).await });
+                let deployer = Arc::clone(&deployer);
+                compiling.spawn(async move { deployer.deploy(spec).await });
             }
             State::Refused(refusal) | State::Orphan(refusal) => refusals.push(refusal),
             State::Disabled | State::Changing => {}

@@ -19,13 +19,12 @@ use super::client::AdminClient;
 use super::out::{self, CliError, notice};
 use crate::base::files as disk;
 use crate::config::Config;
-use crate::guests::backend::Backend;
+use crate::guests::deployer::Deployer;
 use crate::guests::scan::{is_component, pinned};
 use crate::manifest::Manifest;
 use crate::manifest::digest::Digest;
 use crate::manifest::share::Percent;
 use crate::manifest::spec::{GuestSpec, is_name};
-use crate::runtime::compile::Compiler;
 
 /// The default label of a canary.
 pub(super) const CANARY: &str = "canary";
@@ -165,8 +164,7 @@ impl DeployCommand<'_> {
         let (name, size) = (served.to_owned(), content.len() as u64);
         let spec = GuestSpec { name, path: file.to_owned(), digest, size, manifest };
         let compiled = super::block_on(async {
-            let compiler = std::sync::Arc::new(Compiler::new(self.config)?);
-            Backend::deploy(spec, &compiler).await.map_err(|why| why.to_string())
+            Deployer::offline(self.config)?.deploy(spec).await.map_err(|why| why.to_string())
         });
         compiled.and_then(|compiled| compiled).map_err(CliError::new)?;
         Ok(CheckedComponent { content, digest: digest.to_string() })

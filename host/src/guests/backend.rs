@@ -3,10 +3,6 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
-use crate::manifest::spec::GuestSpec;
-use crate::runtime::compile::Compiler;
 use crate::runtime::guest::Guest;
 use crate::service::deployment::Deployment;
 use crate::upstreams::Upstream;
@@ -21,26 +17,6 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Makes of files what answers.
-    ///
-    /// # Errors
-    /// Why it cannot be served, and what to do.
-    pub async fn deploy(spec: GuestSpec, compiler: &Arc<Compiler>) -> Result<Self, Refusal> {
-        let Some(upstream) = spec.manifest.upstream.clone() else {
-            return compiler.compile(spec).await.map(Self::Guest);
-        };
-        let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
-        let deployment = Deployment::new(spec, &compiler.services);
-        let service = Arc::clone(&deployment.service);
-        let before = compiler.upstreams.last(&service.name);
-        let made = Upstream::new(deployment, upstream, &directory, &compiler.upstreams, before.as_deref()).await;
-        let upstream = Arc::new(
-            made.map_err(|why| Refusal::new(&file, why, "its replicas cannot be reached without that").passing())?,
-        );
-        compiler.upstreams.remember(&service.name, &upstream);
-        Ok(Self::Upstream(upstream))
-    }
-
     /// Whether it is in memory. Replicas are not here at all, and ready all the same.
     pub fn is_loaded(&self) -> bool {
         self.guest().is_none_or(|guest| guest.is_loaded())

@@ -8,10 +8,10 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::ledger::{Change, Ledger};
 use crate::guests::backend::Backend;
+use crate::guests::deployer::Deployer;
 use crate::manifest::refusal::Refusal;
 use crate::manifest::refusal::file_name;
 use crate::manifest::spec::GuestSpec;
-use crate::runtime::compile::Compiler;
 
 /// What a deployment came to, and how long it took.
 type Finished = (Result<Backend, Refusal>, Duration);
@@ -28,16 +28,16 @@ pub(super) struct Compiling {
 
 impl Compiling {
     /// Begins to deploy these files. A version of the same name that still waits for its turn must not take it.
-    pub(super) fn begin(&mut self, compiler: &Arc<Compiler>, spec: GuestSpec) {
+    pub(super) fn begin(&mut self, deployer: &Arc<Deployer>, spec: GuestSpec) {
         if self.tasks.is_empty() {
             (self.begun, self.done) = (0, 0);
         }
         self.retain(|other| other.name != spec.name);
         self.begun += 1;
-        let (deployed, compiler) = (spec.clone(), Arc::clone(compiler));
+        let (deployed, deployer) = (spec.clone(), Arc::clone(deployer));
         let task = self.tasks.spawn(async move {
             let start = Instant::now();
-            let result = Backend::deploy(deployed, &compiler).await;
+            let result = deployer.deploy(deployed).await;
             (result, start.elapsed())
         });
         self.specs.insert(task.id(), (spec, task));

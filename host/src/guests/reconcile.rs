@@ -14,16 +14,16 @@ use super::watch::Ticks;
 use crate::config::Config;
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
+use crate::guests::deployer::Deployer;
 use crate::guests::scan;
 use crate::manifest::refusal::Refusal;
-use crate::runtime::compile::Compiler;
 use crate::telemetry::metrics::Metrics;
 
 /// Keeps the published snapshot in agreement with the directory, for ever: look, compile what is new, publish.
 ///
 /// Guests are compiled side by side and published as they come, so one that takes minutes keeps no other from serving,
 /// and nothing keeps the directory from being looked at again.
-pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: Publisher) {
+pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: Publisher) {
     let mut ledger = Ledger::default();
     let (mut reader, ticks) = match reader::of_directory(&config) {
         Ok(reading) => reading,
@@ -36,7 +36,7 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
     let mut publish = |ledger: &Ledger<Backend>| {
         restarting &= !ledger.is_settled();
         if !restarting {
-            publish(ledger, &publisher, &compiler.metrics);
+            publish(ledger, &publisher, deployer.metrics());
         }
     };
     let builds = publisher.builds();
@@ -75,9 +75,9 @@ pub async fn reconcile(config: Arc<Config>, compiler: Arc<Compiler>, publisher: 
                     let (mut wanted, changes) = ledger.see(scan.found, now);
                     // Small ones first: one that takes a minute would keep a hundred waiting.
                     wanted.sort_by_key(|spec| spec.size);
-                    wanted.into_iter().for_each(|spec| compiling.begin(&compiler, spec));
+                    wanted.into_iter().for_each(|spec| compiling.begin(&deployer, spec));
                     compiling.retain(|spec| ledger.wants(spec));
-                    compiler.release(|digest| ledger.tries(digest));
+                    deployer.release(|digest| ledger.tries(digest));
                     publish(&ledger);
                     tell(changes.into_iter().map(Told::from), &publisher.current.snapshot());
                 }

@@ -15,7 +15,6 @@ use crate::error::RequestError;
 use crate::guests::backend::Backend;
 use crate::guests::target::Target;
 use crate::runtime::body::RequestBody;
-use crate::runtime::instance::Instance;
 use crate::telemetry::traces::{Phase, Tracer};
 
 /// Has `target` answer an admitted request.
@@ -41,10 +40,10 @@ pub(super) fn dispatch<B: RequestBody>(
                     context.onward = tracer.onward(request.headers());
                 }
                 record.begins(Phase::Instantiate);
-                let answer = match Instance::take(guest, deadline).await {
+                let answer = match guest.take(deadline).await {
                     Ok(instance) => {
                         record.begins(Phase::Guest);
-                        instance.call(Arc::clone(guest), request, context).await
+                        guest.call(instance, request, context).await
                     }
                     Err(error) => Err(error),
                 };

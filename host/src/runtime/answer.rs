@@ -16,14 +16,14 @@ use http::{StatusCode, header};
 use http_body::Frame;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::instance::{Finished, Guarded};
+use super::instance::{Finished, Running};
+use super::pool::WarmPool;
 use crate::admission::Upload;
 use crate::base::lock::lock;
 use crate::capabilities::http::error_code;
 use crate::capabilities::http::non_empty::poll_non_empty;
 use crate::capabilities::sandbox::Sandbox;
 use crate::error::RequestError;
-use crate::runtime::guest::Guest;
 
 /// Steps that a guest is driven past the head of its answer before that is sent. A 0.3 guest with a short answer
 /// needs four: the chunk, the end of the stream, the trailers, and its own return.
@@ -39,7 +39,7 @@ pub struct Answer {
 
 /// The body of an answer, and the guest that is still making it.
 pub struct AnswerBody {
-    guest: Arc<Guest>,
+    pool: Arc<WarmPool>,
     sandbox: Arc<Sandbox>,
     work: Work,
     inner: WasiBody,
@@ -59,9 +59,9 @@ struct Length {
 }
 
 /// How far the guest is.
-pub(super) enum Work {
+enum Work {
     /// It is at work, in a future that owns its Store.
-    Running(Guarded<Pin<Box<dyn Future<Output = Finished> + Send>>>),
+    Running(Running),
     /// It is done, and its Store is still alive.
     Done(Finished),
     /// Its Store is gone.
@@ -74,14 +74,15 @@ impl Answer {
     /// # Errors
     /// When there is no answer that could be sent.
     pub(super) async fn begin(
-        guest: Arc<Guest>,
-        mut work: Work,
+        pool: Arc<WarmPool>,
+        running: Running,
         sandbox: &Arc<Sandbox>,
         is_head: bool,
     ) -> Result<Self, RequestError> {
+        let mut work = Work::Running(running);
         let (head, inner) = work.head(sandbox).await?.into_parts();
         let (sandbox, early, length) = (Arc::clone(sandbox), VecDeque::new(), Length::of(&head, is_head));
-        let mut body = AnswerBody { guest, sandbox, work, inner, early, ended: false, length };
+        let mut body = AnswerBody { pool, sandbox, work, inner, early, ended: false, length };
         poll_fn(|cx| Poll::Ready(body.prime(cx))).await?;
         Ok(Self { head, body })
     }
@@ -142,6 +143,13 @@ impl Work {
             Some(Ok(response)) => Ok(response),
             Some(Err(code)) => Err(error_code::request_error(&code)),
             None => Err(self.failure().unwrap_or(RequestError::NoAnswer)),
+        }
+    }
+
+    /// Ends the work of a guest that has sent a complete response: its instance goes back to the pool.
+    fn retire(self, pool: &WarmPool, service: &str) {
+        if let Self::Done(finished) = self {
+            pool.take_back(finished, service);
         }
     }
 
@@ -216,11 +224,11 @@ impl AnswerBody {
     /// What the guest still does after its answer is complete, if anything. Bounded by its wall time.
     pub fn afterwork(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
         let mut work = std::mem::replace(&mut self.work, Work::Gone);
-        let guest = Arc::clone(&self.guest);
+        let (pool, service) = (Arc::clone(&self.pool), Arc::clone(&self.sandbox.service));
         matches!(work, Work::Running(_)).then(|| async move {
             match poll_fn(|cx| work.poll(cx)).await {
-                Ok(()) => retire(&guest, work),
-                Err(stop) => tracing::warn!(service = &*guest.name, "stopped after its answer: {stop}"),
+                Ok(()) => work.retire(&pool, &service.name),
+                Err(stop) => tracing::warn!(service = &*service.name, "stopped after its answer: {stop}"),
             }
         })
     }
@@ -252,7 +260,7 @@ impl AnswerBody {
         }
         let work = std::mem::replace(&mut self.work, Work::Gone);
         if self.ended {
-            retire(&self.guest, work);
+            work.retire(&self.pool, &self.sandbox.service.name);
             return Ok(());
         }
         if let Some(failure) = work.failure() {
@@ -340,17 +348,4 @@ pub(crate) fn promised(head: &http::response::Parts) -> Option<u64> {
 /// Whether a response with this status has no content, whatever its fields say (RFC 9110, 15.3.5, 15.3.6 and 15.4.5).
 pub(crate) fn is_headless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// The end of a guest whose answer stands: back to the warm ones if it returned, else dropped.
-fn retire(guest: &Guest, work: Work) {
-    if let Some(failure) = work.failure() {
-        // wit-bindgen 0.58 guests do this after every answer: say it once.
-        if guest.first_late_trap() {
-            let detail = failure.detail().unwrap_or_default();
-            tracing::warn!(service = &*guest.name, "trapped after a complete answer, which stands: {detail}");
-        }
-    } else if let Work::Done(finished) = work {
-        guest.keep_warm(finished.into_instance());
-    }
 }

@@ -1,11 +1,8 @@
-//! `GuestSpec` → [`Guest`]: a few engines for the life of the host, and bounded compilation beside it.
+//! Machine code of components: a few engines for the life of the host, and bounded compilation for them.
 //!
-//! A `Guest` is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated
-//! once under its own limits. Whatever fails on the way is a [`Refusal`] in words, and touches no other guest.
-//!
-//! Machine code comes from memory, from the [`cache`](crate::runtime::code_cache) or from a compiler, in this order; only the last one
-//! waits for a place (`lane`). A compiler is a child process (`child`, [`worker`]). What would take long is compiled
-//! twice (`tiers`): for speed of compiling first, and for speed of running while it serves.
+//! Machine code comes from memory, from the [`code_cache`](super::code_cache) or from a compiler, in this order; only the
+//! last one waits for a place (`lane`). A compiler is a child process (`child`, [`worker`]). A large component is compiled
+//! twice (`tiers`): first by the faster compiler, and for speed of running while it serves.
 
 mod build;
 mod child;
@@ -21,7 +18,6 @@ pub mod worker;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, types::ComponentItem};
@@ -31,40 +27,30 @@ use wasmtime_wasi_http::{p2, p3};
 use self::build::Bounds;
 pub use self::build::this_program;
 use self::engine::Linked;
-use self::explain::{Handler, handler_of, misshapen, one_line, unlinkable, unready, unstartable};
+pub(crate) use self::explain::misshapen;
+use self::explain::{Handler, handler_of, one_line, unlinkable};
 pub use self::job::Kind;
-use self::lane::Lane;
+pub(crate) use self::lane::{Lane, Place};
 pub use self::reset::Reset;
-pub(crate) use self::room::Extra;
-use self::room::TRIALS;
-use super::guest::Guest;
+pub(crate) use self::room::{Extra, TRIALS};
+use super::code_cache::{Cache, Stamp};
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::capabilities::Ctx;
 use crate::config::{self, Tiers};
 use crate::cpu::scheduler;
-use crate::cpu::scheduler::CpuScheduler;
 use crate::manifest::digest::Digest;
 use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
 use crate::manifest::spec::GuestSpec;
-use crate::outgoing::Outgoing;
-use crate::runtime::code_cache::{Cache, Stamp};
-use crate::runtime::instance::Instance;
-use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
-use crate::upstreams;
 
 /// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
 pub const WASMTIME: &str = "48.0.8";
 
-/// What an instantiation at load may take, however generous the service's own limits are.
-const TRIAL: Duration = Duration::from_secs(10);
-
 /// Versions that are not ready yet and whose machine code stays in memory until they are.
 const UNREADY: usize = 16;
 
-/// The engines, and what turns files into guests with them.
+/// The engines, and the machine code for them.
 pub struct Compiler {
     /// For guests that only speak WASI 0.2. Without the bookkeeping of concurrent tasks each of their host calls is
     /// cheaper: 12.0 → 10.7 µs for a request to a warm instance, 21.3 → 19.0 µs to a fresh one.
@@ -77,11 +63,6 @@ pub struct Compiler {
     engines: Arc<Mutex<Vec<wasmtime::EngineWeak>>>,
     sizes: config::Engine,
     pub(crate) clock: Clock,
-    pub(crate) services: Services,
-    /// What services need that are elsewhere.
-    pub(crate) upstreams: upstreams::SharedUpstreams,
-    /// What their guests can reach.
-    pub(crate) outgoing: Outgoing,
     /// What was counted of all this.
     pub metrics: Arc<Metrics>,
     bounds: Bounds,
@@ -90,14 +71,8 @@ pub struct Compiler {
     short: Arc<Lane>,
     /// For all others. One at a time has all the cores that there are.
     long: Arc<Lane>,
-    /// For those that are served already, while a better version of their code is made.
-    optimising: Arc<Lane>,
-    /// The guests that wait for better code, by digest.
-    upgrades: Mutex<HashMap<Digest, Vec<Weak<Guest>>>>,
     /// For who reads machine code from disk.
     loads: Arc<Semaphore>,
-    /// Sandboxes in which new versions are tried; the pool has room for so many beside those that serve.
-    trials: Semaphore,
     /// How the memory of sandboxes is made clean.
     pub reset: Reset,
     /// What is in memory already, for two services of one component and for a manifest that changes.
@@ -107,10 +82,6 @@ pub struct Compiler {
     cache: Option<Cache>,
     /// The names of the engines in the cache.
     stamps: [OnceLock<Option<Stamp>>; 4],
-    /// Places for warm instances.
-    pub(crate) warm: Arc<Semaphore>,
-    /// A service that nobody asked for so long has its machine code dropped; never when this is zero.
-    pub(crate) idle_unload: Duration,
 }
 
 /// What a component became: the same for every service that runs it.
@@ -137,7 +108,7 @@ pub struct Interfaces {
 }
 
 impl Compiler {
-    /// Builds the engine and the linker, for guests that can send nothing, and starts the clock that interrupts guests.
+    /// Builds the engines and their linkers, and starts the clock that interrupts guests.
     ///
     /// # Errors
     /// When the system does not give the address space that the configured sizes need.
@@ -163,76 +134,25 @@ impl Compiler {
             engines,
             sizes: sizes.clone(),
             clock,
-            services: Services::new(CpuScheduler::new(scheduler::workers())),
-            upstreams: upstreams::SharedUpstreams::new(config.upstreams.connections),
-            outgoing: Outgoing::disabled(),
             metrics: Arc::default(),
             bounds: Bounds::new(config),
             tiers: config.program.tiers,
             short: Lane::new(threads),
             long: Lane::new(1),
-            optimising: Lane::new(1),
-            upgrades: Mutex::default(),
             loads: Arc::new(Semaphore::new(scheduler::cores())),
-            trials: Semaphore::new(TRIALS),
             reset,
             known: Mutex::default(),
             unready: Mutex::default(),
             cache: Cache::open(&config.cache),
             stamps: Default::default(),
-            warm: Arc::new(Semaphore::new(sizes.warm)),
-            idle_unload: sizes.idle_unload,
         })
-    }
-
-    /// Its guests can send requests from now on.
-    #[must_use]
-    pub fn reaching(mut self, outgoing: Outgoing) -> Self {
-        self.outgoing = outgoing;
-        self
-    }
-
-    /// Makes a guest of a file. Waits for a place among those compiling, if there is no machine code yet.
-    ///
-    /// # Errors
-    /// Why it cannot be served, and what to do.
-    pub async fn compile(self: &Arc<Self>, spec: GuestSpec) -> Result<Arc<Guest>, Refusal> {
-        let digest = spec.digest;
-        let code = self.code(&spec).await?;
-        let guest = Arc::new(Guest::new(spec, Arc::clone(&code), self));
-        if let Err(refusal) = self.try_out(&guest, &code).await {
-            if refusal.passing {
-                self.hold(digest, code);
-            }
-            return Err(refusal);
-        }
-        lock(&self.unready).retain(|(held, _)| *held != digest);
-        if code.kind.baseline && self.tiers == Tiers::Both {
-            self.improve(&guest);
-        }
-        Ok(guest)
-    }
-
-    /// Instantiates it once, and asks it whether it is ready.
-    async fn try_out(&self, guest: &Arc<Guest>, code: &Arc<Compiled>) -> Result<(), Refusal> {
-        let file = file_name(&guest.spec.path);
-        // Its wait is no part of the trial. The semaphore is never closed.
-        let _trial = self.trials.acquire().await;
-        let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
-        let instance = Instance::of(guest, code, deadline).await.map_err(|error| unstartable(&file, &error))?;
-        // Without a host to send requests through it cannot be as ready as it will be.
-        let alone = guest.sends() && self.outgoing.is_disabled();
-        if let Some(path) = guest.spec.manifest.ready.as_ref().filter(|_| !alone) {
-            instance.ready(guest, path, deadline).await.map_err(|why| unready(&file, path, &why))?;
-        }
-        Ok(())
     }
 
     /// Machine code of a component, from wherever it is had soonest. Also for a service whose code was dropped.
     ///
     /// # Errors
     /// Why there is none, and what to do.
-    pub(crate) async fn code(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
+    pub async fn code(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         if let Some(code) = self.known(spec.digest) {
             return Ok(code);
         }
@@ -255,7 +175,7 @@ impl Compiler {
     }
 
     /// Lets machine code go that was only held for versions which `waits` no longer says to be waiting.
-    pub(crate) fn release(&self, waits: impl Fn(Digest) -> bool) {
+    pub fn release(&self, waits: impl Fn(Digest) -> bool) {
         let mut unready = lock(&self.unready);
         let all = std::mem::take(&mut *unready);
         let (held, dropped) = all.into_iter().partition(|(digest, _)| waits(*digest));
@@ -265,12 +185,44 @@ impl Compiler {
         drop::<VecDeque<_>>(dropped);
     }
 
-    fn hold(&self, digest: Digest, code: Arc<Compiled>) {
+    /// Keeps the machine code of a version that is not ready, for the next time that it is tried.
+    pub fn hold(&self, digest: Digest, code: Arc<Compiled>) {
         let mut unready = lock(&self.unready);
         unready.retain(|(held, _)| *held != digest);
         unready.push_back((digest, code));
         if unready.len() > UNREADY {
             unready.pop_front();
+        }
+    }
+
+    /// Forgets machine code that was kept for the next trial.
+    pub fn unhold(&self, digest: Digest) {
+        lock(&self.unready).retain(|(held, _)| *held != digest);
+    }
+
+    /// Whether this code is to be replaced by optimised code.
+    pub(super) fn is_provisional(&self, code: &Compiled) -> bool {
+        code.kind.baseline && self.tiers == Tiers::Both
+    }
+
+    /// Compiles a component a second time, for speed of running.
+    ///
+    /// # Errors
+    /// Why that failed, and what to do.
+    pub(super) async fn optimised(self: &Arc<Self>, spec: &GuestSpec, place: Place) -> Result<Arc<Compiled>, Refusal> {
+        Ok(self.remember(spec.digest, self.run(spec, place, true).await?))
+    }
+
+    /// Returns optimised code for this component, if it is in memory.
+    pub(super) fn known_optimised(&self, digest: Digest) -> Option<Arc<Compiled>> {
+        self.known(digest).filter(|code| !code.kind.baseline)
+    }
+
+    /// Removes the baseline code of a component from the cache, where it was replaced by `code`.
+    pub(super) fn remove_baseline(&self, code: &Compiled, digest: Digest) {
+        if let Some(cache) = &self.cache {
+            let old = self.stamp(Kind { baseline: true, ..code.kind });
+            old.into_iter().for_each(|stamp| cache.remove(stamp, digest));
         }
     }
 

@@ -8,11 +8,9 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use http::header;
 use http::uri::Scheme;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Sleep;
@@ -21,20 +19,31 @@ use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme as P2Scheme;
 use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 
-use super::answer::{Answer, Work};
 use super::body::{Limited, RequestBody};
+use super::compile::Compiled;
+use crate::base::clock::Clock;
 use crate::base::lock::lock;
+use crate::capabilities::http::Sender;
+use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::capabilities::{Ctx, stdio};
 use crate::cpu::meter::TickAction;
 use crate::cpu::scheduler::{CpuSlot, LongRunning};
 use crate::error::{RequestError, Trap};
-use crate::manifest::spec::host_of;
-use crate::runtime::compile::Compiled;
-use crate::runtime::guest::Guest;
+use crate::service::deployment::Deployment;
 
 /// Frames of a guest's backtrace that are kept.
 const FRAMES: usize = 32;
+
+/// What all instances of a version have in common, besides their machine code.
+pub struct Blueprint {
+    pub(super) deployment: Arc<Deployment>,
+    /// Sends the requests of the guests.
+    pub(super) sender: Arc<dyn Sender>,
+    pub(super) denials: Arc<LoggedDenials>,
+    /// The clock of the engines.
+    pub(super) clock: Clock,
+}
 
 /// One Store with one instance in it. Memory, table, stack, CPU and wall limits are set before guest code runs.
 pub struct Instance {
@@ -48,6 +57,9 @@ pub struct Instance {
     room: Option<OwnedSemaphorePermit>,
 }
 
+/// A guest at work on a request, in a future that owns its Store.
+pub(super) type Running = Guarded<Pin<Box<dyn Future<Output = Finished> + Send>>>;
+
 /// A guest that is done, its Store still alive.
 pub(super) struct Finished {
     instance: Instance,
@@ -60,39 +72,13 @@ pub(super) struct Finished {
 struct CpuExhausted;
 
 impl Instance {
-    /// A warm instance of this guest if there is one, else a new one.
+    /// Creates a sandbox of this version for its machine code.
     ///
     /// # Errors
-    /// As [`Instance::new`].
-    pub async fn take(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
-        match guest.take_warm() {
-            Some(warm) => Ok(warm),
-            None => Self::new(guest, deadline).await,
-        }
-    }
-
-    /// A new sandbox.
-    ///
-    /// # Errors
-    /// When its start code traps or goes over a limit, its machine code is lost or not loaded in time, or the pool has no
-    /// room for it.
-    pub async fn new(guest: &Guest, deadline: Instant) -> Result<Self, RequestError> {
-        let code = match guest.code() {
-            Some(code) => code,
-            None => match tokio::time::timeout_at(deadline.into(), Box::pin(guest.load())).await {
-                Ok(loaded) => loaded.map_err(|lost| RequestError::Unavailable(lost.to_string()))?,
-                Err(_) => return Err(RequestError::WallTime),
-            },
-        };
-        Self::of(guest, &code, deadline).await
-    }
-
-    /// A new sandbox for this machine code of the guest.
-    ///
-    /// # Errors
-    /// When its start code traps or goes over a limit, or the pool has no room for it.
-    pub(crate) async fn of(guest: &Guest, code: &Compiled, deadline: Instant) -> Result<Self, RequestError> {
-        let limits = guest.limits();
+    /// When the start code traps or exceeds a limit, or the engine's pool has no room.
+    pub(super) async fn new(blueprint: &Blueprint, code: &Compiled, deadline: Instant) -> Result<Self, RequestError> {
+        let Blueprint { deployment, sender, denials, clock } = blueprint;
+        let (service, limits) = (&deployment.service, deployment.limits());
         let room = match &code.extra {
             Some(extra) => {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -102,12 +88,12 @@ impl Instance {
         };
         let start = Instant::now();
         let sandbox = Arc::new(Sandbox::new(
-            Arc::clone(&guest.service),
-            (Arc::clone(&guest.version), Arc::clone(guest.denials())),
+            Arc::clone(service),
+            (Arc::clone(&deployment.version), Arc::clone(denials)),
             limits,
-            guest.clock().clone(),
+            clock.clone(),
         ));
-        let ctx = Ctx::new(limits, &guest.spec.manifest.env, guest.sender(), Arc::clone(&sandbox));
+        let ctx = Ctx::new(limits, &deployment.spec.manifest.env, Arc::clone(sender), Arc::clone(&sandbox));
         let mut store = Store::new(&code.engine, ctx);
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
@@ -125,7 +111,7 @@ impl Instance {
             let instantiating = pin!(code.pre.instantiate_async(&mut store));
             Guarded::new(instantiating, sandbox, deadline).await?
         };
-        guest.service.figures.instantiated.record(start.elapsed());
+        service.figures.instantiated.record(start.elapsed());
         match instantiated {
             Ok(proxy) => Ok(Self { store, proxy, baseline: code.kind.baseline, uses: 0, place: None, room }),
             Err(error) => Err(blame(store.data(), &error)),
@@ -133,18 +119,18 @@ impl Instance {
     }
 
     /// Whether it runs baseline code.
-    pub(crate) fn is_baseline(&self) -> bool {
+    pub(super) fn is_baseline(&self) -> bool {
         self.baseline
     }
 
     /// Requests that it has answered.
-    pub fn uses(&self) -> usize {
+    pub(super) fn uses(&self) -> usize {
         usize::try_from(self.uses).unwrap_or(usize::MAX)
     }
 
     /// Takes its place among these, unless it has one, and keeps it for as long as it lives. One that takes more of the pool
     /// takes as many places more: idle instances must leave room for those at work.
-    pub(crate) fn stays(&mut self, places: &Arc<Semaphore>) -> bool {
+    pub(super) fn take_place(&mut self, places: &Arc<Semaphore>) -> bool {
         if self.place.is_none() {
             let units = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let count = u32::try_from(units).unwrap_or(u32::MAX).saturating_add(1);
@@ -153,52 +139,21 @@ impl Instance {
         self.place.is_some()
     }
 
-    /// Runs the guest until the head of its answer, and a little further: a body that fails before anything of it
-    /// was sent is still a failed request, not a broken transfer.
-    ///
-    /// # Errors
-    /// When there is no answer that could be sent.
-    pub async fn call<B: RequestBody>(
+    /// Starts a request in this sandbox. The guest runs when the future is polled, and its body may have `body_limit` bytes.
+    pub(super) fn start<B: RequestBody>(
         mut self,
-        guest: Arc<Guest>,
         request: http::Request<B>,
         context: RequestContext,
-    ) -> Result<Answer, RequestError> {
+        body_limit: usize,
+    ) -> (Arc<Sandbox>, Running) {
         let sandbox = Arc::clone(&self.store.data().sandbox);
         let deadline = context.deadline;
         sandbox.begin(context, self.uses == 0);
         self.uses = self.uses.saturating_add(1);
-        let body_limit = guest.limits().request_body;
-        let expects = request.headers().contains_key(header::EXPECT);
-        let is_head = request.method() == http::Method::HEAD;
         let request = request.map(|body| Limited::new(body, body_limit, Arc::clone(&sandbox)));
-        let work = Work::Running(Guarded::new(Box::pin(self.run(request)), Arc::clone(&sandbox), deadline));
-        let answer = Answer::begin(guest, work, &sandbox, is_head).await;
-        if expects && sandbox.body_awaited.load(Relaxed) {
-            // The guest waits for a body that the client only sends when told to, and hyper tells it at its next turn.
-            tokio::task::yield_now().await;
-        }
-        // An answer that was made of a body that was cut off is none.
-        if sandbox.body_too_large.load(Relaxed) {
-            Err(RequestError::BodyTooLarge)
-        } else {
-            answer.map_err(|error| sandbox.attribute(error))
-        }
-    }
-
-    /// Asks a version that does not serve yet whether it could: 2xx on a GET of `path`.
-    ///
-    /// # Errors
-    /// What it answers instead, in words.
-    pub async fn ready(self, guest: &Arc<Guest>, path: &str, deadline: Instant) -> Result<(), String> {
-        let uri = format!("http://{}{path}", host_of(&guest.name));
-        let request = http::Request::get(uri).body(http_body_util::Empty::new()).map_err(|error| error.to_string())?;
-        let answer = self.call(Arc::clone(guest), request, RequestContext::new(Arc::from("ready"), deadline)).await;
-        match answer {
-            Ok(answer) if answer.head.status.is_success() => Ok(()),
-            Ok(answer) => Err(answer.head.status.to_string()),
-            Err(error) => Err(format!("{error}: {}", error.detail().unwrap_or_default())),
-        }
+        let future: Pin<Box<dyn Future<Output = Finished> + Send>> = Box::pin(self.run(request));
+        let running = Guarded::new(future, Arc::clone(&sandbox), deadline);
+        (sandbox, running)
     }
 
     async fn run<B: RequestBody>(mut self, request: http::Request<Limited<B>>) -> Finished {

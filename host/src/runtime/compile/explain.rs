@@ -2,7 +2,6 @@
 
 use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use crate::config::limits::MAX_TABLE_ELEMENTS;
-use crate::error::RequestError;
 use crate::manifest::refusal::Refusal;
 
 /// Which of the two HTTP worlds a component exports.
@@ -50,33 +49,9 @@ fn is_final(version: &str, line: &str) -> bool {
     version.starts_with(line) && !version.contains('-')
 }
 
-pub(super) fn misshapen(file: &str, detail: &str) -> Refusal {
+pub(crate) fn misshapen(file: &str, detail: &str) -> Refusal {
     let reason = format!("its wasi:http export has another shape than the standard's: {detail}");
     Refusal::new(file, reason, "rebuild it against the WIT of wasi:http 0.2 or 0.3")
-}
-
-/// A version whose own check says no may only be waiting for something.
-pub(super) fn unready(file: &str, path: &str, why: &str) -> Refusal {
-    let reason = format!("it is not ready: GET {path} answers {why}");
-    Refusal::new(file, reason, "it will be asked again; see what it logs").passing()
-}
-
-pub(super) fn unstartable(file: &str, error: &RequestError) -> Refusal {
-    let detail = error.detail().unwrap_or_default();
-    if matches!(error, RequestError::PoolFull(_)) {
-        return Refusal::new(
-            file,
-            format!("there was no sandbox free to try it in: {detail}"),
-            "it will be tried again",
-        )
-        .passing();
-    }
-    // The types of the handler are only compared when it is looked up in an instance.
-    if detail.contains("type mismatch") || detail.contains("expected `") {
-        return misshapen(file, &detail);
-    }
-    let reason = format!("it does not start: {error}{}{detail}", if detail.is_empty() { "" } else { ": " });
-    Refusal::new(file, reason, "its start code must finish within limits.cpu, limits.wall and limits.memory")
 }
 
 /// A component that the engine does not take. What goes over the size of a sandbox is named by wasmtime's pool.

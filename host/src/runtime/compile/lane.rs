@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::base::lock::lock;
 
 /// A number of places, and who waits for one.
-pub(super) struct Lane(Mutex<State>);
+pub(crate) struct Lane(Mutex<State>);
 
 struct State {
     free: usize,
@@ -25,17 +25,17 @@ struct Waiting<'a> {
 }
 
 /// A place in a lane, which is free again when this is dropped.
-pub(super) struct Place(Option<Arc<Lane>>);
+pub(crate) struct Place(Option<Arc<Lane>>);
 
 impl Lane {
     /// A lane with so many places.
-    pub(super) fn new(places: usize) -> Arc<Self> {
+    pub(crate) fn new(places: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State { free: places, number: 0, waiting: BTreeMap::new() })))
     }
 
     /// A place, when there is one and nothing smaller waits for it. The queue holds no more than the futures of this that
     /// exist: dropping one takes it out.
-    pub(super) async fn place(self: &Arc<Self>, size: u64) -> Place {
+    pub(crate) async fn place(self: &Arc<Self>, size: u64) -> Place {
         let mut waiting = {
             let mut state = lock(&self.0);
             if state.free > 0 {

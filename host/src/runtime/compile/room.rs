@@ -17,7 +17,7 @@ const USUAL: Needs = Needs { memories: 1, tables: 2 };
 const UNIT: Needs = Needs { memories: 1, tables: 2 };
 
 /// Sandboxes that exist beside those at work and the warm ones: new versions that are tried before they serve.
-pub(super) const TRIALS: usize = 16;
+pub(crate) const TRIALS: usize = 16;
 
 /// The budget of an engine.
 pub(super) struct Room {

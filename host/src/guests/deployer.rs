@@ -1,0 +1,121 @@
+//! Deployment of files: from a [`GuestSpec`] to the [`Backend`] that serves it.
+//!
+//! A [`Guest`] is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated once
+//! under its own limits. Each failure on the way is a [`Refusal`], and affects no other service.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::cpu::scheduler::{self, CpuScheduler};
+use crate::guests::backend::Backend;
+use crate::manifest::digest::Digest;
+use crate::manifest::refusal::{Refusal, file_name};
+use crate::manifest::spec::GuestSpec;
+use crate::manifest::upstream;
+use crate::outgoing::Outgoing;
+use crate::runtime::compile::Compiler;
+use crate::runtime::guest::{Guest, GuestHost};
+use crate::runtime::optimiser::Optimiser;
+use crate::runtime::trial::Trials;
+use crate::service::Services;
+use crate::service::deployment::Deployment;
+use crate::telemetry::metrics::Metrics;
+use crate::upstreams::{SharedUpstreams, Upstream};
+
+/// Deploys services, and holds what their versions share.
+pub struct Deployer {
+    guests: Arc<GuestHost>,
+    services: Services,
+    /// What all upstreams share.
+    pub upstreams: SharedUpstreams,
+    outgoing: Outgoing,
+    trials: Arc<Trials>,
+    optimiser: Arc<Optimiser>,
+}
+
+impl Deployer {
+    /// Creates the deployer of a host.
+    pub fn new(
+        config: &Config,
+        compiler: Compiler,
+        services: Services,
+        upstreams: SharedUpstreams,
+        outgoing: Outgoing,
+    ) -> Self {
+        let compiler = Arc::new(compiler);
+        let trials = Arc::new(Trials::new(!outgoing.is_disabled()));
+        let optimiser = Arc::new(Optimiser::new(Arc::clone(&compiler), Arc::clone(&trials)));
+        let warm = Arc::new(Semaphore::new(config.engine.warm));
+        let guests = Arc::new(GuestHost { compiler, warm, idle_unload: config.engine.idle_unload });
+        Self { guests, services, upstreams, outgoing, trials, optimiser }
+    }
+
+    /// Creates a deployer that only checks whether services could be deployed. Their guests can send no requests.
+    ///
+    /// # Errors
+    /// When the system has no address space for the configured sizes.
+    pub fn offline(config: &Config) -> Result<Self, String> {
+        let services = Services::new(CpuScheduler::new(scheduler::workers()));
+        let upstreams = SharedUpstreams::new(config.upstreams.connections);
+        Ok(Self::new(config, Compiler::new(config)?, services, upstreams, Outgoing::disabled()))
+    }
+
+    /// Returns the counters of the host.
+    pub fn metrics(&self) -> &Metrics {
+        &self.guests.compiler.metrics
+    }
+
+    /// Deploys these files.
+    ///
+    /// # Errors
+    /// Returns why they cannot be served, and what to do.
+    pub async fn deploy(&self, spec: GuestSpec) -> Result<Backend, Refusal> {
+        match spec.manifest.upstream.clone() {
+            Some(upstream) => self.deploy_upstream(spec, upstream).await.map(Backend::Upstream),
+            None => self.deploy_guest(spec).await.map(Backend::Guest),
+        }
+    }
+
+    /// Compiles a component and tries it out. Waits for a place among the compilations, if there is no machine code yet.
+    ///
+    /// # Errors
+    /// Returns why it cannot be served, and what to do.
+    pub async fn deploy_guest(&self, spec: GuestSpec) -> Result<Arc<Guest>, Refusal> {
+        let (digest, compiler) = (spec.digest, &self.guests.compiler);
+        let code = compiler.code(&spec).await?;
+        let deployment = Arc::new(Deployment::new(spec, &self.services));
+        let manifest = &deployment.spec.manifest;
+        let sender = self.outgoing.sender(&deployment.service, &manifest.grants, &manifest.limits);
+        let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, &self.guests));
+        if let Err(refusal) = self.trials.run(&guest, &code).await {
+            if refusal.passing {
+                compiler.hold(digest, code);
+            }
+            return Err(refusal);
+        }
+        compiler.unhold(digest);
+        self.optimiser.optimise(&guest, &code);
+        Ok(guest)
+    }
+
+    /// Finds the replicas of an upstream. Takes over the state of the service's upstream before.
+    async fn deploy_upstream(&self, spec: GuestSpec, upstream: Arc<upstream::Spec>) -> Result<Arc<Upstream>, Refusal> {
+        let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
+        let deployment = Deployment::new(spec, &self.services);
+        let service = Arc::clone(&deployment.service);
+        let before = self.upstreams.last(&service.name);
+        let made = Upstream::new(deployment, upstream, &directory, &self.upstreams, before.as_deref()).await;
+        let upstream =
+            made.map_err(|why| Refusal::new(&file, why, "its replicas cannot be reached without that").passing())?;
+        let upstream = Arc::new(upstream);
+        self.upstreams.remember(&service.name, &upstream);
+        Ok(upstream)
+    }
+
+    /// Frees the machine code that was only kept for versions which are not `tried` again.
+    pub fn release(&self, tried: impl Fn(Digest) -> bool) {
+        self.guests.compiler.release(tried);
+    }
+}
