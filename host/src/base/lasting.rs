@@ -8,9 +8,7 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The first pause before a task is restarted; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,21 +31,25 @@ pub fn panics() -> u64 {
 
 /// Runs the future that `begin` returns. When it returns or panics, begins again after a pause that grows up to 30 s.
 pub async fn forever<F: Future<Output = ()>>(task: &'static str, mut begin: impl FnMut() -> F) {
-    let mut pause = PAUSE;
+    let mut last = None;
     loop {
         let began = Instant::now();
         let how = match caught(begin()).await {
             Ok(()) => "returned",
             Err(_) => "panicked",
         };
-        if began.elapsed() >= STEADY {
-            pause = PAUSE;
-        }
+        let pause = pause_after(began.elapsed(), last);
         let shown = humantime::format_duration(pause);
         tracing::error!(task, "a task of the host {how}; restarting it in {shown}");
         tokio::time::sleep(pause).await;
-        pause = pause.saturating_mul(2).min(PAUSE_MOST);
+        last = Some(pause);
     }
+}
+
+/// Returns the pause before a task is restarted that ran for `ran`, after the pause `last`.
+fn pause_after(ran: Duration, last: Option<Duration>) -> Duration {
+    let grown = last.filter(|_| ran < STEADY).map(|last| last.saturating_mul(2).min(PAUSE_MOST));
+    grown.unwrap_or(PAUSE)
 }
 
 /// The payload of a panic.
@@ -121,37 +123,40 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    /// A task is restarted whether it panics or returns.
+    #[tokio::test]
     async fn a_task_that_ends_is_started_again() {
         let (begun, start) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let (third, mut ran) = tokio::sync::mpsc::channel(1);
         let counted = Arc::clone(&begun);
         let task = tokio::spawn(forever("test", move || {
-            let begun = counted.fetch_add(1, Relaxed);
+            let (begun, third) = (counted.fetch_add(1, Relaxed), third.clone());
             async move {
                 match begun {
                     0 => panic!("on purpose"),
                     1 => {}
-                    2 => {
-                        tokio::time::sleep(STEADY).await;
-                        panic!("on purpose, after a while")
+                    _ => {
+                        third.send(()).await.unwrap();
+                        std::future::pending().await
                     }
-                    _ => std::future::pending().await,
                 }
             }
         }));
-        let until = async |times: usize| {
-            while begun.load(Relaxed) < times {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            start.elapsed().as_millis()
-        };
-        let begins = [until(2).await, until(3).await, until(4).await];
-        for (begins, expected) in begins.into_iter().zip([100, 300, 60_400]) {
-            assert!((expected..expected + 10).contains(&begins), "{begins} ms and not {expected}");
-        }
-        tokio::time::sleep(PAUSE_MOST).await;
-        assert_eq!(begun.load(Relaxed), 4);
+        ran.recv().await.unwrap();
+        assert!(start.elapsed() >= PAUSE * 3, "two pauses, the second one twice as long");
+        assert_eq!(begun.load(Relaxed), 3);
         task.abort();
+    }
+
+    #[test]
+    fn pauses_grow_until_a_task_runs_for_a_while() {
+        let (mut last, mut pauses) = (None, Vec::new());
+        for _ in 0..12 {
+            last = Some(pause_after(STEADY - Duration::from_millis(1), last));
+            pauses.push(last.unwrap().as_millis());
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000, 30_000]);
+        assert_eq!(pause_after(STEADY, last), PAUSE);
     }
 
     #[tokio::test]

@@ -104,45 +104,64 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use http_body_util::BodyExt;
 
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    const SILENCE: Duration = Duration::from_millis(20);
+    const MINUTE: Duration = Duration::from_secs(60);
 
-    #[tokio::test(start_paused = true)]
-    async fn silence_has_an_end_and_speech_has_none() {
-        let (frames, taken) = mpsc::channel(1);
-        let making = wasmtime_wasi::runtime::spawn(async move {
-            for _ in 0..5 {
-                tokio::time::sleep(SECOND * 9 / 10).await;
-                frames.send(Ok(Frame::data(Bytes::from_static(b"x")))).await.unwrap();
-            }
-            std::future::pending::<()>().await;
-        });
-        let far = tokio::time::Instant::now().into_std() + SECOND * 60;
-        let mut body = TimedBody::new(PipedBody::new(taken, making), Some(SECOND), far, ());
-        for _ in 0..5 {
-            assert!(body.frame().await.unwrap().is_ok());
-        }
-        assert!(matches!(body.frame().await, Some(Err(Error::ConnectionReadTimeout))));
+    fn frame() -> Result<Frame<Bytes>, Error> {
+        Ok(Frame::data(Bytes::from_static(b"x")))
     }
 
-    #[tokio::test(start_paused = true)]
+    /// A task that never ends.
+    fn making() -> AbortOnDropJoinHandle<()> {
+        wasmtime_wasi::runtime::spawn(std::future::pending())
+    }
+
+    #[tokio::test]
+    async fn silence_has_an_end() {
+        let (_frames, taken) = mpsc::channel(1);
+        let (start, far) = (Instant::now(), Instant::now() + MINUTE);
+        let mut body = TimedBody::new(PipedBody::new(taken, making()), Some(SILENCE), far, ());
+        assert!(matches!(body.frame().await, Some(Err(Error::ConnectionReadTimeout))));
+        assert!((SILENCE..MINUTE).contains(&start.elapsed()));
+    }
+
+    /// The time of silence begins anew after each frame.
+    #[tokio::test]
+    async fn speech_has_no_end() {
+        let (frames, taken) = mpsc::channel(1);
+        let mut body = TimedBody::new(PipedBody::new(taken, making()), Some(MINUTE), Instant::now() + MINUTE * 60, ());
+        let mut silent_until = Instant::now();
+        for _ in 0..3 {
+            let waits = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx).is_pending())).await;
+            assert!(waits);
+            let until = body.timer.as_ref().unwrap().deadline().into_std();
+            assert!(until > silent_until);
+            silent_until = until;
+            frames.send(frame()).await.unwrap();
+            assert!(body.frame().await.unwrap().is_ok());
+            assert!(body.timer.is_none());
+        }
+    }
+
+    /// Frames do not move the deadline of the whole body.
+    #[tokio::test]
     async fn all_of_it_has_an_end() {
         let (frames, taken) = mpsc::channel(1);
         let making = wasmtime_wasi::runtime::spawn(async move {
-            while frames.send(Ok(Frame::data(Bytes::from_static(b"x")))).await.is_ok() {
-                tokio::time::sleep(SECOND / 2).await;
+            while frames.send(frame()).await.is_ok() {
+                tokio::time::sleep(SILENCE / 10).await;
             }
         });
-        let end = tokio::time::Instant::now().into_std() + SECOND * 3;
+        let (start, end) = (Instant::now(), Instant::now() + SILENCE);
         let mut body = TimedBody::new(PipedBody::new(taken, making), None, end, ());
-        let mut frames = 0;
-        while body.frame().await.unwrap().is_ok() {
-            frames += 1;
-        }
-        assert_eq!(frames, 6);
+        while body.frame().await.unwrap().is_ok() {}
+        assert!((SILENCE..MINUTE).contains(&start.elapsed()));
     }
 
     #[tokio::test]
