@@ -96,15 +96,14 @@ impl Projects {
             self.builds.forget(&project.recipe.service(&source));
         }
         self.announce(&found);
-        for (source, recipe) in found {
-            let before = self.known.get(&source);
-            let outside = before.map_or_else(Vec::new, |project| project.outside.clone());
+        let due: Vec<_> = found.into_iter().filter(|(source, recipe)| self.is_due(source, recipe)).collect();
+        let total = due.len();
+        for (n, (source, recipe)) in due.into_iter().enumerate() {
+            let outside = self.outside(&source);
             let built = sources(&source, &outside);
-            if before.is_some_and(|project| project.recipe == recipe && project.built == built) {
-                continue;
-            }
             let service = recipe.service(&source);
             self.builds.begins(&service);
+            notice(&progress(n, total, &service, &recipe));
             let result = match &recipe {
                 Recipe::Cargo => build::with_cargo(&source, &self.directory).await,
                 Recipe::Command { command, component } => {
@@ -128,6 +127,16 @@ impl Projects {
         Ok(())
     }
 
+    /// Returns whether the project is new, or has changed since its last build began.
+    fn is_due(&self, source: &Path, recipe: &Recipe) -> bool {
+        let known = self.known.get(source).filter(|project| project.recipe == *recipe);
+        known.is_none_or(|project| project.built != sources(source, &project.outside))
+    }
+
+    fn outside(&self, source: &Path) -> Vec<PathBuf> {
+        self.known.get(source).map_or_else(Vec::new, |project| project.outside.clone())
+    }
+
     /// Builds all projects, and rebuilds them on changes, for ever.
     pub(super) async fn keep_building(mut self) {
         let mut watch = Watch::new(&self.directory, POLL).recursive();
@@ -143,6 +152,16 @@ impl Projects {
             watch.tick().await;
         }
     }
+}
+
+/// Returns the line that announces the build number `n` (from 0) of `total`.
+fn progress(n: usize, total: usize, service: &str, recipe: &Recipe) -> String {
+    let place = if total > 1 { format!("[{}/{total}] ", n.saturating_add(1)) } else { String::new() };
+    let command = match recipe {
+        Recipe::Cargo => String::new(),
+        Recipe::Command { command, .. } => format!(" with `{command}`"),
+    };
+    format!("{place}building {service}{command}")
 }
 
 /// Finds the projects in `directory`: crates, and directories named by `[build]` in a manifest.
@@ -193,4 +212,17 @@ fn with_files(mut sources: Sources, more: &[PathBuf]) -> Sources {
         }
     }
     sources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_are_counted() {
+        let command = Recipe::Command { command: "npm run build".into(), component: "orders-js.wasm".into() };
+        assert_eq!(progress(0, 3, "users", &Recipe::Cargo), "[1/3] building users");
+        assert_eq!(progress(2, 3, "orders-js", &command), "[3/3] building orders-js with `npm run build`");
+        assert_eq!(progress(0, 1, "users", &Recipe::Cargo), "building users", "one changed");
+    }
 }

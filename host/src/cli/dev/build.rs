@@ -65,7 +65,6 @@ pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathB
     ensure_target().await?;
     let manifest = source.join("Cargo.toml");
     let (package, workspace) = describe(&manifest).await?;
-    notice(&format!("building {package}"));
     let mut outside = Vec::new();
     for component in compile(&manifest, &package, &workspace).await? {
         install(&component, guests)?;
@@ -79,7 +78,6 @@ pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathB
 /// # Errors
 /// Why the build failed. The output of the command was already shown.
 pub(super) async fn with_command(command: &str, source: &Path, component: &Path) -> Result<(), BuildFailure> {
-    notice(&format!("building {} with `{command}`", component.display()));
     if !source.is_dir() {
         return Err(format!("[build] directory: there is no directory {}", source.display()).into());
     }
