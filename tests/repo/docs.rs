@@ -59,6 +59,52 @@ fn links_lead_somewhere() {
     assert!(checked > 50, "{checked} links were found");
 }
 
+/// Links from the pages to files outside of `docs/` work in the book, too: it is a folder beside `docs/`. mdBook turns
+/// links to `.md` into links to pages, so none leads to such a file.
+#[test]
+fn links_out_of_the_docs_work_in_the_book() {
+    let book: toml::Table = page("docs/book.toml").parse().unwrap();
+    let folder = root().join("docs").join(book["build"]["build-dir"].as_str().unwrap());
+    assert_eq!(folder.parent().unwrap().canonicalize().unwrap(), root().canonicalize().unwrap());
+    let mut checked = 0;
+    for Page { path, text } in pages().into_iter().filter(|page| page.path.starts_with("docs/")) {
+        for link in links(&text).into_iter().filter(|link| link.starts_with("../")) {
+            assert!(!link.contains(".md"), "{path}: mdBook makes a page of {link}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked} links were found");
+}
+
+/// Each version of the WIT is complete and of that version; the toolchains of the guide bind to its exact name.
+#[test]
+fn the_wit_has_the_versions_that_toolchains_bind_to() {
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    for (folder, version) in [("wit", "0.2.12"), ("wit/0.2.10", "0.2.10"), ("wit/0.3.2", "0.3.2")] {
+        let folder = root().join(folder);
+        assert!(read(&folder.join("service.wit")).contains(&format!("@{version};")));
+        let mut packages = 0;
+        for entry in fs::read_dir(folder.join("deps")).unwrap() {
+            let path = entry.unwrap().path();
+            let (name, text) = (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(&path));
+            assert!(text.starts_with(&format!("package wasi:{name}@{version};")), "{}", path.display());
+            let other = text.split("wasi:").skip(1).find(|rest| {
+                let name = rest.split(|char: char| char.is_whitespace() || ";.{".contains(char)).next().unwrap();
+                name.contains('@') && !rest.split('@').nth(1).unwrap().starts_with(version)
+            });
+            assert_eq!(other.map(|rest| &rest[..30]), None, "{}", path.display());
+            packages += 1;
+        }
+        assert!(packages >= 6, "{}", folder.display());
+    }
+    let (newest, older) = (read(&root().join("wit/deps/http.wit")), read(&root().join("wit/0.2.10/deps/http.wit")));
+    assert_eq!(newest.replace("0.2.12", "0.2.10"), older, "they differ in more than the version");
+    let guide = page("docs/guide.md");
+    for folder in ["wit/0.2.10", "wit/0.3.2"] {
+        assert!(guide.contains(&format!("cp -r LODGE/{folder} ")), "the guide does not use {folder}");
+    }
+}
+
 /// mdBook shows what `SUMMARY.md` lists, and nothing else.
 #[test]
 fn the_summary_lists_every_page() {
