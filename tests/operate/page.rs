@@ -50,6 +50,7 @@ async fn operators_see_what_happens() {
     browser.open(&format!("http://{}/", host.admin));
     it_comes_alive(&mut browser);
     rollouts_and_replicas_show(&mut browser);
+    a_service_elsewhere_is_not_unloaded(&mut browser, &host, directory.path());
     a_dropped_in_service_appears(&mut browser, &host, directory.path()).await;
     a_trap_shows(&mut browser, &host).await;
     hostile_text_stays_text(&mut browser, &host).await;
@@ -91,6 +92,19 @@ fn rollouts_and_replicas_show(browser: &mut Browser) {
         browser.until(&said, SOON);
         browser.eval("document.querySelector('#close').click()");
         // What closes tells the address so later, and would take the next one's away.
+        browser.until("location.hash === ''", SOON);
+    }
+}
+
+/// It has no machine code that could leave memory.
+fn a_service_elsewhere_is_not_unloaded(browser: &mut Browser, host: &Process, directory: &Path) {
+    let near = format!("[upstream]\nreplicas = ['http://{}']", host.address);
+    std::fs::write(directory.join("near.toml"), near).unwrap();
+    for (name, acts) in [("near", "Disable"), ("hello", "DisableUnload")] {
+        browser.until(&format!("{}?.dataset.state === 'serving'", row(name)), SOON);
+        browser.eval(&format!("{}.querySelector('a').click()", row(name)));
+        browser.until(&format!("document.querySelector('#acts').textContent === '{acts}'"), SOON);
+        browser.eval("document.querySelector('#close').click()");
         browser.until("location.hash === ''", SOON);
     }
 }
