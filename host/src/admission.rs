@@ -43,7 +43,7 @@ use policy_set::PolicySet;
 pub use policy_status::PolicyStatus;
 pub use rate::Rate;
 pub use request_view::RequestView;
-pub use shedding::{Level, Shedding};
+pub use shedding::{LoadLevel, Shedding};
 
 use crate::config::limits::Limits;
 use crate::manifest;

@@ -17,7 +17,7 @@ use crate::guests::report::{self, Report};
 use crate::guests::target::Target;
 use crate::listener::intake::Upload;
 use crate::telemetry::logs::CHANGE;
-use crate::telemetry::logs::tail::{Kind, Line};
+use crate::telemetry::logs::tail::{Line, LineKind};
 
 /// Lines that are told when nobody says how many.
 const TAIL: usize = 100;
@@ -210,7 +210,7 @@ fn changes(admin: &Arc<Admin>, query: &str) -> Response<Body> {
                 return;
             }
         }
-        follow(&mut follower, &events, |line| line.seq() > last && line.kind == Kind::Change, "change").await;
+        follow(&mut follower, &events, |line| line.seq() > last && line.kind == LineKind::Change, "change").await;
     })
 }
 
@@ -274,7 +274,7 @@ async fn stream(admin: Arc<Admin>, events: Events) {
             next = follower.next() => match next {
                 None => return,
                 Some((line, lost)) => {
-                    let name = if line.kind == Kind::Change { "change" } else { "log" };
+                    let name = if line.kind == LineKind::Change { "change" } else { "log" };
                     (lost == 0 || events.send("log", &Line::lost(lost)).await) && events.send(name, &*line).await
                 }
             },

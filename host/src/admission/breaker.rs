@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use crate::base::lock::lock;
 use crate::manifest::breaker::Settings;
-use window::Window;
-pub use window::{Call, Counts};
+use window::CallWindow;
+pub use window::{CallCounts, CallResult};
 
 /// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ struct Inner {
     /// Grows with every change of phase. Results of requests from earlier generations are ignored.
     generation: u64,
     phase: Phase,
-    window: Window,
+    window: CallWindow,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +84,9 @@ pub struct Pass {
 
 /// A change that a result caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum Transition {
     /// The breaker opened, after these calls.
-    Opened(Counts),
+    Opened(CallCounts),
     /// The breaker closed.
     Closed,
 }
@@ -94,7 +94,7 @@ pub enum Change {
 impl Breaker {
     /// Returns a closed breaker with an empty window.
     pub fn new(settings: Settings, now: Instant) -> Self {
-        let window = Window::new(settings.window, now);
+        let window = CallWindow::new(settings.window, now);
         let inner = Inner { settings, generation: 0, phase: Phase::Closed, window };
         Self { settings, state: Arc::new(State { word: AtomicU64::new(1), inner: Mutex::new(inner) }) }
     }
@@ -105,7 +105,7 @@ impl Breaker {
     }
 
     /// Applies these settings. Closes a half-open breaker that already has as many successful probes as they ask for.
-    pub fn activate(&self) -> Option<Change> {
+    pub fn activate(&self) -> Option<Transition> {
         self.change(|inner| inner.reconfigure(self.settings))
     }
 
@@ -136,7 +136,7 @@ impl Breaker {
     }
 
     /// Returns the calls in the window.
-    pub fn counts(&self, now: Instant) -> Counts {
+    pub fn counts(&self, now: Instant) -> CallCounts {
         lock(&self.state.inner).window.counts(now)
     }
 
@@ -156,13 +156,13 @@ impl Inner {
         self.window.clear();
     }
 
-    fn reconfigure(&mut self, settings: Settings) -> Option<Change> {
+    fn reconfigure(&mut self, settings: Settings) -> Option<Transition> {
         self.window.resize(settings.window);
         self.settings = settings;
         let enough = matches!(self.phase, Phase::HalfOpen { good, .. } if good >= settings.probes);
         enough.then(|| {
             self.transition(Phase::Closed);
-            Change::Closed
+            Transition::Closed
         })
     }
 
@@ -194,18 +194,25 @@ impl Inner {
     }
 
     /// Records the result of a call of this generation. A probe makes room for another.
-    fn record(&mut self, generation: u64, probe: bool, failed: bool, took: Duration, now: Instant) -> Option<Change> {
+    fn record(
+        &mut self,
+        generation: u64,
+        probe: bool,
+        failed: bool,
+        took: Duration,
+        now: Instant,
+    ) -> Option<Transition> {
         if generation != self.generation {
             return None;
         }
-        let call = Call { failed, slow: self.settings.slow.is_some_and(|slow| took > slow) };
+        let call = CallResult { failed, slow: self.settings.slow.is_some_and(|slow| took > slow) };
         match self.phase {
             Phase::Closed => {
                 self.window.add(call, now);
                 let counts = self.window.counts(now);
                 self.settings.trips(counts).then(|| {
                     self.transition(Phase::Open { since: now });
-                    Change::Opened(counts)
+                    Transition::Opened(counts)
                 })
             }
             Phase::HalfOpen { .. } if call.failed || call.slow => {
@@ -217,7 +224,7 @@ impl Inner {
                 self.phase = Phase::HalfOpen { since, out, good };
                 (good >= self.settings.probes).then(|| {
                     self.transition(Phase::Closed);
-                    Change::Closed
+                    Transition::Closed
                 })
             }
             Phase::Open { .. } => None,
@@ -235,7 +242,7 @@ impl Inner {
 
 impl Settings {
     /// Whether these calls open a closed breaker.
-    fn trips(&self, counts: Counts) -> bool {
+    fn trips(&self, counts: CallCounts) -> bool {
         let over = |part: u32, most: u32| u64::from(part) * 100 >= u64::from(counts.calls) * u64::from(most);
         let slow = self.slow.is_some() && over(counts.slow, self.slow_calls);
         counts.calls >= self.calls && (over(counts.failed, self.failures) || slow)
@@ -245,7 +252,7 @@ impl Settings {
 impl Pass {
     /// Records whether the call failed, and how long it took until its response began. A call whose response breaks off
     /// later is recorded a second time.
-    pub fn record(&mut self, failed: bool, took: Duration, now: Instant) -> Option<Change> {
+    pub fn record(&mut self, failed: bool, took: Duration, now: Instant) -> Option<Transition> {
         let probe = std::mem::take(&mut self.probe);
         self.breaker.change(|inner| inner.record(self.generation, probe, failed, took, now))
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 
 use super::adaptive::Adaptive;
-use super::breaker::{Change, Pass};
+use super::breaker::{Pass, Transition};
 use super::rate::RateStatus;
 use super::{Concurrency, Slot};
 use crate::telemetry::logs::CHANGE;
@@ -142,9 +142,9 @@ impl Permit {
     }
 }
 
-pub(super) fn log_change(name: &str, change: Change) {
+pub(super) fn log_change(name: &str, change: Transition) {
     match change {
-        Change::Opened(counts) => tracing::warn!(
+        Transition::Opened(counts) => tracing::warn!(
             target: CHANGE,
             service = name,
             "{name}: breaker open; of {} calls {} failed, {} were slow",
@@ -152,6 +152,6 @@ pub(super) fn log_change(name: &str, change: Change) {
             counts.failed,
             counts.slow
         ),
-        Change::Closed => tracing::info!(target: CHANGE, service = name, "{name}: breaker closed"),
+        Transition::Closed => tracing::info!(target: CHANGE, service = name, "{name}: breaker closed"),
     }
 }

@@ -14,7 +14,7 @@ use crate::manifest::policies::Priority;
 
 /// The load of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum LoadLevel {
     /// Slots are free.
     #[default]
     Calm,
@@ -61,17 +61,17 @@ impl Shedding {
     /// Whether a request of this priority is refused now. Costs one atomic load while no service sets a priority.
     pub fn sheds(&self, priority: Priority) -> bool {
         match priority {
-            Priority::Low => self.level() >= Level::Busy,
-            Priority::Normal => self.reserved.load(Relaxed) && self.level() >= Level::Swamped,
+            Priority::Low => self.level() >= LoadLevel::Busy,
+            Priority::Normal => self.reserved.load(Relaxed) && self.level() >= LoadLevel::Swamped,
             Priority::High => false,
         }
     }
 
     /// Returns the load of the host.
-    pub fn level(&self) -> Level {
+    pub fn level(&self) -> LoadLevel {
         let (taken, size) = (self.size.saturating_sub(self.slots.free()), self.size);
         let (queued, queue, late) = (self.slots.queued(), self.slots.queue(), self.late.load(Relaxed));
-        let was = Level::from_u8(self.level.load(Relaxed));
+        let was = LoadLevel::from_u8(self.level.load(Relaxed));
         let is = was.next(Load { taken, size, queued, queue, late });
         if is != was {
             self.level.store(is as u8, Relaxed);
@@ -94,7 +94,7 @@ impl Shedding {
     }
 }
 
-impl Level {
+impl LoadLevel {
     fn from_u8(level: u8) -> Self {
         match level {
             0 => Self::Calm,
@@ -125,11 +125,11 @@ mod tests {
 
     #[test]
     fn levels_do_not_flap() {
-        let check = |was: Level, taken, queued, late, expected: Level| {
+        let check = |was: LoadLevel, taken, queued, late, expected: LoadLevel| {
             let is = was.next(Load { taken, size: 100, queued, queue: 40, late });
             assert_eq!(is, expected, "{was:?} with {taken} taken, {queued} queued");
         };
-        use Level::{Busy, Calm, Swamped};
+        use LoadLevel::{Busy, Calm, Swamped};
         check(Calm, 89, 0, false, Calm);
         check(Calm, 90, 0, false, Busy);
         check(Busy, 75, 0, false, Busy);

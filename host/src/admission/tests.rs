@@ -8,7 +8,7 @@ use crate::manifest::breaker::Settings as Breaker;
 use crate::manifest::policies::PolicySettings;
 use crate::manifest::rate::{By, Settings as Rate};
 use crate::telemetry::metrics::VersionStats;
-use crate::telemetry::metrics::judged::Counts;
+use crate::telemetry::metrics::judged::JudgedCounts;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ async fn only_the_service_is_blamed() {
         drop(permit);
         assert_eq!(admission.breaker_state(now) == Some(BreakerState::Open), opens, "{end:?}");
         // A version is judged by the same results, except for the breaker's limit for slow calls.
-        let (window, slow) = (judged.window(&Counts::default()), matches!(end, End::Answered(200, ..)));
+        let (window, slow) = (judged.window(&JudgedCounts::default()), matches!(end, End::Answered(200, ..)));
         assert_eq!(window.errors, u64::from(opens && !slow), "{end:?}");
         let counts = !matches!(&end, End::Left | End::AfterBroken(500) | End::Failed(None));
         assert_eq!(window.requests, u64::from(counts), "{end:?}");

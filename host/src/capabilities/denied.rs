@@ -10,11 +10,11 @@ use wasmtime_wasi::p3::bindings::filesystem::types::Descriptor as Descriptor03;
 use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names_03, types as sockets_03};
 
 use super::Ctx;
-use super::logged_denials::Kind;
+use super::logged_denials::Denial;
 use super::sandbox::Sandbox;
 
 /// Logs a denial, unless the kind was logged before.
-fn deny(sandbox: &Sandbox, kind: Kind) {
+fn deny(sandbox: &Sandbox, kind: Denial) {
     if !sandbox.denials.first(kind) {
         return;
     }
@@ -26,23 +26,23 @@ fn deny(sandbox: &Sandbox, kind: Kind) {
         };
     }
     match kind {
-        Kind::Tcp => denied!(
+        Denial::Tcp => denied!(
             warn,
             "a TCP socket, which no manifest can grant",
             format_args!("{instead} in {service}.toml, above its first [section], allows")
         ),
-        Kind::Udp => denied!(
+        Denial::Udp => denied!(
             warn,
             "a UDP socket, which no manifest can grant",
             format_args!("{instead} in {service}.toml, above its first [section], allows")
         ),
-        Kind::Names => denied!(
+        Denial::Names => denied!(
             warn,
             "the resolution of a name, which no manifest can grant",
             format_args!("{instead} in {service}.toml, above its first [section], allows: Lodge resolves their names")
         ),
         // Some runtimes look for directories when they start, whether they need a file or not.
-        Kind::Files => denied!(
+        Denial::Files => denied!(
             info,
             "files: the guest looked for directories, and there are none",
             "if the guest needs a file, embed it in the component at build time, or serve it over HTTP"
@@ -57,26 +57,26 @@ pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     linker.instance("wasi:sockets/tcp-create-socket@0.2.12")?.func_wrap(
         "create-tcp-socket",
         |store: Called<'_>, (_,): (IpAddressFamily,)| {
-            deny(&store.data().sandbox, Kind::Tcp);
+            deny(&store.data().sandbox, Denial::Tcp);
             Ok((Err::<Resource<tcp::TcpSocket>, _>(ErrorCode::AccessDenied),))
         },
     )?;
     linker.instance("wasi:sockets/udp-create-socket@0.2.12")?.func_wrap(
         "create-udp-socket",
         |store: Called<'_>, (_,): (IpAddressFamily,)| {
-            deny(&store.data().sandbox, Kind::Udp);
+            deny(&store.data().sandbox, Denial::Udp);
             Ok((Err::<Resource<udp::UdpSocket>, _>(ErrorCode::AccessDenied),))
         },
     )?;
     linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?.func_wrap(
         "resolve-addresses",
         |store: Called<'_>, (_, _): (Resource<Network>, String)| {
-            deny(&store.data().sandbox, Kind::Names);
+            deny(&store.data().sandbox, Denial::Names);
             Ok((Err::<Resource<ip_name_lookup::ResolveAddressStream>, _>(ErrorCode::AccessDenied),))
         },
     )?;
     linker.instance("wasi:filesystem/preopens@0.2.12")?.func_wrap("get-directories", |store: Called<'_>, (): ()| {
-        deny(&store.data().sandbox, Kind::Files);
+        deny(&store.data().sandbox, Denial::Files);
         Ok((Vec::<(Resource<Descriptor>, String)>::new(),))
     })?;
     linker.allow_shadowing(false);
@@ -90,22 +90,22 @@ pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut sockets = linker.instance("wasi:sockets/types@0.3.0")?;
     sockets.func_wrap("[static]tcp-socket.create", |store: Called<'_>, (_,): (Family,)| {
-        deny(&store.data().sandbox, Kind::Tcp);
+        deny(&store.data().sandbox, Denial::Tcp);
         Ok((Err::<Resource<sockets_03::TcpSocket>, _>(sockets_03::ErrorCode::AccessDenied),))
     })?;
     sockets.func_wrap("[static]udp-socket.create", |store: Called<'_>, (_,): (Family,)| {
-        deny(&store.data().sandbox, Kind::Udp);
+        deny(&store.data().sandbox, Denial::Udp);
         Ok((Err::<Resource<sockets_03::UdpSocket>, _>(sockets_03::ErrorCode::AccessDenied),))
     })?;
     linker.instance("wasi:sockets/ip-name-lookup@0.3.0")?.func_wrap_concurrent(
         "resolve-addresses",
         |accessor, (_,): (String,)| {
-            accessor.with(|mut store| deny(&store.data_mut().sandbox, Kind::Names));
+            accessor.with(|mut store| deny(&store.data_mut().sandbox, Denial::Names));
             Box::pin(std::future::ready(Ok((Err::<Vec<sockets_03::IpAddress>, _>(names_03::ErrorCode::AccessDenied),))))
         },
     )?;
     linker.instance("wasi:filesystem/preopens@0.3.0")?.func_wrap("get-directories", |store: Called<'_>, (): ()| {
-        deny(&store.data().sandbox, Kind::Files);
+        deny(&store.data().sandbox, Denial::Files);
         Ok((Vec::<(Resource<Descriptor03>, String)>::new(),))
     })?;
     linker.allow_shadowing(false);

@@ -8,7 +8,7 @@ pub struct LoggedDenials(AtomicU8);
 
 /// A kind of denied call; each is a bit.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum Denial {
     /// TCP sockets.
     Tcp = 1,
     /// UDP sockets.
@@ -21,7 +21,7 @@ pub(super) enum Kind {
 
 impl LoggedDenials {
     /// Whether this is the first denial of its kind; records it.
-    pub(super) fn first(&self, kind: Kind) -> bool {
+    pub(super) fn first(&self, kind: Denial) -> bool {
         let bit = kind as u8;
         // The load comes first: a guest may try once per request, on all cores.
         self.0.load(Relaxed) & bit == 0 && self.0.fetch_or(bit, Relaxed) & bit == 0
@@ -35,7 +35,7 @@ mod tests {
     #[test]
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
-        for kind in [Kind::Tcp, Kind::Udp, Kind::Names, Kind::Files] {
+        for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files] {
             assert!(denials.first(kind) && !denials.first(kind));
         }
     }

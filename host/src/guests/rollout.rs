@@ -4,7 +4,7 @@
 //! them, decide nothing.
 
 use crate::telemetry::logs::CHANGE;
-use crate::telemetry::metrics::judged::{CERTAINTY, Window};
+use crate::telemetry::metrics::judged::{CERTAINTY, LastMinute};
 
 use super::snapshot::Snapshot;
 use crate::manifest::share::Rollback;
@@ -37,7 +37,7 @@ pub fn review(snapshot: &Snapshot) {
 }
 
 /// In what a version is worse than the service beside it, if that is certain enough.
-fn worse(version: &Window, service: &Window, rule: &Rollback) -> Option<String> {
+fn worse(version: &LastMinute, service: &LastMinute, rule: &Rollback) -> Option<String> {
     if version.requests < rule.minimum || service.requests < rule.minimum {
         return None;
     }
@@ -73,9 +73,9 @@ mod tests {
     use super::*;
     use crate::manifest::share::Percent;
 
-    fn window(requests: u64, errors: u64, p99_ms: f64) -> Window {
+    fn window(requests: u64, errors: u64, p99_ms: f64) -> LastMinute {
         let p99 = Some(Duration::from_secs_f64(p99_ms / 1e3));
-        Window { requests, errors, p99, p99_at_least: p99 }
+        LastMinute { requests, errors, p99, p99_at_least: p99 }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::manifest::cache::Edition;
 use crate::manifest::digest::Digest;
 use crate::manifest::route::Route;
 use crate::manifest::spec::GuestSpec;
-use crate::telemetry::metrics::judged::{Counts, Window};
+use crate::telemetry::metrics::judged::{JudgedCounts, LastMinute};
 
 /// A version of a service, made from its files.
 pub struct Deployment {
@@ -25,7 +25,7 @@ pub struct Deployment {
     /// depend on.
     pub edition: Edition,
     /// When the version was activated, and the service's counts of judged requests at that time.
-    since: OnceLock<(SystemTime, Counts)>,
+    since: OnceLock<(SystemTime, JudgedCounts)>,
     /// The reason why the version was withdrawn.
     withdrawn: OnceLock<String>,
 }
@@ -81,7 +81,7 @@ impl Deployment {
 
     /// Returns the results of the last minute by which the version is judged. Results of the version that it replaced
     /// are not included.
-    pub fn window(&self) -> Window {
+    pub fn window(&self) -> LastMinute {
         self.since.get().map(|(_, counts)| self.service.figures.judged.window(counts)).unwrap_or_default()
     }
 

@@ -46,7 +46,7 @@ use tokio::task::JoinHandle;
 use crate::base::ids::Ids;
 use crate::config::traces::{Exporter, Traces};
 use client::Sent;
-pub use client::{ClientSpan, Origin};
+pub use client::{ClientSpan, ServerAddress};
 use collect::Collector;
 use context::{Context, RECORDED};
 use export::{Export, Shared};

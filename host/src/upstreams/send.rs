@@ -20,7 +20,7 @@ use super::upload_wait::UploadWait;
 use super::{Inner, Members, Upstream};
 use crate::manifest::upstream::Policy;
 use crate::manifest::upstream::protocol::Scheme;
-use crate::telemetry::traces::{ClientSpan, Origin, OutboundTrace};
+use crate::telemetry::traces::{ClientSpan, OutboundTrace, ServerAddress};
 
 /// Why no replica gave a response.
 #[derive(Debug)]
@@ -232,7 +232,7 @@ impl Job<'_> {
         let Some(onward) = &self.onward else { return ClientSpan::off() };
         let target = &attempt.chosen.replica().address;
         let https = target.scheme == Scheme::Https;
-        let to = Origin { https, host: &target.host, port: target.address.port() };
+        let to = ServerAddress { https, host: &target.host, port: target.address.port() };
         onward.begin_attempt(request, &self.inner.service, to, self.tried.len().saturating_sub(1))
     }
 

@@ -18,7 +18,7 @@ fn breaker(now: Instant) -> Arc<Breaker> {
     Arc::new(Breaker::new(SETTINGS, now))
 }
 
-fn call(breaker: &Arc<Breaker>, failed: bool, took: Duration, now: Instant) -> Option<Change> {
+fn call(breaker: &Arc<Breaker>, failed: bool, took: Duration, now: Instant) -> Option<Transition> {
     breaker.admit(now).unwrap().record(failed, took, now)
 }
 
@@ -29,17 +29,17 @@ fn it_opens_and_closes() {
     for n in 0..3 {
         assert_eq!(call(&breaker, true, MS, start), None, "{n} calls are too few");
     }
-    let counts = Counts { calls: 4, failed: 3, slow: 0 };
-    assert_eq!(call(&breaker, false, MS, start), Some(Change::Opened(counts)));
+    let counts = CallCounts { calls: 4, failed: 3, slow: 0 };
+    assert_eq!(call(&breaker, false, MS, start), Some(Transition::Opened(counts)));
     assert_eq!(breaker.state(start), BreakerState::Open);
     assert_eq!(breaker.admit(start + 2 * SETTINGS.open / 5).unwrap_err(), SETTINGS.open * 3 / 5);
     let later = start + SETTINGS.open;
     let (mut one, mut two) = (breaker.admit(later).unwrap(), breaker.admit(later).unwrap());
     assert!(breaker.admit(later).is_err(), "at most two probes at once");
     assert_eq!(breaker.state(later), BreakerState::HalfOpen);
-    assert_eq!((one.record(false, MS, later), two.record(false, MS, later)), (None, Some(Change::Closed)));
+    assert_eq!((one.record(false, MS, later), two.record(false, MS, later)), (None, Some(Transition::Closed)));
     assert!((0..100).all(|_| breaker.admit(later).is_ok()));
-    assert_eq!(breaker.counts(later), Counts::default(), "the window is empty after a change");
+    assert_eq!(breaker.counts(later), CallCounts::default(), "the window is empty after a change");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn an_edit_keeps_it_open() {
     assert_eq!(edited.activate(), None);
     assert!(edited.admit(start).is_err());
     let later = start + SETTINGS.open;
-    assert_eq!(call(&edited, false, MS, later), Some(Change::Closed));
+    assert_eq!(call(&edited, false, MS, later), Some(Transition::Closed));
     assert_eq!(old.state(later), BreakerState::Closed, "both share one state");
 }
 
@@ -143,7 +143,7 @@ fn an_edit_holds_at_once() {
     let _out = eager.admit(later).unwrap();
     assert_eq!(call(&eager, false, MS, later), None);
     // Two of three probes succeeded; the new setting needs two.
-    assert_eq!(edited(SETTINGS).0, Some(Change::Closed));
+    assert_eq!(edited(SETTINGS).0, Some(Transition::Closed));
     assert!((0..10).all(|_| old.admit(later).is_ok()), "the breaker is closed");
 }
 
@@ -157,8 +157,8 @@ fn requests_outlive_settings() {
     edited.activate();
     before.iter_mut().for_each(|pass| assert_eq!(pass.record(false, 2 * MS, start), None));
     assert_eq!(call(&edited, false, 2 * MS, start), None);
-    let counts = Counts { calls: 4, failed: 0, slow: 4 };
-    assert_eq!(call(&edited, false, 2 * MS, start), Some(Change::Opened(counts)));
+    let counts = CallCounts { calls: 4, failed: 0, slow: 4 };
+    assert_eq!(call(&edited, false, 2 * MS, start), Some(Transition::Opened(counts)));
 }
 
 /// Probes that never end keep the breaker half open only for a limited time.
@@ -178,7 +178,7 @@ fn probes_that_stay_out_are_replaced() {
     assert!(breaker.admit(later).is_err(), "at most two probes at once");
     later += SETTINGS.open;
     assert_eq!(stuck[0].record(true, MS, later), None, "its generation has passed");
-    assert_eq!(call(&breaker, false, MS, later), Some(Change::Closed), "earlier successes count");
+    assert_eq!(call(&breaker, false, MS, later), Some(Transition::Closed), "earlier successes count");
     drop(stuck);
     assert_eq!(breaker.state(later), BreakerState::Closed);
 }

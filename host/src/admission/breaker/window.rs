@@ -8,7 +8,7 @@ const BUCKETS: usize = 10;
 
 /// The result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct CallResult {
     /// The call failed.
     pub failed: bool,
     /// The call was slow.
@@ -17,7 +17,7 @@ pub struct Call {
 
 /// Counts of calls by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct CallCounts {
     /// All calls.
     pub calls: u32,
     /// Calls that failed.
@@ -28,14 +28,14 @@ pub struct Counts {
 
 /// The calls of the last `length`.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct CallWindow {
     epoch: Instant,
     length: Duration,
     /// For each bucket, the number of the interval that it counts (from 1), and its counts.
-    buckets: [(u64, Counts); BUCKETS],
+    buckets: [(u64, CallCounts); BUCKETS],
 }
 
-impl Window {
+impl CallWindow {
     pub(super) fn new(length: Duration, now: Instant) -> Self {
         Self { epoch: now, length, buckets: Default::default() }
     }
@@ -64,20 +64,20 @@ impl Window {
     }
 
     /// Adds a call.
-    pub(super) fn add(&mut self, call: Call, now: Instant) {
+    pub(super) fn add(&mut self, call: CallResult, now: Instant) {
         let stretch = self.stretch(now);
         let Some((at, counts)) = self.buckets.get_mut((stretch % BUCKETS as u64) as usize) else { return };
         // Another thread's clock reading may be slightly later.
         if *at < stretch {
-            (*at, *counts) = (stretch, Counts::default());
+            (*at, *counts) = (stretch, CallCounts::default());
         }
-        counts.add(Counts { calls: 1, failed: call.failed.into(), slow: call.slow.into() });
+        counts.add(CallCounts { calls: 1, failed: call.failed.into(), slow: call.slow.into() });
     }
 
     /// Returns the counts of the whole window.
-    pub(super) fn counts(&self, now: Instant) -> Counts {
+    pub(super) fn counts(&self, now: Instant) -> CallCounts {
         let stretch = self.stretch(now);
-        let mut sum = Counts::default();
+        let mut sum = CallCounts::default();
         for (_, counts) in self.buckets.iter().filter(|(at, _)| at + BUCKETS as u64 > stretch) {
             sum.add(*counts);
         }
@@ -99,7 +99,7 @@ impl Window {
     }
 }
 
-impl Counts {
+impl CallCounts {
     fn add(&mut self, more: Self) {
         self.calls = self.calls.saturating_add(more.calls);
         self.failed = self.failed.saturating_add(more.failed);

@@ -15,7 +15,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 
 use super::mask::Mask;
-use super::tail::{Kind, Line, Tail};
+use super::tail::{Line, LineKind, Tail};
 use super::writer::Writer;
 use crate::config::{Config, LogFormat};
 
@@ -235,7 +235,7 @@ fn plain(told: &RequestLine<'_>, target: &str) -> Vec<u8> {
 }
 
 fn line(told: &RequestLine<'_>, target: &str) -> Line {
-    let mut line = Line::new(level(told), Kind::Request);
+    let mut line = Line::new(level(told), LineKind::Request);
     let status = told.status.map_or_else(|| "no response".into(), |status| status.as_u16().to_string());
     line.message = format!("{} {target} {status} in {} ms", told.method, ms(told.took));
     line.service = (!told.service.is_empty()).then(|| told.service.to_owned());

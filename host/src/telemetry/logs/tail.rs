@@ -45,7 +45,7 @@ pub struct Line {
     /// ERROR, WARN, INFO or DEBUG.
     pub level: &'static str,
     /// The origin of the line.
-    pub kind: Kind,
+    pub kind: LineKind,
     /// The service that the line is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
@@ -68,7 +68,7 @@ pub struct Line {
 /// The origin of the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum LineKind {
     /// Guest code.
     Guest,
     /// The host, about a request.
@@ -110,7 +110,7 @@ pub(super) struct TailLayer(Arc<Tail>);
 
 impl Line {
     /// Creates a line with the current time.
-    pub fn new(level: &'static str, kind: Kind) -> Self {
+    pub fn new(level: &'static str, kind: LineKind) -> Self {
         Self {
             number: 0,
             at: rfc3339(SystemTime::now()),
@@ -129,7 +129,7 @@ impl Line {
     pub fn lost(lines: u64) -> Self {
         Self {
             message: format!("dropped {lines} log lines: this follower reads too slowly"),
-            ..Self::new("WARN", Kind::Host)
+            ..Self::new("WARN", LineKind::Host)
         }
     }
 
@@ -201,7 +201,7 @@ impl Tail {
         let mut kept = lock(&self.kept);
         line.number = self.number.fetch_add(1, Relaxed);
         let line = Arc::new(line);
-        if line.kind == Kind::Change {
+        if line.kind == LineKind::Change {
             push(&mut kept.changes, &line);
         }
         kept.of(line.service.as_deref().unwrap_or_default()).push(&line);
@@ -308,14 +308,14 @@ impl<S: Subscriber> Layer<S> for TailLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let target = event.metadata().target();
         let kind = match target {
-            "guest" => Kind::Guest,
-            CHANGE => Kind::Change,
-            _ => Kind::Host,
+            "guest" => LineKind::Guest,
+            CHANGE => LineKind::Change,
+            _ => LineKind::Host,
         };
         let mut line = Line::new(level(*event.metadata().level()), kind);
         event.record(&mut line);
-        if kind == Kind::Host && line.request_id.is_some() {
-            line.kind = Kind::Request;
+        if kind == LineKind::Host && line.request_id.is_some() {
+            line.kind = LineKind::Request;
         }
         self.0.push(line);
     }

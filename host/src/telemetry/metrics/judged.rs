@@ -20,19 +20,19 @@ pub(crate) const CERTAINTY: f64 = 1.645;
 pub struct VersionStats {
     heads: Histogram,
     failed: AtomicU64,
-    recent: Mutex<VecDeque<Counts>>,
+    recent: Mutex<VecDeque<JudgedCounts>>,
 }
 
 /// The counts at some moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
+pub struct JudgedCounts {
     heads: Buckets,
     failed: u64,
 }
 
 /// The counts of the last minute.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Window {
+pub struct LastMinute {
     /// Requests.
     pub requests: u64,
     /// Requests that the service failed.
@@ -65,12 +65,12 @@ impl VersionStats {
     }
 
     /// The current counts.
-    pub fn counts(&self) -> Counts {
-        Counts { heads: self.heads.counts(), failed: self.failed.load(Relaxed) }
+    pub fn counts(&self) -> JudgedCounts {
+        JudgedCounts { heads: self.heads.counts(), failed: self.failed.load(Relaxed) }
     }
 
     /// Returns the counts of the last minute, without those before `since`.
-    pub fn window(&self, since: &Counts) -> Window {
+    pub fn window(&self, since: &JudgedCounts) -> LastMinute {
         let before = lock(&self.recent).front().copied().unwrap_or_default();
         let now = self.counts();
         let began = before.heads.iter().zip(since.heads).map(|(before, since)| since.max(*before));
@@ -78,7 +78,7 @@ impl VersionStats {
         let requests: u64 = counts.iter().sum();
         // The share that may be above the true p99 by chance.
         let above = 0.01 + CERTAINTY * (0.01 * 0.99 / requests.max(1) as f64).sqrt();
-        Window {
+        LastMinute {
             requests,
             errors: now.failed.saturating_sub(before.failed.max(since.failed)),
             p99: quantile(&counts, 0.99),

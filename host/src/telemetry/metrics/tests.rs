@@ -62,7 +62,7 @@ fn one_slow_request_is_no_percentile() {
         for n in 0..requests {
             judged.count(false, Duration::from_millis(if n < slow { 900 } else { 1 }));
         }
-        let window = judged.window(&judged::Counts::default());
+        let window = judged.window(&judged::JudgedCounts::default());
         let at_least = window.p99_at_least.unwrap();
         assert_eq!(at_least > Duration::from_millis(100), certain, "{slow} of {requests}: {at_least:?}");
     }

@@ -28,7 +28,7 @@ struct Open {
 
 /// The destination of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct ServerAddress<'a> {
     /// Whether it uses TLS.
     pub https: bool,
     /// A name, or an address without brackets.
@@ -61,7 +61,7 @@ pub(super) struct Sent {
     pub(super) end: End,
 }
 
-impl<'a> Origin<'a> {
+impl<'a> ServerAddress<'a> {
     /// Returns the destination of an absolute URL.
     pub(super) fn of(uri: &'a Uri) -> Self {
         let https = uri.scheme() == Some(&Scheme::HTTPS);
@@ -81,7 +81,7 @@ impl ClientSpan {
         inner: &Inner,
         (context, id): (Context, u64),
         request: &Request<B>,
-        to: Origin<'_>,
+        to: ServerAddress<'_>,
         (sender, resent): (&Arc<str>, usize),
     ) -> Self {
         let begin = Instant::now();

@@ -50,7 +50,7 @@ enum Format {
 
 /// The reason why a batch was not accepted.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ExportFailure {
     pub(super) why: String,
     /// Whether to retry.
     pub(super) again: bool,
@@ -106,23 +106,23 @@ impl Collector {
     ///
     /// # Errors
     /// Why the batch did not arrive or was not accepted.
-    pub(super) async fn send(&self, message: Bytes) -> Result<u64, Failure> {
+    pub(super) async fn send(&self, message: Bytes) -> Result<u64, ExportFailure> {
         let body = if self.format == Format::Grpc { otlp::framed(&message) } else { message };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.target.clone();
         request.headers_mut().clone_from(&self.headers);
-        let answer = self.client.request(request).await.map_err(|error| Failure::lost(&error))?;
+        let answer = self.client.request(request).await.map_err(|error| ExportFailure::lost(&error))?;
         let status = answer.status();
         if !status.is_success() {
-            return Err(Failure::answered(status, answer.headers()));
+            return Err(ExportFailure::answered(status, answer.headers()));
         }
         self.taken(answer).await
     }
 
-    async fn taken(&self, answer: Response<Incoming>) -> Result<u64, Failure> {
+    async fn taken(&self, answer: Response<Incoming>) -> Result<u64, ExportFailure> {
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| Failure::lost(&*error))?;
+        let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| ExportFailure::lost(&*error))?;
         let trailers = body.trailers().cloned().unwrap_or_default();
         let body = body.to_bytes();
         match self.format {
@@ -131,7 +131,7 @@ impl Collector {
             Format::Grpc => {
                 // A response without a message has its status in the head.
                 let both = if head.headers.contains_key(STATUS) { &head.headers } else { &trailers };
-                Failure::grpc(both).map_or_else(|| Ok(otlp::rejected(body.get(5..).unwrap_or_default())), Err)
+                ExportFailure::grpc(both).map_or_else(|| Ok(otlp::rejected(body.get(5..).unwrap_or_default())), Err)
             }
         }
     }
@@ -139,7 +139,7 @@ impl Collector {
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-impl Failure {
+impl ExportFailure {
     fn lost(error: &dyn Error) -> Self {
         let mut why = error.to_string();
         let mut source = error.source();

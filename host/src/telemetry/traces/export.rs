@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::collect::{Collector, Failure};
+use super::collect::{Collector, ExportFailure};
 use super::otlp::{self, Resource};
 use super::trace::SPANS;
 use super::{Finished, zipkin};
@@ -185,7 +185,7 @@ impl Export {
                 Ok(Err(failure)) => failure,
                 Err(_) => return Err("no response within traces.timeout".into()),
             };
-            let Failure { why, again, after } = failure;
+            let ExportFailure { why, again, after } = failure;
             // Between half of the pause and all of it, so that hosts do not retry at the same moment.
             let jitter = self.ids.span() % (pause.as_millis() as u64 / 2).max(1);
             let wait = after.unwrap_or(pause / 2 + Duration::from_millis(jitter));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Request};
 
 use super::Inner;
-use super::client::{ClientSpan, Origin};
+use super::client::{ClientSpan, ServerAddress};
 use super::context::{self, Context, RECORDED};
 
 /// The trace context of a request, for requests sent on its behalf. Creating it allocates nothing.
@@ -50,7 +50,7 @@ impl OutboundTrace {
         };
         let id = inner.ids.span();
         stands.inject(request.headers_mut(), id);
-        ClientSpan::begun(inner, (stands, id), request, Origin::of(request.uri()), (sender, 0))
+        ClientSpan::begun(inner, (stands, id), request, ServerAddress::of(request.uri()), (sender, 0))
     }
 
     /// Begins the span of an attempt to send the request to a replica of `service`. `resent` is the number of earlier
@@ -59,7 +59,7 @@ impl OutboundTrace {
         &self,
         request: &mut Request<B>,
         service: &Arc<str>,
-        to: Origin<'_>,
+        to: ServerAddress<'_>,
         resent: usize,
     ) -> ClientSpan {
         let Some(inner) = &self.recorder else { return ClientSpan::off() };

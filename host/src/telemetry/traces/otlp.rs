@@ -162,9 +162,9 @@ pub(super) fn rejected(response: &[u8]) -> u64 {
 fn sent(span: Span<'_>) -> Sent {
     let context = span.context;
     let (kind, elsewhere) = match span.kind {
-        span::Kind::Server => (Kind::Server, span.parent != 0),
-        span::Kind::Client => (Kind::Client, false),
-        span::Kind::Internal => (Kind::Internal, false),
+        span::SpanKind::Server => (Kind::Server, span.parent != 0),
+        span::SpanKind::Client => (Kind::Client, false),
+        span::SpanKind::Internal => (Kind::Internal, false),
     };
     let remote = if elsewhere { KNOWN_REMOTE | REMOTE } else { KNOWN_REMOTE };
     let state = context.state.as_ref().and_then(|state| state.to_str().ok());

@@ -18,7 +18,7 @@ pub(super) struct Span<'a> {
     /// The id of the parent span; zero if there is none.
     pub(super) parent: u64,
     pub(super) name: Cow<'a, str>,
-    pub(super) kind: Kind,
+    pub(super) kind: SpanKind,
     /// Nanoseconds since 1970.
     pub(super) begin: u64,
     pub(super) end: u64,
@@ -29,7 +29,7 @@ pub(super) struct Span<'a> {
 
 /// The kind of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SpanKind {
     /// The span of a request to this host.
     Server,
     /// The span of a request that the host sends.
@@ -61,7 +61,7 @@ fn of_request<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
         id: if phase == Phase::Guest { recording.guest } else { ids.span() },
         parent: recording.server,
         name: phase.name().into(),
-        kind: Kind::Internal,
+        kind: SpanKind::Internal,
         begin: recording.end.wall(begin),
         end: recording.end.wall(end),
         attributes: Vec::new(),
@@ -115,7 +115,7 @@ fn server(recording: &Recording) -> Span<'_> {
         id: recording.server,
         parent: recording.context.parent,
         name: title(asked.as_ref(), served.as_ref().map(|served| &*served.route)),
-        kind: Kind::Server,
+        kind: SpanKind::Server,
         begin: recording.end.wall(recording.begin),
         end: recording.end.wall(recording.end.0),
         attributes,
@@ -148,7 +148,7 @@ fn client(sent: &Sent) -> Span<'_> {
         id: sent.id,
         parent: sent.context.parent,
         name: method(&sent.method).unwrap_or("HTTP").into(),
-        kind: Kind::Client,
+        kind: SpanKind::Client,
         begin: sent.end.wall(sent.begin),
         end: sent.end.wall(sent.end.0),
         attributes,

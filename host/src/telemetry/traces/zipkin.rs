@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 
 use super::Finished;
-use super::span::{Kind, Span, Value, spans};
+use super::span::{Span, SpanKind, Value, spans};
 use crate::base::ids::Ids;
 
 /// Encodes the spans of `finished`, recorded by a host with these attributes.
@@ -21,7 +21,7 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
     let service = host.iter().find(|(name, _)| name == "service.name").map_or("lodge", |(_, value)| value);
     let mut tags = Map::new();
     // Zipkin identifies a host by name only, so its other attributes are tags of the request's own span.
-    for (name, value) in host.iter().filter(|(name, _)| span.kind == Kind::Server && name != "service.name") {
+    for (name, value) in host.iter().filter(|(name, _)| span.kind == SpanKind::Server && name != "service.name") {
         tags.insert(name.clone(), value.clone().into());
     }
     for (name, value) in &span.attributes {
@@ -51,9 +51,9 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
             fields.insert("parentId".into(), format!("{:016x}", span.parent).into());
         }
         let (kind, other) = match span.kind {
-            Kind::Server => ("SERVER", "client.address"),
-            Kind::Client => ("CLIENT", "server.address"),
-            Kind::Internal => return sent,
+            SpanKind::Server => ("SERVER", "client.address"),
+            SpanKind::Client => ("CLIENT", "server.address"),
+            SpanKind::Internal => return sent,
         };
         fields.insert("kind".into(), kind.into());
         let said = |wanted: &str| span.attributes.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);

@@ -12,7 +12,7 @@ struct Model {
     /// The number of phase changes so far.
     changes: u32,
     /// When each call of this phase ended, and its result.
-    calls: Vec<(Instant, Call)>,
+    calls: Vec<(Instant, CallResult)>,
 }
 
 impl Model {
@@ -52,7 +52,7 @@ impl Model {
         }
     }
 
-    fn record(&mut self, call: Option<Call>, now: Instant) {
+    fn record(&mut self, call: Option<CallResult>, now: Instant) {
         let bad = call.is_some_and(|call| call.failed || call.slow);
         match &mut self.phase {
             Phase::Open { .. } => {}
@@ -70,7 +70,7 @@ impl Model {
                 self.calls.push((now, call));
                 let bucket = |at: Instant| (at - self.start).as_nanos() / (self.settings.window / 10).as_nanos();
                 let recent: Vec<_> = self.calls.iter().filter(|(at, _)| bucket(*at) + 10 > bucket(now)).collect();
-                let part = |of: fn(&Call) -> bool| {
+                let part = |of: fn(&CallResult) -> bool| {
                     recent.iter().filter(|(_, call)| of(call)).count() as f64 * 100.0 / recent.len() as f64
                 };
                 let enough = recent.len() >= self.settings.calls as usize;
@@ -129,11 +129,11 @@ proptest! {
                     model.edit(settings);
                     breaker = Arc::new(breaker.with_settings(settings));
                     let closes = !closed && matches!(model.phase, Phase::Closed);
-                    prop_assert_eq!(breaker.activate(), closes.then_some(Change::Closed));
+                    prop_assert_eq!(breaker.activate(), closes.then_some(Transition::Closed));
                 }
                 Step::Goes(who, how) if !inside.is_empty() => {
                     let (mut pass, since) = inside.swap_remove(who % inside.len());
-                    let call = (how < 3).then_some(Call { failed: how == 1, slow: how == 2 });
+                    let call = (how < 3).then_some(CallResult { failed: how == 1, slow: how == 2 });
                     if since == model.changes {
                         model.record(call, now);
                     }
@@ -179,11 +179,11 @@ proptest! {
     #[test]
     fn a_window_that_is_resized(calls in prop::collection::vec(0..2_000_u64, 0..60), lengths in prop::collection::vec(1..100_u64, 1..4)) {
         let start = Instant::now();
-        let mut window = Window::new(SETTINGS.window, start);
+        let mut window = CallWindow::new(SETTINGS.window, start);
         let mut now = start;
         for gap in &calls {
             now += Duration::from_millis(*gap);
-            window.add(Call { failed: true, slow: false }, now);
+            window.add(CallResult { failed: true, slow: false }, now);
         }
         for seconds in lengths {
             let before = window.counts(now);
@@ -195,10 +195,10 @@ proptest! {
             }
         }
         // A call that was just added counts after any number of changes.
-        window.add(Call { failed: true, slow: false }, now);
+        window.add(CallResult { failed: true, slow: false }, now);
         prop_assert!(window.counts(now).calls >= 1);
         now += 100 * SETTINGS.window;
-        prop_assert_eq!(window.counts(now), Counts::default(), "counts never leave the window");
+        prop_assert_eq!(window.counts(now), CallCounts::default(), "counts never leave the window");
     }
 }
 
@@ -207,9 +207,9 @@ proptest! {
 fn lengths_of_windows() {
     let start = Instant::now();
     let second = Duration::from_secs(1);
-    let mut window = Window::new(SETTINGS.window, start);
+    let mut window = CallWindow::new(SETTINGS.window, start);
     for n in 0..10 {
-        window.add(Call { failed: false, slow: false }, start + n * second);
+        window.add(CallResult { failed: false, slow: false }, start + n * second);
     }
     let now = start + 9 * second;
     let mut calls = |seconds: u32| {
@@ -217,9 +217,9 @@ fn lengths_of_windows() {
         window.counts(now).calls
     };
     assert_eq!([calls(60), calls(600), calls(60)], [10, 10, 10]);
-    let mut window = Window::new(SETTINGS.window, start);
+    let mut window = CallWindow::new(SETTINGS.window, start);
     for n in 0..10 {
-        window.add(Call { failed: false, slow: false }, start + n * second);
+        window.add(CallResult { failed: false, slow: false }, start + n * second);
     }
     window.resize(5 * second);
     assert_eq!(window.counts(now).calls, 5);

@@ -4,7 +4,7 @@ use super::*;
 
 fn line(service: &str, message: &str) -> Line {
     let service = Some(service.to_owned()).filter(|service| !service.is_empty());
-    Line { service, message: message.into(), ..Line::new("INFO", Kind::Guest) }
+    Line { service, message: message.into(), ..Line::new("INFO", LineKind::Guest) }
 }
 
 fn messages(lines: &[Arc<Line>]) -> Vec<&str> {

@@ -137,7 +137,7 @@ async fn tries() {
     for resent in 0..2 {
         let mut request = asking("http://client.test/a?b");
         *request.headers_mut() = headers;
-        let to = Origin { https: true, host: "10.0.0.7", port: 8443 };
+        let to = ServerAddress { https: true, host: "10.0.0.7", port: 8443 };
         onward.begin_attempt(&mut request, &"far".into(), to, resent).finish(&answer(200 + 300 * (1 - resent as u16)));
         headers = request.into_parts().0.headers;
         told.push(traceparent(&headers).1);
@@ -163,7 +163,7 @@ async fn not_recorded() {
     own.headers_mut().insert("traceparent", "own".parse().unwrap());
     onward.begin_guest_request(&mut own, &"hello".into()).fail("dns");
     assert_eq!((own.headers().len(), &own.headers()["traceparent"]), (1, &"own".parse().unwrap()));
-    let to = Origin { https: false, host: "a", port: 1 };
+    let to = ServerAddress { https: false, host: "a", port: 1 };
     onward.begin_attempt(&mut request, &"far".into(), to, 0).finish(&answer(200));
     assert_eq!(*request.headers(), seen);
     exporting.shutdown(LONG).await;
