@@ -29,7 +29,7 @@ use http::header::HeaderName;
 use serde::Deserialize;
 
 use self::cache::Rules;
-use self::diagnostics::{explain, position};
+use self::diagnostics::{explain, located, position};
 pub(crate) use self::diagnostics::{line_of, misplaced};
 use self::grants::{Callees, Grants, Origin};
 use self::policies::read::Written;
@@ -280,7 +280,10 @@ impl Manifest {
         if problems.is_empty() {
             problems.extend(self.limits.disagreements(max_memory));
         }
-        if problems.is_empty() { Ok(self) } else { Err(problems) }
+        if problems.is_empty() {
+            return Ok(self);
+        }
+        Err(problems.into_iter().map(|problem| located(text, problem)).collect())
     }
 
     /// Takes the keys that a service sets for all its versions.

@@ -49,7 +49,7 @@ async fn bad_files_are_refused_in_words() {
         ("zeros.wasm", "not WebAssembly", "as a component"),
         ("bad name.wasm", "name", "rename"),
         ("-x.wasm", "name", "rename"),
-        ("wrong.toml", "line 2: unknown field `route`", "manifest"),
+        ("wrong.toml", "line 2: unknown key `route`", "manifest"),
         ("hello.wasm", "its route /hello already belongs to greedy", "routes"),
         ("he_llo.wasm", "he-llo.localhost already belongs to he-llo", "name"),
         ("large.wasm", "over 2.0 MiB", "engine.max_file"),

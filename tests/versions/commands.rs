@@ -204,7 +204,7 @@ async fn only_what_was_checked_is_placed() {
         ("users", ".", "it is not a regular file"),
         ("user", "new.wasm", "did you mean `users`?; --new creates a service at /user"),
         ("pinned", "new.wasm", "its manifest wants sha256:0000"),
-        ("wrong", "new.wasm", "wrong.toml: line 1: unknown field `route`"),
+        ("wrong", "new.wasm", "wrong.toml: line 1: unknown key `route`"),
         ("off", "new.wasm", "off.toml has `enabled = false`"),
     ] {
         let (code, _, stderr) = run(&["deploy", service, &at(file)]);

@@ -254,7 +254,7 @@ async fn versions_that_cannot_be_are_refused_in_words() {
         "hello@b.wasm: it wants 50% of the requests, and other versions leave 40%",
         "nobody@2.wasm: it is a version of nobody, which is not served",
         "hello@.wasm: its name cannot be a service's",
-        "hello@c.toml: routes: a version cannot set this",
+        "hello@c.toml: line 1: routes: a version cannot set this",
     ] {
         assert!(refusals.contains(wanted), "{wanted} is not in\n{refusals}");
     }

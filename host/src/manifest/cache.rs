@@ -125,7 +125,7 @@ mod tests {
         check("routes = [\n'/a',\n{ path = '/b', cache = 1 }]", "line 3: cache: write");
         let limits = config::resolve(&[]).unwrap().config.limits;
         let version = read("cache = true").unwrap().version("cache = false", 1 << 30);
-        assert!(version.unwrap_err()[0].starts_with("cache: a version cannot set this"), "{limits:?}");
+        assert!(version.unwrap_err()[0].starts_with("line 1: cache: a version cannot set this"), "{limits:?}");
     }
 
     #[test]

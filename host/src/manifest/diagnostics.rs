@@ -50,9 +50,17 @@ const SECTIONS: &[&str] = &["limits", "env", "rollback", "upstream", "breaker", 
 pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map(|span| span.start);
     let line = at.map_or(String::new(), |at| line_of(text, at));
+    let begin = at.and_then(|at| text.get(at..)).unwrap_or_default();
+    if error.message() == "duplicate key" {
+        let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+        return format!("{line}`{key}` has a value already");
+    }
+    if let Some(quote) = begin.chars().next().filter(|first| "“”„‘’".contains(*first)) {
+        return format!("{line}{quote} is not a quotation mark of TOML; write \"");
+    }
     let message = with_hint(error.message());
-    // The message about an unknown field already contains its name.
-    let value = at.filter(|_| !message.starts_with("unknown field"));
+    // The message about an unknown key already contains its name.
+    let value = at.filter(|_| !message.starts_with("unknown key"));
     let Some(key) = value.and_then(|at| key_at(DeTable::parse(text).ok()?.get_ref(), at)) else {
         return format!("{line}{message}");
     };
@@ -84,7 +92,8 @@ fn key_at(table: &DeTable<'_>, at: usize) -> Option<String> {
     })
 }
 
-/// Adds a hint to serde's message about an unknown name, which lists that name and the known ones in backticks.
+/// Adds a hint to serde's message about an unknown name, which lists that name and the known ones in backticks. A hint
+/// about a key stands in place of that list, which may be long.
 pub(super) fn with_hint(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
     let hint = names.next().filter(|_| message.starts_with("unknown")).and_then(|wrong| {
@@ -93,8 +102,19 @@ pub(super) fn with_hint(message: &str) -> String {
         let elsewhere = message.starts_with("unknown field").then(elsewhere).flatten();
         elsewhere.or_else(|| nearest(wrong, names).map(near))
     });
-    let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-    format!("{message}{hint}")
+    match (message.strip_prefix("unknown field"), hint) {
+        (Some(rest), Some(hint)) => format!("unknown key{}; {hint}", rest.split(", expected").next().unwrap_or(rest)),
+        (Some(rest), None) => format!("unknown key{rest}"),
+        (None, Some(hint)) => format!("{message}; {hint}"),
+        (None, None) => message.to_owned(),
+    }
+}
+
+/// Adds the line to a problem that begins with its key and has no line yet.
+pub(super) fn located(text: &str, problem: String) -> String {
+    let key = problem.split(':').next().filter(|key| !problem.starts_with("line ") && !key.contains(' '));
+    let line = key.map_or(String::new(), |key| position(text, key));
+    format!("{line}{problem}")
 }
 
 /// Returns the hint for a key that is in a section and belongs to the top level of the manifest.

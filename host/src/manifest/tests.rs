@@ -71,22 +71,29 @@ fn problems_have_lines_and_ways_out() {
         assert!(problem.contains(expected), "{problem}");
     };
     check("cpu_weight = 0", "cpu_weight: 0 is not between 1 and 10000");
-    check("\nroute = ['/']", "line 2: unknown field `route`, expected one of `enabled`");
-    check("\nroute = ['/']", "did you mean `routes`?");
-    check("\nroutes = ['/',\n { path = '/x', method = ['GET'] }]", "line 3: a route: unknown field `method`");
+    check("\nroute = ['/']", "line 2: unknown key `route`; did you mean `routes`?");
+    check("\nzzz = 1", "line 2: unknown key `zzz`, expected one of `enabled`");
+    check("enabled = true\nenabled = true", "line 2: `enabled` has a value already");
+    check("\nroutes = [“/x”]", "line 2: “ is not a quotation mark of TOML; write \"");
+    check("\n\ncache = { ttl = '9000d' }", "line 3: cache.ttl: must be between");
+    check("\nmirror = 1", "line 2: mirror: only a version can set this");
+    check("\nroutes = ['/',\n { path = '/x', method = ['GET'] }]", "line 3: a route: unknown key `method`");
     check("routes = [{ path = '/x', methods = ['get'] }]", "method `get`: write it like \"GET\"");
     check("routes = [{ path = '/x', host = 'a:80' }]", "host `a:80`: write it like");
     check("routes = [7]", "line 1: a route is a path, or a table");
     check("routes = ['/x', '/x']", "duplicate route `/x`");
     check("component = '../x.wasm'", "must be the name of a .wasm file");
-    check("digest = 'sha256:12'", "64 hexadecimal digits");
+    check(
+        "\ndigest = 'sha256:12'",
+        "line 2: digest: `sha256:12` is not a digest; write \"sha256:\" and 64 hexadecimal digits",
+    );
     check("ready.path = 'x'", "ready.path: `x` is not a path");
     check("env = { 'A=B' = 'x' }", "env: `A=B` cannot be the name");
     check(&format!("env.A = '{}'", "x".repeat(70_000)), "are more than");
     check("isolation = 'none'", "expected `request` or `service`");
     check("[limits]\nwal = '1s'", "line 2: unknown limit `wal`; did you mean `wall`?");
     check("[limits]\nwall = '1s'\nqueue = -1", "line 3: limits.queue: `-1` is not a whole number");
-    check("[limits]\nmemory = '2GiB'", "more than engine.max_memory");
+    check("[limits]\nmemory = '2GiB'", "line 2: limits.memory: more than engine.max_memory");
     check("[limits]\ncpu = '40s'", "more than limits.wall");
     check("[limits]\ncpu = '40s'", "lower it, or raise that");
     check("routes = ['users']", "route `users`: write it like");
@@ -103,10 +110,10 @@ fn keys_in_the_wrong_section() {
         ("[env]\nroutes = ['/x']", format!("line 2: env: `routes` {above}")),
         ("[limits]\ncalls = ['users']", format!("line 2: unknown limit `calls`; `calls` {above}")),
         ("[breaker]\nhttp = []", format!("line 2: unknown key `breaker.http`; `http` {above}")),
-        ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", "line 4: unknown field `cache`".into()),
+        ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", "line 4: unknown key `cache`".into()),
         ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", format!("`cache` {above}")),
         ("[health]\npath = '/'", "`health` is a part of [upstream]; write [upstream.health]".into()),
-        ("[health]\npath = '/'", "line 1: unknown field `health`".into()),
+        ("[health]\npath = '/'", "line 1: unknown key `health`".into()),
         ("replicas = []", "`replicas` is a key of [upstream]".into()),
         ("wall = '1s'", "`wall` is a key of [limits]".into()),
     ] {

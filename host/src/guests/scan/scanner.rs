@@ -245,7 +245,7 @@ impl Scanner {
                 Some(Content::Text(text)) => text,
                 Some(Content::Unreadable(refusal)) => return Err(refusal.clone()),
             };
-            let wrong = "correct the manifest; docs/manifest.md lists its keys";
+            let wrong = "see docs/manifest.md";
             read(text).map_err(|problems| Refusal::new(&file_name(path), problems.join("; "), wrong))
         };
         let of = read(&files.service, &|text| Manifest::read(service, text, &look.config.limits, most))?;

@@ -76,7 +76,7 @@ fn problems_have_lines_and_ways_out() {
     check("[adaptiv]", "did you mean `adaptive`?");
     check("routes = ['/',\n { path = '/x', rate = { limit = 'x' } }]", "line 2: rate.limit: `x` is not a rate");
     check("routes = [{ path = '/x', rates = {} }]", "did you mean `rate`?");
-    check("routes = [{ path = '/x', adaptive = { latency = '1s' } }]", "unknown field `adaptive`");
+    check("routes = [{ path = '/x', adaptive = { latency = '1s' } }]", "unknown key `adaptive`");
     let all = read("deny = ['x', 'y']\n[rate]\nlimit = 'x'\nby = 'y'\n[breaker]\nopen = 'x'").unwrap_err();
     assert_eq!(all.lines().count(), 5, "{all}");
 }
