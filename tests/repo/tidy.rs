@@ -1,5 +1,7 @@
 //! Promise: the code keeps the rules of the repository: layers, lengths of files, and what every file has.
 
+mod names;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
