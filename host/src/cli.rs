@@ -36,6 +36,7 @@ use crate::base::lasting;
 use crate::config::key::nearest;
 use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
 use crate::host::{Ended, Host};
+use crate::manifest;
 use crate::manifest::share::Percent;
 use crate::runtime::code_cache;
 use crate::runtime::compile::{this_program, worker};
@@ -189,7 +190,7 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     }
     let flags: Source =
         config::described().filter_map(|(name, ..)| Some((name.clone(), text(matches, &name)?.clone()))).collect();
-    let file = read_file(matches)?;
+    let (file, text) = read_file(matches)?;
     let sources = [(Origin::File, file), (Origin::Environment, environment), (Origin::Flag, flags)];
     let (otel, mut problems) = match config::otel::read(std::env::vars(), &sources) {
         Ok(otel) => (otel, Vec::new()),
@@ -204,18 +205,36 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
             if problems.is_empty() { Ok(resolved) } else { Err(problems) }
         }
         Err(more) => {
-            problems.extend(more);
+            problems.extend(more.into_iter().map(|problem| located(&text, problem)));
             Err(problems)
         }
     }
 }
 
-fn read_file(matches: &ArgMatches) -> Result<Source, Vec<String>> {
+/// Adds the line of its key to a problem of `lodge.toml`, and where a key of manifests belongs.
+fn located(file: &str, problem: String) -> String {
+    let Some(rest) = problem.strip_prefix("lodge.toml: ") else { return problem };
+    let key = rest.split(':').next().unwrap_or(rest);
+    let line = manifest::position(file, key);
+    let of_manifest = rest.contains(": unknown key") && manifest::misplaced(key).is_some();
+    let hint = if of_manifest {
+        format!("; `{key}` is a key of a manifest, such as guests/users.toml")
+    } else {
+        String::new()
+    };
+    format!("lodge.toml{}{rest}{hint}", if line.is_empty() { ": ".into() } else { format!(" {line}") })
+}
+
+/// Reads `lodge.toml`, or the file that `--config` names. Returns its settings and its text.
+fn read_file(matches: &ArgMatches) -> Result<(Source, String), Vec<String>> {
     let named = text(matches, "config").cloned().or_else(|| std::env::var("LODGE_CONFIG").ok());
     let path = PathBuf::from(named.as_deref().unwrap_or("lodge.toml"));
     match files::read_text(&path, MAX_FILE) {
-        Ok(text) => config::read_file(&text).map_err(|problem| vec![format!("{}: {problem}", path.display())]),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(Source::new()),
+        Ok(text) => match config::read_file(&text) {
+            Ok(source) => Ok((source, text)),
+            Err(problem) => Err(vec![format!("{}: {problem}", path.display())]),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(Default::default()),
         Err(error) => Err(vec![format!("{}: {error}", path.display())]),
     }
 }

@@ -29,8 +29,9 @@ use http::header::HeaderName;
 use serde::Deserialize;
 
 use self::cache::Rules;
-use self::diagnostics::{explain, located, position};
-pub(crate) use self::diagnostics::{line_of, misplaced};
+pub(crate) use self::diagnostics::line_of;
+use self::diagnostics::{explain, located};
+pub use self::diagnostics::{misplaced, position};
 use self::grants::{Callees, Grants, Origin};
 use self::policies::read::Written;
 pub use self::routes::MOST_ROUTES;

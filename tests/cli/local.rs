@@ -17,14 +17,15 @@ fn directory(names: &[&str]) -> tempfile::TempDir {
 fn every_bad_value_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("lodge.toml");
-    std::fs::write(&file, "listenn = '1'\n[limits]\nwall = 'soon'\n").unwrap();
+    std::fs::write(&file, "listenn = '1'\nroutes = ['/x']\n[limits]\nwall = 'soon'\n").unwrap();
     let file = file.display().to_string();
     let mut command = lodge(&["serve", "--config", &file, "--engine-tick", "1h"]);
     let (code, stdout, stderr) = output(command.env("LODGE_LIMITS_QUEUE", "many"));
     assert_eq!((code, stdout.as_str()), (Some(64), ""));
     for line in [
-        "lodge.toml: listenn: unknown key; did you mean `listen`?",
-        "lodge.toml: limits.wall: `soon` is not a time span; write it like 500ms, 30s or 5m",
+        "lodge.toml line 1: listenn: unknown key; did you mean `listen`?",
+        "lodge.toml line 2: routes: unknown key; `routes` is a key of a manifest, such as guests/users.toml",
+        "lodge.toml line 4: limits.wall: `soon` is not a time span; write it like 500ms, 30s or 5m",
         "LODGE_LIMITS_QUEUE: `many` is not a whole number",
         "--engine-tick: must be between 1ms and 100ms",
     ] {

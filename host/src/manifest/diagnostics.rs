@@ -118,7 +118,7 @@ pub(super) fn located(text: &str, problem: String) -> String {
 }
 
 /// Returns the hint for a key that is in a section and belongs to the top level of the manifest.
-pub(crate) fn misplaced(name: &str) -> Option<String> {
+pub fn misplaced(name: &str) -> Option<String> {
     let first = name.split('.').next().unwrap_or(name);
     let (key, _) = KEYS.iter().find(|(key, _)| *key == first)?;
     Some(match SECTIONS.contains(key) {
@@ -142,7 +142,7 @@ fn home(name: &str) -> Option<String> {
 }
 
 /// Returns `line N: ` for a key such as `rate.limit`; if the key is absent, for its table.
-pub(super) fn position(text: &str, key: &str) -> String {
+pub fn position(text: &str, key: &str) -> String {
     let Ok(document) = DeTable::parse(text) else { return String::new() };
     let (mut table, mut line) = (Some(document.get_ref()), String::new());
     for part in key.split('.') {
