@@ -165,6 +165,13 @@ async fn dev_builds_and_serves() {
         .unwrap();
     // Until its sources are built, its manifest has no component.
     std::fs::write(directory.path().join("my_service.toml"), "routes = ['/my_service']").unwrap();
+    // Another one, whose command writes the component in two steps: it is not whole when it is first seen.
+    let slow = directory.path().join("slow");
+    std::fs::create_dir(&slow).unwrap();
+    std::fs::copy(crate::harness::wasm("users"), slow.join("made.bin")).unwrap();
+    let command = "head -c 9 made.bin > ../slow.wasm; tail -c +10 made.bin >> ../slow.wasm";
+    let manifest = format!("build = {{ directory = 'slow', command = '{command}' }}");
+    std::fs::write(directory.path().join("slow.toml"), manifest).unwrap();
     let path = directory.path().display().to_string();
     let args = ["dev", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")));
@@ -173,6 +180,8 @@ async fn dev_builds_and_serves() {
     process.ready(admin).await;
     assert_eq!(answer().await, "Hello, dev!");
     process.says("my_service at /my_service").await;
+    process.says("slow at /slow").await;
+    assert!(!process.log.lock().unwrap().contains("it has no component"), "{}", process.log.lock().unwrap());
     assert!(directory.path().join("my_service.wasm").is_file());
     // A crate that does not compile: cargo's words, then ours, and the last one that did goes on.
     let source = crate_directory.join("src/lib.rs");

@@ -69,8 +69,13 @@ pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: 
                 Ok(scan) => {
                     (blind, failed) = (false, false);
                     let now = Instant::now();
-                    builds.seen(std::mem::take(&mut unseen));
-                    again = if builds.unseen().is_empty() { scan.again.map(|again| now + again) } else { Some(now) };
+                    // A file that still changes is not there yet, so the component of a build may be missing.
+                    let settled = scan.again.is_none();
+                    if settled {
+                        builds.seen(std::mem::take(&mut unseen));
+                    }
+                    let later = scan.again.map(|again| now + again);
+                    again = if settled && !builds.unseen().is_empty() { Some(now) } else { later };
                     warn_of(&scan.ignored, &mut ignored);
                     let (mut wanted, changes) = ledger.see(scan.found, now);
                     // Small ones first: one that takes a minute would keep a hundred waiting.
