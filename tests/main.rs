@@ -109,5 +109,6 @@ mod cli {
 /// The repository itself: docs/contributing.md.
 mod repo {
     mod docs;
+    mod features;
     mod tidy;
 }

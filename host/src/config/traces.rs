@@ -234,28 +234,12 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
         .map(|part| {
             let (name, value) = part.split_once('=').ok_or(WRONG)?;
             let name = name.trim();
-            let value =
-                decode(value.trim()).ok_or_else(|| format!("the value of {name} is not percent-encoded text"))?;
-            if name.is_empty() { Err(WRONG.into()) } else { Ok((name.to_owned(), value)) }
+            // A `%` that begins no encoding stays.
+            let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8();
+            let value = value.map_err(|_| format!("the value of {name} is not percent-encoded text"))?;
+            if name.is_empty() { Err(WRONG.into()) } else { Ok((name.to_owned(), value.into_owned())) }
         })
         .collect()
-}
-
-/// Decodes percent-encoding; a `%` that begins no encoding stays. Returns `None` if the result is not UTF-8.
-fn decode(text: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let hex = after.split_at_checked(2).and_then(|(hex, after)| {
-            let digits = str::from_utf8(hex).ok().filter(|_| hex.iter().all(u8::is_ascii_hexdigit))?;
-            Some((u8::from_str_radix(digits, 16).ok()?, after))
-        });
-        (rest, _) = match hex.filter(|_| *first == b'%') {
-            Some((byte, after)) => (after, decoded.push(byte)),
-            None => (after, decoded.push(*first)),
-        };
-    }
-    String::from_utf8(decoded).ok()
 }
 
 fn header((name, value): (String, String)) -> Result<(HeaderName, HeaderValue), String> {
