@@ -14,9 +14,9 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use lodge::config::{self, Origin, Program, Tiers};
 use lodge::guests::snapshot::Current;
 use lodge::host::{Ended, Host};
+use lodge_base::config::{self, Origin, Program, Tiers};
 use tokio::sync::{RwLock, oneshot};
 use tokio::task::JoinHandle;
 
@@ -191,7 +191,8 @@ impl Setup {
         self.settings.insert("guests".into(), self.directory.path().display().to_string());
         let mut config = config::resolve(&[(Origin::Flag, self.settings)]).expect("a sound configuration").config;
         config.program = self.program;
-        let host = Host::bind(config.clone(), lodge::telemetry::logs::Logs::detached(&config)).await.expect("a host");
+        let host =
+            Host::bind(config.clone(), lodge_base::telemetry::logs::Logs::detached(&config)).await.expect("a host");
         let (address, admin) = (host.address().expect("bound"), host.admin_address().expect("bound"));
         let current = host.current();
         let (stop, stopped) = oneshot::channel();

@@ -110,5 +110,6 @@ mod cli {
 mod repo {
     mod docs;
     mod features;
+    mod layers;
     mod tidy;
 }

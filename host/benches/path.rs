@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::Empty;
-use lodge::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
-use lodge::capabilities::sandbox::RequestContext;
-use lodge::config::{self, Config, Origin};
 use lodge::guests::deployer::Deployer;
 use lodge::guests::scan::{Scanner, State};
-use lodge::manifest::Manifest;
-use lodge::manifest::route::{Pattern, Route};
-use lodge::routing::router::Router;
-use lodge::runtime::guest::Guest;
+use lodge_base::config::{self, Config, Origin};
+use lodge_manifest::Manifest;
+use lodge_manifest::route::{Pattern, Route};
+use lodge_runtime::capabilities::sandbox::RequestContext;
+use lodge_runtime::guest::Guest;
+use lodge_traffic::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
+use lodge_traffic::routing::router::Router;
 
 /// Far away.
 fn deadline() -> Instant {

@@ -28,21 +28,21 @@ use tokio::task::AbortHandle;
 
 use self::body::{Body, problem, text};
 use crate::admin::scrape::{Format, Scrape};
-use crate::base::budget::Budget;
-use crate::base::canonical;
-use crate::base::drain::StopSignal;
-use crate::cache::Responses;
-use crate::config::Config;
 use crate::guests::snapshot::Current;
 use crate::listener::accept;
 use crate::listener::activity::Activity;
 use crate::listener::connection;
 use crate::listener::connection::Answer;
 use crate::listener::intake::{Account, Buffers, Upload};
-use crate::proxy::headers::is_forwarded;
 use crate::request::respond::Reserve;
-use crate::runtime::compile::Reset;
-use crate::telemetry::logs::Logs;
+use lodge_base::budget::Budget;
+use lodge_base::canonical;
+use lodge_base::config::Config;
+use lodge_base::drain::StopSignal;
+use lodge_base::telemetry::logs::Logs;
+use lodge_runtime::compile::Reset;
+use lodge_traffic::cache::Responses;
+use lodge_traffic::proxy::headers::is_forwarded;
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
@@ -239,7 +239,7 @@ impl Admin {
             version,
             wasmtime,
             pid: std::process::id(),
-            started: crate::base::time::rfc3339(self.scrape.started),
+            started: lodge_base::time::rfc3339(self.scrape.started),
             uptime_seconds: SystemTime::now().duration_since(self.scrape.started).unwrap_or_default().as_secs_f64(),
             listen: self.listen.map(|listen| listen.to_string()),
             directory,

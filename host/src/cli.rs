@@ -31,16 +31,15 @@ use clap::ArgMatches;
 
 use self::client::AdminClient;
 use self::out::{CliError, notice};
-use crate::base::files;
-use crate::base::lasting;
-use crate::config::key::nearest;
-use crate::config::{self, Config, Origin, Resolved, Source, Tiers};
 use crate::host::{Ended, Host};
-use crate::manifest;
-use crate::manifest::share::Percent;
-use crate::runtime::code_cache;
-use crate::runtime::compile::{this_program, worker};
-use crate::telemetry::logs::Logs;
+use lodge_base::config::key::nearest;
+use lodge_base::config::{self, Config, Origin, Resolved, Source, Tiers};
+use lodge_base::files;
+use lodge_base::lasting;
+use lodge_base::telemetry::logs::Logs;
+use lodge_manifest::share::Percent;
+use lodge_runtime::code_cache;
+use lodge_runtime::compile::{this_program, worker};
 
 /// The exit code for invalid arguments, settings and files (`EX_USAGE` of sysexits.h).
 const EX_USAGE: u8 = 64;
@@ -215,8 +214,8 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
 fn located(file: &str, problem: String) -> String {
     let Some(rest) = problem.strip_prefix("lodge.toml: ") else { return problem };
     let key = rest.split(':').next().unwrap_or(rest);
-    let line = manifest::position(file, key);
-    let of_manifest = rest.contains(": unknown key") && manifest::misplaced(key).is_some();
+    let line = lodge_manifest::position(file, key);
+    let of_manifest = rest.contains(": unknown key") && lodge_manifest::misplaced(key).is_some();
     let hint = if of_manifest {
         format!("; `{key}` is a key of a manifest, such as guests/users.toml")
     } else {
@@ -252,7 +251,7 @@ fn print_config(resolved: &Resolved) -> Result<(), CliError> {
 /// Runs a future on a runtime with one worker per core, whose CPU clock measures guests.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(crate::cpu::scheduler::workers())
+        .worker_threads(lodge_base::cpu::scheduler::workers())
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;

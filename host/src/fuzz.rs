@@ -7,18 +7,19 @@ use http::header::HeaderValue;
 use http::{Method, Request, Uri};
 use ipnet::IpNet;
 
-use crate::base::canonical;
-use crate::base::fuzz::{header_lines, line};
-use crate::manifest;
-use crate::manifest::Manifest;
-use crate::manifest::key::RequestKey;
-use crate::manifest::route::{Pattern, Route};
-use crate::manifest::upstream::source;
-use crate::proxy::headers;
-use crate::proxy::headers::Peer;
-use crate::routing::router::Router;
-use crate::telemetry::{logs, traces};
-use crate::{cache, cli, config, upstreams};
+use crate::cli;
+use lodge_base::canonical;
+use lodge_base::config;
+use lodge_base::fuzz::{header_lines, line};
+use lodge_base::telemetry::{logs, traces};
+use lodge_manifest::Manifest;
+use lodge_manifest::key::RequestKey;
+use lodge_manifest::route::{Pattern, Route};
+use lodge_manifest::upstream::source;
+use lodge_traffic::proxy::headers;
+use lodge_traffic::proxy::headers::Peer;
+use lodge_traffic::routing::router::Router;
+use lodge_traffic::{cache, upstreams};
 
 /// A fuzz target: takes any bytes, and panics when a property does not hold.
 pub type Target = fn(&[u8]);
@@ -47,7 +48,7 @@ fn manifest(bytes: &[u8]) {
     let (limits, most) = (&resolved.config.limits, resolved.config.engine.max_memory);
     let read = Manifest::read("users", text, limits, most);
     assert_eq!(read, Manifest::read("users", text, limits, most));
-    let _ = manifest::build(text);
+    let _ = lodge_manifest::build(text);
     match read {
         Ok(manifest) => drop(manifest.version(text, most)),
         Err(problems) => assert!(!problems.is_empty()),

@@ -12,35 +12,20 @@
 //!
 //! What is always true:
 //!
-//! * Holding a value is the proof. A [`Permit`](admission::Permit) was admitted, a [`Guest`](runtime::guest::Guest) can be
-//!   served, an [`Instance`](runtime::instance::Instance) owns its store.
-//! * Every queue, buffer, body and wait has a named bound in [`config`], or a constant beside its use.
-//! * Every failure of a request is a [`RequestError`](error::RequestError). It becomes a response in one place, and its public
+//! * Holding a value is the proof. A [`Permit`](lodge_traffic::admission::Permit) was admitted, a [`Guest`](lodge_runtime::guest::Guest) can be
+//!   served, an [`Instance`](lodge_runtime::instance::Instance) owns its store.
+//! * Every queue, buffer, body and wait has a named bound in [`lodge_base::config`], or a constant beside its use.
+//! * Every failure of a request is a [`RequestError`](lodge_traffic::error::RequestError). It becomes a response in one place, and its public
 //!   text contains nothing about the host or the guest's internals.
 //!
 //! `docs/architecture.md` has the map of the modules, one request step by step, and the glossary. `docs/decisions.md` says why
 //! things are as they are, and `docs/performance.md` what was tried on the request path.
 
 pub mod admin;
-pub mod admission;
-pub mod base;
-pub mod cache;
-pub mod capabilities;
 pub mod cli;
-pub mod config;
-pub mod cpu;
-pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod guests;
 pub mod host;
 pub mod listener;
-pub mod manifest;
-pub mod outgoing;
-pub mod proxy;
 pub mod request;
-pub mod routing;
-pub mod runtime;
-pub mod service;
-pub mod telemetry;
-pub mod upstreams;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request};
-use lodge::proxy::headers::Peer;
 use lodge::request::handler::{Call, Handler, Hop};
+use lodge_traffic::proxy::headers::Peer;
 
 use crate::calls::local::{ALL, CALLERS, ask, metric, until_idle};
 use crate::harness::{Connection, host, until};
@@ -100,20 +100,23 @@ async fn the_callers_time_is_the_callees() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_is_carried() {
     let host = host(&["sleeper", "sleeper3"]).start().await;
-    let config = lodge::config::resolve(&[]).unwrap().config;
+    let config = lodge_base::config::resolve(&[]).unwrap().config;
     let handler = Handler {
         explains: false,
         trusted_proxies: Vec::new(),
-        service_hosts: lodge::config::ServiceHosts::Local,
+        service_hosts: lodge_base::config::ServiceHosts::Local,
         responses: None,
-        unsent: lodge::base::budget::Budget::new(1 << 20),
+        unsent: lodge_base::budget::Budget::new(1 << 20),
         via: Arc::default(),
         current: host.current.clone(),
-        ids: lodge::base::ids::Ids::new(),
-        nobody: Arc::new(lodge::service::Service::new("", lodge::cpu::scheduler::CpuScheduler::new(1).share())),
+        ids: lodge_base::ids::Ids::new(),
+        nobody: Arc::new(lodge_traffic::service::Service::new(
+            "",
+            lodge_base::cpu::scheduler::CpuScheduler::new(1).share(),
+        )),
         metrics: Arc::default(),
-        tracer: lodge::telemetry::traces::Tracer::off(),
-        logs: lodge::telemetry::logs::Logs::detached(&config),
+        tracer: lodge_base::telemetry::traces::Tracer::off(),
+        logs: lodge_base::telemetry::logs::Logs::detached(&config),
     };
     for callee in ["sleeper", "sleeper3"] {
         let peer = Peer::service("me");

@@ -51,7 +51,7 @@ fn settings_are_printed_with_their_origin() {
     };
     assert_eq!(code, Some(0));
     assert_eq!([origin("listen"), origin("limits.wall"), origin("admin")], ["environment", "flag", "default"]);
-    assert_eq!(stdout.lines().count(), lodge::config::described().count());
+    assert_eq!(stdout.lines().count(), lodge_base::config::described().count());
 }
 
 #[test]

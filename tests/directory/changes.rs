@@ -277,7 +277,7 @@ async fn every_difference_is_a_line() {
     assert!(process.log().contains("goes on serving"), "{}", process.log());
     let told = get(process.admin, "/v1/services").await.text();
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-    assert_eq!(told[0]["service"]["digest"], lodge::manifest::digest::Digest::of(&version(2)).to_string());
+    assert_eq!(told[0]["service"]["digest"], lodge_manifest::digest::Digest::of(&version(2)).to_string());
     assert_eq!(told[1]["refused"]["reason"], "it is not WebAssembly", "{told}");
     put(path, "people.wasm", &version(2));
     step("people is again what is served").await;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lodge::config::Tiers;
+use lodge_base::config::Tiers;
 
 use crate::harness::{Answer, Process, TestHost, get, host, lodge, output, until, wasm};
 
@@ -91,17 +91,22 @@ async fn a_process_of_its_own() {
     std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
     let at = cache.path().join("c").display().to_string();
     let process = Process::serve_with_cache(directory.path(), &at).await;
+    until("the small one serves and its compiler has ended", || {
+        process.log().contains("hello at /hello") && compilers(&process).is_empty()
+    })
+    .await;
     std::fs::write(directory.path().join("large.wasm"), heavy("status", 3_000, 2_000, "")).unwrap();
-    let compiler = async |process: &Process| {
+    // The compiler that is not the one before, which may still be ending.
+    let compiler = async |process: &Process, before: u32| {
         let mut pid = None;
         until("it compiles", || {
-            pid = compilers(process).first().copied();
+            pid = compilers(process).into_iter().find(|pid| *pid != before);
             pid.is_some()
         })
         .await;
         pid.unwrap()
     };
-    let pid = compiler(&process).await;
+    let pid = compiler(&process, 0).await;
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     // It confines itself before it reads the component.
     until("it is confined", || {
@@ -125,16 +130,18 @@ async fn a_process_of_its_own() {
     signal(rustix::process::Signal::KILL);
     until("its end is told", || process.log().contains("its compiler was killed from outside")).await;
     assert_eq!(get(process.address, "/hello").await.status, 200);
+    let again = compiler(&process, pid).await;
     until("it is tried again and serves", || process.log().contains("large at /large")).await;
     assert_eq!(get(process.address, "/large/200").await.status, 200);
     // The optimised code is being made. Killed, that is tried again, and said.
-    let pid = rustix::process::Pid::from_raw(i32::try_from(compiler(&process).await).unwrap()).unwrap();
+    let optimiser = compiler(&process, again).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(optimiser).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let killed = "attempt 1 to optimise large.wasm failed: its compiler was killed from outside";
     until("its end is in the log", || process.log().contains(killed)).await;
     assert!(process.log().contains("trying again in 1s"), "{}", process.log());
     // The second attempt ends with its host.
-    let pid = compiler(&process).await;
+    let pid = compiler(&process, optimiser).await;
     drop(process);
     until("the compiler is gone", || !Path::new(&format!("/proc/{pid}")).exists()).await;
 }

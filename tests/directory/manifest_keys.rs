@@ -38,7 +38,7 @@ async fn routes_and_variables() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pinned_and_disabled() {
     let bytes = std::fs::read(wasm("hello")).unwrap();
-    let digest = lodge::manifest::digest::Digest::of(&bytes);
+    let digest = lodge_manifest::digest::Digest::of(&bytes);
     let host = host(&["hello", "users", "deaf"])
         .set("watch.poll", "100ms")
         .manifest("hello", &format!("digest = 'sha256:{digest}'"))

@@ -68,7 +68,7 @@ async fn counts_agree_with_the_clients_across_reloads() {
     for guest in ["hello", "version", "deaf", "version"] {
         std::fs::copy(wasm(guest), &other).unwrap();
         std::fs::rename(&other, &file).unwrap();
-        let digest = lodge::manifest::digest::Digest::of(&std::fs::read(&file).unwrap());
+        let digest = lodge_manifest::digest::Digest::of(&std::fs::read(&file).unwrap());
         let serves = || {
             let snapshot = host.current.snapshot();
             snapshot.targets.iter().any(|it| &*it.backend.name == "changes" && it.backend.digest() == digest)

@@ -275,7 +275,7 @@ async fn commands_wait_for_each_other() {
     for (number, child) in (1..).zip(children) {
         let done = child.wait_with_output().unwrap();
         let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        let digest = lodge::manifest::digest::Digest::of(&version(number)).to_string();
+        let digest = lodge_manifest::digest::Digest::of(&version(number)).to_string();
         assert!(done.status.success() && stdout.contains(&digest[..12]), "{stdout}{stderr}");
         digests.push(digest);
     }
@@ -284,7 +284,7 @@ async fn commands_wait_for_each_other() {
     let log = process.log();
     let replaced: Vec<_> = log.lines().filter(|line| line.contains("users replaced, ")).collect();
     let last = fs::read(directory.path().join("users.wasm")).unwrap();
-    let last = lodge::manifest::digest::Digest::of(&last).to_string();
+    let last = lodge_manifest::digest::Digest::of(&last).to_string();
     assert!(digests.contains(&last) && replaced[3].contains(&format!("by {}", &last[..12])), "{log}");
     assert_eq!(names(directory.path()), ["users.wasm", "users.wasm.previous"]);
     // Nothing is left of what they wrote, but for the lock.

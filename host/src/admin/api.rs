@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
-use crate::base::canonical;
 use crate::guests::report::{self, Report};
 use crate::guests::target::Target;
 use crate::listener::intake::Upload;
-use crate::telemetry::logs::CHANGE;
-use crate::telemetry::logs::tail::{Line, LineKind};
+use lodge_base::canonical;
+use lodge_base::telemetry::logs::CHANGE;
+use lodge_base::telemetry::logs::tail::{Line, LineKind};
 
 /// Lines that are told when nobody says how many.
 const TAIL: usize = 100;
@@ -233,7 +233,7 @@ fn following<F: Future<Output = ()> + Send + 'static>(
 
 /// Sends what is wanted until nobody reads any more.
 async fn follow(
-    follower: &mut crate::telemetry::logs::tail::Follower,
+    follower: &mut lodge_base::telemetry::logs::tail::Follower,
     events: &Events,
     wanted: impl Fn(&Line) -> bool,
     name: &str,

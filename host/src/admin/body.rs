@@ -11,9 +11,9 @@ use http_body::{Frame, SizeHint};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::base::budget::Room;
-use crate::proxy::outbound::Outbound;
 use crate::request::respond::Reserve;
+use lodge_base::budget::Room;
+use lodge_traffic::proxy::outbound::Outbound;
 
 /// Events that wait for a slow client. The largest, all services, is a megabyte on a large host.
 const EVENTS: usize = 2;

@@ -16,15 +16,15 @@ use prometheus_client::registry::Registry;
 
 pub use self::format::Format;
 use self::services::Seen;
-use crate::admission::SharedLimits;
-use crate::base::budget::Budget;
-use crate::base::lasting;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::listener::intake::Buffers;
-use crate::service::Service;
-use crate::telemetry::logs::Logs;
-use crate::telemetry::metrics::{Histogram, Metrics};
-use crate::telemetry::traces::Tracer;
+use lodge_base::budget::Budget;
+use lodge_base::lasting;
+use lodge_base::telemetry::logs::Logs;
+use lodge_base::telemetry::metrics::{Histogram, Metrics};
+use lodge_base::telemetry::traces::Tracer;
+use lodge_traffic::admission::SharedLimits;
+use lodge_traffic::service::Service;
 
 /// Where everything that is counted can be read.
 #[derive(Clone)]

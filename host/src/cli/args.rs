@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Command, value_parser};
 use clap_complete::Shell;
 
-use crate::config;
-use crate::runtime::compile::WASMTIME;
+use lodge_base::config;
+use lodge_runtime::compile::WASMTIME;
 
 /// The settings that select a host, with their value names and help for clients.
 const HOST_ARGS: [(&str, &str, &str); 2] =

@@ -7,13 +7,13 @@ use tokio::task::JoinSet;
 
 use super::out::{self, CliError, clean};
 use super::units::addresses;
-use crate::config::Config;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
 use crate::guests::report::{self, Report};
 use crate::guests::scan::{Scanner, State};
-use crate::runtime::code_cache;
-use crate::upstreams::status::SourceStatus;
+use lodge_base::config::Config;
+use lodge_runtime::code_cache;
+use lodge_traffic::upstreams::status::SourceStatus;
 
 /// Checks everything and prints the report. Fails if a file is refused.
 pub(super) fn run(config: Config, json: bool) -> Result<(), CliError> {

@@ -17,14 +17,14 @@ use self::files::{ServiceFiles, failed};
 use self::verdict::{DeployResult, confirm, wait_until_gone};
 use super::client::AdminClient;
 use super::out::{self, CliError, notice};
-use crate::base::files as disk;
-use crate::config::Config;
 use crate::guests::deployer::Deployer;
 use crate::guests::scan::{is_component, pinned};
-use crate::manifest::Manifest;
-use crate::manifest::digest::Digest;
-use crate::manifest::share::Percent;
-use crate::manifest::spec::{GuestSpec, is_name};
+use lodge_base::config::Config;
+use lodge_base::files as disk;
+use lodge_manifest::Manifest;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::share::Percent;
+use lodge_manifest::spec::{GuestSpec, is_name};
 
 /// The default label of a canary.
 pub(super) const CANARY: &str = "canary";

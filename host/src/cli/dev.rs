@@ -13,11 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::notice;
-use crate::base::files;
 use crate::guests::builds::Builds;
 use crate::guests::scan::MANIFEST;
 use crate::guests::watch::Watch;
-use crate::manifest;
+use lodge_base::files;
 
 /// Directories that hold no sources: output of builds, and files of tools.
 const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];
@@ -174,7 +173,7 @@ fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
             found.insert(path, Recipe::Cargo);
         } else if path.extension().is_some_and(|extension| extension == "toml")
             && path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
-            && let Some(build) = files::read_text(&path, MANIFEST).ok().and_then(|text| manifest::build(&text))
+            && let Some(build) = files::read_text(&path, MANIFEST).ok().and_then(|text| lodge_manifest::build(&text))
         {
             let component = path.with_extension("wasm");
             found.insert(directory.join(build.directory), Recipe::Command { command: build.command, component });

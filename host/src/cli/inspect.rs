@@ -15,12 +15,12 @@ use super::client::api::{Policy, RecentError, Service};
 use super::out::{self, CliError, clean};
 use super::rollout;
 use super::units::{addresses, ago, bytes, count, millis, seconds};
-use crate::base::files;
-use crate::config::Config;
 use crate::guests::report::Refused;
 use crate::guests::scan::{Scanner, State};
-use crate::manifest::digest::Digest;
-use crate::manifest::grants::Grants;
+use lodge_base::config::Config;
+use lodge_base::files;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::grants::Grants;
 
 /// The width of the labels.
 const INDENT: usize = 14;

@@ -3,12 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use super::out::{self, CliError};
-use crate::config::key::Key;
-use crate::config::limits::{LIMITS, Limits};
-use crate::manifest::MOST_ROUTES;
-use crate::manifest::policies::read::{ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate};
-use crate::manifest::upstream::source::WEIGHT;
-use crate::manifest::upstream::{KEYS, MOST_REPLICAS, Spec};
+use lodge_base::config::key::Key;
+use lodge_base::config::limits::{LIMITS, Limits};
+use lodge_manifest::MOST_ROUTES;
+use lodge_manifest::policies::read::{ADAPTIVE, BREAKER, PRIORITIES, RATE, blank_adaptive, blank_breaker, blank_rate};
+use lodge_manifest::upstream::source::WEIGHT;
+use lodge_manifest::upstream::{KEYS, MOST_REPLICAS, Spec};
 
 /// Prints the schema.
 pub(super) fn run() -> Result<(), CliError> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::Method;
 
 use super::ledger::Absent;
-use crate::manifest::route::{Pattern, Route};
-use crate::manifest::spec::{host_of, is_name};
-use crate::routing::router::Router;
+use lodge_manifest::route::{Pattern, Route};
+use lodge_manifest::spec::{host_of, is_name};
+use lodge_traffic::routing::router::Router;
 
 /// Where services would answer that do not.
 #[derive(Default)]
@@ -117,7 +117,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::refusal::Refusal;
+    use lodge_manifest::refusal::Refusal;
 
     #[test]
     fn only_what_is_in_the_directory_is_missed() {

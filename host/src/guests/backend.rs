@@ -3,9 +3,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::runtime::guest::Guest;
-use crate::service::deployment::Deployment;
-use crate::upstreams::Upstream;
+use lodge_runtime::guest::Guest;
+use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::upstreams::Upstream;
 
 /// Who answers for a deployment.
 #[derive(Clone)]

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use super::ledger::Absent;
-use crate::base::lock::lock;
-use crate::manifest::refusal::Refusal;
+use lodge_base::lock::lock;
+use lodge_manifest::refusal::Refusal;
 
 /// Builds that the host waits for, and those that have failed, by the name of the service.
 #[derive(Default)]

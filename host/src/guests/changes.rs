@@ -2,8 +2,8 @@
 
 use crate::guests::compiling::Told;
 use crate::guests::snapshot::Snapshot;
-use crate::manifest::spec::GuestSpec;
-use crate::telemetry::logs::CHANGE;
+use lodge_base::telemetry::logs::CHANGE;
+use lodge_manifest::spec::GuestSpec;
 
 /// Warns once of each file that is ignored because of how its name is written.
 pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {

@@ -9,9 +9,9 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use super::ledger::{Change, Ledger};
 use crate::guests::backend::Backend;
 use crate::guests::deployer::Deployer;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
-use crate::manifest::spec::GuestSpec;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::refusal::file_name;
+use lodge_manifest::spec::GuestSpec;
 
 /// What a deployment came to, and how long it took.
 type Finished = (Result<Backend, Refusal>, Duration);
@@ -93,8 +93,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::{self, Origin};
     use crate::guests::scan::{Found, Scanner, State};
+    use lodge_base::config::{self, Origin};
 
     /// A deployment that panics is a refusal: the ledger is settled, and nothing is retried until the file changes.
     #[tokio::test]

@@ -7,22 +7,22 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::config::Config;
-use crate::cpu::scheduler::{self, CpuScheduler};
 use crate::guests::backend::Backend;
-use crate::manifest::digest::Digest;
-use crate::manifest::refusal::{Refusal, file_name};
-use crate::manifest::spec::GuestSpec;
-use crate::manifest::upstream;
-use crate::outgoing::Outgoing;
-use crate::runtime::compile::Compiler;
-use crate::runtime::guest::{Guest, GuestHost};
-use crate::runtime::optimiser::Optimiser;
-use crate::runtime::trial::Trials;
-use crate::service::Services;
-use crate::service::deployment::Deployment;
-use crate::telemetry::metrics::Metrics;
-use crate::upstreams::{SharedUpstreams, Upstream};
+use lodge_base::config::Config;
+use lodge_base::cpu::scheduler::{self, CpuScheduler};
+use lodge_base::telemetry::metrics::Metrics;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::refusal::{Refusal, file_name};
+use lodge_manifest::spec::GuestSpec;
+use lodge_manifest::upstream;
+use lodge_runtime::compile::Compiler;
+use lodge_runtime::guest::{Guest, GuestHost};
+use lodge_runtime::optimiser::Optimiser;
+use lodge_runtime::outgoing::Outgoing;
+use lodge_runtime::trial::Trials;
+use lodge_traffic::service::Services;
+use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
 
 /// Deploys services, and holds what their versions share.
 pub struct Deployer {

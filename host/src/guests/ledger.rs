@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::guests::scan::{Found, State};
-use crate::manifest::digest::Digest;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::spec::GuestSpec;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::spec::GuestSpec;
 
 pub use change::Change;
 
@@ -115,6 +115,8 @@ impl<G: Clone> Ledger<G> {
             match state {
                 State::Ready(spec) => {
                     service.gone = None;
+                    // Its component is there now, and may take long to compile.
+                    service.refused.take_if(|_| was_orphan);
                     // From the first look at this component: one that is still being copied is another at every look.
                     let held = service.held.as_ref().is_some_and(|(held, _)| *held == spec);
                     let first = !held && service.wanted.as_ref() != Some(&spec);

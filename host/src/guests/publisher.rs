@@ -9,12 +9,12 @@ use super::absent::Absentees;
 use super::builds::Builds;
 use super::snapshot::{Current, Snapshot};
 use super::target::{self, Target};
-use crate::admission::{Admission, Concurrency, SharedLimits};
-use crate::config::Config;
 use crate::guests::backend::Backend;
-use crate::manifest::policies::Policies;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::share::Percent;
+use lodge_base::config::Config;
+use lodge_manifest::policies::Policies;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::share::Percent;
+use lodge_traffic::admission::{Admission, Concurrency, SharedLimits};
 
 /// The writing end, for one task.
 #[derive(Clone)]

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::watch::{Ticks, Watch};
-use crate::config::Config;
 use crate::guests::scan::{Scan, Scanner};
+use lodge_base::config::Config;
 
 /// How long a look may take until that is reported.
 pub(super) const HANGS: Duration = Duration::from_secs(10);

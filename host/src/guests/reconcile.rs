@@ -11,13 +11,13 @@ use super::ledger::Ledger;
 use super::publisher::Publisher;
 use super::reader::{self, HANGS};
 use super::watch::Ticks;
-use crate::config::Config;
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
 use crate::guests::deployer::Deployer;
 use crate::guests::scan;
-use crate::manifest::refusal::Refusal;
-use crate::telemetry::metrics::Metrics;
+use lodge_base::config::Config;
+use lodge_base::telemetry::metrics::Metrics;
+use lodge_manifest::refusal::Refusal;
 
 /// Keeps the published snapshot in agreement with the directory, for ever: look, compile what is new, publish.
 ///

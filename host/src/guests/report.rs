@@ -12,16 +12,16 @@ use serde::Serialize;
 pub use self::rollout::{Beside, Margins, Part};
 use super::snapshot::Snapshot;
 use super::target::Target;
-use crate::admission::PolicyStatus;
-use crate::base::time::rfc3339;
-use crate::manifest::Isolation;
-use crate::manifest::grants::Grants;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
-use crate::runtime::compile::Interfaces;
-use crate::service::FailedRequest;
-use crate::telemetry::metrics::CacheOutcome;
-use crate::upstreams::{ReplicaStatus, UpstreamStatus};
+use lodge_base::telemetry::metrics::CacheOutcome;
+use lodge_base::time::rfc3339;
+use lodge_manifest::Isolation;
+use lodge_manifest::grants::Grants;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::refusal::file_name;
+use lodge_runtime::compile::Interfaces;
+use lodge_traffic::admission::PolicyStatus;
+use lodge_traffic::service::FailedRequest;
+use lodge_traffic::upstreams::{ReplicaStatus, UpstreamStatus};
 
 /// The limits that hold for a service whose replicas are elsewhere: the others are those of a sandbox.
 const HELD_FOR_REPLICAS: [&str; 6] = ["wall", "request_body", "in_flight", "queue", "queue_wait", "call_depth"];

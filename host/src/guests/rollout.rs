@@ -1,13 +1,13 @@
 //! Whether a version does worse than the service that it is to replace, and what then. Compared is what is
-//! [judged](crate::telemetry::metrics::judged): requests that went to one or the other by chance, and that the service itself has
+//! [judged](lodge_base::telemetry::metrics::judged): requests that went to one or the other by chance, and that the service itself has
 //! failed or was slow to answer. Clients that are slow, leave or are refused, and requests that were aimed at one of
 //! them, decide nothing.
 
-use crate::telemetry::logs::CHANGE;
-use crate::telemetry::metrics::judged::{CERTAINTY, LastMinute};
+use lodge_base::telemetry::logs::CHANGE;
+use lodge_base::telemetry::metrics::judged::{CERTAINTY, LastMinute};
 
 use super::snapshot::Snapshot;
-use crate::manifest::share::Rollback;
+use lodge_manifest::share::Rollback;
 
 /// A 99th percentile that is longer by less than this, in seconds, is noise, however short the other's is.
 const NOISE: f64 = 0.001;
@@ -71,7 +71,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::manifest::share::Percent;
+    use lodge_manifest::share::Percent;
 
     fn window(requests: u64, errors: u64, p99_ms: f64) -> LastMinute {
         let p99 = Some(Duration::from_secs_f64(p99_ms / 1e3));

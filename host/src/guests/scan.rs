@@ -1,7 +1,7 @@
 //! One scan of the directory: every `*.wasm` is a [`GuestSpec`] or a [`Refusal`].
 //!
 //! Reads files whole to hash them, compiles nothing and keeps no bytes of components. What a scan says of a component is
-//! true of the moment it looked; [`compile`](crate::runtime::compile) checks the digest again when it reads the file. A manifest
+//! true of the moment it looked; [`compile`](lodge_runtime::compile) checks the digest again when it reads the file. A manifest
 //! is taken once it is whole (`settle`): until then a service goes on by the one before.
 
 mod file;
@@ -14,9 +14,9 @@ use std::time::Duration;
 pub use self::file::{MANIFEST, is_component};
 pub use self::settle::{PLACED, SETTLE};
 pub use crate::guests::scan::scanner::{Scanner, pinned};
-use crate::manifest::refusal::Refusal;
-pub use crate::manifest::refusal::file_name;
-use crate::manifest::spec::GuestSpec;
+use lodge_manifest::refusal::Refusal;
+pub use lodge_manifest::refusal::file_name;
+use lodge_manifest::spec::GuestSpec;
 
 /// A service as a scan found it.
 #[derive(Clone, Debug, PartialEq, Eq)]

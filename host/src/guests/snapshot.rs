@@ -11,12 +11,12 @@ use arc_swap::ArcSwap;
 use super::absent::Absentees;
 use super::target::Target;
 use crate::guests::backend::Backend;
-use crate::manifest::policies::PolicySettings;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
-use crate::manifest::route::Route;
-use crate::manifest::spec::host_of;
-use crate::routing::router::Router;
+use lodge_manifest::policies::PolicySettings;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::refusal::file_name;
+use lodge_manifest::route::Route;
+use lodge_manifest::spec::host_of;
+use lodge_traffic::routing::router::Router;
 
 /// Everything that can be asked, and by whom it is answered.
 #[derive(Default)]

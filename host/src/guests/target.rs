@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::admission::Admission;
 use crate::guests::backend::Backend;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::file_name;
-use crate::manifest::share::{Percent, TrafficShare};
-use crate::routing::split::{InRotation, Split};
-use crate::service::Service;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::refusal::file_name;
+use lodge_manifest::share::{Percent, TrafficShare};
+use lodge_traffic::admission::Admission;
+use lodge_traffic::routing::split::{InRotation, Split};
+use lodge_traffic::service::Service;
 
 /// A service, and what stands before it.
 pub struct Target {

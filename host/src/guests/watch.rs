@@ -13,7 +13,7 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-use crate::base::lock::lock;
+use lodge_base::lock::lock;
 
 /// The most names that are remembered as renamed into place; more are taken as if there were no events.
 const PLACED: usize = 10_000;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::base::lasting::forever;
 use crate::listener::connection;
 use crate::listener::connection::Server;
-use crate::proxy::headers::Peer;
+use lodge_base::lasting::forever;
+use lodge_traffic::proxy::headers::Peer;
 
 /// Between two tries while the process is out of file descriptors: a busy loop would make it worse.
 const BACK_OFF: Duration = Duration::from_millis(100);

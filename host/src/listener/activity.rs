@@ -20,10 +20,10 @@ use tokio::time::Sleep;
 
 pub use self::stream::Watched;
 use super::transfer::{Transfer, Transfers};
-use crate::base::budget::Budget;
-use crate::base::lock::lock;
-use crate::config;
-use crate::telemetry::metrics::Metrics;
+use lodge_base::budget::Budget;
+use lodge_base::config;
+use lodge_base::lock::lock;
+use lodge_base::telemetry::metrics::Metrics;
 
 /// While the host stops: how long an idle HTTP/1 connection stays open for a request that is on its way already.
 /// Closing at once would lose that request; its answer says `connection: close`.

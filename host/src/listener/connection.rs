@@ -16,12 +16,12 @@ use hyper_util::server::conn::auto;
 
 use super::activity::{Activity, Verdict, Watched};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
-use crate::base::drain::{DrainGuard, StopSignal};
-use crate::config;
-use crate::proxy::headers::{Peer, TooManyFields};
-use crate::proxy::outbound::Outbound;
 use crate::request::handler::{Handler, Hop};
 use crate::request::respond::{Body, Last};
+use lodge_base::config;
+use lodge_base::drain::{DrainGuard, StopSignal};
+use lodge_traffic::proxy::headers::{Peer, TooManyFields};
+use lodge_traffic::proxy::outbound::Outbound;
 
 /// What every connection shares.
 pub struct Server {

@@ -9,8 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::activity::Working;
 use super::transfer::Chunk;
-use crate::base::lock::lock;
-use crate::proxy::outbound::{MAX_CHUNK, Outbound};
+use lodge_base::lock::lock;
+use lodge_traffic::proxy::outbound::{MAX_CHUNK, Outbound};
 
 /// A response body that keeps its connection busy, and whose bytes are watched.
 pub struct Held<B: Outbound> {

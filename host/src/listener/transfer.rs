@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use tokio::task::AbortHandle;
 
-use crate::base::budget::Room;
-use crate::base::lock::lock;
-use crate::proxy::outbound::Hold;
+use lodge_base::budget::Room;
+use lodge_base::lock::lock;
+use lodge_traffic::proxy::outbound::Hold;
 
 /// Bytes of a response that a client must take within `listener.idle`, unless it takes all there is.
 pub const PROGRESS: usize = 16 << 10;

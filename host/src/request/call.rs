@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 use wasmtime_wasi::runtime::spawn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use crate::capabilities::outbox::{SendFuture, complete};
-use crate::capabilities::sandbox::{RequestContext, Sandbox};
-use crate::outgoing::timeouts::{PipedBody, TimedBody, within};
-use crate::outgoing::{Egress, LocalCalls, response_deadline};
 use crate::request::handler::{Call, Handler, Hop};
 use crate::request::respond::Body;
+use lodge_runtime::capabilities::outbox::{SendFuture, complete};
+use lodge_runtime::capabilities::sandbox::{RequestContext, Sandbox};
+use lodge_runtime::outgoing::timeouts::{PipedBody, TimedBody, within};
+use lodge_runtime::outgoing::{Egress, LocalCalls, response_deadline};
 
 /// Frames of an answer that wait for the caller, besides the one that the callee has just made.
 const FRAMES: usize = 1;

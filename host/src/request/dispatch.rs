@@ -8,14 +8,14 @@ use http::{Request, Response};
 use super::forward;
 use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
-use crate::admission::Permit;
-use crate::base::budget::Budget;
-use crate::capabilities::sandbox::RequestContext;
-use crate::error::RequestError;
 use crate::guests::backend::Backend;
 use crate::guests::target::Target;
-use crate::runtime::body::RequestBody;
-use crate::telemetry::traces::{Phase, Tracer};
+use lodge_base::budget::Budget;
+use lodge_base::telemetry::traces::{Phase, Tracer};
+use lodge_runtime::body::RequestBody;
+use lodge_runtime::capabilities::sandbox::RequestContext;
+use lodge_traffic::admission::Permit;
+use lodge_traffic::error::RequestError;
 
 /// Has `target` answer an admitted request.
 ///

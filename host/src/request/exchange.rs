@@ -11,8 +11,8 @@ use super::handle::handle;
 use super::handler::{Handler, Hop};
 use super::record::Record;
 use super::respond::{self, Body, Reserve};
-use crate::proxy::headers::REQUEST_ID;
-use crate::runtime::body::RequestBody;
+use lodge_runtime::body::RequestBody;
+use lodge_traffic::proxy::headers::REQUEST_ID;
 
 impl Handler {
     /// Answers one request: the only place where a failure becomes a response.

@@ -13,20 +13,20 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
-use crate::admission;
-use crate::capabilities::http::non_empty::poll_non_empty;
-use crate::capabilities::sandbox::RequestContext;
-use crate::error::RequestError;
-use crate::proxy::headers::filter_trailers;
-use crate::proxy::upgrade::ClientUpgrade;
 use crate::request::tunnel::{Held, Tunnel};
-use crate::runtime::body::RequestBody;
-use crate::service::Service;
-use crate::telemetry::traces::OutboundTrace;
-use crate::upstreams::Upstream;
-use crate::upstreams::send::{Attempt, Failure, UpstreamResponse};
-use crate::upstreams::transport::{AnyBody, BoxError, ReceivedBody};
-use crate::upstreams::upload_wait::UploadWait;
+use lodge_base::telemetry::traces::OutboundTrace;
+use lodge_runtime::body::RequestBody;
+use lodge_runtime::capabilities::http::non_empty::poll_non_empty;
+use lodge_runtime::capabilities::sandbox::RequestContext;
+use lodge_traffic::admission;
+use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::headers::filter_trailers;
+use lodge_traffic::proxy::upgrade::ClientUpgrade;
+use lodge_traffic::service::Service;
+use lodge_traffic::upstreams::Upstream;
+use lodge_traffic::upstreams::send::{Attempt, Failure, UpstreamResponse};
+use lodge_traffic::upstreams::transport::{AnyBody, BoxError, ReceivedBody};
+use lodge_traffic::upstreams::upload_wait::UploadWait;
 
 /// Frames of an answer that are waited for with its head, if they are here: a short one has its body and its end.
 const PRIMING: usize = 3;

@@ -5,18 +5,18 @@ use std::time::Instant;
 
 use http::HeaderMap;
 
-use crate::admission::RequestView;
-use crate::base::budget::Budget;
-use crate::base::ids::Ids;
-use crate::cache::Responses;
-use crate::config::ServiceHosts;
 use crate::guests::snapshot::Current;
-use crate::proxy::headers::Peer;
-use crate::proxy::via::Via;
-use crate::service::Service;
-use crate::telemetry::logs::Logs;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces::Tracer;
+use lodge_base::budget::Budget;
+use lodge_base::config::ServiceHosts;
+use lodge_base::ids::Ids;
+use lodge_base::telemetry::logs::Logs;
+use lodge_base::telemetry::metrics::Metrics;
+use lodge_base::telemetry::traces::Tracer;
+use lodge_traffic::admission::RequestView;
+use lodge_traffic::cache::Responses;
+use lodge_traffic::proxy::headers::Peer;
+use lodge_traffic::proxy::via::Via;
+use lodge_traffic::service::Service;
 
 /// What a request needs, wherever it comes from.
 pub struct Handler {

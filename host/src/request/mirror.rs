@@ -17,11 +17,11 @@ use wasmtime_wasi_http::Error;
 use super::dispatch::dispatch;
 use super::record::Record;
 use super::respond;
-use crate::base::budget::Budget;
-use crate::capabilities::sandbox::RequestContext;
 use crate::guests::target::Target;
-use crate::runtime::body::RequestBody;
-use crate::telemetry::traces::{Trace, Tracer};
+use lodge_base::budget::Budget;
+use lodge_base::telemetry::traces::{Trace, Tracer};
+use lodge_runtime::body::RequestBody;
+use lodge_runtime::capabilities::sandbox::RequestContext;
 
 /// Frames of a body that the copy may be behind. hyper reads at most 512 KiB into one, and usually 8.
 const BEHIND: usize = 64;
@@ -167,7 +167,7 @@ mod tests {
     use http_body_util::Empty;
 
     use super::*;
-    use crate::proxy::upgrade::{ClientUpgrade, OfferedProtocols};
+    use lodge_traffic::proxy::upgrade::{ClientUpgrade, OfferedProtocols};
 
     /// There is one connection to the client, and it is for who answers.
     #[test]

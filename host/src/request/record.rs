@@ -9,15 +9,15 @@ use http::header::HeaderName;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, request};
 
-use crate::admission::Permit;
-use crate::cache;
-use crate::error::RequestError;
-use crate::service::Service;
-use crate::service::deployment::Deployment;
-use crate::telemetry::logs::Logs;
-use crate::telemetry::logs::requests::RequestLine;
-use crate::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
-use crate::telemetry::traces::{Outcome, Phase, Trace};
+use lodge_base::telemetry::logs::Logs;
+use lodge_base::telemetry::logs::requests::RequestLine;
+use lodge_base::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
+use lodge_base::telemetry::traces::{Outcome, Phase, Trace};
+use lodge_traffic::admission::Permit;
+use lodge_traffic::cache;
+use lodge_traffic::error::RequestError;
+use lodge_traffic::service::Service;
+use lodge_traffic::service::deployment::Deployment;
 
 /// Route, queue, instantiate, guest, body.
 const PHASES: usize = 5;

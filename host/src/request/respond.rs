@@ -26,14 +26,14 @@ pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
 use super::forward::Forwarded;
 use super::record::Record;
-use crate::admission::{Permit, Upload};
-use crate::base::budget::{Budget, Room};
-use crate::cache::recorder::Recorder;
-use crate::error::RequestError;
-use crate::proxy::headers;
-use crate::proxy::outbound::{Hold, Outbound};
-use crate::proxy::upgrade;
-use crate::runtime::answer::{Answer, AnswerBody, is_headless, promised};
+use lodge_base::budget::{Budget, Room};
+use lodge_runtime::answer::{Answer, AnswerBody, is_headless, promised};
+use lodge_traffic::admission::{Permit, Upload};
+use lodge_traffic::cache::recorder::Recorder;
+use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::headers;
+use lodge_traffic::proxy::outbound::{Hold, Outbound};
+use lodge_traffic::proxy::upgrade;
 
 /// Among the extensions of an answer after which nothing that comes on its connection can be believed.
 #[derive(Clone, Copy, Debug)]

@@ -11,9 +11,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::proxy::upgrade::ClientUpgrade;
-use crate::upstreams::send::Attempt;
-use crate::upstreams::tunnels::TunnelSlot;
+use lodge_traffic::proxy::upgrade::ClientUpgrade;
+use lodge_traffic::upstreams::send::Attempt;
+use lodge_traffic::upstreams::tunnels::TunnelSlot;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 16 << 10;

@@ -9,8 +9,8 @@ use prometheus_client::metrics::MetricType;
 
 use super::histogram;
 use crate::guests::target::Target;
-use crate::service::Service;
-use crate::telemetry::metrics::{CacheMetrics, Histogram, ServiceMetrics};
+use lodge_base::telemetry::metrics::{CacheMetrics, Histogram, ServiceMetrics};
+use lodge_traffic::service::Service;
 
 /// One service as the metrics see it: its name, what was counted of it and, if there is one, what stands before it.
 pub(super) struct Seen<'a> {

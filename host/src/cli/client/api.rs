@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{AdminClient, encoded};
 use crate::cli::out::{CliError, clean};
-use crate::config::key::nearest;
+use lodge_base::config::key::nearest;
 
 /// The most service names in a message.
 const NAMES: usize = 20;

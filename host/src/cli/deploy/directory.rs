@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::base::files;
 use crate::cli::client::AdminClient;
 use crate::cli::client::api::Host;
 use crate::cli::out::CliError;
-use crate::config::Config;
+use lodge_base::config::Config;
+use lodge_base::files;
 
 /// Returns the directory that the host serves. If one was `chosen` by a flag or file, both must be the same. Without a
 /// host that reports its directory, returns that of the configuration.

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::remove;
-use crate::base::files;
 use crate::cli::out::{CliError, notice};
-use crate::config::Config;
-use crate::config::key::nearest;
 use crate::guests::scan::MANIFEST;
-use crate::manifest::Manifest;
-use crate::manifest::spec::is_name;
+use lodge_base::config::Config;
+use lodge_base::config::key::nearest;
+use lodge_base::files;
+use lodge_manifest::Manifest;
+use lodge_manifest::spec::is_name;
 
 /// The longest wait for another command on the same service, which may itself wait for a compilation.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(180);

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::tee::{self, BuildOutput, summary};
-use crate::base::files;
 use crate::cli::notice;
+use lodge_base::files;
 
 /// The rustc target for components.
 const TARGET: &str = "wasm32-wasip2";

@@ -23,7 +23,7 @@ struct Capability {
     grant: Option<&'static str>,
 }
 
-/// Agrees with [`capabilities`](crate::capabilities).
+/// Agrees with [`capabilities`](lodge_runtime::capabilities).
 const CAPABILITIES: [Capability; 10] = [
     Capability {
         what: "outgoing HTTP",
@@ -119,8 +119,8 @@ impl fmt::Display for CapabilityUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
-    use crate::manifest::Manifest;
+    use lodge_base::config;
+    use lodge_manifest::Manifest;
 
     fn imports(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()

@@ -2,7 +2,7 @@
 
 use wasmparser::{ComponentExternalKind, Parser, Payload};
 
-use crate::runtime::compile::Interfaces;
+use lodge_runtime::compile::Interfaces;
 
 /// Returns the names of the outermost imports and exports.
 ///

@@ -1,9 +1,9 @@
 //! The schema agrees with the parser.
 
 use super::*;
-use crate::config;
-use crate::manifest::Manifest;
-use crate::manifest::share::Rollback;
+use lodge_base::config;
+use lodge_manifest::Manifest;
+use lodge_manifest::share::Rollback;
 
 /// Returns the keys that the parser lists between backticks.
 fn known(text: &str) -> Vec<String> {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::manifest::digest::Digest;
-use crate::manifest::spec::GuestSpec;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::spec::GuestSpec;
 
 /// What a look or a compilation has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]

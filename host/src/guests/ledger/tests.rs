@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config;
-use crate::manifest::Manifest;
+use lodge_base::config;
+use lodge_manifest::Manifest;
 
 type Numbers = Ledger<u32>;
 
@@ -164,14 +164,20 @@ fn one_line_per_difference() {
 
 #[test]
 fn a_component_that_comes_ends_the_refusal_for_want_of_it() {
-    let (mut ledger, now) = (Numbers::default(), Instant::now());
-    see(&mut ledger, [orphan("a")], now);
-    assert_eq!(ledger.refusals().len(), 1);
-    see(&mut ledger, [("a".to_owned(), found(State::Changing, false))], now);
-    assert_eq!(ledger.refusals().len(), 0);
+    let now = Instant::now();
+    let changing = || ("a".to_owned(), found(State::Changing, false));
+    for comes in [changing(), ready("a", 1)] {
+        let mut ledger = Numbers::default();
+        see(&mut ledger, [orphan("a")], now);
+        assert_eq!(ledger.refusals().len(), 1);
+        // It is compiled, or waits for its manifest: either may take long.
+        see(&mut ledger, [comes], now);
+        assert_eq!(ledger.refusals().len(), 0);
+    }
     // One that is bad stays refused while it is mended.
+    let mut ledger = Numbers::default();
     see(&mut ledger, [bad("a", true)], now);
-    see(&mut ledger, [("a".to_owned(), found(State::Changing, false))], now);
+    see(&mut ledger, [changing()], now);
     assert_eq!(ledger.refusals().len(), 1);
 }
 

@@ -1,16 +1,16 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::admission::RequestView;
-use crate::admission::Verdict;
-use crate::config;
-use crate::cpu::scheduler::CpuScheduler;
-use crate::manifest::Manifest;
-use crate::manifest::digest::Digest;
-use crate::manifest::spec::GuestSpec;
-use crate::service::Services;
-use crate::service::deployment::Deployment;
-use crate::upstreams::{SharedUpstreams, Upstream};
+use lodge_base::config;
+use lodge_base::cpu::scheduler::CpuScheduler;
+use lodge_manifest::Manifest;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::spec::GuestSpec;
+use lodge_traffic::admission::RequestView;
+use lodge_traffic::admission::Verdict;
+use lodge_traffic::service::Services;
+use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
 
 /// Services that are elsewhere: for these nothing has to be compiled.
 struct World {
@@ -134,7 +134,7 @@ async fn a_breaker_outlives_edits_of_replicas() {
         for _ in 0..2 * usize::from(fail) {
             admission.admit(&asked, now).await.unwrap().record_failure(Some(Verdict::Late), || now);
         }
-        admission.breaker_state(now) == Some(crate::admission::breaker::BreakerState::Open)
+        admission.breaker_state(now) == Some(lodge_traffic::admission::breaker::BreakerState::Open)
     };
     let (one, two) = ("'http://127.0.0.1:9'", "{ url = 'http://127.0.0.1:9', weight = 2 }, 'http://127.0.0.1:10'");
     assert!(open(&of(one, ""), true).await);

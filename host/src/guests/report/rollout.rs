@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::state;
 use crate::guests::target::Target;
-use crate::manifest::share::{Percent, Rollback, Rule, TrafficShare};
+use lodge_manifest::share::{Percent, Rollback, Rule, TrafficShare};
 
 /// What a version gets of its service's requests.
 #[derive(Debug, Serialize)]

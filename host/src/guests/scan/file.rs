@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::base::files;
-use crate::config::Config;
-use crate::manifest::digest::Digest;
-use crate::manifest::refusal::Refusal;
-use crate::manifest::refusal::{file_name, unreadable};
+use lodge_base::config::Config;
+use lodge_base::files;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::refusal::{file_name, unreadable};
 
 /// The most bytes of a manifest.
 pub const MANIFEST: u64 = 1 << 20;

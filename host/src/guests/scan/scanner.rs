@@ -10,14 +10,13 @@ use super::file;
 use super::file::{Stamp, inspect, is_absent, is_own};
 use super::settle::{Content, SETTLE, Seen, Settling};
 use super::{Found, NO_COMPONENT, Scan, State};
-use crate::base::files;
-use crate::config::Config;
-use crate::manifest;
-use crate::manifest::Manifest;
-use crate::manifest::digest::Digest;
-use crate::manifest::refusal::unreadable;
-use crate::manifest::refusal::{Refusal, file_name};
-use crate::manifest::spec::{GuestSpec, is_label, is_name, split};
+use lodge_base::config::Config;
+use lodge_base::files;
+use lodge_manifest::Manifest;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::refusal::unreadable;
+use lodge_manifest::refusal::{Refusal, file_name};
+use lodge_manifest::spec::{GuestSpec, is_label, is_name, split};
 
 /// Looks at one directory again and again, and reads only what has changed.
 pub struct Scanner {
@@ -268,7 +267,7 @@ impl Scanner {
 
     /// A refusal of a manifest that names a component which is not there.
     fn not_there(&self, component: &Path, manifest: &Path) -> Refusal {
-        let line = manifest::line(self.text(manifest), "component");
+        let line = lodge_manifest::line(self.text(manifest), "component");
         let (directory, name) = (self.path.display(), file_name(component));
         let reason = format!("{line}component: there is no {name} in {directory}");
         Refusal::new(&file_name(manifest), reason, "put it there, or name another")

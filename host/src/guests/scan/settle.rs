@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file::Stamp;
-use crate::manifest::refusal::Refusal;
+use lodge_manifest::refusal::Refusal;
 
 /// How long a file must not have changed before it is taken, or believed to be gone.
 pub const SETTLE: Duration = Duration::from_millis(500);

@@ -7,9 +7,9 @@ use std::time::Instant;
 mod edits;
 
 use super::*;
-use crate::config::{self, Config};
 use crate::guests::ledger::{GONE, HELD, Ledger};
-use crate::manifest::digest::Digest;
+use lodge_base::config::{self, Config};
+use lodge_manifest::digest::Digest;
 use std::path::PathBuf;
 
 /// The shortest file that is taken for a component, with a number in it.
@@ -219,7 +219,7 @@ fn a_new_service_waits_for_a_manifest_that_may_follow() {
         assert!(world.live("a").is_none());
     }
     world.pass(Duration::from_millis(4));
-    assert_ne!(world.live("a").unwrap().manifest.policies, crate::manifest::policies::Policies::default());
+    assert_ne!(world.live("a").unwrap().manifest.policies, lodge_manifest::policies::Policies::default());
     world.write("b.wasm", component(0));
     world.pass(HELD);
     assert!(world.live("b").is_some());

@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::{Activity, Phase};
-use crate::base::lock::lock;
 use crate::listener::transfer::PROGRESS;
+use lodge_base::lock::lock;
 
 /// How long a client that has closed its sending side in the middle of a request may still be there for the answer.
 /// On the wire it looks the same as one that has left, whose guest must not go on for nobody.

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use super::frames::Frames;
 use super::unread::Bodies;
 use super::{BASE, Buffers, CHUNK, FRAME, GRANULE, HEAD, ONE, REQUEST};
-use crate::base::lock::lock;
+use lodge_base::lock::lock;
 
 /// Bytes of the shortest HEADERS frame that begins a request: four fields that are an index each.
 const SMALLEST: usize = 13;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http_body::Body as _;
 
 use super::{Body, Source};
-use crate::cache;
-use crate::cache::recorder::Recorder;
+use lodge_traffic::cache;
+use lodge_traffic::cache::recorder::Recorder;
 
 impl cache::ResponseBody for Body {
     fn stored(bytes: Option<Bytes>) -> Self {

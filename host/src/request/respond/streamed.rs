@@ -11,14 +11,14 @@ use http_body::Frame;
 use tokio::task::AbortHandle;
 
 use super::Reserve;
-use crate::admission::Permit;
-use crate::base::budget::{Budget, Room};
-use crate::base::lock::lock;
-use crate::error::RequestError;
-use crate::proxy::outbound::Hold;
-use crate::proxy::outbound::MAX_CHUNK;
 use crate::request::forward::Relay;
-use crate::runtime::answer::AnswerBody;
+use lodge_base::budget::{Budget, Room};
+use lodge_base::lock::lock;
+use lodge_runtime::answer::AnswerBody;
+use lodge_traffic::admission::Permit;
+use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::outbound::Hold;
+use lodge_traffic::proxy::outbound::MAX_CHUNK;
 
 /// The body of a response, with whoever makes it.
 pub(super) enum Live {

@@ -1,0 +1,23 @@
+//! What every layer of the host uses. This crate names no other crate of the host.
+//!
+//! * Helpers: [`lock`], [`time`], [`clock`], [`files`], [`ids`], [`tls`], [`budget`], [`canonical`] forms of hosts and paths,
+//!   tasks that are started again ([`lasting`]), and shutdown ([`drain`]).
+//! * [`config`]: `lodge.toml`, flags and environment variables.
+//! * [`telemetry`]: logs, metrics and traces.
+//! * [`cpu`]: how much CPU time a thread has used, and which guest computes next.
+
+pub mod budget;
+pub mod canonical;
+pub mod clock;
+pub mod config;
+pub mod cpu;
+pub mod drain;
+pub mod files;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod ids;
+pub mod lasting;
+pub mod lock;
+pub mod telemetry;
+pub mod time;
+pub mod tls;

@@ -1,0 +1,146 @@
+//! The key `cache` of a manifest, and the part of a cache key that separates versions.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Manifest;
+use super::diagnostics::with_hint;
+use crate::digest::Digest;
+use crate::policies::Policies;
+use lodge_base::config::key;
+use lodge_base::config::limits::Limits;
+use lodge_base::config::plain;
+
+/// The longest `ttl`: a year, the longest lifetime that HTTP/1.1 recommended (RFC 2616 14.21).
+const MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The cache rules of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether cacheable responses are stored. If not, unsafe requests still invalidate stored responses.
+    pub keep: bool,
+    /// The freshness lifetime of a 200 response without an explicit one.
+    pub ttl: Duration,
+}
+
+/// `cache = { … }`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detailed {
+    ttl: Option<toml::Value>,
+}
+
+/// A version with a certain manifest. Stored responses of different editions are never mixed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Edition {
+    /// The name of the service or version.
+    pub name: Arc<str>,
+    number: u64,
+}
+
+impl Rules {
+    /// Parses `true`, `false` or `{ ttl = "1m" }`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(value: &toml::Value) -> Result<Self, String> {
+        let detailed: Detailed = match value {
+            toml::Value::Boolean(keep) => return Ok(Self { keep: *keep, ttl: Duration::ZERO }),
+            toml::Value::Table(table) => table
+                .clone()
+                .try_into()
+                .map_err(|error: toml::de::Error| format!("cache: {}", with_hint(error.message())))?,
+            _ => return Err("cache: write true, false or { ttl = \"1m\" }".into()),
+        };
+        let ttl = detailed.ttl.map(|value| key::duration(&plain(&value), Duration::ZERO..=MOST)).transpose();
+        Ok(Self { keep: true, ttl: ttl.map_err(|problem| format!("cache.ttl: {problem}"))?.unwrap_or_default() })
+    }
+}
+
+impl Edition {
+    /// Returns the edition of a component with this manifest. Two manifests give the same edition only if they differ
+    /// in keys that no response depends on.
+    pub fn of(name: &Arc<str>, digest: Digest, manifest: &Manifest) -> Self {
+        let relevant = Manifest {
+            enabled: true,
+            digest: None,
+            limits: Limits::blank(),
+            cpu_weight: 0,
+            ready: None,
+            sticky: None,
+            share: None,
+            policies: Policies::default(),
+            ..manifest.clone()
+        };
+        let mut hasher = DefaultHasher::new();
+        // The Debug form contains every field, so a new key separates editions until it is listed above.
+        format!("{digest} {relevant:?}").hash(&mut hasher);
+        Self { name: Arc::clone(name), number: hasher.finish() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lodge_base::config;
+
+    fn read(text: &str) -> Result<Manifest, String> {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        Manifest::read("users", text, &limits, 1 << 30).map_err(|problems| problems.join("\n"))
+    }
+
+    fn edition(text: &str) -> Edition {
+        Edition::of(&Arc::from("users"), Digest::of(b"users"), &read(text).unwrap())
+    }
+
+    #[test]
+    fn routes_say_more_than_their_service() {
+        let caches = |text: &str| {
+            let manifest = read(text).unwrap();
+            let routes = manifest.routes.iter().map(|route| route.cache.map(|rules| (rules.keep, rules.ttl.as_secs())));
+            (routes.collect::<Vec<_>>(), manifest.cache.map(|rules| rules.keep))
+        };
+        assert_eq!(caches(""), (vec![None], None));
+        assert_eq!(caches("cache = true"), (vec![Some((true, 0))], Some(true)));
+        let one = "routes = ['/a', { path = '/b', cache = { ttl = '1m' } }]";
+        assert_eq!(caches(one), (vec![Some((false, 0)), Some((true, 60))], Some(false)));
+        let but = "cache.ttl = '5s'\nroutes = ['/a', { path = '/b', cache = false }]";
+        assert_eq!(caches(but), (vec![Some((true, 5)), Some((false, 0))], Some(true)));
+        assert_eq!(caches("routes = [{ path = '/b', cache = false }]"), (vec![None], None));
+    }
+
+    #[test]
+    fn problems_name_the_way_out() {
+        let check = |text: &str, expected: &str| {
+            let problem = read(text).unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        };
+        check("cache = 'yes'", "cache: write true, false or { ttl = \"1m\" }");
+        check("cache.tll = '1m'", "did you mean `ttl`?");
+        check("cache.ttl = 'soon'", "cache.ttl: ");
+        check("cache.ttl = 600", "cache.ttl: `600` is not a time span; write it like 500ms, 30s or 5m");
+        check("routes = [\n'/a',\n{ path = '/b', cache = 1 }]", "line 3: cache: write");
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let version = read("cache = true").unwrap().version("cache = false", 1 << 30);
+        assert!(version.unwrap_err()[0].starts_with("line 1: cache: a version cannot set this"), "{limits:?}");
+    }
+
+    #[test]
+    fn an_edition_is_what_answers_depend_on() {
+        let plain = edition("cache = true");
+        // A header in `sticky` changes which responses may be shared.
+        assert_ne!(edition("cache = true\nsticky = 'header:x-user'"), plain);
+        for same in ["cpu_weight = 7", "limits.wall = '1m'", "ready.path = '/x'", "sticky = 'client'"] {
+            assert_eq!(edition(&format!("cache = true\n{same}")), plain, "{same}");
+        }
+        for other in ["cache = true\nenv.A = 'b'", "cache = true\nroutes = ['/other']", "cache.ttl = '1m'"] {
+            assert_ne!(edition(other), plain, "{other}");
+        }
+        let digest = Edition::of(&Arc::from("users"), Digest::of(b"other"), &read("cache = true").unwrap());
+        assert_ne!(digest, plain);
+        assert_ne!(Edition { name: Arc::from("users@2"), ..plain.clone() }, plain);
+    }
+}

@@ -1,0 +1,76 @@
+//! The policies of a service and of its routes, as settings.
+
+pub mod read;
+
+use std::fmt;
+
+use http::header::HeaderName;
+
+use super::rate::By;
+use crate::clients::Clients;
+use crate::{adaptive, breaker, rate};
+
+/// The policies of a service and of its routes. A comparable value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// Policies for every request of the service.
+    pub service: PolicySettings,
+    /// An adaptive concurrency limit, within `limits.in_flight`.
+    pub adaptive: Option<adaptive::Settings>,
+    /// Additional policies for requests of a route, with the text of the route, in the order of the manifest.
+    pub routes: Vec<(String, PolicySettings)>,
+}
+
+/// The policies of one service or one route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// Allowed client addresses.
+    pub clients: Clients,
+    /// The rate limit.
+    pub rate: Option<rate::Settings>,
+    /// The circuit breaker.
+    pub breaker: Option<breaker::Settings>,
+    /// The priority of requests. That of a route overrides that of its service.
+    pub priority: Option<Priority>,
+}
+
+impl Policies {
+    /// Whether any route has policies. If so, no host may give access to the service around its routes.
+    pub fn has_routes(&self) -> bool {
+        self.routes.iter().any(|(_, policies)| *policies != PolicySettings::default())
+    }
+
+    /// Headers that are keys of rate limits.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
+        all.filter_map(|policies| if let By::Header(name) = &policies.rate.as_ref()?.by { Some(name) } else { None })
+    }
+
+    /// Whether the service or any of its routes has high priority.
+    pub fn is_high(&self) -> bool {
+        let mut all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
+        all.any(|policies| policies.priority == Some(Priority::High))
+    }
+}
+
+/// The priority of a request in load shedding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Refused first when the host is overloaded.
+    Low,
+    /// The default.
+    #[default]
+    Normal,
+    /// Never refused in favor of other requests.
+    High,
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! Routes: a host, a path pattern and methods.
+
+use std::fmt;
+
+use http::Method;
+
+use super::cache::Rules;
+use lodge_base::canonical;
+
+/// A route to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The host that requests must have, in lower case and without a port; `None` for any.
+    pub host: Option<String>,
+    /// The pattern of paths.
+    pub path: Pattern,
+    /// The methods that requests may have (`HEAD` wherever `GET`); if empty, all.
+    pub methods: Vec<Method>,
+    /// Whether the service gets the path without the part that `path` matched.
+    pub strip_prefix: bool,
+    /// The cache rules; `None` if no route of the service is cached.
+    pub cache: Option<Rules>,
+    /// Whether the route has its own policies, which no other spelling of a path may bypass.
+    pub guarded: bool,
+    /// Whether this is the host `<name>.localhost`, and not a route of the manifest.
+    pub named: bool,
+}
+
+/// A pattern of paths: `/x` matches `/x` and all paths below it, `{name}` one segment, `/` only itself, `/*` all paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// The segments of the path, in order.
+    pub segments: Vec<Segment>,
+    /// Whether paths below it match, too.
+    pub below: bool,
+}
+
+/// A segment of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Matches itself.
+    Name(String),
+    /// Matches one segment, whatever it is. The name is for people.
+    Parameter(String),
+}
+
+impl Pattern {
+    /// Parses a pattern.
+    ///
+    /// # Errors
+    /// Unless it is `/` or `/*`, it must start with `/`, not end with one, and have no empty segment, dot segment, query,
+    /// fragment or space.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("route `{text}`: write it like \"/users\" (that path and all below it), \"/users/{{id}}\" or \"/\"")
+        };
+        match text {
+            "/" => return Ok(Self { segments: Vec::new(), below: false }),
+            "/*" => return Ok(Self { segments: Vec::new(), below: true }),
+            _ => {}
+        }
+        let segments = text.strip_prefix('/').ok_or_else(wrong)?.split('/').map(Segment::read);
+        let segments = segments.collect::<Option<_>>().ok_or_else(wrong)?;
+        Ok(Self { segments, below: true })
+    }
+
+    fn is_everything(&self) -> bool {
+        self.segments.is_empty() && self.below
+    }
+}
+
+impl Segment {
+    fn read(text: &str) -> Option<Self> {
+        let plain = |text: &str| {
+            let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'*' | b'{' | b'}');
+            !text.is_empty() && text.bytes().all(fits)
+        };
+        match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+            Some(name) => plain(name).then(|| Self::Parameter(name.to_owned())),
+            None if !plain(text) => None,
+            None => {
+                let normal = canonical::normal(&format!("/{text}"))?;
+                let name = canonical::comparable(normal.strip_prefix('/')?);
+                // Requests are normalized before they are routed, so no path has a dot segment.
+                (!name.is_empty() && !name.contains('/')).then_some(Self::Name(name))
+            }
+        }
+    }
+}
+
+impl Route {
+    /// Returns a route for every method of a path, at any host.
+    pub fn of(path: Pattern) -> Self {
+        let methods = Vec::new();
+        Self { host: None, path, methods, strip_prefix: false, cache: None, guarded: false, named: false }
+    }
+
+    /// Returns the route of the host `<name>.localhost`.
+    pub fn host(host: String) -> Self {
+        let path = Pattern { segments: Vec::new(), below: true };
+        Self { host: Some(host), named: true, ..Self::of(path) }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            match segment {
+                Segment::Name(name) => write!(f, "/{name}")?,
+                Segment::Parameter(name) => write!(f, "/{{{name}}}")?,
+            }
+        }
+        match (self.segments.is_empty(), self.below) {
+            (true, true) => f.write_str("/*"),
+            (true, false) => f.write_str("/"),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, method) in self.methods.iter().enumerate() {
+            write!(f, "{}{method}", if n == 0 { "" } else { "|" })?;
+        }
+        let space = if self.methods.is_empty() { "" } else { " " };
+        match &self.host {
+            Some(host) if self.path.is_everything() => write!(f, "{space}{host}"),
+            host => write!(f, "{space}{}{}", host.as_deref().unwrap_or_default(), self.path),
+        }
+    }
+}

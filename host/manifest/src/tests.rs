@@ -1,0 +1,217 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use lodge_base::config;
+
+fn read(text: &str) -> Result<Manifest, String> {
+    let defaults = config::resolve(&[]).unwrap().config.limits;
+    Manifest::read("users", text, &defaults, 1 << 30).map_err(|problems| problems.join("\n"))
+}
+
+fn routes(manifest: &Manifest) -> Vec<String> {
+    manifest.routes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn no_manifest_is_an_empty_one() {
+    let manifest = read("").unwrap();
+    assert_eq!(routes(&manifest), ["/users"]);
+    assert_eq!(manifest.isolation, Isolation::Request);
+    assert_eq!(manifest.limits, config::resolve(&[]).unwrap().config.limits);
+}
+
+#[test]
+fn says_what_it_says() {
+    let text = "routes = ['/', '/u']\nisolation = 'service'\ncpu_weight = 300\n[limits]\nwall = '1m'\nmemory = '64MiB'\nin_flight = 2";
+    let manifest = read(text).unwrap();
+    assert_eq!(routes(&manifest), ["/", "/u"]);
+    assert_eq!(manifest.isolation, Isolation::Service);
+    assert_eq!((manifest.cpu_weight, read("").unwrap().cpu_weight), (300, 100));
+    assert_eq!(manifest.limits.wall, Duration::from_secs(60));
+    assert_eq!((manifest.limits.memory, manifest.limits.in_flight), (64 << 20, 2));
+    assert_eq!(manifest.limits.cpu, Duration::from_secs(5), "what it does not say is the default");
+}
+
+#[test]
+fn every_key() {
+    let digest = "0123456789abcdef".repeat(4);
+    let text = format!(
+        "enabled = false\ncomponent = 'other.wasm'\ndigest = 'sha256:{digest}'\nready.path = '/health?x'\n\
+         routes = [{{ path = '/a/{{b}}', host = 'API.example.com', methods = ['GET', 'PUT'], strip_prefix = true }}]\n\
+         [env]\nB = '2'\nA = '1'"
+    );
+    let manifest = read(&text).unwrap();
+    assert!(!manifest.enabled);
+    assert_eq!(manifest.component.as_deref(), Some("other.wasm"));
+    assert_eq!(manifest.digest.unwrap().to_string(), digest);
+    assert_eq!(manifest.ready.as_deref(), Some("/health?x"));
+    assert_eq!(routes(&manifest), ["GET|PUT api.example.com/a/{b}"]);
+    assert!(manifest.routes[0].strip_prefix);
+    assert_eq!(manifest.env, [("A".into(), "1".into()), ("B".into(), "2".into())]);
+}
+
+#[test]
+fn an_upstream() {
+    assert_eq!(read("").unwrap().upstream, None);
+    let text = "routes = ['/u']\n[upstream]\nreplicas = ['http://10.0.0.7:8080']\nread = '2s'";
+    let manifest = read(text).unwrap();
+    assert_eq!(manifest.upstream.as_ref().unwrap().read, Duration::from_secs(2));
+    assert_eq!(manifest, read(text).unwrap());
+    assert_ne!(manifest, read(&text.replace("2s", "3s")).unwrap(), "a change is seen");
+    let problem = read("cpu_weight = 0\n[upstream]\nreplica = ['http://10.0.0.7:8080']").unwrap_err();
+    assert!(problem.contains("cpu_weight") && problem.contains("line 3: unknown key `upstream.replica`"), "{problem}");
+}
+
+#[test]
+fn problems_have_lines_and_ways_out() {
+    let check = |text: &str, expected: &str| {
+        let problem = read(text).unwrap_err();
+        assert!(problem.contains(expected), "{problem}");
+    };
+    check("cpu_weight = 0", "cpu_weight: 0 is not between 1 and 10000");
+    check("\nroute = ['/']", "line 2: unknown key `route`; did you mean `routes`?");
+    check("\nzzz = 1", "line 2: unknown key `zzz`, expected one of `enabled`");
+    check("enabled = true\nenabled = true", "line 2: `enabled` has a value already");
+    check("\nroutes = [“/x”]", "line 2: “ is not a quotation mark of TOML; write \"");
+    check("\n\ncache = { ttl = '9000d' }", "line 3: cache.ttl: must be between");
+    check("\nmirror = 1", "line 2: mirror: only a version can set this");
+    check("\nroutes = ['/',\n { path = '/x', method = ['GET'] }]", "line 3: a route: unknown key `method`");
+    check("routes = [{ path = '/x', methods = ['get'] }]", "method `get`: write it like \"GET\"");
+    check("routes = [{ path = '/x', host = 'a:80' }]", "host `a:80`: write it like");
+    check("routes = [7]", "line 1: a route is a path, or a table");
+    check("routes = ['/x', '/x']", "duplicate route `/x`");
+    check("component = '../x.wasm'", "must be the name of a .wasm file");
+    check(
+        "\ndigest = 'sha256:12'",
+        "line 2: digest: `sha256:12` is not a digest; write \"sha256:\" and 64 hexadecimal digits",
+    );
+    check("ready.path = 'x'", "ready.path: `x` is not a path");
+    check("env = { 'A=B' = 'x' }", "env: `A=B` cannot be the name");
+    check(&format!("env.A = '{}'", "x".repeat(70_000)), "are more than");
+    check("isolation = 'none'", "expected `request` or `service`");
+    check("[limits]\nwal = '1s'", "line 2: unknown limit `wal`; did you mean `wall`?");
+    check("[limits]\nwall = '1s'\nqueue = -1", "line 3: limits.queue: `-1` is not a whole number");
+    check("[limits]\nmemory = '2GiB'", "line 2: limits.memory: more than engine.max_memory");
+    check("[limits]\ncpu = '40s'", "more than limits.wall");
+    check("[limits]\ncpu = '40s'", "lower it, or raise that");
+    check("routes = ['users']", "route `users`: write it like");
+    let both = read("routes = ['x']\n[limits]\nwall = 'x'\ncpu = 'y'").unwrap_err();
+    assert_eq!(both.lines().count(), 3, "{both}");
+}
+
+/// A key after a section belongs to it in TOML. The message says where to write the key.
+#[test]
+fn keys_in_the_wrong_section() {
+    let above = "is a key of the manifest; write it above the first [section]";
+    for (text, wanted) in [
+        ("[env]\nA = 'b'\nrate = '1/m'", format!("line 3: env: `rate` {above}, or give the variable another name")),
+        ("[env]\nroutes = ['/x']", format!("line 2: env: `routes` {above}")),
+        ("[limits]\ncalls = ['users']", format!("line 2: unknown limit `calls`; `calls` {above}")),
+        ("[breaker]\nhttp = []", format!("line 2: unknown key `breaker.http`; `http` {above}")),
+        ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", "line 4: unknown key `cache`".into()),
+        ("[build]\ncommand = 'x'\ndirectory = 'y'\ncache = true", format!("`cache` {above}")),
+        ("[health]\npath = '/'", "`health` is a part of [upstream]; write [upstream.health]".into()),
+        ("[health]\npath = '/'", "line 1: unknown key `health`".into()),
+        ("replicas = []", "`replicas` is a key of [upstream]".into()),
+        ("wall = '1s'", "`wall` is a key of [limits]".into()),
+    ] {
+        let problem = read(text).unwrap_err();
+        assert!(problem.contains(&wanted) && !problem.contains('\n'), "{text}: {problem}");
+    }
+    assert_eq!(read("[env]\nRATE = '1'\nrates = '2'").unwrap().env.len(), 2);
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_told_by_key() {
+    for (text, wanted) in [
+        ("routes = '/x'", "line 1: routes: write a list, like [\"/users\"]"),
+        ("\nhttp = 'https://a'", "line 2: http: write a list, like [\"https://api.example.com\"]"),
+        ("match = 'header:a=b'", "match: write a list, like [\"header:x-version=2\"]"),
+        ("enabled = 'yes'", "enabled: write true or false"),
+        ("ready = '/health'", "ready: write ready.path = \"/health\""),
+        ("cpu_weight = -1", "cpu_weight: write a whole number"),
+        ("[env]\nPORT = 8080", "line 2: env.PORT: write text, between quotes"),
+        ("[rollback]\nminimum = 'x'", "line 2: rollback.minimum: write a whole number"),
+        ("limits = 5", "limits: write a section [limits]"),
+        ("isolation = 'none'", "line 1: isolation: unknown variant `none`"),
+    ] {
+        let problem = read(text).unwrap_err();
+        assert!(problem.starts_with("line ") && problem.contains(wanted), "{text}: {problem}");
+    }
+}
+
+#[test]
+fn a_default_of_cpu_gives_way() {
+    let limits = |text: &str| read(text).unwrap().limits;
+    assert_eq!(limits("limits.wall = '2s'").cpu, Duration::from_secs(2));
+    assert_eq!(limits("limits.wall = '20s'").cpu, Duration::from_secs(5));
+    assert!(read("[limits]\nwall = '2s'\ncpu = '3s'").unwrap_err().contains("more than limits.wall (2s)"));
+    assert_eq!(version("limits.wall = '1s'").unwrap().limits.cpu, Duration::from_secs(1));
+    let source = config::Source::from([("limits.wall".to_owned(), "2s".to_owned())]);
+    let resolved = config::resolve(&[(config::Origin::File, source)]).unwrap();
+    assert_eq!(resolved.config.limits.cpu, Duration::from_secs(2));
+    assert!(resolved.values.iter().any(|(name, text, _)| name == "limits.cpu" && text == "2s"));
+}
+
+/// The most routes are accepted; one more is refused.
+#[test]
+fn routes_have_a_bound() {
+    let text = |count: usize| {
+        let routes: Vec<_> = (0..count).map(|n| format!("'/r{n}'")).collect();
+        format!("routes = [{}]", routes.join(", "))
+    };
+    assert_eq!(read(&text(1_000)).unwrap().routes.len(), 1_000);
+    assert!(read(&text(1_001)).unwrap_err().contains("routes: 1001 are more than 1000"));
+}
+
+proptest! {
+    #[test]
+    fn any_text(text in "\\PC{0,100}|(routes|isolation|limits|\\[|\\]|=|'|\"|\n|[a-z0-9/. ]){0,40}") {
+        let _ = read(&text);
+    }
+}
+
+fn version(text: &str) -> Result<Manifest, String> {
+    let service =
+        read("routes = [\"/u\"]\nready = { path = \"/health\" }\n[limits]\nwall = \"40s\"\n[env]\nA = \"1\"").unwrap();
+    service.version(text, 1 << 30).map_err(|problems| problems.join("\n"))
+}
+
+#[test]
+fn a_version_begins_with_what_its_service_says() {
+    let manifest = version("percent = 2.5\nmatch = [\"header:x-version=2\"]\n[limits]\nmemory = \"8MiB\"").unwrap();
+    let share = manifest.share.unwrap();
+    assert_eq!((share.percent, share.rules.len(), share.rollback), (share::Percent(250), 1, None));
+    assert!(manifest.routes.is_empty());
+    assert_eq!((manifest.limits.wall.as_secs(), manifest.limits.memory), (40, 8 << 20));
+    assert_eq!((manifest.env.len(), manifest.ready.as_deref()), (1, Some("/health")));
+    assert_eq!(version("[rollback]").unwrap().share.unwrap().rollback, Some(share::Rollback::default()));
+    assert_eq!(version("percent = \"10%\"").unwrap().share.unwrap().percent, share::Percent(1_000));
+}
+
+#[test]
+fn a_version_is_not_a_service_nor_the_other_way_round() {
+    for (text, wanted) in [
+        ("routes = [\"/v2\"]", "routes: a version cannot set this"),
+        ("sticky = \"client\"", "sticky: a version cannot set this"),
+        ("percent = 101", "percent: 101 is not a percentage"),
+        ("percent = \"ten\"", "percent: `ten` is not a percentage"),
+        ("match = [\"x-version=2\"]", "match: `x-version=2`: write it like"),
+        ("match = [\"client=1\"]", "match: `client=1`: write it like"),
+        ("rollback = { p99 = 0.5 }", "rollback.p99: 0.5 is not between 1 and 100"),
+        ("percents = 1", "did you mean `percent`?"),
+    ] {
+        let problem = version(text).unwrap_err();
+        assert!(problem.contains(wanted), "{text}: {problem}");
+    }
+    for (text, wanted) in [
+        ("percent = 1", "percent: only a version can set this; write it in a file such as `NAME@2.toml`"),
+        ("mirror = 1", "mirror: only a version can set this"),
+        ("sticky = \"session\"", "sticky: `session` is not one of `client`"),
+    ] {
+        let problem = read(text).unwrap_err();
+        assert!(problem.contains(wanted), "{text}: {problem}");
+    }
+}

@@ -1,0 +1,102 @@
+//! The capabilities of guests: [`Ctx`], the data of a Store, with one file per capability.
+//!
+//! A capability's file has up to three functions: `link` adds its functions to the linker (once), `grant` decides from
+//! a manifest what a guest gets (per guest), `state` makes its part of a `Ctx` (per sandbox). Capabilities know neither
+//! each other nor the request path.
+//!
+//! Everything that a language's runtime imports is linked for every guest: refusal by import name would refuse nearly
+//! every guest. Files, arguments, names and sockets are empty or [`denied`]; the environment and outgoing requests are
+//! limited to what the manifest grants.
+
+pub mod denied;
+pub mod http;
+pub mod last_lines;
+mod limiter;
+pub mod logged_denials;
+mod logging;
+pub mod outbox;
+pub mod sandbox;
+pub mod stdio;
+
+use std::sync::Arc;
+
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use limiter::Limiter;
+use lodge_base::config::limits::Limits;
+use sandbox::Sandbox;
+
+/// The most random bytes that a guest can request in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
+/// which the host would allocate.
+const RANDOM_BYTES: u64 = 16 << 20;
+
+/// The data of a guest's Store. It contains only what the guest was granted.
+pub struct Ctx {
+    /// The limits of memories and tables, which wasmtime checks before each growth.
+    pub limiter: Limiter,
+    /// The part of the sandbox that the host can access from outside the Store.
+    pub sandbox: Arc<Sandbox>,
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: http::Hooks,
+}
+
+impl Ctx {
+    /// Returns the data of a new sandbox with these environment variables. `sender` sends its outgoing requests.
+    pub fn new(
+        limits: &Limits,
+        env: &[(String, String)],
+        sender: Arc<dyn http::Sender>,
+        sandbox: Arc<Sandbox>,
+    ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.resources);
+        let mut wasi = WasiCtx::builder();
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(RANDOM_BYTES);
+        if !env.is_empty() {
+            wasi.envs(env);
+        }
+        stdio::state(&mut wasi, &sandbox);
+        Self {
+            limiter: Limiter::new(limits, Arc::clone(&sandbox)),
+            table,
+            wasi: wasi.build(),
+            http: http::state(),
+            hooks: http::Hooks::new(sender, Arc::clone(&sandbox)),
+            sandbox,
+        }
+    }
+}
+
+/// Links every capability for WASI 0.2 and, into a `concurrent` engine, also for 0.3: a 0.3 guest built by rustc still
+/// imports 0.2 through std.
+///
+/// # Errors
+/// Only when two capabilities define the same name.
+pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    denied::link_02(linker)?;
+    http::link_02(linker)?;
+    logging::link(linker)?;
+    if concurrent {
+        wasmtime_wasi::p3::add_to_linker(linker)?;
+        denied::link_03(linker)?;
+        http::link_03(linker)?;
+    }
+    Ok(())
+}
+
+impl WasiView for Ctx {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Ctx {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}

@@ -1,0 +1,187 @@
+//! Why a component cannot be served, and what to do about it: from what the engine says.
+
+use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
+use lodge_base::config::limits::MAX_TABLE_ELEMENTS;
+use lodge_manifest::refusal::Refusal;
+
+/// Which of the two HTTP worlds a component exports.
+#[derive(Clone, Copy)]
+pub(super) enum Handler {
+    P2,
+    P3,
+}
+
+/// The world that these exports belong to.
+///
+/// # Errors
+/// When that is none that Lodge serves.
+pub(super) fn handler_of(exports: &[String], file: &str) -> Result<Handler, Refusal> {
+    let version = |interface: &str| {
+        exports.iter().find_map(|export| export.strip_prefix(interface)?.strip_prefix('@').map(str::to_owned))
+    };
+    let (new, old) = (version("wasi:http/handler"), version("wasi:http/incoming-handler"));
+    match (new.as_deref(), old.as_deref()) {
+        (Some(new), _) if is_final(new, "0.3.") => Ok(Handler::P3),
+        (_, Some(old)) if is_final(old, "0.2.") => Ok(Handler::P2),
+        (None, None) => Err(no_handler(exports, file)),
+        (new, old) => {
+            let version = new.or(old).unwrap_or_default();
+            let kind = if version.contains('-') { "a pre-release" } else { "a version Lodge does not know" };
+            let reason = format!("it exports wasi:http {version}, {kind}");
+            Err(Refusal::new(file, reason, "rebuild it with a toolchain for WASI 0.2 or 0.3"))
+        }
+    }
+}
+
+fn no_handler(exports: &[String], file: &str) -> Refusal {
+    let offers = |interface: &str| exports.iter().any(|export| export.starts_with(interface));
+    let reason = if offers("wasi:cli/run") {
+        "it is a command-line program: it exports wasi:cli/run and no HTTP handler".to_owned()
+    } else if exports.is_empty() {
+        "it exports nothing, so it is a library or a WIT package".to_owned()
+    } else {
+        format!("it exports no HTTP handler, only {}", exports.join(", "))
+    };
+    Refusal::new(file, reason, "export wasi:http/handler (0.3) or wasi:http/incoming-handler (0.2)")
+}
+
+fn is_final(version: &str, line: &str) -> bool {
+    version.starts_with(line) && !version.contains('-')
+}
+
+pub(crate) fn misshapen(file: &str, detail: &str) -> Refusal {
+    let reason = format!("its wasi:http export has another shape than the standard's: {detail}");
+    Refusal::new(file, reason, "rebuild it against the WIT of wasi:http 0.2 or 0.3")
+}
+
+/// A component that the engine does not take. What goes over the size of a sandbox is named by wasmtime's pool.
+pub(super) fn uncompilable(file: &str, text: &str) -> Refusal {
+    let (reason, remedy) = if text.contains("which exceeds the configured maximum of") {
+        let most = format!("{CORE_INSTANCES} core instances, {MEMORIES} memories and {TABLES} tables");
+        (
+            format!("it is larger than a sandbox, which has at most {most}: {text}"),
+            "split it into services that call each other".into(),
+        )
+    } else if let Some((_, feature)) = LACKING.iter().find(|(signs, _)| signs.iter().any(|sign| text.contains(sign))) {
+        (format!("it uses {feature}, which Lodge's engine does not have: {text}"), "build it without them".into())
+    } else if text.contains("memory has a minimum byte size") {
+        (format!("its memory is larger than any sandbox: {text}"), "raise engine.max_memory".into())
+    } else if text.contains("has a minimum element size") {
+        let most = format!("at most {MAX_TABLE_ELEMENTS} elements");
+        (format!("its table is larger than that of any sandbox, {most}: {text}"), "split it into services".into())
+    } else {
+        (format!("it does not compile: {text}"), "rebuild it with a current toolchain".to_owned())
+    };
+    Refusal::new(file, reason, remedy)
+}
+
+/// What wasmtime says of features of WebAssembly that the engine is built without, and their names.
+const LACKING: [(&[&str], &str); 3] = [
+    (&["gc proposal", "the gc feature", "gc support", "gc types are disallowed"], "garbage-collected types (WasmGC)"),
+    (&["exceptions proposal"], "exceptions"),
+    (&["threads support", "threads must be enabled"], "threads"),
+];
+
+/// The packages whose interfaces Lodge implements, or some versions of them.
+const OWN: [&str; 8] = [
+    "wasi:io",
+    "wasi:clocks",
+    "wasi:random",
+    "wasi:filesystem",
+    "wasi:sockets",
+    "wasi:cli",
+    "wasi:http",
+    "wasi:logging",
+];
+
+/// Interfaces that other hosts implement, by the beginning of their names: what Lodge lacks, and what to do instead.
+const FOREIGN: &[(&[&str], &str, &str)] = &[
+    (
+        &["wasi:keyvalue/", "fermyon:spin/key-value", "spin:key-value/", "wasmcloud:keyvalue/"],
+        "key-value store",
+        "keep state behind HTTP, in a service that `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
+    ),
+    (
+        &["wasi:config/", "fermyon:spin/variables", "fermyon:spin/config", "spin:variables/", "wasmcloud:secrets/"],
+        "store of configuration",
+        "put the values under [env] in its manifest, and read environment variables",
+    ),
+    (
+        &["wasi:blobstore/", "wasmcloud:blobstore/"],
+        "blob store",
+        "use the HTTP API of an object store, which `http = [\"https://HOST\"]` in its manifest lets it reach",
+    ),
+    (
+        &[
+            "wasi:sql/",
+            "fermyon:spin/sqlite",
+            "fermyon:spin/postgres",
+            "fermyon:spin/mysql",
+            "fermyon:spin/rdbms",
+            "spin:sqlite/",
+            "spin:postgres/",
+            "spin:mysql/",
+            "wasmcloud:postgres/",
+        ],
+        "SQL database",
+        "reach the database by an HTTP API, which `http = [\"http://HOST:PORT\"]` in its manifest allows",
+    ),
+    (
+        &[
+            "wasi:messaging/",
+            "wasmcloud:messaging/",
+            "wasmcloud:nats/",
+            "fermyon:spin/redis",
+            "fermyon:spin/mqtt",
+            "spin:redis/",
+            "spin:mqtt/",
+        ],
+        "message broker",
+        "send messages to an HTTP gateway, which `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
+    ),
+    (
+        &["wasi:nn/", "wasi:webgpu/", "fermyon:spin/llm"],
+        "model or GPU to offer",
+        "call a model server, which `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
+    ),
+    (
+        &["wasi:tls/"],
+        "TLS for sockets",
+        "send requests to https:// URLs, which `http = [\"https://HOST\"]` in its manifest allows: Lodge encrypts them",
+    ),
+    (&["wasi:otel/"], "OpenTelemetry interface", "build it without that import: Lodge traces and counts its requests"),
+];
+
+/// A component that imports what the linker does not have. wasmtime names it between backticks.
+pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
+    let text = one_line(error);
+    let missing = text.split('`').nth(1).unwrap_or_default();
+    if !missing.contains(':') || !text.contains("was not found") {
+        return Refusal::new(
+            file,
+            format!("it does not link: {text}"),
+            "rebuild it against the WIT of WASI 0.2 or 0.3",
+        );
+    }
+    let (name, version) = missing.rsplit_once('@').unwrap_or((missing, ""));
+    let is = |names: &[&str]| names.iter().any(|beginning| missing.starts_with(beginning));
+    if let Some((_, lack, remedy)) = FOREIGN.iter().find(|(names, ..)| is(names)) {
+        return Refusal::new(file, format!("it imports {missing}, and Lodge has no {lack}"), *remedy);
+    }
+    let package = name.split('/').next().unwrap_or_default();
+    if !OWN.contains(&package) {
+        let remedy = "compose it with a component that exports this (`wac plug`), or build it without that import";
+        return Refusal::new(file, format!("it imports {missing}, which Lodge does not have"), remedy);
+    }
+    let (kind, remedy) = if version.contains('-') {
+        ("a pre-release that Lodge does not have", "rebuild it with a toolchain for WASI 0.2 or 0.3")
+    } else {
+        ("which Lodge does not have", "rebuild it against the WIT of WASI 0.2 or 0.3")
+    };
+    Refusal::new(file, format!("it imports {missing}, {kind}"), remedy)
+}
+
+/// An error and its causes.
+pub(super) fn one_line(error: &wasmtime::Error) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}

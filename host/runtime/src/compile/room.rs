@@ -1,0 +1,161 @@
+//! Room in the pool of an engine. The pool holds a fixed number of memories and tables, and most components need one memory
+//! and two tables. A component that needs more takes the difference out of a budget of units before it is instantiated, so
+//! that the pool never runs out, and so that all other components pay nothing for the check.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::Component;
+
+use lodge_traffic::error::RequestError;
+
+/// What a sandbox has without taking units. A component that rustc, componentize-js or TinyGo makes has one memory and two
+/// tables: its own, and the one through which wit-component links its imports.
+const USUAL: Needs = Needs { memories: 1, tables: 2 };
+/// What a unit adds to that.
+const UNIT: Needs = Needs { memories: 1, tables: 2 };
+
+/// Sandboxes that exist beside those at work and the warm ones: new versions that are tried before they serve.
+pub(crate) const TRIALS: usize = 16;
+
+/// The budget of an engine.
+pub(super) struct Room {
+    units: Arc<Semaphore>,
+    /// `engine.instances`, which no component may need more of.
+    instances: u32,
+}
+
+/// Memories and tables of one sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Needs {
+    memories: u32,
+    tables: u32,
+}
+
+/// What a component takes of the pool beyond the usual.
+#[derive(Clone, Debug)]
+pub(crate) struct Extra {
+    units: Arc<Semaphore>,
+    count: u32,
+    needs: Needs,
+}
+
+/// A pool that has this many sandboxes, and one unit for each.
+pub(super) struct Sizes {
+    pub(super) sandboxes: u32,
+    pub(super) memories: u32,
+    pub(super) tables: u32,
+}
+
+impl Sizes {
+    /// `sandboxes` of the usual size and as many units, so that even if each took one, there would be room for all.
+    pub(super) fn of(sandboxes: u32) -> Self {
+        let memories = sandboxes.saturating_mul(USUAL.memories + UNIT.memories);
+        let tables = sandboxes.saturating_mul(USUAL.tables + UNIT.tables);
+        Self { sandboxes, memories, tables }
+    }
+}
+
+impl Room {
+    /// The budget of a pool of these sizes, in a host with so many `engine.instances`.
+    pub(super) fn new(sizes: &Sizes, instances: usize) -> Self {
+        let units = usize::try_from(sizes.sandboxes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { units: Arc::new(Semaphore::new(units)), instances: u32::try_from(instances).unwrap_or(u32::MAX) }
+    }
+
+    /// What this component takes of it; nothing for most.
+    ///
+    /// # Errors
+    /// When it would not fit even if it were alone: why, and what to do.
+    pub(super) fn extra(&self, component: &Component) -> Result<Option<Extra>, (String, String)> {
+        // A component that imports core modules does not say what it needs, and does not link here.
+        let Some(required) = component.resources_required() else { return Ok(None) };
+        let needs = Needs { memories: required.num_memories, tables: required.num_tables };
+        let count = needs.units();
+        if count == 0 {
+            return Ok(None);
+        }
+        if count >= self.instances {
+            let places = count.saturating_add(1);
+            let reason =
+                format!("{needs} take the room of {places} sandboxes, and engine.instances is {}", self.instances);
+            return Err((reason, format!("raise engine.instances to {places} or more")));
+        }
+        Ok(Some(Extra { units: Arc::clone(&self.units), count, needs }))
+    }
+}
+
+impl Needs {
+    /// Units that cover what is beyond the usual.
+    fn units(self) -> u32 {
+        let memories = self.memories.saturating_sub(USUAL.memories).div_ceil(UNIT.memories);
+        let tables = self.tables.saturating_sub(USUAL.tables).div_ceil(UNIT.tables);
+        memories.max(tables)
+    }
+}
+
+impl std::fmt::Display for Needs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let one_of = |count, one, many| if count == 1 { one } else { many };
+        let (memories, tables) = (one_of(self.memories, "memory", "memories"), one_of(self.tables, "table", "tables"));
+        write!(f, "its {} {memories} and {} {tables}", self.memories, self.tables)
+    }
+}
+
+impl Extra {
+    /// Takes the units of one sandbox, in the order of arrival; dropping the permit gives them back.
+    ///
+    /// # Errors
+    /// [`RequestError::PoolFull`] when they were not free within `wait`.
+    pub(crate) async fn take(&self, wait: Duration) -> Result<OwnedSemaphorePermit, RequestError> {
+        let taking = Arc::clone(&self.units).acquire_many_owned(self.count);
+        match tokio::time::timeout(wait, taking).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // The semaphore is never closed.
+            _ => Err(RequestError::PoolFull(format!(
+                "{} take the room of {} sandboxes, which was not free; raise engine.instances",
+                self.needs,
+                self.count.saturating_add(1)
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_covers_a_memory_and_two_tables() {
+        let units = |memories, tables| Needs { memories, tables }.units();
+        assert_eq!([units(0, 0), units(1, 2), units(1, 1)], [0; 3], "usual components take none");
+        assert_eq!([units(2, 2), units(1, 3), units(2, 4), units(1, 4)], [1; 4]);
+        assert_eq!([units(8, 1), units(8, 16), units(1, 16)], [7; 3]);
+    }
+
+    /// The pool has room for whatever the budget lets in, whatever the mix.
+    #[test]
+    fn the_pool_never_runs_out() {
+        let sizes = Sizes::of(40);
+        for needs in (0..=8).flat_map(|memories| (0..=16).map(move |tables| Needs { memories, tables })) {
+            let heavy = sizes.sandboxes.checked_div(needs.units()).map_or(sizes.sandboxes, |most| most.min(40));
+            let rest = sizes.sandboxes - heavy;
+            assert!(heavy * needs.memories + rest * USUAL.memories <= sizes.memories, "{needs}");
+            assert!(heavy * needs.tables + rest * USUAL.tables <= sizes.tables, "{needs}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_waits_for_its_units() {
+        let room = Room::new(&Sizes::of(4), 4);
+        let extra = Extra { units: Arc::clone(&room.units), count: 3, needs: Needs { memories: 4, tables: 0 } };
+        let held = extra.take(Duration::ZERO).await.unwrap();
+        let refused = extra.take(Duration::ZERO).await.unwrap_err();
+        assert_eq!((refused.status().as_u16(), refused.reason(), refused.retry_after()), (503, "pool-full", Some(1)));
+        assert!(refused.detail().unwrap().contains("its 4 memories and 0 tables take the room of 4 sandboxes"));
+        let waiting = extra.take(Duration::from_secs(60));
+        let (taken, ()) = tokio::join!(waiting, async { drop(held) });
+        assert_eq!(taken.unwrap().num_permits(), 3);
+    }
+}

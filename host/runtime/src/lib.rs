@@ -1,0 +1,17 @@
+//! Guests at work: machine code from components, the sandboxes that run it, and what a guest may import.
+//!
+//! * [`capabilities`]: the interfaces that guests import, with what each of them is granted.
+//! * [`outgoing`]: HTTP requests that guests send.
+//! * The other modules compile components and run instances.
+
+pub mod answer;
+pub mod body;
+pub mod capabilities;
+pub mod code_cache;
+pub mod compile;
+pub mod guest;
+pub mod instance;
+pub mod optimiser;
+pub mod outgoing;
+mod pool;
+pub mod trial;

@@ -1,0 +1,390 @@
+use rustls::RootCertStore;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use wasmtime_wasi_http::Error;
+
+use super::*;
+use lodge_base::config;
+use lodge_base::cpu::scheduler::CpuScheduler;
+use lodge_manifest::Manifest;
+
+/// A server with a certificate, and the roots that trust it.
+struct Secure {
+    port: u16,
+    roots: RootCertStore,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Secure {
+    async fn start() -> Self {
+        let signed = rcgen::generate_simple_self_signed(["api.test".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(signed.cert.der().clone()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
+        let ring = rustls::crypto::ring::default_provider();
+        let mut tls = rustls::ServerConfig::builder_with_provider(ring.into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Relaxed);
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(async |request: Request<hyper::body::Incoming>| {
+                        let said = format!("{:?} {} {:?}", request.version(), request.uri(), request.headers());
+                        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(said))))
+                    });
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { port, roots, connections }
+    }
+}
+
+fn service() -> Service {
+    Service::new("me", CpuScheduler::new(1).share())
+}
+
+fn client(http: &str, limits: &str, roots: RootCertStore) -> WorldClient {
+    marking(http, limits, roots, false)
+}
+
+fn marking(http: &str, limits: &str, roots: RootCertStore, marks_all: bool) -> WorldClient {
+    let defaults = config::resolve(&[]).unwrap().config.limits;
+    let text = format!("http = {http}\n[limits]\n{limits}");
+    let manifest = Manifest::read("x", &text, &defaults, 1 << 30).unwrap();
+    let resolver: NameResolver = Arc::new(|_, _| Box::pin(async { Ok(vec![[127, 0, 0, 1].into()]) }));
+    let (via, replay_memory) = (Arc::default(), Arc::default());
+    let shared = ClientContext { resolver: &resolver, via: &via, replay_memory: &replay_memory, marks_all };
+    WorldClient::new(&manifest.grants, &manifest.limits, lodge_base::tls::client(roots).unwrap(), shared)
+}
+
+fn context() -> RequestContext {
+    RequestContext::new(Arc::from("1"), Instant::now() + Duration::from_secs(60))
+}
+
+async fn ask(
+    client: &WorldClient,
+    service: &Service,
+    url: String,
+    options: RequestOptions,
+) -> Result<String, OutgoingFailure> {
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::get(url).header("host", "forged.test").header("proxy-connection", "x").body(body).unwrap();
+    let (response, _slot) = client.send(service, &context(), request, options).await?;
+    Ok(String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+/// Uses HTTP/2 if the server speaks it, one connection for many requests, and the host of the URL.
+#[tokio::test]
+async fn https_by_a_trusted_authority() {
+    let server = Secure::start().await;
+    let list = format!("['https://api.test:{0}', 'https://127.0.0.1:{0}']", server.port);
+    let (client, service) = (client(&list, "", server.roots.clone()), service());
+    for _ in 0..3 {
+        let said =
+            ask(&client, &service, format!("https://api.test:{}/a?b", server.port), RequestOptions::default()).await;
+        let said = said.unwrap();
+        assert!(said.starts_with(&format!("HTTP/2.0 https://api.test:{}/a?b", server.port)), "{said}");
+        assert!(!said.contains("forged") && !said.contains("proxy-connection"), "{said}");
+    }
+    assert_eq!(server.connections.load(Relaxed), 1);
+    assert_eq!(service.figures.outgoing.read(), [("2xx", 3)]);
+}
+
+#[tokio::test]
+async fn a_stranger_certificate_is_not_accepted() {
+    let server = Secure::start().await;
+    let list = format!("['https://api.test:{0}', 'https://other.test:{0}', 'https://127.0.0.1:{0}']", server.port);
+    let service = service();
+    let stranger = client(&list, "", RootCertStore::empty());
+    let failed =
+        ask(&stranger, &service, format!("https://api.test:{}/", server.port), RequestOptions::default()).await;
+    assert!(matches!(failed, Err(OutgoingFailure::Certificate(_))), "{failed:?}");
+    let another_name = client(&list, "", server.roots.clone());
+    let url = format!("https://other.test:{}/", server.port);
+    let failed = ask(&another_name, &service, url, RequestOptions::default()).await;
+    assert!(matches!(failed, Err(OutgoingFailure::Certificate(_))), "{failed:?}");
+    assert_eq!(service.figures.outgoing.read(), [("tls", 2)]);
+}
+
+/// A server that accepts and sends nothing.
+async fn mute() -> (u16, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (listener.local_addr().unwrap().port(), listener)
+}
+
+#[tokio::test]
+async fn a_silent_server_is_waited_for_as_long_as_the_guest_says() {
+    let (port, _listener) = mute().await;
+    let list = format!(
+        "['http://a.test:{port}', 'https://a.test:{port}', 'http://127.0.0.1:{port}', 'https://127.0.0.1:{port}']"
+    );
+    let (client, service) = (client(&list, "", RootCertStore::empty()), service());
+    let soon = Some(Duration::from_millis(50));
+    let options = RequestOptions { first_byte_timeout: soon, ..RequestOptions::default() };
+    let failed = ask(&client, &service, format!("http://a.test:{port}/"), options).await;
+    assert!(matches!(failed, Err(OutgoingFailure::ResponseTimeout)), "{failed:?}");
+    // An unfinished TLS handshake counts as connecting.
+    let options = RequestOptions { connect_timeout: soon, ..RequestOptions::default() };
+    let failed = ask(&client, &service, format!("https://a.test:{port}/"), options).await;
+    assert!(matches!(failed, Err(OutgoingFailure::ConnectTimeout)), "{failed:?}");
+    assert_eq!(service.figures.outgoing.read(), [("timeout", 2)]);
+}
+
+#[tokio::test]
+async fn quotas_hold_and_a_place_is_held_to_the_end() {
+    let (port, _listener) = mute().await;
+    let list = format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']");
+    let (client, service) = (client(&list, "outgoing = 1\noutgoing_rate = 2", RootCertStore::empty()), service());
+    let url = format!("http://a.test:{port}/");
+    let options = RequestOptions::default();
+    {
+        let mut first = std::pin::pin!(ask(&client, &service, url.clone(), options));
+        let polled = tokio::time::timeout(Duration::from_millis(20), first.as_mut()).await;
+        assert!(polled.is_err(), "the server never responds");
+        let second = ask(&client, &service, url.clone(), options).await;
+        assert!(matches!(second, Err(OutgoingFailure::Requests)), "{second:?}");
+    }
+    // The first request was dropped, so its slot is free; but two requests were sent in this second.
+    let soon = RequestOptions { first_byte_timeout: Some(Duration::from_millis(1)), ..options };
+    assert!(matches!(ask(&client, &service, url.clone(), soon).await, Err(OutgoingFailure::ResponseTimeout)));
+    assert!(matches!(ask(&client, &service, url, soon).await, Err(OutgoingFailure::Rate)));
+    let counted = [("cancelled", 1), ("limit", 1), ("rate-limit", 1), ("timeout", 1)];
+    assert_eq!(service.figures.outgoing.read(), counted);
+}
+
+/// Each cause has its own error code.
+#[tokio::test]
+async fn causes_are_told_apart() {
+    let service = service();
+    let answer = async |bytes: &'static [u8]| {
+        let (port, listener) = mute().await;
+        tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(bytes).await;
+        });
+        let client = client(&format!("['http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+        Error::from(
+            ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await.unwrap_err(),
+        )
+    };
+    assert!(matches!(answer(b"").await, Error::ConnectionTerminated));
+    assert!(matches!(answer(b"HELO example\r\n\r\n").await, Error::HttpProtocolError));
+    let long: &'static [u8] = Vec::leak([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'x'; 100_000]].concat());
+    assert!(matches!(answer(long).await, Error::HttpResponseHeaderSectionSize(None)));
+    let (port, listener) = mute().await;
+    drop(listener);
+    let client = client(&format!("['http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+    let failed = ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await;
+    assert!(matches!(failed, Err(OutgoingFailure::Refused)), "{failed:?}");
+}
+
+/// A server that responds with the headers that it receives. Returns its URL and the number of its connections.
+async fn answering() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            let service = service_fn(async |request: Request<hyper::body::Incoming>| {
+                let said = format!("{:?}", request.headers());
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(said))))
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (format!("http://127.0.0.1:{port}/"), connections)
+}
+
+/// Idle connections do not block new ones, even while a request without a response keeps their pool alive.
+#[tokio::test]
+async fn idle_connections_make_room() {
+    for slow in [false, true] {
+        let (silent, _listener) = mute().await;
+        let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
+        let options = RequestOptions::default();
+        let mut first = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
+        if slow {
+            let polled = tokio::time::timeout(Duration::from_millis(50), first.as_mut()).await;
+            assert!(polled.is_err(), "the server never responds");
+        }
+        // In sequence, and three at a time.
+        for n in 0..20 {
+            let urls = [answering().await.0, answering().await.0, answering().await.0];
+            let [one, two, three] = urls.map(|url| ask(&client, &service, url, options));
+            let asked = if n % 2 == 0 { (one.await, two.await, three.await) } else { tokio::join!(one, two, three) };
+            assert!(matches!(&asked, (Ok(_), Ok(_), Ok(_))), "slow: {slow}, {n}: {asked:?}");
+        }
+        assert!(client.dial.open() <= 4 * LIMIT_FACTOR);
+    }
+}
+
+/// While a pending request keeps an old pool alive, the connections of the new pool are reused.
+#[tokio::test]
+async fn a_pool_is_not_begun_for_each_request() {
+    let (silent, _listener) = mute().await;
+    let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
+    let options = RequestOptions::default();
+    let mut slow = std::pin::pin!(ask(&client, &service, format!("http://127.0.0.1:{silent}/"), options));
+    let polled = tokio::time::timeout(Duration::from_millis(50), slow.as_mut()).await;
+    assert!(polled.is_err(), "the server never responds");
+    while client.dial.open() <= client.renew_above {
+        ask(&client, &service, answering().await.0, options).await.unwrap();
+    }
+    let (url, connections) = answering().await;
+    for _ in 0..20 {
+        ask(&client, &service, url.clone(), options).await.unwrap();
+    }
+    assert!(client.dial.open() > client.renew_above, "the old ones are still there");
+    // Two, if a second passes during the loop.
+    assert!(connections.load(Relaxed) <= 2, "{connections:?} connections for one request after another");
+    // At most once per interval, but again after it.
+    let first = lock(&client.pool).begun.unwrap();
+    drop(client.pool(first + RENEW_INTERVAL / 2));
+    assert_eq!(lock(&client.pool).begun, Some(first));
+    drop(client.pool(first + RENEW_INTERVAL));
+    assert_eq!(lock(&client.pool).begun, Some(first + RENEW_INTERVAL));
+}
+
+/// A request that may come back carries its depth; one to a public address does not.
+#[tokio::test]
+async fn only_neighbours_are_told_how_deep_it_is() {
+    let (url, _) = answering().await;
+    let service = service();
+    let near = client("['http://127.0.0.1:*']", "", RootCertStore::empty());
+    let deep = RequestContext { depth: 2, ..context() };
+    let body = || Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::get(&url).header("via", "1.1 mine").body(body()).unwrap();
+    let (response, _slot) = near.send(&service, &deep, request, RequestOptions::default()).await.unwrap();
+    let said = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    // Three steps, and one entry for the guest that sent the request.
+    assert_eq!((said.matches("1.1 lodge-").count(), said.matches("1.1 mine").count()), (4, 1), "{said}");
+    assert_eq!(said.matches("-guest\"").count(), 1, "{said}");
+    let tells = |list: &str| client(list, "", RootCertStore::empty()).via.is_some();
+    for public in ["['http://*', 'https://api.test']", "['http://1.1.1.1', 'https://[2606:4700::1111]:8443']"] {
+        assert!(!tells(public), "{public}");
+        // A trusted proxy may have a public address.
+        assert!(marking(public, "", RootCertStore::empty(), true).via.is_some(), "{public}");
+    }
+    for near in ["['https://api.test', 'http://10.0.0.7']", "['http://*', 'http://[::1]:*']", "['http://8.0.0.0/6']"] {
+        assert!(tells(near), "{near}");
+    }
+}
+
+/// A server that responds to the first `answers` requests of each connection, and closes it after reading the next one.
+/// Returns its port and the requests that it received.
+async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
+    let sees = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let sees = Arc::clone(&sees);
+            tokio::spawn(async move {
+                for number in 0.. {
+                    let mut bytes = Vec::new();
+                    while !(bytes.ends_with(b"\r\n\r\n") || bytes.ends_with(b"body")) {
+                        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    lock(&sees).push(String::from_utf8(bytes).unwrap());
+                    if number >= answers {
+                        return;
+                    }
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                }
+            });
+        }
+    });
+    (port, seen)
+}
+
+/// When a server closes a used connection during a request, an idempotent request is sent again with its body, on a new
+/// connection. Other requests are not, and neither is one that failed on a new connection.
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile() {
+    let service = service();
+    let send = async |client: &WorldClient, port: u16, method: &str, body: &'static str| {
+        let sent = Full::new(Bytes::from_static(body.as_bytes())).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().method(method).uri(format!("http://a.test:{port}/")).body(sent).unwrap();
+        let (response, _slot) = client.send(&service, &context(), request, RequestOptions::default()).await?;
+        Ok::<_, OutgoingFailure>(response.into_body().collect().await.unwrap().to_bytes())
+    };
+    for (method, body, repeats) in
+        [("GET", "", true), ("DELETE", "", true), ("PUT", "a body", true), ("POST", "a body", false)]
+    {
+        let (port, seen) = forgetful(1).await;
+        let client =
+            client(&format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+        assert_eq!(send(&client, port, "GET", "").await.unwrap(), "ok");
+        let second = send(&client, port, method, body).await;
+        let sent = lock(&seen).iter().filter(|head| head.starts_with(method) && head.ends_with(body)).count();
+        if repeats {
+            assert_eq!(second.unwrap(), "ok", "{method}");
+            assert_eq!(lock(&seen).len(), 3, "{method}");
+        } else {
+            assert!(matches!(second, Err(OutgoingFailure::Terminated)), "{method}: {second:?}");
+            assert_eq!(sent, 1, "{method} is sent once");
+        }
+    }
+    let (port, seen) = forgetful(0).await;
+    let client = client(&format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']"), "", RootCertStore::empty());
+    assert!(matches!(send(&client, port, "GET", "").await, Err(OutgoingFailure::Terminated)));
+    assert_eq!(lock(&seen).len(), 1, "a new connection that fails is not tried again");
+}
+
+/// A retry takes a token of `limits.outgoing_rate`, since it is another request to the server. It does not restart the
+/// timeouts, since it is the same request for the guest.
+#[tokio::test]
+async fn a_retry_has_no_rate_and_no_time_of_its_own() {
+    let service = service();
+    let (port, seen) = forgetful(1).await;
+    let list = format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']");
+    let (client, url) = (client(&list, "", RootCertStore::empty()), format!("http://a.test:{port}/"));
+    let options = RequestOptions::default();
+    assert_eq!(ask(&client, &service, url.clone(), options).await.unwrap(), "ok");
+    // One token is left, and none is added before that time.
+    let mut rate = TokenBucket::new(2);
+    assert!(rate.take(Instant::now() + Duration::from_secs(3600)));
+    *lock(&client.rate) = rate;
+    let second = ask(&client, &service, url, options).await;
+    assert!(matches!(second, Err(OutgoingFailure::Terminated)), "{second:?}");
+    assert_eq!(lock(&seen).len(), 2, "it is not sent again");
+
+    let (begun, second) = (Instant::now(), Duration::from_secs(1));
+    let options = RequestOptions {
+        connect_timeout: Some(second * 5),
+        first_byte_timeout: Some(second * 3),
+        ..RequestOptions::default()
+    };
+    let mut timeouts = Timeouts::new(&options);
+    assert_eq!(timeouts.to_connect(begun), second * 5);
+    assert_eq!(timeouts.connected(begun, begun + second), Some(begun + second * 4));
+    assert_eq!(timeouts.to_connect(begun + second), second * 3, "no longer than the first byte may take");
+    assert_eq!(timeouts.connected(begun + second * 2, begun + second * 3), Some(begun + second * 4));
+    assert_eq!((timeouts.connect, timeouts.to_connect(begun + second * 9)), (second * 3, Duration::ZERO));
+}

@@ -1,0 +1,228 @@
+//! A cache between a client and an origin server, without sockets, and with a clock that tests set.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+
+use super::fakes::{Body, NoRecord};
+use crate::cache::{Found, Responses, Settled};
+use crate::error::RequestError;
+use crate::proxy::headers::strip_hop_by_hop;
+use crate::service::Services;
+use crate::service::deployment::Deployment;
+use lodge_base::config;
+use lodge_base::cpu::scheduler::CpuScheduler;
+use lodge_manifest::Manifest;
+use lodge_manifest::cache::Rules;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::spec::GuestSpec;
+
+thread_local! {
+    static NOW: Cell<SystemTime> = const { Cell::new(SystemTime::UNIX_EPOCH) };
+}
+
+/// The cache of one service.
+pub(super) struct Proxy {
+    pub(super) responses: Arc<Responses>,
+    of: Deployment,
+    /// Responses that the origin server has made.
+    made: Cell<u32>,
+}
+
+/// What a client got.
+#[derive(Debug)]
+pub(super) struct Got {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+    /// The headers with which the origin server was asked, each time that it was.
+    pub(super) asked: Vec<HeaderMap>,
+}
+
+/// How a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// With a stored response.
+    Hit,
+    /// With a 304 from the cache.
+    NotModified,
+    /// With a stored response that the origin server has confirmed.
+    Validated,
+    /// With a new response.
+    Miss,
+}
+
+/// Headers from lines of `name: value`; `{-5}` stands for the date of five seconds ago.
+pub(super) fn headers(lines: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+        let (name, value) = line.split_once(':').unwrap();
+        let value = value.trim();
+        let offset = value.strip_prefix('{').and_then(|value| value.strip_suffix('}'));
+        let value =
+            offset.map_or_else(|| value.to_owned(), |offset| httpdate::fmt_http_date(at(offset.parse().unwrap())));
+        let name = HeaderName::from_bytes(name.trim().to_ascii_lowercase().as_bytes()).unwrap();
+        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    headers
+}
+
+fn at(offset: i64) -> SystemTime {
+    let span = Duration::from_secs(offset.unsigned_abs());
+    if offset < 0 { NOW.get() - span } else { NOW.get() + span }
+}
+
+/// Time passes.
+pub(super) fn pass(seconds: u64) {
+    NOW.set(at(i64::try_from(seconds).unwrap()));
+}
+
+/// The clock is set back.
+pub(super) fn set_back(seconds: u64) {
+    NOW.set(at(-i64::try_from(seconds).unwrap()));
+}
+
+impl Proxy {
+    pub(super) fn new(manifest: &str) -> Self {
+        NOW.set(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let manifest = Manifest::read("users", manifest, &limits, 1 << 30).unwrap();
+        let spec = GuestSpec {
+            name: "users".into(),
+            path: "users.wasm".into(),
+            digest: Digest::of(b"users"),
+            size: 0,
+            manifest,
+        };
+        let mut responses = Responses::new(1 << 20, 64 << 10).unwrap();
+        Arc::get_mut(&mut responses).unwrap().clock = || NOW.get();
+        Self { responses, of: Deployment::new(spec, &Services::new(CpuScheduler::new(1))), made: Cell::new(0) }
+    }
+
+    /// What the origin server answers: with these headers (and `status`, if that is among them), and a body that no other
+    /// response has; or with a 304, if the client has that.
+    pub(super) fn answers(&self, lines: &str) -> impl Fn(&HeaderMap) -> Response<Body> + use<'_> {
+        let (lines, made) = (lines.to_owned(), &self.made);
+        move |asked| {
+            let mut headers = headers(&lines);
+            let status = headers.remove("status").map_or(200, |status| status.to_str().unwrap().parse().unwrap());
+            let same = |asked_name, name| asked_name_is(asked, asked_name, headers.get(name));
+            let has =
+                same(header::IF_NONE_MATCH, header::ETAG) || same(header::IF_MODIFIED_SINCE, header::LAST_MODIFIED);
+            made.set(made.get() + 1);
+            let body = if has { None } else { Some(Bytes::from(format!("body {}", made.get()))) };
+            let mut response = Response::new(Body::text(body.filter(|_| status != 204)));
+            *response.status_mut() = if has { StatusCode::NOT_MODIFIED } else { StatusCode::from_u16(status).unwrap() };
+            *response.headers_mut() = headers;
+            response
+        }
+    }
+
+    /// One request of a client.
+    pub(super) async fn ask(
+        &self,
+        (method, path): (&str, &str),
+        asked: &str,
+        origin: impl Fn(&HeaderMap) -> Response<Body>,
+    ) -> Got {
+        self.ask_by(0, (method, path), asked, |asked| Ok(origin(asked))).await.unwrap()
+    }
+
+    /// One request by the route of this number, to an origin server that may not be there.
+    pub(super) async fn ask_by(
+        &self,
+        route: usize,
+        (method, path): (&str, &str),
+        asked: &str,
+        origin: impl Fn(&HeaderMap) -> Result<Response<Body>, RequestError>,
+    ) -> Result<Got, RequestError> {
+        let uri: Uri = format!("http://example.com{path}").parse().unwrap();
+        let body = if ["GET", "HEAD"].contains(&method) { Bytes::new() } else { Bytes::from("abc") };
+        let mut request = Request::builder().method(method).uri(&uri).body(Full::new(body)).unwrap();
+        *request.headers_mut() = headers(asked);
+        let id = Arc::from("1");
+        let rules = Rules { keep: true, ttl: Duration::ZERO };
+        let mut seen = Vec::new();
+        let found = self.responses.look(rules, (&uri, route), &self.of, &mut request, &mut NoRecord).await;
+        let response = match found {
+            Found::Kept(response) => response,
+            Found::Ask(mut errand) => {
+                let again = errand.unconditional(&request);
+                errand.begins(Instant::now());
+                seen.push(request.headers().clone());
+                match errand.settle(received(origin(request.headers())), &id) {
+                    Settled::Done(result) => result?,
+                    Settled::Again(mut errand) => {
+                        let head = again.unwrap();
+                        errand.begins(Instant::now());
+                        seen.push(head.headers.clone());
+                        match errand.settle(received(origin(&head.headers)), &id) {
+                            Settled::Done(result) => result?,
+                            Settled::Again(_) => panic!("it is asked a third time"),
+                        }
+                    }
+                }
+            }
+        };
+        let (head, body) = response.into_parts();
+        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        // What the client has already is written down beside it.
+        tokio::task::yield_now().await;
+        Ok(Got { status: head.status.as_u16(), headers: head.headers, body, asked: seen })
+    }
+}
+
+/// A response as the cache gets it.
+fn received(result: Result<Response<Body>, RequestError>) -> Result<Response<Body>, RequestError> {
+    result.map(|mut response| {
+        strip_hop_by_hop(response.headers_mut());
+        response
+    })
+}
+
+fn asked_name_is(asked: &HeaderMap, name: HeaderName, value: Option<&HeaderValue>) -> bool {
+    value.is_some() && asked.get(name) == value
+}
+
+impl Got {
+    /// How the request went, by what the client got before.
+    pub(super) fn how(&self, before: &Self) -> How {
+        match (self.asked.is_empty(), self.status == 304) {
+            (true, true) => How::NotModified,
+            (true, false) if self.body == before.body => How::Hit,
+            (false, _) if self.body == before.body => How::Validated,
+            _ => How::Miss,
+        }
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// Its name; the headers of the first request and of its response; those of the second request, three seconds later; and
+/// how that goes.
+pub(super) type Case = (&'static str, &'static str, &'static str, &'static str, How);
+
+pub(super) const HOUR: &str = "cache-control: max-age=3600\ndate: {0}";
+pub(super) const BRIEF: &str = "cache-control: max-age=2\ndate: {0}";
+
+/// Runs cases, and names those that go otherwise.
+pub(super) async fn check(cases: &[Case]) {
+    let mut wrong = Vec::new();
+    for (name, asked, answer, again, expected) in cases {
+        let proxy = Proxy::new("cache = true");
+        let first = proxy.ask(("GET", "/a"), asked, proxy.answers(answer)).await;
+        pass(3);
+        let second = proxy.ask(("GET", "/a"), again, proxy.answers(answer)).await;
+        if second.how(&first) != *expected {
+            wrong.push(format!("{name}: {:?} and not {expected:?}", second.how(&first)));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

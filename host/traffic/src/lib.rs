@@ -1,0 +1,18 @@
+//! What the host does with a request apart from running it: everything here works without WebAssembly, and is built and
+//! tested without wasmtime.
+//!
+//! * [`routing`]: which service a path belongs to, and which of its versions.
+//! * [`admission`]: whether a request may run now.
+//! * [`proxy`]: what an intermediary owes to client and origin server (RFC 9110, section 7.6).
+//! * [`upstreams`]: replicas that run elsewhere.
+//! * [`cache`]: stored responses (RFC 9111).
+//! * [`service`]: what all versions of a service share.
+//! * [`error`]: every way in which a request can fail.
+
+pub mod admission;
+pub mod cache;
+pub mod error;
+pub mod proxy;
+pub mod routing;
+pub mod service;
+pub mod upstreams;

@@ -1,0 +1,129 @@
+//! The peer of a connection, with the host of its last request.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use http::header::{HeaderMap, HeaderValue};
+use http::uri::{Authority, Scheme};
+use ipnet::IpNet;
+
+use super::REQUEST_ID;
+use lodge_base::canonical;
+use lodge_base::ids::hash_of;
+use lodge_base::lock::lock;
+
+/// The peer of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    pub(super) address: IpAddr,
+    pub(super) local: SocketAddr,
+    pub(super) trusted: bool,
+    /// The client that the forwarding headers of a trusted proxy name, where they are not trusted for this request.
+    claimed: Option<IpAddr>,
+    /// The peer is a service of this host, whose requests use no connection.
+    pub(super) inside: bool,
+    /// The address as a header value, made once per connection.
+    pub(super) plain: HeaderValue,
+    element: String,
+    /// The host of the last request, which the next one usually has too.
+    last: Mutex<Option<Arc<RequestHost>>>,
+}
+
+/// The host of a request in canonical form, with the header values that follow from it.
+#[derive(Debug)]
+pub(super) struct RequestHost {
+    pub(super) authority: Authority,
+    /// The authority as the client wrote it.
+    raw: Box<[u8]>,
+    scheme: Scheme,
+    pub(super) host: HeaderValue,
+    /// The whole `Forwarded` value for a client that is not trusted.
+    pub(super) forwarded: HeaderValue,
+}
+
+impl Peer {
+    /// Returns the peer at `remote` of a connection to `local`. It is trusted when `proxies` contains its address. An
+    /// IPv4-mapped address becomes the IPv4 address.
+    pub fn new(remote: SocketAddr, local: SocketAddr, proxies: &[IpNet]) -> Self {
+        let address = remote.ip().to_canonical();
+        let element = match address {
+            IpAddr::V4(v4) => format!("for={v4}"),
+            IpAddr::V6(v6) => format!("for=\"[{v6}]\""),
+        };
+        // An address is always a valid header value.
+        let plain = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        let trusted = proxies.iter().any(|net| net.contains(&address));
+        Self { address, local, trusted, claimed: None, inside: false, plain, element, last: Mutex::new(None) }
+    }
+
+    /// Returns the peer for a service of this host that calls another one. It has no address of its own, so `Forwarded`
+    /// has an obfuscated identifier (RFC 7239 6.3). Policies and logs need an address: it is derived from the name, in
+    /// fd6c:6f64:6765::/48, where no client is.
+    pub fn service(name: &str) -> Self {
+        // An obfuscated identifier allows fewer characters than the name of a version.
+        let shown = format!("_{}", name.replace('@', "."));
+        let [a, b, c, d, e, f, g, h] = hash_of(name.as_bytes()).to_be_bytes();
+        let address = [0xfd, b'l', b'o', b'd', b'g', b'e', a, b, c, d, e, f, g, h, 0, 1];
+        Self {
+            address: IpAddr::from(address),
+            local: SocketAddr::from(([127, 0, 0, 1], 0)),
+            trusted: false,
+            claimed: None,
+            inside: true,
+            plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
+            element: format!("for={shown}"),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Returns the same peer for a request whose forwarding headers are not trusted. Policies check the client that
+    /// they name, `claimed`, as well, because the mark that a guest sent the request can be forged.
+    pub fn distrusted(&self, claimed: IpAddr) -> Self {
+        let (plain, element) = (self.plain.clone(), self.element.clone());
+        let Self { address, local, inside, .. } = *self;
+        let claimed = Some(claimed);
+        Self { address, local, trusted: false, claimed, inside, plain, element, last: Mutex::new(None) }
+    }
+
+    /// Returns the address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Returns a second address that policies check, if there is one: see [`Peer::distrusted`].
+    pub fn claimed(&self) -> Option<IpAddr> {
+        self.claimed
+    }
+
+    /// Whether the peer is a trusted proxy.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// Returns the request id that a trusted proxy set, if it has at most 128 characters of a safe set.
+    pub fn request_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        let id = headers.get(REQUEST_ID).filter(|_| self.trusted)?.to_str().ok()?;
+        let sane = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        (sane && (1..=128).contains(&id.len())).then_some(id)
+    }
+
+    /// Returns the canonical form of an authority; `None` if it is not valid.
+    pub(super) fn canonical(&self, raw: &[u8], scheme: &Scheme) -> Option<Arc<RequestHost>> {
+        let mut last = lock(&self.last);
+        if let Some(last) = last.as_ref().filter(|last| *last.raw == *raw && last.scheme == *scheme) {
+            return Some(Arc::clone(last));
+        }
+        let authority = canonical::authority(raw, scheme)?;
+        let host = HeaderValue::from_str(authority.as_str()).ok()?;
+        let forwarded = HeaderValue::try_from(element(self, &authority, &Scheme::HTTP)).ok()?;
+        let request_host =
+            Arc::new(RequestHost { authority, raw: raw.into(), scheme: scheme.clone(), host, forwarded });
+        *last = Some(Arc::clone(&request_host));
+        Some(request_host)
+    }
+}
+
+/// Returns this host's element for `Forwarded`.
+pub(super) fn element(peer: &Peer, authority: &Authority, scheme: &Scheme) -> String {
+    format!("{};host=\"{authority}\";proto={scheme}", peer.element)
+}

@@ -1,0 +1,192 @@
+//! The state of a service that outlives its versions: its CPU share, its counters, its recent failures and the
+//! operator's decisions about it.
+
+pub mod deployment;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::error::RequestError;
+use lodge_base::cpu::scheduler::{CpuScheduler, CpuShare};
+use lodge_base::lock::lock;
+use lodge_base::telemetry::metrics::ServiceMetrics;
+use lodge_base::time::rfc3339;
+use lodge_manifest::digest::Digest;
+
+/// The number of failed requests that a service remembers.
+const FAILURES: usize = 20;
+
+/// The number of failing requests whose stderr is kept until their failure is recorded.
+const FAILING: usize = 8;
+
+/// A service. It lives as long as one of its versions or a request to one.
+#[derive(Debug)]
+pub struct Service {
+    /// The service's name; empty for requests that matched no service.
+    pub name: Arc<str>,
+    /// The service's CPU share.
+    pub share: Arc<CpuShare>,
+    /// The service's counters.
+    pub figures: ServiceMetrics,
+    disabled: AtomicBool,
+    /// The files of the version that was withdrawn, and the reason.
+    withdrawn: Mutex<Option<((Digest, u64), String)>>,
+    failures: Mutex<VecDeque<FailedRequest>>,
+    /// The stderr lines of failing requests, by request id, until the failure is recorded.
+    stderr: Mutex<VecDeque<(Arc<str>, Vec<String>)>>,
+    refusal: Mutex<Option<(SystemTime, &'static str)>>,
+    /// The current second, and the bytes of output that became log lines in it.
+    output: Mutex<(u64, usize)>,
+}
+
+/// A failed request, as operators see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedRequest {
+    /// The time, in the format of RFC 3339.
+    pub at: String,
+    /// The request id, as the client has it.
+    pub request_id: String,
+    /// The status that the client got; `None` when the response broke off.
+    pub status: Option<u16>,
+    /// The short, stable name of the error, as in the log.
+    pub reason: &'static str,
+    /// The cause.
+    pub detail: Option<String>,
+    /// The guest's backtrace, innermost frame first, if it trapped.
+    pub backtrace: Vec<String>,
+    /// The last lines that the request wrote to stderr.
+    pub stderr: Vec<String>,
+}
+
+/// All services of a host.
+#[derive(Debug)]
+pub struct Services {
+    cpu: Arc<CpuScheduler>,
+    known: Mutex<HashMap<Arc<str>, Weak<Service>>>,
+}
+
+impl Services {
+    /// Returns an empty set of services.
+    pub fn new(cpu: Arc<CpuScheduler>) -> Self {
+        Self { cpu, known: Mutex::default() }
+    }
+
+    /// Returns the service with this name, and creates it if there is none.
+    pub fn get_or_create(&self, name: &str) -> Arc<Service> {
+        let mut known = lock(&self.known);
+        if let Some(service) = known.get(name).and_then(Weak::upgrade) {
+            return service;
+        }
+        known.retain(|_, service| service.strong_count() > 0);
+        let service = Arc::new(Service::new(name, self.cpu.share()));
+        known.insert(Arc::clone(&service.name), Arc::downgrade(&service));
+        service
+    }
+}
+
+impl Service {
+    /// Returns a service without any history.
+    pub fn new(name: &str, share: Arc<CpuShare>) -> Self {
+        Self {
+            name: Arc::from(name),
+            share,
+            figures: ServiceMetrics::default(),
+            disabled: AtomicBool::new(false),
+            withdrawn: Mutex::default(),
+            failures: Mutex::default(),
+            stderr: Mutex::default(),
+            refusal: Mutex::default(),
+            output: Mutex::default(),
+        }
+    }
+
+    /// Whether an operator disabled the service.
+    pub fn is_disabled(&self) -> bool {
+        self.disabled.load(Relaxed)
+    }
+
+    /// Disables or enables the service until the host ends. A manifest's `enabled` lasts longer.
+    pub fn set_disabled(&self, disabled: bool) {
+        self.disabled.store(disabled, Relaxed);
+    }
+
+    /// Remembers why the version with these files was withdrawn.
+    pub fn withdraw(&self, files: (Digest, u64), why: String) {
+        *lock(&self.withdrawn) = Some((files, why));
+    }
+
+    /// Returns why the version with these files was withdrawn, if it was.
+    pub fn withdrawn(&self, files: (Digest, u64)) -> Option<String> {
+        lock(&self.withdrawn).as_ref().filter(|(out, _)| *out == files).map(|(_, why)| why.clone())
+    }
+
+    /// Returns how many of `wanted` bytes of guest output may become log lines, at most `rate` bytes per second. `now`
+    /// counts from any fixed time.
+    pub fn take_output(&self, wanted: usize, rate: usize, now: Duration) -> usize {
+        let mut output = lock(&self.output);
+        if output.0 != now.as_secs() {
+            *output = (now.as_secs(), 0);
+        }
+        let granted = wanted.min(rate.saturating_sub(output.1));
+        output.1 += granted;
+        granted
+    }
+
+    /// Keeps the stderr lines of a failing request until its failure is recorded.
+    pub fn record_stderr(&self, request_id: Arc<str>, lines: Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        let mut stderr = lock(&self.stderr);
+        if stderr.len() == FAILING {
+            stderr.pop_front();
+        }
+        stderr.push_back((request_id, lines));
+    }
+
+    fn take_stderr(&self, request_id: &str) -> Vec<String> {
+        let mut stderr = lock(&self.stderr);
+        let at = stderr.iter().rposition(|(id, _)| **id == *request_id);
+        at.and_then(|at| stderr.remove(at)).map(|(_, lines)| lines).unwrap_or_default()
+    }
+
+    /// Counts a request without a response from its service, or one whose response broke off after its head (`headed`).
+    pub fn record_failure(&self, error: &RequestError, request_id: &str, headed: bool) {
+        let reason = error.reason();
+        if !headed && !error.reached_backend() {
+            self.figures.refused.count(reason);
+            *lock(&self.refusal) = Some((SystemTime::now(), reason));
+            return;
+        }
+        let tally = if headed { &self.figures.aborted } else { &self.figures.failed };
+        tally.count(reason);
+        let failure = FailedRequest {
+            at: rfc3339(SystemTime::now()),
+            request_id: request_id.to_owned(),
+            status: (!headed).then(|| error.status().as_u16()),
+            reason,
+            detail: error.detail(),
+            backtrace: error.backtrace().to_vec(),
+            stderr: self.take_stderr(request_id),
+        };
+        let mut failures = lock(&self.failures);
+        if failures.len() == FAILURES {
+            failures.pop_back();
+        }
+        failures.push_front(failure);
+    }
+
+    /// Returns the recent failures, the newest first.
+    pub fn failures(&self) -> Vec<FailedRequest> {
+        lock(&self.failures).iter().cloned().collect()
+    }
+
+    /// Returns when a request was last refused, and the reason.
+    pub fn last_refusal(&self) -> Option<(SystemTime, &'static str)> {
+        *lock(&self.refusal)
+    }
+}

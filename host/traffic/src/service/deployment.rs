@@ -1,0 +1,109 @@
+//! A deployed version of a service: what guests and upstreams have in common.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use super::{Service, Services};
+use lodge_base::config::limits::Limits;
+use lodge_base::telemetry::metrics::judged::{JudgedCounts, LastMinute};
+use lodge_manifest::cache::Edition;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::route::Route;
+use lodge_manifest::spec::GuestSpec;
+
+/// A version of a service, made from its files.
+pub struct Deployment {
+    /// The service's name; `service@label` for a version beside the service itself.
+    pub name: Arc<str>,
+    /// The version: the first 12 hexadecimal digits of its digest.
+    pub version: Arc<str>,
+    /// The files as they were on disk at deployment.
+    pub spec: GuestSpec,
+    /// The service, which outlives this version.
+    pub service: Arc<Service>,
+    /// The key under which the cache stores this version's responses. It changes when something changes that they
+    /// depend on.
+    pub edition: Edition,
+    /// When the version was activated, and the service's counts of judged requests at that time.
+    since: OnceLock<(SystemTime, JudgedCounts)>,
+    /// The reason why the version was withdrawn.
+    withdrawn: OnceLock<String>,
+}
+
+impl Deployment {
+    /// Returns the deployment of these files, as a version of one of `services`.
+    pub fn new(spec: GuestSpec, services: &Services) -> Self {
+        let service = services.get_or_create(&spec.name);
+        let withdrawn = service.withdrawn(Self::file_identity(&spec)).map(OnceLock::from).unwrap_or_default();
+        Self {
+            name: Arc::clone(&service.name),
+            version: Arc::from(spec.digest.short()),
+            edition: Edition::of(&service.name, spec.digest, &spec.manifest),
+            service,
+            since: OnceLock::new(),
+            withdrawn,
+            spec,
+        }
+    }
+
+    /// Returns the digest of the version.
+    pub fn digest(&self) -> Digest {
+        self.spec.digest
+    }
+
+    /// Returns the routes that the version has besides its host.
+    pub fn routes(&self) -> &[Route] {
+        &self.spec.manifest.routes
+    }
+
+    /// Returns the version's limits.
+    pub fn limits(&self) -> &Limits {
+        &self.spec.manifest.limits
+    }
+
+    /// Returns the CPU time that the service has used. Requests that are too short for the sampling tick are right only
+    /// on average.
+    pub fn cpu(&self) -> Duration {
+        self.service.share.cpu()
+    }
+
+    /// Returns when the version was activated; `None` before.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.since.get().map(|(since, _)| *since)
+    }
+
+    /// Makes this the active version of its service. Sets the service's CPU weight, which a version on trial must not
+    /// change.
+    pub fn activate(&self) {
+        self.service.share.set_weight(self.spec.manifest.cpu_weight);
+        self.since.get_or_init(|| (SystemTime::now(), self.service.figures.judged.counts()));
+    }
+
+    /// Returns the results of the last minute by which the version is judged. Results of the version that it replaced
+    /// are not included.
+    pub fn window(&self) -> LastMinute {
+        self.since.get().map(|(_, counts)| self.service.figures.judged.window(counts)).unwrap_or_default()
+    }
+
+    /// Takes the version out of rotation for as long as its files do not change. Returns whether it was in rotation
+    /// before.
+    pub fn withdraw(&self, why: String) -> bool {
+        self.service.withdraw(Self::file_identity(&self.spec), why.clone());
+        self.withdrawn.set(why).is_ok()
+    }
+
+    /// Returns the digest of the version's own files. A change of its service's manifest does not affect it.
+    fn file_identity(spec: &GuestSpec) -> (Digest, u64) {
+        (spec.digest, spec.manifest.share.as_ref().map_or(0, |share| share.text))
+    }
+
+    /// Returns why the version was withdrawn, if it was.
+    pub fn withdrawn(&self) -> Option<&str> {
+        self.withdrawn.get().map(String::as_str)
+    }
+
+    /// Whether the version gets its share of the service's traffic.
+    pub fn is_in_rotation(&self) -> bool {
+        self.withdrawn.get().is_none() && !self.service.is_disabled()
+    }
+}

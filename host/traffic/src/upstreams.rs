@@ -1,0 +1,398 @@
+//! Upstreams: services whose replicas run elsewhere, such as other Lodge hosts or containers.
+//!
+//! [`discover`] resolves the sources of a manifest's `[upstream]` section to addresses. [`replicas`] holds their state:
+//! health ([`health`]) and the choice of a replica for a request ([`balance`]). [`transport`] sends a request to a
+//! replica over pooled connections. [`send`] makes one or more attempts: [`retry`] decides whether another attempt is
+//! safe, and [`budget`] bounds their number. `check` runs the health checks.
+//!
+//! An upstream is published like a guest, under the same routes and limits, so a service can move between the two when
+//! its files change. The state of a replica survives a new manifest and changes of other addresses.
+
+pub mod balance;
+pub mod budget;
+mod check;
+pub mod discover;
+pub mod health;
+#[cfg(test)]
+mod lockstep;
+pub mod replay;
+pub mod replicas;
+pub mod retry;
+pub mod send;
+pub mod status;
+pub mod transport;
+pub mod tunnels;
+pub mod upload_wait;
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use self::budget::RetryBudget;
+use self::discover::{Discovery, Endpoint, Pace, Resolver, SourceErrors};
+use self::health::HealthChange;
+use self::replay::ReplayMemory;
+use self::replicas::{PanicChange, Replicas};
+pub use self::status::{ReplicaStatus, UpstreamStatus};
+use self::transport::{ConnectionLimit, Pool, PoolSettings, Target};
+use self::tunnels::Tunnels;
+use crate::proxy::via::Via;
+use crate::service::deployment::Deployment;
+use crate::upstreams::transport::AnyBody;
+use lodge_base::ids::mix;
+use lodge_base::lasting::forever;
+use lodge_base::lock::lock;
+use lodge_base::telemetry::logs::CHANGE;
+use lodge_base::telemetry::metrics::ReasonCounter;
+use lodge_manifest::upstream::{MOST_REPLICAS, Spec};
+
+/// The longest wait for the addresses of a new upstream. After it, the upstream is published with those that are known.
+const FIRST_ADDRESSES: Duration = Duration::from_secs(5);
+
+/// The longest wait for a connection while all to the replica are in use. Then the request may try another replica.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// A backend whose replicas run elsewhere. Dropping it ends its tasks.
+pub struct Upstream {
+    deployment: Deployment,
+    inner: Arc<Inner>,
+    via: Arc<Via>,
+    tasks: [AbortHandle; 2],
+}
+
+/// The state that an upstream shares with its tasks.
+struct Inner {
+    service: Arc<str>,
+    spec: Arc<Spec>,
+    settings: PoolSettings,
+    /// Errors of the sources that name the replicas.
+    source_errors: SourceErrors,
+    members: ArcSwap<Members>,
+    /// The retry budget. Survives new manifests.
+    budget: Arc<RetryBudget>,
+    /// The memory for bodies that may have to be sent a second time.
+    replay_memory: Arc<ReplayMemory>,
+    counts: Arc<UpstreamCounts>,
+    /// Open tunnels. Survives new manifests.
+    tunnels: Arc<Tunnels>,
+    /// State of the pseudorandom generator; not for secrets.
+    random: AtomicU64,
+}
+
+/// A set of replicas and the connection pool of each, in the same order.
+struct Members {
+    replicas: Replicas,
+    pools: Vec<Arc<Pool<AnyBody>>>,
+}
+
+/// Counters of an upstream. Survive new manifests.
+#[derive(Debug, Default)]
+pub struct UpstreamCounts {
+    /// Attempts with a response that does not count against the replica.
+    pub answered: AtomicU64,
+    /// The other attempts, by reason.
+    pub failed: ReasonCounter,
+    /// Attempts after the first one of a request.
+    pub retries: AtomicU64,
+    /// Retries that the budget refused.
+    pub unaffordable: AtomicU64,
+    /// Ejections of replicas.
+    pub ejections: AtomicU64,
+}
+
+/// What all upstreams of a host share. The resolver and the TLS configuration are made for the first upstream.
+pub struct SharedUpstreams {
+    /// The bound on the connections to all replicas.
+    total: Arc<ConnectionLimit>,
+    resolver: OnceLock<Arc<Resolver>>,
+    /// How often sources are resolved.
+    pace: Pace,
+    tls: OnceLock<Result<Arc<ClientConfig>, String>>,
+    via: Arc<Via>,
+    replay_memory: Arc<ReplayMemory>,
+    /// The number of open tunnels of all upstreams.
+    tunnels: watch::Sender<usize>,
+    /// The latest upstream of each service: the next one takes over its state.
+    latest: Mutex<HashMap<Arc<str>, Weak<Upstream>>>,
+}
+
+impl SharedUpstreams {
+    /// Creates the shared state for at most `connections` connections to replicas. One HTTP/2 connection counts as
+    /// four.
+    pub fn new(connections: usize) -> Self {
+        Self {
+            total: ConnectionLimit::new(connections),
+            resolver: OnceLock::new(),
+            pace: Pace::default(),
+            tls: OnceLock::new(),
+            via: Arc::default(),
+            replay_memory: Arc::default(),
+            tunnels: watch::Sender::default(),
+            latest: Mutex::default(),
+        }
+    }
+
+    /// Returns the latest upstream of a service, unless it has been dropped.
+    pub fn last(&self, service: &str) -> Option<Arc<Upstream>> {
+        lock(&self.latest).get(service).and_then(Weak::upgrade)
+    }
+
+    /// Stores the latest upstream of a service for [`Self::last`].
+    pub fn remember(&self, service: &Arc<str>, upstream: &Arc<Upstream>) {
+        let mut latest = lock(&self.latest);
+        latest.retain(|_, upstream| upstream.strong_count() > 0);
+        latest.insert(Arc::clone(service), Arc::downgrade(upstream));
+    }
+
+    /// Returns the pseudonym of this host in `Via`.
+    pub fn via(&self) -> Arc<Via> {
+        Arc::clone(&self.via)
+    }
+
+    /// Waits until no tunnel is open.
+    pub async fn wait_for_tunnels(&self) {
+        // An error would mean that the sender is gone, but `self` holds it.
+        let _ = self.tunnels.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    fn resolver(&self) -> Arc<Resolver> {
+        Arc::clone(self.resolver.get_or_init(|| Arc::new(Resolver::system())))
+    }
+
+    fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+        self.tls.get_or_init(|| lodge_base::tls::system_roots().and_then(lodge_base::tls::client).map(Arc::new)).clone()
+    }
+}
+
+impl Upstream {
+    /// Creates the upstream of a manifest that lies in `directory`, with the state of `before`. Waits for the first
+    /// addresses of its replicas, at most `FIRST_ADDRESSES`.
+    ///
+    /// # Errors
+    /// One line that says what is missing on this machine.
+    pub async fn new(
+        deployment: Deployment,
+        spec: Arc<Spec>,
+        directory: &Path,
+        shared: &SharedUpstreams,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
+        let before = before.map(|before| &before.inner);
+        let settings = PoolSettings {
+            connect: spec.connect,
+            wait: WAIT.min(spec.read),
+            read: spec.read,
+            idle: spec.idle,
+            connections: spec.connections,
+            total: Arc::clone(&shared.total),
+            protocol: spec.protocol,
+            tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
+        };
+        let discovery = Discovery::start(spec.sources(directory), shared.resolver(), shared.pace.clone());
+        let first_round = tokio::time::timeout(FIRST_ADDRESSES, discovery.first_round()).await;
+        let service = Arc::clone(&deployment.name);
+        if first_round.is_err() {
+            let within = humantime::format_duration(FIRST_ADDRESSES);
+            tracing::warn!(
+                service = &*service,
+                "not all replicas have an address after {within}; serving with those that do"
+            );
+        }
+        let (now, endpoints) = (Instant::now(), discovery.endpoints());
+        let old = before.map(|before| before.members.load_full());
+        let members = Members::new(&spec, &settings, &endpoints.borrow(), old.as_deref(), true, &service);
+        let inner = Arc::new(Inner {
+            service,
+            source_errors: discovery.source_errors(),
+            members: ArcSwap::from_pointee(members),
+            budget: before.map_or_else(|| Arc::new(RetryBudget::new(now)), |before| Arc::clone(&before.budget)),
+            counts: before.map(|before| Arc::clone(&before.counts)).unwrap_or_default(),
+            replay_memory: Arc::clone(&shared.replay_memory),
+            tunnels: before
+                .map_or_else(|| Arc::new(Tunnels::new(&shared.tunnels)), |before| Arc::clone(&before.tunnels)),
+            random: AtomicU64::new(now.elapsed().subsec_nanos().into()),
+            spec,
+            settings,
+        });
+        let (follows, checks, discovery) = (Arc::clone(&inner), Arc::clone(&inner), Arc::new(discovery));
+        let mut again = false;
+        let follow = move || {
+            let again = std::mem::replace(&mut again, true);
+            Arc::clone(&follows).follow(Arc::clone(&discovery), again)
+        };
+        let tasks = [
+            tokio::spawn(forever("replicas", follow)).abort_handle(),
+            tokio::spawn(forever("health checks", move || check::run(Arc::clone(&checks)))).abort_handle(),
+        ];
+        Ok(Self { deployment, inner, via: Arc::clone(&shared.via), tasks })
+    }
+
+    /// Returns the settings of the manifest.
+    pub fn spec(&self) -> &Spec {
+        &self.inner.spec
+    }
+
+    /// Returns the pseudonym of this host in `Via`.
+    pub fn via(&self) -> &Via {
+        &self.via
+    }
+
+    /// Takes a slot for a tunnel; `None` if all of `upstream.tunnels` are taken.
+    pub fn take_tunnel(&self) -> Option<tunnels::TunnelSlot> {
+        self.inner.tunnels.take(self.inner.spec.tunnels)
+    }
+
+    /// Returns the number of tunnels that are open or being opened.
+    pub fn open_tunnels(&self) -> usize {
+        self.inner.tunnels.open()
+    }
+
+    /// Returns the counters.
+    pub fn counts(&self) -> &UpstreamCounts {
+        &self.inner.counts
+    }
+}
+
+impl Deref for Upstream {
+    type Target = Deployment;
+
+    fn deref(&self) -> &Deployment {
+        &self.deployment
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Inner {
+    /// Replaces the set of replicas whenever discovery publishes other addresses. `again` is true after a panic, which
+    /// may have lost a change.
+    async fn follow(self: Arc<Self>, discovery: Arc<Discovery>, again: bool) {
+        let mut endpoints = discovery.endpoints();
+        if again {
+            endpoints.mark_changed();
+        }
+        while endpoints.changed().await.is_ok() {
+            let found = Arc::clone(&endpoints.borrow_and_update());
+            let old = self.members.load_full();
+            let new = Members::new(&self.spec, &self.settings, &found, Some(&old), false, &self.service);
+            tracing::info!(target: CHANGE, service = &*self.service, "{}", count(new.replicas.len()));
+            self.members.store(Arc::new(new));
+        }
+        // Only fixed addresses are left, and those never change.
+        std::future::pending().await
+    }
+
+    /// Returns 64 pseudorandom bits (splitmix64).
+    fn random(&self) -> u64 {
+        mix(self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed))
+    }
+
+    /// Logs a change of a replica's health.
+    fn log_change(&self, address: &Target, change: Option<HealthChange>, cause: impl FnOnce() -> String) {
+        let service = &*self.service;
+        match change {
+            None => {}
+            Some(HealthChange::Up) => tracing::info!(target: CHANGE, service, "{address} is up again"),
+            Some(HealthChange::Down) => {
+                let why = self.set_cause(address, cause());
+                tracing::warn!(target: CHANGE, service, "{address} is down: {why}");
+            }
+            Some(HealthChange::Ejected(time)) => {
+                self.counts.ejections.fetch_add(1, Relaxed);
+                // Evaluated outside the macro, which would skip it when the log level disables the line.
+                let why = self.set_cause(address, cause());
+                let time = humantime::format_duration(Duration::from_millis(time.as_millis() as u64));
+                tracing::warn!(target: CHANGE, service, "{address} is left out for {time}: {why}");
+            }
+        }
+    }
+
+    /// Stores why a replica is unavailable, without its address, for `lodge inspect`. Returns that text.
+    fn set_cause(&self, address: &Target, cause: String) -> String {
+        let why = cause.strip_prefix(&format!("{address}: ")).map_or_else(|| cause.clone(), str::to_owned);
+        let members = self.members.load();
+        if let Some((replica, _)) = members.replicas.iter().find(|(replica, _)| replica.address == *address) {
+            replica.set_cause(&why);
+        }
+        why
+    }
+
+    fn log_panic_change(&self, change: Option<PanicChange>) {
+        let service = &*self.service;
+        match change {
+            None => {}
+            Some(PanicChange::Entered { available }) => {
+                let all = self.members.load().replicas.len();
+                let which = if available == 0 { "no replica is".into() } else { format!("only {}", are(available)) };
+                tracing::error!(target: CHANGE, service, "{which} available: requests go to all {all} in any state");
+            }
+            Some(PanicChange::Left { available }) => {
+                tracing::info!(target: CHANGE, service, "{} available again: requests go only there", are(available));
+            }
+        }
+    }
+}
+
+impl Members {
+    /// Builds the set of `found` replicas. Takes over the pools of replicas that were known before, unless they have
+    /// other settings.
+    fn new(
+        spec: &Arc<Spec>,
+        settings: &PoolSettings,
+        found: &[Endpoint],
+        before: Option<&Self>,
+        other_settings: bool,
+        service: &str,
+    ) -> Self {
+        let now = Instant::now();
+        let known = before.filter(|_| !other_settings).into_iter();
+        let known = known.flat_map(|before| before.replicas.iter().zip(&before.pools));
+        let known: HashMap<_, _> = known.map(|((replica, _), pool)| (replica.address.clone(), pool)).collect();
+        let mut pools = HashMap::new();
+        let mut addresses = Vec::new();
+        for Endpoint { target, weight } in found {
+            let pool = match known.get(target) {
+                Some(pool) => Ok(Arc::clone(pool)),
+                None => Pool::new(target.clone(), settings).map(Arc::new),
+            };
+            match pool {
+                Ok(pool) => {
+                    addresses.push((target.clone(), *weight));
+                    pools.insert(target.clone(), pool);
+                }
+                Err(error) => tracing::error!(service, "cannot use a replica: {error}"),
+            }
+        }
+        let replicas = Replicas::new(Arc::clone(spec), addresses, before.map(|before| &before.replicas), now);
+        if replicas.left_out() > 0 {
+            tracing::warn!(service, "{} left out: an upstream has at most {MOST_REPLICAS}", are(replicas.left_out()));
+        }
+        let pools = replicas.iter().filter_map(|(replica, _)| pools.remove(&replica.address)).collect();
+        Self { replicas, pools }
+    }
+}
+
+/// Formats `1 replica`, `2 replicas`.
+fn count(replicas: usize) -> String {
+    if replicas == 1 { "1 replica".into() } else { format!("{replicas} replicas") }
+}
+
+/// Formats `1 replica is`, `2 replicas are`.
+fn are(replicas: usize) -> String {
+    format!("{} {}", count(replicas), if replicas == 1 { "is" } else { "are" })
+}
+
+#[cfg(test)]
+mod tests;

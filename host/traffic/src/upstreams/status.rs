@@ -1,0 +1,106 @@
+//! The status of an upstream for operators: its settings, its sources, and its replicas.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use serde::Serialize;
+
+use super::Upstream;
+use super::health::HealthStatus;
+use super::replicas::Replica;
+use super::transport::Pool;
+use crate::upstreams::transport::AnyBody;
+use lodge_base::time::rfc3339;
+use lodge_manifest::upstream::source::Source;
+
+/// The current state of a replica.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReplicaStatus {
+    /// Its URL, with its address if that differs.
+    pub url: String,
+    /// Its share of the requests, relative to the weights of the others.
+    pub weight: u32,
+    /// `available`, `down` or `ejected`.
+    pub state: &'static str,
+    /// Why it is not available.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// When an ejected replica is tried again, in RFC 3339. A replica that is down has no such time: its checks have to
+    /// pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Requests in flight at it.
+    pub in_flight: usize,
+    /// Open connections to it.
+    pub connections: usize,
+}
+
+/// The settings and sources of an upstream.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpstreamStatus {
+    /// Every effective key, in the form in which a manifest writes it.
+    pub settings: BTreeMap<&'static str, String>,
+    /// The sources of its replicas, as in the manifest.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// A source of replica addresses: a fixed URL, a DNS name, or a file.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceStatus {
+    /// The source, as in the manifest.
+    pub source: String,
+    /// Why the last lookup failed. The addresses that were found before remain in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fails: Option<String>,
+}
+
+impl Upstream {
+    /// Returns whether no replica is available: none is known, or each one is down or ejected.
+    pub fn is_down(&self) -> bool {
+        !self.replicas().iter().any(|replica| replica.state == "available")
+    }
+
+    /// Returns the state of each replica.
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
+        let (members, now) = (self.inner.members.load(), Instant::now());
+        members
+            .replicas
+            .iter()
+            .zip(&members.pools)
+            .map(|((replica, weight), pool)| replica_status(replica, weight, pool, now))
+            .collect()
+    }
+
+    /// Returns the settings and the state of each source.
+    pub fn status(&self) -> UpstreamStatus {
+        let spec = self.spec();
+        let source_status = |(at, source): (usize, Source)| SourceStatus {
+            source: match source {
+                Source::File(path) => path.display().to_string(),
+                named => named.to_string(),
+            },
+            fails: self.inner.source_errors.of(at),
+        };
+        let sources = spec.sources(Path::new("")).into_iter().enumerate().map(source_status).collect();
+        UpstreamStatus { settings: spec.shown(), sources }
+    }
+}
+
+fn replica_status(replica: &Arc<Replica>, weight: u32, pool: &Pool<AnyBody>, now: Instant) -> ReplicaStatus {
+    let (state, until) = match replica.status(now) {
+        HealthStatus::Available => ("available", None),
+        HealthStatus::Down => ("down", None),
+        HealthStatus::Ejected(left) => ("ejected", SystemTime::now().checked_add(left).map(rfc3339)),
+    };
+    ReplicaStatus {
+        url: replica.address.to_string(),
+        weight,
+        state,
+        why: if state == "available" { None } else { replica.cause() },
+        until,
+        in_flight: replica.in_flight(),
+        connections: pool.open(),
+    }
+}
