@@ -86,6 +86,7 @@ mod caching {
 /// Running a host: docs/operate.md.
 mod operate {
     mod admin_api;
+    mod api_contract;
     mod drain;
     mod memory;
     mod page;

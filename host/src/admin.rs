@@ -9,7 +9,9 @@
 
 mod api;
 mod body;
+pub mod contract;
 mod page;
+pub(crate) mod report;
 pub mod scrape;
 
 use std::collections::VecDeque;
@@ -27,6 +29,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 use self::body::{Body, problem, text};
+use self::contract::HostStatus;
 use crate::admin::scrape::{Format, Scrape};
 use crate::guests::snapshot::Current;
 use crate::listener::accept;
@@ -230,14 +233,14 @@ impl Admin {
         }
     }
 
-    fn host(&self) -> api::HostReport {
+    fn host(&self) -> HostStatus {
         let process = scrape::Process::read();
         let [version, wasmtime] = self.scrape.versions;
         let [directory, directory_id] = self.directory.clone();
         let snapshot = self.current.snapshot();
-        api::HostReport {
-            version,
-            wasmtime,
+        HostStatus {
+            version: version.into(),
+            wasmtime: wasmtime.into(),
             pid: std::process::id(),
             started: lodge_base::time::rfc3339(self.scrape.started),
             uptime_seconds: SystemTime::now().duration_since(self.scrape.started).unwrap_or_default().as_secs_f64(),

@@ -27,7 +27,7 @@ pub(crate) async fn answered(host: &TestHost, requests: usize) -> BTreeMap<Strin
 }
 
 /// What the host thinks of one of them.
-pub(crate) fn state(host: &TestHost, replica: &Replica) -> &'static str {
+pub(crate) fn state(host: &TestHost, replica: &Replica) -> std::borrow::Cow<'static, str> {
     let snapshot = host.current.snapshot();
     let upstream = snapshot.target("far").unwrap().backend.upstream().expect("far is elsewhere");
     let url = format!("http://{}", replica.address);

@@ -105,25 +105,6 @@ async fn a_token_is_asked_for() {
     }
 }
 
-/// What the contract lists is there, and answers to what it lists.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_contract_is_kept() {
-    let host = host(&["hello"]).start().await;
-    let contract = json(&host, "/v1/openapi.json").await;
-    for (path, methods) in contract["paths"].as_object().unwrap() {
-        let here = path.replace("{name}", "hello");
-        for method in methods.as_object().unwrap().keys().filter(|_| path != "/v1/drain" && path != "/v1/stream") {
-            let asked = method.to_uppercase().parse().unwrap();
-            let answer = ask(&host, asked, &here, &[], r#"{"level":"info"}"#).await;
-            assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
-        }
-        let wrong = ask(&host, Method::DELETE, &here, &[], "").await;
-        assert_eq!(wrong.status, 405, "{path}");
-    }
-    let bad = ask(&host, Method::PUT, "/v1/log-level", &[], r#"{"level":"loud"}"#).await;
-    assert_eq!((bad.status, kind(&bad)), (400, "urn:lodge:admin:bad-level".into()));
-}
-
 /// The page comes whole, and with a policy under which nothing else could run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_closed_to_strangers() {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::api_contract::Contract;
 use crate::harness::far::manifest;
 use crate::harness::{Habit, Replica, TestHost, get, host, lodge, output, until, wasm, within};
 
@@ -12,32 +13,11 @@ fn told(host: &TestHost, args: &[&str]) -> String {
     stdout
 }
 
-/// What the API says of a service, all of which is in the contract.
-async fn whole(host: &TestHost, name: &str) -> Value {
-    let json = async |path: &str| serde_json::from_slice::<Value>(&get(host.admin, path).await.body).unwrap();
-    let whole = json(&format!("/v1/services/{name}")).await;
-    let contract = json("/v1/openapi.json").await;
-    let schemas = &contract["components"]["schemas"];
-    let answer = &contract["paths"]["/v1/services/{name}"]["get"]["responses"]["200"]["content"];
-    let own = &answer["application/json"]["schema"]["allOf"][1]["properties"];
-    let listed = |schema: &Value, it: &Value| {
-        for key in it.as_object().into_iter().flatten().map(|(key, _)| key) {
-            assert!(schema["properties"][key].is_object(), "`{key}` is not in the contract");
-        }
-    };
-    for key in whole.as_object().unwrap().keys() {
-        assert!(
-            !schemas["Service"]["properties"][key].is_null() || !own[key].is_null(),
-            "`{key}` is not in the contract"
-        );
-    }
-    for (schema, its) in [("Share", &whole["share"]), ("Upstream", &whole["upstream"])] {
-        listed(&schemas[schema], its);
-    }
-    for (schema, its) in [("Version", &whole["versions"]), ("Replica", &whole["replicas"])] {
-        its.as_array().into_iter().flatten().for_each(|it| listed(&schemas[schema], it));
-    }
-    whole
+/// Returns the details of a service, after a check that they are what the API documents.
+async fn details(host: &TestHost, name: &str) -> Value {
+    let answer = get(host.admin, &format!("/v1/services/{name}")).await;
+    Contract::of(host).await.check_response("get", "/v1/services/{name}", &answer);
+    serde_json::from_slice(&answer.body).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,10 +38,10 @@ async fn a_rollout() {
     assert!(service.contains("  versions      hello@2 10 %\n  sticky        cookie:sid\n"), "{service}");
     let list = told(&host, &["ps"]);
     assert!(list.lines().any(|line| line.starts_with("hello@2 ") && line.contains("   serving 10%   ")), "{list}");
-    let share = &whole(&host, "hello@2").await["share"];
+    let share = &details(&host, "hello@2").await["share"];
     assert_eq!((&share["percent"], &share["rollback"]["errors"]), (&10.0.into(), &2.0.into()));
     let beside = serde_json::json!([{ "name": "hello@2", "percent": 10.0, "state": "serving" }]);
-    assert_eq!(whole(&host, "hello").await["versions"], beside);
+    assert_eq!(details(&host, "hello").await["versions"], beside);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +81,7 @@ async fn replicas_in_trouble() {
     assert!(line.contains("weight 1, 0 in flight") && line.matches("http://").count() == 1, "{line}");
     let list = told(&host, &["ps"]);
     assert!(list.contains("serving 1/2"), "{list}");
-    let seen = &whole(&host, "far").await["replicas"][0];
+    let seen = &details(&host, "far").await["replicas"][0];
     assert!(seen["why"].as_str().is_some_and(|why| !why.is_empty()) && seen["until"].is_null(), "{seen}");
     // Nobody says where the replicas of the other one are.
     let lost = told(&host, &["inspect", "lost"]);
@@ -125,7 +105,7 @@ async fn a_failing_service() {
         assert!(told(&host, &["ps"]).lines().any(|line| line.starts_with("trap ") && line.contains("   serving   ")));
         assert_eq!(host.get("/trap").await.status, 502);
     }
-    let counted = || async { whole(&host, "trap").await["errors"] == 5 };
+    let counted = || async { details(&host, "trap").await["errors"] == 5 };
     while !counted().await {}
     let list = told(&host, &["ps"]);
     assert!(list.lines().any(|line| line.starts_with("trap ") && line.contains("   failing   ")), "{list}");
@@ -144,6 +124,6 @@ async fn an_ejected_replica() {
     let text = told(&host, &["inspect", "far"]);
     let line = text.lines().find(|line| line.contains("ejected until 2")).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("it responded with 503"), "{line}");
-    let seen = whole(&host, "far").await["replicas"][0].clone();
+    let seen = details(&host, "far").await["replicas"][0].clone();
     assert!(seen["until"].as_str().is_some_and(|until| until.ends_with('Z')), "{seen}");
 }

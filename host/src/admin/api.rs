@@ -1,6 +1,7 @@
 //! The API under `/v1/`: what the host knows, as JSON, and the few things that an operator can tell it to do.
 //!
-//! Whatever changes something is a POST or a PUT, and a line in the log. `openapi.json` is the contract.
+//! Whatever changes something is a POST or a PUT, and a line in the log. `openapi.json` describes the API, and
+//! [`contract`](super::contract) has its types.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use std::time::Duration;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
-use crate::guests::report::{self, Report};
+use super::contract::{ActionResult, DrainResult, LevelRequest, LogLevel, PurgeResult};
+use super::report;
 use crate::guests::target::Target;
 use crate::listener::intake::Upload;
 use lodge_base::canonical;
@@ -31,56 +32,14 @@ const EVERY: Duration = Duration::from_secs(1);
 /// A stream is never silent for longer.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// The host itself.
-#[derive(Serialize)]
-pub(super) struct HostReport {
-    pub(super) version: &'static str,
-    pub(super) wasmtime: &'static str,
-    pub(super) pid: u32,
-    pub(super) started: String,
-    pub(super) uptime_seconds: f64,
-    pub(super) listen: Option<String>,
-    /// The directory that is served, without links in its path.
-    pub(super) directory: String,
-    /// Its device and inode when the host started.
-    pub(super) directory_id: String,
-    pub(super) generation: u64,
-    pub(super) ready: bool,
-    pub(super) stopping: bool,
-    pub(super) connections: u64,
-    pub(super) log_level: String,
-    pub(super) memory_bytes: u64,
-    pub(super) cpu_seconds: f64,
-    pub(super) sandbox_reset: String,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct Level {
-    level: String,
-}
-
-#[derive(Serialize)]
-struct Acted {
-    service: String,
-    state: &'static str,
-}
-
-#[derive(Serialize)]
-struct Purged {
-    service: String,
-    path: String,
-    purged: usize,
-}
-
 /// Answers a request that may be answered.
 pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<_> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     match (get, request.method().clone(), parts.as_slice()) {
-        (true, _, ["services"]) => json(&report::live(&admin.current.snapshot())),
-        (true, _, ["services", name]) => with(admin, name, |target| json(&report::whole(target))),
+        (true, _, ["services"]) => json(&report::statuses(&admin.current.snapshot())),
+        (true, _, ["services", name]) => with(admin, name, |target| json(&report::details(target))),
         (true, _, ["services", name, "errors"]) => with(admin, name, |target| json(&target.backend.service.failures())),
         (_, Method::POST, ["services", name, act @ ("disable" | "enable" | "unload")]) => {
             with(admin, name, |target| self::act(target, act))
@@ -98,12 +57,12 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>
             following(admin, move |events| stream(all, events))
         }
         (true, _, ["host"]) => json(&admin.host()),
-        (true, _, ["log-level"]) => json(&Level { level: admin.logs.level() }),
+        (true, _, ["log-level"]) => json(&LogLevel { level: admin.logs.level() }),
         (_, Method::PUT, ["log-level"]) => set_level(admin, request.into_body()).await,
         (_, Method::POST, ["drain"]) => {
             tracing::info!(target: CHANGE, "an operator has told the host to stop");
             admin.stop.notify_one();
-            let mut response = json(&serde_json::json!({ "stopping": true }));
+            let mut response = json(&DrainResult { stopping: true });
             *response.status_mut() = StatusCode::ACCEPTED;
             response
         }
@@ -139,7 +98,7 @@ fn act(target: &Target, act: &str) -> Response<Body> {
         act => service.set_disabled(act == "disable"),
     }
     tracing::info!(target: CHANGE, service = name, "{name}: {act}, said an operator");
-    json(&Acted { service: name.to_owned(), state: report::state(target) })
+    json(&ActionResult { service: name.to_owned(), state: report::state(target).into() })
 }
 
 /// Drops what is kept of a service at a path and below.
@@ -153,20 +112,20 @@ fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
     let name = &*target.backend.name;
     let purged = admin.responses.as_ref().map_or(0, |responses| responses.purge(name, &path));
     tracing::info!(target: CHANGE, service = name, "{name}: {purged} kept answers dropped at {path}, said an operator");
-    json(&Purged { service: name.to_owned(), path, purged })
+    json(&PurgeResult { service: name.to_owned(), path, purged })
 }
 
 async fn set_level(admin: &Admin, body: Upload<Incoming>) -> Response<Body> {
     let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-level", why);
     let read = tokio::time::timeout(admin.config.listener.header_read, Limited::new(body, BODY).collect());
     let Ok(Ok(body)) = read.await else { return bad("the body is too large, or does not come in time") };
-    let Ok(wanted) = serde_json::from_slice::<Level>(&body.to_bytes()) else {
+    let Ok(wanted) = serde_json::from_slice::<LevelRequest>(&body.to_bytes()) else {
         return bad("the body must be {\"level\": \"info\"}");
     };
     match admin.logs.set_level(&wanted.level) {
         Ok(()) => {
             tracing::info!(target: CHANGE, "the log level is {}, said an operator", wanted.level);
-            json(&wanted)
+            json(&LogLevel { level: wanted.level })
         }
         Err(why) => bad(&why),
     }
@@ -186,12 +145,12 @@ fn logs(admin: &Arc<Admin>, query: &str) -> Response<Body> {
         let mut follower = tail.follow();
         let mut last = 0;
         for line in tail.lines(service.as_deref(), most) {
-            last = line.seq();
+            last = line.seq;
             if !events.send("log", &*line).await {
                 return;
             }
         }
-        let wanted = |line: &Line| line.seq() > last && (service.is_none() || line.service == service);
+        let wanted = |line: &Line| line.seq > last && (service.is_none() || line.service == service);
         follow(&mut follower, &events, wanted, "log").await;
     })
 }
@@ -205,12 +164,12 @@ fn changes(admin: &Arc<Admin>, query: &str) -> Response<Body> {
         let mut follower = tail.follow();
         let mut last = 0;
         for line in tail.changes() {
-            last = line.seq();
+            last = line.seq;
             if !events.send("change", &*line).await {
                 return;
             }
         }
-        follow(&mut follower, &events, |line| line.seq() > last && line.kind == LineKind::Change, "change").await;
+        follow(&mut follower, &events, |line| line.seq > last && line.kind == LineKind::Change, "change").await;
     })
 }
 
@@ -268,7 +227,7 @@ async fn stream(admin: Arc<Admin>, events: Events) {
             biased;
             () = events.closed() => return,
             _ = every.tick() => {
-                let reports: Vec<Report> = report::live(&admin.current.snapshot());
+                let reports = report::statuses(&admin.current.snapshot());
                 events.send("services", &reports).await && events.send("host", &admin.host()).await
             }
             next = follower.next() => match next {

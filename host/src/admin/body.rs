@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::contract::Problem;
 use crate::request::respond::Reserve;
 use lodge_base::budget::Room;
 use lodge_traffic::proxy::outbound::Outbound;
@@ -70,8 +71,12 @@ pub(super) fn json(value: &impl Serialize) -> Response<Body> {
 
 /// A failure: RFC 9457 problem details.
 pub(super) fn problem(status: StatusCode, kind: &str, title: &str) -> Response<Body> {
-    let (kind, code) = (format!("urn:lodge:admin:{kind}"), status.as_u16());
-    let mut response = json(&serde_json::json!({ "type": kind, "title": title, "status": code }));
+    let mut response = json(&Problem {
+        kind: Some(format!("urn:lodge:admin:{kind}")),
+        title: Some(title.to_owned()),
+        status: Some(status.as_u16()),
+        detail: None,
+    });
     *response.status_mut() = status;
     let problem = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(header::CONTENT_TYPE, problem);

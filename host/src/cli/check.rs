@@ -7,13 +7,13 @@ use tokio::task::JoinSet;
 
 use super::out::{self, CliError, clean};
 use super::units::addresses;
+use crate::admin::contract::{FileReport, ServiceInfo, SourceStatus};
+use crate::admin::report;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
-use crate::guests::report::{self, Report};
 use crate::guests::scan::{Scanner, State};
 use lodge_base::config::Config;
 use lodge_runtime::code_cache;
-use lodge_traffic::upstreams::status::SourceStatus;
 
 /// Checks everything and prints the report. Fails if a file is refused.
 pub(super) fn run(config: Config, json: bool) -> Result<(), CliError> {
@@ -43,7 +43,7 @@ pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), CliErro
     if refused.is_empty() { Ok(()) } else { Err(CliError::Reported) }
 }
 
-async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
+async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, String> {
     let scan = Scanner::new(&config.guests)
         .scan(&config)
         .map_err(|error| format!("cannot read {}: {error}", config.guests.display()))?;
@@ -73,11 +73,11 @@ async fn check(config: Arc<Config>) -> Result<Vec<Report>, String> {
     let publisher = Publisher::alone(&config);
     publisher.publish(backends, refusals, true);
     let current = publisher.current();
-    let reports = report::of(&current.snapshot());
+    let reports = report::files(&current.snapshot());
     Ok(reports)
 }
 
-fn format_report(report: &Report) -> String {
+fn format_report(report: &FileReport<ServiceInfo>) -> String {
     let (mut lines, file) = (Vec::new(), clean(&report.file));
     if let Some(service) = &report.service {
         let size = bytesize::ByteSize(service.bytes).display().iec();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use self::body::{ResponseBody, Timed};
 use self::sse::EventStream;
 use super::out::{CliError, clean};
+use crate::admin::contract::Problem;
 
 /// The timeout for connecting.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -152,7 +153,7 @@ impl AdminClient {
 impl ApiResponse {
     /// Returns the reason of an error: the detail or title of a problem (RFC 9457), or the first line of the text.
     pub(super) fn why(&self) -> String {
-        let problem = serde_json::from_str::<api::Problem>(&self.text).unwrap_or_default();
+        let problem = serde_json::from_str::<Problem>(&self.text).unwrap_or_default();
         let why = problem.detail.or(problem.title);
         let why = why.unwrap_or_else(|| self.text.lines().next().unwrap_or_default().chars().take(200).collect());
         clean(&why).into_owned()

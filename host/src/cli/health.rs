@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::client::AdminClient;
-use super::client::api::Host;
 use super::out::{self, CliError, clean};
+use crate::admin::contract::HostStatus;
 
 /// Shorter than the usual timeout of a container's health check, so that the command can still report the reason.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -15,7 +15,7 @@ pub(super) fn run(client: AdminClient, verbose: bool) -> Result<(), CliError> {
     let answer = client.exchange("GET", "/readyz", None)?;
     match answer.status {
         200 if verbose => {
-            let host: Host = client.read(&client.get("/v1/host")?)?;
+            let host: HostStatus = client.read(&client.get("/v1/host")?)?;
             out::line(&clean(&format!("ready: Lodge {}; sandboxes are reset {}", host.version, host.sandbox_reset)))
         }
         200 => Ok(()),

@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use self::capabilities::CapabilityUse;
 use super::client::AdminClient;
-use super::client::api::{Policy, RecentError, Service};
 use super::out::{self, CliError, clean};
 use super::rollout;
 use super::units::{addresses, ago, bytes, count, millis, seconds};
-use crate::guests::report::Refused;
+use crate::admin::contract::{
+    CacheCounts, FailedRequest, PolicyStatus, RefusedFile, ServiceActivity, ServiceDetails, ServiceStatus,
+};
 use crate::guests::scan::{Scanner, State};
 use lodge_base::config::Config;
 use lodge_base::files;
@@ -34,7 +35,7 @@ pub(super) fn file(name: &str) -> Option<PathBuf> {
 /// Prints a service of a running host.
 pub(super) fn service(client: &AdminClient, name: &str, json: bool) -> Result<(), CliError> {
     let answer = client.of_service("GET", "/v1/services/{}", name)?;
-    let service: Service = client.read(&answer)?;
+    let service: ServiceDetails = client.read(&answer)?;
     if json { out::line(answer.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }
 }
 
@@ -57,7 +58,7 @@ struct Component {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     http: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    refused: Option<Refused>,
+    refused: Option<RefusedFile>,
 }
 
 /// Prints a component file. Fails if a host would refuse it. Compiles nothing, so `lodge check` may find further
@@ -89,7 +90,7 @@ impl Component {
                 grants = spec.manifest.grants;
             }
             Some(State::Refused(why) | State::Orphan(why)) => {
-                refused = Some(Refused { reason: why.reason, remedy: why.remedy });
+                refused = Some(RefusedFile { reason: why.reason, remedy: why.remedy });
             }
             Some(State::Disabled | State::Changing) | None => {}
         }
@@ -137,15 +138,16 @@ impl Component {
     }
 }
 
-fn format_service(service: &Service, now: SystemTime) -> String {
+fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
+    let ServiceStatus { info: service, activity } = &details.status;
     let mut text = clean(&service.name).into_owned();
-    if service.replicas.is_none() {
+    if activity.replicas.is_none() {
         text.push_str(&format!("  {}", bytes(service.bytes)));
     }
     text.push('\n');
-    let more = match (&service.replicas, service.loaded) {
+    let more = match (&activity.replicas, activity.loaded) {
         (Some(replicas), _) => upstream::available(replicas),
-        (None, true) => match service.code.as_deref() {
+        (None, true) => match activity.code.as_deref() {
             Some("baseline") => "its machine code is in memory: baseline code, slower until it is optimised".into(),
             Some(code) => format!("its machine code is in memory: {code}"),
             // Hosts of earlier versions do not report it.
@@ -154,12 +156,12 @@ fn format_service(service: &Service, now: SystemTime) -> String {
         (None, false) => "its machine code is not in memory".into(),
     };
     push_item(&mut text, "sha256", [&service.digest]);
-    push_item(&mut text, "state", [format!("{}; {more}", service.state)]);
-    push_item(&mut text, "withdrawn", service.withdrawn.iter());
+    push_item(&mut text, "state", [format!("{}; {more}", activity.state)]);
+    push_item(&mut text, "withdrawn", activity.withdrawn.iter());
     push_item(&mut text, "gets", service.share.iter().map(rollout::format_share));
-    push_item(&mut text, "versions", service.versions.iter().map(rollout::format_version));
+    push_item(&mut text, "versions", activity.versions.iter().map(rollout::format_version));
     push_item(&mut text, "sticky", service.sticky.iter());
-    if let Some(replicas) = &service.replicas {
+    if let Some(replicas) = &activity.replicas {
         let upstream = service.upstream.clone().unwrap_or_default();
         push_item(&mut text, "replicas", upstream::replicas(replicas, &upstream.sources));
         if !replicas.is_empty() {
@@ -167,52 +169,43 @@ fn format_service(service: &Service, now: SystemTime) -> String {
         }
         push_item(&mut text, "upstream", upstream::settings(&upstream));
     }
-    push_item(&mut text, "since", [format!("{} ({})", service.since, ago(&service.since, now))]);
+    push_item(&mut text, "since", activity.since.iter().map(|since| format!("{since} ({})", ago(since, now))));
     push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
     push_item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
     push_item(&mut text, "may call", [service.calls.join(", ")]);
     push_item(&mut text, "may send to", [service.http.join(", ")]);
-    traffic(&mut text, service, now);
-    let limits = service.limits.iter().map(|(name, value)| match value {
-        serde_json::Value::String(value) => format!("{name} {value}"),
-        value => format!("{name} {value}"),
-    });
+    traffic(&mut text, activity, now);
+    let limits = details.limits.iter().map(|(name, value)| format!("{name} {value}"));
     push_item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
-    push_item(&mut text, "policies", service.policies.iter().map(policy));
+    push_item(&mut text, "policies", details.policies.iter().map(policy));
     push_item(&mut text, "asks for", capabilities::of(&service.imports).iter().map(ToString::to_string));
     push_item(&mut text, "exports", &service.exports);
     push_item(&mut text, "imports", &service.imports);
-    push_item(&mut text, "last errors", service.recent_errors.iter().flat_map(|error| failed(error, now)));
+    push_item(&mut text, "last errors", details.recent_errors.iter().flat_map(|error| failed(error, now)));
     text
 }
 
 /// Adds requests, latency and resource use.
-fn traffic(text: &mut String, service: &Service, now: SystemTime) {
-    let (errors, in_flight, queued) = (service.errors, service.in_flight, service.queued);
-    let requests = format!("{}, {errors} errors; {in_flight} in flight, {queued} queued", service.requests);
-    push_item(text, "requests", [requests]);
-    push_item(text, "latency", [format!("p50 {}, p99 {}", millis(service.p50_ms), millis(service.p99_ms))]);
-    if service.replicas.is_none() {
-        push_item(text, "CPU", [seconds(service.cpu_seconds)]);
-        push_item(text, "memory", [bytes(service.memory_bytes)]);
+fn traffic(text: &mut String, activity: &ServiceActivity, now: SystemTime) {
+    let ServiceActivity { requests, errors, in_flight, queued, .. } = activity;
+    push_item(text, "requests", [format!("{requests}, {errors} errors; {in_flight} in flight, {queued} queued")]);
+    push_item(text, "latency", [format!("p50 {}, p99 {}", millis(activity.p50_ms), millis(activity.p99_ms))]);
+    if activity.replicas.is_none() {
+        push_item(text, "CPU", [seconds(activity.cpu_seconds)]);
+        push_item(text, "memory", [bytes(activity.memory_bytes)]);
     }
-    push_item(text, "bodies", [format!("{} in, {} out", bytes(service.bytes_in), bytes(service.bytes_out))]);
-    let kept = service.cached.iter().map(|kept| {
-        let (hits, misses) = (count(kept.hits, "hit"), kept.misses);
-        format!(
-            "{}, {}; {hits}, {misses} {}",
-            kept.entries,
-            bytes(kept.bytes),
-            if misses == 1 { "miss" } else { "misses" }
-        )
+    push_item(text, "bodies", [format!("{} in, {} out", bytes(activity.bytes_in), bytes(activity.bytes_out))]);
+    let cached = activity.cached.iter().map(|CacheCounts { entries, bytes: size, hits, misses }| {
+        let plural = if *misses == 1 { "miss" } else { "misses" };
+        format!("{entries}, {}; {}, {misses} {plural}", bytes(*size), count(*hits, "hit"))
     });
-    push_item(text, "cache", kept);
-    let refusal = service.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
+    push_item(text, "cache", cached);
+    let refusal = activity.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
     push_item(text, "last refusal", refusal);
 }
 
 /// Formats a policy with its settings and state.
-fn policy(policy: &Policy) -> String {
+fn policy(policy: &PolicyStatus) -> String {
     let route = policy.route.as_ref().map_or(String::new(), |route| format!("{route} "));
     let state = policy.state.as_ref().map_or(String::new(), |state| format!(": {state}"));
     format!("{route}{} {}{state}", policy.policy, policy.settings)
@@ -229,7 +222,7 @@ fn isolated(isolation: &str) -> String {
 }
 
 /// Formats a failed request, with the guest's backtrace and stderr.
-fn failed(error: &RecentError, now: SystemTime) -> Vec<String> {
+fn failed(error: &FailedRequest, now: SystemTime) -> Vec<String> {
     let status = error.status.map_or("aborted".into(), |status| status.to_string());
     let detail = error.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
     let mut lines =
@@ -254,9 +247,9 @@ mod tests {
 
     #[test]
     fn a_service_in_words() {
-        let service: Service = serde_json::from_str(
+        let service: ServiceDetails = serde_json::from_str(
             r#"{"name":"users","digest":"ab","state":"serving","loaded":true,"code":"baseline","since":"2026-11-21T10:00:00Z",
-                "routes":["/users"],"host":"users.localhost","requests":12,"errors":1,"limits":{"cpu":"5s","queue":1024},
+                "routes":["/users"],"host":"users.localhost","requests":12,"errors":1,"limits":{"cpu":"5s","queue":"1024"},
                 "last_refusal":{"at":"2026-11-21T10:59:00Z","reason":"queue-full"},
                 "policies":[{"policy":"rate","route":"/login","settings":"5/m, burst 5, by client","state":"3 in use"},
                   {"policy":"priority","settings":"low"}],
@@ -289,7 +282,7 @@ mod tests {
     #[test]
     fn rollouts_and_replicas_in_words() {
         let text = |json: &str| {
-            let service: Service = serde_json::from_str(json).unwrap();
+            let service: ServiceDetails = serde_json::from_str(json).unwrap();
             format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap())
         };
         let version = text(

@@ -1,11 +1,10 @@
 //! `lodge logs` and `lodge events`: print log lines and changes of the directory.
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::api::{DirectoryChange, LogLine};
 use super::client::{AdminClient, encoded};
 use super::out::{self, CliError, clean};
+use crate::admin::contract::Line;
 
 /// The earlier lines that `--follow` begins with by default.
 const BEFORE: u64 = 10;
@@ -25,48 +24,43 @@ pub(super) fn logs(client: &AdminClient, query: &LogQuery) -> Result<(), CliErro
     }
     if query.follow {
         let tail = query.tail.unwrap_or(BEFORE);
-        follow::<LogLine>(client, &path(query.service, Some(tail), true), "log", query.json, format)
+        follow(client, &path(query.service, Some(tail), true), "log", query.json, format)
     } else {
-        recent::<LogLine>(client, &path(query.service, query.tail, false), query.json, format)
+        recent(client, &path(query.service, query.tail, false), query.json, format)
     }
 }
 
 /// Prints changes of the directory and actions of operators.
 pub(super) fn events(client: &AdminClient, query: &LogQuery) -> Result<(), CliError> {
     if query.follow {
-        follow::<DirectoryChange>(client, "/v1/events?follow=true", "change", query.json, format_change)
+        follow(client, "/v1/events?follow=true", "change", query.json, format_change)
     } else {
-        recent::<DirectoryChange>(client, "/v1/events", query.json, format_change)
+        recent(client, "/v1/events", query.json, format_change)
     }
 }
 
-fn recent<T: for<'a> Deserialize<'a>>(
-    client: &AdminClient,
-    path: &str,
-    json: bool,
-    format: impl Fn(&T) -> String,
-) -> Result<(), CliError> {
+fn recent(client: &AdminClient, path: &str, json: bool, format: impl Fn(&Line) -> String) -> Result<(), CliError> {
     let answer = client.get(path)?;
-    let lines: Vec<T> = client.read(&answer)?;
+    let lines: Vec<Line> = client.read(&answer)?;
     if json {
         return out::line(answer.trim_end());
     }
     out::print(&lines.iter().fold(String::new(), |text, line| text + &format(line) + "\n"))
 }
 
-fn follow<T: for<'a> Deserialize<'a>>(
+fn follow(
     client: &AdminClient,
     path: &str,
     kind: &str,
     json: bool,
-    format: impl Fn(&T) -> String,
+    format: impl Fn(&Line) -> String,
 ) -> Result<(), CliError> {
     for event in client.follow(path)? {
         let event = event?;
         if event.name != kind {
             continue;
         }
-        let line: T = client.read(&event.data)?;
+        let line: Line = client.read(&event.data)?;
         // In JSON, line feeds occur only between values.
         out::line(&if json { event.data.replace('\n', " ") } else { format(&line) })?;
     }
@@ -87,7 +81,7 @@ fn path(service: Option<&str>, tail: Option<u64>, follow: bool) -> String {
 fn check_known(client: &AdminClient, name: &str) -> Result<(), CliError> {
     match client.services(Some(name)) {
         Err(CliError::Problem(problem)) => {
-            let lines: Vec<LogLine> = client.read(&client.get(&path(Some(name), Some(1), false))?)?;
+            let lines: Vec<Line> = client.read(&client.get(&path(Some(name), Some(1), false))?)?;
             if lines.is_empty() { Err(CliError::Problem(problem)) } else { Ok(()) }
         }
         found => found.map(drop),
@@ -95,9 +89,9 @@ fn check_known(client: &AdminClient, name: &str) -> Result<(), CliError> {
 }
 
 /// Formats a line: `2026-11-21T10:22:03.123Z INFO  users stdout: hello  request_id=…`
-fn format(line: &LogLine) -> String {
+fn format(line: &Line) -> String {
     let source = line.service.as_deref().unwrap_or("lodge");
-    let how = line.stream.as_deref().unwrap_or(&line.kind);
+    let how = line.stream.as_deref().unwrap_or(line.kind.name());
     let mut text = format!("{} {:5} {source} {how}: {}", line.at, line.level, line.message);
     let fields = line.fields.iter().map(|(name, value)| match value {
         Value::String(value) => format!(" {name}={value}"),
@@ -110,7 +104,7 @@ fn format(line: &LogLine) -> String {
     clean(&text).into_owned()
 }
 
-fn format_change(change: &DirectoryChange) -> String {
+fn format_change(change: &Line) -> String {
     let service = change.service.as_ref().map_or(String::new(), |name| format!("{name}: "));
     clean(&format!("{} {service}{}", change.at, change.message)).into_owned()
 }

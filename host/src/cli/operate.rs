@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use super::client::api::{Level, Purged, ServiceState};
 use super::client::{AdminClient, encoded};
 use super::out::{self, CliError, clean};
+use crate::admin::contract::{ActionResult, LogLevel, PurgeResult};
 
 /// Disables, enables or unloads a service.
 pub(super) fn service(client: &AdminClient, order: &str, name: &str, json: bool) -> Result<(), CliError> {
     let answer = client.of_service("POST", &format!("/v1/services/{{}}/{order}"), name)?;
-    let now: ServiceState = client.read(&answer)?;
+    let now: ActionResult = client.read(&answer)?;
     print_reply(&answer, json, &format!("{}: {}", now.service, now.state))
 }
 
@@ -17,7 +17,7 @@ pub(super) fn service(client: &AdminClient, order: &str, name: &str, json: bool)
 pub(super) fn purge(client: &AdminClient, name: &str, path: Option<&String>, json: bool) -> Result<(), CliError> {
     let path = encoded(path.map_or("/", String::as_str));
     let answer = client.of_service("POST", &format!("/v1/services/{{}}/purge?path={path}"), name)?;
-    let Purged { service, path, purged } = client.read(&answer)?;
+    let PurgeResult { service, path, purged } = client.read(&answer)?;
     print_reply(&answer, json, &format!("{service}: removed {purged} stored responses at {path} and below"))
 }
 
@@ -33,7 +33,7 @@ pub(super) fn log_level(client: &AdminClient, level: Option<&String>, json: bool
         Some(level) => client.put("/v1/log-level", &json!({ "level": level }).to_string())?,
         None => client.get("/v1/log-level")?,
     };
-    let now: Level = client.read(&answer)?;
+    let now: LogLevel = client.read(&answer)?;
     print_reply(&answer, json, &now.level)
 }
 

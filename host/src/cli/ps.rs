@@ -3,21 +3,21 @@
 use std::time::SystemTime;
 
 use super::client::AdminClient;
-use super::client::api::{Entry, Service};
 use super::out::{self, CliError, clean};
 use super::rollout::short_share;
 use super::table::Side::{Left, Right};
 use super::table::TextTable;
-use super::units::{ago, bytes, millis, seconds};
+use super::units::{UNKNOWN, ago, bytes, millis, seconds};
+use crate::admin::contract::{FileReport, ServiceStatus};
 
 /// Requests the list and prints it.
 pub(super) fn run(client: &AdminClient, json: bool) -> Result<(), CliError> {
     let answer = client.get("/v1/services")?;
-    let entries: Vec<Entry> = client.read(&answer)?;
+    let entries: Vec<FileReport> = client.read(&answer)?;
     if json { out::line(answer.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
 }
 
-fn text(entries: &[Entry], now: SystemTime) -> String {
+fn text(entries: &[FileReport], now: SystemTime) -> String {
     let mut table = TextTable::new(&[
         ("NAME", Left),
         ("VERSION", Left),
@@ -32,18 +32,19 @@ fn text(entries: &[Entry], now: SystemTime) -> String {
         ("ROUTES", Left),
     ]);
     for service in entries.iter().filter_map(|entry| entry.service.as_ref()) {
+        let ServiceStatus { info, activity } = service;
         table.row([
-            (&*service.name).into(),
-            service.digest.get(..12).unwrap_or(&service.digest).into(),
+            (&*info.name).into(),
+            info.digest.get(..12).unwrap_or(&info.digest).into(),
             state(service).into(),
-            ago(&service.since, now).into(),
-            service.requests.to_string().into(),
-            service.errors.to_string().into(),
-            millis(service.p50_ms).into(),
-            millis(service.p99_ms).into(),
-            seconds(service.cpu_seconds).into(),
-            bytes(service.memory_bytes).into(),
-            service.routes.join(", ").into(),
+            activity.since.as_ref().map_or(UNKNOWN.into(), |since| ago(since, now)).into(),
+            activity.requests.to_string().into(),
+            activity.errors.to_string().into(),
+            millis(activity.p50_ms).into(),
+            millis(activity.p99_ms).into(),
+            seconds(activity.cpu_seconds).into(),
+            bytes(activity.memory_bytes).into(),
+            info.routes.join(", ").into(),
         ]);
     }
     let mut text = table.text();
@@ -58,19 +59,20 @@ fn text(entries: &[Entry], now: SystemTime) -> String {
 }
 
 /// Returns the state and, where it applies, how many replicas are available or which share a version gets.
-fn state(service: &Service) -> String {
-    let state = &service.state;
-    if let Some(replicas) = &service.replicas {
+fn state(service: &ServiceStatus) -> String {
+    let ServiceStatus { info, activity } = service;
+    let state = &activity.state;
+    if let Some(replicas) = &activity.replicas {
         let available = replicas.iter().filter(|replica| replica.state == "available").count();
         let all = available == replicas.len() && available > 0;
-        return if all { state.clone() } else { format!("{state} {available}/{}", replicas.len()) };
+        return if all { state.to_string() } else { format!("{state} {available}/{}", replicas.len()) };
     }
-    match &service.share {
+    match &info.share {
         // In any other state it gets no requests.
-        Some(share) if ["serving", "failing", "unloaded"].contains(&state.as_str()) => {
+        Some(share) if ["serving", "failing", "unloaded"].contains(&&**state) => {
             format!("{state} {}", short_share(share))
         }
-        _ => state.clone(),
+        _ => state.to_string(),
     }
 }
 
@@ -100,7 +102,7 @@ mod tests {
               "since": "2026-11-21T10:00:00Z", "requests": 1203, "errors": 2, "p50_ms": 0.123, "p99_ms": 2.5,
               "cpu_seconds": 1.25, "memory_bytes": 1310720, "routes": ["/hello", "/hi"]}}
         ]"#;
-        let entries: Vec<Entry> = serde_json::from_str(entries).unwrap();
+        let entries: Vec<FileReport> = serde_json::from_str(entries).unwrap();
         let now = humantime::parse_rfc3339("2026-11-21T10:03:10Z").unwrap();
         let expected = r"
 NAME    VERSION        STATE     SINCE           REQUESTS   ERRORS      P50     P99     CPU       MEM   ROUTES

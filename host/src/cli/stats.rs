@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::client::AdminClient;
-use super::client::api::{Host, Service};
 use super::out::{self, CliError};
 use super::screen::{self, FullScreen, InPlace};
 use super::table::Side::{Left, Right};
 use super::table::TextTable;
 use super::units::{bytes, millis, rate, seconds};
+use crate::admin::contract::{HostStatus, ServiceStatus};
 
 /// The interval between samples.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -26,13 +26,13 @@ struct ServiceRates {
     /// In percent of one core.
     cpu_percent: f64,
     memory_bytes: u64,
-    in_flight: u64,
-    queued: u64,
+    in_flight: usize,
+    queued: usize,
 }
 
 struct Sample {
     at: Instant,
-    services: Vec<Service>,
+    services: Vec<ServiceStatus>,
 }
 
 impl Sample {
@@ -77,11 +77,11 @@ pub(super) fn top(client: &AdminClient, json: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-fn host(client: &AdminClient) -> Result<Host, CliError> {
+fn host(client: &AdminClient) -> Result<HostStatus, CliError> {
     client.read(&client.get("/v1/host")?)
 }
 
-fn headline(client: &AdminClient, before: &Host, now: &Host, time: Duration) -> String {
+fn headline(client: &AdminClient, before: &HostStatus, now: &HostStatus, time: Duration) -> String {
     let cpu = percent(before.cpu_seconds, now.cpu_seconds, time);
     let line = format!(
         "lodge {} at {}   q quits   up {}   {} connections   CPU {cpu:.1} %   memory {}",
@@ -96,21 +96,21 @@ fn headline(client: &AdminClient, before: &Host, now: &Host, time: Duration) -> 
 
 fn rates(before: &Sample, now: &Sample) -> Vec<ServiceRates> {
     let time = now.at - before.at;
-    let of = |service: &Service| {
-        let was = before.services.iter().find(|was| was.name == service.name);
+    let of = |ServiceStatus { info, activity }: &ServiceStatus| {
+        let was = before.services.iter().find(|was| was.info.name == info.name).map(|was| &was.activity);
         let (requests, errors, cpu) = was.map_or((0, 0, 0.0), |was| (was.requests, was.errors, was.cpu_seconds));
         // Counters of a restarted host begin at zero.
         let per_second = |was: u64, now: u64| now.saturating_sub(was) as f64 / time.as_secs_f64().max(0.001);
         ServiceRates {
-            name: service.name.clone(),
-            requests_per_second: per_second(requests, service.requests),
-            errors_per_second: per_second(errors, service.errors),
-            p50_ms: service.p50_ms,
-            p99_ms: service.p99_ms,
-            cpu_percent: percent(cpu, service.cpu_seconds, time),
-            memory_bytes: service.memory_bytes,
-            in_flight: service.in_flight,
-            queued: service.queued,
+            name: info.name.clone(),
+            requests_per_second: per_second(requests, activity.requests),
+            errors_per_second: per_second(errors, activity.errors),
+            p50_ms: activity.p50_ms,
+            p99_ms: activity.p99_ms,
+            cpu_percent: percent(cpu, activity.cpu_seconds, time),
+            memory_bytes: activity.memory_bytes,
+            in_flight: activity.in_flight,
+            queued: activity.queued,
         }
     };
     now.services.iter().map(of).collect()
@@ -166,9 +166,12 @@ fn print(rates: &[ServiceRates], json: bool) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::contract::{ServiceActivity, ServiceInfo};
 
-    fn service(name: &str, requests: u64, cpu_seconds: f64) -> Service {
-        Service { name: name.into(), requests, errors: requests / 10, cpu_seconds, ..Service::default() }
+    fn service(name: &str, requests: u64, cpu_seconds: f64) -> ServiceStatus {
+        let info = ServiceInfo { name: name.into(), ..ServiceInfo::default() };
+        let activity = ServiceActivity { requests, errors: requests / 10, cpu_seconds, ..ServiceActivity::default() };
+        ServiceStatus { info, activity }
     }
 
     #[test]

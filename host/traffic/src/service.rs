@@ -3,12 +3,13 @@
 
 pub mod deployment;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::RequestError;
 use lodge_base::cpu::scheduler::{CpuScheduler, CpuShare};
@@ -44,7 +45,8 @@ pub struct Service {
 }
 
 /// A failed request, as operators see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct FailedRequest {
     /// The time, in the format of RFC 3339.
     pub at: String,
@@ -53,7 +55,7 @@ pub struct FailedRequest {
     /// The status that the client got; `None` when the response broke off.
     pub status: Option<u16>,
     /// The short, stable name of the error, as in the log.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The cause.
     pub detail: Option<String>,
     /// The guest's backtrace, innermost frame first, if it trapped.
@@ -168,7 +170,7 @@ impl Service {
             at: rfc3339(SystemTime::now()),
             request_id: request_id.to_owned(),
             status: (!headed).then(|| error.status().as_u16()),
-            reason,
+            reason: reason.into(),
             detail: error.detail(),
             backtrace: error.backtrace().to_vec(),
             stderr: self.take_stderr(request_id),

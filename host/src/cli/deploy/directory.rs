@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::admin::contract::HostStatus;
 use crate::cli::client::AdminClient;
-use crate::cli::client::api::Host;
 use crate::cli::out::CliError;
 use lodge_base::config::Config;
 use lodge_base::files;
@@ -48,12 +48,12 @@ pub(in crate::cli) fn directory(
 }
 
 /// Returns the directory that the host serves; `None` if there is no host or it does not report one.
-fn served(client: &AdminClient, chosen: bool) -> Result<Option<(Host, PathBuf)>, CliError> {
+fn served(client: &AdminClient, chosen: bool) -> Result<Option<(HostStatus, PathBuf)>, CliError> {
     // Without a running host, any directory is possible.
     let Ok(answer) = client.exchange("GET", "/v1/host", None) else { return Ok(None) };
     match answer.status {
         200 => {
-            let host: Host = client.read(&answer.text)?;
+            let host: HostStatus = client.read(&answer.text)?;
             let path = PathBuf::from(&host.directory);
             Ok((!host.directory.is_empty()).then_some((host, path)))
         }
@@ -64,6 +64,6 @@ fn served(client: &AdminClient, chosen: bool) -> Result<Option<(Host, PathBuf)>,
 
 /// Returns whether a path leads to the directory that the host serves. Seen through another mount, as in a container,
 /// only device and inode are the same.
-fn is_same(path: &Path, host: &Host) -> bool {
+fn is_same(path: &Path, host: &HostStatus) -> bool {
     path.metadata().is_ok_and(|metadata| files::identity(&metadata) == host.directory_id)
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::admin::contract::{FileReport, ServiceStatus};
 use crate::cli::client::AdminClient;
-use crate::cli::client::api::{Entry, Service};
 use crate::cli::out::{self, CliError};
 
 /// The timeout for serving a new component: a large one may take a minute to compile.
@@ -37,7 +37,7 @@ impl DeployResult {
             return Self::Unreachable("admin is `off`, so the host cannot be asked for the result".into());
         };
         let start = Instant::now();
-        let its = |entry: &&Entry| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
+        let its = |entry: &&FileReport| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
         while start.elapsed() < TIMEOUT {
             let Ok(entries) = client.entries() else {
                 return Self::Unreachable(format!("no host at {} reports what it serves", client.url()));
@@ -47,7 +47,9 @@ impl DeployResult {
                 Some(why) if start.elapsed() >= RESCAN => {
                     return Self::Refused(format!("{}; {}", why.reason, why.remedy));
                 }
-                None if services_named(&entries, name).any(|service| service.digest == digest) => return Self::Serving,
+                None if services_named(&entries, name).any(|service| service.info.digest == digest) => {
+                    return Self::Serving;
+                }
                 _ => {}
             }
             std::thread::park_timeout(POLL);
@@ -98,7 +100,7 @@ pub(super) fn wait_until_disabled(client: Option<&AdminClient>, name: &str) {
 /// Returns why the host withdrew this version, if it did and can be reached.
 pub(super) fn withdrawn(client: Option<&AdminClient>, name: &str) -> Option<String> {
     let entries = client?.entries().ok()?;
-    services_named(&entries, name).find_map(|service| service.withdrawn.clone())
+    services_named(&entries, name).find_map(|service| service.activity.withdrawn.clone())
 }
 
 /// Does not wait for a host that cannot be reached.
@@ -115,6 +117,6 @@ fn is_gone(client: Option<&AdminClient>, name: &str, timeout: Duration) -> bool 
     true
 }
 
-fn services_named<'a>(entries: &'a [Entry], name: &'a str) -> impl Iterator<Item = &'a Service> {
-    entries.iter().filter_map(|entry| entry.service.as_ref()).filter(move |service| service.name == name)
+fn services_named<'a>(entries: &'a [FileReport], name: &'a str) -> impl Iterator<Item = &'a ServiceStatus> {
+    entries.iter().filter_map(|entry| entry.service.as_ref()).filter(move |service| service.info.name == name)
 }

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::client::api::{Replica, Source, Upstream};
+use crate::admin::contract::{ReplicaStatus, SourceStatus, UpstreamStatus};
 use crate::cli::units::count;
 
 /// Formats the number of available replicas.
-pub(super) fn available(replicas: &[Replica]) -> String {
+pub(super) fn available(replicas: &[ReplicaStatus]) -> String {
     let available = replicas.iter().filter(|replica| replica.state == "available").count();
     format!("{available} of {} available", count(replicas.len() as u64, "replica"))
 }
 
 /// Returns a line for each replica or, without any, the errors of the sources.
-pub(super) fn replicas(replicas: &[Replica], sources: &[Source]) -> Vec<String> {
+pub(super) fn replicas(replicas: &[ReplicaStatus], sources: &[SourceStatus]) -> Vec<String> {
     if replicas.is_empty() {
         let why = failing(sources).join("; ");
         return vec![if why.is_empty() { "none".into() } else { format!("none: {why}") }];
@@ -20,24 +20,24 @@ pub(super) fn replicas(replicas: &[Replica], sources: &[Source]) -> Vec<String> 
     replicas.iter().map(replica).collect()
 }
 
-fn replica(it: &Replica) -> String {
+fn replica(it: &ReplicaStatus) -> String {
     let until = it.until.as_ref().map_or(String::new(), |until| format!(" until {until}"));
     let why = it.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
-    let connections = count(it.connections, "connection");
+    let connections = count(it.connections as u64, "connection");
     format!("{}  {}{until}{why}; weight {}, {} in flight, {connections}", it.url, it.state, it.weight, it.in_flight)
 }
 
 /// Returns the sources that fail, with the reason.
-pub(super) fn failing(sources: &[Source]) -> Vec<String> {
+pub(super) fn failing(sources: &[SourceStatus]) -> Vec<String> {
     sources.iter().filter_map(|it| Some(format!("{}: {}", it.source, it.fails.as_ref()?))).collect()
 }
 
 /// Returns a line of settings for each table of the manifest. The balancing policy comes first, as the most important
 /// one.
-pub(super) fn settings(upstream: &Upstream) -> Vec<String> {
+pub(super) fn settings(upstream: &UpstreamStatus) -> Vec<String> {
     let mut tables = BTreeMap::<&str, Vec<String>>::new();
     for (key, value) in &upstream.settings {
-        let (table, key) = key.split_once('.').unwrap_or(("", key));
+        let (table, key) = key.split_once('.').unwrap_or(("", &**key));
         let settings = tables.entry(table).or_default();
         let at = if key == "policy" { 0 } else { settings.len() };
         settings.insert(at, format!("{key} {value}"));

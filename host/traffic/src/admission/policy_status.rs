@@ -1,18 +1,20 @@
 //! The settings and state of policies, as text for operators.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Admission;
 use super::policy_set::PolicySet;
 use lodge_manifest::clients::Clients;
 
 /// The settings and state of one policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct PolicyStatus {
     /// The policy's key in the manifest.
-    pub policy: &'static str,
+    pub policy: Cow<'static, str>,
     /// The route that has the policy; `None` for the whole service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
@@ -45,7 +47,7 @@ impl Admission {
 impl PolicySet {
     fn status(&self, policy: &'static str, settings: String, state: Option<String>) -> PolicyStatus {
         let route = (!self.route.is_empty()).then(|| self.route.clone());
-        PolicyStatus { policy, route, settings, state }
+        PolicyStatus { policy: policy.into(), route, settings, state }
     }
 }
 

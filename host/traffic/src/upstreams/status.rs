@@ -1,11 +1,12 @@
 //! The status of an upstream for operators: its settings, its sources, and its replicas.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Upstream;
 use super::health::HealthStatus;
@@ -16,14 +17,15 @@ use lodge_base::time::rfc3339;
 use lodge_manifest::upstream::source::Source;
 
 /// The current state of a replica.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct ReplicaStatus {
     /// Its URL, with its address if that differs.
     pub url: String,
     /// Its share of the requests, relative to the weights of the others.
     pub weight: u32,
     /// `available`, `down` or `ejected`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Why it is not available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -38,16 +40,18 @@ pub struct ReplicaStatus {
 }
 
 /// The settings and sources of an upstream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct UpstreamStatus {
     /// Every effective key, in the form in which a manifest writes it.
-    pub settings: BTreeMap<&'static str, String>,
+    pub settings: BTreeMap<Cow<'static, str>, String>,
     /// The sources of its replicas, as in the manifest.
     pub sources: Vec<SourceStatus>,
 }
 
 /// A source of replica addresses: a fixed URL, a DNS name, or a file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct SourceStatus {
     /// The source, as in the manifest.
     pub source: String,
@@ -84,7 +88,8 @@ impl Upstream {
             fails: self.inner.source_errors.of(at),
         };
         let sources = spec.sources(Path::new("")).into_iter().enumerate().map(source_status).collect();
-        UpstreamStatus { settings: spec.shown(), sources }
+        let settings = spec.shown().into_iter().map(|(key, value)| (Cow::Borrowed(key), value));
+        UpstreamStatus { settings: settings.collect(), sources }
     }
 }
 
@@ -97,7 +102,7 @@ fn replica_status(replica: &Arc<Replica>, weight: u32, pool: &Pool<AnyBody>, now
     ReplicaStatus {
         url: replica.address.to_string(),
         weight,
-        state,
+        state: state.into(),
         why: if state == "available" { None } else { replica.cause() },
         until,
         in_flight: replica.in_flight(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
@@ -35,15 +35,15 @@ const BEHIND: usize = 1024;
 const DEPTH: usize = 8;
 
 /// A log line.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Line {
     /// A sequence number, by which lists of lines can be merged; zero for a line that reports lost lines.
-    #[serde(rename = "seq")]
-    number: u64,
+    pub seq: u64,
     /// The time by RFC 3339.
     pub at: String,
     /// ERROR, WARN, INFO or DEBUG.
-    pub level: &'static str,
+    pub level: Cow<'static, str>,
     /// The origin of the line.
     pub kind: LineKind,
     /// The service that the line is about.
@@ -66,17 +66,19 @@ pub struct Line {
 }
 
 /// The origin of the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LineKind {
     /// Guest code.
     Guest,
     /// The host, about a request.
     Request,
-    /// The host.
-    Host,
     /// The host, about a change of the served directory or by an operator.
     Change,
+    /// The host. Readers take a kind that they do not know for this one.
+    #[default]
+    #[serde(other)]
+    Host,
 }
 
 /// The latest lines and the channel to followers.
@@ -108,13 +110,25 @@ pub struct Follower {
 /// A `tracing` layer that adds events to a [`Tail`].
 pub(super) struct TailLayer(Arc<Tail>);
 
+impl LineKind {
+    /// Returns the name of the kind, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Request => "request",
+            Self::Change => "change",
+            Self::Host => "host",
+        }
+    }
+}
+
 impl Line {
     /// Creates a line with the current time.
     pub fn new(level: &'static str, kind: LineKind) -> Self {
         Self {
-            number: 0,
+            seq: 0,
             at: rfc3339(SystemTime::now()),
-            level,
+            level: level.into(),
             kind,
             service: None,
             version: None,
@@ -131,11 +145,6 @@ impl Line {
             message: format!("dropped {lines} log lines: this follower reads too slowly"),
             ..Self::new("WARN", LineKind::Host)
         }
-    }
-
-    /// The sequence number, which increases from line to line.
-    pub fn seq(&self) -> u64 {
-        self.number
     }
 
     /// Cleans every text of the line and of its fields at every depth.
@@ -199,7 +208,7 @@ impl Tail {
     pub fn push(&self, mut line: Line) {
         line.clean();
         let mut kept = lock(&self.kept);
-        line.number = self.number.fetch_add(1, Relaxed);
+        line.seq = self.number.fetch_add(1, Relaxed);
         let line = Arc::new(line);
         if line.kind == LineKind::Change {
             push(&mut kept.changes, &line);
@@ -212,7 +221,7 @@ impl Tail {
     /// Sends a line to followers without storing it.
     pub fn tell(&self, mut line: Line) {
         line.clean();
-        line.number = self.number.fetch_add(1, Relaxed);
+        line.seq = self.number.fetch_add(1, Relaxed);
         self.send(Arc::new(line));
     }
 
@@ -234,7 +243,7 @@ impl Tail {
         let of = kept.of.iter().filter(|(name, _)| service.is_none_or(|service| service == *name));
         let mut lines: Vec<_> = of.flat_map(|(_, recent)| recent.lines.iter().cloned()).collect();
         drop(kept);
-        lines.sort_by_key(|line| line.number);
+        lines.sort_by_key(|line| line.seq);
         lines.split_off(lines.len().saturating_sub(most))
     }
 
@@ -253,7 +262,7 @@ impl Tail {
 impl Lines {
     fn of(&mut self, service: &str) -> &mut Recent {
         if !self.of.contains_key(service) && self.of.len() >= SERVICES {
-            let last = |recent: &Recent| recent.lines.back().map_or(0, |line| line.number);
+            let last = |recent: &Recent| recent.lines.back().map_or(0, |line| line.seq);
             let oldest = self.of.iter().min_by_key(|(_, recent)| last(recent)).map(|(name, _)| name.clone());
             oldest.and_then(|oldest| self.of.remove(&oldest));
         }

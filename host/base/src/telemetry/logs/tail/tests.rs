@@ -55,7 +55,7 @@ async fn followers_are_told_what_they_missed() {
     }
     let (next, lost) = follower.next().await.unwrap();
     assert_eq!((next.message.as_str(), lost), ("5", 5));
-    assert!(next.seq() > first.seq());
+    assert!(next.seq > first.seq);
     assert_eq!(messages(&tail.lines(None, 9)), ["first"], "what is only told is not kept");
     drop(follower);
     assert!(!tail.is_followed());

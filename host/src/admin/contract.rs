@@ -1,0 +1,327 @@
+//! The JSON of the admin API: the types that the host writes and the commands read.
+//!
+//! `openapi.json` describes the same for other clients; `tests/operate/api_contract.rs` fails if the two differ. Readers
+//! ignore fields that they do not know, and a field that is missing has its default, since a host may be of another version.
+//! The status of replicas, policies, failed requests and log lines is defined where it is taken, and part of the contract.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use lodge_base::telemetry::logs::tail::Line;
+pub use lodge_traffic::admission::PolicyStatus;
+pub use lodge_traffic::service::FailedRequest;
+pub use lodge_traffic::upstreams::status::{ReplicaStatus, SourceStatus, UpstreamStatus};
+
+/// The states of a service, as [`ServiceActivity::state`] explains them.
+pub const STATES: [&str; 6] = ["serving", "failing", "unloaded", "down", "disabled", "withdrawn"];
+
+/// A file of the directory: it serves a service, or it is refused. While a new version of a file is refused and the previous
+/// one is still served, there is a report of each.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct FileReport<S = ServiceStatus> {
+    /// The name of the file in the directory.
+    pub file: String,
+    /// The service that it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<S>,
+    /// Why it is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedFile>,
+}
+
+/// Why a file is refused.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct RefusedFile {
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// What is known of a service from its files.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ServiceInfo {
+    /// Its name, with the label of a version: `users`, `users@2`.
+    pub name: String,
+    /// The SHA-256 of its component, in hexadecimal; of its manifest, for an upstream.
+    pub digest: String,
+    /// The bytes of its component.
+    pub bytes: u64,
+    /// Its routes.
+    pub routes: Vec<String>,
+    /// The host name whose paths all lead to it; empty if a route has policies of its own.
+    pub host: String,
+    /// The requests of its service that a version gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<VersionShare>,
+    /// What sends a client to the same version again, as in the manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<String>,
+    /// `request` or `service`: whether an instance handles one request or several. This and the fields below are in the
+    /// details of a service, and not in the list of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Cow<'static, str>>,
+    /// The services of this host that its manifest allows it to call; `*` for all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
+    /// The origins that its manifest allows it to send requests to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<String>,
+    /// The settings and sources of an upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamStatus>,
+    /// The imports of its component.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub imports: Vec<String>,
+    /// The exports of its component.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<String>,
+}
+
+/// The share of its service's requests that a version gets.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct VersionShare {
+    /// Percent of the requests that match no rule.
+    pub percent: f64,
+    /// The rules for requests that it gets in any case, as in the manifest.
+    #[serde(rename = "match")]
+    pub rules: Vec<String>,
+    /// Percent of the other requests of which it gets a copy.
+    pub mirror: f64,
+    /// The margins beyond which the host withdraws it. Without margins, the host never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackMargins>,
+}
+
+/// How much worse than its service a version may do before it is withdrawn.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct RollbackMargins {
+    /// Percentage points by which its error rate may exceed that of the service.
+    pub errors: f64,
+    /// The factor by which its 99th percentile may exceed that of the service.
+    pub p99: f64,
+    /// The requests in the last minute that both need before they are compared.
+    pub minimum: u64,
+}
+
+/// The state of a service and its traffic. Counters go on when the files of the service change.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ServiceActivity {
+    /// `serving`; `failing` if at least half of the last minute's responses, and at least 5, were errors; `unloaded` until
+    /// the next request; `down` if no replica is available; `disabled` by an operator; `withdrawn` for a version that did
+    /// worse than its service.
+    pub state: Cow<'static, str>,
+    /// When this version was published, in RFC 3339.
+    pub since: Option<String>,
+    /// Whether its machine code is in memory.
+    pub loaded: bool,
+    /// `baseline` for machine code that was compiled fast and runs slower, until it is `optimised`; only while it is in
+    /// memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Cow<'static, str>>,
+    /// Responses.
+    pub requests: u64,
+    /// Responses with a status of 500 and more, and those that broke off.
+    pub errors: u64,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Requests that wait for a slot.
+    pub queued: usize,
+    /// The median latency of the last minute, in milliseconds.
+    pub p50_ms: Option<f64>,
+    /// The 99th percentile of the last minute's latency, in milliseconds.
+    pub p99_ms: Option<f64>,
+    /// CPU time of guest code, in seconds.
+    pub cpu_seconds: f64,
+    /// The memory of the largest sandbox so far.
+    pub memory_bytes: u64,
+    /// Bytes of request bodies.
+    pub bytes_in: u64,
+    /// Bytes of response bodies.
+    pub bytes_out: u64,
+    /// Its stored responses; `None` without `[cache]` in its manifest.
+    pub cached: Option<CacheCounts>,
+    /// The last request that was refused.
+    pub last_refusal: Option<LastRefusal>,
+    /// Why this version was withdrawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
+    /// The versions of the service.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<VersionStatus>,
+    /// The replicas of an upstream, empty if none is known; `None` for a component.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Vec<ReplicaStatus>>,
+}
+
+/// The stored responses of a service.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct CacheCounts {
+    /// Stored responses.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Requests that the cache responded to.
+    pub hits: u64,
+    /// Requests that the service responded to.
+    pub misses: u64,
+}
+
+/// A request that was refused.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct LastRefusal {
+    /// The time, in RFC 3339.
+    pub at: String,
+    /// The reason, as in the response.
+    pub reason: Cow<'static, str>,
+}
+
+/// A version of a service.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct VersionStatus {
+    /// Its name: `users@2`.
+    pub name: String,
+    /// Percent of the requests that match no rule.
+    pub percent: f64,
+    /// Its state. In any other than `serving`, `failing` and `unloaded`, the service gets its share.
+    pub state: Cow<'static, str>,
+}
+
+/// A service and its traffic.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ServiceStatus {
+    /// What is known from its files.
+    #[serde(flatten)]
+    pub info: ServiceInfo,
+    /// Its state and traffic.
+    #[serde(flatten)]
+    pub activity: ServiceActivity,
+}
+
+/// Everything about one service.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ServiceDetails {
+    /// The service and its traffic.
+    #[serde(flatten)]
+    pub status: ServiceStatus,
+    /// Its limits by name, in the form in which a manifest writes them.
+    pub limits: BTreeMap<Cow<'static, str>, String>,
+    /// The policies that can refuse its requests, in the order in which they are checked.
+    pub policies: Vec<PolicyStatus>,
+    /// The last failed requests, the newest first.
+    pub recent_errors: Vec<FailedRequest>,
+}
+
+/// The host process.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct HostStatus {
+    /// The version of Lodge.
+    pub version: Cow<'static, str>,
+    /// The version of wasmtime.
+    pub wasmtime: Cow<'static, str>,
+    /// The process id.
+    pub pid: u32,
+    /// When the host started, in RFC 3339.
+    pub started: String,
+    /// Seconds since then.
+    pub uptime_seconds: f64,
+    /// The address that serves guests.
+    pub listen: Option<String>,
+    /// The path of the served directory, without symbolic links.
+    pub directory: String,
+    /// Device and inode of the directory when the host started.
+    pub directory_id: String,
+    /// The number of the current snapshot.
+    pub generation: u64,
+    /// Whether every file was loaded or refused, and the host is not stopping.
+    pub ready: bool,
+    /// Whether the host is stopping.
+    pub stopping: bool,
+    /// Open connections of clients.
+    pub connections: u64,
+    /// The log level, or a filter.
+    pub log_level: String,
+    /// Resident memory.
+    pub memory_bytes: u64,
+    /// CPU time, in seconds.
+    pub cpu_seconds: f64,
+    /// How the memory of sandboxes is reset between requests.
+    pub sandbox_reset: String,
+}
+
+/// The state of a service after an action of an operator.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ActionResult {
+    /// The service.
+    pub service: String,
+    /// Its state.
+    pub state: Cow<'static, str>,
+}
+
+/// The stored responses that a purge has removed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct PurgeResult {
+    /// The service.
+    pub service: String,
+    /// The normal form of the path.
+    pub path: String,
+    /// The number of removed responses.
+    pub purged: usize,
+}
+
+/// The log level.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct LogLevel {
+    /// A level, or a filter such as `lodge=debug`.
+    pub level: String,
+}
+
+/// The request for another log level. A field that the host does not know is an error.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LevelRequest {
+    /// A level, or a filter such as `lodge=debug`.
+    pub level: String,
+}
+
+/// The response to a drain.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct DrainResult {
+    /// Always true.
+    pub stopping: bool,
+}
+
+/// A problem (RFC 9457). Every member is optional, since the sender may be a proxy.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Problem {
+    /// A URN of the kind of problem.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is wrong, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// The status of the response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The explanation of a proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}

@@ -1,0 +1,154 @@
+//! Describes a snapshot: the state of every file, for `lodge check` and for the admin API.
+
+mod rollout;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::contract::{
+    CacheCounts, FileReport, LastRefusal, RefusedFile, ServiceActivity, ServiceDetails, ServiceInfo, ServiceStatus,
+};
+use crate::guests::snapshot::Snapshot;
+use crate::guests::target::Target;
+use lodge_base::telemetry::metrics::CacheOutcome;
+use lodge_base::time::rfc3339;
+use lodge_manifest::Isolation;
+use lodge_manifest::grants::Grants;
+use lodge_manifest::refusal::Refusal;
+use lodge_manifest::refusal::file_name;
+use lodge_runtime::compile::Interfaces;
+
+/// The limits that apply to an upstream; the others are those of a sandbox.
+const UPSTREAM_LIMITS: [&str; 6] = ["wall", "request_body", "in_flight", "queue", "queue_wait", "call_depth"];
+
+/// The errors in the last minute from which a service can be failing.
+const MIN_ERRORS: u64 = 5;
+
+/// Returns a report of each file, in the order of file names, with grants, imports and exports and without traffic.
+pub(crate) fn files(snapshot: &Snapshot) -> Vec<FileReport<ServiceInfo>> {
+    reports(snapshot, full_info)
+}
+
+/// Returns a report of each file, in the order of file names, with traffic and without grants, imports and exports: these
+/// are most of a report, and only change with the file.
+pub(super) fn statuses(snapshot: &Snapshot) -> Vec<FileReport> {
+    reports(snapshot, |target| ServiceStatus { info: info(target), activity: activity(target) })
+}
+
+fn reports<S>(snapshot: &Snapshot, service: impl Fn(&Target) -> S) -> Vec<FileReport<S>> {
+    let file = |target: &Target| file_name(&target.backend.spec.path);
+    let serves =
+        |target: &Arc<Target>| FileReport { file: file(target), service: Some(service(target)), refused: None };
+    let mut reports: Vec<_> = snapshot.targets.iter().map(serves).collect();
+    reports.extend(snapshot.refusals.iter().map(refuses));
+    reports.sort_by(|a, b| a.file.cmp(&b.file));
+    reports
+}
+
+fn refuses<S>(refusal: &Refusal) -> FileReport<S> {
+    let refused = RefusedFile { reason: refusal.reason.clone(), remedy: refusal.remedy.clone() };
+    FileReport { file: refusal.file.clone(), service: None, refused: Some(refused) }
+}
+
+/// Returns everything about one service.
+pub(super) fn details(target: &Target) -> ServiceDetails {
+    let mut limits = target.backend.limits().shown();
+    if target.backend.upstream().is_some() {
+        limits.retain(|name, _| UPSTREAM_LIMITS.contains(name));
+    }
+    ServiceDetails {
+        status: ServiceStatus { info: full_info(target), activity: activity(target) },
+        limits: limits.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect(),
+        policies: target.admission.policies(Instant::now()),
+        recent_errors: target.backend.service.failures(),
+    }
+}
+
+/// Returns what is known of a service from its files, with what its component imports and its manifest grants or, for an
+/// upstream, with its settings.
+fn full_info(target: &Target) -> ServiceInfo {
+    let upstream = target.backend.upstream().map(|upstream| upstream.status());
+    let Some(guest) = target.backend.guest() else { return ServiceInfo { upstream, ..info(target) } };
+    let Interfaces { imports, exports } = (*guest.interfaces).clone();
+    let Grants { calls, http } = &guest.spec.manifest.grants;
+    let http = http.iter().map(ToString::to_string).collect();
+    let isolation = match guest.spec.manifest.isolation {
+        Isolation::Request => "request",
+        Isolation::Service => "service",
+    };
+    ServiceInfo { imports, exports, isolation: Some(isolation.into()), calls: calls.names(), http, ..info(target) }
+}
+
+fn info(target: &Target) -> ServiceInfo {
+    let backend = &target.backend;
+    ServiceInfo {
+        name: backend.name.to_string(),
+        digest: backend.digest().to_string(),
+        bytes: backend.spec.size,
+        routes: backend.routes().iter().map(ToString::to_string).collect(),
+        host: backend.spec.host().unwrap_or_default(),
+        share: backend.spec.manifest.share.as_ref().map(rollout::share),
+        sticky: backend.spec.manifest.sticky.as_ref().map(ToString::to_string),
+        ..ServiceInfo::default()
+    }
+}
+
+/// Returns the state of a service, as [`ServiceActivity::state`] explains it.
+pub(super) fn state(target: &Target) -> &'static str {
+    let backend = &target.backend;
+    if backend.service.is_disabled() {
+        "disabled"
+    } else if backend.withdrawn().is_some() {
+        "withdrawn"
+    } else if backend.upstream().is_some_and(|upstream| upstream.is_down()) {
+        "down"
+    } else if !backend.is_loaded() {
+        "unloaded"
+    } else if is_failing(backend.service.figures.minute()) {
+        "failing"
+    } else {
+        "serving"
+    }
+}
+
+fn is_failing((requests, errors): (u64, u64)) -> bool {
+    errors >= MIN_ERRORS && errors.saturating_mul(2) >= requests
+}
+
+fn activity(target: &Target) -> ServiceActivity {
+    let backend = &target.backend;
+    let figures = &backend.service.figures;
+    let quantile_ms = |part| figures.quantile(part).map(|took| (took.as_secs_f64() * 1e6).round() / 1e3);
+    let refusal = backend.service.last_refusal();
+    ServiceActivity {
+        state: state(target).into(),
+        since: backend.since().map(rfc3339),
+        loaded: backend.is_loaded(),
+        code: backend.guest().and_then(|guest| guest.tier()).map(Cow::Borrowed),
+        requests: figures.requests(),
+        errors: figures.errors(),
+        in_flight: target.admission.in_flight(),
+        queued: target.admission.queued(),
+        p50_ms: quantile_ms(0.5),
+        p99_ms: quantile_ms(0.99),
+        cpu_seconds: backend.cpu().as_secs_f64(),
+        memory_bytes: figures.memory.load(Relaxed),
+        bytes_in: figures.received.load(Relaxed),
+        bytes_out: figures.sent.load(Relaxed),
+        cached: cache_counts(target),
+        last_refusal: refusal.map(|(at, reason)| LastRefusal { at: rfc3339(at), reason: reason.into() }),
+        withdrawn: backend.withdrawn().map(str::to_owned),
+        versions: rollout::versions(target),
+        replicas: backend.upstream().map(|upstream| upstream.replicas()),
+    }
+}
+
+fn cache_counts(target: &Target) -> Option<CacheCounts> {
+    target.backend.spec.manifest.cache?;
+    let cached = &target.backend.service.figures.cached;
+    let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_served_by_cache());
+    let sum = |counts: Vec<(CacheOutcome, u64)>| counts.into_iter().map(|(_, count)| count).sum();
+    Some(CacheCounts { entries: cached.entries(), bytes: cached.bytes(), hits: sum(hits), misses: sum(misses) })
+}
