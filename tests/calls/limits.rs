@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request};
-use lodge::request::handler::{Call, Handler, Hop};
+use lodge::request::handler::{Call, Handler};
 use lodge_traffic::proxy::headers::Peer;
 
 use crate::calls::local::{ALL, CALLERS, ask, metric, until_idle};
@@ -124,7 +124,7 @@ async fn a_deadline_is_carried() {
         let host = format!("{callee}.localhost");
         let call = Call { host: &host, request_id: Arc::from("1"), deadline, depth: 1 };
         let request = Request::get(format!("http://{callee}.internal/")).body(http_body_util::Empty::new()).unwrap();
-        let answer = crate::harness::within(handler.answer(Hop { peer: &peer, call: Some(&call) }, request)).await;
+        let answer = crate::harness::within(handler.answer(&peer, Some(&call), request)).await;
         assert_eq!(answer.status(), 504);
         assert!(deadline.elapsed() < Duration::from_secs(10), "it had half a minute of its own");
     }

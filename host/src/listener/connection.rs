@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto;
 
 use super::activity::{Activity, Verdict, Watched};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
-use crate::request::handler::{Handler, Hop};
+use crate::request::handler::Handler;
 use crate::request::respond::{Body, Last};
 use lodge_base::config;
 use lodge_base::drain::{DrainGuard, StopSignal};
@@ -187,14 +187,16 @@ fn bounded(request: Request<Incoming>, account: &Arc<Account>, fields: usize) ->
 impl Answer for Client {
     type Body = Body;
 
-    async fn answer(&self, request: Request<Upload<Incoming>>) -> Response<Body> {
-        let (version, stop_signal) = (request.version(), self.server.drain.stop_signal());
-        let mut response = self.server.handler.answer(Hop { peer: &self.peer, call: None }, request).await;
-        let last = |response: &Response<Body>| response.extensions().get::<Last>().is_some();
-        // HTTP/2 has GOAWAY for this.
-        if version < Version::HTTP_2 && (stop_signal.is_stopping() || last(&response)) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fn answer(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Body>> + Send {
+        let version = request.version();
+        async move {
+            let mut response = self.server.handler.answer(&self.peer, None, request).await;
+            let last = |response: &Response<Body>| response.extensions().get::<Last>().is_some();
+            // HTTP/2 has GOAWAY for this.
+            if version < Version::HTTP_2 && (self.server.drain.stop_signal().is_stopping() || last(&response)) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
-        response
     }
 }

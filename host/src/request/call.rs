@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use wasmtime_wasi::runtime::spawn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use crate::request::handler::{Call, Handler, Hop};
+use crate::request::handler::{Call, Handler};
 use crate::request::respond::Body;
 use lodge_runtime::capabilities::outbox::{SendFuture, complete};
 use lodge_runtime::capabilities::sandbox::{RequestContext, Sandbox};
@@ -58,7 +58,7 @@ async fn answer(
         onward.inject(request.headers_mut());
     }
     let call = Call { host: &host, request_id, deadline, depth: depth + 1 };
-    let response = handler.answer(Hop { peer: &egress.peer, call: Some(&call) }, request).await;
+    let response = handler.answer(&egress.peer, Some(&call), request).await;
     let (head, body) = response.into_parts();
     Ok(Response::from_parts(head, deliver(body).await?))
 }

@@ -1,4 +1,4 @@
-//! An admitted request, answered by a guest or by a replica.
+//! Sends an admitted request to its guest or to a replica.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,43 +17,59 @@ use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::Permit;
 use lodge_traffic::error::RequestError;
 
-/// Has `target` answer an admitted request.
+/// An admitted request, except for its head and body.
+pub(super) struct Admitted<'a> {
+    /// The version that responds.
+    pub(super) target: &'a Target,
+    /// The proof of admission.
+    pub(super) permit: Permit,
+    /// The client's address.
+    pub(super) client: IpAddr,
+    /// What its guest's own requests depend on.
+    pub(super) context: RequestContext,
+    /// Continues the request's trace.
+    pub(super) tracer: &'a Tracer,
+    /// The room for complete responses: `listener.unsent`.
+    pub(super) unsent: &'a Arc<Budget>,
+    /// What is known of the request.
+    pub(super) record: &'a mut Record,
+}
+
+/// Returns the response of the target to an admitted request.
 ///
 /// # Errors
-/// Every way in which the service fails to answer.
+/// Every way in which the service fails to respond.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 pub(super) fn dispatch<B: RequestBody>(
-    (tracer, unsent): (&Tracer, &Arc<Budget>),
-    target: &Target,
-    permit: Permit,
+    mut admitted: Admitted<'_>,
     request: Request<B>,
-    client: IpAddr,
-    mut context: RequestContext,
-    record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
+    // The block captures each field of `admitted` by itself, so none of them is stored twice.
     async move {
-        let (method, version, deadline) = (request.method().clone(), request.version(), context.deadline);
-        let exchange = Exchange { method, deadline, reserve: Reserve { version, unsent } };
-        match &target.backend {
+        let reserve = Reserve { version: request.version(), unsent: admitted.unsent };
+        let exchange = Exchange { method: request.method().clone(), deadline: admitted.context.deadline, reserve };
+        match &admitted.target.backend {
             Backend::Guest(guest) => {
                 if guest.sends() {
-                    context.onward = tracer.onward(request.headers());
+                    admitted.context.onward = admitted.tracer.onward(request.headers()).map(Arc::new);
                 }
-                record.begins(Phase::Instantiate);
-                let answer = match guest.take(deadline).await {
+                admitted.record.begin_phase(Phase::Instantiate);
+                let answer = match guest.take(exchange.deadline).await {
                     Ok(instance) => {
-                        record.begins(Phase::Guest);
-                        guest.call(instance, request, context).await
+                        admitted.record.begin_phase(Phase::Guest);
+                        guest.call(instance, request, admitted.context).await
                     }
                     Err(error) => Err(error),
                 };
-                respond::holding(permit, answer, &exchange)
+                respond::holding(admitted.permit, answer, &exchange)
             }
             Backend::Upstream(upstream) => {
-                record.begins(Phase::Guest);
-                let onward = if record.is_traced() { tracer.onward(request.headers()) } else { None };
-                let answer = Box::pin(forward::forward(upstream, request, client, &context, onward)).await;
-                respond::relaying(permit, answer, &exchange)
+                admitted.record.begin_phase(Phase::Guest);
+                let traced = admitted.record.is_traced();
+                let onward = if traced { admitted.tracer.onward(request.headers()) } else { None };
+                let forwarding = forward::forward(upstream, request, admitted.client, &admitted.context, onward);
+                let answer = Box::pin(forwarding).await;
+                respond::relaying(admitted.permit, answer, &exchange)
             }
         }
     }

@@ -1,55 +1,86 @@
-//! What is around a request, whether a connection brought it or a guest sent it: an id, a clock, a trace, and an error that
-//! becomes a response in one place.
+//! What surrounds every request, whether a connection brought it or a guest sent it: its id, its record, its trace. Failures
+//! become responses here, and nowhere else.
 
 use std::sync::Arc;
 
 use http::header::HeaderValue;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body as _;
 
 use super::handle::handle;
-use super::handler::{Handler, Hop};
+use super::handler::{Call, Caller, Handler};
 use super::record::Record;
 use super::respond::{self, Body, Reserve};
 use lodge_runtime::body::RequestBody;
-use lodge_traffic::proxy::headers::REQUEST_ID;
+use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::headers::{Peer, REQUEST_ID};
 
 impl Handler {
-    /// Answers one request: the only place where a failure becomes a response.
-    pub async fn answer<B: RequestBody>(&self, hop: Hop<'_>, mut request: Request<B>) -> Response<Body> {
-        // A guest that reaches the listener from a trusted address is no proxy. A client can forge the mark of a guest, so policies
-        // have to admit both addresses. Rare, hence the box.
-        let guest = hop.peer.is_trusted() && self.via.is_from_guest(request.headers());
-        let distrusted = guest.then(|| {
-            let claimed = self.asked(hop, request.headers(), usize::MAX).client();
-            Box::new(hop.peer.distrusted(claimed))
-        });
-        let hop = Hop { peer: distrusted.as_deref().unwrap_or(hop.peer), ..hop };
-        let id = match hop.call {
+    /// Answers a request of `peer`. `call` is the call between services, if the peer is a service of this host.
+    pub fn answer<'a, B: RequestBody>(
+        &'a self,
+        peer: &'a Peer,
+        call: Option<&'a Call<'a>>,
+        mut request: Request<B>,
+    ) -> impl Future<Output = Response<Body>> {
+        let client = peer.client(request.headers(), &self.trusted_proxies);
+        // A guest that reaches the listener from a trusted address is no proxy. A client can forge the mark of a guest, so
+        // policies have to admit both addresses. Rare, hence the box.
+        let guest = peer.is_trusted() && self.via.is_from_guest(request.headers());
+        let distrusted = guest.then(|| Box::new(peer.distrusted(client)));
+        let client = distrusted.as_ref().map_or(client, |peer| peer.address());
+        let id = match call {
             Some(call) => Arc::clone(&call.request_id),
-            None => hop.peer.request_id(request.headers()).map_or_else(|| self.ids.request(), Arc::from),
+            None => {
+                let given = distrusted.as_deref().unwrap_or(peer).request_id(request.headers());
+                given.map_or_else(|| self.ids.request(), Arc::from)
+            }
         };
         // The id is made of hexadecimal digits, or was a header already.
         let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
         request.headers_mut().insert(REQUEST_ID, id_header.clone());
         let version = request.version();
-        let mut record = Record::new(Arc::clone(&id), self.tracer.begin(request.headers_mut()));
-        let mut response = match handle(self, hop, request, &mut record).await {
-            Ok(response) => response,
-            Err(error) => {
-                record.failed(&error, &self.nobody, hop.peer.address());
-                let mut problem = respond::problem(&error, &id);
-                let reserve = Reserve { version, unsent: &self.unsent };
-                let bytes = problem.body().size_hint().exact().unwrap_or_default();
-                if !problem.body_mut().count(bytes.try_into().unwrap_or(usize::MAX), reserve) {
-                    // The status says most of it, and a head needs no window.
-                    *problem.body_mut() = Body::text(None);
+        let mut record = Record::new(id, self.tracer.begin(request.headers_mut()));
+        async move {
+            let caller = Caller { peer: distrusted.as_deref().unwrap_or(peer), call, client };
+            let mut response = match handle(self, &caller, request, &mut record).await {
+                Ok(response) => response,
+                Err(error) => {
+                    record.report_failure(&error, &self.nobody, caller.peer.address());
+                    self.problem(&error, version, &record)
                 }
-                problem
-            }
-        };
-        record.answered(response.status());
-        response.headers_mut().insert(REQUEST_ID, id_header);
-        response.map(|body| body.with(record))
+            };
+            record.set_status(response.status());
+            response.headers_mut().insert(REQUEST_ID, id_header);
+            response.map(|body| body.with(record))
+        }
+    }
+
+    /// Returns the response that reports an error.
+    fn problem(&self, error: &RequestError, version: Version, record: &Record) -> Response<Body> {
+        let mut problem = respond::problem(error, record.request_id());
+        let reserve = Reserve { version, unsent: &self.unsent };
+        let bytes = problem.body().size_hint().exact().unwrap_or_default();
+        if !problem.body_mut().count(bytes.try_into().unwrap_or(usize::MAX), reserve) {
+            // The status says most of it, and a head needs no window.
+            *problem.body_mut() = Body::text(None);
+        }
+        problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::mirror::AnyBody;
+
+    /// The future is moved several times before it is polled, for every request.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        fn size<R>(_: impl FnOnce(&'static Handler, &'static Peer, Request<AnyBody>) -> R) -> usize {
+            size_of::<R>()
+        }
+        let size = size(|handler, peer, request| handler.answer(peer, None, request));
+        assert!(size <= 3_600, "{size} bytes");
     }
 }

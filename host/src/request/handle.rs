@@ -1,28 +1,26 @@
-//! The request path, whole. Every step takes what the one before it gave; each can only say no in its own words.
+//! The request path, whole. Every step returns what the next one needs, or an error.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::header::HeaderValue;
-use http::{Request, Response, StatusCode, Uri, Version, header};
-use http_body_util::{BodyExt, Empty};
+use http::{Request, Response, StatusCode, Uri, header};
 
-use super::dispatch::dispatch;
+use super::cached::{self, CacheUse};
+use super::dispatch::{Admitted, dispatch};
 use super::mirror;
 use super::record::Record;
-use super::respond::{Body, Reserve};
+use super::respond::Body;
 use crate::guests::absent::Why;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
-use crate::request::handler::{Handler, Hop};
+use crate::request::handler::{Caller, Handler};
 use lodge_base::telemetry::traces::Phase;
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
-use lodge_traffic::admission::Refusal;
-use lodge_traffic::cache;
-use lodge_traffic::cache::{Found, Settled};
+use lodge_traffic::admission::{Permit, Refusal};
+use lodge_traffic::cache::Errand;
 use lodge_traffic::error::RequestError;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
@@ -32,213 +30,180 @@ use lodge_traffic::routing::split::Split;
 /// Methods that a service can be asked for; CONNECT is for proxies.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
-/// Answers one request, or says why not.
+/// Where a request goes.
+pub(super) struct Routed<'a> {
+    pub(super) handler: &'a Handler,
+    pub(super) caller: &'a Caller<'a>,
+    /// The version that responds.
+    pub(super) target: Arc<Target>,
+    /// The number of the service's route that matched.
+    pub(super) route: usize,
+    /// The version that receives a copy of the request, and the name of the route.
+    pub(super) mirror: Option<(Arc<Target>, Arc<str>)>,
+    /// Whether the result counts in the comparison of versions.
+    pub(super) judged: bool,
+    /// The number of calls between services that led to the request.
+    pub(super) depth: usize,
+}
+
+/// A request in canonical form.
+enum Arrived<'a, B> {
+    /// For the host itself, which only `OPTIONS *` is.
+    Host,
+    /// For a service, without the cache.
+    Direct(Routed<'a>, Request<B>),
+    /// For a service, through the cache.
+    Cached(Routed<'a>, Request<B>, CacheUse<'a>),
+}
+
+/// Returns the response to a request, with the first frames of its body.
 ///
 /// # Errors
-/// Every way in which a request fails before the head of its answer is sent.
-pub async fn handle<B: RequestBody>(
-    handler: &Handler,
-    hop: Hop<'_>,
+/// Every way in which a request fails before the head of its response is sent.
+pub fn handle<'a, B: RequestBody>(
+    handler: &'a Handler,
+    caller: &'a Caller<'a>,
     request: Request<B>,
     record: &mut Record,
-) -> Result<Response<Body>, RequestError> {
-    let Hop { peer, call } = hop;
+) -> impl Future<Output = Result<Response<Body>, RequestError>> {
+    // Done before there is a future, and matched without `?`: a future has room of its own for every value that is borrowed or
+    // moved in parts before it waits, and this one is moved for each request. It has 3.1 KB so, and had 4.7 KB.
+    let arrived = arrive(handler, caller, request, record);
+    async move {
+        match arrived {
+            Ok(Arrived::Host) => Ok(options(handler, record)),
+            Ok(Arrived::Direct(routed, request)) => admit_and_dispatch(routed, request, None, record).await,
+            Ok(Arrived::Cached(routed, request, cache)) => cached::handle(routed, request, cache, record).await,
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Brings the head of a request into canonical form and finds its service.
+fn arrive<'a, B: RequestBody>(
+    handler: &'a Handler,
+    caller: &'a Caller<'a>,
+    request: Request<B>,
+    record: &mut Record,
+) -> Result<Arrived<'a, B>, RequestError> {
     let (mut head, body) = request.into_parts();
     if handler.logs.requests.wanted() {
-        record.detail(&handler.logs, peer.address(), &head);
+        record.set_details(&handler.logs, caller.peer.address(), &head);
     }
-    record.begins(Phase::Route);
-    let arrived = headers::normalize(&mut head, peer);
-    record.asked(&head, peer.address());
-    let arrival = arrived?;
+    record.begin_phase(Phase::Route);
+    let arrival = headers::normalize(&mut head, caller.peer);
+    record.set_request(&head, caller.peer.address());
+    let arrival = arrival?;
     if head.extensions.get::<headers::TooManyFields>().is_some() {
         return Err(RequestError::TooManyFields);
     }
     if head.uri.path() == "*" {
-        return Ok(options(handler, record));
+        return Ok(Arrived::Host);
     }
-    let bound = find(handler, hop, arrival, &mut head, record)?;
-    // Who came back over the network is as deep as one that was called so often.
-    let depth = call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
-    if depth > bound.target.backend.limits().call_depth {
+    let (routed, rules) = route(handler, caller, arrival, &mut head, record)?;
+    if routed.depth > routed.target.backend.limits().call_depth {
         return Err(RequestError::CallDepth);
     }
-    fits(&bound.target, &head.headers, &body)?;
-    let (version, mut request) = (head.version, Request::from_parts(head, body));
-    // In boxes, here and below, is whatever only some requests need: all that is awaited is part of a future that is moved for
-    // each of them, and with these it was 11 KB and not 5.
-    let mut errand = match (&handler.responses, &bound.cached) {
-        (Some(responses), Some((rules, uri))) => {
-            bound.target.admission.check_client(&handler.asked(hop, request.headers(), bound.route))?;
-            let at = (uri, bound.route);
-            match Box::pin(responses.look(*rules, at, &bound.target.backend, &mut request, record)).await {
-                Found::Kept(response) => return stored(handler, &bound.target, version, response, None, record),
-                Found::Ask(errand) => errand,
-            }
-        }
-        (Some(responses), None) if hop.call.is_some() => responses.called(&bound.target.backend, &request),
-        _ => return ask(handler, hop, bound, request, depth, None, record).await,
-    };
-    let (target, route) = (Arc::clone(&bound.target), bound.route);
-    let again = errand.unconditional(&request);
-    let result = Box::pin(ask(handler, hop, bound, request, depth, Some(&mut errand), record)).await;
-    let deadline = errand.deadline();
-    let response = match (errand.settle(result, record.request_id()), again) {
-        (Settled::Done(result), _) => result?,
-        (Settled::Again(errand), Some(head)) => {
-            Box::pin(ask_again(handler, hop, (head, &target, route), depth, errand, record)).await?
-        }
-        (Settled::Again(_), None) => return Err(cache::unconditional()),
-    };
-    stored(handler, &target, version, response, deadline, record)
-}
-
-/// A response whose body may be a stored one, which other responses share. While there is no room for it in
-/// `listener.unsent` it takes a place of its service, until the `deadline` of the request, or for `limits.wall` where the
-/// service was not asked.
-///
-/// # Errors
-/// When there is no such place, or no time left.
-fn stored(
-    handler: &Handler,
-    target: &Target,
-    version: Version,
-    response: Response<Body>,
-    deadline: Option<Instant>,
-    record: &Record,
-) -> Result<Response<Body>, RequestError> {
-    let (head, mut body) = response.into_parts();
-    let reserve = Reserve { version, unsent: &handler.unsent };
-    if !body.count(0, reserve) {
-        let now = Instant::now();
-        let deadline = deadline.unwrap_or_else(|| now + target.backend.limits().wall);
-        if deadline <= now {
-            return Err(RequestError::QueueTimeout);
-        }
-        body = body.permitted(target.admission.try_admit(record.start())?, deadline, reserve);
-    }
-    Ok(Response::from_parts(head, body))
-}
-
-/// Sends a request once more, after its service has confirmed another response than the one that the cache asked about.
-/// It uses its rate only once, and has what is left of its first `limits.wall`, queues included.
-async fn ask_again(
-    handler: &Handler,
-    hop: Hop<'_>,
-    (head, target, route): (http::request::Parts, &Target, usize),
-    depth: usize,
-    mut errand: cache::Errand,
-    record: &mut Record,
-) -> Result<Response<Body>, RequestError> {
-    let body: mirror::AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    check_content_length(&routed.target, &head.headers, &body)?;
     let request = Request::from_parts(head, body);
-    let asked = handler.asked(hop, request.headers(), route);
-    let client = asked.client();
-    let deadline = errand.deadline().unwrap_or_else(|| record.start() + target.backend.limits().wall);
-    let admitted = tokio::time::timeout_at(deadline.into(), target.admission.admit_again(&asked, Instant::now())).await;
-    let result = match admitted.unwrap_or(Err(Refusal::QueueTimeout)) {
-        Ok(permit) => {
-            record.admitted(&permit);
-            errand.begins(deadline);
-            let to = RequestContext { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
-            dispatch((&handler.tracer, &handler.unsent), target, permit, request, client, to, record).await
+    Ok(match &handler.responses {
+        // A call is not answered from the cache, but it may change what is stored.
+        Some(responses) if rules.is_some() || caller.call.is_some() => {
+            Arrived::Cached(routed, request, CacheUse { responses, rules })
         }
-        Err(refusal) => Err(refusal.into()),
-    };
-    match errand.settle(result, record.request_id()) {
-        Settled::Done(result) => result,
-        Settled::Again(_) => Err(cache::unconditional()),
-    }
+        _ => Arrived::Direct(routed, request),
+    })
 }
 
-/// Has a request that so many calls led to answered by its service.
+/// Admits a request and sends it to its service, and a copy of it to another version if it is to be mirrored.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
-fn ask<B: RequestBody>(
-    handler: &Handler,
-    hop: Hop<'_>,
-    bound: Bound,
+pub(super) fn admit_and_dispatch<B: RequestBody>(
+    routed: Routed<'_>,
     request: Request<B>,
-    depth: usize,
-    cached: Option<&mut cache::Errand>,
+    errand: Option<&mut Errand>,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
-        let Bound { target, route, mirror, judged, .. } = bound;
-        record.begins(Phase::Queue);
-        let asked = handler.asked(hop, request.headers(), route);
-        let mut permit = target.admission.admit(&asked, record.start()).await?;
-        if judged {
-            permit.judge(&target.backend.service.figures.judged, record.start());
-        }
-        let client = asked.client();
-        let own = record.admitted(&permit) + target.backend.limits().wall;
-        let deadline = hop.call.map_or(own, |call| own.min(call.deadline));
-        cached.into_iter().for_each(|cached| cached.begins(deadline));
-        let context = RequestContext { request_id: Arc::clone(record.request_id()), deadline, depth, onward: None };
-        let Some((version, route)) = mirror else {
-            return dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, context, record)
-                .await;
-        };
-        let (request, copy) = mirror::doubled(request);
-        let shown = mirror::show((version, route, judged), copy, client, context.clone(), Arc::clone(&handler.unsent));
-        tokio::spawn(shown);
-        Box::pin(dispatch((&handler.tracer, &handler.unsent), &target, permit, request, client, context, record)).await
+        let admitted = admit(&routed, request.headers(), errand, record).await?;
+        let Some((version, route)) = &routed.mirror else { return dispatch(admitted, request).await };
+        let (request, copy) = mirror::duplicate(request);
+        let (version, route) = (Arc::clone(version), Arc::clone(route));
+        let (client, context, unsent) = (admitted.client, admitted.context.clone(), Arc::clone(admitted.unsent));
+        tokio::spawn(mirror::run((version, route, routed.judged), copy, client, context, unsent));
+        Box::pin(dispatch(admitted, request)).await
     }
 }
 
-/// Where a request is bound for: who answers it, by which of the service's routes, whose answers are kept or not, and who
-/// is shown it besides.
-struct Bound {
-    target: Arc<Target>,
-    route: usize,
-    cached: Cached,
-    mirror: Option<(Arc<Target>, Arc<str>)>,
-    /// How it goes says something of how versions compare.
-    judged: bool,
+/// Waits until a request with these headers may run.
+async fn admit<'a>(
+    routed: &'a Routed<'_>,
+    headers: &http::HeaderMap,
+    errand: Option<&mut Errand>,
+    record: &'a mut Record,
+) -> Result<Admitted<'a>, Refusal> {
+    let (caller, target) = (routed.caller, &*routed.target);
+    record.begin_phase(Phase::Queue);
+    let mut permit = target.admission.admit(&caller.view(headers, routed.route), record.start()).await?;
+    if routed.judged {
+        permit.judge(&target.backend.service.figures.judged, record.start());
+    }
+    let own = record.record_admission(&permit) + target.backend.limits().wall;
+    let deadline = caller.call.map_or(own, |call| own.min(call.deadline));
+    errand.into_iter().for_each(|errand| errand.begins(deadline));
+    Ok(routed.admitted(permit, deadline, record))
 }
 
-/// What becomes of the responses to a URI, as it was routed.
-type Cached = Option<(Rules, Uri)>;
+impl Routed<'_> {
+    /// Returns what is sent to the service with a request that was admitted and has time until `deadline`.
+    pub(super) fn admitted<'a>(&'a self, permit: Permit, deadline: Instant, record: &'a mut Record) -> Admitted<'a> {
+        let Handler { tracer, unsent, .. } = self.handler;
+        let request_id = Arc::clone(record.request_id());
+        let context = RequestContext { request_id, deadline, depth: self.depth, onward: None };
+        Admitted { target: &self.target, permit, client: self.caller.client, context, tracer, unsent, record }
+    }
+}
 
-/// One snapshot per request, let go before the first wait: an old one must not be kept alive by a slow guest.
-fn find(
-    handler: &Handler,
-    hop: Hop<'_>,
+/// Finds the service and the version for a request, and the rules of its responses in the cache, for this URI. One snapshot per request, released before the first wait: a slow guest
+/// must not keep an old snapshot alive.
+fn route<'a>(
+    handler: &'a Handler,
+    caller: &'a Caller<'a>,
     arrival: Arrival,
     head: &mut http::request::Parts,
     record: &mut Record,
-) -> Result<Bound, RequestError> {
+) -> Result<(Routed<'a>, Option<(Rules, Uri)>), RequestError> {
     let snapshot = handler.current.snapshot();
     let names = handler.service_hosts.admits(arrival.local);
-    let found = way(&snapshot, hop, head, names);
-    // A catch-all route of another service is no answer for one that does not answer.
+    let found = find(&snapshot, caller, head, names);
+    // A catch-all route of another service must not respond for a service that does not.
     if !snapshot.absent.is_empty()
-        && let Some(error) = absent(&snapshot, hop, (head, names, found.is_ok()), handler.explains)
+        && let Some(error) = absent(&snapshot, caller, (head, names, found.is_ok()), handler.explains)
     {
         return Err(error);
     }
     match found {
         Ok(found) => {
-            let cached = found.cache.map(|rules| (rules, head.uri.clone()));
+            let rules = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
             }
-            let (service, number) = (found.target, found.number);
+            let (service, route) = (found.target, found.number);
             let split = service.split.as_ref();
             let choose = |split: &Split<Target>| {
-                let client = handler.asked(hop, &head.headers, number).client();
-                let choice = split.choose(&head.headers, client, record.start());
+                let choice = split.choose(&head.headers, caller.client, record.start());
                 (choice.version.cloned(), choice.judged)
             };
             let (version, judged) = split.map_or((None, false), choose);
             let target = version.unwrap_or_else(|| Arc::clone(service));
-            record.found(&target.backend, found.route);
+            record.set_route(&target.backend, found.route);
             if service.is_disabled() {
                 return Err(RequestError::Disabled);
             }
             let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
             let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
-            Ok(Bound { target, route: number, cached, mirror, judged })
+            // A request that returned over the network is as deep as one that was called as often.
+            let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
+            Ok((Routed { handler, caller, target, route, mirror, judged, depth }, rules))
         }
         Err(Missed::Ambiguous) => Err(RequestError::BadRequest(
             "the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`",
@@ -250,16 +215,16 @@ fn find(
     }
 }
 
-/// Why the service whose request this is does not answer, if it is starting or refused. A call goes by a name, so nothing can
-/// be `found` in its place.
+/// Returns the error for a request to a service that is starting or refused. A call goes by a name, so nothing can be `found`
+/// in its place.
 fn absent(
     snapshot: &Snapshot,
-    hop: Hop<'_>,
+    caller: &Caller<'_>,
     (head, names, found): (&http::request::Parts, bool, bool),
     explains: bool,
 ) -> Option<RequestError> {
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-    let why = match hop.call {
+    let why = match caller.call {
         Some(_) if found => return None,
         Some(call) => snapshot.absent.called(call.host),
         None => snapshot.absent.at(authority, head.uri.path(), &head.method, names),
@@ -270,33 +235,38 @@ fn absent(
     })
 }
 
-/// A client comes by a route, or by the name of the service where `names` says so, and a guest of this host by the name.
-fn way<'a>(
+/// Returns the route for a request. Clients use the routes, or the name of a service if `names` allows it; guests of this host
+/// use the name.
+fn find<'a>(
     snapshot: &'a Snapshot,
-    hop: Hop<'_>,
+    caller: &Caller<'_>,
     head: &http::request::Parts,
     names: bool,
 ) -> Result<Match<'a, Arc<Target>>, Missed> {
-    let Some(call) = hop.call else {
+    let Some(call) = caller.call else {
         let authority = head.uri.authority().map_or("", |authority| authority.as_str());
         return snapshot.router.find(authority, head.uri.path(), &head.method, names);
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
-    // What is kept is kept for clients: an answer to a guest may be another, and says so in no header.
+    // Stored responses are for clients: a service may respond to a guest differently, and no header says so.
     Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None })
 }
 
-/// The answer to `OPTIONS *`, which asks the server and no service of it (RFC 9110 9.3.7).
+/// Returns the response to `OPTIONS *`, which is about the server and not about a service (RFC 9110 9.3.7).
 fn options(handler: &Handler, record: &mut Record) -> Response<Body> {
-    record.is_the_hosts(&handler.nobody);
+    record.set_host_response(&handler.nobody);
     let mut response = Response::new(Body::text(None));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
     response
 }
 
-/// A body that says it is too large is refused before a sandbox is made for it.
-fn fits<B: RequestBody>(target: &Target, headers: &http::HeaderMap, body: &B) -> Result<(), RequestError> {
+/// Refuses a request whose `Content-Length` is over the limit before a sandbox is made for it.
+fn check_content_length<B: RequestBody>(
+    target: &Target,
+    headers: &http::HeaderMap,
+    body: &B,
+) -> Result<(), RequestError> {
     let limit = target.backend.limits().request_body as u64;
     let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
     if announced.is_some_and(|size| size > limit) { Err(RequestError::BodyTooLarge) } else { Ok(()) }

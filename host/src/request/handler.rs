@@ -1,5 +1,6 @@
-//! What a request needs, wherever it comes from, and where it comes from.
+//! What every request needs, and who sent it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -46,13 +47,15 @@ pub struct Handler {
     pub unsent: Arc<Budget>,
 }
 
-/// Where a request comes from.
+/// Who sent a request. It is resolved once, when the request arrives.
 #[derive(Clone, Copy)]
-pub struct Hop<'a> {
-    /// Who sent it.
+pub struct Caller<'a> {
+    /// The peer of the connection, or the service of this host that sent the request.
     pub peer: &'a Peer,
-    /// The call that it is, when a guest of this host sent it.
+    /// The call between services, if a guest of this host sent the request.
     pub call: Option<&'a Call<'a>>,
+    /// The client's address, by which policies, versions and replicas know it.
+    pub client: IpAddr,
 }
 
 /// A guest's request to another service of its host, and what it takes along.
@@ -67,11 +70,9 @@ pub struct Call<'a> {
     pub depth: usize,
 }
 
-impl Handler {
-    /// A request as the policies of a service see it, by one of its routes.
-    pub fn asked<'a>(&'a self, hop: Hop<'_>, headers: &'a HeaderMap, route: usize) -> RequestView<'a> {
-        let proxies = hop.peer.is_trusted().then_some(&*self.trusted_proxies);
-        let (peer, claimed, inside) = (hop.peer.address(), hop.peer.claimed(), hop.call.is_some());
-        RequestView { peer, claimed, inside, proxies, headers, route }
+impl Caller<'_> {
+    /// Returns a request with these headers as the policies of its service see it, by the route with this number.
+    pub fn view<'a>(&self, headers: &'a HeaderMap, route: usize) -> RequestView<'a> {
+        RequestView { client: self.client, claimed: self.peer.claimed(), inside: self.call.is_some(), headers, route }
     }
 }

@@ -14,7 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use wasmtime_wasi_http::Error;
 
-use super::dispatch::dispatch;
+use super::dispatch::{Admitted, dispatch};
 use super::record::Record;
 use super::respond;
 use crate::guests::target::Target;
@@ -48,7 +48,7 @@ enum Part {
 }
 
 /// The request, and a copy of it that gets its body as the original is read.
-pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Request<AnyBody>) {
+pub fn duplicate<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Request<AnyBody>) {
     let (head, inner) = request.into_parts();
     let hint = inner.size_hint();
     let (sender, parts) = channel(BEHIND);
@@ -63,9 +63,9 @@ pub fn doubled<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Reques
     (Request::from_parts(head, original.boxed_unsync()), Request::from_parts(shown, copy.boxed_unsync()))
 }
 
-/// Shows `request` to a version, and counts what it makes of it as its own. It is in no trace, nor is what it sends on: whoever
-/// reads the original's would take that for a part of it.
-pub async fn show(
+/// Sends the copy of a request to a version, and counts the result for that version. The copy is in no trace, nor is what the
+/// version sends on: it would look like a part of the original request.
+pub async fn run(
     (target, route, judged): (Arc<Target>, Arc<str>, bool),
     request: Request<AnyBody>,
     client: IpAddr,
@@ -73,7 +73,7 @@ pub async fn show(
     unsent: Arc<Budget>,
 ) {
     let mut record = Record::new(Arc::clone(&context.request_id), Trace::off());
-    record.found(&target.backend, &route);
+    record.set_route(&target.backend, &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
     let permit = match places.try_admit(record.start()) {
         // Of what its service is not judged by it is not either: a client could choose that.
@@ -84,17 +84,18 @@ pub async fn show(
             permit
         }
         // The version has done nothing wrong, and made no answer.
-        Err(refusal) => return record.dismissed(&refusal.into()),
+        Err(refusal) => return record.dismiss(&refusal.into()),
     };
-    let response =
-        match dispatch((&Tracer::off(), &unsent), &target, permit, request, client, context, &mut record).await {
-            Ok(response) => response,
-            Err(error) => {
-                record.counted(&error);
-                respond::problem(&error, record.request_id())
-            }
-        };
-    record.answered(response.status());
+    let (tracer, target) = (Tracer::off(), &*target);
+    let admitted = Admitted { target, permit, client, context, tracer: &tracer, unsent: &unsent, record: &mut record };
+    let response = match dispatch(admitted, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            record.record_failure(&error);
+            respond::problem(&error, record.request_id())
+        }
+    };
+    record.set_status(response.status());
     let mut body = response.into_body().with(record);
     while let Some(Ok(_)) = body.frame().await {}
 }
@@ -176,7 +177,7 @@ mod tests {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         OfferedProtocols::detect(&mut head);
         let body = Empty::<Bytes>::new().map_err(|never| -> Error { match never {} });
-        let (mut original, mut copy) = doubled(Request::from_parts(head, body));
+        let (mut original, mut copy) = duplicate(Request::from_parts(head, body));
         assert!(copy.extensions().is_empty(), "whatever else is in there may be the client's alone, too");
         assert!(ClientUpgrade::take(&mut copy).is_none());
         assert!(ClientUpgrade::take(&mut original).is_some());

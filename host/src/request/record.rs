@@ -1,5 +1,5 @@
-//! What is known of one request. It travels with the answer, and tells once, when that is over: complete, broken off, or
-//! left behind by a client that went away.
+//! What is known of one request. The record travels with the response. When the response ends (complete, broken off, or
+//! abandoned by its client), the record updates the metrics, writes the log line and ends the span.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,31 +19,31 @@ use lodge_traffic::error::RequestError;
 use lodge_traffic::service::Service;
 use lodge_traffic::service::deployment::Deployment;
 
-/// Route, queue, instantiate, guest, body.
+/// The number of phases: route, queue, instantiate, guest, body.
 const PHASES: usize = 5;
 
-/// One request, from its head to the last byte of its answer.
+/// One request, from its head to the last byte of its response.
 pub struct Record {
     start: Instant,
     request_id: Arc<str>,
-    /// For what another request was to bring.
+    /// How long it waited for the response to another request.
     waited: Duration,
-    /// Who answers, once that is known.
+    /// The service, once that is known.
     service: Option<Arc<Service>>,
-    /// Of the head that was sent.
+    /// The status that was sent.
     status: Option<StatusCode>,
-    /// Bytes of the answer's body so far.
+    /// The bytes of the response body so far.
     sent: u64,
     complete: bool,
-    /// Its client took too little of the response.
+    /// The client took too little of the response.
     stalled: bool,
     reason: Option<&'static str>,
-    /// Only when somebody wants to know.
+    /// Only if request lines are logged.
     details: Option<Box<Details>>,
     trace: Trace,
 }
 
-/// What the line of a request needs, and counting does not.
+/// What the log line of a request needs in addition.
 struct Details {
     logs: Arc<Logs>,
     began: SystemTime,
@@ -53,13 +53,13 @@ struct Details {
     headers: Vec<(HeaderName, String)>,
     received: Option<u64>,
     version: Option<Arc<str>>,
-    /// When each phase began, and how many have.
+    /// When each phase began, and the number of those that have.
     phases: [(Phase, Instant); PHASES],
     begun: usize,
 }
 
 impl Record {
-    /// A request whose head is here.
+    /// Returns the record of a request whose head has arrived now.
     pub fn new(request_id: Arc<str>, trace: Trace) -> Self {
         Self {
             start: Instant::now(),
@@ -76,8 +76,8 @@ impl Record {
         }
     }
 
-    /// Somebody wants to know more of it.
-    pub fn detail(&mut self, logs: &Arc<Logs>, client: IpAddr, head: &request::Parts) {
+    /// Records what the log line of the request needs.
+    pub fn set_details(&mut self, logs: &Arc<Logs>, client: IpAddr, head: &request::Parts) {
         let length = head.headers.get(http::header::CONTENT_LENGTH);
         self.details = Some(Box::new(Details {
             logs: Arc::clone(logs),
@@ -93,45 +93,45 @@ impl Record {
         }));
     }
 
-    /// When its head was here, or what another request was to bring had not come.
+    /// Returns when the head arrived or, if the request waited for the response to another one in vain, when that wait ended.
     pub fn start(&self) -> Instant {
         self.start + self.waited
     }
 
-    /// As the caller and the log have it.
+    /// Returns the request id, as the client and the log have it.
     pub fn request_id(&self) -> &Arc<str> {
         &self.request_id
     }
 
-    /// Its head is what the guest is to see.
-    pub fn asked(&mut self, head: &request::Parts, client: IpAddr) {
+    /// Records the head in the form that the guest sees.
+    pub fn set_request(&mut self, head: &request::Parts, client: IpAddr) {
         if let Some(details) = &mut self.details {
             details.target = head.uri.path_and_query().cloned();
         }
         self.trace.set_request(head, client, &self.request_id);
     }
 
-    /// The host answers it itself, which counts as `nobody`'s.
-    pub fn is_the_hosts(&mut self, nobody: &Arc<Service>) {
+    /// Records that the host responds itself: the request counts for `nobody`.
+    pub fn set_host_response(&mut self, nobody: &Arc<Service>) {
         self.service = Some(Arc::clone(nobody));
     }
 
-    /// Whether it is recorded for a trace.
+    /// Whether the request is recorded for a trace.
     pub fn is_traced(&self) -> bool {
         self.trace.id().is_some()
     }
 
-    /// It is for this version of a service, by this route.
-    pub fn found(&mut self, found: &Deployment, route: &Arc<str>) {
-        self.trace.set_service(&found.name, &found.version, route);
-        self.service = Some(Arc::clone(&found.service));
+    /// Records the version that the request goes to, and the route.
+    pub fn set_route(&mut self, deployment: &Deployment, route: &Arc<str>) {
+        self.trace.set_service(&deployment.name, &deployment.version, route);
+        self.service = Some(Arc::clone(&deployment.service));
         if let Some(details) = &mut self.details {
-            details.version = Some(Arc::clone(&found.version));
+            details.version = Some(Arc::clone(&deployment.version));
         }
     }
 
-    /// It may run, from the time that is returned on.
-    pub fn admitted(&mut self, permit: &Permit) -> Instant {
+    /// Records that the request was admitted. Returns since when it may run.
+    pub fn record_admission(&mut self, permit: &Permit) -> Instant {
         let waited = permit.queue_wait();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
             service.figures.waited.record(waited);
@@ -139,8 +139,8 @@ impl Record {
         self.start + self.waited + waited
     }
 
-    /// This phase begins, unless it is the one that goes on: there are two places to queue at.
-    pub fn begins(&mut self, phase: Phase) {
+    /// Begins a phase, unless the request is in it already: there are two queues.
+    pub fn begin_phase(&mut self, phase: Phase) {
         self.trace.phase(phase);
         if let Some(details) = &mut self.details
             && details.begun.checked_sub(1).and_then(|last| details.phases.get(last)).is_none_or(|last| last.0 != phase)
@@ -151,33 +151,32 @@ impl Record {
         }
     }
 
-    /// The head of the answer is made.
-    pub fn answered(&mut self, status: StatusCode) {
+    /// Records the status of the response, whose body follows.
+    pub fn set_status(&mut self, status: StatusCode) {
         self.status = Some(status);
         self.trace.set_status(status);
-        self.begins(Phase::Body);
+        self.begin_phase(Phase::Body);
     }
 
-    /// It was turned away, and nobody waits for an answer: none is counted.
-    pub fn dismissed(mut self, error: &RequestError) {
-        self.counted(error);
+    /// Records that a request was refused to which nobody waits for a response.
+    pub fn dismiss(mut self, error: &RequestError) {
+        self.record_failure(error);
         self.complete = true;
     }
 
-    /// No guest has answered, for this reason, and nobody waits for an answer.
-    pub fn counted(&mut self, error: &RequestError) {
+    /// Records why the service gave no response.
+    pub fn record_failure(&mut self, error: &RequestError) {
         self.reason = Some(error.reason());
         if let Some(service) = &self.service {
             service.record_failure(error, &self.request_id, false);
         }
     }
 
-    /// No guest has answered, for this reason; `nobody` counts what no service does.
-    pub fn failed(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
-        self.reason = Some(error.reason());
-        let service = self.service.get_or_insert_with(|| Arc::clone(nobody));
-        service.record_failure(error, &self.request_id, false);
-        let name = Some(&*service.name).filter(|name| !name.is_empty());
+    /// Records and logs why there is no response from a service. The failure counts for `nobody` if no service is known.
+    pub fn report_failure(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
+        self.service.get_or_insert_with(|| Arc::clone(nobody));
+        self.record_failure(error);
+        let name = self.service.as_ref().map(|service| &*service.name).filter(|name| !name.is_empty());
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
         let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
         let client = tracing::field::display(client);
@@ -188,23 +187,23 @@ impl Record {
         }
     }
 
-    /// So many bytes more of the answer's body are on their way.
-    pub fn sent(&mut self, bytes: usize) {
+    /// Counts bytes of the response body.
+    pub fn add_sent(&mut self, bytes: usize) {
         self.sent += bytes as u64;
     }
 
-    /// Every byte of the answer is on its way.
-    pub fn complete(&mut self) {
+    /// Records that every byte of the response was sent.
+    pub fn set_complete(&mut self) {
         self.complete = true;
     }
 
-    /// If the response is cut off now, it is because its client took too little of it.
-    pub fn stalled(&mut self) {
+    /// Records that, if the response is cut off from now on, the reason is that its client took too little of it.
+    pub fn set_stalled(&mut self) {
         self.stalled = true;
     }
 
-    /// The answer breaks off.
-    pub fn aborted(&mut self, error: &RequestError) {
+    /// Records that the response breaks off, unless it is complete.
+    pub fn record_abort(&mut self, error: &RequestError) {
         if self.complete {
             return;
         }
@@ -219,7 +218,7 @@ impl Record {
 
 impl cache::Waiting for Record {
     fn begin_waiting(&mut self) {
-        self.begins(Phase::Queue);
+        self.begin_phase(Phase::Queue);
     }
 
     fn waited(&mut self, time: Duration) {
@@ -240,9 +239,9 @@ impl Drop for Record {
             service.figures.answered(status, took, self.sent);
         }
         if let Some(details) = &self.details {
-            details.tell(self, service, took);
+            details.write_line(self, service, took);
         }
-        // One that is not finished says by itself that it was cancelled.
+        // A trace that is not finished reports by itself that the request was cancelled.
         if self.complete {
             let (error, bytes_out) = (self.reason, self.sent);
             std::mem::take(&mut self.trace).finish(Outcome { error, bytes_out, ..Outcome::default() });
@@ -251,12 +250,12 @@ impl Drop for Record {
 }
 
 impl Details {
-    fn tell(&self, record: &Record, service: &Service, took: Duration) {
+    fn write_line(&self, record: &Record, service: &Service, took: Duration) {
         let begun = self.phases.get(..self.begun).unwrap_or_default();
         let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([record.start + took]);
         let mut phases = [("", Duration::ZERO); PHASES];
-        for ((told, (phase, at)), end) in phases.iter_mut().zip(begun).zip(ends) {
-            *told = (phase.name(), end.saturating_duration_since(*at));
+        for ((written, (phase, at)), end) in phases.iter_mut().zip(begun).zip(ends) {
+            *written = (phase.name(), end.saturating_duration_since(*at));
         }
         self.logs.requests.tell(&RequestLine {
             began: self.began,

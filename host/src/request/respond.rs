@@ -294,9 +294,9 @@ impl Body {
     fn end(&mut self) {
         let Some(mut record) = self.record.take() else { return };
         if self.source.is_end() {
-            record.complete();
+            record.set_complete();
         } else if let Some(late) = self.source.take_late() {
-            record.aborted(&late);
+            record.record_abort(&late);
         }
     }
 }
@@ -305,8 +305,8 @@ impl Outbound for Body {
     fn stalled(&mut self) {
         if let Some(mut record) = self.record.take() {
             match self.source.take_late() {
-                Some(late) => record.aborted(&late),
-                None => record.stalled(),
+                Some(late) => record.record_abort(&late),
+                None => record.set_stalled(),
             }
         }
     }
@@ -356,8 +356,8 @@ impl http_body::Body for Body {
             }
         }
         match (&mut this.record, &frame) {
-            (Some(record), Some(Ok(frame))) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
-            (Some(record), Some(Err(Aborted(error)))) => record.aborted(error),
+            (Some(record), Some(Ok(frame))) => record.add_sent(frame.data_ref().map_or(0, Bytes::len)),
+            (Some(record), Some(Err(Aborted(error)))) => record.record_abort(error),
             _ => {}
         }
         Poll::Ready(frame)

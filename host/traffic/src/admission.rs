@@ -201,7 +201,7 @@ impl Admission {
             return Ok(());
         }
         let admits = |client| policy_sets.clone().all(|policies| policies.clients.admits(client));
-        if admits(view.client()) && view.claimed.is_none_or(admits) { Ok(()) } else { Err(Refusal::Client) }
+        if admits(view.client) && view.claimed.is_none_or(admits) { Ok(()) } else { Err(Refusal::Client) }
     }
 
     /// Takes slots without waiting and without policies, for background work such as mirrored requests. It may use at

@@ -78,7 +78,7 @@ pub struct RequestContext {
     /// The number of calls between services that led to the request; 0 for a client's own request.
     pub depth: usize,
     /// The request's position in its trace, for outgoing requests.
-    pub onward: Option<OutboundTrace>,
+    pub onward: Option<Arc<OutboundTrace>>,
 }
 
 impl RequestContext {

@@ -56,10 +56,10 @@ impl World {
 
 /// Whether this client may ask.
 fn admits(target: &Target, client: &str) -> bool {
-    let (peer, headers) = (client.parse::<IpAddr>().unwrap(), http::HeaderMap::new());
+    let (client, headers) = (client.parse::<IpAddr>().unwrap(), http::HeaderMap::new());
     target
         .admission
-        .check_client(&RequestView { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 })
+        .check_client(&RequestView { client, claimed: None, inside: false, headers: &headers, route: 0 })
         .is_ok()
 }
 
@@ -129,8 +129,8 @@ async fn a_breaker_outlives_edits_of_replicas() {
         assert_eq!(refused, Vec::<String>::new());
         let (admission, now) = (Arc::clone(&snapshot.target("far").unwrap().admission), Instant::now());
         let headers = http::HeaderMap::new();
-        let peer = "192.0.2.1".parse().unwrap();
-        let asked = RequestView { peer, claimed: None, inside: false, proxies: None, headers: &headers, route: 0 };
+        let client = "192.0.2.1".parse().unwrap();
+        let asked = RequestView { client, claimed: None, inside: false, headers: &headers, route: 0 };
         for _ in 0..2 * usize::from(fail) {
             admission.admit(&asked, now).await.unwrap().record_failure(Some(Verdict::Late), || now);
         }

@@ -125,7 +125,7 @@ impl Rate {
                 take(full).map_err(|wait| (full, wait))
             }
             By::Client => {
-                let (own, table) = (key_of(view.client()), self.state.table());
+                let (own, table) = (key_of(view.client), self.state.table());
                 let claimed = view.claimed.map(key_of).filter(|key| *key != own);
                 table.take(&own, take).and_then(|full| match claimed {
                     Some(key) => table.take(&key, take).map(|other| full.max(other)),

@@ -48,14 +48,7 @@ fn of(
 
 async fn ask(admission: &Admission, client: &str, route: usize, now: Instant) -> Result<Permit, Refusal> {
     let headers = HeaderMap::new();
-    let view = RequestView {
-        peer: client.parse().unwrap(),
-        claimed: None,
-        inside: false,
-        proxies: None,
-        headers: &headers,
-        route,
-    };
+    let view = RequestView { client: client.parse().unwrap(), claimed: None, inside: false, headers: &headers, route };
     admission.admit(&view, now).await
 }
 

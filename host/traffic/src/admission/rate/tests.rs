@@ -17,14 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn ask(rate: &Rate, client: &str, now: Instant) -> Result<RateStatus, RateStatus> {
     let headers = HeaderMap::new();
     rate.take(
-        &RequestView {
-            peer: client.parse().unwrap(),
-            claimed: None,
-            inside: false,
-            proxies: None,
-            headers: &headers,
-            route: 0,
-        },
+        &RequestView { client: client.parse().unwrap(), claimed: None, inside: false, headers: &headers, route: 0 },
         now,
     )
 }
@@ -90,10 +83,9 @@ fn keys_are_clients() {
         headers.clear();
         value.map(|value: &str| headers.insert("x-api-key", value.parse().unwrap()));
         let view = RequestView {
-            peer: "192.0.2.1".parse().unwrap(),
+            client: "192.0.2.1".parse().unwrap(),
             claimed: None,
             inside: false,
-            proxies: None,
             headers: &headers,
             route: 0,
         };

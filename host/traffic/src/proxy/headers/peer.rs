@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
 
-use super::REQUEST_ID;
+use super::{FOR, REQUEST_ID};
 use lodge_base::canonical;
 use lodge_base::ids::hash_of;
 use lodge_base::lock::lock;
@@ -90,6 +90,30 @@ impl Peer {
         self.address
     }
 
+    /// Returns the address of the client of a request with these headers: the last one in `X-Forwarded-For` that no
+    /// network of `proxies` contains, when the peer is a trusted proxy, else the peer's. An element that cannot be parsed
+    /// ends the search, because nothing before it can be trusted.
+    pub fn client(&self, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+        let mut client = self.address;
+        if !self.trusted {
+            return client;
+        }
+        for value in headers.get_all(FOR).iter().rev() {
+            // The value is read as bytes: an element that is not text ends the list there, and hides no element that
+            // proxies added after it.
+            for hop in value.as_bytes().rsplit(|byte| *byte == b',') {
+                let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| parse_address(hop.trim())) else {
+                    return client;
+                };
+                client = address;
+                if !proxies.iter().any(|net| net.contains(&address)) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+
     /// Returns a second address that policies check, if there is one: see [`Peer::distrusted`].
     pub fn claimed(&self) -> Option<IpAddr> {
         self.claimed
@@ -126,4 +150,45 @@ impl Peer {
 /// Returns this host's element for `Forwarded`.
 pub(super) fn element(peer: &Peer, authority: &Authority, scheme: &Scheme) -> String {
     format!("{};host=\"{authority}\";proto={scheme}", peer.element)
+}
+
+/// Parses an address. Some proxies add a port, or brackets around an IPv6 address.
+fn parse_address(hop: &str) -> Option<IpAddr> {
+    let plain = hop.parse::<IpAddr>().ok();
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    plain.or_else(with_port).or_else(in_brackets).map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client can write anything before the elements that trusted proxies add; only the latter count.
+    #[test]
+    fn only_proxies_are_believed() {
+        let proxies: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let check = |trusted: bool, lines: &[&str], expected: &str| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            }
+            let (remote, local) = ("10.0.0.1:4711".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
+            let proxies = if trusted { &*proxies } else { &[] };
+            let peer = Peer::new(remote, local, proxies);
+            assert_eq!(peer.client(&headers, proxies), expected.parse::<IpAddr>().unwrap(), "{lines:?}");
+        };
+        check(false, &["192.0.2.1"], "10.0.0.1");
+        check(true, &[], "10.0.0.1");
+        check(true, &["192.0.2.1, 10.0.0.1"], "192.0.2.1");
+        check(true, &["6.6.6.6, 192.0.2.1, 10.0.0.7, 10.0.0.1"], "192.0.2.1");
+        check(true, &["6.6.6.6", "192.0.2.1, 10.0.0.1"], "192.0.2.1");
+        check(true, &["192.0.2.1:4711, 10.0.0.1"], "192.0.2.1");
+        check(true, &["[2001:db8::1]:80, 10.0.0.1"], "2001:db8::1");
+        check(true, &["::ffff:192.0.2.1, 10.0.0.1"], "192.0.2.1");
+        check(true, &["6.6.6.6, unknown, 10.0.0.2, 10.0.0.1"], "10.0.0.2");
+        check(true, &["10.0.0.3, 10.0.0.1"], "10.0.0.3");
+        check(true, &["\u{ff}, 192.0.2.1, 10.0.0.1"], "192.0.2.1");
+        check(true, &["192.0.2.1, \u{ff}, 10.0.0.2, 10.0.0.1"], "10.0.0.2");
+    }
 }

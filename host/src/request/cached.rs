@@ -1,0 +1,117 @@
+//! A request whose response may come from the cache, or may be stored in it or change what is stored.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri, Version};
+use http_body_util::{BodyExt, Empty};
+
+use super::dispatch::dispatch;
+use super::handle::{Routed, admit_and_dispatch};
+use super::mirror;
+use super::record::Record;
+use super::respond::{Body, Reserve};
+use lodge_manifest::cache::Rules;
+use lodge_runtime::body::RequestBody;
+use lodge_traffic::admission::Refusal;
+use lodge_traffic::cache::{self, Errand, Found, Responses, Settled};
+use lodge_traffic::error::RequestError;
+
+/// How a request uses the cache.
+pub(super) struct CacheUse<'a> {
+    pub(super) responses: &'a Arc<Responses>,
+    /// The rules of the responses, and their URI as it was routed. `None` for a call: it is not answered from the cache, but
+    /// may change what is stored.
+    pub(super) rules: Option<(Rules, Uri)>,
+}
+
+/// Returns a stored response, or that of the service.
+///
+/// # Errors
+/// As [`super::handle::handle`].
+pub(super) async fn handle<B: RequestBody>(
+    routed: Routed<'_>,
+    mut request: Request<B>,
+    CacheUse { responses, rules }: CacheUse<'_>,
+    record: &mut Record,
+) -> Result<Response<Body>, RequestError> {
+    let version = request.version();
+    let backend = &routed.target.backend;
+    // Futures that only some requests need are boxed, here and below: any other is part of one that is moved for each request.
+    let mut errand = match rules {
+        None => responses.called(backend, &request),
+        Some((rules, uri)) => {
+            routed.target.admission.check_client(&routed.caller.view(request.headers(), routed.route))?;
+            let at = (&uri, routed.route);
+            match Box::pin(responses.look(rules, at, backend, &mut request, record)).await {
+                Found::Kept(response) => return with_room(&routed, version, response, None, record),
+                Found::Ask(errand) => errand,
+            }
+        }
+    };
+    let (target, unconditional) = (Arc::clone(&routed.target), errand.unconditional(&request));
+    let again = Routed { target, mirror: None, judged: false, ..routed };
+    let result = Box::pin(admit_and_dispatch(routed, request, Some(&mut errand), record)).await;
+    let deadline = errand.deadline();
+    let response = match (errand.settle(result, record.request_id()), unconditional) {
+        (Settled::Done(result), _) => result?,
+        (Settled::Again(errand), Some(head)) => Box::pin(dispatch_again(&again, head, errand, record)).await?,
+        (Settled::Again(_), None) => return Err(cache::unconditional()),
+    };
+    with_room(&again, version, response, deadline, record)
+}
+
+/// Sends a request once more, without conditions, after its service has confirmed another response than the one that the
+/// cache asked about. The request takes no second rate token, and has what is left of its first `limits.wall`, queues included.
+async fn dispatch_again(
+    routed: &Routed<'_>,
+    head: http::request::Parts,
+    mut errand: Errand,
+    record: &mut Record,
+) -> Result<Response<Body>, RequestError> {
+    let body: mirror::AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::from_parts(head, body);
+    let view = routed.caller.view(request.headers(), routed.route);
+    let deadline = errand.deadline().unwrap_or_else(|| record.start() + routed.target.backend.limits().wall);
+    let admitting = routed.target.admission.admit_again(&view, Instant::now());
+    let admitted = tokio::time::timeout_at(deadline.into(), admitting).await;
+    let result = match admitted.unwrap_or(Err(Refusal::QueueTimeout)) {
+        Ok(permit) => {
+            record.record_admission(&permit);
+            errand.begins(deadline);
+            dispatch(routed.admitted(permit, deadline, record), request).await
+        }
+        Err(refusal) => Err(refusal.into()),
+    };
+    match errand.settle(result, record.request_id()) {
+        Settled::Done(result) => result,
+        Settled::Again(_) => Err(cache::unconditional()),
+    }
+}
+
+/// Returns a response whose body may be a stored one, which other responses share. While there is no room for it in
+/// `listener.unsent`, it takes a slot of its service, until the `deadline` of the request, or for `limits.wall` if no request
+/// was sent to the service.
+///
+/// # Errors
+/// When there is no such slot, or no time left.
+fn with_room(
+    routed: &Routed<'_>,
+    version: Version,
+    response: Response<Body>,
+    deadline: Option<Instant>,
+    record: &Record,
+) -> Result<Response<Body>, RequestError> {
+    let (head, mut body) = response.into_parts();
+    let (target, reserve) = (&routed.target, Reserve { version, unsent: &routed.handler.unsent });
+    if !body.count(0, reserve) {
+        let now = Instant::now();
+        let deadline = deadline.unwrap_or_else(|| now + target.backend.limits().wall);
+        if deadline <= now {
+            return Err(RequestError::QueueTimeout);
+        }
+        body = body.permitted(target.admission.try_admit(record.start())?, deadline, reserve);
+    }
+    Ok(Response::from_parts(head, body))
+}
