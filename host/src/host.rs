@@ -3,21 +3,22 @@
 //! [`Host::bind`] takes what can be refused (addresses, the engine); [`Host::run`] serves until it is told to stop, and
 //! then until the last request is answered or the grace period is over.
 
-use std::collections::VecDeque;
+mod housekeeping;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
+use self::housekeeping::Housekeeping;
 use crate::admin::scrape::Scrape;
 use crate::admin::{self, Admin};
 use crate::guests::builds::Builds;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
 use crate::guests::reconcile;
-use crate::guests::rollout;
 use crate::guests::snapshot::Current;
 use crate::listener::accept::accept;
 use crate::listener::connection::Server;
@@ -31,13 +32,11 @@ use lodge_base::files;
 use lodge_base::ids::Ids;
 use lodge_base::lasting::forever;
 use lodge_base::telemetry::logs::{Logs, START};
-use lodge_base::telemetry::metrics;
-use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::telemetry::traces::{Exporting, Tracer};
 use lodge_runtime::code_cache;
 use lodge_runtime::compile::{Compiler, Reset, WASMTIME};
 use lodge_runtime::outgoing::{LocalCalls, Outgoing};
-use lodge_traffic::admission::{Concurrency, SharedLimits};
+use lodge_traffic::admission::Concurrency;
 use lodge_traffic::cache::Responses;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
@@ -45,17 +44,8 @@ use lodge_traffic::upstreams::SharedUpstreams;
 /// Files that are no connections of clients: the listeners, the directory, components being read.
 const OTHER_FILES: u64 = 200;
 
-/// Looks at how late a timer is that count, the worst of them: ten seconds.
-const LATE: usize = 20;
-
 /// For what is still to be exported when the last request is over.
 const EXPORT: Duration = Duration::from_secs(5);
-
-/// How often warm instances are looked over for those that were idle too long.
-const SWEEP: Duration = Duration::from_millis(500);
-
-/// How often it is checked whether swap was turned on.
-const SWAP: Duration = Duration::from_secs(10);
 
 /// A host that holds its addresses and has not begun to serve.
 pub struct Host {
@@ -215,10 +205,11 @@ impl Host {
             let (config, deployer) = (Arc::clone(&config), Arc::clone(&deployer));
             move || reconcile::reconcile(Arc::clone(&config), Arc::clone(&deployer), publisher.clone())
         }));
-        let sweeping = tokio::spawn(forever("sweeper", move || {
-            sweep(current.clone(), Arc::clone(&metrics), Arc::clone(&shared_limits), responses.clone())
+        let housekeeping = tokio::spawn(forever("housekeeping", move || {
+            let (metrics, shared_limits) = (Arc::clone(&metrics), Arc::clone(&shared_limits));
+            Housekeeping::new(current.clone(), metrics, shared_limits, responses.clone()).run()
         }));
-        let swapping = tokio::spawn(forever("swap watcher", move || watch_swap(reset)));
+        let watching_swap = tokio::spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
         let server = Arc::new(Server {
             // Kept here, too: what guests still do after their answers may be calls.
             handler: Arc::clone(&handler),
@@ -248,67 +239,8 @@ impl Host {
             Err(_) => Ended::CutOff,
         };
         exporting.shutdown(EXPORT).await;
-        [reconciling, sweeping, swapping].into_iter().chain(operators).for_each(|task| task.abort());
+        [reconciling, housekeeping, watching_swap].into_iter().chain(operators).for_each(|task| task.abort());
         ended
-    }
-}
-
-/// Keeps warm instances within their bounds, reviews versions on trial, drops the answers of versions that are gone, and
-/// takes the samples that quantiles are made of.
-async fn sweep(
-    current: Current,
-    metrics: Arc<Metrics>,
-    shared_limits: Arc<SharedLimits>,
-    responses: Option<Arc<Responses>>,
-) {
-    let (mut sampled, mut late, mut generation) = (Instant::now(), VecDeque::new(), 0);
-    loop {
-        let before = Instant::now();
-        tokio::time::sleep(SWEEP).await;
-        if late.len() == LATE {
-            late.pop_front();
-        }
-        let lag = before.elapsed().saturating_sub(SWEEP);
-        late.push_back(lag);
-        shared_limits.shedding.record_lag(lag);
-        metrics.late(late.iter().copied().max().unwrap_or_default());
-        rollout::review(&current.snapshot());
-        let sample = sampled.elapsed() >= metrics::SAMPLE;
-        if sample {
-            sampled = Instant::now();
-        }
-        if let Some(responses) = &responses
-            && std::mem::replace(&mut generation, current.snapshot().generation) != current.snapshot().generation
-        {
-            let snapshot = current.snapshot();
-            let served: Vec<_> = snapshot.targets.iter().map(|target| target.backend.edition.clone()).collect();
-            responses.retain(&served);
-        }
-        // Not held across the wait: an old snapshot would be kept in memory by it.
-        for target in &current.snapshot().targets {
-            if let Some(guest) = target.backend.guest() {
-                guest.drop_idle();
-            }
-            if sample {
-                target.backend.service.figures.sample();
-            }
-        }
-    }
-}
-
-/// Warns once if swap is turned on after the way was chosen in which sandboxes are reset: that cannot change any more.
-async fn watch_swap(reset: Reset) {
-    loop {
-        tokio::time::sleep(SWAP).await;
-        // Reads files of the kernel, which takes microseconds.
-        if reset.is_unsafe() {
-            tracing::error!(
-                "swap was turned on while Lodge runs, and memory that is swapped out is not reset between requests of a \
-                 service; restart Lodge, or turn swap off"
-            );
-            // Said once.
-            std::future::pending::<()>().await;
-        }
     }
 }
 
