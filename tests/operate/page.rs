@@ -40,6 +40,9 @@ async fn operators_see_what_happens() {
     put(directory.path(), "hello", &format!("{}.wasm", longest()));
     std::fs::write(directory.path().join("trap.toml"), "calls = ['users']\nhttp = ['https://*.example.org']").unwrap();
     std::fs::write(directory.path().join(format!("{HOSTILE}.wasm")), "").unwrap();
+    put(directory.path(), "hello", "routed.wasm");
+    let routes = "routes = ['/hi', '/hi/{name}', { path = '/post', methods = ['POST'] }]";
+    std::fs::write(directory.path().join("routed.toml"), routes).unwrap();
     put(directory.path(), "hello", "hello@2.wasm");
     std::fs::write(directory.path().join("hello@2.toml"), "match = ['header:x-version=2']").unwrap();
     let far = "[upstream]\nreplicas = ['http://127.0.0.1:1']\nhealth.path = '/health'";
@@ -54,6 +57,8 @@ async fn operators_see_what_happens() {
     a_dropped_in_service_appears(&mut browser, &host, directory.path()).await;
     a_trap_shows(&mut browser, &host).await;
     hostile_text_stays_text(&mut browser, &host).await;
+    a_request_is_one_row(&mut browser, &host).await;
+    routes_are_links(&mut browser, &host);
     it_fits_a_phone_and_both_schemes(&mut browser);
     assert_eq!(browser.complaints(), [""; 0]);
     it_survives_a_restart(&mut browser, host, directory.path()).await;
@@ -176,7 +181,7 @@ async fn hostile_text_stays_text(browser: &mut Browser, host: &Process) {
         ("typeof window.owned", json!("undefined")),
         (
             "[...new Set([...document.querySelectorAll('#lines *')].map(node => node.tagName))].sort().join()",
-            json!("DIV,SPAN"),
+            json!("DETAILS,DIV,SPAN,SUMMARY"),
         ),
         (
             r"/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202e]/.test(document.querySelector('#lines').textContent)",
@@ -185,6 +190,53 @@ async fn hostile_text_stays_text(browser: &mut Browser, host: &Process) {
     ] {
         assert_eq!(browser.eval(what), expected, "{what}");
     }
+}
+
+/// A request takes one row with method, path, status and time; its fields show after a click.
+async fn a_request_is_one_row(browser: &mut Browser, host: &Process) {
+    let answer = get(host.address, "/late?name=Ada").await;
+    let id = answer.header("x-request-id");
+    // The line, by the request id among its fields.
+    browser.until(
+        &format!(
+            "window.line = [...document.querySelectorAll('#lines [data-kind=request]')]
+                .find(line => line.textContent.includes('request_id={id}'))"
+        ),
+        SOON,
+    );
+    let shown = browser.eval("line.querySelector('summary').lastChild.textContent");
+    let shown = shown.as_str().unwrap();
+    assert!(shown.starts_with("GET /late?name=Ada 200 in ") && shown.ends_with(" ms"), "{shown}");
+    let rows =
+        "line.getBoundingClientRect().height / line.querySelector('summary span').getBoundingClientRect().height";
+    assert_eq!(browser.eval(&format!("Math.round({rows})")), 1, "it takes one row");
+    let fields = "line.querySelector('.fields').checkVisibility()";
+    assert_eq!(browser.eval(fields), false);
+    browser.eval("line.querySelector('summary').click()");
+    browser.until(fields, SOON);
+    for field in ["client=127.0.0.1", "sent=", "guest_ms="] {
+        assert_eq!(
+            browser.eval(&format!("line.querySelector('.fields').textContent.includes('{field}')")),
+            true,
+            "{field}"
+        );
+    }
+}
+
+/// Routes that a browser can open are links to the listener of the services.
+fn routes_are_links(browser: &mut Browser, host: &Process) {
+    let links = |name: &str| format!("[...{}.querySelectorAll('small a')].map(link => link.href).join()", row(name));
+    let at = format!("http://{}", host.address);
+    browser.until(&format!("{} === '{at}/logger'", links("logger")), SOON);
+    browser.until(&format!("{} === '{at}/hi'", links("routed")), SOON);
+    let text = browser.eval(&format!("{}.querySelector('small').textContent", row("routed")));
+    assert_eq!(text, "/hi · /hi/{name} · POST /post");
+    browser.eval(&format!("{}.querySelector('a').click()", row("logger")));
+    let hosted = format!("http://logger.localhost:{}/", host.address.port());
+    let links = "[...document.querySelectorAll('#about a')].map(link => link.href).join()";
+    browser.until(&format!("{links} === '{at}/logger,{hosted}'"), SOON);
+    browser.eval("document.querySelector('#close').click()");
+    browser.until("location.hash === ''", SOON);
 }
 
 /// With the longest name and the longest lines in sight, and the detail open over them.
@@ -207,7 +259,7 @@ fn it_fits_a_phone_and_both_schemes(browser: &mut Browser) {
             (".box", "backgroundColor", !dark),
             ("body", "color", dark),
             ("tbody td span", "color", dark),
-            ("#lines [data-log] > :nth-child(4)", "color", dark),
+            ("#lines summary > :nth-child(4)", "color", dark),
         ] {
             let style = format!("getComputedStyle(document.querySelector('{element}')).{property}");
             let light = browser.eval(&format!("{light}({style})")).as_f64().unwrap();
