@@ -1,7 +1,7 @@
-//! The promises of Lodge, end to end: one program, a group per page of the docs, a file per promise.
+//! The end-to-end tests: one program, one group per page of the docs, one file per promise.
 //!
-//! Guests are built once per run; a host is started in this process on port 0, or as the real binary where the
-//! promise is about a process (memory, signals, what is printed).
+//! Guests are built once per run. A host is started in this process on port 0, or as the real binary where the promise
+//! is about a process (memory, signals, output).
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@
 
 mod harness;
 
-/// What a client sees of HTTP: docs/guide.md and docs/errors.md.
+/// HTTP as clients see it: docs/guide.md and docs/errors.md.
 mod http {
     mod connections;
     mod content_length;
@@ -28,7 +28,7 @@ mod http {
     mod upgrade;
 }
 
-/// Files become services: docs/directory.md and docs/manifest.md.
+/// From files to services: docs/directory.md and docs/manifest.md.
 mod directory {
     mod changes;
     mod compilation;
@@ -38,7 +38,7 @@ mod directory {
     mod refused_files;
 }
 
-/// What a guest cannot do, whatever it does: docs/security.md.
+/// What no guest can do: docs/security.md.
 mod sandbox {
     mod cpu_shares;
     mod engine_faults;
@@ -47,7 +47,7 @@ mod sandbox {
     mod limits;
 }
 
-/// Which requests are admitted: docs/policies.md.
+/// Admission of requests: docs/policies.md.
 mod policies {
     mod admission;
     mod breaker;
@@ -76,7 +76,7 @@ mod calls {
     pub(crate) mod outgoing;
 }
 
-/// Responses that are stored: docs/caching.md.
+/// Stored responses: docs/caching.md.
 mod caching {
     mod collapsing;
     mod invalidation;
@@ -101,7 +101,7 @@ mod observe {
     pub(crate) mod traces;
 }
 
-/// Commands, and what they print: docs/operate.md and docs/configuration.md.
+/// Commands and their output: docs/operate.md and docs/configuration.md.
 mod cli {
     mod local;
     mod remote;

@@ -18,7 +18,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::Empty;
 use lodge::guests::deployer::Deployer;
-use lodge::guests::scan::{Scanner, State};
+use lodge::guests::scan::{FileState, Scanner};
 use lodge_base::config::{self, Config, Origin};
 use lodge_manifest::Manifest;
 use lodge_manifest::route::{Pattern, Route};
@@ -103,7 +103,7 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Deployer, Vec<Arc<Guest>>) {
     let deployer = Deployer::offline(&config).unwrap();
     let found = Scanner::new(&config.guests).scan(&config).unwrap().found;
     let specs = found.into_values().map(|found| match found.state {
-        State::Ready(spec) => spec,
+        FileState::Ready(spec) => spec,
         _ => panic!("a guest is refused"),
     });
     let guests = specs.map(|spec| runtime.block_on(deployer.deploy_guest(spec)).unwrap()).collect();

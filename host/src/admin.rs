@@ -44,7 +44,7 @@ use lodge_base::config::Config;
 use lodge_base::drain::StopSignal;
 use lodge_base::telemetry::logs::Logs;
 use lodge_runtime::compile::Reset;
-use lodge_traffic::cache::Responses;
+use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::proxy::headers::is_forwarded;
 
 /// Connections at once.
@@ -86,7 +86,7 @@ pub struct Admin {
     /// How the memory of sandboxes is made clean.
     pub reset: Reset,
     /// Answers that are kept, if any are.
-    pub responses: Option<Arc<Responses>>,
+    pub responses: Option<Arc<ResponseCache>>,
     /// What is counted.
     pub scrape: Scrape,
     /// What was said.

@@ -1,16 +1,16 @@
-//! The path of a file in the directory to a service that answers.
+//! From files in the directory to services.
 //!
-//! [`watch`] says when to look, and [`scan`] looks. [`ledger`] holds what is on disk against what is served, [`reconcile`] has
-//! new components compiled, and [`publisher`] publishes all that can be served as one immutable [`snapshot`]. [`rollout`]
-//! compares versions. Nothing here sees a request, and everything follows what is in the
-//! directory, never what an event said.
+//! [`watch`] tells when to scan, and [`scan`] reads the directory. [`ledger`] compares what is on disk with what is
+//! served, [`reconcile`] deploys what is new, and [`publisher`] publishes all that can be served as one immutable
+//! [`snapshot`]. [`rollout`] compares versions. Nothing here sees a request, and everything follows the files, never
+//! the contents of an event.
 
 pub mod absent;
 pub mod backend;
 pub mod builds;
 pub mod changes;
-mod compiling;
 pub mod deployer;
+mod deployments;
 pub mod ledger;
 pub mod publisher;
 mod reader;

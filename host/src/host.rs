@@ -37,7 +37,7 @@ use lodge_runtime::code_cache;
 use lodge_runtime::compile::{Compiler, Reset, WASMTIME};
 use lodge_runtime::outgoing::{LocalCalls, Outgoing};
 use lodge_traffic::admission::Concurrency;
-use lodge_traffic::cache::Responses;
+use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
 
@@ -111,7 +111,7 @@ impl Host {
             trusted_proxies: config.trusted_proxies.clone(),
             service_hosts: config.service_hosts,
             explains: config.program.explains,
-            responses: Responses::new(config.responses.memory, config.responses.entry),
+            responses: ResponseCache::new(config.responses.memory, config.responses.entry),
             unsent: Budget::new(config.listener.unsent),
             ids: Ids::new(),
             via: upstreams.via(),

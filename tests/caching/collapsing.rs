@@ -1,14 +1,14 @@
-//! Promise: requests for a response that is being fetched wait for that fetch if the response may be stored, and are
-//! sent on otherwise.
+//! Promise: requests for a response that is being fetched wait for that fetch if the response may be stored, and
+//! otherwise go to the service.
 
 use std::time::Duration;
 
 use crate::caching::reuse::{KEPT, cacheable, get_owned, how, metric, outcomes};
 use crate::harness::{Process, until, wasm, within};
 
-/// A hundred clients at once are one request, whether its answer comes at once or in parts.
+/// A hundred concurrent clients cause one request, whether its response arrives at once or in parts.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_for_all() {
+async fn concurrent_requests_are_collapsed() {
     let host = cacheable().start().await;
     for slow in ["&wait=300", "&size=64&pause=60"] {
         let sandboxes = metric(&host, "lodge_instantiation_seconds_count", "").await;
@@ -25,9 +25,9 @@ async fn one_for_all() {
     assert!(outcomes(&host, "collapsed").await > 0);
 }
 
-/// The line of a request that waited for another's answer says so, and that no guest was at work on it.
+/// The log line of a request that waited for the response to another one says so, and that no guest handled it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_is_told_as_one() {
+async fn a_collapsed_request_is_logged_as_such() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::copy(wasm("cacheable"), directory.path().join("cacheable.wasm")).unwrap();
     std::fs::write(directory.path().join("cacheable.toml"), "cache = true").unwrap();
@@ -40,16 +40,16 @@ async fn a_wait_is_told_as_one() {
         let lines = process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>();
         lines.into_iter().filter(|line: &serde_json::Value| line["target"] == "request").collect()
     };
-    until("every line is there", || requests().len() >= 5).await;
+    until("all lines are logged", || requests().len() >= 5).await;
     let waited = |line: &serde_json::Value| {
         line["queue_ms"].as_f64().is_some_and(|ms| ms > 100.0) && line["instantiate_ms"].is_null()
     };
     assert!(requests().iter().any(waited), "{:#?}", requests());
 }
 
-/// Answers that cannot be kept keep nobody waiting: clients who ask at once are answered at once.
+/// Requests for responses that cannot be stored do not wait for one another.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_queue_for_what_cannot_be_kept() {
+async fn uncacheable_responses_are_not_waited_for() {
     let host = cacheable().start().await;
     for path in
         ["/cacheable?cache-control=no-store&wait=300", "/cacheable?status=500&cache-control=max-age%3D60&wait=300"]
@@ -59,19 +59,19 @@ async fn no_queue_for_what_cannot_be_kept() {
         for asked in asking {
             within(asked).await.unwrap();
         }
-        // One wait for the first, and one together; in a row it would be six seconds.
+        // One wait for the first response, and one for all others; in sequence it would be six seconds.
         assert!(start.elapsed() < Duration::from_secs(3), "{path}: {:?}", start.elapsed());
     }
 }
 
-/// A client that asks first and leaves takes nobody with it.
+/// When the client that causes the fetch leaves, the other clients still get a response.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_may_leave() {
+async fn the_first_client_can_leave() {
     let host = cacheable().start().await;
     let path = format!("{KEPT}&wait=1500");
     let first = tokio::spawn(get_owned(host.address, path.clone()));
     let begun = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 1;
-    until("the first is at work", begun).await;
+    until("the first request runs", begun).await;
     let second = tokio::spawn(get_owned(host.address, path.clone()));
     tokio::time::sleep(Duration::from_millis(300)).await;
     first.abort();

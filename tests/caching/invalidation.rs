@@ -7,7 +7,7 @@ use crate::caching::reuse::{KEPT, ask, cacheable, command, get_owned, until_metr
 use crate::harness::{Connection, host, until, wasm, within};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purged_by_an_operator() {
+async fn an_operator_can_purge() {
     let host = cacheable().start().await;
     let paths =
         ["/cacheable/a?", "/cacheable/a/b?", "/cacheable/ab?"].map(|path| format!("{path}cache-control=max-age%3D60"));
@@ -33,19 +33,19 @@ async fn purged_by_an_operator() {
     let told = command(&host, &["purge", "cacheable", "/cacheable/ab"]).await;
     assert_eq!(told, "cacheable: removed 1 stored responses at /cacheable/ab and below\n");
     assert!(purge("").await.text().ends_with("\"purged\":2}"));
-    // What was asked for before is not kept after.
+    // A response that was requested before the purge is not stored after it.
     let slow = format!("{KEPT}&wait=500");
     let asked = tokio::spawn(get_owned(host.address, slow.clone()));
     let begun = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 1;
-    until("it is at work", begun).await;
+    until("the request runs", begun).await;
     purge("").await;
     let late = within(asked).await.unwrap();
     assert_ne!(host.get(&slow).await.text(), late.text());
 }
 
-/// A new version answers for itself; a new limit changes no answer.
+/// A new version has responses of its own; a change of its limits invalidates nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_version_has_answers_of_its_own() {
+async fn a_new_version_has_its_own_responses() {
     let host = cacheable().named("cacheable", "cacheable@2").start().await;
     let manifest = async |name: &str, text: &str| {
         let generation = host.current.snapshot().generation;
@@ -55,7 +55,7 @@ async fn a_new_version_has_answers_of_its_own() {
     let first = host.get(KEPT).await.text();
     manifest("cacheable", "cache = true\nlimits.wall = '20s'").await;
     assert_eq!(host.get(KEPT).await.text(), first);
-    // Versions beside it share nothing, but what changes something changes it for both.
+    // Versions share no responses, but an unsafe request to one invalidates those of all.
     manifest("cacheable@2", "match = ['header:x-version=2']").await;
     let of = async |headers: &[(&str, &str)]| ask(&host, "GET", KEPT, headers).await.text();
     let beta = [("x-version", "2")];
@@ -66,20 +66,19 @@ async fn a_new_version_has_answers_of_its_own() {
     let (third, fourth) = (of(&[]).await, of(&beta).await);
     assert!(third != first && fourth != second);
     manifest("cacheable", "cache = true\nenv.GREETING = 'Hi'").await;
-    assert_ne!(of(&[]).await, third, "its answers may depend on its environment");
+    assert_ne!(of(&[]).await, third, "its responses may depend on its environment");
     // Another component under the same name.
     let generation = host.current.snapshot().generation;
     std::fs::copy(wasm("hello"), host.directory().join("cacheable.wasm")).unwrap();
     until("the component is replaced", || host.current.snapshot().generation > generation).await;
     assert!(host.get(KEPT).await.text().starts_with("Hello"));
-    // What nobody serves any more is not kept in memory.
+    // Responses of versions that are not served any more are removed from memory.
     until_metric(&host, "lodge_response_cache_entries", 0).await;
 }
 
-/// A guest that changes something by a call ends what clients have of it, at whatever host and by whatever route, and
-/// nothing else.
+/// An unsafe call of a guest invalidates the responses for clients, on every host and route, and no others.
 #[tokio::test(flavor = "multi_thread")]
-async fn changed_by_a_call() {
+async fn a_call_invalidates() {
     let routes = "routes = ['/cacheable', { path = '/shop', strip_prefix = true }]\ncache = true";
     let host = host(&["cacheable", "caller", "caller3"])
         .manifest("cacheable", routes)
@@ -88,7 +87,7 @@ async fn changed_by_a_call() {
         .start()
         .await;
     let fresh = "cache-control=max-age%3D60";
-    // The first three are one to the service.
+    // The first three are one resource of the service.
     let one = format!("/cacheable/1?{fresh}");
     let same = [(one.clone(), "a.example"), (one.clone(), "b.example"), (format!("/shop{one}"), "a.example")];
     let others = (2..6).map(|n| (format!("/cacheable/{n}?{fresh}"), "a.example"));
@@ -111,25 +110,25 @@ async fn changed_by_a_call() {
     for caller in ["caller", "caller3"] {
         let before = all().await;
         assert_eq!((all().await, call(caller, "GET", &[]).await), (before.clone(), 200));
-        // One that is told so by the service itself has changed nothing.
+        // A call that the service rejects invalidates nothing.
         let kept = host.get(&missing).await.text();
         assert_eq!(call_at(&missing, caller, "POST", &[]).await, 404);
-        assert_eq!(host.get(&missing).await.text(), kept, "{caller} has changed nothing");
-        assert_eq!(all().await, before, "{caller} has changed nothing");
+        assert_eq!(host.get(&missing).await.text(), kept, "{caller} has invalidated nothing");
+        assert_eq!(all().await, before, "{caller} has invalidated nothing");
         assert_eq!(call(caller, "POST", &[]).await, 200);
         let after = all().await;
         let stayed: Vec<_> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
         let (same, others) = stayed.split_at(3);
-        // By a chance of one in some hundreds one of these shares its counter.
+        // With a probability of one in some hundreds, one of these shares its counter.
         let lost = others.iter().filter(|stayed| !**stayed).count();
         assert!(same == [false; 3] && lost <= 1, "{caller}: {stayed:?}");
-        assert_eq!(all().await, after, "what is new is kept");
+        assert_eq!(all().await, after, "the new responses are stored");
     }
 }
 
-/// Whoever asks for a change and does not hear of it may have made it all the same.
+/// A request whose result is not known may have taken effect.
 #[tokio::test(flavor = "multi_thread")]
-async fn changed_by_who_does_not_hear_of_it() {
+async fn a_request_without_a_result_invalidates() {
     let host = host(&["cacheable", "caller", "caller3"])
         .manifest("cacheable", "cache = true\nlimits.wall = '2s'\nlimits.cpu = '1s'")
         .manifest("caller", "calls = '*'")
@@ -144,7 +143,7 @@ async fn changed_by_who_does_not_hear_of_it() {
             assert_eq!(host.get(path).await.text(), kept);
             let asked = ask(&host, "POST", &format!("/{caller}"), &[("x-to", &to), how]).await;
             assert!(asked.status == 502 || asked.header("x-error").contains("Timeout"), "{caller} {how:?}: {asked:?}");
-            until("its service is done", || {
+            until("the service has finished", || {
                 host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0
             })
             .await;
@@ -159,8 +158,10 @@ async fn changed_by_who_does_not_hear_of_it() {
         let _left = tokio::time::timeout(std::time::Duration::from_millis(100), asked).await.unwrap_err();
     };
     leaving().await;
-    until("its service is done", || host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0)
-        .await;
+    until("the service has finished", || {
+        host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0
+    })
+    .await;
     let new = host.get(path).await.text();
     assert_ne!(new, kept, "a client that leaves");
     assert_eq!(host.get(path).await.text(), new);

@@ -1,4 +1,4 @@
-//! Promise: a response that RFC 9111 allows to store is reused without its service, and no other response ever is.
+//! Promise: a response that RFC 9111 allows to store is reused without its service, and no other response is.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ pub(crate) async fn ask(host: &TestHost, method: &str, path: &str, headers: &[(&
     host.connect().await.ask(method.parse().unwrap(), path, headers, "").await
 }
 
-/// How the cache says that it answered.
+/// The `Cache-Status` of a response.
 pub(crate) fn how(answer: &Answer) -> String {
     answer.header("cache-status")
 }
@@ -37,7 +37,7 @@ pub(crate) async fn get_owned(address: std::net::SocketAddr, path: String) -> An
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn given_again_while_it_is_fresh() {
+async fn a_fresh_response_is_reused() {
     let host = cacheable().start().await;
     let sandboxes = metric(&host, "lodge_instantiation_seconds_count", "").await;
     let first = host.get(KEPT).await;
@@ -51,7 +51,7 @@ async fn given_again_while_it_is_fresh() {
     assert!(again.header("age").parse::<u64>().unwrap() < 50 && !again.header("date").is_empty());
     assert_eq!(again.header("content-length"), "16");
     assert_ne!(again.header("x-request-id"), first.header("x-request-id"));
-    // It is an answer of the service as any other, and none of its sandboxes was at work.
+    // It counts as a response of the service, and no sandbox was used for it.
     until_metric(&host, "http_server_request_duration_seconds_count", 2).await;
     assert_eq!(metric(&host, "lodge_instantiation_seconds_count", "").await, sandboxes + 1);
     assert_eq!((outcomes(&host, "miss").await, outcomes(&host, "hit").await), (1, 1));
@@ -61,7 +61,7 @@ async fn given_again_while_it_is_fresh() {
     assert!(metric(&host, "lodge_response_cache_bytes", "").await > 1000);
 }
 
-/// What an operator is told on this host.
+/// The output of a command against this host.
 pub(crate) async fn command(host: &TestHost, args: &[&str]) -> String {
     let (admin, args) = (format!("--admin={}", host.admin), args.iter().map(ToString::to_string).collect::<Vec<_>>());
     let run = move || {
@@ -80,9 +80,9 @@ pub(crate) async fn until_metric(host: &TestHost, name: &str, wanted: u64) {
     }
 }
 
-/// Nothing is kept that nobody has asked for, or that its service, its client or its kind forbids.
+/// A response is not stored if no rule asks for it, or if its service, its client or its kind forbids it.
 #[tokio::test(flavor = "multi_thread")]
-async fn never_given_again() {
+async fn responses_that_must_not_be_stored() {
     let host = cacheable().start().await;
     let shared = "/cacheable?cache-control=public,max-age%3D60";
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
@@ -106,7 +106,7 @@ async fn never_given_again() {
         let again = ask(&host, method, path, headers).await;
         assert_ne!(first.text(), again.text(), "{method} {path} {headers:?}");
     }
-    // What says that it is for everybody is for who has a cookie, too; and what does not is not.
+    // A public response is shared with a client that has a cookie; another response is not.
     let first = ask(&host, "GET", shared, &[("cookie", "id=1"), ("authorization", "Bearer x")]).await;
     assert_eq!(ask(&host, "GET", shared, &[]).await.text(), first.text());
     let first = host.get(KEPT).await;
@@ -114,21 +114,22 @@ async fn never_given_again() {
     assert_eq!(host.get(KEPT).await.text(), first.text());
 }
 
-/// Only where the manifest says so; and the operator's own time is for who says nothing.
+/// Only routes with `cache` store responses, and `ttl` applies only to responses without directives.
 #[tokio::test(flavor = "multi_thread")]
-async fn by_the_manifest() {
+async fn the_manifest_enables_the_cache() {
     let routes = "routes = ['/plain', { path = '/kept', cache = true }, { path = '/timed', cache.ttl = '1m' }]";
     let host = host(&["cacheable"]).manifest("cacheable", routes).start().await;
     let same = async |path: &str| host.get(path).await.text() == host.get(path).await.text();
     assert!(!same("/plain?cache-control=max-age%3D60").await && same("/kept?cache-control=max-age%3D60").await);
     assert_eq!(how(&host.get("/plain").await), "");
     assert!(!same("/kept").await && same("/timed").await && !same("/timed?cache-control=no-cache").await);
-    // A POST by a route without a cache ends what another route keeps of the same URI, and no other.
+    // A POST by a route without a cache invalidates the responses of another route for the same URI, and no others.
     let [one, two] = [host.get("/timed?1").await.text(), host.get("/timed?2").await.text()];
     assert_eq!(ask(&host, "POST", "/timed?1", &[]).await.status, 200);
     assert_ne!(host.get("/timed?1").await.text(), one);
     assert_eq!(host.get("/timed?2").await.text(), two);
-    // A POST that the service refuses has changed nothing; what one has done that it did not survive, nobody knows.
+    // A POST that the service rejects invalidates nothing. One during which the guest failed does, since it may have
+    // taken effect.
     let missing = host.get("/timed?status=404&cache-control=max-age%3D60").await.text();
     assert_eq!(ask(&host, "POST", "/timed?status=404&cache-control=max-age%3D60", &[]).await.status, 404);
     assert_eq!(host.get("/timed?status=404&cache-control=max-age%3D60").await.text(), missing);
@@ -137,7 +138,7 @@ async fn by_the_manifest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_variant_to_who_asks_for_it() {
+async fn variants_are_selected_by_vary() {
     let host = cacheable().start().await;
     let path = "/cacheable?cache-control=max-age%3D60&vary=Accept-Language";
     let of = async |language: &str| ask(&host, "GET", path, &[("accept-language", language)]).await.text();
@@ -148,19 +149,19 @@ async fn each_variant_to_who_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_is_a_get_without_its_body() {
+async fn a_head_is_served_from_the_response_to_get() {
     let host = cacheable().start().await;
     let head = ask(&host, "HEAD", KEPT, &[]).await;
     assert_eq!((head.status, how(&head).as_str()), (200, "lodge; fwd=miss"));
     let kept = host.get(KEPT).await;
-    assert_eq!(how(&kept), "lodge; fwd=miss; stored", "a HEAD has brought nothing to keep");
+    assert_eq!(how(&kept), "lodge; fwd=miss; stored", "the response to a HEAD is not stored");
     let head =
         raw(host.address, &format!("HEAD {KEPT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
     assert!(head.contains("content-length: 16\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     assert!(head.contains("cache-status: lodge; hit"), "{head}");
 }
 
-/// What a client has already is not sent again, whoever knows that.
+/// A client gets a 304 for what it has, from the cache or from the service.
 #[tokio::test(flavor = "multi_thread")]
 async fn not_modified() {
     let host = cacheable().start().await;
@@ -168,7 +169,7 @@ async fn not_modified() {
     let has = [("if-none-match", "\"b\", W/\"a\"")];
     let first = ask(&host, "GET", path, &has).await;
     assert_eq!((first.status, first.header("etag").as_str(), first.body.len()), (304, "\"a\"", 0));
-    assert_eq!(first.header("x-condition"), "none", "the service was asked for what everybody can have");
+    assert_eq!(first.header("x-condition"), "none", "the service gets the request without conditions");
     until_metric(&host, "lodge_response_cache_entries", 1).await;
     let kept = host.get(path).await;
     assert_eq!((kept.status, kept.body.len()), (200, 25));
@@ -176,16 +177,16 @@ async fn not_modified() {
     let again = ask(&host, "GET", path, &has).await;
     assert_eq!((again.status, again.header("content-length").as_str()), (304, ""));
     assert!(how(&again).starts_with("lodge; hit") && !again.header("age").is_empty());
-    // Where nothing is kept, the service hears what its client has.
+    // Without a cache the service gets the client's conditions.
     let private = "/cacheable?cache-control=private&etag=%22a%22";
     ask(&host, "GET", private, &[]).await;
     let asked = ask(&host, "GET", private, &[("if-none-match", "\"a\"")]).await;
     assert_eq!((asked.status, asked.header("x-condition").as_str()), (304, "\"a\""));
 }
 
-/// A stale answer is asked about, and given again as long as its service says that it is right.
+/// A stale response is revalidated, and reused as long as its service confirms it.
 #[tokio::test(flavor = "multi_thread")]
-async fn revalidated() {
+async fn a_stale_response_is_revalidated() {
     let host = cacheable().start().await;
     let path = "/cacheable?cache-control=max-age%3D1&etag=%22a%22";
     let first = host.get(path).await;
@@ -194,8 +195,8 @@ async fn revalidated() {
     let again = host.get(path).await;
     assert_eq!((again.status, again.text()), (200, first.text()));
     assert_eq!(how(&again), "lodge; fwd=stale; fwd-status=304");
-    assert_eq!(again.header("x-condition"), "\"a\"", "the head is the newer one");
-    assert!(how(&host.get(path).await).starts_with("lodge; hit"), "it is fresh again");
+    assert_eq!(again.header("x-condition"), "\"a\"", "the head is that of the 304");
+    assert!(how(&host.get(path).await).starts_with("lodge; hit"), "the response is fresh again");
     stale().await;
     let changed = ask(&host, "GET", path, &[("x-etag", "\"b\"")]).await;
     assert_eq!((changed.status, changed.header("etag").as_str()), (200, "\"b\""));
@@ -205,10 +206,10 @@ async fn revalidated() {
     assert_eq!(outcomes(&host, "revalidated").await, 1);
 }
 
-/// A service that answers "not modified" of another response than the one that is stored is asked for that one, in the same
-/// request, which uses its rate once. The stored body is not given under another's name.
+/// A service that sends a 304 about another response than the stored one gets the request once more, without
+/// conditions. The client's request uses its rate once, and the stored body is not served under another validator.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_304_of_another_response() {
+async fn a_304_about_another_response() {
     let host = host(&["cacheable"]).manifest("cacheable", "cache = true\nrate.limit = '3/h'").start().await;
     let path = "/cacheable?cache-control=max-age%3D1&etag=%22a%22";
     let first = host.get(path).await;
@@ -221,9 +222,9 @@ async fn a_304_of_another_response() {
     assert_eq!((host.get("/cacheable").await.status, host.get("/cacheable").await.status), (200, 429));
 }
 
-/// The second request has what is left of the time of the first, also while it waits for a place.
+/// The second request has the remaining time of the first, including its wait in the queue.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_wall_time_for_both() {
+async fn both_requests_share_one_wall_time() {
     let limits = "cache = true\nlimits = { wall = '3s', in_flight = 1, queue_wait = '20s' }";
     let host = host(&["cacheable"]).manifest("cacheable", limits).start().await;
     let path = "/cacheable?wait=500&cache-control=max-age%3D1&etag=%22a%22";
@@ -232,16 +233,17 @@ async fn one_wall_time_for_both() {
     let in_flight = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight();
     let start = Instant::now();
     let (asked, other) = tokio::join!(ask(&host, "GET", path, &[("x-confirm", "\"b\"")]), async {
-        until("the first is at work", || in_flight() == 1).await;
+        until("the first request runs", || in_flight() == 1).await;
         host.get("/cacheable?wait=2900").await
     });
     assert_eq!((asked.problem().as_str(), other.status), ("queue-timeout", 200));
     assert!(start.elapsed() >= Duration::from_secs(3));
 }
 
-/// What a trusted proxy says of hosts opens no route to what is stored for the clients of another, and stores nothing there.
+/// Forwarded hosts from a trusted proxy give no access to responses for the clients of another route, and store nothing
+/// there.
 #[tokio::test(flavor = "multi_thread")]
-async fn proxies_open_no_other_route() {
+async fn forwarded_hosts_do_not_cross_routes() {
     let routes = "cache = true\nroutes = [{ path = '/cacheable', host = 'admin.test', allow = ['10.0.0.0/8'] }, \
                   { path = '/cacheable', host = 'public.test' }, '/other']";
     let host = host(&["cacheable"]).manifest("cacheable", routes).set("trusted_proxies", "127.0.0.0/8").start().await;
@@ -254,7 +256,7 @@ async fn proxies_open_no_other_route() {
     };
     assert_eq!(asked("/cacheable", "admin.test", "192.0.2.1", "").await.0, 403);
     let secret = asked("/cacheable", "admin.test", "10.1.1.1", "").await;
-    assert_eq!(asked("/cacheable", "admin.test", "10.1.1.2", "").await, secret, "for those who may");
+    assert_eq!(asked("/cacheable", "admin.test", "10.1.1.2", "").await, secret, "for allowed clients");
     let public = asked("/cacheable", "public.test", "192.0.2.1", "admin.test").await;
     assert!(public.0 == 200 && public != secret);
     assert_eq!(
@@ -267,7 +269,7 @@ async fn proxies_open_no_other_route() {
     assert!(own != poison && own == asked("/other", "victim.test", "192.0.2.2", "").await);
 }
 
-/// A stale response by leave of `s-maxage` or a client: there is none.
+/// With `s-maxage` a stale response is never used, even if the client accepts one.
 #[tokio::test(flavor = "multi_thread")]
 async fn s_maxage_is_strict() {
     let host = cacheable().start().await;
@@ -279,7 +281,7 @@ async fn s_maxage_is_strict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stale_in_the_place_of_a_failure_by_leave() {
+async fn a_stale_response_replaces_an_error_if_allowed() {
     let host = cacheable().start().await;
     let path = "/cacheable?cache-control=max-age%3D1,stale-if-error%3D60";
     let (kept, strict) = (host.get(path).await, "/cacheable?cache-control=max-age%3D1");
@@ -290,7 +292,7 @@ async fn stale_in_the_place_of_a_failure_by_leave() {
     assert_eq!((stale.status, stale.text()), (200, kept.text()));
     assert!(how(&stale).starts_with("lodge; hit; ttl="), "{}", how(&stale));
     assert_eq!(ask(&host, "GET", strict, &fails).await.status, 502);
-    // A request that revalidates what others are given meanwhile is given it as well.
+    // The request that revalidates gets the stale response as well if others do.
     let meanwhile = "/cacheable?cache-control=max-age%3D1,stale-while-revalidate%3D60";
     let kept = host.get(meanwhile).await;
     tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -303,19 +305,19 @@ async fn stale_in_the_place_of_a_failure_by_leave() {
     );
 }
 
-/// Only what came to its proper end, and fits.
+/// Only complete responses of at most `responses.entry` are stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn whole_or_not_at_all() {
+async fn only_complete_responses_are_stored() {
     let host = cacheable().set("responses.entry", "64KiB").start().await;
     let broken = format!("{KEPT}&size=160&pause=20&break=1");
     assert!(host.get(&broken).await.broken);
-    assert!(host.get(&broken).await.broken, "what broke was kept");
+    assert!(host.get(&broken).await.broken, "an incomplete response was stored");
     for large in [format!("{KEPT}&size=70000"), format!("{KEPT}&size=69984&content-length=70000")] {
         let (first, again) = (host.get(&large).await, host.get(&large).await);
         assert_eq!((first.status, first.body.len() >= 70_000), (200, true));
         assert_ne!(first.text(), again.text(), "{large}");
     }
-    // A client that leaves in the middle has left half an answer.
+    // A client that leaves early leaves an incomplete response.
     let slow = format!("{KEPT}&size=160&pause=50");
     let mut client = Connection::http1(host.address).await;
     let request = Request::get(&slow).body(http_body_util::Empty::new().boxed_unsync()).unwrap();
@@ -327,9 +329,9 @@ async fn whole_or_not_at_all() {
     assert_eq!(host.get(&slow).await.text(), whole.text());
 }
 
-/// However much is asked for, memory stays within its bound, and what is asked for often stays in it.
+/// Memory stays within its bound, and responses that are requested often stay in it.
 #[tokio::test(flavor = "multi_thread")]
-async fn bounded_memory() {
+async fn memory_is_bounded() {
     let host = cacheable().set("responses.memory", "1MiB").set("responses.entry", "64KiB").start().await;
     let hot = format!("{KEPT}&size=4000");
     let first = host.get(&hot).await.text();
@@ -340,12 +342,12 @@ async fn bounded_memory() {
         let bytes = metric(&host, "lodge_response_cache_bytes", "").await;
         assert!(bytes <= 1 << 20, "{bytes}");
     }
-    assert!(metric(&host, "lodge_response_cache_entries", "").await >= 20, "it is put to use");
+    assert!(metric(&host, "lodge_response_cache_entries", "").await >= 20, "the memory is used");
 }
 
-/// `responses.memory = "0"` is off, whatever manifests say.
+/// `responses.memory = "0"` disables the cache, whatever manifests say.
 #[tokio::test(flavor = "multi_thread")]
-async fn switched_off() {
+async fn the_cache_can_be_disabled() {
     let host = cacheable().set("responses.memory", "0").start().await;
     let (first, again) = (host.get(KEPT).await, host.get(KEPT).await);
     assert!(first.text() != again.text() && how(&first).is_empty());

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::harness::{Connection, Process, get, host, until, wasm, within};
 
-/// Small and repeatable: where a test fails, the same moments come again.
+/// A small and repeatable source of randomness, so that a failing test fails again.
 mod rand_like {
     pub(super) struct Dice(pub(super) u64);
 
@@ -26,7 +26,7 @@ mod rand_like {
     }
 }
 
-/// The component that answers with this version.
+/// The component that responds with this version.
 fn version(number: usize) -> Vec<u8> {
     let mut bytes = fs::read(wasm("version")).unwrap();
     let marker = b"version-00000000";
@@ -39,15 +39,15 @@ fn text(number: usize) -> String {
     format!("version-{number:08}")
 }
 
-/// Puts a file there in one step, as a deployment should.
+/// Renames a file into place, as a deployment should.
 fn put(directory: &Path, name: &str, bytes: &[u8]) {
     let partial = directory.join(format!(".{name}.new"));
     fs::write(&partial, bytes).unwrap();
     fs::rename(partial, directory.join(name)).unwrap();
 }
 
-/// Clients that ask for the version without a pause, on kept connections of both kinds of HTTP. Every request must be
-/// answered, by one version from its first byte to its last.
+/// Clients that request the version continuously, over keep-alive connections with HTTP/1.1 and HTTP/2. Every request
+/// must get a response, from one version in all its bytes.
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -70,7 +70,7 @@ impl Load {
                     let body = answer.text();
                     assert!(answer.status == 200 && !answer.broken, "lost: {answer:?}");
                     let (first, second) = body.split_at(body.len() / 2);
-                    assert_eq!(first, second, "two versions in one answer");
+                    assert_eq!(first, second, "two versions in one response");
                     seen.insert(first.to_owned());
                     answered.fetch_add(1, Relaxed);
                 }
@@ -81,7 +81,7 @@ impl Load {
         Self { stop, answered, clients }
     }
 
-    /// How many answers there were, and every version that was seen.
+    /// The number of responses, and all versions in them.
     async fn end(self) -> (usize, BTreeSet<String>) {
         self.stop.store(true, Relaxed);
         let mut seen = BTreeSet::new();
@@ -99,12 +99,12 @@ async fn serves(address: SocketAddr, number: usize) {
         if answer.status == 200 && answer.text() == text(number).repeat(2) {
             return;
         }
-        assert!(start.elapsed() < crate::harness::PATIENCE, "version {number} never comes: {answer:?}");
+        assert!(start.elapsed() < crate::harness::PATIENCE, "version {number} is never served: {answer:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Fifty versions at random moments, and every way to make a mess of it, under load.
+/// Fifty versions at random moments, and every kind of bad file, under load.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_lost() {
     let host = host(&[]).set("watch.poll", "500ms").named("version", "version").start().await;
@@ -114,7 +114,7 @@ async fn no_request_is_lost() {
     for number in 1..=50 {
         put(directory, "version.wasm", &version(number));
         match dice.below(3) {
-            // Sometimes the next one comes before this one is served, sometimes the moment it is.
+            // Some versions are replaced before they are served, some just when they are.
             0 => tokio::time::sleep(Duration::from_millis(dice.below(60))).await,
             _ => serves(host.address, number).await,
         }
@@ -134,14 +134,14 @@ async fn no_request_is_lost() {
     }
     drop(file);
     serves(host.address, 52).await;
-    assert_eq!(host.refusals(), Vec::<String>::new(), "a copy under way is not worth a word");
-    // Rubbish: said, and not served.
+    assert_eq!(host.refusals(), Vec::<String>::new(), "a copy in progress is not reported");
+    // An invalid file is reported, and not served.
     put(directory, "version.wasm", b"rubbish");
     until("it is refused", || host.refusals().iter().any(|line| line.contains("it is not WebAssembly"))).await;
     put(directory, "version.wasm", &version(53));
     serves(host.address, 53).await;
     assert_eq!(host.refusals(), Vec::<String>::new());
-    // A manifest that comes, goes, and is wrong.
+    // A manifest that is added, removed, and invalid.
     for n in 0..10 {
         let manifest = match n % 3 {
             0 => "routes = ['/version', '/other']\n[limits]\nin_flight = 50".to_owned(),
@@ -155,17 +155,17 @@ async fn no_request_is_lost() {
     until("the manifest is in force", || host.refusals().is_empty()).await;
     let start = std::time::Instant::now();
     while host.get("/other").await.status != 200 {
-        assert!(start.elapsed() < Duration::from_secs(20), "the route never comes");
+        assert!(start.elapsed() < Duration::from_secs(20), "the route is never served");
     }
-    until("the load was real", || load.answered.load(Relaxed) > 10_000).await;
+    until("there was enough load", || load.answered.load(Relaxed) > 10_000).await;
     let (answered, seen) = load.end().await;
     eprintln!("{answered} answers from {} versions", seen.len());
     assert!(seen.len() > 30, "the swaps were not seen: {seen:?}");
 }
 
-/// Many at once; a directory that goes and comes back, or is another one of the same name.
+/// Many files at once; a directory that is removed and restored, or replaced by another one.
 #[tokio::test(flavor = "multi_thread")]
-async fn directories_come_and_go() {
+async fn the_directory_can_be_removed_and_replaced() {
     let host = host(&["hello"]).set("watch.poll", "200ms").start().await;
     let directory = host.directory().to_owned();
     let bytes = version(1);
@@ -174,19 +174,19 @@ async fn directories_come_and_go() {
     }
     until("all are served", || host.current.snapshot().targets.len() == 201).await;
     assert_eq!(host.get("/many137").await.text(), text(1).repeat(2));
-    // Away: what was served is served.
+    // Removed: the services stay.
     let aside = directory.with_extension("aside");
     fs::rename(&directory, &aside).unwrap();
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(host.get("/hello").await.status, 200);
-    // Back, with less in it.
+    // Restored with fewer files.
     for n in 0..200 {
         fs::remove_file(aside.join(format!("many{n}.wasm"))).unwrap();
     }
     fs::rename(&aside, &directory).unwrap();
-    until("the many are gone", || host.current.snapshot().targets.len() == 1).await;
+    until("the others are removed", || host.current.snapshot().targets.len() == 1).await;
     assert_eq!(host.get("/many137").await.status, 404);
-    // Another directory in its place, and then one more file in that.
+    // Replaced by another directory, to which a file is added later.
     fs::rename(&directory, &aside).unwrap();
     fs::create_dir(&directory).unwrap();
     put(&directory, "version.wasm", &version(2));
@@ -199,7 +199,7 @@ async fn directories_come_and_go() {
 /// As Kubernetes mounts a ConfigMap: links to files behind a link that is swapped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swapped_symlink_is_a_new_version() {
-    // Events or not: the poll alone must do.
+    // With or without events: the poll alone must suffice.
     let host = host(&[]).set("watch.poll", "100ms").start().await;
     let directory = host.directory();
     for (n, name) in [(1, "..1"), (2, "..2")] {
@@ -214,9 +214,9 @@ async fn a_swapped_symlink_is_a_new_version() {
     serves(host.address, 2).await;
 }
 
-/// A route belongs to who has it: a newcomer cannot take it away, and gets it when it is free.
+/// A route belongs to its service until it is free; a new service cannot take it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newcomer_takes_no_route() {
+async fn a_new_service_cannot_take_a_route() {
     let host = host(&["hello"]).set("watch.poll", "200ms").start().await;
     let directory = host.directory();
     put(directory, "aaa.toml", b"routes = ['/hello']");
@@ -228,9 +228,9 @@ async fn a_newcomer_takes_no_route() {
     assert_eq!(host.get("/hello").await.text(), text(1).repeat(2));
 }
 
-/// What is in flight counts for the limit, whichever version it is in.
+/// Requests in flight count for the limit of a service in all versions.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_version_has_no_new_places() {
+async fn a_new_version_has_no_additional_slots() {
     let host = host(&["sleeper"])
         .manifest("sleeper", "limits = { in_flight = 1, queue = 0, wall = '50s' }")
         .set("watch.poll", "200ms")
@@ -247,13 +247,13 @@ async fn a_new_version_has_no_new_places() {
     let _ = sleeping.await;
     let start = std::time::Instant::now();
     while host.get("/sleeper").await.status != 200 {
-        assert!(start.elapsed() < Duration::from_secs(20), "the place is never given back");
+        assert!(start.elapsed() < Duration::from_secs(20), "the slot is never freed");
     }
 }
 
-/// One line in the log for every difference, and what it says.
+/// Every change is one log line.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_difference_is_a_line() {
+async fn every_change_is_logged_once() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::serve(directory.path(), &["--watch-poll", "200ms"]).await;
     let path = directory.path();
@@ -268,19 +268,19 @@ async fn every_difference_is_a_line() {
     put(path, "version.wasm", &version(2));
     step("version replaced, ").await;
     put(path, "version.toml", b"routes = ['/elsewhere']");
-    step("version has another manifest, at /elsewhere").await;
+    step("version has a new manifest, at /elsewhere").await;
     fs::rename(path.join("version.wasm"), path.join("people.wasm")).unwrap();
     fs::remove_file(path.join("version.toml")).unwrap();
     step("version renamed to people, at /people").await;
     put(path, "people.wasm", b"rubbish");
     step("refused people.wasm: it is not WebAssembly").await;
-    assert!(process.log().contains("goes on serving"), "{}", process.log());
+    assert!(process.log().contains("still serving version"), "{}", process.log());
     let told = get(process.admin, "/v1/services").await.text();
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told[0]["service"]["digest"], lodge_manifest::digest::Digest::of(&version(2)).to_string());
     assert_eq!(told[1]["refused"]["reason"], "it is not WebAssembly", "{told}");
     put(path, "people.wasm", &version(2));
-    step("people is again what is served").await;
+    step("people restored: its files are again those that are served").await;
     fs::remove_file(path.join("people.wasm")).unwrap();
     step("people removed").await;
     put(path, "people.toml", b"routes = ['/x']");
@@ -288,9 +288,9 @@ async fn every_difference_is_a_line() {
     assert_eq!(said("renamed") + said("removed") + said("replaced"), 3, "{}", process.log());
 }
 
-/// Killed in the middle of compiling, a host leaves a cache that the next one can use.
+/// A host that is killed during a compilation leaves a valid cache.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_leaves_the_cache_sound() {
+async fn a_kill_leaves_the_cache_valid() {
     let (directory, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for n in 0..12 {
         fs::write(directory.path().join(format!("v{n}.wasm")), version(n)).unwrap();
@@ -308,7 +308,7 @@ async fn a_kill_leaves_the_cache_sound() {
         assert_eq!(get(process.address, &format!("/v{n}")).await.text(), text(n).repeat(2));
     }
     assert!(!process.log().contains("damaged"), "{}", process.log());
-    // And now nothing is compiled.
+    // The next start compiles nothing.
     let entries = || fs::read_dir(cache.path().join("c")).unwrap().count();
     let before = entries();
     drop(process);
@@ -317,9 +317,9 @@ async fn a_kill_leaves_the_cache_sound() {
     assert_eq!(entries(), before);
 }
 
-/// Versions leave no memory behind.
+/// Old versions leave no memory behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_versions_leave_nothing_behind() {
+async fn old_versions_leave_no_memory_behind() {
     let directory = tempfile::tempdir().unwrap();
     let versions = [version(1), version(2)];
     put(directory.path(), "version.wasm", &versions[0]);
@@ -332,7 +332,7 @@ async fn five_hundred_versions_leave_nothing_behind() {
             after.push(process.memory("VmRSS"));
         }
     }
-    // A version's code alone is 200 KiB, so 300 that stay would be 60 MiB. What the pool and the allocator keep for
-    // reuse comes and goes in steps, and is bounded.
+    // The code of one version is 200 KiB, so 300 leaked ones would be 60 MiB. What the pool and the allocator keep for
+    // reuse varies in steps, and is bounded.
     assert!(after[4] < after[1] + (16 << 10), "KiB after every hundred swaps: {after:?}");
 }

@@ -1,4 +1,4 @@
-//! Promise: a component is compiled beside the services that run, within bounds of memory and time, and delays none of
+//! Promise: a component is compiled while other services run, within bounds of memory and time, and delays none of
 //! them.
 
 use std::path::Path;
@@ -7,14 +7,14 @@ use lodge_base::config::Tiers;
 
 use crate::harness::{Answer, Process, TestHost, get, host, lodge, output, until, wasm};
 
-/// A guest with so many more functions in it, each of so many more instructions, that nothing calls.
+/// A guest with additional functions of additional instructions, which are never called.
 fn heavy(guest: &str, functions: usize, instructions: usize, more: &str) -> Vec<u8> {
     let step = "local.get 0 i32.mul local.get 1 i32.xor local.tee 0 local.get 1 i32.add ";
     let body = step.repeat(instructions / 7);
     let function = format!("(func (param i32 i32) (result i32) local.get 0 {body})");
     let module = wat::parse_str(format!("(module {} {more})", function.repeat(functions))).unwrap();
     let mut bytes = std::fs::read(wasm(guest)).unwrap();
-    // A section that holds a core module: its id, its length as LEB128, the module.
+    // A section with a core module: its id, its length as LEB128, the module.
     bytes.push(1);
     let mut rest = module.len();
     while rest >= 0x80 {
@@ -26,7 +26,7 @@ fn heavy(guest: &str, functions: usize, instructions: usize, more: &str) -> Vec<
     bytes
 }
 
-/// Some seconds of Cranelift's time, and well below one of Winch's.
+/// Some seconds for Cranelift, and well below one for Winch.
 fn large(guest: &str) -> Vec<u8> {
     heavy(guest, 600, 2_000, "")
 }
@@ -44,7 +44,7 @@ fn problem(answer: &Answer) -> (u16, String) {
     (answer.status, answer.problem())
 }
 
-/// The compilers of a host: the children that are no zombies.
+/// The compilers of a host: its children that are not zombies.
 fn compilers(process: &Process) -> Vec<u32> {
     let status = |pid: u32, line: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -59,11 +59,12 @@ fn compilers(process: &Process) -> Vec<u32> {
     .collect()
 }
 
-/// Its memory and its CPU time are bounded, a file that takes more is refused in words, and the next one is compiled.
+/// Memory and CPU time are bounded, a component that exceeds them is refused with the reason, and the next one is
+/// compiled.
 #[tokio::test(flavor = "multi_thread")]
-async fn bounded_in_memory_and_time() {
+async fn compilation_is_bounded_in_memory_and_time() {
     let cache = tempfile::tempdir().unwrap();
-    // One function: what a compiler holds of it, it holds at once.
+    // One function, since a compiler needs memory for all of a function at once.
     let greedy = heavy("hello", 1, 2_500_000, "");
     for (key, value, reason, remedy) in [
         ("engine.compile_memory", "256MiB", "it needs more than 256.0 MiB to compile", "raise engine.compile_memory"),
@@ -74,29 +75,29 @@ async fn bounded_in_memory_and_time() {
         assert_eq!(host.refusals(), [format!("greedy.wasm: {reason}; {remedy}")]);
         assert_eq!(host.get("/hello").await.text(), "Hello, World!");
         assert_eq!(problem(&host.get("/greedy").await), (503, "refused".into()));
-        // Nothing is left of it that the next one would wait for. (A second is short for a compiler that is not optimised.)
+        // Nothing of it is left that the next one has to wait for. (A second is short for an unoptimised compiler.)
         if key == "engine.compile_memory" {
             std::fs::copy(wasm("users"), host.directory().join("users.wasm")).unwrap();
-            until("the next one serves", || host.current.snapshot().target("users").is_some()).await;
+            until("the next one is served", || host.current.snapshot().target("users").is_some()).await;
         }
     }
 }
 
-/// A compiler is a process that has what it needs and nothing else: no environment, no file to write, the least priority, the
-/// first to go when memory is short. Killed from outside, it is started again; its host gone, it is gone.
+/// A compiler is a process without privileges: no environment, no writable file, the lowest priority, the first to be
+/// killed when memory is short. If it is killed, it is started again; it ends with its host.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_of_its_own() {
+async fn compilers_are_confined_processes() {
     let (directory, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
     let at = cache.path().join("c").display().to_string();
     let process = Process::serve_with_cache(directory.path(), &at).await;
-    until("the small one serves and its compiler has ended", || {
+    until("the small one is served and its compiler has ended", || {
         process.log().contains("hello at /hello") && compilers(&process).is_empty()
     })
     .await;
     std::fs::write(directory.path().join("large.wasm"), heavy("status", 3_000, 2_000, "")).unwrap();
-    // The compiler that is not the one before, which may still be ending.
+    // The compiler with another process id, since the previous one may still be ending.
     let compiler = async |process: &Process, before: u32| {
         let mut pid = None;
         until("it compiles", || {
@@ -109,36 +110,39 @@ async fn a_process_of_its_own() {
     let pid = compiler(&process, 0).await;
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     // It confines itself before it reads the component.
-    until("it is confined", || {
+    until("the compiler is confined", || {
         read("limits").lines().any(|line| line.contains("Max address space") && line.contains("2147483648"))
     })
     .await;
-    until("it is nice", || read("stat").rsplit(") ").next().unwrap_or_default().split(' ').nth(16) == Some("19")).await;
+    until("the compiler has the lowest priority", || {
+        read("stat").rsplit(") ").next().unwrap_or_default().split(' ').nth(16) == Some("19")
+    })
+    .await;
     let signal = |signal| {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     };
-    // It must not be done before all of this is looked at.
+    // It must still run while all of this is checked.
     signal(rustix::process::Signal::STOP);
     let limit = |name: &str| read("limits").lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
     assert!(limit("Max cpu time").contains(" 300 "), "{}", limit("Max cpu time"));
     assert!(limit("Max file size").split_whitespace().nth(3) == Some("0"), "{}", limit("Max file size"));
     assert_eq!(read("environ").trim_end_matches('\0'), "MIMALLOC_ARENA_RESERVE=16384");
     assert_eq!(read("oom_score_adj").trim(), "1000");
-    // A failure is reported once the file has been left alone for half a second; until then it may be half written.
+    // A failure is reported once the file has not changed for half a second; until then it may be half written.
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     signal(rustix::process::Signal::KILL);
-    until("its end is told", || process.log().contains("its compiler was killed from outside")).await;
+    until("its end is logged", || process.log().contains("its compiler was killed by another process")).await;
     assert_eq!(get(process.address, "/hello").await.status, 200);
     let again = compiler(&process, pid).await;
     until("it is tried again and serves", || process.log().contains("large at /large")).await;
     assert_eq!(get(process.address, "/large/200").await.status, 200);
-    // The optimised code is being made. Killed, that is tried again, and said.
+    // The optimised code is being compiled. If that is killed, it is tried again and logged.
     let optimiser = compiler(&process, again).await;
     let pid = rustix::process::Pid::from_raw(i32::try_from(optimiser).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let killed = "attempt 1 to optimise large.wasm failed: its compiler was killed from outside";
-    until("its end is in the log", || process.log().contains(killed)).await;
+    let killed = "attempt 1 to optimise large.wasm failed: its compiler was killed by another process";
+    until("its end is logged", || process.log().contains(killed)).await;
     assert!(process.log().contains("trying again in 1s"), "{}", process.log());
     // The second attempt ends with its host.
     let pid = compiler(&process, optimiser).await;
@@ -146,10 +150,10 @@ async fn a_process_of_its_own() {
     until("the compiler is gone", || !Path::new(&format!("/proc/{pid}")).exists()).await;
 }
 
-/// A file that is replaced or removed takes its compiler with it, and what comes then does not wait.
+/// Replacing or removing a file ends its compiler, and what follows does not wait.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_compiles_what_is_gone() {
+async fn removed_files_are_not_compiled() {
     let directory = tempfile::tempdir().unwrap();
     let cache = tempfile::tempdir().unwrap();
     let process = Process::serve_with_cache(directory.path(), &cache.path().join("c").display().to_string()).await;
@@ -160,18 +164,18 @@ async fn nobody_compiles_what_is_gone() {
         pid.is_some()
     })
     .await;
-    // It does not end by itself.
+    // The compilation does not end by itself in this time.
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid.unwrap()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     std::fs::remove_file(directory.path().join("large.wasm")).unwrap();
-    until("it is given up", || compilers(&process).is_empty()).await;
+    until("the compilation is cancelled", || compilers(&process).is_empty()).await;
     assert!(!process.log().contains("large at /large"), "{}", process.log());
     assert!(!process.log().contains("REFUSED") && !process.log().contains("refused"), "{}", process.log());
 }
 
-/// What was compiled before, and what is small, is served while something large is compiled, whose clients are told so.
+/// Cached and small components are served while a large one is compiled, whose clients get 503 `starting`.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_large_keep_nobody_waiting() {
+async fn large_components_do_not_delay_others() {
     let (directory, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
     let at = cache.path().join("c").display().to_string();
@@ -182,32 +186,32 @@ async fn the_large_keep_nobody_waiting() {
         setup.manifest("large", "routes = ['/of/its/own']").file("large.wasm", &heavy("status", 1, 2_500_000, ""));
     let host = setup.begin().await;
     let serves = |name: &str| host.current.snapshot().target(name).is_some();
-    until("the small ones serve", || serves("hello") && serves("users")).await;
-    // Not before: which of these comes first is theirs.
+    until("the small ones are served", || serves("hello") && serves("users")).await;
+    // Not before: the order of these two is not defined.
     let starting = host.get("/of/its/own/below").await;
     assert_eq!((problem(&starting), starting.header("retry-after").as_str()), ((503, "starting".into()), "1"));
     assert_eq!(get(host.admin, "/readyz").await.status, 503);
     assert!(!serves("large") && !host.current.snapshot().complete);
     assert_eq!(host.get("/hello").await.text(), "Hello, World!");
     assert_eq!(host.get("/users/1").await.status, 200);
-    // Only names that are starting are.
+    // Other names are not found.
     assert_eq!(problem(&host.get("/nobody").await), (404, "no-route".into()));
 }
 
-/// A catch-all route of another service is no answer for a service that is refused.
+/// A catch-all route of another service does not replace a refused service.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catch_all_route_answers_for_no_other_service() {
+async fn a_catch_all_route_does_not_replace_a_refused_service() {
     let host = host(&["hello"]).manifest("hello", "routes = ['/*']").file("bad.wasm", b"bad").start().await;
     assert_eq!(problem(&host.get("/bad/below").await), (503, "refused".into()));
     assert_eq!(host.get("/other").await.status, 200);
     std::fs::remove_file(host.directory().join("bad.wasm")).unwrap();
-    until("it is gone", || host.refusals().is_empty()).await;
+    until("the refusal is gone", || host.refusals().is_empty()).await;
     assert_eq!(host.get("/bad/below").await.status, 200);
 }
 
-/// Clients of a service whose file is refused are told that, and only developers why.
+/// Clients of a refused service get 503, and only `lodge dev` tells why.
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_is_no_404() {
+async fn a_refused_service_is_not_a_404() {
     for explains in [false, true] {
         let mut setup = host(&["hello"]).file("bad.wasm", b"bad").manifest("orphan", "routes = ['/orphan']");
         if explains {
@@ -217,19 +221,19 @@ async fn refused_is_no_404() {
         let answer = host.get("/bad/below").await;
         assert_eq!(problem(&answer), (503, "refused".into()));
         assert_eq!(answer.text().contains("it is not WebAssembly"), explains, "{}", answer.text());
-        // No component, no service.
+        // Without a component there is no service.
         assert_eq!(problem(&host.get("/orphan").await), (404, "no-route".into()));
         std::fs::remove_file(host.directory().join("bad.wasm")).unwrap();
-        until("it is gone", || host.refusals().len() == 1).await;
+        until("the refusal is gone", || host.refusals().len() == 1).await;
         assert_eq!(problem(&host.get("/bad").await), (404, "no-route".into()));
     }
 }
 
-/// A component that takes long serves with baseline code, and then with better code, without a request lost and without
-/// being another version.
+/// A large component is served with baseline code first, then with optimised code, without a lost request and as the
+/// same version.
 #[cfg(target_arch = "x86_64")]
 #[tokio::test(flavor = "multi_thread")]
-async fn two_tiers() {
+async fn large_components_are_compiled_twice() {
     let cache = tempfile::tempdir().unwrap();
     let setup = || {
         let setup = host(&["users"]).set("cache.directory", cache.path().to_str().unwrap()).tiers(Tiers::Both);
@@ -254,20 +258,20 @@ async fn two_tiers() {
     let snapshot = host.current.snapshot();
     assert!(snapshot.target("large").unwrap().backend.is(&before), "it is another version");
     assert_eq!(snapshot.generation, generation);
-    until("what was better than nothing is gone", || entries(cache.path()) == 3).await;
+    until("the baseline code is removed", || entries(cache.path()) == 3).await;
     drop(host);
     let host = setup().start().await;
     assert!(!is_baseline(&host, "large") && !is_baseline(&host, "new"));
 }
 
-/// A compiler that has no memory while it optimises a service is started again a while later. Until then the service goes on
-/// with baseline code, and the API says so.
+/// Optimising that fails for lack of memory is tried again later. Until then the service keeps baseline code, and the
+/// API says so.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn optimising_is_tried_again() {
     let (cache, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let at = |name: &str| tools.path().join(name).display().to_string();
-    // The first run makes the baseline code, the second has no memory, the third is the program again.
+    // The first run makes the baseline code, the second fails for lack of memory, the third runs normally.
     let (compiler, runs, lodge) = (at("compiler"), at("runs"), env!("CARGO_BIN_EXE_lodge"));
     let script = format!(
         "#!/bin/sh\necho run >> {runs}\nif [ $(wc -l < {runs}) = 2 ]; then\n\
@@ -292,10 +296,10 @@ async fn optimising_is_tried_again() {
     assert_eq!(host.get("/large/200").await.status, 200);
 }
 
-/// What Winch cannot compile, Cranelift does; in `dev` nothing is compiled twice.
+/// Cranelift compiles what Winch cannot. With `dev` nothing is compiled twice.
 #[cfg(target_arch = "x86_64")]
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tier() {
+async fn some_components_are_compiled_once() {
     let cache = tempfile::tempdir().unwrap();
     let tail = "(func $loop (param i32) local.get 0 return_call $loop)";
     let setup = host(&[]).set("cache.directory", cache.path().to_str().unwrap()).tiers(Tiers::Baseline);
@@ -308,9 +312,9 @@ async fn one_tier() {
     assert_eq!(entries(cache.path()), 2);
 }
 
-/// Where no process can be started, the host compiles by itself.
+/// If no process can be started, the host compiles itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_process() {
+async fn the_host_can_compile_itself() {
     for program in [None, Some(Path::new("/nowhere/lodge"))] {
         let cache = tempfile::tempdir().unwrap();
         let setup = host(&["hello"]).set("cache.directory", cache.path().to_str().unwrap()).compiler(program);
@@ -320,16 +324,16 @@ async fn without_a_process() {
     }
 }
 
-/// A version that is not ready is asked again, and not compiled again: also where no cache has it.
+/// A version that is not ready is tried again without compiling it again, even without a cache.
 #[tokio::test(flavor = "multi_thread")]
-async fn compiled_once_while_it_is_not_ready() {
+async fn trials_do_not_compile_again() {
     let setup = host(&["status"]).set("cache.directory", "off").set("watch.poll", "50ms");
     let host = setup.manifest("status", "ready.path = '/503'").start().await;
     for (path, status) in [("/404", "404 Not Found"), ("/500", "500 Internal Server Error"), ("/503", "503")] {
         let manifest = format!("ready.path = '{path}'");
         std::fs::write(host.directory().join("status.toml"), manifest).unwrap();
-        let reason = format!("it is not ready: GET {path} answers {status}");
-        until("it is asked again", || host.refusals().iter().any(|refusal| refusal.contains(&reason))).await;
+        let reason = format!("it is not ready: GET {path} returned {status}");
+        until("the trial is repeated", || host.refusals().iter().any(|refusal| refusal.contains(&reason))).await;
     }
     std::fs::write(host.directory().join("status.toml"), "ready.path = '/204'").unwrap();
     until("it is ready", || host.current.snapshot().target("status").is_some()).await;

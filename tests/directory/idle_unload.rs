@@ -19,7 +19,7 @@ fn empty(cache: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loaded_again_on_demand() {
+async fn a_request_loads_an_idle_service() {
     let cache = tempfile::tempdir().unwrap();
     let host = host(&["hello", "users"])
         .set("engine.idle_unload", "300ms")
@@ -28,7 +28,7 @@ async fn loaded_again_on_demand() {
         .start()
         .await;
     for name in ["hello", "users"] {
-        until("nobody asked for it", || !loaded(&host, name)).await;
+        until("it is unloaded", || !loaded(&host, name)).await;
     }
     let mut asked = tokio::task::JoinSet::new();
     for n in 0..64 {
@@ -36,11 +36,11 @@ async fn loaded_again_on_demand() {
         asked.spawn(async move { get(address, path).await.status });
     }
     assert_eq!(asked.join_all().await, [200; 64]);
-    until("nobody asked for it again", || !loaded(&host, "hello") && !loaded(&host, "users")).await;
+    until("both are unloaded", || !loaded(&host, "hello") && !loaded(&host, "users")).await;
     empty(cache.path());
-    assert_eq!(host.get("/hello").await.text(), "Hello, World!", "compiled again where the cache has lost it");
-    // Lost by the cache, and no longer what is on disk: nobody has it.
-    until("nobody asked for it any more", || !loaded(&host, "hello")).await;
+    assert_eq!(host.get("/hello").await.text(), "Hello, World!", "compiled again if the cache has lost it");
+    // Lost by the cache, and changed on disk: there is no source left.
+    until("it is unloaded again", || !loaded(&host, "hello")).await;
     empty(cache.path());
     std::fs::write(host.directory().join("users.wasm"), b"rubbish").unwrap();
     let answer = host.get("/users").await;
@@ -48,9 +48,9 @@ async fn loaded_again_on_demand() {
     assert_eq!(answer.header("retry-after"), "1");
 }
 
-/// What could not be found again stays.
+/// Machine code that could not be loaded again stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn kept_without_a_cache() {
+async fn without_a_cache_nothing_is_unloaded() {
     let setup = host(&["hello"]).set("engine.idle_unload", "1ms").set("cache.directory", "off");
     let host = setup.start().await;
     tokio::time::sleep(Duration::from_millis(1200)).await;

@@ -1,5 +1,5 @@
 //! Promise: a request that a manifest denies before and after an edit is denied at every moment of the edit, however
-//! the file is saved; a name in the directory that is no regular file delays nothing.
+//! the file is saved; a name in the directory that is not a regular file delays nothing.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 
 use crate::harness::{Connection, Process, TestHost, get, host, until, wasm, within};
 
-/// Clients of a service that none of them may use.
+/// Clients of a service that denies all of them.
 struct Denied {
     stop: Arc<AtomicBool>,
-    /// Answers that are not a refusal.
+    /// Responses other than a denial.
     others: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<usize>>,
 }
@@ -41,7 +41,7 @@ impl Denied {
         Self { stop, others, clients }
     }
 
-    /// How many were let in since the last time.
+    /// The number of admitted requests since the last call.
     fn others(&self) -> usize {
         self.others.swap(0, Relaxed)
     }
@@ -54,11 +54,11 @@ impl Denied {
     }
 }
 
-/// One step of an edit of the manifest at a path.
+/// One step of an edit of the manifest at this path.
 type Step<'a> = &'a dyn Fn(&Path);
 
-/// Saves a manifest in steps, each within this time of the one before: a test machine that sleeps for longer between
-/// two of them has not shown an edit, but two.
+/// Saves a manifest in steps, each within this time of the one before. Returns false if the machine took longer between
+/// two of them, which makes it two edits.
 async fn save(path: &Path, steps: &[Step<'_>], gap: Duration) -> bool {
     let mut last = Instant::now();
     let mut longest = Duration::ZERO;
@@ -76,7 +76,7 @@ fn append(path: &Path, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_denied_before_and_after_is_denied_between() {
+async fn a_denial_holds_during_every_edit() {
     let gaps: [&[u64]; 2] = [&[5, 120], &[40]];
     for (deny, status, gaps) in
         [("deny = ['127.0.0.0/8']", 403, gaps[0]), ("enabled = false", 404, gaps[1]), ("routes = []", 404, gaps[1])]
@@ -106,7 +106,7 @@ async fn what_is_denied_before_and_after_is_denied_between() {
                     tries += 1;
                     assert!(tries < 20, "the machine is too busy for this test");
                 }
-                // The edit is taken, as it is. Of a service that is off, nothing is to be seen of that.
+                // The edit takes effect as a whole. A disabled service shows nothing of it.
                 append(&path, &format!("\n[env]\nN = '{n}-{gap}'\n"));
                 let off = deny.starts_with("enabled");
                 let served = || {
@@ -123,9 +123,9 @@ async fn what_is_denied_before_and_after_is_denied_between() {
     }
 }
 
-/// One that is renamed into place was whole before: it is in force long before one that is written there could be.
+/// A manifest that was renamed into place was complete before, so it takes effect much sooner than a written one.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_renamed_into_place_is_in_force_soon() {
+async fn a_renamed_manifest_takes_effect_soon() {
     let host = host(&["hello"]).manifest("hello", "env.N = '0'").set("watch.poll", "1h").start().await;
     let mut times = Vec::new();
     for n in 1..=9 {
@@ -145,9 +145,9 @@ async fn what_is_renamed_into_place_is_in_force_soon() {
     assert!(times[4] < SETTLE, "{times:?}");
 }
 
-/// A FIFO, a link to a device, a socket: each is refused, reloads go on, and so does the end.
+/// A FIFO, a link to a device, a socket: each is refused, and neither reloads nor the end are delayed.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_are_no_files_hold_nothing_up() {
+async fn special_files_delay_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     fs::copy(wasm("hello"), at("hello.wasm")).unwrap();
@@ -169,9 +169,9 @@ async fn names_that_are_no_files_hold_nothing_up() {
     assert!(process.ended().await.success());
 }
 
-/// What Lodge does not take for a service is named once, or is nobody's.
+/// Files with an almost valid name are logged once; other files are ignored.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_are_not_taken() {
+async fn ignored_names() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     fs::copy(wasm("hello"), at("hello.wasm")).unwrap();
@@ -183,8 +183,8 @@ async fn names_that_are_not_taken() {
     assert!(code == Some(0) && stderr.contains("ignored Orders.WASM"), "{stderr}");
     let process = Process::serve(directory.path(), &["--watch-poll", "50ms"]).await;
     let log = || process.log();
-    until("it is named", || log().contains("ignored Orders.WASM: its extension must be in lower case")).await;
-    // Served, so looked at again: and not named again.
+    until("it is logged", || log().contains("ignored Orders.WASM: its extension must be in lower case")).await;
+    // A later scan does not log it again.
     fs::copy(wasm("users"), at("users.wasm")).unwrap();
     until("users is served", || log().contains("users at /users")).await;
     assert_eq!(log().matches("Orders.WASM").count(), 1, "{}", log());
@@ -193,9 +193,9 @@ async fn names_that_are_not_taken() {
     assert!(metrics.contains("\nlodge_refused_files 0\n"), "{metrics}");
 }
 
-/// What is refused when it is to be published was not announced before.
+/// A change that is refused when it is published was not logged as done before.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_is_not_announced() {
+async fn refused_changes_are_not_logged() {
     let directory = tempfile::tempdir().unwrap();
     fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
     let process = Process::serve(directory.path(), &[]).await;

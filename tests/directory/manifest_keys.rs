@@ -4,7 +4,7 @@ use http::Method;
 
 use crate::harness::{Answer, host, lodge, output, until, wasm};
 
-/// One component, two services: routes by host, path and method, a prefix that the guest does not see, variables.
+/// One component as two services: routes by host, path and method, a prefix that the guest does not see, variables.
 #[tokio::test(flavor = "multi_thread")]
 async fn routes_and_variables() {
     let host = host(&["echo"])
@@ -28,7 +28,7 @@ async fn routes_and_variables() {
     let refused: Answer = client.ask(Method::POST, "/v1/acme", &api, "").await;
     assert_eq!((refused.status, refused.problem().as_str()), (405, "method-not-allowed"));
     assert_eq!(refused.header("allow"), "GET, HEAD, PUT");
-    // At another host it is the twin's, which has no variables.
+    // The other host leads to the twin, which has no variables.
     let twin = client.ask(Method::PUT, "/v1/acme/head", &[], "").await.text();
     assert!(twin.contains("/v1/acme/head") && !twin.contains("GREETING"), "{twin}");
     let other = client.ask(Method::GET, "/v1/acme", &[], "").await;
@@ -36,7 +36,7 @@ async fn routes_and_variables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pinned_and_disabled() {
+async fn services_can_be_pinned_and_disabled() {
     let bytes = std::fs::read(wasm("hello")).unwrap();
     let digest = lodge_manifest::digest::Digest::of(&bytes);
     let host = host(&["hello", "users", "deaf"])
@@ -57,13 +57,13 @@ async fn pinned_and_disabled() {
     std::fs::write(host.directory().join("deaf.toml"), "enabled = true").unwrap();
     until("it is served", || host.current.snapshot().targets.len() == 2).await;
     std::fs::write(host.directory().join("hello.toml"), "enabled = false").unwrap();
-    until("it is not", || host.current.snapshot().targets.len() == 1).await;
+    until("it is not served any more", || host.current.snapshot().targets.len() == 1).await;
     assert_eq!([status("/hello").await, status("/deaf").await], [404, 200]);
 }
 
-/// A version whose own check fails is not served; the one before it goes on.
+/// A version whose own check fails is not served; the previous one stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_or_not() {
+async fn a_version_that_is_not_ready_is_not_served() {
     let host = host(&["status"])
         .set("watch.poll", "100ms")
         .manifest("status", "ready.path = '/status/204'\nroutes = ['/status']")
@@ -73,7 +73,7 @@ async fn ready_or_not() {
     let manifest = host.directory().join("status.toml");
     std::fs::write(&manifest, "ready.path = '/status/503'\nroutes = ['/elsewhere']").unwrap();
     until("it is refused", || {
-        host.refusals().iter().any(|line| line.contains("GET /status/503 answers 503 Service Unavailable"))
+        host.refusals().iter().any(|line| line.contains("GET /status/503 returned 503 Service Unavailable"))
     })
     .await;
     assert_eq!((host.get("/status/201").await.status, host.get("/elsewhere").await.status), (201, 404));
@@ -86,10 +86,10 @@ async fn ready_or_not() {
     assert_eq!(host.get("/status/201").await.status, 404);
 }
 
-/// A check that may need calls says something only where they are answered: without a host it is not made.
+/// A check that may need calls is only made by a host, where calls have a destination.
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_where_calls_are_answered() {
-    // It wants a URL to ask, and has none here.
+async fn readiness_is_checked_by_a_host() {
+    // The guest needs a URL to call, and has none here.
     let check = "ready.path = '/'";
     let checked = |manifest: String| {
         let directory = tempfile::tempdir().unwrap();

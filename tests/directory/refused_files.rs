@@ -4,7 +4,7 @@
 use crate::harness::{host, wasm};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_files_are_refused_in_words() {
+async fn bad_files_are_refused_with_reasons() {
     let core = [b"\0asm\x01\0\0\0".as_slice(), &[]].concat();
     let hello = std::fs::read(wasm("hello")).unwrap();
     let mut cut = hello.clone();
@@ -68,7 +68,7 @@ async fn bad_files_are_refused_in_words() {
     }
 }
 
-/// A component that asks for something else. Names of one length, so that nothing else of the binary changes.
+/// A component with another import. The names have the same length, so that nothing else of the binary changes.
 fn renamed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut renamed = bytes.to_vec();
@@ -83,9 +83,9 @@ fn renamed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     renamed
 }
 
-/// What a component exports or asks for decides, too; said by its interface names.
+/// Components are refused by their imports and exports, with the names of the interfaces.
 #[tokio::test(flavor = "multi_thread")]
-async fn components_that_are_no_services() {
+async fn components_that_are_not_services() {
     let component = |text: &str| wat::parse_str(text).unwrap();
     let users = std::fs::read(wasm("users")).unwrap();
     let handler = "(core module $m (func (export \"h\") (param i32 i32))) (core instance $i (instantiate $m))";
@@ -123,13 +123,13 @@ async fn components_that_are_no_services() {
         ("candidate.wasm", "wasi:http 0.3.0-rc-2026-03-15, a pre-release"),
         ("old.wasm", "wasi:http 0.2.0-rc-2023-10-18, a pre-release"),
         ("future.wasm", "wasi:http 0.4.0, a version Lodge does not know"),
-        ("shape.wasm", "another shape"),
+        ("shape.wasm", "does not have the type of the standard"),
         ("unknown.wasm", "it imports wasi:io/strange@0.2."),
         (
             "store.wasm",
             "it imports wasi:keyvalue/store@0.2.0-draft2, and Lodge has no key-value store; keep state behind",
         ),
-        ("config.wasm", "and Lodge has no store of configuration; put the values under [env] in its manifest"),
+        ("config.wasm", "and Lodge has no configuration store; put the values under [env] in its manifest"),
         (
             "spin.wasm",
             "it imports fermyon:spin/sqlite@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",

@@ -53,9 +53,9 @@ async fn a_length_without_a_body() {
 async fn another_length_than_the_bodys() {
     let host = host(&["unfinished", "cacheable"]).start().await;
     for (path, expected) in [
-        ("/unfinished/short", "content-length says 100 bytes, and the body has 4"),
-        ("/cacheable?content-length=100", "content-length says 100 bytes, and the body has 16"),
-        ("/cacheable?content-length=9", "content-length says 9 bytes, and the body has at least 16"),
+        ("/unfinished/short", "content-length is 100 bytes, but the body has 4"),
+        ("/cacheable?content-length=100", "content-length is 100 bytes, but the body has 16"),
+        ("/cacheable?content-length=9", "content-length is 9 bytes, but the body has at least 16"),
     ] {
         let answer = host.get(path).await;
         assert_eq!((answer.status, answer.problem().as_str()), (502, "bad-answer"), "{path}");

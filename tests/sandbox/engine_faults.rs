@@ -2,8 +2,8 @@
 
 use crate::harness::{Connection, Process, host};
 
-/// A component whose handler runs this. `imports` are of the core module, `given` of the component that has it: `before` makes
-/// them.
+/// A component whose handler runs `body`. `imports` are those of the core module, `given` those of the component, and
+/// `before` makes them.
 fn component((before, given, with): (&str, &str, &str), imports: &str, items: &str, body: &str) -> Vec<u8> {
     let types = r#"(instance $types
         (export "incoming-request" (type (sub resource)))
@@ -33,7 +33,7 @@ fn component((before, given, with): (&str, &str, &str), imports: &str, items: &s
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// A component that does this with streams or futures. `$h` is a pair of ends, the readable one in its lower half.
+/// A component that does this with streams or futures. `$h` is a pair of ends, with the readable one in the lower half.
 fn transmitting(kind: &str, body: &str) -> Vec<u8> {
     let (ty, copies) = match kind {
         "stream" => ("(type $t (stream u8))", "(param i32 i32 i32) (result i32)"),
@@ -87,8 +87,8 @@ fn transmitting(kind: &str, body: &str) -> Vec<u8> {
     )
 }
 
-/// Serves these beside hello, asks each for its answer, and hello after each. Returns what was refused, as lines, and the status
-/// and reason of what answered.
+/// Serves these components beside hello, and requests each of them, with hello after each. Returns the refusals, and
+/// the status and reason of the responses.
 async fn survives(components: &[(String, Vec<u8>)]) -> (Vec<String>, Vec<(u16, String)>) {
     let mut setup = host(&["hello"]);
     for (name, bytes) in components {
@@ -97,7 +97,7 @@ async fn survives(components: &[(String, Vec<u8>)]) -> (Vec<String>, Vec<(u16, S
     let process = Process::serve(setup.directory.path(), &[]).await;
     let mut answers = Vec::new();
     for (name, _) in components {
-        // Both on one connection: a panic that ended it would be seen.
+        // Both on one connection, so that a panic that ends it is noticed.
         let mut client = Connection::http1(process.address).await;
         let answer = client.get(&format!("/{name}")).await;
         answers.push((answer.status, answer.problem()));
@@ -107,10 +107,11 @@ async fn survives(components: &[(String, Vec<u8>)]) -> (Vec<String>, Vec<(u16, S
     (refused, answers)
 }
 
-/// wasmtime without its `gc` feature takes subtypes of function types, and the first call through one with another signature
-/// aborts the process (RUSTSEC-2026-0570). What needs features that the engine does not have is refused, with why.
+/// wasmtime without its `gc` feature accepts subtypes of function types, and the first call through one with another
+/// signature aborts the process (RUSTSEC-2026-0570). Components that need features which the engine does not have are
+/// refused, with the reason.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_engine_lacks_is_refused() {
+async fn unsupported_features_are_refused() {
     let types = "(type $a (sub (func))) (type $b (sub (func (param i32)))) (func $f (type $b))";
     let call = format!("{types} (table 1 1 funcref) (elem (i32.const 0) $f)");
     let cases = [
@@ -136,8 +137,8 @@ async fn what_the_engine_lacks_is_refused() {
     assert!(answers.iter().all(|(status, _)| [404, 503].contains(status)), "{answers:?}");
 }
 
-/// Cancelling a copy on the wrong end of a stream or a future confuses wasmtime (GHSA-xrvr-8678-5wp8): in a build with debug
-/// assertions it panics. Each ends its own request only.
+/// Cancelling a copy on the wrong end of a stream or a future confuses wasmtime (GHSA-xrvr-8678-5wp8); in a build with
+/// debug assertions it panics. Each ends its own request only.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_copies_end_one_request() {
     let [read, write] = ["(drop (call $read READER COPY))", "(drop (call $write WRITER COPY))"];

@@ -1,11 +1,11 @@
-//! Promise: a component that needs more of the instance pool than others waits for memory on its own; no other service
-//! is delayed.
+//! Promise: a component that needs more of the instance pool than others waits for its space; no other service is
+//! delayed.
 
 use std::time::Duration;
 
 use crate::harness::{Answer, get, host, until, wasm};
 
-/// A guest with so many more memories and tables than it needs.
+/// A guest with additional memories and tables that it does not use.
 fn grown(guest: &str, memories: usize, tables: usize) -> Vec<u8> {
     let mut bytes = std::fs::read(wasm(guest)).unwrap();
     let payloads = wasmparser::Parser::new(0).parse_all(&bytes);
@@ -25,7 +25,7 @@ fn grown(guest: &str, memories: usize, tables: usize) -> Vec<u8> {
     for (number, item) in more.enumerate() {
         let module = wat::parse_str(format!("(module {item})")).unwrap();
         section(&mut bytes, 1, &module);
-        // One core instance, of the module just added, with nothing to import.
+        // One core instance of the module just added, which imports nothing.
         let mut instance = vec![1, 0];
         leb128(&mut instance, modules + number);
         instance.push(0);
@@ -51,10 +51,11 @@ fn leb128(bytes: &mut Vec<u8>, mut number: usize) {
     }
 }
 
-/// 30 requests to a service with 8 memories, in a host for 40 sandboxes: they have the room of 56 more memories among them, so
-/// 8 run and 22 are told to come back. Its neighbour, and a new version of it, find all the room that they need.
+/// 30 concurrent requests to a service with 8 memories, in a host for 40 sandboxes. The pool has space for 56 more
+/// memories, so 8 requests run and 22 are refused with `Retry-After`. Another service, and a new version of it, are not
+/// affected.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_components_wait_on_their_own() {
+async fn large_components_do_not_delay_others() {
     let host = host(&["hello", "users"])
         .file("large.wasm", &grown("sleeper", 7, 0))
         .manifest("large", "limits = { queue_wait = '1s', in_flight = 30 }")
@@ -65,7 +66,7 @@ async fn large_components_wait_on_their_own() {
     let address = host.address;
     let asked: Vec<_> = (0..30).map(|_| tokio::spawn(async move { get(address, "/large").await })).collect();
     let mut neighbours = 0;
-    // Eight of them sleep for as long as they may.
+    // Eight of them sleep until their wall time is over.
     while asked.iter().filter(|asked| asked.is_finished()).count() < 22 {
         for path in ["/hello", "/users"] {
             let answer = host.get(path).await;
@@ -84,16 +85,16 @@ async fn large_components_wait_on_their_own() {
     }
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(metrics.contains(r#"lodge_refusals_total{service="large",reason="pool-full"} 22"#), "{metrics}");
-    // The room comes back with the clients that leave.
+    // Clients that leave free the space.
     running.iter().for_each(tokio::task::JoinHandle::abort);
     std::fs::write(host.directory().join("again.wasm"), grown("echo", 7, 0)).unwrap();
     until("another large service is served", || host.current.snapshot().targets.len() == 4).await;
     assert_eq!(host.get("/again").await.status, 200);
 }
 
-/// Idle instances of a large service take as many places of `engine.warm` as room.
+/// Idle instances of a large service take places of `engine.warm` in proportion to their space.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_instances_that_idle_leave_room() {
+async fn idle_large_instances_take_more_places() {
     let host = host(&["users"])
         .manifest("users", "isolation = 'service'")
         .file("large.wasm", &grown("echo", 0, 10))
@@ -108,13 +109,13 @@ async fn large_instances_that_idle_leave_room() {
         let snapshot = host.current.snapshot();
         snapshot.targets.iter().find(|it| &*it.backend.name == name).unwrap().backend.guest().unwrap().warm()
     };
-    until("the usual one is kept", || warm("users") == 1).await;
-    assert_eq!(warm("large"), 0, "it takes the room of six, and there are places for five");
+    until("the small one stays warm", || warm("users") == 1).await;
+    assert_eq!(warm("large"), 0, "it takes the space of six, and there are five places");
 }
 
-/// What can never have its room is refused when it is loaded, with what to change.
+/// A component that can never fit is refused when it is deployed, with the setting to change.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_never_fits_is_refused() {
+async fn components_that_never_fit_are_refused() {
     let host = host(&["hello"])
         .file("large.wasm", &grown("echo", 7, 0))
         .file("tables.wasm", &grown("echo", 0, 8))
@@ -125,8 +126,8 @@ async fn what_never_fits_is_refused() {
         .await;
     let refusals = host.refusals();
     for (file, reason, remedy) in [
-        ("large.wasm", "its 8 memories and 2 tables take the room of 8 sandboxes, and engine.instances is 4", "to 8"),
-        ("tables.wasm", "its 1 memory and 10 tables take the room of 5 sandboxes", "raise engine.instances to 5"),
+        ("large.wasm", "its 8 memories and 2 tables take the space of 8 sandboxes, but engine.instances is 4", "to 8"),
+        ("tables.wasm", "its 1 memory and 10 tables take the space of 5 sandboxes", "raise engine.instances to 5"),
         ("huge.wasm", "it is larger than a sandbox, which has at most 100 core instances, 32 memories", "split it"),
     ] {
         let line = refusals.iter().find(|line| line.starts_with(&format!("{file}: ")));

@@ -3,9 +3,9 @@
 
 use crate::harness::host;
 
-/// Nothing that one request wrote in memory is seen by the next.
+/// A request cannot read what another one wrote in memory.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_alone() {
+async fn every_request_has_a_fresh_instance() {
     let host = host(&["counter"]).start().await;
     let mut client = host.connect().await;
     for _ in 0..50 {
@@ -13,9 +13,10 @@ async fn every_request_is_alone() {
     }
 }
 
-/// With `isolation = "service"` an instance is used again, until it traps, is used up, or was idle for too long.
+/// With `isolation = "service"` an instance is reused until it traps, has served its requests, or was idle for too
+/// long.
 #[tokio::test(flavor = "multi_thread")]
-async fn warm_instances() {
+async fn warm_instances_are_reused() {
     let host = host(&["counter"])
         .manifest("counter", "isolation = 'service'\n[limits]\nwarm_uses = 5\nwarm_idle = '700ms'")
         .start()
@@ -23,16 +24,16 @@ async fn warm_instances() {
     let mut client = host.connect().await;
     let uses: Vec<_> = [1, 2, 3, 4, 5, 1, 2].into_iter().map(|uses: u32| uses.to_string()).collect();
     for expected in &uses {
-        assert_eq!(&client.get("/counter").await.text(), expected, "used up after five");
+        assert_eq!(&client.get("/counter").await.text(), expected, "replaced after five requests");
     }
     assert_eq!(client.get("/counter/trap").await.status, 502);
-    assert_eq!(client.get("/counter").await.text(), "1", "never again after a trap");
+    assert_eq!(client.get("/counter").await.text(), "1", "replaced after a trap");
     assert_eq!(client.get("/counter").await.text(), "2");
     tokio::time::sleep(std::time::Duration::from_millis(800)).await;
     assert_eq!(client.get("/counter").await.text(), "1", "idle for too long");
 }
 
-/// A warm 0.3 guest is used again as well, and two at once never share.
+/// A warm 0.3 guest is reused as well, and never for two requests at a time.
 #[tokio::test(flavor = "multi_thread")]
 async fn warm_instances_are_not_shared_at_once() {
     let host = host(&["hello", "drip"])

@@ -1,5 +1,5 @@
-//! Promise: a guest that exceeds a limit is stopped in time, with the status of the table, while other guests on the
-//! host keep answering.
+//! Promise: a guest that exceeds a limit is stopped in time, with the status of the table, while other guests of the
+//! host keep responding.
 
 use std::time::{Duration, Instant};
 
@@ -14,17 +14,17 @@ async fn bad_company(names: &[&str]) -> TestHost {
     let mut all = vec!["hello"];
     all.extend(names);
     let mut host = host(&all).set("limits.cpu", "1s").set("limits.wall", "3s").set("limits.memory", "64MiB");
-    // On a machine that has little CPU time to give, these would come to their wall time first.
+    // On a machine with little CPU time, these would reach their wall time first.
     for spins in names.iter().filter(|name| name.starts_with("spin")) {
         host = host.manifest(spins, "limits.wall = '30s'");
     }
     host.alone().start().await
 }
 
-/// Other programs on the machine stretch CPU time; they cannot make it shorter, so the best of these tries counts.
+/// Other programs on the machine make a try slower, never faster, so the best of these tries counts.
 const TRIES: usize = 4;
 
-/// Asks, and checks status, reason, and that it took no longer than `limit` and a half.
+/// Sends a request, and checks status, reason, and that it took no longer than 1.5 times the `limit`.
 async fn check(host: &TestHost, path: &str, status: u16, reason: &str, limit: Duration) {
     let neighbour = Neighbour::of(host);
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
@@ -63,9 +63,9 @@ async fn memory_and_stack_are_bounded() {
     check(&host, "/exits", 502, "trapped", WALL).await;
 }
 
-/// Once the head is out, the only thing left to say is that the transfer is broken.
+/// After the head was sent, an error can only break the transfer off.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_transfer_is_seen_as_one() {
+async fn an_error_after_the_head_breaks_the_transfer() {
     let host = bad_company(&["cutoff", "cutoff3", "endless", "endless3"]).await;
     let neighbour = Neighbour::of(&host);
     for name in ["cutoff", "cutoff3"] {
@@ -91,9 +91,9 @@ async fn a_broken_transfer_is_seen_as_one() {
     assert!(neighbour.answers().await > 0);
 }
 
-/// A client that reads nothing cannot hold a guest longer than the guest's own time.
+/// A client that reads nothing holds a guest no longer than the guest's own limits.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_reader_holds_nothing_for_long() {
+async fn a_stalled_reader_holds_a_guest_within_its_limits() {
     let limits = "limits = { in_flight = 1, queue = 0, wall = '1s', cpu = '1s' }";
     let host =
         host(&["endless", "endless3"]).manifest("endless", limits).manifest("endless3", limits).alone().start().await;
@@ -103,8 +103,8 @@ async fn a_stalled_reader_holds_nothing_for_long() {
             let request = http::Request::get(format!("/{name}")).body(body).unwrap();
             let stalled = client.send(request).await.unwrap();
             let start = Instant::now();
-            assert_eq!(host.get(&format!("/{name}")).await.status, 503, "its place is taken");
-            // The same request is let in as soon as the place is free; it need not be read either.
+            assert_eq!(host.get(&format!("/{name}")).await.status, 503, "its slot is taken");
+            // The same request is admitted as soon as the slot is free; its response need not be read either.
             while crate::harness::raw(
                 host.address,
                 &format!("HEAD /{name} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"),
@@ -116,7 +116,7 @@ async fn a_stalled_reader_holds_nothing_for_long() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             drop(stalled);
-            // The HEAD's guest has the place for its own second.
+            // The guest of the HEAD has the slot for its own second.
             while host.get(&format!("/{name}")).await.status == 503 {
                 assert!(start.elapsed() < Duration::from_secs(6), "{name}: HEAD holds it");
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -126,7 +126,7 @@ async fn a_stalled_reader_holds_nothing_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn harmless_habits() {
+async fn unusual_but_harmless_guests() {
     let host = bad_company(&["deaf", "noisy", "header", "afterwork"]).await;
     let neighbour = Neighbour::of(&host);
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
@@ -138,9 +138,9 @@ async fn harmless_habits() {
     assert!(neighbour.answers().await > 0);
 }
 
-/// Work after the answer goes on without the client, holds its place, and ends with its time.
+/// Work after the response continues without the client, holds its slot, and ends with its time.
 #[tokio::test(flavor = "multi_thread")]
-async fn work_after_the_answer() {
+async fn work_after_the_response() {
     let host = host(&["afterwork"])
         .manifest("afterwork", "limits = { in_flight = 1, queue = 0, wall = '1s', cpu = '1s' }")
         .alone()

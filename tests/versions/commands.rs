@@ -203,7 +203,7 @@ async fn only_what_was_checked_is_placed() {
         ("users", "none.wasm", "none.wasm: No such file"),
         ("users", ".", "it is not a regular file"),
         ("user", "new.wasm", "did you mean `users`?; --new creates a service at /user"),
-        ("pinned", "new.wasm", "its manifest wants sha256:0000"),
+        ("pinned", "new.wasm", "its manifest requires sha256:0000"),
         ("wrong", "new.wasm", "wrong.toml: line 1: unknown key `route`"),
         ("off", "new.wasm", "off.toml has `enabled = false`"),
     ] {

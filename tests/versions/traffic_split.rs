@@ -251,9 +251,9 @@ async fn versions_that_cannot_be_are_refused_in_words() {
         .await;
     let refusals = host.refusals().join("\n");
     for wanted in [
-        "hello@b.wasm: it wants 50% of the requests, and other versions leave 40%",
+        "hello@b.wasm: it wants 50% of the requests, but other versions leave 40%",
         "nobody@2.wasm: it is a version of nobody, which is not served",
-        "hello@.wasm: its name cannot be a service's",
+        "hello@.wasm: its name is not valid for a service",
         "hello@c.toml: line 1: routes: a version cannot set this",
     ] {
         assert!(refusals.contains(wanted), "{wanted} is not in\n{refusals}");

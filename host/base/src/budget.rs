@@ -1,5 +1,5 @@
 //! A bound on the memory of response bodies: those stored, those being recorded, and those evicted while a client still
-//! reads them. A [`Room`] is a reservation within the bound.
+//! reads them. A [`Reservation`] is a reservation within the bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,7 +11,7 @@ pub struct Budget {
 }
 
 /// A reservation of bytes. Dropping it releases them.
-pub struct Room {
+pub struct Reservation {
     budget: Arc<Budget>,
     bytes: usize,
 }
@@ -23,9 +23,9 @@ impl Budget {
     }
 
     /// Reserves `bytes`, or returns `None` if the budget has fewer left.
-    pub fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
-        let mut room = Room { budget: Arc::clone(self), bytes: 0 };
-        room.grow(bytes).then_some(room)
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        let mut reservation = Reservation { budget: Arc::clone(self), bytes: 0 };
+        reservation.grow(bytes).then_some(reservation)
     }
 
     /// Whether at least half of the bytes are reserved.
@@ -39,7 +39,7 @@ impl Budget {
     }
 }
 
-impl Room {
+impl Reservation {
     /// Reserves `bytes` more. Returns false, and reserves nothing, if the budget has fewer left.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let most = self.budget.most;
@@ -64,7 +64,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Relaxed);
     }

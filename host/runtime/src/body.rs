@@ -1,4 +1,4 @@
-//! The request body on its way to the guest: bounded, and known to be still in somebody's hands.
+//! The request body on its way to the guest, with a limit of its size.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use crate::capabilities::http::non_empty::poll_non_empty;
 use crate::capabilities::sandbox::Sandbox;
 use lodge_traffic::proxy::headers::filter_trailers;
 
-/// What the listener hands over, or a guest that calls another.
+/// The body of a request from the listener, or from another guest.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static {}
 
 impl<B: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static> RequestBody for B {}
 
-/// A body that ends in an error once it is larger than it may be. Nothing of it is ever kept here: the guest's
-/// pace is the client's pace.
-pub struct Limited<B> {
+/// A body that ends in an error when it is larger than its limit. It buffers nothing, so the client sends as fast as
+/// the guest reads.
+pub struct LimitedBody<B> {
     inner: B,
     left: usize,
     sandbox: Arc<Sandbox>,
 }
 
-impl<B> Limited<B> {
-    /// At most `limit` bytes of `inner`; the sandbox is told when there are more, and when the body is dropped.
+impl<B> LimitedBody<B> {
+    /// Limits `inner` to `limit` bytes. Records in the sandbox when the body is larger, and when it is dropped.
     pub fn new(inner: B, limit: usize, sandbox: Arc<Sandbox>) -> Self {
         Self { inner, left: limit, sandbox }
     }
 }
 
-impl<B: RequestBody> Body for Limited<B> {
+impl<B: RequestBody> Body for LimitedBody<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -71,7 +71,7 @@ impl<B: RequestBody> Body for Limited<B> {
     }
 }
 
-impl<B> Drop for Limited<B> {
+impl<B> Drop for LimitedBody<B> {
     fn drop(&mut self) {
         self.sandbox.body_held.store(false, Relaxed);
     }

@@ -1,8 +1,8 @@
 //! Machine code of components on disk, so that a restart compiles nothing.
 //!
 //! It comes from the host's own [`Directory`] (`cache.directory`), or from a [`Sealed`] one that was made with an image
-//! (`cache.sealed`). Entries are named after the component's digest and the engine that compiled it; an entry that cannot
-//! be used is a miss.
+//! (`cache.sealed`). Entries are named by the component's digest and the engine that compiled it. An unusable entry is
+//! a miss.
 
 mod directory;
 mod sealed;
@@ -19,61 +19,62 @@ pub use self::sealed::Sealed;
 use lodge_base::config::{self, CacheDirectory};
 use lodge_manifest::digest::Digest;
 
-/// What entries end in.
+/// The extension of entries.
 const ENTRY: &str = "cwasm";
 
-/// What machine code depends on: version, settings and processor. Engines with one stamp run each other's code.
+/// A digest of everything that machine code depends on: version, settings and processor. Engines with the same stamp
+/// run each other's code.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Stamp([u8; 32]);
+pub struct EngineStamp([u8; 32]);
 
-/// Compiled components on disk.
-pub struct Cache {
+/// The compiled components on disk.
+pub struct CodeCache {
     own: Option<Directory>,
     sealed: Option<Sealed>,
 }
 
-impl Cache {
-    /// The cache that the configuration asks for; `None` when it asks for none. A directory that cannot be used is left
-    /// out, and the log says why.
+impl CodeCache {
+    /// Opens the configured cache; `None` if there is none. A directory that cannot be used is logged and left out.
     pub fn open(config: &config::Cache) -> Option<Self> {
         let own = match config.directory {
             CacheDirectory::Off => None,
             _ => Directory::open(config)
-                .inspect_err(|why| tracing::warn!("no compile cache, every start compiles: {why}"))
+                .inspect_err(|why| tracing::warn!("no compile cache, so every start compiles all components: {why}"))
                 .ok(),
         };
-        let sealed = config.sealed.as_deref().and_then(|path| {
-            Sealed::open(path).inspect_err(|why| tracing::warn!("cache.sealed is not used: {why}")).ok()
-        });
+        let sealed = config
+            .sealed
+            .as_deref()
+            .and_then(|path| Sealed::open(path).inspect_err(|why| tracing::warn!("ignoring cache.sealed: {why}")).ok());
         (own.is_some() || sealed.is_some()).then_some(Self { own, sealed })
     }
 
-    /// The component with this digest, if an engine with this stamp compiled it before; `engine` has it.
-    pub fn load(&self, stamp: &Stamp, engine: &Engine, digest: Digest) -> Option<Component> {
+    /// Loads the component with this digest for `engine`, if an engine with this stamp has compiled it.
+    pub fn load(&self, stamp: &EngineStamp, engine: &Engine, digest: Digest) -> Option<Component> {
         let name = name(stamp, digest);
         let sealed = self.sealed.as_ref().and_then(|sealed| sealed.load(&name, engine));
         sealed.or_else(|| self.own.as_ref()?.load(&name, engine))
     }
 
     /// Whether there is an entry for this digest by an engine with this stamp.
-    pub fn holds(&self, stamp: &Stamp, digest: Digest) -> bool {
+    pub fn holds(&self, stamp: &EngineStamp, digest: Digest) -> bool {
         let name = name(stamp, digest);
         let sealed = self.sealed.as_ref().is_some_and(|sealed| sealed.holds(&name));
         sealed || self.own.as_ref().is_some_and(|own| own.holds(&name))
     }
 
     /// Stores the machine code of a component.
-    pub fn store(&self, stamp: &Stamp, digest: Digest, code: &[u8]) {
+    pub fn store(&self, stamp: &EngineStamp, digest: Digest, code: &[u8]) {
         self.own.iter().for_each(|own| own.store(&name(stamp, digest), code));
     }
 
-    /// Removes an entry for which there is a better one.
-    pub fn remove(&self, stamp: &Stamp, digest: Digest) {
+    /// Removes an entry that a better one replaces.
+    pub fn remove(&self, stamp: &EngineStamp, digest: Digest) {
         self.own.iter().for_each(|own| own.remove(&name(stamp, digest)));
     }
 }
 
-/// Copies every entry of `own` into a directory of machine code that is trusted by digest.
+/// Copies all entries of `own` into a directory of machine code that is trusted by digest.
 ///
 /// # Errors
 /// When one of them cannot be read or written.
@@ -84,22 +85,22 @@ pub fn seal(own: &Directory, into: &Path) -> Result<usize, String> {
     Ok(entries.len())
 }
 
-/// Machine code as `Component::serialize` and `Engine::precompile_component` return it, for `engine`. It is run as it is:
-/// only for bytes that a compiler of this host wrote, over a pipe or under the tag of its directory, and for bytes
-/// with the digest that a sealed directory has for them.
+/// Loads machine code as `Component::serialize` and `Engine::precompile_component` return it, for `engine`. It is
+/// executed without further checks, so it must only be called with bytes that a compiler of this host wrote, received
+/// over a pipe or stored under the tag of its directory, or with bytes whose digest a sealed directory lists.
 ///
 /// # Errors
 /// When it was made by another version of wasmtime or for an engine with other settings.
 #[expect(unsafe_code, reason = "wasmtime cannot tell machine code from an attack; the tag and the pipe can")]
 pub(crate) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: these bytes come from a compiler that this process started and over a pipe that nobody else has, or the tag,
-    // which has been verified, says that a host with our key wrote them, and that writes nothing else; or they have the
-    // digest in an index that only whoever made the image can write. wasmtime checks that version and engine agree.
+    // SAFETY: these bytes come from a compiler that this process started, over a pipe that no other process has; or the
+    // tag, which was verified, proves that a host with this key wrote them, which writes nothing else; or they have a
+    // digest from an index that only the maker of the image can write. wasmtime checks that version and engine agree.
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// What is wrong with a cache inside the directory of components, where others may put files, by whatever names and
-/// links the two are written and whether or not they exist.
+/// Returns an error if a cache is inside the directory of components, where others may put files. Compares the real
+/// paths, whether or not they exist.
 pub fn misplaced(config: &config::Config) -> Option<String> {
     let own = match &config.cache.directory {
         CacheDirectory::Off => None,
@@ -110,22 +111,22 @@ pub fn misplaced(config: &config::Config) -> Option<String> {
     let inside = places.into_iter().filter_map(|(key, path)| Some((key, path?)));
     let (key, path) = inside.into_iter().find(|(_, path)| lodge_base::files::is_inside(path, &config.guests))?;
     Some(format!(
-        "{key}: {} is inside the guests directory, and what it holds is run unchecked; put it where only Lodge can write",
+        "{key}: {} is inside the guests directory, but its code is run unchecked; move it to where only Lodge can write",
         path.display()
     ))
 }
 
-fn name(stamp: &Stamp, digest: Digest) -> String {
+fn name(stamp: &EngineStamp, digest: Digest) -> String {
     let mut name = Sha256::new();
     name.update(digest.to_string());
     name.update(stamp.0);
     format!("{}.{ENTRY}", Digest::from(<[u8; 32]>::from(name.finalize())))
 }
 
-impl Stamp {
+impl EngineStamp {
     /// The stamp of everything about an engine that its machine code depends on.
     pub fn of(engine: &Engine) -> Self {
-        /// std's hashers are not for keeping; this one is the same in every process.
+        /// A hasher whose results are the same in every process, unlike those of std.
         struct Stable(Sha256);
         impl Hasher for Stable {
             fn write(&mut self, bytes: &[u8]) {

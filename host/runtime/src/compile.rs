@@ -1,8 +1,8 @@
-//! Machine code of components: a few engines for the life of the host, and bounded compilation for them.
+//! Machine code of components: a few engines that live as long as the host, and bounded compilation.
 //!
-//! Machine code comes from memory, from the [`code_cache`](super::code_cache) or from a compiler, in this order; only the
-//! last one waits for a place (`lane`). A compiler is a child process (`child`, [`worker`]). A large component is compiled
-//! twice (`tiers`): first by the faster compiler, and for speed of running while it serves.
+//! Machine code comes from memory, from the [`code_cache`](super::code_cache) or from a compiler, in this order. Only
+//! compiling waits for a place (`lane`). A compiler is a child process (`child`, [`worker`]). A large component is
+//! compiled twice (`tiers`): first by the faster compiler, then, while it serves, by the optimising one.
 
 mod build;
 mod child;
@@ -10,8 +10,8 @@ mod engine;
 mod explain;
 mod job;
 mod lane;
+mod pool_budget;
 mod reset;
-mod room;
 mod source;
 mod tiers;
 pub mod worker;
@@ -28,12 +28,12 @@ use self::build::Bounds;
 pub use self::build::this_program;
 use self::engine::Linked;
 pub(crate) use self::explain::misshapen;
-use self::explain::{Handler, handler_of, one_line, unlinkable};
-pub use self::job::Kind;
-pub(crate) use self::lane::{Lane, Place};
+use self::explain::{HttpWorld, handler_of, one_line, unlinkable};
+pub use self::job::CodeKind;
+pub(crate) use self::lane::{Lane, LanePlace};
+pub(crate) use self::pool_budget::{ExtraUnits, TRIALS};
 pub use self::reset::Reset;
-pub(crate) use self::room::{Extra, TRIALS};
-use super::code_cache::{Cache, Stamp};
+use super::code_cache::{CodeCache, EngineStamp};
 use crate::capabilities::Ctx;
 use lodge_base::clock::Clock;
 use lodge_base::config::{self, Tiers};
@@ -44,79 +44,79 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::Refusal;
 use lodge_manifest::spec::GuestSpec;
 
-/// The engine's version, which it does not tell by itself; a test holds it against Cargo.lock.
+/// The version of wasmtime, which it does not report itself. A test compares it with Cargo.lock.
 pub const WASMTIME: &str = "48.0.8";
 
-/// Versions that are not ready yet and whose machine code stays in memory until they are.
+/// The maximum number of versions that are not ready yet and whose machine code stays in memory until they are.
 const UNREADY: usize = 16;
 
 /// The engines, and the machine code for them.
 pub struct Compiler {
-    /// For guests that only speak WASI 0.2. Without the bookkeeping of concurrent tasks each of their host calls is
-    /// cheaper: 12.0 → 10.7 µs for a request to a warm instance, 21.3 → 19.0 µs to a fresh one.
+    /// For guests that only use WASI 0.2. Without the bookkeeping of concurrent tasks their host calls are cheaper: a
+    /// request to a warm instance takes 10.7 instead of 12.0 µs, to a fresh one 19.0 instead of 21.3 µs.
     plain: Arc<Linked>,
-    /// For all the others.
+    /// For all other guests.
     concurrent: Arc<Linked>,
-    /// For baseline code, made when there is some and dropped with the last of it.
+    /// For baseline code: created when there is some, and dropped with the last of it.
     baseline: [Mutex<Weak<Linked>>; 2],
-    /// Every engine, for the clock.
+    /// All engines, for the clock.
     engines: Arc<Mutex<Vec<wasmtime::EngineWeak>>>,
     sizes: config::Engine,
     pub(crate) clock: Clock,
-    /// What was counted of all this.
+    /// The metrics of compilation.
     pub metrics: Arc<Metrics>,
     bounds: Bounds,
     tiers: Tiers,
-    /// For components that compile in a moment: they never wait for one that does not.
+    /// For small components, so that they never wait for a large one.
     short: Arc<Lane>,
-    /// For all others. One at a time has all the cores that there are.
+    /// For all others: one at a time, with all cores.
     long: Arc<Lane>,
-    /// For who reads machine code from disk.
+    /// For reading machine code from disk.
     loads: Arc<Semaphore>,
-    /// How the memory of sandboxes is made clean.
+    /// How the memory of sandboxes is reset.
     pub reset: Reset,
-    /// What is in memory already, for two services of one component and for a manifest that changes.
+    /// Machine code in memory, for two services with one component and for a manifest that changes.
     known: Mutex<HashMap<Digest, Weak<Compiled>>>,
-    /// Code of versions that are asked again and again whether they are ready, and are not compiled each time.
+    /// Machine code of versions that are not ready, so that they are not compiled for every trial.
     unready: Mutex<VecDeque<(Digest, Arc<Compiled>)>>,
-    cache: Option<Cache>,
+    cache: Option<CodeCache>,
     /// The names of the engines in the cache.
-    stamps: [OnceLock<Option<Stamp>>; 4],
+    stamps: [OnceLock<Option<EngineStamp>>; 4],
 }
 
-/// What a component became: the same for every service that runs it.
+/// A compiled component, shared by all services that run it.
 pub struct Compiled {
-    /// What it imports and exports, as written in the component.
+    /// The imports and exports, as written in the component.
     pub interfaces: Arc<Interfaces>,
-    /// What it was compiled for.
-    pub(crate) kind: Kind,
+    /// The kind of its machine code.
+    pub(crate) kind: CodeKind,
     pub(crate) engine: wasmtime::Engine,
     pub(crate) pre: ProxyPre<Ctx>,
-    /// What it takes of the engine's pool beyond what most components do.
-    pub(crate) extra: Option<Extra>,
-    /// An engine for baseline code lives for as long as some of its code does.
+    /// Its extra units of the engine's pool.
+    pub(crate) extra: Option<ExtraUnits>,
+    /// Keeps an engine for baseline code alive.
     _linked: Arc<Linked>,
 }
 
 /// The names of a component's imports and exports.
 #[derive(Clone, Debug, Default)]
 pub struct Interfaces {
-    /// What it asks of the host.
+    /// What the component needs from the host.
     pub imports: Vec<String>,
-    /// What it offers.
+    /// What the component provides.
     pub exports: Vec<String>,
 }
 
 impl Compiler {
-    /// Builds the engines and their linkers, and starts the clock that interrupts guests.
+    /// Creates the engines and their linkers, and starts the clock that interrupts guests.
     ///
     /// # Errors
-    /// When the system does not give the address space that the configured sizes need.
+    /// When the system does not provide the address space for the configured sizes.
     pub fn new(config: &config::Config) -> Result<Self, String> {
         let sizes = &config.engine;
         let threads = if sizes.compile_threads == 0 { (scheduler::cores() - 1).max(1) } else { sizes.compile_threads };
         let reset = Reset::detect();
-        let linked = |concurrent| Linked::new(sizes, reset, Kind { concurrent, baseline: false }).map(Arc::new);
+        let linked = |concurrent| Linked::new(sizes, reset, CodeKind { concurrent, baseline: false }).map(Arc::new);
         let (plain, concurrent) = (linked(false)?, linked(true)?);
         let clock = Clock::new(sizes.tick);
         let engines = Arc::new(Mutex::new(vec![plain.engine.weak(), concurrent.engine.weak()]));
@@ -126,7 +126,7 @@ impl Compiler {
             engines.retain(|engine| engine.upgrade().inspect(wasmtime::Engine::increment_epoch).is_some());
             !engines.is_empty()
         });
-        ticking.map_err(|error| format!("the clock's thread does not start: {error}"))?;
+        ticking.map_err(|error| format!("cannot start the clock's thread: {error}"))?;
         Ok(Self {
             plain,
             concurrent,
@@ -143,20 +143,20 @@ impl Compiler {
             reset,
             known: Mutex::default(),
             unready: Mutex::default(),
-            cache: Cache::open(&config.cache),
+            cache: CodeCache::open(&config.cache),
             stamps: Default::default(),
         })
     }
 
-    /// Machine code of a component, from wherever it is had soonest. Also for a service whose code was dropped.
+    /// Returns the machine code of a component from the fastest source. Also for a service whose code was dropped.
     ///
     /// # Errors
-    /// Why there is none, and what to do.
+    /// Returns why there is none, and the remedy.
     pub async fn code(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         if let Some(code) = self.known(spec.digest) {
             return Ok(code);
         }
-        // Not where components are compiled: a service that was compiled before waits for none that was not.
+        // Outside of the lanes: reading compiled code does not wait for compilations.
         if self.cache.is_some() {
             let _load = Arc::clone(&self.loads).acquire_owned().await;
             let (this, source) = (Arc::clone(self), spec.clone());
@@ -168,24 +168,24 @@ impl Compiler {
         self.translate(spec).await
     }
 
-    /// Whether the machine code could be dropped: it would be found again.
+    /// Whether the machine code can be dropped, because it can be loaded again.
     pub(crate) fn keeps(&self, code: &Compiled, digest: Digest) -> bool {
         let stamp = self.stamp(code.kind);
         self.cache.as_ref().zip(stamp).is_some_and(|(cache, stamp)| cache.holds(stamp, digest))
     }
 
-    /// Lets machine code go that was only held for versions which `waits` no longer says to be waiting.
+    /// Drops machine code of versions that are not `waits` any more.
     pub fn release(&self, waits: impl Fn(Digest) -> bool) {
         let mut unready = lock(&self.unready);
         let all = std::mem::take(&mut *unready);
         let (held, dropped) = all.into_iter().partition(|(digest, _)| waits(*digest));
         *unready = held;
-        // Outside the lock: giving memory back takes a while.
+        // Outside of the lock: unmapping memory takes a while.
         drop(unready);
         drop::<VecDeque<_>>(dropped);
     }
 
-    /// Keeps the machine code of a version that is not ready, for the next time that it is tried.
+    /// Stores the machine code of a version that is not ready, for its next trial.
     pub fn hold(&self, digest: Digest, code: Arc<Compiled>) {
         let mut unready = lock(&self.unready);
         unready.retain(|(held, _)| *held != digest);
@@ -195,7 +195,7 @@ impl Compiler {
         }
     }
 
-    /// Forgets machine code that was kept for the next trial.
+    /// Drops the machine code that was stored for the next trial.
     pub fn unhold(&self, digest: Digest) {
         lock(&self.unready).retain(|(held, _)| *held != digest);
     }
@@ -205,11 +205,15 @@ impl Compiler {
         code.kind.baseline && self.tiers == Tiers::Both
     }
 
-    /// Compiles a component a second time, for speed of running.
+    /// Compiles a component a second time, with optimisations.
     ///
     /// # Errors
-    /// Why that failed, and what to do.
-    pub(super) async fn optimised(self: &Arc<Self>, spec: &GuestSpec, place: Place) -> Result<Arc<Compiled>, Refusal> {
+    /// Returns why that failed, and the remedy.
+    pub(super) async fn optimised(
+        self: &Arc<Self>,
+        spec: &GuestSpec,
+        place: LanePlace,
+    ) -> Result<Arc<Compiled>, Refusal> {
         Ok(self.remember(spec.digest, self.run(spec, place, true).await?))
     }
 
@@ -218,10 +222,10 @@ impl Compiler {
         self.known(digest).filter(|code| !code.kind.baseline)
     }
 
-    /// Removes the baseline code of a component from the cache, where it was replaced by `code`.
+    /// Removes a component's baseline code from the cache, after `code` has replaced it.
     pub(super) fn remove_baseline(&self, code: &Compiled, digest: Digest) {
         if let Some(cache) = &self.cache {
-            let old = self.stamp(Kind { baseline: true, ..code.kind });
+            let old = self.stamp(CodeKind { baseline: true, ..code.kind });
             old.into_iter().for_each(|stamp| cache.remove(stamp, digest));
         }
     }
@@ -238,15 +242,15 @@ impl Compiler {
         lock(&self.known).get(&digest).and_then(Weak::upgrade)
     }
 
-    /// The engine for machine code of this kind.
+    /// Returns the engine for machine code of this kind.
     ///
     /// # Errors
-    /// When the system has no address space for one more.
-    fn linked(&self, kind: Kind) -> Result<Arc<Linked>, String> {
+    /// When the system does not provide address space for another one.
+    fn linked(&self, kind: CodeKind) -> Result<Arc<Linked>, String> {
         match kind {
-            Kind { concurrent: false, baseline: false } => Ok(Arc::clone(&self.plain)),
-            Kind { concurrent: true, baseline: false } => Ok(Arc::clone(&self.concurrent)),
-            Kind { concurrent, .. } => {
+            CodeKind { concurrent: false, baseline: false } => Ok(Arc::clone(&self.plain)),
+            CodeKind { concurrent: true, baseline: false } => Ok(Arc::clone(&self.concurrent)),
+            CodeKind { concurrent, .. } => {
                 let [plain, both] = &self.baseline;
                 let mut place = lock(if concurrent { both } else { plain });
                 if let Some(linked) = place.upgrade() {
@@ -260,8 +264,8 @@ impl Compiler {
         }
     }
 
-    /// What machine code of this kind is called in the cache.
-    fn stamp(&self, kind: Kind) -> Option<&Stamp> {
+    /// The name of this kind of machine code in the cache.
+    fn stamp(&self, kind: CodeKind) -> Option<&EngineStamp> {
         let [a, b, c, d] = &self.stamps;
         let stamp = match (kind.concurrent, kind.baseline) {
             (false, false) => a,
@@ -269,18 +273,24 @@ impl Compiler {
             (false, true) => c,
             (true, true) => d,
         };
-        // Of an engine that only compiles: the others may not exist yet, and their pools are no part of it.
-        stamp.get_or_init(|| kind.engine().ok().map(|engine| Stamp::of(&engine))).as_ref()
+        // From an engine that only compiles. The others may not exist yet, and their pools do not matter.
+        stamp.get_or_init(|| kind.engine().ok().map(|engine| EngineStamp::of(&engine))).as_ref()
     }
 
-    /// Ready to be instantiated.
-    fn link(&self, linked: Arc<Linked>, kind: Kind, component: &Component, file: &str) -> Result<Compiled, Refusal> {
+    /// Links machine code, so that it can be instantiated.
+    fn link(
+        &self,
+        linked: Arc<Linked>,
+        kind: CodeKind,
+        component: &Component,
+        file: &str,
+    ) -> Result<Compiled, Refusal> {
         let interfaces = interfaces(component);
         let handler = handler_of(&interfaces.exports, file)?;
         let pre = linked.linker.instantiate_pre(component).map_err(|error| unlinkable(file, &error))?;
         let pre = match handler {
-            Handler::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
-            Handler::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
+            HttpWorld::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
+            HttpWorld::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
         };
         let pre = pre.map_err(|error| misshapen(file, &one_line(&error)))?;
         let extra = linked.extra(component).map_err(|(reason, remedy)| Refusal::new(file, reason, remedy))?;

@@ -1,5 +1,5 @@
-//! A component that can be served. Its machine code is dropped when no request comes for long, and loaded again for the next
-//! one.
+//! A component that can be served. Its machine code is dropped after a time without requests, and loaded again for the
+//! next one.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use arc_swap::ArcSwapOption;
 use http::header;
 use tokio::sync::Semaphore;
 
-use super::answer::Answer;
 use super::body::RequestBody;
 use super::compile::{Compiled, Compiler, Interfaces};
 use super::instance::{Blueprint, Instance};
 use super::pool::WarmPool;
+use super::response::GuestResponse;
 use crate::capabilities::http::Sender;
 use crate::capabilities::sandbox::RequestContext;
 use lodge_manifest::refusal::Refusal;
@@ -24,14 +24,14 @@ use lodge_traffic::service::deployment::Deployment;
 /// The name of baseline code.
 const BASELINE: &str = "baseline";
 
-/// A component that can be served.
+/// A compiled component that can be served.
 pub struct Guest {
     blueprint: Blueprint,
     /// The imports and exports, as written in the component.
     pub interfaces: Arc<Interfaces>,
     host: Arc<GuestHost>,
     code: ArcSwapOption<Compiled>,
-    /// Held by the request that loads the code; the others wait for it.
+    /// Held by the request that loads the code, while others wait for it.
     loading: tokio::sync::Mutex<()>,
     /// The tick of the last request.
     used: AtomicU64,
@@ -128,13 +128,13 @@ impl Guest {
         instance: Instance,
         request: http::Request<B>,
         context: RequestContext,
-    ) -> impl Future<Output = Result<Answer, RequestError>> + Send + use<B> {
+    ) -> impl Future<Output = Result<GuestResponse, RequestError>> + Send + use<B> {
         let expects = request.headers().contains_key(header::EXPECT);
         let is_head = request.method() == http::Method::HEAD;
         let (sandbox, running) = instance.start(request, context, self.limits().request_body);
         let pool = Arc::clone(&self.pool);
         async move {
-            let answer = Answer::begin(pool, running, &sandbox, is_head).await;
+            let response = GuestResponse::begin(pool, running, &sandbox, is_head).await;
             if expects && sandbox.body_awaited.load(Relaxed) {
                 // The guest waits for a body that the client only sends after `100 Continue`, which hyper writes when this
                 // task yields.
@@ -144,7 +144,7 @@ impl Guest {
             if sandbox.body_too_large.load(Relaxed) {
                 Err(RequestError::BodyTooLarge)
             } else {
-                answer.map_err(|error| sandbox.attribute(error))
+                response.map_err(|error| sandbox.attribute(error))
             }
         }
     }
@@ -214,7 +214,7 @@ impl Guest {
         {
             self.pool.clear();
             self.code.store(None);
-            tracing::debug!("{} is unloaded until somebody asks for it", self.name);
+            tracing::debug!("{} unloaded; the next request loads it again", self.name);
         }
         !self.is_loaded()
     }

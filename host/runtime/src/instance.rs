@@ -1,7 +1,8 @@
-//! A sandbox at work: the only file that drives a Store. `wasi:http` 0.2 and 0.3 look the same from outside.
+//! A sandbox that runs a guest: the only file that drives a Store. Hides the difference between `wasi:http` 0.2 and
+//! 0.3.
 //!
-//! The guest's future owns the Store and is polled by whoever waits for its answer: first for the head, then for
-//! each frame of the body. There is no spawn, no queue and no channel hop, and dropping the answer cancels the guest.
+//! The guest's future owns the Store and is polled by the reader of its response: first for the head, then for each
+//! frame of the body. No task, queue or channel is involved, and dropping the response cancels the guest.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -19,7 +20,7 @@ use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme as P2Scheme;
 use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 
-use super::body::{Limited, RequestBody};
+use super::body::{LimitedBody, RequestBody};
 use super::compile::Compiled;
 use crate::capabilities::http::Sender;
 use crate::capabilities::logged_denials::LoggedDenials;
@@ -32,54 +33,53 @@ use lodge_base::lock::lock;
 use lodge_traffic::error::{RequestError, Trap};
 use lodge_traffic::service::deployment::Deployment;
 
-/// Frames of a guest's backtrace that are kept.
+/// The maximum number of frames of a guest's backtrace.
 const FRAMES: usize = 32;
 
 /// What all instances of a version have in common, besides their machine code.
 pub struct Blueprint {
     pub(super) deployment: Arc<Deployment>,
-    /// Sends the requests of the guests.
     pub(super) sender: Arc<dyn Sender>,
     pub(super) denials: Arc<LoggedDenials>,
     /// The clock of the engines.
     pub(super) clock: Clock,
 }
 
-/// One Store with one instance in it. Memory, table, stack, CPU and wall limits are set before guest code runs.
+/// A Store with one instance. Limits of memory, tables, stack, CPU and wall time are set before guest code runs.
 pub struct Instance {
     store: Store<Ctx>,
     proxy: Proxy,
     baseline: bool,
     uses: u32,
-    /// Its place among the warm ones, from the first time that it went back to them.
+    /// Its place among the warm instances, from the first time that it becomes one.
     place: Option<OwnedSemaphorePermit>,
-    /// What it takes of the engine's pool beyond the usual, given back after its Store.
-    room: Option<OwnedSemaphorePermit>,
+    /// Its extra units of the engine's pool. Dropped after the Store.
+    extra: Option<OwnedSemaphorePermit>,
 }
 
-/// A guest at work on a request, in a future that owns its Store.
-pub(super) type Running = Guarded<Pin<Box<dyn Future<Output = Finished> + Send>>>;
+/// A guest that handles a request, in a future that owns its Store.
+pub(super) type RunningGuest = Guarded<Pin<Box<dyn Future<Output = EndedGuest> + Send>>>;
 
-/// A guest that is done, its Store still alive.
-pub(super) struct Finished {
+/// A guest that has ended, with its Store still alive.
+pub(super) struct EndedGuest {
     instance: Instance,
     outcome: wasmtime::Result<()>,
 }
 
-/// CPU time is up: raised by the epoch callback inside the guest.
+/// The error that the epoch callback raises in the guest when its CPU time is used up.
 #[derive(Debug, thiserror::Error)]
-#[error("CPU time is up")]
+#[error("the CPU time is used up")]
 struct CpuExhausted;
 
 impl Instance {
-    /// Creates a sandbox of this version for its machine code.
+    /// Creates a sandbox that runs this machine code.
     ///
     /// # Errors
-    /// When the start code traps or exceeds a limit, or the engine's pool has no room.
+    /// When the start code traps or exceeds a limit, or the engine's pool is full.
     pub(super) async fn new(blueprint: &Blueprint, code: &Compiled, deadline: Instant) -> Result<Self, RequestError> {
         let Blueprint { deployment, sender, denials, clock } = blueprint;
         let (service, limits) = (&deployment.service, deployment.limits());
-        let room = match &code.extra {
+        let extra = match &code.extra {
             Some(extra) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 Some(Box::pin(extra.take(limits.queue_wait.min(left))).await?)
@@ -99,7 +99,7 @@ impl Instance {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().sandbox.cpu.tick() {
             TickAction::Continue => Ok(UpdateDeadline::Continue(1)),
-            // tokio's own yield, not a bare wake: the worker looks at its sockets before it comes back here.
+            // tokio's own yield, not a bare wake: the worker polls its sockets before it continues here.
             TickAction::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
             TickAction::Over => Err(CpuExhausted.into()),
         });
@@ -113,8 +113,8 @@ impl Instance {
         };
         service.figures.instantiated.record(start.elapsed());
         match instantiated {
-            Ok(proxy) => Ok(Self { store, proxy, baseline: code.kind.baseline, uses: 0, place: None, room }),
-            Err(error) => Err(blame(store.data(), &error)),
+            Ok(proxy) => Ok(Self { store, proxy, baseline: code.kind.baseline, uses: 0, place: None, extra }),
+            Err(error) => Err(classify(store.data(), &error)),
         }
     }
 
@@ -123,144 +123,143 @@ impl Instance {
         self.baseline
     }
 
-    /// Requests that it has answered.
+    /// The number of requests that it has handled.
     pub(super) fn uses(&self) -> usize {
         usize::try_from(self.uses).unwrap_or(usize::MAX)
     }
 
-    /// Takes its place among these, unless it has one, and keeps it for as long as it lives. One that takes more of the pool
-    /// takes as many places more: idle instances must leave room for those at work.
+    /// Takes a place among the warm instances for as long as it lives; returns false if none is free. An instance with
+    /// extra units of the pool takes as many more places, since idle instances must leave space for busy ones.
     pub(super) fn take_place(&mut self, places: &Arc<Semaphore>) -> bool {
         if self.place.is_none() {
-            let units = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let units = self.extra.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let count = u32::try_from(units).unwrap_or(u32::MAX).saturating_add(1);
             self.place = Arc::clone(places).try_acquire_many_owned(count).ok();
         }
         self.place.is_some()
     }
 
-    /// Starts a request in this sandbox. The guest runs when the future is polled, and its body may have `body_limit` bytes.
+    /// Starts a request. The guest runs when the future is polled. The request's body is limited to `body_limit` bytes.
     pub(super) fn start<B: RequestBody>(
         mut self,
         request: http::Request<B>,
         context: RequestContext,
         body_limit: usize,
-    ) -> (Arc<Sandbox>, Running) {
+    ) -> (Arc<Sandbox>, RunningGuest) {
         let sandbox = Arc::clone(&self.store.data().sandbox);
         let deadline = context.deadline;
         sandbox.begin(context, self.uses == 0);
         self.uses = self.uses.saturating_add(1);
-        let request = request.map(|body| Limited::new(body, body_limit, Arc::clone(&sandbox)));
-        let future: Pin<Box<dyn Future<Output = Finished> + Send>> = Box::pin(self.run(request));
+        let request = request.map(|body| LimitedBody::new(body, body_limit, Arc::clone(&sandbox)));
+        let future: Pin<Box<dyn Future<Output = EndedGuest> + Send>> = Box::pin(self.run(request));
         let running = Guarded::new(future, Arc::clone(&sandbox), deadline);
         (sandbox, running)
     }
 
-    async fn run<B: RequestBody>(mut self, request: http::Request<Limited<B>>) -> Finished {
+    async fn run<B: RequestBody>(mut self, request: http::Request<LimitedBody<B>>) -> EndedGuest {
         let outcome = match &self.proxy {
             Proxy::P2(proxy) => run_p2(&mut self.store, proxy, request).await,
             Proxy::P3(proxy) => run_p3(&mut self.store, proxy, request).await,
         };
-        Finished { instance: self, outcome }
+        EndedGuest { instance: self, outcome }
     }
 }
 
-impl Finished {
-    /// Why the guest is done, when that was no return of its own.
+impl EndedGuest {
+    /// The error with which the guest ended, if it did.
     pub(super) fn failure(&self) -> Option<RequestError> {
-        self.outcome.as_ref().err().map(|error| blame(self.instance.store.data(), error))
+        self.outcome.as_ref().err().map(|error| classify(self.instance.store.data(), error))
     }
 
-    /// The instance, to be used again or dropped.
     pub(super) fn into_instance(self) -> Instance {
         self.instance
     }
 }
 
-/// wasi:http 0.2: one call, whose end is the guest's end.
+/// Runs a 0.2 guest: one call, which ends when the guest does.
 async fn run_p2<B: RequestBody>(
     store: &mut Store<Ctx>,
     proxy: &p2::bindings::Proxy,
-    request: http::Request<Limited<B>>,
+    request: http::Request<LimitedBody<B>>,
 ) -> wasmtime::Result<()> {
     let sandbox = Arc::clone(&store.data().sandbox);
     let https = request.uri().scheme() == Some(&Scheme::HTTPS);
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(if https { P2Scheme::Https } else { P2Scheme::Http }, request)?;
-    let outparam = http.new_response_outparam_from_callback(move |answer| {
-        *lock(&sandbox.head) = Some(answer.map_err(Into::into));
+    let outparam = http.new_response_outparam_from_callback(move |response| {
+        *lock(&sandbox.head) = Some(response.map_err(Into::into));
     })?;
     proxy.wasi_http_incoming_handler().call_handle(store, request, outparam).await
 }
 
-/// wasi:http 0.3: the call returns the answer, and the guest works on until its last task has ended.
+/// Runs a 0.3 guest: the call returns the response, and the guest continues until its last task has ended.
 async fn run_p3<B: RequestBody>(
     store: &mut Store<Ctx>,
     proxy: &p3::bindings::Service,
-    request: http::Request<Limited<B>>,
+    request: http::Request<LimitedBody<B>>,
 ) -> wasmtime::Result<()> {
     let sandbox = Arc::clone(&store.data().sandbox);
     let (request, sent) = p3::Request::from_http(store.data_mut().http().hooks, request);
     let outcome = store.run_concurrent(async |accessor| {
-        let answer = match proxy.handle(accessor, request).await? {
-            Ok(answer) => Ok(accessor.with(|mut store| answer.into_http(store.as_context_mut(), sent))?),
+        let response = match proxy.handle(accessor, request).await? {
+            Ok(response) => Ok(accessor.with(|mut store| response.into_http(store.as_context_mut(), sent))?),
             Err(code) => Err(code.into()),
         };
-        *lock(&sandbox.head) = Some(answer);
+        *lock(&sandbox.head) = Some(response);
         poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
         Ok(())
     });
     outcome.await?
 }
 
-/// A future of guest code: its CPU time is metered, and once that is much it is only polled in turn with other hogs. Its
-/// wall time is checked from outside, where a busy guest cannot keep the check from running, and what it leaves on
-/// stdout and stderr is logged when it is over.
+/// A future of guest code with its limits. CPU time is metered, and a guest that has used much of it only runs while it
+/// holds a [`CpuSlot`]. Wall time is checked outside of the guest, where a busy guest cannot delay the check.
+/// Incomplete lines of stdout and stderr are logged at the end.
 pub(super) struct Guarded<F> {
     future: F,
     sandbox: Arc<Sandbox>,
     deadline: Instant,
-    /// Registered at the first wait: most answers never wait.
+    /// Created at the first wait: most responses never wait.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The head of its answer has been taken.
-    answered: bool,
-    /// It computes for long, and this is its place in the queue for the next turn.
-    hog: Option<(LongRunning, Option<oneshot::Receiver<CpuSlot>>)>,
+    /// The head of the response was taken.
+    head_sent: bool,
+    /// Set once the guest runs for long, with its place in the queue for the next slot.
+    long_running: Option<(LongRunning, Option<oneshot::Receiver<CpuSlot>>)>,
 }
 
 impl<F> Guarded<F> {
     pub(super) fn new(future: F, sandbox: Arc<Sandbox>, deadline: Instant) -> Self {
-        Self { future, sandbox, deadline, timer: None, answered: false, hog: None }
+        Self { future, sandbox, deadline, timer: None, head_sent: false, long_running: None }
     }
 
-    /// The head of its answer is taken, and goes to its client before the guest has done all that it can.
-    pub(super) fn answered(&mut self) {
-        self.answered = true;
+    /// Records that the head was taken, so that it is sent before the guest has done all that it can.
+    pub(super) fn set_head_sent(&mut self) {
+        self.head_sent = true;
     }
 
-    /// Ready when the guest may run: at once unless it is a hog.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<CpuSlot>> {
-        if self.hog.is_none() {
+    /// Ready when the guest may run: at once unless it is long-running.
+    fn poll_slot(&mut self, cx: &mut Context<'_>) -> Poll<Option<CpuSlot>> {
+        if self.long_running.is_none() {
             let share = &self.sandbox.service.share;
             if !self.sandbox.cpu.is_long(share.has_long_running()) {
                 return Poll::Ready(None);
             }
-            self.hog = Some((share.long_running(), None));
+            self.long_running = Some((share.long_running(), None));
         }
-        let Some((hog, waiting)) = &mut self.hog else { return Poll::Ready(None) };
-        let turn = ready!(Pin::new(waiting.get_or_insert_with(|| hog.wait())).poll(cx));
+        let Some((long_running, waiting)) = &mut self.long_running else { return Poll::Ready(None) };
+        let slot = ready!(Pin::new(waiting.get_or_insert_with(|| long_running.wait())).poll(cx));
         *waiting = None;
-        Poll::Ready(turn.ok())
+        Poll::Ready(slot.ok())
     }
 
-    /// A hog that would go on asks for its next turn before it passes this one on, so that weights count.
-    fn rest(&mut self, turn: Option<CpuSlot>) {
+    /// A guest that was preempted queues for its next slot before it returns this one, so that weights count.
+    fn yield_slot(&mut self, slot: Option<CpuSlot>) {
         if self.sandbox.cpu.take_preempted()
-            && let Some((hog, waiting)) = &mut self.hog
+            && let Some((long_running, waiting)) = &mut self.long_running
         {
-            *waiting = Some(hog.wait());
+            *waiting = Some(long_running.wait());
         }
-        drop(turn);
+        drop(slot);
     }
 }
 
@@ -271,10 +270,11 @@ impl<F: Future + Unpin> Future for Guarded<F> {
         let this = &mut *self;
         let begun = this.sandbox.cpu.ticks();
         loop {
-            if let Poll::Ready(turn) = this.poll_turn(cx) {
+            if let Poll::Ready(slot) = this.poll_slot(cx) {
                 this.sandbox.cpu.enter();
-                // A panic in the engine or in a host call ends this request. It would end the connection, on which others are.
-                // Whatever was being changed is part of the future, which is not polled again.
+                // A panic in the engine or in a host call ends this request only, not the connection with other
+                // requests on it. It is unwind safe: the state that the panic interrupted is part of the future, which
+                // is not polled again.
                 let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.future).poll(cx)));
                 this.sandbox.cpu.leave();
                 match polled {
@@ -285,13 +285,13 @@ impl<F: Future + Unpin> Future for Guarded<F> {
                     Ok(Poll::Pending) => {}
                     Err(panic) => return Poll::Ready(Err(panicked(&*panic))),
                 }
-                this.rest(turn);
+                this.yield_slot(slot);
             }
-            // What it waited for is here, and it goes on, but not past a tick, nor while its client waits for what it has made.
-            // It is woken by the answer.
-            let goes_on = this.sandbox.poll_outgoing(cx);
-            let made = this.answered || lock(&this.sandbox.head).is_some();
-            if !goes_on || made || this.sandbox.cpu.ticks() > begun {
+            // A response that the guest waits for has arrived, so the guest runs on, but at most until the next tick,
+            // and not while its client waits for the head. The response has woken the task.
+            let can_continue = this.sandbox.poll_outgoing(cx);
+            let has_head = this.head_sent || lock(&this.sandbox.head).is_some();
+            if !can_continue || has_head || this.sandbox.cpu.ticks() > begun {
                 break;
             }
         }
@@ -308,16 +308,15 @@ impl<F> Drop for Guarded<F> {
     }
 }
 
-/// What a panic below a guest means to its caller.
+/// Returns the error for a panic while a guest ran.
 fn panicked(panic: &(dyn Any + Send)) -> RequestError {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let cause =
-        format!("a panic in the host ended it, which is a fault of Lodge: {}", text.unwrap_or("without a message"));
+    let cause = format!("the host panicked, which is a bug in Lodge: {}", text.unwrap_or("without a message"));
     RequestError::Trapped(Trap { cause, ..Trap::default() })
 }
 
-/// What an error out of wasmtime means to the caller.
-fn blame(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
+/// Returns the error for an error of wasmtime.
+fn classify(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
     if error.is::<CpuExhausted>() {
         return RequestError::CpuTime;
     }
@@ -328,7 +327,7 @@ fn blame(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
         return RequestError::OverMemory;
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-        let cause = format!("it exited with status {}", exit.0);
+        let cause = format!("the guest exited with status {}", exit.0);
         return RequestError::Trapped(Trap { cause, ..Trap::default() });
     }
     let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>();

@@ -4,7 +4,6 @@
 //! * [`outgoing`]: HTTP requests that guests send.
 //! * The other modules compile components and run instances.
 
-pub mod answer;
 pub mod body;
 pub mod capabilities;
 pub mod code_cache;
@@ -14,4 +13,5 @@ pub mod instance;
 pub mod optimiser;
 pub mod outgoing;
 mod pool;
+pub mod response;
 pub mod trial;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::compile::{Compiled, Compiler, Lane, Place};
+use super::compile::{Compiled, Compiler, Lane, LanePlace};
 use super::guest::Guest;
 use super::trial::Trials;
 use lodge_base::lock::lock;
@@ -60,7 +60,7 @@ impl Optimiser {
     ///
     /// # Errors
     /// Returns why there is no such code, or why the first guest did not start with it. Guests that did not start wait again.
-    async fn attempt(&self, digest: Digest, place: Place, made: &mut Option<Arc<Compiled>>) -> Result<(), Refusal> {
+    async fn attempt(&self, digest: Digest, place: LanePlace, made: &mut Option<Arc<Compiled>>) -> Result<(), Refusal> {
         let start = Instant::now();
         let code = match made.take().or_else(|| self.compiler.known_optimised(digest)) {
             Some(code) => code,
@@ -144,7 +144,7 @@ impl Optimiser {
             );
             tracing::warn!(
                 service = name,
-                "{name} goes on with baseline code, which is slower: attempt {attempt} to optimise {file} failed: {reason}; {next}"
+                "{name} keeps its baseline code, which is slower: attempt {attempt} to optimise {file} failed: {reason}; {next}"
             );
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::instance::{Finished, Instance};
+use super::instance::{EndedGuest, Instance};
 use lodge_base::clock::Clock;
 use lodge_base::lock::lock;
 use lodge_manifest::{Isolation, Manifest};
@@ -61,14 +61,14 @@ impl WarmPool {
         (self.clock.between(idle.since, now) < self.max_idle).then_some(idle.instance)
     }
 
-    /// Takes back the instance of a guest of `service` that has sent a complete response, or drops it: if it trapped, was
+    /// Takes back the instance of a guest of `service` that has sent a complete response. Drops it if it trapped, was
     /// used often enough, or there is no place for it.
-    pub(super) fn take_back(&self, finished: Finished, service: &str) {
+    pub(super) fn take_back(&self, finished: EndedGuest, service: &str) {
         if let Some(failure) = finished.failure() {
             // Guests of wit-bindgen 0.58 do this after every response: it is logged once.
             if !self.late_trap.swap(true, Relaxed) {
                 let detail = failure.detail().unwrap_or_default();
-                tracing::warn!(service, "trapped after a complete answer, which stands: {detail}");
+                tracing::warn!(service, "trapped after a complete response, which was sent: {detail}");
             }
             return;
         }

@@ -67,20 +67,16 @@ async fn check_ready(guest: &Guest, instance: Instance, path: &str, deadline: In
 
 /// Returns the refusal of a version that is not ready. It may become ready later.
 fn unready(file: &str, path: &str, why: &str) -> Refusal {
-    let reason = format!("it is not ready: GET {path} answers {why}");
-    Refusal::new(file, reason, "it will be asked again; see what it logs").passing()
+    let reason = format!("it is not ready: GET {path} returned {why}");
+    Refusal::new(file, reason, "Lodge will ask again; see the log of the service").passing()
 }
 
 /// Returns the refusal of a component that cannot be instantiated.
 fn unstartable(file: &str, error: &RequestError) -> Refusal {
     let detail = error.detail().unwrap_or_default();
     if matches!(error, RequestError::PoolFull(_)) {
-        return Refusal::new(
-            file,
-            format!("there was no sandbox free to try it in: {detail}"),
-            "it will be tried again",
-        )
-        .passing();
+        return Refusal::new(file, format!("no sandbox was free for its trial: {detail}"), "Lodge will try again")
+            .passing();
     }
     // The types of the handler are only compared when it is looked up in an instance.
     if detail.contains("type mismatch") || detail.contains("expected `") {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::contract::Problem;
 use crate::request::respond::Reserve;
-use lodge_base::budget::Room;
+use lodge_base::budget::Reservation;
 use lodge_traffic::proxy::outbound::Outbound;
 
 /// Events that wait for a slow client. The largest, all services, is a megabyte on a large host.
@@ -22,7 +22,7 @@ const EVENTS: usize = 2;
 /// What hyper sends.
 pub(super) enum Body {
     /// A complete body, with its room among the unsent responses where it needs any.
-    Whole(Option<Bytes>, Option<Room>),
+    Whole(Option<Bytes>, Option<Reservation>),
     Events(mpsc::Receiver<Bytes>),
 }
 
@@ -42,7 +42,7 @@ impl Body {
 }
 
 impl Outbound for Body {
-    fn room(&mut self) -> Option<Room> {
+    fn room(&mut self) -> Option<Reservation> {
         if let Self::Whole(_, room) = self { room.take() } else { None }
     }
 }

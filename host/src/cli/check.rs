@@ -11,7 +11,7 @@ use crate::admin::contract::{FileReport, ServiceInfo, SourceStatus};
 use crate::admin::report;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
-use crate::guests::scan::{Scanner, State};
+use crate::guests::scan::{FileState, Scanner};
 use lodge_base::config::Config;
 use lodge_runtime::code_cache;
 
@@ -54,12 +54,12 @@ async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, Stri
     let (mut backends, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
     for found in scan.found.into_values() {
         match found.state {
-            State::Ready(spec) => {
+            FileState::Ready(spec) => {
                 let deployer = Arc::clone(&deployer);
                 compiling.spawn(async move { deployer.deploy(spec).await });
             }
-            State::Refused(refusal) | State::Orphan(refusal) => refusals.push(refusal),
-            State::Disabled | State::Changing => {}
+            FileState::Refused(refusal) | FileState::Orphan(refusal) => refusals.push(refusal),
+            FileState::Disabled | FileState::Changing => {}
         }
     }
     let total = compiling.len();

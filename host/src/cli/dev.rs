@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use super::notice;
 use crate::guests::builds::Builds;
 use crate::guests::scan::MANIFEST;
-use crate::guests::watch::Watch;
+use crate::guests::watch::DirectoryWatch;
 use lodge_base::files;
 
 /// Directories that hold no sources: output of builds, and files of tools.
@@ -138,7 +138,7 @@ impl Projects {
 
     /// Builds all projects, and rebuilds them on changes, for ever.
     pub(super) async fn keep_building(mut self) {
-        let mut watch = Watch::new(&self.directory, POLL).recursive();
+        let mut watch = DirectoryWatch::new(&self.directory, POLL).recursive();
         let mut first = true;
         loop {
             watch.arm();

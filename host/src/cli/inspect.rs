@@ -17,7 +17,7 @@ use super::units::{addresses, ago, bytes, count, millis, seconds};
 use crate::admin::contract::{
     CacheCounts, FailedRequest, PolicyStatus, RefusedFile, ServiceActivity, ServiceDetails, ServiceStatus,
 };
-use crate::guests::scan::{Scanner, State};
+use crate::guests::scan::{FileState, Scanner};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::digest::Digest;
@@ -85,14 +85,14 @@ impl Component {
         // reading.
         let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
         match Scanner::new(path).scan(config).map_err(unreadable)?.found.into_values().next().map(|found| found.state) {
-            Some(State::Ready(spec)) => {
+            Some(FileState::Ready(spec)) => {
                 routes = spec.manifest.routes.iter().map(ToString::to_string).collect();
                 grants = spec.manifest.grants;
             }
-            Some(State::Refused(why) | State::Orphan(why)) => {
+            Some(FileState::Refused(why) | FileState::Orphan(why)) => {
                 refused = Some(RefusedFile { reason: why.reason, remedy: why.remedy });
             }
-            Some(State::Disabled | State::Changing) | None => {}
+            Some(FileState::Disabled | FileState::Changing) | None => {}
         }
         let refusal = |other: String| match &refused {
             Some(why) => CliError::new(format!("{name}: {}; {}", why.reason, why.remedy)),

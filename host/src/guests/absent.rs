@@ -1,4 +1,4 @@
-//! Services that are in the directory and do not answer: which requests would be theirs, and why they are not answered.
+//! Services that are in the directory but cannot serve: their routes and the reasons.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,45 +10,45 @@ use lodge_manifest::route::{Pattern, Route};
 use lodge_manifest::spec::{host_of, is_name};
 use lodge_traffic::routing::router::Router;
 
-/// Where services would answer that do not.
+/// The routes of services that cannot serve.
 #[derive(Default)]
 pub struct Absentees {
-    entries: Vec<Entry>,
-    /// Their routes among those of the services that do answer, which have nothing here.
-    router: Router<Option<Arc<Why>>>,
-    hosts: HashMap<String, Arc<Why>>,
+    entries: Vec<AbsentService>,
+    /// Their routes, together with those of the services that serve (`None`).
+    router: Router<Option<Arc<AbsenceReason>>>,
+    hosts: HashMap<String, Arc<AbsenceReason>>,
 }
 
 #[derive(Clone, PartialEq)]
-struct Entry {
+struct AbsentService {
     name: String,
     routes: Vec<Route>,
     host: Option<String>,
-    why: Why,
+    why: AbsenceReason,
 }
 
-/// Why a service does not answer.
+/// AbsenceReason a service cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// It is being compiled, or waits for its turn.
+pub enum AbsenceReason {
+    /// It is being compiled, or is queued for that.
     Starting,
     /// Its files are refused, for this reason.
     Refused(String),
 }
 
 impl Absentees {
-    /// These services.
+    /// Creates the value for these services.
     pub fn new<'a>(absent: impl Iterator<Item = Absent<'a>>) -> Self {
         let mut all = Self::default();
-        for entry in absent.filter_map(Entry::of) {
+        for entry in absent.filter_map(AbsentService::of) {
             all.hosts.insert(host_of(&entry.name), Arc::new(entry.why.clone()));
             all.entries.push(entry);
         }
         all
     }
 
-    /// Notes the routes of the services that answer, each with the host that it has by its name: which of two routes is more
-    /// specific is decided by one router for both.
+    /// Adds the routes of the services that serve, each with the host of its name. One router for both decides which of
+    /// two routes is more specific.
     pub(super) fn beside<'a>(&mut self, served: impl Iterator<Item = (&'a [Route], Option<String>)>) {
         if self.is_empty() {
             return;
@@ -58,7 +58,7 @@ impl Absentees {
             .entries
             .iter()
             .map(|entry| (&*entry.routes, entry.host.clone(), self.hosts.get(&host_of(&entry.name)).map(Arc::clone)));
-        // Of two that want one route, one that answers comes first, and then the first by name.
+        // Of two services with one route, one that serves comes first, and then the first by name.
         for (routes, host, why) in served.map(|(routes, host)| (routes, host, None)).chain(absent) {
             let hosted = host.map(Route::host);
             for route in routes.iter().chain(&hosted) {
@@ -68,44 +68,44 @@ impl Absentees {
         }
     }
 
-    /// Whether every service answers.
+    /// Whether every service serves.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether these are the same services, with the same reasons.
+    /// Whether `other` has the same services, with the same reasons.
     pub fn are(&self, other: &Self) -> bool {
         self.entries == other.entries
     }
 
-    /// Why nobody answers a client here, if a service should that does not. `names` is whether the client may go by the names of
-    /// services.
-    pub fn at(&self, authority: &str, path: &str, method: &Method, names: bool) -> Option<&Why> {
+    /// AbsenceReason a client's request has no service, if a service that cannot serve has the route. `names` is whether the
+    /// client may use the host names of services.
+    pub fn at(&self, authority: &str, path: &str, method: &Method, names: bool) -> Option<&AbsenceReason> {
         self.router.find(authority, path, method, names).ok()?.target.as_deref()
     }
 
-    /// Why nobody answers a guest that calls this host, if somebody should.
-    pub fn called(&self, host: &str) -> Option<&Why> {
+    /// AbsenceReason a guest's call has no service, if one that cannot serve has the host.
+    pub fn called(&self, host: &str) -> Option<&AbsenceReason> {
         self.hosts.get(host).map(Arc::as_ref)
     }
 }
 
-impl Entry {
-    /// A version beside a service has no requests of its own that anybody would miss, and a name that cannot be one has none.
+impl AbsentService {
+    /// `None` for a version beside its service, whose requests the service handles, and for an invalid name.
     fn of(absent: Absent<'_>) -> Option<Self> {
         if !is_name(absent.name) {
             return None;
         }
         let (routes, host) = match absent.spec {
             Some(spec) => (spec.manifest.routes.clone(), spec.host()),
-            // What its manifest says is not known.
+            // The routes of an unreadable manifest are not known.
             None => {
                 let path = Pattern::read(&format!("/{}", absent.name)).ok()?;
                 (vec![Route::of(path)], Some(host_of(absent.name)))
             }
         };
-        let why = absent.refusal.map_or(Why::Starting, |refusal| {
-            Why::Refused(match &refusal.output {
+        let why = absent.refusal.map_or(AbsenceReason::Starting, |refusal| {
+            AbsenceReason::Refused(match &refusal.output {
                 Some(output) => format!("{refusal}\n\n{output}"),
                 None => refusal.to_string(),
             })
@@ -120,15 +120,15 @@ mod tests {
     use lodge_manifest::refusal::Refusal;
 
     #[test]
-    fn only_what_is_in_the_directory_is_missed() {
+    fn only_services_in_the_directory_are_absent() {
         let refusal = Refusal::new("b.wasm", "it is empty", "copy the component again");
         let absent = [("a", None), ("b", Some(&refusal)), ("b@2", Some(&refusal)), ("no name", Some(&refusal))];
         let mut all = Absentees::new(absent.map(|(name, refusal)| Absent { name, spec: None, refusal }).into_iter());
         all.beside(std::iter::empty());
-        let refused = Why::Refused("b.wasm: it is empty; copy the component again".into());
+        let refused = AbsenceReason::Refused("b.wasm: it is empty; copy the component again".into());
         for (authority, path, why) in [
-            ("x", "/a", Some(&Why::Starting)),
-            ("x", "/a/below", Some(&Why::Starting)),
+            ("x", "/a", Some(&AbsenceReason::Starting)),
+            ("x", "/a/below", Some(&AbsenceReason::Starting)),
             ("x", "/b", Some(&refused)),
             ("b.localhost:80", "/", Some(&refused)),
             ("x", "/", None),
@@ -138,13 +138,13 @@ mod tests {
             assert_eq!(all.at(authority, path, &Method::GET, true), why, "{authority}{path}");
         }
         assert_eq!(all.at("b.localhost", "/", &Method::GET, false), None);
-        assert_eq!([all.called("a.localhost"), all.called("c.localhost")], [Some(&Why::Starting), None]);
+        assert_eq!([all.called("a.localhost"), all.called("c.localhost")], [Some(&AbsenceReason::Starting), None]);
         assert!(all.are(&all) && !all.are(&Absentees::default()));
     }
 
-    /// A route of a service that does not answer is as specific as if it did.
+    /// A route counts as specific whether or not its service can serve.
     #[test]
-    fn the_more_specific_route_has_the_request() {
+    fn the_more_specific_route_decides() {
         let mut all = Absentees::new(["a", "b"].map(|name| Absent { name, spec: None, refusal: None }).into_iter());
         let route = |text: &str| Route::of(Pattern::read(text).unwrap());
         let get = Route { methods: vec![Method::GET], ..route("/b") };

@@ -1,4 +1,4 @@
-//! What answers for a deployment: a guest here, or replicas elsewhere.
+//! What handles the requests of a deployment: a guest on this host, or replicas elsewhere.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -7,32 +7,33 @@ use lodge_runtime::guest::Guest;
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::upstreams::Upstream;
 
-/// Who answers for a deployment.
+/// What handles the requests of a deployment.
 #[derive(Clone)]
 pub enum Backend {
-    /// A component, here.
+    /// A component on this host.
     Guest(Arc<Guest>),
-    /// Replicas, elsewhere.
+    /// Replicas elsewhere.
     Upstream(Arc<Upstream>),
 }
 
 impl Backend {
-    /// Whether it is in memory. Replicas are not here at all, and ready all the same.
+    /// Whether the machine code is in memory. Always true for replicas.
     pub fn is_loaded(&self) -> bool {
         self.guest().is_none_or(|guest| guest.is_loaded())
     }
 
-    /// The component, if that is who answers.
+    /// The component, if it is one.
     pub fn guest(&self) -> Option<&Arc<Guest>> {
         if let Self::Guest(guest) = self { Some(guest) } else { None }
     }
 
-    /// The replicas, if they are who answers.
+    /// The upstream, if it is one.
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         if let Self::Upstream(upstream) = self { Some(upstream) } else { None }
     }
 
-    /// Whether another component, or entirely other replicas, answer than with `before`: how those did says nothing of these.
+    /// Whether the component or all replicas differ from `before`, so that the failures of `before` say nothing about
+    /// this.
     pub fn is_another(&self, before: &Self) -> bool {
         match (self, before) {
             (Self::Guest(one), Self::Guest(other)) => one.digest() != other.digest(),
@@ -41,7 +42,7 @@ impl Backend {
         }
     }
 
-    /// Whether these are one and the same.
+    /// Whether both are the same value.
     pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Guest(one), Self::Guest(other)) => Arc::ptr_eq(one, other),

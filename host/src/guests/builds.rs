@@ -1,5 +1,5 @@
-//! What is known of services that are built from sources in the directory, by `lodge dev`: those being built, and those
-//! that do not build. The host shows both as it shows files that are compiled or refused.
+//! The state of services that `lodge dev` builds from sources in the directory. The host shows builds like files that
+//! are compiled or refused.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,25 +10,25 @@ use super::ledger::Absent;
 use lodge_base::lock::lock;
 use lodge_manifest::refusal::Refusal;
 
-/// Builds that the host waits for, and those that have failed, by the name of the service.
+/// The builds in progress and the failed ones, by the name of the service.
 #[derive(Default)]
 pub struct Builds {
-    builds: Mutex<BTreeMap<String, Build>>,
+    builds: Mutex<BTreeMap<String, BuildState>>,
     changed: Notify,
 }
 
 /// The state of a build.
 #[derive(Clone)]
-pub(super) enum Build {
-    /// It runs, or waits for its turn.
+pub(super) enum BuildState {
+    /// It runs or is queued.
     Running,
-    /// It has made a component that no look at the directory has found yet.
+    /// It has made a component that no scan has found yet.
     Made,
     /// It has failed.
     Failed(Refusal),
 }
 
-impl Build {
+impl BuildState {
     /// Why there is no component.
     pub(super) fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -39,68 +39,68 @@ impl Build {
 }
 
 impl Builds {
-    /// A build of this service has begun.
+    /// Records that a build has begun.
     pub fn begins(&self, name: &str) {
-        // A failure is shown until there is a better result.
-        let running = |build: &mut Build| {
+        // A failure stays visible until there is a better result.
+        let running = |build: &mut BuildState| {
             if build.refusal().is_none() {
-                *build = Build::Running;
+                *build = BuildState::Running;
             }
         };
-        lock(&self.builds).entry(name.to_owned()).and_modify(running).or_insert(Build::Running);
+        lock(&self.builds).entry(name.to_owned()).and_modify(running).or_insert(BuildState::Running);
         self.changed.notify_one();
     }
 
-    /// A build has failed: why, in a line, and the compiler's output.
+    /// Records that a build has failed: why, in one line, and the compiler's output.
     pub fn failed(&self, name: &str, why: &str, said: &str) {
         let mut refusal =
-            Refusal::new(&format!("{name}.wasm"), why, "mend its sources; they are built again when they change");
+            Refusal::new(&format!("{name}.wasm"), why, "fix its sources; Lodge builds them again when they change");
         refusal.output = (!said.is_empty()).then(|| Arc::from(said));
-        lock(&self.builds).insert(name.to_owned(), Build::Failed(refusal));
+        lock(&self.builds).insert(name.to_owned(), BuildState::Failed(refusal));
         self.changed.notify_one();
     }
 
-    /// A build has put a component into the directory.
+    /// Records that a build has put a component into the directory.
     pub fn made(&self, name: &str) {
-        lock(&self.builds).insert(name.to_owned(), Build::Made);
+        lock(&self.builds).insert(name.to_owned(), BuildState::Made);
         self.changed.notify_one();
     }
 
-    /// The sources of this service are gone.
+    /// Removes a service whose sources are gone.
     pub fn forget(&self, name: &str) {
         if lock(&self.builds).remove(name).is_some() {
             self.changed.notify_one();
         }
     }
 
-    /// Ready when a build has begun or ended since the last call.
+    /// Waits until a build has begun or ended since the last call.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// The services whose components a look that begins now will find.
+    /// The services whose new components a scan that begins now will find.
     pub(super) fn unseen(&self) -> Vec<String> {
         let builds = lock(&self.builds);
-        builds.iter().filter(|(_, build)| matches!(build, Build::Made)).map(|(name, _)| name.clone()).collect()
+        builds.iter().filter(|(_, build)| matches!(build, BuildState::Made)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// A look that began when these were unseen has ended.
+    /// Records the end of a scan that began when these were unseen.
     pub(super) fn seen(&self, names: Vec<String>) {
         let mut builds = lock(&self.builds);
         for name in names {
-            if matches!(builds.get(&name), Some(Build::Made)) {
+            if matches!(builds.get(&name), Some(BuildState::Made)) {
                 builds.remove(&name);
             }
         }
     }
 
-    /// The state of every build that has not led to a component in the directory.
-    pub(super) fn pending(&self) -> BTreeMap<String, Build> {
+    /// The builds that have not led to a component in the directory.
+    pub(super) fn pending(&self) -> BTreeMap<String, BuildState> {
         lock(&self.builds).clone()
     }
 }
 
 /// The services without a component of any version.
-pub(super) fn absent(pending: &BTreeMap<String, Build>) -> impl Iterator<Item = Absent<'_>> {
+pub(super) fn absent(pending: &BTreeMap<String, BuildState>) -> impl Iterator<Item = Absent<'_>> {
     pending.iter().map(|(name, build)| Absent { name, spec: None, refusal: build.refusal() })
 }

@@ -1,11 +1,11 @@
-//! What changed in the directory, as the log has it.
+//! Log lines about changes in the directory.
 
-use crate::guests::compiling::Told;
+use crate::guests::deployments::PendingChange;
 use crate::guests::snapshot::Snapshot;
 use lodge_base::telemetry::logs::CHANGE;
 use lodge_manifest::spec::GuestSpec;
 
-/// Warns once of each file that is ignored because of how its name is written.
+/// Logs each file once that is ignored because its extension is not in lower case.
 pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {
     for name in ignored.iter().filter(|name| !before.contains(name)) {
         tracing::warn!("ignored {name}: its extension must be in lower case; rename it to {}", name.to_lowercase());
@@ -13,9 +13,9 @@ pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {
     *before = ignored.to_vec();
 }
 
-/// Logs changes, but for those that a snapshot does not have: it refused them, and that is logged already.
-pub(super) fn tell(changes: impl IntoIterator<Item = Told>, snapshot: &Snapshot) {
-    for Told { change, around: [before, after] } in changes {
+/// Logs changes, except those that the snapshot has refused, which are logged already.
+pub(super) fn tell(changes: impl IntoIterator<Item = PendingChange>, snapshot: &Snapshot) {
+    for PendingChange { change, around: [before, after] } in changes {
         let serves = |spec: &GuestSpec| snapshot.target(&spec.name).is_some_and(|target| target.backend.spec == *spec);
         if change.spec().is_none_or(serves) {
             tracing::info!(target: CHANGE, service = change.service(), "{before}{change}{after}");

@@ -108,7 +108,7 @@ impl Deployer {
         let before = self.upstreams.last(&service.name);
         let made = Upstream::new(deployment, upstream, &directory, &self.upstreams, before.as_deref()).await;
         let upstream =
-            made.map_err(|why| Refusal::new(&file, why, "its replicas cannot be reached without that").passing())?;
+            made.map_err(|why| Refusal::new(&file, why, "fix this: the upstream cannot be used without it").passing())?;
         let upstream = Arc::new(upstream);
         self.upstreams.remember(&service.name, &upstream);
         Ok(upstream)

@@ -1,75 +1,76 @@
 //! The difference between what is on disk and what is served, and what to do about it. Pure: no clock, no I/O.
 //!
-//! A service goes on with its last good version until its file is gone or a better one is ready. Whatever the order in
-//! which directory states, compilations and their failures come, the end is what a fresh start would serve, plus the
-//! last good version of what is broken.
+//! A service keeps its last good version until its file is gone or a better version is ready. Whatever the order of
+//! directory states, compilations and failures is, the result is what a restart would serve, plus the last good
+//! versions of broken files.
 
 mod change;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::guests::scan::{Found, State};
+use crate::guests::scan::{FileState, ScannedService};
 use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::Refusal;
 use lodge_manifest::spec::GuestSpec;
 
 pub use change::Change;
 
-/// How long a file must be gone before its service is: tools that replace a file by deleting and creating it lose
-/// no request.
+/// How long a file must be gone before its service is removed, so that tools that replace a file by deleting and
+/// creating it lose no request.
 pub const GONE: Duration = Duration::from_millis(500);
 
-/// Between the second and the third attempt at files that failed for a reason that may pass; each further wait is twice as
-/// long, up to [`LONGEST`]. The second attempt is at the next look.
+/// The time between the second and the third attempt at files that failed for a temporary reason. Each further wait is
+/// twice as long, up to [`LONGEST`]. The second attempt is at the next scan.
 pub const FIRST: Duration = Duration::from_secs(1);
 
 /// The longest wait between two attempts.
 pub const LONGEST: Duration = Duration::from_secs(30);
 
-/// How long a new service without a manifest is held back, counted from the first look at its component: whoever copies
+/// How long a new service without a manifest is held back after its component was first seen, since someone who copies
 /// both may copy the component first. It is compiled meanwhile, which takes about as long.
 pub const HELD: Duration = Duration::from_millis(80);
 
-/// What is known of every service. `G` is a guest.
+/// The state of every service. `G` is a guest.
 pub struct Ledger<G> {
-    services: BTreeMap<String, Service<G>>,
+    services: BTreeMap<String, LedgerEntry<G>>,
 }
 
-struct Service<G> {
-    /// What answers.
+struct LedgerEntry<G> {
+    /// What is served.
     live: Option<(GuestSpec, G)>,
-    /// What is being compiled, and whether its file has been left alone for a while.
+    /// What is being compiled, and whether its file has settled.
     compiling: Option<(GuestSpec, bool)>,
-    /// Why what is on disk does not answer. The spec is there when trying again would be of no use.
+    /// Why the files cannot be served. The spec is there if trying again would be of no use.
     refused: Option<(Option<GuestSpec>, Refusal)>,
-    /// Its file is gone since.
+    /// Since when the file is gone.
     gone: Option<Instant>,
-    /// What is on disk, when that can be compiled and is not what answers.
+    /// The files on disk, if they can be compiled and are not what is served.
     wanted: Option<GuestSpec>,
-    /// Attempts at `wanted` that failed and may be repeated, and when the next one may begin; unset until the next look.
+    /// The failed attempts at `wanted` that may be repeated, and when the next one may begin; unset until the next
+    /// scan.
     attempts: (u32, Option<Instant>),
-    /// There is a manifest and no component: no service, whatever is said of it.
+    /// There is a manifest without a component, so there is no service.
     orphan: bool,
-    /// A service without a manifest that has not served yet, since the first look at it.
+    /// For a service without a manifest that has not served yet: when it was first seen.
     bare: Option<Instant>,
-    /// What is on disk is not whole yet.
+    /// The files are still being written.
     changing: bool,
-    /// What will serve once a look at least [`HELD`] after that has found no manifest.
+    /// What will be served if a scan at least [`HELD`] later finds no manifest.
     held: Option<(GuestSpec, G)>,
 }
 
-/// A service that does not answer.
+/// A service that cannot serve.
 pub struct Absent<'a> {
-    /// Its name.
+    /// The service.
     pub name: &'a str,
-    /// Its files, when they can be read.
+    /// Its files, if they are readable.
     pub spec: Option<&'a GuestSpec>,
-    /// Why it does not answer; `None` while it is being compiled.
+    /// Why it cannot serve; `None` while it is being compiled.
     pub refusal: Option<&'a Refusal>,
 }
 
-impl<G> Default for Service<G> {
+impl<G> Default for LedgerEntry<G> {
     fn default() -> Self {
         Self {
             live: None,
@@ -93,8 +94,8 @@ impl<G> Default for Ledger<G> {
 }
 
 impl<G: Clone> Ledger<G> {
-    /// Takes in what a scan found. Returns what is to be compiled, and what changed at once.
-    pub fn see(&mut self, found: BTreeMap<String, Found>, now: Instant) -> (Vec<GuestSpec>, Vec<Change>) {
+    /// Applies the result of a scan. Returns what is to be compiled, and what has changed at once.
+    pub fn see(&mut self, found: BTreeMap<String, ScannedService>, now: Instant) -> (Vec<GuestSpec>, Vec<Change>) {
         let (mut wanted, mut changes) = (Vec::new(), Vec::new());
         for (name, service) in &mut self.services {
             if !found.contains_key(name) {
@@ -104,20 +105,21 @@ impl<G: Clone> Ledger<G> {
             }
         }
         let mut arrived = Vec::new();
-        for (name, Found { state, settled, touched, bare }) in found {
+        for (name, ScannedService { state, settled, touched, bare }) in found {
             let service = self.services.entry(name.clone()).or_default();
-            let was_orphan = std::mem::replace(&mut service.orphan, matches!(state, State::Orphan(_)));
+            let was_orphan = std::mem::replace(&mut service.orphan, matches!(state, FileState::Orphan(_)));
             service.changing = match state {
-                State::Changing => true,
-                State::Refused(_) | State::Orphan(_) => !settled,
-                State::Ready(_) | State::Disabled => false,
+                FileState::Changing => true,
+                FileState::Refused(_) | FileState::Orphan(_) => !settled,
+                FileState::Ready(_) | FileState::Disabled => false,
             };
             match state {
-                State::Ready(spec) => {
+                FileState::Ready(spec) => {
                     service.gone = None;
-                    // Its component is there now, and may take long to compile.
+                    // The component exists now, but may take long to compile.
                     service.refused.take_if(|_| was_orphan);
-                    // From the first look at this component: one that is still being copied is another at every look.
+                    // A component that is being copied differs in every scan, so the time counts from the last
+                    // difference.
                     let held = service.held.as_ref().is_some_and(|(held, _)| *held == spec);
                     let first = !held && service.wanted.as_ref() != Some(&spec);
                     let since = if first { now } else { service.bare.unwrap_or(now) };
@@ -128,32 +130,32 @@ impl<G: Clone> Ledger<G> {
                         changes.push(change);
                     }
                 }
-                State::Refused(refusal) => {
+                FileState::Refused(refusal) => {
                     service.gone = None;
                     service.drop_pending();
-                    // Not yet: its files may be half written.
+                    // The files may be half written.
                     if settled {
                         service.refused = Some((None, refusal));
                     }
                 }
-                State::Disabled => {
-                    // A manifest says so: nobody is in the middle of replacing it.
+                FileState::Disabled => {
+                    // A manifest disables the service, so it is not being replaced.
                     changes.extend(service.live.take().map(|_| Change::Removed(name)));
-                    *service = Service { gone: Some(now), ..Service::default() };
+                    *service = LedgerEntry { gone: Some(now), ..LedgerEntry::default() };
                 }
-                State::Changing => {
-                    // What serves goes on by the manifest before; what is new waits for the one that comes. The component
-                    // may be the one that was tried before: its attempts count on, so that its machine code is kept.
+                FileState::Changing => {
+                    // What is served stays under the previous manifest, and what is new waits for the next one. The
+                    // component may be the one of earlier attempts: they still count, so that its machine code is kept.
                     service.gone = None;
                     (service.compiling, service.held, service.bare) = (None, None, None);
                     service.attempts.1 = None;
-                    // Its component is there now.
+                    // The component exists now.
                     service.refused.take_if(|_| was_orphan);
                 }
-                State::Orphan(refusal) => {
+                FileState::Orphan(refusal) => {
                     service.drop_pending();
-                    // Its manifest may follow it in a moment: a service that still serves is not reported before it is
-                    // gone for good.
+                    // The manifest may be removed in a moment, too. A service that still serves is not reported before
+                    // it is gone for good.
                     let lasts = service.live.is_none() || now >= *service.gone.get_or_insert(now) + GONE;
                     service.refused = (settled && lasts).then_some((None, refusal));
                 }
@@ -164,14 +166,14 @@ impl<G: Clone> Ledger<G> {
         (wanted, changes)
     }
 
-    /// Takes in what a compilation came to; one that is no longer wanted is ignored.
+    /// Applies the result of a compilation, unless it is not wanted any more.
     pub fn compiled(&mut self, spec: GuestSpec, result: Result<G, Refusal>) -> Option<Change> {
         let service = self.services.get_mut(&spec.name)?;
         let settled = service.compiling.take_if(|(wanted, _)| *wanted == spec)?.1;
         let guest = match result {
             Ok(guest) => guest,
             Err(refusal) if !settled || refusal.passing => {
-                // Tried again at a later look; meanwhile it is reported only if its file is not being written.
+                // Tried again at a later scan. Reported now only if the file is not being written.
                 service.attempts = (service.attempts.0.saturating_add(1), None);
                 service.refused = settled.then_some((None, refusal));
                 return None;
@@ -189,7 +191,7 @@ impl<G: Clone> Ledger<G> {
         self.serve(spec, guest)
     }
 
-    /// Has `guest` serve from now on.
+    /// Serves `guest` from now on.
     fn serve(&mut self, spec: GuestSpec, guest: G) -> Option<Change> {
         let service = self.services.get_mut(&spec.name)?;
         service.bare = None;
@@ -204,23 +206,23 @@ impl<G: Clone> Ledger<G> {
         })
     }
 
-    /// Whoever should answer, by name.
+    /// The services that are served, by name.
     pub fn live(&self) -> impl Iterator<Item = G> + use<'_, G> {
         self.services.values().filter_map(|service| Some(service.live.as_ref()?.1.clone()))
     }
 
-    /// Everything on disk that does not answer.
+    /// The refusals of all files.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.services.values().filter_map(|service| Some(service.refused.as_ref()?.1.clone())).collect()
     }
 
-    /// Every service that is in the directory and does not answer.
+    /// The services in the directory that cannot serve.
     pub fn absent(&self) -> impl Iterator<Item = Absent<'_>> {
         let services = self.services.iter().filter(|(_, service)| service.live.is_none() && !service.orphan);
         services.filter_map(|(name, service)| {
             let spec = service.compiling.as_ref().map(|(spec, _)| spec).or(service.wanted.as_ref());
             let refusal = service.refused.as_ref().map(|(_, refusal)| refusal);
-            // One that is tried again stays refused until it answers.
+            // A service that is tried again stays refused until it serves.
             let known = refusal.is_some() || service.compiling.is_some() || service.held.is_some();
             known.then_some(Absent { name, spec, refusal })
         })
@@ -232,14 +234,14 @@ impl<G: Clone> Ledger<G> {
         compiling.is_some_and(|(wanted, _)| wanted == spec)
     }
 
-    /// Whether a component is tried, or waits until it is tried again.
+    /// Whether a component is being tried, or will be tried again.
     pub fn tries(&self, digest: Digest) -> bool {
-        let tried = |service: &&Service<G>| service.compiling.is_some() || service.attempts.0 > 0;
+        let tried = |service: &&LedgerEntry<G>| service.compiling.is_some() || service.attempts.0 > 0;
         let mut wanted = self.services.values().filter(tried).filter_map(|service| service.wanted.as_ref());
         wanted.any(|spec| spec.digest == digest)
     }
 
-    /// Whether every service answers or was refused: none is being written, compiled, tried again or held back.
+    /// Whether every service is served or refused, and none is being written, compiled, tried again or held back.
     pub fn is_settled(&self) -> bool {
         self.services.values().all(|service| {
             let tried = service.wanted.is_none() || service.refused.is_some();
@@ -247,8 +249,8 @@ impl<G: Clone> Ledger<G> {
         })
     }
 
-    /// When to look again although nothing may have happened: a file that is gone will then be gone for good, what failed
-    /// may be tried again, and a service without a manifest will serve.
+    /// When to scan again even without a change: to remove a service whose file is gone, to repeat an attempt, or to
+    /// serve a service without a manifest.
     pub fn next_look(&self) -> Option<Instant> {
         let leaving = self.services.values().filter(|service| service.live.is_some());
         let retried = self.services.values().filter(|service| service.compiling.is_none());
@@ -265,15 +267,15 @@ impl<G: Clone> Ledger<G> {
             if gone && service.live.take().is_some() {
                 removed.push(Change::Removed(name.clone()));
             }
-            // A refusal stays for as long as what it speaks of.
+            // A refusal stays as long as its file.
             !gone || service.refused.is_some()
         });
         removed
     }
 
-    /// The service that answered with the same component until its file went, if there is one.
+    /// The service that served the same component until its file was removed, if there is one.
     fn take_renamed(&mut self, spec: &GuestSpec) -> Option<String> {
-        let same = |service: &Service<G>| {
+        let same = |service: &LedgerEntry<G>| {
             service.gone.is_some() && service.live.as_ref().is_some_and(|(old, _)| old.digest == spec.digest)
         };
         let name = self.services.iter().find(|(_, service)| same(service)).map(|(name, _)| name.clone())?;
@@ -282,13 +284,13 @@ impl<G: Clone> Ledger<G> {
     }
 }
 
-impl<G> Service<G> {
-    /// Whether it was held back for long enough, and nothing has changed meanwhile.
+impl<G> LedgerEntry<G> {
+    /// Whether it was held back for long enough, without changes meanwhile.
     fn is_due(&self, spec: &GuestSpec, now: Instant) -> bool {
         self.held.as_ref().is_some_and(|(held, _)| held == spec) && self.bare.is_none_or(|since| now >= since + HELD)
     }
 
-    /// What would have served is not wanted any more.
+    /// Drops what was to be served.
     fn drop_pending(&mut self) {
         (self.compiling, self.held, self.bare) = (None, None, None);
         (self.wanted, self.attempts) = (None, (0, None));

@@ -1,4 +1,4 @@
-//! The writing end of the snapshot: which services get their routes, and which version answers for which.
+//! The writer of snapshots: decides which service gets a route, and which versions a service has.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use lodge_manifest::refusal::Refusal;
 use lodge_manifest::share::Percent;
 use lodge_traffic::admission::{Admission, Concurrency, SharedLimits};
 
-/// The writing end, for one task.
+/// The writer of snapshots, owned by one task.
 #[derive(Clone)]
 pub struct Publisher {
     pub(super) current: Current,
@@ -25,42 +25,42 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// An empty, incomplete snapshot; `host` are the places that all services share.
+    /// Creates an empty, incomplete snapshot. `host` limits all services together.
     pub fn new(host: Arc<Concurrency>) -> Self {
         let current = Current(Arc::new(ArcSwap::default()));
         Self { current, shared_limits: Arc::new(SharedLimits::new(host)), builds: Arc::default() }
     }
 
-    /// What all services share.
+    /// The limits that all services share.
     pub fn shared_limits(&self) -> Arc<SharedLimits> {
         Arc::clone(&self.shared_limits)
     }
 
-    /// What it shows of builds.
+    /// The state of builds.
     pub fn builds(&self) -> Arc<Builds> {
         Arc::clone(&self.builds)
     }
 
-    /// The reading end.
+    /// The reader of snapshots.
     pub fn current(&self) -> Current {
         self.current.clone()
     }
 
-    /// A publisher for who only wants to see what would be served.
+    /// Creates a publisher for a check of what would be served.
     pub fn alone(config: &Config) -> Self {
         Self::new(Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait)))
     }
 
-    /// Publishes the next snapshot: these backends, but for those whose routes are taken, and these refusals.
+    /// Publishes the next snapshot: these backends, except those whose routes are taken, and these refusals.
     ///
-    /// Of two services with one route the one that has it already keeps it, else the first by name; the other goes on
-    /// with its previous version if that one's routes are free. Until the first complete snapshot nobody has a route
-    /// already: who compiles faster must not decide.
+    /// Of two services with one route, the one that has it already keeps it, else the first by name gets it. The other
+    /// one keeps its previous version if the routes of that are free. Before the first complete snapshot no service has
+    /// a route already: the speed of compilation must not decide.
     pub fn publish(&self, backends: Vec<Backend>, refused: Vec<Refusal>, complete: bool) {
         self.publish_beside(backends, refused, complete, Absentees::default());
     }
 
-    /// The same where these services do not answer.
+    /// The same, with the services that cannot serve.
     pub(super) fn publish_beside(
         &self,
         backends: Vec<Backend>,
@@ -92,7 +92,7 @@ impl Publisher {
             if let Err(refusal) = next.admit(target) {
                 next.refusals.push(refusal);
                 if let Some(old) = previous.target(&name) {
-                    // It may have lost these as well, and then it is refused already.
+                    // It may have lost these as well, and is refused already then.
                     let _ = next.admit(Arc::clone(old));
                 }
             }
@@ -101,7 +101,7 @@ impl Publisher {
         next.absent.beside(served);
         for target in &next.targets {
             target.backend.activate();
-            // Versions have their service's.
+            // Versions have the routes of their service.
             if target.of.is_none() {
                 target.admission.activate();
             }
@@ -113,7 +113,8 @@ impl Publisher {
         self.current.0.store(Arc::new(next));
     }
 
-    /// Every service with its versions, and the versions themselves; those that cannot be are refused.
+    /// The targets of services with their versions, and of the versions themselves. Those that cannot be served are
+    /// added to the `refusals`.
     fn targets(&self, previous: &Snapshot, backends: Vec<Backend>, refusals: &mut Vec<Refusal>) -> Vec<Arc<Target>> {
         let mut targets = Vec::new();
         let (mut versions, services): (Vec<_>, Vec<_>) =
@@ -134,7 +135,8 @@ impl Publisher {
             for version in versions.extract_if(.., its) {
                 let last = previous.target(&version.name);
                 let new = self.version(last, version, &backend, &admission);
-                // Its last good version, if what is wanted now is too much; but behind what stands there now.
+                // The last good version, if the new one has too large a share. Its admission is the service's current
+                // one.
                 let last_good =
                     || last.map(|last| self.version(Some(last), last.backend.clone(), &backend, &admission));
                 let fit = |target: Arc<Target>| {
@@ -157,7 +159,7 @@ impl Publisher {
         targets
     }
 
-    /// A version of a service whose admission is this: they share its places.
+    /// The target of a version. It shares the admission of its service.
     fn version(
         &self,
         old: Option<&Arc<Target>>,

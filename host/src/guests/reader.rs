@@ -1,7 +1,7 @@
-//! A thread that reads the directory. A file system that hangs (NFS, FUSE) stops this thread and nothing else: requests
-//! are served meanwhile, and the host ends without it.
+//! A thread that reads the directory. A file system that hangs (NFS, FUSE) blocks this thread and nothing else:
+//! requests are served meanwhile, and the host can end.
 //!
-//! A task of the runtime would not do: a runtime waits for its workers and its blocking threads when it ends.
+//! A task would not do: a runtime waits for its workers and its blocking threads when it ends.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,24 +11,24 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::watch::{Ticks, Watch};
+use super::watch::{DirectoryWatch, Ticks};
 use crate::guests::scan::{Scan, Scanner};
 use lodge_base::config::Config;
 
-/// How long a look may take until that is reported.
+/// How long a scan may take until that is reported.
 pub(super) const HANGS: Duration = Duration::from_secs(10);
 
-/// What reads on request. `T` is what a read comes to.
+/// A thread that reads on request. `T` is the result of a read.
 pub(super) struct Reader<T> {
     ask: SyncSender<()>,
     results: mpsc::Receiver<io::Result<T>>,
-    /// Since when a read is under way. There is one at most.
+    /// When the current read began. There is at most one.
     since: Option<Instant>,
 }
 
-/// What reads the directory, and when there may be news.
+/// Starts the thread that reads the directory. Returns it with the ticks that tell when to read.
 pub(super) fn of_directory(config: &Arc<Config>) -> io::Result<(Reader<Scan>, Ticks)> {
-    let mut watch = Watch::new(&config.guests, config.watch.poll);
+    let mut watch = DirectoryWatch::new(&config.guests, config.watch.poll);
     let (mut scanner, ticks, config) = (Scanner::new(&config.guests), watch.ticks(), Arc::clone(config));
     let reader = Reader::start(move || {
         watch.arm();
@@ -38,10 +38,10 @@ pub(super) fn of_directory(config: &Arc<Config>) -> io::Result<(Reader<Scan>, Ti
 }
 
 impl<T: Send + 'static> Reader<T> {
-    /// Starts the thread, which calls `read` whenever it is asked to.
+    /// Starts the thread, which calls `read` on every request.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// When the system cannot start a thread.
     pub(super) fn start(read: impl FnMut() -> io::Result<T> + Send + 'static) -> io::Result<Self> {
         let (ask, asked) = sync_channel(1);
         let (sender, results) = mpsc::channel(1);
@@ -49,32 +49,32 @@ impl<T: Send + 'static> Reader<T> {
         Ok(Self { ask, results, since: None })
     }
 
-    /// Begins a read, unless one is under way.
+    /// Starts a read, unless one is in progress.
     pub(super) fn begin(&mut self) {
         if self.since.is_none() && self.ask.try_send(()).is_ok() {
             self.since = Some(Instant::now());
         }
     }
 
-    /// Since when a read is under way.
+    /// When the current read began.
     pub(super) fn since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// Waits for the end of the read that is under way. Nothing is lost if this future is dropped.
+    /// Waits for the result of the current read. Dropping the future loses nothing.
     pub(super) async fn result(&mut self) -> io::Result<T> {
         let result = self.results.recv().await;
         self.since = None;
-        result.unwrap_or_else(|| Err(io::Error::other("the thread that reads it has ended")))
+        result.unwrap_or_else(|| Err(io::Error::other("the thread that reads the directory has ended")))
     }
 }
 
 fn serve<T>(mut read: impl FnMut() -> io::Result<T>, asked: &Receiver<()>, results: &mpsc::Sender<io::Result<T>>) {
     while asked.recv().is_ok() {
-        // A panic ends one read. What serves goes on, and the next read may do better.
+        // A panic ends one read. The services stay, and the next read may succeed.
         let result = catch_unwind(AssertUnwindSafe(&mut read));
-        let result = result.unwrap_or_else(|_| Err(io::Error::other("an internal error of Lodge; report it")));
-        // The receiver is gone when the host has ended.
+        let result = result.unwrap_or_else(|_| Err(io::Error::other("internal error; report this to Lodge's authors")));
+        // The receiver is dropped when the host ends.
         if results.blocking_send(result).is_err() {
             break;
         }
@@ -85,12 +85,12 @@ fn serve<T>(mut read: impl FnMut() -> io::Result<T>, asked: &Receiver<()>, resul
 mod tests {
     use super::*;
 
-    /// Far longer than the end of a runtime takes, far shorter than the file system hangs.
+    /// Much longer than the end of a runtime takes, much shorter than the file system hangs.
     const SOON: Duration = Duration::from_secs(20);
 
-    /// A read that never ends keeps nobody: neither what waits beside it nor the end of the runtime.
+    /// A read that never ends blocks neither other work nor the end of the runtime.
     #[test]
-    fn a_file_system_that_hangs_holds_nothing() {
+    fn a_hanging_file_system_blocks_nothing() {
         let (hang, hung) = sync_channel::<()>(1);
         let (done, ended) = sync_channel(1);
         std::thread::spawn(move || {
@@ -101,7 +101,7 @@ mod tests {
                 reader.begin();
                 assert!(reader.since().is_some());
                 assert!(tokio::time::timeout(Duration::from_millis(50), reader.result()).await.is_err());
-                assert!(reader.since().is_some(), "it is still under way");
+                assert!(reader.since().is_some(), "the read is still in progress");
             });
             drop(runtime);
             done.send(()).unwrap();

@@ -1,12 +1,12 @@
-//! The loop that follows the directory: it looks, has components compiled, and publishes what can be served.
+//! The loop that follows the directory: scan, deploy what is new, publish what can be served.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::absent::Absentees;
-use super::builds::{self, Build};
-use super::compiling::{Compiling, Told};
+use super::builds::{self, BuildState};
+use super::deployments::{Deployments, PendingChange};
 use super::ledger::Ledger;
 use super::publisher::Publisher;
 use super::reader::{self, HANGS};
@@ -19,19 +19,21 @@ use lodge_base::config::Config;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::refusal::Refusal;
 
-/// Keeps the published snapshot in agreement with the directory, for ever: look, compile what is new, publish.
+/// Keeps the published snapshot in agreement with the directory, until the host ends.
 ///
-/// Guests are compiled side by side and published as they come, so one that takes minutes keeps no other from serving,
-/// and nothing keeps the directory from being looked at again.
+/// Guests are compiled concurrently and published one by one, so a slow compilation delays neither the other services
+/// nor the next scan.
 pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: Publisher) {
     let mut ledger = Ledger::default();
     let (mut reader, ticks) = match reader::of_directory(&config) {
         Ok(reading) => reading,
-        Err(error) => return tracing::error!("no thread reads {}: {error}", config.guests.display()),
+        Err(error) => {
+            return tracing::error!("cannot start the thread that reads {}: {error}", config.guests.display());
+        }
     };
-    let mut compiling = Compiling::default();
+    let mut compiling = Deployments::default();
     let (mut blind, mut failed, mut ignored, mut again) = (false, false, Vec::new(), None);
-    // After a panic the ledger is new, and what it does not know yet must not stop serving.
+    // After a panic the ledger is new. Services that it does not know yet must not stop.
     let mut restarting = publisher.current.snapshot().complete;
     let mut publish = |ledger: &Ledger<Backend>| {
         restarting &= !ledger.is_settled();
@@ -40,17 +42,17 @@ pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: 
         }
     };
     let builds = publisher.builds();
-    // What was built before a look began, that look finds.
+    // A scan finds what was built before the scan began.
     let mut unseen = builds.unseen();
     reader.begin();
     loop {
-        // What is due stays due while the directory cannot be read: then only a change or the timer brings the next look.
+        // A due scan stays due while the directory cannot be read; then only a change or the timer starts the next one.
         let next = [again, ledger.next_look()].into_iter().flatten().min().filter(|_| !failed);
         let hangs = reader.since().map(|since| since + HANGS).filter(|_| !blind);
         tokio::select! {
             biased;
             Some(finished) = compiling.tasks.join_next_with_id() => {
-                // All that are done: a thousand guests are not a thousand snapshots.
+                // All finished deployments at once: a thousand guests are not a thousand snapshots.
                 let (mut finished, mut changes) = (Some(finished), Vec::new());
                 while let Some(done) = finished {
                     changes.extend(compiling.end(done, &mut ledger));
@@ -69,7 +71,7 @@ pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: 
                 Ok(scan) => {
                     (blind, failed) = (false, false);
                     let now = Instant::now();
-                    // A file that still changes is not there yet, so the component of a build may be missing.
+                    // A file that still changes does not count yet, so the component of a build may be missing.
                     let settled = scan.again.is_none();
                     if settled {
                         builds.seen(std::mem::take(&mut unseen));
@@ -78,26 +80,26 @@ pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: 
                     again = if settled && !builds.unseen().is_empty() { Some(now) } else { later };
                     warn_of(&scan.ignored, &mut ignored);
                     let (mut wanted, changes) = ledger.see(scan.found, now);
-                    // Small ones first: one that takes a minute would keep a hundred waiting.
+                    // Small components first, so that a slow compilation does not delay many others.
                     wanted.sort_by_key(|spec| spec.size);
                     wanted.into_iter().for_each(|spec| compiling.begin(&deployer, spec));
                     compiling.retain(|spec| ledger.wants(spec));
                     deployer.release(|digest| ledger.tries(digest));
                     publish(&ledger);
-                    tell(changes.into_iter().map(Told::from), &publisher.current.snapshot());
+                    tell(changes.into_iter().map(PendingChange::from), &publisher.current.snapshot());
                 }
-                // What was served goes on being served: nobody asked for it to go.
+                // The services stay: no one has removed them.
                 Err(error) => {
                     failed = true;
                     if !std::mem::replace(&mut blind, true) {
-                        tracing::error!("{} cannot be read, serving what was there: {error}", config.guests.display());
+                        tracing::error!("cannot read {}, so the services stay as they are: {error}", config.guests.display());
                     }
                 }
             },
             () = until(hangs), if hangs.is_some() => {
                 blind = true;
                 let (shown, long) = (config.guests.display(), humantime::format_duration(HANGS));
-                tracing::error!("{shown} is not read within {long}, serving what was there; its file system may hang");
+                tracing::error!("reading {shown} takes more than {long}, so the services stay as they are; its file system may hang");
             }
             () = wait(&ticks, next), if reader.since().is_none() => {
                 unseen = builds.unseen();
@@ -107,7 +109,7 @@ pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: 
     }
 }
 
-/// Publishes what the ledger says, if that is anything new, and says once what is refused.
+/// Publishes the state of the ledger if it has changed, and logs each refusal once.
 fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     let before = publisher.current.0.load_full();
     let backends: Vec<_> = ledger.live().collect();
@@ -115,16 +117,16 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
         && backends.iter().zip(&before.wanted).all(|(backend, wanted)| backend.is(wanted));
     let mut pending = publisher.builds.pending();
     let mut refused = ledger.refusals();
-    // What is not built yet lacks its component for that reason.
+    // A service that is not built yet has no component for that reason.
     let lacks = |refusal: &Refusal, name: &str| {
         refusal.reason == scan::NO_COMPONENT && refusal.file.strip_suffix(".toml") == Some(name)
     };
     refused.retain(|refusal| !pending.keys().any(|name| lacks(refusal, name)));
-    refused.extend(pending.values().filter_map(Build::refusal).cloned());
+    refused.extend(pending.values().filter_map(BuildState::refusal).cloned());
     pending.retain(|name, _| !backends.iter().any(|backend| *backend.name == **name));
     let built = pending.values().all(|build| build.refusal().is_some());
     let complete = before.complete || (ledger.is_settled() && built);
-    // Of a service whose files say nothing yet, its build says more.
+    // While the files of a service are missing, its build has the better reason.
     let found = ledger.absent().filter(|absent| absent.spec.is_some() || !pending.contains_key(absent.name));
     let absent = Absentees::new(found.chain(builds::absent(&pending)));
     if same && complete == before.complete && refused == before.refused && absent.are(&before.absent) {
@@ -139,7 +141,7 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
                 metrics.reload_failures.fetch_add(1, Relaxed);
                 tracing::error!(
                     service = stem,
-                    "refused {refusal}; version {} goes on serving",
+                    "refused {refusal}; still serving version {}",
                     target.backend.digest().short()
                 );
             }

@@ -1,7 +1,7 @@
-//! Whether a version does worse than the service that it is to replace, and what then. Compared is what is
-//! [judged](lodge_base::telemetry::metrics::judged): requests that went to one or the other by chance, and that the service itself has
-//! failed or was slow to answer. Clients that are slow, leave or are refused, and requests that were aimed at one of
-//! them, decide nothing.
+//! Automatic rollback: compares each version with the service that it is to replace, and withdraws a version that does
+//! worse. Only [judged](lodge_base::telemetry::metrics::judged) requests count: those that were assigned by chance, and
+//! that the service itself has failed or was slow to handle. Clients that are slow, leave or are refused, and requests
+//! that a rule assigned, do not count.
 
 use lodge_base::telemetry::logs::CHANGE;
 use lodge_base::telemetry::metrics::judged::{CERTAINTY, LastMinute};
@@ -9,10 +9,10 @@ use lodge_base::telemetry::metrics::judged::{CERTAINTY, LastMinute};
 use super::snapshot::Snapshot;
 use lodge_manifest::share::Rollback;
 
-/// A 99th percentile that is longer by less than this, in seconds, is noise, however short the other's is.
+/// A difference of less than this between two 99th percentiles, in seconds, is noise.
 const NOISE: f64 = 0.001;
 
-/// Takes out the versions that do worse than they may. To be called every second or so.
+/// Withdraws the versions that do worse than their `rollback` allows. To be called about once per second.
 pub fn review(snapshot: &Snapshot) {
     for service in &snapshot.targets {
         for (share, version) in service.split.iter().flat_map(|split| split.versions()) {
@@ -28,7 +28,7 @@ pub fn review(snapshot: &Snapshot) {
                 tracing::error!(
                     target: CHANGE,
                     service = name,
-                    "{name} is taken out: {why}; {} answers what it did, until {name}'s files change",
+                    "withdrew {name}: {why}; {} handles its requests until the files of {name} change",
                     service.name
                 );
             }
@@ -36,7 +36,7 @@ pub fn review(snapshot: &Snapshot) {
     }
 }
 
-/// In what a version is worse than the service beside it, if that is certain enough.
+/// Returns in what a version is worse than its service, if that is statistically certain.
 fn worse(version: &LastMinute, service: &LastMinute, rule: &Rollback) -> Option<String> {
     if version.requests < rule.minimum || service.requests < rule.minimum {
         return None;
@@ -46,19 +46,19 @@ fn worse(version: &LastMinute, service: &LastMinute, rule: &Rollback) -> Option<
         let failed = 100.0 * version.errors as f64 / version.requests as f64;
         let (of, usual) = (version.requests, 100.0 * usual);
         return Some(format!(
-            "{failed:.1} % of its {of} requests in the last minute failed, the service's {usual:.1} %"
+            "{failed:.1} % of its {of} requests in the last minute failed, compared to {usual:.1} % of the service"
         ));
     }
     let (took, usual) = (version.p99_at_least?.as_secs_f64(), service.p99?.as_secs_f64());
     let most = (usual * f64::from(rule.p99) / 100.0).max(usual + NOISE);
     (took > most).then(|| {
         let (took, usual) = (took * 1e3, usual * 1e3);
-        format!("its 99th percentile of the last minute is {took:.1} ms or more, the service's {usual:.1} ms")
+        format!("its p99 of the last minute is {took:.1} ms or more, compared to {usual:.1} ms of the service")
     })
 }
 
-/// What the true rate of `errors` in `requests` is at least: the lower bound of Wilson's interval. Two failures of a
-/// hundred may be chance, and ten are not.
+/// The lower bound of the true rate of `errors` in `requests` (Wilson's interval). Two failures of a hundred can be
+/// chance; ten are not.
 fn at_least(errors: u64, requests: u64) -> f64 {
     let (n, z) = (requests as f64, CERTAINTY);
     let rate = errors as f64 / n;
@@ -79,11 +79,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_concluded_from_little() {
+    fn few_requests_are_not_compared() {
         let rule = Rollback::default();
         assert_eq!(worse(&window(99, 99, 1.0), &window(10_000, 0, 1.0), &rule), None);
         assert_eq!(worse(&window(10_000, 9_999, 1.0), &window(99, 0, 1.0), &rule), None);
-        // Two of a hundred is 2 %, and more than the 1 % that is allowed, but it may be chance.
+        // 2 % of a hundred is more than the 1 % that is allowed, but it can be chance.
         assert_eq!(worse(&window(100, 2, 1.0), &window(1_000, 0, 1.0), &rule), None);
     }
 
@@ -91,8 +91,8 @@ mod tests {
     fn failing_more_often_is_worse() {
         let rule = Rollback { errors: Percent(100), ..Rollback::default() };
         let why = worse(&window(100, 10, 1.0), &window(1_000, 0, 1.0), &rule).unwrap();
-        assert_eq!(why, "10.0 % of its 100 requests in the last minute failed, the service's 0.0 %");
-        // As bad as what it is to replace.
+        assert_eq!(why, "10.0 % of its 100 requests in the last minute failed, compared to 0.0 % of the service");
+        // As bad as its service.
         assert_eq!(worse(&window(1_000, 100, 1.0), &window(1_000, 100, 1.0), &rule), None);
         // More requests make a smaller difference certain.
         assert!(worse(&window(10_000, 200, 1.0), &window(10_000, 0, 1.0), &rule).is_some());
@@ -103,9 +103,9 @@ mod tests {
         let rule = Rollback { p99: 150, ..Rollback::default() };
         let service = window(1_000, 0, 20.0);
         let why = worse(&window(1_000, 0, 31.0), &service, &rule).unwrap();
-        assert_eq!(why, "its 99th percentile of the last minute is 31.0 ms or more, the service's 20.0 ms");
+        assert_eq!(why, "its p99 of the last minute is 31.0 ms or more, compared to 20.0 ms of the service");
         assert_eq!(worse(&window(1_000, 0, 29.0), &service, &rule), None);
-        // 0.3 ms instead of 0.1 is three times as long, and nobody's loss.
+        // 0.3 ms is three times 0.1 ms, but the difference does not matter.
         assert_eq!(worse(&window(1_000, 0, 0.3), &window(1_000, 0, 0.1), &rule), None);
         assert!(worse(&window(1_000, 0, 1.2), &window(1_000, 0, 0.1), &rule).is_some());
     }

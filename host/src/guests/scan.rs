@@ -1,8 +1,8 @@
-//! One scan of the directory: every `*.wasm` is a [`GuestSpec`] or a [`Refusal`].
+//! A scan of the directory: every `*.wasm` is a [`GuestSpec`] or a [`Refusal`].
 //!
-//! Reads files whole to hash them, compiles nothing and keeps no bytes of components. What a scan says of a component is
-//! true of the moment it looked; [`compile`](lodge_runtime::compile) checks the digest again when it reads the file. A manifest
-//! is taken once it is whole (`settle`): until then a service goes on by the one before.
+//! A scan reads whole files to hash them, but compiles nothing and keeps no bytes of components. Its result is true at
+//! the time of the scan; [`compile`](lodge_runtime::compile) checks the digest again when it reads the file. A manifest
+//! only takes effect when it has settled (`settle`); until then the previous one applies.
 
 mod file;
 pub mod scanner;
@@ -18,47 +18,47 @@ use lodge_manifest::refusal::Refusal;
 pub use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::GuestSpec;
 
-/// A service as a scan found it.
+/// A service in a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// What there is of it.
-    pub state: State,
-    /// Its files have not changed for [`SETTLE`]; otherwise they may be half written.
+pub struct ScannedService {
+    /// The state of its files.
+    pub state: FileState,
+    /// Its files have not changed for [`SETTLE`]. Otherwise they may be half written.
     pub settled: bool,
-    /// Its component was written or touched since the last scan, and is what it was.
+    /// Its component was written or touched since the last scan, without a change.
     pub touched: bool,
-    /// It has no manifest, and this is not the first scan: one may follow its component.
+    /// It has no manifest, and this is not the first scan: a manifest may follow its component.
     pub bare: bool,
 }
 
-/// All services as a scan found them.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// By name.
-    pub found: BTreeMap<String, Found>,
-    /// Files that look like components or manifests and are neither, by their names.
+    /// The services by name.
+    pub found: BTreeMap<String, ScannedService>,
+    /// The names of files that look like components or manifests, but are neither.
     pub ignored: Vec<String>,
-    /// When to scan again although nothing may have happened: what is being written may be whole by then.
+    /// When to scan again even without an event, because files that are being written may be complete by then.
     pub again: Option<Duration>,
 }
 
-/// What there is of a service.
+/// The state of a service's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one per file, and most of them are ready")]
-pub enum State {
+pub enum FileState {
     /// Files that can be compiled.
     Ready(GuestSpec),
     /// Files that cannot.
     Refused(Refusal),
-    /// A manifest without a component: no service, and probably a mistake.
+    /// A manifest without a component: not a service, and probably a mistake.
     Orphan(Refusal),
-    /// A manifest that says that there is no service.
+    /// A manifest that disables the service.
     Disabled,
-    /// Its manifest, or its service's, is changing: what serves goes on, and what is new waits.
+    /// The manifest, or that of the service, is changing: what is served stays, and what is new waits.
     Changing,
 }
 
-/// What is wrong with a manifest alone.
+/// The reason of a manifest without a component.
 pub(super) const NO_COMPONENT: &str = "it has no component";
 
 #[cfg(test)]

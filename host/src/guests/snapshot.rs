@@ -1,7 +1,7 @@
 //! What is served right now, as one immutable value.
 //!
-//! The [publisher](super::publisher) makes snapshots and requests read them: that is the only place where the two flows meet.
-//! A request keeps the target that it found, so nothing changes under it.
+//! The [publisher](super::publisher) makes snapshots and requests read them: this is the only place where the two flows
+//! meet. A request keeps its target, so nothing changes during it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,56 +18,56 @@ use lodge_manifest::route::Route;
 use lodge_manifest::spec::host_of;
 use lodge_traffic::routing::router::Router;
 
-/// Everything that can be asked, and by whom it is answered.
+/// All services with their routes.
 #[derive(Default)]
 pub struct Snapshot {
     /// Grows with every publication.
     pub generation: u64,
-    /// Where requests go.
+    /// The routes of all services.
     pub router: Router<Arc<Target>>,
-    /// Who is served, by name.
+    /// The targets in order of name.
     pub targets: Vec<Arc<Target>>,
-    /// Who is served, by the host whose every path is theirs: what calls between services go by.
+    /// The targets by the host on which every path is theirs: calls between services use it.
     pub hosts: HashMap<String, Arc<Target>>,
-    /// The route that these have.
+    /// The route of these hosts.
     pub everywhere: Arc<str>,
-    /// What is in the directory and not served.
+    /// The files that are refused.
     pub refusals: Vec<Refusal>,
-    /// What was to be published: `targets` and `refusals` before routes were given out.
+    /// What was to be published: `targets` and `refusals` before routes were assigned.
     pub(super) wanted: Vec<Backend>,
     pub(super) refused: Vec<Refusal>,
     /// Every file was compiled or refused.
     pub complete: bool,
-    /// Services that are in the directory and do not answer.
+    /// Services in the directory that cannot serve.
     pub absent: Absentees,
 }
 
-/// The reading end: the snapshot of this moment, for the price of an atomic load.
+/// The reader: returns the current snapshot for the price of an atomic load.
 #[derive(Clone)]
 pub struct Current(pub(super) Arc<ArcSwap<Snapshot>>);
 
 impl Current {
-    /// The snapshot of this moment. Do not hold it across an await: clone the target out of it.
+    /// The current snapshot. Do not hold it across an await: clone the target out of it.
     pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
     }
 }
 
 impl Snapshot {
-    /// The service, or version of one, that has this name.
+    /// The service or version with this name.
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
         let place = self.targets.binary_search_by(|target| (*target.backend.name).cmp(name)).ok()?;
         self.targets.get(place)
     }
 
-    /// Puts a target at all of its routes, or refuses it whole.
+    /// Adds a target with all of its routes, or refuses it.
     pub(super) fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
         let backend = &target.backend;
         let called = host_of(&backend.name);
-        // Where both have a host of their own the router says so.
+        // The router reports a conflict between hosts of clients.
         let unhosted = |owner: &&Arc<Target>| backend.spec.host().is_none() || owner.backend.spec.host().is_none();
         if let Some(owner) = self.hosts.get(&called).filter(unhosted) {
-            let reason = format!("{} has the same name to who calls it", owner.backend.name);
+            let reason = format!("its host name for calls already belongs to {}", owner.backend.name);
             return Err(Refusal::new(&file_name(&backend.spec.path), reason, "give one of them another name"));
         }
         let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };

@@ -1,4 +1,4 @@
-//! Where requests go: who answers for a service, what stands before it, and the versions beside it.
+//! The target of requests: a service or version with its admission.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use lodge_traffic::admission::Admission;
 use lodge_traffic::routing::split::{InRotation, Split};
 use lodge_traffic::service::Service;
 
-/// A service, and what stands before it.
+/// A service or version, with its admission.
 pub struct Target {
-    /// Who answers.
+    /// What handles the requests.
     pub backend: Backend,
-    /// Who may ask. What it knows survives new versions: who is in flight, what is used of a rate.
+    /// The policies and limits. Their state survives new versions: requests in flight, tokens of rates.
     pub admission: Arc<Admission>,
-    /// The versions beside it that answer a part of its requests.
+    /// The versions that get a share of its requests.
     pub split: Option<Split<Target>>,
-    /// Places for requests that it is only shown: they take none of those that clients wait for.
+    /// The slots for mirrored requests, which take none of those for clients.
     pub shadow: Option<Admission>,
-    /// The service, when it is a version of one.
+    /// The service, for a version.
     pub of: Option<Arc<Service>>,
 }
 
 impl Target {
-    /// The service itself: the old target, if nothing about it is new.
+    /// The target of a service: the old one, if nothing has changed.
     pub(super) fn service(
         old: Option<&Arc<Self>>,
         backend: Backend,
@@ -44,12 +44,12 @@ impl Target {
         }
     }
 
-    /// Whether an operator has said that it is not to be asked; with a service all its versions are not.
+    /// Whether an operator has disabled it. Disabling a service disables its versions.
     pub fn is_disabled(&self) -> bool {
         self.backend.service.is_disabled() || self.of.as_ref().is_some_and(|service| service.is_disabled())
     }
 
-    /// What it gets of its service's requests.
+    /// Its share of its service's requests.
     pub(super) fn share(&self) -> TrafficShare {
         self.backend.spec.manifest.share.clone().unwrap_or_default()
     }
@@ -61,14 +61,14 @@ impl InRotation for Target {
     }
 }
 
-/// A version that wants more than others leave.
+/// The refusal of a version whose share is larger than what the others leave.
 pub(super) fn too_much(target: &Target, left: Percent) -> Refusal {
     let wants = target.share().percent;
-    let reason = format!("it wants {wants} of the requests, and other versions leave {left}");
+    let reason = format!("it wants {wants} of the requests, but other versions leave {left}");
     Refusal::new(&file_name(&target.backend.spec.path), reason, "lower `percent` in one of their manifests")
 }
 
-/// A version of what is not served.
+/// The refusal of a version whose service is not served.
 pub(super) fn alone(version: &Backend) -> Refusal {
     let (service, _) = version.spec.version_of().unwrap_or_default();
     let reason = format!("it is a version of {service}, which is not served");

@@ -1,7 +1,8 @@
-//! *When* to look at a directory, never what is there: events where the file system has them, and a slow poll always.
+//! *When* to scan a directory, never what is in it: on events where the file system has them, and always on a slow
+//! poll.
 //!
-//! Events are a hint that may be lost (NFS, bind mounts of some engines) or mean nothing (a touch); the poll is
-//! what makes a change seen for certain. An event that a file was renamed into place makes a scan take it sooner.
+//! Events are hints that may be lost (NFS, bind mounts of some engines) or mean nothing (a touch). The poll makes sure
+//! that every change is seen. An event for a file that was renamed into place makes the change effective sooner.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -15,22 +16,22 @@ use tokio::sync::Notify;
 
 use lodge_base::lock::lock;
 
-/// The most names that are remembered as renamed into place; more are taken as if there were no events.
+/// The maximum number of names that are remembered as renamed into place. Others are treated as without events.
 const PLACED: usize = 10_000;
 
 /// Ticks when a directory may have changed.
-pub struct Watch {
+pub struct DirectoryWatch {
     path: PathBuf,
     recursive: RecursiveMode,
     ticks: Ticks,
-    /// Names of files that were renamed into place and not written to since, as far as events say.
+    /// The names of files that were renamed into place and not written to since, according to events.
     placed: Arc<Mutex<HashSet<OsString>>>,
     armed: Option<Armed>,
-    /// Said once that there are no events.
+    /// The lack of events was logged.
     complained: bool,
 }
 
-/// The end of a [`Watch`] that waits for it.
+/// The receiver of a [`DirectoryWatch`]'s ticks.
 #[derive(Clone)]
 pub struct Ticks {
     poll: Duration,
@@ -38,33 +39,33 @@ pub struct Ticks {
 }
 
 struct Armed {
-    /// The directory itself, not its name: one that is replaced has to be watched anew.
+    /// The directory itself, not its name: a new directory under the name has to be watched anew.
     identity: (u64, u64),
     _watcher: RecommendedWatcher,
 }
 
-impl Watch {
+impl DirectoryWatch {
     /// Watches the directory `path`, which may not exist yet, and ticks at least every `poll`.
     pub fn new(path: &Path, poll: Duration) -> Self {
         let (recursive, ticks) = (RecursiveMode::NonRecursive, Ticks { poll, changed: Arc::default() });
         Self { path: path.to_owned(), recursive, ticks, placed: Arc::default(), armed: None, complained: false }
     }
 
-    /// Also everything below it.
+    /// Also watches all directories below it.
     #[must_use]
     pub fn recursive(mut self) -> Self {
         self.recursive = RecursiveMode::Recursive;
         self
     }
 
-    /// Watches the directory that is there now. Blocking. To be called *before* looking at it, so that no change
-    /// falls between the look and the watch.
+    /// Watches the directory that exists now. Blocking. To be called *before* a scan, so that no change is missed
+    /// between the scan and the watch.
     pub fn arm(&mut self) {
         let identity = identity(&self.path);
         if identity.is_some() && identity == self.armed.as_ref().map(|armed| armed.identity) {
             return;
         }
-        // The old watch first: two of them would tick for each other's removal.
+        // Drops the old watch first: two of them would tick for each other's removal.
         self.armed = None;
         let Some(identity) = identity else { return };
         match self.watcher() {
@@ -72,30 +73,30 @@ impl Watch {
             Err(error) if !self.complained => {
                 self.complained = true;
                 let poll = humantime::format_duration(self.ticks.poll);
-                tracing::warn!("no events for {}, looking every {poll}: {error}", self.path.display());
+                tracing::warn!("cannot watch {}, so it is scanned every {poll}: {error}", self.path.display());
             }
             Err(_) => {}
         }
     }
 
-    /// Ready when it is time to look. A change since the last tick is never forgotten.
+    /// Waits until it is time to scan. A change since the last tick is never lost.
     pub async fn tick(&self) {
         self.ticks.tick().await;
     }
 
-    /// What waits for its ticks while it is armed elsewhere.
+    /// The receiver of the ticks, for use while the watch is armed elsewhere.
     pub fn ticks(&self) -> Ticks {
         self.ticks.clone()
     }
 
-    /// Whether the file of this name was renamed into place and not written to since, as far as events say. An event
-    /// may come some milliseconds after what it tells.
+    /// Whether the file with this name was renamed into place and not written to since, according to events. An event
+    /// may arrive some milliseconds late.
     pub fn is_placed(&self, name: &OsStr) -> bool {
         lock(&self.placed).contains(name)
     }
 
     fn watcher(&self) -> notify::Result<RecommendedWatcher> {
-        // A set of its own: what an old watch still says is of another directory.
+        // A new set: late events of an old watch are about another directory.
         let (changed, placed) = (Arc::clone(&self.ticks.changed), Arc::clone(&self.placed));
         lock(&placed).clear();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -113,20 +114,20 @@ impl Watch {
 }
 
 impl Ticks {
-    /// Ready when it is time to look. A change since the last tick is never forgotten.
+    /// Waits until it is time to scan. A change since the last tick is never lost.
     pub async fn tick(&self) {
         let _ = tokio::time::timeout(self.poll, self.changed.notified()).await;
     }
 }
 
-/// Takes in what an event says of how files came to be where they are.
+/// Applies an event to the set of files that were renamed into place.
 fn place(placed: &mut HashSet<OsString>, event: &notify::Event) {
     let names = event.paths.iter().filter_map(|path| path.file_name());
     match event.kind {
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) if placed.len() < PLACED => {
             placed.extend(names.map(OsStr::to_owned));
         }
-        // Both ends of a rename were told one by one. Metadata say nothing of what is in a file.
+        // Some systems report the ends of a rename one by one. Changes of metadata do not change the content.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both) | ModifyKind::Metadata(_)) => {}
         _ => names.for_each(|name| {
             placed.remove(name);
@@ -134,7 +135,7 @@ fn place(placed: &mut HashSet<OsString>, event: &notify::Event) {
     }
 }
 
-/// What the scan itself does to files: it must not wake itself.
+/// Whether the event is caused by reading: a scan must not trigger itself.
 fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
@@ -149,31 +150,31 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
-    /// Far longer than an event takes, far shorter than the poll.
+    /// Much longer than an event takes, much shorter than the poll.
     const SOON: Duration = Duration::from_secs(5);
     const NEVER: Duration = Duration::from_secs(3600);
 
     #[tokio::test]
-    async fn ticks_for_changes_and_not_for_reading() {
+    async fn changes_tick_and_reads_do_not() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("a");
         std::fs::write(&file, "1").unwrap();
-        let mut watch = Watch::new(directory.path(), NEVER);
+        let mut watch = DirectoryWatch::new(directory.path(), NEVER);
         watch.arm();
         std::fs::write(&file, "2").unwrap();
         tokio::time::timeout(SOON, watch.tick()).await.unwrap();
-        // The rest of that write's events, then silence.
+        // The remaining events of that write, then silence.
         while tokio::time::timeout(Duration::from_millis(200), watch.tick()).await.is_ok() {}
         std::fs::read(&file).unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(200), watch.tick()).await.is_err(), "woken by a read");
     }
 
-    /// Only a rename puts a file there whole, and whatever is written to it later takes that back.
+    /// Only a rename makes a file appear complete, and a later write ends that.
     #[tokio::test]
-    async fn knows_what_was_renamed_into_place() {
+    async fn files_renamed_into_place_are_known() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let mut watch = Watch::new(directory.path(), NEVER);
+        let mut watch = DirectoryWatch::new(directory.path(), NEVER);
         watch.arm();
         let becomes = async |name: &str, placed: bool| {
             let start = std::time::Instant::now();
@@ -196,7 +197,7 @@ mod tests {
         becomes("a", true).await;
         std::fs::remove_file(at("a")).unwrap();
         becomes("a", false).await;
-        // Whoever makes it afterwards makes it piece by piece.
+        // A file that is created afterwards is written piece by piece.
         std::fs::write(at("new"), "3").unwrap();
         std::fs::rename(at("new"), at("a")).unwrap();
         becomes("a", true).await;
@@ -208,10 +209,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follows_a_directory_that_is_replaced() {
+    async fn a_replaced_directory_is_followed() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("guests");
-        let mut watch = Watch::new(&path, NEVER);
+        let mut watch = DirectoryWatch::new(&path, NEVER);
         watch.arm();
         for _ in 0..2 {
             std::fs::create_dir(&path).unwrap();
@@ -225,8 +226,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn polls_without_events() {
-        let watch = Watch::new(Path::new("/nowhere"), Duration::from_millis(50));
+    async fn without_events_the_poll_ticks() {
+        let watch = DirectoryWatch::new(Path::new("/nowhere"), Duration::from_millis(50));
         tokio::time::timeout(SOON, watch.tick()).await.unwrap();
     }
 }

@@ -9,7 +9,7 @@ use crate::guests::snapshot::Current;
 use lodge_base::telemetry::metrics::{self, Metrics};
 use lodge_runtime::compile::Reset;
 use lodge_traffic::admission::SharedLimits;
-use lodge_traffic::cache::Responses;
+use lodge_traffic::cache::ResponseCache;
 
 /// The interval between two rounds of jobs.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ pub(super) struct Housekeeping {
     current: Current,
     metrics: Arc<Metrics>,
     shared_limits: Arc<SharedLimits>,
-    responses: Option<Arc<Responses>>,
+    responses: Option<Arc<ResponseCache>>,
     /// The timer lag of the last rounds, the newest last.
     lags: VecDeque<Duration>,
     sampled: Instant,
@@ -38,7 +38,7 @@ impl Housekeeping {
         current: Current,
         metrics: Arc<Metrics>,
         shared_limits: Arc<SharedLimits>,
-        responses: Option<Arc<Responses>>,
+        responses: Option<Arc<ResponseCache>>,
     ) -> Self {
         let lags = VecDeque::with_capacity(LAGS);
         Self { current, metrics, shared_limits, responses, lags, sampled: Instant::now(), retained: 0 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use tokio::task::AbortHandle;
 
-use lodge_base::budget::Room;
+use lodge_base::budget::Reservation;
 use lodge_base::lock::lock;
 use lodge_traffic::proxy::outbound::Hold;
 
@@ -28,7 +28,7 @@ pub struct Transfer {
     /// Grows by what is written, and by [`PROGRESS`] whenever nothing is left to write.
     progress: AtomicUsize,
     /// Given back when the last byte is written, or the response is dropped.
-    pub(super) room: OnceLock<Room>,
+    pub(super) room: OnceLock<Reservation>,
     /// In the place of room.
     pub(super) hold: Mutex<Option<Hold>>,
     /// Its client took too little of it.

@@ -15,12 +15,12 @@ use super::respond::{Body, Reserve};
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
 use lodge_traffic::admission::Refusal;
-use lodge_traffic::cache::{self, Errand, Found, Responses, Settled};
+use lodge_traffic::cache::{self, CacheFill, Lookup, ResponseCache, Settled};
 use lodge_traffic::error::RequestError;
 
 /// How a request uses the cache.
 pub(super) struct CacheUse<'a> {
-    pub(super) responses: &'a Arc<Responses>,
+    pub(super) responses: &'a Arc<ResponseCache>,
     /// The rules of the responses, and their URI as it was routed. `None` for a call: it is not answered from the cache, but
     /// may change what is stored.
     pub(super) rules: Option<(Rules, Uri)>,
@@ -39,25 +39,25 @@ pub(super) async fn handle<B: RequestBody>(
     let version = request.version();
     let backend = &routed.target.backend;
     // Futures that only some requests need are boxed, here and below: any other is part of one that is moved for each request.
-    let mut errand = match rules {
-        None => responses.called(backend, &request),
+    let mut fill = match rules {
+        None => responses.invalidated_by_call(backend, &request),
         Some((rules, uri)) => {
             routed.target.admission.check_client(&routed.caller.view(request.headers(), routed.route))?;
             let at = (&uri, routed.route);
-            match Box::pin(responses.look(rules, at, backend, &mut request, record)).await {
-                Found::Kept(response) => return with_room(&routed, version, response, None, record),
-                Found::Ask(errand) => errand,
+            match Box::pin(responses.lookup(rules, at, backend, &mut request, record)).await {
+                Lookup::Hit(response) => return with_room(&routed, version, response, None, record),
+                Lookup::Miss(fill) => fill,
             }
         }
     };
-    let (target, unconditional) = (Arc::clone(&routed.target), errand.unconditional(&request));
+    let (target, unconditional) = (Arc::clone(&routed.target), fill.unconditional(&request));
     let again = Routed { target, mirror: None, judged: false, ..routed };
-    let result = Box::pin(admit_and_dispatch(routed, request, Some(&mut errand), record)).await;
-    let deadline = errand.deadline();
-    let response = match (errand.settle(result, record.request_id()), unconditional) {
+    let result = Box::pin(admit_and_dispatch(routed, request, Some(&mut fill), record)).await;
+    let deadline = fill.deadline();
+    let response = match (fill.settle(result, record.request_id()), unconditional) {
         (Settled::Done(result), _) => result?,
-        (Settled::Again(errand), Some(head)) => Box::pin(dispatch_again(&again, head, errand, record)).await?,
-        (Settled::Again(_), None) => return Err(cache::unconditional()),
+        (Settled::Retry(fill), Some(head)) => Box::pin(dispatch_again(&again, head, fill, record)).await?,
+        (Settled::Retry(_), None) => return Err(cache::unconditional()),
     };
     with_room(&again, version, response, deadline, record)
 }
@@ -67,26 +67,26 @@ pub(super) async fn handle<B: RequestBody>(
 async fn dispatch_again(
     routed: &Routed<'_>,
     head: http::request::Parts,
-    mut errand: Errand,
+    mut fill: CacheFill,
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     let body: mirror::AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::from_parts(head, body);
     let view = routed.caller.view(request.headers(), routed.route);
-    let deadline = errand.deadline().unwrap_or_else(|| record.start() + routed.target.backend.limits().wall);
+    let deadline = fill.deadline().unwrap_or_else(|| record.start() + routed.target.backend.limits().wall);
     let admitting = routed.target.admission.admit_again(&view, Instant::now());
     let admitted = tokio::time::timeout_at(deadline.into(), admitting).await;
     let result = match admitted.unwrap_or(Err(Refusal::QueueTimeout)) {
         Ok(permit) => {
             record.record_admission(&permit);
-            errand.begins(deadline);
+            fill.begin(deadline);
             dispatch(routed.admitted(permit, deadline, record), request).await
         }
         Err(refusal) => Err(refusal.into()),
     };
-    match errand.settle(result, record.request_id()) {
+    match fill.settle(result, record.request_id()) {
         Settled::Done(result) => result,
-        Settled::Again(_) => Err(cache::unconditional()),
+        Settled::Retry(_) => Err(cache::unconditional()),
     }
 }
 

@@ -11,7 +11,7 @@ use super::dispatch::{Admitted, dispatch};
 use super::mirror;
 use super::record::Record;
 use super::respond::Body;
-use crate::guests::absent::Why;
+use crate::guests::absent::AbsenceReason;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
 use crate::request::handler::{Caller, Handler};
@@ -20,7 +20,7 @@ use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::{Permit, Refusal};
-use lodge_traffic::cache::Errand;
+use lodge_traffic::cache::CacheFill;
 use lodge_traffic::error::RequestError;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
@@ -120,11 +120,11 @@ fn arrive<'a, B: RequestBody>(
 pub(super) fn admit_and_dispatch<B: RequestBody>(
     routed: Routed<'_>,
     request: Request<B>,
-    errand: Option<&mut Errand>,
+    fill: Option<&mut CacheFill>,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
-        let admitted = admit(&routed, request.headers(), errand, record).await?;
+        let admitted = admit(&routed, request.headers(), fill, record).await?;
         let Some((version, route)) = &routed.mirror else { return dispatch(admitted, request).await };
         let (request, copy) = mirror::duplicate(request);
         let (version, route) = (Arc::clone(version), Arc::clone(route));
@@ -138,7 +138,7 @@ pub(super) fn admit_and_dispatch<B: RequestBody>(
 async fn admit<'a>(
     routed: &'a Routed<'_>,
     headers: &http::HeaderMap,
-    errand: Option<&mut Errand>,
+    fill: Option<&mut CacheFill>,
     record: &'a mut Record,
 ) -> Result<Admitted<'a>, Refusal> {
     let (caller, target) = (routed.caller, &*routed.target);
@@ -149,7 +149,7 @@ async fn admit<'a>(
     }
     let own = record.record_admission(&permit) + target.backend.limits().wall;
     let deadline = caller.call.map_or(own, |call| own.min(call.deadline));
-    errand.into_iter().for_each(|errand| errand.begins(deadline));
+    fill.into_iter().for_each(|fill| fill.begin(deadline));
     Ok(routed.admitted(permit, deadline, record))
 }
 
@@ -230,8 +230,8 @@ fn absent(
         None => snapshot.absent.at(authority, head.uri.path(), &head.method, names),
     };
     Some(match why? {
-        Why::Starting => RequestError::Starting,
-        Why::Refused(why) => RequestError::Refused(why.clone(), explains),
+        AbsenceReason::Starting => RequestError::Starting,
+        AbsenceReason::Refused(why) => RequestError::Refused(why.clone(), explains),
     })
 }
 

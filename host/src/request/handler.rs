@@ -14,7 +14,7 @@ use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::telemetry::traces::Tracer;
 use lodge_traffic::admission::RequestView;
-use lodge_traffic::cache::Responses;
+use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::proxy::via::Via;
 use lodge_traffic::service::Service;
@@ -42,7 +42,7 @@ pub struct Handler {
     /// Whether clients are told why a file is refused.
     pub explains: bool,
     /// Answers that are kept, if any are.
-    pub responses: Option<Arc<Responses>>,
+    pub responses: Option<Arc<ResponseCache>>,
     /// The bytes of complete responses that are not written yet: `listener.unsent`.
     pub unsent: Arc<Budget>,
 }

@@ -216,7 +216,7 @@ impl Record {
     }
 }
 
-impl cache::Waiting for Record {
+impl cache::WaitObserver for Record {
     fn begin_waiting(&mut self) {
         self.begin_phase(Phase::Queue);
     }

@@ -26,8 +26,8 @@ pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
 use super::forward::Forwarded;
 use super::record::Record;
-use lodge_base::budget::{Budget, Room};
-use lodge_runtime::answer::{Answer, AnswerBody, is_headless, promised};
+use lodge_base::budget::{Budget, Reservation};
+use lodge_runtime::response::{GuestBody, GuestResponse, content_length, is_headless};
 use lodge_traffic::admission::{Permit, Upload};
 use lodge_traffic::cache::recorder::Recorder;
 use lodge_traffic::error::RequestError;
@@ -69,7 +69,7 @@ pub struct Reserve<'a> {
 pub struct Body {
     source: Source,
     /// For the bytes of a complete response.
-    room: Option<Room>,
+    room: Option<Reservation>,
     record: Option<Record>,
     /// Writes it down for others.
     recorder: Option<Recorder>,
@@ -101,19 +101,19 @@ impl Exchange<'_> {
         if let Some(size) = whole.and(body.exact_size()) {
             head.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(size));
         }
-        Body::of(Source::Streamed(Streamed::new(body, permit, promised(head), self.deadline, self.reserve)))
+        Body::of(Source::Streamed(Streamed::new(body, permit, content_length(head), self.deadline, self.reserve)))
     }
 }
 
 impl Reserve<'_> {
     /// Room for a complete response of so many bytes: `Some(None)` where it needs none, `None` where there is none.
-    pub fn room(self, bytes: usize) -> Option<Option<Room>> {
+    pub fn room(self, bytes: usize) -> Option<Option<Reservation>> {
         let needs = match self.version {
             Version::HTTP_2 => bytes.saturating_add(STREAM),
             _ if bytes <= BUFFERED => return Some(None),
             _ => bytes,
         };
-        self.unsent.room(needs).map(Some)
+        self.unsent.reserve(needs).map(Some)
     }
 }
 
@@ -123,12 +123,13 @@ impl Reserve<'_> {
 /// When there is none, or its head cannot go on the wire.
 pub fn holding(
     mut permit: Permit,
-    answer: Result<Answer, RequestError>,
+    answer: Result<GuestResponse, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let answer =
-        answer.and_then(Answer::sendable).inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))?;
-    let Answer { mut head, body } = answer;
+    let answer = answer
+        .and_then(GuestResponse::sendable)
+        .inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))?;
+    let GuestResponse { mut head, body } = answer;
     take_over(&mut head);
     permit.record_response(head.status, body.upload(), Instant::now);
     permit.write_headers(&mut head.headers);
@@ -219,7 +220,7 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
 
 /// Reads a body that is not sent, such as that of the response to HEAD, which a guest may write all the same. It may be the
 /// request's own body, which has no end that the guest's time limit would bring: the caller bounds it.
-async fn discard(mut body: AnswerBody, permit: Permit) {
+async fn discard(mut body: GuestBody, permit: Permit) {
     while let Some(Ok(_)) = poll_fn(|cx| body.poll_frame(cx)).await {}
     if let Some(afterwork) = body.afterwork() {
         afterwork.await;
@@ -311,7 +312,7 @@ impl Outbound for Body {
         }
     }
 
-    fn room(&mut self) -> Option<Room> {
+    fn room(&mut self) -> Option<Reservation> {
         self.room.take()
     }
 

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_lines_are_kept_within_bounds() {
+    fn the_number_and_size_of_lines_are_bounded() {
         let mut kept = LastLines::default();
         (0..MAX_LINES + 10).for_each(|n| kept.push(&n.to_string()));
         assert_eq!((kept.lines.len(), kept.lines.front().map(String::as_str)), (MAX_LINES, Some("10")));

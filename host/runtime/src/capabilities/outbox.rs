@@ -41,10 +41,10 @@ pub fn refuse(why: Error) -> SendFuture {
 
 /// The requests that a guest sent and that were not polled yet.
 #[derive(Default)]
-pub(super) struct Outbox(Mutex<VecDeque<Running>>);
+pub(super) struct Outbox(Mutex<VecDeque<SendTask>>);
 
 /// A request in progress. Its output says whether the response was still wanted.
-type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
+type SendTask = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl Outbox {
     /// Queues a request of a guest to which `depth` calls led, or spawns it. Dropping the returned future cancels it.
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_need_not_wait_has_no_task() {
+    async fn a_request_that_completes_at_once_has_no_task() {
         let outbox = Outbox::default();
         let pending = outbox.push(0, Box::new(async { response() }));
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -131,7 +131,7 @@ mod tests {
 
     /// This thread runs one of many requests that were sent together; the others are spawned.
     #[tokio::test]
-    async fn one_is_run_here_and_the_rest_elsewhere() {
+    async fn one_request_runs_here_and_the_others_in_tasks() {
         let (outbox, ran) = (Outbox::default(), Arc::<AtomicUsize>::default());
         let counts = || {
             let ran = Arc::clone(&ran);
@@ -152,7 +152,7 @@ mod tests {
 
     /// Otherwise a guest that only sends would never yield its thread.
     #[tokio::test]
-    async fn what_nobody_waits_for_lets_nobody_go_on() {
+    async fn an_unwanted_response_does_not_resume_the_guest() {
         let outbox = Outbox::default();
         drop(outbox.push(0, Box::new(async { response() })));
         assert!(!run(&outbox).await);
@@ -160,7 +160,7 @@ mod tests {
 
     /// Each of the two requests waits until the other one runs as well.
     #[tokio::test]
-    async fn what_waits_goes_on_side_by_side() {
+    async fn waiting_requests_run_concurrently() {
         let (outbox, both) = (Outbox::default(), Arc::new(tokio::sync::Barrier::new(2)));
         let waits = || {
             let both = Arc::clone(&both);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_within_calls_do_not_pile_up_on_one_stack() {
+    async fn deeply_nested_calls_get_a_task() {
         let outbox = Outbox::default();
         let pending = outbox.push(MAX_NESTED, Box::new(async { response() }));
         assert!(!run(&outbox).await, "the request was spawned already");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_with_whoever_asked() {
+    async fn dropping_the_response_cancels_the_request() {
         let outbox = Outbox::default();
         let (alive, mut gone) = oneshot::channel::<()>();
         let hangs = async move {

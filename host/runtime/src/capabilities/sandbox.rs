@@ -25,7 +25,7 @@ use lodge_traffic::error::RequestError;
 use lodge_traffic::service::Service;
 
 /// The guest's response, or the `wasi:http` error code that it returned instead.
-pub type GuestResponse = Result<http::Response<WasiBody>, Error>;
+pub type HandlerResult = Result<http::Response<WasiBody>, Error>;
 
 /// The shared state of a sandbox.
 pub struct Sandbox {
@@ -34,7 +34,7 @@ pub struct Sandbox {
     /// The CPU time of the current request.
     pub cpu: CpuMeter,
     /// The guest's response, once there is one.
-    pub head: Mutex<Option<GuestResponse>>,
+    pub head: Mutex<Option<HandlerResult>>,
     /// The current request's body was over the limit.
     pub body_too_large: AtomicBool,
     /// The current request's client broke off in the middle of its body.

@@ -1,7 +1,7 @@
-//! The host's own directory of machine code, whose entries carry a tag that takes its key to make.
+//! The host's own directory of machine code. Entries carry a tag that only its key can make.
 //!
-//! Machine code is run as it is, so an entry is only trusted under its tag (HMAC-SHA256), and only in a directory that
-//! nobody else can write to. Hosts may share a directory: entries appear whole, by rename.
+//! Machine code is executed without further checks, so an entry is only trusted with a valid tag (HMAC-SHA256), and
+//! only in a directory that no other user can write to. Hosts may share a directory: entries are renamed into place.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,13 +18,13 @@ use wasmtime::component::Component;
 use super::{ENTRY, deserialize};
 use lodge_base::config::{self, CacheDirectory};
 
-/// Bytes of the key and of a tag.
+/// The bytes of the key and of a tag.
 const KEY: usize = 32;
 /// The name of the key's file.
 const KEY_FILE: &str = "key";
-/// What files end in before they are entries.
+/// The extension of files that are not complete yet.
 const PARTIAL: &str = "part";
-/// A partial file this old belongs to a host that was killed.
+/// The age at which a partial file belongs to a host that was killed.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
 /// A directory of compiled components.
@@ -32,12 +32,12 @@ pub struct Directory {
     path: PathBuf,
     key: [u8; KEY],
     size: u64,
-    /// The last entry could not be written, and the log says so.
+    /// Writing the last entry failed, and that was logged.
     failing: AtomicBool,
 }
 
 impl Directory {
-    /// The directory that the configuration names; made if it is not there.
+    /// Opens the configured directory; creates it if it does not exist.
     ///
     /// # Errors
     /// Why it cannot be used.
@@ -47,22 +47,23 @@ impl Directory {
             CacheDirectory::At(path) => path.clone(),
             CacheDirectory::Auto => usual().ok_or("there is no home directory; set cache.directory")?,
         };
-        let key = key_in(&directory)
-            .map_err(|error| format!("{}: {error}; name another in cache.directory, or `off`", directory.display()))?;
+        let key = key_in(&directory).map_err(|error| {
+            format!("{}: {error}; set cache.directory to another directory, or to `off`", directory.display())
+        })?;
         Ok(Self { path: directory, key, size: config.size as u64, failing: AtomicBool::new(false) })
     }
 
-    /// The component in the entry with this name, if there is one that this host or one with the same key wrote.
+    /// Loads the component of the entry with this name, if a host with the same key wrote it.
     pub(super) fn load(&self, name: &str, engine: &Engine) -> Option<Component> {
         let path = self.path.join(name);
         let bytes = fs::read(&path).ok()?;
         let component = deserialize(engine, self.verified(name, &bytes)?).ok()?;
-        // The entry used longest ago is evicted first. If the time cannot be set, the order is only less good.
+        // The entry used longest ago is evicted first. Failing to set the time only affects that order.
         let _ = File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         Some(component)
     }
 
-    /// Machine code without its tag, if the tag is right.
+    /// The machine code without its tag, if the tag is valid.
     fn verified<'a>(&self, name: &str, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let (tag, code) = bytes.split_at_checked(KEY)?;
         if self.mac(name, code)?.verify_slice(tag).is_ok() {
@@ -72,7 +73,7 @@ impl Directory {
         None
     }
 
-    /// Every entry: its name and its machine code.
+    /// All entries, as name and machine code.
     ///
     /// # Errors
     /// When the directory or an entry cannot be read.
@@ -94,8 +95,8 @@ impl Directory {
         self.path.join(name).is_file()
     }
 
-    /// Stores machine code under this name. A directory that cannot be written to is no reason not to serve; the log
-    /// says so once, until an entry can be written again.
+    /// Stores machine code under this name. An error does not affect services: it is logged once, until an entry can be
+    /// written again.
     pub(super) fn store(&self, name: &str, code: &[u8]) {
         let write = || {
             let mac = self.mac(name, code).ok_or(io::ErrorKind::InvalidInput)?;
@@ -115,7 +116,7 @@ impl Directory {
         }
     }
 
-    /// Whether the last entry could not be written.
+    /// Whether writing the last entry failed.
     #[cfg(test)]
     pub(super) fn is_failing(&self) -> bool {
         self.failing.load(Relaxed)
@@ -123,11 +124,12 @@ impl Directory {
 
     /// Removes the entry with this name.
     pub(super) fn remove(&self, name: &str) {
-        // What cannot be removed is evicted some day.
+        // An entry that cannot be removed is evicted later.
         let _ = fs::remove_file(self.path.join(name));
     }
 
-    /// Removes the entries used longest ago until the rest is within bounds, and partial files of hosts that were killed.
+    /// Removes the entries used longest ago until the rest is within the bounds, and partial files of hosts that were
+    /// killed.
     fn evict(&self) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.path)? {
@@ -155,7 +157,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Over the name as well: an entry must not answer for another.
+    /// Includes the name, so that an entry cannot be renamed to another.
     fn mac(&self, name: &str, code: &[u8]) -> Option<Hmac<Sha256>> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
         mac.update(name.as_bytes());
@@ -164,21 +166,21 @@ impl Directory {
     }
 }
 
-/// Where caches of a user are by convention (XDG base directories).
+/// The conventional location for caches of a user (XDG base directories).
 pub(super) fn usual() -> Option<PathBuf> {
     let named = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")))?;
     Some(caches.join("lodge"))
 }
 
-/// The key of the cache in `directory`; makes both if they are not there.
+/// The key of the cache in `directory`. Creates both if they do not exist.
 fn key_in(directory: &Path) -> io::Result<[u8; KEY]> {
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let metadata = fs::metadata(directory)?;
     let me = rustix::process::geteuid().as_raw();
     if ![0, me].contains(&metadata.uid()) || metadata.mode() & 0o022 != 0 {
-        return refuse("others can write to it, and it holds code that is run unchecked");
+        return refuse("other users can write to it, and its code is run unchecked");
     }
     let path = directory.join(KEY_FILE);
     match fs::symlink_metadata(&path) {
@@ -191,7 +193,7 @@ fn key_in(directory: &Path) -> io::Result<[u8; KEY]> {
     fs::read(&path)?.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its key is damaged; remove it"))
 }
 
-/// Whole or not at all, and never over one that another host has just made.
+/// Writes a file atomically, and never over one that another host has just written.
 fn make_key(directory: &Path, path: &Path) -> io::Result<()> {
     let partial = write_partial(directory, &[&random::<KEY>()?])?;
     let linked = fs::hard_link(&partial, path);
@@ -208,7 +210,7 @@ fn write_partial(directory: &Path, parts: &[&[u8]]) -> io::Result<PathBuf> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
     let written = parts.iter().try_for_each(|part| file.write_all(part));
     if let Err(error) = written {
-        // A full disk: do not make it fuller.
+        // A partial file would waste space on a full disk.
         let _ = fs::remove_file(&path);
         return Err(error);
     }

@@ -1,7 +1,8 @@
-//! Machine code that was made with an image. It is trusted by digest: nobody needs a key to use it, so none is in a layer.
+//! Machine code that was made with an image. It is trusted by digest, so no key is needed to use it, and no layer
+//! contains one.
 //!
-//! The index lists the SHA-256 of every entry. It is believed only where nobody but root and the user of this process can
-//! write it; entries are believed when they have the digest in the index.
+//! The index lists the SHA-256 of every entry. It is trusted only if no user but root and that of this process can
+//! write it. Entries are trusted if they have the digest in the index.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,20 +18,20 @@ use lodge_manifest::digest::Digest;
 
 /// The name of the index.
 const INDEX: &str = "index";
-/// Bytes of an index: some 8,000 entries.
+/// The maximum bytes of an index: some 8,000 entries.
 const INDEX_BYTES: u64 = 1 << 20;
-/// Bytes of an entry.
+/// The maximum bytes of an entry.
 const ENTRY_BYTES: u64 = 1 << 30;
 
-/// A directory of compiled components that is only read.
+/// A read-only directory of compiled components.
 pub struct Sealed {
     path: PathBuf,
-    /// The digest of every entry, by its name.
+    /// The digests of the entries, by name.
     index: BTreeMap<String, String>,
 }
 
 impl Sealed {
-    /// The directory at `path`.
+    /// Opens the directory at `path`.
     ///
     /// # Errors
     /// Why it is not trusted, or cannot be read.
@@ -40,14 +41,17 @@ impl Sealed {
             let metadata = fs::metadata(place).map_err(|error| format!("{}: {error}", place.display()))?;
             let me = rustix::process::geteuid().as_raw();
             if ![0, me].contains(&metadata.uid()) || metadata.mode() & 0o022 != 0 {
-                return Err(format!("{}: others can write to it, and it says which code is run", place.display()));
+                return Err(format!(
+                    "{}: other users can write to it, and it decides which code is run",
+                    place.display()
+                ));
             }
         }
         let index = read(&file, INDEX_BYTES).map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(Self { path: path.to_owned(), index: lines(&String::from_utf8_lossy(&index)) })
     }
 
-    /// The component in the entry with this name, if its bytes have the digest in the index.
+    /// Loads the component of the entry with this name, if its bytes have the digest in the index.
     pub(super) fn load(&self, name: &str, engine: &Engine) -> Option<Component> {
         let digest = self.index.get(name)?;
         let path = self.path.join(name);
@@ -64,7 +68,7 @@ impl Sealed {
         self.index.contains_key(name)
     }
 
-    /// Writes entries, each a name and its machine code, beside those that are in the directory already.
+    /// Writes entries (name and machine code) in addition to those of the directory.
     ///
     /// # Errors
     /// When the directory cannot be written, or has an index that is not trusted.
@@ -89,8 +93,8 @@ fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
-/// Names and digests, in the form of `sha256sum`: `sha256sum -c index` checks a directory. A line of another form has no
-/// entry.
+/// The names and digests of an index, in the format of `sha256sum`: `sha256sum -c index` checks a directory. Malformed
+/// lines are ignored.
 fn lines(index: &str) -> BTreeMap<String, String> {
     let lines = index.lines().filter_map(|line| line.split_once("  "));
     lines.filter(|(_, name)| !name.contains('/')).map(|(digest, name)| (name.to_owned(), digest.to_owned())).collect()

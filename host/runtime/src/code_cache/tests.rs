@@ -11,8 +11,8 @@ fn open(path: &Path, size: usize) -> Result<Directory, String> {
     Directory::open(&config::Cache { directory: CacheDirectory::At(path.to_owned()), sealed: None, size })
 }
 
-fn cache(path: &Path, size: usize) -> Cache {
-    Cache { own: Some(open(path, size).expect("a cache")), sealed: None }
+fn cache(path: &Path, size: usize) -> CodeCache {
+    CodeCache { own: Some(open(path, size).expect("a cache")), sealed: None }
 }
 
 fn entries(path: &Path) -> Vec<PathBuf> {
@@ -22,19 +22,19 @@ fn entries(path: &Path) -> Vec<PathBuf> {
     entries
 }
 
-fn store(cache: &Cache, engine: &Engine, text: &str) -> Digest {
+fn store(cache: &CodeCache, engine: &Engine, text: &str) -> Digest {
     let digest = Digest::of(text.as_bytes());
     let code = engine.precompile_component(&wat::parse_str(WAT).unwrap()).unwrap();
-    cache.store(&Stamp::of(engine), digest, &code);
+    cache.store(&EngineStamp::of(engine), digest, &code);
     digest
 }
 
-fn load(cache: &Cache, engine: &Engine, digest: Digest) -> Option<Component> {
-    cache.load(&Stamp::of(engine), engine, digest)
+fn load(cache: &CodeCache, engine: &Engine, digest: Digest) -> Option<Component> {
+    cache.load(&EngineStamp::of(engine), engine, digest)
 }
 
 #[test]
-fn what_was_stored_is_loaded_by_every_host_with_the_key() {
+fn stored_code_is_loaded_by_hosts_with_the_same_key() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("deep/cache");
     let engine = Engine::default();
@@ -47,7 +47,7 @@ fn what_was_stored_is_loaded_by_every_host_with_the_key() {
 }
 
 #[test]
-fn nothing_is_trusted_but_what_a_host_wrote() {
+fn only_entries_with_a_valid_tag_are_trusted() {
     let directory = tempfile::tempdir().unwrap();
     let (path, engine) = (directory.path(), Engine::default());
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
@@ -60,10 +60,10 @@ fn nothing_is_trusted_but_what_a_host_wrote() {
     flipped[middle] ^= 1;
     for bad in [flipped, whole[..whole.len() - 1].to_vec(), whole[..10].to_vec(), Vec::new(), b"rubbish".repeat(99)] {
         fs::write(&first, bad).unwrap();
-        // One of the two is the entry that was spoiled, the other is sound.
+        // One of the two is the damaged entry, the other one is valid.
         assert_eq!([a, b].iter().filter(|digest| load(&cache, &engine, **digest).is_some()).count(), 1);
     }
-    // A sound entry under another's name.
+    // A valid entry under another's name.
     fs::copy(&second, &first).unwrap();
     assert_eq!([a, b].iter().filter(|digest| load(&cache, &engine, **digest).is_some()).count(), 1);
     // Written by a host with another key.
@@ -74,7 +74,7 @@ fn nothing_is_trusted_but_what_a_host_wrote() {
 }
 
 #[test]
-fn a_directory_that_others_write_to_is_not_used() {
+fn a_directory_that_others_can_write_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
     let open = || self::open(directory.path(), 1);
     assert!(open().is_ok());
@@ -84,11 +84,11 @@ fn a_directory_that_others_write_to_is_not_used() {
     }
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(directory.path().join("key"), fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(open().is_err(), "a key that others can read");
+    assert!(open().is_err(), "the key can be read by others");
 }
 
 #[test]
-fn the_longest_unused_goes_first() {
+fn the_least_recently_used_entry_is_evicted_first() {
     let directory = tempfile::tempdir().unwrap();
     let (path, engine) = (directory.path(), Engine::default());
     let one = {
@@ -99,7 +99,7 @@ fn the_longest_unused_goes_first() {
     };
     let cache = cache(path, usize::try_from(one * 2 + one / 2).unwrap());
     let (a, b) = (store(&cache, &engine, "a"), store(&cache, &engine, "b"));
-    // Both a while ago; then one of them is used.
+    // Both entries are old; then one of them is used.
     for entry in entries(path) {
         File::options().append(true).open(entry).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
     }
@@ -108,25 +108,25 @@ fn the_longest_unused_goes_first() {
     assert_eq!([a, b, c].map(|digest| load(&cache, &engine, digest).is_some()), [true, false, true]);
 }
 
-/// Code with the digest in the index is used without a key; whatever is changed, or listed by somebody else, is not.
+/// Code with the digest in the index is used without a key. Changed code, and an index that others can write, is not.
 #[test]
-fn what_is_sealed_is_trusted_by_digest() {
+fn sealed_code_is_trusted_by_digest() {
     let directory = tempfile::tempdir().unwrap();
     let (own, path) = (directory.path().join("own"), directory.path().join("sealed"));
     let engine = Engine::default();
     let a = store(&cache(&own, 1 << 30), &engine, "a");
     assert_eq!(seal(&open(&own, 1 << 30).unwrap(), &path), Ok(1));
     assert!(!path.join("key").exists());
-    let sealed = || Sealed::open(&path).map(|sealed| Cache { own: None, sealed: Some(sealed) });
+    let sealed = || Sealed::open(&path).map(|sealed| CodeCache { own: None, sealed: Some(sealed) });
     assert!(load(&sealed().unwrap(), &engine, a).is_some());
     assert!(load(&sealed().unwrap(), &engine, Digest::of(b"b")).is_none());
-    // An image that is built on another one adds to what is there.
+    // An image built on another one adds entries.
     let b = store(&cache(&own, 1 << 30), &engine, "b");
-    fs::remove_file(own.join(name(&Stamp::of(&engine), a))).unwrap();
+    fs::remove_file(own.join(name(&EngineStamp::of(&engine), a))).unwrap();
     assert_eq!(seal(&open(&own, 1 << 30).unwrap(), &path), Ok(1));
     let both = sealed().unwrap();
     assert!(load(&both, &engine, a).is_some() && load(&both, &engine, b).is_some());
-    // One byte of the code, and an entry that the index does not have.
+    // One changed byte of the code, and an entry that the index does not have.
     let [first, second] = <[PathBuf; 2]>::try_from(entries(&path)).unwrap();
     let whole = fs::read(&first).unwrap();
     let mut flipped = whole.clone();
@@ -144,15 +144,15 @@ fn what_is_sealed_is_trusted_by_digest() {
     for place in [path.join("index"), path.clone()] {
         let mode = fs::metadata(&place).unwrap().permissions();
         fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(sealed().is_err_and(|why| why.contains("others can write")), "{}", place.display());
+        assert!(sealed().is_err_and(|why| why.contains("other users can write")), "{}", place.display());
         fs::set_permissions(&place, mode).unwrap();
     }
     assert!(sealed().is_ok());
 }
 
-/// A full disk is reported once, and again after it could be written in between.
+/// A full disk is logged once, and again only after an entry could be written in between.
 #[test]
-fn a_directory_that_cannot_be_written_costs_no_service() {
+fn an_unwritable_directory_does_not_affect_services() {
     let directory = tempfile::tempdir().unwrap();
     let cache = cache(directory.path(), 1 << 30);
     let engine = Engine::default();

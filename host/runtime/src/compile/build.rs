@@ -1,4 +1,4 @@
-//! From a component's bytes to machine code: by which compiler, within which bounds, and what is said when it fails.
+//! Compilation of a component: by which compiler, within which bounds, and with which error message.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use tokio::sync::oneshot;
 
-use super::child::{Failure, Leash, Running};
+use super::child::{CancelOnDrop, Compilation, CompileError};
 use super::engine::{Linked, pool};
 use super::explain::{one_line, uncompilable};
-use super::job::{Job, Kind};
-use super::lane::Place;
+use super::job::{CodeKind, CompileJob};
+use super::lane::LanePlace;
 use super::source;
 use super::{Compiled, Compiler};
 use crate::code_cache::deserialize;
@@ -22,21 +22,21 @@ use lodge_base::cpu::scheduler;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
 
-/// In the name of every interface of WASI 0.3.
+/// Part of the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
 
-/// Wall time of a compilation by its CPU time. It runs at the lowest priority, so on a busy machine it waits for long; one
-/// that neither ends nor uses its CPU time hangs.
+/// The wall time that a compilation may take for each second of CPU time. It runs at the lowest priority, so it waits
+/// for long on a busy machine; one that takes longer hangs.
 const PATIENCE: u32 = 20;
 
-/// What one run of a compiler may take.
+/// The bounds of one run of a compiler.
 pub(super) struct Bounds {
-    /// The program that compiles; the host's own process if there is none.
+    /// The program that compiles; `None` compiles in the host's own process.
     program: Option<PathBuf>,
     threads: usize,
     memory: u64,
     time: Duration,
-    /// Threads of this process, for a host that can start no other.
+    /// The threads of this process, for a host that cannot start another.
     own: OnceLock<Option<rayon::ThreadPool>>,
     complained: AtomicBool,
 }
@@ -46,7 +46,7 @@ impl Bounds {
         let sizes = &config.engine;
         Self {
             program: config.program.compiler.clone(),
-            // All of them: at the lowest priority a compiler gives way to whoever serves.
+            // All cores: compilers have the lowest priority, so serving threads go first.
             threads: if sizes.compile_threads == 0 { scheduler::cores() } else { sizes.compile_threads },
             memory: sizes.compile_memory as u64,
             time: sizes.compile_time,
@@ -55,19 +55,25 @@ impl Bounds {
         }
     }
 
-    /// The longest that a compilation of up to four runs may take.
+    /// The maximum duration of a compilation of up to four runs.
     pub(super) fn patience(&self) -> Duration {
         self.time.saturating_mul(PATIENCE)
     }
 
-    /// Machine code of this kind. Blocking.
-    fn compile(&self, kind: Kind, running: &Running, component: &[u8], low: bool) -> Result<Vec<u8>, Failure> {
-        // What nobody waits for leaves half of the machine to those who do.
+    /// Returns machine code of this kind. Blocking.
+    fn compile(
+        &self,
+        kind: CodeKind,
+        running: &Compilation,
+        component: &[u8],
+        low: bool,
+    ) -> Result<Vec<u8>, CompileError> {
+        // A compilation that no request waits for leaves half of the machine to others.
         let threads = if low { (self.threads / 2).max(1) } else { self.threads };
-        let job = Job { kind, threads, memory: self.memory, time: self.time };
+        let job = CompileJob { kind, threads, memory: self.memory, time: self.time };
         if let Some(program) = &self.program {
             match running.compile(program, &job, component) {
-                Err(Failure::Unstarted(why)) => {
+                Err(CompileError::Unstarted(why)) => {
                     if !self.complained.swap(true, Relaxed) {
                         tracing::warn!(
                             "no process can be started to compile in ({}: {why}); compiling in this one, where \
@@ -80,28 +86,29 @@ impl Bounds {
             }
         }
         let own = self.own.get_or_init(|| pool(self.threads).ok()).as_ref();
-        let own = own.ok_or_else(|| Failure::Crashed("no thread can be started to compile on".into()))?;
+        let own = own.ok_or_else(|| CompileError::Crashed("cannot start a compiler thread".into()))?;
         let compiled =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| own.install(|| kind.compile(component))));
-        compiled.unwrap_or_else(|_| Err("the compiler failed".into())).map_err(Failure::Refused)
+        compiled.unwrap_or_else(|_| Err("the compiler failed".into())).map_err(CompileError::Refused)
     }
 
-    /// A failure in words: what happened to which file, and what to do.
-    fn refusal(&self, failure: Failure, file: &str) -> Refusal {
+    /// The error message for a failure.
+    fn refusal(&self, failure: CompileError, file: &str) -> Refusal {
         match failure {
-            Failure::Refused(why) => uncompilable(file, &why),
-            Failure::Memory => {
+            CompileError::Refused(why) => uncompilable(file, &why),
+            CompileError::Memory => {
                 let reason = format!("it needs more than {} to compile", ByteSize(self.memory).display().iec());
                 Refusal::new(file, reason, "raise engine.compile_memory")
             }
-            Failure::Time => self.late(file),
-            Failure::Killed => {
-                let reason = "its compiler was killed from outside, most likely because memory is short";
-                Refusal::new(file, reason, "give the machine more memory; it will be tried again").passing()
+            CompileError::Time => self.late(file),
+            CompileError::Killed => {
+                let reason =
+                    "its compiler was killed by another process, most likely because the machine is short of memory";
+                Refusal::new(file, reason, "give the machine more memory; Lodge will try again").passing()
             }
-            Failure::Crashed(how) | Failure::Unstarted(how) => {
-                let reason = format!("the compiler failed on it: {how}");
-                Refusal::new(file, reason, "report it to Lodge's authors, with the component")
+            CompileError::Crashed(how) | CompileError::Unstarted(how) => {
+                let reason = format!("the compiler crashed: {how}");
+                Refusal::new(file, reason, "report this to Lodge's authors, with the component")
             }
         }
     }
@@ -113,52 +120,53 @@ impl Bounds {
 }
 
 impl Compiler {
-    /// Compiles a component when it is its turn.
+    /// Compiles a component when there is a place for it.
     pub(super) async fn translate(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         let _waiting = self.metrics.compiling();
         let lane = if spec.size > super::tiers::SHORT { &self.long } else { &self.short };
         let place = lane.place(spec.size).await;
-        // Another service of the same component may have been before this one.
+        // Another service with the same component may have compiled it meanwhile.
         if let Some(code) = self.known(spec.digest) {
             return Ok(code);
         }
         Ok(self.remember(spec.digest, self.run(spec, place, false).await?))
     }
 
-    /// Compiles a component on a thread of its own, which a child process must not outlive. Gives it up with this future.
+    /// Compiles a component on a new thread, since a child process dies with the thread that started it. Dropping the
+    /// future cancels the compilation.
     pub(super) async fn run(
         self: &Arc<Self>,
         spec: &GuestSpec,
-        place: Place,
+        place: LanePlace,
         again: bool,
     ) -> Result<Compiled, Refusal> {
         let file = file_name(&spec.path);
         let (done, built) = oneshot::channel();
-        let running = Arc::new(Running::default());
-        let leash = Leash(Arc::clone(&running));
+        let running = Arc::new(Compilation::default());
+        let cancel_guard = CancelOnDrop(Arc::clone(&running));
         let (this, source) = (Arc::clone(self), spec.clone());
         let thread = std::thread::Builder::new().name("compile".into()).spawn(move || {
-            // Given up in this process it runs on, and keeps its place.
+            // A cancelled compilation in this process continues, and keeps its place.
             let _place = place;
-            // Nobody listens when it was given up.
+            // Fails if the compilation was cancelled.
             let _ = done.send(this.build(&source, &running, again));
         });
         thread.map_err(|error| {
-            Refusal::new(&file, format!("no thread can be started: {error}"), "it will be tried again").passing()
+            Refusal::new(&file, format!("cannot start a thread: {error}"), "Lodge will try again").passing()
         })?;
         let built = tokio::time::timeout(self.bounds.patience(), built).await;
-        drop(leash);
+        drop(cancel_guard);
         match built {
             Ok(Ok(built)) => built,
-            Ok(Err(_)) => Err(self.bounds.refusal(Failure::Crashed("its thread panicked".into()), &file)),
-            // Not its CPU time: the machine was busy.
+            Ok(Err(_)) => Err(self.bounds.refusal(CompileError::Crashed("its thread panicked".into()), &file)),
+            // The compilation did not use its CPU time: the machine was busy.
             Err(_) if again => Err(self.bounds.late(&file).passing()),
             Err(_) => Err(self.bounds.late(&file)),
         }
     }
 
-    /// Compiles a component and keeps the machine code. With `again` for a second time, and better.
-    fn build(&self, spec: &GuestSpec, running: &Running, again: bool) -> Result<Compiled, Refusal> {
+    /// Compiles a component and stores the machine code. `again` compiles with optimisations for the second time.
+    fn build(&self, spec: &GuestSpec, running: &Compilation, again: bool) -> Result<Compiled, Refusal> {
         let file = file_name(&spec.path);
         let component = source::read(spec)?;
         let start = Instant::now();
@@ -175,25 +183,25 @@ impl Compiler {
                     self.metrics.compiled.record(start.elapsed());
                     return self.take_in(linked, kind, &code, spec);
                 }
-                // Another compiler, or another engine, may be able to.
-                Err(failure @ (Failure::Refused(_) | Failure::Crashed(_))) if !running.is_given_up() => {
+                // Another compiler or engine may succeed.
+                Err(failure @ (CompileError::Refused(_) | CompileError::Crashed(_))) if !running.is_cancelled() => {
                     last = Some(failure);
                 }
                 Err(failure) => {
-                    // A service that runs already is worth another attempt: what its compiler gets depends on all others.
-                    let may_pass = again && failure == Failure::Memory;
+                    // Another attempt may succeed: the memory of a compiler depends on all others.
+                    let may_pass = again && failure == CompileError::Memory;
                     let refusal = self.bounds.refusal(failure, &file);
                     return Err(if may_pass { refusal.passing() } else { refusal });
                 }
             }
         }
-        Err(self.bounds.refusal(last.unwrap_or(Failure::Killed), &file))
+        Err(self.bounds.refusal(last.unwrap_or(CompileError::Killed), &file))
     }
 
-    /// Links machine code that a compiler of ours has made, and stores it.
-    fn take_in(&self, linked: Arc<Linked>, kind: Kind, code: &[u8], spec: &GuestSpec) -> Result<Compiled, Refusal> {
+    /// Links machine code from one of Lodge's compilers, and stores it.
+    fn take_in(&self, linked: Arc<Linked>, kind: CodeKind, code: &[u8], spec: &GuestSpec) -> Result<Compiled, Refusal> {
         let file = file_name(&spec.path);
-        // The engine has bounds of its own for what it runs, such as the number of memories.
+        // The engine has further bounds than the compiler, such as the number of memories.
         let component = deserialize(&linked.engine, code).map_err(|error| uncompilable(&file, &one_line(&error)))?;
         let compiled = self.link(linked, kind, &component, &file)?;
         if let Some((cache, stamp)) = self.cache.as_ref().zip(self.stamp(kind)) {
@@ -202,7 +210,7 @@ impl Compiler {
         Ok(compiled)
     }
 
-    /// From the disk, if it was compiled before. Blocking.
+    /// Loads machine code from the disk, if it was compiled before. Blocking.
     pub(super) fn cached(&self, spec: &GuestSpec) -> Option<Compiled> {
         let cache = self.cache.as_ref()?;
         let found = self.stored().into_iter().find_map(|kind| {
@@ -217,10 +225,10 @@ impl Compiler {
     }
 }
 
-/// The program that is running, to be started again as a compiler: on Linux also when its file was replaced.
+/// The path of the running program, to start it as a compiler. On Linux this works after the file was replaced.
 ///
 /// # Errors
-/// When the system does not say where it is.
+/// When the system does not provide the path.
 pub fn this_program() -> io::Result<PathBuf> {
     if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
 }

@@ -1,4 +1,4 @@
-//! Compiles in a process of its own ([`worker`](super::worker)), and says in words how that ended.
+//! Compilation in a child process ([`worker`](super::worker)), and the error messages for its failures.
 
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -9,103 +9,104 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::job::{self, Job};
+use super::job::{self, CompileJob};
 use super::worker;
 use lodge_base::lock::lock;
 
-/// Bytes of a child's standard error that are looked at: the message of one panic.
+/// The maximum number of bytes read from a child's standard error: enough for one panic message.
 const WORDS: u64 = 4 << 10;
 
-/// Between the end of a child's output and its own.
+/// How long a child may take to end after it has closed its output.
 const END: Duration = Duration::from_secs(2);
 
 /// Why there is no machine code.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// The compiler says what is wrong with the component.
+pub(super) enum CompileError {
+    /// The compiler's error message.
     Refused(String),
-    /// It needs more memory than it may have.
+    /// It exceeded its memory.
     Memory,
-    /// It needs more CPU time than it may have.
+    /// It exceeded its CPU time.
     Time,
-    /// Something outside of Lodge killed it: most likely the system, because memory is short.
+    /// It was killed by another process, most likely the kernel, because memory is short.
     Killed,
-    /// It crashed, and this is known of that.
+    /// It crashed, with these details.
     Crashed(String),
-    /// No child can be started here, for this reason.
+    /// The child process could not be started, for this reason.
     Unstarted(String),
 }
 
-/// A compilation that can be given up from another thread.
+/// A compilation that another thread can cancel.
 #[derive(Default)]
-pub(super) struct Running(Mutex<State>);
+pub(super) struct Compilation(Mutex<ChildState>);
 
 #[derive(Default)]
-enum State {
+enum ChildState {
     #[default]
     Idle,
     At(Child),
-    /// With the killed child, until the thread that started it has reaped it.
+    /// A child was killed, and the thread that started it has not reaped it yet.
     GivenUp(Option<Child>),
 }
 
-/// Gives a compilation up when it is dropped. Never blocks: it is dropped on threads that serve requests.
-pub(super) struct Leash(pub(super) Arc<Running>);
+/// Cancels a compilation when it is dropped. Never blocks, since serving threads drop it.
+pub(super) struct CancelOnDrop(pub(super) Arc<Compilation>);
 
-impl Drop for Leash {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         let mut state = lock(&self.0.0);
         let child = match std::mem::take(&mut *state) {
-            State::At(mut child) => {
-                // The kernel may need long to end a process that holds much memory. The compile thread reads the end of its
+            ChildState::At(mut child) => {
+                // The kernel may take long to end a process with much memory. The compile thread reads the end of its
                 // output and reaps it.
                 let _ = child.kill();
                 Some(child)
             }
-            State::GivenUp(child) => child,
-            State::Idle => None,
+            ChildState::GivenUp(child) => child,
+            ChildState::Idle => None,
         };
-        *state = State::GivenUp(child);
+        *state = ChildState::GivenUp(child);
     }
 }
 
-impl Running {
-    /// Whether it was given up.
-    pub(super) fn is_given_up(&self) -> bool {
-        matches!(*lock(&self.0), State::GivenUp(_))
+impl Compilation {
+    /// Whether it was cancelled.
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(*lock(&self.0), ChildState::GivenUp(_))
     }
 
-    /// Has `program` compile a component. Blocking, and to be called on a thread that lives until the child has ended:
-    /// the kernel kills a child when the thread that started it is gone.
+    /// Compiles a component with `program`. Blocking. Call it on a thread that lives until the child has ended: the
+    /// kernel kills a child when the thread that started it ends.
     ///
     /// # Errors
-    /// How it ended, when that is not with machine code.
-    pub(super) fn compile(&self, program: &Path, job: &Job, component: &[u8]) -> Result<Vec<u8>, Failure> {
+    /// Returns how the child ended, unless it returned machine code.
+    pub(super) fn compile(&self, program: &Path, job: &CompileJob, component: &[u8]) -> Result<Vec<u8>, CompileError> {
         let mut command = Command::new(program);
-        // Nothing of the host's environment, which may hold secrets, and no directory of its own.
+        // An empty environment, since the host's may contain secrets, and no directory of its own.
         command.arg(worker::ARGUMENT).env_clear().current_dir("/");
-        // KiB of address space that the allocator takes at a time: 1 GiB if nothing is said, which would be most of its bound.
+        // The address space that the allocator reserves at a time, in KiB. Its default of 1 GiB would be most of the
+        // child's limit.
         command.env("MIMALLOC_ARENA_RESERVE", "16384");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| Failure::Unstarted(error.to_string()))?;
+        let mut child = command.spawn().map_err(|error| CompileError::Unstarted(error.to_string()))?;
         let (Some(stdin), Some(mut stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(Failure::Unstarted("it has no pipes".into()));
+            return Err(CompileError::Unstarted("the child has no pipes".into()));
         };
-        let given_up = {
+        let cancelled = {
             let mut state = lock(&self.0);
-            if matches!(*state, State::Idle) {
-                *state = State::At(child);
+            if matches!(*state, ChildState::Idle) {
+                *state = ChildState::At(child);
                 None
             } else {
                 Some(child)
             }
         };
-        if let Some(mut child) = given_up {
+        if let Some(mut child) = cancelled {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(Failure::Killed);
+            return Err(CompileError::Killed);
         }
         let said = std::thread::spawn(move || {
             let (mut text, mut stderr) = (Vec::new(), stderr);
@@ -121,24 +122,25 @@ impl Running {
         match (answer, status) {
             (Ok(answer), Some(_)) => answer.map_err(refused),
             (Err(_), Some(status)) => Err(ended(status, said)),
-            (_, None) => Err(Failure::Killed),
+            (_, None) => Err(CompileError::Killed),
         }
     }
 
-    /// The child's end, unless it was given up; reaped in either case. Blocking. One that `ends` by itself, since its pipes are closed, has a moment to say how.
+    /// Waits for the child to end unless the compilation was cancelled, and reaps it. Blocking. With `ends` the child
+    /// has closed its pipes, and gets a moment to end by itself.
     fn end(&self, ends: bool) -> Option<ExitStatus> {
         let mut state = lock(&self.0);
         let mut child = match std::mem::take(&mut *state) {
-            State::At(child) => child,
-            State::GivenUp(killed) => {
-                *state = State::GivenUp(None);
+            ChildState::At(child) => child,
+            ChildState::GivenUp(killed) => {
+                *state = ChildState::GivenUp(None);
                 drop(state);
                 if let Some(mut child) = killed {
                     let _ = child.wait();
                 }
                 return None;
             }
-            State::Idle => return None,
+            ChildState::Idle => return None,
         };
         drop(state);
         let start = Instant::now();
@@ -156,34 +158,34 @@ impl Running {
 fn converse(
     mut stdin: ChildStdin,
     stdout: &mut ChildStdout,
-    job: &Job,
+    job: &CompileJob,
     component: &[u8],
 ) -> io::Result<Result<Vec<u8>, String>> {
     job.write(std::process::id(), component, &mut stdin)?;
     drop(stdin);
-    // It cannot have more than its memory.
+    // It cannot use more than its memory limit.
     job::read_answer(stdout, job.memory)
 }
 
-/// A refusal in the compiler's words, but for those that mean that memory was short.
-fn refused(why: String) -> Failure {
-    if why.contains("Cannot allocate memory") { Failure::Memory } else { Failure::Refused(why) }
+/// Converts the compiler's error message, which may mean that memory was short.
+fn refused(why: String) -> CompileError {
+    if why.contains("Cannot allocate memory") { CompileError::Memory } else { CompileError::Refused(why) }
 }
 
-/// What the end of a child that did not answer means.
-fn ended(status: ExitStatus, said: String) -> Failure {
+/// The failure of a child that returned nothing.
+fn ended(status: ExitStatus, said: String) -> CompileError {
     let signal = status.signal().unwrap_or_default();
     if signal == Signal::XCPU.as_raw() {
-        return Failure::Time;
+        return CompileError::Time;
     }
-    // Rust's own words, before it aborts.
+    // The message of Rust's runtime before it aborts.
     if said.contains("memory allocation of") || said.contains("Cannot allocate memory") {
-        return Failure::Memory;
+        return CompileError::Memory;
     }
     if signal == Signal::KILL.as_raw() {
-        return Failure::Killed;
+        return CompileError::Killed;
     }
-    Failure::Crashed(if said.is_empty() { status.to_string() } else { format!("{status}: {said}") })
+    CompileError::Crashed(if said.is_empty() { status.to_string() } else { format!("{status}: {said}") })
 }
 
 #[cfg(test)]
@@ -191,73 +193,73 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::compile::Kind;
+    use crate::compile::CodeKind;
 
     #[test]
-    fn ends_in_words() {
+    fn each_end_has_its_failure() {
         let by = |signal: Signal| ExitStatus::from_raw(signal.as_raw());
-        assert_eq!(ended(by(Signal::XCPU), String::new()), Failure::Time);
-        assert_eq!(ended(by(Signal::ABORT), "memory allocation of 8 bytes failed".into()), Failure::Memory);
-        assert_eq!(ended(by(Signal::KILL), String::new()), Failure::Killed);
-        let Failure::Crashed(words) = ended(by(Signal::SEGV), String::new()) else { panic!("a crash") };
+        assert_eq!(ended(by(Signal::XCPU), String::new()), CompileError::Time);
+        assert_eq!(ended(by(Signal::ABORT), "memory allocation of 8 bytes failed".into()), CompileError::Memory);
+        assert_eq!(ended(by(Signal::KILL), String::new()), CompileError::Killed);
+        let CompileError::Crashed(words) = ended(by(Signal::SEGV), String::new()) else { panic!("a crash") };
         assert!(words.contains("11"), "{words}");
     }
 
-    /// Programs that are no compilers, and one that is not there: nothing hangs, and each end has its words.
+    /// Programs that are not compilers, and one that does not exist: nothing hangs, and each end has its failure.
     #[test]
-    fn strange_compilers() {
-        let kind = Kind { concurrent: false, baseline: false };
-        let job = Job { kind, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
-        let compile = |program: &str| Running::default().compile(Path::new(program), &job, &[0; 1_000]);
-        assert!(matches!(compile("/nowhere/lodge"), Err(Failure::Unstarted(_))));
-        let Err(Failure::Crashed(words)) = compile("/bin/false") else { panic!("it does not compile") };
+    fn other_programs_fail() {
+        let kind = CodeKind { concurrent: false, baseline: false };
+        let job = CompileJob { kind, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
+        let compile = |program: &str| Compilation::default().compile(Path::new(program), &job, &[0; 1_000]);
+        assert!(matches!(compile("/nowhere/lodge"), Err(CompileError::Unstarted(_))));
+        let Err(CompileError::Crashed(words)) = compile("/bin/false") else { panic!("it does not compile") };
         assert!(words.contains("exit status: 1"), "{words}");
-        // Says something that is no answer, and would go on for ever.
+        // Writes invalid output, and does not end.
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rubbish");
         std::fs::write(&path, "#!/bin/sh\nexec yes rubbish").unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        assert!(matches!(compile(path.to_str().unwrap()), Err(Failure::Killed | Failure::Crashed(_))));
-        // Given up before it begins: it is not begun.
-        let running = Arc::new(Running::default());
-        drop(Leash(Arc::clone(&running)));
-        assert_eq!(running.compile(Path::new("/bin/cat"), &job, b""), Err(Failure::Killed));
-        assert!(running.is_given_up());
+        assert!(matches!(compile(path.to_str().unwrap()), Err(CompileError::Killed | CompileError::Crashed(_))));
+        // A compilation that was cancelled before it began does not begin.
+        let running = Arc::new(Compilation::default());
+        drop(CancelOnDrop(Arc::clone(&running)));
+        assert_eq!(running.compile(Path::new("/bin/cat"), &job, b""), Err(CompileError::Killed));
+        assert!(running.is_cancelled());
     }
 
-    /// Giving a compilation up kills the child and leaves the wait for its end to the thread that compiles.
+    /// Cancelling kills the child, and leaves waiting for its end to the compile thread.
     #[test]
-    fn giving_up_does_not_wait() {
+    fn cancelling_does_not_block() {
         let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
-        // A process that ended is in this list until somebody has waited for it.
+        // A process stays in this list until it is reaped.
         let listed = PathBuf::from(format!("/proc/{}", child.id()));
-        let running = Arc::new(Running(Mutex::new(State::At(child))));
-        drop(Leash(Arc::clone(&running)));
-        assert!(running.is_given_up());
-        assert!(listed.exists(), "the thread that gives up has waited");
+        let running = Arc::new(Compilation(Mutex::new(ChildState::At(child))));
+        drop(CancelOnDrop(Arc::clone(&running)));
+        assert!(running.is_cancelled());
+        assert!(listed.exists(), "the cancelling thread has reaped the child");
         assert_eq!(running.end(false), None);
-        assert!(!listed.exists(), "the thread that compiles has not waited");
-        assert!(running.is_given_up());
+        assert!(!listed.exists(), "the compile thread has not reaped the child");
+        assert!(running.is_cancelled());
     }
 
-    /// A child that reads and never answers ends when nobody waits for it any more.
+    /// A child that returns nothing is killed when the compilation is cancelled.
     #[test]
-    fn given_up() {
+    fn cancelling_kills_the_child() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("slow");
         std::fs::write(&path, "#!/bin/sh\nexec sleep 1000").unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let kind = Kind { concurrent: false, baseline: false };
-        let job = Job { kind, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
-        let running = Arc::new(Running::default());
+        let kind = CodeKind { concurrent: false, baseline: false };
+        let job = CompileJob { kind, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
+        let running = Arc::new(Compilation::default());
         let thread = std::thread::spawn({
             let running = Arc::clone(&running);
             move || running.compile(&path, &job, b"component")
         });
-        while !matches!(*lock(&running.0), State::At(_)) {
+        while !matches!(*lock(&running.0), ChildState::At(_)) {
             std::thread::yield_now();
         }
-        drop(Leash(running));
-        assert_eq!(thread.join().unwrap(), Err(Failure::Killed));
+        drop(CancelOnDrop(running));
+        assert_eq!(thread.join().unwrap(), Err(CompileError::Killed));
     }
 }

@@ -1,28 +1,28 @@
-//! Why a component cannot be served, and what to do about it: from what the engine says.
+//! The refusal of a component, with a remedy, from the engine's error.
 
 use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use lodge_base::config::limits::MAX_TABLE_ELEMENTS;
 use lodge_manifest::refusal::Refusal;
 
-/// Which of the two HTTP worlds a component exports.
+/// The HTTP world that a component exports.
 #[derive(Clone, Copy)]
-pub(super) enum Handler {
+pub(super) enum HttpWorld {
     P2,
     P3,
 }
 
-/// The world that these exports belong to.
+/// The world of these exports.
 ///
 /// # Errors
-/// When that is none that Lodge serves.
-pub(super) fn handler_of(exports: &[String], file: &str) -> Result<Handler, Refusal> {
+/// When it is not one that Lodge serves.
+pub(super) fn handler_of(exports: &[String], file: &str) -> Result<HttpWorld, Refusal> {
     let version = |interface: &str| {
         exports.iter().find_map(|export| export.strip_prefix(interface)?.strip_prefix('@').map(str::to_owned))
     };
     let (new, old) = (version("wasi:http/handler"), version("wasi:http/incoming-handler"));
     match (new.as_deref(), old.as_deref()) {
-        (Some(new), _) if is_final(new, "0.3.") => Ok(Handler::P3),
-        (_, Some(old)) if is_final(old, "0.2.") => Ok(Handler::P2),
+        (Some(new), _) if is_final(new, "0.3.") => Ok(HttpWorld::P3),
+        (_, Some(old)) if is_final(old, "0.2.") => Ok(HttpWorld::P2),
         (None, None) => Err(no_handler(exports, file)),
         (new, old) => {
             let version = new.or(old).unwrap_or_default();
@@ -50,11 +50,12 @@ fn is_final(version: &str, line: &str) -> bool {
 }
 
 pub(crate) fn misshapen(file: &str, detail: &str) -> Refusal {
-    let reason = format!("its wasi:http export has another shape than the standard's: {detail}");
+    let reason = format!("its wasi:http export does not have the type of the standard: {detail}");
     Refusal::new(file, reason, "rebuild it against the WIT of wasi:http 0.2 or 0.3")
 }
 
-/// A component that the engine does not take. What goes over the size of a sandbox is named by wasmtime's pool.
+/// The refusal of a component that the engine does not compile. wasmtime's pool names what exceeds the size of a
+/// sandbox.
 pub(super) fn uncompilable(file: &str, text: &str) -> Refusal {
     let (reason, remedy) = if text.contains("which exceeds the configured maximum of") {
         let most = format!("{CORE_INSTANCES} core instances, {MEMORIES} memories and {TABLES} tables");
@@ -75,7 +76,7 @@ pub(super) fn uncompilable(file: &str, text: &str) -> Refusal {
     Refusal::new(file, reason, remedy)
 }
 
-/// What wasmtime says of features of WebAssembly that the engine is built without, and their names.
+/// What wasmtime's errors contain for WebAssembly features that the engine is built without, and the names of these.
 const LACKING: [(&[&str], &str); 3] = [
     (&["gc proposal", "the gc feature", "gc support", "gc types are disallowed"], "garbage-collected types (WasmGC)"),
     (&["exceptions proposal"], "exceptions"),
@@ -94,7 +95,7 @@ const OWN: [&str; 8] = [
     "wasi:logging",
 ];
 
-/// Interfaces that other hosts implement, by the beginning of their names: what Lodge lacks, and what to do instead.
+/// Interfaces that other hosts implement, by the beginning of their names, with what Lodge lacks and the alternative.
 const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["wasi:keyvalue/", "fermyon:spin/key-value", "spin:key-value/", "wasmcloud:keyvalue/"],
@@ -103,7 +104,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     ),
     (
         &["wasi:config/", "fermyon:spin/variables", "fermyon:spin/config", "spin:variables/", "wasmcloud:secrets/"],
-        "store of configuration",
+        "configuration store",
         "put the values under [env] in its manifest, and read environment variables",
     ),
     (
@@ -152,7 +153,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["wasi:otel/"], "OpenTelemetry interface", "build it without that import: Lodge traces and counts its requests"),
 ];
 
-/// A component that imports what the linker does not have. wasmtime names it between backticks.
+/// The refusal of a component with an import that the linker does not have. wasmtime names it between backticks.
 pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
     let text = one_line(error);
     let missing = text.split('`').nth(1).unwrap_or_default();
@@ -181,7 +182,7 @@ pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
     Refusal::new(file, format!("it imports {missing}, {kind}"), remedy)
 }
 
-/// An error and its causes.
+/// An error with its causes, in one line.
 pub(super) fn one_line(error: &wasmtime::Error) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! One run of the compiler: what it is asked for, what it gives, and how both are written between two processes.
+//! One run of the compiler: its job and its result, and how both are written between two processes.
 //!
 //! Both ends are the same program, so the format has no versions. All numbers are little-endian.
 
@@ -7,62 +7,62 @@ use std::time::Duration;
 
 use wasmtime::{Engine, Strategy, WasmFeatures};
 
-/// The first bytes of a job, to tell it from whatever else may stand on somebody's standard input.
+/// The first bytes of a job, to distinguish it from other input.
 const MAGIC: [u8; 8] = *b"lodgejob";
-/// Bytes before a component: the magic, four numbers and two flags.
+/// The bytes before a component: the magic, four numbers and two flags.
 const HEAD: usize = 8 + 4 * 8 + 2;
-/// Bytes before machine code or a message: what it is, and its length.
+/// The bytes before machine code or a message: its type and its length.
 const ANSWER: usize = 1 + 8;
 
-/// What a component is compiled for. Machine code of one kind does not run on the engine of another.
+/// The kind of machine code. Code of one kind does not run on the engine of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Kind {
+pub struct CodeKind {
     /// With the bookkeeping of concurrent tasks, which WASI 0.3 needs.
     pub concurrent: bool,
-    /// By Winch: about a fifth of Cranelift's time, for slower code.
+    /// Compiled by Winch: in about a fifth of Cranelift's time, to slower code.
     pub baseline: bool,
 }
 
 /// The bounds of one run of the compiler.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Job {
-    pub(super) kind: Kind,
-    /// Threads that it may use.
+pub(super) struct CompileJob {
+    pub(super) kind: CodeKind,
+    /// The number of threads.
     pub(super) threads: usize,
-    /// Bytes of address space.
+    /// The bytes of address space.
     pub(super) memory: u64,
-    /// CPU time of all its threads. The system counts whole seconds, so it is rounded up.
+    /// The CPU time of all threads. The system counts whole seconds, so it is rounded up.
     pub(super) time: Duration,
 }
 
-impl Kind {
-    /// Sets what machine code depends on. A host's engine and a compiler's must agree in all of it.
+impl CodeKind {
+    /// Sets what machine code depends on. The engines of a host and of its compilers must agree in all of it.
     pub(super) fn configure(self, config: &mut wasmtime::Config) {
         config
             .strategy(if self.baseline { Strategy::Winch } else { Strategy::Cranelift })
             .epoch_interruption(true)
-            // wasmtime 48.0.8 without its `gc` feature still takes modules with subtypes of function types, and the first
+            // wasmtime 48.0.8 without its `gc` feature accepts modules with subtypes of function types, and the first
             // indirect call through one with another signature aborts the process (RUSTSEC-2026-0570).
             .wasm_features(WasmFeatures::GC, false)
             .wasm_component_model_async(self.concurrent)
             .concurrency_support(self.concurrent);
     }
 
-    /// An engine that only compiles: it reserves no address space.
+    /// Creates an engine that only compiles: it reserves no address space.
     pub(super) fn engine(self) -> wasmtime::Result<Engine> {
         let mut config = wasmtime::Config::new();
         self.configure(&mut config);
         Engine::new(&config)
     }
 
-    /// Machine code for a component, or why there is none.
+    /// Compiles a component, or returns why that failed.
     pub(super) fn compile(self, component: &[u8]) -> Result<Vec<u8>, String> {
         self.engine().and_then(|engine| engine.precompile_component(component)).map_err(|error| super::one_line(&error))
     }
 }
 
-impl Job {
-    /// Writes the job of process `parent`, and the component that it is about.
+impl CompileJob {
+    /// Writes the job of the process `parent`, and the component.
     pub(super) fn write(&self, parent: u32, component: &[u8], into: &mut impl Write) -> io::Result<()> {
         let seconds = self.time.as_secs() + u64::from(self.time.subsec_nanos() > 0);
         let mut head = Vec::with_capacity(HEAD);
@@ -77,24 +77,27 @@ impl Job {
         into.flush()
     }
 
-    /// Reads a job, and the process that wants it. The component is what comes after it: [`blob`].
+    /// Reads a job, and the process id of the parent. The component follows: [`blob`].
     pub(super) fn read(from: &mut impl Read) -> io::Result<(Self, u32)> {
         let mut magic = [0; MAGIC.len()];
         from.read_exact(&mut magic)?;
         if magic != MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is for a running lodge, not to be typed"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a running lodge starts this command; it is not for use by hand",
+            ));
         }
         let (parent, threads, memory, seconds) = (number(from)?, number(from)?, number(from)?, number(from)?);
         let mut flags = [0; 2];
         from.read_exact(&mut flags)?;
-        let kind = Kind { concurrent: flags[0] != 0, baseline: flags[1] != 0 };
+        let kind = CodeKind { concurrent: flags[0] != 0, baseline: flags[1] != 0 };
         let narrow = |number: u64| u32::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
         let job = Self { kind, threads: narrow(threads)? as usize, memory, time: Duration::from_secs(seconds) };
         Ok((job, narrow(parent)?))
     }
 }
 
-/// Writes what a compiler says: machine code, or why there is none.
+/// Writes the result: machine code, or the error message.
 pub(super) fn write_answer(answer: &Result<Vec<u8>, String>, into: &mut impl Write) -> io::Result<()> {
     let (bytes, good) = match answer {
         Ok(code) => (code.as_slice(), 1),
@@ -108,7 +111,7 @@ pub(super) fn write_answer(answer: &Result<Vec<u8>, String>, into: &mut impl Wri
     into.flush()
 }
 
-/// Reads what a compiler says, at most `most` bytes of it.
+/// Reads the result, at most `most` bytes of it.
 pub(super) fn read_answer(from: &mut impl Read, most: u64) -> io::Result<Result<Vec<u8>, String>> {
     let mut good = [0];
     from.read_exact(&mut good)?;
@@ -116,11 +119,11 @@ pub(super) fn read_answer(from: &mut impl Read, most: u64) -> io::Result<Result<
     Ok(if good == [1] { Ok(bytes) } else { Err(String::from_utf8_lossy(&bytes).into_owned()) })
 }
 
-/// Bytes after their number, which is at most `most`.
+/// Reads bytes after their number, which is at most `most`.
 pub(super) fn blob(from: &mut impl Read, most: u64) -> io::Result<Vec<u8>> {
     let length = number(from)?;
     let short = usize::try_from(length).ok().filter(|_| length <= most);
-    let length = short.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "more bytes than there may be"))?;
+    let length = short.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "too many bytes"))?;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(length).map_err(io::Error::other)?;
     bytes.resize(length, 0);
@@ -138,34 +141,34 @@ fn number(from: &mut impl Read) -> io::Result<u64> {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 4] = [
-        Kind { concurrent: false, baseline: false },
-        Kind { concurrent: true, baseline: false },
-        Kind { concurrent: false, baseline: true },
-        Kind { concurrent: true, baseline: true },
+    const KINDS: [CodeKind; 4] = [
+        CodeKind { concurrent: false, baseline: false },
+        CodeKind { concurrent: true, baseline: false },
+        CodeKind { concurrent: false, baseline: true },
+        CodeKind { concurrent: true, baseline: true },
     ];
 
     #[test]
-    fn a_job_is_read_as_it_was_written() {
+    fn a_job_survives_writing_and_reading() {
         for kind in KINDS {
-            let job = Job { kind, threads: 3, memory: 1 << 40, time: Duration::from_millis(1_001) };
+            let job = CompileJob { kind, threads: 3, memory: 1 << 40, time: Duration::from_millis(1_001) };
             let mut bytes = Vec::new();
             job.write(42, b"wasm", &mut bytes).unwrap();
             let mut from = bytes.as_slice();
-            let (read, parent) = Job::read(&mut from).unwrap();
+            let (read, parent) = CompileJob::read(&mut from).unwrap();
             assert_eq!((read.kind, read.threads, read.memory, parent), (kind, 3, 1 << 40, 42));
-            assert_eq!(read.time, Duration::from_secs(2), "whole seconds, never less than was asked for");
+            assert_eq!(read.time, Duration::from_secs(2), "whole seconds, rounded up");
             assert_eq!((blob(&mut from, 4).unwrap().as_slice(), from), (&b"wasm"[..], &b""[..]));
             for cut in 0..bytes.len() {
                 let mut from = &bytes[..cut];
-                assert!(Job::read(&mut from).and_then(|_| blob(&mut from, 4)).is_err(), "{cut} bytes");
+                assert!(CompileJob::read(&mut from).and_then(|_| blob(&mut from, 4)).is_err(), "{cut} bytes");
             }
         }
-        assert!(Job::read(&mut [b'x'; 100].as_slice()).is_err());
+        assert!(CompileJob::read(&mut [b'x'; 100].as_slice()).is_err());
     }
 
     #[test]
-    fn an_answer_is_bounded() {
+    fn a_result_is_bounded() {
         for answer in [Ok(vec![7; 100]), Err("no".to_owned())] {
             let mut bytes = Vec::new();
             write_answer(&answer, &mut bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Places for those that compile. The smallest component goes first: one that takes a minute would keep a hundred waiting.
+//! Places for compilations. The smallest component goes first, so that a large one does not delay many small ones.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,63 +7,62 @@ use tokio::sync::oneshot;
 
 use lodge_base::lock::lock;
 
-/// A number of places, and who waits for one.
-pub(crate) struct Lane(Mutex<State>);
+/// A number of places, and the queue for them.
+pub(crate) struct Lane(Mutex<LaneState>);
 
-struct State {
+struct LaneState {
     free: usize,
-    /// Waits so far, which breaks ties.
+    /// The number of waits so far, which orders waits of equal size.
     number: u64,
-    waiting: BTreeMap<(u64, u64), oneshot::Sender<Place>>,
+    waiting: BTreeMap<(u64, u64), oneshot::Sender<LanePlace>>,
 }
 
-/// A wait for a place. Dropped, it leaves the queue; a place that was given to it in the meantime goes to the next.
-struct Waiting<'a> {
+/// A wait for a place. Dropping it leaves the queue; a place that it was given meanwhile goes to the next.
+struct PlaceWait<'a> {
     lane: &'a Lane,
     key: (u64, u64),
-    place: oneshot::Receiver<Place>,
+    place: oneshot::Receiver<LanePlace>,
 }
 
-/// A place in a lane, which is free again when this is dropped.
-pub(crate) struct Place(Option<Arc<Lane>>);
+/// A place in a lane. Dropping it frees the place.
+pub(crate) struct LanePlace(Option<Arc<Lane>>);
 
 impl Lane {
-    /// A lane with so many places.
+    /// Creates a lane with this many places.
     pub(crate) fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { free: places, number: 0, waiting: BTreeMap::new() })))
+        Arc::new(Self(Mutex::new(LaneState { free: places, number: 0, waiting: BTreeMap::new() })))
     }
 
-    /// A place, when there is one and nothing smaller waits for it. The queue holds no more than the futures of this that
-    /// exist: dropping one takes it out.
-    pub(crate) async fn place(self: &Arc<Self>, size: u64) -> Place {
+    /// Waits for a place. Smaller components go first. Dropping the future leaves the queue.
+    pub(crate) async fn place(self: &Arc<Self>, size: u64) -> LanePlace {
         let mut waiting = {
             let mut state = lock(&self.0);
             if state.free > 0 {
                 state.free -= 1;
-                return Place(Some(Arc::clone(self)));
+                return LanePlace(Some(Arc::clone(self)));
             }
             let (sender, place) = oneshot::channel();
             state.number += 1;
             let key = (size, state.number);
             state.waiting.insert(key, sender);
-            Waiting { lane: self, key, place }
+            PlaceWait { lane: self, key, place }
         };
         match (&mut waiting.place).await {
             Ok(place) => place,
-            // A sender is only dropped after it was used.
+            // The sender is only dropped after it was used.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PlaceWait<'_> {
     fn drop(&mut self) {
-        // In a statement of its own: the receiver, and a place in it, are dropped after the lock.
+        // A statement of its own, so that the receiver and a place in it are dropped after the lock.
         lock(&self.lane.0).waiting.remove(&self.key);
     }
 }
 
-impl Drop for Place {
+impl Drop for LanePlace {
     fn drop(&mut self) {
         let Some(lane) = self.0.take() else { return };
         loop {
@@ -72,7 +71,7 @@ impl Drop for Place {
                 state.free += 1;
                 return;
             };
-            // Unlocked: a place that nobody takes any more is dropped here.
+            // After unlocking: a place that no wait takes is dropped here.
             drop(state);
             match next.send(Self(Some(Arc::clone(&lane)))) {
                 Ok(()) => return,
@@ -86,10 +85,10 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    /// Whatever waits when a place is free: the smallest goes first, and of two of one size the one that came first.
-    /// Those that gave up, before or after the place was theirs, keep nobody waiting.
+    /// When a place becomes free, the smallest component goes first, and of two with one size the one that came first.
+    /// Cancelled waits, before or after they were given a place, delay no other.
     #[tokio::test]
-    async fn the_smallest_first() {
+    async fn the_smallest_component_goes_first() {
         let lane = Lane::new(1);
         let held = lane.place(1).await;
         let order = Arc::new(Mutex::new(Vec::new()));
@@ -112,7 +111,7 @@ mod tests {
         while tasks.join_next().await.is_some() {}
         assert_eq!(*lock(&order), [(10, 1), (10, 3), (20, 2), (30, 0)]);
         assert_eq!(lock(&lane.0).free, 1);
-        // Given to somebody who is gone by then.
+        // This place was given to a wait that is dropped by then.
         let held = lane.place(1).await;
         let mut waiting = Box::pin(lane.place(2));
         assert!(futures_poll(waiting.as_mut()).await.is_pending());
@@ -122,9 +121,9 @@ mod tests {
         assert_eq!(lock(&lane.0).free, 1);
     }
 
-    /// However often a component that waits is replaced or removed, the queue holds those that still wait.
+    /// The queue contains only components that still wait, however often they are replaced or removed.
     #[tokio::test]
-    async fn who_gives_up_leaves_the_queue() {
+    async fn a_cancelled_wait_leaves_the_queue() {
         let lane = Lane::new(1);
         let held = lane.place(1).await;
         let mut last = Box::pin(lane.place(9));

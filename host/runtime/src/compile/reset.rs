@@ -1,33 +1,33 @@
-//! How the memory of a sandbox is made clean for the next one.
+//! How the memory of a sandbox is reset for the next request.
 //!
-//! Where the kernel has `PAGEMAP_SCAN` (Linux 6.7), wasmtime asks it for the dirty pages and resets only those, which is
-//! several times faster than unmapping all. wasmtime 48.0.8 asks for pages that are dirty *and present*: a dirty page in swap
-//! is not found, and the next sandbox reads what the last one wrote. So this way is only taken where nothing can be swapped
-//! out. (Mended upstream in wasmtime 50.0.1, pull request 14357.)
+//! Where the kernel has `PAGEMAP_SCAN` (Linux 6.7), wasmtime asks it for the dirty pages and resets only those, which
+//! is several times faster than unmapping all. wasmtime 48.0.8 asks for pages that are dirty *and present*: a dirty
+//! page in swap is not found, and the next request reads what the last one wrote. So this method is only used where
+//! nothing can be swapped out. (Fixed in wasmtime 50.0.1 by pull request 14357.)
 
 use std::fmt;
 use std::path::Path;
 
 use wasmtime::PoolingAllocationConfig;
 
-/// Swap devices in use: a line of headings, then a line each.
+/// The swap devices in use: a line of headings, then one line for each.
 const SWAPS: &str = "/proc/swaps";
-/// Where version 2 of the control groups is by convention.
+/// The conventional mount point of control groups, version 2.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// How the memory of a sandbox is made clean.
+/// How the memory of a sandbox is reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// The kernel lists the dirty pages, and only those are reset.
     PagemapScan,
-    /// All pages are given back, since dirty ones may be in swap.
+    /// All pages are unmapped, because dirty ones may be in swap.
     Swap,
-    /// All pages are given back, since the kernel does not list dirty ones.
+    /// All pages are unmapped, because the kernel does not list the dirty ones.
     Kernel,
 }
 
 impl Reset {
-    /// The fastest way that is safe on this machine, as it is now.
+    /// The fastest method that is safe on this machine at this moment.
     pub fn detect() -> Self {
         Self::of(PoolingAllocationConfig::is_pagemap_scan_available(), may_swap())
     }
@@ -40,7 +40,7 @@ impl Reset {
         }
     }
 
-    /// Whether this way has become unsafe since it was chosen: swap was turned on.
+    /// Whether the method has become unsafe since it was chosen, because swap was turned on.
     pub fn is_unsafe(self) -> bool {
         self == Self::PagemapScan && may_swap()
     }
@@ -49,7 +49,7 @@ impl Reset {
 impl fmt::Display for Reset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::PagemapScan => "by PAGEMAP_SCAN, the fast way",
+            Self::PagemapScan => "by PAGEMAP_SCAN, the fast method",
             Self::Swap => {
                 "by madvise, because this process may swap; for the faster way turn swap off, or set \
                  memory.swap.max of its cgroup to 0 (docker run: --memory-swap equal to --memory), and restart"
@@ -59,7 +59,7 @@ impl fmt::Display for Reset {
     }
 }
 
-/// Whether memory of this process may be in swap. What cannot be read is taken for a yes.
+/// Whether memory of this process may be in swap. Unreadable files count as yes.
 fn may_swap() -> bool {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     swaps(read(Path::new(SWAPS)).as_deref()) && !is_barred(read(Path::new("/proc/self/cgroup")).as_deref(), read)
@@ -70,11 +70,11 @@ fn swaps(text: Option<&str>) -> bool {
     text.is_none_or(|text| text.lines().skip(1).any(|line| !line.trim().is_empty()))
 }
 
-/// Whether the control group of a process with these groups, or one above it, allows it no swap (`memory.swap.max` of
+/// Whether the control group of a process in these groups, or one above it, allows no swap (`memory.swap.max` of
 /// version 2). Version 1 has no limit that excludes swap.
 fn is_barred(groups: Option<&str>, read: impl Fn(&Path) -> Option<String>) -> bool {
     let own = groups.and_then(|groups| groups.lines().find_map(|line| line.strip_prefix("0::/")));
-    // A group outside of what this process sees has a path that leads up.
+    // A group outside of this process's namespace has a path that leads up.
     let Some(own) = own.filter(|own| !own.split('/').any(|part| part == "..")) else { return false };
     let (root, own) = (Path::new(CGROUPS), Path::new(CGROUPS).join(own));
     let groups = own.ancestors().take_while(|group| group.starts_with(root));
@@ -88,7 +88,7 @@ mod tests {
     const HEADINGS: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 
     #[test]
-    fn a_device_or_a_doubt_is_swap() {
+    fn a_device_or_an_unreadable_file_counts_as_swap() {
         assert!(!swaps(Some(HEADINGS)));
         assert!(!swaps(Some("")));
         assert!(swaps(Some(&format!("{HEADINGS}/dev/zram0 partition 8388604 0 100\n"))));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_swap_bars_it() {
+    fn a_control_group_can_exclude_swap() {
         let limited =
             |at: &'static str, most: &'static str| move |path: &Path| (path == Path::new(at)).then(|| most.to_owned());
         let in_pod = Some("0::/kubepods/pod1/c1\n");
@@ -109,14 +109,17 @@ mod tests {
         let of_another = limited("/sys/fs/cgroup/kubepods/pod2/memory.swap.max", "0");
         assert!(!is_barred(in_pod, of_another));
         let own = limited("/sys/fs/cgroup/memory.swap.max", "0");
-        assert!(is_barred(Some("9:name=systemd:/\n4:memory:/a\n0::/\n"), own), "a container sees itself as the root");
-        assert!(!is_barred(Some("0::/../other\n"), own), "not a group that this process can see");
+        assert!(
+            is_barred(Some("9:name=systemd:/\n4:memory:/a\n0::/\n"), own),
+            "a container is the root of its namespace"
+        );
+        assert!(!is_barred(Some("0::/../other\n"), own), "a group outside of the namespace");
         assert!(!is_barred(Some("4:memory:/a\n"), own), "version 1");
         assert!(!is_barred(None, own));
     }
 
     #[test]
-    fn the_fast_way_is_for_machines_without_swap() {
+    fn the_fast_method_needs_a_machine_without_swap() {
         assert_eq!(Reset::of(true, false), Reset::PagemapScan);
         assert_eq!(Reset::of(true, true), Reset::Swap);
         assert_eq!([Reset::of(false, true), Reset::of(false, false)], [Reset::Kernel; 2]);

@@ -1,4 +1,4 @@
-//! The bytes of a component.
+//! The file of a component.
 
 use std::io::ErrorKind;
 
@@ -7,10 +7,10 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::{Refusal, file_name, unreadable};
 use lodge_manifest::spec::GuestSpec;
 
-/// The bytes of a component, if it still is what the scan saw. Blocking.
+/// Reads a component that is unchanged since the scan. Blocking.
 ///
 /// # Errors
-/// When it was changed or removed since: the next scan sees what is there then.
+/// When it was changed or removed since. The next scan finds that.
 pub(super) fn read(spec: &GuestSpec) -> Result<Vec<u8>, Refusal> {
     let file = file_name(&spec.path);
     let bytes = files::read(&spec.path, spec.size).map_err(|error| match error.kind() {

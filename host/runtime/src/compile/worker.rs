@@ -1,7 +1,7 @@
-//! The child process that compiles one component and ends: `lodge compile-worker`, which nobody types.
+//! The child process that compiles one component and ends: `lodge compile-worker`, which only Lodge starts.
 //!
-//! A compiler is a large program that reads what strangers wrote. Here it may take what `Job` allows and nothing else,
-//! and when it crashes or is killed, no request is lost with it.
+//! A compiler is a large program that parses untrusted input. Here it is limited to the resources of its `CompileJob`, and a
+//! crash of it does not affect requests.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,20 +10,20 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::engine::LEAST_PRIORITY;
-use super::job::{self, Job};
+use super::job::{self, CompileJob};
 
-/// The argument that makes a compiler of `lodge`.
+/// The argument that makes `lodge` a compiler.
 pub const ARGUMENT: &str = "compile-worker";
 
-/// Bytes of a component, whatever its parent says: the most that `engine.max_file` may be.
+/// The maximum bytes of a component, whatever the parent says: the maximum of `engine.max_file`.
 const MOST: u64 = 1 << 30;
 
-/// Compiles what comes on standard input, and writes machine code to standard output.
+/// Compiles the component on standard input, and writes machine code to standard output.
 pub fn run() -> ExitCode {
     match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The parent shows it.
+            // The parent reports it.
             let _ = writeln!(io::stderr(), "{error}");
             ExitCode::FAILURE
         }
@@ -32,40 +32,40 @@ pub fn run() -> ExitCode {
 
 fn work() -> io::Result<()> {
     let mut input = io::stdin().lock();
-    let (job, parent) = Job::read(&mut input)?;
+    let (job, parent) = CompileJob::read(&mut input)?;
     confine(&job, parent)?;
     let component = job::blob(&mut input, MOST)?;
     let threads = rayon::ThreadPoolBuilder::new().num_threads(job.threads).build().map_err(io::Error::other)?;
-    // A panic is an answer: its message is on standard error, which the parent does not need to guess from.
+    // A panic becomes an error message. Its text is on standard error, so the parent need not guess.
     let compiled = catch_unwind(AssertUnwindSafe(|| threads.install(|| job.kind.compile(&component))));
     let answer = compiled.unwrap_or_else(|panic| Err(format!("the compiler failed: {}", words(&*panic))));
     job::write_answer(&answer, &mut io::stdout().lock())
 }
 
-/// Takes away from this process whatever a compiler does not need, before it has read a byte of the component.
-fn confine(job: &Job, parent: u32) -> io::Result<()> {
+/// Drops all privileges and resources that a compiler does not need, before it has read a byte of the component.
+fn confine(job: &CompileJob, parent: u32) -> io::Result<()> {
     let limit = |resource, most| {
         let current = rustix::process::getrlimit(resource);
         // A hard limit can only be lowered.
         let most = current.maximum.map_or(most, |maximum| maximum.min(most));
         rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
     };
-    // The kernel is to take this one first when memory is short, and the services never for it.
+    // When memory is short, the kernel should kill the compiler first, and never the host for its sake.
     #[cfg(target_os = "linux")]
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::As, job.memory)?;
     limit(Resource::Core, 0)?;
-    // No file of the host can be written, only pipes.
+    // It can only write to pipes, not to files.
     limit(Resource::Fsize, 0)?;
     let allowed = rustix::process::getrlimit(Resource::Cpu).maximum.unwrap_or(u64::MAX);
     let seconds = job.time.as_secs().min(allowed);
     let hard = seconds.saturating_add(1).min(allowed);
-    // SIGXCPU first, which says what happened; SIGKILL for whoever goes on.
+    // SIGXCPU comes first and tells the cause; SIGKILL ends a process that continues.
     rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(hard) })?;
     let _ = rustix::process::setpriority_process(None, LEAST_PRIORITY);
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may have ended before that was asked for.
+    // The parent may have ended before the signal was set up.
     let alive = rustix::process::getppid().is_some_and(|ppid| ppid.as_raw_nonzero().get().unsigned_abs() == parent);
     if alive { Ok(()) } else { Err(io::Error::other("the host is gone")) }
 }

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_public() {
+    fn public_addresses() {
         for address in [
             "1.1.1.1",
             "8.8.8.8",
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not() {
+    fn special_addresses() {
         for address in [
             "0.0.0.0",
             "0.1.2.3",
@@ -182,7 +182,7 @@ mod tests {
 
         /// No address that the standard library calls special is public here.
         #[test]
-        fn no_less_than_std(bits in any::<u32>()) {
+        fn everything_special_in_std_is_special(bits in any::<u32>()) {
             let v4 = Ipv4Addr::from(bits);
             let special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast()
                 || v4.is_broadcast() || v4.is_documentation() || v4.is_unspecified();
@@ -191,7 +191,7 @@ mod tests {
 
         /// The same for IPv6, where random addresses rarely hit special ranges.
         #[test]
-        fn nothing_outside_of_global_unicast(bits in any::<u128>()) {
+        fn only_global_unicast_is_public(bits in any::<u128>()) {
             let v6 = Ipv6Addr::from(bits);
             let special = v6.is_loopback() || v6.is_multicast() || v6.is_unique_local() || v6.is_unicast_link_local();
             prop_assert!(!(special && is_public(v6.into())), "{}", v6);

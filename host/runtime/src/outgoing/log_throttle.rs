@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_are_said_and_the_rest_is_counted() {
+    fn a_few_denials_are_logged_and_the_rest_counted() {
         let (mut log_throttle, start) = (LogThrottle::default(), Instant::now());
         let said: Vec<_> = (0..100).map(|ms| log_throttle.record(start + Duration::from_millis(ms))).collect();
         assert_eq!(said.iter().flatten().count(), LINES as usize);

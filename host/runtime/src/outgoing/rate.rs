@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_worth_at_once_and_then_evenly() {
+    fn a_burst_of_one_second_and_then_evenly() {
         let (mut bucket, start) = (TokenBucket::new(10), Instant::now());
         assert_eq!((0..30).filter(|_| bucket.take(start)).count(), 10);
         assert!(!bucket.take(start + Duration::from_millis(90)));

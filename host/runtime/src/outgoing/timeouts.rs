@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_has_an_end() {
+    async fn a_pause_between_frames_is_bounded() {
         let (_frames, taken) = mpsc::channel(1);
         let (start, far) = (Instant::now(), Instant::now() + MINUTE);
         let mut body = TimedBody::new(PipedBody::new(taken, making()), Some(SILENCE), far, ());
@@ -129,7 +129,7 @@ mod tests {
 
     /// The time of silence begins anew after each frame.
     #[tokio::test]
-    async fn speech_has_no_end() {
+    async fn frames_restart_the_pause() {
         let (frames, taken) = mpsc::channel(1);
         let mut body = TimedBody::new(PipedBody::new(taken, making()), Some(MINUTE), Instant::now() + MINUTE * 60, ());
         let mut silent_until = Instant::now();
@@ -147,7 +147,7 @@ mod tests {
 
     /// Frames do not move the deadline of the whole body.
     #[tokio::test]
-    async fn all_of_it_has_an_end() {
+    async fn the_whole_body_has_a_deadline() {
         let (frames, taken) = mpsc::channel(1);
         let making = wasmtime_wasi::runtime::spawn(async move {
             while frames.send(frame()).await.is_ok() {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_makes_it_ends_with_it() {
+    async fn dropping_the_body_ends_its_task() {
         let (frames, taken) = mpsc::channel(1);
         let watched = frames.clone();
         let making = wasmtime_wasi::runtime::spawn(async move {

@@ -1,31 +1,31 @@
-//! What a look or a compilation has changed, in the words of the log.
+//! The changes that a scan or a compilation brings, as the log shows them.
 
 use std::fmt;
 
 use lodge_manifest::digest::Digest;
 use lodge_manifest::spec::GuestSpec;
 
-/// What a look or a compilation has changed.
+/// A change that a scan or a compilation brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A service that was not there.
+    /// A new service.
     Added(GuestSpec),
     /// Another component under the same name; the digest is the old one's.
     Replaced(GuestSpec, Digest),
     /// Another manifest for the same component.
     Reconfigured(GuestSpec),
-    /// The same component and manifest under another name; the old one is named.
+    /// The same component and manifest under another name; the old name follows.
     Renamed(GuestSpec, String),
-    /// No file any more.
+    /// The file is gone.
     Removed(String),
-    /// What was refused is again what is served.
+    /// The files are again those that are served, after a refusal.
     Recovered(GuestSpec),
-    /// The file was written or touched, and is what it was.
+    /// The file was written or touched without a change.
     Touched(String),
 }
 
 impl Change {
-    /// What serves from now on; `None` when nothing does, or what did.
+    /// What is served from now on; `None` if that is nothing or has not changed.
     pub fn spec(&self) -> Option<&GuestSpec> {
         match self {
             Self::Added(spec)
@@ -37,7 +37,7 @@ impl Change {
         }
     }
 
-    /// Of which service.
+    /// The service's name.
     pub fn service(&self) -> &str {
         match self {
             Self::Added(spec)
@@ -55,7 +55,7 @@ impl fmt::Display for Change {
         let at = |spec: &GuestSpec| {
             let routes: Vec<_> = spec.manifest.routes.iter().map(ToString::to_string).collect();
             match (routes.join(", "), spec.host()) {
-                (routes, None) if routes.is_empty() => "no path of its own".into(),
+                (routes, None) if routes.is_empty() => "no route".into(),
                 (routes, None) => routes,
                 (routes, Some(host)) if routes.is_empty() => host,
                 (routes, Some(host)) => format!("{routes} and {host}"),
@@ -66,11 +66,11 @@ impl fmt::Display for Change {
             Self::Replaced(spec, old) => {
                 write!(f, "{} replaced, {} by {}", spec.name, old.short(), spec.digest.short())
             }
-            Self::Reconfigured(spec) => write!(f, "{} has another manifest, at {}", spec.name, at(spec)),
+            Self::Reconfigured(spec) => write!(f, "{} has a new manifest, at {}", spec.name, at(spec)),
             Self::Renamed(spec, old) => write!(f, "{old} renamed to {}, at {}", spec.name, at(spec)),
             Self::Removed(name) => write!(f, "{name} removed"),
-            Self::Recovered(spec) => write!(f, "{} is again what is served", spec.name),
-            Self::Touched(name) => write!(f, "{name} was touched, and is unchanged"),
+            Self::Recovered(spec) => write!(f, "{} restored: its files are again those that are served", spec.name),
+            Self::Touched(name) => write!(f, "{name} was touched but is unchanged"),
         }
     }
 }

@@ -18,41 +18,45 @@ fn spec(name: &str, version: u8, manifest: u8) -> GuestSpec {
     }
 }
 
-fn found(state: State, settled: bool) -> Found {
-    Found { state, settled, touched: false, bare: false }
+fn found(state: FileState, settled: bool) -> ScannedService {
+    ScannedService { state, settled, touched: false, bare: false }
 }
 
-fn ready(name: &str, version: u8) -> (String, Found) {
-    (name.into(), found(State::Ready(spec(name, version, 0)), true))
+fn ready(name: &str, version: u8) -> (String, ScannedService) {
+    (name.into(), found(FileState::Ready(spec(name, version, 0)), true))
 }
 
-fn bad(name: &str, settled: bool) -> (String, Found) {
-    (name.into(), found(State::Refused(Refusal::new(name, "it is bad", "make it good")), settled))
+fn bad(name: &str, settled: bool) -> (String, ScannedService) {
+    (name.into(), found(FileState::Refused(Refusal::new(name, "it is bad", "make it good")), settled))
 }
 
-fn see(ledger: &mut Numbers, found: impl IntoIterator<Item = (String, Found)>, now: Instant) -> (usize, Vec<String>) {
+fn see(
+    ledger: &mut Numbers,
+    found: impl IntoIterator<Item = (String, ScannedService)>,
+    now: Instant,
+) -> (usize, Vec<String>) {
     let (wanted, changes) = ledger.see(found.into_iter().collect(), now);
     (wanted.len(), changes.iter().map(ToString::to_string).collect())
 }
 
 #[test]
-fn changes_in_words() {
+fn log_lines_of_changes() {
     let mut spec = spec("a", 1, 0);
     assert_eq!(Change::Added(spec.clone()).to_string(), "a at /a0 and a.localhost");
     spec.manifest.routes.clear();
-    assert_eq!(Change::Reconfigured(spec).to_string(), "a has another manifest, at a.localhost");
+    assert_eq!(Change::Reconfigured(spec).to_string(), "a has a new manifest, at a.localhost");
 }
 
 #[test]
-fn a_service_lives_until_its_file_is_gone_for_good() {
+fn a_service_stays_until_its_file_is_gone_for_good() {
     let (mut ledger, start) = (Numbers::default(), Instant::now());
     assert_eq!(see(&mut ledger, [ready("a", 1)], start), (1, vec![]));
-    // Looking again while it is being compiled begins nothing.
+    // Another scan during the compilation starts nothing.
     assert_eq!(see(&mut ledger, [ready("a", 1)], start), (0, vec![]));
     assert_eq!(ledger.compiled(spec("a", 1, 0), Ok(1)), Some(Change::Added(spec("a", 1, 0))));
     assert_eq!(see(&mut ledger, [], start), (0, vec![]));
     assert_eq!(ledger.next_look(), Some(start + GONE));
-    // Deleted and created again: as if nothing had happened.
+    // Deleted and created again: no change.
     assert_eq!(see(&mut ledger, [ready("a", 1)], start + GONE / 2), (0, vec![]));
     assert_eq!(ledger.next_look(), None);
     see(&mut ledger, [], start + GONE);
@@ -62,24 +66,24 @@ fn a_service_lives_until_its_file_is_gone_for_good() {
 }
 
 #[test]
-fn a_bad_file_breaks_nothing() {
+fn a_bad_file_does_not_affect_the_service() {
     let (mut ledger, now) = (Numbers::default(), Instant::now());
     see(&mut ledger, [ready("a", 1)], now);
     ledger.compiled(spec("a", 1, 0), Ok(1));
-    // In the middle of a copy nothing is said.
+    // During a copy nothing is reported.
     see(&mut ledger, [bad("a", false)], now);
     assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 0));
     see(&mut ledger, [bad("a", true)], now);
     assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
-    // Good again, and it is what is served.
-    assert_eq!(see(&mut ledger, [ready("a", 1)], now).1, ["a is again what is served"]);
+    // The files are again those that are served.
+    assert_eq!(see(&mut ledger, [ready("a", 1)], now).1, ["a restored: its files are again those that are served"]);
     assert_eq!(ledger.refusals().len(), 0);
-    // A version that does not start is refused, is not tried for ever, and its predecessor goes on.
+    // A version that does not start is refused and not tried again, and its predecessor stays.
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
     assert_eq!(ledger.compiled(spec("a", 2, 0), Err(Refusal::new("a", "it does not start", "mend it"))), None);
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 0);
     assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![1], 1));
-    // What may pass by itself is tried again.
+    // A temporary failure is tried again.
     assert_eq!(see(&mut ledger, [ready("a", 3)], now).0, 1);
     ledger.compiled(spec("a", 3, 0), Err(Refusal::new("a", "no room", "wait").passing()));
     assert_eq!(see(&mut ledger, [ready("a", 3)], now).0, 1);
@@ -88,7 +92,7 @@ fn a_bad_file_breaks_nothing() {
     assert_eq!((ledger.live().collect::<Vec<_>>(), ledger.refusals().len()), (vec![3], 0));
 }
 
-/// What fails for a reason that may pass is tried again at once, and then less and less often, until its files change.
+/// A temporary failure is tried again at once, and then less and less often, until its files change.
 #[test]
 fn attempts_are_spaced() {
     let (mut ledger, mut now) = (Numbers::default(), Instant::now());
@@ -103,7 +107,7 @@ fn attempts_are_spaced() {
     }
     assert!(ledger.tries(Digest::of(&[1])) && !ledger.tries(Digest::of(&[2])));
     for wait in [1, 2, 4, 8, 16, 30, 30].map(Duration::from_secs) {
-        // The first look begins the wait, and says when the next one is to be.
+        // The first scan starts the wait, and returns when the next one is due.
         assert_eq!(see(&mut ledger, [ready("a", 1)], now).0, 0);
         assert_eq!(ledger.next_look(), Some(now + wait));
         assert_eq!(see(&mut ledger, [ready("a", 1)], now + wait / 2).0, 0);
@@ -112,8 +116,8 @@ fn attempts_are_spaced() {
         assert_eq!(ledger.next_look(), None);
         fails(&mut ledger);
     }
-    let touched = Found { touched: true, ..ready("a", 1).1 };
-    assert_eq!(see(&mut ledger, [("a".into(), touched)], now).0, 1, "somebody wants it now");
+    let touched = ScannedService { touched: true, ..ready("a", 1).1 };
+    assert_eq!(see(&mut ledger, [("a".into(), touched)], now).0, 1, "a touch starts an attempt");
     fails(&mut ledger);
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1, "another version has its own count");
     assert!(ledger.tries(Digest::of(&[2])) && !ledger.tries(Digest::of(&[1])));
@@ -121,9 +125,9 @@ fn attempts_are_spaced() {
     assert!(ledger.next_look().is_none() && !ledger.tries(Digest::of(&[2])));
 }
 
-/// Who does not answer, and why: known for each service in the directory, and for no other.
+/// The reason is known for each service in the directory that cannot serve, and for no other.
 #[test]
-fn the_absent_are_known() {
+fn absent_services_are_known() {
     let (mut ledger, now) = (Numbers::default(), Instant::now());
     let absent = |ledger: &Numbers| -> Vec<String> {
         let describe = |it: Absent| {
@@ -137,8 +141,8 @@ fn the_absent_are_known() {
     ledger.compiled(spec("a", 1, 0), Ok(1));
     ledger.compiled(spec("e", 1, 0), Err(Refusal::new("e", "it does not start", "mend it")));
     assert_eq!(absent(&ledger), ["b 0 it is bad", "e 1 it does not start"]);
-    // A version that is refused beside one that answers is not missed by anybody.
-    see(&mut ledger, [bad("a", true), ("b".into(), found(State::Disabled, true))], now);
+    // A refused version beside a service that serves is not absent.
+    see(&mut ledger, [bad("a", true), ("b".into(), found(FileState::Disabled, true))], now);
     assert_eq!(absent(&ledger), [""; 0]);
 }
 
@@ -148,24 +152,24 @@ fn one_line_per_difference() {
     see(&mut ledger, [ready("a", 1)], now);
     ledger.compiled(spec("a", 1, 0), Ok(1));
     let other = spec("a", 1, 9);
-    see(&mut ledger, [("a".into(), found(State::Ready(other.clone()), true))], now);
+    see(&mut ledger, [("a".into(), found(FileState::Ready(other.clone()), true))], now);
     assert_eq!(ledger.compiled(other.clone(), Ok(2)), Some(Change::Reconfigured(other)));
     assert_eq!(see(&mut ledger, [ready("b", 1)], now), (1, vec![]));
     assert_eq!(ledger.compiled(spec("b", 1, 0), Ok(3)), Some(Change::Renamed(spec("b", 1, 0), "a".into())));
     assert_eq!(ledger.live().collect::<Vec<_>>(), [3]);
-    let touched = Found { touched: true, ..ready("b", 1).1 };
-    assert_eq!(see(&mut ledger, [("b".into(), touched)], now), (0, vec!["b was touched, and is unchanged".into()]));
-    // A manifest without a component removes a service as if there were none.
-    let orphan = || ("b".into(), found(State::Orphan(Refusal::new("b.toml", "it has no component", "")), true));
+    let touched = ScannedService { touched: true, ..ready("b", 1).1 };
+    assert_eq!(see(&mut ledger, [("b".into(), touched)], now), (0, vec!["b was touched but is unchanged".into()]));
+    // A manifest without a component removes the service.
+    let orphan = || ("b".into(), found(FileState::Orphan(Refusal::new("b.toml", "it has no component", "")), true));
     see(&mut ledger, [orphan()], now);
     assert_eq!(see(&mut ledger, [orphan()], now + GONE), (0, vec!["b removed".into()]));
     assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (0, 1, None));
 }
 
 #[test]
-fn a_component_that_comes_ends_the_refusal_for_want_of_it() {
+fn a_new_component_ends_the_refusal_of_its_manifest() {
     let now = Instant::now();
-    let changing = || ("a".to_owned(), found(State::Changing, false));
+    let changing = || ("a".to_owned(), found(FileState::Changing, false));
     for comes in [changing(), ready("a", 1)] {
         let mut ledger = Numbers::default();
         see(&mut ledger, [orphan("a")], now);
@@ -174,20 +178,20 @@ fn a_component_that_comes_ends_the_refusal_for_want_of_it() {
         see(&mut ledger, [comes], now);
         assert_eq!(ledger.refusals().len(), 0);
     }
-    // One that is bad stays refused while it is mended.
+    // A bad component stays refused while it is edited.
     let mut ledger = Numbers::default();
     see(&mut ledger, [bad("a", true)], now);
     see(&mut ledger, [changing()], now);
     assert_eq!(ledger.refusals().len(), 1);
 }
 
-fn orphan(name: &str) -> (String, Found) {
-    (name.into(), found(State::Orphan(Refusal::new(name, "it has no component", "")), true))
+fn orphan(name: &str) -> (String, ScannedService) {
+    (name.into(), found(FileState::Orphan(Refusal::new(name, "it has no component", "")), true))
 }
 
-/// Component first, then manifest: nobody who looks in between says that something is wrong.
+/// Removing the component first, then the manifest, reports no problem in between.
 #[test]
-fn a_service_that_goes_file_by_file_is_no_mistake() {
+fn removing_the_files_one_by_one_is_not_a_problem() {
     let (mut ledger, start) = (Numbers::default(), Instant::now());
     see(&mut ledger, [ready("a", 1)], start);
     ledger.compiled(spec("a", 1, 0), Ok(1));
@@ -197,33 +201,33 @@ fn a_service_that_goes_file_by_file_is_no_mistake() {
     assert_eq!((ledger.live().count(), ledger.refusals().len()), (1, 0));
     assert_eq!(see(&mut ledger, [], start + GONE).1, ["a removed"]);
     assert_eq!((ledger.live().count(), ledger.refusals().len()), (0, 0));
-    // One that never served is told at once; one that stays is told when its service is gone, and not as of that one.
+    // A service that never served is reported at once; one that stays is reported when it is gone.
     see(&mut ledger, [orphan("b")], start);
     assert_eq!(ledger.refusals().len(), 1);
 }
 
 #[test]
-fn what_is_switched_off_is_off_at_once() {
+fn a_disabled_service_stops_at_once() {
     let (mut ledger, now) = (Numbers::default(), Instant::now());
     see(&mut ledger, [ready("a", 1)], now);
     ledger.compiled(spec("a", 1, 0), Ok(1));
     see(&mut ledger, [bad("a", true)], now);
-    let off = || ("a".to_owned(), found(State::Disabled, true));
+    let off = || ("a".to_owned(), found(FileState::Disabled, true));
     assert_eq!(see(&mut ledger, [off()], now), (0, vec!["a removed".into()]));
     assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (0, 0, None));
     assert_eq!(see(&mut ledger, [off()], now), (0, vec![]));
-    // And what was being compiled then is no longer wanted.
+    // The compilation in progress is no longer wanted.
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
     see(&mut ledger, [off()], now);
     assert_eq!((ledger.compiled(spec("a", 2, 0), Ok(2)), ledger.live().count()), (None, 0));
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
 }
 
-/// A new service without a manifest serves once a look that is late enough has found none; whatever comes before that
-/// look ends it.
+/// A new service without a manifest is served once a late enough scan has found none. Any change before that scan
+/// restarts the wait.
 #[test]
 fn a_bare_service_is_held_back() {
-    let bare = |version| ("a".to_owned(), Found { bare: true, ..ready("a", version).1 });
+    let bare = |version| ("a".to_owned(), ScannedService { bare: true, ..ready("a", version).1 });
     let (mut ledger, start) = (Numbers::default(), Instant::now());
     assert_eq!(see(&mut ledger, [bare(1)], start).0, 1);
     assert_eq!((ledger.compiled(spec("a", 1, 0), Ok(1)), ledger.live().count()), (None, 0));
@@ -231,10 +235,10 @@ fn a_bare_service_is_held_back() {
     assert_eq!(see(&mut ledger, [bare(1)], start + HELD / 2), (0, vec![]));
     assert_eq!(see(&mut ledger, [bare(1)], start + HELD), (0, vec!["a at /a0 and a.localhost".into()]));
     assert_eq!((ledger.next_look(), ledger.is_settled()), (None, true));
-    // One that serves already is replaced at once, with or without a manifest.
+    // A service that is served already is replaced at once, with or without a manifest.
     see(&mut ledger, [bare(2)], start + HELD);
     assert!(ledger.compiled(spec("a", 2, 0), Ok(2)).is_some());
-    let changing = || ("a".to_owned(), found(State::Changing, false));
+    let changing = || ("a".to_owned(), found(FileState::Changing, false));
     for ends in [Some(changing()), None, Some(bad("a", true)), Some(ready("a", 3))] {
         let mut ledger = Numbers::default();
         see(&mut ledger, [bare(1)], start);
@@ -244,11 +248,11 @@ fn a_bare_service_is_held_back() {
     }
 }
 
-/// While a manifest changes, what serves goes on, and what was being compiled is not wanted any more.
+/// While a manifest changes, the service stays, and the compilation in progress is no longer wanted.
 #[test]
 fn nothing_new_is_served_while_a_manifest_changes() {
     let (mut ledger, start) = (Numbers::default(), Instant::now());
-    let changing = || ("a".to_owned(), found(State::Changing, false));
+    let changing = || ("a".to_owned(), found(FileState::Changing, false));
     see(&mut ledger, [ready("a", 1)], start);
     ledger.compiled(spec("a", 1, 0), Ok(1));
     see(&mut ledger, [], start);
@@ -262,27 +266,28 @@ fn nothing_new_is_served_while_a_manifest_changes() {
     assert_eq!(see(&mut ledger, [ready("a", 2)], start).0, 1);
 }
 
-/// A service whose files are being written is neither served nor refused: a host that starts is not ready before it is.
+/// A service whose files are being written is neither served nor refused, so a starting host is not ready before they
+/// are complete.
 #[test]
-fn what_is_being_written_is_not_settled() {
+fn files_being_written_are_not_settled() {
     let now = Instant::now();
-    let orphan = found(State::Orphan(Refusal::new("a", "it has no component", "add one")), false);
-    for writing in [found(State::Changing, false), bad("a", false).1, orphan] {
+    let orphan = found(FileState::Orphan(Refusal::new("a", "it has no component", "add one")), false);
+    for writing in [found(FileState::Changing, false), bad("a", false).1, orphan] {
         let mut ledger = Numbers::default();
         see(&mut ledger, [("a".to_owned(), writing)], now);
         assert!(!ledger.is_settled());
         see(&mut ledger, [], now);
         assert!(ledger.is_settled());
     }
-    // A compilation that failed because its file was being written is not the last word.
+    // A compilation that failed because its file was being written is tried again.
     let mut ledger = Numbers::default();
-    see(&mut ledger, [("a".into(), found(State::Ready(spec("a", 1, 0)), false))], now);
+    see(&mut ledger, [("a".into(), found(FileState::Ready(spec("a", 1, 0)), false))], now);
     ledger.compiled(spec("a", 1, 0), Err(Refusal::new("a", "it is cut off", "mend it")));
     assert!(!ledger.is_settled());
 }
 
-/// What a directory holds for one name: nothing, rubbish, a manifest alone, one that says no, one that is changing, or a
-/// version with a manifest; odd versions do not compile.
+/// What a directory holds for one name: nothing, garbage, a manifest alone, one that disables the service, one that is
+/// changing, or a version with a manifest. Odd versions do not compile.
 #[derive(Clone, Copy, Debug)]
 enum OnDisk {
     Nothing,
@@ -293,15 +298,15 @@ enum OnDisk {
     Version(u8, u8),
 }
 
-fn state(name: &str, on_disk: OnDisk) -> Option<(String, Found)> {
+fn state(name: &str, on_disk: OnDisk) -> Option<(String, ScannedService)> {
     match on_disk {
         OnDisk::Nothing => None,
         OnDisk::Rubbish => Some(bad(name, true)),
         OnDisk::Orphan => Some(orphan(name)),
-        OnDisk::Disabled => Some((name.into(), found(State::Disabled, true))),
-        OnDisk::Changing => Some((name.into(), found(State::Changing, false))),
+        OnDisk::Disabled => Some((name.into(), found(FileState::Disabled, true))),
+        OnDisk::Changing => Some((name.into(), found(FileState::Changing, false))),
         OnDisk::Version(version, manifest) => {
-            Some((name.into(), found(State::Ready(spec(name, version, manifest)), true)))
+            Some((name.into(), found(FileState::Ready(spec(name, version, manifest)), true)))
         }
     }
 }
@@ -322,10 +327,10 @@ fn served(ledger: &Ledger<(Digest, String)>, refused: bool) -> Vec<String> {
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 proptest! {
-    /// Any sequence of directory states, with compilations that end whenever they like and in any order, ends in
-    /// what a fresh start serves, plus the last good version of what is refused.
+    /// Any sequence of directory states, with compilations that end at any time and in any order, has the result of a
+    /// restart, plus the last good versions of refused files.
     #[test]
-    fn the_end_is_what_a_fresh_start_would_be(
+    fn the_result_is_that_of_a_restart(
         states in prop::collection::vec(
             prop::array::uniform3(prop_oneof![
                 Just(OnDisk::Nothing),
@@ -346,14 +351,14 @@ proptest! {
         for on_disk in &states {
             pending.extend(ledger.see(look(on_disk), now).0);
             now += GONE / 3;
-            // About every second look something ends, not always what began first.
+            // After about every second scan a compilation ends, not always the one that began first.
             if let Some(pick) = picks.next() && !pending.is_empty() && pick.index(2) == 0 {
                 let spec: GuestSpec = pending.swap_remove(pick.index(pending.len()));
                 let result = compile(&spec);
                 ledger.compiled(spec, result);
             }
         }
-        // Every change comes to an end.
+        // All changes end.
         let last = &states.last().unwrap().map(|on| if matches!(on, OnDisk::Changing) { OnDisk::Nothing } else { on });
         let finish = |ledger: &mut Ledger<(Digest, String)>, mut pending: Vec<GuestSpec>, mut now: Instant| {
             for _ in 0..3 {
@@ -376,10 +381,10 @@ proptest! {
     }
 }
 
-/// A component that is still being copied is another one at every look: the wait for its manifest begins with the last.
+/// A component that is being copied differs in every scan: the wait for its manifest starts at the last difference.
 #[test]
 fn a_bare_service_is_held_back_from_its_last_change() {
-    let bare = |version| ("a".to_owned(), Found { bare: true, ..ready("a", version).1 });
+    let bare = |version| ("a".to_owned(), ScannedService { bare: true, ..ready("a", version).1 });
     let (mut ledger, start) = (Numbers::default(), Instant::now());
     see(&mut ledger, [bare(1)], start);
     let copied = start + HELD * 3;

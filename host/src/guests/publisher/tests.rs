@@ -12,7 +12,7 @@ use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
 
-/// Services that are elsewhere: for these nothing has to be compiled.
+/// Upstreams, which need no compilation.
 struct World {
     publisher: Publisher,
     services: Services,
@@ -25,7 +25,7 @@ impl World {
         Self { publisher, services: Services::new(CpuScheduler::new(1)), shared: SharedUpstreams::new(100) }
     }
 
-    /// What answers by the manifest of a service or, for a version of it, by its service's and its own.
+    /// Deploys a service with this manifest, or a version of it with the manifests of both.
     async fn deploy(&self, name: &str, service: &str, version: Option<&str>) -> Backend {
         let limits = config::resolve(&[]).unwrap().config.limits;
         let text = |said: &str| match said.contains("[upstream]") {
@@ -45,7 +45,7 @@ impl World {
         Backend::Upstream(Arc::new(made.unwrap()))
     }
 
-    /// Publishes these, and says which files are refused and why.
+    /// Publishes these, and returns which files are refused and why.
     fn publish(&self, backends: &[&Backend]) -> (Arc<Snapshot>, Vec<String>) {
         self.publisher.publish(backends.iter().copied().cloned().collect(), Vec::new(), true);
         let snapshot = self.publisher.current.0.load_full();
@@ -54,7 +54,7 @@ impl World {
     }
 }
 
-/// Whether this client may ask.
+/// Whether the policies admit this client.
 fn admits(target: &Target, client: &str) -> bool {
     let (client, headers) = (client.parse::<IpAddr>().unwrap(), http::HeaderMap::new());
     target
@@ -63,10 +63,10 @@ fn admits(target: &Target, client: &str) -> bool {
         .is_ok()
 }
 
-/// A new version that cannot be leaves the last good one there. It stands behind what its service says now, and not
-/// behind what that said then.
+/// A new version that cannot be served leaves the last good one in place, under the current policies of its service,
+/// not the previous ones.
 #[tokio::test]
-async fn a_last_good_version_stands_behind_present_policies() {
+async fn a_last_good_version_has_the_current_policies() {
     let (world, strict) = (World::new(), "deny = ['192.0.2.1']");
     let service = world.deploy("users", "", None).await;
     let first = world.deploy("users@1", "", Some("percent = 40")).await;
@@ -77,27 +77,27 @@ async fn a_last_good_version_stands_behind_present_policies() {
 
     let service = world.deploy("users", strict, None).await;
     let greedy = world.deploy("users@2", strict, Some("percent = 70")).await;
-    // What the ledger has of a first version whose new component does not compile is the old one.
+    // For a first version whose new component does not compile, the ledger has the old one.
     let (snapshot, refused) = world.publish(&[&service, &first, &greedy]);
-    assert_eq!(refused, ["users@2.toml: it wants 70% of the requests, and other versions leave 60%"]);
+    assert_eq!(refused, ["users@2.toml: it wants 70% of the requests, but other versions leave 60%"]);
     let users = snapshot.target("users").unwrap();
     for (name, last_good) in [("users@1", &first), ("users@2", &second)] {
         let version = snapshot.target(name).unwrap();
-        assert!(version.backend.is(last_good), "{name} is not what it was");
-        assert!(Arc::ptr_eq(&version.admission, &users.admission), "{name} has places of its own");
-        assert!(!admits(version, "192.0.2.1") && admits(version, "192.0.2.2"), "{name} goes by the old list");
+        assert!(version.backend.is(last_good), "{name} has changed");
+        assert!(Arc::ptr_eq(&version.admission, &users.admission), "{name} has slots of its own");
+        assert!(!admits(version, "192.0.2.1") && admits(version, "192.0.2.2"), "{name} has the previous deny list");
         let mut beside = users.split.iter().flat_map(|split| split.versions());
-        assert!(beside.any(|(_, target)| Arc::ptr_eq(target, version)), "{name} gets no part");
+        assert!(beside.any(|(_, target)| Arc::ptr_eq(target, version)), "{name} gets no share");
     }
 }
 
-/// `a-b` and `a_b` are one name to who calls them, and that is its owner's even where it is no host that clients reach.
+/// `a-b` and `a_b` have one host name for calls, which belongs to one of them even if clients cannot use it.
 #[tokio::test]
-async fn a_name_that_is_called_has_one_owner() {
+async fn a_host_name_for_calls_has_one_owner() {
     let guarded = |path: &str| format!("routes = [{{ path = '{path}', deny = ['192.0.2.1'] }}]");
     for (other, wanted) in [
         ("routes = ['/two']".to_owned(), "its route a-b.localhost already belongs to a-b"),
-        (guarded("/two"), "a-b has the same name to who calls it"),
+        (guarded("/two"), "its host name for calls already belongs to a-b"),
     ] {
         let world = World::new();
         let (one, two) = (world.deploy("a-b", "", None).await, world.deploy("a_b", &other, None).await);
@@ -105,19 +105,19 @@ async fn a_name_that_is_called_has_one_owner() {
         assert_eq!(refused, [format!("a_b.toml: {wanted}")]);
         assert!(snapshot.hosts["a-b.localhost"].backend.is(&one) && snapshot.target("a_b").is_none());
     }
-    // Both guarded: no route and no host of theirs is the same. Who has the name already keeps it.
+    // With policies on their routes they share no route and no host. The one that has the name keeps it.
     let world = World::new();
     let (one, two) =
         (world.deploy("a-b", &guarded("/one"), None).await, world.deploy("A_B", &guarded("/two"), None).await);
     assert_eq!(world.publish(&[&one]).1, Vec::<String>::new());
     let (snapshot, refused) = world.publish(&[&two, &one]);
-    assert_eq!(refused, ["A_B.toml: a-b has the same name to who calls it"]);
+    assert_eq!(refused, ["A_B.toml: its host name for calls already belongs to a-b"]);
     assert!(snapshot.hosts["a-b.localhost"].backend.is(&one));
     let (snapshot, refused) = world.publish(&[&two]);
-    assert!(refused.is_empty() && snapshot.hosts["a-b.localhost"].backend.is(&two), "it is free again");
+    assert!(refused.is_empty() && snapshot.hosts["a-b.localhost"].backend.is(&two), "the name is free again");
 }
 
-/// A breaker outlives every edit of what is elsewhere, but not a list of entirely other replicas: those are not what failed.
+/// The state of a breaker survives every edit of an upstream, except a list of entirely different replicas.
 #[tokio::test]
 async fn a_breaker_outlives_edits_of_replicas() {
     let world = World::new();
@@ -139,7 +139,7 @@ async fn a_breaker_outlives_edits_of_replicas() {
     let (one, two) = ("'http://127.0.0.1:9'", "{ url = 'http://127.0.0.1:9', weight = 2 }, 'http://127.0.0.1:10'");
     assert!(open(&of(one, ""), true).await);
     assert!(open(&of(one, "limits.in_flight = 7"), false).await, "another limit");
-    assert!(open(&format!("{}\nread = '1s'", of(one, "")), false).await, "another time-out");
-    assert!(open(&of(two, ""), false).await, "one replica more, and another weight");
+    assert!(open(&format!("{}\nread = '1s'", of(one, "")), false).await, "another timeout");
+    assert!(open(&of(two, ""), false).await, "another replica, and another weight");
     assert!(!open(&of("'http://127.0.0.1:11'", ""), false).await, "other replicas");
 }

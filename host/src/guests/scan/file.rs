@@ -1,4 +1,4 @@
-//! What a file of the directory is.
+//! The properties of a file in the directory.
 
 use std::fs::{self, Metadata};
 use std::io::{Error, ErrorKind};
@@ -12,13 +12,12 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::Refusal;
 use lodge_manifest::refusal::{file_name, unreadable};
 
-/// The most bytes of a manifest.
+/// The maximum size of a manifest.
 pub const MANIFEST: u64 = 1 << 20;
 
-/// What a file system says of a file without reading it.
+/// The metadata that reveal a change of a file without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// Device and inode.
     pub(super) file: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -35,8 +34,8 @@ impl Stamp {
         }
     }
 
-    /// How long ago the file changed, by the clock of its file system, which may be another machine's. Copies bring
-    /// their own time of modification along, so the time of the last change of any kind counts.
+    /// The time since the last change of the file, by the clock of its file system, which may be another machine's.
+    /// Copies preserve the time of modification, so the time of the last change of any kind counts.
     pub(super) fn age(&self) -> Duration {
         let (seconds, nanos) = self.changed;
         let changed = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
@@ -49,7 +48,7 @@ pub(super) fn is_absent(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// Digest of an open component that has `metadata`.
+/// Computes the digest of an open component that has `metadata`.
 pub(super) fn inspect(path: &Path, file: &fs::File, metadata: &Metadata, config: &Config) -> Result<Digest, Refusal> {
     let name = file_name(path);
     let bytes = files::rest_of(file, metadata.len(), config.engine.max_file as u64);
@@ -58,10 +57,10 @@ pub(super) fn inspect(path: &Path, file: &fs::File, metadata: &Metadata, config:
     Ok(Digest::of(&bytes))
 }
 
-/// What a manifest's file is: its stamp, and its text or why there is none. `None` when there is no file.
+/// The stamp of a manifest, with its text or the reason why it is unreadable. `None` if there is no file.
 pub(super) fn manifest(path: &Path) -> (Option<Stamp>, Option<Result<String, Refusal>>) {
     let opened = match files::open(path) {
-        // A link to nothing is a manifest that cannot be read, and not a service without one.
+        // A dangling link is an unreadable manifest, not a service without a manifest.
         Err(error) if error.kind() == ErrorKind::NotFound && is_absent(path) => return (None, None),
         opened => opened,
     };
@@ -72,15 +71,15 @@ pub(super) fn manifest(path: &Path) -> (Option<Stamp>, Option<Result<String, Ref
     (stamp, Some(text.map_err(|error| unreadable(&file_name(path), &error))))
 }
 
-/// Whether a name is a file's own, and of no other name: what it is renamed to is then all of what becomes of it.
+/// Whether a file has no other names (hard links), so that a rename tells all about it.
 pub(super) fn is_own(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
 }
 
-/// Tells a component from what people drop by mistake, by its first bytes.
+/// Distinguishes a component from other files by its first bytes.
 ///
 /// # Errors
-/// What it is, and what to do.
+/// What it is, and the remedy.
 pub fn is_component(bytes: &[u8]) -> Result<(), (&'static str, &'static str)> {
     const BUILD: &str = "build it as a component, e.g. `cargo build --target wasm32-wasip2`";
     match bytes {

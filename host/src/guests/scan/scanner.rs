@@ -1,4 +1,4 @@
-//! The scan itself: what is in the directory now, and what is known of it since the scan before.
+//! The scanner: reads the directory, and remembers the previous scan.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::file;
 use super::file::{Stamp, inspect, is_absent, is_own};
-use super::settle::{Content, SETTLE, Seen, Settling};
-use super::{Found, NO_COMPONENT, Scan, State};
+use super::settle::{Content, ManifestState, SETTLE, Settling};
+use super::{FileState, NO_COMPONENT, Scan, ScannedService};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::Manifest;
@@ -18,7 +18,7 @@ use lodge_manifest::refusal::unreadable;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::{GuestSpec, is_label, is_name, split};
 
-/// Looks at one directory again and again, and reads only what has changed.
+/// Scans one directory repeatedly, and reads only what has changed.
 pub struct Scanner {
     path: PathBuf,
     components: HashMap<PathBuf, Known>,
@@ -26,7 +26,7 @@ pub struct Scanner {
     first: bool,
 }
 
-/// What is known of a component, and the stamp it had then.
+/// The result of reading a component, with its stamp at that time.
 struct Known {
     stamp: Stamp,
     /// The first scan that saw this stamp.
@@ -34,36 +34,36 @@ struct Known {
     /// It has not changed for [`SETTLE`] since, or was there at the first scan.
     settled: bool,
     content: Result<Digest, Refusal>,
-    /// To be read again: it changed so shortly before it was read that it could change again without a new stamp.
+    /// To be read again: it had changed so shortly before it was read that another change might have the same stamp.
     racy: bool,
-    /// By the scan that is under way, or the last one.
+    /// ManifestState by the current or the last scan.
     used: bool,
 }
 
-/// What a scan goes by.
+/// The context of a scan.
 struct Look<'a> {
     config: &'a Config,
     now: Instant,
-    /// Whether an event says that the file of this name was renamed into place.
+    /// Whether an event says that a file with this name was renamed into place.
     placed: &'a dyn Fn(&OsStr) -> bool,
-    /// Manifests that this scan has seen already: a service and its versions go by one text.
+    /// Manifests that this scan has seen already, so that a service and its versions use the same text.
     seen: HashSet<PathBuf>,
     again: Option<Duration>,
 }
 
-/// Twice the coarsest time stamp of a file system in use (NFS, ext3: 1 s).
+/// Twice the coarsest timestamp of a file system in use (NFS, ext3: 1 s).
 const RACY: Duration = Duration::from_secs(2);
 
 /// More than the clock of a file server may be ahead or behind.
 const SKEW: Duration = Duration::from_secs(60);
 
 impl Scanner {
-    /// Will scan the directory `path`, or only the service of the file that it is.
+    /// Creates a scanner of the directory `path`, or of the single service of the file `path`.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), components: HashMap::new(), manifests: HashMap::new(), first: true }
     }
 
-    /// What is there now. Blocking: reads every component that is new or has changed.
+    /// Scans the directory. Blocking: reads every component that is new or has changed.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -71,8 +71,8 @@ impl Scanner {
         self.scan_at(config, Instant::now(), &|_| false)
     }
 
-    /// What is there at the time `now`; `placed` says of which names an event says that they were renamed into place,
-    /// and not written to since. The first scan takes everything as it is.
+    /// Scans the directory at the time `now`. `placed` is whether a file was renamed into place and not written to
+    /// since, according to events. The first scan takes all files as they are.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -91,7 +91,7 @@ impl Scanner {
         Ok(Scan { found, ignored, again: look.again })
     }
 
-    /// Where the component of every service is or should be, and what has almost the name of one.
+    /// The paths of the components that exist or should exist, and names that are almost those of one.
     fn names(&self) -> std::io::Result<(Vec<PathBuf>, Vec<String>)> {
         if self.path.is_file() {
             return Ok((vec![self.path.with_extension("wasm")], Vec::new()));
@@ -99,7 +99,7 @@ impl Scanner {
         let (mut components, mut ignored) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
-            // Editors, file managers and `lodge deploy` keep files of their own under such names.
+            // Editors, file managers and `lodge deploy` use such names for temporary files.
             let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
             let extension = path.extension().filter(|_| !hidden).unwrap_or_default();
             if extension == "wasm" || extension == "toml" {
@@ -114,26 +114,26 @@ impl Scanner {
         Ok((components, ignored))
     }
 
-    /// What there is of one service.
-    fn find(&mut self, stem: &str, component: &Path, look: &mut Look<'_>) -> Found {
-        let as_is = |state| Found { state, settled: true, touched: false, bare: false };
+    /// The state of one service.
+    fn find(&mut self, stem: &str, component: &Path, look: &mut Look<'_>) -> ScannedService {
+        let as_is = |state| ScannedService { state, settled: true, touched: false, bare: false };
         let (service, label) = split(stem);
         if let Err(refusal) = named(service, label, component) {
-            return as_is(State::Refused(refusal));
+            return as_is(FileState::Refused(refusal));
         }
         let manifest = component.with_extension("toml");
         let files = Manifests { service: component.with_file_name(format!("{service}.toml")), own: manifest.clone() };
         let changing = [&files.service, &files.own].map(|path| self.see_manifest(path, look));
         if changing.contains(&true) {
-            // What says that there is no service takes nothing back by what may follow it.
+            // A manifest that disables the service takes effect at once, whatever follows.
             let disabled = self.manifest(&files, service, look, Settling::seen).is_ok_and(|read| !read.enabled);
-            let state = if disabled { State::Disabled } else { State::Changing };
-            return Found { settled: false, ..as_is(state) };
+            let state = if disabled { FileState::Disabled } else { FileState::Changing };
+            return ScannedService { settled: false, ..as_is(state) };
         }
         let (mut settled, mut touched) = (true, false);
         let bare = !self.first && self.manifests.get(&manifest).is_none_or(|known| *known.known() == Content::Absent);
         let spec = match self.manifest(&files, service, look, Settling::known) {
-            Ok(read) if !read.enabled => return as_is(State::Disabled),
+            Ok(read) if !read.enabled => return as_is(FileState::Disabled),
             Ok(read) if read.upstream.is_some() => self.elsewhere(stem, component, read),
             Ok(read) => {
                 let of = read.component.as_ref().map(|name| component.with_file_name(name));
@@ -150,17 +150,17 @@ impl Scanner {
             Err(refusal) => Err(refusal),
         };
         let state = match spec {
-            Ok(spec) => State::Ready(spec),
+            Ok(spec) => FileState::Ready(spec),
             Err(refusal) if refusal.file == file_name(component) && is_absent(component) => {
                 let remedy = format!("put {} beside it, or remove it", file_name(component));
-                State::Orphan(Refusal::new(&file_name(&manifest), NO_COMPONENT, remedy))
+                FileState::Orphan(Refusal::new(&file_name(&manifest), NO_COMPONENT, remedy))
             }
-            Err(refusal) => State::Refused(refusal),
+            Err(refusal) => FileState::Refused(refusal),
         };
-        Found { state, settled, touched, bare }
+        ScannedService { state, settled, touched, bare }
     }
 
-    /// Digest and size of a component, read again only if it may have changed.
+    /// The digest and size of a component. Reads it only if it may have changed.
     fn component(
         &mut self,
         path: &Path,
@@ -194,7 +194,7 @@ impl Scanner {
         content.map(|digest| (digest, metadata.len()))
     }
 
-    /// Looks at a manifest, once per scan. Whether it is changing.
+    /// Looks at a manifest, once per scan. Returns whether it is changing.
     fn see_manifest(&mut self, path: &Path, look: &mut Look<'_>) -> bool {
         if look.seen.insert(path.to_owned()) {
             let (stamp, text) = file::manifest(path);
@@ -205,7 +205,7 @@ impl Scanner {
             };
             let placed = path.file_name().is_some_and(look.placed) && is_own(path);
             let beside = fs::metadata(path.with_extension("wasm")).ok().map(|metadata| Stamp::of(&metadata));
-            let seen = Seen { stamp, content, beside, placed };
+            let seen = ManifestState { stamp, content, beside, placed };
             if self.first {
                 self.manifests.insert(path.to_owned(), Settling::taken(seen, look.now));
             } else {
@@ -219,8 +219,8 @@ impl Scanner {
         self.manifests.get(path).is_some_and(Settling::is_changing)
     }
 
-    /// Manifests that are in the directory no more, without a component that would have named them: what they said
-    /// holds for a while, in case both come back.
+    /// Handles manifests that were removed together with their components. Their text applies for a while, in case both
+    /// return.
     fn forget_manifests(&mut self, look: &mut Look<'_>) {
         let unseen: Vec<_> = self.manifests.keys().filter(|path| !look.seen.contains(*path)).cloned().collect();
         for path in unseen {
@@ -229,7 +229,7 @@ impl Scanner {
         self.manifests.retain(|_, known| known.is_changing() || *known.known() != Content::Absent);
     }
 
-    /// Reads the manifests of a service, or of a version of it, by what is in force or by what is there.
+    /// Reads the manifests of a service or version, from the texts in force or those on disk.
     fn manifest(
         &self,
         files: &Manifests,
@@ -251,13 +251,13 @@ impl Scanner {
         if files.own == files.service { Ok(of) } else { read(&files.own, &|text| of.version(text, most)) }
     }
 
-    /// A service whose replicas are elsewhere: its manifest is all there is of it.
+    /// A service with replicas elsewhere, which consists of its manifest alone.
     fn elsewhere(&self, name: &str, component: &Path, manifest: Manifest) -> Result<GuestSpec, Refusal> {
         let path = component.with_extension("toml");
         if !is_absent(component) {
-            let reason = "it is a component, and its manifest has [upstream]";
+            let reason = "it is a component, but its manifest has [upstream]";
             let remedy =
-                format!("take one of them away, or name it {name}@LABEL.wasm to give it a part of the requests");
+                format!("remove one of the two, or rename the component to {name}@LABEL.wasm to make it a version");
             return Err(Refusal::new(&file_name(component), reason, remedy));
         }
         let text = self.text(&path);
@@ -265,7 +265,7 @@ impl Scanner {
         Ok(GuestSpec { name: name.to_owned(), path, digest, size, manifest })
     }
 
-    /// A refusal of a manifest that names a component which is not there.
+    /// The refusal of a manifest whose component does not exist.
     fn not_there(&self, component: &Path, manifest: &Path) -> Refusal {
         let line = lodge_manifest::line(self.text(manifest), "component");
         let (directory, name) = (self.path.display(), file_name(component));
@@ -283,37 +283,37 @@ impl Scanner {
 }
 
 impl Look<'_> {
-    /// Asks for another scan after this time at the latest.
+    /// Requests another scan within this time.
     fn again_in(&mut self, time: Duration) {
         self.again = Some(self.again.map_or(time, |again| again.min(time)));
     }
 }
 
-/// The manifests that say how something is served; of a service that is no version both are the same.
+/// The manifests of a service or version; for a service both are the same.
 struct Manifests {
     service: PathBuf,
     own: PathBuf,
 }
 
-/// Whether a service, or version of one, can have this name.
+/// Checks whether a service or version can have this name.
 fn named(service: &str, label: Option<&str>, component: &Path) -> Result<(), Refusal> {
     if is_name(service) && label.is_none_or(is_label) {
         return Ok(());
     }
     let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit; a version \
                   of it has `@` and a label after that";
-    Err(Refusal::new(&file_name(component), "its name cannot be a service's", remedy))
+    Err(Refusal::new(&file_name(component), "its name is not valid for a service", remedy))
 }
 
-/// Whether a component is the one that its manifest wants.
+/// Checks whether a component is the one that its manifest requires.
 ///
 /// # Errors
-/// What it is, and what is wanted.
+/// Both digests.
 pub fn pinned(manifest: &Manifest, digest: Digest, file: &str) -> Result<(), Refusal> {
     match manifest.digest {
         Some(pinned) if pinned != digest => {
-            let reason = format!("it is sha256:{digest}, and its manifest wants sha256:{pinned}");
-            Err(Refusal::new(file, reason, "put the right component there, or pin this one"))
+            let reason = format!("it is sha256:{digest}, but its manifest requires sha256:{pinned}");
+            Err(Refusal::new(file, reason, "replace the component, or pin this one"))
         }
         _ => Ok(()),
     }

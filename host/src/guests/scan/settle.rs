@@ -1,9 +1,9 @@
-//! When a manifest that changed is taken: once it is whole, or gone for good. Pure: no clock, no I/O.
+//! When a changed manifest takes effect: once it is complete, or gone for good. Pure: no clock, no I/O.
 //!
 //! Editors and tools change a file in several steps: they empty it and write it in pieces, or delete it and create it
-//! again. What it said of who may use a service must hold until they have finished, and nothing in a file says that
-//! they have. So what was known of a manifest stays in force until the file has not changed for [`SETTLE`] or, where
-//! it was renamed into place and thus was whole from the start, for [`PLACED`].
+//! again. The policies of a service must apply until they have finished, and nothing in a file tells that. So a
+//! manifest stays in force until its file has not changed for [`SETTLE`] or, if it was renamed into place and so was
+//! complete from the start, for [`PLACED`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,62 +11,63 @@ use std::time::{Duration, Instant};
 use super::file::Stamp;
 use lodge_manifest::refusal::Refusal;
 
-/// How long a file must not have changed before it is taken, or believed to be gone.
+/// How long a file must not change before it takes effect, or counts as removed.
 pub const SETTLE: Duration = Duration::from_millis(500);
 
-/// The same for a file that was renamed into place: long enough for its directory's events to say if it was not, or
-/// if it was changed after that.
+/// The same for a file that was renamed into place. Long enough for the events of its directory to tell if it was not,
+/// or if it was changed since.
 pub const PLACED: Duration = Duration::from_millis(50);
 
-/// What there is of a manifest.
+/// The content of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// No file.
+    /// There is no file.
     Absent,
-    /// A file with this text.
+    /// The text of the file.
     Text(Arc<str>),
-    /// A file whose text cannot be had.
+    /// The file is unreadable.
     Unreadable(Refusal),
 }
 
-/// One look at a manifest.
+/// The state of a manifest at one scan.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ManifestState {
     pub(super) stamp: Option<Stamp>,
     pub(super) content: Content,
-    /// The stamp of the component beside it: whoever changes both is not done before both stay as they are.
+    /// The stamp of the component beside it. An edit of both is not finished before both stay unchanged.
     pub(super) beside: Option<Stamp>,
-    /// An event says that it was renamed into place, and none since that it was written to.
+    /// An event says that it was renamed into place, and none that it was written to since.
     pub(super) placed: bool,
 }
 
-/// A manifest over time.
+/// A manifest over several scans.
 pub(super) struct Settling {
-    /// What is in force.
+    /// The content in force.
     known: Content,
-    /// Device and inode of the file that was in force last.
+    /// The device and inode of the file that was in force last.
     file: Option<(u64, u64)>,
-    /// What the last look saw, and the first look that saw just this.
-    seen: Seen,
+    /// The state at the last scan, and the first scan with that state.
+    seen: ManifestState,
     since: Instant,
 }
 
 impl Settling {
-    /// A manifest that is taken as it is: nobody has used the service yet.
-    pub(super) fn taken(seen: Seen, now: Instant) -> Self {
+    /// A manifest that takes effect at once, since no request has used the service yet.
+    pub(super) fn taken(seen: ManifestState, now: Instant) -> Self {
         let file = seen.stamp.map(|stamp| stamp.file);
         Self { known: seen.content.clone(), file, seen, since: now }
     }
 
-    /// A manifest that was not there until now.
+    /// A manifest that did not exist until now.
     pub(super) fn absent(now: Instant) -> Self {
-        Self::taken(Seen { stamp: None, content: Content::Absent, beside: None, placed: false }, now)
+        Self::taken(ManifestState { stamp: None, content: Content::Absent, beside: None, placed: false }, now)
     }
 
-    /// Takes in another look.
-    pub(super) fn see(&mut self, seen: Seen, now: Instant) {
-        // Time stamps are coarse: what was written twice within one tick may differ in its text only.
-        let same = |a: &Seen, b: &Seen| a.stamp == b.stamp && a.content == b.content && a.beside == b.beside;
+    /// Applies the state at another scan.
+    pub(super) fn see(&mut self, seen: ManifestState, now: Instant) {
+        // Timestamps are coarse: two writes within one tick may differ in the text only.
+        let same =
+            |a: &ManifestState, b: &ManifestState| a.stamp == b.stamp && a.content == b.content && a.beside == b.beside;
         if !same(&seen, &self.seen) {
             self.since = now;
         }
@@ -79,27 +80,28 @@ impl Settling {
         }
     }
 
-    /// What is in force.
+    /// The content in force.
     pub(super) fn known(&self) -> &Content {
         &self.known
     }
 
-    /// What the last look saw.
+    /// The content at the last scan.
     pub(super) fn seen(&self) -> &Content {
         &self.seen.content
     }
 
-    /// What is there is not what is in force: it may be in the middle of a change.
+    /// Whether the content on disk differs from the content in force, and so may be incomplete.
     pub(super) fn is_changing(&self) -> bool {
         self.known != self.seen.content
     }
 
-    /// How long what is there must stay as it is until it is taken; `None` when it is what is in force.
+    /// How long the content on disk must stay unchanged until it takes effect; `None` if it is in force.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         if !self.is_changing() {
             return None;
         }
-        // In a file that was in force before the rename was the change before. An empty one says nothing yet.
+        // A file that was in force before the rename may be complete in its previous version only. An empty file says
+        // nothing yet.
         let other = self.seen.stamp.is_some_and(|stamp| Some(stamp.file) != self.file);
         let full = matches!(&self.seen.content, Content::Text(text) if !text.trim().is_empty());
         let wait = if self.seen.placed && other && full { PLACED } else { SETTLE };

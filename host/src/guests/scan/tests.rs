@@ -1,4 +1,5 @@
-//! The scanner and the ledger on a real directory, by a clock of the test: no step of an edit is ever served.
+//! The scanner and the ledger on a real directory with a clock of the test: no intermediate step of an edit is ever
+//! served.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,22 +13,22 @@ use lodge_base::config::{self, Config};
 use lodge_manifest::digest::Digest;
 use std::path::PathBuf;
 
-/// The shortest file that is taken for a component, with a number in it.
+/// The shortest file that counts as a component, with a number in it.
 fn component(number: u8) -> Vec<u8> {
     vec![0, b'a', b's', b'm', 0x0d, 0, 1, 0, number]
 }
 
-/// A directory, what looks at it, and what is served of it: everything that is wanted is compiled at once.
+/// A directory with its scanner and ledger. Everything is compiled at once.
 struct World {
     directory: tempfile::TempDir,
     config: Config,
     scanner: Scanner,
     ledger: Ledger<GuestSpec>,
     now: Instant,
-    /// Whether renames are told by events.
+    /// Whether renames cause events.
     events: bool,
     placed: Vec<String>,
-    /// How many writes there were: each has a time stamp of its own, as if time had passed between them.
+    /// The number of writes. Each gets a timestamp of its own, as if time had passed in between.
     writes: u64,
 }
 
@@ -58,7 +59,7 @@ impl World {
         scan
     }
 
-    /// Looks whenever the scanner or the ledger want to, for so long.
+    /// Scans whenever the scanner or the ledger request it, for this time.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -77,7 +78,7 @@ impl World {
         self.ledger.live().find(|spec| spec.name == name)
     }
 
-    /// A value of its environment, to tell manifests apart.
+    /// A value of its environment, which identifies the manifest.
     fn said(&self, name: &str) -> Option<String> {
         Some(self.live(name)?.manifest.env.first()?.1.clone())
     }
@@ -119,14 +120,14 @@ impl World {
 }
 
 #[test]
-fn a_manifest_is_gone_once_it_was_gone_for_a_while() {
+fn a_manifest_counts_as_removed_after_a_while() {
     let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", b"env.N = '1'")], true);
     world.unlink("a.toml");
     world.pass(SETTLE - Duration::from_millis(1));
     assert_eq!(world.said("a"), Some("1".into()));
     world.pass(Duration::from_millis(1));
     assert_eq!((world.said("a"), world.live("a").is_some()), (None, true));
-    // Both go and come back, the component first: it is not served without its manifest.
+    // Both files are removed and return, the component first: it is not served without its manifest.
     world.write("a.toml", "env.N = '2'");
     world.pass(SETTLE);
     world.unlink("a.wasm");
@@ -141,16 +142,16 @@ fn a_manifest_is_gone_once_it_was_gone_for_a_while() {
 }
 
 #[test]
-fn a_file_that_is_renamed_into_place_is_taken_soon() {
+fn a_file_renamed_into_place_takes_effect_soon() {
     let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", b"env.N = '1'")], true);
     world.rename("a.toml", "env.N = '2'");
     world.pass(PLACED);
     assert_eq!(world.said("a"), Some("2".into()));
-    // And a new component at once.
+    // A new component takes effect at once.
     world.rename("a.wasm", component(1));
     world.look();
     assert_eq!(world.live("a").unwrap().digest, Digest::of(&component(1)));
-    // What is appended takes that back, as does whatever makes it another file than the one that was renamed.
+    // An append ends that, as does anything that makes it another file than the renamed one.
     world.rename("a.toml", "env.N = '3'");
     world.look();
     world.append("a.toml", "\n");
@@ -158,12 +159,12 @@ fn a_file_that_is_renamed_into_place_is_taken_soon() {
     assert_eq!(world.said("a"), Some("2".into()));
     world.pass(SETTLE - PLACED * 2);
     assert_eq!(world.said("a"), Some("3".into()));
-    // The file that is in force, edited where it is, although no event has said so yet.
+    // The file in force is edited in place, before an event tells so.
     world.write("a.toml", "env.N = '4'");
     world.placed.push("a.toml".into());
     world.pass(SETTLE - Duration::from_millis(1));
     assert_eq!(world.said("a"), Some("3".into()));
-    // A link may be renamed into place before what it leads to is whole.
+    // A link can be renamed into place before its target is complete.
     fs::write(world.at("target"), "env.N = '5'").unwrap();
     std::os::unix::fs::symlink("target", world.at(".link")).unwrap();
     fs::rename(world.at(".link"), world.at("a.toml")).unwrap();
@@ -171,7 +172,7 @@ fn a_file_that_is_renamed_into_place_is_taken_soon() {
     assert_eq!(world.said("a"), Some("3".into()));
     world.pass(SETTLE);
     assert_eq!(world.said("a"), Some("5".into()));
-    // Without events nothing is known of renames.
+    // Without events renames are not known.
     world.events = false;
     world.rename("a.toml", "env.N = '6'");
     world.pass(SETTLE - Duration::from_millis(1));
@@ -181,7 +182,7 @@ fn a_file_that_is_renamed_into_place_is_taken_soon() {
 }
 
 #[test]
-fn a_service_that_is_switched_off_stays_off() {
+fn a_disabled_service_stays_disabled() {
     let off = "enabled = false\n";
     let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", off.as_bytes())], true);
     assert!(world.live("a").is_none());
@@ -200,15 +201,15 @@ fn a_service_that_is_switched_off_stays_off() {
     world.rename("a.toml", "enabled = true");
     world.pass(PLACED);
     assert!(world.live("a").is_some());
-    // At once, however it is written.
+    // At once, in any form.
     world.write("a.toml", off);
     world.look();
     assert!(world.live("a").is_none());
 }
 
-/// Component first, manifest a moment later: the first moment is not served. Alone it is, and soon.
+/// A component whose manifest follows a moment later is not served without it. Without a manifest it is served soon.
 #[test]
-fn a_new_service_waits_for_a_manifest_that_may_follow() {
+fn a_new_service_waits_for_its_manifest() {
     let mut world = World::new(&[], true);
     world.write("a.wasm", component(0));
     world.pass(HELD - Duration::from_millis(1));
@@ -227,7 +228,7 @@ fn a_new_service_waits_for_a_manifest_that_may_follow() {
 
 /// A component that is put in place while a manifest changes waits for it: the two may belong together.
 #[test]
-fn old_and_new_are_not_mixed() {
+fn old_and_new_files_are_not_mixed() {
     let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", b"env.N = '1'")], true);
     world.write("a.toml", "");
     world.look();
@@ -242,7 +243,7 @@ fn old_and_new_are_not_mixed() {
 }
 
 #[test]
-fn names_that_are_nobodys() {
+fn ignored_names() {
     let mut world = World::new(&[("a.wasm", &component(0)), (".hidden.wasm", b"x"), (".hidden.toml", b"x=")], true);
     std::os::unix::fs::symlink("me@host.123:456", world.at(".#a.toml")).unwrap();
     fs::write(world.at("._a.wasm"), "x").unwrap();
@@ -256,9 +257,9 @@ fn names_that_are_nobodys() {
     assert_eq!(world.refused(), Vec::<String>::new());
 }
 
-/// What cannot be read as a manifest is said in words, and is never taken for one that says nothing.
+/// An unreadable manifest is reported, and never counts as an empty one.
 #[test]
-fn manifests_that_cannot_be_read() {
+fn unreadable_manifests() {
     let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
     let large = vec![b' '; MANIFEST as usize + 1];
     let files: [(&str, &[u8]); 5] = [
@@ -297,9 +298,9 @@ fn manifests_that_cannot_be_read() {
     assert_eq!((refused.len(), world.said("marked")), (7, Some("1".into())));
 }
 
-/// A scan of a directory that does not change asks for no other.
+/// A scan of an unchanged directory does not request another one.
 #[test]
-fn quiet_directories_are_left_alone() {
+fn unchanged_directories_are_not_scanned_again() {
     let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", b""), ("b.wasm", b"rubbish")], true);
     assert!(world.look().again.is_none() && world.ledger.next_look().is_none());
     world.write("c.wasm", "rubbish");

@@ -10,7 +10,7 @@ use super::{Body, Source};
 use lodge_traffic::cache;
 use lodge_traffic::cache::recorder::Recorder;
 
-impl cache::ResponseBody for Body {
+impl cache::CacheBody for Body {
     fn stored(bytes: Option<Bytes>) -> Self {
         Self::text(bytes)
     }

@@ -12,9 +12,9 @@ use tokio::task::AbortHandle;
 
 use super::Reserve;
 use crate::request::forward::Relay;
-use lodge_base::budget::{Budget, Room};
+use lodge_base::budget::{Budget, Reservation};
 use lodge_base::lock::lock;
-use lodge_runtime::answer::AnswerBody;
+use lodge_runtime::response::GuestBody;
 use lodge_traffic::admission::Permit;
 use lodge_traffic::error::RequestError;
 use lodge_traffic::proxy::outbound::Hold;
@@ -22,7 +22,7 @@ use lodge_traffic::proxy::outbound::MAX_CHUNK;
 
 /// The body of a response, with whoever makes it.
 pub(super) enum Live {
-    Guest(AnswerBody),
+    Guest(GuestBody),
     Replica(Box<Relay>),
     /// The rest of a stored body, whose bytes other responses share.
     Stored(Bytes),
@@ -78,7 +78,7 @@ impl Streamed {
     }
 
     /// What is left of a body that has become complete, if there is room for it: no deadline is for that any more.
-    pub(super) fn rest(&self) -> Option<(VecDeque<Frame<Bytes>>, Option<Room>)> {
+    pub(super) fn rest(&self) -> Option<(VecDeque<Frame<Bytes>>, Option<Reservation>)> {
         let mut shared = lock(&self.shared);
         let size = shared.live.as_ref()?.0.size()?;
         // A body that is shorter than its head says has to end as an error.

@@ -6,30 +6,30 @@ use http::header::{self, HeaderMap};
 
 use super::lists::{self, Quoting};
 
-/// Seconds that stand for every larger number (RFC 9111, 1.2.2).
+/// The maximum of a number of seconds; larger ones count as this (RFC 9111, 1.2.2).
 pub(super) const MOST: u64 = 1 << 31;
 
-/// The directives of a message, in the order in which they were sent.
+/// The directives of a message, in order.
 #[derive(Debug, Default)]
-pub(super) struct Control {
+pub(super) struct CacheControl {
     directives: Vec<(String, Option<String>)>,
 }
 
-/// The value of a directive that is a number of seconds.
+/// The value of a directive in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seconds {
-    /// There is no such directive.
+    /// The directive is absent.
     Absent,
-    /// It has no value.
+    /// The directive has no value.
     Bare,
-    /// It has this value, [`MOST`] for every larger one.
+    /// The number of seconds, at most [`MOST`].
     Valid(Duration),
-    /// It has something else than a number, or is there twice with different values.
+    /// The value is not a number, or the directive occurs twice with different values.
     Invalid,
 }
 
-impl Control {
-    /// The directives of a message; `None` where a line cannot be read, and so might forbid anything.
+impl CacheControl {
+    /// The directives of a message. `None` if a line cannot be parsed, since it might forbid anything.
     pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
         let mut directives = Vec::new();
         for line in headers.get_all(header::CACHE_CONTROL) {
@@ -41,7 +41,7 @@ impl Control {
                 directives.push((name.to_ascii_lowercase(), value.map(str::to_owned)));
             }
         }
-        // It counts only where the header that replaced it is not there at all.
+        // `Pragma` only counts in the absence of `Cache-Control`.
         if !headers.contains_key(header::CACHE_CONTROL) {
             let pragma = lists::elements(headers, &header::PRAGMA, Quoting::Escapes);
             let mut said = pragma.filter(|word| word.eq_ignore_ascii_case(b"no-cache"));
@@ -50,14 +50,14 @@ impl Control {
         Some(Self { directives })
     }
 
-    /// Whether a directive is there, whatever its value: what `private` and `no-cache` say of some headers only is
-    /// taken for a word on the whole response, as RFC 9111 (5.2.2.4, 5.2.2.7) allows. One with space before its `=` is
-    /// malformed, and counts all the same: it is more likely meant than not.
-    pub(super) fn says(&self, wanted: &str) -> bool {
+    /// Whether a directive is present, whatever its value. `private` and `no-cache` with a list of headers apply to the
+    /// whole response, which RFC 9111 (5.2.2.4, 5.2.2.7) allows. A directive with space before its `=` is malformed,
+    /// but more likely meant than not, so it counts.
+    pub(super) fn has(&self, wanted: &str) -> bool {
         self.directives.iter().any(|(name, _)| name.trim_end() == wanted)
     }
 
-    /// The value of a directive that is a number of seconds.
+    /// The value of a directive in seconds.
     pub(super) fn seconds(&self, wanted: &str) -> Seconds {
         let mut all = self.directives.iter().filter(|(name, _)| name.trim_end() == wanted);
         let Some(first) = all.next() else { return Seconds::Absent };
@@ -72,13 +72,13 @@ impl Control {
 }
 
 impl Seconds {
-    /// The number, if there is a valid one.
+    /// The number, if it is valid.
     pub(super) fn valid(self) -> Option<Duration> {
         if let Self::Valid(seconds) = self { Some(seconds) } else { None }
     }
 }
 
-/// A number of seconds as HTTP writes it: digits only. One that is too large to count with is [`MOST`].
+/// Parses a number of seconds: digits only. Larger numbers become [`MOST`].
 pub(super) fn number(text: &str) -> Option<Duration> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -95,17 +95,17 @@ fn unquoted(value: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn control(lines: &[&str]) -> Option<Control> {
+    fn control(lines: &[&str]) -> Option<CacheControl> {
         let lines = lines.iter().map(|line| (header::CACHE_CONTROL, line.parse::<http::HeaderValue>().unwrap()));
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(name, value);
         }
-        Control::read(&headers)
+        CacheControl::read(&headers)
     }
 
     #[test]
-    fn numbers_of_seconds() {
+    fn directives_in_seconds() {
         let check = |lines: &[&str], expected| {
             assert_eq!(control(lines).unwrap().seconds("max-age"), expected, "{lines:?}");
         };
@@ -123,18 +123,18 @@ mod tests {
         }
     }
 
-    /// What cannot be read might be `no-store`.
+    /// A line that cannot be parsed might be `no-store`.
     #[test]
-    fn unreadable_lines_are_no_silence() {
+    fn unreadable_lines_forbid_storing() {
         assert!(control(&["max-age=60, x=\"no-store"]).is_none());
-        assert!(control(&["x=\"a, no-store\""]).is_some_and(|control| !control.says("no-store")));
+        assert!(control(&["x=\"a, no-store\""]).is_some_and(|control| !control.has("no-store")));
         let mut headers = HeaderMap::new();
         headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_bytes(b"x=\"\xff\"").unwrap());
-        assert!(Control::read(&headers).is_none());
+        assert!(CacheControl::read(&headers).is_none());
         headers = HeaderMap::new();
         headers.insert(header::PRAGMA, http::HeaderValue::from_static("x, No-Cache"));
-        assert!(Control::read(&headers).is_some_and(|control| control.says("no-cache")));
+        assert!(CacheControl::read(&headers).is_some_and(|control| control.has("no-cache")));
         headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("max-age=60"));
-        assert!(Control::read(&headers).is_some_and(|control| !control.says("no-cache")));
+        assert!(CacheControl::read(&headers).is_some_and(|control| !control.has("no-cache")));
     }
 }

@@ -1,37 +1,36 @@
-//! What a service can tell of how a request came to it, besides its URI: the route, and the headers in which proxies and
-//! this host say what was asked for where.
+//! What a service can know of how a request reached it, besides the URI: the route, and the headers in which proxies
+//! and this host describe the original request.
 //!
-//! A response is stored together with that, and given only to requests of which the same is said: a service may make
-//! links of `X-Forwarded-Host`, and a route may be closed to the clients of another. The address of the client alone is
-//! left out, or nobody would be given what another has asked for. A response that depends on it has to say so, by
-//! `private` or by `Vary`.
+//! A stored response only matches requests with the same values: a service may build links from `X-Forwarded-Host`, and
+//! policies can close one route to the clients of another. The client's address is not included, or clients could not
+//! share responses at all. A response that depends on the address has to be `private`, or to name the header in `Vary`.
 
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::lists::{self, Quoting};
 use crate::proxy::headers::is_identity;
 
-/// Equal for requests that a service cannot tell apart by it.
+/// A digest of these values: equal for requests that a service cannot distinguish by them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Forwarding(Box<[u8]>);
 
-/// Headers that are nothing but an address of the client.
+/// Headers that contain addresses of clients only.
 const ADDRESSES: [&str; 2] = ["x-forwarded-for", "x-real-ip"];
 
-/// Parameters of `Forwarded` that are addresses: the client's, and the proxy's towards it (RFC 7239, 5).
+/// The parameters of `Forwarded` with addresses: of the client and of the proxy (RFC 7239, 5).
 const NODES: [&[u8]; 2] = [b"for", b"by"];
 
 impl Forwarding {
-    /// Of a request that came by the service's route of this number, with its headers as the service sees them.
+    /// The values of a request on the service's route with the number `route`, with the headers that the service sees.
     pub(super) fn of(route: usize, headers: &HeaderMap) -> Self {
         let is_told = |name: &HeaderName| is_identity(name.as_str()) && !ADDRESSES.contains(&name.as_str());
         let mut fields: Vec<_> = headers.iter().filter(|(name, _)| is_told(name)).collect();
-        // Lines of one name keep their order; that of the names says nothing.
+        // The order of lines with one name matters; the order of names does not.
         fields.sort_by_key(|(name, _)| name.as_str());
         let mut text = Vec::with_capacity(128);
         text.extend_from_slice(&route.to_ne_bytes());
         for (name, value) in fields {
-            // Neither a name nor a value can have a line break, so no two lists of fields have one text.
+            // Names and values cannot have line breaks, so different fields have different texts.
             text.push(b'\n');
             text.extend_from_slice(name.as_str().as_bytes());
             text.push(b':');
@@ -44,13 +43,12 @@ impl Forwarding {
         Self(text.into())
     }
 
-    /// Bytes that it takes.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// Adds a line of `Forwarded` without addresses; as it is, where it is not well-formed.
+/// Appends a line of `Forwarded` without addresses; unchanged if it is malformed.
 fn without_nodes(line: &[u8], text: &mut Vec<u8>) {
     if !lists::is_closed(line, Quoting::Escapes) {
         return text.extend_from_slice(line);
@@ -82,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_alone_do_not_count() {
+    fn addresses_are_ignored() {
         let check = |one: &[(&str, &str)], other: &[(&str, &str)], same: bool| {
             assert_eq!(forwarding(0, one) == forwarding(0, other), same, "{one:?} {other:?}");
         };
@@ -103,7 +101,7 @@ mod tests {
         assert_ne!(forwarding(0, &two), forwarding(1, &two), "another route");
     }
 
-    /// What a service sees: the fields that are told, in order within a name, and of `Forwarded` the hosts and schemes.
+    /// What a service sees: its route, the forwarding headers in order, and the hosts and schemes of `Forwarded`.
     type Seen = (usize, Vec<(String, String)>, Vec<(String, String)>);
 
     fn request() -> impl Strategy<Value = (Seen, Forwarding)> {
@@ -141,10 +139,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// Requests share a response exactly if they came by one route, and a service cannot tell them apart by what
-        /// proxies say of them, but for addresses.
+        /// Requests share a response exactly if they have the same route, and forwarding headers that are equal but for
+        /// addresses.
         #[test]
-        fn what_can_be_told_apart_is_kept_apart((one, first) in request(), (other, second) in request()) {
+        fn distinguishable_requests_do_not_share((one, first) in request(), (other, second) in request()) {
             prop_assert_eq!(one == other, first == second, "{:?} {:?}", one, other);
         }
     }

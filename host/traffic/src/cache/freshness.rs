@@ -1,7 +1,7 @@
-//! Whether a response may be stored, and for how long it is fresh (RFC 9111, 3 and 4.2). Pure: the time is passed in.
+//! Whether a response may be stored, and for how long it is fresh (RFC 9111, 3 and 4.2). Pure: the time is an argument.
 //!
-//! Stricter than the RFC, on purpose: freshness is never guessed (4.2.2), a response with `Set-Cookie` is never stored,
-//! and neither is one that would have to be validated at every use.
+//! Stricter than the RFC on purpose: there is no heuristic freshness (4.2.2), and a response is not stored if it has
+//! `Set-Cookie` or would have to be validated at every use.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
@@ -9,89 +9,91 @@ use std::time::{Duration, SystemTime};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, response};
 
-use super::control::{Control, MOST, Seconds, number};
+use super::control::{CacheControl, MOST, Seconds, number};
 use super::lists::{self, Quoting};
 use lodge_manifest::cache::Rules;
 
-/// Final status codes whose caching this cache implements. Parts of responses (206) are not among them.
+/// The final status codes whose responses can be stored. 206 is not implemented.
 const STATUSES: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
 /// Directives of a response that keep it out of this cache.
 const FORBIDS: [&str; 3] = ["no-store", "private", "no-cache"];
 
 /// A clock that is behind by more than this was set back. By less, another thread read it a moment earlier.
-const SET_BACK: Duration = Duration::from_secs(1);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
-/// When a response was asked for, and when its head came.
+/// When a request was sent, and when the head of its response was received.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub(super) requested: SystemTime,
     pub(super) received: SystemTime,
 }
 
-/// The terms on which a response is stored.
+/// How long a stored response can be used, and in which cases after that.
 #[derive(Debug)]
-pub(super) struct Terms {
+pub(super) struct Freshness {
     received: SystemTime,
-    /// Its age then (RFC 9111, 4.2.3).
+    /// The age when it was received (RFC 9111, 4.2.3).
     initial_age: Duration,
     lifetime: Duration,
-    /// It says itself that it is for everybody: `public`, or `s-maxage`.
+    /// It is explicitly for all clients: `public` or `s-maxage`.
     pub(super) shared: bool,
-    /// Once stale it must not be used without validation (RFC 9111, 4.2.4).
+    /// It must not be used stale without validation (RFC 9111, 4.2.4).
     strict: bool,
     while_revalidate: Duration,
     if_error: Duration,
-    /// Its service has said since that such a response must not be stored.
-    withdrawn: AtomicBool,
+    /// A later response of the service forbade to use it stale.
+    stale_forbidden: AtomicBool,
 }
 
-impl Terms {
-    /// The terms of a response to a GET with the headers `asked`; `None` when it must not be stored, or would never be
-    /// fresh.
-    pub(super) fn of(asked: &HeaderMap, head: &response::Parts, rules: Rules, times: Times) -> Option<Self> {
-        let answer = &head.headers;
-        let mut names = lists::elements(answer, &header::VARY, Quoting::Escapes);
-        if answer.contains_key(header::SET_COOKIE) || names.any(|name| name == b"*") {
+impl Freshness {
+    /// The freshness of a response to a GET. `None` if the response must not be stored, or is already stale.
+    pub(super) fn of(request_headers: &HeaderMap, head: &response::Parts, rules: Rules, times: Times) -> Option<Self> {
+        let response_headers = &head.headers;
+        let mut names = lists::elements(response_headers, &header::VARY, Quoting::Escapes);
+        if response_headers.contains_key(header::SET_COOKIE) || names.any(|name| name == b"*") {
             return None;
         }
-        let control = Control::read(answer)?;
-        let (public, s_maxage) = (control.says("public"), control.says("s-maxage"));
-        if FORBIDS.iter().any(|word| control.says(word))
-            || Control::read(asked)?.says("no-store")
+        let control = CacheControl::read(response_headers)?;
+        let (public, s_maxage) = (control.has("public"), control.has("s-maxage"));
+        if FORBIDS.iter().any(|word| control.has(word))
+            || CacheControl::read(request_headers)?.has("no-store")
             || !STATUSES.contains(&head.status.as_u16())
         {
             return None;
         }
-        if asked.contains_key(header::AUTHORIZATION) && !(public || s_maxage || control.says("must-revalidate")) {
+        if request_headers.contains_key(header::AUTHORIZATION)
+            && !(public || s_maxage || control.has("must-revalidate"))
+        {
             return None;
         }
-        let strict = s_maxage || control.says("must-revalidate") || control.says("proxy-revalidate");
+        let strict = s_maxage || control.has("must-revalidate") || control.has("proxy-revalidate");
         let grace = |name| control.seconds(name).valid().filter(|_| !strict).unwrap_or_default();
-        let terms = Self {
+        let freshness = Self {
             received: times.received,
-            initial_age: age(answer, times),
+            initial_age: age(response_headers, times),
             lifetime: lifetime(&control, head, rules, times.received)?,
             shared: public || s_maxage,
             strict,
             while_revalidate: grace("stale-while-revalidate"),
             if_error: grace("stale-if-error"),
-            withdrawn: AtomicBool::new(false),
+            stale_forbidden: AtomicBool::new(false),
         };
-        terms.is_fresh(times.received).then_some(terms)
+        freshness.is_fresh(times.received).then_some(freshness)
     }
 
-    /// When its head came.
     pub(super) fn received(&self) -> SystemTime {
         self.received
     }
 
-    /// Whether it may be the response to a request with these headers without validation.
-    pub(super) fn satisfies(&self, asked: &HeaderMap, now: SystemTime) -> bool {
-        if !has_directives(asked) {
+    /// Whether the response can be used for a request with these headers without validation.
+    pub(super) fn satisfies(&self, request_headers: &HeaderMap, now: SystemTime) -> bool {
+        if !has_directives(request_headers) {
             return self.is_fresh(now);
         }
-        let Some(control) = Control::read(asked).filter(|control| !control.says("no-cache")) else { return false };
+        let Some(control) = CacheControl::read(request_headers).filter(|control| !control.has("no-cache")) else {
+            return false;
+        };
         let (age, fresh) = (self.age_at(now), self.is_fresh(now));
         let young = match control.seconds("max-age") {
             Seconds::Absent => true,
@@ -106,40 +108,40 @@ impl Terms {
             Seconds::Bare => true,
             most => most.valid().is_some_and(|most| staleness <= most),
         };
-        young && lasting && (fresh || (stale && !self.strict && !self.is_withdrawn() && self.is_after(now)))
+        young && lasting && (fresh || (stale && !self.strict && !self.is_stale_forbidden() && self.is_clock_valid(now)))
     }
 
-    /// Whether it is fresh for a request that says nothing of that.
+    /// Whether the response is fresh, for a request without directives.
     pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
         self.is_within(Duration::ZERO, now)
     }
 
     /// Whether it may be used stale while it is revalidated (RFC 5861, 3).
-    pub(super) fn serves_meanwhile(&self, now: SystemTime) -> bool {
+    pub(super) fn allows_while_revalidating(&self, now: SystemTime) -> bool {
         self.is_within(self.while_revalidate, now)
     }
 
-    /// Whether it may be used stale in the place of a failure: by `stale-if-error` (RFC 5861, 4), or since it may be
-    /// used stale while it is revalidated, and the failure is what revalidation came to.
-    pub(super) fn serves_on_error(&self, now: SystemTime) -> bool {
+    /// Whether it may be used stale in place of an error: by `stale-if-error` (RFC 5861, 4), or by
+    /// `stale-while-revalidate`, since the error is the result of a revalidation.
+    pub(super) fn allows_on_error(&self, now: SystemTime) -> bool {
         self.is_within(self.if_error.max(self.while_revalidate), now)
     }
 
-    /// Ends every use of it once it is stale.
-    pub(super) fn withdraw(&self) {
-        self.withdrawn.store(true, Relaxed);
+    /// Forbids to use it stale.
+    pub(super) fn forbid_stale(&self) {
+        self.stale_forbidden.store(true, Relaxed);
     }
 
-    fn is_withdrawn(&self) -> bool {
-        self.withdrawn.load(Relaxed)
+    fn is_stale_forbidden(&self) -> bool {
+        self.stale_forbidden.load(Relaxed)
     }
 
-    /// Its age in seconds (RFC 9111, 4.2.3).
+    /// The age in seconds (RFC 9111, 4.2.3).
     pub(super) fn age(&self, now: SystemTime) -> u64 {
         self.age_at(now).as_secs()
     }
 
-    /// Seconds for which it is fresh; negative since it is not.
+    /// Seconds until it is stale; negative if it is.
     pub(super) fn left(&self, now: SystemTime) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
         let age = self.age_at(now);
@@ -154,67 +156,66 @@ impl Terms {
     }
 
     fn is_within(&self, grace: Duration, now: SystemTime) -> bool {
-        let grace = if self.is_withdrawn() { Duration::ZERO } else { grace };
-        self.age_at(now) < self.lifetime.saturating_add(grace) && self.is_after(now)
+        let grace = if self.is_stale_forbidden() { Duration::ZERO } else { grace };
+        self.age_at(now) < self.lifetime.saturating_add(grace) && self.is_clock_valid(now)
     }
 
-    /// Whether the clock is where it was or later. What was stored before it was set back would be fresh for as much
-    /// longer.
-    fn is_after(&self, now: SystemTime) -> bool {
-        self.received.duration_since(now).unwrap_or_default() <= SET_BACK
+    /// Whether the clock was not set back since. Otherwise the response would be fresh for longer than it should.
+    fn is_clock_valid(&self, now: SystemTime) -> bool {
+        self.received.duration_since(now).unwrap_or_default() <= CLOCK_TOLERANCE
     }
 }
 
-/// Whether a response with these headers says that it must not be stored, or not be used without validation. One whose
-/// `Cache-Control` cannot be read might say that.
-pub(super) fn forbids(answer: &HeaderMap) -> bool {
-    Control::read(answer).is_none_or(|control| FORBIDS.iter().any(|word| control.says(word)))
+/// Whether a response with these headers must not be stored, or not be used without validation. An unreadable
+/// `Cache-Control` counts as such.
+pub(super) fn forbids(response_headers: &HeaderMap) -> bool {
+    CacheControl::read(response_headers).is_none_or(|control| FORBIDS.iter().any(|word| control.has(word)))
 }
 
-/// Whether a request says anything of the responses that it would take.
-pub(super) fn has_directives(asked: &HeaderMap) -> bool {
-    asked.contains_key(header::CACHE_CONTROL) || asked.contains_key(header::PRAGMA)
+/// Whether a request has directives about the responses that it accepts.
+pub(super) fn has_directives(request_headers: &HeaderMap) -> bool {
+    request_headers.contains_key(header::CACHE_CONTROL) || request_headers.contains_key(header::PRAGMA)
 }
 
-/// The age of a response whose head has just come (RFC 9111, 4.2.3): what caches before this one say of it and the time
-/// that it was on its way, or what its `Date` says, whichever is longer.
-pub(super) fn age(answer: &HeaderMap, times: Times) -> Duration {
+/// The age of a response at the time when its head was received (RFC 9111, 4.2.3): the larger of the age by `Date`, and
+/// of `Age` with the delay of the response.
+pub(super) fn age(response_headers: &HeaderMap, times: Times) -> Duration {
     let Times { requested, received } = times;
-    let apparent = date(answer.get(header::DATE)).and_then(|date| received.duration_since(date).ok());
-    // A list counts by its first member, and what is no number counts for nothing (5.1).
-    let said = answer.get(header::AGE).and_then(|age| number(age.to_str().ok()?.split(',').next()?.trim()));
+    let apparent = date(response_headers.get(header::DATE)).and_then(|date| received.duration_since(date).ok());
+    // The first element of a list counts, and an invalid value is ignored (5.1).
+    let said = response_headers.get(header::AGE).and_then(|age| number(age.to_str().ok()?.split(',').next()?.trim()));
     let delay = received.duration_since(requested).unwrap_or_default();
     let corrected = said.unwrap_or_default().saturating_add(delay);
     corrected.max(apparent.unwrap_or_default()).min(Duration::from_secs(MOST))
 }
 
-/// How long a response is fresh, counted from when its maker sent it (RFC 9111, 4.2.1); `None` where it does not say. What
-/// is not valid, or contradicts itself, is no time at all.
-fn lifetime(control: &Control, head: &response::Parts, rules: Rules, received: SystemTime) -> Option<Duration> {
-    let answer = &head.headers;
+/// How long a response is fresh, from when the service sent it (RFC 9111, 4.2.1). `None` if nothing says so; zero if
+/// the values are invalid or contradict one another.
+fn lifetime(control: &CacheControl, head: &response::Parts, rules: Rules, received: SystemTime) -> Option<Duration> {
+    let response_headers = &head.headers;
     for name in ["s-maxage", "max-age"] {
         match control.seconds(name) {
             Seconds::Absent => {}
             seconds => return Some(seconds.valid().unwrap_or_default()),
         }
     }
-    let mut lines = answer.get_all(header::EXPIRES).iter();
+    let mut lines = response_headers.get_all(header::EXPIRES).iter();
     if let Some(first) = lines.next() {
         let expires = date(Some(first)).filter(|_| lines.all(|line| line == first));
-        let sent = date(answer.get(header::DATE)).unwrap_or(received);
+        let sent = date(response_headers.get(header::DATE)).unwrap_or(received);
         let span = expires.and_then(|expires| expires.duration_since(sent).ok());
         return Some(span.unwrap_or_default().min(Duration::from_secs(MOST)));
     }
-    let silent = [header::CACHE_CONTROL, header::PRAGMA].iter().all(|name| !answer.contains_key(name));
+    let silent = [header::CACHE_CONTROL, header::PRAGMA].iter().all(|name| !response_headers.contains_key(name));
     (silent && head.status == StatusCode::OK).then_some(rules.ttl)
 }
 
-/// A moment as HTTP writes it, in any of the three formats (RFC 9110, 5.6.7).
+/// Parses a date in any of the three formats of HTTP (RFC 9110, 5.6.7).
 pub(super) fn date(value: Option<&HeaderValue>) -> Option<SystemTime> {
     httpdate::parse_http_date(value?.to_str().ok()?).ok()
 }
 
-/// A value in memory of its own: that of a message that was read shares it with all that was read.
+/// A copy of a value in memory of its own. A parsed value shares its buffer with the whole message.
 pub(super) fn own(value: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(value.as_bytes()).ok()
 }

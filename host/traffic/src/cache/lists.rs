@@ -1,17 +1,17 @@
-//! Comma-separated lists in header fields (RFC 9110, 5.6.1), with commas in quoted strings left alone.
+//! Comma-separated lists in header fields (RFC 9110, 5.6.1). Commas in quoted strings do not separate.
 
 use http::header::{HeaderMap, HeaderName};
 
-/// What a quoted string is made of.
+/// The grammar of a quoted string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quoting {
-    /// A backslash stands before a character that is meant literally (RFC 9110, 5.6.4).
+    /// A backslash escapes the next character (RFC 9110, 5.6.4).
     Escapes,
-    /// A backslash is a character like any other: entity tags (RFC 9110, 8.8.3).
+    /// A backslash has no meaning: entity tags (RFC 9110, 8.8.3).
     Literal,
 }
 
-/// Follows the quotation marks of a text, byte by byte.
+/// The state of a parser that tracks quoted strings byte by byte.
 struct Quotes {
     quoting: Quoting,
     inside: bool,
@@ -23,7 +23,7 @@ impl Quotes {
         Self { quoting, inside: false, escaped: false }
     }
 
-    /// Whether `byte`, the next one, is in no quoted string.
+    /// Whether the next byte is outside of quoted strings.
     fn is_outside(&mut self, byte: u8) -> bool {
         let outside = !self.inside;
         (self.inside, self.escaped) = match byte {
@@ -36,14 +36,13 @@ impl Quotes {
     }
 }
 
-/// The parts of `text` between separators that are in no quoted string, without the space around them. Empty parts are
-/// among them.
+/// The parts of `text` between separators outside of quoted strings, trimmed. Includes empty parts.
 pub(super) fn parts(text: &[u8], separator: u8, quoting: Quoting) -> impl Iterator<Item = &[u8]> {
     let mut quotes = Quotes::new(quoting);
     text.split(move |byte| quotes.is_outside(*byte) && *byte == separator).map(<[u8]>::trim_ascii)
 }
 
-/// Whether every quoted string of `text` ends. What follows a string that does not end cannot be told from its content.
+/// Whether every quoted string of `text` is closed. Text after an unclosed one cannot be told from its content.
 pub(super) fn is_closed(text: &[u8], quoting: Quoting) -> bool {
     let mut quotes = Quotes::new(quoting);
     text.iter().for_each(|byte| {
@@ -52,7 +51,7 @@ pub(super) fn is_closed(text: &[u8], quoting: Quoting) -> bool {
     !quotes.inside
 }
 
-/// The elements of a list header, in every line of it; empty elements count for nothing.
+/// The non-empty elements of a list header in all of its lines.
 pub(super) fn elements<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commas_in_strings_separate_nothing() {
+    fn commas_in_quoted_strings_do_not_separate() {
         let check = |text: &str, quoting, expected: &[&str]| {
             let found: Vec<_> = parts(text.as_bytes(), b',', quoting).map(String::from_utf8_lossy).collect();
             assert_eq!(found, expected, "{text}");

@@ -1,4 +1,4 @@
-//! An answer is written down while it goes to the client who asked for it. Only one that came to its proper end is kept.
+//! PartialResponse of a response while it is sent to its client. Only complete responses are stored.
 
 use std::sync::Arc;
 
@@ -6,46 +6,57 @@ use bytes::Bytes;
 use http::header;
 use http_body::Frame;
 
-use super::Responses;
-use super::flights::Lead;
-use super::kept::{Draft, housed};
-use lodge_base::budget::Room;
+use super::ResponseCache;
+use super::coalescer::FillGuard;
+use super::stored::{StoredHead, accounted};
+use lodge_base::budget::Reservation;
 
-/// Writes one answer down. Dropped before the end, it has kept nothing, and who waited for it asks.
-pub struct Recorder(Option<Box<Recording>>);
+/// A copy in progress of one response. Dropping it before the end stores nothing, and the waiting requests look again.
+pub struct Recorder(Option<Box<PartialResponse>>);
 
-struct Recording {
-    responses: Arc<Responses>,
-    lead: Lead,
-    draft: Draft,
-    /// Of the head.
-    room: Room,
+struct PartialResponse {
+    cache: Arc<ResponseCache>,
+    guard: FillGuard,
+    stored_head: StoredHead,
+    /// For the head.
+    reservation: Reservation,
     body: Vec<u8>,
-    /// Of all that is allocated for the body.
-    body_room: Room,
-    /// What the head says of the body's size.
-    promised: Option<usize>,
+    /// For the capacity of `body`.
+    body_reservation: Reservation,
+    /// The length that the head declares.
+    declared_length: Option<usize>,
 }
 
 impl Recorder {
-    /// Writes an answer down for this lead; gives the lead back where it is too large for that.
+    /// Begins a copy of a response.
+    ///
+    /// # Errors
+    /// Returns the guard if the response is too large, or the budget has too few bytes left.
     pub(super) fn new(
-        responses: &Arc<Responses>,
-        lead: Lead,
-        draft: Draft,
-        promised: Option<usize>,
-    ) -> Result<Self, Lead> {
-        let head = draft.bytes() + lead.key().len();
-        // The length is the word of a guest or a replica, and may be any number.
-        let fits = head.checked_add(promised.unwrap_or(0)).is_some_and(|size| size <= responses.entry);
-        let rooms = || Some((responses.budget.room(head)?, responses.budget.room(0)?));
-        let Some((room, body_room)) = fits.then(rooms).flatten() else { return Err(lead) };
-        let (responses, body) = (Arc::clone(responses), Vec::new());
-        let mut recording = Box::new(Recording { responses, lead, draft, room, body, body_room, promised });
-        if recording.reserve(promised.unwrap_or(0)) { Ok(Self(Some(recording))) } else { Err(recording.lead) }
+        cache: &Arc<ResponseCache>,
+        guard: FillGuard,
+        stored_head: StoredHead,
+        declared_length: Option<usize>,
+    ) -> Result<Self, FillGuard> {
+        let head = stored_head.bytes() + guard.key().len();
+        // A guest or a replica declares the length: it can be any number.
+        let fits = head.checked_add(declared_length.unwrap_or(0)).is_some_and(|size| size <= cache.entry);
+        let reserve = || Some((cache.budget.reserve(head)?, cache.budget.reserve(0)?));
+        let Some((reservation, body_reservation)) = fits.then(reserve).flatten() else { return Err(guard) };
+        let (cache, body) = (Arc::clone(cache), Vec::new());
+        let mut recording = Box::new(PartialResponse {
+            cache,
+            guard,
+            stored_head,
+            reservation,
+            body,
+            body_reservation,
+            declared_length,
+        });
+        if recording.reserve(declared_length.unwrap_or(0)) { Ok(Self(Some(recording))) } else { Err(recording.guard) }
     }
 
-    /// The next frame is on its way. Trailers are never kept, so neither is what has them.
+    /// Copies a frame. Gives up at trailers, which are never stored.
     pub fn frame(&mut self, frame: &Frame<Bytes>) {
         let Some(recording) = &mut self.0 else { return };
         let fits = frame.data_ref().is_some_and(|data| {
@@ -60,51 +71,54 @@ impl Recorder {
         }
     }
 
-    /// Bytes that are allocated for the body.
+    /// The bytes that are allocated for the body.
     #[cfg(test)]
     pub(super) fn allocated(&self) -> usize {
         self.0.as_ref().map_or(0, |recording| recording.body.capacity())
     }
 
-    /// Every frame was there.
+    /// Stores the response, whose body was complete.
     pub fn end(&mut self) {
         let Some(recording) = self.0.take() else { return };
-        let Recording { responses, lead, draft, room, body, body_room, promised } = *recording;
-        if promised.is_some_and(|promised| promised != body.len()) {
-            return lead.barren();
+        let PartialResponse { cache, guard, stored_head, reservation, body, body_reservation, declared_length } =
+            *recording;
+        if declared_length.is_some_and(|declared_length| declared_length != body.len()) {
+            return guard.finish_uncacheable();
         }
-        let kept = Arc::new(draft.with(housed(body, body_room), room));
-        lead.land(|key| responses.put(key, kept));
+        let stored = Arc::new(stored_head.complete(accounted(body, body_reservation), reservation));
+        guard.store(|key| cache.put(key, stored));
     }
 
-    /// The answer broke off, or cannot be kept: nobody is to wait for it.
+    /// Stores nothing: the response was incomplete or is too large. Later requests do not wait for one another.
     pub fn give_up(&mut self) {
         if let Some(recording) = self.0.take() {
-            recording.lead.barren();
+            recording.guard.finish_uncacheable();
         }
     }
 }
 
-impl Recording {
-    /// Makes room for so many bytes more, in the cache's bound and in memory. False where the response becomes too large, or
-    /// there is no room.
+impl PartialResponse {
+    /// Reserves and allocates space for `more` bytes. Returns false if the response becomes too large, or the budget
+    /// has too few bytes left.
     fn reserve(&mut self, more: usize) -> bool {
         let (length, allocated) = (self.body.len(), self.body.capacity());
-        let most = self.responses.entry.saturating_sub(self.room.bytes());
+        let most = self.cache.entry.saturating_sub(self.reservation.bytes());
         let Some(needed) = length.checked_add(more).filter(|needed| *needed <= most) else { return false };
         if needed <= allocated {
             return true;
         }
-        // Twice as much, so that a long body is not copied for each of its frames, or else what is needed.
+        // Doubling avoids a copy of the body for each frame. If it does not fit, exactly what is needed.
         let wanted = [needed.max(allocated.saturating_mul(2)).min(most), needed];
-        let Some(size) = wanted.into_iter().find(|size| self.body_room.grow(size - allocated)) else { return false };
+        let Some(size) = wanted.into_iter().find(|size| self.body_reservation.grow(size - allocated)) else {
+            return false;
+        };
         self.body.reserve_exact(size - length);
-        // An allocator may give more than it was asked for.
-        self.body_room.grow(self.body.capacity().saturating_sub(size)) || self.body.capacity() == size
+        // An allocator may give more than requested.
+        self.body_reservation.grow(self.body.capacity().saturating_sub(size)) || self.body.capacity() == size
     }
 }
 
-/// What a head says of its body's size.
-pub fn promised(headers: &header::HeaderMap) -> Option<usize> {
+/// The `Content-Length` of a head, if it is valid.
+pub fn declared_length(headers: &header::HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

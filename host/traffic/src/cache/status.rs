@@ -1,29 +1,29 @@
-//! `Cache-Status` (RFC 9211): how a request was answered, in the words of its answer.
+//! `Cache-Status` (RFC 9211): how the cache handled a request.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// How a request was answered.
+/// How the cache handled a request. The flag of a miss says whether the response is being stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CacheStatus {
-    /// Without its service, by what is fresh for so many seconds; fewer than none when it is stale and may be given.
+    /// A stored response was used. Seconds until it is stale; negative if it is.
     Hit(i64),
-    /// By what another request has brought.
+    /// The response to a concurrent request was used.
     Collapsed,
-    /// By its service: nothing fit, and the answer is being kept or not.
+    /// No stored response matched.
     Miss(bool),
-    /// By its service: what fits is stale, and the answer is being kept or not.
+    /// The stored response was stale.
     Stale(bool),
-    /// By its service: the client would not take what is kept, and the answer is being kept or not.
+    /// The request's directives ruled out the stored response.
     Request(bool),
-    /// By what was kept, which the service says is still right.
+    /// The service has validated the stored response.
     Revalidated,
-    /// By its service: such a request is not looked up.
+    /// The cache is not used for such a request.
     Bypass,
 }
 
-/// Adds it to what caches behind this one have said.
+/// Appends the status to those of other caches.
 pub(super) fn append(headers: &mut HeaderMap, how: CacheStatus) {
     let with =
         |text: &'static str, stored: &'static str, is: bool| HeaderValue::from_static(if is { stored } else { text });
@@ -36,7 +36,7 @@ pub(super) fn append(headers: &mut HeaderMap, how: CacheStatus) {
         CacheStatus::Revalidated => Ok(HeaderValue::from_static("lodge; fwd=stale; fwd-status=304")),
         CacheStatus::Bypass => Ok(HeaderValue::from_static("lodge; fwd=bypass")),
     };
-    // Made of digits and words of our own, so it is a header value.
+    // Only digits and constants, so it is a valid header value.
     if let Ok(value) = value {
         headers.append(CACHE_STATUS, value);
     }

@@ -14,8 +14,8 @@ use http_body::Frame;
 
 use self::fakes::Body;
 use super::freshness::Times;
-use super::kept::Draft;
-use super::recorder::{Recorder, promised};
+use super::recorder::{Recorder, declared_length};
+use super::stored::StoredHead;
 use super::*;
 use crate::error::RequestError;
 use crate::service::Service;
@@ -24,13 +24,13 @@ use lodge_base::cpu::scheduler::CpuScheduler;
 use lodge_manifest::Manifest;
 use lodge_manifest::digest::Digest;
 
-/// A cache, and a service whose answers it keeps.
+/// A cache, and a service whose responses it stores.
 struct Cache {
-    responses: Arc<Responses>,
+    cache: Arc<ResponseCache>,
     service: Arc<Service>,
-    /// When answers come.
+    /// When responses are received.
     now: SystemTime,
-    /// All requests come alike.
+    /// The same for all requests.
     forwarding: Forwarding,
 }
 
@@ -51,40 +51,40 @@ impl Cache {
     fn new(memory: usize, entry: usize) -> Self {
         let service = Arc::new(Service::new("users", Arc::new(CpuScheduler::new(1)).share()));
         let (now, forwarding) = (SystemTime::now(), Forwarding::default());
-        Self { responses: Responses::new(memory, entry).unwrap(), service, now, forwarding }
+        Self { cache: ResponseCache::new(memory, entry).unwrap(), service, now, forwarding }
     }
 
-    fn key(path: &str) -> Key {
-        Key::new("users", &format!("http://Example.com{path}").parse().unwrap())
+    fn key(path: &str) -> CacheKey {
+        CacheKey::new("users", &format!("http://Example.com{path}").parse().unwrap())
     }
 
-    /// A request with these headers for a path.
-    fn asker<'a>(&'a self, edition: &'a Edition, path: &str, headers: &'a HeaderMap) -> Asker<'a> {
-        let standing = self.responses.changes.standing("users", &path.parse().unwrap());
-        Asker { edition, headers, forwarding: &self.forwarding, personal: is_personal(headers, &[]), standing }
+    /// The selector of a request with these headers.
+    fn selector<'a>(&'a self, edition: &'a Edition, path: &str, headers: &'a HeaderMap) -> Selector<'a> {
+        let path_version = self.cache.path_versions.path_version("users", &path.parse().unwrap());
+        Selector { edition, headers, forwarding: &self.forwarding, personal: is_personal(headers, &[]), path_version }
     }
 
     fn times(&self) -> Times {
         Times { requested: self.now, received: self.now }
     }
 
-    /// A recorder of an answer to a request with these headers, if there is room for its head.
+    /// A recorder of a response to a request with these headers, if there is space for its head.
     fn recorder(
         &self,
         edition: &Edition,
         path: &str,
         asked: &HeaderMap,
-        answer: &[(&'static str, &str)],
+        response_headers: &[(&'static str, &str)],
     ) -> Option<Recorder> {
-        let asker = self.asker(edition, path, asked);
+        let selector = self.selector(edition, path, asked);
         let (mut head, ()) = Response::new(()).into_parts();
-        head.headers = headers(answer);
+        head.headers = headers(response_headers);
         let rules = Rules { keep: true, ttl: Duration::from_secs(60) };
-        let draft = Draft::of(&asker, &self.service, &head, rules, self.times()).unwrap();
-        let Joined::Lead(lead) = self.responses.flights.join(&Self::key(path), 1, 0, Instant::now()) else {
+        let stored_head = StoredHead::of(&selector, &self.service, &head, rules, self.times()).unwrap();
+        let Joined::Fill(guard) = self.cache.coalescer.join(&Self::key(path), 1, 0, Instant::now()) else {
             return None;
         };
-        Recorder::new(&self.responses, lead, draft, promised(&head.headers)).ok()
+        Recorder::new(&self.cache, guard, stored_head, declared_length(&head.headers)).ok()
     }
 
     fn keep(
@@ -92,27 +92,27 @@ impl Cache {
         edition: &Edition,
         path: &str,
         asked: &[(&'static str, &str)],
-        answer: &[(&'static str, &str)],
+        response_headers: &[(&'static str, &str)],
         body: &str,
     ) {
-        let mut recorder = self.recorder(edition, path, &headers(asked), answer).unwrap();
+        let mut recorder = self.recorder(edition, path, &headers(asked), response_headers).unwrap();
         recorder.frame(&Frame::data(Bytes::copy_from_slice(body.as_bytes())));
         recorder.end();
     }
 
-    /// Whether something is kept for this request.
+    /// Whether a response is stored for this request.
     fn has(&self, edition: &Edition, path: &str, asked: &[(&'static str, &str)]) -> bool {
         let asked = headers(asked);
-        let asker = self.asker(edition, path, &asked);
-        let variants = self.responses.store.get(&Self::key(path));
-        variants.iter().flat_map(|variants| variants.iter()).any(|kept| kept.answers(&asker))
+        let selector = self.selector(edition, path, &asked);
+        let variants = self.cache.store.get(&Self::key(path));
+        variants.iter().flat_map(|variants| variants.iter()).any(|stored| stored.matches(&selector))
     }
 
     /// What a client without conditions finds.
-    async fn find(&self, edition: &Edition, path: &str, limits: &Limits) -> Looked<Body> {
+    async fn find(&self, edition: &Edition, path: &str, limits: &Limits) -> LookupResult<Body> {
         let headers = HeaderMap::new();
-        let asker = self.asker(edition, path, &headers);
-        self.responses.find(&Self::key(path), &asker, limits, &Conditions::default(), false, || {}).await
+        let selector = self.selector(edition, path, &headers);
+        self.cache.find(&Self::key(path), &selector, limits, &Conditions::default(), false, || {}).await
     }
 
     fn entries(&self) -> u64 {
@@ -121,7 +121,7 @@ impl Cache {
 }
 
 #[test]
-fn variants_stand_side_by_side_and_editions_do_not() {
+fn variants_coexist_and_editions_replace_each_other() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let (old, new, beta) = (edition("users", "1"), edition("users", "2"), edition("users@2", "2"));
     let vary = [("vary", "accept, Accept-Language")];
@@ -135,19 +135,19 @@ fn variants_stand_side_by_side_and_editions_do_not() {
     );
     cache.keep(&beta, "/a", &[], &[], "x");
     cache.keep(&new, "/a", &[], &[], "x");
-    assert!(cache.has(&new, "/a", &[]) && cache.has(&beta, "/a", &[]), "versions live side by side");
-    assert_eq!(cache.entries(), 2, "what an earlier edition has left is gone");
+    assert!(cache.has(&new, "/a", &[]) && cache.has(&beta, "/a", &[]), "versions coexist");
+    assert_eq!(cache.entries(), 2, "responses of an earlier edition are removed");
     for n in 0..100 {
         cache.keep(&new, "/b", &[("accept", &n.to_string())], &vary, "x");
     }
     assert_eq!(cache.entries(), 2 + 16, "the variants of one URI are bounded");
     assert!(cache.has(&new, "/b", &[("accept", "1")]) && !cache.has(&new, "/b", &[("accept", "99")]));
-    cache.responses.retain(std::slice::from_ref(&beta));
+    cache.cache.retain(std::slice::from_ref(&beta));
     assert_eq!((cache.entries(), cache.has(&beta, "/a", &[])), (1, true));
 }
 
 #[test]
-fn purged_by_path_and_by_version() {
+fn a_purge_selects_by_path_and_by_version() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let (stable, beta) = (edition("users", "1"), edition("users@2", "2"));
     let paths = ["/", "/a", "/a?x", "/a/", "/a/b", "/ab"];
@@ -156,7 +156,7 @@ fn purged_by_path_and_by_version() {
             cache.keep(&stable, path, &[], &[], "x");
         }
         cache.keep(&beta, "/a", &[], &[], "x");
-        cache.responses.purge(name, path)
+        cache.cache.purge(name, path)
     };
     assert_eq!(purges("users", "/a"), 5);
     assert_eq!(purges("users", "/a/"), 2);
@@ -165,39 +165,42 @@ fn purged_by_path_and_by_version() {
     assert_eq!(purges("users@2", "/"), 1);
     assert_eq!(purges("user", "/"), 0);
     assert_eq!(purges("users", "/"), 7);
-    assert_eq!((cache.entries(), cache.responses.budget.used()), (0, 0));
+    assert_eq!((cache.entries(), cache.cache.budget.used()), (0, 0));
 }
 
 #[test]
-fn only_what_came_to_its_proper_end() {
+fn only_complete_responses_are_stored() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let it = edition("users", "1");
     let none = HeaderMap::new();
     let data = |size| Frame::data(Bytes::from(vec![b'x'; size]));
-    let record = |answer: &[(&'static str, &str)], frames: Vec<Frame<Bytes>>, end: bool| {
-        let mut recorder = cache.recorder(&it, "/a", &none, answer).unwrap();
+    let record = |response_headers: &[(&'static str, &str)], frames: Vec<Frame<Bytes>>, end: bool| {
+        let mut recorder = cache.recorder(&it, "/a", &none, response_headers).unwrap();
         frames.iter().for_each(|frame| recorder.frame(frame));
         if end {
             recorder.end();
         }
         drop(recorder);
-        cache.responses.purge("users", "/")
+        cache.cache.purge("users", "/")
     };
     assert_eq!(record(&[], vec![data(5), data(5)], true), 1);
     assert_eq!(record(&[], vec![], true), 1);
-    assert_eq!(record(&[], vec![data(5)], false), 0, "it broke off");
-    assert_eq!(record(&[("content-length", "6")], vec![data(5)], true), 0, "it is shorter than it says");
+    assert_eq!(record(&[], vec![data(5)], false), 0, "it was incomplete");
+    assert_eq!(record(&[("content-length", "6")], vec![data(5)], true), 0, "it is shorter than its Content-Length");
     assert_eq!(record(&[("content-length", "5")], vec![data(5)], true), 1);
     assert_eq!(record(&[], vec![data(5), Frame::trailers(HeaderMap::new())], true), 0, "it has trailers");
     assert_eq!(record(&[], vec![data(60 << 10), data(60 << 10)], true), 0, "it is too large");
-    assert!(cache.recorder(&it, "/a", &none, &[("content-length", "70000")]).is_none(), "it says that it is too large");
-    assert_eq!((cache.entries(), cache.responses.budget.used(), cache.responses.flights.flying()), (0, 0, 0));
+    assert!(
+        cache.recorder(&it, "/a", &none, &[("content-length", "70000")]).is_none(),
+        "its Content-Length is too large"
+    );
+    assert_eq!((cache.entries(), cache.cache.budget.used(), cache.cache.coalescer.active_fills()), (0, 0, 0));
 }
 
-/// A request that waits for another's response waits no longer than in a queue, and then asks itself. The next one waits
-/// for that, and no more for what got stuck.
+/// A request waits for the response to another one at most for `queue_wait`, then fetches it itself. Later requests
+/// wait for that fetch, and not for the stuck one.
 #[tokio::test]
-async fn a_wait_has_an_end() {
+async fn waiting_for_another_response_is_bounded() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let (it, mut limits) = (edition("users", "1"), config::resolve(&[]).unwrap().config.limits);
     let _stuck = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
@@ -205,66 +208,67 @@ async fn a_wait_has_an_end() {
     limits.queue_wait = Duration::from_millis(20);
     let instead = cache.find(&it, "/a", &limits).await.err().flatten().unwrap().0;
     assert!(start.elapsed() >= limits.queue_wait);
-    assert!(instead.is_followed());
+    assert!(instead.is_joinable());
     limits.queue_wait = Duration::from_secs(3600);
     limits.queue = 0;
-    assert!(cache.find(&it, "/a", &limits).await.is_err(), "no place in the queue");
+    assert!(cache.find(&it, "/a", &limits).await.is_err(), "the queue is full");
     limits.queue = 10;
     let waiting = async { tokio::join!(cache.find(&it, "/a", &limits), async { drop(instead) }).0 };
-    let waiting = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it waits for what is stuck");
-    assert!(waiting.err().flatten().unwrap().0.is_followed());
+    let waiting = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it waits for the stuck fill");
+    assert!(waiting.err().flatten().unwrap().0.is_joinable());
 }
 
 #[tokio::test]
-async fn one_revalidates_and_the_others_go_on() {
+async fn one_request_revalidates_while_others_get_the_stale_response() {
     let mut cache = Cache::new(1 << 20, 64 << 10);
     let (it, limits) = (edition("users", "1"), config::resolve(&[]).unwrap().config.limits);
     cache.now -= Duration::from_secs(5);
     cache.keep(&it, "/a", &[], &[("cache-control", "max-age=1, stale-while-revalidate=60")], "x");
-    let (lead, stale, insists) = cache.find(&it, "/a", &limits).await.err().flatten().unwrap();
-    assert!(lead.is_followed() && stale.is_some() && !insists);
+    let (guard, stale, insists) = cache.find(&it, "/a", &limits).await.err().flatten().unwrap();
+    assert!(guard.is_joinable() && stale.is_some() && !insists);
     let Ok((response, CacheOutcome::Stale)) = cache.find(&it, "/a", &limits).await else { panic!("it waits") };
     assert!(response.headers()["cache-status"].to_str().unwrap().starts_with("lodge; hit; ttl=-"));
 }
 
-/// Where one client stands with its rate, and how old an answer was for it, is nobody else's.
+/// The rate limit of one client and the age of its response are not stored.
 #[test]
-fn what_is_said_to_one_client_is_not_kept() {
+fn headers_for_one_client_are_not_stored() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let own = [("ratelimit", "\"client\";r=3;t=60"), ("ratelimit-policy", "\"client\";q=5;w=3600"), ("age", "7")];
     let all = [own[0], own[1], own[2], ("x-kept", "1")];
     cache.keep(&edition("users", "1"), "/a", &[], &all, "x");
-    let variants = cache.responses.store.get(&Cache::key("/a")).unwrap();
-    let given = variants[0].give::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, cache.now);
-    assert!(given.headers().contains_key("x-kept"));
+    let variants = cache.cache.store.get(&Cache::key("/a")).unwrap();
+    let response = variants[0].response::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, cache.now);
+    assert!(response.headers().contains_key("x-kept"));
     for name in ["ratelimit", "ratelimit-policy"] {
-        assert!(!given.headers().contains_key(name), "{name} is another client's");
+        assert!(!response.headers().contains_key(name), "{name} is for another client");
     }
     assert!(!variants[0].headers().contains_key("age"));
-    // Nor does it come in with a revalidation.
-    let kept = variants[0].refreshed(&headers(&all));
+    // A 304 does not bring these headers in.
+    let stored = variants[0].refreshed(&headers(&all));
     let asked = HeaderMap::new();
     let rules = Rules { keep: true, ttl: Duration::from_secs(60) };
     let it = edition("users", "1");
-    let draft = Draft::of(&cache.asker(&it, "/a", &asked), &cache.service, &kept, rules, cache.times()).unwrap();
-    let renewed = variants[0].renewed(draft, cache.responses.budget.room(0).unwrap());
+    let stored_head =
+        StoredHead::of(&cache.selector(&it, "/a", &asked), &cache.service, &stored, rules, cache.times()).unwrap();
+    let renewed = variants[0].renewed(stored_head, cache.cache.budget.reserve(0).unwrap());
     assert!(!own.iter().any(|(name, _)| renewed.headers().contains_key(*name)), "{:?}", renewed.headers());
 }
 
-/// A call's URI is no client's: what is kept of its path is over, whatever the host, and so is what is on its way.
+/// A call invalidates its path under every host, for stored responses and for those on their way.
 #[tokio::test]
-async fn a_call_ends_what_is_kept_of_its_path() {
+async fn a_call_invalidates_its_path() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let (it, none) = (edition("users", "1"), HeaderMap::new());
     let of = |service: &str, path: &str| {
-        cache.responses.changes.standing(service, &format!("http://{service}.internal{path}").parse().unwrap())
+        cache.cache.path_versions.path_version(service, &format!("http://{service}.internal{path}").parse().unwrap())
     };
-    let standing = |path: &str| of("users", path);
-    // Some share a counter.
+    let path_version = |path: &str| of("users", path);
+    // Some paths share a counter with these, so one is searched that does not.
     let paths: Vec<_> = (0..20).map(|n| format!("/a?{n}")).collect();
-    let is_other = |path: &&String| ["/a", "/a?slow"].iter().all(|changed| standing(path) != standing(changed));
+    let is_other = |path: &&String| ["/a", "/a?slow"].iter().all(|changed| path_version(path) != path_version(changed));
     let other = paths.iter().find(is_other).unwrap();
-    assert!(paths.iter().any(|path| of("users", path) != of("hello", path)), "services share their paths");
+    assert!(paths.iter().any(|path| of("users", path) != of("hello", path)), "each service has its own counters");
     for path in ["/a", other] {
         cache.keep(&it, path, &[], &[("vary", "accept")], "old");
     }
@@ -272,50 +276,50 @@ async fn a_call_ends_what_is_kept_of_its_path() {
     let mut later = cache.recorder(&it, "/a", &none, &[]).unwrap();
     let limits = config::resolve(&[]).unwrap().config.limits;
     let _asks = cache.find(&it, "/a?slow", &limits).await.err().flatten().unwrap();
-    standing("/a").note();
-    standing("/a?slow").note();
-    assert!(!cache.has(&it, "/a", &[]), "it was changed");
+    path_version("/a").record_change();
+    path_version("/a?slow").record_change();
+    assert!(!cache.has(&it, "/a", &[]), "a call has changed it");
     assert!(cache.has(&it, other, &[]), "another query is another resource");
     late.end();
-    assert!(!cache.has(&it, "/a", &[]), "it was asked for before the change");
-    assert_eq!(cache.entries(), 2, "nor is it in the way");
+    assert!(!cache.has(&it, "/a", &[]), "it was requested before the change");
+    assert_eq!(cache.entries(), 2, "it takes no space");
     let start = std::time::Instant::now();
     let again = cache.find(&it, "/a?slow", &limits).await.err().flatten().unwrap().0;
-    assert!(again.is_followed() && start.elapsed() < limits.queue_wait / 2, "nobody waits for what is out of date");
-    // The next one is kept, and takes the place of all that is over.
+    assert!(again.is_joinable() && start.elapsed() < limits.queue_wait / 2, "requests wait for an outdated fill");
+    // The next response is stored, and replaces all outdated ones.
     cache.keep(&it, "/a", &[], &[], "new");
     assert_eq!((cache.has(&it, "/a", &[]), cache.entries()), (true, 2));
     later.end();
-    assert!(cache.has(&it, "/a", &[]), "an older one took its place");
+    assert!(cache.has(&it, "/a", &[]), "an older response replaced it");
 }
 
-/// Whoever does not hear how a change ended has to take it for made, once there was somebody to make it.
+/// A request whose result is not known counts as successful if its service may have executed it.
 #[test]
-fn a_change_that_nobody_hears_of_is_one() {
+fn an_unknown_result_invalidates() {
     let cache = Cache::new(1 << 20, 64 << 10);
     let it = edition("users", "1");
-    let errands: [fn(&Cache) -> Changed; 2] = [
-        |cache| Changed::Key(Arc::clone(&cache.responses), Cache::key("/a")),
-        |cache| Changed::Path(cache.responses.changes.standing("users", &"/a".parse().unwrap())),
+    let scopes: [fn(&Cache) -> InvalidationScope; 2] = [
+        |cache| InvalidationScope::Key(Arc::clone(&cache.cache), Cache::key("/a")),
+        |cache| InvalidationScope::Path(cache.cache.path_versions.path_version("users", &"/a".parse().unwrap())),
     ];
-    let answer = |status: u16| Ok(Response::builder().status(status).body(Body::text(None)).unwrap());
-    for errand in errands {
-        // Whether it is over, after one that was let in or not, and came to this end, or to none.
-        let over = |begins: bool, end: Option<Result<Response<Body>, RequestError>>| {
+    let response = |status: u16| Ok(Response::builder().status(status).body(Body::text(None)).unwrap());
+    for scope in scopes {
+        // Whether the stored response is invalid after a request that was admitted or not, and had this result or none.
+        let over = |begin: bool, end: Option<Result<Response<Body>, RequestError>>| {
             cache.keep(&it, "/a", &[], &[], "x");
-            let mut errand = Errand::of(Kind::Change(Change::of(errand(&cache))));
-            if begins {
-                errand.begins(Instant::now());
+            let mut cache_fill = CacheFill::of(FillKind::Invalidation(Invalidation::of(scope(&cache))));
+            if begin {
+                cache_fill.begin(Instant::now());
             }
             match end {
-                Some(result) => drop(errand.settle(result, &Arc::from("1"))),
-                None => drop(errand),
+                Some(result) => drop(cache_fill.settle(result, &Arc::from("1"))),
+                None => drop(cache_fill),
             }
             !cache.has(&it, "/a", &[])
         };
         assert!(over(true, None) && !over(false, None));
-        assert!(over(true, Some(answer(200))) && over(true, Some(answer(303))));
-        assert!(!over(true, Some(answer(404))) && !over(true, Some(answer(500))));
+        assert!(over(true, Some(response(200))) && over(true, Some(response(303))));
+        assert!(!over(true, Some(response(404))) && !over(true, Some(response(500))));
         for error in [RequestError::WallTime, RequestError::NoAnswer, RequestError::BodyBroken] {
             assert!(over(true, Some(Err(error))));
         }
@@ -324,16 +328,17 @@ fn a_change_that_nobody_hears_of_is_one() {
     }
 }
 
-/// What a slow client has of an answer counts until he is done with it.
+/// A response that a slow client is reading counts until the client is done.
 #[test]
-fn on_its_way_it_still_takes_room() {
+fn a_response_in_transfer_keeps_its_reservation() {
     let cache = Cache::new(1 << 20, 64 << 10);
     cache.keep(&edition("users", "1"), "/a", &[], &[], &"x".repeat(5000));
-    let variants = cache.responses.store.get(&Cache::key("/a")).unwrap();
-    let given = variants[0].give::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now());
+    let variants = cache.cache.store.get(&Cache::key("/a")).unwrap();
+    let response =
+        variants[0].response::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now());
     drop(variants);
-    cache.responses.purge("users", "/");
-    assert_eq!((cache.entries(), cache.responses.budget.used()), (0, 5000));
-    drop(given);
-    assert_eq!(cache.responses.budget.used(), 0);
+    cache.cache.purge("users", "/");
+    assert_eq!((cache.entries(), cache.cache.budget.used()), (0, 5000));
+    drop(response);
+    assert_eq!(cache.cache.budget.used(), 0);
 }

@@ -6,7 +6,7 @@ use std::error::Error;
 use bytes::Bytes;
 use http_body::Body;
 
-use lodge_base::budget::Room;
+use lodge_base::budget::Reservation;
 
 /// The most bytes that are handed to an HTTP/2 stream at once: one frame. h2 accepts a whole chunk when the window has
 /// room for one byte, and a stream cannot be reset after its task has ended.
@@ -16,7 +16,7 @@ pub const MAX_CHUNK: usize = 16 << 10;
 pub trait Outbound: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static {
     /// Returns, once, the rest of the body's share of `listener.unsent`. The caller holds it until the last byte is
     /// written.
-    fn room(&mut self) -> Option<Room> {
+    fn room(&mut self) -> Option<Reservation> {
         None
     }
 

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn empty_frames_are_left_out() {
+    async fn empty_frames_are_skipped() {
         let mut body = NonEmptyFrames(frames(["", "a", "", "", "b", ""]));
         for text in ["a", "b"] {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), text);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_them_gives_way() {
+    async fn many_empty_frames_yield_to_other_tasks() {
         let mut body = NonEmptyFrames(frames(std::iter::repeat_n("", AT_ONCE * 3).chain(["end"])));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(pin!(body.frame()).as_mut().poll(&mut cx).is_pending());

@@ -4,7 +4,7 @@ use lodge_base::cpu::scheduler::CpuScheduler;
 
 /// The side that used most of the time is at fault, not the side that was waited for last.
 #[test]
-fn time_that_is_up_is_the_fault_of_who_took_it() {
+fn the_side_that_used_most_of_the_time_caused_the_timeout() {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let clock = Clock::new(Duration::from_millis(1));
     let service = Arc::new(Service::new("users", Arc::new(CpuScheduler::new(1)).share()));

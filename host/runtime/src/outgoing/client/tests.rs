@@ -95,7 +95,7 @@ async fn ask(
 
 /// Uses HTTP/2 if the server speaks it, one connection for many requests, and the host of the URL.
 #[tokio::test]
-async fn https_by_a_trusted_authority() {
+async fn https_with_a_trusted_certificate() {
     let server = Secure::start().await;
     let list = format!("['https://api.test:{0}', 'https://127.0.0.1:{0}']", server.port);
     let (client, service) = (client(&list, "", server.roots.clone()), service());
@@ -111,7 +111,7 @@ async fn https_by_a_trusted_authority() {
 }
 
 #[tokio::test]
-async fn a_stranger_certificate_is_not_accepted() {
+async fn an_untrusted_certificate_is_refused() {
     let server = Secure::start().await;
     let list = format!("['https://api.test:{0}', 'https://other.test:{0}', 'https://127.0.0.1:{0}']", server.port);
     let service = service();
@@ -133,7 +133,7 @@ async fn mute() -> (u16, TcpListener) {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_waited_for_as_long_as_the_guest_says() {
+async fn the_guests_timeouts_apply() {
     let (port, _listener) = mute().await;
     let list = format!(
         "['http://a.test:{port}', 'https://a.test:{port}', 'http://127.0.0.1:{port}', 'https://127.0.0.1:{port}']"
@@ -151,7 +151,7 @@ async fn a_silent_server_is_waited_for_as_long_as_the_guest_says() {
 }
 
 #[tokio::test]
-async fn quotas_hold_and_a_place_is_held_to_the_end() {
+async fn limits_hold_and_a_slot_is_held_to_the_end() {
     let (port, _listener) = mute().await;
     let list = format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']");
     let (client, service) = (client(&list, "outgoing = 1\noutgoing_rate = 2", RootCertStore::empty()), service());
@@ -174,7 +174,7 @@ async fn quotas_hold_and_a_place_is_held_to_the_end() {
 
 /// Each cause has its own error code.
 #[tokio::test]
-async fn causes_are_told_apart() {
+async fn each_cause_has_its_error_code() {
     let service = service();
     let answer = async |bytes: &'static [u8]| {
         let (port, listener) = mute().await;
@@ -221,7 +221,7 @@ async fn answering() -> (String, Arc<AtomicUsize>) {
 
 /// Idle connections do not block new ones, even while a request without a response keeps their pool alive.
 #[tokio::test]
-async fn idle_connections_make_room() {
+async fn idle_connections_do_not_block_new_ones() {
     for slow in [false, true] {
         let (silent, _listener) = mute().await;
         let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
@@ -244,7 +244,7 @@ async fn idle_connections_make_room() {
 
 /// While a pending request keeps an old pool alive, the connections of the new pool are reused.
 #[tokio::test]
-async fn a_pool_is_not_begun_for_each_request() {
+async fn a_pool_serves_many_requests() {
     let (silent, _listener) = mute().await;
     let (client, service) = (client("['http://127.0.0.1:*']", "outgoing = 4", RootCertStore::empty()), service());
     let options = RequestOptions::default();
@@ -258,7 +258,7 @@ async fn a_pool_is_not_begun_for_each_request() {
     for _ in 0..20 {
         ask(&client, &service, url.clone(), options).await.unwrap();
     }
-    assert!(client.dial.open() > client.renew_above, "the old ones are still there");
+    assert!(client.dial.open() > client.renew_above, "the old connections are still open");
     // Two, if a second passes during the loop.
     assert!(connections.load(Relaxed) <= 2, "{connections:?} connections for one request after another");
     // At most once per interval, but again after it.
@@ -271,7 +271,7 @@ async fn a_pool_is_not_begun_for_each_request() {
 
 /// A request that may come back carries its depth; one to a public address does not.
 #[tokio::test]
-async fn only_neighbours_are_told_how_deep_it_is() {
+async fn only_requests_to_private_addresses_carry_the_depth() {
     let (url, _) = answering().await;
     let service = service();
     let near = client("['http://127.0.0.1:*']", "", RootCertStore::empty());
@@ -326,7 +326,7 @@ async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
 /// When a server closes a used connection during a request, an idempotent request is sent again with its body, on a new
 /// connection. Other requests are not, and neither is one that failed on a new connection.
 #[tokio::test]
-async fn a_connection_that_was_closed_meanwhile() {
+async fn idempotent_requests_are_retried_on_a_closed_connection() {
     let service = service();
     let send = async |client: &WorldClient, port: u16, method: &str, body: &'static str| {
         let sent = Full::new(Bytes::from_static(body.as_bytes())).map_err(|never| match never {}).boxed_unsync();
@@ -360,7 +360,7 @@ async fn a_connection_that_was_closed_meanwhile() {
 /// A retry takes a token of `limits.outgoing_rate`, since it is another request to the server. It does not restart the
 /// timeouts, since it is the same request for the guest.
 #[tokio::test]
-async fn a_retry_has_no_rate_and_no_time_of_its_own() {
+async fn a_retry_takes_a_token_and_keeps_the_timeouts() {
     let service = service();
     let (port, seen) = forgetful(1).await;
     let list = format!("['http://a.test:{port}', 'http://127.0.0.1:{port}']");

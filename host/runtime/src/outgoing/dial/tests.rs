@@ -43,7 +43,7 @@ async fn dial(resolver: NameResolver, http: &str, target: String) -> Result<Dial
 
 /// A listed name that resolves to this machine is refused, and nothing is sent.
 #[tokio::test]
-async fn a_name_that_points_inside_leads_nowhere() {
+async fn a_listed_name_with_a_private_address_is_refused() {
     let (port, seen) = stand_in().await;
     for inside in [&["127.0.0.1"][..], &["::ffff:127.0.0.1"], &["127.0.0.1", "127.0.0.2"]] {
         let list = format!("['http://rebound.test:{port}', 'http://*:{port}', 'http://*:*']");
@@ -61,7 +61,7 @@ async fn a_name_that_points_inside_leads_nowhere() {
 
 /// With its address listed as well, the name is reached, with the one lookup that was checked.
 #[tokio::test]
-async fn an_address_on_the_list_is_reached() {
+async fn a_listed_address_is_reached() {
     let (port, seen) = stand_in().await;
     let (resolver, asked) = resolver(&["127.0.0.1"]);
     let list = format!("['http://near.test:{port}', 'http://127.0.0.0:{port}/8']");
@@ -78,7 +78,7 @@ async fn an_address_on_the_list_is_reached() {
 
 /// Only the addresses that passed are tried.
 #[tokio::test]
-async fn what_did_not_pass_is_not_tried() {
+async fn refused_addresses_are_not_tried() {
     let (port, seen) = stand_in().await;
     let (resolver, _) = resolver(&["127.0.0.1", "127.0.0.2"]);
     let list = format!("['http://both.test:{port}', 'http://127.0.0.2:{port}']");
@@ -102,7 +102,7 @@ async fn connections_are_bounded() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_resolved_is_said() {
+async fn resolution_errors_are_reported() {
     let (empty, _) = resolver(&[]);
     assert!(matches!(dial(empty, "['http://a.test']", "http://a.test/".into()).await, Err(OutgoingFailure::Dns(_))));
     let broken: NameResolver = Arc::new(|_, _| Box::pin(std::future::ready(Err(io::Error::other("no such host")))));

@@ -44,7 +44,7 @@ fn one_label_before_the_suffix_is_a_service() {
 }
 
 #[test]
-fn where_a_request_goes() {
+fn destinations_of_urls() {
     let of = |url: &str| {
         let uri: Uri = url.parse().unwrap();
         TargetOrigin::of(&uri).map(|at| at.origin(at.host))

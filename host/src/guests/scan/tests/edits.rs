@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What must be in force at every moment, of whatever kind it is.
+/// A policy that must apply at every moment, of each kind.
 const DENIES: [&str; 5] = [
     "deny = ['0.0.0.0/0']",
     "allow = ['192.0.2.0/24']",
@@ -13,12 +13,12 @@ const DENIES: [&str; 5] = [
     "routes = []",
 ];
 
-/// A manifest that denies, in pieces of which none but the whole does.
+/// A manifest that denies, in pieces of which only the whole denies.
 fn pieces(deny: &str, number: usize) -> [String; 3] {
     ["priority = 'low'\n".into(), format!("{deny}\n"), format!("[env]\nN = '{number}'\n")]
 }
 
-/// Steps of an edit. What is renamed into place is whole.
+/// The steps of an edit. A file that is renamed into place is complete.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Unlink,
@@ -49,17 +49,17 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever the steps are from one manifest that denies to another, in whatever order, and however often the
-    /// directory is looked at between them: what both deny is denied at every moment.
+    /// From one manifest that denies to another, through any steps in any order and with any number of scans between
+    /// them: what both deny is denied at every moment.
     #[test]
-    fn no_step_of_an_edit_is_served(
+    fn no_intermediate_step_is_served(
         deny in prop::sample::select(&DENIES[..]),
         version: bool,
         events: bool,
         looks: bool,
         steps in prop::collection::vec(step(), 1..24),
     ) {
-        // Of a version, its service's manifest denies; it must not lose that either.
+        // For a version, its service's manifest denies, which must not be lost either.
         let name = if version { "a@2" } else { "a" };
         let whole = pieces(deny, 0).concat();
         let files: [(&str, &[u8]); 4] = [
@@ -74,7 +74,7 @@ proptest! {
         let file = format!("{name}.wasm");
         for step in steps {
             let acts = match step {
-                // A file that no look has seen cannot be told from one that was never there.
+                // A file that no scan has seen cannot be distinguished from one that never existed.
                 Step::Unlink => {
                     let there = world.at("a.toml").exists();
                     world.look();
@@ -97,7 +97,7 @@ proptest! {
                     world.rename("a.toml", pieces(deny, number).concat());
                     true
                 }
-                // What changes of a version does not say that its service is being edited.
+                // A change of a version does not tell that its service is being edited.
                 Step::UnlinkComponent => {
                     let there = world.at(&file).exists();
                     world.look();
@@ -112,7 +112,7 @@ proptest! {
                     world.rename(&file, component(number));
                     !version
                 }
-                // Of two steps, one is not so long after the other that it stands for itself.
+                // The time between two steps is too short for one of them to count as finished.
                 Step::Wait(ms) => {
                     let room = (last + SETTLE / 2).saturating_duration_since(world.now);
                     world.pass(Duration::from_millis(ms).min(room));
@@ -134,7 +134,7 @@ proptest! {
                 prop_assert!(spec.name != "a" || spec.manifest.routes == before.routes, "after {:?}", step);
             }
         }
-        // The edit is finished, and is served.
+        // The edit is finished and takes effect.
         world.write("a.wasm", component(0));
         world.write("a.toml", pieces(deny, 99).concat());
         world.pass(Duration::from_secs(3));

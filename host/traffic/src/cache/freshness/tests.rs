@@ -21,19 +21,24 @@ fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
     })
 }
 
-fn terms(asked: &[(&'static str, &str)], status: u16, answer: &[(&'static str, &str)], ttl: u64) -> Option<Terms> {
+fn freshness(
+    asked: &[(&'static str, &str)],
+    status: u16,
+    response_headers: &[(&'static str, &str)],
+    ttl: u64,
+) -> Option<Freshness> {
     let (mut head, ()) = http::Response::new(()).into_parts();
-    (head.status, head.headers) = (StatusCode::from_u16(status).unwrap(), headers(answer));
-    Terms::of(&headers(asked), &head, Rules { keep: true, ttl: Duration::from_secs(ttl) }, times())
+    (head.status, head.headers) = (StatusCode::from_u16(status).unwrap(), headers(response_headers));
+    Freshness::of(&headers(asked), &head, Rules { keep: true, ttl: Duration::from_secs(ttl) }, times())
 }
 
-/// For how many seconds a 200 to a plain GET is fresh that says this; 0 when it is not stored.
+/// For how many seconds a 200 to a plain GET with this `Cache-Control` is fresh; 0 if it is not stored.
 fn fresh(control: &str) -> i64 {
-    terms(&[], 200, &[("cache-control", control)], 7).map_or(0, |terms| terms.left(at(0)))
+    freshness(&[], 200, &[("cache-control", control)], 7).map_or(0, |freshness| freshness.left(at(0)))
 }
 
 #[test]
-fn what_an_answer_says_of_itself_holds() {
+fn a_responses_own_directives_decide() {
     for (control, seconds) in [
         ("max-age=60", 60),
         ("Max-Age=60", 60),
@@ -54,38 +59,49 @@ fn what_an_answer_says_of_itself_holds() {
     ] {
         assert_eq!(fresh(control), seconds, "{control}");
     }
-    let expires =
-        terms(&[], 200, &[("date", "Tue, 14 Nov 2023 22:13:20 GMT"), ("expires", "Tue, 14 Nov 2023 22:13:50 GMT")], 7);
+    let expires = freshness(
+        &[],
+        200,
+        &[("date", "Tue, 14 Nov 2023 22:13:20 GMT"), ("expires", "Tue, 14 Nov 2023 22:13:50 GMT")],
+        7,
+    );
     assert_eq!(expires.unwrap().left(at(0)), 30);
-    assert!(terms(&[], 200, &[("expires", "0")], 7).is_none());
+    assert!(freshness(&[], 200, &[("expires", "0")], 7).is_none());
     let unread = HeaderValue::from_bytes(b"no-store, x=\"\xff\"").unwrap();
     let (mut head, ()) = http::Response::new(()).into_parts();
     head.headers.append(header::CACHE_CONTROL, "max-age=60".parse().unwrap());
     head.headers.append(header::CACHE_CONTROL, unread);
-    assert!(Terms::of(&HeaderMap::new(), &head, Rules::default(), times()).is_none(), "what is not read may forbid it");
+    assert!(
+        Freshness::of(&HeaderMap::new(), &head, Rules::default(), times()).is_none(),
+        "what is not read may forbid it"
+    );
 }
 
-/// The operator's `ttl` is for a 200 that says nothing, and for nothing else.
+/// The operator's `ttl` only applies to a 200 without directives.
 #[test]
-fn the_operators_word_fills_silence_only() {
-    let left = |status, answer: &[(&'static str, &str)], ttl| terms(&[], status, answer, ttl).map(|it| it.left(at(0)));
+fn ttl_applies_only_without_directives() {
+    let left = |status, response_headers: &[(&'static str, &str)], ttl| {
+        freshness(&[], status, response_headers, ttl).map(|it| it.left(at(0)))
+    };
     assert_eq!(left(200, &[("etag", "\"a\"")], 7), Some(7));
     assert_eq!(left(200, &[], 0), None);
-    for (status, answer) in
+    for (status, response_headers) in
         [(200, ("cache-control", "no-store")), (200, ("pragma", "no-cache")), (404, ("etag", "\"a\""))]
     {
-        assert_eq!(left(status, &[answer], 7), None, "{status} {answer:?}");
+        assert_eq!(left(status, &[response_headers], 7), None, "{status} {response_headers:?}");
     }
     let modified = ("last-modified", "Tue, 14 Nov 2003 22:13:20 GMT");
-    assert_eq!(left(200, &[modified], 0), None, "nothing is guessed");
+    assert_eq!(left(200, &[modified], 0), None, "there is no heuristic freshness");
     assert_eq!(left(404, &[("cache-control", "max-age=5")], 7), Some(5));
     assert_eq!(left(500, &[("cache-control", "max-age=5")], 7), None);
     assert_eq!(left(206, &[("cache-control", "max-age=5")], 7), None);
 }
 
 #[test]
-fn what_is_personal_is_not_stored() {
-    let stored = |asked: &[_], answer: &[_]| terms(asked, 200, answer, 0).map(|terms| terms.shared);
+fn personal_responses_are_not_stored() {
+    let stored = |asked: &[_], response_headers: &[_]| {
+        freshness(asked, 200, response_headers, 0).map(|freshness| freshness.shared)
+    };
     let age = ("cache-control", "max-age=60");
     assert_eq!(stored(&[], &[age]), Some(false));
     assert_eq!(stored(&[("authorization", "Bearer x")], &[age]), None);
@@ -96,30 +112,30 @@ fn what_is_personal_is_not_stored() {
 }
 
 #[test]
-fn age_and_what_is_left() {
-    let terms = terms(&[], 200, &[("cache-control", "max-age=60"), ("age", "10")], 0).unwrap();
-    assert_eq!((terms.age(at(0)), terms.left(at(0))), (10, 50));
-    assert_eq!((terms.age(at(20)), terms.left(at(20))), (30, 30));
-    assert!(terms.is_fresh(at(49)) && !terms.is_fresh(at(50)));
-    assert_eq!(terms.left(at(55)), -5);
+fn age_and_remaining_seconds() {
+    let freshness = freshness(&[], 200, &[("cache-control", "max-age=60"), ("age", "10")], 0).unwrap();
+    assert_eq!((freshness.age(at(0)), freshness.left(at(0))), (10, 50));
+    assert_eq!((freshness.age(at(20)), freshness.left(at(20))), (30, 30));
+    assert!(freshness.is_fresh(at(49)) && !freshness.is_fresh(at(50)));
+    assert_eq!(freshness.left(at(55)), -5);
 }
 
 #[test]
-fn a_request_may_want_it_fresher_or_take_it_staler() {
-    let terms = terms(&[], 200, &[("cache-control", "max-age=60")], 0).unwrap();
-    let satisfies = |control: &str, now| terms.satisfies(&headers(&[("cache-control", control)]), at(now));
-    assert!(terms.satisfies(&HeaderMap::new(), at(59)) && !terms.satisfies(&HeaderMap::new(), at(60)));
+fn requests_can_demand_freshness_or_accept_staleness() {
+    let freshness = freshness(&[], 200, &[("cache-control", "max-age=60")], 0).unwrap();
+    let satisfies = |control: &str, now| freshness.satisfies(&headers(&[("cache-control", control)]), at(now));
+    assert!(freshness.satisfies(&HeaderMap::new(), at(59)) && !freshness.satisfies(&HeaderMap::new(), at(60)));
     assert!(!satisfies("No-Cache", 1) && !satisfies("max-age=0", 1) && satisfies("max-age=10", 10));
     assert!(!satisfies("min-fresh=30", 31) && satisfies("min-fresh=30", 29));
     assert!(satisfies("max-stale=10", 65) && !satisfies("max-stale=10", 75));
-    assert!(!terms.satisfies(&headers(&[("pragma", "no-cache")]), at(1)));
+    assert!(!freshness.satisfies(&headers(&[("pragma", "no-cache")]), at(1)));
 }
 
 #[test]
-fn stale_only_by_leave() {
+fn stale_use_needs_a_directive() {
     let graces = |control: &str, now| {
-        let terms = terms(&[], 200, &[("cache-control", control)], 0).unwrap();
-        (terms.serves_meanwhile(at(now)), terms.serves_on_error(at(now)))
+        let freshness = freshness(&[], 200, &[("cache-control", control)], 0).unwrap();
+        (freshness.allows_while_revalidating(at(now)), freshness.allows_on_error(at(now)))
     };
     let both = "max-age=60, stale-while-revalidate=10, stale-if-error=20";
     assert_eq!(graces(both, 69), (true, true));
@@ -134,18 +150,18 @@ fn stale_only_by_leave() {
 }
 
 proptest! {
-    /// Whatever a service says, nothing panics, and nothing is fresh for longer than 2³¹ seconds.
+    /// No header makes the code panic, or a response fresh for more than 2³¹ seconds.
     #[test]
-    fn any_words_at_all(
+    fn arbitrary_directives(
         control in "[ -~]{0,40}", words in "((max-age|s-maxage|stale-if-error|private|public)(=\"?[0-9]{0,22}\"?)?,? ?){0,4}",
         age in "[ -~]{0,24}", number in any::<u64>(), expires in "[ -~]{0,40}", later in 0_u64..1 << 33,
     ) {
         for (control, age) in [(&control, age.clone()), (&words, number.to_string())] {
-            let answer = [("cache-control", control.as_str()), ("age", age.trim()), ("expires", expires.trim())];
-            if let Some(terms) = terms(&[("cache-control", control)], 200, &answer, 1) {
-                prop_assert!(terms.left(at(0)) <= 1 << 31);
-                let _ = (terms.age(at(later)), terms.left(at(later)), terms.serves_on_error(at(later)));
-                let _ = terms.satisfies(&headers(&[("cache-control", control)]), at(later));
+            let response_headers = [("cache-control", control.as_str()), ("age", age.trim()), ("expires", expires.trim())];
+            if let Some(freshness) = freshness(&[("cache-control", control)], 200, &response_headers, 1) {
+                prop_assert!(freshness.left(at(0)) <= 1 << 31);
+                let _ = (freshness.age(at(later)), freshness.left(at(later)), freshness.allows_on_error(at(later)));
+                let _ = freshness.satisfies(&headers(&[("cache-control", control)]), at(later));
             }
         }
     }

@@ -1,8 +1,8 @@
-//! What a shared cache does, case by case: those of the public suite of tests for HTTP caches (cache-tests.fyi) that are
-//! about one, under their names there, and the same kinds beyond them.
+//! Conformance of the shared cache, case by case: the cases about shared caches of the public test suite for HTTP
+//! caches (cache-tests.fyi), under their names there, and more of the same kinds.
 //!
-//! Not here: cases for caches of browsers (`immutable`, `private` in a private cache) and of content delivery networks
-//! (`CDN-Cache-Control`), and interim responses, which never come to the cache.
+//! Excluded: cases for caches of browsers (`immutable`, `private` in a private cache) and of content delivery networks
+//! (`CDN-Cache-Control`), and interim responses, which never reach the cache.
 
 use super::proxy::How::{Hit, Miss, Validated};
 use super::proxy::{BRIEF, HOUR, check};
@@ -53,18 +53,18 @@ async fn freshness() {
         ("freshness-expires-invalid-date", "", "date: foo\nexpires: {10}", "", Hit),
         ("freshness-expires-age-slow-date", "", "date: {-10}\nexpires: {10}\nage: 25", "", Miss),
         ("freshness-expires-age-fast-date", "", "date: {10}\nexpires: {20}\nage: 15", "", Miss),
-        // An age by `Date` alone, and one that leaves some of the time.
+        // An age by `Date` alone, which leaves some of the lifetime.
         ("a `Date` behind by less than the lifetime", "", "date: {-3000}\ncache-control: max-age=3600", "", Hit),
         ("the longer of `Age` and `Date`", "", "date: {-3598}\ncache-control: max-age=3600\nage: 1", "", Miss),
     ])
     .await;
 }
 
-/// How `Cache-Control` is read.
+/// How `Cache-Control` is parsed.
 #[tokio::test]
 async fn directives() {
     check(&[
-        // What contradicts itself is stale.
+        // Contradictory values make a response stale.
         ("freshness-max-age-two-fresh-stale-sameline", "", "cache-control: max-age=1800, max-age=1", "", Miss),
         (
             "freshness-max-age-two-fresh-stale-sepline",
@@ -99,7 +99,7 @@ async fn directives() {
         ("cc-resp-no-store-fresh", "", "cache-control: max-age=10000, no-store\nexpires: {10000}\ndate: {0}", "", Miss),
         ("cc-resp-no-cache", "", "cache-control: max-age=10000, no-cache\nexpires: {10000}\ndate: {0}", "", Miss),
         ("cc-resp-no-cache-case-insensitive", "", "cache-control: max-age=10000, No-CaChE\ndate: {0}", "", Miss),
-        // One that has to be validated at every use is not stored.
+        // A response that has to be validated at every use is not stored.
         ("cc-resp-no-cache-revalidate", "", "cache-control: no-cache\netag: \"abcd\"", "", Miss),
         ("cc-resp-no-cache-revalidate-fresh", "", "cache-control: max-age=10000, no-cache\netag: \"abcd\"", "", Miss),
         (
@@ -127,7 +127,7 @@ async fn directives() {
     .await;
 }
 
-/// How `Age` and `Expires` are read.
+/// How `Age` and `Expires` are parsed.
 #[tokio::test]
 async fn ages_and_dates() {
     let age = |name: &'static str, age: &'static str, expected| (name, "", age, "", expected);
@@ -146,7 +146,7 @@ async fn ages_and_dates() {
         age("age-parse-dup-0", "cache-control: max-age=3600\nage: 0, 0", Hit),
         age("age-parse-dup-0-twoline", "cache-control: max-age=3600\nage: 0\nage: 0", Hit),
         age("age-parse-dup-old", "cache-control: max-age=10000\nage: 3600\nage: 3600", Hit),
-        // Not a number, so ignored.
+        // An invalid number is ignored.
         age("age-parse-parameter", "cache-control: max-age=3600\nage: 7200;foo=bar", Hit),
         age("age-parse-numeric-parameter", "cache-control: max-age=3600\nage: 7200;foo=111", Hit),
     ])
@@ -157,9 +157,9 @@ async fn ages_and_dates() {
         expires("freshness-expires-far-future", "expires: Sun, 21 Nov 2286 04:46:39 GMT", Hit),
         expires("freshness-expires-rfc850", "expires: Thursday, 18-Aug-50 02:01:18 GMT", Hit),
         expires("freshness-expires-ansi-c", "expires: Mon Aug  8 02:01:18 2050", Hit),
-        // No day that there ever will be.
+        // Dates that do not exist.
         expires("freshness-expires-ansi-c, as it is there", "expires: Thu Aug  8 02:01:18 2050", Miss),
-        // Dates are sensitive to case (RFC 9110, 5.6.7).
+        // Dates are case-sensitive (RFC 9110, 5.6.7).
         expires("freshness-expires-wrong-case-weekday", "expires: THU, 18 Aug 2050 02:01:18 GMT", Miss),
         expires("freshness-expires-wrong-case-month", "expires: Thu, 18 AUG 2050 02:01:18 GMT", Miss),
         expires("freshness-expires-wrong-case-tz", "expires: Thu, 18 Aug 2050 02:01:18 gMT", Miss),

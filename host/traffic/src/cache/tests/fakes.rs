@@ -1,4 +1,4 @@
-//! A response body and a record of a request, as the cache needs them of its user.
+//! A response body and a record of a request, as users of the cache provide them.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,15 +9,15 @@ use bytes::Bytes;
 use http_body::Frame;
 
 use crate::cache::recorder::Recorder;
-use crate::cache::{ResponseBody, Waiting};
+use crate::cache::{CacheBody, WaitObserver};
 
-/// A body of one frame. Its recorder sees the frame when it is read, or nothing if it is dropped before.
+/// A body of one frame. Its recorder sees the frame when it is read, or nothing if the body is dropped before.
 pub(super) struct Body {
     bytes: Option<Bytes>,
     recorder: Option<Recorder>,
 }
 
-/// A record that keeps nothing.
+/// A record that ignores everything.
 pub(super) struct NoRecord;
 
 impl Body {
@@ -27,7 +27,7 @@ impl Body {
     }
 }
 
-impl ResponseBody for Body {
+impl CacheBody for Body {
     fn stored(bytes: Option<Bytes>) -> Self {
         Self::text(bytes)
     }
@@ -66,7 +66,7 @@ impl http_body::Body for Body {
     }
 }
 
-impl Waiting for NoRecord {
+impl WaitObserver for NoRecord {
     fn begin_waiting(&mut self) {}
 
     fn waited(&mut self, _: Duration) {}

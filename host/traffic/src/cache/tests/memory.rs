@@ -1,23 +1,23 @@
-//! Memory: whatever happens, all responses together are within the bound.
+//! The memory of all responses stays within the bound.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What can happen to a cache.
+/// An operation on a cache.
 #[derive(Clone, Debug)]
 enum Step {
-    /// An answer of this size is kept at this path.
+    /// A response of this size is stored at this path.
     Keep(usize, usize),
-    /// One begins and has not ended yet.
+    /// A response begins, and is not complete yet.
     Begin(usize, usize),
-    /// One of those ends so.
+    /// A response that has begun is completed or dropped.
     End(bool),
-    /// A slow client has what is kept here, whatever becomes of that.
+    /// A slow client holds the stored response of this path.
     Hold(usize),
-    /// Slow clients are done.
+    /// The slow clients are done.
     Release,
-    /// An operator purges.
+    /// An operator purges the service.
     Purge,
 }
 
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// At every moment all answers together are within the bound, and in the end nothing of it is lost.
+    /// All responses together are within the bound after every step, and all reservations are released in the end.
     #[test]
     fn memory_is_bounded(steps in prop::collection::vec(step(), 1..200)) {
         const MEMORY: usize = 64 << 10;
@@ -42,7 +42,7 @@ proptest! {
         let (it, none) = (edition("users", "1"), HeaderMap::new());
         let begin = |path: usize, size: usize| {
             let mut recorder = cache.recorder(&it, &format!("/{path}"), &none, &[])?;
-            // The second has the buffer grow.
+            // The second frame makes the buffer grow.
             for size in [size, 1] {
                 recorder.frame(&Frame::data(Bytes::from(vec![0; size])));
             }
@@ -55,23 +55,23 @@ proptest! {
                 Step::Begin(path, size) => open.extend(begin(path, size)),
                 Step::End(well) => open.pop().into_iter().filter(|_| well).for_each(|mut recorder| recorder.end()),
                 Step::Hold(path) => {
-                    let variants = cache.responses.store.get(&Cache::key(&format!("/{path}")));
-                    let give = |kept: &Arc<Kept>| {
-                        kept.give::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
+                    let variants = cache.cache.store.get(&Cache::key(&format!("/{path}")));
+                    let give = |stored: &Arc<StoredResponse>| {
+                        stored.response::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
                     };
                     held.extend(variants.iter().flat_map(|variants| variants.iter()).map(give));
                 }
                 Step::Release => held.clear(),
-                Step::Purge => drop(cache.responses.purge("users", "/")),
+                Step::Purge => drop(cache.cache.purge("users", "/")),
             }
-            let (used, kept) = (cache.responses.budget.used(), cache.responses.store.bytes());
-            prop_assert!(used <= MEMORY && kept <= MEMORY / 4 * 3, "{used} {kept}");
+            let (used, stored) = (cache.cache.budget.used(), cache.cache.store.bytes());
+            prop_assert!(used <= MEMORY && stored <= MEMORY / 4 * 3, "{used} {stored}");
             let counted = usize::try_from(cache.service.figures.cached.bytes()).unwrap();
             let allocated: usize = open.iter().map(Recorder::allocated).sum();
             prop_assert!(counted + allocated <= used, "{counted} {allocated} {used}");
         }
         drop((open, held));
-        cache.responses.purge("users", "/");
-        prop_assert_eq!((cache.responses.budget.used(), cache.entries(), cache.responses.flights.flying()), (0, 0, 0));
+        cache.cache.purge("users", "/");
+        prop_assert_eq!((cache.cache.budget.used(), cache.entries(), cache.cache.coalescer.active_fills()), (0, 0, 0));
     }
 }

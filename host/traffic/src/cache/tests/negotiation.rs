@@ -1,5 +1,5 @@
-//! What clients say of the responses that they take and have, and by what responses vary: the cases of the public suite
-//! (see `conformance`) that look at headers of requests.
+//! Directives and conditions of requests, and variants of responses: the cases of the public suite (see `conformance`)
+//! that look at headers of requests.
 
 use http::{Response, StatusCode};
 
@@ -8,7 +8,7 @@ use super::proxy::How::{Hit, Miss, NotModified, Validated};
 use super::proxy::{BRIEF, Got, HOUR, Proxy, check, pass};
 use crate::error::RequestError;
 
-/// What a request says of the responses that it takes.
+/// What a request accepts.
 #[tokio::test]
 async fn requests() {
     let strict = |how: &'static str| ("stale although", "", how, "cache-control: max-stale=1000", Miss);
@@ -19,7 +19,7 @@ async fn requests() {
         ("ccreq-max-stale", "", BRIEF, "cache-control: max-stale=1000", Hit),
         ("any staleness", "", BRIEF, "cache-control: max-stale", Hit),
         ("not so stale", "", "cache-control: max-age=1", "cache-control: max-stale=1", Miss),
-        // What comes stale is not stored.
+        // A response that arrives stale is not stored.
         ("ccreq-max-stale-age", "", "cache-control: max-age=1500\nage: 2000", "cache-control: max-stale=1000", Miss),
         ("ccreq-min-fresh", "", "cache-control: max-age=1500", "cache-control: min-fresh=2000", Miss),
         ("ccreq-min-fresh-age", "", "cache-control: max-age=1500\nage: 1000", "cache-control: min-fresh=1000", Miss),
@@ -34,10 +34,10 @@ async fn requests() {
         ),
         ("ccreq-no-cache-etag", "", "cache-control: max-age=3600\netag: \"abc\"", "cache-control: no-cache", Validated),
         ("ccreq-no-store", "", HOUR, "cache-control: no-store", Miss),
-        // Not a directive that this cache honors.
+        // Not a directive that this cache implements.
         ("only-if-cached of what is stored", "", HOUR, "cache-control: only-if-cached", Hit),
         ("max-age that is no number", "", HOUR, "cache-control: max-age=x", Miss),
-        // Nothing that the response forbids is stale by the leave of a client (RFC 9111, 5.2.2).
+        // Directives of the response win over `max-stale` (RFC 9111, 5.2.2).
         strict("cache-control: max-age=2, must-revalidate"),
         strict("cache-control: max-age=2, proxy-revalidate"),
         strict("cache-control: s-maxage=2"),
@@ -45,7 +45,7 @@ async fn requests() {
         strict("cache-control: max-age=2, S-MaxAge=2"),
         ("other-authorization", "authorization: FOO", HOUR, "", Miss),
         ("other-authorization-public", "authorization: FOO", "cache-control: max-age=3600, public", "", Hit),
-        // Allowed, but not a word on other clients.
+        // Allowed, but without effect on other clients.
         (
             "other-authorization-must-revalidate",
             "authorization: FOO",
@@ -54,7 +54,7 @@ async fn requests() {
             Miss,
         ),
         ("other-authorization-smaxage", "authorization: FOO", "cache-control: s-maxage=3600", "", Hit),
-        // Allowed, but more cautious.
+        // Allowed, but this cache is stricter.
         ("other-set-cookie", "", "cache-control: max-age=3600\nset-cookie: a=b", "", Miss),
         ("other-cookie", "", HOUR, "cookie: a=b", Miss),
         ("other-cookie, for everybody", "", "cache-control: public, max-age=3600", "cookie: a=b", Hit),
@@ -72,7 +72,7 @@ async fn requests() {
             "",
             Miss,
         ),
-        // Parts are asked of the service.
+        // Requests for parts go to the service.
         ("partial-store-complete-reuse-partial", "", HOUR, "range: bytes=0-1", Miss),
         (
             "partial-store-partial-reuse-partial",
@@ -89,7 +89,7 @@ async fn requests() {
             Miss,
         ),
         (
-            "a part that nobody has asked for",
+            "a part that was not requested",
             "",
             "status: 206\ncache-control: max-age=3600\ncontent-range: bytes 0-4/10",
             "",
@@ -99,7 +99,7 @@ async fn requests() {
     .await;
 }
 
-/// What a response may vary by.
+/// What a response can vary by.
 #[tokio::test]
 async fn variants() {
     const FOO: &str = "cache-control: max-age=5000\nvary: Foo";
@@ -120,7 +120,7 @@ async fn variants() {
         ("vary-3-order", "foo: 1\nbar: abc\nbaz: 789", THREE, "foo: 1\nbaz: 789\nbar: abcde", Miss),
         ("vary-3-omit", "foo: 1\nbaz: 789", THREE, "foo: 1\nbaz: 789", Hit),
         ("lines of `Vary`", "foo: 1", "cache-control: max-age=5000\nvary: bar\nvary: foo", "foo: 2", Miss),
-        // Nothing is normalized: a service may tell these apart.
+        // Values are not normalized: a service may distinguish these.
         ("vary-normalise-combine", "foo: 1, 2", FOO, "foo: 1\nfoo: 2", Miss),
         (
             "vary-normalise-lang-order",
@@ -143,7 +143,7 @@ async fn variants() {
     .await;
 }
 
-/// What clients and origin servers have already.
+/// Conditions of clients, and validators of stored responses.
 #[tokio::test]
 async fn conditions() {
     const TAG: &str = "cache-control: max-age=3600\netag: \"abcdef\"";
@@ -168,7 +168,7 @@ async fn conditions() {
             "if-none-match: \"abcdefü\"",
             NotModified,
         ),
-        // Tags are compared as they are written.
+        // Tags are compared byte by byte.
         ("conditional-etag-quoted-respond-unquoted", "", TAG, "if-none-match: abcdef", Hit),
         (
             "conditional-etag-unquoted-respond-unquoted",
@@ -242,68 +242,68 @@ async fn conditions() {
             "if-modified-since: Tue, 31 Oct 2023 23:59:59 GMT",
             Hit,
         ),
-        // The `Date` stands for the time of a change that is not known (RFC 9111, 4.3.2).
+        // `Date` replaces a missing `Last-Modified` (RFC 9111, 4.3.2).
         ("conditional-lm-fresh-no-lm", "", HOUR, "if-modified-since: {0}", NotModified),
         ("made after that", "", HOUR, "if-modified-since: {-3000}", Hit),
     ])
     .await;
-    // A tag that nothing is stored for is the service's business, unless a whole response would be stored for others.
+    // A tag without a stored response goes to the service, unless the response would be stored for other clients.
     let proxy = Proxy::new("cache = true");
     let private = "cache-control: private\netag: \"abcdef\"";
-    proxy.ask(("GET", "/a"), "", proxy.answers(private)).await;
-    let got = proxy.ask(("GET", "/a"), "if-none-match: \"abcdef\"", proxy.answers(private)).await;
+    proxy.send(("GET", "/a"), "", proxy.responds(private)).await;
+    let got = proxy.send(("GET", "/a"), "if-none-match: \"abcdef\"", proxy.responds(private)).await;
     assert_eq!(
         (got.status, got.asked[0]["if-none-match"].as_bytes()),
         (304, &b"\"abcdef\""[..]),
         "conditional-etag-forward"
     );
-    // A stale one is validated before its client hears that it has it.
+    // A stale response is validated before its client gets a 304.
     let proxy = Proxy::new("cache = true");
     let brief = "cache-control: max-age=2\nlast-modified: Wed, 01 Nov 2023 00:00:00 GMT";
-    proxy.ask(("GET", "/a"), "", proxy.answers(brief)).await;
+    proxy.send(("GET", "/a"), "", proxy.responds(brief)).await;
     pass(3);
     let since = "if-modified-since: Wed, 01 Nov 2023 00:00:00 GMT";
-    let got = proxy.ask(("GET", "/a"), since, proxy.answers(brief)).await;
+    let got = proxy.send(("GET", "/a"), since, proxy.responds(brief)).await;
     assert_eq!((got.status, got.asked.len()), (304, 1), "conditional-lm-stale");
 }
 
-/// A client that has nothing cannot use a 304 (RFC 9110, 15.4.5), nor can one whose conditions the service has not seen.
+/// A 304 without conditions is an error (RFC 9110, 15.4.5), also if the cache has removed the client's conditions.
 #[tokio::test]
-async fn a_304_that_nobody_asked_for() {
-    async fn ask(proxy: &Proxy, method: &str, asked: &str) -> Result<Got, RequestError> {
+async fn an_unrequested_304_is_an_error() {
+    async fn send(proxy: &Proxy, method: &str, asked: &str) -> Result<Got, RequestError> {
         let unchanged = |_: &http::HeaderMap| {
             let mut response = Response::new(Body::text(None));
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response.headers_mut().insert("etag", "\"other\"".parse().unwrap());
             Ok(response)
         };
-        proxy.ask_by(0, (method, "/a"), asked, unchanged).await
+        proxy.send_by(0, (method, "/a"), asked, unchanged).await
     }
     let own = "if-none-match: \"a\"";
     let since = "if-modified-since: Tue, 14 Nov 2023 22:13:20 GMT";
     let refused = |got: Result<Got, RequestError>| matches!(got, Err(RequestError::BadAnswer(_)));
     for (method, asked) in [("GET", ""), ("HEAD", ""), ("GET", "cache-control: no-store"), ("GET", "range: bytes=0-1")]
     {
-        assert!(refused(ask(&Proxy::new("cache = true"), method, asked).await), "{method} {asked:?}");
+        assert!(refused(send(&Proxy::new("cache = true"), method, asked).await), "{method} {asked:?}");
     }
     for asked in [own, since] {
-        // Others may wait for the first, so it asks for what everybody can have; after that each asks for itself.
+        // The first response can be shared, so it is requested without conditions. After that every request goes alone.
         let proxy = Proxy::new("cache = true");
-        assert!(refused(ask(&proxy, "GET", asked).await), "{asked:?}");
-        assert_eq!(ask(&proxy, "GET", asked).await.unwrap().status, 304, "{asked:?}");
-        assert_eq!(ask(&proxy, "HEAD", asked).await.unwrap().status, 304, "{asked:?}");
+        assert!(refused(send(&proxy, "GET", asked).await), "{asked:?}");
+        assert_eq!(send(&proxy, "GET", asked).await.unwrap().status, 304, "{asked:?}");
+        assert_eq!(send(&proxy, "HEAD", asked).await.unwrap().status, 304, "{asked:?}");
         let bypass = format!("{asked}\ncache-control: no-store");
-        assert_eq!(ask(&proxy, "GET", &bypass).await.unwrap().status, 304, "{asked:?}");
+        assert_eq!(send(&proxy, "GET", &bypass).await.unwrap().status, 304, "{asked:?}");
     }
-    // Where there is something stale, with a validator to ask with or without one, the failure is one like any other.
+    // With a stale response, with or without a validator, the error is handled like any other.
     for validator in ["", "\netag: \"a\""] {
-        for (terms, status) in [("max-age=2", None), ("max-age=2, stale-if-error=60", Some(200))] {
+        for (freshness, status) in [("max-age=2", None), ("max-age=2, stale-if-error=60", Some(200))] {
             let proxy = Proxy::new("cache = true");
-            let answer = format!("cache-control: {terms}{validator}");
-            proxy.ask(("GET", "/a"), "", proxy.answers(&answer)).await;
+            let lines = format!("cache-control: {freshness}{validator}");
+            proxy.send(("GET", "/a"), "", proxy.responds(&lines)).await;
             pass(3);
-            let got = ask(&proxy, "GET", "").await;
-            assert_eq!(got.as_ref().ok().map(|got| got.status), status, "{answer:?}: {got:?}");
+            let got = send(&proxy, "GET", "").await;
+            assert_eq!(got.as_ref().ok().map(|got| got.status), status, "{lines:?}: {got:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 
 use super::fakes::{Body, NoRecord};
-use crate::cache::{Found, Responses, Settled};
+use crate::cache::{Lookup, ResponseCache, Settled};
 use crate::error::RequestError;
 use crate::proxy::headers::strip_hop_by_hop;
 use crate::service::Services;
@@ -28,36 +28,36 @@ thread_local! {
 
 /// The cache of one service.
 pub(super) struct Proxy {
-    pub(super) responses: Arc<Responses>,
+    pub(super) cache: Arc<ResponseCache>,
     of: Deployment,
-    /// Responses that the origin server has made.
+    /// The number of responses of the origin server.
     made: Cell<u32>,
 }
 
-/// What a client got.
+/// What a client received.
 #[derive(Debug)]
 pub(super) struct Got {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: String,
-    /// The headers with which the origin server was asked, each time that it was.
+    /// The headers of each request that reached the origin server.
     pub(super) asked: Vec<HeaderMap>,
 }
 
-/// How a request went.
+/// How a request was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
-    /// With a stored response.
+    /// From a stored response.
     Hit,
-    /// With a 304 from the cache.
+    /// By a 304 of the cache.
     NotModified,
-    /// With a stored response that the origin server has confirmed.
+    /// From a stored response that the origin server has validated.
     Validated,
-    /// With a new response.
+    /// By a new response.
     Miss,
 }
 
-/// Headers from lines of `name: value`; `{-5}` stands for the date of five seconds ago.
+/// Headers from lines of `name: value`; `{-5}` is the date of five seconds ago.
 pub(super) fn headers(lines: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in lines.lines().filter(|line| !line.trim().is_empty()) {
@@ -77,12 +77,12 @@ fn at(offset: i64) -> SystemTime {
     if offset < 0 { NOW.get() - span } else { NOW.get() + span }
 }
 
-/// Time passes.
+/// Advances the clock.
 pub(super) fn pass(seconds: u64) {
     NOW.set(at(i64::try_from(seconds).unwrap()));
 }
 
-/// The clock is set back.
+/// Sets the clock back.
 pub(super) fn set_back(seconds: u64) {
     NOW.set(at(-i64::try_from(seconds).unwrap()));
 }
@@ -99,14 +99,14 @@ impl Proxy {
             size: 0,
             manifest,
         };
-        let mut responses = Responses::new(1 << 20, 64 << 10).unwrap();
-        Arc::get_mut(&mut responses).unwrap().clock = || NOW.get();
-        Self { responses, of: Deployment::new(spec, &Services::new(CpuScheduler::new(1))), made: Cell::new(0) }
+        let mut cache = ResponseCache::new(1 << 20, 64 << 10).unwrap();
+        Arc::get_mut(&mut cache).unwrap().clock = || NOW.get();
+        Self { cache, of: Deployment::new(spec, &Services::new(CpuScheduler::new(1))), made: Cell::new(0) }
     }
 
-    /// What the origin server answers: with these headers (and `status`, if that is among them), and a body that no other
-    /// response has; or with a 304, if the client has that.
-    pub(super) fn answers(&self, lines: &str) -> impl Fn(&HeaderMap) -> Response<Body> + use<'_> {
+    /// The origin server's response: these headers (with `status` for the status), and a unique body; or a 304 if the
+    /// client's condition holds.
+    pub(super) fn responds(&self, lines: &str) -> impl Fn(&HeaderMap) -> Response<Body> + use<'_> {
         let (lines, made) = (lines.to_owned(), &self.made);
         move |asked| {
             let mut headers = headers(&lines);
@@ -123,18 +123,18 @@ impl Proxy {
         }
     }
 
-    /// One request of a client.
-    pub(super) async fn ask(
+    /// Sends one request of a client.
+    pub(super) async fn send(
         &self,
         (method, path): (&str, &str),
         asked: &str,
         origin: impl Fn(&HeaderMap) -> Response<Body>,
     ) -> Got {
-        self.ask_by(0, (method, path), asked, |asked| Ok(origin(asked))).await.unwrap()
+        self.send_by(0, (method, path), asked, |asked| Ok(origin(asked))).await.unwrap()
     }
 
-    /// One request by the route of this number, to an origin server that may not be there.
-    pub(super) async fn ask_by(
+    /// Sends one request by the route with this number. The origin server may be unreachable.
+    pub(super) async fn send_by(
         &self,
         route: usize,
         (method, path): (&str, &str),
@@ -148,22 +148,22 @@ impl Proxy {
         let id = Arc::from("1");
         let rules = Rules { keep: true, ttl: Duration::ZERO };
         let mut seen = Vec::new();
-        let found = self.responses.look(rules, (&uri, route), &self.of, &mut request, &mut NoRecord).await;
+        let found = self.cache.lookup(rules, (&uri, route), &self.of, &mut request, &mut NoRecord).await;
         let response = match found {
-            Found::Kept(response) => response,
-            Found::Ask(mut errand) => {
-                let again = errand.unconditional(&request);
-                errand.begins(Instant::now());
+            Lookup::Hit(response) => response,
+            Lookup::Miss(mut cache_fill) => {
+                let again = cache_fill.unconditional(&request);
+                cache_fill.begin(Instant::now());
                 seen.push(request.headers().clone());
-                match errand.settle(received(origin(request.headers())), &id) {
+                match cache_fill.settle(received(origin(request.headers())), &id) {
                     Settled::Done(result) => result?,
-                    Settled::Again(mut errand) => {
+                    Settled::Retry(mut cache_fill) => {
                         let head = again.unwrap();
-                        errand.begins(Instant::now());
+                        cache_fill.begin(Instant::now());
                         seen.push(head.headers.clone());
-                        match errand.settle(received(origin(&head.headers)), &id) {
+                        match cache_fill.settle(received(origin(&head.headers)), &id) {
                             Settled::Done(result) => result?,
-                            Settled::Again(_) => panic!("it is asked a third time"),
+                            Settled::Retry(_) => panic!("it is sent a third time"),
                         }
                     }
                 }
@@ -171,13 +171,13 @@ impl Proxy {
         };
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        // What the client has already is written down beside it.
+        // Lets the task run that records a body which the client does not get.
         tokio::task::yield_now().await;
         Ok(Got { status: head.status.as_u16(), headers: head.headers, body, asked: seen })
     }
 }
 
-/// A response as the cache gets it.
+/// The response as the cache gets it: without hop-by-hop headers.
 fn received(result: Result<Response<Body>, RequestError>) -> Result<Response<Body>, RequestError> {
     result.map(|mut response| {
         strip_hop_by_hop(response.headers_mut());
@@ -190,7 +190,7 @@ fn asked_name_is(asked: &HeaderMap, name: HeaderName, value: Option<&HeaderValue
 }
 
 impl Got {
-    /// How the request went, by what the client got before.
+    /// How the request was served, compared to a response from before.
     pub(super) fn how(&self, before: &Self) -> How {
         match (self.asked.is_empty(), self.status == 304) {
             (true, true) => How::NotModified,
@@ -205,21 +205,21 @@ impl Got {
     }
 }
 
-/// Its name; the headers of the first request and of its response; those of the second request, three seconds later; and
-/// how that goes.
+/// The case's name; the headers of the first request and of its response; the headers of a second request, three
+/// seconds later; and how that one is served.
 pub(super) type Case = (&'static str, &'static str, &'static str, &'static str, How);
 
 pub(super) const HOUR: &str = "cache-control: max-age=3600\ndate: {0}";
 pub(super) const BRIEF: &str = "cache-control: max-age=2\ndate: {0}";
 
-/// Runs cases, and names those that go otherwise.
+/// Runs the cases, and lists those with another result.
 pub(super) async fn check(cases: &[Case]) {
     let mut wrong = Vec::new();
     for (name, asked, answer, again, expected) in cases {
         let proxy = Proxy::new("cache = true");
-        let first = proxy.ask(("GET", "/a"), asked, proxy.answers(answer)).await;
+        let first = proxy.send(("GET", "/a"), asked, proxy.responds(answer)).await;
         pass(3);
-        let second = proxy.ask(("GET", "/a"), again, proxy.answers(answer)).await;
+        let second = proxy.send(("GET", "/a"), again, proxy.responds(answer)).await;
         if second.how(&first) != *expected {
             wrong.push(format!("{name}: {:?} and not {expected:?}", second.how(&first)));
         }

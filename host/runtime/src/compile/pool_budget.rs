@@ -1,6 +1,6 @@
-//! Room in the pool of an engine. The pool holds a fixed number of memories and tables, and most components need one memory
-//! and two tables. A component that needs more takes the difference out of a budget of units before it is instantiated, so
-//! that the pool never runs out, and so that all other components pay nothing for the check.
+//! The budget of an engine's pool. The pool holds a fixed number of memories and tables, and most components need one
+//! memory and two tables. A component that needs more takes units for the difference from this budget before it is
+//! instantiated. So the pool never runs out, and all other components skip the check.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,38 +10,38 @@ use wasmtime::component::Component;
 
 use lodge_traffic::error::RequestError;
 
-/// What a sandbox has without taking units. A component that rustc, componentize-js or TinyGo makes has one memory and two
-/// tables: its own, and the one through which wit-component links its imports.
+/// What a sandbox has without units. A component from rustc, componentize-js or TinyGo has one memory and two tables:
+/// its own, and the one through which wit-component links its imports.
 const USUAL: Needs = Needs { memories: 1, tables: 2 };
-/// What a unit adds to that.
+/// What each unit adds.
 const UNIT: Needs = Needs { memories: 1, tables: 2 };
 
-/// Sandboxes that exist beside those at work and the warm ones: new versions that are tried before they serve.
+/// The number of sandboxes for trials of new versions, besides the serving ones.
 pub(crate) const TRIALS: usize = 16;
 
 /// The budget of an engine.
-pub(super) struct Room {
+pub(super) struct PoolBudget {
     units: Arc<Semaphore>,
-    /// `engine.instances`, which no component may need more of.
+    /// `engine.instances`, the most sandboxes that a component can take the space of.
     instances: u32,
 }
 
-/// Memories and tables of one sandbox.
+/// The memories and tables of one sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Needs {
     memories: u32,
     tables: u32,
 }
 
-/// What a component takes of the pool beyond the usual.
+/// The extra units of a component.
 #[derive(Clone, Debug)]
-pub(crate) struct Extra {
+pub(crate) struct ExtraUnits {
     units: Arc<Semaphore>,
     count: u32,
     needs: Needs,
 }
 
-/// A pool that has this many sandboxes, and one unit for each.
+/// The sizes of a pool for this many sandboxes, with one unit for each.
 pub(super) struct Sizes {
     pub(super) sandboxes: u32,
     pub(super) memories: u32,
@@ -49,7 +49,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// `sandboxes` of the usual size and as many units, so that even if each took one, there would be room for all.
+    /// `sandboxes` of the usual size and as many units, so that every sandbox could take one.
     pub(super) fn of(sandboxes: u32) -> Self {
         let memories = sandboxes.saturating_mul(USUAL.memories + UNIT.memories);
         let tables = sandboxes.saturating_mul(USUAL.tables + UNIT.tables);
@@ -57,19 +57,19 @@ impl Sizes {
     }
 }
 
-impl Room {
-    /// The budget of a pool of these sizes, in a host with so many `engine.instances`.
+impl PoolBudget {
+    /// The budget of a pool with these sizes, in a host with this many `engine.instances`.
     pub(super) fn new(sizes: &Sizes, instances: usize) -> Self {
         let units = usize::try_from(sizes.sandboxes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { units: Arc::new(Semaphore::new(units)), instances: u32::try_from(instances).unwrap_or(u32::MAX) }
     }
 
-    /// What this component takes of it; nothing for most.
+    /// The extra units of this component; `None` for most.
     ///
     /// # Errors
-    /// When it would not fit even if it were alone: why, and what to do.
-    pub(super) fn extra(&self, component: &Component) -> Result<Option<Extra>, (String, String)> {
-        // A component that imports core modules does not say what it needs, and does not link here.
+    /// When it does not fit even alone: why, and the remedy.
+    pub(super) fn extra(&self, component: &Component) -> Result<Option<ExtraUnits>, (String, String)> {
+        // A component that imports core modules does not tell what it needs, and does not link here.
         let Some(required) = component.resources_required() else { return Ok(None) };
         let needs = Needs { memories: required.num_memories, tables: required.num_tables };
         let count = needs.units();
@@ -79,15 +79,15 @@ impl Room {
         if count >= self.instances {
             let places = count.saturating_add(1);
             let reason =
-                format!("{needs} take the room of {places} sandboxes, and engine.instances is {}", self.instances);
+                format!("{needs} take the space of {places} sandboxes, but engine.instances is {}", self.instances);
             return Err((reason, format!("raise engine.instances to {places} or more")));
         }
-        Ok(Some(Extra { units: Arc::clone(&self.units), count, needs }))
+        Ok(Some(ExtraUnits { units: Arc::clone(&self.units), count, needs }))
     }
 }
 
 impl Needs {
-    /// Units that cover what is beyond the usual.
+    /// The number of units beyond the usual.
     fn units(self) -> u32 {
         let memories = self.memories.saturating_sub(USUAL.memories).div_ceil(UNIT.memories);
         let tables = self.tables.saturating_sub(USUAL.tables).div_ceil(UNIT.tables);
@@ -103,18 +103,18 @@ impl std::fmt::Display for Needs {
     }
 }
 
-impl Extra {
-    /// Takes the units of one sandbox, in the order of arrival; dropping the permit gives them back.
+impl ExtraUnits {
+    /// Takes the units of one sandbox, in the order of arrival. Dropping the permit returns them.
     ///
     /// # Errors
-    /// [`RequestError::PoolFull`] when they were not free within `wait`.
+    /// [`RequestError::PoolFull`] if they do not become free within `wait`.
     pub(crate) async fn take(&self, wait: Duration) -> Result<OwnedSemaphorePermit, RequestError> {
         let taking = Arc::clone(&self.units).acquire_many_owned(self.count);
         match tokio::time::timeout(wait, taking).await {
             Ok(Ok(permit)) => Ok(permit),
             // The semaphore is never closed.
             _ => Err(RequestError::PoolFull(format!(
-                "{} take the room of {} sandboxes, which was not free; raise engine.instances",
+                "{} take the space of {} sandboxes, which was not free; raise engine.instances",
                 self.needs,
                 self.count.saturating_add(1)
             ))),
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!([units(8, 1), units(8, 16), units(1, 16)], [7; 3]);
     }
 
-    /// The pool has room for whatever the budget lets in, whatever the mix.
+    /// The pool has space for everything that the budget admits, in any combination.
     #[test]
     fn the_pool_never_runs_out() {
         let sizes = Sizes::of(40);
@@ -148,12 +148,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_sandbox_waits_for_its_units() {
-        let room = Room::new(&Sizes::of(4), 4);
-        let extra = Extra { units: Arc::clone(&room.units), count: 3, needs: Needs { memories: 4, tables: 0 } };
+        let room = PoolBudget::new(&Sizes::of(4), 4);
+        let extra = ExtraUnits { units: Arc::clone(&room.units), count: 3, needs: Needs { memories: 4, tables: 0 } };
         let held = extra.take(Duration::ZERO).await.unwrap();
         let refused = extra.take(Duration::ZERO).await.unwrap_err();
         assert_eq!((refused.status().as_u16(), refused.reason(), refused.retry_after()), (503, "pool-full", Some(1)));
-        assert!(refused.detail().unwrap().contains("its 4 memories and 0 tables take the room of 4 sandboxes"));
+        assert!(refused.detail().unwrap().contains("its 4 memories and 0 tables take the space of 4 sandboxes"));
         let waiting = extra.take(Duration::from_secs(60));
         let (taken, ()) = tokio::join!(waiting, async { drop(held) });
         assert_eq!(taken.unwrap().num_permits(), 3);

@@ -1,4 +1,4 @@
-//! Deployments under way: the tasks that make of files what answers, and how each of them ends.
+//! Deployments in progress: their tasks, and how each of them ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use lodge_manifest::refusal::Refusal;
 use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::GuestSpec;
 
-/// What a deployment came to, and how long it took.
-type Finished = (Result<Backend, Refusal>, Duration);
+/// The result of a deployment, and how long it took.
+type Deployed = (Result<Backend, Refusal>, Duration);
 
-/// Deployments under way, and how far this burst of them is.
+/// The deployments in progress, with the counts for progress messages.
 #[derive(Default)]
-pub(super) struct Compiling {
-    pub(super) tasks: JoinSet<Finished>,
-    /// Each of them until it has ended, however that is.
+pub(super) struct Deployments {
+    pub(super) tasks: JoinSet<Deployed>,
+    /// Each deployment until its task has ended.
     specs: HashMap<Id, (GuestSpec, AbortHandle)>,
     begun: usize,
     done: usize,
 }
 
-impl Compiling {
-    /// Begins to deploy these files. A version of the same name that still waits for its turn must not take it.
+impl Deployments {
+    /// Starts to deploy these files. Cancels an earlier deployment of the same name that is still queued.
     pub(super) fn begin(&mut self, deployer: &Arc<Deployer>, spec: GuestSpec) {
         if self.tasks.is_empty() {
             (self.begun, self.done) = (0, 0);
@@ -43,18 +43,18 @@ impl Compiling {
         self.specs.insert(task.id(), (spec, task));
     }
 
-    /// Gives up what is no longer wanted, and the processes that compile it.
+    /// Cancels deployments that are not `wanted` any more, and the processes that compile for them.
     pub(super) fn retain(&mut self, wanted: impl Fn(&GuestSpec) -> bool) {
         self.specs.values().filter(|(spec, _)| !wanted(spec)).for_each(|(_, task)| task.abort());
     }
 
-    /// Takes in how a deployment ended. Each that was begun and not given up ends in the ledger, also by a panic: what is
-    /// left there as being compiled would never be tried again, and the host never be ready.
+    /// Records the end of a deployment in the ledger. Every deployment that was not cancelled ends there, also by a
+    /// panic: one that stayed would never be tried again, and the host would never be ready.
     pub(super) fn end(
         &mut self,
-        finished: Result<(Id, Finished), JoinError>,
+        finished: Result<(Id, Deployed), JoinError>,
         ledger: &mut Ledger<Backend>,
-    ) -> Option<Told> {
+    ) -> Option<PendingChange> {
         self.done += 1;
         let id = finished.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let (spec, _) = self.specs.remove(&id)?;
@@ -65,24 +65,24 @@ impl Compiling {
         };
         let change = ledger.compiled(spec, result)?;
         let around = [format!("[{}/{}] ", self.done, self.begun), format!(" ({} ms)", took.as_millis())];
-        Some(Told { change, around })
+        Some(PendingChange { change, around })
     }
 }
 
-/// A panic of the host in the middle of a deployment.
+/// The refusal after a panic of the host during a deployment.
 fn crashed(spec: &GuestSpec, crash: &JoinError) -> Refusal {
-    let reason = format!("Lodge failed on it: {crash}");
-    Refusal::new(&file_name(&spec.path), reason, "report it to Lodge's authors, with the component")
+    let reason = format!("Lodge crashed while it deployed this: {crash}");
+    Refusal::new(&file_name(&spec.path), reason, "report this to Lodge's authors, with the component")
 }
 
-/// A change that is to be logged once it is published.
-pub(super) struct Told {
+/// A change that is logged once it is published.
+pub(super) struct PendingChange {
     pub(super) change: Change,
-    /// What comes before and after it.
+    /// The text before and after it.
     pub(super) around: [String; 2],
 }
 
-impl From<Change> for Told {
+impl From<Change> for PendingChange {
     fn from(change: Change) -> Self {
         Self { change, around: Default::default() }
     }
@@ -93,7 +93,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::guests::scan::{Found, Scanner, State};
+    use crate::guests::scan::{FileState, ScannedService, Scanner};
     use lodge_base::config::{self, Origin};
 
     /// A deployment that panics is a refusal: the ledger is settled, and nothing is retried until the file changes.
@@ -103,19 +103,19 @@ mod tests {
         std::fs::write(directory.path().join("a.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
         let settings = BTreeMap::from([("guests".to_owned(), directory.path().display().to_string())]);
         let config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
-        let found: BTreeMap<String, Found> = Scanner::new(directory.path()).scan(&config).unwrap().found;
-        let State::Ready(spec) = found["a"].state.clone() else { panic!("{found:?}") };
-        let (mut ledger, mut compiling) = (Ledger::default(), Compiling::default());
+        let found: BTreeMap<String, ScannedService> = Scanner::new(directory.path()).scan(&config).unwrap().found;
+        let FileState::Ready(spec) = found["a"].state.clone() else { panic!("{found:?}") };
+        let (mut ledger, mut compiling) = (Ledger::default(), Deployments::default());
         assert_eq!(ledger.see(found.clone(), Instant::now()).0.len(), 1);
-        let task = compiling.tasks.spawn(async { panic!("a fault of Lodge's") });
+        let task = compiling.tasks.spawn(async { panic!("a bug in Lodge") });
         compiling.specs.insert(task.id(), (spec.clone(), task));
         let ended = compiling.tasks.join_next_with_id().await.unwrap();
         compiling.end(ended, &mut ledger);
         assert!(ledger.is_settled() && compiling.specs.is_empty());
         let [refusal] = ledger.refusals().try_into().unwrap();
-        assert!(refusal.reason.contains("a fault of Lodge's"), "{refusal}");
+        assert!(refusal.reason.contains("a bug in Lodge"), "{refusal}");
         assert_eq!(ledger.see(found.clone(), Instant::now()).0.len(), 0, "it would only panic again");
-        // One that was given up says nothing: what is wanted instead is another's.
+        // The end of a cancelled deployment has no effect.
         compiling.specs.insert(compiling.tasks.spawn(std::future::pending()).id(), {
             let task = tokio::spawn(async {}).abort_handle();
             (spec, task)

@@ -1,8 +1,8 @@
-//! A guest's answer while it is being made.
+//! The response of a guest while the guest writes it.
 //!
-//! An answer is only whole if the guest said so *while its Store was alive*: dropping a Store closes the guest's
-//! ends of the body, and to a reader that looks the same as a proper end. So when the guest is done, what it has
-//! written is taken out first and its Store is dropped after that; a body without an end by then never gets one.
+//! A response body is only complete if the guest has finished it *while its Store was alive*: dropping a Store closes
+//! the guest's ends of the body, which looks like a proper end to a reader. So when the guest has ended, the rest of
+//! the body is read first and the Store is dropped after that. A body without an end by then is an error.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use http::{StatusCode, header};
 use http_body::Frame;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::instance::{Finished, Running};
+use super::instance::{EndedGuest, RunningGuest};
 use super::pool::WarmPool;
 use crate::capabilities::http::error_code;
 use crate::capabilities::http::non_empty::poll_non_empty;
@@ -25,87 +25,87 @@ use lodge_base::lock::lock;
 use lodge_traffic::admission::Upload;
 use lodge_traffic::error::RequestError;
 
-/// Steps that a guest is driven past the head of its answer before that is sent. A 0.3 guest with a short answer
-/// needs four: the chunk, the end of the stream, the trailers, and its own return.
+/// The number of times that a guest is polled after the head of its response, before the head is sent. A short response
+/// of a 0.3 guest needs four: the data, the end of the stream, the trailers, and the guest's return.
 const PRIMING: usize = 8;
 
-/// What a guest answered: the head, and the body as it is being made.
-pub struct Answer {
-    /// Status and headers, as the guest made them.
+/// The response of a guest: its head, and the body that it is writing.
+pub struct GuestResponse {
+    /// Status and headers, unchanged.
     pub head: http::response::Parts,
-    /// The rest.
-    pub body: AnswerBody,
+    /// The body.
+    pub body: GuestBody,
 }
 
-/// The body of an answer, and the guest that is still making it.
-pub struct AnswerBody {
+/// The body of a response, with the guest that is writing it.
+pub struct GuestBody {
     pool: Arc<WarmPool>,
     sandbox: Arc<Sandbox>,
     work: Work,
     inner: WasiBody,
-    /// Frames taken from `inner` before the connection polled for them.
+    /// Frames read from `inner` before the connection polled for them.
     early: VecDeque<Frame<Bytes>>,
     ended: bool,
     length: Length,
 }
 
-/// The length of a body: what `Content-Length` says, and the bytes that the guest has written.
+/// The length of a body: as declared by `Content-Length`, and as written so far.
 struct Length {
-    /// None where the head does not say, or describes a body that is not sent.
-    promised: Option<u64>,
-    made: u64,
-    /// No content is sent after this head: the answer to HEAD, or one with the status 204, 205 or 304.
+    /// `None` without a `Content-Length`, or if the body is not sent.
+    declared: Option<u64>,
+    written: u64,
+    /// No content follows this head: a response to HEAD, or with the status 204, 205 or 304.
     headless: bool,
 }
 
-/// How far the guest is.
+/// The state of the guest.
 enum Work {
-    /// It is at work, in a future that owns its Store.
-    Running(Running),
-    /// It is done, and its Store is still alive.
-    Done(Finished),
-    /// Its Store is gone.
+    /// It runs, in a future that owns its Store.
+    Active(RunningGuest),
+    /// It has ended, and its Store is still alive.
+    Done(EndedGuest),
+    /// Its Store was dropped.
     Gone,
 }
 
-impl Answer {
-    /// Drives a guest until it has answered, and a little further: see [`AnswerBody::prime`].
+impl GuestResponse {
+    /// Runs a guest until it has written the head of a response, and a little further: see [`GuestBody::prime`].
     ///
     /// # Errors
-    /// When there is no answer that could be sent.
+    /// When there is no response that can be sent.
     pub(super) async fn begin(
         pool: Arc<WarmPool>,
-        running: Running,
+        running: RunningGuest,
         sandbox: &Arc<Sandbox>,
         is_head: bool,
     ) -> Result<Self, RequestError> {
-        let mut work = Work::Running(running);
+        let mut work = Work::Active(running);
         let (head, inner) = work.head(sandbox).await?.into_parts();
         let (sandbox, early, length) = (Arc::clone(sandbox), VecDeque::new(), Length::of(&head, is_head));
-        let mut body = AnswerBody { pool, sandbox, work, inner, early, ended: false, length };
+        let mut body = GuestBody { pool, sandbox, work, inner, early, ended: false, length };
         poll_fn(|cx| Poll::Ready(body.prime(cx))).await?;
         Ok(Self { head, body })
     }
 }
 
-impl Answer {
-    /// The same, if its head can go on the wire.
+impl GuestResponse {
+    /// Returns the response if its head can be sent.
     ///
     /// # Errors
-    /// When its status is none that ends a request.
+    /// When its status is not a final one.
     pub fn sendable(self) -> Result<Self, RequestError> {
         let status = self.head.status.as_u16();
         if (200..=599).contains(&status) {
             return Ok(self);
         }
-        Err(RequestError::BadAnswer(format!("status {status} is not one a service may answer with")))
+        Err(RequestError::BadAnswer(format!("status {status} is not valid for a response")))
     }
 }
 
 impl Work {
-    /// Drives the guest. Ready when it is done, or when a limit has ended it.
+    /// Runs the guest. Ready when it has ended, or a limit has stopped it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
-        let Self::Running(running) = self else { return Poll::Ready(Ok(())) };
+        let Self::Active(running) = self else { return Poll::Ready(Ok(())) };
         match ready!(Pin::new(running).poll(cx)) {
             Ok(finished) => {
                 *self = Self::Done(finished);
@@ -118,35 +118,36 @@ impl Work {
         }
     }
 
-    /// Drives the guest until it has answered.
+    /// Runs the guest until it has written the head of a response.
     ///
     /// # Errors
-    /// When it is done, stopped, or reports an error instead.
+    /// When it has ended without one, was stopped, or reports an error.
     async fn head(&mut self, sandbox: &Sandbox) -> Result<http::Response<WasiBody>, RequestError> {
-        let answered = poll_fn(|cx| {
+        let response = poll_fn(|cx| {
             let polled = self.poll(cx);
             let head = lock(&sandbox.head).take();
             match polled {
-                // A head that comes too late is let go: its body would hold the sandbox, and the sandbox the head.
+                // A head that comes too late is dropped. Its body refers to the sandbox and the sandbox to the head,
+                // which would leak both.
                 Poll::Ready(Err(stop)) => Poll::Ready(Err(stop)),
                 polled => match head {
-                    Some(answered) => Poll::Ready(Ok(Some(answered))),
+                    Some(response) => Poll::Ready(Ok(Some(response))),
                     None => polled.map_ok(|()| None),
                 },
             }
         });
-        let answered = answered.await?;
-        if let Self::Running(running) = self {
-            running.answered();
+        let response = response.await?;
+        if let Self::Active(running) = self {
+            running.set_head_sent();
         }
-        match answered {
+        match response {
             Some(Ok(response)) => Ok(response),
             Some(Err(code)) => Err(error_code::request_error(&code)),
             None => Err(self.failure().unwrap_or(RequestError::NoAnswer)),
         }
     }
 
-    /// Ends the work of a guest that has sent a complete response: its instance goes back to the pool.
+    /// Returns the instance of a guest that has sent a complete response to the pool.
     fn retire(self, pool: &WarmPool, service: &str) {
         if let Self::Done(finished) = self {
             pool.take_back(finished, service);
@@ -158,8 +159,8 @@ impl Work {
     }
 }
 
-impl AnswerBody {
-    /// The next frame; `None` only for a body that the guest has ended properly.
+impl GuestBody {
+    /// Polls for the next frame. `None` means that the guest has finished the body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         self.poll_next(cx).map_err(|error| self.sandbox.attribute(error))
     }
@@ -185,24 +186,24 @@ impl AnswerBody {
                         return Poll::Ready(Some(Err(error)));
                     }
                 }
-                // It may have written something in this very turn.
+                // The guest may have written something in this poll.
                 Poll::Pending => return self.poll_inner(cx).map(Result::transpose),
             }
         }
     }
 
-    /// What it means that the body is not complete when its time is up.
+    /// Returns the error of a response that is not complete when its time is up.
     pub fn late(&self) -> RequestError {
         self.sandbox.attribute(RequestError::WallTime)
     }
 
-    /// What the guest has had of its client's body so far.
+    /// Returns how the upload of the client's body has gone so far.
     pub fn upload(&self) -> Upload {
         let Sandbox { body_broken, body_too_large, .. } = &*self.sandbox;
         Upload { waited: self.sandbox.body_wait(), broken: body_broken.load(Relaxed) || body_too_large.load(Relaxed) }
     }
 
-    /// Bytes still to come, when that is known: every frame is here, and none of them is a trailer.
+    /// The remaining bytes, if all frames were read and there are no trailers.
     pub fn exact_size(&self) -> Option<u64> {
         let mut size = 0;
         for frame in &self.early {
@@ -211,30 +212,31 @@ impl AnswerBody {
         self.ended.then_some(size)
     }
 
-    /// Bytes of a body whose frames are all here.
+    /// The bytes of a body whose frames were all read.
     pub fn size(&self) -> Option<usize> {
         self.ended.then(|| self.early.iter().filter_map(Frame::data_ref).map(Bytes::len).sum())
     }
 
-    /// The frames that are here. Whatever still makes others is dropped.
+    /// The frames that were read. A guest that still writes others is dropped.
     pub fn into_frames(self) -> VecDeque<Frame<Bytes>> {
         self.early
     }
 
-    /// What the guest still does after its answer is complete, if anything. Bounded by its wall time.
+    /// Returns what the guest still does after its response is complete, if anything. Its wall time limits it.
     pub fn afterwork(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
         let mut work = std::mem::replace(&mut self.work, Work::Gone);
         let (pool, service) = (Arc::clone(&self.pool), Arc::clone(&self.sandbox.service));
-        matches!(work, Work::Running(_)).then(|| async move {
+        matches!(work, Work::Active(_)).then(|| async move {
             match poll_fn(|cx| work.poll(cx)).await {
                 Ok(()) => work.retire(&pool, &service.name),
-                Err(stop) => tracing::warn!(service = &*service.name, "stopped after its answer: {stop}"),
+                Err(stop) => tracing::warn!(service = &*service.name, "stopped after its response: {stop}"),
             }
         })
     }
 
-    /// Goes a little further before the head leaves: what fails here is still a failed request, a short answer
-    /// becomes a whole one, and a guest that reads its request after it has answered still gets its `100 Continue`.
+    /// Runs the guest a little further before the head is sent. An error by then still becomes an error response, a
+    /// short response is complete, and a guest that reads its request after it has responded still causes a `100
+    /// Continue`.
     fn prime(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
         for _ in 0..PRIMING {
             let polled = self.poll_inner(cx)?;
@@ -249,11 +251,11 @@ impl AnswerBody {
         Ok(())
     }
 
-    /// Takes what a guest that is done has left in its body, then lets its Store go.
+    /// Reads what is left in the body of a guest that has ended, then drops its Store.
     fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
         loop {
-            // Pending has to mean that there is nothing: what tokio's budget for a task keeps back until its next turn would
-            // be lost with the Store.
+            // Pending must mean that the body is empty. What tokio's budget for a task holds back until its next poll
+            // would be lost with the Store.
             let next = std::pin::pin!(tokio::task::unconstrained(poll_fn(|cx| self.poll_inner(cx))));
             let Poll::Ready(Some(frame)) = next.poll(cx)? else { break };
             self.early.push_back(frame);
@@ -267,12 +269,12 @@ impl AnswerBody {
             return Err(failure);
         }
         drop(work);
-        // A 0.3 guest may answer with the body of its request, or of an answer that it got, and be gone: that body is still
-        // coming.
+        // A 0.3 guest can respond with the body of its request, or of a response that it received, and end. That body
+        // is still coming.
         if self.sandbox.holds_bodies() {
             return Ok(());
         }
-        Err(RequestError::BadAnswer("its body was left without an end".into()))
+        Err(RequestError::BadAnswer("the guest ended without finishing the body".into()))
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, RequestError>> {
@@ -280,13 +282,13 @@ impl AnswerBody {
             return Poll::Ready(Ok(None));
         }
         let polled = ready!(poll_non_empty(Pin::new(&mut self.inner), cx));
-        // A guest may take a body that was cut off for a whole one, and call its answer complete.
+        // A guest may take a truncated body for a complete one, and finish its response.
         if self.sandbox.body_too_large.load(Relaxed) {
             return Poll::Ready(Err(RequestError::BodyTooLarge));
         }
         match polled {
             Some(Ok(frame)) => Poll::Ready(self.length.add(&frame).map(|()| Some(frame))),
-            // Nothing of this body is sent, so nothing is wrong with it: its length is the one that GET would have.
+            // This body is not sent, so its length may be wrong: it is that of a response to GET.
             Some(Err(_)) if self.length.headless => {
                 self.ended = true;
                 Poll::Ready(Ok(None))
@@ -304,44 +306,44 @@ impl AnswerBody {
 impl Length {
     fn of(head: &http::response::Parts, is_head: bool) -> Self {
         let headless = is_head || is_headless(head.status);
-        Self { promised: promised(head).filter(|_| !headless), made: 0, headless }
+        Self { declared: content_length(head).filter(|_| !headless), written: 0, headless }
     }
 
     fn add(&mut self, frame: &Frame<Bytes>) -> Result<(), RequestError> {
-        self.made = self.made.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
-        match self.promised {
-            Some(promised) if self.made > promised => Err(mismatch(promised, "at least ", self.made)),
+        self.written = self.written.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
+        match self.declared {
+            Some(declared) if self.written > declared => Err(mismatch(declared, "at least ", self.written)),
             _ => Ok(()),
         }
     }
 
     fn end(&self) -> Result<(), RequestError> {
-        match self.promised {
-            Some(promised) if self.made < promised => Err(mismatch(promised, "", self.made)),
+        match self.declared {
+            Some(declared) if self.written < declared => Err(mismatch(declared, "", self.written)),
             _ => Ok(()),
         }
     }
 
-    /// What is wrong with the body. wasmtime counts as well, and reports a length that is wrong in one of two ways.
+    /// Converts an error of the body. wasmtime counts the bytes as well, and reports a wrong length in one of two ways.
     fn attribute(&self, error: &Error) -> RequestError {
-        match (error, self.promised) {
-            (Error::HttpResponseBodySize(Some(size)), Some(promised)) if *size > promised => {
-                mismatch(promised, "at least ", *size)
+        match (error, self.declared) {
+            (Error::HttpResponseBodySize(Some(size)), Some(declared)) if *size > declared => {
+                mismatch(declared, "at least ", *size)
             }
-            (Error::HttpResponseBodySize(_) | Error::HttpProtocolError, Some(promised)) if self.made < promised => {
-                mismatch(promised, "", self.made)
+            (Error::HttpResponseBodySize(_) | Error::HttpProtocolError, Some(declared)) if self.written < declared => {
+                mismatch(declared, "", self.written)
             }
             _ => RequestError::BadAnswer(error.to_string()),
         }
     }
 }
 
-fn mismatch(promised: u64, about: &str, made: u64) -> RequestError {
-    RequestError::BadAnswer(format!("content-length says {promised} bytes, and the body has {about}{made}"))
+fn mismatch(declared: u64, about: &str, written: u64) -> RequestError {
+    RequestError::BadAnswer(format!("content-length is {declared} bytes, but the body has {about}{written}"))
 }
 
-/// Bytes of the body, as the head says.
-pub fn promised(head: &http::response::Parts) -> Option<u64> {
+/// The `Content-Length` of a head, if it is valid.
+pub fn content_length(head: &http::response::Parts) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
