@@ -48,7 +48,7 @@ fn manifest(bytes: &[u8]) {
     let (limits, most) = (&resolved.config.limits, resolved.config.engine.max_memory);
     let read = Manifest::read("users", text, limits, most);
     assert_eq!(read, Manifest::read("users", text, limits, most));
-    let _ = lodge_manifest::build(text);
+    let _ = lodge_manifest::build::Build::of(text);
     match read {
         Ok(manifest) => drop(manifest.version(text, most)),
         Err(problems) => assert!(!problems.is_empty()),

@@ -160,7 +160,7 @@ fn files_are_inspected() {
         let inspected: Value = serde_json::from_str(&inspected).unwrap();
         let (_, checked, _) = output(&mut lodge(&["check", &file, "--json"]));
         let checked: Value = serde_json::from_str(&checked).unwrap();
-        for key in ["imports", "exports", "digest", "bytes", "routes", "calls", "http"] {
+        for key in ["imports", "exports", "digest", "bytes", "routes", "sections"] {
             let checked = &checked[0]["service"][key];
             assert!(!checked.is_null() && inspected[key] == *checked, "{key} of {name}: {checked}");
         }

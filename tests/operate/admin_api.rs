@@ -219,7 +219,7 @@ async fn grants_are_shown() {
     let of = async |name: &str| {
         let service = json(&host, &format!("/v1/services/{name}")).await;
         assert!(!service.to_string().contains("a secret"), "{service}");
-        (service["calls"].clone(), service["http"].clone())
+        (service["sections"]["calls"].clone(), service["sections"]["http"].clone())
     };
     let world = serde_json::json!(["https://*.example.org", "http://10.0.0.0:5000/8"]);
     assert_eq!(of("caller").await, (serde_json::json!(["users", "hello"]), world.clone()));
@@ -230,7 +230,7 @@ async fn grants_are_shown() {
     let lines = "  may call      users, hello\n  may send to   https://*.example.org, http://10.0.0.0:5000/8\n";
     assert!(told.contains(lines) && !told.contains("a secret"), "{told}");
     let told = crate::caching::reuse::command(&host, &["inspect", "caller", "--json"]).await;
-    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["http"], world);
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["sections"]["http"], world);
     let told = crate::caching::reuse::command(&host, &["inspect", "hello"]).await;
     assert!(!told.contains("may call") && !told.contains("may send to"), "{told}");
 }

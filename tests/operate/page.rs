@@ -150,8 +150,7 @@ async fn a_trap_shows(browser: &mut Browser, host: &Process) {
         let frames = browser.eval(&format!("{error}.querySelectorAll('details li').length"));
         assert!(frames.as_u64().unwrap() > 0, "no backtrace");
     }
-    let granted =
-        "document.querySelector('#limits').textContent.startsWith('May callusersMay askhttps://*.example.org')";
+    let granted = "document.querySelector('#limits').textContent.startsWith('callsusershttphttps://*.example.org')";
     browser.until(granted, SOON);
     browser.eval("document.querySelector('#close').click()");
 }

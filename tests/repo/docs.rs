@@ -1,6 +1,7 @@
 //! Promise: the docs say what the code does. Links lead somewhere, tables have every row, and blocks are what they say.
 
 mod markdown;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +10,7 @@ use std::path::Path;
 use http::Method;
 
 use crate::harness::{host, lodge, output, root};
-use crate::repo::tidy::{host_files, rust_files};
+use crate::repo::tidy::rust_files;
 use markdown::{anchors, blocks, commands, links, words};
 
 /// A page of the docs: its path from the root of the repository, and its text.
@@ -287,94 +288,6 @@ fn paths_of_the_code_exist() {
         }
     }
     assert!(found > 5, "only {found} paths were found");
-}
-
-/// Every setting has a row with its default, every failure one with its reason, and every metric is explained.
-#[test]
-fn tables_are_complete() {
-    let (settings, errors, observe) = (page("docs/configuration.md"), page("docs/errors.md"), page("docs/observe.md"));
-    for (name, default, _) in lodge_base::config::described() {
-        let (place, text) = match name.starts_with("traces.") {
-            true => ("docs/observe.md", &observe),
-            false => ("docs/configuration.md", &settings),
-        };
-        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
-        let row = format!("| `{name}` | {default} |");
-        assert!(text.contains(&row), "{place} has no row `{row}`");
-    }
-    let (_, code) = host_files().into_iter().find(|(name, _)| name == "host/traffic/src/error.rs").unwrap();
-    let reasons = code.split("fn reason").nth(1).unwrap().split("fn detail").next().unwrap();
-    for reason in reasons.split('"').skip(1).step_by(2) {
-        assert!(errors.contains(&format!("| `{reason}` |")), "docs/errors.md does not explain `{reason}`");
-    }
-    let scrape = rust_files("host/src").into_iter().filter(|(name, _)| name.starts_with("admin/scrape"));
-    let quoted = |(_, text): (_, String)| text.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
-    let names: Vec<_> = scrape.flat_map(quoted).filter(|name| is_metric(name)).collect();
-    assert!(names.len() > 50, "the metrics are not where this test looks: {names:?}");
-    for name in names {
-        assert!(observe.contains(&format!("`{name}")), "docs/observe.md does not explain `{name}`");
-    }
-}
-
-fn is_metric(text: &str) -> bool {
-    let prefixed = ["lodge_", "http_server_", "process_"].iter().any(|prefix| text.starts_with(prefix));
-    prefixed && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-}
-
-/// The rows of the table with this head: every key that the first cells name, and the default that the second ones do.
-fn rows(page: &str, head: &str) -> Vec<(String, String)> {
-    let begin = page.lines().skip_while(|line| !line.starts_with(&format!("| {head} |")));
-    let rows = begin.skip(2).take_while(|line| line.starts_with('|'));
-    let keys = rows.flat_map(|row| {
-        let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let (names, mut defaults) = (cells[1].split(", "), cells[2].split(", "));
-        let own = |name: &str| (name.trim_matches('`').to_owned(), defaults.next().unwrap_or_default().to_owned());
-        names.map(own).collect::<Vec<_>>()
-    });
-    keys.collect()
-}
-
-/// The tables of keys that manifests have: every key, no other, and the defaults that hold.
-#[test]
-fn tables_of_manifests_are_the_readers() {
-    use lodge_base::config::key::Key;
-    use lodge_manifest::policies::read::{ADAPTIVE, BREAKER, RATE};
-    use lodge_manifest::share::Rollback;
-    fn known<T>(keys: &[Key<T>]) -> Vec<(String, String)> {
-        keys.iter().map(|key| (key.name.to_owned(), key.default.to_owned())).collect()
-    }
-    let key = |name: &str, default: String| (name.to_owned(), default);
-    let hundredths = |n: u32| (f64::from(n) / 100.0).to_string();
-    let Rollback { errors, p99, minimum } = Rollback::default();
-    let version = vec![
-        key("percent", "0".into()),
-        key("match", String::new()),
-        key("mirror", "0".into()),
-        key("rollback.errors", hundredths(errors.0)),
-        key("rollback.p99", hundredths(p99)),
-        key("rollback.minimum", minimum.to_string()),
-        key("sticky", String::new()),
-    ];
-    let mut upstream = known(lodge_manifest::upstream::KEYS);
-    upstream.push(key("replicas", String::new()));
-    for (path, head, mut known) in [
-        ("docs/upstreams.md", "`[upstream]`", upstream),
-        ("docs/policies.md", "key of `[rate]`", known(RATE)),
-        ("docs/policies.md", "key of `[breaker]`", known(BREAKER)),
-        ("docs/policies.md", "key of `[adaptive]`", known(ADAPTIVE)),
-        ("docs/versions.md", "key of a version", version),
-    ] {
-        let mut rows = rows(&page(path), head);
-        rows.sort();
-        known.sort();
-        let names = |keys: &[(String, String)]| keys.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&rows), names(&known), "{path}: the keys of {head}");
-        for ((name, shown), (_, default)) in rows.iter().zip(&known) {
-            // What has no default may say in words what holds without it.
-            let fits = if default.is_empty() { !shown.starts_with('`') } else { *shown == format!("`{default}`") };
-            assert!(fits, "{path}, {head}: {name} is {default:?} by default, and not {shown:?}");
-        }
-    }
 }
 
 /// The commands that the README gives to a newcomer are commands that CI runs.

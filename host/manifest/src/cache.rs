@@ -4,15 +4,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::json;
 
 use super::Manifest;
-use super::diagnostics::with_hint;
 use crate::digest::Digest;
 use crate::policies::Policies;
+use crate::schema;
+use crate::section::{Owner, Section};
+use crate::written::{Problems, Written};
 use lodge_base::config::key;
 use lodge_base::config::limits::Limits;
-use lodge_base::config::plain;
 
 /// The longest `ttl`: a year, the longest lifetime that HTTP/1.1 recommended (RFC 2616 14.21).
 const MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -26,12 +27,24 @@ pub struct Rules {
     pub ttl: Duration,
 }
 
-/// `cache = { … }`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Detailed {
-    ttl: Option<toml::Value>,
-}
+/// `cache`.
+pub(crate) const SECTION: Section = Section {
+    name: "cache",
+    page: "caching",
+    schema: || {
+        let ttl = json!({
+            "type": "string",
+            "description": "the freshness lifetime of a 200 response without one of its own",
+        });
+        json!({
+            "anyOf": [{ "type": "boolean" }, schema::table(&[], json!({ "ttl": ttl }))],
+            "default": false,
+            "description": "whether responses are cached (RFC 9111)",
+        })
+    },
+    owner: Owner::Route(|settings, written, problems| settings.cache = Rules::read(written, problems)),
+    ..Section::DEFAULT
+};
 
 /// A version with a certain manifest. Stored responses of different editions are never mixed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,21 +55,22 @@ pub struct Edition {
 }
 
 impl Rules {
-    /// Parses `true`, `false` or `{ ttl = "1m" }`.
-    ///
-    /// # Errors
-    /// What was expected.
-    pub fn read(value: &toml::Value) -> Result<Self, String> {
-        let detailed: Detailed = match value {
-            toml::Value::Boolean(keep) => return Ok(Self { keep: *keep, ttl: Duration::ZERO }),
-            toml::Value::Table(table) => table
-                .clone()
-                .try_into()
-                .map_err(|error: toml::de::Error| format!("cache: {}", with_hint(error.message())))?,
-            _ => return Err("cache: write true, false or { ttl = \"1m\" }".into()),
+    /// Reads `true`, `false` or `{ ttl = "1m" }`.
+    fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Self> {
+        let Some(keys) = written.table() else {
+            let read = written.boolean().map_err(|_| written.error("write true, false or { ttl = \"1m\" }"));
+            return Some(Self { keep: problems.take(read)?, ttl: Duration::ZERO });
         };
-        let ttl = detailed.ttl.map(|value| key::duration(&plain(&value), Duration::ZERO..=MOST)).transpose();
-        Ok(Self { keep: true, ttl: ttl.map_err(|problem| format!("cache.ttl: {problem}"))?.unwrap_or_default() })
+        let mut rules = Self { keep: true, ttl: Duration::ZERO };
+        for key in &keys {
+            let span = |text: String| key::duration(&text, Duration::ZERO..=MOST).map_err(|wrong| key.error(wrong));
+            let read = match key.inside(written) {
+                "ttl" => key.plain().and_then(span),
+                _ => Err(key.unknown(&written.name, &["ttl"])),
+            };
+            rules.ttl = problems.take(read)?;
+        }
+        Some(rules)
     }
 }
 
@@ -119,7 +133,7 @@ mod tests {
             assert!(problem.contains(expected), "{problem}");
         };
         check("cache = 'yes'", "cache: write true, false or { ttl = \"1m\" }");
-        check("cache.tll = '1m'", "did you mean `ttl`?");
+        check("cache.tll = '1m'", "line 1: unknown key `cache.tll`; did you mean `cache.ttl`?");
         check("cache.ttl = 'soon'", "cache.ttl: ");
         check("cache.ttl = 600", "cache.ttl: `600` is not a time span; write it like 500ms, 30s or 5m");
         check("routes = [\n'/a',\n{ path = '/b', cache = 1 }]", "line 3: cache: write");

@@ -1,64 +1,37 @@
 //! Keys that have no effect in a manifest with `[upstream]`, and are therefore refused.
 
-use toml::de::DeTable;
-
-use super::line_of;
+use crate::limits::OF_COMPONENTS;
+use crate::section::{self, Subject};
 use crate::upstream::Spec;
+use crate::written::{Problems, Written};
 use lodge_base::config::limits::Limits;
 
-/// Keys that select a component.
-const COMPONENT: &[&str] = &["component", "digest"];
+const ELSEWHERE: &str = "[upstream] says that the service is elsewhere; remove one of them";
 
-/// Keys about the execution of a component. A version that is a component sets them in its own manifest.
-const RUN: &[&str] = &["isolation", "cpu_weight", "env", "ready", "calls", "http"];
-
-/// Limits of sandboxes and of the output and requests of guests. The other limits also apply to upstreams.
-const LIMITS: &[&str] = &[
-    "cpu",
-    "memory",
-    "table_elements",
-    "resources",
-    "output",
-    "output_rate",
-    "warm_uses",
-    "warm_idle",
-    "outgoing",
-    "outgoing_rate",
-];
-
-/// Returns the keys of a file that conflict with its `[upstream]` under these limits. Only keys of the file itself
+/// Finds the keys of a file that conflict with its `[upstream]` under these limits. Only keys of the file itself
 /// count, because inherited ones may be meant for other versions.
-pub(super) fn find(text: &str, spec: &Spec, limits: &Limits) -> Vec<String> {
-    let Ok(file) = DeTable::parse(text) else { return Vec::new() };
-    let (mut written, mut problems) = (Vec::new(), Vec::new());
-    for (key, value) in file.get_ref() {
-        written.push((key.get_ref().to_string(), key.span().start));
-        let inner = value.get_ref().as_table().into_iter().flatten();
-        written.extend(inner.map(|(name, _)| (format!("{}.{}", key.get_ref(), name.get_ref()), name.span().start)));
-    }
-    written.sort_by_key(|(_, at)| *at);
-    for (name, at) in written {
-        let line = line_of(text, at);
-        let limit = name.strip_prefix("limits.").is_some_and(|limit| LIMITS.contains(&limit));
-        if COMPONENT.contains(&&*name) {
-            problems.push(format!(
-                "{line}{name}: has no effect, because [upstream] says that the service is elsewhere; remove one of \
-                 them"
-            ));
-        } else if limit || RUN.contains(&&*name) {
-            problems.push(format!(
-                "{line}{name}: applies to components only, and [upstream] says that the service is elsewhere; remove one of \
-                 them, or write it in the manifest of a version"
-            ));
-        } else if name == "upstream.read" && spec.retry.attempts > 0 && spec.read >= limits.wall {
-            let wall = humantime::format_duration(limits.wall);
-            problems.push(format!(
-                "{line}upstream.read: not less than limits.wall ({wall}), so no time would be left for another \
-                 replica; lower it, raise limits.wall, or set retry.attempts = 0"
-            ));
+pub(super) fn find(keys: &[Written<'_>], spec: &Spec, limits: &Limits, problems: &mut Problems) {
+    let of_components = |key: &Written<'_>| {
+        key.error(format!("applies to components only, and {ELSEWHERE}, or write it in the manifest of a version"))
+    };
+    for key in keys {
+        match section::find(&key.name).map(|section| section.subject) {
+            Some(Subject::File) => problems.push(key.error(format!("has no effect, because {ELSEWHERE}"))),
+            Some(Subject::Execution) => problems.push(of_components(key)),
+            Some(Subject::Service) | None => {}
+        }
+        for inner in key.table().iter().flatten() {
+            if key.name == "limits" && OF_COMPONENTS.contains(&inner.inside(key)) {
+                problems.push(of_components(inner));
+            } else if inner.name == "upstream.read" && spec.retry.attempts > 0 && spec.read >= limits.wall {
+                let wall = humantime::format_duration(limits.wall);
+                problems.push(inner.error(format!(
+                    "not less than limits.wall ({wall}), so no time would be left for another replica; lower it, raise \
+                     limits.wall, or set retry.attempts = 0"
+                )));
+            }
         }
     }
-    problems
 }
 
 #[cfg(test)]
@@ -74,11 +47,11 @@ mod tests {
         Manifest::read("users", text, &limits, 1 << 30).map_err(|problems| problems.join("\n"))
     }
 
-    /// Every entry of `LIMITS` is the name of a limit.
+    /// Every entry of the list is the name of a limit.
     #[test]
     fn limits_of_components_are_limits() {
         let named = |limit: &&str| config::limits::LIMITS.iter().any(|known| known.name == *limit);
-        assert!(LIMITS.iter().all(named));
+        assert!(OF_COMPONENTS.iter().all(named));
     }
 
     #[test]

@@ -8,8 +8,69 @@ use std::net::IpAddr;
 
 use http::uri::Scheme;
 use ipnet::IpNet;
+use serde_json::json;
 
+use crate::schema;
+use crate::section::{Capability, Owner, Section, Subject, View, words};
+use crate::written::Written;
 use lodge_base::config::key::{nearest, network};
+
+/// `calls`.
+pub(crate) const CALLS: Section = Section {
+    name: "calls",
+    page: "calls",
+    schema: || {
+        let calls = schema::texts(json!({ "type": "string" }));
+        schema::described(calls, "services of this host that its guests may call, one or a list; \"*\" is all")
+    },
+    owner: Owner::All(|manifest, written, problems| {
+        if let Some(calls) = problems.take(Callees::read(written)) {
+            manifest.grants.calls = calls;
+        }
+    }),
+    subject: Subject::Execution,
+    view: Some(View {
+        label: "may call",
+        value: |manifest| Some(manifest.grants.calls.names()).filter(|names| !names.is_empty()).map(Into::into),
+        text: words,
+    }),
+    capability: Some(&Capability {
+        what: "outgoing HTTP",
+        interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
+        given: "imported; denied except what `calls` and `http` of its manifest allow",
+        grant: Some(
+            "# calls = [\"users\"]                    # services of the same host\n\
+             # http = [\"https://api.example.com\"]  # origins of the world\n",
+        ),
+    }),
+};
+
+/// `http`.
+pub(crate) const HTTP: Section = Section {
+    name: "http",
+    page: "calls",
+    schema: || {
+        let http = schema::texts(json!({ "type": "string", "pattern": "^https?://" }));
+        let help = "origins that its guests may send requests to, such as https://*.example.org, one or a list";
+        schema::described(http, help)
+    },
+    owner: Owner::All(|manifest, written, problems| {
+        let read = |origin: &Written<'_>| Origin::read(origin.string(FORM)?).map_err(|wrong| origin.at(wrong));
+        if let Some(origins) = problems.take(written.items("[\"https://api.example.com\"]")) {
+            manifest.grants.http = origins.iter().filter_map(|origin| problems.take(read(origin))).collect();
+        }
+    }),
+    subject: Subject::Execution,
+    view: Some(View {
+        label: "may send to",
+        value: |manifest| {
+            let origins: Vec<_> = manifest.grants.http.iter().map(ToString::to_string).collect();
+            Some(origins).filter(|origins| !origins.is_empty()).map(Into::into)
+        },
+        text: words,
+    }),
+    ..Section::DEFAULT
+};
 
 /// The destinations of a service's requests. By default there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,29 +161,17 @@ impl Callees {
         }
     }
 
-    /// Parses `"*"` or a list of names.
-    ///
-    /// # Errors
-    /// The first invalid entry.
-    pub(super) fn read(written: &toml::Value) -> Result<Self, String> {
-        let entry = |value: &toml::Value| match value {
-            toml::Value::String(name) => Ok(name.clone()),
-            other => Err(format!("calls: {other} is not the name of a service; write it like [\"users\"], or \"*\"")),
+    /// Reads a name, `"*"`, or a list of them.
+    fn read(written: &Written<'_>) -> Result<Self, String> {
+        const FORM: &str = "write it like [\"users\"], or \"*\"";
+        let name = |item: &Written<'_>| {
+            let name = item.string(FORM)?;
+            let sound = name == "*" || is_name(name);
+            let wrong = || item.error(format!("`{}` cannot be the name of a service; {FORM}", name.escape_debug()));
+            if sound { Ok(name.to_owned()) } else { Err(wrong()) }
         };
-        let names: Vec<_> = match written {
-            toml::Value::Array(entries) => entries.iter().map(entry).collect::<Result<_, _>>()?,
-            single => vec![entry(single)?],
-        };
-        if names.iter().any(|name| name == "*") {
-            return Ok(Self::All);
-        }
-        match names.iter().find(|name| !is_name(name)) {
-            Some(wrong) => Err(format!(
-                "calls: `{}` cannot be the name of a service; write it like [\"users\"], or \"*\"",
-                wrong.escape_debug()
-            )),
-            None => Ok(Self::These(names)),
-        }
+        let names = written.items("[\"users\"], or \"*\"")?.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        Ok(if names.iter().any(|name| name == "*") { Self::All } else { Self::These(names) })
     }
 }
 

@@ -1,14 +1,45 @@
-//! The policies of a service and of its routes, as settings.
-
-pub mod read;
+//! The policies of a service and of its routes, as settings, and the section `priority`.
 
 use std::fmt;
 
 use http::header::HeaderName;
+use serde_json::json;
 
 use super::rate::By;
 use crate::clients::Clients;
-use crate::{adaptive, breaker, rate};
+use crate::section::{Owner, Section};
+use crate::{adaptive, breaker, cache, rate};
+use lodge_base::config::key::word;
+
+const PRIORITIES: [(&str, Priority); 3] =
+    [("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)];
+
+/// `priority`.
+pub(crate) const PRIORITY: Section = Section {
+    name: "priority",
+    page: "policies",
+    schema: || {
+        json!({
+            "enum": PRIORITIES.map(|(word, _)| word),
+            "default": "normal",
+            "description": "the importance of its requests when the host is full",
+        })
+    },
+    owner: Owner::Route(|settings, written, problems| {
+        let read = written.plain().and_then(|text| word(&text, &PRIORITIES).map_err(|wrong| written.error(wrong)));
+        settings.policies.priority = problems.take(read);
+    }),
+    ..Section::DEFAULT
+};
+
+/// What a service sets for all of its routes, or a route for itself.
+#[derive(Default)]
+pub(crate) struct RouteSettings {
+    /// The policies.
+    pub(crate) policies: PolicySettings,
+    /// The cache rules, if written.
+    pub(crate) cache: Option<cache::Rules>,
+}
 
 /// The policies of a service and of its routes. A comparable value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,10 +98,10 @@ pub enum Priority {
 
 impl fmt::Display for Priority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Low => "low",
-            Self::Normal => "normal",
-            Self::High => "high",
-        })
+        let named = PRIORITIES.iter().find(|(_, priority)| priority == self);
+        f.write_str(named.map_or("", |(word, _)| word))
     }
 }
+
+#[cfg(test)]
+mod tests;

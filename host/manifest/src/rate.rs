@@ -1,9 +1,52 @@
-//! Settings of a rate limit.
+//! `[rate]`: a rate limit.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::header::HeaderName;
+use serde_json::json;
+
+use crate::schema;
+use crate::section::{Owner, Section};
+use crate::written::{Problems, Written, with_defaults};
+use lodge_base::config::key::{Key, count};
+
+const MS: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest time in which a bucket may refill. Rates count in nanoseconds, so this avoids an overflow.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Every key. A key without a default is required, or its help says what holds without it.
+const KEYS: &[Key<Settings>] = &[
+    Key {
+        name: "limit",
+        default: "",
+        help: "requests per time: `100/s`, `5/m`, `1000/h`, `10/30s`",
+        set: |rate, text| limit(text).map(|(count, per)| (rate.count, rate.per) = (count, per)),
+    },
+    Key {
+        name: "burst",
+        default: "",
+        help: "requests at once; by default as many as `limit` allows per time",
+        set: |rate, text| whole(text, 1..=1_000_000).map(|burst| rate.burst = burst),
+    },
+    Key {
+        name: "by",
+        default: "client",
+        help: "what has a limit of its own: each `client` address (each /64 of IPv6), the `service` as a whole, each value of `header:NAME`",
+        set: |rate, text| by(text).map(|by| rate.by = by),
+    },
+];
+
+/// `[rate]`.
+pub(crate) const SECTION: Section = Section {
+    name: "rate",
+    page: "policies",
+    schema: || json!({ "anyOf": [{ "type": "string" }, schema::settings(KEYS, &blank(), &["limit"])] }),
+    owner: Owner::Route(|settings, written, problems| settings.policies.rate = read(written, problems)),
+    ..Section::DEFAULT
+};
 
 /// A rate limit and the key of its buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +83,63 @@ impl fmt::Display for Settings {
             By::Header(name) => write!(f, "header:{name}"),
         }
     }
+}
+
+/// Returns a value for [`KEYS`] to fill in. It is never used as it is.
+fn blank() -> Settings {
+    Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client }
+}
+
+fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Settings> {
+    let mut rate = with_defaults(KEYS, blank());
+    if written.table().is_none() {
+        // `rate = "100/s"` is short for a section with `limit` only.
+        let limit = written.named("rate.limit");
+        problems.take(limit.set("rate", KEYS, &mut rate))?;
+    } else {
+        let sound = written.settings(KEYS, &mut rate, problems);
+        problems.take(written.require("limit", KEYS))?;
+        if !sound {
+            return None;
+        }
+    }
+    if rate.burst == 0 {
+        rate.burst = rate.count;
+    }
+    if rate.per.as_nanos() * u128::from(rate.burst) > YEAR.as_nanos() * u128::from(rate.count) {
+        let burst = written.table().into_iter().flatten().find(|key| key.name == "rate.burst");
+        let burst = burst.unwrap_or_else(|| written.named("rate.burst"));
+        problems.push(burst.error("at this rate it would take over a year to refill; lower it"));
+    }
+    Some(rate)
+}
+
+fn limit(text: &str) -> Result<(u32, Duration), String> {
+    let wrong = || format!("`{text}` is not a rate; write it like 100/s, 5/m, 1000/h or 10/30s");
+    let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+    let count = count.trim().parse().map_err(|_| wrong())?;
+    let per = per.trim();
+    let one = if per.starts_with(|first: char| first.is_ascii_digit()) { "" } else { "1" };
+    let per = humantime::parse_duration(&format!("{one}{per}")).map_err(|_| wrong())?;
+    if (1..=1_000_000).contains(&count) && (MS..=DAY).contains(&per) {
+        Ok((count, per))
+    } else {
+        Err("must be between 1 and 1000000 requests, in 1ms to 1day".into())
+    }
+}
+
+fn by(text: &str) -> Result<By, String> {
+    let wrong = || format!("`{text}` is not one of `client`, `service`, `header:NAME`, as in header:x-api-key");
+    match text {
+        "client" => Ok(By::Client),
+        "service" => Ok(By::Service),
+        text => {
+            let name = text.strip_prefix("header:").ok_or_else(wrong)?;
+            HeaderName::try_from(name).map(By::Header).map_err(|_| wrong())
+        }
+    }
+}
+
+fn whole(text: &str, range: RangeInclusive<usize>) -> Result<u32, String> {
+    count(text, range).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
 }

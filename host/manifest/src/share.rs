@@ -1,9 +1,13 @@
-//! The share of its service's traffic that a version gets: `users@2.toml` beside `users@2.wasm`.
+//! The sections about versions: the share of its service's traffic that a version gets, and `sticky`.
 
 use http::HeaderMap;
-use serde::Deserialize;
+use serde_json::json;
 
+use crate::Manifest;
 use crate::key::RequestKey;
+use crate::schema;
+use crate::section::{Owner, Section};
+use crate::written::{Problems, Written};
 
 /// A percentage in hundredths of a percent, 0 to 10,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,20 +49,103 @@ pub struct Rollback {
     pub minimum: u64,
 }
 
-/// The keys that only a version can set.
-pub(super) struct Written {
-    pub(super) percent: Option<toml::Value>,
-    pub(super) rules: Vec<String>,
-    pub(super) mirror: Option<toml::Value>,
-    pub(super) rollback: Option<WrittenRollback>,
+/// `percent`.
+pub(crate) const PERCENT: Section = Section {
+    name: "percent",
+    page: "versions",
+    schema: || schema::percent("of a version such as NAME@2: its share of the service's requests", 0),
+    owner: Owner::Version(|manifest, written, problems| {
+        own(manifest).percent = problems.take(Percent::read(written)).unwrap_or_default();
+    }),
+    ..Section::DEFAULT
+};
+
+/// `match`.
+pub(crate) const MATCH: Section = Section {
+    name: "match",
+    page: "versions",
+    schema: || {
+        let rule = json!({ "type": "string", "pattern": "^(header|cookie):[^=]+=" });
+        schema::described(
+            schema::texts(rule),
+            "of a version: requests that it always gets, whatever its percentage; one or a list",
+        )
+    },
+    owner: Owner::Version(|manifest, written, problems| {
+        let rules = problems.take(written.items("[\"header:x-version=2\"]")).unwrap_or_default();
+        own(manifest).rules = rules.iter().filter_map(|rule| problems.take(Rule::read(rule))).collect();
+    }),
+    ..Section::DEFAULT
+};
+
+/// `mirror`.
+pub(crate) const MIRROR: Section = Section {
+    name: "mirror",
+    page: "versions",
+    schema: || {
+        let help = "of a version: the percentage of requests that are copied to it; its responses are discarded";
+        schema::percent(help, 0)
+    },
+    owner: Owner::Version(|manifest, written, problems| {
+        own(manifest).mirror = problems.take(Percent::read(written)).unwrap_or_default();
+    }),
+    ..Section::DEFAULT
+};
+
+/// `[rollback]`.
+pub(crate) const ROLLBACK: Section = Section {
+    name: "rollback",
+    page: "versions",
+    schema: rollback_schema,
+    owner: Owner::Version(|manifest, written, problems| {
+        own(manifest).rollback = Rollback::read(written, problems);
+    }),
+    ..Section::DEFAULT
+};
+
+/// `sticky`.
+pub(crate) const STICKY: Section = Section {
+    name: "sticky",
+    page: "versions",
+    schema: || {
+        json!({
+            "type": "string",
+            "pattern": "^(client|header:.+|cookie:.+)$",
+            "description": "the property of a client that decides which version it gets",
+        })
+    },
+    owner: Owner::Service(|manifest, written, problems| {
+        let text = written.string("write \"client\", \"header:NAME\" or \"cookie:NAME\"");
+        let read = text.and_then(|text| RequestKey::read(text).map_err(|wrong| written.error(wrong)));
+        manifest.sticky = problems.take(read);
+    }),
+    ..Section::DEFAULT
+};
+
+/// The share of a version. Sections of versions are read for versions only, which have one.
+fn own(manifest: &mut Manifest) -> &mut TrafficShare {
+    manifest.share.get_or_insert_default()
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WrittenRollback {
-    errors: Option<toml::Value>,
-    p99: Option<f64>,
-    minimum: Option<u64>,
+fn rollback_schema() -> serde_json::Value {
+    let properties = json!({
+        "errors": schema::percent("how many more percent of its requests may fail than of the service's", 1),
+        "p99": {
+            "type": "number",
+            "minimum": 1,
+            "maximum": 100,
+            "default": 1.5,
+            "description": "its 99th percentile may be this many times the service's",
+        },
+        "minimum": {
+            "type": "integer",
+            "minimum": 1,
+            "default": 100,
+            "description": "requests that both need in the last minute before they are compared",
+        },
+    });
+    let help = "of a version: it is withdrawn when it does worse than the service";
+    schema::described(schema::table(&[], properties), help)
 }
 
 impl Default for Rollback {
@@ -71,18 +158,9 @@ impl Percent {
     /// 100 %.
     pub const ALL: Self = Self(10_000);
 
-    /// Parses `10`, `2.5` or `"10%"`.
-    ///
-    /// # Errors
-    /// What was expected.
-    pub fn read(value: &toml::Value) -> Result<Self, String> {
-        let number = match value {
-            toml::Value::Integer(whole) => Some(*whole as f64),
-            toml::Value::Float(number) => Some(*number),
-            toml::Value::String(text) => return Self::parse(text),
-            _ => None,
-        };
-        number.and_then(Self::of).ok_or_else(|| format!("{value} is not a percentage; write it like 10 or \"2.5%\""))
+    /// Reads `10`, `2.5` or `"10%"`.
+    fn read(written: &Written<'_>) -> Result<Self, String> {
+        Self::parse(&written.plain()?).map_err(|wrong| written.error(wrong))
     }
 
     /// Parses `10%`, `10` or `2.5%`.
@@ -124,49 +202,31 @@ impl Rule {
         self.place.value(headers) == Some(self.value.as_bytes())
     }
 
-    fn read(text: &str) -> Result<Self, String> {
-        let wrong = || format!("match: `{text}`: write it like \"header:x-version=2\" or \"cookie:version=2\"");
+    fn read(written: &Written<'_>) -> Result<Self, String> {
+        const FORM: &str = "write it like \"header:x-version=2\" or \"cookie:version=2\"";
+        let text = written.string(FORM)?;
+        let wrong = || written.error(format!("`{text}`: {FORM}"));
         let (place, value) = text.split_once('=').ok_or_else(wrong)?;
         let place = RequestKey::read(place).ok().filter(|place| *place != RequestKey::Client).ok_or_else(wrong)?;
         Ok(Self { place, value: value.to_owned() })
     }
 }
 
-impl Written {
-    /// Returns the names of the keys that are present, to refuse them in the manifest of a service.
-    pub(super) fn given(&self) -> impl Iterator<Item = &'static str> {
-        let given = [
-            ("percent", self.percent.is_some()),
-            ("match", !self.rules.is_empty()),
-            ("mirror", self.mirror.is_some()),
-            ("rollback", self.rollback.is_some()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
-    }
-
-    pub(super) fn share(self, note: &mut impl FnMut(String)) -> TrafficShare {
-        let mut percent = |name: &str, value: Option<toml::Value>| {
-            let read = value.as_ref().map_or(Ok(Percent::default()), Percent::read);
-            read.map_err(|problem| note(format!("{name}: {problem}"))).unwrap_or_default()
-        };
-        let (part, mirror) = (percent("percent", self.percent), percent("mirror", self.mirror));
-        let rollback = self.rollback.map(|written| {
-            let usual = Rollback::default();
-            let errors = written.errors.map_or(usual.errors, |value| percent("rollback.errors", Some(value)));
-            let p99 = written.p99.map_or(usual.p99, |times| times_hundred(times).unwrap_or(0));
-            (Rollback { errors, p99, minimum: written.minimum.unwrap_or(usual.minimum).max(1) }, written.p99)
-        });
-        if let Some((Rollback { p99: 0, .. }, Some(times))) = rollback {
-            note(format!("rollback.p99: {times} is not between 1 and 100; 1.5 allows 50 % more"));
-        }
-        let mut rules = Vec::new();
-        for text in &self.rules {
-            match Rule::read(text) {
-                Ok(rule) => rules.push(rule),
-                Err(problem) => note(problem),
+impl Rollback {
+    fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Self> {
+        let mut rollback = Self::default();
+        for key in written.section(&["errors", "p99", "minimum"], problems)? {
+            match key.inside(written) {
+                "errors" => rollback.errors = problems.take(Percent::read(&key))?,
+                "p99" => {
+                    let times = problems.take(key.plain())?;
+                    let wrong = || key.error(format!("{times} is not between 1 and 100; 1.5 allows 50 % more"));
+                    rollback.p99 = problems.take(times.parse().ok().and_then(times_hundred).ok_or_else(wrong))?;
+                }
+                _ => rollback.minimum = problems.take(key.number(0..=u32::MAX))?.max(1).into(),
             }
         }
-        TrafficShare { percent: part, rules, mirror, rollback: rollback.map(|(rollback, _)| rollback), text: 0 }
+        Some(rollback)
     }
 }
 

@@ -1,7 +1,4 @@
-//! The section `[upstream]` of a manifest, with the defaults filled in.
-//!
-//! Pure: text in, a [`Spec`] or all problems out, each with its line. The settings are the table [`KEYS`], from which
-//! defaults, hints and the rows of the docs derive, too.
+//! The section `[upstream]` of a manifest, with the defaults filled in. Its settings are the table [`KEYS`].
 
 mod keys;
 mod list;
@@ -10,18 +7,34 @@ mod shown;
 pub mod source;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use serde_json::Value;
 
-pub use self::keys::KEYS;
+use self::keys::KEYS;
 pub use self::list::MOST_REPLICAS;
 use crate::key::RequestKey;
+use crate::schema;
+use crate::section::{Owner, Section};
 use crate::upstream::protocol::{Protocol, Scheme};
 use crate::upstream::source::Source;
-use crate::{line_of, misplaced};
-use lodge_base::config::key::nearest;
+use crate::written::{Problems, Written, with_defaults};
+
+/// `[upstream]`.
+pub(crate) const SECTION: Section = Section {
+    name: "upstream",
+    page: "upstreams",
+    schema: upstream_schema,
+    owner: Owner::All(|manifest, written, problems| manifest.upstream = Spec::read(written, problems).map(Arc::new)),
+    ..Section::DEFAULT
+};
+
+fn upstream_schema() -> Value {
+    let mut upstream = schema::settings(KEYS, &Spec::defaults(), &[]);
+    schema::add(&mut upstream, "replicas", list::replicas_schema());
+    upstream
+}
 
 /// The settings of an upstream. A comparable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,119 +186,80 @@ impl Spec {
         self.replicas_file.is_some() || self.replicas.iter().any(Source::is_tls)
     }
 
-    /// Reads the `[upstream]` of a manifest that has one.
-    ///
-    /// # Errors
-    /// Every problem, each with its line where it has one.
-    pub fn read(text: &str) -> Result<Self, Vec<String>> {
-        let file = DeTable::parse(text).map_err(|error| vec![error.message().to_owned()])?;
-        let Some((_, upstream)) = file.get_ref().iter().find(|(key, _)| key.get_ref() == "upstream") else {
-            return Err(vec!["the section [upstream] is missing".into()]);
+    /// Reads the section. Returns `None` if there is a problem.
+    fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Self> {
+        let Some(keys) = written.table() else {
+            problems.push(written.error("write a section [upstream], with `replicas` in it"));
+            return None;
         };
-        let Some(table) = upstream.get_ref().as_table() else {
-            let line = line_of(text, upstream.span().start);
-            return Err(vec![format!("{line}upstream: write a section [upstream], with `replicas` in it")]);
-        };
-        let (mut spec, mut problems) = (Self::defaults(), Vec::new());
-        let mut written = Vec::new();
-        flatten("", table, &mut written);
-        written.sort_by_key(|(_, at, _)| *at);
-        for (name, at, value) in &written {
-            if let Err(problem) = spec.set(name, value) {
-                problems.push(format!("{}{problem}", line_of(text, *at)));
-            }
+        let (mut spec, mut sound) = (Self::defaults(), true);
+        let leaves: Vec<_> = keys.into_iter().flat_map(Written::leaves).collect();
+        for key in &leaves {
+            let set = match key.inside(written) {
+                "replicas" => list::read(key).map(|replicas| spec.replicas = replicas),
+                name if KEYS.iter().any(|key| key.name == name) => key.set("upstream", KEYS, &mut spec),
+                _ => {
+                    let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(["replicas"]).collect();
+                    Err(key.unknown("upstream", &known))
+                }
+            };
+            sound &= problems.take(set).is_some();
         }
-        if problems.is_empty() {
-            let said = |name: &str| written.iter().any(|(key, ..)| key == name);
-            problems.extend(spec.disagreements(said));
+        if !sound {
+            return None;
         }
-        if problems.is_empty() { Ok(spec) } else { Err(problems) }
+        let said = |name: &str| leaves.iter().any(|key| key.inside(written) == name);
+        let disagreements = spec.disagreements(said);
+        for (name, problem) in &disagreements {
+            let key = leaves.iter().find(|key| key.inside(written) == *name);
+            problems
+                .push(key.map_or_else(|| written.at(format!("upstream.{name}: {problem}")), |key| key.error(problem)));
+        }
+        disagreements.is_empty().then_some(spec)
     }
 
     /// Returns the defaults. They have no replicas, so they are not valid as they are.
     pub fn defaults() -> Self {
-        let mut spec = Self::blank();
-        for key in KEYS {
-            // A test ensures that every default is valid.
-            let _ = (key.set)(&mut spec, key.default);
-        }
-        spec
+        with_defaults(KEYS, Self::blank())
     }
 
-    fn set(&mut self, name: &str, value: &DeValue<'_>) -> Result<(), String> {
-        if name == "replicas" {
-            self.replicas = list::read(value)?;
-            return Ok(());
-        }
-        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let hint = misplaced(name).or_else(|| Some(format!("did you mean `upstream.{}`?", resembled(name)?)));
-            let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-            return Err(format!("unknown key `upstream.{name}`{hint}"));
-        };
-        let text = match value {
-            DeValue::String(text) => text.as_ref(),
-            DeValue::Integer(number) => number.as_str(),
-            DeValue::Float(number) => number.as_str(),
-            DeValue::Boolean(true) => "true",
-            DeValue::Boolean(false) => "false",
-            other => return Err(format!("upstream.{name}: must be one value, not {}", other.type_str())),
-        };
-        (key.set)(self, text).map_err(|expected| format!("upstream.{name}: {expected}"))
-    }
-
-    /// Returns the conflicts between values. `said` tells whether a key is explicit.
-    fn disagreements(&self, said: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Returns the conflicts between values, each with its key. `said` tells whether a key is explicit.
+    fn disagreements(&self, said: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
         let mut problems = Vec::new();
-        let mut must = |holds: bool, problem: &str| {
+        let mut must = |holds: bool, key: &'static str, problem: &'static str| {
             if !holds {
-                problems.push(format!("upstream.{problem}"));
+                problems.push((key, problem));
             }
         };
         must(
             !self.replicas.is_empty() || self.replicas_file.is_some(),
-            "replicas: there are none; write replicas = [\"http://10.0.0.7:8080\"], or name a replicas_file",
+            "replicas",
+            "there are none; write replicas = [\"http://10.0.0.7:8080\"], or name a replicas_file",
         );
         let weighs = !matches!(self.policy, Policy::RoundRobin | Policy::Random);
         must(
             weighs || self.replicas.iter().all(|source| source.weight() == 1),
-            "replicas: the policy ignores weights; use \"weighted\" or \"weighted-random\"",
+            "replicas",
+            "the policy ignores weights; use \"weighted\" or \"weighted-random\"",
         );
         must(
             weighs || self.slow_start.is_zero(),
-            "slow_start: the policy ignores weights; use \"weighted\", \"weighted-random\" or \"least-in-flight\"",
+            "slow_start",
+            "the policy ignores weights; use \"weighted\", \"weighted-random\" or \"least-in-flight\"",
         );
         let hashes = self.policy == Policy::Hash;
-        must(hashes || !said("hash"), "hash: only policy = \"hash\" uses it; set that, or remove this");
+        must(hashes || !said("hash"), "hash", "only policy = \"hash\" uses it; set that, or remove this");
         let checks = self.health.path.is_some();
         let keys = KEYS.iter().map(|key| key.name).filter(|name| name.starts_with("health."));
-        must(checks || !keys.into_iter().any(said), "health.path: is missing; write it like \"/health\"");
-        must(self.health.timeout <= self.health.interval, "health.timeout: is more than health.interval");
-        must(self.ejection.base <= self.ejection.max, "ejection.base: is more than ejection.max");
+        must(checks || !keys.into_iter().any(said), "health.path", "is missing; write it like \"/health\"");
+        must(self.health.timeout <= self.health.interval, "health.timeout", "is more than health.interval");
+        must(self.ejection.base <= self.ejection.max, "ejection.base", "is more than ejection.max");
         must(
             !self.upgrade || self.protocol != Protocol::Http2,
-            "upgrade: needs HTTP/1.1; set protocol to \"auto\" or \"http1\"",
+            "upgrade",
+            "needs HTTP/1.1; set protocol to \"auto\" or \"http1\"",
         );
         problems
-    }
-}
-
-/// Returns the key most similar to a misspelt one; for a group such as `retry`, its first key.
-fn resembled(name: &str) -> Option<&'static str> {
-    let whole = KEYS.iter().map(|key| key.name).chain(["replicas"]);
-    let heads = whole.clone().map(|key| key.split('.').next().unwrap_or(key));
-    let head = nearest(name, heads).filter(|_| !name.contains('.'));
-    let first = head.and_then(|head| whole.clone().find(|key| key.split('.').next() == Some(head)));
-    first.or_else(|| nearest(name, whole))
-}
-
-/// Collects every value below `table` with its dotted name and offset.
-fn flatten<'a>(prefix: &str, table: &'a DeTable<'_>, into: &mut Vec<(String, usize, &'a DeValue<'a>)>) {
-    for (key, value) in table {
-        let name = format!("{prefix}{}", key.get_ref());
-        match Spanned::get_ref(value) {
-            DeValue::Table(inner) => flatten(&format!("{name}."), inner, into),
-            value => into.push((name, key.span().start, value)),
-        }
     }
 }
 

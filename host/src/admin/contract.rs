@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use lodge_base::telemetry::logs::tail::Line;
 pub use lodge_traffic::admission::PolicyStatus;
@@ -62,16 +63,10 @@ pub struct ServiceInfo {
     /// What sends a client to the same version again, as in the manifest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sticky: Option<String>,
-    /// `request` or `service`: whether an instance handles one request or several. This and the fields below are in the
+    /// What the sections of its manifest say, by name: those that have a view. This and the fields below are in the
     /// details of a service, and not in the list of all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub isolation: Option<Cow<'static, str>>,
-    /// The services of this host that its manifest allows it to call; `*` for all of them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub calls: Vec<String>,
-    /// The origins that its manifest allows it to send requests to.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub http: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sections: BTreeMap<String, Value>,
     /// The settings and sources of an upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamStatus>,

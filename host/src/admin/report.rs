@@ -14,14 +14,10 @@ use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
 use lodge_base::telemetry::metrics::CacheOutcome;
 use lodge_base::time::rfc3339;
-use lodge_manifest::Isolation;
-use lodge_manifest::grants::Grants;
-use lodge_manifest::refusal::Refusal;
-use lodge_manifest::refusal::file_name;
+use lodge_manifest::limits::OF_COMPONENTS;
+use lodge_manifest::refusal::{Refusal, file_name};
+use lodge_manifest::section;
 use lodge_runtime::compile::Interfaces;
-
-/// The limits that apply to an upstream; the others are those of a sandbox.
-const UPSTREAM_LIMITS: [&str; 6] = ["wall", "request_body", "in_flight", "queue", "queue_wait", "call_depth"];
 
 /// The errors in the last minute from which a service can be failing.
 const MIN_ERRORS: u64 = 5;
@@ -56,7 +52,7 @@ fn refuses<S>(refusal: &Refusal) -> FileReport<S> {
 pub(super) fn details(target: &Target) -> ServiceDetails {
     let mut limits = target.backend.limits().shown();
     if target.backend.upstream().is_some() {
-        limits.retain(|name, _| UPSTREAM_LIMITS.contains(name));
+        limits.retain(|name, _| !OF_COMPONENTS.contains(name));
     }
     ServiceDetails {
         status: ServiceStatus { info: full_info(target), activity: activity(target) },
@@ -70,15 +66,11 @@ pub(super) fn details(target: &Target) -> ServiceDetails {
 /// upstream, with its settings.
 fn full_info(target: &Target) -> ServiceInfo {
     let upstream = target.backend.upstream().map(|upstream| upstream.status());
-    let Some(guest) = target.backend.guest() else { return ServiceInfo { upstream, ..info(target) } };
+    let sections = section::views(&target.backend.spec.manifest);
+    let info = ServiceInfo { upstream, sections, ..info(target) };
+    let Some(guest) = target.backend.guest() else { return info };
     let Interfaces { imports, exports } = (*guest.interfaces).clone();
-    let Grants { calls, http } = &guest.spec.manifest.grants;
-    let http = http.iter().map(ToString::to_string).collect();
-    let isolation = match guest.spec.manifest.isolation {
-        Isolation::Request => "request",
-        Isolation::Service => "service",
-    };
-    ServiceInfo { imports, exports, isolation: Some(isolation.into()), calls: calls.names(), http, ..info(target) }
+    ServiceInfo { imports, exports, ..info }
 }
 
 fn info(target: &Target) -> ServiceInfo {

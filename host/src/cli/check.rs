@@ -13,6 +13,7 @@ use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
 use crate::guests::scan::{FileState, Scanner};
 use lodge_base::config::Config;
+use lodge_manifest::section::{SECTIONS, View};
 use lodge_runtime::code_cache;
 
 /// Checks everything and prints the report. Fails if a file is refused.
@@ -84,9 +85,10 @@ fn format_report(report: &FileReport<ServiceInfo>) -> String {
         let short = service.digest.get(..12).unwrap_or_default();
         lines.push(format!("{file}  {size}  sha256 {short}"));
         lines.push(format!("  answers at  {}", addresses(&service.routes, &service.host)));
-        let granted = [("may call   ", &service.calls), ("may send to", &service.http)];
-        for (may, targets) in granted.into_iter().filter(|(_, targets)| !targets.is_empty()) {
-            lines.push(format!("  {may} {}", targets.join(", ")));
+        for view in SECTIONS.iter().filter_map(|section| section.view.as_ref().zip(service.sections.get(section.name)))
+        {
+            let (View { label, text, .. }, value) = view;
+            lines.push(format!("  {label:11} {}", clean(&text(value))));
         }
         let source = |it: &SourceStatus| match &it.fails {
             Some(why) => clean(&format!("{}: {why}", it.source)).into_owned(),

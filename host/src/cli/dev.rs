@@ -17,6 +17,7 @@ use crate::guests::builds::Builds;
 use crate::guests::scan::MANIFEST;
 use crate::guests::watch::DirectoryWatch;
 use lodge_base::files;
+use lodge_manifest::build::Build;
 
 /// Directories that hold no sources: output of builds, and files of tools.
 const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];
@@ -173,7 +174,7 @@ fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
             found.insert(path, Recipe::Cargo);
         } else if path.extension().is_some_and(|extension| extension == "toml")
             && path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
-            && let Some(build) = files::read_text(&path, MANIFEST).ok().and_then(|text| lodge_manifest::build(&text))
+            && let Some(build) = files::read_text(&path, MANIFEST).ok().and_then(|text| Build::of(&text))
         {
             let component = path.with_extension("wasm");
             found.insert(directory.join(build.directory), Recipe::Command { command: build.command, component });

@@ -4,10 +4,12 @@ mod capabilities;
 pub(super) mod component;
 mod upstream;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use self::capabilities::CapabilityUse;
 use super::client::AdminClient;
@@ -21,7 +23,7 @@ use crate::guests::scan::{FileState, Scanner};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::digest::Digest;
-use lodge_manifest::grants::Grants;
+use lodge_manifest::section::{self, SECTIONS};
 
 /// The width of the labels.
 const INDENT: usize = 14;
@@ -52,11 +54,9 @@ struct Component {
     manifest: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
-    /// The services that its manifest allows it to call; below, the origins that it may send requests to.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    calls: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    http: Vec<String>,
+    /// What the sections of its manifest say, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sections: BTreeMap<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<RefusedFile>,
 }
@@ -83,11 +83,11 @@ impl Component {
         let (file, metadata) = files::open(path).map_err(unreadable)?;
         // The scanner first, as in a host: it recognises files that are not components, and checks the size before
         // reading.
-        let (mut routes, mut grants, mut refused) = (Vec::new(), Grants::default(), None);
+        let (mut routes, mut sections, mut refused) = (Vec::new(), BTreeMap::new(), None);
         match Scanner::new(path).scan(config).map_err(unreadable)?.found.into_values().next().map(|found| found.state) {
             Some(FileState::Ready(spec)) => {
                 routes = spec.manifest.routes.iter().map(ToString::to_string).collect();
-                grants = spec.manifest.grants;
+                sections = section::views(&spec.manifest);
             }
             Some(FileState::Refused(why) | FileState::Orphan(why)) => {
                 refused = Some(RefusedFile { reason: why.reason, remedy: why.remedy });
@@ -112,8 +112,7 @@ impl Component {
             imports: interfaces.imports,
             exports: interfaces.exports,
             routes,
-            calls: grants.calls.names(),
-            http: grants.http.iter().map(ToString::to_string).collect(),
+            sections,
             refused,
         })
     }
@@ -123,8 +122,7 @@ impl Component {
         push_item(&mut text, "sha256", [&self.digest]);
         push_item(&mut text, "WASI", [self.wasi.join(", ")]);
         push_item(&mut text, "answers at", [self.routes.join(", ")]);
-        push_item(&mut text, "may call", [self.calls.join(", ")]);
-        push_item(&mut text, "may send to", [self.http.join(", ")]);
+        push_sections(&mut text, &self.sections);
         push_item(&mut text, "asks for", self.asks.iter().map(ToString::to_string));
         push_item(&mut text, "exports", &self.exports);
         push_item(&mut text, "imports", &self.imports);
@@ -171,9 +169,7 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
     }
     push_item(&mut text, "since", activity.since.iter().map(|since| format!("{since} ({})", ago(since, now))));
     push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
-    push_item(&mut text, "isolation", service.isolation.iter().map(|isolation| isolated(isolation)));
-    push_item(&mut text, "may call", [service.calls.join(", ")]);
-    push_item(&mut text, "may send to", [service.http.join(", ")]);
+    push_sections(&mut text, &service.sections);
     traffic(&mut text, activity, now);
     let limits = details.limits.iter().map(|(name, value)| format!("{name} {value}"));
     push_item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
@@ -211,14 +207,11 @@ fn policy(policy: &PolicyStatus) -> String {
     format!("{route}{} {}{state}", policy.policy, policy.settings)
 }
 
-/// Explains an isolation.
-fn isolated(isolation: &str) -> String {
-    let means = match isolation {
-        "service" => ": several instances, each with memory of its own, and any may be replaced; keep no data in them",
-        "request" => ": a new instance for each request",
-        _ => "",
-    };
-    format!("{isolation}{means}")
+/// Adds what the sections of the manifest say.
+fn push_sections(text: &mut String, sections: &BTreeMap<String, Value>) {
+    for (name, view) in SECTIONS.iter().filter_map(|section| Some((section.name, section.view.as_ref()?))) {
+        push_item(text, view.label, sections.get(name).map(view.text));
+    }
 }
 
 /// Formats a failed request, with the guest's backtrace and stderr.
@@ -253,10 +246,10 @@ mod tests {
                 "last_refusal":{"at":"2026-11-21T10:59:00Z","reason":"queue-full"},
                 "policies":[{"policy":"rate","route":"/login","settings":"5/m, burst 5, by client","state":"3 in use"},
                   {"policy":"priority","settings":"low"}],
-                "calls":["hello","orders"],"http":["https://*.example.org","http://10.0.0.0/8"],
+                "sections":{"calls":["hello","orders"],"http":["https://*.example.org","http://10.0.0.0/8"],"isolation":"service"},
                 "imports":["wasi:http/outgoing-handler@0.2.3"],
                 "recent_errors":[{"at":"2026-11-21T10:58:00Z","request_id":"9f","status":null,"reason":"trapped",
-                  "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"],"stderr":["Traceback:"]}],"isolation":"service"}"#,
+                  "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"],"stderr":["Traceback:"]}]}"#,
         )
         .unwrap();
         let text = format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
@@ -275,6 +268,16 @@ mod tests {
             "  isolation     service: several instances, each with memory of its own,",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_section_with_a_view_is_shown() {
+        for section in SECTIONS.iter().filter(|section| section.view.is_some()) {
+            let json = format!(r#"{{"sections":{{"{}":["a","b"]}}}}"#, section.name);
+            let text = format_service(&serde_json::from_str(&json).unwrap(), SystemTime::UNIX_EPOCH);
+            let line = format!("  {:INDENT$}a, b", section.view.as_ref().unwrap().label);
+            assert!(text.contains(&line), "{line:?} is not in\n{text}");
         }
     }
 

@@ -68,15 +68,19 @@ fn addresses_are_allowed_by_address_only() {
 
 #[test]
 fn names_of_services() {
-    let read =
-        |text: &str| Callees::read(&toml::Value::try_from(toml::from_str::<toml::Table>(text).unwrap()).unwrap()["c"]);
-    let grants = |text: &str| Grants { calls: read(text).unwrap(), ..Grants::default() };
-    assert!(grants("c = ['users', 'my_orders']").calls("USERS") && grants("c = ['my_orders']").calls("my-orders"));
-    assert!(!grants("c = ['users']").calls("user") && !grants("c = []").calls("users"));
-    assert!(grants("c = '*'").calls("anything") && grants("c = ['*']").calls("anything"));
-    assert!(grants("c = []").is_empty() && !grants("c = '*'").is_empty());
-    assert!(read("c = ['a.b']").unwrap_err().contains("`a.b` cannot be the name of a service"));
-    assert!(read("c = [1]").unwrap_err().contains("1 is not the name"));
+    let limits = lodge_base::config::resolve(&[]).unwrap().config.limits;
+    let read = |text: &str| crate::Manifest::read("x", text, &limits, 1 << 30);
+    let grants = |text: &str| read(text).unwrap().grants;
+    assert!(
+        grants("calls = ['users', 'my_orders']").calls("USERS") && grants("calls = ['my_orders']").calls("my-orders")
+    );
+    assert!(!grants("calls = ['users']").calls("user") && !grants("calls = []").calls("users"));
+    assert!(grants("calls = '*'").calls("anything") && grants("calls = ['*']").calls("anything"));
+    assert!(grants("calls = []").is_empty() && !grants("calls = '*'").is_empty());
+    let problem = |text: &str| read(text).unwrap_err().join("\n");
+    assert!(problem("calls = ['a.b']").contains("line 1: calls: `a.b` cannot be the name of a service"));
+    assert!(problem("calls = [1]").contains("line 1: calls: write it like [\"users\"], or \"*\""));
+    assert_eq!(grants("http = 'https://a.test'"), grants("http = ['https://a.test']"), "one stands for a list");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(super) const HOSTS: [(&str, HostName); 3] =
     [("auto", HostName::Auto), ("client", HostName::Client), ("replica", HostName::Replica)];
 
 /// Every key except `replicas`, in the order of the docs.
-pub const KEYS: &[Key<Spec>] = &[
+pub(super) const KEYS: &[Key<Spec>] = &[
     Key {
         name: "replicas_file",
         default: "",

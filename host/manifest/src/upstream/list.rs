@@ -2,20 +2,36 @@
 
 use std::collections::HashSet;
 
+use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
-use crate::upstream::source::Source;
+use crate::schema;
+use crate::upstream::source::{Source, WEIGHT};
+use crate::written::Written;
 use lodge_base::config::key::nearest;
 
 /// The most replicas of one upstream, listed or discovered.
 pub const MOST_REPLICAS: usize = 1000;
 
-/// Parses the value of `replicas`.
-pub(super) fn read(value: &DeValue<'_>) -> Result<Vec<Source>, String> {
-    let list = value.as_array().ok_or("upstream.replicas: must be a list, like [\"http://10.0.0.7:8080\"]")?;
+/// The schema of `replicas`.
+pub(super) fn replicas_schema() -> Value {
+    let url = json!({ "type": "string", "pattern": "^(https?|dns|dns\\+https|srv|srv\\+https)://" });
+    let weight = json!({ "type": "integer", "minimum": 1, "maximum": WEIGHT, "default": 1 });
+    let weighted = schema::table(&["url"], json!({ "url": url, "weight": weight }));
+    json!({
+        "type": "array",
+        "maxItems": MOST_REPLICAS,
+        "description": "the replicas of the service",
+        "items": { "anyOf": [url, weighted] },
+    })
+}
+
+/// Reads the value of `replicas`.
+pub(super) fn read(written: &Written<'_>) -> Result<Vec<Source>, String> {
+    let list = written.list().ok_or_else(|| written.error("must be a list, like [\"http://10.0.0.7:8080\"]"))?;
     let (mut sources, mut places) = (Vec::new(), HashSet::new());
-    for written in list {
-        let source = match written.get_ref() {
+    for item in list {
+        let source = match item.get_ref() {
             DeValue::String(url) => Source::parse(url),
             DeValue::Table(table) => with_weight(table),
             _ => Err("a replica is a URL, or a table with `url` and `weight`".into()),
@@ -26,7 +42,7 @@ pub(super) fn read(value: &DeValue<'_>) -> Result<Vec<Source>, String> {
             source => Ok(source),
         });
         let added = source.and_then(|source| add(&mut sources, &mut places, source));
-        added.map_err(|problem| format!("upstream.replicas: {problem}"))?;
+        added.map_err(|problem| written.error(problem))?;
     }
     Ok(sources)
 }

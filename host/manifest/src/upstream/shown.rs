@@ -59,8 +59,15 @@ fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::KEYS;
+    use super::super::keys::KEYS;
     use super::*;
+    use crate::Manifest;
+    use lodge_base::config;
+
+    fn read(text: &str) -> Spec {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        Spec::clone(&Manifest::read("users", text, &limits, 1 << 30).unwrap().upstream.unwrap())
+    }
 
     /// Parsing the output gives the same upstream, and the output has every key.
     #[test]
@@ -71,10 +78,10 @@ mod tests {
              replicas_file = 'a.list'\nread = '90s'\nretry.attempts = 0\npanic = '0%'\nhealth.status = 204",
         ] {
             let replicas = "[upstream]\nreplicas = ['http://10.0.0.7']\n";
-            let spec = Spec::read(&format!("{replicas}{more}")).unwrap();
+            let spec = read(&format!("limits.wall = '1h'\n{replicas}{more}"));
             let shown = spec.shown();
             let again = shown.iter().map(|(key, value)| format!("{key} = '{value}'\n")).collect::<String>();
-            assert_eq!(Spec::read(&format!("{replicas}{again}")), Ok(spec), "{again}");
+            assert_eq!(read(&format!("limits.wall = '1h'\n{replicas}{again}")), spec, "{again}");
             assert!(more.is_empty() || KEYS.iter().all(|key| shown.contains_key(key.name)), "{shown:?}");
         }
     }

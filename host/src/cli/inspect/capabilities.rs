@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use lodge_manifest::section::{Capability, SECTIONS};
+
 /// A capability that a component imports.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct CapabilityUse {
@@ -13,26 +15,9 @@ pub(super) struct CapabilityUse {
     given: &'static str,
 }
 
-/// A kind of import.
-struct Capability {
-    what: &'static str,
-    /// Prefixes of the interface names.
-    interfaces: &'static [&'static str],
-    given: &'static str,
-    /// The manifest lines that grant it.
-    grant: Option<&'static str>,
-}
-
-/// Agrees with [`capabilities`](lodge_runtime::capabilities).
-const CAPABILITIES: [Capability; 10] = [
-    Capability {
-        what: "outgoing HTTP",
-        interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
-        given: "imported; denied except what `calls` and `http` of its manifest allow",
-        grant: Some(
-            "# calls = [\"users\"]                    # services of the same host\n# http = [\"https://api.example.com\"]  # origins of the world\n",
-        ),
-    },
+/// Capabilities that no section of a manifest grants. With those of the sections they agree with
+/// [`capabilities`](lodge_runtime::capabilities).
+const UNGRANTED: [Capability; 8] = [
     Capability {
         what: "sockets",
         interfaces: &["wasi:sockets/"],
@@ -44,12 +29,6 @@ const CAPABILITIES: [Capability; 10] = [
         interfaces: &["wasi:filesystem/"],
         given: "imported by its runtime; none exist, and no manifest can grant any yet",
         grant: None,
-    },
-    Capability {
-        what: "environment",
-        interfaces: &["wasi:cli/environment"],
-        given: "imported by its runtime; empty except [env] of its manifest",
-        grant: Some("[env]\n# GREETING = \"hi\"\n"),
     },
     Capability { what: "stdin", interfaces: &["wasi:cli/stdin"], given: "imported by its runtime; empty", grant: None },
     Capability {
@@ -75,22 +54,26 @@ const CAPABILITIES: [Capability; 10] = [
     },
 ];
 
-impl Capability {
-    fn matches(&self, import: &str) -> bool {
-        self.interfaces.iter().any(|interface| {
-            let rest = import.strip_prefix(interface);
-            rest.is_some_and(|rest| interface.ends_with('/') || rest.is_empty() || rest.starts_with('@'))
-        })
-    }
+/// Returns every capability: those that sections grant, then the others.
+fn capabilities() -> impl Iterator<Item = &'static Capability> {
+    SECTIONS.iter().filter_map(|section| section.capability).chain(&UNGRANTED)
+}
+
+/// Whether the import is an interface of the capability.
+fn matches(capability: &Capability, import: &str) -> bool {
+    capability.interfaces.iter().any(|interface| {
+        let rest = import.strip_prefix(interface);
+        rest.is_some_and(|rest| interface.ends_with('/') || rest.is_empty() || rest.starts_with('@'))
+    })
 }
 
 /// Returns the capabilities of these imports, each once, followed by the imports that Lodge does not have.
 pub(super) fn of(imports: &[String]) -> Vec<CapabilityUse> {
-    let known = CAPABILITIES.iter().filter(|capability| !capability.what.is_empty());
-    let known = known.filter(|capability| imports.iter().any(|import| capability.matches(import)));
+    let known = capabilities().filter(|capability| !capability.what.is_empty());
+    let known = known.filter(|capability| imports.iter().any(|import| matches(capability, import)));
     let mut asks: Vec<_> =
         known.map(|capability| CapabilityUse { what: capability.what.into(), given: capability.given }).collect();
-    let foreign = imports.iter().filter(|import| !CAPABILITIES.iter().any(|capability| capability.matches(import)));
+    let foreign = imports.iter().filter(|import| !capabilities().any(|capability| matches(capability, import)));
     asks.extend(
         foreign.map(|import| CapabilityUse { what: import.clone(), given: "imported, but Lodge does not have it" }),
     );
@@ -103,8 +86,8 @@ pub(super) fn manifest(name: &str, imports: &[String]) -> String {
     let mut text = format!(
         "{routes}\nisolation = \"request\"  # \"service\" reuses instances: several, each with its own memory\n"
     );
-    let asked = |capability: &&Capability| imports.iter().any(|import| capability.matches(import));
-    for grant in CAPABILITIES.iter().filter(asked).filter_map(|capability| capability.grant) {
+    let asked = |capability: &&Capability| imports.iter().any(|import| matches(capability, import));
+    for grant in capabilities().filter(asked).filter_map(|capability| capability.grant) {
         text.push_str(&format!("\n{grant}"));
     }
     text

@@ -267,7 +267,7 @@ impl Scanner {
 
     /// The refusal of a manifest whose component does not exist.
     fn not_there(&self, component: &Path, manifest: &Path) -> Refusal {
-        let line = lodge_manifest::line(self.text(manifest), "component");
+        let line = lodge_manifest::position(self.text(manifest), "component");
         let (directory, name) = (self.path.display(), file_name(component));
         let reason = format!("{line}component: there is no {name} in {directory}");
         Refusal::new(&file_name(manifest), reason, "put it there, or name another")

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::upstreams::lockstep::lockstep;
+use lodge_base::config;
 use lodge_base::ids::mix;
+use lodge_manifest::Manifest;
 use lodge_manifest::upstream::protocol::Scheme;
 use lodge_manifest::upstream::{Percent, Policy};
 
@@ -23,7 +25,9 @@ fn found(ports: &[u16]) -> Vec<(Target, u32)> {
 }
 
 fn spec(keys: &str) -> Arc<Spec> {
-    Arc::new(Spec::read(&format!("[upstream]\nreplicas_file = 'x'\n{keys}")).unwrap())
+    let limits = config::resolve(&[]).unwrap().config.limits;
+    let text = format!("limits.wall = '1d'\n[upstream]\nreplicas_file = 'x'\n{keys}");
+    Manifest::read("far", &text, &limits, 1 << 30).unwrap().upstream.unwrap()
 }
 
 fn set(keys: &str, ports: &[u16], now: Instant) -> Replicas {

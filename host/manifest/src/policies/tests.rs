@@ -1,6 +1,7 @@
+use ipnet::IpNet;
+
 use super::*;
 use crate::Manifest;
-use crate::policies::Policies;
 use lodge_base::config;
 
 fn read(text: &str) -> Result<Policies, String> {
@@ -52,7 +53,7 @@ fn problems_have_lines_and_ways_out() {
         let problem = read(text).unwrap_err();
         assert!(problem.contains(expected), "{problem}");
     };
-    check("\nallow = '10.0.0.0/8'", "line 2: allow: write it as a list");
+    check("\nallow = 10", "line 2: allow: write a list, like [\"10.0.0.0/8\"]");
     check("allow = []", "line 1: allow: it is empty, so no client would be allowed");
     check("deny = ['10.0.0/8']", "line 1: deny: `10.0.0/8` is not a network; write it like");
     check("\n\npriority = 'lowest'", "line 3: priority: `lowest` is not one of `low`, `normal`, `high`");
@@ -65,7 +66,7 @@ fn problems_have_lines_and_ways_out() {
         "[rate]\nlimit = '1/d'\nburst = 1000",
         "line 3: rate.burst: at this rate it would take over a year to refill",
     );
-    check("[rate]\nlimt = '5/s'", "unknown key `rate.limt`; did you mean `limit`?");
+    check("[rate]\nlimt = '5/s'", "unknown key `rate.limt`; did you mean `rate.limit`?");
     check(
         "rate = { limit = '5/s', by = 'ip' }",
         "line 1: rate.by: `ip` is not one of `client`, `service`, `header:NAME`",

@@ -1,0 +1,102 @@
+//! The sections about the component: `enabled`, `component`, `digest` and `ready`.
+
+use serde_json::json;
+
+use crate::Manifest;
+use crate::digest::Digest;
+use crate::schema;
+use crate::section::{Owner, Section, Subject};
+use crate::written::{Problems, Written};
+
+/// `enabled`.
+pub(crate) const ENABLED: Section = Section {
+    name: "enabled",
+    schema: || json!({ "type": "boolean", "default": true, "description": "whether the service is served" }),
+    owner: Owner::All(|manifest, enabled, problems| {
+        manifest.enabled = problems.take(enabled.boolean()).unwrap_or(true);
+    }),
+    ..Section::DEFAULT
+};
+
+/// `component`.
+pub(crate) const COMPONENT: Section = Section {
+    name: "component",
+    schema: || {
+        json!({
+            "type": "string",
+            "pattern": "^[^/\\\\]+\\.wasm$",
+            "description": "file of the component, in the same directory; the default is the manifest's own name",
+        })
+    },
+    owner: Owner::All(component),
+    subject: Subject::File,
+    ..Section::DEFAULT
+};
+
+/// `digest`.
+pub(crate) const DIGEST: Section = Section {
+    name: "digest",
+    schema: || {
+        json!({
+            "type": "string",
+            "pattern": "^sha256:[0-9a-fA-F]{64}$",
+            "description": "the SHA-256 of the component",
+        })
+    },
+    owner: Owner::All(digest),
+    subject: Subject::File,
+    ..Section::DEFAULT
+};
+
+/// `ready`.
+pub(crate) const READY: Section = Section {
+    name: "ready",
+    schema: || {
+        let ready = schema::table(&["path"], json!({ "path": schema::path() }));
+        schema::described(ready, "a path that must respond with 2xx before a version is served")
+    },
+    owner: Owner::All(ready),
+    subject: Subject::Execution,
+    ..Section::DEFAULT
+};
+
+fn component(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {
+    let name = problems.take(written.string("write the name of a file, like \"other.wasm\""));
+    if let Some(name) = name.filter(|name| name.contains(['/', '\\']) || !name.ends_with(".wasm")) {
+        problems.push(written.error(format!("`{name}` must be the name of a .wasm file in the same directory")));
+    }
+    manifest.component = name.map(str::to_owned);
+}
+
+fn digest(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {
+    const FORM: &str = "write \"sha256:\" and 64 hexadecimal digits";
+    let read = written.string(FORM).and_then(|text| {
+        let digest = text.strip_prefix("sha256:").and_then(Digest::read);
+        digest.ok_or_else(|| written.error(format!("`{text}` is not a digest; {FORM}")))
+    });
+    manifest.digest = problems.take(read);
+}
+
+fn ready(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {
+    let Some(keys) = written.table() else {
+        return problems.push(written.error("write ready.path = \"/health\""));
+    };
+    for key in &keys {
+        if key.name != "ready.path" {
+            problems.push(key.unknown("ready", &["path"]));
+            continue;
+        }
+        let path = problems.take(key.string("write a path, like \"/health\""));
+        if let Some(path) = path.filter(|path| !is_path(path)) {
+            problems.push(key.error(format!("`{path}` is not a path; write it like \"/health\"")));
+        }
+        manifest.ready = path.map(str::to_owned);
+    }
+    if !written.has("path") {
+        problems.push(written.at("ready.path is missing; write it like \"/health\""));
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())
+}

@@ -1,0 +1,206 @@
+//! The sections of a manifest: every key at its top level, as a value.
+//!
+//! A [`Section`] says everything about its key. The reader of manifests, the list of known keys, "did you mean", the
+//! JSON Schema, the check of the docs, the admin API and `lodge inspect` go through [`SECTIONS`].
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::policies::RouteSettings;
+use crate::written::{Problems, Written, resembled};
+use crate::{Manifest, adaptive, breaker, build, cache, clients, component, grants, limits, policies, rate, routes};
+use crate::{sandbox, share, upstream};
+
+/// Every section, in the order of the docs.
+pub static SECTIONS: &[&Section] = &[
+    &component::ENABLED,
+    &component::COMPONENT,
+    &component::DIGEST,
+    &component::READY,
+    &sandbox::ISOLATION,
+    &sandbox::CPU_WEIGHT,
+    &limits::SECTION,
+    &sandbox::ENV,
+    &grants::CALLS,
+    &grants::HTTP,
+    &routes::SECTION,
+    &cache::SECTION,
+    &clients::ALLOW,
+    &clients::DENY,
+    &policies::PRIORITY,
+    &rate::SECTION,
+    &breaker::SECTION,
+    &adaptive::SECTION,
+    &upstream::SECTION,
+    &share::PERCENT,
+    &share::MATCH,
+    &share::MIRROR,
+    &share::ROLLBACK,
+    &share::STICKY,
+    &build::SECTION,
+];
+
+/// A key at the top level of a manifest: a section such as `[rate]`, or a single value such as `digest`.
+pub struct Section {
+    /// The key.
+    pub name: &'static str,
+    /// The page of the docs with its keys: `docs/<page>.md`.
+    pub page: &'static str,
+    /// Its JSON Schema. The properties are the keys inside of it.
+    pub schema: fn() -> Value,
+    /// Who may have it, and how it is read.
+    pub(crate) owner: Owner,
+    /// What it configures.
+    pub(crate) subject: Subject,
+    /// What the admin API and `lodge inspect` show of it.
+    pub view: Option<View>,
+    /// The capability that it grants.
+    pub capability: Option<&'static Capability>,
+}
+
+/// Who may have a section, and its reader.
+#[derive(Clone, Copy)]
+pub(crate) enum Owner {
+    /// A service and each of its versions.
+    All(fn(&mut Manifest, &Written<'_>, &mut Problems)),
+    /// A service, for all its versions.
+    Service(fn(&mut Manifest, &Written<'_>, &mut Problems)),
+    /// A version.
+    Version(fn(&mut Manifest, &Written<'_>, &mut Problems)),
+    /// A service, for all its versions, and each of its routes.
+    Route(fn(&mut RouteSettings, &Written<'_>, &mut Problems)),
+}
+
+/// What a section configures. Decides whether it may stand beside `[upstream]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Requests, or the service as a whole.
+    Service,
+    /// The file of the component.
+    File,
+    /// The execution of the component. An upstream may inherit it, for versions that are components.
+    Execution,
+}
+
+/// What the admin API and `lodge inspect` show of a section.
+pub struct View {
+    /// The label in `lodge inspect`.
+    pub label: &'static str,
+    /// The value in the API; `None` if there is nothing to show. It must not contain secrets.
+    pub value: fn(&Manifest) -> Option<Value>,
+    /// The value in words.
+    pub text: fn(&Value) -> String,
+}
+
+/// A capability of guests: what a component imports, and the keys that grant it.
+pub struct Capability {
+    /// Its name; empty for interfaces that others are built on.
+    pub what: &'static str,
+    /// The interfaces; one that ends with `/` is a prefix.
+    pub interfaces: &'static [&'static str],
+    /// Whether and how it is granted.
+    pub given: &'static str,
+    /// The lines of a manifest that grant it.
+    pub grant: Option<&'static str>,
+}
+
+impl Section {
+    /// A section about a service, which is not shown. For `..` in the definition of a section.
+    pub(crate) const DEFAULT: Self = Self {
+        name: "",
+        page: "manifest",
+        schema: || Value::Null,
+        owner: Owner::All(|_, _, _| {}),
+        subject: Subject::Service,
+        view: None,
+        capability: None,
+    };
+
+    /// Returns the keys inside of the section, with dots between the parts, and their defaults as text. A default that
+    /// does not exist is empty. Returns nothing for a single value.
+    pub fn keys(&self) -> Vec<(String, String)> {
+        let mut keys = Vec::new();
+        collect("", &(self.schema)(), &mut keys);
+        keys
+    }
+
+    /// Whether it is written as `[name]`.
+    fn is_table(&self) -> bool {
+        (self.schema)().get("type").is_some_and(|kind| kind == "object")
+    }
+}
+
+/// Adds the properties of a schema and those of its alternatives.
+fn collect(prefix: &str, schema: &Value, into: &mut Vec<(String, String)>) {
+    for (name, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let name = format!("{prefix}{name}");
+        if inner.get("properties").is_some() {
+            collect(&format!("{name}."), inner, into);
+        } else {
+            into.push((name, inner.get("default").map_or(String::new(), words)));
+        }
+    }
+    for alternative in schema.get("anyOf").and_then(Value::as_array).into_iter().flatten() {
+        collect(prefix, alternative, into);
+    }
+}
+
+/// Returns the section with this key.
+pub(crate) fn find(name: &str) -> Option<&'static Section> {
+    SECTIONS.iter().copied().find(|section| section.name == name)
+}
+
+/// Returns what the admin API shows of a manifest, by section.
+pub fn views(manifest: &Manifest) -> BTreeMap<String, Value> {
+    let shown = |section: &&&Section| manifest.upstream.is_none() || section.subject == Subject::Service;
+    let view = |section: &&Section| Some((section.name.to_owned(), (section.view.as_ref()?.value)(manifest)?));
+    SECTIONS.iter().filter(shown).filter_map(view).collect()
+}
+
+/// Returns the value of a view in words: items and keys with commas between them.
+pub fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::Object(keys) => {
+            keys.iter().map(|(key, value)| format!("{key} {}", words(value))).collect::<Vec<_>>().join(", ")
+        }
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// Returns the hint for a key that is in a section and belongs to the top level of the manifest.
+pub fn misplaced(name: &str) -> Option<String> {
+    let section = find(name.split('.').next().unwrap_or(name))?;
+    Some(match section.is_table() {
+        true => format!("`{0}` is a section of the manifest; write [{0}]", section.name),
+        false => format!("`{name}` is a key of the manifest; write it above the first [section]"),
+    })
+}
+
+/// Returns the problem that the manifest has no such section. The hint names a similar one, or the section that has
+/// this key.
+pub(crate) fn unknown(key: &Written<'_>) -> String {
+    let known: Vec<_> = SECTIONS.iter().map(|section| section.name).collect();
+    let near = || Some(format!("did you mean `{}`?", resembled(&key.name, &known)?));
+    key.unknown_with(home(key).or_else(near), &known)
+}
+
+/// Returns the hint for a key that is at the top level and belongs into a section.
+fn home(key: &Written<'_>) -> Option<String> {
+    let (name, is_table) = (&key.name, key.item().is_some());
+    let part = format!("{name}.");
+    SECTIONS.iter().filter(|section| section.is_table()).find_map(|section| {
+        let keys = section.keys();
+        if keys.iter().any(|(known, _)| known.starts_with(&part)) {
+            return Some(format!("`{name}` is a part of [{0}]; write [{0}.{name}]", section.name));
+        }
+        let has = !is_table && keys.iter().any(|(known, _)| known == name);
+        has.then(|| format!("`{name}` is a key of [{}]", section.name))
+    })
+}
+
+#[cfg(test)]
+mod tests;

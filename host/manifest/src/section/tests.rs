@@ -1,0 +1,125 @@
+//! Everything that is derived from a section has every section.
+
+use super::*;
+use lodge_base::config;
+
+fn read(text: &str) -> Result<Manifest, String> {
+    let limits = config::resolve(&[]).unwrap().config.limits;
+    let service = Manifest::read("users", text, &limits, 1 << 30);
+    service.map_err(|problems| problems.join("\n"))
+}
+
+fn version(text: &str) -> Result<Manifest, String> {
+    read("").unwrap().version(text, 1 << 30).map_err(|problems| problems.join("\n"))
+}
+
+#[test]
+fn a_section_is_in_all_that_derives_from_it() {
+    let (schema, listed) = (crate::schema::manifest(), read("zzz = 1").unwrap_err());
+    for section in SECTIONS {
+        let name = section.name;
+        assert!(schema["properties"][name].is_object(), "the schema has no {name}");
+        assert!(listed.contains(&format!("`{name}`")), "{listed}");
+        let typo = read(&format!("{name}x = 1")).unwrap_err();
+        assert_eq!(typo, format!("line 1: unknown key `{name}x`; did you mean `{name}`?"));
+        let inside = read(&format!("[build]\n{name} = 1")).unwrap_err();
+        assert!(inside.starts_with(&format!("line 2: unknown key `build.{name}`; `{name}` is a ")), "{inside}");
+        assert_eq!(SECTIONS.iter().filter(|other| other.name == name).count(), 1, "{name} is there twice");
+    }
+}
+
+/// Keys of a section: its reader knows those of its schema, and no others.
+#[test]
+fn a_reader_knows_the_keys_of_its_schema() {
+    let mut checked = 0;
+    for section in SECTIONS {
+        let problems = |key: &str, value: &str| {
+            let text = format!("{}.{key} = {value}", section.name);
+            let problems = if matches!(section.owner, Owner::Version(_)) { version(&text) } else { read(&text) };
+            problems.err().unwrap_or_default()
+        };
+        let keys = section.keys();
+        for (key, default) in &keys {
+            assert!(!problems(key, "'no'").contains("unknown key"), "{}.{key}", section.name);
+            let value = if default.parse::<f64>().is_ok() { default.clone() } else { format!("'{default}'") };
+            let found = problems(key, &value);
+            let refused = [format!("{}.{key}: `{default}`", section.name), format!("{}.{key}: must", section.name)];
+            assert!(default.is_empty() || !refused.iter().any(|refused| found.contains(refused)), "{found}");
+            checked += 1;
+        }
+        if !keys.is_empty() {
+            let unknown = problems("zzzzzz", "1");
+            assert!(
+                unknown.contains(&format!("unknown key `{}.zzzzzz`, expected one of `", section.name)),
+                "{unknown}"
+            );
+            let (key, _) = &keys[0];
+            let near = problems(&format!("{key}x"), "1");
+            assert!(near.contains(&format!("; did you mean `{}.", section.name)), "{near}");
+        }
+    }
+    assert!(checked > 50, "{checked} keys");
+}
+
+/// A section is refused where it does not belong.
+#[test]
+fn a_section_has_its_owners() {
+    for section in SECTIONS {
+        let text = format!("{} = {{}}", section.name);
+        let refused =
+            |manifest: Result<Manifest, String>, by: &str| manifest.is_err_and(|problem| problem.contains(by));
+        let of_service = refused(version(&text), "a version cannot set this");
+        let of_version = refused(read(&text), "only a version can set this");
+        let wanted = match section.owner {
+            Owner::All(_) => (false, false),
+            Owner::Service(_) | Owner::Route(_) => (true, false),
+            Owner::Version(_) => (false, true),
+        };
+        assert_eq!((of_service, of_version), wanted, "{}", section.name);
+        let route = format!("routes = [{{ path = '/', {text} }}]");
+        let of_routes = !refused(read(&route), &format!("unknown key `{}`", section.name));
+        assert_eq!(of_routes, matches!(section.owner, Owner::Route(_)), "{}", section.name);
+        let elsewhere = refused(read(&format!("{text}\nupstream.replicas = ['http://a']")), "[upstream] says");
+        assert_eq!(elsewhere, section.subject != Subject::Service, "{}", section.name);
+    }
+}
+
+#[test]
+fn a_view_is_what_the_manifest_says() {
+    let text =
+        "calls = ['users', 'hello']\nhttp = 'https://*.example.org'\nisolation = 'service'\nenv.TOKEN = 'secret'";
+    let manifest = read(text).unwrap();
+    let shown = views(&manifest);
+    assert_eq!(
+        serde_json::to_value(&shown).unwrap(),
+        serde_json::json!({ "calls": ["users", "hello"], "http": ["https://*.example.org"], "isolation": "service" })
+    );
+    assert_eq!(words(&shown["calls"]), "users, hello");
+    assert_eq!(words(&serde_json::json!({ "a": 1, "b": ["x", "y"] })), "a 1, b x, y");
+    assert_eq!(views(&read("").unwrap()).into_keys().collect::<Vec<_>>(), ["isolation"]);
+    let elsewhere = manifest.version("upstream.replicas = ['http://a']", 1 << 30).unwrap();
+    assert!(views(&elsewhere).is_empty(), "an upstream has no sandbox");
+}
+
+#[test]
+fn a_key_has_its_place() {
+    for (name, said) in [
+        ("calls", "`calls` is a key of the manifest; write it above the first [section]"),
+        ("ready.path", "`ready` is a section of the manifest; write [ready]"),
+        ("limits", "`limits` is a section of the manifest; write [limits]"),
+    ] {
+        assert!(misplaced(name).unwrap().starts_with(said), "{:?}", misplaced(name));
+    }
+    assert_eq!(misplaced("wal"), None);
+    for (text, said) in [
+        ("command = 'x'", "line 1: unknown key `command`; `command` is a key of [build]"),
+        (
+            "[retry]\nattempts = 1",
+            "line 1: unknown key `retry`; `retry` is a part of [upstream]; write [upstream.retry]",
+        ),
+        ("[limit]\nwall = '1s'", "line 1: unknown key `limit`; did you mean `limits`?"),
+    ] {
+        let problem = read(text).unwrap_err();
+        assert_eq!(problem, said);
+    }
+}
