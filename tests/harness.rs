@@ -1,5 +1,4 @@
-//! Guests, hosts and clients for the tests. Everything waits for something that happens, with a bound; nothing sleeps
-//! and hopes.
+//! Guests, hosts and clients for the tests. Tests wait for events, with a bound, and never only for time.
 
 mod browser;
 mod client;
@@ -26,7 +25,7 @@ pub(crate) use narrow::{Narrow, unread};
 pub(crate) use process::{Leashed, Process, lodge, output};
 pub(crate) use replica::{Habit, Replica};
 
-/// No wait of a test is longer, whatever the machine is doing.
+/// The longest wait of a test, on any machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The project's root.
@@ -34,7 +33,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// The directory of built guests; builds all of them at the first call.
+/// The directory of built guests. Builds all of them at the first call.
 pub(crate) fn guests() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -56,7 +55,7 @@ pub(crate) fn cache() -> &'static str {
     concat!(env!("CARGO_TARGET_TMPDIR"), "/cache")
 }
 
-/// Every guest crate, the samples and the habits.
+/// The names of all guest crates.
 pub(crate) fn guest_names() -> Vec<String> {
     let mut names = Vec::new();
     for directory in ["guests", "tests/guests"] {
@@ -71,20 +70,20 @@ pub(crate) fn guest_names() -> Vec<String> {
     names
 }
 
-/// The component of one guest.
+/// The component of a guest.
 pub(crate) fn wasm(name: &str) -> PathBuf {
     guests().join(format!("{name}.wasm"))
 }
 
-/// Tests that measure time run alone; the others beside each other.
+/// Tests that measure time run alone; the others run concurrently.
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
-/// For as long as this is held, no host of [`Setup::start`] runs beside the test that holds it.
+/// While this is held, no host of [`Setup::start`] runs in another test.
 pub(crate) async fn alone() -> impl Drop {
     MACHINE.write().await
 }
 
-/// A directory of guests, a configuration, and soon a host.
+/// A directory of guests and a configuration for a host.
 pub(crate) struct Setup {
     pub(crate) directory: tempfile::TempDir,
     settings: BTreeMap<String, String>,
@@ -118,10 +117,10 @@ pub(crate) fn host(names: &[&str]) -> Setup {
     let settings = [
         ("listen", "127.0.0.1:0"),
         ("admin", "127.0.0.1:0"),
-        // Each slot is address space, and tests start many hosts.
+        // Each slot reserves address space, and tests start many hosts.
         ("engine.instances", "100"),
         ("engine.warm", "10"),
-        // Cranelift is slow where it is not optimised.
+        // Cranelift is slow without optimisation.
         ("cache.directory", cache()),
     ];
     let settings = settings.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
@@ -136,19 +135,19 @@ impl Setup {
         self
     }
 
-    /// Compiles with these.
+    /// Compiles with this program.
     pub(crate) fn tiers(mut self, tiers: Tiers) -> Self {
         self.program.tiers = tiers;
         self
     }
 
-    /// Compiles in a process of this program, or in the host's own.
+    /// Compiles in a child process of this program, or in the host's own process.
     pub(crate) fn compiler(mut self, program: Option<&Path>) -> Self {
         self.program.compiler = program.map(Path::to_owned);
         self
     }
 
-    /// Tells clients why a file is refused, as `lodge dev` does.
+    /// Shows clients why a file is refused, as `lodge dev` does.
     pub(crate) fn explaining(mut self) -> Self {
         self.program.explains = true;
         self
@@ -159,19 +158,19 @@ impl Setup {
         self.file(&format!("{name}.toml"), text.as_bytes())
     }
 
-    /// Puts any file into the directory.
+    /// Writes any file into the directory.
     pub(crate) fn file(self, name: &str, bytes: &[u8]) -> Self {
         std::fs::write(self.directory.path().join(name), bytes).expect("the directory is writable");
         self
     }
 
-    /// Puts a guest there under another name.
+    /// Adds a guest under another name.
     pub(crate) fn named(self, guest: &str, name: &str) -> Self {
         let bytes = std::fs::read(wasm(guest)).expect("the guest is built");
         self.file(&format!("{name}.wasm"), &bytes)
     }
 
-    /// No other test beside this one: it measures time.
+    /// Runs alone, for a test that measures time.
     pub(crate) fn alone(mut self) -> Self {
         self.alone = true;
         self
@@ -184,7 +183,7 @@ impl Setup {
         host
     }
 
-    /// Starts the host, and waits for nothing.
+    /// Starts the host without waiting for its files.
     pub(crate) async fn begin(mut self) -> TestHost {
         let machine =
             if self.alone { Machine::Alone(MACHINE.write().await) } else { Machine::Shared(MACHINE.read().await) };
@@ -204,22 +203,22 @@ impl Setup {
 }
 
 impl TestHost {
-    /// GET of a path.
+    /// Sends a GET for a path.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         get(self.address, path).await
     }
 
-    /// A connection of its own.
+    /// Opens a connection.
     pub(crate) async fn connect(&self) -> Connection {
         Connection::http1(self.address).await
     }
 
-    /// The directory that it serves.
+    /// The directory of the host.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// What was refused, one line each.
+    /// The refusals, one line each.
     pub(crate) fn refusals(&self) -> Vec<String> {
         self.current.snapshot().refusals.iter().map(ToString::to_string).collect()
     }
@@ -229,7 +228,7 @@ impl TestHost {
         drop(self.stop.take());
     }
 
-    /// How it ended, after a stop.
+    /// How it ended after a stop.
     pub(crate) async fn ended(mut self) -> Ended {
         self.stop();
         let running = std::mem::replace(&mut self.running, tokio::spawn(async { Ended::Drained }));
@@ -243,28 +242,28 @@ impl Drop for TestHost {
     }
 }
 
-/// Waits for `condition`, which must come true.
+/// Waits until `condition` is true, at most for [`PATIENCE`].
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// `future`, which must end.
+/// Awaits `future`, at most for [`PATIENCE`].
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("an end within the patience of the tests")
 }
 
-/// A service asked over and over while something else goes on; every answer must be right.
+/// A client that sends requests to a service all the time; every response must be right.
 pub(crate) struct Neighbour {
     stop: Arc<std::sync::atomic::AtomicBool>,
     asking: JoinHandle<usize>,
 }
 
 impl Neighbour {
-    /// Asks hello at `address`.
+    /// Sends requests for hello to `address`.
     pub(crate) fn of(host: &TestHost) -> Self {
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (address, stopped) = (host.address, Arc::clone(&stop));
@@ -272,7 +271,11 @@ impl Neighbour {
             let mut answers = 0;
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
                 let answer = get(address, "/hello").await;
-                assert_eq!((answer.status, answer.text()), (200, "Hello, World!".into()), "a neighbour was disturbed");
+                assert_eq!(
+                    (answer.status, answer.text()),
+                    (200, "Hello, World!".into()),
+                    "another service was affected"
+                );
                 answers += 1;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -281,7 +284,7 @@ impl Neighbour {
         Self { stop, asking }
     }
 
-    /// How many answers it got.
+    /// The number of responses.
     pub(crate) async fn answers(self) -> usize {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
         within(self.asking).await.expect("every answer was right")

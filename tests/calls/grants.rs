@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::calls::outgoing::{SENDERS, World, ask, outcome};
 use crate::harness::{Process, get, host, until};
 
-/// What is not listed is denied, and nobody is connected to; the log has the line that would allow it.
+/// A request to an origin that is not listed is denied without a connection, and the log has the line that would allow
+/// it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_listed_is_denied() {
+async fn unlisted_origins_are_denied() {
     let world = World::start().await;
     let port = world.address.port();
-    // By scheme, by port and by name, each nearly right; "caller3" has no manifest at all.
+    // Each differs in scheme, port or name; "caller3" has no manifest.
     let list = format!(
         "http = ['https://{0}', 'http://127.0.0.1:1', 'http://localhos:{port}', 'http://*.localhost:{port}']",
         world.address
@@ -34,9 +35,9 @@ async fn what_is_not_listed_is_denied() {
     assert_eq!(world.connections.load(Relaxed), 0);
 }
 
-/// A name that is listed and leads to this machine: refused after it was resolved, unless the address is listed, too.
+/// A listed name that resolves to this machine is refused, unless the address is listed, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_lead_inside_are_refused() {
+async fn listed_names_with_private_addresses_are_refused() {
     let world = World::start().await;
     let port = world.address.port();
     let setup = host(&["caller", "caller3"])
@@ -45,7 +46,7 @@ async fn names_that_lead_inside_are_refused() {
         .named("caller", "trusted")
         .manifest("trusted", &format!("http = ['http://localhost:{port}', 'http://127.0.0.0:*/8', 'http://[::1]:*']"));
     let process = Process::serve(setup.directory.path(), &[]).await;
-    // The last two are 127.0.0.1 to a resolver of the old school, or in IPv6.
+    // The last two are 127.0.0.1 in old notations or in IPv6.
     let names = ["localhost", "127.0.0.1", "127.1", "2130706433", "[::ffff:127.0.0.1]"];
     for sender in SENDERS {
         for name in names {
@@ -59,7 +60,7 @@ async fn names_that_lead_inside_are_refused() {
         let refused = ask(process.address, sender, &format!("http://localhost:{port}/"), &[]).await;
         assert!(refused.header("x-error").contains("DestinationIpProhibited"), "{refused:?}");
     }
-    assert_eq!(world.connections.load(Relaxed), 0, "somebody was connected to");
+    assert_eq!(world.connections.load(Relaxed), 0, "a connection was made");
     until("the log says what would allow it", || {
         process.log().contains(&format!(
             "`http = [\"http://localhost:{port}\", \"http://127.0.0.1:{port}\"]` in caller.toml, above its first [section]"
@@ -70,9 +71,9 @@ async fn names_that_lead_inside_are_refused() {
     assert_eq!((reached.status, reached.header("x-kept").as_str()), (200, "1"), "{reached:?}");
 }
 
-/// A guest that lacks a grant and says so instead of answering: that is no fault of its client, and counts as a failure.
+/// A guest that returns the denial of its own request is a failed service, not a mistake of its client.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_that_is_passed_on_is_a_failure() {
+async fn a_returned_denial_is_a_failure() {
     let host = host(&["caller3"]).manifest("caller3", "[breaker]\ncalls = 4\nopen = '1m'").start().await;
     let passed_on = [("x-times", "1")];
     for to in ["http://127.0.0.1:1/", "http://users.internal/"].into_iter().cycle().take(4) {
@@ -87,9 +88,9 @@ async fn a_denial_that_is_passed_on_is_a_failure() {
     assert!((outcome(&host, "caller3", "denied").await - 4.0).abs() < 0.1);
 }
 
-/// A guest that may reach the admin listener is no operator, with or without a token.
+/// A guest that may send requests to the admin listener is not an operator, with or without a token.
 #[tokio::test(flavor = "multi_thread")]
-async fn guests_are_no_operators() {
+async fn guests_are_not_operators() {
     let list = "http = ['http://127.0.0.1:1', 'http://127.0.0.0:*/8']";
     let setup = host(&["caller", "caller3"]).manifest("caller", list).manifest("caller3", list);
     let open = Process::serve(setup.directory.path(), &[]).await;

@@ -11,9 +11,9 @@ use lodge_traffic::proxy::headers::Peer;
 use crate::calls::local::{ALL, CALLERS, ask, metric, until_idle};
 use crate::harness::{Connection, host, until};
 
-/// Two chains that never end by themselves, and one that is just as deep as it may be.
+/// Two chains of calls that never end by themselves, and one of exactly the allowed depth.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loop_ends() {
+async fn a_loop_of_calls_ends() {
     let limits = "calls = '*'\nlimits.call_depth = 4";
     let host =
         host(&["caller", "caller3", "hello"]).manifest("caller", limits).manifest("caller3", limits).start().await;
@@ -24,19 +24,19 @@ async fn a_loop_ends() {
     }
     let refused = metric(&host, "lodge_refusals_total{service=\"caller\",reason=\"call-depth\"}").await;
     assert!((refused - 1.0).abs() < 0.1);
-    // In turns, three calls deep and then out of it.
+    // Both callers in turn, three calls deep, and then another service.
     let chain = "http://caller3.internal/ http://caller.internal/ http://caller3.internal/ http://hello.internal/hello";
     assert_eq!(ask(&host, "caller", chain, &[]).await.text(), "Hello, World!");
     let longer = format!("http://caller.internal/ {chain}");
-    assert_eq!(ask(&host, "caller3", &longer, &[]).await.text(), "Hello, World!", "hello itself has the usual limit");
+    assert_eq!(ask(&host, "caller3", &longer, &[]).await.text(), "Hello, World!", "hello has the default limit");
     let deeper = format!("http://caller3.internal/ {longer}");
     assert_eq!(ask(&host, "caller3", &deeper, &[]).await.problem(), "call-depth");
     until_idle(&host).await;
 }
 
-/// A client that goes away takes the callee along, and so does a caller that does not wait.
+/// A callee ends when the client leaves, and when the caller stops waiting.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_leaves_takes_the_callee_along() {
+async fn a_callee_ends_with_its_caller() {
     let host = host(&["caller", "caller3", "sleeper", "sleeper3"])
         .manifest("caller", ALL)
         .manifest("caller3", ALL)
@@ -63,7 +63,7 @@ async fn who_leaves_takes_the_callee_along() {
                 let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
                 Connection::http1(address).await.ask(Method::GET, &format!("/{caller}"), &headers, "").await
             });
-            until("the callee is at work", sleeping(callee)).await;
+            until("the callee runs", sleeping(callee)).await;
             asking.abort();
             until_idle(&host).await;
         }
@@ -74,9 +74,10 @@ async fn who_leaves_takes_the_callee_along() {
     assert!(metric(&host, "lodge_transfers_aborted_total{service=\"sleeper\",reason=\"client-gone\"}").await > 0.5);
 }
 
-/// A callee has what its caller has left, not its own half minute; and a guest's own patience ends a call as well.
+/// A callee has the remaining time of its caller, not 30 seconds of its own. A timeout of the guest ends a call as
+/// well.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_callers_time_is_the_callees() {
+async fn a_callee_has_its_callers_deadline() {
     let host = host(&["caller", "caller3", "sleeper", "sleeper3"])
         .manifest("caller", "calls = '*'\nlimits = { wall = '400ms', cpu = '400ms' }")
         .manifest("caller3", "calls = '*'\nlimits = { wall = '400ms', cpu = '400ms' }")
@@ -88,7 +89,7 @@ async fn the_callers_time_is_the_callees() {
         let start = Instant::now();
         let late = ask(&host, caller, &format!("http://{callee}.internal/"), &[]).await;
         assert_eq!((late.status, late.problem().as_str()), (504, "wall-time"));
-        assert!(start.elapsed() < Duration::from_secs(10), "the callee has half a minute of its own");
+        assert!(start.elapsed() < Duration::from_secs(10), "the callee has 30 seconds of its own");
         until_idle(&host).await;
     }
     let first = ask(&host, "patient", "http://sleeper.internal/", &[("x-first", "100")]).await;
@@ -96,9 +97,9 @@ async fn the_callers_time_is_the_callees() {
     until_idle(&host).await;
 }
 
-/// Its caller's time ends a callee also when nobody takes the request back.
+/// The deadline of its caller ends a callee even if the request is not cancelled.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_is_carried() {
+async fn a_deadline_reaches_the_callee() {
     let host = host(&["sleeper", "sleeper3"]).start().await;
     let config = lodge_base::config::resolve(&[]).unwrap().config;
     let handler = Handler {
@@ -126,13 +127,13 @@ async fn a_deadline_is_carried() {
         let request = Request::get(format!("http://{callee}.internal/")).body(http_body_util::Empty::new()).unwrap();
         let answer = crate::harness::within(handler.answer(&peer, Some(&call), request)).await;
         assert_eq!(answer.status(), 504);
-        assert!(deadline.elapsed() < Duration::from_secs(10), "it had half a minute of its own");
+        assert!(deadline.elapsed() < Duration::from_secs(10), "it had 30 seconds of its own");
     }
 }
 
-/// What a callee computes is its own: the caller's CPU limit is for the caller.
+/// The CPU time of a callee counts for the callee's limit, not for the caller's.
 #[tokio::test(flavor = "multi_thread")]
-async fn cpu_time_is_charged_to_who_computes() {
+async fn cpu_time_is_charged_to_the_callee() {
     let host = host(&["caller", "caller3", "spin", "spin3"])
         .manifest("caller", "calls = '*'\nlimits.cpu = '100ms'")
         .manifest("caller3", "calls = '*'\nlimits.cpu = '100ms'")
@@ -143,7 +144,7 @@ async fn cpu_time_is_charged_to_who_computes() {
     for caller in CALLERS {
         for callee in ["spin", "spin3"] {
             let spun = ask(&host, caller, &format!("http://{callee}.internal/"), &[]).await;
-            // The callee's own end, in an answer of its own: were the caller charged, it would have ended first.
+            // The callee reaches its limit, in its own response. If the caller were charged, it would have ended first.
             assert_eq!((spun.status, spun.problem().as_str()), (504, "cpu-time"), "{caller} to {callee}");
         }
         let failed =

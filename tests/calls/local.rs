@@ -9,25 +9,25 @@ use http_body_util::BodyExt;
 use crate::harness::{Answer, Connection, Process, TestHost, fed, get, host, until};
 use crate::observe::traces::Collector;
 
-/// The guests that call, 0.2 and 0.3.
+/// The calling guests, 0.2 and 0.3.
 pub(crate) const CALLERS: [&str; 2] = ["caller", "caller3"];
 
 pub(crate) const ALL: &str = "calls = '*'";
 
-/// Asks `caller` to send a request to `to`.
+/// Makes `caller` send a request to `to`.
 pub(crate) async fn ask(host: &TestHost, caller: &str, to: &str, more: &[(&str, &str)]) -> Answer {
     let headers: Vec<_> = [("x-to", to)].into_iter().chain(more.iter().copied()).collect();
     host.connect().await.ask(Method::GET, &format!("/{caller}"), &headers, "").await
 }
 
-/// A metric, zero when there is no such series yet.
+/// A metric; 0 if the series does not exist yet.
 pub(crate) async fn metric(host: &TestHost, series: &str) -> f64 {
     crate::observe::metrics::series(&get(host.admin, "/metrics").await.text()).get(series).copied().unwrap_or_default()
 }
 
-/// By both versions, to both versions: the callee sees who calls and what was asked, and nothing that was forged.
+/// From both versions to both versions. The callee gets the caller's name and the request, and no forged headers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_is_reached_by_its_name() {
+async fn a_service_is_called_by_its_name() {
     let host = host(&["caller", "caller3", "echo", "echo3", "users"])
         .manifest("caller", "calls = ['echo', 'echo3', 'users']")
         .manifest("caller3", "calls = ['ECHO', 'echo3', 'users']")
@@ -45,10 +45,10 @@ async fn a_service_is_reached_by_its_name() {
             assert!(seen.contains(&format!("{callee}.internal:81 /any/path/head?q=1\n")), "{seen}");
             assert!(seen.contains(&format!("forwarded: for=_{caller};host=\"{callee}.internal:81\"")), "{seen}");
             assert!(seen.contains("x-own: kept\n") && !seen.contains("6.6.6.6"), "{seen}");
-            // One id joins the lines of both.
+            // The log lines of both share one id.
             assert!(seen.contains(&format!("x-request-id: {}\n", answer.header("x-request-id"))), "{seen}");
         }
-        // What the host says instead of a callee is what a client gets.
+        // An error of the host in place of the callee is what a client would get.
         let missing = ask(&host, caller, "http://users.internal/nothing", &[]).await;
         assert_eq!(missing.status, 404);
     }
@@ -59,9 +59,9 @@ async fn a_service_is_reached_by_its_name() {
     assert!((connections - 8.0).abs() < 0.1, "one for each of the client's, and none for a call: {connections}");
 }
 
-/// What the manifest does not list is denied, said with the line that would allow it, and not even looked for.
+/// A call that the manifest does not list is denied without a lookup, and logged with the line that would allow it.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_who_is_listed_is_called() {
+async fn only_listed_services_are_called() {
     let setup = host(&["caller", "caller3", "users"]).manifest("caller", "calls = ['echo']");
     let process = Process::serve(setup.directory.path(), &[]).await;
     for caller in CALLERS {
@@ -85,9 +85,9 @@ async fn only_who_is_listed_is_called() {
     assert!((denied - 32.0).abs() < 0.1 && metrics["lodge_calls_total{service=\"caller\"}"] < 0.1, "{metrics:#?}");
 }
 
-/// A call that fails is answered as a client is: with the host's own words, and the caller lives.
+/// A failed call gets the host's error response, as a client does, and the caller continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_of_the_callee_are_answers() {
+async fn failures_of_the_callee_are_responses() {
     let host =
         host(&["caller", "caller3", "trap", "hello"]).manifest("caller", ALL).manifest("caller3", ALL).start().await;
     for caller in CALLERS {
@@ -101,17 +101,17 @@ async fn failures_of_the_callee_are_answers() {
     assert!(metric(&host, "lodge_requests_total{service=\"caller\",code=\"5xx\"}").await > 0.5);
 }
 
-/// Waits until no service has anything in flight.
+/// Waits until no service has a request in flight.
 pub(crate) async fn until_idle(host: &TestHost) {
-    until("every place is given back", || {
+    until("every slot is free", || {
         host.current.snapshot().targets.iter().all(|target| target.admission.in_flight() == 0)
     })
     .await;
 }
 
-/// Body by body, and frame by frame: what the client sends next depends on what came back.
+/// Frame by frame: what the client sends next depends on what it received.
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_stream_both_ways() {
+async fn bodies_stream_in_both_directions() {
     let host = host(&["caller3", "echo", "echo3"]).manifest("caller3", ALL).start().await;
     for callee in ["echo", "echo3"] {
         let (sender, body) = fed();
@@ -137,9 +137,9 @@ async fn bodies_stream_both_ways() {
     }
 }
 
-/// Much more than any buffer holds, by both callers, whole; and read by the guest itself.
+/// Bodies larger than any buffer pass completely through both callers, and through a guest that reads them.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_are_whole() {
+async fn large_bodies_are_complete() {
     let host =
         host(&["caller", "caller3", "drip", "echo3"]).manifest("caller", ALL).manifest("caller3", ALL).start().await;
     let body = "0123456789abcdef".repeat(1 << 14);
@@ -152,14 +152,14 @@ async fn large_bodies_are_whole() {
     let small = "0123456789abcdef".repeat(1 << 6);
     let through = host.connect().await.ask(Method::POST, "/caller", &headers, &small).await;
     assert!(through.text() == small && !through.broken, "{through:?}");
-    // A body that comes slowly is passed on as it comes.
+    // A slow body is forwarded as it arrives.
     let slow = ask(&host, "caller", "http://drip.internal/drip/3", &[]).await;
     assert_eq!((slow.status, slow.broken, slow.body.is_empty()), (200, false, false));
 }
 
-/// An answer that breaks off is no whole answer to a caller, nor to the client behind it.
+/// A response that breaks off is incomplete for the caller, and for its client.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_cut_short_looks_so() {
+async fn an_incomplete_response_stays_incomplete() {
     let host = host(&["caller", "caller3", "cutoff", "cutoff3"])
         .manifest("caller", ALL)
         .manifest("caller3", ALL)
@@ -173,7 +173,7 @@ async fn what_is_cut_short_looks_so() {
     }
 }
 
-/// A call stands in the callee's queue as a client does, and is turned away as one.
+/// A call waits in the callee's queue like a request of a client, and is refused like one.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_admitted() {
     let host = host(&["caller", "drip"])
@@ -184,7 +184,8 @@ async fn calls_are_admitted() {
     let many = ask(&host, "caller", "http://drip.internal/drip/10", &[("x-many", "8")]).await.text();
     let (served, refused) = (many.matches("200").count(), many.matches("503").count());
     assert!(served >= 2 && refused >= 1 && served + refused == 8, "{many}");
-    // The caller takes answers in its own order: one that waits for a place may wait for others that nobody takes yet.
+    // The caller reads responses in its own order, so one that waits for a slot may wait for others that are not read
+    // yet.
     let mut counted = 0.0;
     for reason in ["queue-full", "queue-timeout"] {
         let series = format!("lodge_refusals_total{{service=\"drip\",reason=\"{reason}\"}}");
@@ -197,7 +198,7 @@ async fn calls_are_admitted() {
     until_idle(&host).await;
 }
 
-/// A warm caller gives back every handle that a call takes, in both versions.
+/// A warm caller frees every handle of a call, in both versions.
 #[tokio::test(flavor = "multi_thread")]
 async fn warm_callers_leak_nothing() {
     let warm = "calls = '*'\nisolation = 'service'\nlimits.resources = 40";
@@ -212,9 +213,9 @@ async fn warm_callers_leak_nothing() {
     }
 }
 
-/// A service that is switched off is so for everybody; the suffix is the operator's to choose.
+/// A disabled service gets no calls. The operator sets the suffix of service names.
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_have_their_say() {
+async fn operators_control_calls() {
     let host = host(&["caller", "users"]).manifest("caller", ALL).set("calls.suffix", "svc.local").start().await;
     assert_eq!(ask(&host, "caller", "http://users.svc.local/users", &[]).await.status, 200);
     let other = ask(&host, "caller", "http://users.internal/users", &[]).await;
@@ -251,14 +252,14 @@ async fn a_call_is_in_its_callers_trace() {
         let (outer, inner) = (server(caller), server("header"));
         let guest = find("guest", &|span| span["name"] == "guest" && span["parentId"] == outer["id"]);
         assert_eq!((&inner["traceId"], &inner["parentId"]), (&outer["traceId"], &guest["id"]), "{caller}");
-        assert_eq!(outer["traceId"], seen[3..35], "the callee was told the same trace");
+        assert_eq!(outer["traceId"], seen[3..35], "the callee gets the same trace");
         assert_eq!(inner["tags"]["lodge.request_id"], outer["tags"]["lodge.request_id"]);
     }
 }
 
-/// Which clients may ask is of the network; who calls from inside is in the caller's manifest.
+/// `allow` and `deny` are about clients. Calls are controlled by the manifest of the caller.
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_of_clients_are_for_clients() {
+async fn client_networks_do_not_apply_to_calls() {
     let host =
         host(&["caller", "hello"]).manifest("caller", ALL).manifest("hello", "allow = ['192.0.2.1']").start().await;
     assert_eq!(host.get("/hello").await.problem(), "client-denied");

@@ -19,7 +19,7 @@ use crate::harness::{Answer, Connection, Process, TestHost, fed, get, host, unti
 /// The guests that send requests, 0.2 and 0.3.
 pub(crate) const SENDERS: [&str; 2] = ["caller", "caller3"];
 
-/// A server at a loopback address that stands in for the world: it sends bodies back as they come, and remembers heads.
+/// A server at a loopback address that represents the world: it sends bodies back as they arrive, and remembers heads.
 pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
@@ -59,12 +59,12 @@ impl World {
         format!("http://{}{path}", self.address)
     }
 
-    /// The manifest that allows it, by its address.
+    /// The manifest that allows its address.
     fn allowed(&self) -> String {
         format!("http = ['http://{}']", self.address)
     }
 
-    /// The last request's head.
+    /// The head of the last request.
     fn head(&self) -> http::request::Parts {
         self.heads.lock().unwrap().last().unwrap().clone()
     }
@@ -100,9 +100,9 @@ pub(crate) async fn outcome(host: &TestHost, service: &str, outcome: &str) -> f6
     crate::observe::metrics::series(&get(host.admin, "/metrics").await.text()).get(&series).copied().unwrap_or_default()
 }
 
-/// What is listed is asked, on one connection, with the host's hygiene in both directions.
+/// A listed origin is reached, over one connection, without hop-by-hop headers in both directions.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_listed_is_reached() {
+async fn listed_origins_are_reached() {
     let world = World::start().await;
     let host = host(&["caller", "caller3"])
         .manifest("caller", &world.allowed())
@@ -120,7 +120,7 @@ async fn what_is_listed_is_reached() {
         assert_eq!(head.uri.to_string(), "/status/500?q=1");
         assert_eq!(head.headers["host"], world.address.to_string());
         assert_eq!(head.headers["x-own"], "1");
-        assert_eq!(world.connections.load(Relaxed), n + 1, "a service has a pool of its own");
+        assert_eq!(world.connections.load(Relaxed), n + 1, "each service has its own pool");
         for (class, count) in [("2xx", 2.0), ("3xx", 1.0), ("4xx", 1.0), ("5xx", 1.0)] {
             assert!((outcome(&host, sender, class).await - count).abs() < 0.1, "{sender} {class}");
         }
@@ -156,9 +156,9 @@ async fn bodies_stream() {
     }
 }
 
-/// A guest's own patience, and its client's.
+/// The timeouts of the guest, and of its client's request.
 #[tokio::test(flavor = "multi_thread")]
-async fn waits_have_an_end() {
+async fn waits_are_bounded() {
     let world = World::start().await;
     let host = host(&["caller", "caller3"])
         .manifest("caller", &world.allowed())
@@ -167,16 +167,16 @@ async fn waits_have_an_end() {
         .await;
     let late = ask(host.address, "caller", &world.url("/silent"), &[("x-first", "50")]).await;
     assert!(late.header("x-error").contains("HttpResponseTimeout"), "{late:?}");
-    // The wall time of the request is over all that it sends.
+    // The wall time of the request includes all requests that it sends.
     let late = ask(host.address, "caller3", &world.url("/silent"), &[]).await;
     assert_eq!((late.status, late.problem().as_str()), (504, "wall-time"));
     assert!((outcome(&host, "caller", "timeout").await - 1.0).abs() < 0.1);
-    // Aborted, not yet dropped.
+    // Aborted, but not dropped yet.
     let start = std::time::Instant::now();
     while outcome(&host, "caller3", "cancelled").await < 0.5 {
-        assert!(start.elapsed().as_secs() < 20, "what was sent is not taken back");
+        assert!(start.elapsed().as_secs() < 20, "the outgoing request is not cancelled");
     }
-    // The body stops in its middle.
+    // The body stops in the middle.
     let (sender, body) = fed();
     let request =
         Request::post("/caller3").header("x-to", world.url("/")).header("x-between", "50").header("x-read", "1");
@@ -187,9 +187,9 @@ async fn waits_have_an_end() {
     assert!(answer.status().is_server_error(), "{answer:?}");
 }
 
-/// So many at once; a service that is at its limit disturbs no other.
+/// A limited number in flight; a service at its limit does not affect others.
 #[tokio::test(flavor = "multi_thread")]
-async fn quotas_are_per_service() {
+async fn limits_are_per_service() {
     let world = World::start().await;
     let host = host(&["caller"])
         .manifest("caller", &format!("{}\nlimits.outgoing = 3", world.allowed()))
@@ -208,9 +208,9 @@ async fn quotas_are_per_service() {
     assert!((outcome(&host, "slow", "rate-limit").await - (10 - granted) as f64).abs() < 0.1);
 }
 
-/// The trace goes on into the world, by a span of what was sent below the guest's own.
+/// The trace continues in the world, with a span of the outgoing request below the guest's.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_world_is_told_of_the_trace() {
+async fn traces_continue_in_the_world() {
     let (world, collector) = (World::start().await, crate::observe::traces::Collector::start().await);
     let host = host(&["caller", "caller3"])
         .manifest("caller", &world.allowed())
@@ -236,7 +236,7 @@ async fn the_world_is_told_of_the_trace() {
         assert_eq!((&tags["server.address"], &tags["lodge.service"]), (&"127.0.0.1".into(), &sender.into()));
         assert_eq!(tags["server.port"], world.address.port().to_string());
         assert_eq!((&tags["http.response.status_code"], &tags["error.type"]), (&"404".into(), &"404".into()));
-        // What is not sent is no span, and what is not answered is one that says why.
+        // A request that is not sent has no span; one without a response has a span with the reason.
         let before = collector.spans().len();
         ask(host.address, sender, "http://127.0.0.1:1/", &[]).await;
         ask(host.address, sender, &world.url("/silent"), &[("x-first", "50")]).await;
@@ -247,7 +247,7 @@ async fn the_world_is_told_of_the_trace() {
     }
 }
 
-/// https with the authorities of the system, which here are the test's own; a server that they did not sign is refused.
+/// https with the system's authorities, which are the test's own here. A server that they did not sign is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn https_with_the_systems_authorities() {
     let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -281,8 +281,8 @@ async fn https_with_the_systems_authorities() {
 
 /// Where nobody listens.
 #[tokio::test(flavor = "multi_thread")]
-async fn causes_are_told() {
-    // Bound and not listened at: nobody else gets it meanwhile.
+async fn guests_get_the_cause() {
+    // Bound but not listening, so no other process can use it meanwhile.
     let bound = tokio::net::TcpSocket::new_v4().unwrap();
     bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = bound.local_addr().unwrap();
@@ -295,7 +295,7 @@ async fn causes_are_told() {
     }
 }
 
-/// What a guest says of a request is in the host's memory, and not in its own: it may not be as long as it likes.
+/// Methods and hosts of a guest's request are in the host's memory, so their length is bounded.
 #[tokio::test(flavor = "multi_thread")]
 async fn methods_and_hosts_have_bounds() {
     let world = World::start().await;
@@ -307,7 +307,7 @@ async fn methods_and_hosts_have_bounds() {
         };
         assert_eq!(say(64, &world.url("/")).await.status, 200, "{sender}");
         assert_eq!(world.head().method.as_str().len(), 64);
-        // The guest takes it that there is no error, and traps.
+        // The guest expects no error, and traps.
         let refused = say(65, &world.url("/")).await;
         assert_eq!((refused.status, refused.problem().as_str()), (502, "trapped"), "{sender}");
         let denied = say(1, &format!("http://{}/", "h".repeat(1024))).await;

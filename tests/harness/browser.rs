@@ -1,4 +1,4 @@
-//! Chromium without a window, for promises about a page: steered over the DevTools protocol through two pipes.
+//! Headless Chromium for tests of the page, controlled by the DevTools protocol over two pipes.
 
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Leashed, PATIENCE};
 
-/// One tab, with a profile of its own and no network but this machine's; killed with its children when dropped.
+/// One tab, with its own profile and only this machine's network. Its processes are killed when it is dropped.
 pub(crate) struct Browser {
     child: Leashed,
     to: PipeWriter,
@@ -21,12 +21,12 @@ pub(crate) struct Browser {
     number: u64,
     events: Vec<Value>,
     stderr: Arc<Mutex<String>>,
-    /// Removed last.
+    /// Dropped last.
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
-    /// Starts Chromium. Where there is none it says so, and it fails where CI should have installed one.
+    /// Starts Chromium. Without it the test is skipped with a message, and fails in CI.
     pub(crate) fn start() -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let Some(program) = std::env::split_paths(&path).map(|place| place.join("chromium")).find(|it| it.is_file())
@@ -50,7 +50,7 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a temporary directory");
         let (input, to) = std::io::pipe().expect("a pipe");
         let (from, output) = std::io::pipe().expect("a pipe");
-        // The protocol is spoken on descriptors 3 and 4.
+        // The protocol uses descriptors 3 and 4.
         let mut command = Command::new("sh");
         command.args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >&2"#]).arg(program);
         command.args(["--headless", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--hide-scrollbars"]);
@@ -58,7 +58,7 @@ impl Browser {
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
         command.args(["--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]);
         command.arg(format!("--user-data-dir={}", profile.path().join("profile").display()));
-        // Its sandbox cannot be had by root.
+        // Its sandbox does not work for root.
         command.args(rustix::process::geteuid().is_root().then_some("--no-sandbox"));
         for name in ["HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"] {
             command.env(name, profile.path());
@@ -68,7 +68,7 @@ impl Browser {
         let (sender, messages) = channel();
         std::thread::spawn(move || {
             for message in BufReader::new(from).split(0).map_while(Result::ok) {
-                // The last one is cut off where it is killed.
+                // The last message is truncated when it is killed.
                 let Ok(message) = serde_json::from_slice(&message) else { return };
                 let _ = sender.send(message);
             }
@@ -87,7 +87,7 @@ impl Browser {
         Self { child, to, from: messages, session, number, events, stderr, _profile: profile }
     }
 
-    /// Sends a command, which must succeed, and waits for what it comes to.
+    /// Sends a command, which must succeed, and returns its result.
     pub(crate) fn call(&mut self, method: &str, params: Value) -> Value {
         self.ask(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
     }
@@ -113,13 +113,13 @@ impl Browser {
         }
     }
 
-    /// Goes to an address.
+    /// Opens an address.
     pub(crate) fn open(&mut self, address: &str) {
         let gone = self.call("Page.navigate", json!({ "url": address }));
         assert!(gone["errorText"].is_null(), "{address}: {gone} {}", self.stderr());
     }
 
-    /// The value of an expression in the page; what it clicks was clicked by a user.
+    /// The value of an expression in the page. Its clicks count as those of a user.
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
         self.value(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
@@ -131,8 +131,8 @@ impl Browser {
         if thrown.is_null() { Ok(answer["result"]["value"].clone()) } else { Err(thrown.clone()) }
     }
 
-    /// Waits until an expression is true, for at most `bound`, and says how long that took. An expression that
-    /// throws, or a page that is only coming, is not true yet.
+    /// Waits until an expression is true, at most for `bound`, and returns how long that took. An expression that
+    /// throws, or a page that is loading, is not true yet.
     pub(crate) fn until(&mut self, expression: &str, bound: Duration) -> Duration {
         let start = Instant::now();
         loop {
@@ -150,9 +150,9 @@ impl Browser {
         }
     }
 
-    /// What the browser did not like since this was asked the last time: exceptions, errors, refusals of a policy.
+    /// What the browser reported since the last call: exceptions, errors, violations of a policy.
     pub(crate) fn complaints(&mut self) -> Vec<String> {
-        // What happened before this is told before its answer.
+        // Earlier events are reported before the response to this command.
         self.eval("1");
         let complaint = |event: &Value| {
             let about = &event["params"];

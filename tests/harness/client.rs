@@ -1,4 +1,4 @@
-//! HTTP clients: one line for a GET, a connection for more, raw bytes for what no client would send.
+//! HTTP clients: a function for one GET, a connection for more, raw bytes for requests that no client would send.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +19,13 @@ use tokio::sync::mpsc;
 
 use super::within;
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// The transfer was broken off, and the client could tell.
+    /// The transfer broke off, and the client could detect it.
     pub(crate) broken: bool,
 }
 
@@ -35,12 +35,12 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// A header as text, empty when it is not there.
+    /// A header as text; empty if it is absent.
     pub(crate) fn header(&self, name: &str) -> String {
         self.headers.get(name).map_or(String::new(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 
-    /// The body as problem details; checks what every one of them must have.
+    /// The body as problem details, after a check of the fields that all of them have.
     pub(crate) fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         let problem: serde_json::Value = serde_json::from_slice(&self.body).expect("JSON");
@@ -50,7 +50,7 @@ impl Answer {
         problem["type"].as_str().and_then(|kind| kind.strip_prefix("urn:lodge:problem:")).expect("a type").to_owned()
     }
 
-    /// Reads an answer to its end.
+    /// Reads a response to its end.
     pub(crate) async fn read(response: http::Response<Incoming>) -> Self {
         let (head, mut body) = response.into_parts();
         let (mut bytes, mut broken) = (Vec::new(), false);
@@ -67,7 +67,7 @@ impl Answer {
     }
 }
 
-/// One GET on a connection of its own.
+/// Sends one GET on a new connection.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     Connection::http1(address).await.get(path).await
 }
@@ -75,7 +75,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 /// A body of any kind.
 pub(crate) type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A request body that the test feeds, frame by frame; it ends when the sender is dropped.
+/// A request body from the test, frame by frame. It ends when the sender is dropped.
 pub(crate) struct Fed(mpsc::Receiver<Frame<Bytes>>);
 
 /// Such a body, and its sender.
@@ -93,7 +93,7 @@ impl http_body::Body for Fed {
     }
 }
 
-/// A connection that was made.
+/// An open connection.
 pub(crate) enum Connection {
     Http1(http1::SendRequest<AnyBody>),
     Http2(http2::SendRequest<AnyBody>),
@@ -104,7 +104,7 @@ impl Connection {
         Self::over(within(TcpStream::connect(address)).await.expect("the host accepts")).await
     }
 
-    /// HTTP/1.1 from this address of the machine's own network.
+    /// HTTP/1.1 from this address of the loopback network.
     pub(crate) async fn from(client: IpAddr, address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind((client, 0).into()).expect("an address of the loopback network");
@@ -129,7 +129,7 @@ impl Connection {
         self.ask(Method::GET, path, &[], "").await
     }
 
-    /// One request with a small body.
+    /// Sends one request with a small body.
     pub(crate) async fn ask(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
@@ -140,7 +140,7 @@ impl Connection {
         Answer::read(response).await
     }
 
-    /// Sends a request and waits for the head of its answer. `host` is added where it is missing.
+    /// Sends a request and waits for the head of its response. Adds `host` if it is missing.
     pub(crate) async fn send(&mut self, mut request: Request<AnyBody>) -> hyper::Result<http::Response<Incoming>> {
         match self {
             Self::Http1(sender) => {
@@ -165,12 +165,12 @@ impl Connection {
     }
 }
 
-/// Sends these bytes and reads until the host closes. Whatever comes back, as text.
+/// Sends these bytes and reads until the host closes the connection. Returns all that was received.
 pub(crate) async fn raw(address: SocketAddr, bytes: &str) -> String {
     let mut stream = within(TcpStream::connect(address)).await.expect("the host accepts");
     stream.write_all(bytes.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
-    // A reset after the answer is an end, too.
+    // A reset after the response is an end, too.
     let _ = within(stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }

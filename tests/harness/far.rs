@@ -1,10 +1,10 @@
-//! A host whose service `far` is elsewhere.
+//! A host whose service `far` is an upstream.
 
 use std::collections::BTreeMap;
 
 use super::{Replica, Setup, TestHost, host, within};
 
-/// A host with the service `far` at these replicas, and more lines in its manifest.
+/// A host with the service `far` at these replicas, with additional lines in its manifest.
 pub(crate) fn before(replicas: &[&Replica], more: &str) -> Setup {
     host(&[]).manifest("far", &manifest(replicas, more))
 }
@@ -15,7 +15,7 @@ pub(crate) fn manifest(replicas: &[&Replica], more: &str) -> String {
     format!("[upstream]\nreplicas = [{}]\n{more}", replicas.join(", "))
 }
 
-/// Who answered how many of these requests; all must succeed.
+/// How many of these requests each replica handled; all must succeed.
 pub(crate) async fn answered(host: &TestHost, requests: usize) -> BTreeMap<String, usize> {
     let (mut client, mut counts) = (host.connect().await, BTreeMap::new());
     for _ in 0..requests {
@@ -26,7 +26,7 @@ pub(crate) async fn answered(host: &TestHost, requests: usize) -> BTreeMap<Strin
     counts
 }
 
-/// What the host thinks of one of them.
+/// The state of one replica, as the host reports it.
 pub(crate) fn state(host: &TestHost, replica: &Replica) -> std::borrow::Cow<'static, str> {
     let snapshot = host.current.snapshot();
     let upstream = snapshot.target("far").unwrap().backend.upstream().expect("far is elsewhere");
@@ -34,7 +34,7 @@ pub(crate) fn state(host: &TestHost, replica: &Replica) -> std::borrow::Cow<'sta
     upstream.replicas().into_iter().find(|seen| seen.url == url).expect("it is one").state
 }
 
-/// How many replicas it has; none when it is a component.
+/// The number of replicas; none for a component.
 pub(crate) fn count(host: &TestHost) -> usize {
     let snapshot = host.current.snapshot();
     snapshot.target("far").unwrap().backend.upstream().map_or(0, |upstream| upstream.replicas().len())

@@ -1,4 +1,4 @@
-//! HTTP clients that take of their responses only what a test lets them.
+//! HTTP clients that read only as much of their responses as a test wants.
 
 use std::net::SocketAddr;
 
@@ -11,14 +11,14 @@ use tokio::task::JoinHandle;
 
 use super::within;
 
-/// A connection whose HTTP/2 streams begin with a small window.
+/// A connection whose HTTP/2 streams have a small initial window.
 pub(crate) struct Narrow {
     sender: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
 impl Narrow {
-    /// A connection with this initial window of every stream, in bytes.
+    /// Connects with this initial window of every stream, in bytes.
     pub(crate) async fn connect(address: SocketAddr, window: u32) -> Self {
         let stream = within(TcpStream::connect(address)).await.expect("the host accepts");
         let (sender, connection) =
@@ -26,7 +26,7 @@ impl Narrow {
         Self { sender, connection: tokio::spawn(connection) }
     }
 
-    /// Sends a GET and waits for the head of its response. Nothing of the body is taken.
+    /// Sends a GET and waits for the head of its response. Reads nothing of the body.
     pub(crate) async fn get(&mut self, path: &str) -> Result<Response<h2::RecvStream>, h2::Error> {
         let request = Request::get(format!("http://localhost{path}")).body(()).expect("a request");
         let mut sender = within(self.sender.clone().ready()).await?;
@@ -46,13 +46,14 @@ impl Drop for Narrow {
     }
 }
 
-/// Sends GETs over HTTP/1.1 and reads nothing, until the host takes no more of them: its responses wait.
+/// Sends GETs over HTTP/1.1 and reads nothing, until the host accepts no more of them, since its responses wait.
 pub(crate) async fn unread(address: SocketAddr, path: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a size");
     let mut stream = within(socket.connect(address)).await.expect("the host accepts");
     let requests = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").repeat(1000);
-    // Longer than `listener.idle` in the tests: who reads before the host has given up goes on for a thousand pages.
+    // Longer than `listener.idle` in the tests: if a client reads before the host has given up, the host continues for
+    // a thousand responses.
     let quiet = std::time::Duration::from_secs(2);
     while tokio::time::timeout(quiet, stream.write_all(requests.as_bytes())).await.is_ok_and(|sent| sent.is_ok()) {}
     stream

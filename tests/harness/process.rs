@@ -1,4 +1,4 @@
-//! The real binary: for promises about a process.
+//! The real binary, for promises about a process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use super::PATIENCE;
 /// Any two ports.
 const FREE: [&str; 2] = ["127.0.0.1:0"; 2];
 
-/// `lodge` with these arguments and nothing of ours in its environment.
+/// `lodge` with these arguments and no variables of the test's environment.
 pub(crate) fn lodge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lodge"));
     command.args(args).stdin(Stdio::null());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LODGE_")) {
         command.env_remove(name);
     }
-    // Never a lodge.toml that happens to lie around.
+    // A lodge.toml in the working directory must not be read.
     command.current_dir(std::env::temp_dir());
     command
 }
@@ -31,7 +31,7 @@ pub(crate) fn output(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// A serving process, killed when dropped; its log is shown when the test fails.
+/// A serving process, killed when dropped; a failing test prints its log.
 pub(crate) struct Process {
     child: Leashed,
     pub(crate) address: SocketAddr,
@@ -39,7 +39,7 @@ pub(crate) struct Process {
     log: Arc<Mutex<String>>,
 }
 
-/// A child that never outlives its test: one that did would hold the pipes of whoever runs the tests.
+/// A child that never outlives its test, since it would hold the pipes of the test runner.
 pub(crate) struct Leashed(pub(crate) Child);
 
 impl Drop for Leashed {
@@ -55,13 +55,13 @@ impl Process {
         Self::start(directory, super::cache(), FREE, args, &[]).await
     }
 
-    /// The same with this file in the place of the system's certificate authorities.
+    /// The same with this file in place of the system's certificate authorities.
     pub(crate) async fn serve_trusting(directory: &Path, roots: &Path) -> Self {
         let trusted = [("SSL_CERT_FILE", roots), ("SSL_CERT_DIR", Path::new("/nowhere"))];
         Self::start(directory, super::cache(), FREE, &[], &trusted).await
     }
 
-    /// The same at the addresses of one that has ended.
+    /// The same at the addresses of a process that has ended.
     pub(crate) async fn serve_at(directory: &Path, addresses: [SocketAddr; 2]) -> Self {
         let [address, admin] = addresses.map(|address| address.to_string());
         Self::start(directory, super::cache(), [&address, &admin], &[], &[]).await
@@ -72,7 +72,7 @@ impl Process {
         Self::start(directory, cache, FREE, &[], &[]).await
     }
 
-    /// The same with no cache of its own, and the machine code in this directory.
+    /// The same without a cache of its own, and with the machine code in this directory.
     pub(crate) async fn serve_sealed(directory: &Path, sealed: &str) -> Self {
         Self::start(directory, "off", FREE, &["--cache-sealed", sealed], &[]).await
     }
@@ -114,12 +114,12 @@ impl Process {
         process
     }
 
-    /// The number of the process.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.0.id()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
     }
@@ -130,7 +130,7 @@ impl Process {
         rustix::process::kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-//! A replica of a service that behaves as a test says, down to single bytes.
+//! A replica of a service whose behaviour the test sets, down to single bytes.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -10,53 +10,53 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// For the first half to be on its way.
+/// Long enough for the first half to be sent.
 const PAUSE: Duration = Duration::from_millis(200);
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 const SWITCHED: &str =
     "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\nx-replica: one\r\n\r\n";
 
-/// How a replica answers.
+/// How a replica responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Habit {
     /// With its name.
     Name,
-    /// With its name, after so many milliseconds.
+    /// With its name, after this many milliseconds.
     Late(u64),
-    /// With the request as it came.
+    /// With the request as received.
     Describe,
     /// With the body, part by part.
     Echo,
-    /// After it has read all of the body.
+    /// After it has read the whole body.
     Swallow,
-    /// After it has read all of the body, and so many milliseconds.
+    /// After it has read the whole body, and this many milliseconds.
     Digest(u64),
-    /// With this status and nothing else.
+    /// With this status and an empty body.
     Status(u16),
-    /// By closing the connection without a word.
+    /// By closing the connection.
     Close,
-    /// By closing it in the middle of its head.
+    /// By closing the connection in the middle of the head.
     CloseMidHead,
-    /// By closing it after half of the promised body, both with the head.
+    /// By closing the connection after half of the declared body, sent together with the head.
     CloseAtOnce,
-    /// By closing it before all of the promised body was sent.
+    /// By closing the connection before the declared body is complete.
     CloseMidBody,
-    /// By closing it before the last chunk.
+    /// By closing the connection before the last chunk.
     CloseMidChunks,
     /// With half of a body, and then nothing.
     StallMidBody,
     /// Never.
     Hang,
-    /// With what is no HTTP.
+    /// With bytes that are not HTTP.
     Rubbish,
-    /// With these bytes, after which it closes.
+    /// With these bytes, after which it closes the connection.
     Says(&'static str),
-    /// By becoming an echo of bytes, if it is asked to.
+    /// By switching to a protocol that echoes bytes, if the request asks for it.
     Switch,
-    /// By becoming a source of bytes that never ends.
+    /// By switching to a protocol that sends bytes without end.
     Pour,
-    /// It takes no connections, and closes those it has.
+    /// It accepts no connections, and closes existing ones.
     Refuse,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     /// Its health check fails.
     pub(crate) sick: Arc<AtomicBool>,
-    /// The answer to its health check never ends.
+    /// The response to its health check never ends.
     pub(crate) chatty: Arc<AtomicBool>,
     shared: Arc<Shared>,
     serving: Mutex<Option<AbortHandle>>,
@@ -78,7 +78,7 @@ struct Shared {
     checks: AtomicUsize,
     sick: Arc<AtomicBool>,
     chatty: Arc<AtomicBool>,
-    /// Connections, so that they can be cut.
+    /// Connections, so that they can be closed.
     connections: Mutex<Vec<AbortHandle>>,
 }
 
@@ -100,7 +100,7 @@ impl Replica {
         Self { address, sick, chatty, shared, serving }
     }
 
-    /// Behaves like this from the next request on.
+    /// Sets the behaviour from the next request on.
     pub(crate) fn set(&self, habit: Habit) {
         *self.shared.habit.lock().unwrap() = habit;
         let mut serving = self.serving.lock().unwrap();
@@ -115,12 +115,12 @@ impl Replica {
         }
     }
 
-    /// Requests that reached it, without checks of its health.
+    /// The number of requests that it received, without health checks.
     pub(crate) fn hits(&self) -> usize {
         self.shared.hits.load(Relaxed)
     }
 
-    /// Checks of its health that it was asked for.
+    /// The number of health checks that it received.
     pub(crate) fn checks(&self) -> usize {
         self.shared.checks.load(Relaxed)
     }
@@ -167,7 +167,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
     }
 }
 
-/// Answers; `None` when the connection is over.
+/// Responds to a request; `None` when the connection has ended.
 async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWriteHalf, name: &str) -> Option<()> {
     let whole = |text: &str| {
         let body = if head.starts_with("HEAD ") { "" } else { text };
@@ -230,7 +230,7 @@ async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWri
             to.write_all(SWITCHED.as_bytes()).await.ok()?;
             let mut bytes = [0; 1024];
             loop {
-                // What it hears does not stop it, but the end does.
+                // Received bytes do not stop it, but the end does.
                 tokio::select! {
                     read = body.from.read(&mut bytes) => read.ok().filter(|read| *read > 0)?,
                     written = to.write(&[b'x'; 0x10000]) => written.ok()?,
@@ -296,7 +296,7 @@ async fn head(from: &mut OwnedReadHalf, kept: &mut Vec<u8>) -> Option<String> {
 struct Body<'a> {
     from: &'a mut OwnedReadHalf,
     kept: &'a mut Vec<u8>,
-    /// Bytes that are left; `None` for chunks.
+    /// The remaining bytes; `None` for chunks.
     left: Option<usize>,
     ended: bool,
 }

@@ -1,4 +1,4 @@
-//! Promise: connections follow HTTP/1.1 and HTTP/2: slow, half-closed and malicious clients included.
+//! Promise: connections follow HTTP/1.1 and HTTP/2, also with slow, half-closed and malicious clients.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ async fn open(address: std::net::SocketAddr, bytes: &str) -> TcpStream {
     stream
 }
 
-/// Reads until the host closes; how long that took, and what came.
+/// Reads until the host closes the connection. Returns how long that took, and what was received.
 async fn closed(mut stream: TcpStream) -> (Duration, String) {
     let start = Instant::now();
     let mut bytes = Vec::new();
@@ -21,9 +21,10 @@ async fn closed(mut stream: TcpStream) -> (Duration, String) {
     (start.elapsed(), String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A client that says nothing, or half a head, or half a preface, or nothing more, is let go; others are not held up.
+/// Clients that send nothing, half a head, half a preface, or nothing after a response are disconnected; other clients
+/// are not delayed.
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_clients_are_let_go() {
+async fn slow_clients_are_disconnected() {
     let host = host(&["hello"])
         .set("listener.first_byte", "300ms")
         .set("listener.header_read", "600ms")
@@ -50,9 +51,9 @@ async fn slow_clients_are_let_go() {
     }
 }
 
-/// A client that drips its head one byte at a time does not reset its own clock.
+/// A client that sends its head byte by byte does not extend the timeout.
 #[tokio::test(flavor = "multi_thread")]
-async fn dripping_a_head_does_not_help() {
+async fn single_bytes_do_not_extend_the_timeout() {
     let host = host(&["hello"]).set("listener.header_read", "500ms").alone().start().await;
     let mut stream = open(host.address, "GET /hello HTTP/1.1\r\nx: ").await;
     let start = Instant::now();
@@ -62,17 +63,17 @@ async fn dripping_a_head_does_not_help() {
     }
 }
 
-/// A busy connection is never idle, however long its guest takes.
+/// A connection with a request in flight is not idle, however long its guest takes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_answer_is_not_idleness() {
+async fn a_slow_response_is_not_idle() {
     let host = host(&["drip"]).set("listener.idle", "200ms").set("listener.header_read", "200ms").start().await;
     let answer = host.get("/drip/8").await;
     assert_eq!((answer.text().lines().count(), answer.broken), (8, false));
 }
 
-/// A client that closes its sending side still gets its answer, if that does not take long.
+/// A client that closes its sending side still gets a response that comes soon.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_closed_client_is_answered() {
+async fn a_half_closed_client_gets_its_response() {
     let host = host(&["hello", "drip"]).start().await;
     for (path, end) in [("/hello", "Hello, World!"), ("/drip/4", "0\r\n\r\n")] {
         let mut stream = open(host.address, &format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n")).await;
@@ -97,14 +98,14 @@ async fn expect_continue() {
     stream.write_all(b"after a nod").await.unwrap();
     let (_, answer) = closed(stream).await;
     assert!(answer.contains("200 OK") && answer.contains("after a nod"), "{answer}");
-    // Too large by its own account: refused without asking for it.
+    // Its `Content-Length` is too large: refused without `100 Continue`.
     let answer = raw(host.address, &ask("/deaf")).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
-/// Pipelined and many requests on one connection, answered in order.
+/// Pipelined requests, and many in sequence, on one connection get their responses in order.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_kept() {
+async fn connections_are_kept_alive() {
     let host = host(&["hello"]).start().await;
     let one = "GET /hello?name=1 HTTP/1.1\r\nhost: h\r\n\r\n";
     let last = "GET /hello?name=2 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
@@ -113,9 +114,9 @@ async fn a_connection_is_kept() {
     assert!(answer.ends_with("Hello, 2!"), "{answer}");
 }
 
-/// A guest whose client is gone stops: its place is free at once, not when its time is up.
+/// When a client leaves, its guest stops and frees its slot at once, not when its time is over.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_takes_its_guest_along() {
+async fn a_guest_stops_when_its_client_leaves() {
     let host = host(&["sleeper", "echo"])
         .manifest("sleeper", "limits = { in_flight = 1, queue = 0, wall = '50s' }")
         .start()
@@ -130,10 +131,10 @@ async fn a_client_that_leaves_takes_its_guest_along() {
                     (None, Some(tokio::spawn(async move { client.get("/sleeper").await.status })))
                 }
             };
-            // No answer: this one came first and has the place, so the other one was refused.
+            // No response: this request came first and has the slot, so the other one was refused.
             match tokio::time::timeout(Duration::from_millis(300), host.get("/sleeper")).await {
                 Ok(answer) if answer.status == 503 => break taken,
-                _ => assert!(start.elapsed() < Duration::from_secs(10), "the place is never taken"),
+                _ => assert!(start.elapsed() < Duration::from_secs(10), "the slot is never taken"),
             }
         };
         drop(h1);
@@ -143,21 +144,21 @@ async fn a_client_that_leaves_takes_its_guest_along() {
         let start = Instant::now();
         loop {
             let again = tokio::time::timeout(Duration::from_millis(300), host.get("/sleeper")).await;
-            // No answer within 300 ms: it has the place, and sleeps.
+            // No response within 300 ms: the request has the slot, and its guest sleeps.
             if again.is_err() {
                 break;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "the place is never given back (h2: {http2})");
+            assert!(start.elapsed() < Duration::from_secs(10), "the slot is never freed (h2: {http2})");
         }
     }
 }
 
-/// More streams than a connection may have wait for their turn; none is lost.
+/// Streams beyond the limit of a connection wait, and none is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_streams() {
+async fn excess_streams_wait() {
     let host = host(&["hello"]).set("listener.streams", "10").start().await;
     let mut client = crate::harness::Connection::http2(host.address).await;
-    // With this answer the client has the host's settings; before it, it may open more streams than it is allowed.
+    // After this response the client knows the host's settings. Before it, it may open more streams than allowed.
     client.get("/hello").await;
     let crate::harness::Connection::Http2(sender) = client else { unreachable!() };
     let asked: Vec<_> = (0..200)
@@ -172,14 +173,14 @@ async fn many_streams() {
     }
 }
 
-/// How far a body reaches is what a proxy before the host and the host must agree on: what two readers may read in two ways
-/// is refused, and nothing that comes after it on its connection is a request.
+/// A proxy in front of the host must agree with it on where a request ends. An ambiguous request is refused, and
+/// nothing after it on its connection counts as a request.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_a_request_ends_is_no_matter_of_opinion() {
+async fn ambiguous_lengths_are_refused() {
     let host = host(&["echo", "hello"]).start().await;
     let chunks = "5\r\nwords\r\n0\r\n\r\n";
     let next = "GET /hello?name=next HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
-    // Header lines, what follows them, the status, and whether the next request on the connection is answered.
+    // Header lines, the bytes after them, the status, and whether the next request on the connection gets a response.
     let shapes = [
         ("Host: h\r\nTransfer-Encoding: chunked", chunks, 200, true),
         ("Host: h\r\nTransfer-Encoding: CHUNKED ", chunks, 200, true),
@@ -204,7 +205,7 @@ async fn where_a_request_ends_is_no_matter_of_opinion() {
         ("Host: h\r\nContent-Length: +5", "words", 400, false),
         ("Host: h\r\nContent-Length: 0x5", "words", 400, false),
         ("Host: h\r\nContent-Length: ", "words", 400, false),
-        // Where these end is plain.
+        // The ends of these are unambiguous.
         ("Host: h\r\nHost: i", "", 400, true),
         ("X: y", "", 400, true),
     ];

@@ -1,20 +1,20 @@
-//! Promise: `Content-Length` of a response is the length of its body; a response to HEAD has the length that GET would
-//! have.
+//! Promise: `Content-Length` of a response is the length of its body; a response to HEAD has the length of the response
+//! to GET.
 
 use http::Method;
 
 use crate::harness::far::{before, manifest};
 use crate::harness::{Connection, Habit, Replica, TestHost, fed, host, raw};
 
-/// What the operator reads of the last failure of a service.
+/// The detail of the service's last failure, as the API shows it.
 fn detail(host: &TestHost, service: &str) -> String {
     let snapshot = host.current.snapshot();
     let failures = snapshot.target(service).unwrap().backend.service.failures();
     failures.iter().find_map(|failure| failure.detail.clone()).unwrap_or_default()
 }
 
-/// HEAD, 204, 205 and 304: the guest may state a length and write less, or nothing. wasmtime reports an error to the guest,
-/// after which some guests trap; the response is complete by then.
+/// HEAD, 204, 205 and 304: the guest may declare a length and write less, or nothing. wasmtime reports an error to the
+/// guest, after which some guests trap; the response is complete by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_length_without_a_body() {
     let host = host(&["unfinished", "cacheable", "caller3"])
@@ -37,7 +37,7 @@ async fn a_length_without_a_body() {
                 let answer = client.ask(method.clone(), path, headers, "").await;
                 assert_eq!((answer.status, answer.body.len()), (status, 0), "{method} {path}: {answer:?}");
                 let said = answer.header("content-length");
-                // hyper leaves out what need not be said.
+                // hyper omits a redundant header.
                 assert!(said == length || status != 200 && said.is_empty(), "{method} {path}: {answer:?}");
             }
         }
@@ -48,9 +48,9 @@ async fn a_length_without_a_body() {
     }
 }
 
-/// A body that is sent must have the length that its head states, and the log has both numbers.
+/// A body that is sent must have the length that its head declares, and the log shows both.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_length_than_the_bodys() {
+async fn a_wrong_length_is_an_error() {
     let host = host(&["unfinished", "cacheable"]).start().await;
     for (path, expected) in [
         ("/unfinished/short", "content-length is 100 bytes, but the body has 4"),
@@ -63,9 +63,9 @@ async fn another_length_than_the_bodys() {
     }
 }
 
-/// The same of replicas: what follows on the connection is the next response, and not the body that a length promised.
+/// The same for replicas: a body shorter than its length must not end with the next response on the connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn lengths_of_replicas() {
+async fn wrong_lengths_of_replicas() {
     let one = Replica::start("one").await;
     let host = before(&[&one], "").start().await;
     let ask = "GET /far HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -88,9 +88,9 @@ async fn lengths_of_replicas() {
     }
 }
 
-/// A length near the end of all numbers, on a route whose responses are cached, is one broken response and nothing else.
+/// A length near the largest integer, on a route with a cache, breaks one response and nothing else.
 #[tokio::test(flavor = "multi_thread")]
-async fn lengths_beyond_all_memory() {
+async fn a_huge_length_breaks_one_response() {
     let one = Replica::start("one").await;
     let replicas = manifest(&[&one], "");
     let host = host(&["cacheable"])
@@ -112,10 +112,10 @@ async fn lengths_beyond_all_memory() {
     assert_eq!(host.get("/far").await.text(), "one");
 }
 
-/// A response without a body holds no place of its service past its time, also where the body that is not sent would be the
-/// request's own, which never ends.
+/// A response without a body frees its slot in time, even if the body that is not sent is that of the request, which
+/// never ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_not_sent_ends_in_time() {
+async fn an_unsent_body_holds_no_slot() {
     let limits = "limits.wall = '1s'\nlimits.cpu = '1s'\nlimits.in_flight = 1\nlimits.queue = 0";
     let host = host(&["echo3"]).manifest("echo3", limits).start().await;
     let mut client = Connection::http2(host.address).await;
@@ -125,7 +125,7 @@ async fn a_body_that_is_not_sent_ends_in_time() {
     assert_eq!(response.status(), 200);
     let start = std::time::Instant::now();
     while host.get("/echo3/head").await.status == 503 {
-        assert!(start.elapsed() < crate::harness::PATIENCE, "the place is held");
+        assert!(start.elapsed() < crate::harness::PATIENCE, "the slot is held");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Promise: every failure has the status and the body of the table in docs/errors.md, and shows nothing of the host's
-//! internals.
+//! Promise: every failure has the status and the body of the table in docs/errors.md, and shows no internals of the
+//! host.
 
 use http::Method;
 
@@ -65,7 +65,7 @@ async fn heads_that_are_not_http() {
         (format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n"), "431"),
         ("GET /hello HTTP/1.0\r\n\r\n".into(), "200"),
     ] {
-        // The first case leaves its connection open, as HTTP/1.1 does.
+        // The first case leaves its connection open, as HTTP/1.1 requires.
         let bytes = bytes.replacen("HTTP/1.1\r\n\r\n", "HTTP/1.1\r\nconnection: close\r\n\r\n", 1);
         let answer = raw(host.address, &bytes).await;
         let got = answer.split(' ').nth(1).unwrap_or_default();
@@ -74,7 +74,7 @@ async fn heads_that_are_not_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_of_the_connection_never_pass() {
+async fn hop_by_hop_headers_are_removed() {
     let host = host(&["header"]).start().await;
     let answer = raw(
         host.address,

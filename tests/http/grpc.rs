@@ -1,4 +1,4 @@
-//! Promise: stock gRPC clients and servers (Debian's python3-grpcio) work through the host: unary calls, streams in
+//! Promise: standard gRPC clients and servers (Debian's python3-grpcio) work through the host: unary calls, streams in
 //! both directions, and statuses.
 
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ fn script(name: &str) -> PathBuf {
     root().join("tests/http/grpc").join(name)
 }
 
-/// A Python that has gRPC. Debian's packages belong to Debian's Python, which need not be the first on PATH.
+/// A Python with gRPC. Debian's packages belong to Debian's Python, which may not be the first in PATH.
 fn python() -> Option<&'static str> {
     let has =
         |python: &&str| Command::new(python).args(["-c", "import grpc"]).output().is_ok_and(|it| it.status.success());
@@ -23,7 +23,7 @@ fn python() -> Option<&'static str> {
     found
 }
 
-/// Runs the client against this address. Its own time limits end it.
+/// Runs the client against this address. Its own timeouts end it.
 async fn calls(python: &'static str, address: std::net::SocketAddr) {
     let client = move || output(Command::new(python).arg(script("client.py")).arg(address.to_string()));
     let (code, stdout, stderr) = within(tokio::task::spawn_blocking(client)).await.unwrap();
@@ -31,15 +31,15 @@ async fn calls(python: &'static str, address: std::net::SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stock_client_calls_a_guest() {
+async fn a_standard_client_calls_a_guest() {
     let Some(python) = python() else { return };
     let host = host(&["grpc"]).manifest("grpc", "routes = [\"/lodge.Echo\"]").start().await;
     calls(python, host.address).await;
 }
 
-/// From a stock client to a stock server, with Lodge between them and HTTP/2 on both sides.
+/// A standard client and a standard server, with Lodge between them and HTTP/2 on both sides.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stock_client_calls_a_stock_server() {
+async fn a_standard_client_calls_a_standard_server() {
     let Some(python) = python() else { return };
     let server = Command::new(python).arg(script("server.py")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut server = Leashed(server.expect("Python starts"));
@@ -53,10 +53,10 @@ async fn a_stock_client_calls_a_stock_server() {
     calls(python, host.address).await;
 }
 
-/// A guest that writes many small parts at once and is gone: whatever of it comes together with its end, all of it arrives.
-/// (tokio lets a task take only so many messages in a turn, and the guest's end can fall on the last one.)
+/// A guest writes many small parts at once and ends. All of them arrive, including those that are read together with
+/// its end. (tokio limits how many messages a task receives in one poll, and the guest's end can be the last of them.)
 #[tokio::test(flavor = "multi_thread")]
-async fn chatty_answers_are_whole() {
+async fn many_small_parts_arrive() {
     let host = host(&["grpc"]).manifest("grpc", "routes = [\"/lodge.Echo\"]").start().await;
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
         for messages in 1..=150_usize {

@@ -1,11 +1,11 @@
-//! Promise: rules hold for every spelling of a host and a path, and for every way to the host.
+//! Promise: policies and routes apply to every spelling of a host and a path, and on every way to the host.
 
 use http::Method;
 
 use crate::harness::far::before;
 use crate::harness::{Connection, Habit, Replica, TestHost, host, raw};
 
-/// Status and whole answer of a request that no client library would send.
+/// Returns status and raw response of a request that no client library would send.
 async fn sent(host: &TestHost, line: &str, headers: &str) -> (u16, String) {
     let answer = raw(host.address, &format!("{line} HTTP/1.1\r\n{headers}connection: close\r\n\r\n")).await;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -16,9 +16,9 @@ async fn status(host: &TestHost, target: &str, name: &str) -> u16 {
     sent(host, &format!("GET {target}"), &format!("host: {name}\r\n")).await.0
 }
 
-/// What a route's manifest says of its clients holds for every path that its service may take for one below it.
+/// A route's policies apply to every path that its service may take for one below the route.
 #[tokio::test(flavor = "multi_thread")]
-async fn policies_hold_for_every_spelling() {
+async fn policies_apply_to_every_spelling() {
     let denied = "routes = ['/echo', { path = '/echo/admin', deny = ['0.0.0.0/0'] }]";
     let host = host(&["echo"]).manifest("echo", denied).start().await;
     assert_eq!(status(&host, "/echo/head", "h").await, 200);
@@ -44,9 +44,9 @@ async fn policies_hold_for_every_spelling() {
     }
 }
 
-/// Guests of both versions and replicas see the form that the rules were looked up by.
+/// Guests of both versions and replicas get the normal form that routing used.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_form_is_what_everybody_sees() {
+async fn all_services_get_the_normal_form() {
     let replica = Replica::start("one").await;
     replica.set(Habit::Describe);
     let host = before(&[&replica], "host = 'client'")
@@ -71,7 +71,7 @@ async fn one_form_is_what_everybody_sees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_have_spellings() {
+async fn spellings_of_hosts() {
     let manifest = "routes = [{ path = '/v1', host = 'API.example.com.' }, { path = '/echo', host = '10.0.0.7' }]";
     let host = host(&["echo"]).manifest("echo", manifest).start().await;
     for name in
@@ -84,13 +84,13 @@ async fn hosts_have_spellings() {
         assert_eq!(status(&host, "/v1/head", name).await, 400, "{name}");
     }
     assert_eq!(status(&host, "/v1/head", "example.com").await, 404);
-    assert_eq!(sent(&host, "GET http://api.example.com/v1/head", "").await.0, 400, "HTTP/1.1 wants a Host header");
+    assert_eq!(sent(&host, "GET http://api.example.com/v1/head", "").await.0, 400, "HTTP/1.1 requires a Host header");
 }
 
-/// The hosts that services and their versions have by name are for clients on this machine, and not for what a proxy there
-/// passes on.
+/// The host names of services and versions are for clients on this machine, and not for requests that a proxy there
+/// forwards.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_are_for_this_machine() {
+async fn service_hosts_are_for_this_machine() {
     let started = async |hosts: &str, trusted: &str| {
         let setup = host(&["echo"]).manifest("echo", "routes = ['/echo']").named("echo", "echo@2");
         setup.set("service_hosts", hosts).set("trusted_proxies", trusted).start().await
@@ -115,24 +115,24 @@ async fn names_are_for_this_machine() {
         assert_eq!(statuses(&behind, name).await, [404; 5], "{name}: a trusted peer is a proxy");
     }
     let (routed, _) = sent(&local, "GET /echo/head", "host: echo.localhost\r\nx-forwarded-for: 192.0.2.1\r\n").await;
-    assert_eq!(routed, 200, "its routes are for everybody");
+    assert_eq!(routed, 200, "its routes are for all clients");
 }
 
-/// `OPTIONS *` asks the server, whoever its services are; for everything else `*` is no target.
+/// `OPTIONS *` is for the host itself. With any other method `*` is not a valid target.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_has_options() {
+async fn options_of_the_server() {
     let host = host(&["echo"]).manifest("echo", "routes = ['/*']").start().await;
     let (status, answer) = sent(&host, "OPTIONS *", "host: h\r\n").await;
     assert_eq!(status, 204, "{answer}");
     assert!(answer.contains("\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n"), "{answer}");
     assert!(answer.contains("\r\nx-request-id: ") && answer.ends_with("\r\n\r\n"), "{answer}");
     assert_eq!(sent(&host, "GET *", "host: h\r\n").await.0, 400);
-    assert_eq!(sent(&host, "OPTIONS /head", "host: h\r\n").await.0, 200, "any other is its service's");
+    assert_eq!(sent(&host, "OPTIONS /head", "host: h\r\n").await.0, 200, "OPTIONS of a path is for its service");
 }
 
-/// What the host itself says of a request reaches guests and replicas, whatever the client says of its connection.
+/// Forwarding headers of the host reach guests and replicas, whatever a client lists in `Connection`.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_remove_nothing_of_the_hosts() {
+async fn clients_cannot_remove_the_hosts_headers() {
     let replica = Replica::start("one").await;
     replica.set(Habit::Describe);
     let setup = before(&[&replica], "").file("echo.wasm", &std::fs::read(crate::harness::wasm("echo")).unwrap());
@@ -151,9 +151,9 @@ async fn clients_remove_nothing_of_the_hosts() {
     }
 }
 
-/// A guest that may reach the listener from an address of the trusted proxies is a client like others.
+/// A guest that sends requests to the listener from an address of the trusted proxies is an ordinary client.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_is_no_trusted_proxy() {
+async fn a_guest_is_not_a_trusted_proxy() {
     let host = host(&["echo", "caller", "caller3"])
         .set("trusted_proxies", "127.0.0.0/8")
         .manifest("caller", "http = ['http://127.0.0.1:*']")
@@ -175,9 +175,9 @@ async fn a_guest_is_no_trusted_proxy() {
     }
 }
 
-/// A stored response is found, ended by a change and purged in whatever spelling its URI comes.
+/// A stored response is found, invalidated and purged under every spelling of its URI.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cache_knows_one_spelling() {
+async fn the_cache_uses_the_normal_form() {
     let host = crate::caching::reuse::cacheable().start().await;
     let text = async |method: &str, path: &str, name: &str| {
         let target = format!("{path}?cache-control=max-age%3D60");

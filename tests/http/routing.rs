@@ -1,11 +1,11 @@
-//! Promise: services answer over HTTP/1.1 and HTTP/2, by path and by host, and see the request that the client sent.
+//! Promise: services respond over HTTP/1.1 and HTTP/2, by path and by host, and get the request that the client sent.
 
 use http::Method;
 
 use crate::harness::{Connection, host};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hello_and_users_answer() {
+async fn services_respond() {
     let manifest = std::fs::read_to_string(crate::harness::root().join("guests/hello.toml")).unwrap();
     let host = host(&["hello", "users"]).manifest("hello", &manifest).start().await;
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
@@ -32,7 +32,7 @@ async fn hello_and_users_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn routes_are_the_manifests_or_the_names() {
+async fn routes_come_from_the_manifest_or_the_name() {
     let host = host(&["hello"])
         .manifest("hello", "routes = ['/', '/greet']")
         .named("counter", "my_Counter-2")
@@ -43,7 +43,7 @@ async fn routes_are_the_manifests_or_the_names() {
     let mut client = host.connect().await;
     let status = |answer: crate::harness::Answer| answer.status;
     assert_eq!(status(client.get("/greet/anyone").await), 200);
-    assert_eq!(status(client.get("/hello").await), 404, "routes are instead of the name");
+    assert_eq!(status(client.get("/hello").await), 404, "routes replace the one by name");
     assert_eq!(client.get("/my_Counter-2").await.text(), "1");
     assert_eq!(client.get("/my_Counter-2/innermost").await.text(), "1");
     let inner = client.get("/my_Counter-2/inner/head").await.text();
@@ -54,9 +54,9 @@ async fn routes_are_the_manifests_or_the_names() {
     }
 }
 
-/// Nothing a client sends about itself is changed, and nothing it claims about others is believed.
+/// The host changes nothing that a client says about itself, and believes nothing that it claims about others.
 #[tokio::test(flavor = "multi_thread")]
-async fn guests_see_the_request_as_it_was() {
+async fn guests_get_the_request_of_the_client() {
     let host = host(&["echo", "echo3"]).start().await;
     for name in ["echo", "echo3"] {
         for (mut client, version) in
@@ -100,9 +100,9 @@ async fn a_trusted_proxy_is_believed() {
     assert_eq!(answer.header("x-request-id"), "from-the-proxy");
 }
 
-/// A guest reaches nothing that it was not granted, and what its runtime imports is all the same there.
+/// A guest can reach nothing that it was not granted, but all imports of its runtime exist.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_granted() {
+async fn nothing_is_granted_by_default() {
     let host = host(&["echo"]).start().await;
     let text = host.get("/echo/head").await.text();
     assert!(text.contains("granted: 0 false Err("), "{text}");
@@ -110,7 +110,7 @@ async fn nothing_is_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_has_an_id_of_its_own() {
+async fn every_response_has_its_own_id() {
     let host = host(&["hello"]).start().await;
     let mut client = host.connect().await;
     let mut ids = std::collections::HashSet::new();
@@ -126,7 +126,7 @@ async fn health_and_readiness() {
     let mut host = host(&["hello", "echo"]).start().await;
     let probe = async |path: &str| crate::harness::get(host.admin, path).await.status;
     assert_eq!((probe("/healthz").await, probe("/readyz").await, probe("/nothing").await), (200, 200, 404));
-    // A request that is being answered keeps the host alive while it stops, and readiness says so.
+    // A request in flight delays the end of the host, and `/readyz` reports that it stops.
     let mut client = host.connect().await;
     let (_feeding, body) = crate::harness::fed();
     let stalled = http::Request::post("/echo").body(body).unwrap();
@@ -140,7 +140,7 @@ async fn health_and_readiness() {
     assert_eq!(last, 503);
 }
 
-/// A component of another toolkit, unchanged.
+/// A component of another toolkit works unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_of_other_toolkits() {
     let host = host(&["wstd_guest"]).start().await;

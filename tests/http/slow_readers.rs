@@ -1,5 +1,5 @@
-//! Promise: a client that does not read its responses occupies no slot of a service, no memory without a bound, and
-//! delays no stop.
+//! Promise: a client that does not read its responses occupies no slot of a service and no unbounded memory, and delays
+//! no stop.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use crate::caching::reuse::KEPT;
 use crate::harness::far::before;
 use crate::harness::{Habit, Narrow, Replica, Setup, TestHost, get, unread, until, wasm, within};
 
-/// A response of every kind: whole, of a 0.2 and a 0.3 guest; stored; of a replica; a problem; streamed.
+/// A response of every kind: complete, of a 0.2 and a 0.3 guest; stored; of a replica; a problem; streamed.
 const KINDS: [&str; 6] = ["/cacheable?size=100", "/hello", KEPT, "/far", "/nothing", "/endless"];
 
-/// A host with a service for each of them, of two places each.
+/// A host with a service for each of them, with two slots each.
 fn all(replica: &Replica) -> Setup {
     replica.set(Habit::Describe);
     let mut setup = before(&[replica], "").manifest("cacheable", "cache = true\nlimits = { in_flight = 2, queue = 0 }");
@@ -40,7 +40,7 @@ async fn until_metric(host: &TestHost, name: &str, value: u64) {
     }
 }
 
-/// Reads a body that must end in an error, and takes `bytes` of it at once, with `pause` between.
+/// Reads a body that must end in an error, `bytes` at a time, with `pause` in between.
 async fn cut_off(mut body: h2::RecvStream, bytes: usize, pause: Duration) -> h2::Error {
     loop {
         match within(body.data()).await.expect("the response is not whole") {
@@ -55,9 +55,9 @@ async fn cut_off(mut body: h2::RecvStream, bytes: usize, pause: Duration) -> h2:
     }
 }
 
-/// With the window closed and nothing to end that, the places are free as soon as a response is complete.
+/// A complete response frees its slot, even if its client keeps the window closed.
 #[tokio::test(flavor = "multi_thread")]
-async fn complete_responses_hold_no_places() {
+async fn complete_responses_hold_no_slots() {
     let replica = Replica::start("one").await;
     let host = all(&replica).start().await;
     let mut clients = Vec::new();
@@ -76,15 +76,15 @@ async fn complete_responses_hold_no_places() {
     until_metric(&host, "lodge_unsent_bytes", 0).await;
 }
 
-/// Where there is no room for them, complete responses hold their places for the time of their service, as streamed ones do.
+/// If `listener.unsent` has no space for complete responses, they hold their slots as long as streamed ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn places_are_free_within_wall() {
+async fn slots_are_freed_within_wall() {
     for (path, unsent) in [("/hello", "0"), ("/users", "0"), (KEPT, "0"), ("/endless", "64MiB")] {
         let replica = Replica::start("one").await;
         let cacheable = "cache = true\nlimits = { in_flight = 2, queue = 0, wall = '1s' }";
         let host = all(&replica).manifest("cacheable", cacheable).set("listener.unsent", unsent).start().await;
         if path == KEPT {
-            assert_eq!(host.get(path).await.status, 200, "it is stored");
+            assert_eq!(host.get(path).await.status, 200, "the response is stored");
         }
         for window in [0, 1] {
             let mut client = Narrow::connect(host.address, window).await;
@@ -92,7 +92,7 @@ async fn places_are_free_within_wall() {
             let start = Instant::now();
             if path == KEPT {
                 let mut other = Narrow::connect(host.address, 0).await;
-                assert_eq!(other.get(path).await.unwrap().status(), 503, "both places are taken");
+                assert_eq!(other.get(path).await.unwrap().status(), 503, "both slots are taken");
             } else if unsent == "0" {
                 assert_eq!(host.get(path).await.status, 503, "{path}: both places are taken");
             }
@@ -108,14 +108,14 @@ async fn places_are_free_within_wall() {
     }
 }
 
-/// A stored response and a problem have no place that they could keep: they take one, or go without a body.
+/// A stored response and a problem have no slot that they could keep: they take one, or go without a body.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_room_nothing_piles_up() {
+async fn without_space_nothing_accumulates() {
     let replica = Replica::start("one").await;
     let host = all(&replica).set("listener.unsent", "0").start().await;
     let mut client = Narrow::connect(host.address, 0).await;
     let first = client.get(KEPT).await.unwrap();
-    until("it is stored", || host.current.snapshot().complete).await;
+    until("all files are processed", || host.current.snapshot().complete).await;
     let mut given = vec![first];
     let refused = loop {
         let response = client.get(KEPT).await.unwrap();
@@ -123,7 +123,7 @@ async fn without_room_nothing_piles_up() {
             break response;
         }
         given.push(response);
-        assert!(given.len() <= 2, "more responses wait than the service has places");
+        assert!(given.len() <= 2, "more responses wait than the service has slots");
     };
     assert_eq!((refused.status().as_u16(), refused.body().is_end_stream()), (503, true));
     let problem = client.get("/nothing").await.unwrap();
@@ -131,9 +131,9 @@ async fn without_room_nothing_piles_up() {
     assert_eq!(get(host.address, "/nothing").await.problem(), "no-route", "over HTTP/1.1 it is buffered anyway");
 }
 
-/// Whatever clients of services leave unread, operators are answered.
+/// Unread responses of services do not affect the admin listener.
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_have_room_of_their_own() {
+async fn the_admin_listener_has_its_own_budget() {
     let replica = Replica::start("one").await;
     let host = all(&replica).set("listener.unsent", "0").start().await;
     let mut operator = Narrow::connect(host.admin, 0).await;
@@ -143,9 +143,9 @@ async fn operators_have_room_of_their_own() {
     }
 }
 
-/// The stream alone is reset, and the connection goes on.
+/// Only the stalled stream is reset; the connection continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_not_taken_is_reset() {
+async fn a_stalled_stream_is_reset() {
     let replica = Replica::start("one").await;
     let host = all(&replica).set("listener.idle", "400ms").start().await;
     let mut client = Narrow::connect(host.address, 0).await;
@@ -163,12 +163,12 @@ async fn a_stream_that_is_not_taken_is_reset() {
     let count = |line: &&str| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
     assert_eq!(aborted.iter().map(count).sum::<usize>(), KINDS.len(), "{aborted:?}");
     until_metric(&host, "lodge_unsent_bytes", 0).await;
-    until("a connection without a stream that goes on is idle", || client.is_over()).await;
+    until("the idle connection is closed", || client.is_over()).await;
 }
 
-/// A window that opens byte by byte is as good as closed: 16 KiB are to be taken in `listener.idle`.
+/// A window that opens byte by byte counts as closed: the client has to read 16 KiB within `listener.idle`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_window_that_opens_byte_by_byte() {
+async fn a_window_that_opens_byte_by_byte_is_stalled() {
     let replica = Replica::start("one").await;
     let host = all(&replica).set("listener.idle", "400ms").start().await;
     for path in KINDS {
@@ -180,7 +180,7 @@ async fn a_window_that_opens_byte_by_byte() {
     until_metric(&host, "lodge_connections", 0).await;
 }
 
-/// A client that is slow but steady gets everything, also when it takes longer than `listener.idle`.
+/// A slow but steady client gets the whole response, even if that takes longer than `listener.idle`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_gets_everything() {
     let replica = Replica::start("one").await;
@@ -199,11 +199,11 @@ async fn a_slow_client_gets_everything() {
     assert!(start.elapsed() > Duration::from_secs(1), "not slow enough to tell");
 }
 
-/// Over HTTP/1.1 the connection is what there is to close.
+/// Over HTTP/1.1 the connection is closed.
 #[tokio::test(flavor = "multi_thread")]
-async fn http1_connections_that_do_not_read_are_closed() {
+async fn stalled_http1_connections_are_closed() {
     let replica = Replica::start("one").await;
-    // Its time is longer than the test may take: what ends the stream is that its client does not read.
+    // The guest's time is longer than the test: the stream ends because its client does not read.
     let endless = "limits = { in_flight = 2, queue = 0, wall = '300s' }";
     let host = all(&replica).manifest("endless", endless).set("listener.idle", "700ms").start().await;
     let mut clients = Vec::new();
@@ -220,12 +220,12 @@ async fn http1_connections_that_do_not_read_are_closed() {
     assert!(!aborted.iter().any(|line| line.contains("wall-time")), "{aborted:?}");
 }
 
-/// A stop ends in time, whatever clients do not take.
+/// A stop ends in time, whatever clients do not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_in_time() {
     for window in [0, 1] {
         let replica = Replica::start("one").await;
-        // Both longer than the test may take: what ends the wait is the stop.
+        // Both are longer than the test: the stop ends the wait.
         let setup = all(&replica).set("listener.idle", "50s").set("stop.grace", "40s");
         let host = setup.start().await;
         let mut clients = Vec::new();

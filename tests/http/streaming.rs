@@ -14,9 +14,9 @@ fn data(text: &'static str) -> Frame<Bytes> {
     Frame::data(Bytes::from_static(text.as_bytes()))
 }
 
-/// The first half is back before the second is sent: no side waits for the whole.
+/// The first half returns before the second half is sent: neither side waits for a complete body.
 #[tokio::test(flavor = "multi_thread")]
-async fn both_ways_at_once() {
+async fn bodies_stream_in_both_directions() {
     let host = host(&["echo", "echo3"]).start().await;
     for path in ["/echo", "/echo3", "/echo3/straight"] {
         for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
@@ -45,9 +45,9 @@ async fn both_ways_at_once() {
     }
 }
 
-/// On HTTP/1.1 only who asks for trailers gets them; either way the answer is whole.
+/// Over HTTP/1.1 only clients that announce `TE: trailers` get trailers; the response is complete either way.
 #[tokio::test(flavor = "multi_thread")]
-async fn trailers_only_for_who_asks() {
+async fn trailers_need_te() {
     let host = host(&["echo"]).start().await;
     let send =
         "POST /echo HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n";
@@ -59,7 +59,7 @@ async fn trailers_only_for_who_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_leaves_as_it_is_made() {
+async fn a_response_is_sent_as_it_is_written() {
     let host = host(&["drip"]).start().await;
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
         let body = http_body_util::Empty::new().boxed_unsync();
@@ -76,7 +76,7 @@ async fn an_answer_leaves_as_it_is_made() {
     }
 }
 
-/// A gibibyte goes through and back; the host's memory does not notice.
+/// A gibibyte goes through and back without more memory of the host.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gibibyte_in_bounded_memory() {
     let directory = tempfile::tempdir().unwrap();
@@ -110,9 +110,9 @@ async fn a_gibibyte_in_bounded_memory() {
     }
 }
 
-/// An answer of known size says so, and one that is not is chunked.
+/// A response of known size has a `Content-Length`, and any other is chunked.
 #[tokio::test(flavor = "multi_thread")]
-async fn sizes_are_told_when_known() {
+async fn known_sizes_are_declared() {
     let host = host(&["hello", "drip"]).start().await;
     let known: Answer = host.get("/hello").await;
     assert_eq!((known.header("content-length").as_str(), known.text().len()), ("13", 13));
@@ -123,11 +123,11 @@ async fn sizes_are_told_when_known() {
     );
 }
 
-/// Frames of nothing take no part of a window, so they would be queued without end for a client that reads nothing.
+/// Empty frames use nothing of a window, so they would be queued without bound for a client that reads nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn empty_writes_are_left_out() {
+async fn empty_writes_are_skipped() {
     let host = host(&["endless", "endless3"]).start().await;
-    // The last frame may be empty: it has the end of the stream.
+    // The last frame may be empty: it carries the end of the stream.
     let count = async |mut body: Incoming| {
         let (mut empty, mut bytes) = (0, 0);
         while let Some(frame) = within(body.frame()).await {

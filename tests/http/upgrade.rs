@@ -12,7 +12,7 @@ use crate::harness::{Habit, Replica, TestHost, raw, until, within};
 
 const ASK: &str = "GET /far HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: echo\r\n\r\n";
 
-/// A connection that has become something else, and the head that said so.
+/// A connection that has switched protocols, and the head of the response.
 async fn switched(host: &TestHost) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(host.address).await.unwrap();
     stream.write_all(ASK.as_bytes()).await.unwrap();
@@ -39,9 +39,9 @@ fn connections(host: &TestHost) -> usize {
     replicas.iter().map(|replica| replica.connections).sum()
 }
 
-/// A connection becomes something else where the manifest allows it, and holds a place of its own until it ends.
+/// A connection switches protocols where the manifest allows it, and holds a slot of its own until it ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_switched() {
+async fn allowed_connections_switch() {
     let one = Replica::start("one").await;
     one.set(Habit::Switch);
     let host = before(&[&one], "upgrade = true\nidle = '1s'").start().await;
@@ -56,13 +56,13 @@ async fn connections_are_switched() {
         assert_eq!(&echoed, b"hello");
     }
     assert_eq!((tunnels(&host), in_flight(&host), connections(&host)), (1, 0, 0));
-    // Nothing comes any more: it is ended, and its place is free.
+    // A silent tunnel is ended, and its slot is freed.
     assert_eq!(within(stream.read(&mut echoed)).await.unwrap(), 0);
-    until("the place is free", || tunnels(&host) == 0).await;
-    // Where nobody has allowed it the replica is not even asked.
+    until("the slot is free", || tunnels(&host) == 0).await;
+    // Where the manifest does not allow it, the replica gets no request.
     fs::write(host.directory().join("far.toml"), manifest(&[&one], "")).unwrap();
     let allowed = || host.current.snapshot().target("far").unwrap().backend.upstream().unwrap().spec().upgrade;
-    until("it is not allowed any more", || !allowed()).await;
+    until("the manifest is in force", || !allowed()).await;
     let mut stream = TcpStream::connect(host.address).await.unwrap();
     stream.write_all(ASK.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -72,9 +72,9 @@ async fn connections_are_switched() {
     assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
 }
 
-/// A client that reads nothing any more holds its place for as long as one that is silent, however much it says itself.
+/// A client that stops reading holds its slot no longer than a silent one, however much it sends.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_is_gone() {
+async fn a_tunnel_without_a_reader_ends() {
     let one = Replica::start("one").await;
     one.set(Habit::Pour);
     let host = before(&[&one], "upgrade = true\nidle = '500ms'").start().await;
@@ -86,14 +86,14 @@ async fn who_does_not_read_is_gone() {
         }
     });
     assert_eq!(tunnels(&host), 1);
-    until("the place is free", || tunnels(&host) == 0).await;
+    until("the slot is free", || tunnels(&host) == 0).await;
     within(talking).await.unwrap();
     drop(unread);
 }
 
-/// Of several protocols that the client offers, in one line or more, the replica takes one.
+/// The replica chooses one of several protocols that the client offers, in one header line or more.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_a_list_is_switched_to() {
+async fn the_replica_chooses_a_protocol() {
     let one = Replica::start("one").await;
     one.set(Habit::Switch);
     let host = before(&[&one], "upgrade = true").start().await;
@@ -110,9 +110,9 @@ async fn one_of_a_list_is_switched_to() {
     }
 }
 
-/// Tunnels have a bound of their own, and take nothing from requests: not of their service, of the host, or to the replica.
+/// Tunnels have their own limit, and take no slots or connections of requests.
 #[tokio::test(flavor = "multi_thread")]
-async fn tunnels_take_no_place_of_requests() {
+async fn tunnels_take_no_slots_of_requests() {
     let one = Replica::start("one").await;
     one.set(Habit::Switch);
     let more = "upgrade = true\ntunnels = 3\nconnections = 1\n[limits]\nin_flight = 1\nqueue = 0";
@@ -126,7 +126,7 @@ async fn tunnels_take_no_place_of_requests() {
     for _ in 0..3 {
         open.push(switched(&host).await.0);
     }
-    until("requests have all their places", || (tunnels(&host), in_flight(&host), connections(&host)) == (3, 0, 0))
+    until("requests have all their slots", || (tunnels(&host), in_flight(&host), connections(&host)) == (3, 0, 0))
         .await;
     let refused = raw(host.address, &ASK.replacen("keep-alive", "close", 1)).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
@@ -136,24 +136,24 @@ async fn tunnels_take_no_place_of_requests() {
     }
     let text = crate::harness::get(host.admin, "/metrics").await.text();
     assert!(text.contains("lodge_upstream_tunnels{service=\"far\"} 3\n"), "{text}");
-    // A request that does not become one gives its place back, and so does the end of one.
+    // A request that does not switch frees its slot, and so does the end of a tunnel.
     drop(open.pop());
-    until("one is over", || tunnels(&host) == 2).await;
+    until("one has ended", || tunnels(&host) == 2).await;
     one.set(Habit::Name);
     let declined = raw(host.address, &ASK.replacen("keep-alive", "close", 1)).await;
     assert!(declined.starts_with("HTTP/1.1 200 ") && tunnels(&host) == 2, "{declined}");
-    // The host waits for those that are left.
+    // The host waits for the remaining tunnels.
     host.stop();
     let mut ended = std::pin::pin!(host.ended());
     let early = tokio::time::timeout(Duration::from_millis(700), ended.as_mut()).await;
-    assert!(early.is_err(), "it ended before its tunnels");
+    assert!(early.is_err(), "the host ended before its tunnels");
     drop(open);
     assert_eq!(within(ended).await, Ended::Drained);
 }
 
-/// A protocol that would go around everything here is not passed on.
+/// Protocols that would bypass the host are not forwarded.
 #[tokio::test(flavor = "multi_thread")]
-async fn http_is_not_switched_to() {
+async fn switching_to_http_is_refused() {
     let one = Replica::start("one").await;
     one.set(Habit::Describe);
     let host = before(&[&one], "upgrade = true").start().await;

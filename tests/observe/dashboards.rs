@@ -15,17 +15,17 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(root().join("deploy").join(name)).unwrap()
 }
 
-/// What there is to ask for: each series name with its labels and their values.
+/// What can be queried: each series name with its labels and their values.
 #[derive(Clone, Debug, Default)]
 struct Exposed(BTreeMap<String, BTreeMap<String, BTreeSet<String>>>);
 
 impl Exposed {
-    /// Reads what a host says, and adds what Prometheus does: a series and two labels.
+    /// Reads the exposition of a host, and adds what Prometheus does: a series and two labels.
     fn read(text: &str) -> Self {
         let mut all = Self::default();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         for series in lines.filter_map(|line| Some(line.rsplit_once(' ')?.0)).chain(["up"]) {
-            // A series is a selector, too.
+            // A series has the syntax of a selector.
             let (name, matchers) = Names::of(series).selectors.pop().expect("a series");
             let labels = all.0.entry(name).or_default();
             for (label, value) in matchers {
@@ -38,13 +38,13 @@ impl Exposed {
         all
     }
 
-    /// What a rule records can be asked for as well.
+    /// The series of recording rules can be queried as well.
     fn record(&mut self, name: &str, expression: &str) {
         let labels = Names::of(expression).labels;
         self.0.insert(name.into(), labels.into_iter().map(|label| (label, BTreeSet::new())).collect());
     }
 
-    /// What a query asks for that is not there.
+    /// The names in a query that do not exist.
     fn missing(&self, query: &str) -> Vec<String> {
         let names = Names::of(query);
         let mut missing = Vec::new();
@@ -75,19 +75,18 @@ impl Exposed {
     }
 }
 
-/// Whether the docs name this reason of a failure. A healthy host shows few of them.
+/// Whether the docs list this reason of a failure. A healthy host shows few of them.
 fn is_reason(word: &str) -> bool {
     let page = |name: &str| std::fs::read_to_string(root().join("docs").join(name)).unwrap();
     let (errors, observe) = (page("errors.md"), page("observe.md"));
     !word.is_empty() && errors.contains(&format!("| `{word}` | ")) || observe.contains(&format!("`{word}` is a client"))
 }
 
-/// The dashboard.
 fn dashboard() -> Value {
     serde_json::from_str(&file("grafana.json")).expect("JSON")
 }
 
-/// Each panel that asks, with its queries.
+/// The panels with queries.
 fn panels() -> Vec<(Value, Vec<String>)> {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
@@ -98,7 +97,7 @@ fn panels() -> Vec<(Value, Vec<String>)> {
     panels.map(|panel| (panel.clone(), queries(panel))).collect()
 }
 
-/// A rule: its name, whether it records, its expression, and all of its text.
+/// A rule: its name, whether it records, its expression, and its text.
 #[derive(Debug)]
 struct Rule {
     name: String,
@@ -107,8 +106,8 @@ struct Rule {
     text: String,
 }
 
-/// The rules, read line by line: what is indented deeper than `expr:` is its block. That nothing was overlooked shows
-/// in the test beside a real Prometheus.
+/// The rules, read line by line: lines with a deeper indent than `expr:` belong to it. The test with a real Prometheus
+/// shows that none was missed.
 fn rules() -> Vec<Rule> {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut rules: Vec<Rule> = Vec::new();
@@ -134,7 +133,7 @@ fn rules() -> Vec<Rule> {
     rules
 }
 
-/// A host that has something of every kind to show, once it was [`trouble`]d.
+/// A host that shows everything, once it was [`trouble`]d.
 fn exhibit() -> Setup {
     let host = host(&["hello", "trap", "drip", "echo"]).file("bad.wasm", b"no component");
     let host = host.manifest("drip", "limits = { wall = '200ms', cpu = '100ms' }");
@@ -143,7 +142,7 @@ fn exhibit() -> Setup {
         .named("echo", "echo@2")
 }
 
-/// Asks for what works and for what does not; says how often.
+/// Sends requests that succeed and requests that fail. Returns their number.
 async fn trouble(host: &TestHost) -> f64 {
     let paths = ["/hello", "/hello", "/hello", "/trap", "/nobody", "/drip/10"];
     for path in paths {
@@ -155,7 +154,7 @@ async fn trouble(host: &TestHost) -> f64 {
 
 async fn exposed(host: &TestHost) -> Exposed {
     trouble(host).await;
-    // An answer that broke off is counted a moment after its reader has seen that.
+    // A response that broke off is counted a moment after the client has noticed.
     let start = std::time::Instant::now();
     loop {
         let seen = Exposed::read(&get(host.admin, "/metrics").await.text());
@@ -167,7 +166,7 @@ async fn exposed(host: &TestHost) -> Exposed {
     }
 }
 
-/// Every series, label, status class and reason that a query names is one that a host has.
+/// A host exposes every series, label, status class and reason that a query names.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_name_in_a_query_exists() {
     let host = exhibit().start().await;
@@ -213,7 +212,7 @@ async fn every_name_in_a_query_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The query with a letter too many in the first place that has this name as a whole word.
+/// The query with an additional letter at the first occurrence of this name as a whole word.
 fn misspelt(query: &str, name: &str) -> String {
     let inside = |c: char| c.is_ascii_alphanumeric() || "_:$".contains(c);
     let whole =
@@ -222,9 +221,9 @@ fn misspelt(query: &str, name: &str) -> String {
     format!("{}x{}", &query[..at + name.len()], &query[at + name.len()..])
 }
 
-/// The test above would see a slip: each name of each query, with a letter too many, is missed.
+/// The test above notices mistakes: each name of each query, with an additional letter, is missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_misspelt_is_noticed() {
+async fn misspelt_names_are_noticed() {
     let host = exhibit().start().await;
     let mut exposed = exposed(&host).await;
     for rule in rules().iter().filter(|rule| rule.records) {
@@ -239,7 +238,7 @@ async fn a_name_misspelt_is_noticed() {
         let series = names.selectors.iter().map(|(name, _)| name);
         for name in series.chain(matchers).chain(&names.labels) {
             let slip = misspelt(query, name);
-            assert!(!exposed.missing(&slip).is_empty(), "nobody noticed {name}x in {slip}");
+            assert!(!exposed.missing(&slip).is_empty(), "not noticed:  {name}x in {slip}");
             slips += 1;
         }
     }
@@ -264,9 +263,9 @@ async fn a_name_misspelt_is_noticed() {
     }
 }
 
-/// The dashboard is one for any Grafana, and each panel says what it shows.
+/// The dashboard works in any Grafana, and each panel has a description.
 #[test]
-fn the_dashboard_is_in_order() {
+fn the_dashboard_is_portable() {
     let dashboard = dashboard();
     let all = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<_> = all.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
@@ -280,5 +279,5 @@ fn the_dashboard_is_in_order() {
             assert_eq!(part["datasource"]["uid"], "${datasource}", "{title} is tied to one data source");
         }
     }
-    assert_eq!(dashboard["id"], Value::Null, "the number that one Grafana gave it");
+    assert_eq!(dashboard["id"], Value::Null, "the id of one Grafana");
 }

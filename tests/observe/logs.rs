@@ -12,7 +12,7 @@ fn directory(guests: &[&str]) -> tempfile::TempDir {
     directory
 }
 
-/// Every line of the log, each of which is one JSON object.
+/// All lines of the log, each of which is a JSON object.
 fn lines(log: &str) -> Vec<Value> {
     log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
@@ -24,11 +24,11 @@ async fn put_level(process: &Process, level: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guests_cannot_forge_or_paint() {
+async fn guests_cannot_forge_or_colour_lines() {
     let directory = directory(&["logger"]);
     let process = Process::serve(directory.path(), &["--log-format", "json"]).await;
     let id = get(process.address, "/logger").await.header("x-request-id");
-    until("the last line is there", || process.log().contains("no end")).await;
+    until("the last line is logged", || process.log().contains("no end")).await;
     let all = lines(&process.log());
     let said: Vec<_> = all.iter().filter(|line| line["target"] == "guest").collect();
     assert_eq!(said.len(), 6, "{said:#?}");
@@ -44,21 +44,21 @@ async fn guests_cannot_forge_or_paint() {
     assert_eq!(level("orders: stock is low"), Some(&"WARN".into()));
     assert_eq!(level("red"), Some(&"ERROR".into()));
     assert_eq!(level("too quiet"), None);
-    // The same lines for who asks, and louder for who wants it.
+    // Each request is logged on demand, and with more detail at a lower level.
     let kept: Value = serde_json::from_slice(&get(process.admin, "/v1/logs?service=logger").await.body).unwrap();
     assert_eq!(kept.as_array().unwrap().iter().filter(|line| line["kind"] == "guest").count(), 6);
     assert_eq!(put_level(&process, "debug").await, 200);
     get(process.address, "/logger").await;
-    until("debug lines are there", || process.log().contains("too quiet")).await;
+    until("debug lines are logged", || process.log().contains("too quiet")).await;
     assert_eq!(put_level(&process, "error").await, 200);
     let before = process.log().matches("stock is low").count();
     get(process.address, "/logger").await;
-    until("errors are there", || process.log().matches("red").count() == 3).await;
+    until("errors are logged", || process.log().matches("red").count() == 3).await;
     assert_eq!(process.log().matches("stock is low").count(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_has_its_line() {
+async fn every_request_has_a_line() {
     let directory = directory(&["hello", "trap"]);
     let args = ["--log-format", "json", "--log-requests", "on", "--log-headers", "user-agent,authorization"];
     let process = Process::serve(directory.path(), &args).await;
@@ -70,7 +70,7 @@ async fn every_request_has_its_line() {
     let trapped = client.get("/trap").await.header("x-request-id");
     client.get("/nobody").await;
     let requests = || process.log().lines().filter(|line| line.contains(r#""target":"request""#)).count();
-    until("every line is there", || requests() >= 102).await;
+    until("all lines are logged", || requests() >= 102).await;
     assert!(!process.log().contains("secret"));
     let all = lines(&process.log());
     let of = |path: &str| {
@@ -95,7 +95,7 @@ async fn every_request_has_its_line() {
     assert_eq!((&nobody["status"], nobody.get("service")), (&404.into(), None));
 }
 
-/// Neither lines of 10 MiB nor many requests at once fill the log; what is dropped is counted, and the rest goes on.
+/// Neither lines of 10 MiB nor many concurrent requests flood the log: excess output is dropped and counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_are_bounded_and_counted() {
     let directory = directory(&["logger", "noisy", "hello"]);
@@ -108,7 +108,7 @@ async fn floods_are_bounded_and_counted() {
     let metrics = get(process.admin, "/metrics").await.text();
     let dropped = crate::observe::metrics::series(&metrics)[r#"lodge_output_dropped_bytes_total{service="logger"}"#];
     assert!(dropped > f64::from((20 << 20) - (64 << 10)), "{dropped}");
-    // 20 requests have 64 KiB each, and the service 100 KiB a second.
+    // 20 requests have 64 KiB each, and the service 100 KiB per second.
     let began = std::time::Instant::now();
     for _ in 0..20 {
         get(process.address, "/noisy").await;
@@ -116,13 +116,13 @@ async fn floods_are_bounded_and_counted() {
     let seconds = began.elapsed().as_secs() as usize + 2;
     until("all floods are reported", || process.log().matches("over limits.output").count() == 21).await;
     let noise: usize = process.log().lines().filter(|line| line.contains("noise noise")).map(str::len).sum();
-    // A line of the log is a fifth longer than what the guest wrote.
+    // A log line is a fifth longer than the guest's output.
     assert!(noise < seconds * (100 << 10) * 3 / 2, "{noise} bytes in {seconds} s");
     assert_eq!(get(process.address, "/hello").await.text(), "Hello, World!");
     lines(&process.log());
 }
 
-/// A function that is named like the end of a line, and a line that an operator would believe.
+/// A function whose name looks like the end of a line, with a line that an operator would believe.
 const FORGING: &str = r#"(component
     (core module $m
         (func $"x\0a2026-11-28T00:00:00.000000Z  INFO lodge: forged\0a{\22forged\22:true}\0a\1b[31m" unreachable)
@@ -140,9 +140,9 @@ const FORGING: &str = r#"(component
     (instance $h (export "handle" (func $handle)))
     (export "wasi:http/incoming-handler@0.2.0" (instance $h)))"#;
 
-/// Names of functions and of files are no more to be believed than what guests write.
+/// Names of functions and files are as untrusted as the output of guests.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_name_forges_a_line() {
+async fn names_cannot_forge_lines() {
     let directory = directory(&[]);
     std::fs::write(directory.path().join("forge.wasm"), wat::parse_str(FORGING).unwrap()).unwrap();
     let name = "bad\n2026-11-28T00:00:00.000000Z  INFO lodge: forged\u{1b}[31m.wasm";
@@ -171,7 +171,7 @@ async fn no_name_forges_a_line() {
     }
 }
 
-/// What no manifest can grant is denied to the guest, and once told to the operator, with what to use instead.
+/// Denied sockets and files are logged once, with an alternative.
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_sockets_and_files_are_logged_once() {
     let directory = directory(&["echo", "echo3"]);
@@ -181,7 +181,7 @@ async fn denied_sockets_and_files_are_logged_once() {
             assert_eq!(get(process.address, &format!("/{guest}/head")).await.status, 200);
         }
     }
-    // The log is in order: when this line is there, all those before it are.
+    // The log is in order: when this line is logged, all previous ones are.
     assert_eq!(put_level(&process, "info").await, 200);
     until("the level was changed", || process.log().contains("the log level is")).await;
     let count = |what: &str, service: &str| {
@@ -200,9 +200,9 @@ async fn denied_sockets_and_files_are_logged_once() {
     }
 }
 
-/// What the author of a guest needs is beside the failure: the end of its stderr.
+/// The end of a guest's stderr is shown with its failure.
 #[tokio::test(flavor = "multi_thread")]
-async fn stderr_is_beside_the_failure() {
+async fn stderr_is_shown_with_the_failure() {
     let directory = directory(&["panic"]);
     std::fs::write(directory.path().join("panic.toml"), "isolation = 'service'").unwrap();
     let process = Process::serve(directory.path(), &[]).await;

@@ -1,10 +1,10 @@
-//! Promise: metrics count what happened to requests, and every scraper can read them.
+//! Promise: metrics count the results of requests, and every scraper can read them.
 
 use std::collections::BTreeMap;
 
 use crate::harness::{Connection, TestHost, get, host, until, wasm, within};
 
-/// Every series with its value.
+/// All series with their values.
 pub(crate) fn series(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let parts = lines.map(|line| line.rsplit_once(' ').expect("a series and its value"));
@@ -18,7 +18,7 @@ async fn scrape(host: &TestHost) -> BTreeMap<String, f64> {
     series(&answer.text())
 }
 
-/// A scraper that reads only the older text format gets it, with the same series.
+/// A scraper that reads only the older text format gets that, with the same series.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_older_text_format() {
     let host = host(&["hello"]).start().await;
@@ -34,7 +34,8 @@ async fn the_older_text_format() {
     assert_eq!(names(&text), scrape(&host).await.into_keys().collect::<Vec<_>>());
 }
 
-/// Scrapes until a series has this value: an answer counts when its last byte is gone, which its reader may see first.
+/// Scrapes until a series has this value. A response counts when its last byte was sent, which its reader may see
+/// before.
 async fn comes_to(host: &TestHost, name: &str, value: f64) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     let counting = async {
@@ -49,7 +50,8 @@ async fn comes_to(host: &TestHost, name: &str, value: f64) -> BTreeMap<String, f
     all
 }
 
-/// 4 clients on HTTP/1.1 and HTTP/2 ask while the service is replaced again and again; every answer is counted once.
+/// 4 clients on HTTP/1.1 and HTTP/2 send requests while the service is replaced again and again; every response is
+/// counted once.
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_agree_with_the_clients_across_reloads() {
     let host = host(&["hello"]).named("version", "changes").start().await;
@@ -73,14 +75,14 @@ async fn counts_agree_with_the_clients_across_reloads() {
             let snapshot = host.current.snapshot();
             snapshot.targets.iter().any(|it| &*it.backend.name == "changes" && it.backend.digest() == digest)
         };
-        until("the version serves", serves).await;
+        until("the version is served", serves).await;
     }
     for client in clients {
         within(client).await.unwrap();
     }
     let all = comes_to(&host, r#"lodge_requests_total{service="changes",code="2xx"}"#, 2000.0).await;
     assert_eq!(all[r#"http_server_request_duration_seconds_count{service="changes"}"#], 2000.0);
-    // Without this bucket there are no quantiles.
+    // Quantiles need this bucket.
     assert_eq!(all[r#"http_server_request_duration_seconds_bucket{le="+Inf",service="changes"}"#], 2000.0);
     assert_eq!(all[r#"http_server_active_requests{service="changes"}"#], 0.0);
     assert_eq!(all[r#"lodge_requests_total{service="hello",code="2xx"}"#], 0.0);
@@ -88,7 +90,7 @@ async fn counts_agree_with_the_clients_across_reloads() {
     assert!(all[r#"lodge_guest_memory_max_bytes{service="changes"}"#] >= 65536.0);
 }
 
-/// Each way to fail is counted as what it is, with its service if it has one.
+/// Each kind of failure is counted by its reason, with its service if it has one.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_counted_by_reason() {
     let host = host(&["trap", "spin", "echo", "drip"])
@@ -116,12 +118,12 @@ async fn failures_are_counted_by_reason() {
         assert_eq!(all.get(series), Some(&value), "{series}: {all:#?}");
     }
     assert!(all[r#"lodge_guest_cpu_seconds_total{service="spin"}"#] >= 0.05);
-    assert!(!all.keys().any(|series| series.contains("nobody")), "a client has made a series");
+    assert!(!all.keys().any(|series| series.contains("nobody")), "a client has created a series");
 }
 
-/// A client that leaves in the middle is neither an answer that is complete nor a failure of the service.
+/// A client that leaves during a response is counted neither as a complete response nor as a failure of the service.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_leave_are_counted_apart() {
+async fn clients_that_leave_are_counted_separately() {
     let host = host(&["sleeper"]).start().await;
     let asking = tokio::spawn(get(host.address, "/sleeper"));
     comes_to(&host, r#"http_server_active_requests{service="sleeper"}"#, 1.0).await;

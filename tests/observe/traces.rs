@@ -1,4 +1,5 @@
-//! Promise: a request is one connected trace from its caller to the guest, and a collector that is down costs nothing.
+//! Promise: a request is one connected trace from its caller to the guest, and a collector that is down delays no
+//! request.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +16,7 @@ use crate::harness::{Connection, Habit, Replica, get, host, until, within};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
-/// A collector that takes whatever is posted.
+/// A collector that accepts whatever is posted.
 pub(crate) struct Collector {
     pub(crate) address: std::net::SocketAddr,
     posted: Arc<Mutex<Vec<(String, Bytes)>>>,
@@ -46,7 +47,7 @@ impl Collector {
         Self { address, posted }
     }
 
-    /// Every Zipkin span that has arrived.
+    /// All Zipkin spans that have arrived.
     pub(crate) fn spans(&self) -> Vec<Value> {
         let posted = self.posted.lock().unwrap();
         posted.iter().flat_map(|(_, body)| serde_json::from_slice::<Vec<Value>>(body).unwrap()).collect()
@@ -61,7 +62,7 @@ fn traceparent(flags: &str) -> String {
 async fn caller_host_and_guest_are_one_trace() {
     let collector = Collector::start().await;
     let endpoint = format!("http://{}", collector.address);
-    // The guest `header` sends back the headers that it saw.
+    // The guest `header` sends back the headers that it received.
     let host = host(&["header", "trap"])
         .set("traces.exporter", "zipkin")
         .set("traces.endpoint", &endpoint)
@@ -91,7 +92,7 @@ async fn caller_host_and_guest_are_one_trace() {
     for phase in ["route", "queue", "instantiate", "guest", "body"] {
         assert_eq!(named(phase)["parentId"], server["id"], "{phase}");
     }
-    assert_eq!(named("guest")["id"], guest, "what the guest sends on is caused by its own span");
+    assert_eq!(named("guest")["id"], guest, "outgoing requests are children of the guest's span");
     let failed = client.get("/trap").await;
     until("the failure has arrived", || collector.spans().iter().any(|span| span["tags"]["lodge.service"] == "trap"))
         .await;
@@ -100,9 +101,9 @@ async fn caller_host_and_guest_are_one_trace() {
     assert_eq!((failed.status, &failed_span["tags"]["error.type"]), (502, &"trapped".into()));
 }
 
-/// OTLP goes where its standard says, to the last span when the host stops.
+/// OTLP goes to the standard's path, including the last span when the host stops.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_exports_what_there_is() {
+async fn a_stop_exports_all_spans() {
     let collector = Collector::start().await;
     let host = host(&["hello"])
         .set("traces.exporter", "otlp")
@@ -120,12 +121,12 @@ async fn a_stop_exports_what_there_is() {
     assert!(posted.iter().all(|(path, _)| path == "/v1/traces"));
     let id: Vec<u8> = (0..16).map(|n| u8::from_str_radix(&TRACE[2 * n..2 * n + 2], 16).unwrap()).collect();
     let spans: usize = posted.iter().map(|(_, body)| body.windows(16).filter(|bytes| *bytes == id).count()).sum();
-    assert_eq!(spans, 60, "ten requests, each with a span of its own and five phases");
+    assert_eq!(spans, 60, "ten requests, each with a span and five phases");
 }
 
-/// What is not sampled is passed on and not exported; and without tracing, headers pass as they came.
+/// Unsampled traces are forwarded and not exported; without tracing, headers pass unchanged.
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_decide_and_off_is_off() {
+async fn callers_decide_about_sampling() {
     let collector = Collector::start().await;
     let traced = host(&["header"])
         .set("traces.exporter", "zipkin")
@@ -146,7 +147,7 @@ async fn callers_decide_and_off_is_off() {
     assert_eq!(collector.spans().len(), 0);
 }
 
-/// Spans are lost and counted; answers are not late.
+/// Spans are dropped and counted; responses are not delayed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_down_loses_spans_only() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -166,12 +167,12 @@ async fn a_collector_that_is_down_loses_spans_only() {
         dropped = crate::observe::metrics::series(&metrics)["lodge_spans_dropped_total"];
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    assert!((dropped - 300.0).abs() < 0.5, "each of 50 requests had six spans: {dropped}");
+    assert!((dropped - 300.0).abs() < 0.5, "50 requests with six spans: {dropped}");
 }
 
-/// Every try is a span, one beside the other, and the replica that answers is told which is its own.
+/// Every attempt is a sibling span, and the replica gets the id of its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn tries_are_spans() {
+async fn attempts_are_spans() {
     let (collector, replicas) = (Collector::start().await, [Replica::start("a").await, Replica::start("b").await]);
     let both: Vec<_> = replicas.iter().collect();
     let host = before(&both, "policy = 'round-robin'\nejection.failures = 0")
@@ -183,7 +184,7 @@ async fn tries_are_spans() {
     replicas[0].set(Habit::Status(503));
     replicas[1].set(Habit::Describe);
     let mut told = String::new();
-    // One of two begins with the replica that fails, whichever is the first.
+    // Either replica can be first, so one of two requests begins with the failing one.
     for _ in 0..10 {
         let hits = replicas[0].hits();
         let answer = within(host.get("/far?key=secret")).await;
@@ -206,9 +207,9 @@ async fn tries_are_spans() {
     assert!(first["tags"]["http.request.resend_count"].is_null() && second["tags"]["error"].is_null());
 }
 
-/// A version that is only shown a request is in nobody's trace, and neither is what it sends.
+/// A mirrored copy is not in the client's trace, and neither are the requests that it causes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_is_in_no_trace() {
+async fn a_mirrored_copy_is_not_traced() {
     let (collector, world) = (Collector::start().await, World::start().await);
     let allowed = format!("http = ['http://{}']", world.address);
     let host = host(&["caller"])
@@ -223,9 +224,9 @@ async fn a_copy_is_in_no_trace() {
     let answer = crate::calls::outgoing::ask(host.address, "caller", &world.url("/"), &[]).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let shown = || host.current.snapshot().target("caller@new").unwrap().backend.service.figures.requests();
-    until("the copy is over", || shown() == 1).await;
+    until("the copy has ended", || shown() == 1).await;
     let sent = crate::calls::outgoing::outcome(&host, "caller@new", "2xx").await;
-    assert!((sent - 1.0).abs() < 0.1, "it has sent as much: {sent}");
+    assert!((sent - 1.0).abs() < 0.1, "it has sent the same requests: {sent}");
     host.ended().await;
     let spans = collector.spans();
     assert_eq!(spans.iter().filter(|span| span["kind"] == "CLIENT").count(), 1, "{spans:#?}");

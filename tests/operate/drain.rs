@@ -17,17 +17,18 @@ fn directory(names: &[&str]) -> tempfile::TempDir {
     directory
 }
 
-/// Whether the server certainly has not seen it: a connection that was closing takes no more, and GOAWAY without an error
-/// ends only streams that it says were not looked at.
+/// Whether the server has certainly not processed it: a closing connection accepts nothing more, and GOAWAY without an
+/// error ends only streams that it lists as unprocessed.
 fn is_unsent(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
     let turned_away = cause.is_some_and(|error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR));
     error.is_canceled() || error.is_closed() || turned_away
 }
 
-/// SIGTERM under load, on kept connections of both versions and on new ones: whatever was sent is answered whole.
+/// SIGTERM under load, with keep-alive connections of both versions and new ones: every request that was sent gets a
+/// complete response.
 #[tokio::test(flavor = "multi_thread")]
-async fn under_load() {
+async fn a_stop_under_load_loses_no_request() {
     let directory = directory(&["hello", "drip"]);
     let mut process = Process::serve(directory.path(), &["--stop-grace", "20s"]).await;
     let (address, answered) = (process.address, Arc::new(AtomicUsize::new(0)));
@@ -36,7 +37,7 @@ async fn under_load() {
         let answered = Arc::clone(&answered);
         clients.push(tokio::spawn(async move {
             loop {
-                // Refused: the listener is closed, and nothing was lost.
+                // Refused: the listener is closed, and no request is lost.
                 if tokio::net::TcpStream::connect(address).await.is_err() {
                     return;
                 }
@@ -49,7 +50,7 @@ async fn under_load() {
                     let asked = client.send(http::Request::get("/hello").body(body).unwrap()).await;
                     let response = match asked {
                         Ok(response) => response,
-                        // Never sent: the connection was closing before. A first request was promised by accept.
+                        // Never sent: the connection was closing before. A first request was promised by the accept.
                         Err(error) if is_unsent(&error) && request > 0 => break,
                         Err(error) => panic!("a request was lost: {error:?} on request {request} of client {n}"),
                     };
@@ -64,13 +65,13 @@ async fn under_load() {
         }));
     }
     let slow = tokio::spawn(async move { crate::harness::get(address, "/drip/15").await });
-    until("the load is on", || answered.load(Ordering::Relaxed) > 500).await;
+    until("the load runs", || answered.load(Ordering::Relaxed) > 500).await;
     process.signal(Signal::TERM);
     let status = process.ended().await;
     assert!(status.success(), "{status}: {}", process.log());
     assert_eq!(within(slow).await.unwrap().text().lines().count(), 15, "a running request was cut off");
     for client in clients {
-        // A connection that was refused between our probe and the next connect ends a client as well.
+        // A connection that is refused between the probe and the next connect ends a client as well.
         if let Err(crash) = within(client).await {
             let text = crash.into_panic().downcast::<String>().map(|text| *text).unwrap_or_default();
             assert!(text.contains("the host accepts"), "{text}");
@@ -114,24 +115,24 @@ async fn a_second_signal_ends_it_at_once() {
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     process.signal(Signal::INT);
-    until("it says that it stops", || process.log().contains("stopping")).await;
+    until("the stop is logged", || process.log().contains("stopping")).await;
     let start = Instant::now();
     process.signal(Signal::INT);
     assert_eq!(process.ended().await.code(), Some(130));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
-/// Signals that ask a daemon to read its configuration again, or mean nothing to it, cut off no request. A second
-/// request shows that the host goes on.
+/// Signals that usually reload a daemon, or have no meaning for it, interrupt no request. A second request shows that
+/// the host continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn other_signals_end_nothing() {
+async fn other_signals_have_no_effect() {
     let directory = directory(&["hello", "drip"]);
     let mut process = Process::serve(directory.path(), &[]).await;
     let address = process.address;
     let streaming = tokio::spawn(async move { get(address, "/drip/10").await });
     for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
         process.signal(signal);
-        until("it says what the signal does", || process.log().contains(&format!("{name} has no effect"))).await;
+        until("the signal is logged", || process.log().contains(&format!("{name} has no effect"))).await;
     }
     assert_eq!(get(address, "/hello").await.status, 200);
     let answer = within(streaming).await.unwrap();
@@ -140,7 +141,7 @@ async fn other_signals_end_nothing() {
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
-/// With `stop.delay` the host goes on taking requests after it stopped being ready, for who still sends them.
+/// With `stop.delay` the host accepts requests after it is no longer ready, from clients that still send them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delay_before_the_listener_closes() {
     let mut host = host(&["hello"]).set("stop.delay", "1s").start().await;

@@ -24,7 +24,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A field of a head, as HPACK writes what is in no table.
+/// A header field in HPACK, without the tables.
 fn field(name: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![0];
     for text in [name, value] {
@@ -44,7 +44,7 @@ fn field(name: &str, value: &str) -> Vec<u8> {
     bytes
 }
 
-/// The head of a request on a stream, in as many frames as it takes.
+/// The head of a request on a stream, in as many frames as needed.
 fn head(stream: u32, method: &str, path: &str, fields: &[(String, String)], ends: bool) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", path)] {
@@ -60,7 +60,7 @@ fn head(stream: u32, method: &str, path: &str, fields: &[(String, String)], ends
     bytes
 }
 
-/// An HTTP/2 connection whose bytes are the test's own, with this window for each stream.
+/// An HTTP/2 connection on which the test writes raw bytes, with this window for each stream.
 async fn raw(address: SocketAddr, window: u32) -> TcpStream {
     let mut stream = within(TcpStream::connect(address)).await.unwrap();
     let mut settings = vec![0, 4];
@@ -85,7 +85,7 @@ async fn metric(admin: SocketAddr, name: &str) -> f64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// Uploads that nobody reads take what there is and no more; whatever they hold, others are served, and a body that is read
+/// Unread uploads use the available memory and no more. Meanwhile other requests are served, and a body that is read
 /// arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_uploads_are_bounded() {
@@ -94,8 +94,8 @@ async fn unread_uploads_are_bounded() {
         .set("listener.memory", "6MiB")
         .start()
         .await;
-    // As much as the windows of a host with so little allow: 64 KiB of a stream, 128 of a connection. With 60 of them that is
-    // more than there is besides their bases.
+    // As much as the windows of a host with so little memory allow: 64 KiB of a stream, 128 of a connection. 60
+    // connections need more than there is besides their bases.
     let mut upload = Vec::new();
     for stream in [1, 3] {
         upload.extend(head(stream, "POST", "/sleeper", &[], false));
@@ -108,7 +108,7 @@ async fn unread_uploads_are_bounded() {
     }
     let start = Instant::now();
     while metric(host.admin, "lodge_listener_memory_waiting").await == 0.0 {
-        assert!(start.elapsed() < PATIENCE, "nobody has to wait: uploads are not held back");
+        assert!(start.elapsed() < PATIENCE, "uploads are not held back");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(host.get("/hello").await.status, 200);
@@ -121,13 +121,13 @@ async fn unread_uploads_are_bounded() {
     drop(clients);
     let start = Instant::now();
     while metric(host.admin, "lodge_listener_memory_waiting").await > 0.0 {
-        assert!(start.elapsed() < PATIENCE, "what clients that left have held does not come back");
+        assert!(start.elapsed() < PATIENCE, "the memory of disconnected clients is not freed");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Everything at once, as `--memory 256m` of docs/security.md has it: uploads that nobody reads, requests with large heads in queues,
-/// half heads, responses that nobody takes, a full cache, and warm instances.
+/// Everything at once, as with `--memory 256m` in docs/security.md: unread uploads, queued requests with large heads,
+/// incomplete heads, unread responses, a full cache, and warm instances.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarter_of_a_gibibyte_is_enough() {
     let directory = tempfile::tempdir().unwrap();
@@ -143,12 +143,12 @@ async fn a_quarter_of_a_gibibyte_is_enough() {
     let process = Process::serve(directory.path(), &["--memory", "256MiB"]).await;
     let address = process.address;
     let began = process.memory("VmRSS");
-    // Warm instances: as many as there are requests at once.
+    // Warm instances: as many as concurrent requests.
     let warm: Vec<_> = (0..250).map(|_| tokio::spawn(async move { get(address, "/hello").await.status })).collect();
     for warm in warm {
         assert_eq!(within(warm).await.unwrap(), 200);
     }
-    // The cache: 64 MiB, of which it has half.
+    // The cache: 64 MiB, of which it gets half.
     for n in 0..80 {
         let path = format!("/cacheable?cache-control=max-age=1000&size=900000&n={n}");
         assert_eq!(get(address, &path).await.body.len(), 900_016);
@@ -157,7 +157,7 @@ async fn a_quarter_of_a_gibibyte_is_enough() {
     let fields: Vec<_> = (0..90).map(|n| (format!("x-field-{n}"), "v".repeat(500))).collect();
     let mut clients = JoinSet::new();
     for n in 0..450 {
-        // Uploads, and what may be sent besides: heads of 45 KiB each, and DATA between frames that say nothing.
+        // Uploads, and other data: heads of 45 KiB each, and DATA between empty frames.
         let mut bytes = head(1, "POST", "/sleeper", &[], false);
         for _ in 0..32 {
             bytes.extend(frame(0, 0, 1, &[0; 300]));
@@ -172,14 +172,14 @@ async fn a_quarter_of_a_gibibyte_is_enough() {
         }
         hold(&mut clients, raw(address, 65_535).await, bytes);
         if n % 5 == 0 {
-            // The same in HTTP/1.1: an upload, and half a head.
+            // The same over HTTP/1.1: an upload, and half a head.
             for text in
                 ["POST /sleeper HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n", "GET / HTTP/1.1\r\nx: "]
             {
                 let client = within(TcpStream::connect(address)).await.unwrap();
                 hold(&mut clients, client, [text.as_bytes(), &[b'x'; 60_000]].concat());
             }
-            // Responses that nobody takes.
+            // Unread responses.
             let mut bytes = Vec::new();
             for stream in 0..4 {
                 let path = format!("/cacheable?cache-control=max-age=1000&size=900000&n={stream}");
@@ -203,16 +203,16 @@ async fn a_quarter_of_a_gibibyte_is_enough() {
     drop(clients);
 }
 
-/// Sandboxes that were in use together give their memory back, but for `engine.resident`, which is an eighth of `memory`.
+/// Sandboxes that were in use together return their memory, except `engine.resident`, which is an eighth of `memory`.
 #[tokio::test(flavor = "multi_thread")]
-async fn free_sandboxes_give_memory_back() {
+async fn free_sandboxes_return_memory() {
     const AT_ONCE: usize = 200;
     let directory = tempfile::tempdir().unwrap();
     std::fs::copy(wasm("cacheable"), directory.path().join("cacheable.wasm")).unwrap();
     let process = Process::serve(directory.path(), &["--memory", "256MiB"]).await;
     let rss = || process.memory("VmRSS") >> 10;
     let began = rss();
-    // Each has written to more than 2 MiB when its response begins, and has it for a while.
+    // Each has written to more than 2 MiB when its response begins, and holds it for a while.
     let mut clients = Vec::new();
     for _ in 0..AT_ONCE {
         let mut client = within(TcpStream::connect(process.address)).await.unwrap();
@@ -226,11 +226,11 @@ async fn free_sandboxes_give_memory_back() {
     let held = rss();
     assert!(held > began + 2 * AT_ONCE, "MiB: {began} at first, {held} with all of them");
     drop(clients);
-    until("their memory is given back", || rss() < began + 64).await;
+    until("their memory is returned", || rss() < began + 64).await;
     eprintln!("MiB: {began} at first, {held} with all of them, {} after that", rss());
 }
 
-/// Over HTTP/2 the fields of a head are counted as over HTTP/1.1, but for cookies in parts; those of trailers as well.
+/// Over HTTP/2 the fields of a head are counted as over HTTP/1.1, except split cookies; those of trailers as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_fields_are_counted() {
     let host = host(&["echo"]).set("listener.headers", "50").start().await;

@@ -6,7 +6,7 @@ use super::api_contract::Contract;
 use crate::harness::far::manifest;
 use crate::harness::{Habit, Replica, TestHost, get, host, lodge, output, until, wasm, within};
 
-/// What a command says of this host.
+/// The output of a command against this host.
 fn told(host: &TestHost, args: &[&str]) -> String {
     let (code, stdout, stderr) = output(lodge(args).args(["--admin", &host.admin.to_string()]));
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{args:?}: {stdout}");
@@ -21,7 +21,7 @@ async fn details(host: &TestHost, name: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rollout() {
+async fn a_rollout_is_shown() {
     let hello = std::fs::read(wasm("hello")).unwrap();
     let host = host(&["hello"])
         .manifest("hello", "sticky = 'cookie:sid'")
@@ -45,7 +45,7 @@ async fn a_rollout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_in_trouble() {
+async fn failing_replicas_are_shown() {
     let replicas = [Replica::start("a").await, Replica::start("b").await];
     let [a, b] = &replicas;
     let checked =
@@ -70,9 +70,9 @@ async fn replicas_in_trouble() {
         assert!(all.contains(line), "{line:?} is not in\n{all}");
     }
     assert!(all.contains("in_flight 256") && !all.contains("warm_uses") && !all.contains("128.0 MiB"), "{all}");
-    // One of them takes no connections any more.
+    // One of them refuses connections now.
     a.set(Habit::Refuse);
-    until("it is known to be down", || crate::harness::far::state(&host, a) == "down").await;
+    until("the replica is shown as down", || crate::harness::far::state(&host, a) == "down").await;
     let one = told(&host, &["inspect", "far"]);
     let line = one
         .lines()
@@ -83,7 +83,7 @@ async fn replicas_in_trouble() {
     assert!(list.contains("serving 1/2"), "{list}");
     let seen = &details(&host, "far").await["replicas"][0];
     assert!(seen["why"].as_str().is_some_and(|why| !why.is_empty()) && seen["until"].is_null(), "{seen}");
-    // Nobody says where the replicas of the other one are.
+    // The replicas of the other service are unknown.
     let lost = told(&host, &["inspect", "lost"]);
     assert!(lost.contains("  replicas      none: lost.list: No such file"), "{lost}");
     assert!(!lost.contains("machine code"), "{lost}");
@@ -97,9 +97,9 @@ async fn replicas_in_trouble() {
     assert!(checked.contains("  replicas    lost.list: No such file"), "{checked}");
 }
 
-/// A service whose requests fail is not shown as one that serves.
+/// A service whose requests fail is not shown as serving.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_service() {
+async fn a_failing_service_is_shown() {
     let host = host(&["trap", "hello"]).start().await;
     for _ in 0..5 {
         assert!(told(&host, &["ps"]).lines().any(|line| line.starts_with("trap ") && line.contains("   serving   ")));
@@ -112,14 +112,14 @@ async fn a_failing_service() {
     assert!(list.lines().any(|line| line.starts_with("hello ") && line.contains("   serving   ")), "{list}");
 }
 
-/// One that fails requests says until when it is left out, and for what.
+/// An ejected replica is shown with the reason and the end of the ejection.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ejected_replica() {
+async fn an_ejected_replica_is_shown() {
     let (a, b) = (Replica::start("a").await, Replica::start("b").await);
     let host = crate::harness::far::before(&[&a, &b], "ejection = { failures = 1, base = '1m' }").start().await;
     a.set(Habit::Status(503));
     for _ in 0..100 {
-        assert_eq!(within(host.get("/far")).await.status, 200, "the other one answers");
+        assert_eq!(within(host.get("/far")).await.status, 200, "the other replica responds");
     }
     let text = told(&host, &["inspect", "far"]);
     let line = text.lines().find(|line| line.contains("ejected until 2")).unwrap_or_else(|| panic!("{text}"));

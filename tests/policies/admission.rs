@@ -1,5 +1,5 @@
-//! Promise: client networks, rates, load shedding and adaptive limits hold as the manifest says, and through every
-//! change of it.
+//! Promise: client networks, rates, load shedding and adaptive limits apply as the manifest says, and through every
+//! edit of it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::harness::{Answer, Connection, TestHost, get, host, until, wasm};
 
-/// GET on a connection from this address of the loopback network.
+/// A GET on a connection from this address of the loopback network.
 async fn get_from(client: &str, address: SocketAddr, path: &str) -> Answer {
     Connection::from(client.parse().unwrap(), address).await.get(path).await
 }
 
-/// Puts another manifest there, and waits until it is what is served.
+/// Replaces the manifest, and waits until it is in force.
 pub(crate) async fn edit(host: &TestHost, name: &str, manifest: &str) {
     let generation = host.current.snapshot().generation;
     std::fs::write(host.directory().join(format!("{name}.toml")), manifest).unwrap();
@@ -47,9 +47,9 @@ pub(crate) fn refused(answer: &Answer) -> (u16, String) {
     (answer.status, answer.problem())
 }
 
-/// Networks are let in and turned away, per service and per route, by who is at the other end and not by who they say they are.
+/// Networks are allowed and denied, per service and per route, by the address of the connection and not by headers.
 #[tokio::test(flavor = "multi_thread")]
-async fn networks() {
+async fn networks_are_allowed_and_denied() {
     let host = host(&["echo", "hello"])
         .manifest("hello", "allow = ['127.0.1.0/24']\ndeny = ['127.0.1.9']")
         .manifest("echo", "routes = ['/echo', { path = '/echo/admin', allow = ['127.0.2.0/24'] }]")
@@ -62,11 +62,12 @@ async fn networks() {
     assert_eq!(get_from("127.0.1.9", host.address, "/hello").await.status, 403);
     let forged = [("x-forwarded-for", "127.0.1.1")];
     let mut client = Connection::from("127.0.0.1".parse().unwrap(), host.address).await;
-    assert_eq!(client.ask(Method::GET, "/hello", &forged, "").await.status, 403, "nobody is believed");
+    assert_eq!(client.ask(Method::GET, "/hello", &forged, "").await.status, 403, "headers are not believed");
     assert_eq!(get_from("127.0.0.1", host.address, "/echo/head").await.status, 200);
     assert_eq!(get_from("127.0.0.1", host.address, "/echo/admin/head").await.status, 403);
     assert_eq!(get_from("127.0.2.1", host.address, "/echo/admin/head").await.status, 200);
-    // Nobody gets around a route by the service's own host; one without such routes has it.
+    // The host name of a service does not bypass the policies of its routes; a service without such routes has the
+    // host.
     let own = |name: &'static str| [("host", name)];
     let around = client.ask(Method::GET, "/admin/head", &own("echo.localhost"), "").await;
     assert_eq!(refused(&around), (404, "no-route".into()));
@@ -81,9 +82,10 @@ async fn networks() {
     assert_eq!(metric(&host, r#"lodge_refusals_total{service="hello",reason="client-denied"}"#).await, "5");
 }
 
-/// A manifest that is saved in place is empty for a moment: until it has been so for a while, what it said holds.
+/// A manifest that is saved in place is empty for a moment. Until it has been empty for a while, the previous one
+/// applies.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_that_is_being_saved() {
+async fn a_manifest_that_is_being_saved_still_applies() {
     let manifest = "deny = ['127.0.0.1']\nrate = '3/h'";
     let host = host(&["hello"]).manifest("hello", manifest).start().await;
     assert_eq!(get_from("127.0.0.2", host.address, "/hello").await.status, 200);
@@ -93,7 +95,7 @@ async fn a_manifest_that_is_being_saved() {
         std::fs::File::create(&path).unwrap();
         loop {
             let status = host.get("/hello").await.status;
-            // From then on it may be meant so.
+            // From then on it may be empty on purpose.
             if emptied.elapsed() >= lodge::guests::scan::SETTLE / 2 {
                 break;
             }
@@ -102,15 +104,15 @@ async fn a_manifest_that_is_being_saved() {
         edit(&host, "hello", &format!("{manifest}\nenv.ROUND = '{round}'")).await;
     }
     let answer = get_from("127.0.0.2", host.address, "/hello").await;
-    assert!(answer.header("ratelimit").contains(";r=1;"), "what was used is forgotten: {answer:?}");
+    assert!(answer.header("ratelimit").contains(";r=1;"), "the used tokens are forgotten: {answer:?}");
     std::fs::File::create(&path).unwrap();
     let emptied = Instant::now();
     while host.get("/hello").await.status != 200 {
-        assert!(emptied.elapsed() < Duration::from_secs(20), "it stays empty");
+        assert!(emptied.elapsed() < Duration::from_secs(20), "the empty manifest never applies");
     }
 }
 
-/// Behind a proxy that is trusted, the client is who the proxy says.
+/// Behind a trusted proxy, the client is the one in the forwarding headers.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_behind_a_proxy() {
     let host = host(&["hello"])
@@ -123,13 +125,13 @@ async fn clients_behind_a_proxy() {
         async |client: &str| proxy.ask(Method::GET, "/hello", &[("x-forwarded-for", client)], "").await.status;
     assert_eq!((ask("192.0.2.1").await, ask("192.0.2.1").await, ask("192.0.2.2").await), (200, 429, 200));
     assert_eq!(ask("192.0.2.66").await, 403);
-    assert_eq!(ask("6.6.6.6, 192.0.2.1").await, 429, "what stands before the client is the client's own invention");
+    assert_eq!(ask("6.6.6.6, 192.0.2.1").await, 429, "addresses before the client's are forged");
 }
 
-/// A client that knows the name of the host can forge the mark that guests have in `Via`. Policies then hold for the address that
-/// the forwarding headers name and for the proxy's.
+/// A client that knows the name of the host can forge the mark of guests in `Via`. Policies then apply to both the
+/// address in the forwarding headers and the proxy's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_mark_loosens_nothing() {
+async fn a_forged_via_bypasses_no_policy() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let replica = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let far = format!("[upstream]\nreplicas = ['http://{}']", replica.local_addr().unwrap());
@@ -162,17 +164,16 @@ async fn a_forged_mark_loosens_nothing() {
     assert_eq!([ask("192.0.2.1", "1.1 front").await, ask("192.0.2.1", &mark).await], [429, 429]);
     let mut outside = Connection::from("127.0.3.2".parse().unwrap(), host.address).await;
     let mut ask = async |headers: &[(&str, &str)]| outside.ask(Method::GET, "/hello", headers, "").await.status;
-    assert_eq!(ask(&[("via", &mark), ("x-forwarded-for", "192.0.2.2")]).await, 200, "both may");
+    assert_eq!(ask(&[("via", &mark), ("x-forwarded-for", "192.0.2.2")]).await, 200, "both are allowed");
     // Both use their rates.
     assert_eq!(ask(&[("x-forwarded-for", "192.0.2.2")]).await, 200);
     assert_eq!(ask(&[("x-forwarded-for", "192.0.2.2")]).await, 429);
     assert_eq!([ask(&[("via", &mark)]).await, ask(&[("via", &mark)]).await], [200, 429]);
 }
 
-/// The fields say where a client stands, on every answer; what is used stays used when the manifest changes, and when
-/// the component does.
+/// Every response has the rate limit headers. Used tokens stay used when the manifest or the component changes.
 #[tokio::test(flavor = "multi_thread")]
-async fn rates() {
+async fn rates_survive_edits() {
     let manifest = "rate = { limit = '5/h', by = 'client' }";
     let host = host(&["hello"]).manifest("hello", manifest).start().await;
     let first = host.get("/hello").await;
@@ -183,7 +184,7 @@ async fn rates() {
     );
     assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=3;t=1440");
     assert_eq!(get_from("127.0.0.9", host.address, "/hello").await.header("ratelimit"), "\"client\";r=4;t=720");
-    // Room for six, two are used; each takes ten minutes to come back.
+    // A burst of six, of which two are used; each token takes ten minutes to return.
     edit(&host, "hello", "rate = { limit = '6/h', by = 'client' }").await;
     assert_eq!(host.get("/hello").await.header("ratelimit"), "\"client\";r=3;t=1800");
     replace(&host, "hello", "deaf").await;
@@ -207,9 +208,9 @@ async fn rates() {
     assert_eq!(metric(&host, r#"lodge_refusals_total{service="hello",reason="rate-limited"}"#).await, "1");
 }
 
-/// A route has a limit of its own besides its service's, and keeps what is used when another route comes before it.
+/// A route has its own rate besides its service's, and keeps it when another route is added before it.
 #[tokio::test(flavor = "multi_thread")]
-async fn rates_of_routes() {
+async fn routes_have_their_own_rates() {
     let route = "{ path = '/login', rate = { limit = '2/h', by = 'header:x-user' } }";
     let service = "rate = { limit = '4/h', by = 'service' }";
     let host = host(&["hello"]).manifest("hello", &format!("routes = ['/hello', {route}]\n{service}")).start().await;
@@ -223,10 +224,10 @@ async fn rates_of_routes() {
     assert_eq!(refused(&ask("/login", "ada").await), (429, "rate-limited".into()));
     assert_eq!(ask("/login", "bob").await.status, 200);
     assert_eq!(ask("/hello", "ada").await.status, 200);
-    assert_eq!(ask("/hello", "ada").await.status, 429, "four have been let in");
+    assert_eq!(ask("/hello", "ada").await.status, 429, "four were admitted");
 }
 
-/// Clients that ask without a pause get what the rate allows, to two in a hundred.
+/// Clients that send requests continuously get what the rate allows, within two percent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_holds_under_load() {
     let host = host(&["deaf"])
@@ -262,12 +263,13 @@ async fn a_rate_holds_under_load() {
         f64::from(admitted) <= allowed && f64::from(admitted) >= allowed * 0.98,
         "{admitted} of {asked}; {allowed} are allowed"
     );
-    assert!(asked > 3 * admitted, "too few asked for this to say anything: {asked}");
+    assert!(asked > 3 * admitted, "too few requests for a comparison: {asked}");
 }
 
-/// When every sandbox is taken the least important go first, and come back when there is room.
+/// When every sandbox is busy, the requests of the lowest priority are refused first, and admitted again when there is
+/// space.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_host_sheds() {
+async fn a_full_host_sheds_by_priority() {
     let host = host(&["sleeper", "hello"])
         .named("hello", "batch")
         .named("hello", "vital")
@@ -281,11 +283,11 @@ async fn a_full_host_sheds() {
         .start()
         .await;
     let address = host.address;
-    // A machine that is busy with other tests may be late, which is a reason to shed, too.
+    // A machine that is busy with other tests may have a late scheduler, which is another reason to shed.
     let room = async || {
         let start = Instant::now();
         while host.get("/batch").await.status != 200 {
-            assert!(start.elapsed() < Duration::from_secs(20), "there is never room");
+            assert!(start.elapsed() < Duration::from_secs(20), "there is never space");
         }
     };
     room().await;
@@ -295,12 +297,12 @@ async fn a_full_host_sheds() {
         snapshot.targets.iter().map(|target| target.admission.in_flight()).sum::<usize>() >= count
     };
     let mut sleeping = vec![sleep(), sleep()];
-    until("both places are taken", || flying(2)).await;
+    until("both slots are taken", || flying(2)).await;
     assert_eq!(refused(&host.get("/batch").await), (503, "shed".into()));
     assert_eq!(host.get("/batch").await.header("retry-after"), "1");
-    // Two of four places of the queue, and normal requests make room for high ones.
+    // Two of four places of the queue are taken, so normal requests leave space for those of high priority.
     sleeping.extend([sleep(), sleep()]);
-    until("two wait for the host", || flying(4)).await;
+    until("two wait in the host's queue", || flying(4)).await;
     assert_eq!(metric(&host, "lodge_load_level").await, "2");
     assert_eq!(refused(&host.get("/hello").await), (503, "shed".into()));
     assert_eq!(
@@ -309,7 +311,7 @@ async fn a_full_host_sheds() {
         "a route without a priority is as its service"
     );
     let vital = tokio::spawn(async move { get(address, "/vital").await.status });
-    assert_eq!(vital.await.unwrap(), 200, "it waits, and has its turn");
+    assert_eq!(vital.await.unwrap(), 200, "it waits and is admitted");
     for sleeping in sleeping {
         assert_eq!(sleeping.await.unwrap(), 504);
     }
@@ -317,9 +319,9 @@ async fn a_full_host_sheds() {
     assert_eq!(host.get("/hello").await.status, 200);
 }
 
-/// The number of places follows the time that answers take, and goes on from there after an edit.
+/// The number of slots follows the response time, and continues from there after an edit.
 #[tokio::test(flavor = "multi_thread")]
-async fn places_adapt() {
+async fn the_number_of_slots_adapts() {
     let manifest = |latency: &str| format!("adaptive = {{ latency = '{latency}', floor = 2 }}\nlimits.in_flight = 20");
     let host = host(&["counter"]).manifest("counter", &manifest("1ms")).start().await;
     let limit = || {

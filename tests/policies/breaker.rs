@@ -9,7 +9,7 @@ use http_body::Frame;
 use crate::harness::{fed, host, raw, until};
 use crate::policies::admission::{edit, metric, policies, refused, replace};
 
-/// A guest that fails is not asked any more, whoever asks; an edit does not close the breaker, another component does.
+/// A failing guest gets no more requests from any client. An edit does not close the breaker; another component does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_breaker_opens_and_closes() {
     let breaker = "breaker = { calls = 4, open = '1h' }";
@@ -27,20 +27,20 @@ async fn a_breaker_opens_and_closes() {
     edit(&host, "fails", &format!("{breaker}\nenv.A = 'b'")).await;
     assert_eq!(host.get("/fails").await.status, 503);
     replace(&host, "fails", "hello").await;
-    assert_eq!(host.get("/fails").await.status, 200, "what was repaired is asked at once");
+    assert_eq!(host.get("/fails").await.status, 200, "a repaired service gets requests at once");
     assert_eq!(metric(&host, r#"lodge_breaker_state{service="fails"}"#).await, "0");
 }
 
-/// Half open, it finds out by itself; statuses of the guest count, those of clients' mistakes do not.
+/// A half-open breaker probes the service. Statuses of the guest count, those for mistakes of clients do not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_breaker_tries_again() {
+async fn a_half_open_breaker_probes() {
     let breaker = "breaker = { calls = 3, failures = '100%', open = '200ms', probes = 1 }";
     let host = host(&["status"]).manifest("status", breaker).start().await;
     let status = async |path: &str| host.get(path).await.status;
     for _ in 0..5 {
         assert_eq!(status("/status/404").await, 404);
     }
-    // The window holds five good calls, so none of these opens it; a new component has none.
+    // The window contains five good calls, so none of these opens it; a new component has an empty window.
     assert_eq!((status("/status/500").await, status("/status/500").await), (500, 500));
     edit(&host, "status", &format!("{breaker}\nenv.A = 'b'")).await;
     assert_eq!(status("/status/200").await, 200);
@@ -52,13 +52,13 @@ async fn a_breaker_tries_again() {
     let opened = Instant::now();
     assert_eq!(refused(&host.get("/status/200").await), (503, "breaker-open".into()));
     while status("/status/200").await != 200 {
-        assert!(opened.elapsed() < Duration::from_secs(20), "it never tries again");
+        assert!(opened.elapsed() < Duration::from_secs(20), "it never probes");
     }
-    assert!(opened.elapsed() >= Duration::from_millis(150), "it tried too soon");
-    assert_eq!(status("/status/200").await, 200, "one good probe closes it");
+    assert!(opened.elapsed() >= Duration::from_millis(150), "it probed too soon");
+    assert_eq!(status("/status/200").await, 200, "a good probe closes it");
 }
 
-/// A client that leaves, or is slow with its own body, is no failure of the service.
+/// A client that leaves, or sends its body slowly, is not a failure of the service.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_open_a_breaker() {
     let manifest = "breaker = { calls = 1, failures = '1%', open = '1h' }\nlimits = { wall = '4s', cpu = '4s' }";
@@ -66,12 +66,12 @@ async fn clients_do_not_open_a_breaker() {
     let half = "POST /status/200 HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nconnection: close\r\n\r\n12345";
     let late = raw(host.address, half).await;
     assert!(late.starts_with("HTTP/1.1 408 ") && late.contains("body-late"), "{late}");
-    // The host gives it a second, in case it has only closed its sending side.
+    // The host waits a second, in case the client has only closed its sending side.
     let mut client = host.connect().await;
     let leaves = tokio::time::timeout(Duration::from_millis(300), client.get("/sleeper")).await;
     assert!(leaves.is_err());
     drop(client);
-    until("its request is over", || {
+    until("its request has ended", || {
         let snapshot = host.current.snapshot();
         snapshot.targets.iter().all(|target| target.admission.in_flight() == 0)
     })
@@ -83,9 +83,9 @@ async fn clients_do_not_open_a_breaker() {
     assert_eq!(refused(&host.get("/sleeper").await), (503, "breaker-open".into()));
 }
 
-/// The time for which a guest waits for its client is the client's.
+/// Time in which a guest waits for the client's body does not count as the service's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_client_makes_no_slow_call() {
+async fn a_slow_client_is_not_a_slow_call() {
     let breaker = "breaker = { calls = 1, slow = '400ms', open = '1h' }";
     let host = host(&["status"]).manifest("status", breaker).start().await;
     let mut client = host.connect().await;
@@ -98,20 +98,20 @@ async fn a_slow_client_makes_no_slow_call() {
     });
     let (asked, request) = (Instant::now(), Request::post("/status/200").body(body).unwrap());
     assert_eq!(client.send(request).await.unwrap().status(), 200);
-    assert!(asked.elapsed() >= Duration::from_millis(800), "it did not wait for the body");
+    assert!(asked.elapsed() >= Duration::from_millis(800), "the guest did not wait for the body");
     feeding.await.unwrap();
     assert_eq!(host.get("/status/200").await.status, 200);
 }
 
-/// An answer that breaks off after its head is a failure, which its head was not.
+/// A response that breaks off after its head is a failure.
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_answers_open_a_breaker() {
+async fn broken_responses_open_a_breaker() {
     let host = host(&["cutoff"]).manifest("cutoff", "breaker = { calls = 4, open = '1h' }").start().await;
     for _ in 0..2 {
         let answer = host.get("/cutoff").await;
         assert!(answer.status == 200 && answer.broken);
     }
-    until("the host has seen it, too", || {
+    until("the host has counted it", || {
         let snapshot = host.current.snapshot();
         snapshot.targets[0].admission.in_flight() == 0
     })

@@ -1,5 +1,5 @@
-//! Promise: requests in flight, requests that wait, and request bodies stay within the limits of their service and of
-//! the host.
+//! Promise: requests in flight, queued requests, and request bodies stay within the limits of their service and of the
+//! host.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Answer, Connection, fed, host};
 
-/// So many at once, so many waiting, the rest is told to come back.
+/// A limited number runs, a limited number waits, and the rest is refused with `Retry-After`.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_in_flight_and_waiting() {
+async fn slots_and_queue_are_bounded() {
     let host =
         host(&["drip"]).manifest("drip", "limits = { in_flight = 2, queue = 3, queue_wait = '20s' }").start().await;
     let asked: Vec<_> = (0..10)
@@ -33,17 +33,17 @@ async fn requests_in_flight_and_waiting() {
             }
         }
     }
-    // A place is held to the last byte: if it were given back at the head, all ten would be served.
+    // A slot is held until the last byte. If it were freed at the head, all ten would be served.
     assert_eq!((served, refused), (5, 5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_ends() {
+async fn a_queue_has_a_timeout() {
     let limits = "limits = { in_flight = 1, queue = 1, queue_wait = '300ms', wall = '2s', cpu = '2s' }";
     let host = host(&["sleeper"]).manifest("sleeper", limits).start().await;
     let address = host.address;
     let asked = [0, 1].map(|_| tokio::spawn(async move { crate::harness::get(address, "/sleeper").await }));
-    // Whichever of the two comes first sleeps to its end; the other waits for its place, in vain.
+    // The first of the two sleeps until its time is over; the other one waits for a slot until the timeout.
     let mut reasons = Vec::new();
     for asked in asked {
         let answer = asked.await.unwrap();
@@ -53,9 +53,9 @@ async fn a_wait_ends() {
     assert_eq!(reasons, [(503, "queue-timeout".into()), (504, "wall-time".into())]);
 }
 
-/// A full host says no as a full service does.
+/// A full host refuses requests as a full service does.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_host_has_bounds_too() {
+async fn the_host_has_limits_of_its_own() {
     let host = host(&["sleeper", "hello"])
         .set("engine.instances", "1")
         .set("engine.queue", "0")
@@ -66,7 +66,7 @@ async fn the_host_has_bounds_too() {
     let address = host.address;
     let sleeping = tokio::spawn(async move {
         loop {
-            // Refused itself when hello was first.
+            // It was refused if hello came first.
             match crate::harness::get(address, "/sleeper").await.status {
                 503 => {}
                 status => return status,
@@ -78,12 +78,12 @@ async fn the_host_has_bounds_too() {
         assert!(start.elapsed() < Duration::from_secs(10));
     }
     assert_eq!(sleeping.await.unwrap(), 504);
-    assert_eq!(host.get("/hello").await.status, 200, "the place came back");
+    assert_eq!(host.get("/hello").await.status, 200, "the slot is free again");
 }
 
-/// By what it says and by what it is.
+/// By its `Content-Length`, and by its actual size.
 #[tokio::test(flavor = "multi_thread")]
-async fn request_bodies() {
+async fn request_bodies_are_bounded() {
     let host = host(&["echo", "echo3", "deaf"]).set("limits.request_body", "1MiB").start().await;
     let exact = "x".repeat(1 << 20);
     let over = "x".repeat((1 << 20) + 1);
@@ -94,7 +94,7 @@ async fn request_bodies() {
             let refused = client.ask(Method::POST, &path, &[], &over).await;
             assert_eq!((refused.status, refused.problem().as_str()), (413, "body-too-large"), "{name}");
         }
-        // Chunked, it does not say how large it is: the guest's read fails, and the answer that had begun breaks.
+        // A chunked body has no declared size: the guest's read fails, and the response that had begun breaks off.
         let mut client = Connection::http1(host.address).await;
         let (feed, body) = fed();
         let request = Request::post(format!("/{name}")).body(body).unwrap();
@@ -105,7 +105,7 @@ async fn request_bodies() {
                 }
             }
         });
-        // The break may overtake what was answered before it.
+        // The error may overtake what was sent before it.
         if let Ok(response) = client.send(request).await {
             let answer = Answer::read(response).await;
             assert!(answer.broken || answer.status == 413, "{name}: {} bytes", answer.body.len());
@@ -113,14 +113,15 @@ async fn request_bodies() {
         }
         feeding.abort();
     }
-    // A guest that never looks at its body does not have to be told.
+    // A guest that never reads its body gets no error.
     let mut client = Connection::http1(host.address).await;
     assert_eq!(client.ask(Method::POST, "/deaf", &[], &over).await.status, 413);
 }
 
-/// Who is answered early hears it, though it sends on: what is unread when a connection closes would reset it.
+/// A client that gets an early response receives it, though it still sends. Closing a connection with unread data would
+/// reset it.
 #[tokio::test(flavor = "multi_thread")]
-async fn early_answers_are_heard() {
+async fn early_responses_arrive() {
     let host = host(&["echo", "deaf"]).set("limits.request_body", "1MiB").start().await;
     for (path, length, expected) in [
         ("/echo", "content-length: 16777216", "HTTP/1.1 413 "),
@@ -135,7 +136,7 @@ async fn early_answers_are_heard() {
         }
         client.shutdown().await.unwrap();
         let mut answer = String::new();
-        client.read_to_string(&mut answer).await.expect("it is closed, not reset");
+        client.read_to_string(&mut answer).await.expect("the connection is closed, not reset");
         assert!(answer.starts_with(expected), "{path}: {answer:.100}");
     }
 }

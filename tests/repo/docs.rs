@@ -1,4 +1,5 @@
-//! Promise: the docs say what the code does. Links lead somewhere, tables have every row, and blocks are what they say.
+//! Promise: the docs agree with the code. Links lead somewhere, tables have every row, and code blocks are what they
+//! claim.
 
 mod markdown;
 mod tables;
@@ -60,7 +61,7 @@ fn links_lead_somewhere() {
     assert!(checked > 50, "{checked} links were found");
 }
 
-/// Links from the pages to files outside of `docs/` work in the book, too: it is a folder beside `docs/`. mdBook turns
+/// Links from the pages to files outside of `docs/` work in the book, which is a folder beside `docs/`. mdBook turns
 /// links to `.md` into links to pages, so none leads to such a file.
 #[test]
 fn links_out_of_the_docs_work_in_the_book() {
@@ -77,7 +78,7 @@ fn links_out_of_the_docs_work_in_the_book() {
     assert!(checked > 10, "{checked} links were found");
 }
 
-/// Each version of the WIT is complete and of that version; the toolchains of the guide bind to its exact name.
+/// Each version of the WIT is complete and has that version; the toolchains of the guide bind to its exact name.
 #[test]
 fn the_wit_has_the_versions_that_toolchains_bind_to() {
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -106,7 +107,7 @@ fn the_wit_has_the_versions_that_toolchains_bind_to() {
     }
 }
 
-/// mdBook shows what `SUMMARY.md` lists, and nothing else.
+/// mdBook shows exactly the pages that `SUMMARY.md` lists.
 #[test]
 fn the_summary_lists_every_page() {
     let mut listed = links(&page("docs/SUMMARY.md"));
@@ -123,9 +124,9 @@ fn the_summary_lists_every_page() {
     }
 }
 
-/// Every block of code says what it is in its info string; what can be read or run by a test, is.
+/// Every code block has an info string that says what it is; blocks that can be read or run by a test are.
 #[test]
-fn blocks_are_what_they_say() {
+fn blocks_are_what_they_claim() {
     const KNOWN: &[&str] = &[
         "console",
         "dockerfile",
@@ -170,7 +171,7 @@ fn blocks_are_what_they_say() {
     assert!(settings > 0, "no page shows a lodge.toml");
 }
 
-/// The commands that the docs show exist, with their flags.
+/// The commands in the docs exist, with their flags.
 #[test]
 fn commands_exist() {
     let mut help: BTreeMap<String, String> = BTreeMap::new();
@@ -197,7 +198,7 @@ fn commands_exist() {
     assert!(help.len() > 15 && checked > 10, "{checked} flags of {:?}", help.keys());
 }
 
-/// The services that the docs show are guests that tests run.
+/// The services in the docs are guests that the tests run.
 #[test]
 fn services_are_guests_that_run() {
     for (path, guest) in [("README.md", "guests/hello"), ("docs/guide.md", "tests/guests/orders")] {
@@ -206,7 +207,7 @@ fn services_are_guests_that_run() {
     }
 }
 
-/// The service of the guide prices orders, and refuses what is none.
+/// The service of the guide prices orders, and rejects invalid ones.
 #[tokio::test]
 async fn the_guides_service_prices_orders() {
     let host = host(&["orders"]).start().await;
@@ -224,9 +225,9 @@ async fn the_guides_service_prices_orders() {
     }
 }
 
-/// What `curl` prints in README.md and in the guide is what it prints.
+/// `curl` prints what README.md and the guide show.
 #[tokio::test]
-async fn curl_prints_what_the_docs_say() {
+async fn curl_prints_what_the_docs_show() {
     let host = host(&["hello", "users", "orders"]).start().await;
     let mut client = host.connect().await;
     let mut checked = 0;
@@ -249,7 +250,7 @@ async fn curl_prints_what_the_docs_say() {
     assert!(checked >= 5, "{checked}");
 }
 
-/// The glossary has its words in order.
+/// The words of the glossary are sorted.
 #[test]
 fn the_glossary_is_in_order() {
     let map = page("docs/architecture.md");
@@ -262,7 +263,7 @@ fn the_glossary_is_in_order() {
     );
 }
 
-/// Modules and functions that the docs name by their paths are where the docs say.
+/// Modules and functions that the docs name by their paths exist there.
 #[test]
 fn paths_of_the_code_exist() {
     let sources = ["host/src", "host/runtime/src", "host/traffic/src", "host/manifest/src", "host/base/src"];
@@ -290,9 +291,9 @@ fn paths_of_the_code_exist() {
     assert!(found > 5, "only {found} paths were found");
 }
 
-/// The commands that the README gives to a newcomer are commands that CI runs.
+/// CI runs the commands that the README gives to a newcomer.
 #[test]
-fn ci_runs_what_the_readme_says() {
+fn ci_runs_the_commands_of_the_readme() {
     let (readme, ci) = (page("README.md"), page(".ci/run"));
     for command in ["cargo run -- dev", "cargo test"] {
         assert!(readme.contains(&format!("```sh\n{command}\n```")) && ci.contains(command), "{command}");

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::harness::root;
 
-/// Every crate that a command builds, with its features. Macros and build scripts are among them.
+/// Every crate that a command builds, with its features. Includes macros and build scripts.
 fn crates(of: &[&str]) -> BTreeSet<String> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root()).args(["tree", "--locked", "--offline", "--prefix", "none", "--no-dedupe"]);
@@ -16,7 +16,7 @@ fn crates(of: &[&str]) -> BTreeSet<String> {
 
 /// A feature that only tests enable would build its crate, and every crate above it, once for each of the two commands.
 #[test]
-fn tests_enable_no_feature_of_a_crate_that_the_host_has() {
+fn tests_enable_no_features_of_the_hosts_crates() {
     let run = crates(&["--package", "lodge", "--edges", "normal,build"]);
     let test = crates(&["--edges", "normal,build,dev"]);
     let twice: Vec<_> = run.difference(&test).collect();

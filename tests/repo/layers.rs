@@ -1,13 +1,13 @@
 //! Promise: the modules of the host are layers. A path in the code leads to the module itself or to one below it.
 //!
-//! The compiler keeps the order of the crates. This keeps the order of the modules in each of them.
+//! The compiler enforces the order of the crates. This test enforces the order of the modules in each of them.
 
 use std::collections::BTreeSet;
 
 use super::tidy::{code, host_files};
 
-/// The crates of the host and their layers, from the bottom up: each layer uses only those before it. Where a crate has a
-/// layer of its own name, that is made of the modules which are no other layer. `docs/architecture.md` says what each does.
+/// The crates of the host and their layers, from the bottom up: each layer uses only those before it. A layer with the
+/// name of its crate consists of the modules of no other layer. `docs/architecture.md` describes each.
 const CRATES: &[(&str, &[&str])] = &[
     ("base", &["base", "config", "telemetry", "cpu"]),
     ("manifest", &["manifest"]),

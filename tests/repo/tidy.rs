@@ -1,4 +1,5 @@
-//! Promise: the code keeps the rules of the repository: lengths of files, what every file has, and what a module must not use.
+//! Promise: the code follows the rules of the repository: lengths of files, what every file has, and what a module must
+//! not use.
 
 mod names;
 
@@ -34,13 +35,13 @@ pub(crate) fn host_files() -> Vec<(String, String)> {
     files.filter(|(name, _)| !name.starts_with("fuzz/")).map(|(name, text)| (format!("host/{name}"), text)).collect()
 }
 
-/// Code without comments, which may say anything.
+/// Code without comments, which may contain anything.
 pub(crate) fn code(text: &str) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
-fn every_file_says_what_it_is() {
+fn every_file_has_a_description() {
     for directory in ["host", "tests", "guests"] {
         for (name, text) in rust_files(directory) {
             let exempt = name.ends_with("tests.rs");
@@ -50,7 +51,7 @@ fn every_file_says_what_it_is() {
     }
 }
 
-/// Every test file is in a group of `tests/main.rs`, and opens with what it promises.
+/// Every test file is in a group of `tests/main.rs`, and begins with its promise.
 #[test]
 fn every_test_file_states_its_promise() {
     let files = rust_files("tests");
@@ -76,7 +77,7 @@ fn every_test_file_states_its_promise() {
     assert!(promises > 40, "only {promises} test files were found");
 }
 
-/// What reads no clock, waits for nothing and does no I/O.
+/// Code that reads no clock, does not wait and does no I/O.
 const PURE: &[&str] = &["wasmtime", "hyper", "tokio", "Instant::now", "std::fs", "spawn("];
 
 /// (files, words that must not be in them, why)
@@ -96,7 +97,7 @@ const WALLS: &[(&str, &[&str], &str)] = &[
 ];
 
 #[test]
-fn walls_stand() {
+fn modules_avoid_forbidden_words() {
     for (name, text) in host_files() {
         if name.ends_with("tests.rs") || name.contains("/tests/") {
             continue;
@@ -113,9 +114,9 @@ fn walls_stand() {
     }
 }
 
-/// What lasts as long as the host is started again when it panics.
+/// Tasks that last as long as the host are restarted after a panic.
 #[test]
-fn tasks_that_last_are_started_again() {
+fn lasting_tasks_are_restarted() {
     for name in [
         "host/src/host.rs",
         "host/traffic/src/upstreams.rs",
@@ -131,7 +132,7 @@ fn tasks_that_last_are_started_again() {
 }
 
 #[test]
-fn files_are_rooms_not_halls() {
+fn files_are_short() {
     for (name, text) in host_files() {
         let lines = text.lines().count();
         let most = if ["host/base/src/config.rs", "host/runtime/src/instance.rs"].contains(&name.as_str()) {
@@ -143,7 +144,7 @@ fn files_are_rooms_not_halls() {
     }
 }
 
-/// A guest that no test uses proves nothing.
+/// Tests use every test guest.
 #[test]
 fn every_guest_is_used() {
     let tests: String = rust_files("tests")

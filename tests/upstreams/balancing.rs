@@ -41,9 +41,9 @@ async fn requests_pass_both_ways() {
     for hop in ["x-hop", "9.9.9.9", "keep-alive", "transfer-encoding"] {
         assert!(!told.contains(hop), "{hop} is in\n{told}");
     }
-    // What the replica says of the connection is not the client's business, and the rest is.
+    // Hop-by-hop headers of the replica are removed, all others are forwarded.
     assert_eq!((answer.header("x-replica").as_str(), answer.header("keep-alive").as_str()), ("one", ""));
-    // No body for HEAD, nor for a 304.
+    // No body for HEAD and 304.
     let answer = within(client.ask(Method::HEAD, "/far", &[], "")).await;
     assert_eq!((answer.status, answer.body.len()), (200, 0));
     one.set(Habit::Status(304));
@@ -59,7 +59,7 @@ async fn requests_are_spread() {
     let host = before(&all, "policy = 'round-robin'").start().await;
     let counts = answered(&host, 300).await;
     assert_eq!(counts.values().copied().collect::<Vec<_>>(), [100, 100, 100], "{counts:?}");
-    // Another policy, without a restart: three of four to the heavy one.
+    // Another policy, without a restart: three of four requests to the heavy replica.
     let [a, b, _] = &replicas;
     let text = format!(
         "[upstream]\npolicy = 'weighted'\nreplicas = [{{ url = 'http://{}', weight = 3 }}, 'http://{}']",
@@ -70,7 +70,7 @@ async fn requests_are_spread() {
         .await;
     let counts = answered(&host, 100).await;
     assert_eq!((counts["a"], counts["b"]), (75, 25), "{counts:?}");
-    // By a header: the same one for the same user.
+    // By a header: the same replica for the same user.
     let text = manifest(&all, "policy = 'hash'\nhash = 'header:x-user'");
     fs::write(host.directory().join("far.toml"), text).unwrap();
     until("c is back", || count(&host) == 3).await;
@@ -86,15 +86,15 @@ async fn requests_are_spread() {
     assert_eq!(seen.len(), 3, "{seen:?}");
 }
 
-/// A system moves over service by service: a component takes a part of what replicas answered, then all of it.
+/// A service moves to this host: a component takes a share of its replicas' requests, then all of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_moves_over() {
+async fn a_service_moves_from_replicas_to_a_component() {
     let one = Replica::start("one").await;
     let host = before(&[&one], "").start().await;
     assert_eq!(host.get("/far").await.text(), "one");
     fs::copy(crate::harness::wasm("hello"), host.directory().join("far@new.wasm")).unwrap();
     fs::write(host.directory().join("far@new.toml"), "percent = 50").unwrap();
-    until("the version has its part", || {
+    until("the version has its share", || {
         host.current.snapshot().target("far@new").is_some_and(|target| target.backend.spec.manifest.share.is_some())
     })
     .await;
@@ -105,15 +105,16 @@ async fn a_service_moves_over() {
     until("it is refused", || host.refusals().join("").contains("its manifest has [upstream]")).await;
     assert_eq!(answered(&host, 10).await.len(), 2);
     fs::write(host.directory().join("far.toml"), "").unwrap();
-    until("the component answers", || host.current.snapshot().target("far").unwrap().backend.guest().is_some()).await;
+    until("the component is served", || host.current.snapshot().target("far").unwrap().backend.guest().is_some()).await;
     assert_eq!(answered(&host, 10).await.len(), 1);
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(metrics.contains("lodge_requests_total{service=\"far\",code=\"2xx\"}"), "{metrics}");
 }
 
-/// The list of replicas changes all the time, and is wrong half of it: no request is lost, and what is wrong changes nothing.
+/// The list of replicas changes all the time, and is invalid half of it. No request is lost, and an invalid list
+/// changes nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_flaps_loses_nothing() {
+async fn a_flapping_list_loses_no_request() {
     let replicas = [Replica::start("a").await, Replica::start("b").await, Replica::start("c").await];
     let line = |replica: &Replica| format!("http://{}\n", replica.address);
     let host = host(&[])
@@ -148,22 +149,22 @@ async fn a_list_that_flaps_loses_nothing() {
         if wanted > 0 {
             until("the list is followed", || count(&host) == wanted).await;
         } else {
-            // Two looks at the file.
+            // Two checks of the file.
             let before = count(&host);
             tokio::time::sleep(Duration::from_millis(2200)).await;
             assert_eq!(count(&host), before, "{text:?} was believed");
         }
     }
     let hits = replicas[2].hits();
-    until("the last one is asked, too", || replicas[2].hits() > hits).await;
+    until("the last replica gets requests", || replicas[2].hits() > hits).await;
     stop.store(true, Relaxed);
     for client in clients {
         assert_eq!(within(client).await.expect("no request was lost").len(), 3);
     }
 }
 
-/// A replica of an older HTTP is its own matter: clients get this host's version and keep their connections, and a body that
-/// breaks off is seen to.
+/// The version of a replica's HTTP stays between it and the host: clients get the host's version and keep their
+/// connections, and a body that breaks off is detected.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_http_1_0() {
     let one = Replica::start("one").await;

@@ -1,4 +1,4 @@
-//! Promise: bodies to and from replicas are streamed whole, within limits, at the pace of the sender.
+//! Promise: bodies to and from replicas are streamed completely, within limits, at the pace of the sender.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use crate::harness::far::{before, manifest, state};
 use crate::harness::{Answer, Habit, Replica, fed, raw, until, within};
 
-/// A body is passed on while it is still coming, both ways.
+/// A body is forwarded while it arrives, in both directions.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_are_streamed() {
     let one = Replica::start("one").await;
@@ -29,10 +29,10 @@ async fn bodies_are_streamed() {
     }
     drop(sender);
     assert!(within(body.frame()).await.is_none());
-    // More than may be sent is refused, wherever the service is.
+    // A body over the limit is refused for replicas as well.
     let limited = manifest(&[&one], "[limits]\nrequest_body = '1KiB'");
     fs::write(host.directory().join("far.toml"), limited).unwrap();
-    until("the limit is there", || {
+    until("the limit is in force", || {
         host.current.snapshot().target("far").unwrap().backend.limits().request_body == 1024
     })
     .await;
@@ -49,9 +49,9 @@ async fn bodies_are_streamed() {
     drop(within(sending).await.unwrap());
 }
 
-/// Who is slow to send a body is at fault, and not the replica that waits for it: that stays in use, and so does the service.
+/// A slow upload is the client's fault: the replica that waits for it is not ejected, and the breaker stays closed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_upload_is_the_clients() {
+async fn a_slow_upload_is_the_clients_fault() {
     let one = Replica::start("one").await;
     one.set(Habit::Swallow);
     let text = "ejection = { failures = 2, share = '100%' }\n[breaker]\ncalls = 2\n[limits]\nwall = '300ms'";
@@ -72,9 +72,10 @@ async fn a_slow_upload_is_the_clients() {
     assert_eq!(within(host.get("/far")).await.text(), "one");
 }
 
-/// The share of the time counts, and not who is waited for at its end: a body that takes most of it, and ends before it does.
+/// The share of the time decides, not which side was waited for at the end: here the body takes most of the time, and
+/// ends before the timeout.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_ends_just_in_time() {
+async fn an_upload_that_ends_just_in_time() {
     let one = Replica::start("one").await;
     one.set(Habit::Digest(60_000));
     let text = "ejection = { failures = 1, share = '100%' }\n[breaker]\ncalls = 1\n[limits]\nwall = '3s'";
@@ -84,7 +85,7 @@ async fn a_body_that_ends_just_in_time() {
         let (sender, body) = fed();
         let sending = tokio::spawn(async move {
             sender.send(Frame::data(Bytes::from("half"))).await.unwrap();
-            // The client's pace is what is tested.
+            // Only the pace of the client matters here.
             tokio::time::sleep(Duration::from_millis(pause)).await;
             sender.send(Frame::data(Bytes::from("half"))).await.unwrap();
         });
@@ -93,10 +94,10 @@ async fn a_body_that_ends_just_in_time() {
         within(sending).await.unwrap();
         assert_eq!(state(&host, &one) == "available", pause > 0, "after a pause of {pause} ms");
     }
-    assert_eq!(host.get("/far").await.problem(), "breaker-open", "a replica that takes the time is at fault");
+    assert_eq!(host.get("/far").await.problem(), "breaker-open", "a replica that takes the time fails");
 }
 
-/// A GET may have a body, and it arrives.
+/// A GET can have a body, which arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_get_keeps_its_body() {
     let one = Replica::start("one").await;

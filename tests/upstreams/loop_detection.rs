@@ -19,12 +19,12 @@ fn in_flight(host: &TestHost, name: &str) -> usize {
     host.current.snapshot().target(name).unwrap().admission.in_flight()
 }
 
-/// The problem is the innermost request's, and so is the id in it.
+/// The problem response comes from the innermost request, and so does its id.
 fn refused(answer: &Answer) -> bool {
     answer.status == 508 && answer.text().contains("urn:lodge:problem:call-depth")
 }
 
-/// Asks for something that leads to itself, and checks that it ends at once, with few places taken.
+/// Sends a request that leads back to itself, and checks that it ends at once, with few slots taken.
 async fn ends(at: &TestHost, times: f64) {
     for mut client in [Connection::http1(at.address).await, Connection::http2(at.address).await] {
         let start = Instant::now();
@@ -32,7 +32,7 @@ async fn ends(at: &TestHost, times: f64) {
         assert!(refused(&answer), "{answer:?}");
         assert!(start.elapsed() < Duration::from_secs(4), "it waited for places: {:?}", start.elapsed());
     }
-    until("every place is given back", || in_flight(at, "far") == 0).await;
+    until("every slot is free", || in_flight(at, "far") == 0).await;
     let metrics = crate::observe::metrics::series(&crate::harness::get(at.admin, "/metrics").await.text());
     let refused = metrics["lodge_refusals_total{service=\"far\",reason=\"call-depth\"}"];
     assert!((refused - 2.0).abs() < 0.1, "{refused} refusals of two circles");
@@ -45,10 +45,10 @@ async fn ends(at: &TestHost, times: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_itself_ends() {
+async fn a_service_that_is_its_own_replica_ends() {
     let host = host(&[]).start().await;
     lead(&host, "far", &host, "limits = { call_depth = 3, in_flight = 20 }").await;
-    // Let in, passed on, and back three times; the fifth time is refused.
+    // Admitted, forwarded, and back three times; the fifth time it is refused.
     ends(&host, 5.0).await;
 }
 
@@ -60,9 +60,9 @@ async fn two_hosts_that_point_at_each_other_end() {
     ends(&one, 5.0).await;
 }
 
-/// To pass through a host twice is no circle, and what others say in `Via` is passed on.
+/// Passing a host twice is not a loop, and `Via` entries of others are forwarded.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_detour_is_none() {
+async fn a_detour_is_not_a_loop() {
     let host = host(&["hello", "header"]).start().await;
     let route = |path: &str, depth| {
         format!("routes = [{{ path = '{path}', strip_prefix = true }}]\nlimits.call_depth = {depth}")
@@ -74,7 +74,7 @@ async fn a_detour_is_none() {
     let answer = within(host.get("/back/front/hello")).await;
     assert!(refused(&answer), "{answer:?}");
     let said = [("via", "1.0 fred, 1.1 lodge-0")];
-    // This one sends back the headers that it gets.
+    // This service sends back the headers that it receives.
     let answer = within(host.connect().await.ask(Method::GET, "/front/header", &said, "")).await;
     let via: Vec<_> = answer.headers.get_all("via").iter().map(|line| line.to_str().unwrap()).collect();
     assert!(via.len() == 2 && via[0] == said[0].1, "{via:?}");
@@ -82,10 +82,10 @@ async fn a_detour_is_none() {
     assert!(name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{via:?}");
 }
 
-/// A guest that asks its own host over the network is as deep as one that calls itself, and so is one whose call goes to a
-/// replica that is this host.
+/// A guest that sends requests to its own host over the network gets as deep as one that calls itself, and so does a
+/// call to a replica that is this host.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_that_comes_back_over_the_network_ends() {
+async fn a_loop_over_the_network_ends() {
     let host = host(&SENDERS)
         .manifest("caller", "http = ['http://127.0.0.1:*']\ncalls = '*'\nlimits = { call_depth = 3, in_flight = 20 }")
         .manifest("caller3", "http = ['http://127.0.0.1:*']\ncalls = '*'\nlimits = { call_depth = 3, in_flight = 20 }")
@@ -102,7 +102,7 @@ async fn a_guest_that_comes_back_over_the_network_ends() {
             let answer = within(host.connect().await.ask(Method::GET, &path, &headers, "")).await;
             assert!(refused(&answer), "{sender} to {to}: {answer:?}");
             assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
-            until("every place is given back", || in_flight(&host, sender) == 0).await;
+            until("every slot is free", || in_flight(&host, sender) == 0).await;
         }
     }
 }

@@ -15,7 +15,7 @@ fn order(process: &Process, directory: &Path, args: &[&str]) -> (Option<i32>, St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deploy_promote_and_roll_back() {
+async fn deploy_promote_and_rollback() {
     let directory = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
@@ -33,7 +33,7 @@ async fn deploy_promote_and_roll_back() {
     assert_eq!(asked(&mut client, "/users", &[]).await, 2);
     let (code, stdout, stderr) = run(&["rollback", "users"]);
     assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
-    // Done is done: not one more answer of it.
+    // After the command no response comes from the previous version.
     assert!(
         !directory.path().join("users@canary.wasm").exists() && !directory.path().join("users@canary.toml").exists()
     );
@@ -44,18 +44,18 @@ async fn deploy_promote_and_roll_back() {
     assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
     assert_eq!(asked(&mut client, "/users", &[]).await, 3);
     let own = within(client.ask(Method::GET, "/", &[("host", "canary.users.localhost")], "")).await;
-    assert_eq!(own.status, 404, "the version is gone with the command");
+    assert_eq!(own.status, 404, "the version is removed with the command");
     assert!(!directory.path().join("users@canary.toml").exists());
     let (code, ..) = run(&["rollback", "users"]);
     assert_eq!((code, asked(&mut client, "/users", &[]).await), (Some(0), 1));
     let (code, _, stderr) = run(&["rollback", "users"]);
     assert!(code == Some(1) && stderr.contains("nothing to roll back to"), "{stderr}");
 
-    // What went well is no alert.
+    // A success is not an error line.
     let metrics = get(process.admin, "/metrics").await.text();
     assert!(metrics.contains("\nlodge_reload_failures_total 0\n"), "{metrics}");
 
-    // At once, without a trial; and what is no component touches nothing.
+    // At once, without a trial. A file that is not a component changes nothing.
     assert_eq!(run(&["deploy", "users", &file(4)]).0, Some(0));
     assert_eq!(asked(&mut client, "/users", &[]).await, 4);
     let bad = elsewhere.path().join("bad.wasm");
@@ -67,7 +67,7 @@ async fn deploy_promote_and_roll_back() {
     let (code, _, stderr) = run(&["deploy", "users", &file(5), "--canary", "ten"]);
     assert!(code == Some(64) && stderr.contains("--canary: `ten` is not a percentage"), "{stderr}");
     assert_eq!(asked(&mut client, "/users", &[]).await, 4);
-    // A component under this name would not be what serves, so it is not put there.
+    // A component under this name would not be the one that is served, so it is not written.
     for (text, wanted) in
         [("component = \"other.wasm\"", "`component = \"other.wasm\"`"), (ELSEWHERE, "makes free an upstream")]
     {
@@ -78,9 +78,10 @@ async fn deploy_promote_and_roll_back() {
     }
 }
 
-/// Deploying or promoting the bytes that serve already leaves what a rollback goes back to, and the files keep their mode.
+/// Deploying or promoting the bytes that are served already keeps the version for a rollback, and the files keep their
+/// mode.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_again_is_no_new_version() {
+async fn deploying_the_same_bytes_changes_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let service = directory.path().join("users.wasm");
@@ -109,9 +110,9 @@ async fn the_same_again_is_no_new_version() {
     assert_eq!(asked(&mut client, "/users", &[]).await, 1);
 }
 
-/// A version that cannot be, or was found wanting, is not served by way of a command either.
+/// A command does not put an invalid or withdrawn version into service.
 #[tokio::test(flavor = "multi_thread")]
-async fn deploy_and_promote_refuse_in_words() {
+async fn deploy_and_promote_refuse_with_reasons() {
     let directory = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
@@ -129,7 +130,7 @@ async fn deploy_and_promote_refuse_in_words() {
     let (code, _, stderr) = run(&["deploy", "nope", &bad, "--canary", "10%"]);
     assert!(code == Some(1) && stderr.contains("there is neither nope.wasm nor nope.toml"), "{stderr}");
     assert_eq!(files(), ["hello.wasm"]);
-    // The host refuses what is too much, and nothing of it stays; what was there before does.
+    // The host refuses a share that is too large: the new files are removed, and the previous ones restored.
     fs::copy(wasm("hello"), directory.path().join("hello@a.wasm")).unwrap();
     fs::write(directory.path().join("hello@a.toml"), "percent = 60").unwrap();
     assert_eq!(run(&["deploy", "hello", &bad, "--canary", "40%"]).0, Some(0));
@@ -142,10 +143,10 @@ async fn deploy_and_promote_refuse_in_words() {
     assert!(code == Some(1) && stderr.contains("it wants 50% of the requests"), "{stderr}");
     assert_eq!(files(), ["hello.wasm", "hello@a.toml", "hello@a.wasm"]);
     assert_eq!(run(&["rollback", "hello", "--label", "a"]).0, Some(0));
-    // One that the host took out.
+    // A version that the host has withdrawn.
     assert_eq!(run(&["deploy", "hello", &bad, "--canary", "50%"]).0, Some(0));
     fs::write(directory.path().join("hello@canary.toml"), "percent = 50\n[rollback]\nminimum = 20").unwrap();
-    // With the manifest before it would be another version that is withdrawn.
+    // With the previous manifest another version would be withdrawn.
     let in_force = async || get(process.admin, "/v1/services/hello@canary").await.text().contains("\"minimum\":20");
     within(async {
         while !in_force().await {
@@ -164,7 +165,7 @@ async fn deploy_and_promote_refuse_in_words() {
             break;
         }
     }
-    assert!(withdrawn, "it goes on failing");
+    assert!(withdrawn, "it is never withdrawn");
     let (code, _, stderr) = run(&["promote", "hello"]);
     assert!(code == Some(1) && stderr.contains("the host withdrew hello@canary: "), "{stderr}");
     assert!(stderr.contains("`lodge rollback hello`") && stderr.contains("--force"), "{stderr}");
@@ -173,7 +174,7 @@ async fn deploy_and_promote_refuse_in_words() {
     assert_eq!(within(client.get("/hello")).await.status, 502);
 }
 
-/// The names in a directory, but for hidden ones.
+/// The names in a directory, without hidden ones.
 fn names(directory: &Path) -> Vec<String> {
     let names = fs::read_dir(directory).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
@@ -181,16 +182,16 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// What is placed is a component that was checked, for a service that is there or is to be new.
+/// Only a checked component is placed, for a service that exists or is to be new.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_was_checked_is_placed() {
+async fn only_checked_components_are_placed() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (path, at) = (directory.path(), |name: &str| elsewhere.path().join(name).display().to_string());
     fs::write(path.join("users.wasm"), version(1)).unwrap();
     fs::write(path.join("pinned.toml"), format!("digest = 'sha256:{}'", "0".repeat(64))).unwrap();
     fs::write(path.join("wrong.toml"), "route = []").unwrap();
     fs::write(path.join("off.toml"), "enabled = false").unwrap();
-    // The manifest beside FILE is not the service's, and no component.
+    // The manifest beside FILE is not the service's, and FILE is not a component.
     fs::write(at("new.wasm"), version(2)).unwrap();
     fs::write(at("new.toml"), "limits.wall = '5s'").unwrap();
     fs::write(at("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
@@ -216,14 +217,14 @@ async fn only_what_was_checked_is_placed() {
     let (code, stdout, stderr) = run(&["deploy", "people", &at("new.wasm"), "--new"]);
     assert_eq!((code, stdout.starts_with("people serves ")), (Some(0), true), "{stdout}{stderr}");
     assert_eq!(asked(&mut client, "/people", &[]).await, 2);
-    // It says nothing more of one that is there.
+    // For an existing service the output says nothing more.
     assert_eq!(run(&["deploy", "users", &at("new.wasm"), "--new"]).0, Some(0));
     assert_eq!(asked(&mut client, "/users", &[]).await, 2);
 }
 
-/// A command works in the directory that the host serves, from wherever it is typed; another one that is named is refused.
+/// A command uses the directory that the host serves, whatever the working directory is; another directory is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_work_where_the_host_looks() {
+async fn commands_use_the_directory_of_the_host() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
     let wrong = elsewhere.path().join("guests");
@@ -245,7 +246,7 @@ async fn commands_work_where_the_host_looks() {
     assert_eq!(fs::read(wrong.join("users.wasm")).unwrap(), version(9));
     let mut client = Connection::http1(process.address).await;
     assert_eq!(asked(&mut client, "/users", &[]).await, 1);
-    // There is a `guests` where this is typed, and it is not the host's.
+    // There is a `guests` in the working directory, which is not the host's.
     let (code, stdout, stderr) = run(&[]);
     assert_eq!((code, stdout.starts_with("users serves ")), (Some(0), true), "{stdout}{stderr}");
     assert_eq!(fs::read(wrong.join("users.wasm")).unwrap(), version(9));
@@ -255,7 +256,7 @@ async fn commands_work_where_the_host_looks() {
     assert_eq!(asked(&mut client, "/users", &[]).await, 3);
 }
 
-/// Of commands at the same time each does all of its work: what it says it serves is what was served then.
+/// Concurrent commands each do all of their work: what a command reports as served was served then.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_wait_for_each_other() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -279,7 +280,7 @@ async fn commands_wait_for_each_other() {
         assert!(done.status.success() && stdout.contains(&digest[..12]), "{stdout}{stderr}");
         digests.push(digest);
     }
-    // Each was served in its turn, one after another, and the last of them stays.
+    // Each was served, one after another, and the last one stays.
     crate::harness::until("all are logged", || process.log().matches("users replaced, ").count() == 4).await;
     let log = process.log();
     let replaced: Vec<_> = log.lines().filter(|line| line.contains("users replaced, ")).collect();
@@ -287,7 +288,7 @@ async fn commands_wait_for_each_other() {
     let last = lodge_manifest::digest::Digest::of(&last).to_string();
     assert!(digests.contains(&last) && replaced[3].contains(&format!("by {}", &last[..12])), "{log}");
     assert_eq!(names(directory.path()), ["users.wasm", "users.wasm.previous"]);
-    // Nothing is left of what they wrote, but for the lock.
+    // No temporary file remains, except the lock.
     let hidden = fs::read_dir(directory.path())
         .unwrap()
         .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));

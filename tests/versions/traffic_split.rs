@@ -1,4 +1,4 @@
-//! Promise: every version of a service gets its part of the requests, a failing one is withdrawn, and no request is
+//! Promise: every version of a service gets its share of the requests, a failing one is withdrawn, and no request is
 //! lost.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use http_body::Frame;
 
 use crate::harness::{Connection, TestHost, fed, get, host, until, wasm, within};
 
-/// The component that answers with this number.
+/// The component that responds with this number.
 pub(crate) fn version(number: u32) -> Vec<u8> {
     let (mut bytes, marker) = (fs::read(wasm("version")).unwrap(), b"version-00000000");
     let at = bytes.windows(marker.len()).position(|window| window == marker).expect("the marker is in the file");
@@ -21,10 +21,10 @@ pub(crate) fn version(number: u32) -> Vec<u8> {
     bytes
 }
 
-/// The number that an answer names, twice.
+/// The number in a response, which contains it twice.
 fn number(text: &str) -> u32 {
     let (first, second) = text.split_at(text.len() / 2);
-    assert_eq!(first, second, "two versions in one answer");
+    assert_eq!(first, second, "two versions in one response");
     first.trim_start_matches("version-").parse().unwrap_or_else(|_| panic!("no version: {text}"))
 }
 
@@ -43,7 +43,7 @@ async fn counted(host: &TestHost, requests: usize) -> BTreeMap<u32, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_gets_its_part() {
+async fn versions_get_their_shares() {
     let host = host(&[])
         .file("users.wasm", &version(1))
         .file("users@2.wasm", &version(2))
@@ -55,14 +55,14 @@ async fn each_gets_its_part() {
     let counts = counted(&host, 400).await;
     assert_eq!(counts.values().sum::<usize>(), 400);
     assert!(counts[&2].abs_diff(100) <= 4, "{counts:?}");
-    assert_eq!(counts.get(&3), None, "one without a manifest gets nothing: {counts:?}");
+    assert_eq!(counts.get(&3), None, "a version without a manifest gets nothing: {counts:?}");
     let mut client = host.connect().await;
     for headers in [("x-version", "2"), ("cookie", "a=b; version=2")] {
         for _ in 0..10 {
             assert_eq!(asked(&mut client, "/users", &[headers]).await, 2);
         }
     }
-    // Each can be looked at before it gets anything.
+    // Each version can be reached before it gets a share.
     assert_eq!(asked(&mut client, "/", &[("host", "3.users.localhost")]).await, 3);
     assert_eq!(asked(&mut client, "/", &[("host", "2.users.localhost")]).await, 2);
 }
@@ -88,9 +88,9 @@ async fn a_client_keeps_its_version_on_every_connection() {
     assert!(seen.values().all(|users| *users >= 8) && seen.len() == 2, "{seen:?}");
 }
 
-/// Versions come, grow, take over and go while clients ask.
+/// Versions are added, grow, are promoted and removed while clients send requests.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_is_lost_while_versions_come_and_go() {
+async fn no_request_is_lost_during_rollouts() {
     let host = host(&[]).file("users.wasm", &version(1)).start().await;
     let stop = Arc::new(AtomicBool::new(false));
     let clients = (0..4).map(|n| {
@@ -122,7 +122,7 @@ async fn no_request_is_lost_while_versions_come_and_go() {
     put("users@2.wasm", &version(2));
     for percent in [10, 50, 100] {
         put("users@2.toml", format!("percent = {percent}").as_bytes());
-        until("the version has its part", || share() == Some(percent * 100)).await;
+        until("the version has its share", || share() == Some(percent * 100)).await;
         let got = counted(&host, 100).await.get(&2).copied().unwrap_or(0);
         assert!(got.abs_diff(percent as usize) <= 12, "{got} of 100 at {percent} %");
     }
@@ -133,13 +133,13 @@ async fn no_request_is_lost_while_versions_come_and_go() {
     assert_eq!(counted(&host, 20).await, BTreeMap::from([(2, 20)]));
     stop.store(true, Relaxed);
     for client in clients {
-        let counts = within(client).await.expect("every request was answered");
+        let counts = within(client).await.expect("every request succeeds");
         assert!(counts.contains_key(&1) && counts.contains_key(&2), "{counts:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_fails_is_taken_out() {
+async fn a_failing_version_is_withdrawn() {
     let host = host(&["hello"])
         .named("panic", "hello@bad")
         .manifest("hello@bad", "percent = 50\n[rollback]\nminimum = 20")
@@ -153,36 +153,36 @@ async fn a_version_that_fails_is_taken_out() {
     let mut failed = 0;
     while !withdrawn() {
         failed += usize::from(client.get("/hello").await.status == 502);
-        assert!(failed < 5_000, "it goes on failing");
+        assert!(failed < 5_000, "it is never withdrawn");
     }
     for _ in 0..200 {
         assert_eq!(client.get("/hello").await.status, 200);
     }
-    // It is told why, and does not come back by itself.
+    // The reason is reported, and the version stays withdrawn.
     let report = get(host.admin, "/v1/services").await.text();
     assert!(report.contains("\"withdrawn\""), "{report}");
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(metrics.contains("lodge_version_withdrawn{service=\"hello@bad\"} 1"), "{metrics}");
-    // What the service says besides is not its files.
+    // An edit of the service's manifest does not change the version's files.
     fs::write(host.directory().join("hello.toml"), "[limits]\nin_flight = 100").unwrap();
-    until("the limit is there", || {
+    until("the limit is in force", || {
         host.current.snapshot().target("hello@bad").is_some_and(|target| target.backend.limits().in_flight == 100)
     })
     .await;
     assert!(withdrawn());
-    // Other files, another chance.
+    // New files are a new chance.
     fs::copy(wasm("hello"), host.directory().join("hello@bad.wasm")).unwrap();
-    until("the repaired version is in", || !withdrawn()).await;
+    until("the repaired version gets requests", || !withdrawn()).await;
     for _ in 0..200 {
         assert_eq!(client.get("/hello").await.status, 200);
     }
     assert!(!withdrawn());
 }
 
-/// Clients that aim at a version, are slow with their bodies or break them off do not get it withdrawn.
+/// Clients that select a version, send bodies slowly or break them off do not cause its withdrawal.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_withdraw_no_version() {
-    // How long it takes is chance, on a machine that does other things as well; ten times as long is not.
+async fn clients_cannot_withdraw_a_version() {
+    // How long a request takes varies on a busy machine, but not tenfold.
     let rule = "percent = 50\n[rollback]\nminimum = 20\np99 = 10";
     let host = host(&["status"]).named("status", "status@2").manifest("status@2", rule).start().await;
     let mut client = host.connect().await;
@@ -217,13 +217,13 @@ async fn clients_withdraw_no_version() {
     assert_eq!(reviewed(), None);
 }
 
-/// A service without a rule, or a version that is as good, is left alone.
+/// A version without `rollback`, or one that is as good as its service, is not withdrawn.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_no_worse_stays() {
     let host = host(&[])
         .named("panic", "broken")
         .named("panic", "broken@2")
-        // How long it took is chance here, on a machine that does other things as well.
+        // How long a request takes varies on a busy machine.
         .manifest("broken@2", "percent = 50\n[rollback]\nminimum = 10\np99 = 100")
         .start()
         .await;
@@ -237,7 +237,7 @@ async fn a_version_that_is_no_worse_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_that_cannot_be_are_refused_in_words() {
+async fn invalid_versions_are_refused_with_reasons() {
     let host = host(&["hello"])
         .named("hello", "hello@a")
         .manifest("hello@a", "percent = 60")
@@ -261,9 +261,9 @@ async fn versions_that_cannot_be_are_refused_in_words() {
     assert_eq!(host.get("/hello").await.status, 200);
 }
 
-/// Whoever is switched off gets nothing; with the service all its versions are.
+/// A disabled version gets nothing. Disabling the service disables all of its versions.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_can_be_switched_off() {
+async fn a_version_can_be_disabled() {
     let host = host(&["hello"]).named("panic", "hello@2").manifest("hello@2", "percent = 100").start().await;
     let disable = |name: &str, disabled| {
         host.current.snapshot().target(name).unwrap().backend.service.set_disabled(disabled);
@@ -279,32 +279,32 @@ async fn a_version_can_be_switched_off() {
     assert_eq!(own.problem(), "disabled");
 }
 
-/// By hand, file by file: the host looks in between, and finds nothing wrong.
+/// Removing the files one by one is not reported as a problem, although the host scans in between.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_removed_by_hand_is_no_failure() {
+async fn removing_a_version_by_hand_is_not_a_problem() {
     let host = host(&["hello"]).named("hello", "hello@2").manifest("hello@2", "percent = 50").start().await;
-    // Its files have been left alone for a while.
+    // The files have been unchanged for a while.
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
     fs::remove_file(host.directory().join("hello@2.wasm")).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     fs::remove_file(host.directory().join("hello@2.toml")).unwrap();
-    until("it is gone", || host.current.snapshot().target("hello@2").is_none()).await;
+    until("the version is removed", || host.current.snapshot().target("hello@2").is_none()).await;
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(metrics.contains("\nlodge_reload_failures_total 0\n"), "{metrics}");
 }
 
 pub(crate) const ELSEWHERE: &str = "[upstream]\nreplicas = [\"http://127.0.0.1:9\"]";
 
-/// What a version did so far: its answers, and the bytes of requests that it read.
+/// The number of responses of a version, and the bytes of requests that it read.
 fn did(host: &TestHost, name: &str) -> (u64, u64) {
     let snapshot = host.current.snapshot();
     let figures = &snapshot.target(name).unwrap().backend.service.figures;
     (figures.requests(), figures.received.load(Relaxed))
 }
 
-/// A version is shown whole requests, and whatever it does with them no client is any the worse for it.
+/// A mirrored version gets complete copies of requests, and cannot affect clients.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_shown_what_others_answer() {
+async fn a_mirror_gets_copies() {
     let host = host(&["echo"])
         .named("echo", "echo@new")
         .manifest("echo@new", "mirror = 100")
@@ -320,15 +320,15 @@ async fn a_version_is_shown_what_others_answer() {
         assert_eq!((answer.status, answer.body.len()), (200, body.len()));
         assert_eq!(within(client.get("/echo")).await.status, 200);
     }
-    until("the copies are over", || did(&host, "echo@new").0 == 40).await;
+    until("the copies have ended", || did(&host, "echo@new").0 == 40).await;
     assert_eq!(did(&host, "echo@new"), did(&host, "echo"));
-    // The shadow spins in every place it has; the service has its own.
+    // The mirror is busy in all of its slots; the service has its own.
     for _ in 0..100 {
         assert_eq!(within(client.get("/hello")).await.status, 200);
     }
     let snapshot = host.current.snapshot();
     let figures = &snapshot.target("hello@new").unwrap().backend.service.figures;
     assert!(figures.refused.sum() >= 90, "{} of 100 found no place", figures.refused.sum());
-    // What was not shown for want of a place is no failure of the version.
+    // A copy that is dropped for lack of a slot is not a failure of the version.
     assert!(figures.errors() <= 10, "{} errors", figures.errors());
 }

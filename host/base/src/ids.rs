@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_id_comes_twice() {
+    fn ids_are_unique() {
         let (one, other) = (Ids::new(), Ids::new());
         let spans: HashSet<_> = (0..10_000).flat_map(|_| [one.span(), other.span()]).collect();
         assert_eq!(spans.len(), 20_000);
@@ -127,7 +127,7 @@ mod tests {
 
     /// Ids are not a counter behind a mixing function: undoing the mix gives no numbers that are close together.
     #[test]
-    fn an_id_does_not_tell_the_next() {
+    fn ids_are_unpredictable() {
         let ids = Ids::new();
         let inverse = |value: u64| {
             let unshift = |value: u64, by: u32| (0..=64 / by).fold(value, |found, _| value ^ (found >> by));

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_counted_and_ends_only_its_own() {
+    async fn a_panic_is_counted_and_ends_one_task() {
         log_panics();
         let before = panics();
         let panicked = tokio::spawn(async {

@@ -1,4 +1,4 @@
-//! The real thing, where it is installed: promtool reads the metrics and the rules, Prometheus scrapes a host.
+//! With a real Prometheus, where it is installed: promtool reads the metrics and the rules, Prometheus scrapes a host.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{exhibit, exposed, file, panels, rules, trouble};
 use crate::harness::{Leashed, PATIENCE, get, root};
 
-/// Whether a program is there. Where it is not, a test is skipped in words, and in CI it fails.
+/// Whether a program is installed. Otherwise the test is skipped with a message, and fails in CI.
 fn installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdin(Stdio::null()).output().is_ok();
     let ci = std::env::var_os("CI").is_some_and(|text| !text.is_empty());
@@ -23,7 +23,7 @@ fn installed(program: &str) -> bool {
     found
 }
 
-/// Runs promtool with this input; it must have nothing to complain about.
+/// Runs promtool with this input, and checks that it succeeds.
 fn promtool(args: &[&str], input: &str) -> String {
     let mut command = Command::new("promtool");
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -35,8 +35,8 @@ fn promtool(args: &[&str], input: &str) -> String {
     said
 }
 
-/// The same in the older text format, which is all that `promtool check metrics` reads: there, a counter's type and
-/// help are those of its series with `_total`, and what is `info` here is a gauge.
+/// The same in the older text format, which is the only one that `promtool check metrics` reads. There the type and
+/// help of a counter belong to its series with `_total`, and `info` is a gauge.
 fn classic(text: &str) -> String {
     let heads = || text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let kinds: BTreeMap<_, _> = heads().collect();
@@ -57,9 +57,9 @@ fn classic(text: &str) -> String {
     classic
 }
 
-/// Names, types and help are as Prometheus wants them.
+/// Names, types and help follow the conventions of Prometheus.
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_minds_no_metric() {
+async fn promtool_accepts_the_metrics() {
     if !installed("promtool") {
         return;
     }
@@ -67,14 +67,14 @@ async fn promtool_minds_no_metric() {
     exposed(&host).await;
     let text = classic(&get(host.admin, "/metrics").await.text());
     assert_eq!(promtool(&["check", "metrics"], &text), "");
-    // It would have said so.
+    // promtool would have reported it.
     let slip = text.replace("lodge_connections_accepted_total", "lodge_connections_accepted");
     assert!(std::panic::catch_unwind(|| promtool(&["check", "metrics"], &slip)).is_err());
 }
 
-/// The files are what Prometheus reads, and as many rules as this test's neighbours look at.
+/// Prometheus can read the files, which have as many rules as the other tests read.
 #[test]
-fn promtool_takes_the_rules() {
+fn promtool_accepts_the_rules() {
     if !installed("promtool") {
         return;
     }
@@ -84,7 +84,7 @@ fn promtool_takes_the_rules() {
     promtool(&["check", "config", &at("prometheus.yml")], "");
 }
 
-/// A Prometheus with the files of `deploy/`, except that it asks this host, and one that is not there, every 200 ms.
+/// A Prometheus with the files of `deploy/`, changed to scrape this host, and one that does not exist, every 200 ms.
 struct Prometheus {
     // Before the directory: it is dropped first.
     _child: Leashed,
@@ -97,7 +97,7 @@ impl Prometheus {
     fn watch(admin: SocketAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let shipped = file("prometheus.yml").replace("interval: 15s", "interval: 200ms");
-        // Nobody listens on port 1.
+        // Port 1 is not listened on.
         let targets = format!("- {admin}\n          - 127.0.0.1:1\n");
         let config = shipped.replace("- 127.0.0.1:9090\n", &targets);
         assert!(config.contains(&targets) && config.matches("200ms").count() == 2, "{config}");
@@ -142,7 +142,7 @@ impl Prometheus {
         }
     }
 
-    /// The values that a query comes to now.
+    /// The current values of a query.
     async fn query(&self, query: &str) -> Vec<f64> {
         let encode =
             |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
@@ -152,7 +152,7 @@ impl Prometheus {
         all.iter().map(|one| one["value"][1].as_str().unwrap().parse().unwrap()).collect()
     }
 
-    /// Asks until there is one value and it is as wanted.
+    /// Queries until there is one value, for which `wanted` is true.
     async fn comes_to(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         let start = Instant::now();
         loop {
@@ -166,7 +166,7 @@ impl Prometheus {
         }
     }
 
-    /// Each rule's name with its health, its last error and the state of an alert.
+    /// Each rule's name, with its health, its last error and the state of its alert.
     async fn rules(&self) -> BTreeMap<String, [String; 3]> {
         let data = self.api("/api/v1/rules").await;
         let groups = data["groups"].as_array().unwrap();
@@ -185,16 +185,16 @@ impl Prometheus {
     }
 }
 
-/// What was asked is what a query says; every panel of the dashboard has something to show; every rule runs.
+/// Queries return what was requested, every panel of the dashboard has data, and every rule runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_prometheus_reads_it_all() {
+async fn a_real_prometheus_reads_everything() {
     if !installed("prometheus") {
         return;
     }
     let host = exhibit().start().await;
     let prometheus = Prometheus::watch(host.admin);
     prometheus.comes_to(&format!("up{{instance='{}'}}", host.admin), |up| up == 1.0).await;
-    // A count is seen to grow once there are two looks at it.
+    // An increase needs two scrapes.
     prometheus.comes_to(r#"count_over_time(lodge_services[1m])"#, |looks| looks >= 2.0).await;
 
     let open: Vec<_> = panels().into_iter().flat_map(|(_, queries)| queries).collect();
@@ -218,7 +218,7 @@ async fn a_real_prometheus_reads_it_all() {
     prometheus.comes_to(r#"sum(http_server_request_duration_seconds_bucket{le="+Inf"})"#, |sum| sum == asked).await;
     let hello = r#"lodge_requests_total{service="hello",code="2xx"}"#;
     prometheus.comes_to(hello, |sum| sum == 3.0 * asked / 7.0).await;
-    // From zero, so all of it is growth; Prometheus guesses what was before the first look and after the last.
+    // From zero, so all of it is increase; Prometheus extrapolates before the first and after the last scrape.
     prometheus
         .comes_to("sum(increase(lodge_requests_total[5m]))", |sum| sum >= asked * 0.9 && sum <= asked * 1.3)
         .await;

@@ -1,11 +1,11 @@
-//! Just enough of PromQL to find the names in a query.
+//! A parser of PromQL that finds the names in a query.
 
-/// What a query names.
+/// The names in a query.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// Each series, with the labels it is chosen by and the values they are compared to.
+    /// Each series, with the labels of its selector and their values.
     pub(super) selectors: Vec<(String, Vec<(String, String)>)>,
-    /// Labels that are grouped by or matched on.
+    /// The labels that are grouped by or matched on.
     pub(super) labels: Vec<String>,
 }
 
@@ -20,7 +20,7 @@ const GROUPING: &[&str] = &["by", "without", "on", "ignoring", "group_left", "gr
 const OPERATORS: &[&str] = &["and", "or", "unless", "bool", "offset", "atan2", "inf", "nan"];
 
 impl Names {
-    /// Of this query.
+    /// Parses a query.
     pub(super) fn of(query: &str) -> Self {
         let mut names = Self::default();
         let mut tokens = tokens(query).into_iter().peekable();
@@ -38,7 +38,7 @@ impl Names {
                 }
                 continue;
             }
-            // `sum by (…) (…)` is no series either.
+            // `sum by (…) (…)` is not a series.
             let aggregates = matches!(tokens.peek(), Some(Token::Word(next)) if next == "by" || next == "without");
             if open || aggregates || OPERATORS.contains(&word.as_str()) {
                 continue;
@@ -65,7 +65,7 @@ impl Token {
     }
 }
 
-/// Words, strings and signs; numbers, durations and what is in brackets are left out.
+/// Words, strings and signs. Numbers, durations and ranges are omitted.
 fn tokens(query: &str) -> Vec<Token> {
     let is_word = |c: &char| c.is_ascii_alphanumeric() || "_:.".contains(*c);
     let mut tokens = Vec::new();

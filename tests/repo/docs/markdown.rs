@@ -1,4 +1,4 @@
-//! What the tests of the docs read of a page: its links, headings, blocks of code, and commands.
+//! The parts of a page that the tests of the docs read: links, headings, code blocks, and commands.
 
 /// The lines of a page that are not in a code block.
 pub(super) fn prose(text: &str) -> impl Iterator<Item = &str> {
@@ -30,7 +30,7 @@ pub(super) fn blocks(text: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// A line without its inline code, in which brackets are no links.
+/// A line without its inline code, in which brackets are not links.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }
@@ -45,7 +45,7 @@ pub(super) fn links(text: &str) -> Vec<String> {
     prose(text).flat_map(links).collect()
 }
 
-/// The anchors of a page, as GitHub and mdBook make them of its headings.
+/// The anchors of a page, as GitHub and mdBook derive them from headings.
 pub(super) fn anchors(text: &str) -> Vec<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     let slug = |heading: &str| {
@@ -56,7 +56,7 @@ pub(super) fn anchors(text: &str) -> Vec<String> {
     headings.map(slug).collect()
 }
 
-/// Every `lodge COMMAND` that a page shows: in a line of a shell, or in a span of code.
+/// Every `lodge COMMAND` on a page: in a shell line or in inline code.
 pub(super) fn commands(text: &str) -> Vec<String> {
     let shells = blocks(text).into_iter().filter_map(|(info, code)| match info.as_str() {
         "sh" => Some(code),
@@ -69,7 +69,7 @@ pub(super) fn commands(text: &str) -> Vec<String> {
     commands.map(|line| line.split(" #").next().unwrap().to_owned()).collect()
 }
 
-/// The words of a line of a shell, of which some are in single quotes.
+/// The words of a shell line, some of which are in single quotes.
 pub(super) fn words(line: &str) -> Vec<String> {
     let parts = line.split('\'').enumerate();
     let words = parts.flat_map(|(number, part)| match number % 2 {

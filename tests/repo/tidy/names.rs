@@ -1,4 +1,4 @@
-//! A name of a type means one thing in the house, or `docs/architecture.md` says which things it means.
+//! A type name has one meaning in this repository, or `docs/architecture.md` lists its meanings.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,17 +7,17 @@ use crate::harness::root;
 
 use super::rust_files;
 
-/// Every type that a file defines outside of its tests.
+/// All types that a file defines outside of its tests.
 fn types(text: &str) -> Vec<&str> {
     let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
     let defined = text.lines().filter_map(|line| {
         let (indent, line) = (line.starts_with(' '), line.trim_start());
-        // `pub`, `pub(super)` and `pub(in crate::cli)` stand before it.
+        // `pub`, `pub(super)` and `pub(in crate::cli)` precede it.
         let public =
             line.strip_prefix("pub").map(|rest| rest.split_once(") ").map_or(rest, |(_, rest)| rest).trim_start());
         let line = public.unwrap_or(line);
         let (kind, rest) = line.split_once(' ')?;
-        // A `type` with an indent belongs to a trait.
+        // An indented `type` belongs to a trait.
         let is_type = ["struct", "enum", "trait"].contains(&kind) || kind == "type" && !indent;
         is_type.then(|| rest.split(|char: char| !char.is_alphanumeric()).next().unwrap())
     });
@@ -25,7 +25,7 @@ fn types(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_name_of_two_types_is_explained() {
+fn shared_names_are_explained() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let own = |name: &str| ["tests.rs", "testing.rs", "fakes.rs", "fuzz.rs"].iter().any(|other| name.ends_with(other));
     let sources =

@@ -114,7 +114,7 @@ fn comparable_paths() {
 }
 
 #[test]
-fn what_a_path_may_be_read_as() {
+fn interpretations_of_a_path() {
     let check = |path: &str, expected: &[(&str, bool)]| {
         let mut read: Vec<_> = readings(path).map(|Reading { path, climbs, .. }| (path, climbs)).collect();
         read.sort();

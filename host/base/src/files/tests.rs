@@ -44,7 +44,7 @@ fn encodings_have_names() {
 
 /// Concurrent replacements: the file is complete at every moment, and no temporary file stays behind.
 #[test]
-fn replacing_is_one_step_for_any_number() {
+fn several_files_are_replaced_atomically() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.wasm");
     let size = 64 << 10;
@@ -96,7 +96,7 @@ fn mode_and_owner_stay() {
 }
 
 #[test]
-fn inside_by_any_name() {
+fn links_do_not_hide_the_directory() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
     fs::create_dir_all(at("guests/deep")).unwrap();

@@ -157,7 +157,7 @@ mod tests {
 
     /// The limit converges on what the service can take within the latency, from above and from below.
     #[test]
-    fn it_finds_the_limit() {
+    fn finds_the_limit() {
         let mut now = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor: 1 }, 256, now);
         // 10 cores at 20 ms per request serve 50 at once in 100 ms.
@@ -173,7 +173,7 @@ mod tests {
 
     /// A window in which slots stayed free, and requests admitted under another limit, change nothing.
     #[test]
-    fn what_says_nothing_changes_nothing() {
+    fn irrelevant_samples_are_ignored() {
         let start = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: 100 * MS, floor: 1 }, 100, start);
         for n in 0..100 {
@@ -188,7 +188,7 @@ mod tests {
 
     /// The limit rises when long responses hold every slot and no head arrives any more.
     #[test]
-    fn silence_raises_it() {
+    fn missing_responses_raise_the_limit() {
         let start = Instant::now();
         let adaptive = Adaptive::new(Settings { latency: MS, floor: 1 }, 128, start);
         simulate(&adaptive, 1, 20 * MS, 200, &mut start.clone());
@@ -207,7 +207,7 @@ mod tests {
     proptest! {
         /// The limit stays between floor and ceiling for all samples.
         #[test]
-        fn it_stays_in_bounds(
+        fn stays_in_bounds(
             floor in 1..20_usize, ceiling in 1..50_usize,
             samples in prop::collection::vec((0..2_000_u64, 0..400_u64, 0..60_usize), 0..500),
         ) {

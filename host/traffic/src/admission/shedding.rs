@@ -146,7 +146,7 @@ mod tests {
     /// Low priority is refused first; normal priority only for the sake of high; lag has to fall below the lower
     /// threshold.
     #[tokio::test]
-    async fn the_least_go_first() {
+    async fn low_priority_is_shed_first() {
         let slots = Arc::new(Concurrency::new(2, 0, Duration::ZERO));
         let shedding = Shedding::new(Arc::clone(&slots));
         let shed = || [Priority::Low, Priority::Normal, Priority::High].map(|priority| shedding.sheds(priority));

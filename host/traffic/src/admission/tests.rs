@@ -108,7 +108,7 @@ enum End {
 
 /// The verdict on the service for each end of a request.
 #[tokio::test]
-async fn only_the_service_is_blamed() {
+async fn only_failures_of_the_service_count() {
     let (now, shared_limits) = (Instant::now(), shared_limits(10));
     let breaker = Some(Breaker { calls: 1, ..BREAKER });
     let terms = Policies { service: PolicySettings { breaker, ..PolicySettings::default() }, ..Policies::default() };
@@ -198,7 +198,7 @@ async fn state_survives() {
 
 /// Slow responses reduce the slots; without the policy the slots come back, whatever is still in flight.
 #[tokio::test]
-async fn places_follow_the_latency() {
+async fn slots_follow_the_latency() {
     let (start, shared_limits) = (Instant::now(), shared_limits(100));
     let adaptive = Some(Adaptation { latency: 10 * MS, floor: 2 });
     let terms = Policies { adaptive, ..Policies::default() };

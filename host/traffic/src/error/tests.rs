@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn only_the_service_is_blamed() {
+fn only_failures_of_the_service_count() {
     for (error, verdict) in [
         (RequestError::Trapped(Trap::default()), Some(Verdict::Failed)),
         (RequestError::NoAnswer, Some(Verdict::Failed)),

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_passed_on_without_http() {
+    fn a_list_is_forwarded_without_http() {
         for (lines, expected) in [
             (&["websocket"][..], Some("websocket")),
             (&["foo/1, WebSocket"], Some("foo/1, WebSocket")),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_chooses_among_what_was_offered() {
+    fn a_replica_chooses_an_offered_protocol() {
         let asks = [(header::UPGRADE, "foo/1, websocket"), (header::CONNECTION, "upgrade")];
         for (chosen, may) in [
             (&["websocket"][..], true),

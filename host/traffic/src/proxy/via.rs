@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn it_adds_itself_with_the_version_that_came() {
+    fn adds_itself_with_the_received_version() {
         let own = |version, lines: &[&'static str]| passed(version, lines, 0).unwrap();
         assert_eq!(own(Version::HTTP_11, &[]), ["1.1 lodge-00005eed"]);
         assert_eq!(own(Version::HTTP_10, &[]), ["1.0 lodge-00005eed"]);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn it_counts_itself_wherever_it_is() {
+    fn counts_itself_in_any_position() {
         let times =
             |lines: &[&'static str]| (0..9).find(|limit| passed(Version::HTTP_11, lines, *limit).is_some()).unwrap();
         assert_eq!(times(&["1.1 lodge-00005eed"]), 1);
@@ -148,7 +148,7 @@ mod tests {
 
     /// Depth counts, whether it comes from calls or from hops.
     #[test]
-    fn calls_count_like_times() {
+    fn calls_count_as_passes() {
         let via = Via::new(0x5eed);
         let told = |lines: &[&'static str], tell: &dyn Fn(&mut Request<()>)| {
             let mut request = Request::new(());
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_not_it() {
+    fn other_hosts_do_not_count() {
         let others = [
             "1.1 lodge-0000beef",
             "1.1 lodge-00005eed0",

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn from_the_beginning() {
+    async fn a_replay_starts_at_the_beginning() {
         let memory = Arc::new(ReplayMemory::default());
         let (replay, mut once) = Replay::new(body("hello"), &memory);
         assert_eq!(once.size_hint().exact(), Some(5));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_than_so_much() {
+    async fn the_replay_buffer_is_bounded() {
         let memory = Arc::new(ReplayMemory::default());
         let long = "x".repeat(MAX_HELD + 1);
         let (replay, once) = Replay::new(body(&long), &memory);

@@ -78,7 +78,7 @@ async fn ask(upstream: &Upstream) -> String {
 /// Under load, a name fails to resolve, has no addresses, disappears, or changes. No request is lost, and each response
 /// comes from an address that the name has or had last.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_flaps_loses_nothing() {
+async fn a_flapping_name_loses_no_request() {
     let all = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
     let (port, (server, resolver)) = (replicas(&all).await, Server::start().await);
     server.addresses("far.test", &all[..1]);
@@ -206,7 +206,7 @@ async fn goes_away(mut stream: tokio::net::TcpStream, code: u8) {
 
 /// A request that a replica refused unprocessed is sent again whatever its method, as long as its body is held.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_refused_is_sent_again() {
+async fn refused_requests_are_retried() {
     for (how, method, size) in [
         (Refusal::Stream, "POST", 0),
         (Refusal::Stream, "POST", 10),

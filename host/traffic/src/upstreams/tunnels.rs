@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_of_each_and_all_are_counted() {
+    fn tunnels_are_bounded_and_counted() {
         let (all, counted) = watch::channel(0);
         let [one, other] = [&all, &all].map(|all| Arc::new(Tunnels::new(all)));
         let (first, _second) = (one.take(2).unwrap(), one.take(2).unwrap());

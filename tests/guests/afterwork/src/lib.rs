@@ -1,4 +1,4 @@
-//! Answers, and goes on working for as many milliseconds as the path names.
+//! Responds, and continues to work for as many milliseconds as the path names.
 
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 use wasip3::wit_bindgen::spawn_local;

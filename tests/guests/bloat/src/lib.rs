@@ -1,4 +1,4 @@
-//! Allocates memory, and writes to it, without end.
+//! Allocates and writes memory without end.
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 

@@ -1,5 +1,5 @@
-//! Answers with the status, headers, size and pace that its query names. Every answer begins with a number of its own,
-//! so that a test sees whether it was made anew.
+//! Responds with the status, headers, size and pace in its query. Every response begins with a unique number, so that a
+//! test sees whether it is a new one.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         for name in ["cache-control", "vary", "expires", "last-modified", "age", "set-cookie", "content-length"] {
             wanted.get(name).into_iter().for_each(|value| set(name, value));
         }
-        // Any condition is met by the response that this names.
+        // The response with this name meets any condition.
         let confirmed = asked("x-confirm");
         let etag = confirmed.clone().or_else(|| asked("x-etag")).or_else(|| wanted.get("etag").cloned());
         etag.iter().for_each(|etag| set("etag", etag));

@@ -1,8 +1,10 @@
-//! Sends its request on to the URL in the header `x-to`, and the answer back: wasi:http 0.2.
+//! Sends its request to the URL in the header `x-to`, and returns the response: wasi:http 0.2.
 //!
-//! Of several URLs the first is asked, and the others are its `x-to`; with `x-again` all of them are. `x-many` sends so
-//! many at once and tells how each went, `x-times` so many plain ones one after another and tells how long the answers were, `x-leave` does not wait for the answer, and `x-connect`, `x-first` and
-//! `x-between` are timeouts in milliseconds. What is not sent, or not answered, is in the header `x-error`.
+//! If there are several URLs, the first one gets the request with the others as `x-to`; with `x-again` it gets all of
+//! them. `x-many` sends this many requests at once and returns the result of each; `x-times` sends this many GETs in
+//! sequence and returns the lengths of the responses; `x-leave` does not wait for the response; `x-connect`, `x-first`
+//! and `x-between` are timeouts in milliseconds. The header `x-error` of the response names the error of a request that
+//! failed.
 
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
@@ -56,7 +58,7 @@ fn header(request: &IncomingRequest, name: &str) -> Option<String> {
     String::from_utf8(value).ok()
 }
 
-/// The length of what is there, by a GET with nothing to it.
+/// The length of the response to a plain GET.
 fn plain(url: &str) -> usize {
     let outgoing = to(url, Fields::new());
     let response = wait(outgoing_handler::handle(outgoing, None).unwrap()).unwrap();
@@ -79,7 +81,7 @@ fn to(url: &str, headers: Fields) -> OutgoingRequest {
     outgoing
 }
 
-/// A request like the one that came, on its way, and its body.
+/// Sends a request like the received one. Returns it in flight, with its body.
 fn send(request: &IncomingRequest) -> Result<(FutureIncomingResponse, OutgoingBody), ErrorCode> {
     let all = header(request, "x-to").expect("a URL");
     let (first, rest) = all.split_once(' ').unwrap_or((&all, ""));
@@ -116,7 +118,7 @@ fn went(answered: Result<IncomingResponse, ErrorCode>) -> String {
     }
 }
 
-/// The answer, as it comes.
+/// Forwards the response as it arrives.
 fn relay(response: IncomingResponse, outparam: ResponseOutparam) {
     let headers = Fields::new();
     for (name, value) in response.headers().entries() {
@@ -132,7 +134,7 @@ fn relay(response: IncomingResponse, outparam: ResponseOutparam) {
         match to.blocking_splice(&from, 1 << 16) {
             Ok(_) => {}
             Err(StreamError::Closed) => break,
-            // What was cut short is cut short for whoever asked.
+            // A truncated response stays truncated for the client.
             Err(StreamError::LastOperationFailed(_)) => std::process::abort(),
         }
     }

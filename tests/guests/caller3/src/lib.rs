@@ -1,8 +1,9 @@
-//! Sends its request on to the URL in the header `x-to`, and the answer back, both as they come: wasi:http 0.3.
+//! Sends its request to the URL in the header `x-to`, and returns the response, both as streams: wasi:http 0.3.
 //!
-//! Of several URLs the first is asked, and the others are its `x-to`; with `x-again` all of them are. With `x-read` the
-//! answer is read here, and its length sent back; `x-times` sends so many plain ones one after another and tells how long
-//! the answers were. What is not sent, or not answered, is in the header `x-error`.
+//! If there are several URLs, the first one gets the request with the others as `x-to`; with `x-again` it gets all of
+//! them. With `x-read` the guest reads the response and returns its length; `x-times` sends this many GETs in sequence
+//! and returns the lengths of the responses. The header `x-error` of the response names the error of a request that
+//! failed.
 
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, RequestOptions, Response, Scheme};
@@ -40,7 +41,7 @@ fn header(request: &Request, name: &str) -> Option<String> {
     String::from_utf8(value).ok()
 }
 
-/// A request like the one that came, with its body.
+/// A request like the received one, with its body.
 fn onward(request: Request) -> Request {
     let all = header(&request, "x-to").expect("a URL");
     let (first, rest) = all.split_once(' ').unwrap_or((&all, ""));

@@ -1,4 +1,4 @@
-//! Counts in memory how often this sandbox was used; traps when asked to.
+//! Counts in memory how often this instance was used; traps on request.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,4 +1,4 @@
-//! Answers, sends half of its body, and traps.
+//! Responds, sends half of its body, and traps.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingResponse, ResponseOutparam};
 
@@ -14,7 +14,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         ResponseOutparam::set(outparam, Ok(response));
         let stream = body.write().unwrap();
         stream.blocking_write_and_flush(b"the first half, ").unwrap();
-        // Long enough for the half to be on the wire before the trap.
+        // Long enough for the half to be sent before the trap.
         std::thread::sleep(std::time::Duration::from_millis(100));
         core::arch::wasm32::unreachable()
     }

@@ -1,4 +1,4 @@
-//! Answers, sends half of its body, and traps: wasi:http 0.3.
+//! Responds, sends half of its body, and traps: wasi:http 0.3.
 
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 use wasip3::wit_bindgen::spawn_local;
@@ -15,7 +15,7 @@ impl wasip3::exports::http::handler::Guest for Guest {
         let (response, _sent) = Response::new(Fields::new(), Some(body_rx), end_rx);
         spawn_local(async move {
             body.write_all(b"the first half, ".to_vec()).await;
-            // Long enough for the half to be on the wire before the trap.
+            // Long enough for the half to be sent before the trap.
             wasip3::clocks::monotonic_clock::wait_for(100_000_000).await;
             drop(end);
             core::arch::wasm32::unreachable()

@@ -1,4 +1,4 @@
-//! Answers without reading the request body.
+//! Responds without reading the request body.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 

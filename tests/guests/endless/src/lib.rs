@@ -1,4 +1,4 @@
-//! Sends a body that never ends or, below `/empty`, a thousand writes of nothing and then one byte.
+//! Sends a body that never ends or, below `/empty`, a thousand empty writes and then one byte.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 

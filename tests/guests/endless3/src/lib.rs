@@ -1,4 +1,4 @@
-//! Sends a body that never ends or, below `/empty`, a thousand writes of nothing and then one byte: wasi:http 0.3.
+//! Sends a body that never ends or, below `/empty`, a thousand empty writes and then one byte: wasi:http 0.3.
 
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 use wasip3::wit_bindgen::spawn_local;

@@ -1,4 +1,4 @@
-//! Answers with the wasi:http error code that the path names.
+//! Returns the wasi:http error code that the path names.
 
 use wasip2::http::types::{ErrorCode, IncomingRequest, ResponseOutparam};
 

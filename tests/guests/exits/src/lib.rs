@@ -1,4 +1,4 @@
-//! Ends its process instead of answering.
+//! Exits instead of responding.
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 

@@ -1,4 +1,4 @@
-//! Speaks gRPC: Say answers once, Count many times, Chat each message as it comes, Fail with a status.
+//! A gRPC service: Say responds once, Count many times, Chat to each message as it arrives, Fail with a status.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 use wasip2::io::streams::{InputStream, OutputStream};
@@ -7,7 +7,7 @@ struct Guest;
 
 wasip2::http::proxy::export!(Guest);
 
-/// Of a message: a flag for compression, and its length.
+/// The prefix of a message: a flag for compression, and its length.
 const PREFIX: usize = 5;
 
 impl wasip2::exports::http::incoming_handler::Guest for Guest {
@@ -48,7 +48,7 @@ fn say(to: &OutputStream, message: &[u8]) {
     }
 }
 
-/// The messages of a stream, as they come.
+/// The messages of a stream, as they arrive.
 struct Messages(InputStream, Vec<u8>);
 
 impl Iterator for Messages {

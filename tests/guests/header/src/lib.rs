@@ -1,4 +1,4 @@
-//! Sets headers that belong to the connection, not to the guest, and says what came of it.
+//! Tries to set hop-by-hop headers, and reports how many were refused.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
@@ -11,7 +11,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         let fields = Fields::new();
         let forbidden = ["connection", "keep-alive", "transfer-encoding", "upgrade", "proxy-connection"];
         let refused = forbidden.iter().filter(|name| fields.append(name, b"x").is_err()).count();
-        // The request's own headers, sent back as they came, are another way in.
+        // Sending back the request's own headers is another way to try it.
         for (name, value) in request.headers().entries() {
             let _ = fields.append(&name, &value);
         }

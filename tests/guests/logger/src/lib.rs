@@ -1,4 +1,4 @@
-//! Says hostile things through wasi:logging and on both streams; on /flood, lines of 10 MiB before that.
+//! Writes hostile text through wasi:logging and to both streams; on /flood, lines of 10 MiB before that.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 

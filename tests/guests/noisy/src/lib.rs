@@ -1,4 +1,4 @@
-//! Floods stderr with 16 MiB, then answers.
+//! Writes 16 MiB to stderr, then responds.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 

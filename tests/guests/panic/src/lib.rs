@@ -1,4 +1,4 @@
-//! Panics, with a message that no client may see.
+//! Panics, with a message that clients must not see.
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 

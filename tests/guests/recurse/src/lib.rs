@@ -1,4 +1,4 @@
-//! Recurses until the stack is gone.
+//! Recurses until the stack overflows.
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
@@ -12,7 +12,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
     }
 }
 
-#[expect(unconditional_recursion, reason = "the habit under test")]
+#[expect(unconditional_recursion, reason = "this is what the test needs")]
 fn deeper(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 64]);
     deeper(depth + 1) + frame[7]

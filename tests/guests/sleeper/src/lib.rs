@@ -1,4 +1,4 @@
-//! Sleeps for an hour before it answers.
+//! Sleeps for an hour before it responds.
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 

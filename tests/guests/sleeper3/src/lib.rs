@@ -1,4 +1,4 @@
-//! Sleeps for an hour before it answers: wasi:http 0.3.
+//! Sleeps for an hour before it responds: wasi:http 0.3.
 
 use wasip3::http::types::{ErrorCode, Request, Response};
 

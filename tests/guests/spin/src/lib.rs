@@ -1,4 +1,4 @@
-//! Never gives the CPU back.
+//! Computes without end.
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 

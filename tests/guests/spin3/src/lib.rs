@@ -1,4 +1,4 @@
-//! Never gives the CPU back: wasi:http 0.3.
+//! Computes without end: wasi:http 0.3.
 
 use wasip3::http::types::{ErrorCode, Request, Response};
 

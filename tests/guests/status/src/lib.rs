@@ -1,4 +1,4 @@
-//! Answers with the status that the path names: /status/101. Reads the body of a POST before it does.
+//! Responds with the status that the path names: /status/101. Reads the body of a POST first.
 
 use wasip2::http::types::{Fields, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam};
 

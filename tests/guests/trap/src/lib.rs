@@ -1,4 +1,4 @@
-//! Executes an unreachable instruction before it answers.
+//! Executes an unreachable instruction instead of responding.
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 

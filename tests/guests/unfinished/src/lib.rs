@@ -1,4 +1,4 @@
-//! Leaves its body without an end: dropped, leaked, or shorter than it said.
+//! Does not finish its body: drops it, leaks it, or writes less than declared.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 

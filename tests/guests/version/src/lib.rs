@@ -1,10 +1,10 @@
-//! Answers with its version, in two parts. A test makes another version by writing over the digits in the file.
+//! Responds with its version, in two parts. Tests make other versions by overwriting the digits in the file.
 
 use std::hint::black_box;
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
-/// Found and replaced in the built component.
+/// Tests find and replace this in the built component.
 static VERSION: &[u8] = b"version-00000000";
 
 struct Guest;

@@ -1,4 +1,4 @@
-//! Written with `wstd`, which knows nothing of Lodge: greets, and sends a body back.
+//! A guest written with `wstd`, independent of Lodge: greets, and sends a body back.
 
 use wstd::http::{Body, Error, Request, Response};
 

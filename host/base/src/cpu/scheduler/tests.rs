@@ -57,7 +57,7 @@ fn near(counts: &[u64], parts: &[u64]) {
 
 /// This holds on a single core, too.
 #[test]
-fn all_workers_but_one() {
+fn one_worker_stays_free() {
     for (cores, workers, places) in [(1, 2, 1), (2, 2, 1), (8, 8, 7)] {
         assert_eq!(workers_on(cores), workers);
         let scheduler = CpuScheduler::new(workers);
@@ -71,7 +71,7 @@ fn all_workers_but_one() {
 }
 
 #[test]
-fn the_share_is_of_services_not_of_requests() {
+fn services_share_not_requests() {
     let scheduler = CpuScheduler::new(2);
     let mut services = [Busy::new(&scheduler, WEIGHT, 1), Busy::new(&scheduler, WEIGHT, 50)];
     near(&run(&mut services, 1000), &[1, 1]);
@@ -92,7 +92,7 @@ fn the_share_is_of_services_not_of_requests() {
 }
 
 #[test]
-fn weights_divide_it() {
+fn weights_divide_the_time() {
     let scheduler = CpuScheduler::new(3);
     let mut services = [
         Busy::new(&scheduler, 300, 4),
@@ -107,7 +107,7 @@ fn weights_divide_it() {
 }
 
 #[test]
-fn a_newcomer_gets_no_credit() {
+fn a_new_service_gets_no_credit() {
     let scheduler = CpuScheduler::new(2);
     let mut early = [Busy::new(&scheduler, WEIGHT, 2)];
     assert_eq!(run(&mut early, 1000), [2000]);

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_not_unescaped_into_a_hostile_character() {
+    fn json_escapes_are_not_decoded() {
         for hostile in ['\n', '\r', '\u{8}', '\u{c}', '\0', '\u{1b}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2028}'] {
             for around in ["", "\\", "\"", "\\\\", "\\u", "\t"] {
                 let value = serde_json::json!({ "message": format!("a{around}{hostile}b") });

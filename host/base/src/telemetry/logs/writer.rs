@@ -186,7 +186,7 @@ mod tests {
     const FORGED: &str = "2026-11-28T00:00:00.000000Z  WARN a\n2026-11-28T00:00:01.000000Z  INFO forged \x1b[32m\n";
 
     #[test]
-    fn whatever_is_in_a_line_it_stays_one() {
+    fn a_line_stays_one_line() {
         assert_eq!(
             written(Style::Plain, &[FORGED]),
             "2026-11-28T00:00:00.000000Z  WARN a\u{fffd}2026-11-28T00:00:01.000000Z  INFO forged \u{fffd}[32m\n"
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_the_hosts_own() {
+    fn guests_cannot_colour_lines() {
         let text = written(Style::Coloured, &[FORGED, "no time\n"]);
         let begins = "\x1b[2m2026-11-28T00:00:00.000000Z\x1b[0m\x1b[33m  WARN\x1b[0m a\u{fffd}2026";
         assert!(text.starts_with(begins), "{text:?}");

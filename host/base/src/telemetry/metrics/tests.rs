@@ -36,7 +36,7 @@ fn quantiles_forget() {
 proptest! {
     /// A quantile lies in its bucket and increases with its rank.
     #[test]
-    fn quantiles_are_where_they_should_be(mut micros in prop::collection::vec(0..40_000_000_u64, 1..200)) {
+    fn quantiles_are_accurate(mut micros in prop::collection::vec(0..40_000_000_u64, 1..200)) {
         let histogram = Histogram::default();
         micros.iter().for_each(|took| histogram.record(Duration::from_micros(*took)));
         micros.sort_unstable();
@@ -56,7 +56,7 @@ proptest! {
 
 /// Of a hundred requests, one or two slow ones can be chance; three cannot. With more requests, a lower share can.
 #[test]
-fn one_slow_request_is_no_percentile() {
+fn one_slow_request_is_not_a_percentile() {
     for (requests, slow, certain) in [(100, 2, false), (100, 4, true), (10_000, 100, false), (10_000, 130, true)] {
         let judged = VersionStats::default();
         for n in 0..requests {
@@ -70,7 +70,7 @@ fn one_slow_request_is_no_percentile() {
 
 /// The window of a version covers the last minute, but nothing before the version was active.
 #[test]
-fn judged_by_the_last_minute() {
+fn judged_requests_of_the_last_minute() {
     let figures = ServiceMetrics::default();
     let count = |failed, ms, times| (0..times).for_each(|_| figures.judged.count(failed, Duration::from_millis(ms)));
     count(true, 900, 100);

@@ -167,7 +167,7 @@ mod tests {
 
     /// Recordings are bounded in size, because thousands of them may be queued.
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn the_queue_is_bounded() {
         let long = format!("/{}", "\u{e4}".repeat(30_000));
         assert_eq!((cut(&long).len(), cut("/a?b")), (URL - 1, "/a?b"));
         let method = Method::from_bytes("M".repeat(60_000).as_bytes()).unwrap();

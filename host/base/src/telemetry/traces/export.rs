@@ -22,7 +22,7 @@ use crate::lasting::caught;
 
 /// The first pause before a retry; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause.
+/// The maximum pause before a retry.
 const PAUSE_MOST: Duration = Duration::from_secs(5);
 
 /// State that requests and the exporting task share.

@@ -131,7 +131,7 @@ async fn counted(tracer: &Tracer, exported: u64, dropped: u64) {
 
 /// If tracing is off, headers pass unchanged, nothing is recorded, and a trace has the size of two words.
 #[tokio::test]
-async fn off_is_nothing() {
+async fn without_a_collector_nothing_is_recorded() {
     let (tracer, exporting) = Tracer::start(&settings("")).unwrap();
     for headers in [HeaderMap::new(), parent("01")] {
         assert_eq!(served(&tracer, headers.clone(), FINE), headers);

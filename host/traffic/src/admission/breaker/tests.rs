@@ -23,7 +23,7 @@ fn call(breaker: &Arc<Breaker>, failed: bool, took: Duration, now: Instant) -> O
 }
 
 #[test]
-fn it_opens_and_closes() {
+fn opens_and_closes() {
     let start = Instant::now();
     let breaker = breaker(start);
     for n in 0..3 {
@@ -60,7 +60,7 @@ fn slow_calls_count() {
 
 /// Failures leave the window together with their bucket.
 #[test]
-fn it_forgets() {
+fn old_calls_are_forgotten() {
     let start = Instant::now();
     let breaker = breaker(start);
     for _ in 0..3 {
@@ -73,7 +73,7 @@ fn it_forgets() {
 
 /// A probe without a result makes room for another, and calls of an earlier generation change nothing.
 #[test]
-fn probes_come_back() {
+fn dropped_probes_are_returned() {
     let start = Instant::now();
     let breaker = breaker(start);
     let mut old: Vec<_> = (0..10).map(|_| breaker.admit(start).unwrap()).collect();
@@ -96,7 +96,7 @@ fn probes_come_back() {
 
 /// A response that breaks off after a good head is a failure, also for a probe.
 #[test]
-fn a_second_word_counts() {
+fn a_later_failure_counts() {
     let start = Instant::now();
     let breaker = breaker(start);
     for _ in 0..4 {
@@ -125,7 +125,7 @@ fn an_edit_keeps_it_open() {
 
 /// An edit applies to the present state: how long the breaker stays open, and how many probes close it.
 #[test]
-fn an_edit_holds_at_once() {
+fn an_edit_takes_effect_at_once() {
     let start = Instant::now();
     let old = breaker(start);
     for _ in 0..4 {
@@ -163,7 +163,7 @@ fn requests_outlive_settings() {
 
 /// Probes that never end keep the breaker half open only for a limited time.
 #[test]
-fn probes_that_stay_out_are_replaced() {
+fn lost_probes_are_replaced() {
     let start = Instant::now();
     let breaker = breaker(start);
     for _ in 0..4 {

@@ -8,7 +8,7 @@ fn concurrency(slots: usize, queue: usize) -> Arc<Concurrency> {
 /// The second request waits for the first, the third finds the queue full, and a released slot goes to the waiting
 /// request.
 #[tokio::test]
-async fn one_place_one_waiting() {
+async fn one_slot_and_one_queued() {
     let pool = concurrency(1, 1);
     let first = pool.acquire().await.unwrap();
     let second = tokio::spawn({
@@ -23,7 +23,7 @@ async fn one_place_one_waiting() {
 
 /// No request waits longer than the bound, and one that gave up leaves the queue.
 #[tokio::test]
-async fn a_wait_ends() {
+async fn a_wait_is_bounded() {
     let wait = Duration::from_millis(20);
     let pool = Arc::new(Concurrency::new(1, 1, wait));
     let first = pool.acquire().await.unwrap();
@@ -44,7 +44,7 @@ async fn yields(times: u64) {
 
 /// Every slot is released, whatever the order of arrivals, ends and requests that give up.
 #[tokio::test]
-async fn places_come_back() {
+async fn slots_are_returned() {
     let pool = concurrency(3, 10);
     for round in 0..50u64 {
         let tasks: Vec<_> = (0..20u64)
@@ -70,7 +70,7 @@ async fn places_come_back() {
 
 /// Shrinking keeps slots in use and grants none after them. Growing adds slots at once, also for waiting requests.
 #[tokio::test]
-async fn places_come_and_go() {
+async fn the_number_of_slots_can_change() {
     let pool = concurrency(3, 10);
     let mut inside = vec![pool.acquire().await.unwrap(), pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
     pool.resize(1);
@@ -94,7 +94,7 @@ async fn places_come_and_go() {
 
 /// The number of slots is right after resizes that run while threads take and release slots.
 #[test]
-fn no_place_is_lost_or_found() {
+fn slots_are_conserved() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
     let pool = concurrency(8, 1_000);
     runtime.block_on(async {

@@ -93,7 +93,7 @@ mod tests {
 
     /// However many keys come, buckets with little room left are remembered, and memory does not grow.
     #[test]
-    fn a_crowd_pushes_nobody_out_who_owes_more() {
+    fn new_keys_do_not_evict_those_with_more_use() {
         let table = Table::sized(64);
         for n in 0..32 {
             take(&table, &format!("used {n}"), 1_000_000);
@@ -109,7 +109,7 @@ mod tests {
 
     /// The slot of a bucket that is full again is the first to be replaced.
     #[test]
-    fn what_says_nothing_goes_first() {
+    fn full_buckets_are_evicted_first() {
         let table = Table::sized(1);
         for n in 0..8 {
             take(&table, &format!("{n}"), 100 + n);

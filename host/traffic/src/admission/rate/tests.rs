@@ -37,7 +37,7 @@ fn a_burst_then_the_rate() {
 
 /// An interval that is not a whole number of nanoseconds is rounded up, by a negligible amount.
 #[test]
-fn rounding_lets_nobody_in() {
+fn rounding_admits_no_extra_request() {
     let start = Instant::now();
     let rate = Rate::new(&settings(700_000, SECOND, 10, By::Service), "", start);
     let times = (0..=100_000).map(|micros| start + Duration::from_micros(micros));
@@ -47,7 +47,7 @@ fn rounding_lets_nobody_in() {
 
 /// The fields match what the limit does.
 #[test]
-fn standings_are_true() {
+fn headers_match_the_bucket() {
     let start = Instant::now();
     let rate = Rate::new(&settings(1, SECOND * 10, 3, By::Client), "route-", start);
     let shown = |status: &RateStatus| {

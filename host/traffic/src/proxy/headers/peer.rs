@@ -166,7 +166,7 @@ mod tests {
 
     /// A client can write anything before the elements that trusted proxies add; only the latter count.
     #[test]
-    fn only_proxies_are_believed() {
+    fn only_trusted_proxies_are_believed() {
         let proxies: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
         let check = |trusted: bool, lines: &[&str], expected: &str| {
             let mut headers = HeaderMap::new();

@@ -19,7 +19,7 @@ fn seen(head: Request<()>, peer: &Peer) -> Result<(String, Vec<String>), String>
 }
 
 #[test]
-fn a_stranger_is_not_believed() {
+fn untrusted_forwarding_headers_are_replaced() {
     let head = Request::get("/a?b=c")
         .header("host", "h:1")
         .header("x-forwarded-for", "6.6.6.6")
@@ -40,7 +40,7 @@ fn a_stranger_is_not_believed() {
 }
 
 #[test]
-fn a_trusted_proxy_is() {
+fn trusted_forwarding_headers_are_extended() {
     let head = Request::get("/")
         .header("host", "h")
         .header("x-forwarded-for", "6.6.6.6")
@@ -69,7 +69,7 @@ fn only_a_trusted_proxy_names_requests() {
 }
 
 #[test]
-fn hop_by_hop_stops_here() {
+fn hop_by_hop_headers_are_removed() {
     let head = Request::get("/")
         .header("host", "h")
         .header("connection", "close, X-Mine")
@@ -100,7 +100,7 @@ fn heads_that_are_refused() {
 
 /// A coding that this host does not decode must not disappear on the way.
 #[test]
-fn bodies_are_chunked_once_or_not_at_all() {
+fn bodies_are_chunked_at_most_once() {
     let arrives = |lines: &[&str]| {
         let head = Request::post("/").header("host", "h");
         let head = lines.iter().fold(head, |head, line| head.header("transfer-encoding", *line));
@@ -186,7 +186,7 @@ fn a_default_port_is_the_schemes() {
 
 /// The host's own headers are written after a client's `Connection` is applied, and under no other spelling.
 #[test]
-fn clients_remove_nothing_of_the_hosts() {
+fn clients_cannot_remove_the_hosts_headers() {
     let own = ["x-request-id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "via"];
     for peer in [peer("192.0.2.1:9", &[]), peer("10.1.2.3:9", &["10.0.0.0/8"])] {
         let head = Request::get("/")
@@ -207,7 +207,7 @@ fn clients_remove_nothing_of_the_hosts() {
 }
 
 #[test]
-fn underscores_are_no_other_names() {
+fn names_with_underscores_are_removed() {
     let aliases =
         ["x_forwarded_for", "X_Forwarded-Proto", "x-real_ip", "x_request_id", "x_b3_traceid", "transfer_encoding"];
     for peer in [peer("192.0.2.1:9", &[]), peer("10.1.2.3:9", &["10.0.0.0/8"])] {
@@ -253,7 +253,7 @@ fn kinds_of_headers() {
 }
 
 #[test]
-fn trailers_are_no_headers() {
+fn forbidden_trailers_are_removed() {
     let names = [
         "x-sum",
         "x-forwarded-for",

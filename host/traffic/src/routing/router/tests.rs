@@ -259,7 +259,7 @@ fn methods_are_restrictions_too() {
 
 /// Two services may have the same replicas.
 #[test]
-fn nor_does_a_neighbour_answer_for_a_guarded_service() {
+fn no_other_service_replaces_a_guarded_one() {
     let mut router = Router::default();
     router.insert([&route("/api")].into_iter(), &"api", false).unwrap();
     router.insert([&route("/api/open")].into_iter(), &"open", false).unwrap();
@@ -271,7 +271,7 @@ fn nor_does_a_neighbour_answer_for_a_guarded_service() {
 }
 
 #[test]
-fn hosts_by_name_are_not_for_everybody() {
+fn hosts_by_name_are_for_local_clients() {
     let router = router(&[("users", &["/users"]), ("hello", &["/hello"])]);
     let find =
         |path: &str, names: bool| router.find("users.localhost", path, &Method::GET, names).map(|found| *found.target);
@@ -339,7 +339,7 @@ fn seen_by(path: &str, slash: bool, backslash: bool, empty: bool, cut: u8) -> St
 proptest! {
     /// No reading of a path leads to a stricter route than the one that serves it.
     #[test]
-    fn no_reading_goes_around(
+    fn no_interpretation_bypasses_a_policy(
         patterns in proptest::collection::btree_map("(/([ab]|\\{p\\})){1,3}|/\\*", any::<bool>(), 1..6),
         path in proptest::collection::vec("a|b|/|//|%2F|%5C|\\\\|;|\\.\\.|/a|/b", 1..9),
         (slash, backslash, empty, cut) in (any::<bool>(), any::<bool>(), any::<bool>(), 0..3u8),
@@ -359,7 +359,7 @@ proptest! {
 
     /// No spelling of a path reaches a route that is less strict than the route of the path itself.
     #[test]
-    fn no_spelling_goes_around(
+    fn no_spelling_bypasses_a_policy(
         patterns in proptest::collection::btree_map("(/([ab@]|\\{p\\})){1,3}|/|/\\*", (0..3usize, 0..3u8), 1..10),
         under_policies in proptest::array::uniform3(any::<bool>()),
         segments in proptest::collection::vec("[ab@]", 1..4),

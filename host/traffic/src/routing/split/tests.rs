@@ -35,7 +35,7 @@ fn counted(split: &Split<Fake>, requests: usize) -> BTreeMap<&'static str, usize
 
 proptest! {
     #[test]
-    fn every_version_gets_its_part_exactly(one in 0..=10_000_u32, other in 0..=10_000_u32, before in 0..20_000_usize) {
+    fn every_version_gets_its_exact_share(one in 0..=10_000_u32, other in 0..=10_000_u32, before in 0..20_000_usize) {
         prop_assume!(one + other <= 10_000);
         let split = Split::new([part("a", one), part("b", other)], None).unwrap();
         counted(&split, before);
@@ -46,7 +46,7 @@ proptest! {
 
     /// Shares are spread evenly: of any hundred requests in a row, a version gets about its percentage.
     #[test]
-    fn parts_are_spread_evenly(percent in 1..=99_u32, before in 0..20_000_usize) {
+    fn shares_are_spread_evenly(percent in 1..=99_u32, before in 0..20_000_usize) {
         let split = Split::new([part("a", percent * 100)], None).unwrap();
         counted(&split, before);
         let got = counted(&split, 100).get("a").copied().unwrap_or(0);
@@ -72,7 +72,7 @@ proptest! {
 }
 
 #[test]
-fn sticky_clients_are_spread_by_the_parts_too() {
+fn sticky_clients_follow_the_shares() {
     let split = Split::new([part("a", 2_500)], Some(RequestKey::Header("x-user".parse().unwrap()))).unwrap();
     let with = |n: usize| {
         let value = HeaderValue::try_from(format!("user-{n}")).unwrap();
@@ -86,7 +86,7 @@ fn sticky_clients_are_spread_by_the_parts_too() {
 }
 
 #[test]
-fn a_rule_goes_before_the_parts() {
+fn rules_precede_shares() {
     let rules = vec![
         Rule { place: RequestKey::Header("x-version".parse().unwrap()), value: "2".into() },
         Rule { place: RequestKey::Cookie("version".into()), value: "2".into() },
@@ -110,7 +110,7 @@ fn a_rule_goes_before_the_parts() {
 }
 
 #[test]
-fn the_part_of_a_version_that_is_out_is_the_services() {
+fn the_service_gets_the_share_of_an_unavailable_version() {
     let out =
         |percent| (TrafficShare { percent: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake("out", false)));
     let split = Split::new([out(5_000), part("in", 2_000)], None).unwrap();
@@ -118,7 +118,7 @@ fn the_part_of_a_version_that_is_out_is_the_services() {
 }
 
 #[test]
-fn a_mirror_is_shown_its_part() {
+fn a_mirror_gets_its_share() {
     let share = TrafficShare { mirror: Percent(500), ..TrafficShare::default() };
     let split = Split::new([(share, Arc::new(Fake("shadow", true)))], None).unwrap();
     assert_eq!((0..10_000).filter(|_| split.mirror().is_some()).count(), 500);
@@ -127,7 +127,7 @@ fn a_mirror_is_shown_its_part() {
 }
 
 #[test]
-fn every_mirror_is_shown_its_part() {
+fn every_mirror_gets_its_share() {
     let shadow = |name, percent| {
         (TrafficShare { mirror: Percent(percent), ..TrafficShare::default() }, Arc::new(Fake(name, true)))
     };
@@ -139,7 +139,7 @@ fn every_mirror_is_shown_its_part() {
 
 /// Drawn requests count for a version; requests by rule count only where the version gets no others.
 #[test]
-fn what_a_version_is_judged_by() {
+fn judged_requests() {
     use lodge_manifest::share::Rollback;
     let rule = || Rule { place: RequestKey::Header("x-version".parse().unwrap()), value: "2".into() };
     let version = |percent, rollback: Option<Rollback>| {

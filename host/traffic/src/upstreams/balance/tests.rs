@@ -133,7 +133,7 @@ fn random_choices_are_fair() {
 
 /// With nothing in flight, only the weights decide.
 #[test]
-fn weights_hold_when_there_is_nothing_to_do() {
+fn weights_apply_without_load() {
     let weights = [100, 300, 50];
     let (balancer, candidates) = (Balancer::new(Policy::LeastInFlight, 3), set(&weights));
     let picks = draws().take(20_000).map(|random| pick(&balancer, &candidates, random).unwrap());
@@ -141,7 +141,7 @@ fn weights_hold_when_there_is_nothing_to_do() {
 }
 
 #[test]
-fn the_less_busy_of_two() {
+fn the_less_busy_of_two_is_chosen() {
     let balancer = Balancer::new(Policy::LeastInFlight, 3);
     let mut candidates = set(&[1, 1, 1]);
     candidates[1].in_flight = 1;
@@ -162,7 +162,7 @@ fn the_less_busy_of_two() {
 
 /// Requests never end here; the load evens out by weight.
 #[test]
-fn load_levels_out() {
+fn load_is_balanced() {
     let balancer = Balancer::new(Policy::LeastInFlight, 4);
     let mut candidates = set(&[1, 1, 2, 4]);
     for random in draws().take(800) {
@@ -194,7 +194,7 @@ fn keys_are_divided_by_weight() {
 
 /// Of eight replicas, one that goes away moves only its eighth of the keys, and these spread over all others.
 #[test]
-fn only_the_keys_of_who_went_move() {
+fn only_keys_of_removed_replicas_move() {
     let all = set(&[1; 8]);
     let before = owners(&all, 0..20_000);
     let without: Vec<_> = all.iter().copied().filter(|candidate| candidate.index != 3).collect();

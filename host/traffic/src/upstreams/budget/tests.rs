@@ -19,7 +19,7 @@ fn taken(budget: &RetryBudget, now: Instant, retry: &Retry) -> usize {
 }
 
 #[test]
-fn a_part_of_the_requests() {
+fn a_share_of_the_requests() {
     let start = Instant::now();
     let (budget, retry) = (RetryBudget::new(start), retry(20, 0));
     assert_eq!(taken(&budget, start, &retry), 0, "there were no requests");
@@ -32,7 +32,7 @@ fn a_part_of_the_requests() {
 }
 
 #[test]
-fn and_a_few_in_any_case() {
+fn a_minimum_per_second() {
     let start = Instant::now();
     let (budget, retry) = (RetryBudget::new(start), retry(20, 3));
     assert_eq!(taken(&budget, start, &retry), 30, "three a second, of ten seconds");
@@ -43,7 +43,7 @@ fn and_a_few_in_any_case() {
 
 /// A new manifest changes what is left, not what was taken.
 #[test]
-fn rules_may_change() {
+fn settings_can_change() {
     let start = Instant::now();
     let budget = RetryBudget::new(start);
     (0..100).for_each(|_| budget.record_request(start));

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn twice_in_a_row_is_settled() {
+    fn two_equal_reads_are_settled() {
         let found = ["half", "new", "new", "new", "first", "new", "first"];
         let looks: Vec<_> = looks(|second| found[second as usize - 1].into()).take(found.len()).collect();
         let expected = [

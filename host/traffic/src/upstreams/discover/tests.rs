@@ -35,7 +35,7 @@ async fn becomes(discovery: &Discovery, expected: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_name_is_asked_again_and_again() {
+async fn a_name_is_resolved_repeatedly() {
     let (server, resolver) = Server::start().await;
     server.addresses("users.test", &["10.0.0.2", "10.0.0.1"]);
     let discovery = start(&["dns://users.test:8080"], &resolver, quick());
@@ -57,7 +57,7 @@ async fn a_name_is_asked_again_and_again() {
 
 /// A name is resolved again after its TTL, not before.
 #[tokio::test]
-async fn as_long_as_it_lasts() {
+async fn names_are_resolved_again_after_their_ttl() {
     let (server, resolver) = Server::start().await;
     server.addresses("users.test", &["10.0.0.1"]);
     server.ttl.store(1, Ordering::Relaxed);
@@ -110,7 +110,7 @@ async fn flapping_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_name_that_stays_away_is_gone() {
+async fn a_missing_name_is_removed_after_a_while() {
     let (server, resolver) = Server::start().await;
     server.addresses("users.test", &["10.0.0.1"]);
     let pace = Pace { grace: Duration::from_millis(300), ..quick() };

@@ -25,7 +25,7 @@ fn fail(health: &Health, now: Instant) -> Option<HealthChange> {
 }
 
 #[test]
-fn checks_take_it_out_and_bring_it_back() {
+fn checks_remove_and_restore_a_replica() {
     let (now, check) = (Instant::now(), check());
     let health = Health::new(now);
     let checks =
@@ -56,7 +56,7 @@ fn the_first_check_decides_alone() {
 }
 
 #[test]
-fn failures_in_a_row_eject_it() {
+fn consecutive_failures_eject_a_replica() {
     let now = Instant::now();
     let health = Health::new(now);
     for _ in 0..4 {
@@ -80,7 +80,7 @@ fn failures_in_a_row_eject_it() {
 }
 
 #[test]
-fn each_time_for_longer_until_it_is_forgotten() {
+fn ejections_grow_until_forgotten() {
     let mut now = Instant::now();
     let health = Health::new(now);
     let mut again = |after: Duration| {
@@ -181,7 +181,7 @@ impl Model {
 proptest! {
     /// After any sequence of events, the state equals that of the model.
     #[test]
-    fn as_the_model(steps in proptest::collection::vec(prop_oneof![
+    fn behaves_like_the_model(steps in proptest::collection::vec(prop_oneof![
         2 => (0..2u64).prop_map(|passed| (0, passed)),
         6 => (0..4u64).prop_map(|fine| (1, fine)),
         2 => (0..25u64).prop_map(|seconds| (2, seconds)),

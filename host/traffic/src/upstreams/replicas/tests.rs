@@ -50,7 +50,7 @@ fn chosen(replicas: &Replicas, now: Instant, tried: &[usize]) -> Vec<usize> {
 }
 
 #[test]
-fn in_flight_until_it_is_dropped() {
+fn requests_count_until_dropped() {
     let now = Instant::now();
     let replicas = set("", &[1, 2], now);
     let held: Vec<_> = (0..10).map(|n| replicas.choose(now, None, mix(n), &[]).unwrap()).collect();
@@ -62,7 +62,7 @@ fn in_flight_until_it_is_dropped() {
 }
 
 #[test]
-fn another_one_than_those_that_were_tried() {
+fn retries_use_another_replica() {
     let now = Instant::now();
     for policy in ["round-robin", "weighted", "random", "weighted-random", "least-in-flight", "hash"] {
         let replicas = set(&format!("policy = '{policy}'"), &[1, 2, 3], now);
@@ -83,7 +83,7 @@ fn another_one_than_those_that_were_tried() {
 }
 
 #[test]
-fn no_more_are_ejected_than_may_be() {
+fn ejections_are_bounded() {
     let now = Instant::now();
     let replicas = set("", &[1, 2, 3, 4, 5], now);
     let changes = [0, 1, 2, 3, 4].map(|index| fail(&replicas, index, now).is_some());
@@ -99,7 +99,7 @@ fn no_more_are_ejected_than_may_be() {
 }
 
 #[test]
-fn panic_is_said_once() {
+fn panic_is_logged_once() {
     let now = Instant::now();
     let replicas = set("[upstream.health]\npath = '/'", &[1, 2, 3, 4], now);
     let news = |at| replicas.choose(at, None, 0, &[]).unwrap().panic_change;
@@ -137,7 +137,7 @@ fn outcomes_of_requests() {
 
 /// When a name resolves to other addresses or the manifest changes, the state of the remaining replicas is kept.
 #[test]
-fn what_is_known_goes_on() {
+fn state_survives_changes() {
     let now = Instant::now();
     let before = set("", &[1, 2, 3, 4], now);
     fail(&before, 0, now);
@@ -182,7 +182,7 @@ fn whether_it_is_another_set() {
 }
 
 #[test]
-fn each_is_there_once_and_not_too_many() {
+fn replicas_are_unique_and_bounded() {
     let now = Instant::now();
     let mut twice = found(&[1, 2, 1]);
     twice[0].1 = 7;
@@ -212,7 +212,7 @@ fn keys_come_back() {
 
 /// The order of the addresses does not matter.
 #[test]
-fn keys_do_not_go_by_places() {
+fn keys_do_not_depend_on_the_order() {
     let now = Instant::now();
     let (one, other) = (set("policy = 'hash'", &[1, 2, 3, 4], now), set("policy = 'hash'", &[3, 1, 4, 2], now));
     let owner = |set: &Replicas, key| set.choose(now, Some(key), 0, &[]).unwrap().replica().address.clone();
@@ -220,7 +220,7 @@ fn keys_do_not_go_by_places() {
 }
 
 #[test]
-fn two_at_once_eject_no_more_than_one() {
+fn concurrent_ejections_are_bounded() {
     let now = Instant::now();
     let sets: Vec<_> = (0..5000).map(|_| set("ejection.failures = 1", &[1, 2], now)).collect();
     let ejected = lockstep(&sets, |replicas, thread| {

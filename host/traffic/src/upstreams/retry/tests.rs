@@ -55,7 +55,7 @@ fn within_attempts_and_deadline() {
 }
 
 #[test]
-fn what_it_says_about_a_replica() {
+fn outcomes_for_health() {
     for failure in
         [TryOutcome::Unconnected, TryOutcome::Reset, TryOutcome::TimedOut, answered(502), answered(503), answered(504)]
     {

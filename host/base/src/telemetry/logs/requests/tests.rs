@@ -33,7 +33,7 @@ fn told<'a>(target: &'a PathAndQuery, headers: &'a [(HeaderName, String)]) -> Re
 }
 
 #[test]
-fn a_line_is_one_json_object_whatever_the_client_sent() {
+fn a_line_is_one_json_object() {
     let target: PathAndQuery = "/users?q=%22,%22status%22:500".parse().unwrap();
     let hostile = [(header::USER_AGENT, "\",\"status\":500}\n{\"forged\":true}\u{1b}[31m".to_owned())];
     let text = String::from_utf8(json(&told(&target, &hostile), target.as_str())).unwrap();
@@ -77,7 +77,7 @@ fn secrets_are_masked() {
 
 /// With `log_requests` off, followers get a bounded number of lines per second.
 #[test]
-fn what_is_only_followed_is_bounded() {
+fn followed_lines_are_bounded() {
     let requests = requests(&[]);
     assert!(!requests.wanted());
     let _follower = requests.tail.follow();

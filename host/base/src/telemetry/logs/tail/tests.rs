@@ -13,7 +13,7 @@ fn messages(lines: &[Arc<Line>]) -> Vec<&str> {
 
 /// A service that logs a lot evicts only its own lines.
 #[test]
-fn a_talker_drives_out_itself_only() {
+fn a_verbose_service_evicts_its_own_lines() {
     let tail = Tail::default();
     tail.push(line("quiet", "once"));
     for n in 0..10 * LINES {
@@ -43,7 +43,7 @@ fn names_are_bounded() {
 
 /// A follower gets every line in order, or the number of lost lines. Without followers, nothing is sent.
 #[tokio::test]
-async fn followers_are_told_what_they_missed() {
+async fn followers_get_the_number_of_missed_lines() {
     let tail = Arc::new(Tail::default());
     assert!(!tail.is_followed());
     let mut follower = tail.follow();
@@ -63,7 +63,7 @@ async fn followers_are_told_what_they_missed() {
 
 /// Every text of a line is cleaned at every depth, and values beyond the depth limit are replaced.
 #[test]
-fn what_is_nested_is_clean() {
+fn nested_values_are_cleaned() {
     let evil = "a\u{1b}[2J\nb";
     let mut fields = serde_json::json!({ "list": [evil, { evil: [evil] }], "text": evil, "number": 1 });
     let mut deep = serde_json::json!(evil);

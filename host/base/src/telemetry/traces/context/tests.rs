@@ -203,7 +203,7 @@ fn contexts() -> impl Strategy<Value = Context> {
 
 proptest! {
     #[test]
-    fn what_goes_in_comes_out(context in contexts(), span in 1..u64::MAX) {
+    fn contexts_survive_writing_and_reading(context in contexts(), span in 1..u64::MAX) {
         let mut headers = HeaderMap::new();
         context.inject(&mut headers, span);
         prop_assert_eq!(extract(&headers), Some(Context { parent: span, ..context }));
@@ -211,7 +211,7 @@ proptest! {
 
     /// The B3 headers alone give the same context, except for what only W3C can express.
     #[test]
-    fn b3_says_the_same(context in contexts(), span in 1..u64::MAX) {
+    fn b3_forms_agree(context in contexts(), span in 1..u64::MAX) {
         prop_assume!(context.form != Form::W3C);
         let mut headers = HeaderMap::new();
         context.inject(&mut headers, span);
@@ -222,7 +222,7 @@ proptest! {
 
     /// No input panics, and accepted ids are never zero.
     #[test]
-    fn anything(lines in proptest::collection::vec((0..8usize, "[0-9a-f-]{0,60}|[ -~]{0,60}|[01d]|[0-9a-f]{32}-[0-9a-f]{16}(-[01d])?"), 0..9)) {
+    fn never_panics(lines in proptest::collection::vec((0..8usize, "[0-9a-f-]{0,60}|[ -~]{0,60}|[01d]|[0-9a-f]{32}-[0-9a-f]{16}(-[01d])?"), 0..9)) {
         let names = ["traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags", "x"];
         let mut map = HeaderMap::new();
         for (name, value) in &lines {

@@ -64,7 +64,7 @@ fn burst(tracer: &Tracer, count: usize) -> Duration {
 
 /// With a collector that is down, does not respond or refuses, no request waits and all spans are counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_notices() {
+async fn requests_are_not_delayed() {
     // Bound and not listening, so that no other process can use the port.
     let taken = tokio::net::TcpSocket::new_v4().unwrap();
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -87,7 +87,7 @@ async fn no_request_notices() {
 
 /// A retryable response causes a retry, and an accepted batch is not sent again.
 #[tokio::test]
-async fn again() {
+async fn exports_are_retried() {
     for status in [429, 502, 503, 504] {
         let (address, mut inbox) = collector(vec![answer(status)]).await;
         let (tracer, exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();

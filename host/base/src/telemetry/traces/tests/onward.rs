@@ -32,7 +32,7 @@ async fn exported(exporting: Exporting, inbox: &mut Inbox) -> Vec<Span> {
 
 /// The span is a child of the guest's span, its id goes into the headers, and its URL contains no secret.
 #[tokio::test]
-async fn a_span_of_its_own() {
+async fn each_request_has_a_span() {
     let (tracer, exporting, mut inbox) = traced().await;
     let mut headers = parent("01");
     headers.insert("tracestate", "a=1".parse().unwrap());
@@ -94,7 +94,7 @@ async fn outcomes() {
 /// A context that the guest sets is the parent if it belongs to this trace and is recorded; else it passes unchanged,
 /// and there is no span.
 #[tokio::test]
-async fn guests_that_know_better() {
+async fn guests_can_set_their_own_context() {
     let (tracer, exporting, mut inbox) = traced().await;
     let (onward, seen) = stands(&tracer, parent("01"));
     let guest = traceparent(&seen).1;

@@ -115,7 +115,7 @@ proptest! {
     /// For every order of arrivals, results and edits, the breaker does what the model does. A service that has
     /// recovered gets requests again in time, even if requests in flight never end.
     #[test]
-    fn as_the_model_says(settings in settings(), steps in steps(), again in settings(), leave in any::<bool>()) {
+    fn behaves_like_the_model(settings in settings(), steps in steps(), again in settings(), leave in any::<bool>()) {
         let start = Instant::now();
         let mut breaker = Arc::new(Breaker::new(settings, start));
         let mut model = Model { settings, start, phase: Phase::Closed, changes: 0, calls: Vec::new() };

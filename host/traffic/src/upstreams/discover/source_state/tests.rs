@@ -42,7 +42,7 @@ fn follows_the_source() {
 }
 
 #[test]
-fn a_failing_source_changes_nothing_and_is_told_once() {
+fn a_failing_source_changes_nothing_and_is_logged_once() {
     let (mut state, mut now) = (SourceState::default(), Instant::now());
     let failed = || Resolution::Failed("timed out".into());
     let update = state.apply(failed(), now, &pace(), 0);
@@ -62,7 +62,7 @@ fn a_failing_source_changes_nothing_and_is_told_once() {
 }
 
 #[test]
-fn nothing_is_believed_after_a_while() {
+fn empty_results_are_accepted_after_a_while() {
     let (mut state, mut now) = (SourceState::default(), Instant::now());
     let empty = || Resolution::Empty("no such name".into());
     state.apply(good(&[1, 2], 30), now, &pace(), 0);

@@ -5,7 +5,7 @@ use super::*;
 
 /// Dropping a response or a pending request closes the connection, which would otherwise deliver the rest.
 #[tokio::test]
-async fn readers_who_leave() {
+async fn dropped_responses_close_connections() {
     let (sees, mut seen) = mpsc::channel(4);
     let (address, _) = replica(move |_, mut stream| {
         let sees = sees.clone();
@@ -33,7 +33,7 @@ async fn readers_who_leave() {
 }
 
 #[tokio::test]
-async fn no_more_than_so_many() {
+async fn connections_are_bounded() {
     let (go, gone) = tokio::sync::watch::channel(false);
     let (address, accepted) = replica(move |_, mut stream| {
         let mut gone = gone.clone();
@@ -79,7 +79,7 @@ async fn no_more_than_so_many() {
 
 /// With many threads at once, the bound holds, each request gets its response, and nothing leaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd() {
+async fn many_requests() {
     let (now, most, open) = <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
     let (peak, opened) = (Arc::clone(&most), Arc::clone(&open));
     let (address, _) = replica(move |n, mut stream| {
@@ -155,7 +155,7 @@ async fn idle_connections_are_closed() {
 }
 
 #[tokio::test]
-async fn a_replica_that_goes() {
+async fn a_replica_that_is_removed() {
     let (sees, mut seen) = mpsc::channel(4);
     let (address, _) = replica(move |n, mut stream| {
         let sees = sees.clone();

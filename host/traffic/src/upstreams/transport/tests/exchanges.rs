@@ -4,7 +4,7 @@ use super::raw::{FINE, closed, error, head, replica, says};
 use super::*;
 
 #[tokio::test]
-async fn one_connection_for_one_after_the_other() {
+async fn sequential_requests_share_a_connection() {
     let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = Arc::clone(&heads);
     let (address, accepted) = replica(move |_, mut stream| {
@@ -35,7 +35,7 @@ async fn one_connection_for_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body() {
+async fn responses_without_a_body() {
     let no_body = &[
         "HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n",
         "HTTP/1.1 204 No Content\r\n\r\n",
@@ -172,7 +172,7 @@ async fn streams_with_back_pressure() {
 
 /// A complete response before the end of the upload closes the connection, since nothing would watch the rest.
 #[tokio::test]
-async fn an_early_answer() {
+async fn an_early_response() {
     let (address, accepted) = replica(|_, mut stream| async move {
         head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
@@ -190,7 +190,7 @@ async fn an_early_answer() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent() {
+async fn invalid_requests() {
     let (address, accepted) = says(&[FINE, FINE]).await;
     let pool = pool(address, &settings());
     let mut tunnel = get("/");

@@ -23,7 +23,7 @@ async fn a_connection_that_went_stale() {
 }
 
 #[tokio::test]
-async fn nobody_there() {
+async fn refused_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -37,7 +37,7 @@ async fn nobody_there() {
 }
 
 #[tokio::test]
-async fn nonsense() {
+async fn invalid_responses() {
     let large = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(70 << 10)).leak();
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101)).leak();
     for (answer, kind) in [
@@ -87,7 +87,7 @@ async fn slow_and_silent() {
 }
 
 #[tokio::test]
-async fn an_upload_takes_its_time_and_is_nobody_elses_fault() {
+async fn a_slow_upload_is_not_the_replicas_fault() {
     let (address, _) = replica(|_, mut stream| async move {
         head(&mut stream).await;
         let mut body = Vec::new();

@@ -143,7 +143,7 @@ async fn by_agreement() {
 }
 
 #[tokio::test]
-async fn who_cannot_show_who_it_is() {
+async fn untrusted_certificates() {
     let (shows, trusts) = certificate(&[]);
     let (address, _) = server(100, Some(shows)).await;
     let (_, stranger) = certificate(&[]);
@@ -193,7 +193,7 @@ async fn no_more_streams_than_the_replica_takes() {
 
 /// After `GOAWAY`, streams in flight finish, and the next request opens a new connection.
 #[tokio::test]
-async fn a_polite_end() {
+async fn goaway() {
     let (address, seen) = server(100, None).await;
     let pool = pool(address, &prior());
     let waiting = spawned(&pool, "/wait");
@@ -254,7 +254,7 @@ async fn streams_and_trailers() {
 }
 
 #[tokio::test]
-async fn who_leaves_gives_the_stream_back() {
+async fn dropped_requests_free_their_streams() {
     let (address, seen) = server(2, None).await;
     let pool = pool(address, &PoolSettings { connections: 1, ..prior() });
     asks(&pool, "/").await;
@@ -270,7 +270,7 @@ async fn who_leaves_gives_the_stream_back() {
 }
 
 #[tokio::test]
-async fn a_replica_that_goes() {
+async fn a_replica_that_is_removed() {
     let (address, seen) = server(100, None).await;
     let pool = pool(address, &prior());
     let (parts, body) = piped();

@@ -33,7 +33,7 @@ fn taken(total: &ConnectionLimit) -> usize {
 /// At the bound, an idle connection of another replica makes room. If none is idle, a request waits, and fails before
 /// anything was sent.
 #[tokio::test]
-async fn idle_connections_make_room() {
+async fn idle_connections_do_not_block_new_ones() {
     let (go, _keep) = tokio::sync::watch::channel(true);
     let total = ConnectionLimit::new(4);
     let short = PoolSettings { wait: Duration::from_millis(200), total: Arc::clone(&total), ..settings() };
@@ -71,7 +71,7 @@ async fn idle_connections_make_room() {
 /// With many requests to many replicas over few connections, the bound holds, each request gets its response, and
 /// nothing leaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd() {
+async fn many_requests() {
     let (total, open) = (ConnectionLimit::new(5), Arc::new(AtomicUsize::new(0)));
     let (most, all) = (Arc::new(AtomicUsize::new(0)), PoolSettings { total: Arc::clone(&total), ..settings() });
     let mut pools = Vec::new();
