@@ -13,6 +13,7 @@ pub mod contract;
 mod page;
 pub(crate) mod report;
 pub mod scrape;
+mod versions;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};

@@ -17,6 +17,7 @@ mod reader;
 pub mod reconcile;
 pub mod rollout;
 pub mod scan;
+pub mod service_files;
 pub mod snapshot;
 pub mod target;
 pub mod watch;

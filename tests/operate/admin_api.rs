@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::api_contract::Contract;
 use crate::harness::{Answer, Connection, Narrow, TestHost, get, host, raw, unread, until, within};
 
 async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -202,6 +203,43 @@ async fn an_operator_can_stop_the_host() {
         assert!(stopping.elapsed() < Duration::from_secs(10), "it goes on");
     }
     assert_eq!(host.ended().await, lodge::host::Ended::Drained);
+}
+
+/// An operator promotes and removes versions as the commands do: the files of the directory change, and the host follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_promoted_and_removed() {
+    let share = "match = ['header:x-version=2']";
+    let host = host(&["hello"]).named("counter", "hello@2").manifest("hello@2", share).start().await;
+    let contract = Contract::of(&host).await;
+    let act = async |name: &str, act: &str| {
+        let answer = ask(&host, Method::POST, &format!("/v1/services/{name}/{act}"), &[], "").await;
+        contract.check_response("post", &format!("/v1/services/{{name}}/{act}"), &answer);
+        (answer.status, answer.text())
+    };
+    // As a browser writes it.
+    assert_eq!(json(&host, "/v1/services/hello%402").await["name"], "hello@2");
+    let is_there = |name: &str| host.directory().join(name).exists();
+    let read = |name: &str| std::fs::read(host.directory().join(name)).unwrap();
+    let served = || host.current.snapshot().target("hello").unwrap().backend.digest();
+    let (component, before) = (read("hello@2.wasm"), served());
+    for (name, status) in [("nobody", 404), ("hello", 409)] {
+        assert_eq!([act(name, "promote").await.0, act(name, "rollback").await.0], [status; 2], "{name}");
+    }
+    // A command changes the same files.
+    let lock = std::fs::File::create(host.directory().join(".hello.lock")).unwrap();
+    lock.lock().unwrap();
+    let (status, why) = act("hello@2", "promote").await;
+    assert!(status == 409 && why.contains("urn:lodge:admin:locked"), "{why}");
+    drop(lock);
+    assert_eq!(act("hello@2", "promote").await, (200, r#"{"service":"hello","state":"serving"}"#.into()));
+    assert!(read("hello.wasm") == component && !is_there("hello@2.wasm") && !is_there("hello@2.toml"));
+    assert!(is_there("hello.wasm.previous"), "for a rollback by command");
+    until("the version is the service", || served() != before).await;
+    std::fs::write(host.directory().join("hello@3.toml"), share).unwrap();
+    std::fs::write(host.directory().join("hello@3.wasm"), read("hello.wasm.previous")).unwrap();
+    until("there is a version", || host.current.snapshot().target("hello@3").is_some()).await;
+    assert_eq!(act("hello@3", "rollback").await.0, 200);
+    assert!(!is_there("hello@3.wasm") && !is_there("hello@3.toml") && read("hello.wasm") == component);
 }
 
 /// Whom its guests may send requests to is said by the API and by `lodge inspect`, as the manifest has it; what is in

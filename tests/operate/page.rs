@@ -61,6 +61,7 @@ async fn operators_see_what_happens() {
     routes_are_links(&mut browser, &host);
     it_fits_a_phone_and_both_schemes(&mut browser);
     assert_eq!(browser.complaints(), [""; 0]);
+    a_version_is_rolled_back_and_one_promoted(&mut browser, directory.path());
     it_survives_a_restart(&mut browser, host, directory.path()).await;
     it_asks_for_the_token(&mut browser, directory.path()).await;
 }
@@ -189,6 +190,41 @@ async fn hostile_text_stays_text(browser: &mut Browser, host: &Process) {
     ] {
         assert_eq!(browser.eval(what), expected, "{what}");
     }
+}
+
+/// Both ask first, and then change the files of the directory.
+fn a_version_is_rolled_back_and_one_promoted(browser: &mut Browser, directory: &Path) {
+    let acts = "document.querySelector('#acts').textContent";
+    for (action, question, said, logged) in [
+        ("Roll back", "Roll back hello@2? ", "hello@2 is removed.", "removed"),
+        ("Promote", "Promote hello@2? ", "hello@2 replaces its service", "promoted"),
+    ] {
+        if !directory.join("hello@2.wasm").exists() {
+            put(directory, "trap", "hello@2.wasm");
+            std::fs::write(directory.join("hello@2.toml"), "match = ['header:x-version=2']").unwrap();
+        }
+        browser.until(&format!("{}?.dataset.state === 'serving'", row("hello@2")), SOON);
+        browser.eval(&format!("{}.querySelector('a').click()", row("hello@2")));
+        browser.until(&format!("{acts} === 'DisableUnloadPromoteRoll back'"), SOON);
+        let click = |label: &str| {
+            format!("[...document.querySelectorAll('#acts button')].find(it => it.textContent === '{label}').click()")
+        };
+        browser.eval(&click(action));
+        browser.until(&format!("{acts}.startsWith('{question}')"), SOON);
+        assert!(directory.join("hello@2.wasm").exists(), "nothing happens before the answer");
+        browser.eval(&click(&format!("{action} hello@2")));
+        browser.until(&format!("document.querySelector('dialog .said').textContent.startsWith('{said}')"), SOON);
+        browser.until(&format!("!{}", row("hello@2")), SOON);
+        let changed =
+            format!("document.querySelector('#changed').textContent.includes('hello@2 {logged} by an operator')");
+        browser.until(&changed, SOON);
+        assert!(!directory.join("hello@2.wasm").exists() && !directory.join("hello@2.toml").exists());
+        browser.eval("document.querySelector('#close').click()");
+        browser.until("location.hash === ''", SOON);
+    }
+    let component = |path: &Path| std::fs::read(path).unwrap();
+    assert!(component(&directory.join("hello.wasm")) == component(&wasm("trap")), "the version is the service");
+    put(directory, "hello", "hello.wasm");
 }
 
 /// A request takes one row with method, path, status and time; its fields show after a click.

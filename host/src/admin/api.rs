@@ -14,6 +14,7 @@ use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
 use super::contract::{ActionResult, DrainResult, LevelRequest, LogLevel, PurgeResult};
 use super::report;
+use super::versions::{self, VersionAction};
 use crate::guests::target::Target;
 use crate::listener::intake::Upload;
 use lodge_base::canonical;
@@ -34,7 +35,8 @@ const BEAT: Duration = Duration::from_secs(5);
 
 /// Answers a request that may be answered.
 pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>>) -> Response<Body> {
-    let path = request.uri().path().to_owned();
+    // `@` is the only character of a name that clients such as browsers escape.
+    let path = request.uri().path().replace("%40", "@");
     let parts: Vec<_> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     match (get, request.method().clone(), parts.as_slice()) {
@@ -44,6 +46,8 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>
         (_, Method::POST, ["services", name, act @ ("disable" | "enable" | "unload")]) => {
             with(admin, name, |target| self::act(target, act))
         }
+        (_, Method::POST, ["services", name, "promote"]) => versions::act(admin, name, VersionAction::Promote).await,
+        (_, Method::POST, ["services", name, "rollback"]) => versions::act(admin, name, VersionAction::Rollback).await,
         (_, Method::POST, ["services", name, "purge"]) => {
             let query = request.uri().query().unwrap_or_default();
             let path = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "path");
@@ -72,7 +76,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>
             _,
             ["services"]
             | ["services", _]
-            | ["services", _, "errors" | "disable" | "enable" | "unload" | "purge"]
+            | ["services", _, "errors" | "disable" | "enable" | "unload" | "purge" | "promote" | "rollback"]
             | ["logs" | "events" | "stream" | "host" | "log-level" | "drain" | "openapi.json"],
         ) => problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "see /v1/openapi.json for the methods"),
         _ => problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for what is here"),

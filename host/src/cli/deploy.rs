@@ -1,30 +1,36 @@
 //! `lodge deploy`, `promote` and `rollback`: move files as a person would, then ask the host for the result. The
 //! directory is the only state.
 //!
-//! Commands for one service exclude each other from start to end ([`ServiceFiles::lock`]). A file is read once, so the
+//! Commands for one service exclude each other from start to end ([`DeployCommand::lock`]). A file is read once, so the
 //! bytes that were checked are the bytes that are written.
 
 mod directory;
-mod files;
 mod verdict;
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 pub(super) use self::directory::directory;
-use self::files::{ServiceFiles, failed};
 use self::verdict::{DeployResult, confirm, wait_until_gone};
 use super::client::AdminClient;
 use super::out::{self, CliError, notice};
 use crate::guests::deployer::Deployer;
 use crate::guests::scan::{is_component, pinned};
+use crate::guests::service_files::{FileError, ServiceFiles, failed};
 use lodge_base::config::Config;
+use lodge_base::config::key::nearest;
 use lodge_base::files as disk;
 use lodge_manifest::Manifest;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::share::Percent;
 use lodge_manifest::spec::{GuestSpec, is_name};
+
+/// The longest wait for another command on the same service, which may itself wait for a compilation.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// The interval between attempts to get the lock.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The default label of a canary.
 pub(super) const CANARY: &str = "canary";
@@ -49,13 +55,13 @@ impl DeployCommand<'_> {
     /// is created only with `new`.
     pub(super) fn deploy(&self, file: &Path, canary: Option<(Percent, &str)>, new: bool) -> Result<(), CliError> {
         let (name, files) = (self.name, self.files()?);
-        let _lock = files.lock()?;
+        let _lock = self.lock(&files)?;
         let Some((percent, label)) = canary else {
             if !new {
-                files.check_exists(&format!("--new creates a service at /{name}"))?;
+                self.check_exists(&files, &format!("--new creates a service at /{name}"))?;
             }
             let manifest = files.manifest(self.config)?;
-            check_replaceable(&manifest, &files)?;
+            files.check_replaceable(&manifest)?;
             let CheckedComponent { content, digest } = self.check(file, name, manifest)?;
             files.keep_previous(&content)?;
             files.write(&content, &files.component(None))?;
@@ -64,7 +70,7 @@ impl DeployCommand<'_> {
         if !is_name(label) {
             return Err(CliError::Usage(format!("`{label}` is not a valid label; use letters, digits, `-` and `_`")));
         }
-        files.check_exists(&format!("a canary needs a service; without --canary, --new creates {name}"))?;
+        self.check_exists(&files, &format!("a canary needs a service; without --canary, --new creates {name}"))?;
         let text = format!(
             "# Written by `lodge deploy`. `lodge promote {name}` gives this version all \
              requests, `lodge rollback {name}` removes it.\n\
@@ -84,7 +90,8 @@ impl DeployCommand<'_> {
         }
         let result = DeployResult::wait(self.client, &served, &digest);
         if let DeployResult::Refused(_) = result {
-            files.restore(&manifest, &component, before)?;
+            let [manifest, component] = before;
+            files.restore(label, manifest, component)?;
         }
         result.print(&served, &digest)
     }
@@ -92,56 +99,90 @@ impl DeployCommand<'_> {
     /// Gives a version all requests of its service. A version that the host withdrew needs `force`.
     pub(super) fn promote(&self, label: &str, force: bool) -> Result<(), CliError> {
         let (name, files) = (self.name, self.files()?);
-        let _lock = files.lock()?;
+        let _lock = self.lock(&files)?;
         let (version, trial) = (files.component(Some(label)), format!("{name}@{label}"));
-        let content = files.content_of(&version)?.ok_or_else(|| {
+        let missing = || {
             let shown = version.display();
             CliError::Problem(format!("there is no {shown}; `lodge deploy {name} FILE --canary 10%` deploys one"))
-        })?;
+        };
+        if !version.exists() {
+            return Err(missing());
+        }
         if let Some(why) = verdict::withdrawn(self.client, &trial).filter(|_| !force) {
             let way_out = format!("`lodge rollback {name}` removes it, --force promotes it anyway");
             return Err(CliError::new(format!("the host withdrew {trial}: {why}; {way_out}")));
         }
-        check_replaceable(&files.manifest(self.config)?, &files)?;
-        files.keep_previous(&content)?;
-        let service = files.component(None);
-        disk::rename(&version, &service).map_err(|error| failed(&service, &error))?;
-        files.remove(&files.manifest_of(label))?;
+        let digest = files.promote(label, self.config)?.ok_or_else(missing)?;
         wait_until_gone(self.client, &trial)?;
-        confirm(self.client, name, &Digest::of(&content).to_string())
+        confirm(self.client, name, &digest.to_string())
     }
 
     /// Removes a version or, if there is none, restores the previous component of the service.
     pub(super) fn rollback(&self, label: &str) -> Result<(), CliError> {
         let (name, files) = (self.name, self.files()?);
-        let _lock = files.lock()?;
-        let (manifest, version) = (files.manifest_of(label), files.component(Some(label)));
-        let service = files.component(None);
-        if version.exists() || manifest.exists() {
+        let _lock = self.lock(&files)?;
+        if files.has_version(label) {
             let trial = format!("{name}@{label}");
-            // This disables the version at once; deleted files are noticed only after a delay.
-            files.write(b"enabled = false\n", &manifest)?;
+            files.disable_version(label)?;
             verdict::wait_until_disabled(self.client, &trial);
-            files.remove(&version)?;
-            files.remove(&manifest)?;
+            files.remove_version(label)?;
             wait_until_gone(self.client, &trial)?;
-            return match files.content_of(&service)? {
+            return match files.content_of(&files.component(None))? {
                 Some(content) => confirm(self.client, name, &Digest::of(&content).to_string()),
                 // The service may be an upstream.
                 None => out::line(&format!("removed {trial}")),
             };
         }
-        let previous = files.previous();
-        let content = files.content_of(&previous)?.ok_or_else(|| {
-            let (wanted, previous) = (version.display(), previous.display());
-            CliError::Problem(format!("there is neither {wanted} nor {previous}, so nothing to roll back to"))
+        let digest = files.restore_previous()?.ok_or_else(|| {
+            let (version, previous) = (files.component(Some(label)), files.previous());
+            let (version, previous) = (version.display(), previous.display());
+            CliError::Problem(format!("there is neither {version} nor {previous}, so nothing to roll back to"))
         })?;
-        disk::rename(&previous, &service).map_err(|error| failed(&service, &error))?;
-        confirm(self.client, name, &Digest::of(&content).to_string())
+        confirm(self.client, name, &digest.to_string())
     }
 
     fn files(&self) -> Result<ServiceFiles<'_>, CliError> {
-        ServiceFiles::new(&self.directory, self.name, self.config.engine.max_file as u64)
+        let name = self.name;
+        ServiceFiles::new(&self.directory, name, self.config.engine.max_file as u64).ok_or_else(|| {
+            CliError::Usage(format!("`{name}` is not a valid name of a service; use letters, digits, `-` and `_`"))
+        })
+    }
+
+    /// Waits until no other command works on this service. The lock is held until the returned file is dropped.
+    fn lock(&self, files: &ServiceFiles<'_>) -> Result<File, CliError> {
+        let start = Instant::now();
+        let mut waits = false;
+        loop {
+            if let Some(lock) = files.try_lock()? {
+                return Ok(lock);
+            }
+            let name = self.name;
+            if start.elapsed() >= LOCK_TIMEOUT {
+                let long = humantime::format_duration(LOCK_TIMEOUT);
+                let problem = format!(
+                    "another command has been working on {name} for {long}; nothing was changed; try again later"
+                );
+                return Err(CliError::Problem(problem));
+            }
+            if !std::mem::replace(&mut waits, true) {
+                notice(&format!("waiting for another command on {name}"));
+            }
+            std::thread::park_timeout(RETRY_INTERVAL);
+        }
+    }
+
+    /// Returns an error if the service does not exist; `way_out` says what to do.
+    fn check_exists(&self, files: &ServiceFiles<'_>, way_out: &str) -> Result<(), CliError> {
+        let name = self.name;
+        if [files.component(None), files.service_manifest()].iter().any(|path| path.exists()) {
+            return Ok(());
+        }
+        let names = files.services();
+        let near = nearest(name, names.iter().map(String::as_str));
+        let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let shown = self.directory.display();
+        let missing = format!("there is neither {name}.wasm nor {name}.toml in {shown}");
+        Err(CliError::new(format!("{missing}{near}; {way_out}")))
     }
 
     /// Checks that a host would serve this file as `served` with this manifest, before anything is changed.
@@ -171,28 +212,9 @@ impl DeployCommand<'_> {
     }
 }
 
-/// Returns an error if a component with the service's name would not be the one that is served.
-fn check_replaceable(manifest: &Manifest, files: &ServiceFiles<'_>) -> Result<(), CliError> {
-    let (file, name) = (files.service_manifest(), files.name);
-    let file = file.display();
-    if manifest.upstream.is_some() {
-        let way_out = format!(
-            "to move it here, copy the component to {name}.wasm and then remove [upstream] from {file}; the replicas \
-             serve until then; or deploy a canary with --canary"
-        );
-        return Err(CliError::Problem(format!("{file} makes {name} an upstream; {way_out}")));
-    }
-    match &manifest.component {
-        Some(component) => Err(CliError::new(format!("{file} has `component = \"{component}\"`; replace that file"))),
-        None => Ok(()),
-    }
-}
-
-/// Removes a file. Returns whether it existed.
-fn remove(path: &Path) -> Result<bool, CliError> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failed(path, &error)),
+/// The text may come from the directory.
+impl From<FileError> for CliError {
+    fn from(error: FileError) -> Self {
+        Self::new(error.to_string())
     }
 }

@@ -1,0 +1,249 @@
+//! The files of one service in the directory, for commands and operators that change them. The directory is the only state:
+//! the host follows the files, whoever changes them.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::guests::scan::MANIFEST;
+use lodge_base::config::Config;
+use lodge_base::files;
+use lodge_manifest::Manifest;
+use lodge_manifest::digest::Digest;
+use lodge_manifest::spec::is_name;
+
+/// The age at which a partial file is left over from a killed command; writing a file takes less.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// Why files were not changed, or not completely: one line, which may contain text from the directory.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FileError(String);
+
+/// The files of a service in a directory.
+pub struct ServiceFiles<'a> {
+    directory: &'a Path,
+    /// The name of the service.
+    pub name: &'a str,
+    /// The most bytes of a component.
+    most: u64,
+}
+
+impl<'a> ServiceFiles<'a> {
+    /// Returns the files of the service `name`, or `None` if no service can have that name. `most` is the most bytes of a
+    /// component.
+    pub fn new(directory: &'a Path, name: &'a str, most: u64) -> Option<Self> {
+        is_name(name).then_some(Self { directory, name, most })
+    }
+
+    /// Locks the files against other commands. The lock is held until the returned file is dropped or the process ends.
+    /// Returns `None` if another command holds it.
+    ///
+    /// # Errors
+    /// If the directory cannot be written.
+    pub fn try_lock(&self) -> Result<Option<File>, FileError> {
+        // Hosts ignore names that begin with a dot.
+        let path = self.directory.join(format!(".{}.lock", self.name));
+        let file = File::options().create(true).append(true).open(&path).map_err(|error| failed(&path, &error))?;
+        match file.try_lock() {
+            Ok(()) => {
+                self.tidy();
+                Ok(Some(file))
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(&path, &error)),
+        }
+    }
+
+    /// Removes partial files of killed commands on this service. Errors are ignored, since the files do no harm.
+    fn tidy(&self) {
+        let own = [format!(".{}.", self.name), format!(".{}@", self.name)];
+        for entry in fs::read_dir(self.directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let partial = own.iter().any(|own| name.starts_with(own)) && name.contains(files::PARTIAL);
+            let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+            if partial && age.is_ok_and(|age| age.is_ok_and(|age| age >= ABANDONED)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Returns the path of the service's component, or of that of a version.
+    pub fn component(&self, label: Option<&str>) -> PathBuf {
+        let label = label.map_or(String::new(), |label| format!("@{label}"));
+        self.directory.join(format!("{}{label}.wasm", self.name))
+    }
+
+    /// Returns the path of a version's manifest.
+    pub fn manifest_of(&self, label: &str) -> PathBuf {
+        self.directory.join(format!("{}@{label}.toml", self.name))
+    }
+
+    /// Returns the path of the service's manifest.
+    pub fn service_manifest(&self) -> PathBuf {
+        self.directory.join(format!("{}.toml", self.name))
+    }
+
+    /// Returns the path of the previous component. It does not end in `.wasm`, so that no host serves it.
+    pub fn previous(&self) -> PathBuf {
+        self.directory.join(format!("{}.wasm.previous", self.name))
+    }
+
+    /// Reads the service's manifest.
+    ///
+    /// # Errors
+    /// If it is invalid, since a component beside it would not be served.
+    pub fn manifest(&self, config: &Config) -> Result<Manifest, FileError> {
+        let path = self.service_manifest();
+        let text = match files::read_text(&path, MANIFEST) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed(&path, &error)),
+        };
+        Manifest::read(self.name, &text, &config.limits, config.engine.max_memory).map_err(|problems| {
+            let (path, problems) = (path.display(), problems.join("; "));
+            FileError(format!("{path}: {problems}; nothing was changed; correct the manifest first"))
+        })
+    }
+
+    /// Returns the names of all services in the directory.
+    pub fn services(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.directory).into_iter().flatten().flatten();
+        let stem = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let stem = name.strip_suffix(".wasm").or_else(|| name.strip_suffix(".toml"))?;
+            is_name(stem).then(|| stem.to_owned())
+        };
+        entries.filter_map(stem).collect()
+    }
+
+    /// Checks that a component with the service's name would be the one that is served.
+    ///
+    /// # Errors
+    /// If this manifest of the service names another component, or replicas.
+    pub fn check_replaceable(&self, manifest: &Manifest) -> Result<(), FileError> {
+        let (file, name) = (self.service_manifest(), self.name);
+        let file = file.display();
+        if manifest.upstream.is_some() {
+            let way_out = format!(
+                "to move it here, copy the component to {name}.wasm and then remove [upstream] from {file}; the replicas \
+                 serve until then; or deploy a canary with --canary"
+            );
+            return Err(FileError(format!("{file} makes {name} an upstream; {way_out}")));
+        }
+        match &manifest.component {
+            Some(component) => Err(FileError(format!("{file} has `component = \"{component}\"`; replace that file"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Replaces the component of the service by that of a version, whose files are removed. Keeps the component for a
+    /// rollback. Returns the digest of the version, or `None` if it has no component.
+    ///
+    /// # Errors
+    /// If the service has no component that can be replaced, or a file cannot be read or written.
+    pub fn promote(&self, label: &str, config: &Config) -> Result<Option<Digest>, FileError> {
+        let (version, service) = (self.component(Some(label)), self.component(None));
+        let Some(content) = self.content_of(&version)? else { return Ok(None) };
+        self.check_replaceable(&self.manifest(config)?)?;
+        self.keep_previous(&content)?;
+        files::rename(&version, &service).map_err(|error| failed(&service, &error))?;
+        self.remove(&self.manifest_of(label))?;
+        Ok(Some(Digest::of(&content)))
+    }
+
+    /// Returns whether a version has files.
+    pub fn has_version(&self, label: &str) -> bool {
+        self.component(Some(label)).exists() || self.manifest_of(label).exists()
+    }
+
+    /// Disables a version. The host notices this at once, and deleted files only after a delay.
+    ///
+    /// # Errors
+    /// If the manifest of the version cannot be written.
+    pub fn disable_version(&self, label: &str) -> Result<(), FileError> {
+        self.write(b"enabled = false\n", &self.manifest_of(label))
+    }
+
+    /// Removes the files of a version.
+    ///
+    /// # Errors
+    /// If they cannot be removed.
+    pub fn remove_version(&self, label: &str) -> Result<(), FileError> {
+        self.remove(&self.component(Some(label)))?;
+        self.remove(&self.manifest_of(label))
+    }
+
+    /// Restores the previous component of the service. Returns its digest, or `None` if there is none.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn restore_previous(&self) -> Result<Option<Digest>, FileError> {
+        let (previous, service) = (self.previous(), self.component(None));
+        let Some(content) = self.content_of(&previous)? else { return Ok(None) };
+        files::rename(&previous, &service).map_err(|error| failed(&service, &error))?;
+        Ok(Some(Digest::of(&content)))
+    }
+
+    /// Keeps the current component for a rollback, unless it equals `content`: repeating a deployment must not replace
+    /// the version that a rollback returns to.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn keep_previous(&self, content: &[u8]) -> Result<(), FileError> {
+        match self.content_of(&self.component(None))? {
+            Some(now) if now != content => self.write(&now, &self.previous()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads a file; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If it is too large or cannot be read.
+    pub fn content_of(&self, path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+        match files::read(path, self.most.max(MANIFEST)) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(path, &error)),
+        }
+    }
+
+    /// Restores the files of a version that was refused. The component first: without it, the manifest is not a service.
+    ///
+    /// # Errors
+    /// If a file cannot be written or removed.
+    pub fn restore(&self, label: &str, manifest: Option<Vec<u8>>, component: Option<Vec<u8>>) -> Result<(), FileError> {
+        for (path, before) in [(self.component(Some(label)), component), (self.manifest_of(label), manifest)] {
+            match before {
+                Some(content) => self.write(&content, &path)?,
+                None => self.remove(&path)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), FileError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a file atomically, so that a host never reads half of it. A new file gets the mode of the service's own
+    /// file, so that the host can read both.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, content: &[u8], at: &Path) -> Result<(), FileError> {
+        let is_manifest = at.extension().is_some_and(|extension| extension == "toml");
+        let own = if is_manifest { self.service_manifest() } else { self.component(None) };
+        files::replace_like(at, content, &own).map_err(|error| failed(at, &error))
+    }
+}
+
+/// Returns the error for a failed file operation.
+pub fn failed(path: &Path, error: &Error) -> FileError {
+    FileError(format!("{}: {error}", path.display()))
+}

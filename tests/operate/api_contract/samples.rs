@@ -1,0 +1,131 @@
+//! A value of each type of the API with a value in every field.
+
+use lodge::admin::contract::{
+    CacheCounts, FailedRequest, HostStatus, LastRefusal, Line, PolicyStatus, ReplicaStatus, RollbackMargins,
+    ServiceActivity, ServiceInfo, SourceStatus, UpstreamStatus, VersionShare, VersionStatus,
+};
+use lodge_base::telemetry::logs::tail::LineKind;
+use serde_json::json;
+
+pub(super) fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+fn time() -> String {
+    text("2026-11-21T10:00:00.123Z")
+}
+
+pub(super) fn service_info() -> ServiceInfo {
+    let rollback = Some(RollbackMargins { errors: 1.0, p99: 1.5, minimum: 100 });
+    ServiceInfo {
+        name: text("users@2"),
+        digest: text("ab"),
+        bytes: 1,
+        routes: vec![text("/users")],
+        host: text("2.users.localhost"),
+        share: Some(VersionShare { percent: 10.0, rules: vec![text("header:a=b")], mirror: 5.0, rollback }),
+        sticky: Some(text("cookie:sid")),
+        sections: [(text("calls"), json!(["*"]))].into(),
+        upstream: Some(upstream()),
+        imports: vec![text("wasi:io/poll")],
+        exports: vec![text("wasi:http/handler")],
+    }
+}
+
+pub(super) fn upstream() -> UpstreamStatus {
+    let sources = vec![SourceStatus { source: text("far.list"), fails: Some(text("No such file")) }];
+    UpstreamStatus { settings: [("connect".into(), text("1s"))].into(), sources }
+}
+
+pub(super) fn replica() -> ReplicaStatus {
+    ReplicaStatus {
+        url: text("http://a"),
+        weight: 1,
+        state: "ejected".into(),
+        why: Some(text("it responded with 503")),
+        until: Some(time()),
+        in_flight: 1,
+        connections: 1,
+    }
+}
+
+pub(super) fn service_activity() -> ServiceActivity {
+    ServiceActivity {
+        state: "serving".into(),
+        since: Some(time()),
+        loaded: true,
+        code: Some("baseline".into()),
+        requests: 1,
+        errors: 1,
+        in_flight: 1,
+        queued: 1,
+        p50_ms: Some(0.5),
+        p99_ms: Some(1.5),
+        cpu_seconds: 0.1,
+        memory_bytes: 1,
+        bytes_in: 1,
+        bytes_out: 1,
+        cached: Some(CacheCounts { entries: 1, bytes: 1, hits: 1, misses: 1 }),
+        last_refusal: Some(LastRefusal { at: time(), reason: "queue-full".into() }),
+        withdrawn: Some(text("10 % of its requests failed")),
+        versions: vec![VersionStatus { name: text("users@2"), percent: 1.0, state: "down".into() }],
+        replicas: Some(vec![replica()]),
+    }
+}
+
+pub(super) fn policy() -> PolicyStatus {
+    PolicyStatus {
+        policy: "rate".into(),
+        route: Some(text("/login")),
+        settings: text("5/m"),
+        state: Some(text("3 in use")),
+    }
+}
+
+pub(super) fn failed_request() -> FailedRequest {
+    FailedRequest {
+        at: time(),
+        request_id: text("9f"),
+        status: Some(502),
+        reason: "trapped".into(),
+        detail: Some(text("wasm `unreachable`")),
+        backtrace: vec![text("0: users::run")],
+        stderr: vec![text("Traceback:")],
+    }
+}
+
+pub(super) fn host_status() -> HostStatus {
+    HostStatus {
+        version: "0.1.0".into(),
+        wasmtime: "48.0.0".into(),
+        pid: 1,
+        started: time(),
+        uptime_seconds: 1.5,
+        listen: Some(text("127.0.0.1:8080")),
+        directory: text("/guests"),
+        directory_id: text("1:2"),
+        generation: 1,
+        ready: true,
+        stopping: true,
+        connections: 1,
+        log_level: text("info"),
+        memory_bytes: 1,
+        cpu_seconds: 1.5,
+        sandbox_reset: text("by the kernel"),
+    }
+}
+
+pub(super) fn line() -> Line {
+    Line {
+        seq: 1,
+        at: time(),
+        level: "INFO".into(),
+        kind: LineKind::Guest,
+        service: Some(text("users")),
+        version: Some(text("0123456789ab")),
+        request_id: Some(text("9f")),
+        stream: Some(text("stderr")),
+        message: text("stock is low"),
+        fields: [(text("ms"), json!(1.5))].into_iter().collect(),
+    }
+}
