@@ -1,11 +1,11 @@
-//! The operator's listener: health, metrics, the page, and the API that the page and the command line use.
+//! The listener for operators: health, metrics, the page, and the API that the page and the commands use.
 //!
-//! `/healthz`, `/readyz`, `/metrics` and the page itself are open to everybody who reaches the address. The API needs the
-//! token of `admin_token`. Without one it is for connections from this machine, and not for requests that a proxy or a guest
-//! has sent, which their headers say. A browser on this machine carries other people's pages, so requests that name another
-//! host or origin are refused.
+//! `/healthz`, `/readyz`, `/metrics` and the page without data are open to every client of the address. The API requires the
+//! token `admin_token`. If none is configured, it accepts connections from this machine, except requests whose headers show that
+//! a proxy or a guest sent them. A browser on this machine may show pages of other origins, so requests with another host or
+//! origin are refused.
 //!
-//! `/readyz` is 200 once every file was loaded or refused, and 503 again from the moment the host is told to stop.
+//! `/readyz` is 200 once every file was loaded or refused, and 503 from the time when the host begins to stop.
 
 mod api;
 mod body;
@@ -36,7 +36,7 @@ use crate::guests::snapshot::Current;
 use crate::listener::accept;
 use crate::listener::activity::Activity;
 use crate::listener::connection;
-use crate::listener::connection::Answer;
+use crate::listener::connection::Responder;
 use crate::listener::intake::{Account, Buffers, Upload};
 use crate::request::respond::Reserve;
 use lodge_base::budget::Budget;
@@ -48,51 +48,51 @@ use lodge_runtime::compile::Reset;
 use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::proxy::headers::is_forwarded;
 
-/// Connections at once.
+/// The most connections for any request.
 const CONNECTIONS: usize = 64;
 
-/// Of those, connections that follow the log or the page's events for as long as they like.
+/// The most of these that follow the log or the events of the page, for any time.
 pub const FOLLOWERS: usize = 32;
 
-/// Connections beyond [`CONNECTIONS`], which are only for `/healthz` and `/readyz`. The oldest is closed for one more.
+/// The most connections in addition, which are only for `/healthz` and `/readyz`. A further one closes the oldest.
 const PROBES: usize = 16;
 
-/// The time that such a connection has for anything.
-const PROBE: Duration = Duration::from_secs(1);
+/// The bound of every wait on a connection for probes.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Concurrent HTTP/2 streams of a connection.
+/// The most concurrent HTTP/2 streams of a connection.
 const STREAMS: usize = 16;
 
-/// Memory for what operators send, as `listener.memory` is for clients: whatever those send, operators are answered.
+/// The bytes of memory for data that operators send, apart from `listener.memory`, so that clients cannot use it up.
 const MEMORY: usize = 8 << 20;
 
-/// Bytes of complete responses that operators have not taken yet, as `listener.unsent` is for clients: whatever those leave
-/// unread, operators are answered.
+/// The bytes of complete responses that operators have not read yet, apart from `listener.unsent`, so that clients cannot use
+/// them up.
 const UNSENT: usize = 8 << 20;
 
-/// What the listener tells, and what it can do.
+/// The state of the host that the listener shows and changes.
 pub struct Admin {
-    /// As the host was started.
+    /// The configuration that the host was started with.
     pub config: Arc<Config>,
-    /// Where guests are served.
+    /// The address of the services.
     pub listen: Option<SocketAddr>,
-    /// The directory that is served, without links in its path, and its device and inode.
+    /// The path of the served directory, without symbolic links, and its device and inode.
     pub directory: [String; 2],
-    /// What is served.
+    /// The current snapshot.
     pub current: Current,
     /// Whether the host is stopping.
     pub stop_signal: StopSignal,
-    /// Tells it to.
+    /// Makes the host stop.
     pub stop: Arc<Notify>,
-    /// How the memory of sandboxes is made clean.
+    /// How the memory of sandboxes is reset.
     pub reset: Reset,
-    /// Answers that are kept, if any are.
+    /// The stored responses, if the cache is on.
     pub responses: Option<Arc<ResponseCache>>,
-    /// What is counted.
+    /// The sources of metrics.
     pub scrape: Scrape,
-    /// What was said.
+    /// The log and its latest lines.
     pub logs: Arc<Logs>,
-    /// Places of those who follow.
+    /// Permits for followers.
     pub followers: Arc<Semaphore>,
 }
 
@@ -103,11 +103,11 @@ struct Operator {
     peer: IpAddr,
     buffers: Arc<Buffers>,
     unsent: Arc<Budget>,
-    /// Every ordinary place is taken.
+    /// Whether the connection is only for probes, because all others are in use.
     probe: bool,
 }
 
-/// Answers until it is dropped: also while the host stops. The connections have the bounds of those to the services.
+/// Serves operators until it is dropped, also while the host stops. Connections have the bounds of those to the services.
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let (buffers, unsent) = (Buffers::new(MEMORY), Budget::new(UNSENT));
@@ -138,9 +138,9 @@ impl Operator {
         let mut bounds = self.admin.config.listener.clone();
         bounds.streams = bounds.streams.min(STREAMS);
         if self.probe {
-            bounds.first_byte = bounds.first_byte.min(PROBE);
-            bounds.header_read = bounds.header_read.min(PROBE);
-            bounds.idle = bounds.idle.min(PROBE);
+            bounds.first_byte = bounds.first_byte.min(PROBE_TIMEOUT);
+            bounds.header_read = bounds.header_read.min(PROBE_TIMEOUT);
+            bounds.idle = bounds.idle.min(PROBE_TIMEOUT);
         }
         let activity = Activity::new(&bounds, &self.unsent, &self.admin.scrape.metrics);
         let account = Account::new(&self.buffers, bounds.streams);
@@ -148,20 +148,21 @@ impl Operator {
     }
 }
 
-impl Answer for Operator {
+impl Responder for Operator {
     type Body = Body;
 
-    async fn answer(&self, request: Request<Upload<Incoming>>) -> Response<Body> {
+    async fn respond(&self, request: Request<Upload<Incoming>>) -> Response<Body> {
         let version = request.version();
         let health = matches!(request.uri().path(), "/healthz" | "/readyz");
         let mut response = if self.probe && !health {
-            let why = "all connections of this listener are taken, and this one is for /healthz and /readyz; try again";
+            let why =
+                "all connections of this listener are in use, and this one is only for /healthz and /readyz; try again";
             problem(StatusCode::SERVICE_UNAVAILABLE, "busy", why)
         } else {
-            self.admin.answer(self.peer, request).await
+            self.admin.respond(self.peer, request).await
         };
-        let counts = response.body_mut().count(Reserve { version, unsent: &self.unsent });
-        if !counts {
+        let has_room = response.body_mut().reserve(Reserve { version, unsent: &self.unsent });
+        if !has_room {
             *response.body_mut() = Body::Whole(None, None);
             if !health {
                 *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -175,7 +176,7 @@ impl Answer for Operator {
 }
 
 impl Admin {
-    async fn answer(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
+    async fn respond(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
@@ -189,9 +190,13 @@ impl Admin {
             "/" if read => page::page(),
             path if path.starts_with("/v1/") => match self.refuse(peer, request.uri(), request.headers()) {
                 Some(refused) => refused,
-                None => api::answer(self, request).await,
+                None => api::respond(self, request).await,
             },
-            _ => problem(StatusCode::NOT_FOUND, "not-found", "here are /, /metrics, /healthz, /readyz and /v1/…"),
+            _ => problem(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "this listener has /, /metrics, /healthz, /readyz and /v1/…",
+            ),
         }
     }
 
@@ -202,34 +207,40 @@ impl Admin {
         Ok(response)
     }
 
-    /// Who may not use the API, and why.
+    /// Returns the refusal of a client that may not use the API.
     fn refuse(&self, peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Option<Response<Body>> {
-        let says = |name: &header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        // HTTP/2 has the host in the place of the URI.
-        let host = says(&header::HOST).or(uri.authority().map(Authority::as_str)).unwrap_or_default();
-        if let Some(origin) = says(&header::ORIGIN)
+        let header = |name: &header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        // HTTP/2 sends the host in the URI.
+        let host = header(&header::HOST).or(uri.authority().map(Authority::as_str)).unwrap_or_default();
+        if let Some(origin) = header(&header::ORIGIN)
             && origin.split_once("://").is_none_or(|(_, of)| of != host)
         {
-            return Some(problem(StatusCode::FORBIDDEN, "foreign-origin", "a page of another origin may not use this"));
+            return Some(problem(
+                StatusCode::FORBIDDEN,
+                "foreign-origin",
+                "a page of another origin may not use the API",
+            ));
         }
         match &self.config.admin_token {
             Some(token) => {
-                let shown = says(&header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-                // Compared by their hashes, so that the time it takes tells nothing.
+                let shown = header(&header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+                // Hashes are compared, so that the time of the comparison reveals nothing about the token.
                 let same = shown.is_some_and(|shown| Sha256::digest(shown) == Sha256::digest(token));
-                (!same).then(|| unauthorized("show the token of `admin_token`: `authorization: Bearer …`"))
+                (!same).then(|| unauthorized("send the token `admin_token`: `authorization: Bearer …`"))
             }
-            None if !peer.to_canonical().is_loopback() => {
-                Some(unauthorized("set `admin_token`: without one, only the machine of the host may use this"))
-            }
-            // The other end is a proxy on this machine, or a guest of this host, and the client may be anywhere.
-            None if is_forwarded(headers) => Some(unauthorized(
-                "set `admin_token`: without one, only the machine of the host may use this, and no proxy",
+            None if !peer.to_canonical().is_loopback() => Some(unauthorized(
+                "set `admin_token`: without a token, only clients on the machine of the host may use the API",
             )),
-            // A name that somebody else has pointed here, in a browser of this machine.
-            None if !is_local(host) => {
-                Some(problem(StatusCode::FORBIDDEN, "foreign-host", "ask for localhost, or set `admin_token`"))
+            // The peer is a proxy on this machine or a guest of this host, and the client may be anywhere.
+            None if is_forwarded(headers) => {
+                Some(unauthorized("set `admin_token`: without a token, the API refuses requests of proxies and guests"))
             }
+            // DNS rebinding: another site's name resolves to this machine, in a browser that runs here.
+            None if !is_local(host) => Some(problem(
+                StatusCode::FORBIDDEN,
+                "foreign-host",
+                "use the host name localhost, or set `admin_token`",
+            )),
             None => None,
         }
     }

@@ -1,7 +1,7 @@
-//! The composition root: knows everyone, and nobody knows it.
+//! Puts the parts of a host together.
 //!
-//! [`Host::bind`] takes what can be refused (addresses, the engine); [`Host::run`] serves until it is told to stop, and
-//! then until the last request is answered or the grace period is over.
+//! [`Host::bind`] does what can fail: it binds addresses and creates the engine. [`Host::run`] serves until the host is told to
+//! stop, and then until the last request is finished or the grace period is over.
 
 mod housekeeping;
 
@@ -41,16 +41,16 @@ use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
 
-/// Files that are no connections of clients: the listeners, the directory, components being read.
+/// The number of open files that are not connections of clients: listeners, the directory, components being read.
 const OTHER_FILES: u64 = 200;
 
-/// For what is still to be exported when the last request is over.
+/// How long spans are exported after the last request is finished.
 const EXPORT: Duration = Duration::from_secs(5);
 
-/// A host that holds its addresses and has not begun to serve.
+/// A host that has bound its addresses and does not serve yet.
 pub struct Host {
     config: Arc<Config>,
-    /// The directory that is served, without links in its path, and its device and inode.
+    /// The path of the served directory, without symbolic links, and its device and inode.
     directory: [String; 2],
     listener: TcpListener,
     admin: Option<TcpListener>,
@@ -59,53 +59,53 @@ pub struct Host {
     reset: Reset,
     publisher: Publisher,
     handler: Arc<Handler>,
-    places: Arc<Concurrency>,
+    slots: Arc<Concurrency>,
     logs: Arc<Logs>,
     tracer: Tracer,
     exporting: Exporting,
     started: SystemTime,
 }
 
-/// How it ended.
+/// How a host ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Every accepted request was answered.
+    /// Every accepted request was finished.
     Drained,
     /// The grace period was over first.
     CutOff,
 }
 
 impl Host {
-    /// Takes the addresses and builds the engine.
+    /// Binds the addresses and creates the engine.
     ///
     /// # Errors
-    /// One line that says which address or size could not be had, and which key to change.
+    /// One line: which address or size is not available, and which key to change.
     pub async fn bind(mut config: Config, logs: Arc<Logs>) -> Result<Self, String> {
         let directory = &config.guests;
         if !directory.is_dir() {
             let shown = directory.display();
             return Err(format!(
-                "guests: there is no directory `{shown}`; create it, or name another: `lodge serve DIR`"
+                "guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`"
             ));
         }
         if let Some(problem) = code_cache::misplaced(&config) {
             return Err(problem);
         }
-        let directory = named(directory);
-        open_files(config.listener.connections);
+        let directory = path_and_identity(directory);
+        raise_file_limit(config.listener.connections);
         let listener = bind("listen", config.listen).await?;
         let admin = match config.admin {
             Some(address) => Some(bind("admin", address).await?),
             None => None,
         };
-        // With the port that it got, if it was to be any.
+        // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
         let upstreams = SharedUpstreams::new(config.upstreams.connections);
         let (tracer, exporting) = Tracer::start(&config.traces)?;
-        let places = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
-        let publisher = Publisher::new(Arc::clone(&places));
+        let slots = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
+        let publisher = Publisher::new(Arc::clone(&slots));
         let handler = Arc::new(Handler {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -132,7 +132,7 @@ impl Host {
             reset,
             publisher,
             handler,
-            places,
+            slots,
             config: Arc::new(config),
             directory,
             logs,
@@ -142,36 +142,36 @@ impl Host {
         })
     }
 
-    /// Where guests are served.
+    /// Returns the address of the services.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }
 
-    /// Where operators ask.
+    /// Returns the address of the admin listener.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref()?.local_addr().ok()
     }
 
-    /// What it shows of builds, for whoever builds what it serves.
+    /// Returns the state of builds, which `lodge dev` updates.
     pub fn builds(&self) -> Arc<Builds> {
         self.publisher.builds()
     }
 
-    /// What is served, as it changes.
+    /// Returns the current snapshot, as it changes.
     pub fn current(&self) -> Current {
         self.publisher.current()
     }
 
-    /// Serves until `stop`, then finishes what was accepted.
+    /// Serves until `stop`, then finishes accepted requests.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, directory, listener, admin, deployer, publisher, handler, places, .. } = self;
+        let Self { config, directory, listener, admin, deployer, publisher, handler, slots, .. } = self;
         let Self { logs, tracer, exporting, started, reset, .. } = self;
         announce(&config, &listener, admin.as_ref(), reset);
         let (current, shared_limits) = (publisher.current(), publisher.shared_limits());
         let (mut stopper, drain) = drain::channel();
         let buffers = Buffers::new(config.listener.memory);
         let metrics = Arc::clone(&handler.metrics);
-        let told_to_stop = Arc::new(Notify::new());
+        let stop_requested = Arc::new(Notify::new());
         let responses = handler.responses.clone();
         let operators = admin.map(|at| {
             let admin = Admin {
@@ -180,7 +180,7 @@ impl Host {
                 listen: listener.local_addr().ok(),
                 current: current.clone(),
                 stop_signal: drain.stop_signal().clone(),
-                stop: Arc::clone(&told_to_stop),
+                stop: Arc::clone(&stop_requested),
                 reset,
                 responses: responses.clone(),
                 scrape: Scrape {
@@ -211,7 +211,7 @@ impl Host {
         }));
         let watching_swap = tokio::spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
         let server = Arc::new(Server {
-            // Kept here, too: what guests still do after their answers may be calls.
+            // Kept until the end: guests may still send calls after their responses.
             handler: Arc::clone(&handler),
             drain,
             bounds: config.listener.clone(),
@@ -220,7 +220,7 @@ impl Host {
         let delayed = async {
             tokio::select! {
                 () = stop => {}
-                () = told_to_stop.notified() => {}
+                () = stop_requested.notified() => {}
             }
             tracing::info!("stopping: running requests have {}", humantime::format_duration(config.stop.grace));
             stopper.stop();
@@ -229,9 +229,9 @@ impl Host {
         accept(listener, server, delayed).await;
         let finished = async {
             stopper.done().await;
-            // What guests still do after their answers holds a permit, and no connection.
-            places.wait_until_free().await;
-            // Connections that have become something else hold neither.
+            // Work of guests after their responses holds a slot and no connection.
+            slots.wait_until_free().await;
+            // Tunnels hold neither.
             deployer.upstreams.wait_for_tunnels().await;
         };
         let ended = match tokio::time::timeout(config.stop.grace, finished).await {
@@ -244,23 +244,23 @@ impl Host {
     }
 }
 
-/// A directory by the one name that has no links in it, and by what tells it apart.
-fn named(directory: &std::path::Path) -> [String; 2] {
+/// Returns the path of a directory without symbolic links, and its device and inode.
+fn path_and_identity(directory: &std::path::Path) -> [String; 2] {
     let path = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
     let identity = directory.metadata().map(|metadata| files::identity(&metadata)).unwrap_or_default();
     [path.display().to_string(), identity]
 }
 
-/// Every connection is a file, and the usual limit is 1,024. What the system allows is asked for; if that is too little,
-/// connections wait to be accepted.
-fn open_files(connections: usize) {
+/// Raises the limit of open files, of which each connection is one, to the most that the system allows; the usual limit is
+/// 1,024. If that is less than the configured connections need, further connections wait to be accepted.
+fn raise_file_limit(connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if most < connections as u64 + OTHER_FILES {
         tracing::warn!(
-            "at most {most} files may be open, too few for listener.connections = {connections}; see `ulimit -Hn`"
+            "the limit of open files is {most}, too low for listener.connections = {connections}; raise it (`ulimit -Hn`)"
         );
     }
 }
@@ -277,7 +277,7 @@ fn announce(config: &Config, listener: &TcpListener, admin: Option<&TcpListener>
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| {
         let way_out = if error.kind() == std::io::ErrorKind::AddrInUse {
-            "; another program has it: choose another port"
+            "; another program uses it: choose another port"
         } else {
             ""
         };

@@ -1,4 +1,4 @@
-//! Connections: how they are accepted, what of them is read and kept, and when they have idled too long.
+//! Connections: accepting, reading within a bound of memory, and closing idle or stalled ones.
 
 pub mod accept;
 pub mod activity;

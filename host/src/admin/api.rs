@@ -1,6 +1,6 @@
-//! The API under `/v1/`: what the host knows, as JSON, and the few things that an operator can tell it to do.
+//! The API under `/v1/`: the state of the host as JSON, and actions of operators.
 //!
-//! Whatever changes something is a POST or a PUT, and a line in the log. `openapi.json` describes the API, and
+//! Every change is a POST or a PUT, and is logged. `openapi.json` describes the API, and
 //! [`contract`](super::contract) has its types.
 
 use std::sync::Arc;
@@ -21,20 +21,20 @@ use lodge_base::canonical;
 use lodge_base::telemetry::logs::CHANGE;
 use lodge_base::telemetry::logs::tail::{Line, LineKind};
 
-/// Lines that are told when nobody says how many.
+/// The number of log lines by default.
 const TAIL: usize = 100;
 
-/// Bytes of a request's body.
+/// The most bytes of a request body.
 const BODY: usize = 4 << 10;
 
-/// Between two reports of all services to who follows.
-const EVERY: Duration = Duration::from_secs(1);
+/// The interval between two reports of all services to a follower.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A stream is never silent for longer.
+/// The interval between two comments that show that a stream is alive.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// Answers a request that may be answered.
-pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>>) -> Response<Body> {
+/// Responds to a request of an operator who may use the API.
+pub(super) async fn respond(admin: &Arc<Admin>, request: Request<Upload<Incoming>>) -> Response<Body> {
     // `@` is the only character of a name that clients such as browsers escape.
     let path = request.uri().path().replace("%40", "@");
     let parts: Vec<_> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
@@ -64,7 +64,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>
         (true, _, ["log-level"]) => json(&LogLevel { level: admin.logs.level() }),
         (_, Method::PUT, ["log-level"]) => set_level(admin, request.into_body()).await,
         (_, Method::POST, ["drain"]) => {
-            tracing::info!(target: CHANGE, "an operator has told the host to stop");
+            tracing::info!(target: CHANGE, "stopping, by an operator");
             admin.stop.notify_one();
             let mut response = json(&DrainResult { stopping: true });
             *response.status_mut() = StatusCode::ACCEPTED;
@@ -79,14 +79,15 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Upload<Incoming>
             | ["services", _, "errors" | "disable" | "enable" | "unload" | "purge" | "promote" | "rollback"]
             | ["logs" | "events" | "stream" | "host" | "log-level" | "drain" | "openapi.json"],
         ) => problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "see /v1/openapi.json for the methods"),
-        _ => problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for what is here"),
+        _ => problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for the paths"),
     }
 }
 
-fn with(admin: &Admin, name: &str, answer: impl FnOnce(&Target) -> Response<Body>) -> Response<Body> {
+/// Responds with `response` of the service `name`, or with 404.
+fn with(admin: &Admin, name: &str, response: impl FnOnce(&Target) -> Response<Body>) -> Response<Body> {
     let snapshot = admin.current.snapshot();
     match snapshot.targets.iter().find(|target| &*target.backend.name == name) {
-        Some(target) => answer(target),
+        Some(target) => response(target),
         None => problem(StatusCode::NOT_FOUND, "no-service", "no service of this name is served"),
     }
 }
@@ -101,34 +102,43 @@ fn act(target: &Target, act: &str) -> Response<Body> {
         "unload" => {}
         act => service.set_disabled(act == "disable"),
     }
-    tracing::info!(target: CHANGE, service = name, "{name}: {act}, said an operator");
+    let action = match act {
+        "disable" => "disabled",
+        "enable" => "enabled",
+        _ => "unloaded",
+    };
+    tracing::info!(target: CHANGE, service = name, "{name}: {action} by an operator");
     json(&ActionResult { service: name.to_owned(), state: report::state(target).into() })
 }
 
-/// Drops what is kept of a service at a path and below.
+/// Removes the stored responses of a service at a path and below.
 fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
     // Responses are stored under the normal form of their path, whatever clients write.
     let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
     let Some(path) = canonical::normal(path).filter(|_| path.starts_with('/')) else {
-        return problem(StatusCode::BAD_REQUEST, "bad-path", "`path` must start with /, as clients write it");
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "bad-path",
+            "`path` must be a path as clients write it, beginning with /",
+        );
     };
     let path = path + query;
     let name = &*target.backend.name;
     let purged = admin.responses.as_ref().map_or(0, |responses| responses.purge(name, &path));
-    tracing::info!(target: CHANGE, service = name, "{name}: {purged} kept answers dropped at {path}, said an operator");
+    tracing::info!(target: CHANGE, service = name, "{name}: removed {purged} stored responses at {path} and below, by an operator");
     json(&PurgeResult { service: name.to_owned(), path, purged })
 }
 
 async fn set_level(admin: &Admin, body: Upload<Incoming>) -> Response<Body> {
     let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-level", why);
     let read = tokio::time::timeout(admin.config.listener.header_read, Limited::new(body, BODY).collect());
-    let Ok(Ok(body)) = read.await else { return bad("the body is too large, or does not come in time") };
+    let Ok(Ok(body)) = read.await else { return bad("the body is too large, or did not arrive in time") };
     let Ok(wanted) = serde_json::from_slice::<LevelRequest>(&body.to_bytes()) else {
         return bad("the body must be {\"level\": \"info\"}");
     };
     match admin.logs.set_level(&wanted.level) {
         Ok(()) => {
-            tracing::info!(target: CHANGE, "the log level is {}, said an operator", wanted.level);
+            tracing::info!(target: CHANGE, "set the log level to {}, by an operator", wanted.level);
             json(&LogLevel { level: wanted.level })
         }
         Err(why) => bad(&why),
@@ -177,7 +187,7 @@ fn changes(admin: &Arc<Admin>, query: &str) -> Response<Body> {
     })
 }
 
-/// Events for one more who follows, if there is a place.
+/// Responds with a stream of events, if there is a permit for another follower.
 fn following<F: Future<Output = ()> + Send + 'static>(
     admin: &Admin,
     write: impl FnOnce(Events) -> F + Send + 'static,
@@ -190,11 +200,15 @@ fn following<F: Future<Output = ()> + Send + 'static>(
                 drop(place);
             }
         }),
-        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", "too many follow already"),
+        Err(_) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-followers",
+            "all streams of this listener are in use; try again later",
+        ),
     }
 }
 
-/// Sends what is wanted until nobody reads any more.
+/// Sends the wanted lines until the client disconnects.
 async fn follow(
     follower: &mut lodge_base::telemetry::logs::tail::Follower,
     events: &Events,
@@ -220,14 +234,14 @@ async fn follow(
     }
 }
 
-/// Everything that the page shows, as it changes.
+/// Sends everything that the page shows, as it changes.
 async fn stream(admin: Arc<Admin>, events: Events) {
     let mut follower = admin.logs.tail.follow();
-    let mut every = tokio::time::interval(EVERY);
+    let mut every = tokio::time::interval(REPORT_INTERVAL);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let sent = tokio::select! {
-            // What is there comes before what happens.
+            // The present state comes before the changes.
             biased;
             () = events.closed() => return,
             _ = every.tick() => {
@@ -248,7 +262,7 @@ async fn stream(admin: Arc<Admin>, events: Events) {
     }
 }
 
-/// The value of a parameter. Names of services need no escapes.
+/// Returns the value of a query parameter, which needs no decoding: names of services have no escaped characters.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }

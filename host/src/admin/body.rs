@@ -1,4 +1,4 @@
-//! Response bodies of the admin listener: complete ones, and events that go on.
+//! Response bodies of the admin listener: complete bodies and streams of events.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,13 +16,14 @@ use crate::request::respond::Reserve;
 use lodge_base::budget::Reservation;
 use lodge_traffic::proxy::outbound::Outbound;
 
-/// Events that wait for a slow client. The largest, all services, is a megabyte on a large host.
+/// The most events that wait for a slow client. The largest, the list of all services, can have a megabyte.
 const EVENTS: usize = 2;
 
-/// What hyper sends.
+/// A response body.
 pub(super) enum Body {
-    /// A complete body, with its room among the unsent responses where it needs any.
+    /// A complete body, with its room among the unsent responses if it needs any.
     Whole(Option<Bytes>, Option<Reservation>),
+    /// A stream of events.
     Events(mpsc::Receiver<Bytes>),
 }
 
@@ -31,13 +32,13 @@ impl Body {
         Self::Whole(Some(bytes.into()), None)
     }
 
-    /// Counts a complete body. False when there is no room for it.
-    pub(super) fn count(&mut self, reserve: Reserve<'_>) -> bool {
+    /// Reserves room for a complete body. Returns false if there is none.
+    pub(super) fn reserve(&mut self, reserve: Reserve<'_>) -> bool {
         let Self::Whole(Some(bytes), room) = self else { return true };
         let found = reserve.room(bytes.len());
-        let counts = found.is_some();
+        let has_room = found.is_some();
         *room = found.flatten();
-        counts
+        has_room
     }
 }
 
@@ -47,14 +48,14 @@ impl Outbound for Body {
     }
 }
 
-/// A short text.
+/// Responds with a text.
 pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::whole(text.as_bytes()));
     *response.status_mut() = status;
     response
 }
 
-/// Bytes of this type.
+/// Responds with bytes of this content type.
 pub(super) fn typed(content_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::whole(bytes));
     let headers = response.headers_mut();
@@ -64,12 +65,12 @@ pub(super) fn typed(content_type: &'static str, bytes: impl Into<Bytes>) -> Resp
     response
 }
 
-/// A value.
+/// Responds with a value as JSON.
 pub(super) fn json(value: &impl Serialize) -> Response<Body> {
     typed("application/json", serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// A failure: RFC 9457 problem details.
+/// Responds with problem details (RFC 9457).
 pub(super) fn problem(status: StatusCode, kind: &str, title: &str) -> Response<Body> {
     let mut response = json(&Problem {
         kind: Some(format!("urn:lodge:admin:{kind}")),
@@ -83,10 +84,10 @@ pub(super) fn problem(status: StatusCode, kind: &str, title: &str) -> Response<B
     response
 }
 
-/// Where events are put; the response ends when it is dropped.
+/// The sender of a stream of events, which ends when this is dropped.
 pub(super) struct Events(mpsc::Sender<Bytes>);
 
-/// Server-sent events, written by `write` for as long as somebody reads.
+/// Responds with server-sent events that `write` sends until the client disconnects.
 pub(super) fn events<F: Future<Output = ()> + Send + 'static>(write: impl FnOnce(Events) -> F) -> Response<Body> {
     let (sender, receiver) = mpsc::channel(EVENTS);
     tokio::spawn(write(Events(sender)));
@@ -96,18 +97,18 @@ pub(super) fn events<F: Future<Output = ()> + Send + 'static>(write: impl FnOnce
 }
 
 impl Events {
-    /// One event. False when nobody reads any more.
+    /// Sends an event. Returns false if the client has disconnected.
     pub(super) async fn send(&self, name: &str, data: &impl Serialize) -> bool {
         let data = serde_json::to_string(data).unwrap_or_default();
         self.0.send(Bytes::from(format!("event: {name}\ndata: {data}\n\n"))).await.is_ok()
     }
 
-    /// A sign of life.
+    /// Sends a comment, which shows that the stream is alive. Returns false if the client has disconnected.
     pub(super) async fn beat(&self) -> bool {
         self.0.send(Bytes::from_static(b":\n\n")).await.is_ok()
     }
 
-    /// Ready when nobody reads any more.
+    /// Waits until the client disconnects.
     pub(super) async fn closed(&self) {
         self.0.closed().await;
     }

@@ -1,4 +1,4 @@
-//! The page: one file in the binary. What it may run and look like is only what it brings itself.
+//! The page of operators: one file in the binary, which may use no other script and style than its own.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http::Response;
@@ -9,7 +9,7 @@ use super::body::{Body, typed};
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page, with a policy that lets a browser run its script and its style and nothing else.
+/// Responds with the page, under a policy by which a browser runs its script and style and nothing else.
 pub(super) fn page() -> Response<Body> {
     let mut response = typed("text/html; charset=utf-8", PAGE);
     let policy = format!(
@@ -26,7 +26,7 @@ pub(super) fn page() -> Response<Body> {
     response
 }
 
-/// The hash of what is in the page's only element of this name, as a policy has it.
+/// Returns the hash of the only element of this name, in the format of a content security policy.
 fn hash(element: &str) -> String {
     let text = PAGE.split_once(&format!("<{element}>")).and_then(|(_, rest)| rest.split_once(&format!("</{element}>")));
     let digest = Sha256::digest(text.map_or("", |(text, _)| text));
@@ -37,9 +37,9 @@ fn hash(element: &str) -> String {
 mod tests {
     use super::*;
 
-    /// One script and one style: what else there were, the browser would refuse.
+    /// The browser would refuse a second script or style.
     #[test]
-    fn the_page_is_one_script_and_one_style() {
+    fn page_has_one_script_and_one_style() {
         for element in ["script", "style"] {
             assert_eq!(PAGE.matches(&format!("<{element}")).count(), 1);
             assert!(PAGE.contains(&format!("<{element}>")), "{element}");

@@ -1,4 +1,4 @@
-//! The text that a scraper reads: every metric with its value at this moment.
+//! The text of `/metrics`: every metric with its present value.
 
 mod format;
 mod services;
@@ -15,7 +15,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 pub use self::format::Format;
-use self::services::Seen;
+use self::services::Scraped;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::listener::intake::Buffers;
 use lodge_base::budget::Budget;
@@ -26,49 +26,49 @@ use lodge_base::telemetry::traces::Tracer;
 use lodge_traffic::admission::SharedLimits;
 use lodge_traffic::service::Service;
 
-/// Where everything that is counted can be read.
+/// The sources of all metrics.
 #[derive(Clone)]
 pub struct Scrape {
-    /// What is served.
+    /// The current snapshot.
     pub current: Current,
-    /// What all services share.
+    /// The limits that all services share.
     pub shared_limits: Arc<SharedLimits>,
-    /// What is counted of the host.
+    /// The counters of the host.
     pub metrics: Arc<Metrics>,
-    /// Complete responses that are not written yet.
+    /// The budget of complete responses that are not written yet.
     pub unsent: Arc<Budget>,
-    /// Where requests are counted that no service owns.
+    /// Counts requests that match no service.
     pub nobody: Arc<Service>,
-    /// What was said.
+    /// The log.
     pub logs: Arc<Logs>,
-    /// What was traced.
+    /// The tracer.
     pub tracer: Tracer,
-    /// The memory for what clients send.
+    /// The memory for data that clients send.
     pub buffers: Arc<Buffers>,
     /// When the host started.
     pub started: SystemTime,
-    /// Versions of Lodge and of its engine.
+    /// The versions of Lodge and wasmtime.
     pub versions: [&'static str; 2],
 }
 
-/// What the process has used, as the system says.
+/// The resource use of the process, as the system reports it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Process {
-    /// User and system together.
+    /// User and system CPU time.
     pub cpu: Duration,
-    /// Bytes of memory.
+    /// Bytes of resident memory.
     pub resident: u64,
     /// Open files and sockets.
     pub files: u64,
-    /// The most that it may open.
+    /// The most open files and sockets.
     pub most_files: u64,
 }
 
 impl Scrape {
-    /// Every metric in this format.
+    /// Returns every metric in this format.
     ///
     /// # Errors
-    /// Never, while there is memory.
+    /// Only if formatting fails, which does not happen.
     pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
@@ -79,7 +79,7 @@ impl Scrape {
 }
 
 impl Process {
-    /// As it is now; zeros where the system does not tell.
+    /// Reads the present values; zero where the system has none.
     pub fn read() -> Self {
         let resident = std::fs::read_to_string("/proc/self/statm").ok();
         let pages = resident.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok()).unwrap_or(0);
@@ -100,14 +100,14 @@ impl fmt::Debug for Scrape {
     }
 }
 
-/// Family, help, and what there is to say.
+/// The name, help and value of a metric.
 type Number<T> = (&'static str, &'static str, T);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.current.snapshot();
-        let mut all = vec![Seen::nobody(&self.nobody)];
-        all.extend(snapshot.targets.iter().map(|target| Seen::of(target)));
+        let mut all = vec![Scraped::nobody(&self.nobody)];
+        all.extend(snapshot.targets.iter().map(|target| Scraped::of(target)));
         services::encode(&mut encoder, &all)?;
         let process = Process::read();
         for (name, help, value) in self.counters() {
@@ -126,7 +126,7 @@ impl Collector for Scrape {
         cpu.encode_counter::<NoLabelSet, _, f64>(&process.cpu.as_secs_f64(), None)?;
         let mut compiled = encoder.encode_descriptor(
             "lodge_compile_seconds",
-            "Component to machine code",
+            "Time to compile a component",
             None,
             MetricType::Histogram,
         )?;
@@ -138,47 +138,67 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    /// What only grows.
+    /// Returns the counters of the host.
     fn counters(&self) -> [Number<u64>; 9] {
         let metrics = &self.metrics;
         [
             ("lodge_connections_accepted", "Connections accepted", metrics.accepted.load(Relaxed)),
-            ("lodge_stalled_responses", "Responses cut off for want of a client", metrics.stalled.load(Relaxed)),
+            (
+                "lodge_stalled_responses",
+                "Responses cut off because their client read too slowly",
+                metrics.stalled.load(Relaxed),
+            ),
             ("lodge_compile_cache_hits", "Components found in the compile cache", metrics.cache_hits.load(Relaxed)),
-            ("lodge_compile_cache_misses", "Components not found there", metrics.cache_misses.load(Relaxed)),
-            ("lodge_log_lines_dropped", "Log lines that nobody read", self.logs.dropped()),
-            ("lodge_spans_exported", "Spans that a collector has taken", self.tracer.exported()),
+            (
+                "lodge_compile_cache_misses",
+                "Components not found in the compile cache",
+                metrics.cache_misses.load(Relaxed),
+            ),
+            (
+                "lodge_log_lines_dropped",
+                "Log lines lost because stderr or a follower was too slow",
+                self.logs.dropped(),
+            ),
+            ("lodge_spans_exported", "Spans that a collector has accepted", self.tracer.exported()),
             ("lodge_spans_dropped", "Spans that were lost", self.tracer.dropped()),
             ("lodge_panics", "Panics of the host, each of which is a bug", lasting::panics()),
             ("lodge_reload_failures", "New versions that were refused", metrics.reload_failures.load(Relaxed)),
         ]
     }
 
-    /// What comes and goes.
+    /// Returns the gauges of the host.
     fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 12] {
         let level = self.shared_limits.shedding.level() as u64;
         [
             ("lodge_connections", "Connections open", self.metrics.connections()),
-            ("lodge_unsent_bytes", "Complete responses that clients have not taken yet", self.unsent.used() as u64),
-            ("lodge_listener_memory_bytes", "Taken of listener.memory", self.buffers.used() as u64),
-            ("lodge_listener_memory_waiting", "Connections that wait for some of it", self.buffers.waiting() as u64),
-            ("lodge_compile_queue", "Components being compiled, or waiting for it", self.metrics.compile_queue()),
-            ("lodge_snapshot_generation", "Grows with every change of what is served", snapshot.generation),
+            (
+                "lodge_unsent_bytes",
+                "Bytes of complete responses that clients have not read yet",
+                self.unsent.used() as u64,
+            ),
+            ("lodge_listener_memory_bytes", "Bytes of listener.memory in use", self.buffers.used() as u64),
+            (
+                "lodge_listener_memory_waiting",
+                "Connections that wait for listener.memory",
+                self.buffers.waiting() as u64,
+            ),
+            ("lodge_compile_queue", "Components that are being compiled or wait for it", self.metrics.compile_queue()),
+            ("lodge_snapshot_generation", "Number of the current snapshot", snapshot.generation),
             ("lodge_services", "Services served", snapshot.targets.len() as u64),
             ("lodge_refused_files", "Files refused", snapshot.refusals.len() as u64),
-            ("lodge_load_level", "How full the host is: 0 calm, 1 busy, 2 swamped", level),
+            ("lodge_load_level", "Load of the host: 0 calm, 1 busy, 2 swamped", level),
             ("process_resident_memory_bytes", "Memory of the process", process.resident),
             ("process_open_fds", "Open files and sockets", process.files),
             ("process_max_fds", "The most files and sockets that it may open", process.most_files),
         ]
     }
 
-    /// Of these, those that are in seconds.
+    /// Returns the gauges of the host in seconds.
     fn seconds(&self) -> [Number<f64>; 2] {
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let lag = self.metrics.lag.load(Relaxed) as f64 / 1e9;
         [
-            ("lodge_loop_lag_seconds", "The latest that a timer of the runtime was in the last ten seconds", lag),
+            ("lodge_loop_lag_seconds", "The largest delay of a timer of the runtime in the last ten seconds", lag),
             ("process_start_time_seconds", "When the process started, since 1970", started),
         ]
     }

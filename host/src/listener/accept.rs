@@ -1,7 +1,7 @@
-//! The listener loop, which nothing but a stop ends.
+//! Accepts connections until the host stops.
 //!
-//! A place among `listener.connections` is taken before accept, so that overload waits in the kernel's backlog and
-//! not in our memory. An accept error is one client's, or passes: it never ends the server.
+//! One of `listener.connections` is reserved before each accept, so that further connections wait in the kernel's backlog and
+//! take no memory of the host. An error of accept concerns one client or is temporary, and never ends the loop.
 
 use std::io;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::listener::connection::Server;
 use lodge_base::lasting::forever;
 use lodge_traffic::proxy::headers::Peer;
 
-/// Between two tries while the process is out of file descriptors: a busy loop would make it worse.
+/// The delay after an accept that failed for want of file descriptors or memory, since a busy loop would make that worse.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// For handshakes that are under way when the host stops: a round trip, and room for a slow one.
+/// How long handshakes that were under way when the host stops may take: a slow round trip.
 const HANDSHAKES: Duration = Duration::from_millis(250);
 
-/// Accepts until `stop`, then what the kernel has accepted on our behalf by then, and closes the listener.
+/// Accepts connections until `stop`, then those that the kernel has completed by then, and closes the listener.
 pub async fn accept(listener: TcpListener, server: Arc<Server>, stop: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(server.bounds.connections));
     let accepting = forever("listener", || async {
@@ -37,7 +37,7 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, stop: impl Futur
     if let Err(error) = begin_no_more(&listener) {
         tracing::debug!("a connection made while the listener closes may be lost: {error}");
     }
-    // As far as their clients know, these are connected.
+    // The clients of these already see an open connection.
     let rest = async {
         loop {
             spawn(&server, accepted(&listener).await, ());
@@ -46,11 +46,11 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, stop: impl Futur
     let _ = tokio::time::timeout(HANDSHAKES, rest).await;
 }
 
-/// Ignores requests for new connections; those whose handshake has begun go on.
+/// Makes the kernel ignore new connections. Handshakes that have begun go on.
 ///
-/// Closing a listener resets every connection that was completed since the last accept, with whatever was sent on
-/// it. So a packet filter drops what begins a connection, and after [`HANDSHAKES`] there is nothing left to reset:
-/// an ignored client asks again within a second, and is refused or served elsewhere.
+/// Closing a listener resets every connection that was completed since the last accept, and loses what was sent on it. A packet
+/// filter therefore drops SYN packets, and after [`HANDSHAKES`] no completed connection is left. An ignored client sends SYN
+/// again within a second, and is refused or reaches another host.
 #[cfg(target_os = "linux")]
 fn begin_no_more(listener: &TcpListener) -> io::Result<()> {
     use socket2::SockFilter;
@@ -71,7 +71,7 @@ fn begin_no_more(_listener: &TcpListener) -> io::Result<()> {
 
 fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
     let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
-    // Answers are written whole; waiting for more would only delay them. Refused, they are just later.
+    // Responses are written whole, so Nagle's algorithm would only delay them. If this fails, they are only slower.
     let _ = stream.set_nodelay(true);
     let peer = Peer::new(remote, local, &server.handler.trusted_proxies);
     let server = Arc::clone(server);
@@ -83,14 +83,18 @@ fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
     });
 }
 
-/// The next connection. Errors are logged, and passed over.
+/// Returns the next connection. Logs errors and goes on.
 pub async fn accepted(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
-            Err(error) if is_the_clients(&error) => tracing::debug!("accept: {error}"),
+            Err(error) if is_the_clients(&error) => {
+                tracing::debug!("a client ended its connection before it was accepted: {error}")
+            }
             Err(error) => {
-                tracing::error!("accept: {error}; trying again, raise the limit of open files if this goes on");
+                tracing::error!(
+                    "cannot accept a connection: {error}; trying again; if this repeats, raise the limit of open files (`ulimit -n`)"
+                );
                 tokio::time::sleep(BACK_OFF).await;
             }
         }

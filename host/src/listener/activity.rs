@@ -1,11 +1,11 @@
-//! The state of a connection, and for how long it may last.
+//! The state of a connection and its timeouts.
 //!
-//! hyper times neither the first bytes nor a client that stops reading, and cannot tell an idle connection from a
-//! slow head. So the bytes are watched on their way in and out, requests report when they begin and end, and the
-//! connection's own task compares that with the bounds. What a client owes per response is in [`super::transfer`].
+//! hyper has no timeout for the first byte or for a client that stops reading, and does not distinguish an idle connection from
+//! a slow request head. So this module observes the bytes that are read and written and the begin and end of requests, and the
+//! task of the connection compares them with the bounds. Progress of each response is in [`super::transfer`].
 //!
-//! The timer is only touched when a deadline comes nearer: never on a busy HTTP/1.1 connection, and once a second on a
-//! busy HTTP/2 connection.
+//! The timer is reset only when a deadline comes nearer: never on a busy HTTP/1.1 connection, and once a second on a busy
+//! HTTP/2 connection.
 
 mod stream;
 
@@ -25,21 +25,21 @@ use lodge_base::config;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;
 
-/// While the host stops: how long an idle HTTP/1 connection stays open for a request that is on its way already.
-/// Closing at once would lose that request; its answer says `connection: close`.
+/// How long an idle HTTP/1 connection stays open after the host begins to stop, for a request that the client has already
+/// sent. Closing at once would lose that request; the response to it has `connection: close`.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// The longest time between two looks at the responses that a client has not taken.
-const LOOK: Duration = Duration::from_secs(1);
+/// The longest interval between two checks of the responses that a client has not read completely.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// In the place of `listener.idle`, where that is longer, for a client that does not take its response while the host stops
-/// or half of `listener.unsent` is used; and of `listener.header_read` for one that does not close while the host stops.
-const PRESSED: Duration = Duration::from_secs(5);
+/// Shortens `listener.idle` for a client that does not read its response while the host stops or half of `listener.unsent` is
+/// used, and `listener.header_read` for a client that does not close its connection while the host stops.
+const SHORTENED: Duration = Duration::from_secs(5);
 
-/// Why a connection is cut whose client takes too little of its responses.
-const STALLED: &str = "the client takes too little";
+/// The reason for closing a connection whose client does not read its responses.
+const STALLED: &str = "the client reads its responses too slowly";
 
-/// What a connection is doing.
+/// The state of a connection, shared by its task, its stream and its requests.
 pub struct Activity {
     state: Mutex<State>,
     first_byte: Duration,
@@ -51,71 +51,71 @@ pub struct Activity {
 
 struct State {
     phase: Phase,
-    /// It began with the preface of HTTP/2, where frames come without requests.
+    /// The client sent the preface of HTTP/2; then bytes may come without a request.
     h2: bool,
-    /// Its last request has a body, which may still be on its way.
+    /// The last request has a body, which may not have arrived completely.
     upload: bool,
-    /// It was handed over to another protocol, which ends its two directions one by one.
+    /// The connection has switched to another protocol, which may close its two directions separately.
     switched: bool,
-    /// The stream that the next task is for.
+    /// The transfer of the HTTP/2 stream whose task is spawned next.
     begun: Option<Arc<Transfer>>,
-    /// Responses that the client has not taken all of.
+    /// The responses that the client has not read completely.
     transfers: Transfers,
-    /// The last stream was reset because its client made no progress since.
+    /// When the client last made progress, if the last stream was reset for want of it.
     wasted: Option<Instant>,
-    /// The socket takes no more since, or only so many bytes.
+    /// Since when the socket's buffer is full, and the bytes written since.
     stalled: Option<(Instant, usize)>,
-    /// The connection ends because its client takes too little.
+    /// The connection is closed because its client reads too slowly.
     cut: bool,
-    /// The host is stopping since.
+    /// When the host began to stop.
     stopping: Option<Instant>,
-    /// hyper was told to finish.
+    /// When hyper was told to finish.
     finishing: Option<Instant>,
 }
 
 enum Phase {
-    /// Accepted, and not a byte yet.
+    /// No byte was received yet.
     Silent(Instant),
-    /// In the middle of a request head. The time is taken once it is known not to be all here: most are.
+    /// A part of a request head was received. The time is set only if the head is not complete at once, as most are.
     Head(Option<Instant>),
-    /// So many requests are being answered.
+    /// This many requests are in progress.
     Busy(usize),
-    /// Between requests.
+    /// No request is in progress.
     Idle(Instant),
 }
 
-/// What is to be done about a connection.
+/// What to do with a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Let running requests finish, and take no more.
+    /// Accept no more requests, and close it when those in progress are finished.
     Finish,
-    /// Close it as it is.
+    /// Close it at once, for this reason.
     Cut(&'static str),
 }
 
-/// What is due on a connection.
+/// The next action on a connection.
 enum Due {
     Verdict(Verdict),
-    /// A look at its transfers.
-    Look,
+    /// A check of its transfers.
+    Check,
 }
 
-/// A request in progress, from its head until the last byte of its response is with hyper.
-pub struct Working {
+/// A request in progress, from its head until hyper has the last byte of its response.
+pub struct ActiveRequest {
     activity: Arc<Activity>,
-    /// Of an HTTP/2 stream always, else of a response whose bytes count.
+    /// Always present on HTTP/2; on HTTP/1.1, only for a response with room in `listener.unsent`.
     transfer: Option<Arc<Transfer>>,
     stream: bool,
 }
 
-/// Waits for the next verdict.
+/// The future of the next verdict.
 pub struct Watch {
     activity: Arc<Activity>,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Activity {
-    /// A connection that was just accepted.
+    /// Returns the state of a connection that was just accepted.
     pub fn new(bounds: &config::Listener, unsent: &Arc<Budget>, metrics: &Arc<Metrics>) -> Self {
         let phase = Phase::Silent(Instant::now());
         let (h2, upload, switched, cut) = (false, false, false, false);
@@ -127,8 +127,8 @@ impl Activity {
         Self { state: Mutex::new(state), first_byte, header_read, idle, unsent, metrics }
     }
 
-    /// A request begins, with a body or without.
-    pub fn begin(self: &Arc<Self>, upload: bool) -> Working {
+    /// Records the begin of a request, which has a body if `upload`.
+    pub fn begin(self: &Arc<Self>, upload: bool) -> ActiveRequest {
         let mut state = lock(&self.state);
         state.upload = upload;
         let running = if let Phase::Busy(running) = state.phase { running } else { 0 };
@@ -142,41 +142,41 @@ impl Activity {
             transfer = Some(begun);
         }
         drop(state);
-        Working { activity: Arc::clone(self), transfer, stream }
+        ActiveRequest { activity: Arc::clone(self), transfer, stream }
     }
 
-    /// The task of the request that began last: hyper calls the service, and spawns the stream's task right after.
+    /// Records the task of the request that began last. hyper calls the service, and spawns the task of the stream right after.
     pub fn spawned(&self, task: AbortHandle) {
         if let Some(transfer) = lock(&self.state).begun.take() {
-            transfer.runs(task);
+            transfer.set_task(task);
         }
     }
 
-    /// Another protocol takes the connection over.
+    /// Records that the connection has switched to another protocol.
     pub fn switch(&self) {
         lock(&self.state).switched = true;
     }
 
-    /// The host is stopping.
+    /// Records that the host is stopping.
     pub fn stop(&self) {
         lock(&self.state).stopping.get_or_insert_with(Instant::now);
     }
 
-    /// To be polled by the connection's task, after the connection.
+    /// Returns the future of verdicts. The task of the connection polls it after the connection.
     pub fn watch(self: &Arc<Self>) -> Watch {
         let timer = Box::pin(tokio::time::sleep(self.first_byte));
         Watch { activity: Arc::clone(self), timer }
     }
 
-    /// Between two looks at the transfers.
-    fn look_every(&self) -> Duration {
-        (self.idle / 8).clamp(Duration::from_millis(1), LOOK)
+    /// Returns the interval between two checks of the transfers.
+    fn check_interval(&self) -> Duration {
+        (self.idle / 8).clamp(Duration::from_millis(1), CHECK_INTERVAL)
     }
 
-    /// Resets the streams whose clients take too little. Anything else that is stuck ends with the connection.
-    fn look(&self, state: &mut State, now: Instant) -> Option<Verdict> {
-        let limit = state.patience(self);
-        let found = state.transfers.look(now, limit);
+    /// Resets the streams whose client reads too slowly. What cannot be reset alone ends with the connection.
+    fn check(&self, state: &mut State, now: Instant) -> Option<Verdict> {
+        let limit = state.stall_timeout(self);
+        let found = state.transfers.check(now, limit);
         self.metrics.stalled.fetch_add(found.reset + u64::from(found.stuck), Relaxed);
         if found.reset > 0 {
             state.wasted = now.checked_sub(limit);
@@ -194,26 +194,33 @@ impl Activity {
 }
 
 impl State {
-    /// How long a client may make no progress with a response.
-    fn patience(&self, bounds: &Activity) -> Duration {
-        if self.stopping.is_some() || bounds.unsent.is_pressed() { bounds.idle.min(PRESSED) } else { bounds.idle }
+    /// Returns how long a client may make no progress with a response.
+    fn stall_timeout(&self, bounds: &Activity) -> Duration {
+        if self.stopping.is_some() || bounds.unsent.is_pressed() { bounds.idle.min(SHORTENED) } else { bounds.idle }
     }
 
-    /// What is due next, and when; `None` while there is nothing to wait for.
+    /// Returns the next action and when it is due; `None` if there is none.
     fn due(&mut self, bounds: &Activity) -> Option<(Instant, Due)> {
-        let look = self.transfers.next_look(bounds.look_every(), Instant::now);
+        let check = self.transfers.next_check(bounds.check_interval(), Instant::now);
         let verdict = self.verdict(bounds).map(|(at, verdict)| (at, Due::Verdict(verdict)));
-        [verdict, look.map(|at| (at, Due::Look))].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [verdict, check.map(|at| (at, Due::Check))].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// The next verdict and when it is due, as far as the transfers do not decide it.
+    /// Returns the next verdict that does not depend on the transfers, and when it is due.
     fn verdict(&self, bounds: &Activity) -> Option<(Instant, Verdict)> {
         let finish = |at| if self.finishing.is_some() { None } else { Some((at, Verdict::Finish)) };
         let phase = match self.phase {
-            Phase::Silent(since) => Some((since + bounds.first_byte, Verdict::Cut("no first byte"))),
-            Phase::Head(since) => since.map(|since| (since + bounds.header_read, Verdict::Cut("slow request head"))),
+            Phase::Silent(since) => {
+                Some((since + bounds.first_byte, Verdict::Cut("the client sent nothing within listener.first_byte")))
+            }
+            Phase::Head(since) => since.map(|since| {
+                (
+                    since + bounds.header_read,
+                    Verdict::Cut("the request head was not complete within listener.header_read"),
+                )
+            }),
             Phase::Busy(_) => None,
-            // Not idle: it still sends.
+            // A response is still being sent, so the connection is not idle.
             Phase::Idle(_) if !self.transfers.is_empty() => None,
             Phase::Idle(since) => finish(since + bounds.idle),
         };
@@ -222,17 +229,18 @@ impl State {
             _ if self.h2 => finish(since),
             _ => finish(since + LINGER),
         });
-        let stalled = self.stalled.map(|(since, _)| (since + self.patience(bounds), Verdict::Cut(STALLED)));
+        let stalled = self.stalled.map(|(since, _)| (since + self.stall_timeout(bounds), Verdict::Cut(STALLED)));
         let sends = matches!(self.phase, Phase::Busy(_)) || !self.transfers.is_empty();
         let finished = self.finishing.filter(|_| !sends);
-        let farewell = if self.stopping.is_some() { bounds.header_read.min(PRESSED) } else { bounds.header_read };
-        let finished = finished.map(|since| (since + farewell, Verdict::Cut("did not finish")));
+        let farewell = if self.stopping.is_some() { bounds.header_read.min(SHORTENED) } else { bounds.header_read };
+        let finished =
+            finished.map(|since| (since + farewell, Verdict::Cut("the client did not close the connection")));
         [phase, stopping, stalled, finished].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
 impl Watch {
-    /// Ready when something is to be done.
+    /// Returns the next verdict when it is due.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
         loop {
             let mut state = lock(&self.activity.state);
@@ -240,13 +248,13 @@ impl Watch {
                 *since = Some(Instant::now());
             }
             let Some((at, due)) = state.due(&self.activity) else { return Poll::Pending };
-            // A timer that comes early enough tells that it is not yet time, without a look at the clock.
+            // If the timer is early enough and has not fired, it is not yet time, and the clock need not be read.
             if self.timer.is_elapsed() || self.timer.deadline() > at.into() {
                 let now = Instant::now();
                 if at <= now {
                     let verdict = match due {
                         Due::Verdict(verdict) => Some(verdict),
-                        Due::Look => self.activity.look(&mut state, now),
+                        Due::Check => self.activity.check(&mut state, now),
                     };
                     let Some(verdict) = verdict else { continue };
                     match verdict {
@@ -263,23 +271,23 @@ impl Watch {
     }
 }
 
-impl Working {
-    /// Whether it came over HTTP/2.
+impl ActiveRequest {
+    /// Whether the request came over HTTP/2.
     pub(super) fn is_stream(&self) -> bool {
         self.stream
     }
 
-    /// Whether its response, or its connection, was given up because the client took too little.
+    /// Whether the stream or the connection was closed because the client reads too slowly.
     pub(super) fn is_stalled(&self) -> bool {
         self.transfer.as_ref().is_some_and(|transfer| transfer.is_stalled()) || lock(&self.activity.state).cut
     }
 
-    /// Where the bytes of its response report to, if anywhere.
-    pub(super) fn watched(&self) -> Option<&Arc<Transfer>> {
+    /// Returns the transfer of the response, if there is one.
+    pub(super) fn existing_transfer(&self) -> Option<&Arc<Transfer>> {
         self.transfer.as_ref()
     }
 
-    /// The same, made if it is not there.
+    /// Returns the transfer of the response, after creating it if there is none.
     pub(super) fn transfer(&mut self) -> &Arc<Transfer> {
         let activity = &self.activity;
         self.transfer.get_or_insert_with(|| {
@@ -290,9 +298,9 @@ impl Working {
     }
 }
 
-impl Drop for Working {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.transfer.iter().for_each(|transfer| transfer.ends());
+        self.transfer.iter().for_each(|transfer| transfer.clear_task());
         let mut state = lock(&self.activity.state);
         state.phase = match state.phase {
             Phase::Busy(running) if running > 1 => Phase::Busy(running - 1),

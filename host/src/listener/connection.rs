@@ -1,4 +1,4 @@
-//! One connection: HTTP is spoken on it until its client, its bounds or a stop end it.
+//! Serves HTTP on one connection until its client, a bound or the stop of the host ends it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -23,37 +23,37 @@ use lodge_base::drain::{DrainGuard, StopSignal};
 use lodge_traffic::proxy::headers::{Peer, TooManyFields};
 use lodge_traffic::proxy::outbound::Outbound;
 
-/// What every connection shares.
+/// What all connections to the services share.
 pub struct Server {
-    /// Who answers its requests.
+    /// Responds to requests.
     pub handler: Arc<Handler>,
-    /// Whether the host is stopping.
+    /// Counts connections, and tells them to finish when the host stops.
     pub drain: DrainGuard,
-    /// Bounds of the listener.
+    /// The bounds of a connection.
     pub bounds: config::Listener,
-    /// The memory for what clients send.
+    /// The memory for data that clients send.
     pub buffers: Arc<Buffers>,
 }
 
-/// Bytes of a response that hyper keeps for each HTTP/2 stream: a frame, and what is written meanwhile.
+/// The most bytes of a response that hyper buffers for an HTTP/2 stream: one frame, while the frame before is written.
 const SEND: usize = 16 << 10;
 
-/// Streams that clients have reset and that no task has heard of yet, at most; beyond it the connection ends (CVE-2023-44487).
+/// The most streams that a client may have reset before their tasks have noticed; more end the connection (CVE-2023-44487).
 const RESETS: usize = 20;
 
-/// Streams of a connection that the host resets because of what its client sends, at most; then the connection ends.
+/// The most streams that the host resets because of protocol errors of the client; more end the connection.
 const FAULTS: usize = 1024;
 
-/// What answers the requests of a connection.
-pub trait Answer: Clone + Send + Sync + 'static {
-    /// The body of its responses.
+/// Responds to the requests of a connection.
+pub trait Responder: Clone + Send + Sync + 'static {
+    /// The body of the responses.
     type Body: Outbound;
 
-    /// Answers one request.
-    fn answer(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Self::Body>> + Send;
+    /// Responds to a request.
+    fn respond(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
-/// Spawns the streams of one HTTP/2 connection, which can then be reset one by one.
+/// Spawns the streams of an HTTP/2 connection as tasks, so that each can be reset alone.
 #[derive(Clone)]
 struct Spawner(Arc<Activity>);
 
@@ -63,7 +63,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
     }
 }
 
-/// The builder of a connection, HTTP/1.1 and HTTP/2 by prior knowledge on one port.
+/// Returns the builder of connections: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
 fn http(bounds: &config::Listener, spawner: Spawner) -> auto::Builder<Spawner> {
     let head = u32::try_from(bounds.head).unwrap_or(u32::MAX);
     let streams = u32::try_from(bounds.streams).unwrap_or(u32::MAX);
@@ -71,7 +71,7 @@ fn http(bounds: &config::Listener, spawner: Spawner) -> auto::Builder<Spawner> {
     let mut http = auto::Builder::new(spawner);
     http.http1()
         .timer(TokioTimer::new())
-        // `activity` times the head, and tells an idle connection from a slow one; hyper's own timer does not.
+        // `activity` has a timeout for the head that distinguishes an idle connection from a slow head; hyper's does not.
         .header_read_timeout(None)
         .max_headers(bounds.headers)
         .max_buf_size(bounds.head)
@@ -102,29 +102,29 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
     serve(stream, (activity, account), &server.bounds, Some(server.drain.stop_signal()), client).await;
 }
 
-/// Serves one connection to its end: the client's, that of its bounds, or the host's when `stop_signal` fires.
+/// Serves a connection until the client ends it, a bound is exceeded, or `stop_signal` fires and its requests are finished.
 pub async fn serve(
     stream: tokio::net::TcpStream,
     (activity, account): (Activity, Arc<Account>),
     bounds: &config::Listener,
     stop_signal: Option<&StopSignal>,
-    answer: impl Answer,
+    responder: impl Responder,
 ) {
     let activity = Arc::new(activity);
     let metered = Metered::new(stream, Arc::clone(&account));
     let io = TokioIo::new(Watched::new(metered, Arc::clone(&activity)));
     let service = service_fn(|request: Request<Incoming>| {
         let upload = !request.body().is_end_stream();
-        let (working, charge) = (activity.begin(upload), account.begin(request.headers(), upload));
-        let (answer, activity, account) = (answer.clone(), Arc::clone(&activity), Arc::clone(&account));
+        let (active, charge) = (activity.begin(upload), account.begin(request.headers(), upload));
+        let (responder, activity, account) = (responder.clone(), Arc::clone(&activity), Arc::clone(&account));
         let request = bounded(request, &account, bounds.headers);
         async move {
-            let response = answer.answer(request).await;
+            let response = responder.respond(request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 activity.switch();
                 account.leave();
             }
-            Ok::<_, Infallible>(working.until(response).map(|body| Charged::new(body, charge)))
+            Ok::<_, Infallible>(active.track(response).map(|body| Charged::new(body, charge)))
         }
     });
     let http = http(bounds, Spawner(Arc::clone(&activity)));
@@ -139,7 +139,7 @@ pub async fn serve(
     let (mut listens, mut stopping) = (false, false);
     loop {
         tokio::select! {
-            // The connection first: the watch judges what it has just done.
+            // The connection is polled before the watch, which judges the state that this leaves.
             biased;
             ended = poll_fn(|cx| {
                 account.turn();
@@ -157,7 +157,7 @@ pub async fn serve(
             }
             () = poll_fn(|cx| match stop_signal.is_some_and(StopSignal::is_stopping) || !std::mem::replace(&mut listens, true) {
                 true => stops.as_mut().poll(cx),
-                // It is woken, then: asking at every turn would take a lock that all connections share.
+                // Polled again only when woken: each poll takes a lock that all connections share.
                 false => Poll::Pending,
             }), if !stopping => {
                 stopping = true;
@@ -166,7 +166,7 @@ pub async fn serve(
             verdict = poll_fn(|cx| watch.poll(cx)) => match verdict {
                 Verdict::Finish => served.as_mut().graceful_shutdown(),
                 Verdict::Cut(why) => {
-                    tracing::debug!("connection cut: {why}");
+                    tracing::debug!("closed a connection: {why}");
                     return;
                 }
             },
@@ -174,8 +174,8 @@ pub async fn serve(
     }
 }
 
-/// The request with a body that is charged to `account`. Both its head and its trailers may have at most `fields` fields:
-/// hyper counts those of HTTP/1.1, and h2 only their bytes.
+/// Returns the request with a body that is charged to `account`. Head and trailers may have at most `fields` fields each.
+/// hyper enforces this for the head of HTTP/1.1; for HTTP/2 it limits only bytes.
 fn bounded(request: Request<Incoming>, account: &Arc<Account>, fields: usize) -> Request<Upload<Incoming>> {
     let mut request = request.map(|body| Upload::new(body, account, fields));
     if request.version() == Version::HTTP_2 && TooManyFields::applies(request.headers(), fields) {
@@ -184,15 +184,15 @@ fn bounded(request: Request<Incoming>, account: &Arc<Account>, fields: usize) ->
     request
 }
 
-impl Answer for Client {
+impl Responder for Client {
     type Body = Body;
 
-    fn answer(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Body>> + Send {
+    fn respond(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Body>> + Send {
         let version = request.version();
         async move {
             let mut response = self.server.handler.answer(&self.peer, None, request).await;
             let last = |response: &Response<Body>| response.extensions().get::<Last>().is_some();
-            // HTTP/2 has GOAWAY for this.
+            // HTTP/2 sends GOAWAY instead.
             if version < Version::HTTP_2 && (self.server.drain.stop_signal().is_stopping() || last(&response)) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

@@ -1,4 +1,4 @@
-//! A response body that its connection watches until the last byte is written.
+//! A response body that reports to its connection how many of its bytes are written.
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,51 +7,51 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::activity::Working;
+use super::activity::ActiveRequest;
 use super::transfer::Chunk;
 use lodge_base::lock::lock;
 use lodge_traffic::proxy::outbound::{MAX_CHUNK, Outbound};
 
-/// A response body that keeps its connection busy, and whose bytes are watched.
-pub struct Held<B: Outbound> {
+/// A response body that marks its connection as busy, and whose bytes are counted until they are written.
+pub struct TrackedBody<B: Outbound> {
     body: B,
-    /// Of the last frame, for the next poll.
+    /// The rest of the last frame, for the next poll.
     rest: Bytes,
-    working: Working,
+    active: ActiveRequest,
 }
 
-impl<B: Outbound> Held<B> {
-    pub(super) fn new(body: B, working: Working) -> Self {
-        let mut held = Self { body, rest: Bytes::new(), working };
-        held.hold_room();
-        held
+impl<B: Outbound> TrackedBody<B> {
+    pub(super) fn new(body: B, active: ActiveRequest) -> Self {
+        let mut body = Self { body, rest: Bytes::new(), active };
+        body.hold_room();
+        body
     }
 
-    /// The room of a response goes where its bytes report to.
+    /// Moves the room of the response to the transfer, which gives it back when the last byte is written.
     fn hold_room(&mut self) {
         if let Some(room) = self.body.room() {
-            // A body gives it once.
-            let _ = self.working.transfer().room.set(room);
+            // A body returns its room once.
+            let _ = self.active.transfer().room.set(room);
         }
     }
 
-    /// A frame's bytes, or the first of them.
+    /// Returns the bytes of a frame. Of a large frame on HTTP/2, returns the first bytes and keeps the rest.
     fn chunk(&mut self, mut bytes: Bytes) -> Chunk {
-        if self.working.is_stream() && bytes.len() > MAX_CHUNK {
+        if self.active.is_stream() && bytes.len() > MAX_CHUNK {
             self.rest = bytes.split_off(MAX_CHUNK);
         }
-        Chunk::new(bytes, self.working.watched())
+        Chunk::new(bytes, self.active.existing_transfer())
     }
 }
 
-impl<B: Outbound> Drop for Held<B> {
-    /// The last bytes of a stream may be with h2 for as long as its window is closed.
+impl<B: Outbound> Drop for TrackedBody<B> {
+    /// h2 may hold the last bytes of a stream for as long as the client keeps its window closed.
     fn drop(&mut self) {
-        let lost = self.working.watched().is_some_and(|transfer| transfer.loses());
-        if (lost || !self.is_end_stream()) && self.working.is_stalled() {
+        let lost = self.active.existing_transfer().is_some_and(|transfer| transfer.has_unwritten());
+        if (lost || !self.is_end_stream()) && self.active.is_stalled() {
             self.body.stalled();
         }
-        let Some(transfer) = self.working.watched() else { return };
+        let Some(transfer) = self.active.existing_transfer() else { return };
         let unsent = transfer.unsent.load(Relaxed);
         if unsent > 0 && transfer.room.get().is_none() {
             *lock(&transfer.hold) = self.body.hold(unsent);
@@ -59,7 +59,7 @@ impl<B: Outbound> Drop for Held<B> {
     }
 }
 
-impl<B: Outbound> Body for Held<B> {
+impl<B: Outbound> Body for TrackedBody<B> {
     type Data = Chunk;
     type Error = B::Error;
 
@@ -85,9 +85,9 @@ impl<B: Outbound> Body for Held<B> {
     }
 }
 
-impl Working {
-    /// Keeps the connection busy until the body of `response` is done with.
-    pub fn until<B: Outbound>(self, response: http::Response<B>) -> http::Response<Held<B>> {
-        response.map(|body| Held::new(body, self))
+impl ActiveRequest {
+    /// Marks the connection as busy until the body of `response` is dropped.
+    pub fn track<B: Outbound>(self, response: http::Response<B>) -> http::Response<TrackedBody<B>> {
+        response.map(|body| TrackedBody::new(body, self))
     }
 }

@@ -1,24 +1,24 @@
-//! The memory that clients can make the host use by what they send, all of it inside `listener.memory`.
+//! Bounds the memory for data that clients send by `listener.memory`.
 //!
-//! Every connection has an [`Account`] with the host's [`Buffers`]. What may have to be kept of the next bytes is taken from
-//! there before they are read ([`Metered`]), and given back when a body was read or a request is over. A connection for which
-//! there is nothing left is not read: its client waits in TCP, and nobody else does.
+//! Every connection has an [`Account`] with the host's [`Buffers`]. Before bytes are read ([`Metered`]), the memory that they may
+//! occupy is charged to the account; it is returned when a body was read or a request is finished. A connection that can get no
+//! memory is not read: its client waits in TCP, and other clients do not.
 //!
 //! # What is charged
 //!
-//! * A connection: [`BASE`], which pays for its task, one request, and 8 KiB of what was read; over HTTP/2 [`FRAME`] more, so
-//!   that a whole frame always has room.
-//! * Every further request at work or in a queue: [`REQUEST`]; the part of its head over `HEAD` as well.
-//! * HTTP/1.1: twice the bytes since the connection was idle, or since a guest had read all of a body, at most `ONE`: hyper
-//!   has a buffer of `listener.head` that it copies when it grows, and a chunk of the body.
-//! * HTTP/2: every byte from the first unread one of a body on; where bodies of several requests mix, from the last moment when
-//!   all of them were read. h2 keeps frames in the buffers that they were read into, so what is between two of them is kept as
-//!   well, and the window says nothing of that.
+//! * A connection: [`BASE`], which covers its task, one request, and 8 KiB of received bytes; over HTTP/2 [`FRAME`] more, so
+//!   that a whole frame always fits.
+//! * Each further request in progress or in a queue: [`REQUEST`], and the part of its head over `HEAD`.
+//! * HTTP/1.1: twice the bytes received since the connection was idle, or since a guest had read all of a body, at most `ONE`:
+//!   hyper has a buffer of `listener.head`, which it copies when it grows, and a chunk of the body.
+//! * HTTP/2: every byte from the first unread byte of a body on; if bodies of several requests are interleaved, from the last
+//!   time when all of them were read. h2 keeps frames in the buffers that they were read into, so the bytes between two frames
+//!   stay in memory as well, which flow control does not count.
 //!
 //! # What is always true
 //!
-//! * A connection whose bodies are all read can be read on, whatever others hold: slowly, a frame at a time.
-//! * One connection has at most a sixteenth of it all, or 2 MiB.
+//! * A connection whose bodies are all read can be read further, however much memory others use: slowly, one frame at a time.
+//! * A connection has at most a sixteenth of all memory, or 2 MiB if that is more.
 
 mod account;
 mod bodies;
@@ -35,65 +35,65 @@ pub use account::{Account, Charge};
 pub use bodies::{Charged, Upload};
 pub use metered::Metered;
 
-/// Bytes for a connection and its first request.
+/// The bytes charged for a connection and its first request.
 pub const BASE: usize = REQUEST + (8 << 10);
-/// Bytes for an HTTP/2 connection besides: the largest frame (`SETTINGS_MAX_FRAME_SIZE`).
+/// The bytes charged in addition for an HTTP/2 connection: the largest frame (`SETTINGS_MAX_FRAME_SIZE`).
 pub const FRAME: usize = 16 << 10;
-/// Bytes for a request: its task, its head, what hyper and the host know of it.
+/// The bytes charged for a request: its task, its head, and the state of hyper and the host.
 pub const REQUEST: usize = 16 << 10;
-/// Bytes of a head that [`REQUEST`] pays for.
+/// The bytes of a head that [`REQUEST`] covers.
 const HEAD: usize = 4 << 10;
-/// The most that an HTTP/1.1 connection needs: what it sends is not read ahead of who reads it.
+/// The most bytes that an HTTP/1.1 connection needs, since its data is not read ahead of the guest.
 const ONE: usize = 192 << 10;
-/// Bytes taken at once.
+/// The bytes taken from the buffers at a time.
 const GRANULE: usize = 16 << 10;
-/// The least bytes worth a read, and the most that are read of frames that may begin requests.
+/// The least bytes worth a read, and the most bytes that are read of frames that may begin requests.
 const CHUNK: usize = 1 << 10;
-/// The most that one connection may have in a host that has little.
+/// The most bytes of one connection on a host with little memory.
 const LEAST_SHARE: usize = 2 << 20;
-/// Bytes of bodies between two marks.
+/// The bytes of bodies between two marks.
 const MARK: usize = 8 << 10;
 
-/// The windows of HTTP/2, in bytes: what a client may send that nobody has read.
+/// The least and the largest flow control window of an HTTP/2 connection, in bytes.
 const WINDOWS: std::ops::RangeInclusive<usize> = (128 << 10)..=(512 << 10);
 
-/// The memory for what clients send, all connections together: a half for connections, so that there can be new ones whatever
-/// the others send, and a half for what they hold besides.
+/// The memory for data that clients send, of all connections. One half is for the connections themselves, so that new ones can
+/// be accepted however much others send; the other half is for their data.
 pub struct Buffers {
     bases: Pool,
     extra: Pool,
 }
 
-/// A number of bytes that are lent.
+/// A number of bytes that connections borrow.
 struct Pool {
     permits: Semaphore,
     size: usize,
-    /// Connections that wait for some.
+    /// The number of connections that wait for bytes.
     waiting: AtomicUsize,
 }
 
 impl Buffers {
-    /// So many bytes.
+    /// Returns buffers of `size` bytes.
     pub fn new(size: usize) -> Arc<Self> {
         Arc::new(Self { bases: Pool::new(size / 2), extra: Pool::new(size - size / 2) })
     }
 
-    /// Bytes that are taken.
+    /// Returns the bytes in use.
     pub fn used(&self) -> usize {
         self.bases.used() + self.extra.used()
     }
 
-    /// Connections that are not read because there is nothing left for them.
+    /// Returns the number of connections that are not read for want of memory.
     pub fn waiting(&self) -> usize {
         self.bases.waiting.load(Relaxed) + self.extra.waiting.load(Relaxed)
     }
 
-    /// The most that one connection may have besides its base.
+    /// Returns the most bytes of one connection in addition to its base.
     fn share(&self) -> usize {
         (self.extra.size / 8).max(LEAST_SHARE)
     }
 
-    /// Takes bytes as soon as they are there, in the order of those who wait, for a base or besides.
+    /// Takes bytes as soon as they are available, first come, first served; for a base or in addition to it.
     async fn wait(self: Arc<Self>, bytes: usize, base: bool) -> usize {
         if base { self.bases.wait(bytes).await } else { self.extra.wait(bytes).await }
     }
@@ -125,12 +125,12 @@ impl Pool {
         let bytes = u32::try_from(bytes.min(self.size)).unwrap_or(u32::MAX);
         let got = self.permits.acquire_many(bytes).await.map(|permits| permits.forget());
         drop(waiting);
-        // It is never closed.
+        // The semaphore is never closed.
         if got.is_ok() { bytes as usize } else { 0 }
     }
 }
 
-/// One of those who wait.
+/// Counts a waiting connection while it exists.
 struct Waiting<'a>(&'a Pool);
 
 impl<'a> Waiting<'a> {
@@ -146,8 +146,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The windows of an HTTP/2 stream and its connection, in bytes, of a host with so much for all of them: small ones where there
-/// is little, so that one client does not take it all. Both are the least that RFC 9113 (6.9.2) allows, or more.
+/// Returns the flow control windows of an HTTP/2 stream and its connection, in bytes, on a host with this much memory for all
+/// connections. Windows are small where memory is little, so that one client cannot use all of it, and never less than the
+/// initial 65,535 bytes of RFC 9113 (6.9.2).
 pub fn windows(memory: usize) -> (u32, u32) {
     let connection = (memory / 128).clamp(*WINDOWS.start(), *WINDOWS.end());
     let bytes = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);

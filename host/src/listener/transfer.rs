@@ -1,10 +1,10 @@
-//! Response bytes that hyper holds and the client has not taken, and which clients take too few of them.
+//! The progress of responses: bytes that hyper has and the client has not read, and clients that read too slowly.
 //!
-//! hyper polls no body while the window of its HTTP/2 stream is closed, and h2 keeps what it was handed until the window
-//! opens, if it ever does. Neither has a timer, and a body cannot reset its stream. So each stream has a [`Transfer`]: the
-//! bytes handed to hyper ([`Chunk`]) report when they are written to the connection, and the connection looks over its
-//! transfers every second at most. A stream whose client takes less than [`PROGRESS`] bytes in `listener.idle`, and not all
-//! there is, is reset: its task is aborted, and h2 resets a stream that is dropped before its end (RFC 9113, 5.4.2).
+//! While the window of an HTTP/2 stream is closed, hyper does not poll its body, and h2 keeps the bytes that it has until the
+//! window opens. Neither has a timeout, and a body cannot reset its stream. So each stream has a [`Transfer`]: the bytes given to
+//! hyper ([`Chunk`]) report when they are written to the connection, and the connection checks its transfers at least every
+//! second. A stream whose client reads less than [`PROGRESS`] bytes in `listener.idle`, and not everything that there is, is
+//! reset: its task is aborted, and h2 resets a stream that is dropped before its end (RFC 9113, 5.4.2).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -17,29 +17,29 @@ use lodge_base::budget::Reservation;
 use lodge_base::lock::lock;
 use lodge_traffic::proxy::outbound::Hold;
 
-/// Bytes of a response that a client must take within `listener.idle`, unless it takes all there is.
+/// The bytes of a response that a client must read within `listener.idle`, unless it reads everything that there is.
 pub const PROGRESS: usize = 16 << 10;
 
-/// One response on its way to its client.
+/// A response that is being sent.
 #[derive(Default)]
 pub struct Transfer {
-    /// Bytes handed to hyper and not yet written to the connection.
+    /// Bytes that were given to hyper and are not yet written to the connection.
     pub(super) unsent: AtomicUsize,
-    /// Grows by what is written, and by [`PROGRESS`] whenever nothing is left to write.
+    /// Increases by the bytes written, and by at least [`PROGRESS`] whenever nothing is left to write. May wrap around.
     progress: AtomicUsize,
-    /// Given back when the last byte is written, or the response is dropped.
+    /// The room of the response in `listener.unsent`, until the last byte is written or dropped.
     pub(super) room: OnceLock<Reservation>,
-    /// In the place of room.
+    /// Counts bytes of a stored response that has no room of its own.
     pub(super) hold: Mutex<Option<Hold>>,
-    /// Its client took too little of it.
+    /// The client read too slowly.
     stalled: AtomicBool,
-    /// Bytes of it were handed to hyper and never written.
+    /// Bytes that were given to hyper were dropped unwritten.
     lost: AtomicBool,
     /// The task of the HTTP/2 stream, until it ends.
     task: Mutex<Option<AbortHandle>>,
 }
 
-/// Bytes of a response that hyper holds.
+/// Bytes of a response that hyper writes.
 pub struct Chunk {
     bytes: Bytes,
     transfer: Option<Arc<Transfer>>,
@@ -49,56 +49,56 @@ pub struct Chunk {
 #[derive(Default)]
 pub(super) struct Transfers {
     entries: Vec<Entry>,
-    /// The last look.
-    looked: Option<Instant>,
+    /// The time of the last check.
+    checked: Option<Instant>,
 }
 
 struct Entry {
-    /// Weak: the list is swept late, and what a response holds must not wait for that.
+    /// Weak, since entries are removed late, and a finished response must release its memory at once.
     transfer: Weak<Transfer>,
-    /// The progress seen last, and when it was seen while bytes were left.
+    /// The progress at the last check that found enough of it, and its time while bytes are left to write.
     seen: usize,
     since: Option<Instant>,
 }
 
-/// What a look has found.
+/// The result of a check.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Stalled {
-    /// Streams that were reset.
+    /// The number of streams that were reset.
     pub(super) reset: u64,
-    /// There is a transfer that only the end of its connection can end: HTTP/1.1, or a stream whose last bytes are with h2.
+    /// Whether a transfer can only end with its connection: that of HTTP/1.1, or a stream whose last bytes h2 has.
     pub(super) stuck: bool,
-    /// The last transfer has ended since the look before, which still saw it waiting.
+    /// Whether the last transfer has ended since the check before, which had found it waiting.
     pub(super) over: bool,
 }
 
 impl Transfer {
-    /// The task that serves the stream, which can be aborted from now on.
-    pub(super) fn runs(&self, task: AbortHandle) {
+    /// Sets the task that serves the stream, so that it can be aborted.
+    pub(super) fn set_task(&self, task: AbortHandle) {
         *lock(&self.task) = Some(task);
     }
 
-    /// The task has ended, or is about to.
-    pub(super) fn ends(&self) {
+    /// Forgets the task, which has ended or is about to.
+    pub(super) fn clear_task(&self) {
         lock(&self.task).take();
     }
 
-    fn wrote(&self, bytes: usize) {
+    fn record_written(&self, bytes: usize) {
         let left = self.unsent.fetch_sub(bytes, Relaxed) - bytes;
         self.progress.fetch_add(if left == 0 { bytes.max(PROGRESS) } else { bytes }, Relaxed);
     }
 
-    /// Whether it was given up because its client took too little of it.
+    /// Whether the transfer was aborted because the client reads too slowly.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled.load(Relaxed)
     }
 
-    /// Whether bytes that were handed to hyper are not written, or never will be.
-    pub(super) fn loses(&self) -> bool {
+    /// Whether bytes that were given to hyper are not written, or were dropped.
+    pub(super) fn has_unwritten(&self) -> bool {
         self.lost.load(Relaxed) || self.unsent.load(Relaxed) > 0
     }
 
-    /// Resets its stream. False where there is none, or its task has ended.
+    /// Aborts the task of the stream. Returns false if there is none, or it has ended.
     fn reset(&self) -> bool {
         self.stalled.store(true, Relaxed);
         let task = lock(&self.task).take().filter(|task| !task.is_finished());
@@ -107,7 +107,7 @@ impl Transfer {
 }
 
 impl Transfers {
-    /// One more.
+    /// Adds a transfer.
     pub(super) fn add(&mut self, transfer: &Arc<Transfer>) {
         if self.entries.len() == self.entries.capacity() {
             self.entries.retain(|entry| entry.transfer.strong_count() > 0);
@@ -118,18 +118,18 @@ impl Transfers {
         self.entries.push(Entry { transfer: Arc::downgrade(transfer), seen: 0, since: None });
     }
 
-    /// Whether there are none. Those that have ended since the last look may still count.
+    /// Whether there are none. Transfers that have ended since the last check may still count.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// When to look next; reads `clock` when transfers have begun since the last look found none.
-    pub(super) fn next_look(&mut self, every: Duration, clock: impl FnOnce() -> Instant) -> Option<Instant> {
-        (!self.entries.is_empty()).then(|| *self.looked.get_or_insert_with(clock) + every)
+    /// Returns the time of the next check. Reads `clock` only for the first transfer since a check found none.
+    pub(super) fn next_check(&mut self, every: Duration, clock: impl FnOnce() -> Instant) -> Option<Instant> {
+        (!self.entries.is_empty()).then(|| *self.checked.get_or_insert_with(clock) + every)
     }
 
-    /// Looks over all of them, and resets every stream whose client made no progress for `limit`.
-    pub(super) fn look(&mut self, now: Instant, limit: Duration) -> Stalled {
+    /// Resets every stream whose client made no progress for `limit`.
+    pub(super) fn check(&mut self, now: Instant, limit: Duration) -> Stalled {
         let (mut found, mut waited) = (Stalled::default(), false);
         self.entries.retain_mut(|entry| {
             waited |= entry.since.is_some();
@@ -143,7 +143,7 @@ impl Transfers {
             true
         });
         found.over = waited && self.entries.is_empty();
-        self.looked = Some(now).filter(|_| !self.entries.is_empty());
+        self.checked = Some(now).filter(|_| !self.entries.is_empty());
         found
     }
 }
@@ -181,13 +181,13 @@ impl Buf for Chunk {
     fn advance(&mut self, bytes: usize) {
         self.bytes.advance(bytes);
         if let Some(transfer) = self.transfer.as_ref().filter(|_| bytes > 0) {
-            transfer.wrote(bytes);
+            transfer.record_written(bytes);
         }
     }
 }
 
 impl Drop for Chunk {
-    /// What is left is never written.
+    /// The rest will not be written.
     fn drop(&mut self) {
         if let Some(transfer) = self.transfer.as_ref().filter(|_| !self.bytes.is_empty()) {
             transfer.unsent.fetch_sub(self.bytes.len(), Relaxed);

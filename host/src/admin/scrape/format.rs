@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// A format in which metrics are written.
+/// A format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.
@@ -18,8 +18,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that a scraper prefers by its `Accept` (RFC 9110, 12.5.1): OpenMetrics unless it names only the
-    /// older text format, or gives that the greater weight.
+    /// Returns the format that a scraper prefers by its `Accept` (RFC 9110, 12.5.1): OpenMetrics, unless the header has only
+    /// the older text format or gives it more weight.
     pub fn preferred(headers: &HeaderMap) -> Self {
         let (mut open, mut text) = (0.0_f32, 0.0_f32);
         let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -37,7 +37,7 @@ impl Format {
         if text > open { Self::Text } else { Self::OpenMetrics }
     }
 
-    /// The value of `Content-Type`.
+    /// Returns the value of `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -45,7 +45,7 @@ impl Format {
         }
     }
 
-    /// OpenMetrics text in this format.
+    /// Converts OpenMetrics text to this format.
     pub fn write(self, open: String) -> String {
         match self {
             Self::OpenMetrics => open,
@@ -54,7 +54,7 @@ impl Format {
     }
 }
 
-/// Series lines are the same in both formats; HELP comes before TYPE for every family.
+/// Converts OpenMetrics text to the older format. Series lines are the same; HELP comes before TYPE for every family.
 fn to_text(open: &str) -> String {
     let mut text = String::with_capacity(open.len());
     let mut help = None;
@@ -69,7 +69,7 @@ fn to_text(open: &str) -> String {
                 _ => ("", "untyped"),
             };
             if let Some((_, words)) = help.take().filter(|(of, _)| *of == family) {
-                // Into memory: it cannot fail.
+                // Writing to memory cannot fail.
                 let _ = writeln!(text, "# HELP {family}{suffix} {words}");
             }
             let _ = writeln!(text, "# TYPE {family}{suffix} {kind}");
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_that_is_preferred() {
+    fn preferred_format() {
         let preferred = |accept: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in accept {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_older_text_format() {
+    fn older_text_format() {
         let open = "# HELP a_seconds Time # of.\n# TYPE a_seconds histogram\n# UNIT a_seconds seconds\n\
             a_seconds_bucket{le=\"+Inf\"} 1\n# HELP b Counted.\n# TYPE b counter\nb_total{x=\"# TYPE \"} 2\n\
             # HELP c Versions.\n# TYPE c info\nc_info{v=\"1\"} 1\n# TYPE d unknown\nd 1\n# EOF\n";

@@ -1,4 +1,4 @@
-//! The bytes of a connection, watched on their way in and out.
+//! The stream of a connection, which reports to [`Activity`] what is read and written.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,38 +14,38 @@ use super::{Activity, Phase};
 use crate::listener::transfer::PROGRESS;
 use lodge_base::lock::lock;
 
-/// How long a client that has closed its sending side in the middle of a request may still be there for the answer.
-/// On the wire it looks the same as one that has left, whose guest must not go on for nobody.
+/// How long a request goes on after its client has closed its sending side. Such a client may still read the response, or it may
+/// have disconnected; both look the same on the wire.
 const HALF_CLOSED: Duration = Duration::from_secs(1);
 
-/// How long what a client still sends is thrown away after the connection's end. Closing with some of it unread would
-/// reset the connection, and take the answer from a client that has not read it yet: the 413 to an upload, say.
+/// How long data of the client is read and discarded after the end of the connection. Closing a socket with unread data resets
+/// the connection, and a client that has not read the response yet, such as the 413 to an upload, would lose it.
 const DISCARD: Duration = Duration::from_secs(1);
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A stream whose bytes are watched.
+/// A stream that reports what is read and written.
 pub struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
-    /// Bytes of the preface of HTTP/2 read so far; `None` once it is known to be there or not to be.
+    /// The number of matching bytes of the HTTP/2 preface so far; `None` once it is complete or did not match.
     preface: Option<usize>,
-    /// The socket takes no more, or has since taken only a part of what there is.
+    /// The socket's buffer was full, and has not taken enough since.
     is_stalled: bool,
-    /// The end of the client's bytes, which hyper is told of later.
+    /// The delay before hyper sees that the client has closed its sending side.
     half_closed: Option<Pin<Box<Sleep>>>,
-    /// Since the end, while the client may send on.
+    /// The time limit for discarding data after the end.
     discarding: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Watched<S> {
-    /// Watches `stream` for `activity`.
+    /// Returns the stream, reporting to `activity`.
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
         Self { stream, activity, preface: Some(0), is_stalled: false, half_closed: None, discarding: None }
     }
 
-    /// The client sends no more.
+    /// Handles the end of what the client sends. Delays it while an HTTP/1.1 request is in progress.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = lock(&self.activity.state);
         let answering = matches!(state.phase, Phase::Busy(_)) && !state.h2;
@@ -57,9 +57,9 @@ impl<S> Watched<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Notes what the socket took. One that takes a byte now and then is stalled as well: only [`PROGRESS`] or a flush of all
-    /// there is ends a stall.
-    fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
+    /// Records the result of a write. A stall begins when the socket's buffer is full, and ends after [`PROGRESS`] bytes or a
+    /// flush of everything; a byte now and then does not end it.
+    fn record_write(&mut self, polled: &Poll<io::Result<usize>>) {
         if !self.is_stalled && polled.is_ready() {
             return;
         }
@@ -75,8 +75,8 @@ impl<S> Watched<S> {
         self.is_stalled = state.stalled.is_some();
     }
 
-    /// Compares what the client sends with the preface of HTTP/2, which may come in pieces.
-    fn sniff(&mut self, bytes: &[u8]) {
+    /// Compares the first bytes with the preface of HTTP/2, which may arrive in pieces.
+    fn detect_http2(&mut self, bytes: &[u8]) {
         let Some(seen) = self.preface else { return };
         let wanted = PREFACE.get(seen..).unwrap_or_default();
         let compared = wanted.len().min(bytes.len());
@@ -95,7 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let Some(bytes) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) else {
             return self.poll_end(cx);
         };
-        self.sniff(bytes);
+        self.detect_http2(bytes);
         let mut state = lock(&self.activity.state);
         match state.phase {
             Phase::Silent(_) => state.phase = Phase::Head(None),
@@ -107,7 +107,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> Watched<S> {
-    /// Throws away what the client sends, until it has heard of the end.
+    /// Reads and discards data until the client closes its sending side or the time is over.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scrap = [const { MaybeUninit::uninit() }; 8 << 10];
         let timer = self.discarding.get_or_insert_with(|| Box::pin(tokio::time::sleep(DISCARD)));
@@ -125,7 +125,7 @@ impl<S: AsyncRead + Unpin> Watched<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(&polled);
+        self.record_write(&polled);
         polled
     }
 
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(&polled);
+        self.record_write(&polled);
         polled
     }
 
@@ -143,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when it has written all there is.
+    /// hyper flushes after it has written everything that it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_stalled {
             self.is_stalled = false;

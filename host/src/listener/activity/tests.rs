@@ -7,7 +7,7 @@ fn activity() -> Arc<Activity> {
     Arc::new(Activity::new(&bounds, &Budget::new(1 << 20), &Arc::default()))
 }
 
-/// Whether a connection whose bytes come in these pieces is taken for HTTP/2.
+/// Whether a connection whose first bytes arrive in these pieces is recognised as HTTP/2.
 async fn is_h2(pieces: &[&[u8]]) -> bool {
     let activity = activity();
     let (mut client, server) = tokio::io::duplex(1 << 10);
@@ -19,9 +19,9 @@ async fn is_h2(pieces: &[&[u8]]) -> bool {
     lock(&activity.state).h2
 }
 
-/// RFC 9113, 3.4, says what the preface is, and TCP keeps no boundaries.
+/// The preface of RFC 9113, 3.4, in any segmentation.
 #[tokio::test]
-async fn the_preface_of_http2_may_come_in_pieces() {
+async fn http2_preface_in_pieces() {
     const FIRST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     for at in 0..=FIRST.len() {
         let (one, two) = FIRST.split_at(at);
@@ -33,9 +33,9 @@ async fn the_preface_of_http2_may_come_in_pieces() {
     }
 }
 
-/// A client that takes a byte now and then is as stalled as one that takes none; one that takes enough is not.
+/// A client that reads a byte now and then is stalled; one that reads enough is not.
 #[tokio::test]
-async fn a_socket_that_takes_a_byte_now_and_then() {
+async fn slow_reader_is_stalled() {
     for (bytes, stalls) in [(1, true), (1 << 10, false)] {
         let activity = activity();
         let (mut client, server) = tokio::io::duplex(1 << 10);
@@ -55,9 +55,9 @@ async fn a_socket_that_takes_a_byte_now_and_then() {
     }
 }
 
-/// A flush means that everything was taken, however little that was.
+/// A flush means that the socket took everything, however little that was.
 #[tokio::test]
-async fn a_flush_ends_a_stall() {
+async fn flush_ends_stall() {
     let activity = activity();
     let (mut client, server) = tokio::io::duplex(1 << 10);
     let mut watched = Watched::new(server, Arc::clone(&activity));

@@ -1,4 +1,4 @@
-//! What one connection has taken, and what it needs.
+//! The memory that one connection has taken, and the memory that it needs.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,20 +11,20 @@ use super::unread::Bodies;
 use super::{BASE, Buffers, CHUNK, FRAME, GRANULE, HEAD, ONE, REQUEST};
 use lodge_base::lock::lock;
 
-/// Bytes of the shortest HEADERS frame that begins a request: four fields that are an index each.
+/// The bytes of the shortest HEADERS frame that begins a request: four indexed fields.
 const SMALLEST: usize = 13;
-/// Bytes of a field in a map of headers, besides its name and value.
+/// The bytes of a field in a header map, without its name and value.
 const FIELD: usize = 64;
 
-/// What one connection holds of the host's [`Buffers`].
+/// The part of the host's [`Buffers`] that one connection has.
 pub struct Account {
     pub(super) buffers: Arc<Buffers>,
     state: Mutex<State>,
-    /// The connection was polled anew: what it read before was handed out.
+    /// The connection was polled since the last read, so hyper has processed what was read before.
     turned: AtomicBool,
-    /// It holds bytes that nobody can give back before its last upload ends.
+    /// The connection holds bytes that cannot be returned before its last request body ends.
     worn: AtomicBool,
-    /// The most requests at once.
+    /// The most concurrent requests.
     streams: usize,
 }
 
@@ -33,65 +33,65 @@ struct State {
     frames: Frames,
     /// Bytes taken for the connection itself.
     base: usize,
-    /// Bytes taken besides.
+    /// Bytes taken in addition.
     held: usize,
-    /// Requests that are not over.
+    /// Requests that are not finished.
     requests: usize,
-    /// Requests that were read in this turn and not handed out yet.
+    /// Requests that were read since the last poll, and that hyper has not passed on yet.
     arriving: usize,
-    /// Bytes of their heads that [`REQUEST`] does not pay for.
+    /// Bytes of request heads that [`REQUEST`] does not cover.
     heads: usize,
-    /// A head that was read in this turn is such a one.
+    /// A head with more bytes than [`REQUEST`] covers was read since the last poll.
     long: bool,
-    /// Request bodies that are still held by someone.
+    /// Request bodies that are not dropped yet.
     uploads: usize,
-    /// Bytes of them, HTTP/2.
+    /// Their bytes, for HTTP/2.
     bodies: Bodies,
-    /// A body was dropped before its end: what still comes of it is thrown away unseen.
+    /// A body was dropped before its end; h2 discards the rest, and the account does not learn of it.
     dirty: bool,
-    /// Bytes that were read since none of them was kept.
+    /// Bytes read since the last time when none were kept in memory.
     wire: usize,
-    /// The last of them.
+    /// The bytes of the last read.
     last: usize,
-    /// A request was at work since hyper read last, HTTP/1.1.
+    /// A request was in progress since the last read, for HTTP/1.1.
     worked: bool,
-    /// Another protocol has it, or it ends.
+    /// The connection has switched to another protocol, or ends.
     over: bool,
-    /// Its reader waits.
+    /// Wakes the reader, which waits for memory.
     reader: Option<Waker>,
-    /// It waits because the connection has all that one may have.
+    /// The reader waits because the connection has the most that one may have.
     full: bool,
 }
 
-/// What to do to read.
+/// How to read next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// At most so many bytes may be read.
+    /// Read at most this many bytes.
     Read(usize),
-    /// None before hyper has handed out what was read.
+    /// Wait until hyper has processed what was read.
     Turn,
-    /// None before so many bytes were taken for the connection itself.
+    /// Take this many bytes for the connection itself first.
     Base(usize),
-    /// None before so many bytes were taken besides, or the connection needs less.
+    /// Take this many bytes in addition first, or wait until the connection needs less.
     Wait(usize),
-    /// None before the connection needs less: it has all that one may have.
+    /// Wait until the connection needs less: it has the most that one may have.
     Full,
 }
 
-/// One request, until its response is done.
+/// The memory charged for a request, until its response is finished.
 pub struct Charge {
     account: Arc<Account>,
     head: usize,
 }
 
 impl State {
-    /// Bytes that the connection needs besides its base.
+    /// Returns the bytes that the connection needs in addition to its base.
     fn need(&self) -> usize {
         let requests = (self.requests + self.arriving).saturating_sub(1);
         requests.saturating_mul(REQUEST).saturating_add(self.heads).saturating_add(self.kept())
     }
 
-    /// Bytes that may be kept of those that were read.
+    /// Returns the bytes that may still be in memory of those that were read.
     fn kept(&self) -> usize {
         let twice = self.wire.saturating_mul(2);
         match self.frames.is_h2() {
@@ -101,12 +101,12 @@ impl State {
         }
     }
 
-    /// Bytes that it has for that.
+    /// Returns the bytes that the connection has for that.
     fn has(&self) -> usize {
         self.held + self.base.saturating_sub(REQUEST)
     }
 
-    /// Bytes that may be read with what it has.
+    /// Returns the bytes that may be read with the memory that the connection has.
     fn room(&self) -> usize {
         let left = self.has().saturating_sub(self.need());
         match self.frames.is_h2() {
@@ -117,24 +117,24 @@ impl State {
         }
     }
 
-    /// The first bytes of those that were read are kept no more.
+    /// Records that the first `bytes` of those that were read have left memory.
     fn free(&mut self, bytes: usize) {
         self.wire = self.wire.saturating_sub(bytes);
         self.bodies.free(bytes);
     }
 
-    /// Everything that was read before was handed out.
+    /// Records that hyper has processed everything that was read.
     fn turn(&mut self) {
         (self.arriving, self.long) = (0, false);
         self.forget();
     }
 
-    /// Whether nothing is kept of what was read, once it was handed out.
+    /// Whether nothing that was read is in memory any more, once hyper has processed it.
     fn is_spent(&self) -> bool {
         (self.uploads == 0 || self.bodies.is_taken()) && !self.frames.in_block()
     }
 
-    /// Forgets what was read if nothing of it is kept. Only between turns is it known what is a body's.
+    /// Resets the counters if nothing that was read is in memory. Only between polls is it known which bytes belong to bodies.
     fn forget(&mut self) {
         self.dirty &= self.uploads > 0;
         if self.is_spent() {
@@ -144,7 +144,7 @@ impl State {
 }
 
 impl Account {
-    /// Of a new connection, on which at most `streams` requests can be at once.
+    /// Returns the account of a new connection with at most `streams` concurrent requests.
     pub fn new(buffers: &Arc<Buffers>, streams: usize) -> Arc<Self> {
         Arc::new(Self {
             buffers: Arc::clone(buffers),
@@ -155,25 +155,25 @@ impl Account {
         })
     }
 
-    /// To be called whenever the connection is about to be polled.
+    /// Records that the connection is polled. To be called before every poll.
     pub fn turn(&self) {
         self.turned.store(true, Relaxed);
     }
 
-    /// Whether it should take no more requests, as long as nobody has been told: bytes of bodies that were dropped early cannot be
-    /// told from unread ones.
+    /// Returns once whether the connection should accept no more requests, because bytes of bodies that were dropped early cannot
+    /// be distinguished from unread ones.
     pub fn wears_out(&self) -> bool {
         self.worn.load(Relaxed) && self.worn.swap(false, Relaxed)
     }
 
-    /// It is not metered any more: another protocol has it, or it only throws away what comes.
+    /// Stops charging: the connection has switched to another protocol, or only discards what it receives.
     pub fn leave(&self) {
         let mut state = lock(&self.state);
         state.over = true;
         self.settle(state);
     }
 
-    /// A request begins. To be called when hyper hands it out.
+    /// Charges a request. To be called when hyper passes it on.
     pub fn begin(self: &Arc<Self>, headers: &HeaderMap, upload: bool) -> Charge {
         let mut state = lock(&self.state);
         state.requests += 1;
@@ -190,7 +190,7 @@ impl Account {
         Charge { account: Arc::clone(self), head }
     }
 
-    /// Bytes of a body were taken.
+    /// Records that bytes of a body were read by its consumer.
     pub(super) fn took(&self, bytes: usize) {
         let mut state = lock(&self.state);
         if state.frames.is_h2() {
@@ -204,7 +204,7 @@ impl Account {
         }
     }
 
-    /// All of a body that was read was taken.
+    /// Records that everything received of a body was read by its consumer.
     pub(super) fn took_all(&self) {
         let mut state = lock(&self.state);
         if !state.frames.is_h2() {
@@ -213,7 +213,7 @@ impl Account {
         }
     }
 
-    /// A body is gone; whether to its end.
+    /// Records that a body was dropped, after its end if `ended`.
     pub(super) fn uploaded(&self, ended: bool) {
         let mut state = lock(&self.state);
         state.uploads = state.uploads.saturating_sub(1);
@@ -224,12 +224,12 @@ impl Account {
         self.settle(state);
     }
 
-    /// Whether bodies come as frames of HTTP/2.
+    /// Whether the connection uses HTTP/2.
     pub(super) fn is_h2(&self) -> bool {
         lock(&self.state).frames.is_h2()
     }
 
-    /// What may be read of `length` bytes that there is room for. A plan to wait wakes `reader` when it changes.
+    /// Returns how to read at most `length` bytes. `reader` is woken when a plan to wait changes.
     pub(super) fn plan(&self, length: usize, reader: &Waker) -> Plan {
         let mut state = lock(&self.state);
         if state.over {
@@ -237,7 +237,7 @@ impl Account {
         }
         if !state.frames.is_h2() {
             if state.requests == 0 && std::mem::take(&mut state.worked) {
-                // hyper has read all it had, but the part of a head that came last.
+                // hyper has processed everything but perhaps a part of a head in the last read.
                 state.wire = state.last;
                 let surplus = self.surplus(&mut state);
                 self.buffers.extra.put(surplus);
@@ -263,7 +263,7 @@ impl Account {
             }
             state.base = base;
         }
-        // hyper reads 64 KiB at once where it may, which guests take eight times as fast as 8.
+        // hyper reads 64 KiB at a time if it may; guests take that eight times as fast as 8 KiB.
         let more = (state.heads + ONE).saturating_sub(state.has());
         if self.reads_ahead(state) && more > 0 && self.buffers.extra.take(more) {
             state.held += more;
@@ -288,7 +288,7 @@ impl Account {
         }
         let inside = state.frames.inside();
         let most = length.min(room).min(inside + CHUNK);
-        // What if all of it were heads of requests?
+        // The worst case: all of these bytes are heads of requests.
         let free = self.streams.saturating_sub(state.requests + state.arriving);
         let requests = (most.saturating_sub(inside) / SMALLEST + 1).min(free);
         let spare = state.has().saturating_sub(state.need().saturating_add(most));
@@ -300,11 +300,11 @@ impl Account {
             state.held += more;
             return Plan::Read(most);
         }
-        // The rest of the frame, or what says what comes next: one request at most.
+        // The rest of the frame, or the head of the next frame: at most one request.
         Plan::Read(most.min(if inside > 0 { inside } else { state.frames.head_left() }))
     }
 
-    /// These bytes were read.
+    /// Charges bytes that were read.
     pub(super) fn read(&self, bytes: &[u8]) {
         let mut state = lock(&self.state);
         if state.over {
@@ -324,14 +324,14 @@ impl Account {
         self.settle(state);
     }
 
-    /// Bytes were taken for it.
+    /// Adds bytes that were taken from the buffers.
     pub(super) fn add(&self, bytes: usize, base: bool) {
         let mut state = lock(&self.state);
         let taken = if base { &mut state.base } else { &mut state.held };
         *taken += bytes;
     }
 
-    /// Gives back what it does not need, and wakes the reader if it may go on.
+    /// Returns surplus memory, and wakes the reader if it may continue.
     fn settle(&self, mut state: MutexGuard<'_, State>) {
         let surplus = self.surplus(&mut state);
         let goes_on = state.over || state.room() > 0 || (state.full && state.held < self.buffers.share());
@@ -341,15 +341,15 @@ impl Account {
         reader.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether there is so much that a body over HTTP/1.1 may have all that it can use.
+    /// Whether memory is plentiful enough for a body over HTTP/1.1 to have all that it can use.
     fn reads_ahead(&self, state: &State) -> bool {
         !state.frames.is_h2() && state.uploads > 0 && self.buffers.extra.waiting.load(Relaxed) == 0
     }
 
-    /// Takes off what it does not need.
+    /// Removes the memory that the connection does not need, and returns its size.
     fn surplus(&self, state: &mut State) -> usize {
         let needs = state.need().saturating_sub(state.base.saturating_sub(REQUEST));
-        // Some is kept for what comes next of a body.
+        // Some is kept for the next bytes of a body.
         let ahead = if self.buffers.extra.waiting.load(Relaxed) == 0 { 4 * GRANULE } else { GRANULE };
         let keeps = match state.over {
             true => 0,
@@ -362,7 +362,7 @@ impl Account {
         surplus
     }
 
-    /// Bytes that it has taken.
+    /// Returns the bytes that the connection has taken.
     #[cfg(test)]
     pub(super) fn taken(&self) -> usize {
         let state = lock(&self.state);
@@ -387,7 +387,7 @@ impl Drop for Charge {
     }
 }
 
-/// Bytes of heap that headers take.
+/// Returns the bytes of heap that headers use.
 fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum()
 }

@@ -1,4 +1,4 @@
-//! The bodies of a request and of its response, which say what is no longer in memory.
+//! Request and response bodies that report to the [`Account`] which memory is free again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use super::account::{Account, Charge};
 /// The body of a request.
 pub struct Upload<B: Body<Data = Bytes> + Unpin> {
     body: B,
-    /// None for a body that is empty.
+    /// `None` if the body is empty.
     account: Option<Arc<Account>>,
-    /// The most fields of its trailers.
+    /// The most trailer fields.
     fields: usize,
 }
 
-/// The body of a response, with what its request has taken.
+/// The body of a response, with the memory charged for its request.
 pub struct Charged<B> {
     body: B,
     _charge: Charge,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
-    /// The body of a request that `account` knows of, with at most `fields` trailers.
+    /// Returns the body of a request that was charged to `account`, with at most `fields` trailers.
     pub fn new(body: B, account: &Arc<Account>, fields: usize) -> Self {
         let account = (!body.is_end_stream()).then(|| Arc::clone(account));
         Self { body, account, fields }
@@ -52,7 +52,7 @@ impl<B: Body<Data = Bytes, Error: Into<Error>> + Unpin> Body for Upload<B> {
             Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
                 (Some(data), _) => {
                     account.took(data.len());
-                    // Nobody asks for the end of a body whose length is known.
+                    // The end of a body with a known length is not polled.
                     if this.body.is_end_stream() {
                         this.end();
                     }
@@ -81,7 +81,7 @@ impl<B: Body<Data = Bytes, Error: Into<Error>> + Unpin> Body for Upload<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Drop for Upload<B> {
-    /// What is here of the rest goes now, and what still comes of it is thrown away by h2.
+    /// Discards the bytes that have arrived. h2 discards those that still arrive.
     fn drop(&mut self) {
         let Some(account) = self.account.take() else { return };
         if !account.is_h2() {
@@ -100,7 +100,7 @@ impl<B: Body<Data = Bytes> + Unpin> Drop for Upload<B> {
 }
 
 impl<B> Charged<B> {
-    /// Holds `charge` until `body` is done with.
+    /// Keeps `charge` until `body` is dropped.
     pub fn new(body: B, charge: Charge) -> Self {
         Self { body, _charge: charge }
     }

@@ -1,10 +1,10 @@
-//! The frames of HTTP/2 in the bytes that a client sends: how many requests and how many bytes of bodies they bring.
+//! Counts requests and body bytes in the HTTP/2 frames that a client sends.
 //!
-//! Nothing is decoded but the nine bytes before each frame (RFC 9113, 4.1) and the length of padding.
+//! Only the nine bytes before each frame (RFC 9113, 4.1) and the length of padding are decoded.
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes before the payload of a frame.
+/// The bytes before the payload of a frame.
 const HEAD: usize = 9;
 
 const DATA: u8 = 0;
@@ -13,40 +13,40 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
-/// How far the bytes of a connection were read.
+/// The position in the frames of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     state: State,
-    /// Between the first frame of a header block and its last.
+    /// Whether a header block has begun and not ended.
     in_block: bool,
-    /// Bytes of the header block that was read last, or is being read.
+    /// The bytes of the last header block, as far as it was read.
     block: usize,
 }
 
 #[derive(Debug)]
 enum State {
-    /// So many bytes of the preface were read.
+    /// This many bytes of the preface were read.
     Preface(usize),
-    /// It does not begin with the preface, and has no frames.
+    /// The connection does not begin with the preface, and has no frames.
     Http1,
     Head([u8; HEAD], usize),
-    /// The first byte of a padded DATA frame with a payload of so many bytes.
+    /// The next byte is the first of a padded DATA frame with a payload of this many bytes.
     PadLength(usize),
-    /// Bytes that are left of a payload.
+    /// This many bytes of a payload are left.
     Payload {
         left: usize,
         in_head: bool,
     },
 }
 
-/// What some bytes bring.
+/// The contents of some bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// HEADERS frames that begin in them.
+pub(super) struct FrameCounts {
+    /// The number of HEADERS frames whose head ends in them.
     pub(super) requests: usize,
-    /// Bytes of request bodies, of all DATA frames whose head is in them, without padding.
+    /// The bytes of bodies in all DATA frames whose head ends in them, without padding.
     pub(super) data: usize,
-    /// The longest header block in them, in bytes on the wire, as far as it was read.
+    /// The bytes of the longest header block in them, as far as it was read.
     pub(super) block: usize,
 }
 
@@ -57,7 +57,7 @@ impl Default for State {
 }
 
 impl Frames {
-    /// Whether the whole preface was there.
+    /// Whether the connection began with the whole preface.
     pub(super) fn is_h2(&self) -> bool {
         !matches!(self.state, State::Preface(_) | State::Http1)
     }
@@ -67,7 +67,7 @@ impl Frames {
         self.in_block
     }
 
-    /// The next bytes that can begin no frame.
+    /// Returns the number of bytes until the next frame can begin.
     pub(super) fn inside(&self) -> usize {
         match self.state {
             State::PadLength(left) | State::Payload { left, .. } => left,
@@ -75,14 +75,14 @@ impl Frames {
         }
     }
 
-    /// The bytes that are left of the head of a frame.
+    /// Returns the bytes that are left of the head of a frame.
     pub(super) fn head_left(&self) -> usize {
         if let State::Head(_, at) = self.state { HEAD - at } else { HEAD }
     }
 
-    /// Reads on.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Seen {
-        let mut seen = Seen::default();
+    /// Counts the next bytes.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> FrameCounts {
+        let mut seen = FrameCounts::default();
         while let Some((&first, rest)) = bytes.split_first() {
             match &mut self.state {
                 State::Http1 => return seen,
@@ -108,7 +108,7 @@ impl Frames {
                     bytes = rest;
                 }
                 State::PadLength(length) => {
-                    // A length that is longer than the frame ends the connection.
+                    // h2 ends the connection if the padding is longer than the frame.
                     seen.data += length.saturating_sub(1 + usize::from(first));
                     self.state = Self::payload(*length - 1, false);
                     bytes = rest;
@@ -127,7 +127,7 @@ impl Frames {
         seen
     }
 
-    fn begin(&mut self, [a, b, c, kind, flags, ..]: [u8; HEAD], seen: &mut Seen) {
+    fn begin(&mut self, [a, b, c, kind, flags, ..]: [u8; HEAD], seen: &mut FrameCounts) {
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         self.state = Self::payload(length, matches!(kind, HEADERS | CONTINUATION));
         match kind {
@@ -161,9 +161,9 @@ mod tests {
         bytes
     }
 
-    /// However the bytes are cut, they bring the same.
+    /// The counts do not depend on how the bytes are split.
     #[test]
-    fn cut_anywhere() {
+    fn split_anywhere() {
         let mut wire = PREFACE.to_vec();
         wire.extend(frame(4, 0, &[0; 12]));
         wire.extend(frame(HEADERS, 0, &[0; 100]));
@@ -176,14 +176,14 @@ mod tests {
         wire.extend(frame(HEADERS, END_HEADERS, &[0; 20]));
         wire.extend(frame(99, 0, &[0; 5]));
         for size in 1..wire.len() {
-            let (mut frames, mut all) = (Frames::default(), Seen::default());
+            let (mut frames, mut all) = (Frames::default(), FrameCounts::default());
             for bytes in wire.chunks(size) {
                 let seen = frames.feed(bytes);
                 all.requests += seen.requests;
                 all.data += seen.data;
                 all.block = all.block.max(seen.block);
             }
-            assert_eq!(all, Seen { requests: 2, data: 300 + 31, block: 150 }, "in pieces of {size}");
+            assert_eq!(all, FrameCounts { requests: 2, data: 300 + 31, block: 150 }, "in pieces of {size}");
             assert!(frames.is_h2() && !frames.in_block() && frames.inside() == 0);
         }
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing that a client sends is too much for it, and it never finds more than there is.
+        /// No input panics, and the counts never exceed the input.
         #[test]
         fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let mut frames = Frames::default();

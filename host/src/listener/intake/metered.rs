@@ -1,4 +1,4 @@
-//! A socket that is read when there is room for what comes.
+//! A stream that is read only as far as its account has memory.
 
 use std::io;
 use std::pin::Pin;
@@ -13,20 +13,20 @@ use super::account::{Account, Plan};
 pub struct Metered<S> {
     stream: S,
     account: Arc<Account>,
-    /// A place in the line for more.
-    waiting: Option<(bool, Turn)>,
+    /// A wait for memory, and whether that is for the base.
+    waiting: Option<(bool, PendingBytes)>,
 }
 
-/// Ready with the bytes that were taken.
-type Turn = Pin<Box<dyn Future<Output = usize> + Send>>;
+/// The future of bytes taken from the buffers.
+type PendingBytes = Pin<Box<dyn Future<Output = usize> + Send>>;
 
 impl<S> Metered<S> {
-    /// Charges what is read of `stream` to `account`.
+    /// Charges the bytes read from `stream` to `account`.
     pub fn new(stream: S, account: Arc<Account>) -> Self {
         Self { stream, account, waiting: None }
     }
 
-    /// How many bytes may be read of so many.
+    /// Returns how many of `length` bytes may be read.
     fn poll_plan(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<usize> {
         loop {
             if let Some((base, waiting)) = &mut self.waiting
@@ -37,7 +37,7 @@ impl<S> Metered<S> {
             }
             let (bytes, base) = match self.account.plan(length, cx.waker()) {
                 Plan::Read(most) => {
-                    // What it waited for before is not needed any more, and must not be taken from those who wait.
+                    // The bytes waited for are no longer needed, and must not be taken from other connections that wait.
                     self.waiting = None;
                     return Poll::Ready(most);
                 }
@@ -90,7 +90,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// What comes from now on is thrown away.
+    /// Data received from now on is discarded.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.account.leave();
         Pin::new(&mut self.stream).poll_shutdown(cx)

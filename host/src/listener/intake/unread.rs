@@ -1,28 +1,28 @@
-//! Which bytes of an HTTP/2 connection may still hold parts of bodies that nobody has read.
+//! Tracks which bytes of an HTTP/2 connection may still hold unread parts of bodies.
 
 use std::collections::VecDeque;
 
 use super::MARK;
 
-/// Bytes of bodies in frames, since all of them were taken.
+/// The bytes of bodies since the last time when all of them were read.
 #[derive(Default)]
 pub(super) struct Bodies {
-    /// Those that were read, or whose frame has begun.
+    /// Bytes that were received, or whose frame has begun.
     arrived: usize,
     taken: usize,
-    /// They are of several requests, whose order is not known.
+    /// Whether they belong to several requests, in unknown order.
     mixed: bool,
-    /// How many had arrived when so many bytes of the connection were read.
+    /// Pairs of body bytes and bytes of the connection that had arrived at the same time.
     marks: VecDeque<(usize, usize)>,
 }
 
 impl Bodies {
-    /// Whether nothing is unread.
+    /// Whether all bytes were read.
     pub(super) fn is_taken(&self) -> bool {
         self.taken >= self.arrived
     }
 
-    /// So many bytes more arrive after `wire` bytes of the connection.
+    /// Adds bytes that arrive after `wire` bytes of the connection.
     pub(super) fn arrive(&mut self, bytes: usize, wire: usize) {
         if bytes > 0 && self.marks.back().is_none_or(|(arrived, _)| self.arrived - arrived >= MARK) {
             self.marks.push_back((self.arrived, wire));
@@ -30,7 +30,7 @@ impl Bodies {
         self.arrived = self.arrived.saturating_add(bytes);
     }
 
-    /// So many are taken. Returns how many bytes of the connection no longer hold any.
+    /// Records that bytes were read. Returns how many first bytes of the connection no longer hold unread ones.
     pub(super) fn take(&mut self, bytes: usize) -> usize {
         self.taken = self.taken.saturating_add(bytes).min(self.arrived);
         let mut free = 0;
@@ -40,17 +40,17 @@ impl Bodies {
         free
     }
 
-    /// Bodies of so many requests, of which everything is taken.
+    /// Returns the state for this many bodies, of which everything was read.
     pub(super) fn of(uploads: usize) -> Self {
         Self { mixed: uploads > 1, ..Self::default() }
     }
 
-    /// From now on they are of several requests.
+    /// Records that bodies of several requests are interleaved from now on.
     pub(super) fn mix(&mut self) {
         self.mixed = true;
     }
 
-    /// So many bytes of the connection were left off at its beginning.
+    /// Subtracts bytes of the connection that have left memory.
     pub(super) fn free(&mut self, bytes: usize) {
         for (_, wire) in &mut self.marks {
             *wire = wire.saturating_sub(bytes);

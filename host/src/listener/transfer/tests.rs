@@ -6,7 +6,7 @@ fn second(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Transfers with one among them, and when they were begun.
+/// A list with one transfer, and the time of its begin.
 fn one() -> (Transfers, Arc<Transfer>, Instant) {
     let (mut transfers, transfer) = (Transfers::default(), Arc::<Transfer>::default());
     transfers.add(&transfer);
@@ -18,20 +18,20 @@ fn chunk(transfer: &Arc<Transfer>, bytes: usize) -> Chunk {
 }
 
 #[test]
-fn nothing_taken_for_so_long_is_stuck() {
+fn no_progress_is_stuck() {
     let (mut transfers, transfer, start) = one();
     let held = chunk(&transfer, 100);
     for at in 0..60 {
-        assert_eq!(transfers.look(start + second(at), IDLE), Stalled::default(), "{at}");
+        assert_eq!(transfers.check(start + second(at), IDLE), Stalled::default(), "{at}");
     }
-    assert!(transfers.look(start + IDLE, IDLE).stuck);
+    assert!(transfers.check(start + IDLE, IDLE).stuck);
     drop(held);
-    assert_eq!(transfers.look(start + IDLE * 3, IDLE), Stalled::default(), "nothing is left to take");
+    assert_eq!(transfers.check(start + IDLE * 3, IDLE), Stalled::default(), "nothing is left to take");
 }
 
-/// A byte a second is no progress; all there is, or [`PROGRESS`] bytes, are.
+/// A byte a second is not progress. Everything that there is, or [`PROGRESS`] bytes, is.
 #[test]
-fn progress_is_all_there_is_or_enough() {
+fn progress_is_everything_or_enough() {
     for (taken, size, stuck) in [(1, PROGRESS * 2, true), (PROGRESS / 60 + 1, PROGRESS * 9, false), (10, 10, false)] {
         let (mut transfers, transfer, start) = one();
         let mut held = chunk(&transfer, size);
@@ -41,42 +41,42 @@ fn progress_is_all_there_is_or_enough() {
             if held.remaining() == 0 {
                 held = chunk(&transfer, size);
             }
-            found |= transfers.look(start + second(at), IDLE).stuck;
+            found |= transfers.check(start + second(at), IDLE).stuck;
         }
         assert_eq!(found, stuck, "{taken} of {size} a second");
     }
 }
 
-/// A service that has nothing to send is not its client's fault.
+/// A client is not stalled while the service sends nothing.
 #[test]
-fn a_silent_service_stalls_nobody() {
+fn silent_service_is_not_a_stall() {
     let (mut transfers, transfer, start) = one();
     let mut held = chunk(&transfer, 10);
-    transfers.look(start, IDLE);
+    transfers.check(start, IDLE);
     held.advance(10);
-    assert_eq!(transfers.look(start + IDLE * 5, IDLE), Stalled::default());
+    assert_eq!(transfers.check(start + IDLE * 5, IDLE), Stalled::default());
     assert!(!transfers.is_empty(), "it is still on its way");
     drop((held, transfer));
-    transfers.look(start + IDLE * 6, IDLE);
-    assert!(transfers.is_empty() && transfers.next_look(IDLE, Instant::now).is_none());
+    transfers.check(start + IDLE * 6, IDLE);
+    assert!(transfers.is_empty() && transfers.next_check(IDLE, Instant::now).is_none());
 }
 
 #[tokio::test]
-async fn the_task_of_a_stalled_stream_is_aborted_once() {
+async fn task_of_stalled_stream_is_aborted_once() {
     let (mut transfers, transfer, start) = one();
     let task = tokio::spawn(std::future::pending::<()>());
-    transfer.runs(task.abort_handle());
+    transfer.set_task(task.abort_handle());
     let _held = chunk(&transfer, 1);
-    transfers.look(start, IDLE);
-    assert_eq!(transfers.look(start + IDLE, IDLE), Stalled { reset: 1, ..Stalled::default() });
+    transfers.check(start, IDLE);
+    assert_eq!(transfers.check(start + IDLE, IDLE), Stalled { reset: 1, ..Stalled::default() });
     assert!(task.await.unwrap_err().is_cancelled());
-    // What h2 still has of it goes with the connection.
-    assert!(transfers.look(start + IDLE * 2, IDLE).stuck);
+    // The bytes that h2 still has end with the connection.
+    assert!(transfers.check(start + IDLE * 2, IDLE).stuck);
 }
 
-/// The list does not grow with what has ended.
+/// Transfers that have ended leave the list.
 #[test]
-fn ended_transfers_are_swept() {
+fn ended_transfers_are_removed() {
     let mut transfers = Transfers::default();
     let running: Vec<_> = (0..10).map(|_| Arc::<Transfer>::default()).collect();
     running.iter().for_each(|transfer| transfers.add(transfer));
