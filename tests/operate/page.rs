@@ -361,7 +361,7 @@ async fn it_asks_for_the_token(browser: &mut Browser, directory: &Path) {
     browser.open(&format!("http://{}/", host.admin));
     browser.until("document.body.dataset.state === 'locked'", SOON);
     assert_eq!(browser.eval("document.querySelector('main').checkVisibility()"), false);
-    for (tried, heard) in [("not the token", "That token is not the host’s."), (token, "")] {
+    for (tried, heard) in [("not the token", "The host does not accept this token."), (token, "")] {
         browser.until("document.activeElement.id === 'token' && document.activeElement.value === ''", SOON);
         browser.call("Input.insertText", json!({ "text": tried }));
         let enter = json!({ "type": "keyDown", "key": "Enter", "windowsVirtualKeyCode": 13, "text": "\r" });

@@ -193,13 +193,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_description_is_sound() {
+    fn arguments_are_valid() {
         command().debug_assert();
     }
 
     /// Commands for a running host do not show the settings of a host.
     #[test]
-    fn clients_have_few_flags() {
+    fn client_commands_have_few_flags() {
         let command = command();
         for name in ["ps", "logs", "stats", "top", "inspect", "events", "disable", "drain", "log-level", "health"] {
             let command = command.find_subcommand(name).unwrap();

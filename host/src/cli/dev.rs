@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn builds_are_counted() {
+    fn build_progress() {
         let command = Recipe::Command { command: "npm run build".into(), component: "orders-js.wasm".into() };
         assert_eq!(progress(0, 3, "users", &Recipe::Cargo), "[1/3] building users");
         assert_eq!(progress(2, 3, "orders-js", &command), "[3/3] building orders-js with `npm run build`");

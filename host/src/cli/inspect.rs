@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_in_words() {
+    fn formats_service() {
         let service: ServiceDetails = serde_json::from_str(
             r#"{"name":"users","digest":"ab","state":"serving","loaded":true,"code":"baseline","since":"2026-11-21T10:00:00Z",
                 "routes":["/users"],"host":"users.localhost","requests":12,"errors":1,"limits":{"cpu":"5s","queue":"1024"},
@@ -283,7 +283,7 @@ mod tests {
 
     /// The status of versions, and of an upstream with unavailable replicas.
     #[test]
-    fn rollouts_and_replicas_in_words() {
+    fn formats_rollouts_and_replicas() {
         let text = |json: &str| {
             let service: ServiceDetails = serde_json::from_str(json).unwrap();
             format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap())
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_told_from_services() {
+    fn recognises_files() {
         assert!(file("users").is_none());
         assert!(file("users.wasm").is_some() && file("./users").is_some());
     }

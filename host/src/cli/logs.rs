@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_in_words() {
+    fn formats_lines() {
         let line = |json: &str| format(&serde_json::from_str(json).unwrap());
         let guest = r#"{"at":"2026-11-21T10:00:00.123Z","level":"INFO","kind":"guest","service":"users",
             "request_id":"9f","stream":"stderr","message":"a\u001b[31m\nb"}"#;
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for() {
+    fn request_paths() {
         assert_eq!(path(None, None, false), "/v1/logs");
         assert_eq!(path(Some("a b"), Some(5), true), "/v1/logs?follow=true&service=a%20b&tail=5");
     }

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit() {
+    fn lowest_limit() {
         let machine = ("/proc/meminfo", "MemFree: 5 kB\nMemTotal:  1000 kB\n");
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[machine]), Some(1_024_000));

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminals_are_safe_from_guests() {
+    fn control_characters_are_escaped() {
         assert_eq!(clean("plain ünïcode 日本"), "plain ünïcode 日本");
         assert_eq!(clean("a\tb\r\n\x1b[2J\u{9b}1m\u{202e}x\0"), r"a b\r\n\u{1b}[2J\u{9b}1m\u{202e}x\u{0}");
         assert!(matches!(clean("borrowed"), Cow::Borrowed(_)));

@@ -81,21 +81,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_much_of_it_serves() {
-        let said = |json: &str| state(&serde_json::from_str(json).unwrap());
+    fn formats_state() {
+        let message = |json: &str| state(&serde_json::from_str(json).unwrap());
         let replica = |state: &str| format!(r#"{{"state":"{state}"}}"#);
         let far = |replicas: &[&str]| {
             let replicas: Vec<_> = replicas.iter().map(|state| replica(state)).collect();
-            said(&format!(r#"{{"state":"serving","replicas":[{}]}}"#, replicas.join(",")))
+            message(&format!(r#"{{"state":"serving","replicas":[{}]}}"#, replicas.join(",")))
         };
         assert_eq!([far(&["available"]), far(&["available", "down"])], ["serving", "serving 1/2"]);
-        assert_eq!(said(r#"{"state":"down","replicas":[]}"#), "down 0/0");
-        let part = |state: &str| said(&format!(r#"{{"state":"{state}","share":{{"percent":2.5}}}}"#));
+        assert_eq!(message(r#"{"state":"down","replicas":[]}"#), "down 0/0");
+        let part = |state: &str| message(&format!(r#"{{"state":"{state}","share":{{"percent":2.5}}}}"#));
         assert_eq!([part("serving"), part("withdrawn")], ["serving 2.5%", "withdrawn"]);
     }
 
     #[test]
-    fn services_and_below_them_what_is_refused() {
+    fn lists_services_and_refused_files() {
         let entries = r#"[
             {"file": "bad.wasm", "refused": {"reason": "it is empty", "remedy": "copy it\u001b[2J again"}},
             {"file": "hello.wasm", "service": {"name": "hello", "digest": "0123456789abcdef", "state": "serving",

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_in_words() {
+    fn formats_shares() {
         let rules = vec!["header:x-version=2".to_owned(), "cookie:v=2".to_owned()];
         let rollback = Some(RollbackMargins { errors: 1.0, p99: 1.5, minimum: 100 });
         for (share, long, short) in [

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_between_two_looks() {
+    fn rates_between_two_samples() {
         let at = Instant::now();
         let before = Sample { at, services: vec![service("a", 100, 1.0), service("b", 500, 9.0)] };
         let services = vec![service("a", 300, 1.5), service("b", 20, 0.1), service("new", 10, 1.2)];

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_align_whatever_is_in_them() {
+    fn columns_align() {
         let mut table = TextTable::new(&[("NAME", Side::Left), ("N", Side::Right), ("REST", Side::Left)]);
         table.row(["日本".into(), "1".into(), "a".into()]);
         table.row(["x\x1b[2J".into(), "1000".into(), "".into()]);

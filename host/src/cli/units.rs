@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_answers() {
+    fn formats_addresses() {
         let routes = ["/a".to_owned(), "/b".to_owned()];
         assert_eq!(addresses(&routes, "a.localhost"), "/a, /b and a.localhost");
         assert_eq!([addresses(&routes, ""), addresses(&[], "a.localhost")], ["/a, /b", "a.localhost"]);

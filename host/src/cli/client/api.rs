@@ -76,7 +76,7 @@ mod tests {
     use crate::admin::contract::{RefusedFile, ServiceDetails};
     use lodge_base::telemetry::logs::tail::{Line, LineKind};
 
-    fn said(failure: CliError) -> String {
+    fn message(failure: CliError) -> String {
         match failure {
             CliError::Problem(problem) => problem,
             other => panic!("{other:?}"),
@@ -84,18 +84,18 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_helped() {
+    fn unknown_name_suggests_known_ones() {
         let names: Vec<String> = vec!["hello".into(), "users".into()];
         assert_eq!(
-            said(unknown("usres", &names, &[])),
+            message(unknown("usres", &names, &[])),
             "there is no service `usres` (there are hello, users); did you mean `users`?"
         );
-        assert_eq!(said(unknown("x\x1b[2J", &[], &[])), r"there is no service `x\u{1b}[2J` (there are none)");
+        assert_eq!(message(unknown("x\x1b[2J", &[], &[])), r"there is no service `x\u{1b}[2J` (there are none)");
         let many: Vec<String> = (0..25).map(|n| format!("s{n}")).collect();
-        assert!(said(unknown("zzz", &many, &[])).contains("s19 and 5 more)"));
+        assert!(message(unknown("zzz", &many, &[])).contains("s19 and 5 more)"));
         let refused = RefusedFile { reason: "it is empty".into(), remedy: "copy it again".into() };
         let entry = FileReport { file: "bad.wasm".into(), service: None, refused: Some(refused) };
-        assert_eq!(said(unknown("bad", &names, &[entry])), "bad.wasm is refused: it is empty; copy it again");
+        assert_eq!(message(unknown("bad", &names, &[entry])), "bad.wasm is refused: it is empty; copy it again");
     }
 
     /// Hosts of other versions send fewer or more fields.

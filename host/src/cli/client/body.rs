@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_an_error() {
+    fn truncated_body_is_an_error() {
         for text in [
             "",
             "SSH-2.0-x\r\n\r\n",

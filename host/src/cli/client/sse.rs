@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_s_own_examples() {
+    fn examples_of_the_standard() {
         let text = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";
         assert_eq!(
             parsed(&[text.as_bytes()]),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_end_is_given_up() {
+    fn endless_event_is_an_error() {
         let (mut parser, mut events) = (Parser::default(), VecDeque::new());
         let piece = vec![b'x'; 1 << 20];
         let fed = (0..=EVENT_BYTES >> 20).try_for_each(|_| parser.feed(&piece, &mut events));

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_in_a_line() {
+    fn summary_of_errors() {
         let said = plain(
             "\x1b[1m\x1b[32m   Compiling\x1b[0m a v0.1.0\r\n\x1b[1m\x1b[31merror[E0425]\x1b[0m: cannot find value `x`\n\
              \x1b[34m --> \x1b[0msrc/lib.rs:3:5\n  |\n\x07",

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_in_words() {
+    fn formats_imports() {
         let names = [
             "wasi:io/streams@0.2.12",
             "wasi:http/types@0.2.12",
@@ -127,7 +127,7 @@ mod tests {
 
     /// The suggested manifests are valid, whatever the file is called.
     #[test]
-    fn proposals_are_manifests() {
+    fn proposed_manifests_are_valid() {
         let limits = config::resolve(&[]).unwrap().config.limits;
         let read = |text: &str| Manifest::read("x", text, &limits, 1 << 30);
         let text = manifest("users", &imports(&["wasi:cli/environment@0.2.3"]));

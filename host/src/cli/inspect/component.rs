@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_outermost_level_counts() {
+    fn nested_components_are_ignored() {
         let text = r#"(component
             (import "wasi:cli/stdout@0.2.12" (instance))
             (import "wasi:cli/stdin@0.2.3" (instance))
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_said() {
+    fn damaged_component_is_an_error() {
         let component = wat::parse_str("(component (import \"a\" (func)))").unwrap();
         // A component cut between two sections is a smaller valid one; anywhere else it is an error.
         let cut: Vec<_> = (0..component.len()).map(|end| interfaces(&component[..end])).collect();

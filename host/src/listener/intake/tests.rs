@@ -18,12 +18,12 @@ fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a connection reads of these bytes before it has to wait.
+/// Returns how many of these bytes a connection reads before it has to wait.
 fn read(account: &Account, bytes: &[u8]) -> usize {
     read_in_turns(account, bytes, |_| ())
 }
 
-/// The same, with what hyper does after each turn, when so many bytes were read.
+/// The same; calls `turned` with the number of bytes read whenever hyper would process them.
 fn read_in_turns(account: &Account, bytes: &[u8], mut turned: impl FnMut(usize)) -> usize {
     let mut at = 0;
     while at < bytes.len() {
@@ -55,9 +55,9 @@ fn request(account: &Arc<Account>, upload: bool) -> Charge {
     account.begin(&HeaderMap::new(), upload)
 }
 
-/// An ordinary request over HTTP/1.1 costs what its connection costs; a long head and a body cost more until they are read.
+/// A request over HTTP/1.1 is covered by its connection; a long head and a body are charged until they are read.
 #[test]
-fn http1() {
+fn http1_charges() {
     let buffers = Buffers::new(8 << 20);
     let account = Account::new(&buffers, 200);
     assert_eq!(read(&account, &[b'x'; 900]), 900);
@@ -70,7 +70,7 @@ fn http1() {
     account.took_all();
     assert!(account.taken() <= BASE + ONE, "{}", account.taken());
     for _ in 0..100 {
-        assert_eq!(read(&account, &[b'x'; 8 << 10]), 8 << 10, "hyper reads no more than fits into its buffer");
+        assert_eq!(read(&account, &[b'x'; 8 << 10]), 8 << 10, "hyper reads at most what fits into its buffer");
     }
     assert!(account.taken() <= BASE + ONE + GRANULE);
     account.uploaded(true);
@@ -85,9 +85,9 @@ fn http1() {
     assert_eq!(buffers.used(), 0);
 }
 
-/// Uploads that nobody reads are read as far as there is room, and on when they are read.
+/// Bodies that no guest reads are received as far as there is memory, and further once they are read.
 #[test]
-fn unread_uploads_stop() {
+fn unread_bodies_wait() {
     let buffers = Buffers::new(4 << 20);
     let mut wire = frame(1, 4, 30);
     (0..64).for_each(|_| wire.extend(frame(0, 0, 16 << 10)));
@@ -103,9 +103,9 @@ fn unread_uploads_stop() {
         if got < 64 << 10 {
             break;
         }
-        assert!(stalled.len() < 100, "there is no end");
+        assert!(stalled.len() < 100, "memory is not bounded");
     }
-    // Whatever they hold: others are served, and an upload that is read goes on.
+    // Other connections are served meanwhile, and a body that is read continues.
     let account = h2(&buffers);
     assert_eq!(read(&account, &wire[..39]), 39);
     let charge = request(&account, true);
@@ -117,15 +117,15 @@ fn unread_uploads_stop() {
         account.turn();
         account.took(usize::MAX);
     }
-    assert!(rounds > 30, "it was not held back");
+    assert!(rounds > 30, "the sender did not have to wait");
     account.uploaded(true);
     drop((charge, account, stalled));
     assert_eq!(buffers.used(), 0);
 }
 
-/// A window says nothing of what is between two small frames, which is kept with them.
+/// Bytes between two small frames stay in memory with them, and flow control does not count them.
 #[test]
-fn what_is_between_frames_counts() {
+fn bytes_between_frames_are_charged() {
     let buffers = Buffers::new(16 << 20);
     let account = h2(&buffers);
     read(&account, &frame(1, 4, 30));
@@ -140,12 +140,12 @@ fn what_is_between_frames_counts() {
     account.uploaded(false);
     drop(charge);
     account.turn();
-    assert!(read(&account, &wire) == wire.len(), "without an upload nothing of it is kept");
+    assert!(read(&account, &wire) == wire.len(), "without a body nothing stays in memory");
 }
 
-/// A connection that has all that one may have is not read, however much is left for others, until it needs less.
+/// A connection with the most memory that one may have is not read until it needs less, however much is left for others.
 #[tokio::test]
-async fn no_connection_has_more_than_its_share() {
+async fn share_of_a_connection_is_bounded() {
     let buffers = Buffers::new(64 << 20);
     let account = Account::new(&buffers, 200);
     let (mut client, server) = tokio::io::duplex(64 << 10);
@@ -176,7 +176,7 @@ async fn no_connection_has_more_than_its_share() {
     read(&mut charge, &mut got, length).await;
     let taken = account.taken();
     assert!(got < length && taken <= buffers.share() + BASE + FRAME, "{taken} of {}", buffers.share());
-    // The upload is over: nothing of it is kept any more.
+    // The body has ended, and no byte of it is in memory.
     account.uploaded(true);
     drop(charge.take());
     read(&mut Some(account.begin(&HeaderMap::new(), false)), &mut got, length).await;
@@ -184,9 +184,9 @@ async fn no_connection_has_more_than_its_share() {
     sending.await.unwrap();
 }
 
-/// Requests that are begun are charged one by one, and a connection has no more of them than it can pay.
+/// Each request is charged, and a connection has no more of them than it has memory for.
 #[test]
-fn requests_count() {
+fn requests_are_charged() {
     let buffers = Buffers::new(4 << 20);
     let (mut accounts, mut charges) = (Vec::new(), Vec::new());
     let wire: Vec<u8> = (0..200).flat_map(|_| frame(1, 5, 4)).collect();
@@ -199,7 +199,7 @@ fn requests_count() {
         };
         let got = read_in_turns(&account, &wire, |at| begin(at, &mut begun));
         begin(got, &mut begun);
-        assert!(!begun.is_empty(), "each has one at least");
+        assert!(!begun.is_empty(), "each connection has at least one request");
         charges.extend(begun);
         accounts.push(account);
     }
@@ -210,9 +210,9 @@ fn requests_count() {
     }
 }
 
-/// A slow header block is charged while it comes.
+/// A slow header block is charged while it arrives.
 #[test]
-fn header_blocks_count() {
+fn header_blocks_are_charged() {
     let buffers = Buffers::new(4 << 20);
     let account = h2(&buffers);
     read(&account, &frame(1, 0, 16_000));
@@ -234,9 +234,9 @@ fn header_blocks_count() {
     assert_eq!(account.taken(), BASE + FRAME);
 }
 
-/// Who waits gets it when others give it back.
+/// A waiting connection gets memory when another returns it.
 #[tokio::test]
-async fn those_who_wait() {
+async fn waiting_connection_gets_memory() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let buffers = Buffers::new(2 * (BASE + FRAME));
     let first = h2(&buffers);
@@ -253,8 +253,8 @@ async fn those_who_wait() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: never more than there is, beyond what one frame may bring each; all of it comes back;
-    /// and a connection that keeps nothing can be read.
+    /// In any order of events: the memory in use exceeds the bound by at most one frame per connection, all of it is returned,
+    /// and a connection without unread bytes can be read.
     #[test]
     fn any_order(steps in proptest::collection::vec((0usize..3, 0u8..7, 1usize..20_000), 1..200)) {
         let size = 4 << 20;
@@ -295,7 +295,7 @@ proptest! {
 }
 
 #[test]
-fn the_windows_of_a_small_host_are_small() {
+fn windows_are_small_on_a_small_host() {
     assert_eq!(windows(512 << 20), (256 << 10, 512 << 10));
     assert_eq!(windows(64 << 20), (256 << 10, 512 << 10));
     assert_eq!(windows(32 << 20), (128 << 10, 256 << 10));
