@@ -127,7 +127,7 @@ fn sandbox(c: &mut Criterion) {
     let (_deployer, guests) = guests(&runtime);
     let id: Arc<str> = Arc::from("00000000000000000000000000000000");
     for (guest, version) in guests.iter().zip(["0.2", "0.3"]) {
-        assert_eq!(&*guest.name, if version == "0.2" { "deaf" } else { "hello" });
+        assert_eq!(&*guest.deployment().name, if version == "0.2" { "deaf" } else { "hello" });
         c.bench_function(&format!("instantiate and drop, {version}"), |b| {
             b.iter(|| runtime.block_on(guest.instantiate(deadline())).is_ok());
         });

@@ -49,7 +49,7 @@ async fn a_callee_ends_with_its_caller() {
             snapshot
                 .targets
                 .iter()
-                .filter(|it| &*it.backend.name == name)
+                .filter(|it| &*it.deployment().name == name)
                 .map(|it| it.admission.in_flight())
                 .sum::<usize>()
                 == 1

@@ -221,8 +221,8 @@ async fn operators_control_calls() {
     let other = ask(&host, "caller", "http://users.internal/users", &[]).await;
     assert!(other.header("x-error").contains("HttpRequestDenied"), "another domain is the world: {other:?}");
     let snapshot = host.current.snapshot();
-    let users = snapshot.targets.iter().find(|target| &*target.backend.name == "users").unwrap();
-    users.backend.service.set_disabled(true);
+    let users = snapshot.targets.iter().find(|target| &*target.deployment().name == "users").unwrap();
+    users.deployment().service.set_disabled(true);
     let off = ask(&host, "caller", "http://users.svc.local/users", &[]).await;
     assert_eq!((off.status, off.problem().as_str()), (503, "disabled"));
 }

@@ -6,7 +6,11 @@ use std::time::Duration;
 use crate::harness::{TestHost, get, host, until};
 
 fn loaded(host: &TestHost, name: &str) -> bool {
-    host.current.snapshot().targets.iter().any(|target| &*target.backend.name == name && target.backend.is_loaded())
+    host.current
+        .snapshot()
+        .targets
+        .iter()
+        .any(|target| &*target.deployment().name == name && target.backend.is_loaded())
 }
 
 fn empty(cache: &Path) {

@@ -111,7 +111,14 @@ async fn a_denial_holds_during_every_edit() {
                 let off = deny.starts_with("enabled");
                 let served = || {
                     host.current.snapshot().targets.iter().any(|target| {
-                        target.backend.spec.manifest.env.iter().any(|(_, value)| *value == format!("{n}-{gap}"))
+                        target
+                            .backend
+                            .deployment
+                            .spec
+                            .manifest
+                            .env
+                            .iter()
+                            .any(|(_, value)| *value == format!("{n}-{gap}"))
                     })
                 };
                 until("the edit is in force", || off || served()).await;
@@ -135,7 +142,7 @@ async fn a_renamed_manifest_takes_effect_soon() {
         fs::rename(&beside, host.directory().join("hello.toml")).unwrap();
         until("it is in force", || {
             let snapshot = host.current.snapshot();
-            snapshot.targets.iter().any(|target| target.backend.spec.manifest.env[0].1 == n.to_string())
+            snapshot.targets.iter().any(|target| target.deployment().spec.manifest.env[0].1 == n.to_string())
         })
         .await;
         times.push(start.elapsed());

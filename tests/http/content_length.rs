@@ -9,7 +9,7 @@ use crate::harness::{Connection, Habit, Replica, TestHost, fed, host, raw};
 /// The detail of the service's last failure, as the API shows it.
 fn detail(host: &TestHost, service: &str) -> String {
     let snapshot = host.current.snapshot();
-    let failures = snapshot.target(service).unwrap().backend.service.failures();
+    let failures = snapshot.target(service).unwrap().deployment().service.failures();
     failures.iter().find_map(|failure| failure.detail.clone()).unwrap_or_default()
 }
 
@@ -42,7 +42,7 @@ async fn a_length_without_a_body() {
             }
         }
     }
-    let failures = |service: &str| host.current.snapshot().target(service).unwrap().backend.service.failures();
+    let failures = |service: &str| host.current.snapshot().target(service).unwrap().deployment().service.failures();
     for service in ["unfinished", "cacheable", "caller3"] {
         assert!(failures(service).is_empty(), "{service}: {:?}", failures(service));
     }

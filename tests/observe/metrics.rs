@@ -73,7 +73,7 @@ async fn counts_agree_with_the_clients_across_reloads() {
         let digest = lodge_manifest::digest::Digest::of(&std::fs::read(&file).unwrap());
         let serves = || {
             let snapshot = host.current.snapshot();
-            snapshot.targets.iter().any(|it| &*it.backend.name == "changes" && it.backend.digest() == digest)
+            snapshot.targets.iter().any(|it| &*it.deployment().name == "changes" && it.deployment().digest() == digest)
         };
         until("the version is served", serves).await;
     }

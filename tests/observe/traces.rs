@@ -223,7 +223,7 @@ async fn a_mirrored_copy_is_not_traced() {
         .await;
     let answer = crate::calls::outgoing::ask(host.address, "caller", &world.url("/"), &[]).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    let shown = || host.current.snapshot().target("caller@new").unwrap().backend.service.figures.requests();
+    let shown = || host.current.snapshot().target("caller@new").unwrap().deployment().service.figures.requests();
     until("the copy has ended", || shown() == 1).await;
     let sent = crate::calls::outgoing::outcome(&host, "caller@new", "2xx").await;
     assert!((sent - 1.0).abs() < 0.1, "it has sent the same requests: {sent}");

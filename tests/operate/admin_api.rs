@@ -220,7 +220,7 @@ async fn versions_are_promoted_and_removed() {
     assert_eq!(json(&host, "/v1/services/hello%402").await["name"], "hello@2");
     let is_there = |name: &str| host.directory().join(name).exists();
     let read = |name: &str| std::fs::read(host.directory().join(name)).unwrap();
-    let served = || host.current.snapshot().target("hello").unwrap().backend.digest();
+    let served = || host.current.snapshot().target("hello").unwrap().deployment().digest();
     let (component, before) = (read("hello@2.wasm"), served());
     for (name, status) in [("nobody", 404), ("hello", 409)] {
         assert_eq!([act(name, "promote").await.0, act(name, "rollback").await.0], [status; 2], "{name}");

@@ -23,7 +23,15 @@ fn ask(host: &TestHost, name: &'static str, requests: usize) -> tokio::task::Joi
 fn cpu<const N: usize>(host: &TestHost, names: [&str; N]) -> [f64; N] {
     let snapshot = host.current.snapshot();
     names.map(|name| {
-        snapshot.targets.iter().find(|target| &*target.backend.name == name).unwrap().backend.cpu().as_secs_f64()
+        snapshot
+            .targets
+            .iter()
+            .find(|target| &*target.deployment().name == name)
+            .unwrap()
+            .backend
+            .deployment
+            .cpu()
+            .as_secs_f64()
     })
 }
 

@@ -107,7 +107,7 @@ async fn idle_large_instances_take_more_places() {
     }
     let warm = |name: &str| {
         let snapshot = host.current.snapshot();
-        snapshot.targets.iter().find(|it| &*it.backend.name == name).unwrap().backend.guest().unwrap().warm()
+        snapshot.targets.iter().find(|it| &*it.deployment().name == name).unwrap().backend.guest().unwrap().warm()
     };
     until("the small one stays warm", || warm("users") == 1).await;
     assert_eq!(warm("large"), 0, "it takes the space of six, and there are five places");

@@ -66,8 +66,10 @@ async fn requests_are_spread() {
         a.address, b.address
     );
     fs::write(host.directory().join("far.toml"), text).unwrap();
-    until("c is gone", || host.current.snapshot().target("far").unwrap().backend.spec.size > 0 && count(&host) == 2)
-        .await;
+    until("c is gone", || {
+        host.current.snapshot().target("far").unwrap().deployment().spec.size > 0 && count(&host) == 2
+    })
+    .await;
     let counts = answered(&host, 100).await;
     assert_eq!((counts["a"], counts["b"]), (75, 25), "{counts:?}");
     // By a header: the same replica for the same user.
@@ -95,7 +97,10 @@ async fn a_service_moves_from_replicas_to_a_component() {
     fs::copy(crate::harness::wasm("hello"), host.directory().join("far@new.wasm")).unwrap();
     fs::write(host.directory().join("far@new.toml"), "percent = 50").unwrap();
     until("the version has its share", || {
-        host.current.snapshot().target("far@new").is_some_and(|target| target.backend.spec.manifest.share.is_some())
+        host.current
+            .snapshot()
+            .target("far@new")
+            .is_some_and(|target| target.deployment().spec.manifest.share.is_some())
     })
     .await;
     let counts = answered(&host, 100).await;

@@ -33,7 +33,7 @@ async fn bodies_are_streamed() {
     let limited = manifest(&[&one], "[limits]\nrequest_body = '1KiB'");
     fs::write(host.directory().join("far.toml"), limited).unwrap();
     until("the limit is in force", || {
-        host.current.snapshot().target("far").unwrap().backend.limits().request_body == 1024
+        host.current.snapshot().target("far").unwrap().deployment().limits().request_body == 1024
     })
     .await;
     let (sender, body) = fed();

@@ -277,7 +277,7 @@ async fn waits_are_bounded() {
     let text = manifest(&[&one], "[limits]\nwall = '400ms'");
     fs::write(host.directory().join("far.toml"), text).unwrap();
     until("the limit is in force", || {
-        host.current.snapshot().target("far").unwrap().backend.limits().wall == Duration::from_millis(400)
+        host.current.snapshot().target("far").unwrap().deployment().limits().wall == Duration::from_millis(400)
     })
     .await;
     assert_eq!(within(host.get("/far")).await.status, 504);

@@ -113,11 +113,11 @@ async fn no_request_is_lost_during_rollouts() {
     };
     let names = || {
         let snapshot = host.current.snapshot();
-        snapshot.targets.iter().map(|target| target.backend.name.to_string()).collect::<Vec<_>>()
+        snapshot.targets.iter().map(|target| target.deployment().name.to_string()).collect::<Vec<_>>()
     };
     let share = || {
         let snapshot = host.current.snapshot();
-        snapshot.target("users@2").and_then(|target| Some(target.backend.spec.manifest.share.as_ref()?.percent.0))
+        snapshot.target("users@2").and_then(|target| Some(target.deployment().spec.manifest.share.as_ref()?.percent.0))
     };
     put("users@2.wasm", &version(2));
     for percent in [10, 50, 100] {
@@ -148,7 +148,7 @@ async fn a_failing_version_is_withdrawn() {
     let mut client = host.connect().await;
     let withdrawn = || {
         let snapshot = host.current.snapshot();
-        snapshot.target("hello@bad").is_some_and(|target| target.backend.withdrawn().is_some())
+        snapshot.target("hello@bad").is_some_and(|target| target.deployment().withdrawn().is_some())
     };
     let mut failed = 0;
     while !withdrawn() {
@@ -166,7 +166,7 @@ async fn a_failing_version_is_withdrawn() {
     // An edit of the service's manifest does not change the version's files.
     fs::write(host.directory().join("hello.toml"), "[limits]\nin_flight = 100").unwrap();
     until("the limit is in force", || {
-        host.current.snapshot().target("hello@bad").is_some_and(|target| target.backend.limits().in_flight == 100)
+        host.current.snapshot().target("hello@bad").is_some_and(|target| target.deployment().limits().in_flight == 100)
     })
     .await;
     assert!(withdrawn());
@@ -212,7 +212,7 @@ async fn clients_cannot_withdraw_a_version() {
     let reviewed = || {
         let snapshot = host.current.snapshot();
         lodge::guests::rollout::review(&snapshot);
-        snapshot.target("status@2").unwrap().backend.withdrawn().map(str::to_owned)
+        snapshot.target("status@2").unwrap().deployment().withdrawn().map(str::to_owned)
     };
     assert_eq!(reviewed(), None);
 }
@@ -233,7 +233,7 @@ async fn a_version_that_is_no_worse_stays() {
     }
     // Two reviews.
     tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-    assert!(host.current.snapshot().target("broken@2").unwrap().backend.withdrawn().is_none());
+    assert!(host.current.snapshot().target("broken@2").unwrap().deployment().withdrawn().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,7 +266,7 @@ async fn invalid_versions_are_refused_with_reasons() {
 async fn a_version_can_be_disabled() {
     let host = host(&["hello"]).named("panic", "hello@2").manifest("hello@2", "percent = 100").start().await;
     let disable = |name: &str, disabled| {
-        host.current.snapshot().target(name).unwrap().backend.service.set_disabled(disabled);
+        host.current.snapshot().target(name).unwrap().deployment().service.set_disabled(disabled);
     };
     assert_eq!(host.get("/hello").await.status, 502);
     disable("hello@2", true);
@@ -298,7 +298,7 @@ pub(crate) const ELSEWHERE: &str = "[upstream]\nreplicas = [\"http://127.0.0.1:9
 /// The number of responses of a version, and the bytes of requests that it read.
 fn did(host: &TestHost, name: &str) -> (u64, u64) {
     let snapshot = host.current.snapshot();
-    let figures = &snapshot.target(name).unwrap().backend.service.figures;
+    let figures = &snapshot.target(name).unwrap().deployment().service.figures;
     (figures.requests(), figures.received.load(Relaxed))
 }
 
@@ -327,7 +327,7 @@ async fn a_mirror_gets_copies() {
         assert_eq!(within(client.get("/hello")).await.status, 200);
     }
     let snapshot = host.current.snapshot();
-    let figures = &snapshot.target("hello@new").unwrap().backend.service.figures;
+    let figures = &snapshot.target("hello@new").unwrap().deployment().service.figures;
     assert!(figures.refused.sum() >= 90, "{} of 100 found no place", figures.refused.sum());
     // A copy that is dropped for lack of a slot is not a failure of the version.
     assert!(figures.errors() <= 10, "{} errors", figures.errors());

@@ -1,7 +1,6 @@
 //! A component that can be served. Its machine code is dropped after a time without requests, and loaded again for the
 //! next one.
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -48,14 +47,6 @@ pub struct GuestHost {
     pub idle_unload: Duration,
 }
 
-impl Deref for Guest {
-    type Target = Deployment;
-
-    fn deref(&self) -> &Deployment {
-        &self.blueprint.deployment
-    }
-}
-
 impl Guest {
     /// Creates the guest of a deployment whose component was compiled to `code`.
     pub fn new(
@@ -76,6 +67,11 @@ impl Guest {
         }
     }
 
+    /// Returns the version that the guest runs.
+    pub fn deployment(&self) -> &Arc<Deployment> {
+        &self.blueprint.deployment
+    }
+
     /// Returns what the guest's instances have in common.
     pub(super) fn blueprint(&self) -> &Blueprint {
         &self.blueprint
@@ -83,7 +79,7 @@ impl Guest {
 
     /// Whether the manifest allows the guest to send requests.
     pub fn sends(&self) -> bool {
-        !self.spec.manifest.grants.is_empty()
+        !self.deployment().spec.manifest.grants.is_empty()
     }
 
     /// Returns a warm instance if there is one, else a new one.
@@ -131,7 +127,7 @@ impl Guest {
     ) -> impl Future<Output = Result<GuestResponse, RequestError>> + Send + use<B> {
         let expects = request.headers().contains_key(header::EXPECT);
         let is_head = request.method() == http::Method::HEAD;
-        let (sandbox, running) = instance.start(request, context, self.limits().request_body);
+        let (sandbox, running) = instance.start(request, context, self.deployment().limits().request_body);
         let pool = Arc::clone(&self.pool);
         async move {
             let response = GuestResponse::begin(pool, running, &sandbox, is_head).await;
@@ -169,7 +165,7 @@ impl Guest {
         if let Some(code) = self.code.load_full() {
             return Ok(code);
         }
-        let code = self.host.compiler.code(&self.spec).await?;
+        let code = self.host.compiler.code(&self.deployment().spec).await?;
         self.code.store(Some(Arc::clone(&code)));
         Ok(code)
     }
@@ -210,11 +206,11 @@ impl Guest {
     /// next request loads it.
     pub fn unload(&self) -> bool {
         if let Some(code) = self.code.load_full()
-            && self.host.compiler.keeps(&code, self.digest())
+            && self.host.compiler.keeps(&code, self.deployment().digest())
         {
             self.pool.clear();
             self.code.store(None);
-            tracing::debug!("{} unloaded; the next request loads it again", self.name);
+            tracing::debug!("{} unloaded; the next request loads it again", self.deployment().name);
         }
         !self.is_loaded()
     }

@@ -43,7 +43,7 @@ impl Optimiser {
         if !self.compiler.is_provisional(code) {
             return;
         }
-        let (digest, size) = (guest.digest(), guest.spec.size);
+        let (digest, size) = (guest.deployment().digest(), guest.deployment().spec.size);
         let mut waiting = lock(&self.waiting);
         let is_first = !waiting.contains_key(&digest);
         let guests = waiting.entry(digest).or_default();
@@ -65,7 +65,9 @@ impl Optimiser {
         let code = match made.take().or_else(|| self.compiler.known_optimised(digest)) {
             Some(code) => code,
             None => {
-                let Some(spec) = self.waiting(digest).first().map(|guest| guest.spec.clone()) else { return Ok(()) };
+                let Some(spec) = self.waiting(digest).first().map(|guest| guest.deployment().spec.clone()) else {
+                    return Ok(());
+                };
                 // In memory before the first guest has it: a guest that is made from now on finds it.
                 self.compiler.optimised(&spec, place).await?
             }
@@ -73,7 +75,7 @@ impl Optimiser {
         *made = Some(Arc::clone(&code));
         let (mut improved, mut failed, mut first) = (false, Vec::new(), Ok(()));
         while let Some(guest) = self.take_waiting(digest) {
-            let name = &*guest.name;
+            let name = &*guest.deployment().name;
             match self.trials.run(&guest, &code).await {
                 Err(refusal) if !refusal.passing => {
                     failed.push(Arc::downgrade(&guest));
@@ -137,7 +139,7 @@ impl Optimiser {
     /// Logs why the guests that wait go on with baseline code, and when the next attempt is.
     fn log_failure(&self, digest: Digest, attempt: usize, why: &Refusal, wait: Option<Duration>) {
         for guest in self.waiting(digest) {
-            let (name, Refusal { file, reason, remedy, .. }) = (&*guest.name, why);
+            let (name, Refusal { file, reason, remedy, .. }) = (&*guest.deployment().name, why);
             let next = wait.map_or_else(
                 || format!("{remedy}; the next attempt is after {name} is deployed anew or this host restarts"),
                 |wait| format!("trying again in {}", humantime::format_duration(wait)),

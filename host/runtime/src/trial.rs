@@ -34,11 +34,11 @@ impl Trials {
     /// # Errors
     /// Returns why the version cannot serve, or cannot serve yet.
     pub async fn run(&self, guest: &Guest, code: &Compiled) -> Result<(), Refusal> {
-        let spec = &guest.spec;
+        let spec = &guest.deployment().spec;
         let file = file_name(&spec.path);
         // The wait is not part of the trial. The semaphore is never closed.
         let _free = self.free.acquire().await;
-        let deadline = Instant::now() + TRIAL.min(guest.limits().wall);
+        let deadline = Instant::now() + TRIAL.min(guest.deployment().limits().wall);
         let instance = Instance::new(guest.blueprint(), code, deadline).await;
         let instance = instance.map_err(|error| unstartable(&file, &error))?;
         // A version that sends requests cannot be ready where it cannot send any.
@@ -55,7 +55,7 @@ impl Trials {
 /// # Errors
 /// Returns the status or error instead of that.
 async fn check_ready(guest: &Guest, instance: Instance, path: &str, deadline: Instant) -> Result<(), String> {
-    let uri = format!("http://{}{path}", host_of(&guest.name));
+    let uri = format!("http://{}{path}", host_of(&guest.deployment().name));
     let request = http::Request::get(uri).body(Empty::new()).map_err(|error| error.to_string())?;
     let context = RequestContext::new("ready".into(), deadline);
     match guest.call(instance, request, context).await {

@@ -42,7 +42,9 @@ pub(super) async fn respond(admin: &Arc<Admin>, request: Request<Upload<Incoming
     match (get, request.method().clone(), parts.as_slice()) {
         (true, _, ["services"]) => json(&report::statuses(&admin.current.snapshot())),
         (true, _, ["services", name]) => with(admin, name, |target| json(&report::details(target))),
-        (true, _, ["services", name, "errors"]) => with(admin, name, |target| json(&target.backend.service.failures())),
+        (true, _, ["services", name, "errors"]) => {
+            with(admin, name, |target| json(&target.deployment().service.failures()))
+        }
         (_, Method::POST, ["services", name, act @ ("disable" | "enable" | "unload")]) => {
             with(admin, name, |target| self::act(target, act))
         }
@@ -86,14 +88,14 @@ pub(super) async fn respond(admin: &Arc<Admin>, request: Request<Upload<Incoming
 /// Responds with `response` of the service `name`, or with 404.
 fn with(admin: &Admin, name: &str, response: impl FnOnce(&Target) -> Response<Body>) -> Response<Body> {
     let snapshot = admin.current.snapshot();
-    match snapshot.targets.iter().find(|target| &*target.backend.name == name) {
+    match snapshot.targets.iter().find(|target| &*target.deployment().name == name) {
         Some(target) => response(target),
         None => problem(StatusCode::NOT_FOUND, "no-service", "no service of this name is served"),
     }
 }
 
 fn act(target: &Target, act: &str) -> Response<Body> {
-    let (service, name) = (&target.backend.service, &*target.backend.name);
+    let (service, name) = (&target.deployment().service, &*target.deployment().name);
     match act {
         "unload" if target.backend.guest().is_none_or(|guest| !guest.unload()) => {
             let why = "the compile cache does not have its machine code, so it stays in memory";
@@ -123,7 +125,7 @@ fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
         );
     };
     let path = path + query;
-    let name = &*target.backend.name;
+    let name = &*target.deployment().name;
     let purged = admin.responses.as_ref().map_or(0, |responses| responses.purge(name, &path));
     tracing::info!(target: CHANGE, service = name, "{name}: removed {purged} stored responses at {path} and below, by an operator");
     json(&PurgeResult { service: name.to_owned(), path, purged })

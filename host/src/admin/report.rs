@@ -34,7 +34,7 @@ pub(super) fn statuses(snapshot: &Snapshot) -> Vec<FileReport> {
 }
 
 fn reports<S>(snapshot: &Snapshot, service: impl Fn(&Target) -> S) -> Vec<FileReport<S>> {
-    let file = |target: &Target| file_name(&target.backend.spec.path);
+    let file = |target: &Target| file_name(&target.deployment().spec.path);
     let serves =
         |target: &Arc<Target>| FileReport { file: file(target), service: Some(service(target)), refused: None };
     let mut reports: Vec<_> = snapshot.targets.iter().map(serves).collect();
@@ -50,7 +50,7 @@ fn refuses<S>(refusal: &Refusal) -> FileReport<S> {
 
 /// Returns everything about one service.
 pub(super) fn details(target: &Target) -> ServiceDetails {
-    let mut limits = target.backend.limits().shown();
+    let mut limits = target.deployment().limits().shown();
     if target.backend.upstream().is_some() {
         limits.retain(|name, _| !OF_COMPONENTS.contains(name));
     }
@@ -58,7 +58,7 @@ pub(super) fn details(target: &Target) -> ServiceDetails {
         status: ServiceStatus { info: full_info(target), activity: activity(target) },
         limits: limits.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect(),
         policies: target.admission.policies(Instant::now()),
-        recent_errors: target.backend.service.failures(),
+        recent_errors: target.deployment().service.failures(),
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) fn details(target: &Target) -> ServiceDetails {
 /// upstream, with its settings.
 fn full_info(target: &Target) -> ServiceInfo {
     let upstream = target.backend.upstream().map(|upstream| upstream.status());
-    let sections = section::views(&target.backend.spec.manifest);
+    let sections = section::views(&target.deployment().spec.manifest);
     let info = ServiceInfo { upstream, sections, ..info(target) };
     let Some(guest) = target.backend.guest() else { return info };
     let Interfaces { imports, exports } = (*guest.interfaces).clone();
@@ -74,31 +74,31 @@ fn full_info(target: &Target) -> ServiceInfo {
 }
 
 fn info(target: &Target) -> ServiceInfo {
-    let backend = &target.backend;
+    let deployment = target.deployment();
     ServiceInfo {
-        name: backend.name.to_string(),
-        digest: backend.digest().to_string(),
-        bytes: backend.spec.size,
-        routes: backend.routes().iter().map(ToString::to_string).collect(),
-        host: backend.spec.host().unwrap_or_default(),
-        share: backend.spec.manifest.share.as_ref().map(rollout::share),
-        sticky: backend.spec.manifest.sticky.as_ref().map(ToString::to_string),
+        name: deployment.name.to_string(),
+        digest: deployment.digest().to_string(),
+        bytes: deployment.spec.size,
+        routes: deployment.routes().iter().map(ToString::to_string).collect(),
+        host: deployment.spec.host().unwrap_or_default(),
+        share: deployment.spec.manifest.share.as_ref().map(rollout::share),
+        sticky: deployment.spec.manifest.sticky.as_ref().map(ToString::to_string),
         ..ServiceInfo::default()
     }
 }
 
 /// Returns the state of a service, as [`ServiceActivity::state`] explains it.
 pub(super) fn state(target: &Target) -> &'static str {
-    let backend = &target.backend;
-    if backend.service.is_disabled() {
+    let (backend, deployment) = (&target.backend, target.deployment());
+    if deployment.service.is_disabled() {
         "disabled"
-    } else if backend.withdrawn().is_some() {
+    } else if deployment.withdrawn().is_some() {
         "withdrawn"
     } else if backend.upstream().is_some_and(|upstream| upstream.is_down()) {
         "down"
     } else if !backend.is_loaded() {
         "unloaded"
-    } else if is_failing(backend.service.figures.minute()) {
+    } else if is_failing(deployment.service.figures.minute()) {
         "failing"
     } else {
         "serving"
@@ -110,13 +110,13 @@ fn is_failing((requests, errors): (u64, u64)) -> bool {
 }
 
 fn activity(target: &Target) -> ServiceActivity {
-    let backend = &target.backend;
-    let figures = &backend.service.figures;
+    let (backend, deployment) = (&target.backend, target.deployment());
+    let figures = &deployment.service.figures;
     let quantile_ms = |part| figures.quantile(part).map(|took| (took.as_secs_f64() * 1e6).round() / 1e3);
-    let refusal = backend.service.last_refusal();
+    let refusal = deployment.service.last_refusal();
     ServiceActivity {
         state: state(target).into(),
-        since: backend.since().map(rfc3339),
+        since: deployment.since().map(rfc3339),
         loaded: backend.is_loaded(),
         code: backend.guest().and_then(|guest| guest.tier()).map(Cow::Borrowed),
         requests: figures.requests(),
@@ -125,21 +125,21 @@ fn activity(target: &Target) -> ServiceActivity {
         queued: target.admission.queued(),
         p50_ms: quantile_ms(0.5),
         p99_ms: quantile_ms(0.99),
-        cpu_seconds: backend.cpu().as_secs_f64(),
+        cpu_seconds: deployment.cpu().as_secs_f64(),
         memory_bytes: figures.memory.load(Relaxed),
         bytes_in: figures.received.load(Relaxed),
         bytes_out: figures.sent.load(Relaxed),
         cached: cache_counts(target),
         last_refusal: refusal.map(|(at, reason)| LastRefusal { at: rfc3339(at), reason: reason.into() }),
-        withdrawn: backend.withdrawn().map(str::to_owned),
+        withdrawn: deployment.withdrawn().map(str::to_owned),
         versions: rollout::versions(target),
         replicas: backend.upstream().map(|upstream| upstream.replicas()),
     }
 }
 
 fn cache_counts(target: &Target) -> Option<CacheCounts> {
-    target.backend.spec.manifest.cache?;
-    let cached = &target.backend.service.figures.cached;
+    target.deployment().spec.manifest.cache?;
+    let cached = &target.deployment().service.figures.cached;
     let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_served_by_cache());
     let sum = |counts: Vec<(CacheOutcome, u64)>| counts.into_iter().map(|(_, count)| count).sum();
     Some(CacheCounts { entries: cached.entries(), bytes: cached.bytes(), hits: sum(hits), misses: sum(misses) })

@@ -45,14 +45,14 @@ impl From<FileError> for ActionError {
 /// Promotes or removes a version. Responds when the files are changed.
 pub(super) async fn act(admin: &Arc<Admin>, version: &str, action: VersionAction) -> Response<Body> {
     let snapshot = admin.current.snapshot();
-    let Some(target) = snapshot.targets.iter().find(|target| &*target.backend.name == version) else {
+    let Some(target) = snapshot.targets.iter().find(|target| &*target.deployment().name == version) else {
         return problem(StatusCode::NOT_FOUND, "no-service", "no service of this name is served");
     };
-    let Some((service, label)) = target.backend.spec.version_of() else {
+    let Some((service, label)) = target.deployment().spec.version_of() else {
         let why = "only a version, such as users@canary, can be promoted or rolled back";
         return problem(StatusCode::CONFLICT, "no-version", why);
     };
-    if let (VersionAction::Promote, Some(why)) = (action, target.backend.withdrawn()) {
+    if let (VersionAction::Promote, Some(why)) = (action, target.deployment().withdrawn()) {
         let why = format!("the host withdrew it: {why}; `lodge promote --force` promotes it anyway");
         return problem(StatusCode::CONFLICT, "withdrawn", &why);
     }
@@ -82,7 +82,7 @@ pub(super) async fn act(admin: &Arc<Admin>, version: &str, action: VersionAction
     };
     tracing::info!(target: CHANGE, service = version, "{version}: {action} by an operator");
     let snapshot = admin.current.snapshot();
-    let target = snapshot.targets.iter().find(|target| *target.backend.name == service);
+    let target = snapshot.targets.iter().find(|target| *target.deployment().name == service);
     let state = target.map_or("unloaded", |target| report::state(target));
     json(&ActionResult { service, state: state.into() })
 }
@@ -97,7 +97,8 @@ fn change(admin: &Admin, service: &str, label: &str, action: VersionAction) -> R
         VersionAction::Rollback => {
             files.disable_version(label)?;
             let (start, version) = (Instant::now(), format!("{service}@{label}"));
-            let is_served = || admin.current.snapshot().targets.iter().any(|target| *target.backend.name == version);
+            let is_served =
+                || admin.current.snapshot().targets.iter().any(|target| *target.deployment().name == version);
             while start.elapsed() < DISABLE_TIMEOUT && is_served() {
                 std::thread::park_timeout(POLL);
             }

@@ -1,15 +1,23 @@
 //! What handles the requests of a deployment: a guest on this host, or replicas elsewhere.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use lodge_runtime::guest::Guest;
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::upstreams::Upstream;
 
+/// A deployment, and what handles its requests.
+#[derive(Clone)]
+pub struct Backend {
+    /// The version of the service.
+    pub deployment: Arc<Deployment>,
+    /// What handles the requests.
+    pub kind: BackendKind,
+}
+
 /// What handles the requests of a deployment.
 #[derive(Clone)]
-pub enum Backend {
+pub enum BackendKind {
     /// A component on this host.
     Guest(Arc<Guest>),
     /// Replicas elsewhere.
@@ -24,41 +32,43 @@ impl Backend {
 
     /// The component, if it is one.
     pub fn guest(&self) -> Option<&Arc<Guest>> {
-        if let Self::Guest(guest) = self { Some(guest) } else { None }
+        if let BackendKind::Guest(guest) = &self.kind { Some(guest) } else { None }
     }
 
     /// The upstream, if it is one.
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
-        if let Self::Upstream(upstream) = self { Some(upstream) } else { None }
+        if let BackendKind::Upstream(upstream) = &self.kind { Some(upstream) } else { None }
     }
 
     /// Whether the component or all replicas differ from `before`, so that the failures of `before` say nothing about
     /// this.
     pub fn is_another(&self, before: &Self) -> bool {
-        match (self, before) {
-            (Self::Guest(one), Self::Guest(other)) => one.digest() != other.digest(),
-            (Self::Upstream(one), Self::Upstream(other)) => !one.spec().shares_replicas(other.spec()),
+        match (&self.kind, &before.kind) {
+            (BackendKind::Guest(_), BackendKind::Guest(_)) => self.deployment.digest() != before.deployment.digest(),
+            (BackendKind::Upstream(one), BackendKind::Upstream(other)) => !one.spec().shares_replicas(other.spec()),
             _ => true,
         }
     }
 
+    /// Whether it is a version beside this service.
+    pub fn is_version_of(&self, service: &Self) -> bool {
+        self.deployment.spec.version_of().is_some_and(|(of, _)| *of == *service.deployment.name)
+    }
+
     /// Whether both are the same value.
     pub fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Guest(one), Self::Guest(other)) => Arc::ptr_eq(one, other),
-            (Self::Upstream(one), Self::Upstream(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
+        Arc::ptr_eq(&self.deployment, &other.deployment)
     }
 }
 
-impl Deref for Backend {
-    type Target = Deployment;
+impl From<Arc<Guest>> for Backend {
+    fn from(guest: Arc<Guest>) -> Self {
+        Self { deployment: Arc::clone(guest.deployment()), kind: BackendKind::Guest(guest) }
+    }
+}
 
-    fn deref(&self) -> &Deployment {
-        match self {
-            Self::Guest(guest) => guest,
-            Self::Upstream(upstream) => upstream,
-        }
+impl From<Arc<Upstream>> for Backend {
+    fn from(upstream: Arc<Upstream>) -> Self {
+        Self { deployment: Arc::clone(upstream.deployment()), kind: BackendKind::Upstream(upstream) }
     }
 }

@@ -16,7 +16,8 @@ pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {
 /// Logs changes, except those that the snapshot has refused, which are logged already.
 pub(super) fn tell(changes: impl IntoIterator<Item = PendingChange>, snapshot: &Snapshot) {
     for PendingChange { change, around: [before, after] } in changes {
-        let serves = |spec: &GuestSpec| snapshot.target(&spec.name).is_some_and(|target| target.backend.spec == *spec);
+        let serves =
+            |spec: &GuestSpec| snapshot.target(&spec.name).is_some_and(|target| target.deployment().spec == *spec);
         if change.spec().is_none_or(serves) {
             tracing::info!(target: CHANGE, service = change.service(), "{before}{change}{after}");
         }

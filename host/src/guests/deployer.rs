@@ -73,8 +73,8 @@ impl Deployer {
     /// Returns why they cannot be served, and what to do.
     pub async fn deploy(&self, spec: GuestSpec) -> Result<Backend, Refusal> {
         match spec.manifest.upstream.clone() {
-            Some(upstream) => self.deploy_upstream(spec, upstream).await.map(Backend::Upstream),
-            None => self.deploy_guest(spec).await.map(Backend::Guest),
+            Some(upstream) => self.deploy_upstream(spec, upstream).await.map(Backend::from),
+            None => self.deploy_guest(spec).await.map(Backend::from),
         }
     }
 
@@ -103,7 +103,7 @@ impl Deployer {
     /// Finds the replicas of an upstream. Takes over the state of the service's upstream before.
     async fn deploy_upstream(&self, spec: GuestSpec, upstream: Arc<upstream::Spec>) -> Result<Arc<Upstream>, Refusal> {
         let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
-        let deployment = Deployment::new(spec, &self.services);
+        let deployment = Arc::new(Deployment::new(spec, &self.services));
         let service = Arc::clone(&deployment.service);
         let before = self.upstreams.last(&service.name);
         let made = Upstream::new(deployment, upstream, &directory, &self.upstreams, before.as_deref()).await;

@@ -83,12 +83,12 @@ impl Publisher {
         };
         let mut targets = self.targets(&previous, backends, &mut next.refusals);
         let holds = |target: &Target| {
-            let old = previous.target(&target.backend.name);
-            previous.complete && old.is_some_and(|old| old.backend.routes() == target.backend.routes())
+            let old = previous.target(&target.deployment().name);
+            previous.complete && old.is_some_and(|old| old.deployment().routes() == target.deployment().routes())
         };
-        targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.backend.name)));
+        targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.deployment().name)));
         for target in targets {
-            let name = Arc::clone(&target.backend.name);
+            let name = Arc::clone(&target.deployment().name);
             if let Err(refusal) = next.admit(target) {
                 next.refusals.push(refusal);
                 if let Some(old) = previous.target(&name) {
@@ -97,18 +97,18 @@ impl Publisher {
                 }
             }
         }
-        let served = next.targets.iter().map(|target| (target.backend.routes(), target.backend.spec.host()));
+        let served = next.targets.iter().map(|target| (target.deployment().routes(), target.deployment().spec.host()));
         next.absent.beside(served);
         for target in &next.targets {
-            target.backend.activate();
+            target.deployment().activate();
             // Versions have the routes of their service.
             if target.of.is_none() {
                 target.admission.activate();
             }
         }
-        let is_high = |target: &Arc<Target>| target.backend.spec.manifest.policies.is_high();
+        let is_high = |target: &Arc<Target>| target.deployment().spec.manifest.policies.is_high();
         self.shared_limits.shedding.set_reserved(next.targets.iter().any(is_high));
-        next.targets.sort_by(|a, b| a.backend.name.cmp(&b.backend.name));
+        next.targets.sort_by(|a, b| a.deployment().name.cmp(&b.deployment().name));
         next.refusals.sort_by(|a, b| a.file.cmp(&b.file));
         self.current.0.store(Arc::new(next));
     }
@@ -118,22 +118,22 @@ impl Publisher {
     fn targets(&self, previous: &Snapshot, backends: Vec<Backend>, refusals: &mut Vec<Refusal>) -> Vec<Arc<Target>> {
         let mut targets = Vec::new();
         let (mut versions, services): (Vec<_>, Vec<_>) =
-            backends.into_iter().partition(|backend| backend.spec.version_of().is_some());
+            backends.into_iter().partition(|backend| backend.deployment.spec.version_of().is_some());
         for backend in services {
-            let old = previous.target(&backend.name);
+            let old = previous.target(&backend.deployment.name);
             let admission = match old {
                 Some(old) if old.backend.is(&backend) => Arc::clone(&old.admission),
                 _ => {
-                    let said = (backend.limits(), &backend.spec.manifest.policies);
+                    let said = (backend.deployment.limits(), &backend.deployment.spec.manifest.policies);
                     let known = old.map(|old| (&*old.admission, backend.is_another(&old.backend)));
-                    Arc::new(Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()))
+                    Arc::new(Admission::new(&backend.deployment.name, said, &self.shared_limits, known, Instant::now()))
                 }
             };
             let mut beside = Vec::new();
             let mut left = Percent::ALL.0;
-            let its = |version: &mut Backend| version.spec.version_of().is_some_and(|(of, _)| *of == *backend.name);
+            let its = |version: &mut Backend| version.is_version_of(&backend);
             for version in versions.extract_if(.., its) {
-                let last = previous.target(&version.name);
+                let last = previous.target(&version.deployment.name);
                 let new = self.version(last, version, &backend, &admission);
                 // The last good version, if the new one has too large a share. Its admission is the service's current
                 // one.
@@ -170,12 +170,13 @@ impl Publisher {
         if let Some(old) = old.filter(|old| old.backend.is(&backend) && Arc::ptr_eq(&old.admission, admission)) {
             return Arc::clone(old);
         }
-        let shown = backend.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
-        let said = (backend.limits(), &Policies::default());
+        let shown = backend.deployment.spec.manifest.share.as_ref().is_some_and(|share| share.mirror > Percent(0));
+        let said = (backend.deployment.limits(), &Policies::default());
         let known = old.and_then(|old| old.shadow.as_ref()).map(|known| (known, false));
-        let shadow = shown.then(|| Admission::new(&backend.name, said, &self.shared_limits, known, Instant::now()));
+        let shadow =
+            shown.then(|| Admission::new(&backend.deployment.name, said, &self.shared_limits, known, Instant::now()));
         shadow.iter().for_each(Admission::activate);
-        let of = Some(Arc::clone(&service.service));
+        let of = Some(Arc::clone(&service.deployment.service));
         Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow, of })
     }
 }

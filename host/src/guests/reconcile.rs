@@ -123,7 +123,7 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     };
     refused.retain(|refusal| !pending.keys().any(|name| lacks(refusal, name)));
     refused.extend(pending.values().filter_map(BuildState::refusal).cloned());
-    pending.retain(|name, _| !backends.iter().any(|backend| *backend.name == **name));
+    pending.retain(|name, _| !backends.iter().any(|backend| *backend.deployment.name == **name));
     let built = pending.values().all(|build| build.refusal().is_some());
     let complete = before.complete || (ledger.is_settled() && built);
     // While the files of a service are missing, its build has the better reason.
@@ -142,7 +142,7 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
                 tracing::error!(
                     service = stem,
                     "refused {refusal}; still serving version {}",
-                    target.backend.digest().short()
+                    target.deployment().digest().short()
                 );
             }
             None => tracing::error!(service = stem, "refused {refusal}"),

@@ -17,7 +17,7 @@ pub fn review(snapshot: &Snapshot) {
     for service in &snapshot.targets {
         for (share, version) in service.split.iter().flat_map(|split| split.versions()) {
             let Some(rule) = &share.rollback else { continue };
-            let (version, service) = (&version.backend, &service.backend);
+            let (version, service) = (version.deployment(), service.deployment());
             if !version.is_in_rotation() {
                 continue;
             }

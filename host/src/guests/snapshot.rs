@@ -56,27 +56,28 @@ impl Current {
 impl Snapshot {
     /// The service or version with this name.
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
-        let place = self.targets.binary_search_by(|target| (*target.backend.name).cmp(name)).ok()?;
+        let place = self.targets.binary_search_by(|target| (*target.deployment().name).cmp(name)).ok()?;
         self.targets.get(place)
     }
 
     /// Adds a target with all of its routes, or refuses it.
     pub(super) fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
-        let backend = &target.backend;
-        let called = host_of(&backend.name);
+        let deployment = target.deployment();
+        let called = host_of(&deployment.name);
         // The router reports a conflict between hosts of clients.
-        let unhosted = |owner: &&Arc<Target>| backend.spec.host().is_none() || owner.backend.spec.host().is_none();
+        let unhosted =
+            |owner: &&Arc<Target>| deployment.spec.host().is_none() || owner.deployment().spec.host().is_none();
         if let Some(owner) = self.hosts.get(&called).filter(unhosted) {
-            let reason = format!("its host name for calls already belongs to {}", owner.backend.name);
-            return Err(Refusal::new(&file_name(&backend.spec.path), reason, "give one of them another name"));
+            let reason = format!("its host name for calls already belongs to {}", owner.deployment().name);
+            return Err(Refusal::new(&file_name(&deployment.spec.path), reason, "give one of them another name"));
         }
-        let host = |host| Route { cache: backend.spec.manifest.cache, ..Route::host(host) };
-        let own = backend.spec.host().map(host);
-        let guarded = backend.spec.manifest.policies.service != PolicySettings::default();
-        if let Err((route, owner)) = self.router.insert(backend.routes().iter().chain(&own), &target, guarded) {
-            let reason = format!("its route {route} already belongs to {}", owner.backend.name);
+        let host = |host| Route { cache: deployment.spec.manifest.cache, ..Route::host(host) };
+        let own = deployment.spec.host().map(host);
+        let guarded = deployment.spec.manifest.policies.service != PolicySettings::default();
+        if let Err((route, owner)) = self.router.insert(deployment.routes().iter().chain(&own), &target, guarded) {
+            let reason = format!("its route {route} already belongs to {}", owner.deployment().name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
-            return Err(Refusal::new(&file_name(&backend.spec.path), reason, remedy));
+            return Err(Refusal::new(&file_name(&deployment.spec.path), reason, remedy));
         }
         self.hosts.insert(called, Arc::clone(&target));
         self.targets.push(target);

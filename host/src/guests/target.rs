@@ -9,6 +9,7 @@ use lodge_manifest::share::{Percent, TrafficShare};
 use lodge_traffic::admission::Admission;
 use lodge_traffic::routing::split::{InRotation, Split};
 use lodge_traffic::service::Service;
+use lodge_traffic::service::deployment::Deployment;
 
 /// A service or version, with its admission.
 pub struct Target {
@@ -38,26 +39,31 @@ impl Target {
         match old.filter(|old| same && old.backend.is(&backend) && Arc::ptr_eq(&old.admission, &admission)) {
             Some(old) => Arc::clone(old),
             None => {
-                let split = Split::new(beside, backend.spec.manifest.sticky.clone());
+                let split = Split::new(beside, backend.deployment.spec.manifest.sticky.clone());
                 Arc::new(Self { backend, admission, split, shadow: None, of: None })
             }
         }
     }
 
+    /// Returns the version that handles the requests.
+    pub fn deployment(&self) -> &Deployment {
+        &self.backend.deployment
+    }
+
     /// Whether an operator has disabled it. Disabling a service disables its versions.
     pub fn is_disabled(&self) -> bool {
-        self.backend.service.is_disabled() || self.of.as_ref().is_some_and(|service| service.is_disabled())
+        self.deployment().service.is_disabled() || self.of.as_ref().is_some_and(|service| service.is_disabled())
     }
 
     /// Its share of its service's requests.
     pub(super) fn share(&self) -> TrafficShare {
-        self.backend.spec.manifest.share.clone().unwrap_or_default()
+        self.deployment().spec.manifest.share.clone().unwrap_or_default()
     }
 }
 
 impl InRotation for Target {
     fn is_in_rotation(&self) -> bool {
-        self.backend.is_in_rotation()
+        self.deployment().is_in_rotation()
     }
 }
 
@@ -65,13 +71,13 @@ impl InRotation for Target {
 pub(super) fn too_much(target: &Target, left: Percent) -> Refusal {
     let wants = target.share().percent;
     let reason = format!("it wants {wants} of the requests, but other versions leave {left}");
-    Refusal::new(&file_name(&target.backend.spec.path), reason, "lower `percent` in one of their manifests")
+    Refusal::new(&file_name(&target.deployment().spec.path), reason, "lower `percent` in one of their manifests")
 }
 
 /// The refusal of a version whose service is not served.
 pub(super) fn alone(version: &Backend) -> Refusal {
-    let (service, _) = version.spec.version_of().unwrap_or_default();
+    let (service, _) = version.deployment.spec.version_of().unwrap_or_default();
     let reason = format!("it is a version of {service}, which is not served");
     let remedy = format!("put {service}.wasm beside it, or rename it to that");
-    Refusal::new(&file_name(&version.spec.path), reason, remedy)
+    Refusal::new(&file_name(&version.deployment.spec.path), reason, remedy)
 }

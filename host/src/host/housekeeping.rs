@@ -72,7 +72,7 @@ impl Housekeeping {
         let Some(responses) = &self.responses else { return };
         let snapshot = self.current.snapshot();
         if std::mem::replace(&mut self.retained, snapshot.generation) != snapshot.generation {
-            let served: Vec<_> = snapshot.targets.iter().map(|target| target.backend.edition.clone()).collect();
+            let served: Vec<_> = snapshot.targets.iter().map(|target| target.deployment().edition.clone()).collect();
             responses.retain(&served);
         }
     }
@@ -93,7 +93,7 @@ impl Housekeeping {
         }
         self.sampled = Instant::now();
         for target in &self.current.snapshot().targets {
-            target.backend.service.figures.sample();
+            target.deployment().service.figures.sample();
         }
     }
 }

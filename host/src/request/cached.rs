@@ -37,14 +37,14 @@ pub(super) async fn handle<B: RequestBody>(
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     let version = request.version();
-    let backend = &routed.target.backend;
+    let deployment = routed.target.deployment();
     // Futures that only some requests need are boxed, here and below: any other is part of one that is moved for each request.
     let mut fill = match rules {
-        None => responses.invalidated_by_call(backend, &request),
+        None => responses.invalidated_by_call(deployment, &request),
         Some((rules, uri)) => {
             routed.target.admission.check_client(&routed.caller.view(request.headers(), routed.route))?;
             let at = (&uri, routed.route);
-            match Box::pin(responses.lookup(rules, at, backend, &mut request, record)).await {
+            match Box::pin(responses.lookup(rules, at, deployment, &mut request, record)).await {
                 Lookup::Hit(response) => return with_room(&routed, version, response, None, record),
                 Lookup::Miss(fill) => fill,
             }
@@ -73,7 +73,7 @@ async fn dispatch_again(
     let body: mirror::AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::from_parts(head, body);
     let view = routed.caller.view(request.headers(), routed.route);
-    let deadline = fill.deadline().unwrap_or_else(|| record.start() + routed.target.backend.limits().wall);
+    let deadline = fill.deadline().unwrap_or_else(|| record.start() + routed.target.deployment().limits().wall);
     let admitting = routed.target.admission.admit_again(&view, Instant::now());
     let admitted = tokio::time::timeout_at(deadline.into(), admitting).await;
     let result = match admitted.unwrap_or(Err(Refusal::QueueTimeout)) {
@@ -107,7 +107,7 @@ fn with_room(
     let (target, reserve) = (&routed.target, Reserve { version, unsent: &routed.handler.unsent });
     if !body.count(0, reserve) {
         let now = Instant::now();
-        let deadline = deadline.unwrap_or_else(|| now + target.backend.limits().wall);
+        let deadline = deadline.unwrap_or_else(|| now + target.deployment().limits().wall);
         if deadline <= now {
             return Err(RequestError::QueueTimeout);
         }

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use super::forward;
 use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
-use crate::guests::backend::Backend;
+use crate::guests::backend::BackendKind;
 use crate::guests::target::Target;
 use lodge_base::budget::Budget;
 use lodge_base::telemetry::traces::{Phase, Tracer};
@@ -48,8 +48,8 @@ pub(super) fn dispatch<B: RequestBody>(
     async move {
         let reserve = Reserve { version: request.version(), unsent: admitted.unsent };
         let exchange = Exchange { method: request.method().clone(), deadline: admitted.context.deadline, reserve };
-        match &admitted.target.backend {
-            Backend::Guest(guest) => {
+        match &admitted.target.backend.kind {
+            BackendKind::Guest(guest) => {
                 if guest.sends() {
                     admitted.context.onward = admitted.tracer.onward(request.headers()).map(Arc::new);
                 }
@@ -63,7 +63,7 @@ pub(super) fn dispatch<B: RequestBody>(
                 };
                 respond::holding(admitted.permit, answer, &exchange)
             }
-            Backend::Upstream(upstream) => {
+            BackendKind::Upstream(upstream) => {
                 admitted.record.begin_phase(Phase::Guest);
                 let traced = admitted.record.is_traced();
                 let onward = if traced { admitted.tracer.onward(request.headers()) } else { None };

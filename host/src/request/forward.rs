@@ -69,7 +69,7 @@ pub async fn forward<B: RequestBody>(
     context: &RequestContext,
     onward: Option<OutboundTrace>,
 ) -> Result<Forwarded, RequestError> {
-    upstream.via().add_hop(&mut request, context.depth, upstream.limits().call_depth)?;
+    upstream.via().add_hop(&mut request, context.depth, upstream.deployment().limits().call_depth)?;
     let ours = if upstream.spec().upgrade { ClientUpgrade::take(&mut request) } else { None };
     let place = match &ours {
         Some(_) => Some(upstream.take_tunnel().ok_or(RequestError::TunnelsFull)?),
@@ -83,7 +83,7 @@ pub async fn forward<B: RequestBody>(
         let Some(upload_wait) = upload_wait.clone() else {
             return Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
         };
-        let (left, service) = (upstream.limits().request_body, Arc::clone(&upstream.service));
+        let (left, service) = (upstream.deployment().limits().request_body, Arc::clone(&upstream.deployment().service));
         Upload { inner, left, service, upload_wait }.map_err(BoxError::from).boxed_unsync()
     });
     match upstream.send(request, client, context.deadline, upload_wait.clone(), onward).await {

@@ -101,7 +101,7 @@ fn arrive<'a, B: RequestBody>(
         return Ok(Arrived::Host);
     }
     let (routed, rules) = route(handler, caller, arrival, &mut head, record)?;
-    if routed.depth > routed.target.backend.limits().call_depth {
+    if routed.depth > routed.target.deployment().limits().call_depth {
         return Err(RequestError::CallDepth);
     }
     check_content_length(&routed.target, &head.headers, &body)?;
@@ -145,9 +145,9 @@ async fn admit<'a>(
     record.begin_phase(Phase::Queue);
     let mut permit = target.admission.admit(&caller.view(headers, routed.route), record.start()).await?;
     if routed.judged {
-        permit.judge(&target.backend.service.figures.judged, record.start());
+        permit.judge(&target.deployment().service.figures.judged, record.start());
     }
-    let own = record.record_admission(&permit) + target.backend.limits().wall;
+    let own = record.record_admission(&permit) + target.deployment().limits().wall;
     let deadline = caller.call.map_or(own, |call| own.min(call.deadline));
     fill.into_iter().for_each(|fill| fill.begin(deadline));
     Ok(routed.admitted(permit, deadline, record))
@@ -195,7 +195,7 @@ fn route<'a>(
             };
             let (version, judged) = split.map_or((None, false), choose);
             let target = version.unwrap_or_else(|| Arc::clone(service));
-            record.set_route(&target.backend, found.route);
+            record.set_route(target.deployment(), found.route);
             if service.is_disabled() {
                 return Err(RequestError::Disabled);
             }
@@ -267,7 +267,7 @@ fn check_content_length<B: RequestBody>(
     headers: &http::HeaderMap,
     body: &B,
 ) -> Result<(), RequestError> {
-    let limit = target.backend.limits().request_body as u64;
+    let limit = target.deployment().limits().request_body as u64;
     let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
     if announced.is_some_and(|size| size > limit) { Err(RequestError::BodyTooLarge) } else { Ok(()) }
 }

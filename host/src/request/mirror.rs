@@ -73,13 +73,13 @@ pub async fn run(
     unsent: Arc<Budget>,
 ) {
     let mut record = Record::new(Arc::clone(&context.request_id), Trace::off());
-    record.set_route(&target.backend, &route);
+    record.set_route(target.deployment(), &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
     let permit = match places.try_admit(record.start()) {
         // Of what its service is not judged by it is not either: a client could choose that.
         Ok(mut permit) => {
             if judged {
-                permit.judge(&target.backend.service.figures.judged, record.start());
+                permit.judge(&target.deployment().service.figures.judged, record.start());
             }
             permit
         }

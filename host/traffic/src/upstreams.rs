@@ -25,7 +25,6 @@ pub mod tunnels;
 pub mod upload_wait;
 
 use std::collections::HashMap;
-use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -62,7 +61,7 @@ const WAIT: Duration = Duration::from_millis(500);
 
 /// A backend whose replicas run elsewhere. Dropping it ends its tasks.
 pub struct Upstream {
-    deployment: Deployment,
+    deployment: Arc<Deployment>,
     inner: Arc<Inner>,
     via: Arc<Via>,
     tasks: [AbortHandle; 2],
@@ -179,7 +178,7 @@ impl Upstream {
     /// # Errors
     /// One line that says what is missing on this machine.
     pub async fn new(
-        deployment: Deployment,
+        deployment: Arc<Deployment>,
         spec: Arc<Spec>,
         directory: &Path,
         shared: &SharedUpstreams,
@@ -235,6 +234,11 @@ impl Upstream {
         Ok(Self { deployment, inner, via: Arc::clone(&shared.via), tasks })
     }
 
+    /// Returns the version that the replicas respond for.
+    pub fn deployment(&self) -> &Arc<Deployment> {
+        &self.deployment
+    }
+
     /// Returns the settings of the manifest.
     pub fn spec(&self) -> &Spec {
         &self.inner.spec
@@ -258,14 +262,6 @@ impl Upstream {
     /// Returns the counters.
     pub fn counts(&self) -> &UpstreamCounts {
         &self.inner.counts
-    }
-}
-
-impl Deref for Upstream {
-    type Target = Deployment;
-
-    fn deref(&self) -> &Deployment {
-        &self.deployment
     }
 }
 

@@ -24,7 +24,7 @@ fn margins(rollback: &Rollback) -> RollbackMargins {
 pub(super) fn versions(service: &Target) -> Vec<VersionStatus> {
     let versions = service.split.iter().flat_map(|split| split.versions());
     let status = |(share, version): (&TrafficShare, &std::sync::Arc<Target>)| VersionStatus {
-        name: version.backend.name.to_string(),
+        name: version.deployment().name.to_string(),
         percent: percent(share.percent),
         state: state(version).into(),
     };

@@ -83,10 +83,10 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
         Some(replicas.iter().map(|replica| replica.connections as u64).sum())
     }),
     ("lodge_version_withdrawn", "Whether the version was withdrawn for doing worse than its service", |it| {
-        Some(it.target?.backend.withdrawn().is_some().into())
+        Some(it.target?.deployment().withdrawn().is_some().into())
     }),
     ("lodge_service_disabled", "Whether an operator has disabled the service", |it| {
-        Some(it.target?.backend.service.is_disabled().into())
+        Some(it.target?.deployment().service.is_disabled().into())
     }),
 ];
 
@@ -127,7 +127,7 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
 impl<'a> Scraped<'a> {
     /// Returns the metrics of a served service.
     pub(super) fn of(target: &'a Target) -> Self {
-        let service = &*target.backend.service;
+        let service = &*target.deployment().service;
         Self { name: &service.name, figures: &service.figures, target: Some(target) }
     }
 
@@ -147,7 +147,7 @@ impl<'a> Scraped<'a> {
 
     /// Returns the counters of stored responses, if the service has a response cache.
     fn cached(&self) -> Option<&'a CacheMetrics> {
-        self.target?.backend.spec.manifest.cache.map(|_| &self.figures.cached)
+        self.target?.deployment().spec.manifest.cache.map(|_| &self.figures.cached)
     }
 }
 
@@ -191,7 +191,7 @@ fn cpu(encoder: &mut DescriptorEncoder<'_>, all: &[Scraped<'_>]) -> fmt::Result 
     let mut family =
         encoder.encode_descriptor("lodge_guest_cpu_seconds", "CPU time of guest code", None, MetricType::Counter)?;
     for (name, target) in all.iter().filter_map(|it| Some((it.name, it.target?))) {
-        let (labels, seconds) = ([("service", name)], target.backend.cpu().as_secs_f64());
+        let (labels, seconds) = ([("service", name)], target.deployment().cpu().as_secs_f64());
         family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)?;
     }
     Ok(())
@@ -200,8 +200,8 @@ fn cpu(encoder: &mut DescriptorEncoder<'_>, all: &[Scraped<'_>]) -> fmt::Result 
 fn versions(encoder: &mut DescriptorEncoder<'_>, all: &[Scraped<'_>]) -> fmt::Result {
     let mut family = encoder.encode_descriptor("lodge_service", "The version that serves", None, MetricType::Info)?;
     for target in all.iter().filter_map(|it| it.target) {
-        let digest = target.backend.digest().to_string();
-        family.encode_info(&[("service", &*target.backend.name), ("digest", &digest)])?;
+        let digest = target.deployment().digest().to_string();
+        family.encode_info(&[("service", &*target.deployment().name), ("digest", &digest)])?;
     }
     Ok(())
 }

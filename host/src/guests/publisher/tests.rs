@@ -40,9 +40,9 @@ impl World {
         let (path, digest) = (format!("{name}.toml").into(), Digest::of(format!("{service}{version:?}").as_bytes()));
         let upstream = manifest.upstream.clone().unwrap();
         let spec = GuestSpec { name: name.into(), path, digest, size: 1, manifest };
-        let deployment = Deployment::new(spec, &self.services);
+        let deployment = Arc::new(Deployment::new(spec, &self.services));
         let made = Upstream::new(deployment, upstream, std::path::Path::new(""), &self.shared, None).await;
-        Backend::Upstream(Arc::new(made.unwrap()))
+        Arc::new(made.unwrap()).into()
     }
 
     /// Publishes these, and returns which files are refused and why.

@@ -60,7 +60,7 @@ async fn upstream(text: &str, shared: &SharedUpstreams) -> Upstream {
     let manifest = Manifest::read("far", text, &limits, 1 << 30).unwrap();
     let spec = manifest.upstream.clone().unwrap();
     let file = GuestSpec { name: "far".into(), path: "far.toml".into(), digest: Digest::of(b""), size: 0, manifest };
-    let deployment = Deployment::new(file, &Services::new(CpuScheduler::new(1)));
+    let deployment = Arc::new(Deployment::new(file, &Services::new(CpuScheduler::new(1))));
     Upstream::new(deployment, spec, Path::new("."), shared, None).await.unwrap()
 }
 
