@@ -37,7 +37,7 @@ use lodge_base::config::{self, Config, Origin, Resolved, Source, Tiers};
 use lodge_base::files;
 use lodge_base::lasting;
 use lodge_base::telemetry::logs::Logs;
-use lodge_manifest::share::Percent;
+use lodge_manifest::percent::Percent;
 use lodge_runtime::code_cache;
 use lodge_runtime::compile::{this_program, worker};
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::percent::Percent;
 use crate::schema;
 use crate::section::{Owner, Section};
 use crate::written::{Problems, Written, with_defaults};
@@ -71,11 +72,11 @@ pub(crate) const SECTION: Section = Section {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Percentage of failed calls at which the breaker opens.
-    pub failures: u32,
+    pub failures: Percent,
     /// Time to the response head above which a call is slow; `None` if no call is.
     pub slow: Option<Duration>,
     /// Percentage of slow calls at which the breaker opens.
-    pub slow_calls: u32,
+    pub slow_calls: Percent,
     /// Number of calls in the window below which the breaker does not open.
     pub calls: u32,
     /// Period over which calls are counted.
@@ -89,9 +90,9 @@ pub struct Settings {
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = humantime::format_duration;
-        write!(f, "{}% failures", self.failures)?;
+        write!(f, "{} failures", self.failures)?;
         if let Some(slow) = self.slow {
-            write!(f, " or {}% over {}", self.slow_calls, time(slow))?;
+            write!(f, " or {} over {}", self.slow_calls, time(slow))?;
         }
         write!(f, " of {} calls or more in {}, ", self.calls, time(self.window))?;
         write!(f, "open for {}, {} probes", time(self.open), self.probes)
@@ -101,7 +102,7 @@ impl fmt::Display for Settings {
 /// Returns a value for [`KEYS`] to fill in. It is never used as it is.
 fn blank() -> Settings {
     let zero = Duration::ZERO;
-    Settings { failures: 0, slow: None, slow_calls: 0, calls: 0, window: zero, open: zero, probes: 0 }
+    Settings { failures: Percent(0), slow: None, slow_calls: Percent(0), calls: 0, window: zero, open: zero, probes: 0 }
 }
 
 fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Settings> {
@@ -116,8 +117,12 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Settings> {
     Some(breaker)
 }
 
-fn percent(text: &str) -> Result<u32, String> {
-    let part = text.strip_suffix('%').and_then(|part| part.parse().ok()).filter(|part| (1..=100).contains(part));
+fn percent(text: &str) -> Result<Percent, String> {
+    let part = text
+        .strip_suffix('%')
+        .and_then(|part| part.parse().ok())
+        .filter(|part| (1..=100).contains(part))
+        .map(Percent::whole);
     part.ok_or_else(|| format!("`{text}` is not a percentage of calls; write it like 50%, from 1% to 100%"))
 }
 

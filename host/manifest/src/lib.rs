@@ -16,6 +16,7 @@ pub mod digest;
 pub mod grants;
 pub mod key;
 pub mod limits;
+pub mod percent;
 pub mod policies;
 pub mod rate;
 pub mod refusal;

@@ -5,13 +5,10 @@ use serde_json::json;
 
 use crate::Manifest;
 use crate::key::RequestKey;
+use crate::percent::Percent;
 use crate::schema;
 use crate::section::{Owner, Section};
 use crate::written::{Problems, Written};
-
-/// A percentage in hundredths of a percent, 0 to 10,000.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Percent(pub u32);
 
 /// The share of its service's requests that a version gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,41 +148,6 @@ fn rollback_schema() -> serde_json::Value {
 impl Default for Rollback {
     fn default() -> Self {
         Self { errors: Percent(100), p99: 150, minimum: 100 }
-    }
-}
-
-impl Percent {
-    /// 100 %.
-    pub const ALL: Self = Self(10_000);
-
-    /// Reads `10`, `2.5` or `"10%"`.
-    fn read(written: &Written<'_>) -> Result<Self, String> {
-        Self::parse(&written.plain()?).map_err(|wrong| written.error(wrong))
-    }
-
-    /// Parses `10%`, `10` or `2.5%`.
-    ///
-    /// # Errors
-    /// What was expected.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let number = text.trim_end_matches('%').trim().parse().ok().and_then(Self::of);
-        number.ok_or_else(|| format!("`{text}` is not a percentage; write it like 10% or 2.5%"))
-    }
-
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be between 0 and 100")]
-    fn of(number: f64) -> Option<Self> {
-        (0.0..=100.0).contains(&number).then(|| Self((number * 100.0).round() as u32))
-    }
-
-    /// Returns this as a fraction of one.
-    pub fn part(self) -> f64 {
-        f64::from(self.0) / 10_000.0
-    }
-}
-
-impl std::fmt::Display for Percent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}%", f64::from(self.0) / 100.0)
     }
 }
 

@@ -188,12 +188,12 @@ fn version(text: &str) -> Result<Manifest, String> {
 fn a_version_begins_with_what_its_service_says() {
     let manifest = version("percent = 2.5\nmatch = [\"header:x-version=2\"]\n[limits]\nmemory = \"8MiB\"").unwrap();
     let share = manifest.share.unwrap();
-    assert_eq!((share.percent, share.rules.len(), share.rollback), (share::Percent(250), 1, None));
+    assert_eq!((share.percent, share.rules.len(), share.rollback), (percent::Percent(250), 1, None));
     assert!(manifest.routes.is_empty());
     assert_eq!((manifest.limits.wall.as_secs(), manifest.limits.memory), (40, 8 << 20));
     assert_eq!((manifest.env.len(), manifest.ready.as_deref()), (1, Some("/health")));
     assert_eq!(version("[rollback]").unwrap().share.unwrap().rollback, Some(share::Rollback::default()));
-    assert_eq!(version("percent = \"10%\"").unwrap().share.unwrap().percent, share::Percent(1_000));
+    assert_eq!(version("percent = \"10%\"").unwrap().share.unwrap().percent, percent::Percent(1_000));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use serde_json::Value;
 use self::keys::KEYS;
 pub use self::list::MOST_REPLICAS;
 use crate::key::RequestKey;
+use crate::percent::Percent;
 use crate::schema;
 use crate::section::{Owner, Section};
 use crate::upstream::protocol::{Protocol, Scheme};
@@ -144,17 +145,6 @@ pub struct Retry {
     pub budget: Percent,
     /// Retries per second that are always allowed.
     pub minimum: usize,
-}
-
-/// A percentage, 0 to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Percent(pub u8);
-
-impl Percent {
-    /// Returns this percentage of `whole`, rounded down.
-    pub fn of(self, whole: u64) -> u64 {
-        whole.saturating_mul(u64::from(self.0)) / 100
-    }
 }
 
 impl HostName {

@@ -23,7 +23,7 @@ use lodge_base::config::key::nearest;
 use lodge_base::files as disk;
 use lodge_manifest::Manifest;
 use lodge_manifest::digest::Digest;
-use lodge_manifest::share::Percent;
+use lodge_manifest::percent::Percent;
 use lodge_manifest::spec::{GuestSpec, is_name};
 
 /// The longest wait for another command on the same service, which may itself wait for a compilation.

@@ -11,9 +11,9 @@ use super::snapshot::{Current, Snapshot};
 use super::target::{self, Target};
 use crate::guests::backend::Backend;
 use lodge_base::config::Config;
+use lodge_manifest::percent::Percent;
 use lodge_manifest::policies::Policies;
 use lodge_manifest::refusal::Refusal;
-use lodge_manifest::share::Percent;
 use lodge_traffic::admission::{Admission, Concurrency, SharedLimits};
 
 /// The writer of snapshots, owned by one task.

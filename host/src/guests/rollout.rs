@@ -71,7 +71,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use lodge_manifest::share::Percent;
+    use lodge_manifest::percent::Percent;
 
     fn window(requests: u64, errors: u64, p99_ms: f64) -> LastMinute {
         let p99 = Some(Duration::from_secs_f64(p99_ms / 1e3));

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::guests::backend::Backend;
+use lodge_manifest::percent::Percent;
 use lodge_manifest::refusal::Refusal;
 use lodge_manifest::refusal::file_name;
-use lodge_manifest::share::{Percent, TrafficShare};
+use lodge_manifest::share::TrafficShare;
 use lodge_traffic::admission::Admission;
 use lodge_traffic::routing::split::{InRotation, Split};
 use lodge_traffic::service::Service;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Check, Ejection, HostName, Percent, Policy, Retry, Spec};
+use super::{Check, Ejection, HostName, Policy, Retry, Spec};
 use crate::key::RequestKey;
+use crate::percent::Percent;
 use crate::upstream::protocol::Protocol;
 use lodge_base::config::key::{Key, count, duration, word};
 
@@ -232,7 +233,7 @@ fn statuses(text: &str) -> Result<(u16, u16), String> {
 
 fn percent(text: &str) -> Result<Percent, String> {
     let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
-    let percent = number.filter(|number| *number <= 100).map(Percent);
+    let percent = number.filter(|number| *number <= 100).map(Percent::whole);
     percent.ok_or_else(|| format!("`{text}` is not between 0% and 100%; write it like \"20%\""))
 }
 

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::{HOSTS, POLICIES, PROTOCOLS};
-use super::{Percent, Policy, Spec};
+use super::{Policy, Spec};
 
 impl Spec {
     /// Returns the effective keys and their values, including defaults. Omits the keys of health checks without a path,
     /// and `hash` with another policy.
     pub fn shown(&self) -> BTreeMap<&'static str, String> {
         let time = |time: Duration| humantime::format_duration(time).to_string();
-        let percent = |Percent(part): Percent| format!("{part}%");
         let Self { health, ejection, retry, .. } = self;
         let mut shown = BTreeMap::from([
             ("policy", word(&POLICIES, self.policy)),
@@ -24,11 +23,11 @@ impl Spec {
             ("ejection.failures", ejection.failures.to_string()),
             ("ejection.base", time(ejection.base)),
             ("ejection.max", time(ejection.max)),
-            ("ejection.share", percent(ejection.share)),
+            ("ejection.share", ejection.share.to_string()),
             ("slow_start", time(self.slow_start)),
-            ("panic", percent(self.panic)),
+            ("panic", self.panic.to_string()),
             ("retry.attempts", retry.attempts.to_string()),
-            ("retry.budget", percent(retry.budget)),
+            ("retry.budget", retry.budget.to_string()),
             ("retry.minimum", retry.minimum.to_string()),
             ("hedge", self.hedge.map_or_else(|| "off".to_owned(), time)),
             ("upgrade", self.upgrade.to_string()),

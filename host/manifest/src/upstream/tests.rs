@@ -24,8 +24,8 @@ fn every_default_could_be_written() {
     assert_eq!((spec.policy, spec.protocol, spec.host), (Policy::LeastInFlight, Protocol::Auto, HostName::Auto));
     assert_eq!((spec.connect, spec.read), (Duration::from_secs(1), Duration::from_secs(10)));
     assert_eq!((spec.health.path.clone(), spec.hedge, spec.upgrade), (None, None, false));
-    assert_eq!((spec.panic, spec.slow_start), (Percent(50), Duration::ZERO));
-    assert_eq!(spec.retry, Retry { attempts: 2, budget: Percent(20), minimum: 10 });
+    assert_eq!((spec.panic, spec.slow_start), (Percent::whole(50), Duration::ZERO));
+    assert_eq!(spec.retry, Retry { attempts: 2, budget: Percent::whole(20), minimum: 10 });
 }
 
 #[test]
@@ -89,9 +89,9 @@ fn every_key() {
             unhealthy: 6,
             status: (204, 204),
         },
-        ejection: Ejection { failures: 0, base: seconds(1), max: seconds(1), share: Percent(100) },
+        ejection: Ejection { failures: 0, base: seconds(1), max: seconds(1), share: Percent::ALL },
         slow_start: seconds(6),
-        panic: Percent(7),
+        panic: Percent::whole(7),
         retry: Retry { attempts: 1, budget: Percent(0), minimum: 0 },
         hedge: Some(Duration::from_millis(80)),
         upgrade: false,

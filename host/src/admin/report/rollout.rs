@@ -3,7 +3,8 @@
 use super::state;
 use crate::admin::contract::{RollbackMargins, VersionShare, VersionStatus};
 use crate::guests::target::Target;
-use lodge_manifest::share::{Percent, Rollback, Rule, TrafficShare};
+use lodge_manifest::percent::Percent;
+use lodge_manifest::share::{Rollback, Rule, TrafficShare};
 
 /// Returns the share of its service's requests that a version gets.
 pub(super) fn share(share: &TrafficShare) -> VersionShare {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use lodge_base::lock::lock;
 use lodge_manifest::breaker::Settings;
+use lodge_manifest::percent::Percent;
 use window::CallWindow;
 pub use window::{CallCounts, CallResult};
 
@@ -242,9 +243,9 @@ impl Inner {
 
 /// Returns whether these calls open a closed breaker.
 fn trips(settings: &Settings, counts: CallCounts) -> bool {
-    let over = |part: u32, most: u32| u64::from(part) * 100 >= u64::from(counts.calls) * u64::from(most);
-    let slow = settings.slow.is_some() && over(counts.slow, settings.slow_calls);
-    counts.calls >= settings.calls && (over(counts.failed, settings.failures) || slow)
+    let reached = |most: Percent, part: u32| most.is_reached(u64::from(part), u64::from(counts.calls));
+    let slow = settings.slow.is_some() && reached(settings.slow_calls, counts.slow);
+    counts.calls >= settings.calls && (reached(settings.failures, counts.failed) || slow)
 }
 
 impl Pass {

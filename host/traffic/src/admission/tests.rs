@@ -7,6 +7,7 @@ use lodge_base::telemetry::metrics::VersionStats;
 use lodge_base::telemetry::metrics::judged::JudgedCounts;
 use lodge_manifest::adaptive::Settings as Adaptation;
 use lodge_manifest::breaker::Settings as Breaker;
+use lodge_manifest::percent::Percent;
 use lodge_manifest::policies::PolicySettings;
 use lodge_manifest::rate::{By, Settings as Rate};
 
@@ -14,9 +15,9 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 const BREAKER: Breaker = Breaker {
-    failures: 50,
+    failures: Percent::whole(50),
     slow: Some(SECOND),
-    slow_calls: 50,
+    slow_calls: Percent::whole(50),
     calls: 2,
     window: Duration::from_secs(10),
     open: Duration::from_secs(5),

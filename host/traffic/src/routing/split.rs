@@ -12,7 +12,8 @@ use http::HeaderMap;
 
 use lodge_base::ids::hash_of;
 use lodge_manifest::key::RequestKey;
-use lodge_manifest::share::{Percent, TrafficShare};
+use lodge_manifest::percent::Percent;
+use lodge_manifest::share::TrafficShare;
 
 /// The versions of a service beside the service itself.
 pub struct Split<T> {

@@ -155,7 +155,7 @@ impl Replicas {
     }
 
     fn has_too_few(&self, available: usize) -> bool {
-        available * 100 < self.members.len() * usize::from(self.spec.panic.0)
+        !self.spec.panic.is_reached(available as u64, self.members.len() as u64)
     }
 
     /// Returns a change of panic mode, to the first caller that notices it.

@@ -5,9 +5,9 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 
 const SETTINGS: Settings = Settings {
-    failures: 50,
+    failures: Percent::whole(50),
     slow: Some(Duration::from_millis(100)),
-    slow_calls: 80,
+    slow_calls: Percent::whole(80),
     calls: 4,
     window: Duration::from_secs(10),
     open: Duration::from_secs(5),
@@ -115,7 +115,8 @@ fn an_edit_keeps_it_open() {
     for _ in 0..4 {
         call(&old, true, MS, start);
     }
-    let edited = Arc::new(old.with_settings(Settings { failures: 90, probes: 1, window: MS, ..SETTINGS }));
+    let edited =
+        Arc::new(old.with_settings(Settings { failures: Percent::whole(90), probes: 1, window: MS, ..SETTINGS }));
     assert_eq!(edited.activate(), None);
     assert!(edited.admit(start).is_err());
     let later = start + SETTINGS.open;

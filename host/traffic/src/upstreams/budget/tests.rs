@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::upstreams::lockstep::lockstep;
-use lodge_manifest::upstream::Percent;
+use lodge_manifest::percent::Percent;
 
-fn retry(budget: u8, minimum: usize) -> Retry {
-    Retry { attempts: 2, budget: Percent(budget), minimum }
+fn retry(budget: u32, minimum: usize) -> Retry {
+    Retry { attempts: 2, budget: Percent::whole(budget), minimum }
 }
 
 fn after(start: Instant, seconds: u64) -> Instant {
@@ -108,7 +108,7 @@ proptest! {
     /// Over any period and in every window, retries are at most the percentage of the requests plus the minimum.
     #[test]
     fn amplification_is_bounded(
-        part in 0..=100u8,
+        part in 0..=100u32,
         minimum in 0..3usize,
         steps in proptest::collection::vec((0..40u32, 0..30u32, 0..4u64), 1..60),
     ) {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use lodge_manifest::upstream::Percent;
+use lodge_manifest::percent::Percent;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -15,7 +15,7 @@ fn check() -> Check {
 }
 
 fn ejection() -> Ejection {
-    Ejection { failures: 5, base: 10 * SECOND, max: 35 * SECOND, share: Percent(50) }
+    Ejection { failures: 5, base: 10 * SECOND, max: 35 * SECOND, share: Percent::whole(50) }
 }
 
 /// Fails a request, in a set that may eject all replicas.

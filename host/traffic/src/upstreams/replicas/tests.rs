@@ -8,8 +8,9 @@ use crate::upstreams::lockstep::lockstep;
 use lodge_base::config;
 use lodge_base::ids::mix;
 use lodge_manifest::Manifest;
+use lodge_manifest::percent::Percent;
+use lodge_manifest::upstream::Policy;
 use lodge_manifest::upstream::protocol::Scheme;
-use lodge_manifest::upstream::{Percent, Policy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const FINE: TryOutcome = TryOutcome::Answered(StatusCode::OK);
@@ -253,12 +254,12 @@ proptest! {
     /// No request goes to an unavailable replica outside of panic mode, none goes to the same one twice while there is
     /// another, and no more replicas are ejected than allowed.
     #[test]
-    fn promises(policy in 0..6usize, panic in 0..=100u8, share in 0..=100u8, steps in proptest::collection::vec(step(), 1..200)) {
+    fn promises(policy in 0..6usize, panic in 0..=100u32, share in 0..=100u32, steps in proptest::collection::vec(step(), 1..200)) {
         use Policy::{Hash, LeastInFlight, Random, RoundRobin, Weighted, WeightedRandom};
         let policy = [RoundRobin, Weighted, Random, WeightedRandom, LeastInFlight, Hash][policy];
         let read = spec("[upstream.health]\npath = '/'");
-        let mut spec = Spec { policy, panic: Percent(panic), ..(*read).clone() };
-        (spec.ejection.share, spec.ejection.failures) = (Percent(share), 2);
+        let mut spec = Spec { policy, panic: Percent::whole(panic), ..(*read).clone() };
+        (spec.ejection.share, spec.ejection.failures) = (Percent::whole(share), 2);
         let spec = Arc::new(spec);
         let mut now = Instant::now();
         let mut replicas = Replicas::new(Arc::clone(&spec), found(&[1, 2, 3, 4]), None, now);
@@ -274,7 +275,7 @@ replicas.record_check(index, passed, now);
                 Step::Request { fails, tried, random } => {
                     let status: Vec<_> = replicas.iter().map(|(replica, _)| replica.status(now)).collect();
                     let usable: Vec<_> = (0..status.len()).filter(|index| status[*index] == HealthStatus::Available).collect();
-                    let panics = usable.len() * 100 < status.len() * usize::from(panic);
+                    let panics = usable.len() * 100 < status.len() * panic as usize;
                     let usable = if panics { (0..status.len()).collect() } else { usable };
                     let fresh: Vec<_> = usable.iter().filter(|index| !tried.contains(index)).copied().collect();
                     let allowed = if fresh.is_empty() { usable } else { fresh };
@@ -290,7 +291,7 @@ replicas.record_check(index, passed, now);
                     let before = status.iter().filter(|status| ejected(status)).count();
                     let change = replicas.settle(&chosen, if fails { TryOutcome::Reset } else { FINE }, now);
                     if let Some(HealthChange::Ejected(_)) = change {
-                        prop_assert!((before + 1) * 100 <= status.len() * usize::from(share));
+                        prop_assert!((before + 1) * 100 <= status.len() * share as usize);
                     }
                     in_flight.push(chosen);
                 }

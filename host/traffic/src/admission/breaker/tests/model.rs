@@ -71,12 +71,12 @@ impl Model {
                 let bucket = |at: Instant| (at - self.start).as_nanos() / (self.settings.window / 10).as_nanos();
                 let recent: Vec<_> = self.calls.iter().filter(|(at, _)| bucket(*at) + 10 > bucket(now)).collect();
                 let part = |of: fn(&CallResult) -> bool| {
-                    recent.iter().filter(|(_, call)| of(call)).count() as f64 * 100.0 / recent.len() as f64
+                    recent.iter().filter(|(_, call)| of(call)).count() as f64 / recent.len() as f64
                 };
                 let enough = recent.len() >= self.settings.calls as usize;
                 if enough
-                    && (part(|call| call.failed) >= f64::from(self.settings.failures)
-                        || part(|call| call.slow) >= f64::from(self.settings.slow_calls))
+                    && (part(|call| call.failed) >= self.settings.failures.part()
+                        || part(|call| call.slow) >= self.settings.slow_calls.part())
                 {
                     self.change_phase(Phase::Open { since: now });
                 }
@@ -98,6 +98,7 @@ enum Step {
 
 fn settings() -> impl Strategy<Value = Settings> {
     (1..=100_u32, 1..=100_u32, 1..8_u32, 1..5_u32, 1..12_u64).prop_map(|(failures, slow_calls, calls, probes, open)| {
+        let (failures, slow_calls) = (Percent::whole(failures), Percent::whole(slow_calls));
         Settings { failures, slow_calls, calls, probes, open: Duration::from_secs(open), ..SETTINGS }
     })
 }
