@@ -215,7 +215,8 @@ fn located(file: &str, problem: String) -> String {
     let Some(rest) = problem.strip_prefix("lodge.toml: ") else { return problem };
     let key = rest.split(':').next().unwrap_or(rest);
     let line = lodge_manifest::position(file, key);
-    let of_manifest = rest.contains(": unknown key") && lodge_manifest::misplaced(key).is_some();
+    let of_manifest =
+        rest.contains(": unknown key") && !rest.contains("; ") && lodge_manifest::misplaced(key).is_some();
     let hint = if of_manifest {
         format!("; `{key}` is a key of a manifest, such as guests/users.toml")
     } else {

@@ -45,7 +45,7 @@ async fn bad_files_are_refused_with_reasons() {
         ("program.wasm", "native program", "as a component"),
         ("empty.wasm", "empty", "copy"),
         ("rubbish.wasm", "not WebAssembly", "as a component"),
-        ("cut.wasm", "does not compile", "rebuild"),
+        ("cut.wasm", "it is cut off: it has", "copy it again"),
         ("zeros.wasm", "not WebAssembly", "as a component"),
         ("bad name.wasm", "name", "rename"),
         ("-x.wasm", "name", "rename"),

@@ -4,25 +4,43 @@
 //! Pure: the sources are passed in as text, and nothing is read from the process. Every value of a `Config` is in range
 //! and consistent with the others. A `Config` never changes after the start.
 
+mod cache;
+mod calls;
+mod engine;
 pub mod key;
 pub mod keys;
 pub mod limits;
+mod listener;
 pub mod otel;
+mod responses;
+mod settings;
 mod sources;
+mod stop;
 pub mod traces;
+mod upstreams;
+mod watch;
 
-pub use sources::{plain, read_environment, read_file};
+pub use cache::{Cache, CacheDirectory};
+pub use calls::Calls;
+pub use engine::Engine;
+pub use listener::Listener;
+pub use responses::Responses;
+pub use settings::described;
+pub use sources::{read_environment, read_file};
+pub use stop::Stop;
+pub use upstreams::Upstreams;
+pub use watch::Watch;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use key::nearest;
-use keys::KEYS;
-use limits::{LIMITS, Limits};
-use traces::{TRACES, Traces};
+use limits::Limits;
+use settings::{Setting, names, settings};
+use traces::Traces;
 
 /// The most bytes that an HTTP/1.1 connection to a replica buffers for reading and writing.
 const CONNECTION: usize = 128 << 10;
@@ -124,119 +142,6 @@ impl ServiceHosts {
     }
 }
 
-/// Bounds of a graceful stop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
-    /// Time between `/readyz` turning 503 and the end of accepting connections.
-    pub delay: Duration,
-    /// Time for running requests to finish before they are aborted.
-    pub grace: Duration,
-}
-
-/// Bounds of the listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// The most open connections; further ones wait in the kernel's backlog.
-    pub connections: usize,
-    /// Time from accept to the first byte.
-    pub first_byte: Duration,
-    /// Time from the first byte of a request head to its last.
-    pub header_read: Duration,
-    /// Time between two requests; also the time for a client to read 16 KiB of a response, or the rest of it.
-    pub idle: Duration,
-    /// The most bytes of a request head.
-    pub head: usize,
-    /// The most header fields of a request.
-    pub headers: usize,
-    /// The most concurrent HTTP/2 streams of a connection.
-    pub streams: usize,
-    /// The most bytes of complete responses that clients have not read yet, all connections together.
-    pub unsent: usize,
-    /// The most bytes of received data in memory, all connections together.
-    pub memory: usize,
-}
-
-/// Sizes of the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Engine {
-    /// The most sandboxes in use at once, all services together.
-    pub instances: usize,
-    /// The most requests of all services that wait for a sandbox.
-    pub queue: usize,
-    /// The most warm instances, all services together.
-    pub warm: usize,
-    /// The highest `limits.memory` that a manifest may set, in bytes.
-    pub max_memory: usize,
-    /// Bytes of memory that free sandboxes keep for their next request, all together.
-    pub resident: usize,
-    /// WebAssembly stack of a sandbox in bytes.
-    pub stack: usize,
-    /// The interval at which a guest that computes yields its thread.
-    pub tick: Duration,
-    /// The largest component file in bytes.
-    pub max_file: usize,
-    /// Components compiled at once; 0 means cores - 1, at least one.
-    pub compile_threads: usize,
-    /// CPU time for compiling one component.
-    pub compile_time: Duration,
-    /// Bytes of address space of one compiler process.
-    pub compile_memory: usize,
-    /// Time without requests after which the machine code of a service leaves memory; zero is never.
-    pub idle_unload: Duration,
-}
-
-/// Connections to replicas, for all services together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstreams {
-    /// The most connections to replicas; an HTTP/2 connection counts as four.
-    pub connections: usize,
-}
-
-/// Calls between services.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Calls {
-    /// The parent domain of services in calls, in lower case and without leading or trailing dots.
-    pub suffix: String,
-}
-
-/// Watching of the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
-    /// The interval of scans when no event reports a change.
-    pub poll: Duration,
-}
-
-/// The compile cache on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cache {
-    /// The directory of the cache.
-    pub directory: CacheDirectory,
-    /// The directory of components that were compiled for an image. They are trusted by digest.
-    pub sealed: Option<PathBuf>,
-    /// The most bytes of all entries, without the sealed ones.
-    pub size: usize,
-}
-
-/// The response cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Responses {
-    /// The most bytes of all entries, including those being recorded; 0 disables the cache.
-    pub memory: usize,
-    /// The most bytes of one entry, head and body.
-    pub entry: usize,
-}
-
-/// The location of the compile cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CacheDirectory {
-    /// The user's cache directory.
-    Auto,
-    /// No cache.
-    Off,
-    /// This directory.
-    At(PathBuf),
-}
-
 /// The format of log lines on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -281,11 +186,11 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
     let mut problems = unknown_keys(sources);
     let mut config = Config::blank();
     let mut values = Vec::new();
-    for (name, default, set) in settings() {
+    for Setting { name, default, set, .. } in settings() {
         let said = sources.iter().filter_map(|(origin, source)| Some((*origin, source.get(&name)?)));
         let said = said.max_by_key(|(origin, _)| *origin);
         let (origin, text) = said.map_or((Origin::Default, default), |(origin, text)| (origin, text.as_str()));
-        if let Err(expected) = set.apply(&mut config, text) {
+        if let Err(expected) = set(&mut config, text) {
             problems.push(format!("{}: {expected}", place(origin, &name)));
         }
         values.push((name, text.to_owned(), origin));
@@ -313,44 +218,9 @@ pub fn env_name(name: &str) -> String {
     format!("LODGE_{}", name.replace('.', "_").to_uppercase())
 }
 
-/// Returns name, default and help of every setting, in the order of the docs.
-pub fn described() -> impl Iterator<Item = (String, &'static str, &'static str)> {
-    let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, key.help));
-    let limits = LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, key.help));
-    own.chain(limits).chain(TRACES.iter().map(|key| (format!("traces.{}", key.name), key.default, key.help)))
-}
-
 /// Whether the value of a setting is secret and must not be shown.
 pub fn is_secret(name: &str) -> bool {
     ["admin_token", "traces.headers"].contains(&name)
-}
-
-/// The function that writes a setting into a [`Config`].
-enum Setter {
-    Own(fn(&mut Config, &str) -> Result<(), String>),
-    Limit(fn(&mut Limits, &str) -> Result<(), String>),
-    Traces(fn(&mut Traces, &str) -> Result<(), String>),
-}
-
-impl Setter {
-    fn apply(&self, config: &mut Config, text: &str) -> Result<(), String> {
-        match self {
-            Self::Own(set) => set(config, text),
-            Self::Limit(set) => set(&mut config.limits, text),
-            Self::Traces(set) => set(&mut config.traces, text),
-        }
-    }
-}
-
-fn settings() -> impl Iterator<Item = (String, &'static str, Setter)> {
-    let own = KEYS.iter().map(|key| (key.name.to_owned(), key.default, Setter::Own(key.set)));
-    let limits = LIMITS.iter().map(|key| (format!("limits.{}", key.name), key.default, Setter::Limit(key.set)));
-    let traces = TRACES.iter().map(|key| (format!("traces.{}", key.name), key.default, Setter::Traces(key.set)));
-    own.chain(limits).chain(traces)
-}
-
-fn names() -> impl Iterator<Item = String> {
-    described().map(|(name, ..)| name)
 }
 
 fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {
@@ -358,11 +228,22 @@ fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {
     let said = sources.iter().flat_map(|(origin, source)| source.keys().map(move |name| (*origin, name)));
     said.filter(|(_, name)| !names.contains(name))
         .map(|(origin, name)| {
-            let near = nearest(name, names.iter().map(String::as_str));
-            let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            let near = || nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
+            let hint = match elsewhere(name, &names) {
+                Some(key) if !key.contains('.') => format!("; `{key}` stands above the first [section]"),
+                other => other.or_else(near).map_or(String::new(), |near| format!("; did you mean `{near}`?")),
+            };
             format!("{}: unknown key{hint}", place(origin, name))
         })
         .collect()
+}
+
+/// Returns the key with the last part of this name in another section, if there is one only, or above all sections.
+fn elsewhere(name: &str, names: &[String]) -> Option<String> {
+    let last = name.rsplit('.').next()?;
+    let mut same = names.iter().filter(|known| known.rsplit('.').next() == Some(last));
+    let above = names.iter().find(|known| *known == last);
+    above.or_else(|| same.next().filter(|_| same.next().is_none())).cloned()
 }
 
 fn place(origin: Origin, name: &str) -> String {
@@ -388,10 +269,9 @@ impl fmt::Display for Origin {
 }
 
 impl Config {
-    /// Returns a value for [`KEYS`] to fill in. It is never used as it is.
+    /// Returns a value for the settings to fill in. It is never used as it is.
     fn blank() -> Self {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let zero = Duration::ZERO;
         Self {
             listen: nowhere,
             admin: None,
@@ -404,38 +284,15 @@ impl Config {
             log_headers: Vec::new(),
             log_mask: Vec::new(),
             trusted_proxies: Vec::new(),
-            stop: Stop { delay: zero, grace: zero },
-            listener: Listener {
-                connections: 0,
-                first_byte: zero,
-                header_read: zero,
-                idle: zero,
-                head: 0,
-                headers: 0,
-                streams: 0,
-                unsent: 0,
-                memory: 0,
-            },
-            engine: Engine {
-                instances: 0,
-                queue: 0,
-                warm: 0,
-                max_memory: 0,
-                resident: 0,
-                stack: 0,
-                tick: zero,
-                max_file: 0,
-                compile_threads: 0,
-                compile_time: zero,
-                compile_memory: 0,
-                idle_unload: zero,
-            },
-            calls: Calls { suffix: String::new() },
-            upstreams: Upstreams { connections: 0 },
+            stop: Stop::default(),
+            listener: Listener::default(),
+            engine: Engine::default(),
+            calls: Calls::default(),
+            upstreams: Upstreams::default(),
             memory: None,
-            watch: Watch { poll: zero },
-            cache: Cache { directory: CacheDirectory::Auto, sealed: None, size: 0 },
-            responses: Responses { memory: 0, entry: 0 },
+            watch: Watch::default(),
+            cache: Cache::default(),
+            responses: Responses::default(),
             limits: Limits::blank(),
             traces: Traces::blank(),
             program: Program::default(),

@@ -213,8 +213,12 @@ impl Origin {
             split_port(authority).ok_or_else(|| wrong("the port is not a number from 0 to 65535, or `*`"))?;
         let host = match bits {
             Some(bits) => {
+                let is_address = bare(host).parse::<IpAddr>().is_ok();
                 let net = network(&format!("{}/{bits}", bare(host)));
-                Host::Addresses(net.map_err(|_| wrong("it has a path and is not a network"))?)
+                Host::Addresses(net.map_err(|why| match is_address {
+                    true => wrong(&why),
+                    false => wrong("it has a path and is not a network"),
+                })?)
             }
             None => Host::read(host).ok_or_else(|| wrong("its host is neither a name nor an address"))?,
         };

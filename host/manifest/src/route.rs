@@ -59,6 +59,14 @@ impl Pattern {
             "/*" => return Ok(Self { segments: Vec::new(), below: true }),
             _ => {}
         }
+        // In other routers `:id` is a parameter.
+        let parameter = |segment: &str| segment.strip_prefix(':').filter(|name| !name.is_empty()).map(str::to_owned);
+        if let Some(name) = text.split('/').find_map(parameter) {
+            return Err(format!(
+                "route `{text}`: `:{name}` would match only itself; write {{{name}}} for any segment, or %3A{name} for \
+                 this one"
+            ));
+        }
         let segments = text.strip_prefix('/').ok_or_else(wrong)?.split('/').map(Segment::read);
         let segments = segments.collect::<Option<_>>().ok_or_else(wrong)?;
         Ok(Self { segments, below: true })

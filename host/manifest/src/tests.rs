@@ -100,6 +100,14 @@ fn problems_have_lines_and_ways_out() {
     check("[limits]\ncpu = '40s'", "more than limits.wall");
     check("[limits]\ncpu = '40s'", "lower it, or raise that");
     check("routes = ['users']", "route `users`: write it like");
+    check(
+        "routes = ['/hello/:id']",
+        "line 1: route `/hello/:id`: `:id` would match only itself; write {id} for any segment, or %3Aid for this one",
+    );
+    assert_eq!(routes(&read("routes = ['/a/%3Aid', '/v1/users:list']").unwrap()), ["/a/:id", "/v1/users:list"]);
+    check("limits.memory = '128'", "limits.memory: `128` is 128 bytes; did you mean 128MiB?");
+    check("deny = ['10.0.0.5/8']", "deny: `10.0.0.5/8` is a part of the network 10.0.0.0/8; write that, or 10.0.0.5");
+    check("http = ['http://10.0.0.5/8']", "`10.0.0.5/8` is a part of the network 10.0.0.0/8; write that, or 10.0.0.5");
     let both = read("routes = ['x']\n[limits]\nwall = 'x'\ncpu = 'y'").unwrap_err();
     assert_eq!(both.lines().count(), 3, "{both}");
 }

@@ -49,6 +49,13 @@ pub fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is not a size; write it like 64KiB or 10MiB"))?;
     let show = |bytes: usize| bytesize::ByteSize(bytes as u64).display().iec().to_string();
     let (low, high) = (*range.start(), *range.end());
+    // A number without a unit is bytes, which is rarely meant where it is out of range.
+    let unit = [("MiB", 20), ("KiB", 10), ("GiB", 30)].into_iter().find(|(_, shift)| {
+        value.checked_shl(*shift).is_some_and(|bytes| bytes >> shift == value && range.contains(&bytes))
+    });
+    if let Some((unit, _)) = unit.filter(|_| value < low && text.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(format!("`{text}` is {value} bytes; did you mean {text}{unit}?"));
+    }
     within(value, range, || format!("{} and {}", show(low), show(high)))
 }
 
@@ -72,20 +79,29 @@ pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
 
 /// Parses a network such as `10.0.0.0/8`, or the network of a single address. A network of IPv4-mapped addresses
 /// becomes an IPv4 network (RFC 4291 2.5.5.2), because client addresses have that form.
+///
+/// # Errors
+/// What was expected. An address with bits after its prefix is an error: it may be meant as an address or as a network.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let wrong = || format!("`{text}` is not a network; write it like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7");
     let net = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
         Err(_) => text.parse().map_err(|_| wrong())?,
     };
-    match (net.addr().to_canonical(), net.prefix_len().checked_sub(MAPPED)) {
+    let net = match (net.addr().to_canonical(), net.prefix_len().checked_sub(MAPPED)) {
         (IpAddr::V4(address), Some(bits)) if matches!(net, IpNet::V6(_)) => {
-            IpNet::new(address.into(), bits).map(|net| net.trunc()).map_err(|_| wrong())
+            IpNet::new(address.into(), bits).map_err(|_| wrong())?
         }
-        (IpAddr::V4(_), None) if matches!(net, IpNet::V6(_)) => Err(format!(
-            "`{text}` contains IPv4-mapped addresses and others; write an IPv4 and an IPv6 network instead"
-        )),
-        _ => Ok(net.trunc()),
+        (IpAddr::V4(_), None) if matches!(net, IpNet::V6(_)) => {
+            return Err(format!(
+                "`{text}` contains IPv4-mapped addresses and others; write an IPv4 and an IPv6 network instead"
+            ));
+        }
+        _ => net,
+    };
+    match net.trunc() {
+        whole if whole == net => Ok(net),
+        whole => Err(format!("`{text}` is a part of the network {whole}; write that, or {}", net.addr())),
     }
 }
 

@@ -1,22 +1,21 @@
-//! The table of settings, except limits and traces. Flags, variables, `lodge.toml` and the docs derive from it.
+//! The settings above the first section of `lodge.toml`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::key::{Key, count, duration, network, size, word};
-use super::{CacheDirectory, Config, LogFormat, ServiceHosts};
+use super::key::{Key, network, size, word};
+use super::{Config, LogFormat, ServiceHosts};
 
-const MS: Duration = Duration::from_millis(1);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// `log_requests = true` is a natural mistake in TOML.
+const SWITCH: [(&str, bool); 4] = [("off", false), ("on", true), ("false", false), ("true", true)];
 
-/// Every setting except limits and traces, in the order of the docs.
-pub const KEYS: &[Key<Config>] = &[
+/// Every setting, in the order of the docs.
+pub(super) const KEYS: &[Key<Config>] = &[
     Key {
         name: "listen",
         default: "127.0.0.1:8080",
-        help: "address of the listener for services; port 0 takes a free one",
+        help: "address of the listener for services; port 0 takes a free one, and `:8080` is port 8080 of every IPv4 interface",
         set: |c, text| address(text).map(|value| c.listen = value),
     },
     Key {
@@ -69,7 +68,7 @@ pub const KEYS: &[Key<Config>] = &[
         name: "log_requests",
         default: "off",
         help: "`on` writes a line for every request; without it, followers of the log still see up to 200 requests per second",
-        set: |c, text| word(text, &[("off", false), ("on", true)]).map(|value| c.log_requests = value),
+        set: |c, text| word(text, &SWITCH).map(|value| c.log_requests = value),
     },
     Key {
         name: "log_headers",
@@ -118,214 +117,6 @@ pub const KEYS: &[Key<Config>] = &[
             Ok(())
         },
     },
-    Key {
-        name: "stop.delay",
-        default: "0s",
-        help: "on SIGTERM, time to keep accepting connections after `/readyz` has turned 503",
-        set: |c, text| duration(text, Duration::ZERO..=DAY).map(|value| c.stop.delay = value),
-    },
-    Key {
-        name: "stop.grace",
-        default: "30s",
-        help: "on SIGTERM, time for running requests to finish",
-        set: |c, text| duration(text, Duration::ZERO..=DAY).map(|value| c.stop.grace = value),
-    },
-    Key {
-        name: "listener.connections",
-        default: "10000",
-        help: "open connections; further ones wait to be accepted",
-        set: |c, text| count(text, 1..=1_000_000).map(|value| c.listener.connections = value),
-    },
-    Key {
-        name: "listener.first_byte",
-        default: "10s",
-        help: "time from accepting a connection to its first byte",
-        set: |c, text| duration(text, MS..=DAY).map(|value| c.listener.first_byte = value),
-    },
-    Key {
-        name: "listener.header_read",
-        default: "10s",
-        help: "time for a whole request head",
-        set: |c, text| duration(text, MS..=DAY).map(|value| c.listener.header_read = value),
-    },
-    Key {
-        name: "listener.idle",
-        default: "60s",
-        help: "time between requests, and for a client to take 16 KiB of a response, or what is left of it",
-        set: |c, text| duration(text, MS..=DAY).map(|value| c.listener.idle = value),
-    },
-    Key {
-        name: "listener.head",
-        default: "64KiB",
-        help: "size of a request head",
-        set: |c, text| size(text, 8 << 10..=1 << 20).map(|value| c.listener.head = value),
-    },
-    Key {
-        name: "listener.headers",
-        default: "100",
-        help: "header fields of a request",
-        set: |c, text| count(text, 1..=10_000).map(|value| c.listener.headers = value),
-    },
-    Key {
-        name: "listener.streams",
-        default: "200",
-        help: "concurrent HTTP/2 streams of a connection",
-        set: |c, text| count(text, 1..=100_000).map(|value| c.listener.streams = value),
-    },
-    Key {
-        name: "listener.unsent",
-        default: "64MiB",
-        help: "memory for complete responses that clients have not taken yet; beyond it, responses keep their slot",
-        set: |c, text| size(text, 0..=1 << 40).map(|value| c.listener.unsent = value),
-    },
-    Key {
-        name: "listener.memory",
-        default: "512MiB",
-        help: "memory for connections, for requests in progress and in queues, and for received data that nothing has read yet",
-        set: |c, text| size(text, 4 << 20..=1 << 40).map(|value| c.listener.memory = value),
-    },
-    Key {
-        name: "engine.instances",
-        default: "1000",
-        help: "sandboxes in use at once, all services together",
-        set: |c, text| count(text, 1..=10_000).map(|value| c.engine.instances = value),
-    },
-    Key {
-        name: "engine.queue",
-        default: "4096",
-        help: "requests of all services waiting for a sandbox",
-        set: |c, text| count(text, 0..=1_000_000).map(|value| c.engine.queue = value),
-    },
-    Key {
-        name: "engine.warm",
-        default: "250",
-        help: "warm instances kept, all services together",
-        set: |c, text| count(text, 0..=10_000).map(|value| c.engine.warm = value),
-    },
-    Key {
-        name: "engine.max_memory",
-        default: "1GiB",
-        help: "the highest `limits.memory` that a manifest may set",
-        set: |c, text| size(text, 1 << 20..=4 << 30).map(|value| c.engine.max_memory = value),
-    },
-    Key {
-        name: "engine.resident",
-        default: "2GiB",
-        help: "memory that free sandboxes keep for their next request, all together; at most 2 MiB of each",
-        set: |c, text| size(text, 0..=1 << 40).map(|value| c.engine.resident = value),
-    },
-    Key {
-        name: "engine.stack",
-        default: "512KiB",
-        help: "WebAssembly stack of a sandbox",
-        set: |c, text| size(text, 64 << 10..=64 << 20).map(|value| c.engine.stack = value),
-    },
-    Key {
-        name: "engine.tick",
-        default: "5ms",
-        help: "how often a guest that computes yields its thread",
-        set: |c, text| duration(text, MS..=MS * 100).map(|value| c.engine.tick = value),
-    },
-    Key {
-        name: "engine.max_file",
-        default: "100MiB",
-        help: "size of a component file",
-        set: |c, text| size(text, 1 << 10..=1 << 30).map(|value| c.engine.max_file = value),
-    },
-    Key {
-        name: "engine.compile_threads",
-        default: "0",
-        help: "small components compiled at once, and threads of each compiler; 0 means one per core but one, and all cores",
-        set: |c, text| count(text, 0..=256).map(|value| c.engine.compile_threads = value),
-    },
-    Key {
-        name: "engine.compile_time",
-        default: "5m",
-        help: "CPU time that one component may take to compile, in whole seconds",
-        set: |c, text| duration(text, MS..=DAY).map(|value| c.engine.compile_time = value),
-    },
-    Key {
-        name: "engine.compile_memory",
-        default: "2GiB",
-        help: "address space of one compiler process",
-        set: |c, text| size(text, 256 << 20..=1 << 40).map(|value| c.engine.compile_memory = value),
-    },
-    Key {
-        name: "engine.idle_unload",
-        default: "10m",
-        help: "time without requests after which the machine code of a service leaves memory, if the cache has it; 0s is never",
-        set: |c, text| duration(text, Duration::ZERO..=DAY).map(|value| c.engine.idle_unload = value),
-    },
-    Key {
-        name: "calls.suffix",
-        default: "internal",
-        help: "the domain of services for each other: `http://users.internal/` is the service users",
-        set: |c, text| {
-            let text = text.trim_matches('.').to_ascii_lowercase();
-            let sound = text.split('.').all(|label| {
-                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            });
-            let problem = || format!("`{text}` is not a domain; write it like internal or svc.cluster.local");
-            if !sound {
-                return Err(problem());
-            }
-            c.calls.suffix = text;
-            Ok(())
-        },
-    },
-    Key {
-        name: "upstreams.connections",
-        default: "4096",
-        help: "connections to the replicas of all services; an HTTP/2 connection counts as four. Beyond it idle ones are closed, then requests wait",
-        set: |c, text| count(text, 4..=1_000_000).map(|value| c.upstreams.connections = value),
-    },
-    Key {
-        name: "watch.poll",
-        default: "2s",
-        help: "how often the directory is scanned when no event reports a change",
-        set: |c, text| duration(text, 10 * MS..=DAY).map(|value| c.watch.poll = value),
-    },
-    Key {
-        name: "cache.directory",
-        default: "auto",
-        help: "the compile cache, in a directory of its own; `auto` is `~/.cache/lodge`, `off` disables it",
-        set: |c, text| {
-            c.cache.directory = match text {
-                "auto" => CacheDirectory::Auto,
-                "off" => CacheDirectory::Off,
-                "" => return Err("must name a directory, or be `auto` or `off`".into()),
-                path => CacheDirectory::At(path.into()),
-            };
-            Ok(())
-        },
-    },
-    Key {
-        name: "cache.sealed",
-        default: "",
-        help: "compiled components that came with an image (`lodge compile --seal`): only read, and trusted by digest",
-        set: |c, text| {
-            c.cache.sealed = (!text.is_empty()).then(|| text.into());
-            Ok(())
-        },
-    },
-    Key {
-        name: "cache.size",
-        default: "1GiB",
-        help: "size of all compiled components on disk; the least recently used is removed first",
-        set: |c, text| size(text, 0..=1 << 50).map(|value| c.cache.size = value),
-    },
-    Key {
-        name: "responses.memory",
-        default: "64MiB",
-        help: "memory for stored responses, all services together; 0 stores none, whatever manifests say",
-        set: |c, text| size(text, 0..=1 << 40).map(|value| c.responses.memory = value),
-    },
-    Key {
-        name: "responses.entry",
-        default: "1MiB",
-        help: "size of a response that is stored; at most a quarter of `responses.memory`",
-        set: |c, text| size(text, 1 << 10..=1 << 30).map(|value| c.responses.entry = value),
-    },
 ];
 
 /// Parses a filter of the log: a level, or levels of modules.
@@ -345,6 +136,17 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
+/// Parses an address. As in other servers, `:8080` is every IPv4 interface, and `localhost` this machine.
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not an address; write it like 127.0.0.1:8080 or [::1]:8080"))
+    let whole = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None if text.starts_with(':') => format!("0.0.0.0{text}"),
+        None => text.to_owned(),
+    };
+    whole.parse().map_err(|_| match text.parse::<u16>() {
+        Ok(port) => format!(
+            "`{text}` is not an address; write 127.0.0.1:{port} for this machine, or 0.0.0.0:{port} for every interface"
+        ),
+        Err(_) => format!("`{text}` is not an address; write it like 127.0.0.1:8080 or [::1]:8080"),
+    })
 }

@@ -43,7 +43,7 @@ pub fn read_environment(vars: impl Iterator<Item = (String, String)>) -> (Source
 }
 
 /// Returns a scalar TOML value as the text of a flag or variable.
-pub fn plain(value: &toml::Value) -> String {
+fn plain(value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) => text.clone(),
         value => value.to_string(),

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -135,10 +137,10 @@ proptest! {
 #[test]
 fn networks_have_one_form() {
     for (text, expected) in [
-        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
         ("192.0.2.7", "192.0.2.7/32"),
         ("::1", "::1/128"),
-        ("2001:db8::7/32", "2001:db8::/32"),
+        ("2001:db8::/32", "2001:db8::/32"),
         ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
         ("::ffff:127.0.0.1", "127.0.0.1/32"),
         ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
@@ -153,5 +155,72 @@ fn networks_have_one_form() {
     }
     for wrong in ["", "10.0.0/8", "10.0.0.0/33", "::ffff:10.0.0.0/90", "localhost"] {
         assert!(key::network(wrong).is_err(), "{wrong}");
+    }
+    for (text, whole) in
+        [("10.0.0.5/8", "10.0.0.0/8"), ("2001:db8::7/32", "2001:db8::/32"), ("::ffff:10.0.0.5/104", "10.0.0.0/8")]
+    {
+        let problem = key::network(text).unwrap_err();
+        assert!(
+            problem.starts_with(&format!("`{text}` is a part of the network {whole}; write that, or ")),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn a_size_without_a_unit() {
+    let size = |text: &str, range| key::size(text, range).unwrap_err();
+    assert_eq!(size("128", 64 << 10..=4 << 30), "`128` is 128 bytes; did you mean 128MiB?");
+    assert_eq!(size("8", 1 << 10..=64 << 10), "`8` is 8 bytes; did you mean 8KiB?");
+    assert!(size("128B", 64 << 10..=4 << 30).starts_with("must be between"));
+    assert!(size("9999999999", 0..=4 << 30).starts_with("must be between"), "too large with any unit");
+    assert_eq!(key::size("1048576", 64 << 10..=4 << 30), Ok(1 << 20));
+}
+
+/// Addresses may be written as in other servers.
+#[test]
+fn addresses_of_listeners() {
+    let listen = |text: &str| {
+        let resolved = resolve(&[(Origin::Flag, source(&[("listen", text)]))]);
+        resolved.map(|resolved| resolved.config.listen.to_string()).map_err(|problems| problems.join("\n"))
+    };
+    for (text, address) in [
+        (":8081", "0.0.0.0:8081"),
+        ("localhost:8081", "127.0.0.1:8081"),
+        ("[::1]:1", "[::1]:1"),
+        ("10.0.0.7:0", "10.0.0.7:0"),
+    ] {
+        assert_eq!(listen(text).unwrap(), address, "{text}");
+    }
+    let problem = listen("8081").unwrap_err();
+    let wanted = "--listen: `8081` is not an address; write 127.0.0.1:8081 for this machine, or 0.0.0.0:8081 for every interface";
+    assert_eq!(problem, wanted);
+    assert!(listen("example.org:80").unwrap_err().contains("write it like 127.0.0.1:8080"));
+    assert!(listen(":x").is_err() && listen("localhost:").is_err() && listen("70000").is_err());
+}
+
+#[test]
+fn a_switch_may_be_a_boolean() {
+    let file =
+        |text: &str| resolve(&[(Origin::File, read_file(text).unwrap())]).map(|resolved| resolved.config.log_requests);
+    assert_eq!([file("log_requests = true"), file("log_requests = 'on'")], [Ok(true), Ok(true)]);
+    assert_eq!([file("log_requests = false"), file("log_requests = 'off'")], [Ok(false), Ok(false)]);
+    assert!(file("log_requests = 'yes'").unwrap_err()[0].contains("`yes` is not one of `off`, `on`"));
+}
+
+/// A key after a section belongs to it in TOML. The message says where it belongs.
+#[test]
+fn keys_in_the_wrong_section() {
+    for (text, wanted) in [
+        (
+            "[limits]\nlisten = ':8080'",
+            "lodge.toml: limits.listen: unknown key; `listen` stands above the first [section]",
+        ),
+        ("[listener]\nwall = '1s'", "lodge.toml: listener.wall: unknown key; did you mean `limits.wall`?"),
+        ("idle = '1s'", "lodge.toml: idle: unknown key; did you mean `listener.idle`?"),
+        ("[limits]\nlog_requets = true", "lodge.toml: limits.log_requets: unknown key"),
+    ] {
+        let problems = resolve(&[(Origin::File, read_file(text).unwrap())]).unwrap_err();
+        assert!(problems[0].starts_with(wanted), "{problems:?}");
     }
 }

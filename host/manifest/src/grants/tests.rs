@@ -102,7 +102,7 @@ fn problems_say_how_it_is_written() {
 proptest! {
     /// Formatting an entry and parsing it again gives the same entry.
     #[test]
-    fn shown_as_it_is_read(text in "https?://(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,5}){0,2}(:[1-9][0-9]{0,3}|:\\*)?|http://(10\\.0\\.0\\.[0-9]|\\[fd00::[0-9a-f]\\])(:[1-9][0-9]{0,3})?(/(8|16|32))?") {
+    fn shown_as_it_is_read(text in "https?://(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,5}){0,2}(:[1-9][0-9]{0,3}|:\\*)?|http://(10\\.0\\.0\\.[0-9]|\\[fd00::[0-9a-f]\\])(:[1-9][0-9]{0,3})?|http://(10\\.0\\.0\\.0|\\[fd00::\\])(:[1-9][0-9]{0,3})?/(8|16|32)") {
         let read = origin(&text);
         prop_assert_eq!(&origin(&read.to_string()), &read, "{}", text);
     }

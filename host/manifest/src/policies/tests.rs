@@ -20,7 +20,7 @@ fn nothing_said_is_nothing_asked() {
 #[test]
 fn every_key() {
     let terms = read(
-        "allow = ['10.1.2.3/8', '192.0.2.7']\ndeny = ['2001:db8::/32']\npriority = 'low'\n\
+        "allow = ['10.0.0.0/8', '192.0.2.7']\ndeny = ['2001:db8::/32']\npriority = 'low'\n\
          routes = ['/', { path = '/login', deny = ['10.9.0.0/16'], priority = 'high', rate = { limit = '5/m' }, breaker = {} }]\n\
          [rate]\nlimit = '100/s'\nburst = 200\nby = 'header:X-Api-Key'\n\
          [breaker]\nfailures = '30%'\nslow = '1s'\nslow_calls = '70%'\ncalls = 5\nwindow = '1m'\nopen = '2s'\nprobes = 1\n\

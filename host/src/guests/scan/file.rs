@@ -54,6 +54,10 @@ pub(super) fn inspect(path: &Path, file: &fs::File, metadata: &Metadata, config:
     let bytes = files::rest_of(file, metadata.len(), config.engine.max_file as u64);
     let bytes = bytes.map_err(|error| unreadable(&name, &error))?;
     is_component(&bytes).map_err(|(reason, remedy)| Refusal::new(&name, reason, remedy))?;
+    if let Some(least) = needed(&bytes) {
+        let reason = format!("it is cut off: it has {} bytes of at least {least}", bytes.len());
+        return Err(Refusal::new(&name, reason, "copy it again"));
+    }
     Ok(Digest::of(&bytes))
 }
 
@@ -74,6 +78,34 @@ pub(super) fn manifest(path: &Path) -> (Option<Stamp>, Option<Result<String, Ref
 /// Whether a file has no other names (hard links), so that a rename tells all about it.
 pub(super) fn is_own(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
+}
+
+/// Returns the bytes that a component must at least have, if it has fewer: the end of its last section. A component that
+/// ends between two sections is not recognized.
+fn needed(bytes: &[u8]) -> Option<usize> {
+    /// The highest id of a section of a component (the binary format of the component model).
+    const SECTIONS: u8 = 12;
+    let mut at = 8;
+    while at < bytes.len() {
+        let [id, rest @ ..] = bytes.get(at..)? else { return None };
+        if *id > SECTIONS {
+            return None;
+        }
+        // LEB128: seven bits in each byte, the lowest first, and at most five bytes.
+        let (mut size, mut digits) = (0_usize, 0);
+        loop {
+            let Some(byte) = rest.get(digits) else { return Some(bytes.len() + 1) };
+            size |= usize::from(byte & 0x7f) << (7 * digits);
+            digits += 1;
+            match (byte & 0x80, digits) {
+                (0, _) => break,
+                (_, 5..) => return None,
+                _ => {}
+            }
+        }
+        at = at.checked_add(1 + digits)?.checked_add(size)?;
+    }
+    (at > bytes.len()).then_some(at)
 }
 
 /// Distinguishes a component from other files by its first bytes.
@@ -97,5 +129,38 @@ pub fn is_component(bytes: &[u8]) -> Result<(), (&'static str, &'static str)> {
         [b'(', ..] => Err(("it is WebAssembly text, not binary", "assemble it with `wasm-tools parse`")),
         [b'<', ..] => Err(("it is HTML or XML, not WebAssembly", "the download probably failed; fetch it again")),
         _ => Err(("it is not WebAssembly", BUILD)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every beginning of a component is recognized as one, except where a section ends.
+    #[test]
+    fn a_component_that_is_cut_off() {
+        let header = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
+        let sections = [[0, 3, 1, b'a', 7].as_slice(), &[0, 0x85, 0x00, 1, b'b', 7, 7, 7]].concat();
+        let whole = [header.as_slice(), &sections].concat();
+        let found: Vec<_> = (8..=whole.len()).map(|length| needed(&whole[..length])).collect();
+        let expected = [
+            None,
+            Some(10),
+            Some(13),
+            Some(13),
+            Some(13),
+            None,
+            Some(15),
+            Some(16),
+            Some(21),
+            Some(21),
+            Some(21),
+            Some(21),
+            Some(21),
+            None,
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(needed(&[&header[..], b"nonsense"].concat()), None);
+        assert_eq!(needed(&[&header[..], &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat()), None);
     }
 }
