@@ -13,9 +13,9 @@ use lodge_base::config::{self, Config};
 use lodge_manifest::digest::Digest;
 use std::path::PathBuf;
 
-/// The shortest file that counts as a component, with a number in it.
+/// A component with a custom section only, whose name is the number.
 fn component(number: u8) -> Vec<u8> {
-    vec![0, b'a', b's', b'm', 0x0d, 0, 1, 0, number]
+    vec![0, b'a', b's', b'm', 0x0d, 0, 1, 0, 0, 2, 1, number]
 }
 
 /// A directory with its scanner and ledger. Everything is compiled at once.
