@@ -1,4 +1,4 @@
-//! Promise: the commands that need no running host print what the docs say, name every wrong value at once, and end
+//! Promise: the commands that need no running host print what the docs show, report all invalid values at once, and end
 //! with the right exit code.
 
 use std::process::Stdio;
@@ -68,9 +68,9 @@ fn a_host_that_cannot_start_says_why() {
     assert!(refused.2.contains(&address) && refused.2.contains("another port"), "{}", refused.2);
 }
 
-/// The first lines name the addresses that were really taken, and the files that were refused are named, too.
+/// The first lines name the actual addresses and the refused files.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_lines_and_the_last() {
+async fn the_first_and_the_last_lines() {
     let directory = directory(&["hello", "panic"]);
     std::fs::write(directory.path().join("bad.wasm"), "bad").unwrap();
     for format in ["text", "json"] {
@@ -78,7 +78,7 @@ async fn the_first_lines_and_the_last() {
         assert_ne!(process.address.port(), 0);
         assert_eq!(get(process.address, "/hello").await.status, 200);
         let id = get(process.address, "/panic").await.header("x-request-id");
-        // The guest's own words, and the host's account of the failure, under the id that the client has.
+        // The guest's output, and the failure as logged by the host, with the id that the client received.
         let said = |words: &str| process.log().lines().any(|line| line.contains(&id) && line.contains(words));
         crate::harness::until("the guest is heard", || said("the secret of the panic guest")).await;
         crate::harness::until("the failure is logged", || said("trapped") && said("unreachable")).await;
@@ -93,7 +93,7 @@ async fn the_first_lines_and_the_last() {
     }
 }
 
-/// What a guest writes is bounded, and is never mistaken for the host's own words.
+/// The output of guests is bounded, and distinguishable from the host's own.
 #[tokio::test(flavor = "multi_thread")]
 async fn output_of_guests_is_bounded() {
     let directory = directory(&["noisy"]);
@@ -109,7 +109,7 @@ async fn output_of_guests_is_bounded() {
 }
 
 #[test]
-fn check_says_what_each_file_is() {
+fn check_reports_every_file() {
     let directory = directory(&["hello", "users"]);
     let path = directory.path().display().to_string();
     let (code, stdout, _) = output(&mut lodge(&["check", &path]));
@@ -124,14 +124,14 @@ fn check_says_what_each_file_is() {
     assert_eq!(report[0]["file"], "bad.wasm");
     assert_eq!(report[0]["refused"]["reason"], "it is not WebAssembly");
     assert_eq!(report[2]["service"]["routes"][0], "/users");
-    // One file alone.
+    // A single file.
     let (code, stdout, _) = output(&mut lodge(&["check", &format!("{path}/users.wasm")]));
     assert_eq!(code, Some(0));
     assert!(stdout.contains("users.wasm") && !stdout.contains("hello.wasm"), "{stdout}");
 }
 
 #[test]
-fn versions_are_told() {
+fn versions_are_printed() {
     let (code, stdout, _) = output(&mut lodge(&["--version"]));
     let lock = std::fs::read_to_string(crate::harness::root().join("Cargo.lock")).unwrap();
     let engine = lock.split("name = \"wasmtime\"\nversion = \"").nth(1).unwrap().split('"').next().unwrap();
@@ -139,7 +139,7 @@ fn versions_are_told() {
     assert!(stdout.contains(env!("CARGO_PKG_VERSION")) && stdout.contains(&format!("wasmtime {engine}")), "{stdout}");
 }
 
-/// `lodge dev` builds a crate that stands anywhere, puts its component beside it, and serves it.
+/// `lodge dev` builds a crate in any directory, puts its component into the directory of guests, and serves it.
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_builds_and_serves() {
     let directory = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ async fn dev_builds_and_serves() {
         .unwrap();
     // Until its sources are built, its manifest has no component.
     std::fs::write(directory.path().join("my_service.toml"), "routes = ['/my_service']").unwrap();
-    // Another one, whose command writes the component in two steps: it is not whole when it is first seen.
+    // Another project, whose command writes the component in two steps, so that it is incomplete when it is first seen.
     let slow = directory.path().join("slow");
     std::fs::create_dir(&slow).unwrap();
     std::fs::copy(crate::harness::wasm("users"), slow.join("made.bin")).unwrap();
@@ -183,7 +183,7 @@ async fn dev_builds_and_serves() {
     process.says("slow at /slow").await;
     assert!(!process.log.lock().unwrap().contains("it has no component"), "{}", process.log.lock().unwrap());
     assert!(directory.path().join("my_service.wasm").is_file());
-    // A crate that does not compile: cargo's words, then ours, and the last one that did goes on.
+    // A crate that does not compile: cargo's errors come first, then Lodge's line, and the last good version stays.
     let source = crate_directory.join("src/lib.rs");
     let text = std::fs::read_to_string(&source).unwrap();
     std::fs::write(&source, "fn broken(").unwrap();
@@ -192,11 +192,11 @@ async fn dev_builds_and_serves() {
     assert!(process.before("unclosed delimiter", "(errors above)"), "the errors are below");
     process.says("refused my_service.wasm: it does not build: error: this file contains an unclosed delimiter").await;
     assert_eq!(answer().await, "Hello, dev!");
-    // Mended, and different.
+    // Fixed and changed.
     std::fs::write(&source, text.replace("Hello, ", "Goodbye, ")).unwrap();
     process.says("my_service replaced").await;
     assert_eq!(answer().await, "Goodbye, dev!");
-    // In another language, built by what its manifest says.
+    // In another language, built by the command in its manifest.
     let other = directory.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::copy(crate::harness::wasm("users"), other.join("made.bin")).unwrap();
@@ -215,7 +215,7 @@ async fn dev_builds_and_serves() {
     assert_eq!(get(address, "/users").await.text(), "Hello, World!");
 }
 
-/// `lodge dev` at work, and what it has said so far.
+/// A running `lodge dev`, and its output so far.
 struct Dev {
     child: std::process::Child,
     log: std::sync::Arc<std::sync::Mutex<String>>,
@@ -243,13 +243,13 @@ impl Dev {
         }
     }
 
-    /// Whether one was said before the other.
+    /// Whether the first text was printed before the second.
     fn before(&self, one: &str, other: &str) -> bool {
         let log = self.log.lock().unwrap();
         log.find(one).unwrap() < log.find(other).unwrap()
     }
 
-    /// Waits until `/readyz` answers 200.
+    /// Waits until `/readyz` returns 200.
     async fn ready(&self, admin: std::net::SocketAddr) {
         let start = std::time::Instant::now();
         while get(admin, "/readyz").await.status != 200 {
@@ -258,7 +258,7 @@ impl Dev {
         }
     }
 
-    /// The address in the first line with these words.
+    /// The address in the first line with this text.
     async fn address(&self, words: &str) -> std::net::SocketAddr {
         self.says(words).await;
         let log = self.log.lock().unwrap();
@@ -274,7 +274,7 @@ impl Drop for Dev {
     }
 }
 
-/// What a container's health check asks, and what an editor does.
+/// The commands for health checks of containers and for editors.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_schema() {
     let directory = directory(&["hello"]);
@@ -290,7 +290,7 @@ async fn health_and_schema() {
         code == Some(0) && stdout.starts_with("ready: Lodge ") && stdout.contains("sandboxes are reset by "),
         "{stdout}"
     );
-    // Every address is listened on: one of them is asked.
+    // With several addresses to listen on, one of them is checked.
     assert_eq!(health(&admin.replace("127.0.0.1", "0.0.0.0")).0, Some(0));
     process.signal(rustix::process::Signal::TERM);
     crate::harness::until("it says that it stops", || process.log().contains("stopping")).await;
@@ -308,9 +308,9 @@ async fn health_and_schema() {
     assert_eq!((code, &schema["properties"]["limits"]["properties"]["wall"]["default"]), (Some(0), &"30s".into()));
 }
 
-/// Compiled ahead of time, a directory is served without compiling; a cache that is off cannot be filled.
+/// A directory that was compiled ahead of time is served without compiling; a disabled cache cannot be filled.
 #[tokio::test(flavor = "multi_thread")]
-async fn compiled_ahead() {
+async fn guests_can_be_compiled_ahead() {
     let (directory, root) = (directory(&["hello", "users"]), tempfile::tempdir().unwrap());
     let (guests, cache) = (directory.path().display().to_string(), root.path().join("cache").display().to_string());
     let (code, _, stderr) = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache]));
@@ -320,7 +320,7 @@ async fn compiled_ahead() {
     let process = Process::serve_with_cache(directory.path(), &cache).await;
     assert_eq!(get(process.address, "/users/1").await.status, 200);
     assert_eq!(entries(), 3);
-    // An image has the machine code and no key, and its user cannot write it.
+    // An image has the machine code without a key, and its user cannot write it.
     let sealed = root.path().join("code").display().to_string();
     let (code, _, stderr) = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache, "--seal", &sealed]));
     assert!(code == Some(0) && stderr.contains("copied 2 entries to"), "{stderr}");
@@ -333,7 +333,7 @@ async fn compiled_ahead() {
     assert!(off.0 == Some(1) && off.2.contains("cannot fill the compile cache"), "{}", off.2);
     let inside = output(&mut lodge(&["compile", &guests, "--cache-directory", &format!("{guests}/cache")]));
     assert!(inside.0 == Some(64) && inside.2.contains("inside the guests directory"), "{}", inside.2);
-    // By whatever name, and before either is there.
+    // Under any name, and before either directory exists.
     let link = root.path().join("link");
     std::os::unix::fs::symlink(directory.path(), &link).unwrap();
     let link = link.display().to_string();

@@ -1,4 +1,4 @@
-//! Promise: the commands that ask a running host send the right requests, and print what the host answers.
+//! Promise: the commands for a running host send the right requests, and print the host's responses.
 
 mod mock;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use self::mock::{Mock, SERVICES};
 use crate::harness::{Leashed, lodge, output, wasm};
 
-/// Runs a command against the mock: its exit code, stdout and stderr.
+/// Runs a command against the mock. Returns its exit code, stdout and stderr.
 fn ask(mock: &Mock, args: &[&str]) -> (Option<i32>, String, String) {
     output(&mut asking(mock, args))
 }
@@ -34,14 +34,14 @@ fn ps_lists_services_and_refusals() {
         assert!(stdout.contains(text), "{text} is not in\n{stdout}");
     }
     assert_eq!(lines.last(), Some(&r"bad.wasm: it is empty\u{1b}[2J; copy the component again"));
-    // Machines get what the host said.
+    // `--json` prints the host's response.
     let (code, stdout, _) = ask(&mock, &["ps", "--json"]);
     assert_eq!((code, stdout.trim_end()), (Some(0), SERVICES));
     assert_eq!(mock.asked().first().map(String::as_str), Some("GET /v1/services"));
 }
 
 #[test]
-fn logs_and_events_so_far() {
+fn past_logs_and_events() {
     let mock = Mock::start();
     let (code, stdout, _) = ask(&mock, &["logs", "users", "--tail", "2"]);
     let guest = r"2026-11-21T10:00:00.123Z INFO  users stdout: one\u{1b}]0;title\u{7} request_id=9f";
@@ -51,19 +51,19 @@ fn logs_and_events_so_far() {
     assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()[0]["message"], "one\x1b]0;title\x07");
     let (code, stdout, _) = ask(&mock, &["events"]);
     assert_eq!((code, stdout.as_str()), (Some(0), "2026-11-21T10:00:00Z users: replaced\n"));
-    // A slip is told from a service that has nothing to say.
+    // A misspelt name is distinguished from a service without log lines.
     let (code, _, stderr) = ask(&mock, &["logs", "usres"]);
     assert!(code == Some(1) && stderr.contains("did you mean `users`?"), "{stderr}");
 }
 
-/// Lines appear as they are said, one object each for machines; the end of the stream is the end of the command.
+/// Lines are printed as they arrive, with `--json` one object each; the end of the stream ends the command.
 #[test]
-fn logs_and_events_from_now_on() {
+fn logs_and_events_can_be_followed() {
     let mock = Mock::start();
     let mut child = asking(&mock, &["logs", "-f"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("users stdout: one"));
-    // The mock waits: what was printed was printed before the stream ended.
+    // The mock waits, so lines were printed before the stream ended.
     mock.go_on();
     assert!(lines.next().unwrap().unwrap().ends_with("WARN  lodge host: two"));
     assert!(lines.next().is_none() && child.wait().unwrap().success());
@@ -90,9 +90,9 @@ fn stats_are_rates() {
     assert!(code == Some(1) && stderr.contains("there is no service `nobody` (there are hello, users)"), "{stderr}");
 }
 
-/// On a terminal they are drawn again and again; `top` leaves it as it was.
+/// On a terminal they are redrawn periodically; `top` restores the terminal.
 #[test]
-fn terminals_are_drawn_on() {
+fn terminals_are_redrawn() {
     use rustix::termios::{LocalModes, tcgetattr};
     let mock = Mock::start();
     for (command, drawn_again, key) in [("top", "\x1b[H", &b"q"[..]), ("top", "\x1b[H", b"\x03"), ("stats", "A\r", b"")]
@@ -146,7 +146,7 @@ fn services_are_inspected() {
     assert_eq!((code, &service["limits"]["cpu"]), (Some(0), &"5s".into()));
 }
 
-/// Without a host, and the same as what the compiler finds.
+/// Without a host, and with the same result as the compiler's.
 #[test]
 fn files_are_inspected() {
     let directory = tempfile::tempdir().unwrap();
@@ -169,7 +169,7 @@ fn files_are_inspected() {
         assert!(text.contains("may call      orders, hello\n"), "{text}");
         let (_, text, _) = output(&mut lodge(&["check", &file]));
         assert!(text.contains("  may call    orders, hello\n  may send to https://api.example.com\n"), "{text}");
-        // What it proposes is a manifest.
+        // The proposed text is a valid manifest.
         std::fs::write(&manifest, inspected["manifest"].as_str().unwrap()).unwrap();
         assert_eq!(output(&mut lodge(&["check", &file])).0, Some(0));
     }
@@ -182,7 +182,7 @@ fn files_are_inspected() {
 }
 
 #[test]
-fn orders_are_given() {
+fn commands_send_requests() {
     let mock = Mock::start();
     for (args, said) in [
         (&["disable", "users"][..], "users: disabled\n"),
@@ -210,7 +210,7 @@ fn orders_are_given() {
 }
 
 #[test]
-fn tokens_are_shown_and_asked_for() {
+fn tokens_are_sent_and_requested() {
     let mock = Mock::with_token("0123456789abcdef");
     let (code, _, stderr) = ask(&mock, &["ps"]);
     assert!(code == Some(1) && stderr.contains("requires a token; set admin_token (--admin-token, LODGE"), "{stderr}");
@@ -220,15 +220,15 @@ fn tokens_are_shown_and_asked_for() {
     assert_eq!(output(asking(&mock, &["ps"]).env("LODGE_ADMIN_TOKEN", "0123456789abcdef")).0, Some(0));
 }
 
-/// What the host links is not called strange.
+/// Imports that the host links are recognised.
 #[test]
-fn what_is_linked_is_known() {
+fn linked_imports_are_recognised() {
     let (code, text, _) = output(&mut lodge(&["inspect", &wasm("logger").display().to_string()]));
     assert!(code == Some(0) && text.contains("log messages: granted"), "{text}");
 }
 
 #[test]
-fn nobody_there_is_said_with_the_way_out() {
+fn an_unreachable_host_is_reported_with_a_remedy() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for command in ["ps", "logs", "stats", "top", "events", "drain", "log-level", "health"] {
         let (code, stdout, stderr) = output(&mut lodge(&[command, "--admin", &free]));
@@ -240,9 +240,9 @@ fn nobody_there_is_said_with_the_way_out() {
     assert!(code == Some(1) && stderr.contains("admin is `off`"), "{stderr}");
 }
 
-/// `lodge ps | head -1`, but with a reader that is gone before the first line.
+/// `lodge ps | head -1`, with a reader that ends before the first line.
 #[test]
-fn a_closed_pipe_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let mock = Mock::start();
     mock.go_on();
     let asking = [&["ps"][..], &["logs"], &["logs", "-f"], &["events", "--json"]].map(|args| asking(&mock, args));

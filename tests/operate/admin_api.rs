@@ -1,4 +1,4 @@
-//! Promise: an operator sees and controls a host through its admin listener, and nobody else can.
+//! Promise: an operator sees and controls a host through its admin listener, and no other client can.
 
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,14 @@ async fn json(host: &TestHost, path: &str) -> Value {
     serde_json::from_slice(&answer.body).unwrap()
 }
 
-/// What kind of problem it is.
+/// The type of the problem response.
 fn kind(answer: &Answer) -> Value {
     assert_eq!(answer.header("content-type"), "application/problem+json");
     serde_json::from_slice::<Value>(&answer.body).unwrap()["type"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_is_told_of_in_full() {
+async fn a_service_is_described_completely() {
     let host = host(&["hello", "trap"]).file("broken.wasm", b"\0asm nonsense").start().await;
     host.get("/hello").await;
     let failed = host.get("/trap").await;
@@ -57,7 +57,7 @@ async fn a_service_is_told_of_in_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_is_switched_off_and_on() {
+async fn a_service_can_be_disabled_and_enabled() {
     let host = host(&["hello"]).start().await;
     let act = async |act: &str| {
         let answer = ask(&host, Method::POST, &format!("/v1/services/hello/{act}"), &[], "").await;
@@ -66,7 +66,7 @@ async fn a_service_is_switched_off_and_on() {
     assert_eq!(act("disable").await, (200, r#"{"service":"hello","state":"disabled"}"#.into()));
     let refused = host.get("/hello").await;
     assert_eq!((refused.status, refused.problem().as_str()), (503, "disabled"));
-    // A new version of it stays off.
+    // A new version of the service stays disabled.
     let generation = host.current.snapshot().generation;
     std::fs::write(host.directory().join("hello.toml"), "env.A = 'b'").unwrap();
     until("it has another manifest", || host.current.snapshot().generation > generation).await;
@@ -78,7 +78,7 @@ async fn a_service_is_switched_off_and_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_this_machine_and_only_its_own_page() {
+async fn only_this_machine_and_its_own_page_are_allowed() {
     let host = host(&["hello"]).start().await;
     let status = async |path: &str, headers: &[(&str, &str)]| ask(&host, Method::GET, path, headers, "").await.status;
     assert_eq!(status("/v1/host", &[]).await, 200);
@@ -91,7 +91,7 @@ async fn only_this_machine_and_only_its_own_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_asked_for() {
+async fn a_token_is_required() {
     let host = host(&["hello"]).set("admin_token", "0123456789abcdef").start().await;
     let status = async |path: &str, token: &str| {
         let headers: &[_] = if token.is_empty() { &[] } else { &[("authorization", token)] };
@@ -106,9 +106,9 @@ async fn a_token_is_asked_for() {
     }
 }
 
-/// The page comes whole, and with a policy under which nothing else could run.
+/// The page is complete, and has a content security policy that allows nothing else.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_is_closed_to_strangers() {
+async fn the_page_has_a_strict_policy() {
     let host = host(&["hello"]).start().await;
     let page = get(host.admin, "/").await;
     assert!(page.text().contains("<title>") && page.header("content-type").starts_with("text/html"));
@@ -116,9 +116,9 @@ async fn the_page_is_closed_to_strangers() {
     assert!(policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
 }
 
-/// Services are told at once and go on being told; a stream ends with its reader.
+/// The stream begins with all services, continues with changes, and ends with its reader.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_tells_what_happens() {
+async fn the_stream_reports_changes() {
     let host = host(&["hello"]).start().await;
     let reading = raw(host.admin, "GET /v1/stream HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let read = tokio::time::timeout(Duration::from_millis(2500), reading).await;
@@ -134,14 +134,14 @@ async fn the_stream_tells_what_happens() {
         }
     };
     within(hears(&mut stream, &mut text, "event: services\ndata: [{\"file\":\"hello.wasm\"")).await;
-    // Nobody has asked for request lines, but somebody listens.
+    // Request lines were not requested, but there is a listener.
     host.get("/hello?name=Ada").await;
     within(hears(&mut stream, &mut text, "GET /hello?name=Ada 200")).await;
 }
 
-/// Who follows a service that is silent still sees that the host is there, however much others have to say.
+/// A follower of a silent service still gets heartbeats, however much other services log.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quiet_stream_has_a_pulse() {
+async fn a_quiet_stream_has_heartbeats() {
     let host = host(&["hello", "users"]).start().await;
     let mut stream = tokio::net::TcpStream::connect(host.admin).await.unwrap();
     let asked = b"GET /v1/logs?follow=true&service=users HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -167,9 +167,9 @@ async fn a_quiet_stream_has_a_pulse() {
     assert!(!text.contains("hello"), "it is of another service: {text}");
 }
 
-/// However many follow, a probe finds a place; and a place is free again when somebody leaves.
+/// With any number of followers, a probe gets a response; and a connection that ends frees its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn followers_leave_room_for_probes() {
+async fn followers_do_not_block_probes() {
     let host = host(&["hello"]).start().await;
     let follow = async || {
         let mut stream = tokio::net::TcpStream::connect(host.admin).await.unwrap();
@@ -242,8 +242,8 @@ async fn versions_are_promoted_and_removed() {
     assert!(!is_there("hello@3.wasm") && !is_there("hello@3.toml") && read("hello.wasm") == component);
 }
 
-/// Whom its guests may send requests to is said by the API and by `lodge inspect`, as the manifest has it; what is in
-/// their environment is not.
+/// The API and `lodge inspect` show the origins and services that a guest may send requests to, and never its
+/// environment.
 #[tokio::test(flavor = "multi_thread")]
 async fn grants_are_shown() {
     let granted = "calls = ['users', 'hello']\nhttp = ['https://*.example.org', 'http://10.0.0.0:5000/8']";
@@ -273,9 +273,9 @@ async fn grants_are_shown() {
     assert!(!told.contains("may call") && !told.contains("may send to"), "{told}");
 }
 
-/// Without a token, this machine may use the API, and nobody for whom a proxy of this machine asks.
+/// Without a token, the API is for clients on this machine, but not through a proxy on it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_is_not_this_machine() {
+async fn requests_through_a_proxy_are_not_local() {
     let host = host(&["hello"]).start().await;
     for (by, expected) in [
         (("x-forwarded-for", "192.0.2.1"), 401),
@@ -295,14 +295,14 @@ async fn a_proxy_is_not_this_machine() {
     );
 }
 
-/// Clients that read nothing, or say nothing, keep no probe from its answer, and go.
+/// Clients that read nothing, or send nothing, do not block probes, and are disconnected.
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_find_a_place() {
+async fn probes_have_reserved_places() {
     let host = host(&["hello"]).set("listener.idle", "2s").start().await;
     let mut clients = Vec::new();
     for _ in 0..64 {
         let mut stream = within(TcpStream::connect(host.admin)).await.unwrap();
-        // A request whose body never comes: its response is read by nobody, and more are.
+        // A request whose body never arrives, with more requests behind it: no response is read.
         stream.write_all(b"POST /v1/none HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
         clients.push(stream);
     }
@@ -314,7 +314,7 @@ async fn probes_find_a_place() {
         }
         let other = get(host.admin, "/metrics").await;
         refused += usize::from(other.status == 503 && kind(&other) == "urn:lodge:admin:busy");
-        // It takes a reserved place while the others are taken, and says nothing.
+        // It takes a reserved place while the others are taken, and sends nothing.
         clients.push(within(TcpStream::connect(host.admin)).await.unwrap());
     }
     assert!(refused > 0, "the ordinary places are taken");
@@ -325,9 +325,9 @@ async fn probes_find_a_place() {
     }
 }
 
-/// Responses that nobody takes are reset here as they are at the services.
+/// Unread responses are reset, as on the listener of the services.
 #[tokio::test(flavor = "multi_thread")]
-async fn responses_that_are_not_taken_end() {
+async fn unread_responses_end() {
     let host = host(&["hello"]).set("listener.idle", "500ms").start().await;
     let paths = ["/", "/metrics", "/v1/services", "/v1/stream", "/v1/none"];
     for window in [0, 1] {
@@ -342,7 +342,7 @@ async fn responses_that_are_not_taken_end() {
         }
     }
     let mut stream = unread(host.admin, "/").await;
-    // The host closes it: what is left to read comes to an end.
+    // The host closes the connection, so reading reaches an end.
     let mut rest = Vec::new();
     let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest)).await;
     let metrics = get(host.admin, "/metrics").await.text();

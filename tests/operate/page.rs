@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::harness::{Browser, Connection, PATIENCE, Process, alone, get, guests, root, wasm};
 
-/// Long enough for what should come within a second or two, on a machine that does other things, too.
+/// Enough for what should take a second or two, on a busy machine.
 const SOON: Duration = Duration::from_secs(15);
 
-/// Markup that would tell of itself, where a name or a header should be.
+/// Markup that would have a visible effect if it were interpreted, in place of a name or a header.
 const HOSTILE: &str = "<img src=x onerror=window.owned=1>";
 const SCRIPT: &str = "<script>window.owned=1</script>";
 
@@ -19,19 +19,19 @@ fn put(directory: &Path, guest: &str, name: &str) {
     std::fs::copy(wasm(guest), directory.join(name)).unwrap();
 }
 
-/// The longest name there may be.
+/// The longest valid name.
 fn longest() -> String {
     "W".repeat(63)
 }
 
-/// What a row says.
+/// The text of a row.
 fn row(name: &str) -> String {
     format!("document.querySelector('tr[data-service=\"{name}\"]')")
 }
 
-/// One browser for all, because its start is most of the time.
+/// One browser for all parts, because starting it takes most of the time.
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_see_what_happens() {
+async fn the_page_shows_the_host() {
     guests();
     let directory = tempfile::tempdir().unwrap();
     for name in ["hello", "trap", "logger"] {
@@ -72,7 +72,7 @@ fn it_comes_alive(browser: &mut Browser) {
     for name in ["hello", "trap", "logger"] {
         browser.until(&format!("{}?.dataset.state === 'serving'", row(name)), SOON);
     }
-    // What was logged before the page came is there, and what is logged from now on.
+    // Earlier log lines are shown, and new ones as well.
     browser.until("document.querySelector('#lines').textContent.includes('stock is low')", SOON);
     assert_eq!(browser.complaints(), [""; 0]);
 }
@@ -81,7 +81,7 @@ fn rollouts_and_replicas_show(browser: &mut Browser) {
     let sub = |name: &str, cell: u32| format!("{}?.cells[{cell}].lastChild.textContent", row(name));
     browser.until(&format!("{} === 'gets 0 %, header:x-version=2'", sub("hello@2", 0)), SOON);
     browser.until(&format!("{} === '0 of 1 replica'", sub("far", 1)), SOON);
-    // A service without an available replica is not shown as one that serves.
+    // A service without an available replica is not shown as serving.
     browser.until(&format!("{}?.cells[1].firstChild.dataset.shape === 'peak'", row("far")), SOON);
     browser.until(&format!("{}?.dataset.state === 'down'", row("far")), SOON);
     let detail = |name: &str, list: &str, text: &str| {
@@ -97,12 +97,12 @@ fn rollouts_and_replicas_show(browser: &mut Browser) {
         browser.eval(&open);
         browser.until(&said, SOON);
         browser.eval("document.querySelector('#close').click()");
-        // What closes tells the address so later, and would take the next one's away.
+        // The dialog changes the address asynchronously when it closes, and would also change that of the next one.
         browser.until("location.hash === ''", SOON);
     }
 }
 
-/// It has no machine code that could leave memory.
+/// An upstream has no machine code that could be unloaded.
 fn a_service_elsewhere_is_not_unloaded(browser: &mut Browser, host: &Process, directory: &Path) {
     let near = format!("[upstream]\nreplicas = ['http://{}']", host.address);
     std::fs::write(directory.join("near.toml"), near).unwrap();
@@ -115,8 +115,8 @@ fn a_service_elsewhere_is_not_unloaded(browser: &mut Browser, host: &Process, di
     }
 }
 
-/// Within two seconds, counted from when the service answers its first request: what comes before that, the watch and
-/// the compiler, is no part of the page.
+/// Within two seconds, counted from the first response of the service: the watch and the compiler before that are not
+/// part of the page.
 async fn a_dropped_in_service_appears(browser: &mut Browser, host: &Process, directory: &Path) {
     let alone = alone().await;
     put(directory, "hello", ".late.part");
@@ -142,7 +142,7 @@ async fn a_trap_shows(browser: &mut Browser, host: &Process) {
         if n == 1 {
             browser.eval(&format!("{}.querySelector('a').click()", row("trap")));
         }
-        // The second comes to a detail that is open already.
+        // The second one arrives while the details are open.
         let error = format!("document.querySelector('[data-error=\"{}\"]')", failed.header("x-request-id"));
         browser.until(&format!("{error}?.checkVisibility()"), SOON);
         let text = browser.eval(&format!("{error}.textContent"));
@@ -156,7 +156,7 @@ async fn a_trap_shows(browser: &mut Browser, host: &Process) {
     browser.eval("document.querySelector('#close').click()");
 }
 
-/// How often the guest `logger` was heard.
+/// The number of log lines of the guest `logger`.
 fn heard(times: u32) -> String {
     format!(
         "[...document.querySelectorAll('[data-log]')].filter(line => /stock is low/.test(line.textContent)).length === {times}"
@@ -274,7 +274,7 @@ fn routes_are_links(browser: &mut Browser, host: &Process) {
     browser.until("location.hash === ''", SOON);
 }
 
-/// With the longest name and the longest lines in sight, and the detail open over them.
+/// With the longest name and the longest lines visible, and the details open over them.
 fn it_fits_a_phone_and_both_schemes(browser: &mut Browser) {
     let phone = json!({ "width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": true });
     browser.call("Emulation.setDeviceMetricsOverride", phone);
@@ -287,7 +287,7 @@ fn it_fits_a_phone_and_both_schemes(browser: &mut Browser) {
     for (scheme, dark) in [("light", false), ("dark", true)] {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         browser.call("Emulation.setEmulatedMedia", features);
-        // Of 255, for what is written and for what it is written on.
+        // Colour channels up to 255, of the text and of its background.
         let light = "(color => color.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 3)";
         for (element, property, bright) in [
             ("body", "backgroundColor", !dark),
@@ -312,14 +312,14 @@ async fn it_survives_a_restart(browser: &mut Browser, mut host: Process, directo
     }
     let requests = |n: u32| format!("{}?.cells[2].lastChild.textContent === '{n} in all'", row("hello"));
     browser.until(&requests(20), SOON);
-    // Whatever is seen for a moment in between is remembered.
+    // Records every state that is visible for a moment in between.
     browser.eval(
         "window.odd = [];
         new MutationObserver(() => {
             for (const node of document.querySelectorAll('#figures dd, tbody td:not(.version) :is(span, small)')) {
                 if (/[-−]\\s*\\d|NaN|Infinity|undefined|null/.test(node.textContent)) window.odd.push(node.textContent);
             }
-            // A rate below zero would be drawn below the chart.
+            // A negative rate would be drawn below the chart.
             for (const path of document.querySelectorAll('path.line')) {
                 for (const [part, y] of path.getAttribute('d')?.matchAll(/[ML]\\S+ (\\S+?)(?=[MLh]|$)/g) ?? []) {
                     if (!(y >= 0 && y <= 32)) window.odd.push(part);
@@ -342,13 +342,13 @@ async fn it_survives_a_restart(browser: &mut Browser, mut host: Process, directo
         get(host.address, path).await;
     }
     browser.until(&requests(3), SOON);
-    // Each line once: those of the process that ended, and the new one's, whose numbers begin anew.
+    // Every line is shown once: those of the previous process, and those of the new one, whose numbers start again.
     browser.until(&heard(3), SOON);
     assert_eq!(browser.eval("window.odd"), json!([]));
     unreachable_only(browser);
 }
 
-/// Nothing to complain of but answers that did not come, or were no.
+/// The console only has errors about missing or failed responses.
 fn unreachable_only(browser: &mut Browser) {
     let failed = |complaint: &String| complaint.contains("Failed to load resource");
     let others: Vec<_> = browser.complaints().into_iter().filter(|complaint| !failed(complaint)).collect();
@@ -370,14 +370,14 @@ async fn it_asks_for_the_token(browser: &mut Browser, directory: &Path) {
     }
     browser.until("document.body.dataset.state === 'live'", SOON);
     browser.until(&format!("{}?.checkVisibility()", row("hello")), SOON);
-    // It is kept for this tab.
+    // The token is kept for this tab.
     browser.eval("window.old = true");
     browser.call("Page.reload", json!({}));
     browser.until("!window.old && document.body.dataset.state === 'live'", SOON);
     unreachable_only(browser);
 }
 
-/// Not a promise: `cargo test -- --ignored picture` takes the picture of the page for the docs again.
+/// Not a promise: `cargo test -- --ignored picture` takes the screenshot for the docs.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes a file of the project, and takes a minute"]
 async fn picture() {
@@ -400,7 +400,7 @@ async fn picture() {
             let mut client = Connection::http1(address).await;
             loop {
                 client.get(path).await;
-                // A rate that comes and goes.
+                // A rate that varies.
                 let wave = 1.6 + (began.elapsed().as_secs_f64() / 5.0 + f64::from(pause)).sin();
                 tokio::time::sleep(Duration::from_millis(pause.into()).mul_f64(wave)).await;
             }

@@ -1,10 +1,10 @@
-//! A host that says what its admin API would, and remembers what it was asked.
+//! A mock of a host's admin API, which records its requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// What became of every file.
+/// The reports of all files.
 pub(super) const SERVICES: &str = concat!(
     r#"[{"file":"bad.wasm","refused":{"reason":"it is empty\u001b[2J","remedy":"copy the component again"}},"#,
     r#"{"file":"hello.wasm","service":{"name":"hello","digest":"0123456789abcdef","bytes":1000,"#,
@@ -29,7 +29,7 @@ const LINES: [&str; 2] = [
 ];
 const CHANGE: &str = r#"{"at":"2026-11-21T10:00:00Z","service":"users","message":"replaced"}"#;
 
-/// The host.
+/// The mock.
 pub(super) struct Mock {
     pub(super) address: SocketAddr,
     shared: Arc<Shared>,
@@ -39,18 +39,18 @@ pub(super) struct Mock {
 struct Shared {
     token: Option<String>,
     asked: Mutex<Vec<String>>,
-    /// Streams that may go on past their first event.
+    /// The number of streams that may continue past their first event.
     permits: Mutex<usize>,
     permitted: Condvar,
 }
 
 impl Mock {
-    /// One that answers everybody.
+    /// A mock that accepts all requests.
     pub(super) fn start() -> Self {
         Self::serve(Shared::default())
     }
 
-    /// One that answers only who has this token.
+    /// A mock that only accepts requests with this token.
     pub(super) fn with_token(token: &str) -> Self {
         Self::serve(Shared { token: Some(token.into()), ..Shared::default() })
     }
@@ -62,19 +62,19 @@ impl Mock {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let shared = Arc::clone(&shared);
-                // Whoever asked may be gone before the answer.
+                // The command may have ended before the response.
                 std::thread::spawn(move || drop(answer(&shared, stream)));
             }
         });
         mock
     }
 
-    /// What it was asked: method, path and, if there is one, body.
+    /// The recorded requests: method, path and, if there is one, body.
     pub(super) fn asked(&self) -> Vec<String> {
         self.shared.asked.lock().unwrap().clone()
     }
 
-    /// Lets a stream go on past its first event.
+    /// Lets a stream continue past its first event.
     pub(super) fn go_on(&self) {
         *self.shared.permits.lock().unwrap() += 1;
         self.shared.permitted.notify_all();
@@ -134,7 +134,7 @@ fn json(stream: &mut TcpStream, status: &str, body: &str) -> std::io::Result<()>
     stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}").as_bytes())
 }
 
-/// A stream of two events, with others around that a client has to skip; the second waits for its permit.
+/// A stream of two events, with others in between that a client has to skip. The second event waits for its permit.
 fn events(shared: &Shared, stream: &mut TcpStream, kind: &str, data: &[&str; 2]) -> std::io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")?;
     let mut chunk = |text: String| stream.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes());

@@ -3,7 +3,7 @@
 use super::page;
 use crate::repo::tidy::{host_files, rust_files};
 
-/// Every setting has a row with its default, every failure one with its reason, and every metric is explained.
+/// Every setting has a row with its default, every failure one with its reason, and every metric an explanation.
 #[test]
 fn tables_are_complete() {
     let (settings, errors, observe) = (page("docs/configuration.md"), page("docs/errors.md"), page("docs/observe.md"));
@@ -66,10 +66,10 @@ fn rows(page: &str) -> Vec<Row> {
     rows
 }
 
-/// Every section of a manifest is in the list of pages, and its page has a row for each of its keys, with the default
-/// that holds. A table of one section has no other rows.
+/// Every section of a manifest is in the list of pages, and its page has a row for each of its keys, with the real
+/// default. A table of one section has no other rows.
 #[test]
-fn tables_of_manifests_are_the_readers() {
+fn tables_of_manifests_agree_with_the_reader() {
     let overview = page("docs/manifest.md");
     let mut checked = 0;
     for section in lodge_manifest::section::SECTIONS {
@@ -85,7 +85,7 @@ fn tables_of_manifests_are_the_readers() {
         let own: Vec<_> = rows.iter().filter(|row| heads.contains(&row.head)).collect();
         let mut keys = section.keys();
         let schema = (section.schema)();
-        // A value that is no section, or has a short form beside it.
+        // A value that is not a section, or has a short form beside it.
         if keys.is_empty() || schema["anyOf"][0]["type"] == "boolean" {
             keys.push((
                 String::new(),
@@ -97,7 +97,7 @@ fn tables_of_manifests_are_the_readers() {
             let row = own.iter().copied().find(|row| row.key == *key);
             let row = row.or_else(|| rows.iter().find(|row| row.key == whole));
             let shown = &row.unwrap_or_else(|| panic!("{path} has no row for `{whole}`")).default;
-            // What has no default may say in words what holds without it.
+            // A key without a default may have words instead.
             let has_default = !default.is_empty() && default != "null";
             let fits = if has_default { *shown == format!("`{default}`") } else { !shown.starts_with('`') };
             assert!(fits, "{path}: `{whole}` is {default:?} by default, and not {shown:?}");
