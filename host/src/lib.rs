@@ -15,7 +15,7 @@
 //! * Holding a value is the proof. A [`Permit`](lodge_traffic::admission::Permit) was admitted, a [`Guest`](lodge_runtime::guest::Guest) can be
 //!   served, an [`Instance`](lodge_runtime::instance::Instance) owns its store.
 //! * Every queue, buffer, body and wait has a named bound in [`lodge_base::config`], or a constant beside its use.
-//! * Every failure of a request is a [`RequestError`](lodge_traffic::error::RequestError). It becomes a response in one place, and its public
+//! * Every failure of a request is a [`RequestError`](request::error::RequestError). It becomes a response in one place, and its public
 //!   text contains nothing about the host or the guest's internals.
 //!
 //! `docs/architecture.md` has the map of the modules, one request step by step, and the glossary. `docs/decisions.md` says why

@@ -11,8 +11,8 @@ use super::tidy::{code, host_files};
 const CRATES: &[(&str, &[&str])] = &[
     ("base", &["base", "config", "telemetry", "cpu"]),
     ("manifest", &["manifest"]),
-    ("traffic", &["routing", "admission", "error", "proxy", "service", "upstreams", "cache"]),
-    ("runtime", &["capabilities", "outgoing", "runtime"]),
+    ("traffic", &["routing", "admission", "proxy", "service", "upstreams", "cache"]),
+    ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
     ("host", &["guests", "request", "listener", "admin", "host", "cli", "fuzz", "main"]),
 ];
 

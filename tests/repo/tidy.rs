@@ -86,7 +86,7 @@ const WALLS: &[(&str, &[&str], &str)] = &[
     ("host/src/guests/", &["hyper::", "http::Request"], "guests never see a request"),
     ("host/traffic/src/routing", &["wasmtime", "tokio", "Instant::now"], "routing is pure"),
     ("host/base/src/config", &["wasmtime", "tokio::", "Instant::now", "std::fs", "std::env"], "configuration is pure"),
-    ("host/traffic/src/error", &["tokio", "Instant::now"], "errors are pure"),
+    ("host/src/request/error", &["tokio", "Instant::now"], "errors are pure"),
     ("host/manifest/src/", &["wasmtime", "tokio", "Instant::now", "std::fs"], "manifests are pure"),
     ("host/traffic/src/admission", &["wasmtime", "hyper", "spawn("], "admission knows no engine"),
     ("host/traffic/src/upstreams/balance", PURE, "a choice is pure"),

@@ -16,8 +16,9 @@ use super::pool::WarmPool;
 use super::response::GuestResponse;
 use crate::capabilities::http::Sender;
 use crate::capabilities::sandbox::RequestContext;
+use crate::error::RunError;
 use lodge_manifest::refusal::Refusal;
-use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::service::deployment::Deployment;
 
 /// The name of baseline code.
@@ -86,7 +87,7 @@ impl Guest {
     ///
     /// # Errors
     /// As [`Guest::instantiate`].
-    pub async fn take(&self, deadline: Instant) -> Result<Instance, RequestError> {
+    pub async fn take(&self, deadline: Instant) -> Result<Instance, RunError> {
         let now = self.blueprint.clock.now();
         // Stored only when it changes: all cores read this.
         if self.used.load(Relaxed) != now {
@@ -103,12 +104,12 @@ impl Guest {
     /// # Errors
     /// When the start code traps or exceeds a limit, the machine code is lost or not loaded before `deadline`, or the
     /// engine's pool has no room.
-    pub async fn instantiate(&self, deadline: Instant) -> Result<Instance, RequestError> {
+    pub async fn instantiate(&self, deadline: Instant) -> Result<Instance, RunError> {
         let code = match self.code.load_full() {
             Some(code) => code,
             None => match tokio::time::timeout_at(deadline.into(), Box::pin(self.load())).await {
-                Ok(loaded) => loaded.map_err(|lost| RequestError::Unavailable(lost.to_string()))?,
-                Err(_) => return Err(RequestError::WallTime),
+                Ok(loaded) => loaded.map_err(|lost| RunError::Unavailable(lost.to_string()))?,
+                Err(_) => return Err(RunError::WallTime),
             },
         };
         Instance::new(&self.blueprint, &code, deadline).await
@@ -124,7 +125,7 @@ impl Guest {
         instance: Instance,
         request: http::Request<B>,
         context: RequestContext,
-    ) -> impl Future<Output = Result<GuestResponse, RequestError>> + Send + use<B> {
+    ) -> impl Future<Output = Result<GuestResponse, RunError>> + Send + use<B> {
         let expects = request.headers().contains_key(header::EXPECT);
         let is_head = request.method() == http::Method::HEAD;
         let (sandbox, running) = instance.start(request, context, self.deployment().limits().request_body);
@@ -138,7 +139,7 @@ impl Guest {
             }
             // A response to a body that was cut off is not sent.
             if sandbox.body_too_large.load(Relaxed) {
-                Err(RequestError::BodyTooLarge)
+                Err(BodyError::TooLarge.into())
             } else {
                 response.map_err(|error| sandbox.attribute(error))
             }

@@ -26,11 +26,11 @@ use crate::capabilities::http::Sender;
 use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::capabilities::{Ctx, stdio};
+use crate::error::RunError;
 use lodge_base::clock::Clock;
 use lodge_base::cpu::meter::TickAction;
 use lodge_base::cpu::scheduler::{CpuSlot, LongRunning};
 use lodge_base::lock::lock;
-use lodge_traffic::error::{RequestError, Trap};
 use lodge_traffic::service::deployment::Deployment;
 
 /// The maximum number of frames of a guest's backtrace.
@@ -76,7 +76,7 @@ impl Instance {
     ///
     /// # Errors
     /// When the start code traps or exceeds a limit, or the engine's pool is full.
-    pub(super) async fn new(blueprint: &Blueprint, code: &Compiled, deadline: Instant) -> Result<Self, RequestError> {
+    pub(super) async fn new(blueprint: &Blueprint, code: &Compiled, deadline: Instant) -> Result<Self, RunError> {
         let Blueprint { deployment, sender, denials, clock } = blueprint;
         let (service, limits) = (&deployment.service, deployment.limits());
         let extra = match &code.extra {
@@ -167,7 +167,7 @@ impl Instance {
 
 impl EndedGuest {
     /// The error with which the guest ended, if it did.
-    pub(super) fn failure(&self) -> Option<RequestError> {
+    pub(super) fn failure(&self) -> Option<RunError> {
         self.outcome.as_ref().err().map(|error| classify(self.instance.store.data(), error))
     }
 
@@ -264,7 +264,7 @@ impl<F> Guarded<F> {
 }
 
 impl<F: Future + Unpin> Future for Guarded<F> {
-    type Output = Result<F::Output, RequestError>;
+    type Output = Result<F::Output, RunError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -297,7 +297,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
         }
         let deadline = this.deadline.into();
         let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        timer.as_mut().poll(cx).map(|()| Err(RequestError::WallTime))
+        timer.as_mut().poll(cx).map(|()| Err(RunError::WallTime))
     }
 }
 
@@ -309,30 +309,30 @@ impl<F> Drop for Guarded<F> {
 }
 
 /// Returns the error for a panic while a guest ran.
-fn panicked(panic: &(dyn Any + Send)) -> RequestError {
+fn panicked(panic: &(dyn Any + Send)) -> RunError {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     let cause = format!("the host panicked, which is a bug in Lodge: {}", text.unwrap_or("without a message"));
-    RequestError::Trapped(Trap { cause, ..Trap::default() })
+    RunError::trapped(cause, Vec::new())
 }
 
 /// Returns the error for an error of wasmtime.
-fn classify(ctx: &Ctx, error: &wasmtime::Error) -> RequestError {
+fn classify(ctx: &Ctx, error: &wasmtime::Error) -> RunError {
     if error.is::<CpuExhausted>() {
-        return RequestError::CpuTime;
+        return RunError::CpuTime;
     }
     if let Some(full) = error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>() {
-        return RequestError::PoolFull(format!("{full}; raise engine.instances"));
+        return RunError::PoolFull(format!("{full}; raise engine.instances"));
     }
     if ctx.limiter.refused {
-        return RequestError::OverMemory;
+        return RunError::OverMemory;
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         let cause = format!("the guest exited with status {}", exit.0);
-        return RequestError::Trapped(Trap { cause, ..Trap::default() });
+        return RunError::trapped(cause, Vec::new());
     }
     let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>();
     let frames = backtrace.into_iter().flat_map(|backtrace| backtrace.frames()).take(FRAMES);
     let unnamed = |frame: &wasmtime::FrameInfo| format!("<wasm function {}>", frame.func_index());
     let frames = frames.map(|frame| frame.func_name().map_or_else(|| unnamed(frame), str::to_owned)).collect();
-    RequestError::Trapped(Trap { cause: error.root_cause().to_string(), frames })
+    RunError::trapped(error.root_cause().to_string(), frames)
 }

@@ -8,6 +8,7 @@ pub mod body;
 pub mod capabilities;
 pub mod code_cache;
 pub mod compile;
+pub mod error;
 pub mod guest;
 pub mod instance;
 pub mod optimiser;

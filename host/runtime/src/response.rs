@@ -21,9 +21,10 @@ use super::pool::WarmPool;
 use crate::capabilities::http::error_code;
 use crate::capabilities::http::non_empty::poll_non_empty;
 use crate::capabilities::sandbox::Sandbox;
+use crate::error::RunError;
 use lodge_base::lock::lock;
 use lodge_traffic::admission::Upload;
-use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::body::BodyError;
 
 /// The number of times that a guest is polled after the head of its response, before the head is sent. A short response
 /// of a 0.3 guest needs four: the data, the end of the stream, the trailers, and the guest's return.
@@ -78,7 +79,7 @@ impl GuestResponse {
         running: RunningGuest,
         sandbox: &Arc<Sandbox>,
         is_head: bool,
-    ) -> Result<Self, RequestError> {
+    ) -> Result<Self, RunError> {
         let mut work = Work::Active(running);
         let (head, inner) = work.head(sandbox).await?.into_parts();
         let (sandbox, early, length) = (Arc::clone(sandbox), VecDeque::new(), Length::of(&head, is_head));
@@ -93,18 +94,18 @@ impl GuestResponse {
     ///
     /// # Errors
     /// When its status is not a final one.
-    pub fn sendable(self) -> Result<Self, RequestError> {
+    pub fn sendable(self) -> Result<Self, RunError> {
         let status = self.head.status.as_u16();
         if (200..=599).contains(&status) {
             return Ok(self);
         }
-        Err(RequestError::BadAnswer(format!("status {status} is not valid for a response")))
+        Err(RunError::InvalidResponse(format!("status {status} is not valid for a response")))
     }
 }
 
 impl Work {
     /// Runs the guest. Ready when it has ended, or a limit has stopped it.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RunError>> {
         let Self::Active(running) = self else { return Poll::Ready(Ok(())) };
         match ready!(Pin::new(running).poll(cx)) {
             Ok(finished) => {
@@ -122,7 +123,7 @@ impl Work {
     ///
     /// # Errors
     /// When it has ended without one, was stopped, or reports an error.
-    async fn head(&mut self, sandbox: &Sandbox) -> Result<http::Response<WasiBody>, RequestError> {
+    async fn head(&mut self, sandbox: &Sandbox) -> Result<http::Response<WasiBody>, RunError> {
         let response = poll_fn(|cx| {
             let polled = self.poll(cx);
             let head = lock(&sandbox.head).take();
@@ -142,8 +143,8 @@ impl Work {
         }
         match response {
             Some(Ok(response)) => Ok(response),
-            Some(Err(code)) => Err(error_code::request_error(&code)),
-            None => Err(self.failure().unwrap_or(RequestError::NoAnswer)),
+            Some(Err(code)) => Err(error_code::run_error(&code)),
+            None => Err(self.failure().unwrap_or(RunError::NoResponse)),
         }
     }
 
@@ -154,18 +155,18 @@ impl Work {
         }
     }
 
-    fn failure(&self) -> Option<RequestError> {
+    fn failure(&self) -> Option<RunError> {
         if let Self::Done(finished) = self { finished.failure() } else { None }
     }
 }
 
 impl GuestBody {
     /// Polls for the next frame. `None` means that the guest has finished the body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RunError>>> {
         self.poll_next(cx).map_err(|error| self.sandbox.attribute(error))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RunError>>> {
         loop {
             if let Some(frame) = self.early.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
@@ -193,8 +194,8 @@ impl GuestBody {
     }
 
     /// Returns the error of a response that is not complete when its time is up.
-    pub fn late(&self) -> RequestError {
-        self.sandbox.attribute(RequestError::WallTime)
+    pub fn late(&self) -> RunError {
+        self.sandbox.attribute(RunError::WallTime)
     }
 
     /// Returns how the upload of the client's body has gone so far.
@@ -237,7 +238,7 @@ impl GuestBody {
     /// Runs the guest a little further before the head is sent. An error by then still becomes an error response, a
     /// short response is complete, and a guest that reads its request after it has responded still causes a `100
     /// Continue`.
-    fn prime(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
+    fn prime(&mut self, cx: &mut Context<'_>) -> Result<(), RunError> {
         for _ in 0..PRIMING {
             let polled = self.poll_inner(cx)?;
             if let Poll::Ready(Some(frame)) = polled {
@@ -252,7 +253,7 @@ impl GuestBody {
     }
 
     /// Reads what is left in the body of a guest that has ended, then drops its Store.
-    fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
+    fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), RunError> {
         loop {
             // Pending must mean that the body is empty. What tokio's budget for a task holds back until its next poll
             // would be lost with the Store.
@@ -274,17 +275,17 @@ impl GuestBody {
         if self.sandbox.holds_bodies() {
             return Ok(());
         }
-        Err(RequestError::BadAnswer("the guest ended without finishing the body".into()))
+        Err(RunError::InvalidResponse("the guest ended without finishing the body".into()))
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, RequestError>> {
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, RunError>> {
         if self.ended {
             return Poll::Ready(Ok(None));
         }
         let polled = ready!(poll_non_empty(Pin::new(&mut self.inner), cx));
         // A guest may take a truncated body for a complete one, and finish its response.
         if self.sandbox.body_too_large.load(Relaxed) {
-            return Poll::Ready(Err(RequestError::BodyTooLarge));
+            return Poll::Ready(Err(BodyError::TooLarge.into()));
         }
         match polled {
             Some(Ok(frame)) => Poll::Ready(self.length.add(&frame).map(|()| Some(frame))),
@@ -309,7 +310,7 @@ impl Length {
         Self { declared: content_length(head).filter(|_| !headless), written: 0, headless }
     }
 
-    fn add(&mut self, frame: &Frame<Bytes>) -> Result<(), RequestError> {
+    fn add(&mut self, frame: &Frame<Bytes>) -> Result<(), RunError> {
         self.written = self.written.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
         match self.declared {
             Some(declared) if self.written > declared => Err(mismatch(declared, "at least ", self.written)),
@@ -317,7 +318,7 @@ impl Length {
         }
     }
 
-    fn end(&self) -> Result<(), RequestError> {
+    fn end(&self) -> Result<(), RunError> {
         match self.declared {
             Some(declared) if self.written < declared => Err(mismatch(declared, "", self.written)),
             _ => Ok(()),
@@ -325,7 +326,7 @@ impl Length {
     }
 
     /// Converts an error of the body. wasmtime counts the bytes as well, and reports a wrong length in one of two ways.
-    fn attribute(&self, error: &Error) -> RequestError {
+    fn attribute(&self, error: &Error) -> RunError {
         match (error, self.declared) {
             (Error::HttpResponseBodySize(Some(size)), Some(declared)) if *size > declared => {
                 mismatch(declared, "at least ", *size)
@@ -333,13 +334,13 @@ impl Length {
             (Error::HttpResponseBodySize(_) | Error::HttpProtocolError, Some(declared)) if self.written < declared => {
                 mismatch(declared, "", self.written)
             }
-            _ => RequestError::BadAnswer(error.to_string()),
+            _ => RunError::InvalidResponse(error.to_string()),
         }
     }
 }
 
-fn mismatch(declared: u64, about: &str, written: u64) -> RequestError {
-    RequestError::BadAnswer(format!("content-length is {declared} bytes, but the body has {about}{written}"))
+fn mismatch(declared: u64, about: &str, written: u64) -> RunError {
+    RunError::InvalidResponse(format!("content-length is {declared} bytes, but the body has {about}{written}"))
 }
 
 /// The `Content-Length` of a head, if it is valid.

@@ -9,9 +9,9 @@ use super::compile::{Compiled, TRIALS, misshapen};
 use super::guest::Guest;
 use super::instance::Instance;
 use crate::capabilities::sandbox::RequestContext;
+use crate::error::RunError;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::host_of;
-use lodge_traffic::error::RequestError;
 
 /// The most time that a trial may take, however generous the version's own limits are.
 const TRIAL: Duration = Duration::from_secs(10);
@@ -72,9 +72,9 @@ fn unready(file: &str, path: &str, why: &str) -> Refusal {
 }
 
 /// Returns the refusal of a component that cannot be instantiated.
-fn unstartable(file: &str, error: &RequestError) -> Refusal {
+fn unstartable(file: &str, error: &RunError) -> Refusal {
     let detail = error.detail().unwrap_or_default();
-    if matches!(error, RequestError::PoolFull(_)) {
+    if matches!(error, RunError::PoolFull(_)) {
         return Refusal::new(file, format!("no sandbox was free for its trial: {detail}"), "Lodge will try again")
             .passing();
     }

@@ -12,11 +12,11 @@ use super::handle::{Routed, admit_and_dispatch};
 use super::mirror;
 use super::record::Record;
 use super::respond::{Body, Reserve};
+use crate::request::error::RequestError;
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
 use lodge_traffic::admission::Refusal;
-use lodge_traffic::cache::{self, CacheFill, Lookup, ResponseCache, Settled};
-use lodge_traffic::error::RequestError;
+use lodge_traffic::cache::{CacheFill, Lookup, ResponseCache, Settled, UnexpectedNotModified};
 
 /// How a request uses the cache.
 pub(super) struct CacheUse<'a> {
@@ -54,10 +54,11 @@ pub(super) async fn handle<B: RequestBody>(
     let again = Routed { target, mirror: None, judged: false, ..routed };
     let result = Box::pin(admit_and_dispatch(routed, request, Some(&mut fill), record)).await;
     let deadline = fill.deadline();
-    let response = match (fill.settle(result, record.request_id()), unconditional) {
+    let response = match (fill.settle(result), unconditional) {
         (Settled::Done(result), _) => result?,
+        (Settled::Stale(response, error), _) => stale(response, error, &again, record),
         (Settled::Retry(fill), Some(head)) => Box::pin(dispatch_again(&again, head, fill, record)).await?,
-        (Settled::Retry(_), None) => return Err(cache::unconditional()),
+        (Settled::Retry(_), None) => return Err(UnexpectedNotModified.into()),
     };
     with_room(&again, version, response, deadline, record)
 }
@@ -84,10 +85,24 @@ async fn dispatch_again(
         }
         Err(refusal) => Err(refusal.into()),
     };
-    match fill.settle(result, record.request_id()) {
+    match fill.settle(result) {
         Settled::Done(result) => result,
-        Settled::Retry(_) => Err(cache::unconditional()),
+        Settled::Stale(response, error) => Ok(stale(response, error, routed, record)),
+        Settled::Retry(_) => Err(UnexpectedNotModified.into()),
     }
+}
+
+/// Returns a stored response that stands for the service's failure, and counts that.
+fn stale(
+    response: Response<Body>,
+    error: Option<RequestError>,
+    routed: &Routed<'_>,
+    record: &Record,
+) -> Response<Body> {
+    if let Some(error) = error {
+        error.record(&routed.target.deployment().service, record.request_id(), false);
+    }
+    response
 }
 
 /// Returns a response whose body may be a stored one, which other responses share. While there is no room for it in
@@ -109,7 +124,7 @@ fn with_room(
         let now = Instant::now();
         let deadline = deadline.unwrap_or_else(|| now + target.deployment().limits().wall);
         if deadline <= now {
-            return Err(RequestError::QueueTimeout);
+            return Err(Refusal::QueueTimeout.into());
         }
         body = body.permitted(target.admission.try_admit(record.start())?, deadline, reserve);
     }

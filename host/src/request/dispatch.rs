@@ -10,12 +10,12 @@ use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
 use crate::guests::backend::BackendKind;
 use crate::guests::target::Target;
+use crate::request::error::RequestError;
 use lodge_base::budget::Budget;
 use lodge_base::telemetry::traces::{Phase, Tracer};
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::Permit;
-use lodge_traffic::error::RequestError;
 
 /// An admitted request, except for its head and body.
 pub(super) struct Admitted<'a> {

@@ -11,8 +11,8 @@ use super::handle::handle;
 use super::handler::{Call, Caller, Handler};
 use super::record::Record;
 use super::respond::{self, Body, Reserve};
+use crate::request::error::RequestError;
 use lodge_runtime::body::RequestBody;
-use lodge_traffic::error::RequestError;
 use lodge_traffic::proxy::headers::{Peer, REQUEST_ID};
 
 impl Handler {

@@ -13,13 +13,14 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
 
+use crate::request::error::RequestError;
 use crate::request::tunnel::{Held, Tunnel};
 use lodge_base::telemetry::traces::OutboundTrace;
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::http::non_empty::poll_non_empty;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission;
-use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::headers::filter_trailers;
 use lodge_traffic::proxy::upgrade::ClientUpgrade;
 use lodge_traffic::service::Service;
@@ -72,7 +73,7 @@ pub async fn forward<B: RequestBody>(
     upstream.via().add_hop(&mut request, context.depth, upstream.deployment().limits().call_depth)?;
     let ours = if upstream.spec().upgrade { ClientUpgrade::take(&mut request) } else { None };
     let place = match &ours {
-        Some(_) => Some(upstream.take_tunnel().ok_or(RequestError::TunnelsFull)?),
+        Some(_) => Some(upstream.take_tunnel().ok_or(Failure::TunnelsFull)?),
         None => None,
     };
     if let Some(ours) = &ours {
@@ -92,12 +93,12 @@ pub async fn forward<B: RequestBody>(
             let ours = ours.filter(|ours| ours.allows(response.headers()));
             let (ours, place) = ours
                 .zip(place)
-                .ok_or_else(|| RequestError::Upstream("it switches to a protocol that nobody asked for".into()))?;
+                .ok_or_else(|| Failure::Response("it switches to a protocol that nobody asked for".into()))?;
             let held = Held::new(attempt, place);
             Ok(Forwarded::Switch(response.into_parts().0, Tunnel::new(ours, theirs, held, upstream.spec().idle)))
         }
         Ok(UpstreamResponse { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
-            Err(RequestError::Upstream(format!("it answers with status {}", response.status().as_u16())))
+            Err(Failure::Response(format!("it answers with status {}", response.status().as_u16())).into())
         }
         Ok(UpstreamResponse { response, attempt }) => {
             let (head, body) = response.into_parts();
@@ -110,30 +111,25 @@ pub async fn forward<B: RequestBody>(
             Ok(Forwarded::Answer(head, relay, upload.unwrap_or_default()))
         }
         Err(_) if upload_wait.as_ref().is_some_and(|upload_wait| upload_wait.over.load(Relaxed)) => {
-            Err(RequestError::BodyTooLarge)
+            Err(BodyError::TooLarge.into())
         }
-        Err(Failure::NoReplica) => Err(RequestError::NoReplica),
-        Err(Failure::Overloaded(cause)) => Err(RequestError::UpstreamBusy(cause)),
         Err(Failure::TimedOut(_)) if upload_wait.is_some_and(|upload_wait| upload_wait.is_client_slow()) => {
-            Err(RequestError::BodyLate)
+            Err(BodyError::Late.into())
         }
-        Err(Failure::TimedOut(cause)) => Err(RequestError::UpstreamTimeout(cause)),
-        Err(Failure::Unanswered(cause)) => Err(RequestError::Upstream(cause)),
-        Err(Failure::Body) => Err(RequestError::BodyBroken),
-        Err(Failure::Request(cause)) => Err(RequestError::Unforwardable(cause)),
+        Err(failure) => Err(failure.into()),
     }
 }
 
 impl Relay {
     /// The next frame; `None` only when the replica has ended its answer properly.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Some(frame) = self.early.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
         if self.ended { Poll::Ready(None) } else { self.poll_inner(cx) }
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let frame = ready!(poll_non_empty(Pin::new(&mut self.body), cx));
         self.ended = frame.is_none() || self.body.is_end_stream();
         Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broken(&error))))
@@ -141,7 +137,7 @@ impl Relay {
 
     /// Takes what is here already: an answer that is whole needs no watchdog, and one that breaks off at once is a failure
     /// that can still be told.
-    fn prime(&mut self, cx: &mut Context<'_>) -> Result<(), RequestError> {
+    fn prime(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.ended = self.body.is_end_stream();
         while !self.ended && self.early.len() < PRIMING {
             match self.poll_inner(cx) {
@@ -155,13 +151,13 @@ impl Relay {
     /// What it means that the answer is not complete when the time of the request is up.
     pub fn late(&self) -> RequestError {
         let clients = self.upload_wait.as_ref().is_some_and(|upload_wait| upload_wait.is_client_slow());
-        if clients { RequestError::BodyLate } else { RequestError::WallTime }
+        if clients { BodyError::Late.into() } else { RequestError::WallTime }
     }
 
-    fn broken(&mut self, error: &hyper::Error) -> RequestError {
+    fn broken(&mut self, error: &hyper::Error) -> Failure {
         let cause = format!("its answer broke off: {error}");
         self.attempt.record_broken_body(&cause);
-        RequestError::Upstream(cause)
+        Failure::Response(cause)
     }
 
     /// Bytes of a body whose frames are all here.

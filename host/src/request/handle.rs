@@ -14,6 +14,7 @@ use super::respond::Body;
 use crate::guests::absent::AbsenceReason;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
+use crate::request::error::RequestError;
 use crate::request::handler::{Caller, Handler};
 use lodge_base::telemetry::traces::Phase;
 use lodge_manifest::cache::Rules;
@@ -21,9 +22,10 @@ use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::{Permit, Refusal};
 use lodge_traffic::cache::CacheFill;
-use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
+use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::{Match, Missed};
 use lodge_traffic::routing::split::Split;
 
@@ -102,7 +104,7 @@ fn arrive<'a, B: RequestBody>(
     }
     let (routed, rules) = route(handler, caller, arrival, &mut head, record)?;
     if routed.depth > routed.target.deployment().limits().call_depth {
-        return Err(RequestError::CallDepth);
+        return Err(TooManyHops.into());
     }
     check_content_length(&routed.target, &head.headers, &body)?;
     let request = Request::from_parts(head, body);
@@ -205,13 +207,9 @@ fn route<'a>(
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
             Ok((Routed { handler, caller, target, route, mirror, judged, depth }, rules))
         }
-        Err(Missed::Ambiguous) => Err(RequestError::BadRequest(
-            "the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`",
-        )),
-        Err(Missed::Method(allow)) => Err(RequestError::MethodNotAllowed(allow)),
         // The directory was not looked at yet.
         Err(Missed::Route) if snapshot.generation == 0 => Err(RequestError::Starting),
-        Err(Missed::Route) => Err(RequestError::NoRoute),
+        Err(missed) => Err(missed.into()),
     }
 }
 
@@ -269,5 +267,5 @@ fn check_content_length<B: RequestBody>(
 ) -> Result<(), RequestError> {
     let limit = target.deployment().limits().request_body as u64;
     let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
-    if announced.is_some_and(|size| size > limit) { Err(RequestError::BodyTooLarge) } else { Ok(()) }
+    if announced.is_some_and(|size| size > limit) { Err(BodyError::TooLarge.into()) } else { Ok(()) }
 }

@@ -9,13 +9,13 @@ use http::header::HeaderName;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, request};
 
+use crate::request::error::RequestError;
 use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::logs::requests::RequestLine;
 use lodge_base::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
 use lodge_base::telemetry::traces::{Outcome, Phase, Trace};
 use lodge_traffic::admission::Permit;
 use lodge_traffic::cache;
-use lodge_traffic::error::RequestError;
 use lodge_traffic::service::Service;
 use lodge_traffic::service::deployment::Deployment;
 
@@ -168,7 +168,7 @@ impl Record {
     pub fn record_failure(&mut self, error: &RequestError) {
         self.reason = Some(error.reason());
         if let Some(service) = &self.service {
-            service.record_failure(error, &self.request_id, false);
+            error.record(service, &self.request_id, false);
         }
     }
 
@@ -178,6 +178,7 @@ impl Record {
         self.record_failure(error);
         let name = self.service.as_ref().map(|service| &*service.name).filter(|name| !name.is_empty());
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
+        let detail = detail.as_deref();
         let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
         let client = tracing::field::display(client);
         if error.status().is_server_error() && !error.is_policy() {
@@ -210,8 +211,9 @@ impl Record {
         (self.complete, self.reason) = (true, Some(error.reason()));
         if let Some(service) = &self.service {
             let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
+            let detail = detail.as_deref();
             tracing::warn!(service = &*service.name, request_id, reason, detail, "transfer aborted: {error}");
-            service.record_failure(error, request_id, true);
+            error.record(service, request_id, true);
         }
     }
 }

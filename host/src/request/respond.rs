@@ -26,12 +26,13 @@ pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
 use super::forward::Forwarded;
 use super::record::Record;
+use crate::request::error::RequestError;
 use lodge_base::budget::{Budget, Reservation};
+use lodge_runtime::error::RunError;
 use lodge_runtime::response::{GuestBody, GuestResponse, content_length, is_headless};
 use lodge_traffic::admission::{Permit, Upload};
 use lodge_traffic::cache::recorder::Recorder;
-use lodge_traffic::error::RequestError;
-use lodge_traffic::proxy::headers;
+use lodge_traffic::proxy::headers::{self, Malformed};
 use lodge_traffic::proxy::outbound::{Hold, Outbound};
 use lodge_traffic::proxy::upgrade;
 
@@ -123,11 +124,12 @@ impl Reserve<'_> {
 /// When there is none, or its head cannot go on the wire.
 pub fn holding(
     mut permit: Permit,
-    answer: Result<GuestResponse, RequestError>,
+    answer: Result<GuestResponse, RunError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
     let answer = answer
         .and_then(GuestResponse::sendable)
+        .map_err(RequestError::from)
         .inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))?;
     let GuestResponse { mut head, body } = answer;
     take_over(&mut head);
@@ -212,7 +214,7 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     if let Some(standing) = error.rate_status() {
         standing.write(headers);
     }
-    if matches!(error, RequestError::BadFraming) {
+    if matches!(error, RequestError::Malformed(Malformed::Framing)) {
         response.extensions_mut().insert(Last);
     }
     response

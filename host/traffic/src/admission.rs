@@ -75,19 +75,25 @@ pub struct Admission {
 }
 
 /// The reason why a request was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The client's address is not allowed.
+    #[error("this client address is not allowed")]
     Client,
     /// The client is over the rate limit.
-    Rate(rate::RateStatus),
+    #[error("too many requests")]
+    Rate(Box<rate::RateStatus>),
     /// The breaker is open, for at least this long.
+    #[error("the service is failing")]
     Breaker(Duration),
     /// The host is overloaded for this request's priority.
+    #[error("the service is overloaded")]
     Shed,
     /// The queue is full.
+    #[error("the service is overloaded")]
     QueueFull,
     /// The request waited as long as `queue_wait` allows.
+    #[error("the service is overloaded")]
     QueueTimeout,
 }
 
@@ -237,7 +243,7 @@ impl Admission {
         let mut state = PolicyState::default();
         for (policies, status) in policy_sets.zip(&mut state.rate_statuses) {
             if let Some(rate) = &policies.rate {
-                *status = Some(rate.take(view, now).map_err(Refusal::Rate)?);
+                *status = Some(rate.take(view, now).map_err(|status| Refusal::Rate(Box::new(status)))?);
             }
         }
         self.enter_breakers(view, state, now)

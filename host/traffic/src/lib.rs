@@ -7,11 +7,11 @@
 //! * [`upstreams`]: replicas that run elsewhere.
 //! * [`cache`]: stored responses (RFC 9111).
 //! * [`service`]: what all versions of a service share.
-//! * [`error`]: every way in which a request can fail.
+//!
+//! Each of them has its own errors, with the text that clients get. `request::error` of the host is their sum.
 
 pub mod admission;
 pub mod cache;
-pub mod error;
 pub mod proxy;
 pub mod routing;
 pub mod service;

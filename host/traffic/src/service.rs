@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::error::RequestError;
 use lodge_base::cpu::scheduler::{CpuScheduler, CpuShare};
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::ServiceMetrics;
@@ -62,6 +62,19 @@ pub struct FailedRequest {
     pub backtrace: Vec<String>,
     /// The last lines that the request wrote to stderr.
     pub stderr: Vec<String>,
+}
+
+/// How a service failed on a request.
+#[derive(Debug)]
+pub struct FailureReport<'a> {
+    /// The status that the client got; `None` when the response broke off after its head.
+    pub status: Option<StatusCode>,
+    /// The short, stable name of the error.
+    pub reason: &'static str,
+    /// The cause.
+    pub detail: Option<Cow<'a, str>>,
+    /// The guest's backtrace, innermost frame first, if it trapped.
+    pub backtrace: &'a [String],
 }
 
 /// All services of a host.
@@ -156,23 +169,24 @@ impl Service {
         at.and_then(|at| stderr.remove(at)).map(|(_, lines)| lines).unwrap_or_default()
     }
 
-    /// Counts a request without a response from its service, or one whose response broke off after its head (`headed`).
-    pub fn record_failure(&self, error: &RequestError, request_id: &str, headed: bool) {
-        let reason = error.reason();
-        if !headed && !error.reached_backend() {
-            self.figures.refused.count(reason);
-            *lock(&self.refusal) = Some((SystemTime::now(), reason));
-            return;
-        }
-        let tally = if headed { &self.figures.aborted } else { &self.figures.failed };
+    /// Counts a request that was refused before the service worked on it.
+    pub fn record_refusal(&self, reason: &'static str) {
+        self.figures.refused.count(reason);
+        *lock(&self.refusal) = Some((SystemTime::now(), reason));
+    }
+
+    /// Counts a request on which the service failed, and remembers it with the lines that it wrote to stderr.
+    pub fn record_failure(&self, request_id: &str, report: FailureReport<'_>) {
+        let FailureReport { status, reason, detail, backtrace } = report;
+        let tally = if status.is_none() { &self.figures.aborted } else { &self.figures.failed };
         tally.count(reason);
         let failure = FailedRequest {
             at: rfc3339(SystemTime::now()),
             request_id: request_id.to_owned(),
-            status: (!headed).then(|| error.status().as_u16()),
+            status: status.map(|status| status.as_u16()),
             reason: reason.into(),
-            detail: error.detail(),
-            backtrace: error.backtrace().to_vec(),
+            detail: detail.map(Cow::into_owned),
+            backtrace: backtrace.to_vec(),
             stderr: self.take_stderr(request_id),
         };
         let mut failures = lock(&self.failures);

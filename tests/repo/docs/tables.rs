@@ -16,8 +16,8 @@ fn tables_are_complete() {
         let row = format!("| `{name}` | {default} |");
         assert!(text.contains(&row), "{place} has no row `{row}`");
     }
-    let (_, code) = host_files().into_iter().find(|(name, _)| name == "host/traffic/src/error.rs").unwrap();
-    let reasons = code.split("fn reason").nth(1).unwrap().split("fn detail").next().unwrap();
+    let (_, code) = host_files().into_iter().find(|(name, _)| name == "host/src/request/error.rs").unwrap();
+    let reasons = code.split("fn row").nth(1).unwrap().split("pub fn status").next().unwrap();
     for reason in reasons.split('"').skip(1).step_by(2) {
         assert!(errors.contains(&format!("| `{reason}` |")), "docs/errors.md does not explain `{reason}`");
     }

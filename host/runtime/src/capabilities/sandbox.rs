@@ -15,13 +15,14 @@ use crate::capabilities::last_lines::LastLines;
 use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::outbox::Outbox;
 use crate::capabilities::outbox::{SendFuture, SendResult};
+use crate::error::RunError;
 use lodge_base::clock::Clock;
 use lodge_base::config::limits::Limits;
 use lodge_base::cpu::meter::CpuMeter;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::traces::OutboundTrace;
 use lodge_traffic::admission::client_caused_timeout;
-use lodge_traffic::error::RequestError;
+use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::service::Service;
 
 /// The guest's response, or the `wasi:http` error code that it returned instead.
@@ -174,17 +175,17 @@ impl Sandbox {
     /// Returns the error to report. If the request body was over the limit, aborted or late, that is reported instead
     /// of the guest's own error. If the guest reports `HTTP-request-denied` after one of its own requests was denied,
     /// the missing grant is reported, not a client error.
-    pub fn attribute(&self, error: RequestError) -> RequestError {
+    pub fn attribute(&self, error: RunError) -> RunError {
         if self.has_output() {
             let lines = std::mem::take(&mut *lock(&self.stderr)).into_lines();
             self.service.record_stderr(self.request_id(), lines);
         }
         match error {
-            _ if self.body_too_large.load(Relaxed) => RequestError::BodyTooLarge,
-            _ if self.body_broken.load(Relaxed) => RequestError::BodyBroken,
-            RequestError::WallTime if self.client_caused_timeout() => RequestError::BodyLate,
-            RequestError::Guest(code) if code.status == StatusCode::FORBIDDEN && self.denied.load(Relaxed) => {
-                RequestError::OutgoingDenied
+            _ if self.body_too_large.load(Relaxed) => BodyError::TooLarge.into(),
+            _ if self.body_broken.load(Relaxed) => BodyError::Broken.into(),
+            RunError::WallTime if self.client_caused_timeout() => BodyError::Late.into(),
+            RunError::Reported(code) if code.status == StatusCode::FORBIDDEN && self.denied.load(Relaxed) => {
+                RunError::OutgoingDenied
             }
             error => error,
         }

@@ -11,12 +11,12 @@ use http_body::Frame;
 use tokio::task::AbortHandle;
 
 use super::Reserve;
+use crate::request::error::RequestError;
 use crate::request::forward::Relay;
 use lodge_base::budget::{Budget, Reservation};
 use lodge_base::lock::lock;
 use lodge_runtime::response::GuestBody;
 use lodge_traffic::admission::Permit;
-use lodge_traffic::error::RequestError;
 use lodge_traffic::proxy::outbound::Hold;
 use lodge_traffic::proxy::outbound::MAX_CHUNK;
 
@@ -156,7 +156,7 @@ impl Live {
     /// What it means that the body is not complete at its deadline.
     fn late(&self) -> RequestError {
         match self {
-            Self::Guest(body) => body.late(),
+            Self::Guest(body) => body.late().into(),
             Self::Replica(body) => body.late(),
             Self::Stored(_) => RequestError::WallTime,
         }
@@ -189,8 +189,8 @@ impl Live {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         match self {
-            Self::Guest(body) => body.poll_frame(cx),
-            Self::Replica(body) => body.poll_frame(cx),
+            Self::Guest(body) => body.poll_frame(cx).map_err(Into::into),
+            Self::Replica(body) => body.poll_frame(cx).map_err(Into::into),
             // In pieces: what hyper has taken is sent whatever the watchdog does.
             Self::Stored(rest) if rest.is_empty() => Poll::Ready(None),
             Self::Stored(rest) => Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(MAX_CHUNK)))))),

@@ -16,8 +16,7 @@ use super::recorder::{Recorder, declared_length};
 use super::status::{self, CacheStatus};
 use super::store::CacheKey;
 use super::stored::{Selector, StoredHead, StoredResponse};
-use super::{CacheBody, Lookup, ResponseCache};
-use crate::error::RequestError;
+use super::{CacheBody, FetchError, Lookup, ResponseCache, UnexpectedNotModified};
 use crate::service::Service;
 use lodge_base::telemetry::metrics::CacheOutcome;
 use lodge_manifest::cache::{Edition, Rules};
@@ -37,9 +36,11 @@ pub(super) enum FillKind {
 }
 
 /// The result of a request that went to its service.
-pub enum Settled<R> {
+pub enum Settled<R, E> {
     /// The response to send, or the service's failure.
-    Done(Result<Response<R>, RequestError>),
+    Done(Result<Response<R>, E>),
+    /// The stored response to send instead of the service's failure, which was this error or a response.
+    Stale(Response<R>, Option<E>),
     /// A 304 about another response than the one that was to be validated (RFC 9111, 4.3.4). Send the request once
     /// more, without conditions.
     Retry(CacheFill),
@@ -136,7 +137,7 @@ impl CacheFill {
 
     /// Applies the service's response to the cache, and returns the response for the client. An error stays one, unless
     /// a stored response may be used instead of it.
-    pub fn settle<R: CacheBody>(self, result: Result<Response<R>, RequestError>, request_id: &str) -> Settled<R> {
+    pub fn settle<R: CacheBody, E: FetchError>(self, result: Result<Response<R>, E>) -> Settled<R, E> {
         match self.0 {
             FillKind::Pass { how, unconditional } => {
                 Settled::Done(reject_unconditional_304(result, unconditional).map(|mut response| {
@@ -145,10 +146,10 @@ impl CacheFill {
                 }))
             }
             FillKind::Invalidation(change) => {
-                change.end(result.as_ref().map_or_else(may_have_taken_effect, is_success));
+                change.end(result.as_ref().map_or_else(E::may_have_taken_effect, is_success));
                 Settled::Done(result)
             }
-            FillKind::Keep(fetch) => fetch.settle(result, request_id),
+            FillKind::Keep(fetch) => fetch.settle(result),
         }
     }
 }
@@ -178,20 +179,13 @@ impl Drop for Invalidation {
 }
 
 impl Fetch {
-    fn settle<R: CacheBody>(
-        mut self: Box<Self>,
-        result: Result<Response<R>, RequestError>,
-        request_id: &str,
-    ) -> Settled<R> {
+    fn settle<R: CacheBody, E: FetchError>(mut self: Box<Self>, result: Result<Response<R>, E>) -> Settled<R, E> {
         let result = reject_unconditional_304(result, self.unconditional);
         let now = self.cache.now();
         let times = Times { requested: self.requested, received: now };
         let serves =
             |stored: &&Arc<StoredResponse>| fails(&result) && !self.insists && stored.freshness().allows_on_error(now);
         if let Some(stored) = self.stale.as_ref().filter(serves) {
-            if let Err(error) = &result {
-                self.service.record_failure(error, request_id, false);
-            }
             self.count(CacheOutcome::Stale);
             let response =
                 stored.response(&self.conditions, false, CacheStatus::Hit(stored.freshness().left(now)), now);
@@ -200,7 +194,7 @@ impl Fetch {
             if !stored.freshness().allows_while_revalidating(now) {
                 self.guard.finish_uncacheable();
             }
-            return Settled::Done(Ok(response));
+            return Settled::Stale(response, result.err());
         }
         let response = match result {
             Ok(response) => response,
@@ -323,19 +317,16 @@ impl Fetch {
 
 /// Turns a 304 to a request without conditions into an error: its client has nothing to use in its place (RFC 9110,
 /// 15.4.5).
-fn reject_unconditional_304<R>(
-    result: Result<Response<R>, RequestError>,
+fn reject_unconditional_304<R, E: FetchError>(
+    result: Result<Response<R>, E>,
     unconditional: bool,
-) -> Result<Response<R>, RequestError> {
+) -> Result<Response<R>, E> {
     match result {
-        Ok(response) if unconditional && response.status() == StatusCode::NOT_MODIFIED => Err(self::unconditional()),
+        Ok(response) if unconditional && response.status() == StatusCode::NOT_MODIFIED => {
+            Err(UnexpectedNotModified.into())
+        }
         result => result,
     }
-}
-
-/// The error for a 304 to a request without conditions.
-pub fn unconditional() -> RequestError {
-    RequestError::BadAnswer("304 (Not Modified) to a request without conditions".into())
 }
 
 /// Whether a response is not an error by RFC 9111, 4.4, so that the request has taken effect.
@@ -343,16 +334,9 @@ fn is_success<R>(response: &Response<R>) -> bool {
     response.status().is_success() || response.status().is_redirection()
 }
 
-/// Whether a request that failed with `error` may have taken effect.
-fn may_have_taken_effect(error: &RequestError) -> bool {
-    // The service reads the body while it executes the request, so a bad body is found too late.
-    let reads = matches!(error, RequestError::BodyTooLarge | RequestError::BodyLate | RequestError::BodyBroken);
-    reads || error.reached_backend()
-}
-
 /// Whether a result is an error by RFC 5861.
-fn fails<R>(result: &Result<Response<R>, RequestError>) -> bool {
-    is_failure(result.as_ref().map_or_else(RequestError::status, Response::status))
+fn fails<R, E: FetchError>(result: &Result<Response<R>, E>) -> bool {
+    is_failure(result.as_ref().map_or_else(E::status, Response::status))
 }
 
 fn is_failure(status: StatusCode) -> bool {

@@ -1,8 +1,9 @@
-//! What users of the cache implement: a body that can be recorded, and a record of waiting times.
+//! What users of the cache implement: a body that can be recorded, an error, and a record of waiting times.
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use super::recorder::Recorder;
 
@@ -16,6 +17,21 @@ pub trait CacheBody: Sized + Send + 'static {
 
     /// Reads the body to its end, for its recorder alone.
     fn drain(self) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// A service responded with 304 to a request without conditions: its client has nothing to use in its place (RFC 9110,
+/// 15.4.5).
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the service sent an invalid response")]
+pub struct UnexpectedNotModified;
+
+/// The reason why a service gave no response.
+pub trait FetchError: From<UnexpectedNotModified> {
+    /// The status that the client gets.
+    fn status(&self) -> StatusCode;
+
+    /// Whether the request may have taken effect.
+    fn may_have_taken_effect(&self) -> bool;
 }
 
 /// The record of a request that waits for the response to another one.

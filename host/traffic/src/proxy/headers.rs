@@ -14,8 +14,19 @@ use http_body::Frame;
 pub use self::peer::Peer;
 use self::peer::{RequestHost, element};
 use super::upgrade::OfferedProtocols;
-use crate::error::RequestError;
 use lodge_base::canonical;
+
+/// The reason why HTTP does not allow a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// The head is not valid, for this reason.
+    #[error("{0}")]
+    Head(&'static str),
+    /// The request's transfer codings include an unknown one, or `chunked` twice. The end of the body, and so
+    /// everything after it on the connection, cannot be determined.
+    #[error("the Transfer-Encoding header must be `chunked`, exactly once")]
+    Framing,
+}
 
 /// Whether a header is for the next hop only (RFC 9110 7.6.1), or otherwise about the connection.
 fn is_hop_by_hop(name: &str) -> bool {
@@ -116,9 +127,9 @@ pub struct Arrival {
 ///
 /// # Errors
 /// When HTTP does not allow the request.
-pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, RequestError> {
+pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Malformed> {
     if head.method == Method::CONNECT {
-        return Err(RequestError::BadRequest("CONNECT is not supported: this server is not a forward proxy"));
+        return Err(Malformed::Head("CONNECT is not supported: this server is not a forward proxy"));
     }
     let scheme = if peer.trusted { forwarded_scheme(&head.headers) } else { Scheme::HTTP };
     let request_host = request_host(head, peer, &scheme)?;
@@ -138,7 +149,7 @@ pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Requ
         dropped.push(name.clone());
     }
     if dropped.contains(&header::TRANSFER_ENCODING) && !is_chunked_once(&head.headers) {
-        return Err(RequestError::BadFraming);
+        return Err(Malformed::Framing);
     }
     drop_hop_by_hop(&mut head.headers, dropped, |name| !is_hosts_own(name.as_str()));
     if head.version == Version::HTTP_2 {
@@ -157,11 +168,11 @@ pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Requ
     Ok(Arrival { local: peer.address.is_loopback() && !peer.trusted && !forwarded })
 }
 
-const BAD_TARGET: RequestError = RequestError::BadRequest("the request target is not valid");
+const BAD_TARGET: Malformed = Malformed::Head("the request target is not valid");
 
 /// Returns the target with its path in normal form, or `None` if it has that form. `*` is only for OPTIONS (RFC 9112
 /// 3.2.4), and an empty path is `/` (RFC 9110 4.2.3).
-fn normal_target(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>, RequestError> {
+fn normal_target(target: &PathAndQuery, method: &Method) -> Result<Option<PathAndQuery>, Malformed> {
     if target.as_str() == "*" {
         return if *method == Method::OPTIONS { Ok(None) } else { Err(BAD_TARGET) };
     }
@@ -179,7 +190,7 @@ fn normal_target(target: &PathAndQuery, method: &Method) -> Result<Option<PathAn
 
 /// Joins the `Cookie` fields that an HTTP/2 client may split into one, which guests and HTTP/1.1 replicas need (RFC
 /// 9113 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) -> Result<(), RequestError> {
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Malformed> {
     let mut crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
     let mut joined = first.to_vec();
@@ -187,8 +198,7 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), RequestError> {
         joined.extend_from_slice(b"; ");
         joined.extend_from_slice(crumb);
     }
-    let joined =
-        HeaderValue::from_bytes(&joined).map_err(|_| RequestError::BadRequest("the Cookie header is not valid"))?;
+    let joined = HeaderValue::from_bytes(&joined).map_err(|_| Malformed::Head("the Cookie header is not valid"))?;
     headers.insert(header::COOKIE, joined);
     Ok(())
 }
@@ -250,8 +260,8 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>, may: i
 ///
 /// # Errors
 /// Never for a length that a route has matched.
-pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), RequestError> {
-    const BAD: RequestError = BAD_TARGET;
+pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Malformed> {
+    const BAD: Malformed = BAD_TARGET;
     let (prefix, rest) = head.uri.path().split_at_checked(length).ok_or(BAD)?;
     let outer = head.headers.get(PREFIX).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let forwarded = HeaderValue::try_from(format!("{outer}{prefix}")).map_err(|_| BAD)?;
@@ -267,14 +277,14 @@ pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Requ
 
 /// Returns the authority of the target, else the Host header's, in canonical form, and writes that to the Host header.
 /// HTTP/1.0 requests may have neither.
-fn request_host(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<RequestHost>, RequestError> {
-    const BAD: RequestError = RequestError::BadRequest("the Host header is not valid");
-    const MISSING: RequestError = RequestError::BadRequest("the Host header is missing");
-    const TWO: RequestError = RequestError::BadRequest("the Host header differs from the host of the request target");
+fn request_host(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Result<Arc<RequestHost>, Malformed> {
+    const BAD: Malformed = Malformed::Head("the Host header is not valid");
+    const MISSING: Malformed = Malformed::Head("the Host header is missing");
+    const TWO: Malformed = Malformed::Head("the Host header differs from the host of the request target");
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() {
-        return Err(RequestError::BadRequest("more than one Host header"));
+        return Err(Malformed::Head("more than one Host header"));
     }
     let local;
     let said = match (head.uri.authority(), host) {
@@ -327,10 +337,10 @@ fn append_forwarding(
     authority: &Authority,
     peer: &Peer,
     scheme: &Scheme,
-) -> Result<(), RequestError> {
-    const BAD: RequestError = RequestError::BadRequest("the forwarding headers are not valid");
+) -> Result<(), Malformed> {
+    const BAD: Malformed = Malformed::Head("the forwarding headers are not valid");
     let element = element(peer, authority, scheme);
-    let append = |headers: &mut HeaderMap, name: HeaderName, own: &str| -> Result<(), RequestError> {
+    let append = |headers: &mut HeaderMap, name: HeaderName, own: &str| -> Result<(), Malformed> {
         // The values are joined as bytes: a client can make a proxy forward bytes that are not text, and the proxy's
         // own element follows them.
         let mut all: Vec<u8> =

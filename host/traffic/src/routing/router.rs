@@ -67,13 +67,16 @@ pub struct Match<'a, T> {
 }
 
 /// The reason why no route matched.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missed {
     /// No route matches the host and path.
+    #[error("no service has a route for this host and path")]
     Route,
     /// The route allows other methods: these, in the form of the `Allow` header.
+    #[error("the service does not allow this method for this path")]
     Method(String),
     /// A service may read the path as one of another route, which has restrictions of its own.
+    #[error("the path has another spelling, under which other rules hold: write it without `//`, `;`, `%2F` and `\\`")]
     Ambiguous,
 }
 

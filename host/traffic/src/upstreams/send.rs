@@ -18,24 +18,34 @@ use super::transport::{AnyBody, BoxError};
 use super::transport::{ErrorKind, ReceivedBody, SendError};
 use super::upload_wait::UploadWait;
 use super::{Inner, Members, Upstream};
+use crate::proxy::body::BodyError;
 use lodge_base::telemetry::traces::{ClientSpan, OutboundTrace, ServerAddress};
 use lodge_manifest::upstream::Policy;
 use lodge_manifest::upstream::protocol::Scheme;
 
 /// Why no replica gave a response.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// There is no replica that can be used.
+    #[error("the service is not available")]
     NoReplica,
     /// All connections to the replicas that were tried are in use.
+    #[error("the service is overloaded")]
     Overloaded(String),
+    /// The request asks to upgrade its connection, and as many connections as allowed are upgraded already.
+    #[error("the service is overloaded")]
+    TunnelsFull,
     /// The last attempt timed out, or the deadline of the request passed before a replica was selected.
+    #[error("the service took too long")]
     TimedOut(String),
-    /// The last attempt ended without a response.
-    Unanswered(String),
-    /// The body of the request broke off.
-    Body,
+    /// The last attempt gave no response, one that broke off, or one that is not valid HTTP.
+    #[error("the service failed")]
+    Response(String),
+    /// The body of the request is at fault.
+    #[error(transparent)]
+    Body(#[from] BodyError),
     /// The request cannot be sent in this form.
+    #[error("the request cannot be forwarded to the service")]
     Request(String),
 }
 
@@ -380,11 +390,11 @@ fn failed(kind: ErrorKind) -> &'static str {
 fn failure(kind: ErrorKind, cause: String) -> Failure {
     match kind {
         ErrorKind::Overloaded => Failure::Overloaded(cause),
-        ErrorKind::Upload => Failure::Body,
+        ErrorKind::Upload => Failure::Body(BodyError::Broken),
         ErrorKind::Unsendable => Failure::Request(cause),
         ErrorKind::ConnectTimeout | ErrorKind::ReadTimeout => Failure::TimedOut(cause),
         ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Refused | ErrorKind::Reset | ErrorKind::Rubbish => {
-            Failure::Unanswered(cause)
+            Failure::Response(cause)
         }
     }
 }

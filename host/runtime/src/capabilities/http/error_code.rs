@@ -3,11 +3,11 @@
 use http::StatusCode;
 use wasmtime_wasi_http::Error;
 
-use lodge_traffic::error::{GuestCode, RequestError};
+use crate::error::{GuestCode, RunError};
 
-/// Returns the error of a request whose guest returned this code.
-pub fn request_error(code: &Error) -> RequestError {
-    RequestError::Guest(GuestCode { status: status(code), name: code.to_string() })
+/// Returns the error of a guest that returned this code.
+pub fn run_error(code: &Error) -> RunError {
+    RunError::Reported(GuestCode { status: status(code), name: code.to_string() })
 }
 
 /// Returns the nearest status to a code.
@@ -29,18 +29,5 @@ fn status(code: &Error) -> StatusCode {
         | Error::HttpRequestTrailerSize { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Error::LoopDetected => StatusCode::LOOP_DETECTED,
         _ => StatusCode::BAD_GATEWAY,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use lodge_traffic::admission::Verdict;
-
-    use super::*;
-
-    #[test]
-    fn a_denied_request_does_not_count_against_the_service() {
-        assert_eq!(request_error(&Error::InternalError(None)).verdict(), Some(Verdict::Failed));
-        assert_eq!(request_error(&Error::HttpRequestDenied).verdict(), Some(Verdict::Good));
     }
 }

@@ -21,7 +21,7 @@ fn the_side_that_used_most_of_the_time_caused_the_timeout() {
             sandbox.set_body_waiting(false);
             clock.advance(more);
         }
-        matches!(sandbox.attribute(RequestError::WallTime), RequestError::BodyLate)
+        matches!(sandbox.attribute(RunError::WallTime), RunError::Body(BodyError::Late))
     };
     assert!(blamed(0, 100, 0, true), "the body never arrived");
     assert!(blamed(0, 95, 5, false), "the body arrived just before the time was up");
@@ -31,7 +31,7 @@ fn the_side_that_used_most_of_the_time_caused_the_timeout() {
     sandbox.begin(RequestContext::new(Arc::from("2"), Instant::now()), false);
     clock.advance(1);
     assert!(
-        matches!(sandbox.attribute(RequestError::WallTime), RequestError::WallTime),
+        matches!(sandbox.attribute(RunError::WallTime), RunError::WallTime),
         "the wait of an earlier request does not count"
     );
 }

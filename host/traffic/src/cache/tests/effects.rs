@@ -4,17 +4,16 @@
 use http::Response;
 use http::header::HeaderMap;
 
-use super::fakes::Body;
+use super::fakes::{Body, Failed, GONE};
 use super::proxy::How::{Hit, Miss, Validated};
 use super::proxy::{Got, Proxy, headers, pass};
-use crate::error::RequestError;
 
 const GET: (&str, &str) = ("GET", "/a");
 const HOUR: &str = "cache-control: max-age=3600\ndate: {0}";
 const BRIEF: &str = "cache-control: max-age=2\ndate: {0}";
 
-fn fails(_: &HeaderMap) -> Result<Response<Body>, RequestError> {
-    Err(RequestError::NoReplica)
+fn fails(_: &HeaderMap) -> Result<Response<Body>, Failed> {
+    Err(GONE)
 }
 
 /// A request while the origin server is unreachable.

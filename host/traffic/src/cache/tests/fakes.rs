@@ -6,15 +6,45 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::Frame;
 
 use crate::cache::recorder::Recorder;
-use crate::cache::{CacheBody, WaitObserver};
+use crate::cache::{CacheBody, FetchError, UnexpectedNotModified, WaitObserver};
 
 /// A body of one frame. Its recorder sees the frame when it is read, or nothing if the body is dropped before.
 pub(super) struct Body {
     bytes: Option<Bytes>,
     recorder: Option<Recorder>,
+}
+
+/// The failure of an origin server.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) status: StatusCode,
+    pub(super) may_have_taken_effect: bool,
+}
+
+/// The failure of an origin server that cannot be reached.
+pub(super) const GONE: Failed = Failed { status: StatusCode::SERVICE_UNAVAILABLE, may_have_taken_effect: false };
+
+/// The failure of an origin server that worked on the request.
+pub(super) const FAILED: Failed = Failed { status: StatusCode::BAD_GATEWAY, may_have_taken_effect: true };
+
+impl From<UnexpectedNotModified> for Failed {
+    fn from(_: UnexpectedNotModified) -> Self {
+        FAILED
+    }
+}
+
+impl FetchError for Failed {
+    fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    fn may_have_taken_effect(&self) -> bool {
+        self.may_have_taken_effect
+    }
 }
 
 /// A record that ignores everything.

@@ -9,9 +9,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 
-use super::fakes::{Body, NoRecord};
+use super::fakes::{Body, Failed, NoRecord};
 use crate::cache::{Lookup, ResponseCache, Settled};
-use crate::error::RequestError;
 use crate::proxy::headers::strip_hop_by_hop;
 use crate::service::Services;
 use crate::service::deployment::Deployment;
@@ -139,13 +138,12 @@ impl Proxy {
         route: usize,
         (method, path): (&str, &str),
         asked: &str,
-        origin: impl Fn(&HeaderMap) -> Result<Response<Body>, RequestError>,
-    ) -> Result<Got, RequestError> {
+        origin: impl Fn(&HeaderMap) -> Result<Response<Body>, Failed>,
+    ) -> Result<Got, Failed> {
         let uri: Uri = format!("http://example.com{path}").parse().unwrap();
         let body = if ["GET", "HEAD"].contains(&method) { Bytes::new() } else { Bytes::from("abc") };
         let mut request = Request::builder().method(method).uri(&uri).body(Full::new(body)).unwrap();
         *request.headers_mut() = headers(asked);
-        let id = Arc::from("1");
         let rules = Rules { keep: true, ttl: Duration::ZERO };
         let mut seen = Vec::new();
         let found = self.cache.lookup(rules, (&uri, route), &self.of, &mut request, &mut NoRecord).await;
@@ -155,14 +153,16 @@ impl Proxy {
                 let again = cache_fill.unconditional(&request);
                 cache_fill.begin(Instant::now());
                 seen.push(request.headers().clone());
-                match cache_fill.settle(received(origin(request.headers())), &id) {
+                match cache_fill.settle(received(origin(request.headers()))) {
                     Settled::Done(result) => result?,
+                    Settled::Stale(response, _) => response,
                     Settled::Retry(mut cache_fill) => {
                         let head = again.unwrap();
                         cache_fill.begin(Instant::now());
                         seen.push(head.headers.clone());
-                        match cache_fill.settle(received(origin(&head.headers)), &id) {
+                        match cache_fill.settle(received(origin(&head.headers))) {
                             Settled::Done(result) => result?,
+                            Settled::Stale(response, _) => response,
                             Settled::Retry(_) => panic!("it is sent a third time"),
                         }
                     }
@@ -178,7 +178,7 @@ impl Proxy {
 }
 
 /// The response as the cache gets it: without hop-by-hop headers.
-fn received(result: Result<Response<Body>, RequestError>) -> Result<Response<Body>, RequestError> {
+fn received(result: Result<Response<Body>, Failed>) -> Result<Response<Body>, Failed> {
     result.map(|mut response| {
         strip_hop_by_hop(response.headers_mut());
         response

@@ -3,17 +3,16 @@
 use http::Response;
 use http::header::HeaderMap;
 
-use super::fakes::Body;
+use super::fakes::{Body, Failed, GONE};
 use super::proxy::How::{Hit, Miss};
 use super::proxy::{Got, Proxy, pass, set_back};
-use crate::error::RequestError;
 
 const GET: (&str, &str) = ("GET", "/a");
 const HOUR: &str = "cache-control: max-age=3600\ndate: {0}";
 
 /// A request while the origin server is unreachable.
 async fn ask_unreachable(proxy: &Proxy, asked: &str) -> Option<Got> {
-    let gone = |_: &HeaderMap| -> Result<Response<Body>, RequestError> { Err(RequestError::NoReplica) };
+    let gone = |_: &HeaderMap| -> Result<Response<Body>, Failed> { Err(GONE) };
     proxy.send_by(0, GET, asked, gone).await.ok()
 }
 

@@ -107,7 +107,7 @@ fn bodies_are_chunked_at_most_once() {
         let (mut head, ()) = head.body(()).unwrap().into_parts();
         match normalize(&mut head, &peer("127.0.0.1:9", &[])) {
             Ok(_) => true,
-            Err(RequestError::BadFraming) => false,
+            Err(Malformed::Framing) => false,
             Err(other) => panic!("{other}"),
         }
     };

@@ -1,0 +1,272 @@
+//! All ways in which a request can fail: the sum of the errors of the layers below, with the status and the reason of each.
+//!
+//! The text for clients is the `Display` of the error, where the error is defined. It never contains guest output, paths or host
+//! details. Those are in [`RequestError::detail`], which goes to the log under the same request id.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+use lodge_runtime::error::RunError;
+use lodge_traffic::admission::rate::RateStatus;
+use lodge_traffic::admission::{Refusal, Verdict};
+use lodge_traffic::cache::{FetchError, UnexpectedNotModified};
+use lodge_traffic::proxy::body::BodyError;
+use lodge_traffic::proxy::headers::Malformed;
+use lodge_traffic::proxy::via::TooManyHops;
+use lodge_traffic::routing::router::Missed;
+use lodge_traffic::service::{FailureReport, Service};
+use lodge_traffic::upstreams::send::Failure;
+
+/// The reason why a request has no response from its service.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// HTTP does not allow the request.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The request's head has more fields than the listener allows.
+    #[error("the request has too many header fields")]
+    TooManyFields,
+    /// No route matches the request.
+    #[error(transparent)]
+    Missed(#[from] Missed),
+    /// The service is being compiled.
+    #[error("the service is starting")]
+    Starting,
+    /// The service's files are refused and there is no earlier version: the reason, and whether clients may see it.
+    #[error("the service is not available")]
+    Refused(String, bool),
+    /// An operator disabled the service.
+    #[error("the service is disabled")]
+    Disabled,
+    /// The chain of calls between services is too long, or an upstream turns out to be this host again.
+    #[error(transparent)]
+    TooManyHops(#[from] TooManyHops),
+    /// The body of the request is at fault.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The request was not admitted.
+    #[error(transparent)]
+    Admission(#[from] Refusal),
+    /// The service confirms a response that nobody has.
+    #[error(transparent)]
+    NotModified(#[from] UnexpectedNotModified),
+    /// The guest failed.
+    #[error(transparent)]
+    Guest(#[from] RunError),
+    /// No replica gave a response.
+    #[error(transparent)]
+    Upstream(#[from] Failure),
+    /// A response that was being sent was not complete when the time of the request was used up.
+    #[error("the service took too long")]
+    WallTime,
+}
+
+/// How far a request came that failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// It was refused before a guest or a replica worked on it, or its client is at fault.
+    Before,
+    /// A guest or a replica worked on it.
+    At,
+}
+
+impl RequestError {
+    /// Returns the status, the reason, and how far the request came. The match is total: a new error does not compile until it
+    /// has them.
+    fn row(&self) -> (StatusCode, &'static str, Failed) {
+        use Failed::{At, Before};
+        match self {
+            Self::Malformed(Malformed::Head(_) | Malformed::Framing) | Self::Missed(Missed::Ambiguous) => {
+                (StatusCode::BAD_REQUEST, "bad-request", Before)
+            }
+            Self::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-fields", Before),
+            Self::Missed(Missed::Route) => (StatusCode::NOT_FOUND, "no-route", Before),
+            Self::Missed(Missed::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", Before),
+            Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting", Before),
+            Self::Refused(..) => (StatusCode::SERVICE_UNAVAILABLE, "refused", Before),
+            Self::Disabled => (StatusCode::SERVICE_UNAVAILABLE, "disabled", Before),
+            Self::TooManyHops(_) => (StatusCode::LOOP_DETECTED, "call-depth", Before),
+            Self::Body(body) | Self::Guest(RunError::Body(body)) | Self::Upstream(Failure::Body(body)) => match body {
+                BodyError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", Before),
+                BodyError::Late => (StatusCode::REQUEST_TIMEOUT, "body-late", Before),
+                BodyError::Broken => (StatusCode::BAD_REQUEST, "body-broken", Before),
+            },
+            Self::Admission(Refusal::Client) => (StatusCode::FORBIDDEN, "client-denied", Before),
+            Self::Admission(Refusal::Rate(_)) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", Before),
+            Self::Admission(Refusal::Breaker(_)) => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", Before),
+            Self::Admission(Refusal::Shed) => (StatusCode::SERVICE_UNAVAILABLE, "shed", Before),
+            Self::Admission(Refusal::QueueFull) => (StatusCode::SERVICE_UNAVAILABLE, "queue-full", Before),
+            Self::Admission(Refusal::QueueTimeout) => (StatusCode::SERVICE_UNAVAILABLE, "queue-timeout", Before),
+            Self::Guest(RunError::PoolFull(_)) => (StatusCode::SERVICE_UNAVAILABLE, "pool-full", Before),
+            Self::Guest(RunError::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", Before),
+            Self::Guest(RunError::Trapped(_)) => (StatusCode::BAD_GATEWAY, "trapped", At),
+            Self::Guest(RunError::NoResponse) => (StatusCode::BAD_GATEWAY, "no-answer", At),
+            Self::Guest(RunError::OverMemory) => (StatusCode::BAD_GATEWAY, "over-memory", At),
+            Self::Guest(RunError::InvalidResponse(_)) | Self::NotModified(_) => {
+                (StatusCode::BAD_GATEWAY, "bad-answer", At)
+            }
+            Self::Guest(RunError::Reported(code)) => (code.status, "guest-error", At),
+            Self::Guest(RunError::OutgoingDenied) => (StatusCode::BAD_GATEWAY, "outgoing-denied", At),
+            Self::Guest(RunError::WallTime) | Self::WallTime => (StatusCode::GATEWAY_TIMEOUT, "wall-time", At),
+            Self::Guest(RunError::CpuTime) => (StatusCode::GATEWAY_TIMEOUT, "cpu-time", At),
+            Self::Upstream(Failure::NoReplica) => (StatusCode::SERVICE_UNAVAILABLE, "no-replica", Before),
+            Self::Upstream(Failure::Overloaded(_)) => (StatusCode::SERVICE_UNAVAILABLE, "upstream-busy", Before),
+            Self::Upstream(Failure::TunnelsFull) => (StatusCode::SERVICE_UNAVAILABLE, "tunnels-full", Before),
+            Self::Upstream(Failure::TimedOut(_)) => (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout", At),
+            Self::Upstream(Failure::Response(_)) => (StatusCode::BAD_GATEWAY, "upstream-failed", At),
+            Self::Upstream(Failure::Request(_)) => (StatusCode::BAD_REQUEST, "unforwardable", Before),
+        }
+    }
+
+    /// Returns the response's status.
+    pub fn status(&self) -> StatusCode {
+        self.row().0
+    }
+
+    /// Returns a short name that never changes: the `type` of the problem body and the `reason` of the log line.
+    pub fn reason(&self) -> &'static str {
+        self.row().1
+    }
+
+    /// Whether a guest or a replica worked on the request and failed; otherwise the request was refused before.
+    pub fn reached_backend(&self) -> bool {
+        self.row().2 == Failed::At
+    }
+
+    /// Returns what the error says of the service; `None` if the request was refused or its client is at fault.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            _ if !self.reached_backend() => None,
+            Self::WallTime | Self::Guest(RunError::WallTime | RunError::CpuTime) => Some(Verdict::Late),
+            _ if self.status().is_server_error() => Some(Verdict::Failed),
+            _ => Some(Verdict::Good),
+        }
+    }
+
+    /// Returns details for the operator that clients must not see.
+    pub fn detail(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Guest(error) => error.detail(),
+            Self::Upstream(Failure::Overloaded(detail) | Failure::TimedOut(detail)) => Some(detail.into()),
+            Self::Upstream(Failure::Response(detail) | Failure::Request(detail)) => Some(detail.into()),
+            Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
+            _ => None,
+        }
+    }
+
+    /// Returns details that clients may see: for developers, while they work on the service.
+    pub fn explanation(&self) -> Option<&str> {
+        if let Self::Refused(why, true) = self { Some(why) } else { None }
+    }
+
+    /// Returns the guest's backtrace, innermost frame first.
+    fn backtrace(&self) -> &[String] {
+        if let Self::Guest(RunError::Trapped(trap)) = self { &trap.frames } else { &[] }
+    }
+
+    /// Returns the methods that are allowed, for the `Allow` header.
+    pub fn allow(&self) -> Option<&str> {
+        if let Self::Missed(Missed::Method(allow)) = self { Some(allow) } else { None }
+    }
+
+    /// Returns the seconds after which a retry makes sense; `None` for errors that do not pass by themselves.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::Admission(Refusal::Rate(status)) => Some(status.retry_after()),
+            Self::Admission(Refusal::Breaker(wait)) => {
+                Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1))
+            }
+            Self::Admission(Refusal::Client) | Self::Refused(..) => None,
+            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE && !self.reached_backend()).then_some(1),
+        }
+    }
+
+    /// Returns the state of the rate limit that refused the request.
+    pub fn rate_status(&self) -> Option<&RateStatus> {
+        if let Self::Admission(Refusal::Rate(status)) = self { Some(status) } else { None }
+    }
+
+    /// Whether the error is not logged for each request, because it comes in large numbers: a policy works as intended,
+    /// or the service is starting or refused, which is logged once.
+    pub fn is_policy(&self) -> bool {
+        match self {
+            Self::Admission(refusal) => !matches!(refusal, Refusal::QueueFull | Refusal::QueueTimeout),
+            _ => matches!(self, Self::Starting | Self::Refused(..)),
+        }
+    }
+
+    /// Counts the request for `service`, as refused or as failed. `headed` says that the response broke off after its head.
+    pub fn record(&self, service: &Service, request_id: &str, headed: bool) {
+        if !headed && !self.reached_backend() {
+            return service.record_refusal(self.reason());
+        }
+        let (status, reason) = ((!headed).then(|| self.status()), self.reason());
+        let report = FailureReport { status, reason, detail: self.detail(), backtrace: self.backtrace() };
+        service.record_failure(request_id, report);
+    }
+}
+
+impl FetchError for RequestError {
+    fn status(&self) -> StatusCode {
+        self.status()
+    }
+
+    fn may_have_taken_effect(&self) -> bool {
+        // What is wrong with a body is only found when somebody reads it.
+        let read = matches!(self, Self::Body(_) | Self::Guest(RunError::Body(_)) | Self::Upstream(Failure::Body(_)));
+        read || self.reached_backend()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lodge_runtime::error::GuestCode;
+
+    use super::*;
+
+    #[test]
+    fn only_the_service_is_blamed() {
+        let reported = |status| RunError::Reported(GuestCode { status, name: String::new() });
+        for (error, verdict, may_have_taken_effect) in [
+            (RunError::trapped(String::new(), Vec::new()).into(), Some(Verdict::Failed), true),
+            (RunError::NoResponse.into(), Some(Verdict::Failed), true),
+            (RunError::OutgoingDenied.into(), Some(Verdict::Failed), true),
+            (reported(StatusCode::BAD_GATEWAY).into(), Some(Verdict::Failed), true),
+            (reported(StatusCode::FORBIDDEN).into(), Some(Verdict::Good), true),
+            (RunError::WallTime.into(), Some(Verdict::Late), true),
+            (RunError::CpuTime.into(), Some(Verdict::Late), true),
+            (RequestError::WallTime, Some(Verdict::Late), true),
+            (UnexpectedNotModified.into(), Some(Verdict::Failed), true),
+            (Failure::Response(String::new()).into(), Some(Verdict::Failed), true),
+            (Failure::TimedOut(String::new()).into(), Some(Verdict::Failed), true),
+            (BodyError::TooLarge.into(), None, true),
+            (RunError::Body(BodyError::Late).into(), None, true),
+            (Failure::Body(BodyError::Broken).into(), None, true),
+            (Failure::NoReplica.into(), None, false),
+            (Failure::Request(String::new()).into(), None, false),
+            (Refusal::QueueFull.into(), None, false),
+            (RunError::Unavailable(String::new()).into(), None, false),
+        ] {
+            let error: RequestError = error;
+            assert_eq!((error.verdict(), error.may_have_taken_effect()), (verdict, may_have_taken_effect), "{error:?}");
+        }
+    }
+
+    /// Errors that pass by themselves say when a retry makes sense.
+    #[test]
+    fn what_passes_can_be_retried() {
+        let after = |error: RequestError| error.retry_after();
+        for error in [Refusal::Shed, Refusal::QueueFull, Refusal::QueueTimeout] {
+            assert_eq!(after(error.into()), Some(1));
+        }
+        assert_eq!(after(Refusal::Breaker(Duration::from_millis(1_001)).into()), Some(2));
+        assert_eq!(after(Failure::TunnelsFull.into()), Some(1));
+        assert_eq!(after(RunError::PoolFull(String::new()).into()), Some(1));
+        assert_eq!([after(RequestError::Starting), after(RequestError::Disabled)], [Some(1), Some(1)]);
+        assert_eq!(after(RequestError::Refused(String::new(), true)), None);
+        assert_eq!([after(Refusal::Client.into()), after(RunError::NoResponse.into())], [None, None]);
+    }
+}
