@@ -11,6 +11,7 @@ use super::tidy::{code, host_files};
 const CRATES: &[(&str, &[&str])] = &[
     ("base", &["base", "config", "telemetry", "cpu"]),
     ("manifest", &["manifest"]),
+    ("state", &["state"]),
     ("traffic", &["routing", "admission", "proxy", "service", "upstreams", "cache"]),
     ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
     ("host", &["guests", "request", "listener", "admin", "host", "cli", "fuzz", "main"]),

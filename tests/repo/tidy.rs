@@ -32,7 +32,10 @@ pub(crate) fn rust_files(directory: &str) -> Vec<(String, String)> {
 /// Every Rust file of the host's crates, by its path from the root of the repository.
 pub(crate) fn host_files() -> Vec<(String, String)> {
     let files = rust_files("host").into_iter().filter(|(name, _)| name.starts_with("src/") || name.contains("/src/"));
-    files.filter(|(name, _)| !name.starts_with("fuzz/")).map(|(name, text)| (format!("host/{name}"), text)).collect()
+    files
+        .filter(|(name, _)| !name.starts_with("fuzz/") && !name.contains("conformance/"))
+        .map(|(name, text)| (format!("host/{name}"), text))
+        .collect()
 }
 
 /// Code without comments, which may contain anything.

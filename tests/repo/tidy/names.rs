@@ -28,8 +28,9 @@ fn types(text: &str) -> Vec<&str> {
 fn shared_names_are_explained() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let own = |name: &str| ["tests.rs", "testing.rs", "fakes.rs", "fuzz.rs"].iter().any(|other| name.ends_with(other));
-    let sources =
-        rust_files("host").into_iter().filter(|(name, _)| name.contains("src/") && !name.starts_with("fuzz/"));
+    let sources = rust_files("host")
+        .into_iter()
+        .filter(|(name, _)| name.contains("src/") && !name.starts_with("fuzz/") && !name.contains("conformance/"));
     for (file, text) in sources.filter(|(name, _)| !own(name) && !name.contains("/tests/")) {
         for name in types(&text) {
             places.entry(name.to_owned()).or_default().push(file.clone());

@@ -1,0 +1,94 @@
+//! All ways in which an operation can fail. The messages are for the developer of the service and for the operator: they
+//! contain limits and names of settings, never keys, values or paths.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// An argument is not valid, whatever the store contains.
+    #[error("{what} {problem}")]
+    Invalid {
+        /// The argument.
+        what: &'static str,
+        /// What is wrong with it, and what would be valid.
+        problem: &'static str,
+    },
+    /// An argument or a result exceeds a limit of [`limits`](crate::limits).
+    #[error("{what} has {size} {unit}, and the limit is {limit}: use a smaller one, or several")]
+    TooLarge {
+        /// The argument or result.
+        what: &'static str,
+        /// What its size is counted in.
+        unit: &'static str,
+        /// Its size.
+        size: usize,
+        /// The largest size.
+        limit: usize,
+    },
+    /// The write would exceed a quota of the namespace.
+    #[error(
+        "the quota of {limit} {resource} is used up ({used} in use): delete some, let them expire, or raise the quota"
+    )]
+    QuotaExceeded {
+        /// What there is too much of.
+        resource: Resource,
+        /// How much the namespace uses now.
+        used: u64,
+        /// The quota.
+        limit: u64,
+    },
+    /// The key exists, and the write was to create it. Nothing was written.
+    #[error("the key exists already: read it, and decide anew")]
+    Conflict,
+    /// The lease of a lock has ended, and another holder may have the lock.
+    #[error("the lease of the lock has ended: stop what it protects, and acquire it again with a longer lease")]
+    LeaseEnded,
+    /// An increment of a value that is not a decimal number of 64 bits with sign. Nothing was written.
+    #[error("the value is not a decimal number: increment only keys that were set to one, or that do not exist")]
+    NotANumber,
+    /// An increment beyond 64 bits. Nothing was written.
+    #[error("the number would exceed 64 bits: set the key to a smaller number")]
+    Overflow,
+    /// The deadline passed. A write may have been applied, or may be applied later.
+    #[error("the store did not respond before the deadline: read the key to find out whether the write was applied")]
+    Timeout,
+    /// The store cannot be used now. A write may have been applied.
+    #[error("the store is unavailable: {reason}")]
+    Unavailable {
+        /// Why, and what would help.
+        reason: Cow<'static, str>,
+    },
+}
+
+impl Error {
+    /// [`Error::Unavailable`] for `reason`.
+    pub fn unavailable(reason: impl Into<Cow<'static, str>>) -> Error {
+        Error::Unavailable { reason: reason.into() }
+    }
+}
+
+/// What quotas limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Entries of a namespace.
+    Keys,
+    /// Bytes of buckets' names, keys and values of a namespace.
+    Bytes,
+    /// Locks that a namespace holds.
+    Locks,
+    /// Waits of a namespace for locks.
+    Waiters,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Resource::Keys => "keys",
+            Resource::Bytes => "bytes",
+            Resource::Locks => "locks",
+            Resource::Waiters => "waiters for locks",
+        })
+    }
+}

@@ -1,0 +1,31 @@
+//! State of services: key-value stores and locks. This crate knows neither WebAssembly nor HTTP.
+//!
+//! * [`Store`] is what all key-value interfaces of guests are made of; [`Backend`] opens the store of a service. [`Memory`] and
+//!   [`Sqlite`] are embedded backends; servers' backends are crates of their own.
+//! * [`Locks`] is the same for locks, and [`Locker`] what callers use.
+//! * Arguments are values within their [`limits`]: [`Key`], [`Value`], [`Batch`], [`Listing`]. Backends need not check them.
+//! * [`apply`] defines writes, once for all backends. A backend that cannot run it where the data is must behave as if.
+//! * The crate `lodge-conformance` beside it has the tests of all backends.
+
+mod clock;
+mod entry;
+mod error;
+mod key;
+pub mod limits;
+pub mod locks;
+mod memory;
+mod mutex;
+mod sqlite;
+mod store;
+mod write;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use entry::{Entry, Expiry, Ttl, Value, Version};
+pub use error::{Error, Resource};
+pub use key::{Key, Namespace};
+pub use limits::{Quota, Usage};
+pub use locks::{Attempt, Guard, Holder, Lease, LockName, Locker, Locks, Token};
+pub use memory::Memory;
+pub use sqlite::{Durability, OpenError, Options, Sqlite, verify};
+pub use store::{Backend, Batch, Cursor, Listing, Page, Pending, Set, Store, Swap, within};
+pub use write::{Change, Condition, Outcome, Write, apply};
