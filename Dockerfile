@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
  && cp "target/$(cat /arch)-unknown-linux-musl/release/lodge" /out/lodge \
  && cp target/wasm32-wasip2/guest/hello.wasm target/wasm32-wasip2/guest/users.wasm guests/*.toml /out/guests/
 # Machine code without a key: the image's digest vouches for it.
-RUN /out/lodge compile /out/guests --cache-directory /tmp/cache --seal /out/code && mkdir /out/cache
+RUN /out/lodge compile /out/guests --cache-directory /tmp/cache --seal /out/code && mkdir /out/cache /out/data
 RUN cp -L /etc/ssl/certs/ca-certificates.crt /out/ && find /out -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 FROM scratch
@@ -40,8 +40,10 @@ COPY --from=build /out/lodge /usr/local/bin/lodge
 COPY --from=build --chown=10001:10001 /out/guests /guests
 COPY --from=build /out/code /code
 COPY --from=build --chown=10001:10001 --chmod=700 /out/cache /cache
+COPY --from=build --chown=10001:10001 --chmod=700 /out/data /data
 ENV PATH=/usr/local/bin \
-    LODGE_LISTEN=0.0.0.0:8080 LODGE_ADMIN=0.0.0.0:9090 LODGE_GUESTS=/guests LODGE_CACHE_DIRECTORY=/cache LODGE_CACHE_SEALED=/code
+    LODGE_LISTEN=0.0.0.0:8080 LODGE_ADMIN=0.0.0.0:9090 LODGE_GUESTS=/guests LODGE_CACHE_DIRECTORY=/cache LODGE_CACHE_SEALED=/code \
+    LODGE_STATE_PATH=/data/state.db
 USER 10001:10001
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM

@@ -83,6 +83,13 @@ mod caching {
     pub(crate) mod reuse;
 }
 
+/// What services keep: docs/state.md.
+mod state {
+    mod config;
+    mod keyvalue;
+    mod users;
+}
+
 /// Running a host: docs/operate.md.
 mod operate {
     mod admin_api;

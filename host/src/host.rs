@@ -20,6 +20,7 @@ use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
 use crate::guests::reconcile;
 use crate::guests::snapshot::Current;
+use crate::guests::stores::Stores;
 use crate::listener::accept::accept;
 use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
@@ -124,7 +125,7 @@ impl Host {
         let calls: Weak<dyn LocalCalls> = Arc::<Handler>::downgrade(&handler);
         let outgoing = Outgoing::new(calls, Arc::clone(&handler.via), marks, &config.calls.suffix);
         let reset = compiler.reset;
-        let deployer = Deployer::new(&config, compiler, services, upstreams, outgoing);
+        let deployer = Deployer::new(&config, compiler, services, upstreams, outgoing, Stores::new(&config));
         Ok(Self {
             listener,
             admin,
@@ -209,6 +210,10 @@ impl Host {
             let (metrics, shared_limits) = (Arc::clone(&metrics), Arc::clone(&shared_limits));
             Housekeeping::new(current.clone(), metrics, shared_limits, responses.clone()).run()
         }));
+        let configuring = tokio::spawn(forever("configuration", {
+            let configurations = Arc::clone(&deployer.configurations);
+            move || Arc::clone(&configurations).follow()
+        }));
         let watching_swap = tokio::spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
         let server = Arc::new(Server {
             // Kept until the end: guests may still send calls after their responses.
@@ -239,7 +244,10 @@ impl Host {
             Err(_) => Ended::CutOff,
         };
         exporting.shutdown(EXPORT).await;
-        [reconciling, housekeeping, watching_swap].into_iter().chain(operators).for_each(|task| task.abort());
+        [reconciling, housekeeping, configuring, watching_swap]
+            .into_iter()
+            .chain(operators)
+            .for_each(|task| task.abort());
         ended
     }
 }

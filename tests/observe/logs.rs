@@ -183,7 +183,7 @@ async fn denied_sockets_and_files_are_logged_once() {
     }
     // The log is in order: when this line is logged, all previous ones are.
     assert_eq!(put_level(&process, "info").await, 200);
-    until("the level was changed", || process.log().contains("the log level is")).await;
+    until("the level was changed", || process.log().contains("set the log level to")).await;
     let count = |what: &str, service: &str| {
         let line = |line: &&str| line.contains(what) && line.contains(&format!("service=\"{service}\""));
         process.log().lines().filter(line).count()

@@ -15,6 +15,7 @@ pub mod otel;
 mod responses;
 mod settings;
 mod sources;
+pub mod state;
 mod stop;
 pub mod traces;
 mod upstreams;
@@ -40,6 +41,7 @@ use ipnet::IpNet;
 use key::nearest;
 use limits::Limits;
 use settings::{Setting, names, settings};
+use state::State;
 use traces::Traces;
 
 /// The most bytes that an HTTP/1.1 connection to a replica buffers for reading and writing.
@@ -86,6 +88,8 @@ pub struct Config {
     pub watch: Watch,
     /// The compile cache on disk.
     pub cache: Cache,
+    /// The state of services.
+    pub state: State,
     /// The response cache, for routes whose manifest sets `cache`.
     pub responses: Responses,
     /// The default limits of a service.
@@ -291,6 +295,7 @@ impl Config {
             upstreams: Upstreams::default(),
             memory: None,
             watch: Watch::default(),
+            state: State::default(),
             cache: Cache::default(),
             responses: Responses::default(),
             limits: Limits::blank(),

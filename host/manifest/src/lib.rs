@@ -10,11 +10,13 @@ pub mod build;
 pub mod cache;
 pub mod clients;
 mod component;
+pub mod config;
 mod conflicts;
 mod diagnostics;
 pub mod digest;
 pub mod grants;
 pub mod key;
+pub mod keyvalue;
 pub mod limits;
 pub mod percent;
 pub mod policies;
@@ -37,8 +39,10 @@ use http::header::HeaderName;
 use toml::de::DeTable;
 
 use self::cache::Rules;
+use self::config::ConfigGrant;
 pub use self::diagnostics::{line_of, position};
 use self::grants::Grants;
+use self::keyvalue::KeyValueGrant;
 pub use self::routes::MOST_ROUTES;
 use self::section::Owner;
 pub use self::section::misplaced;
@@ -85,6 +89,10 @@ pub struct Manifest {
     pub share: Option<TrafficShare>,
     /// The destinations that it may send requests to.
     pub grants: Grants,
+    /// The configuration of its guests.
+    pub config: ConfigGrant,
+    /// The store of the service, if it may have one.
+    pub keyvalue: Option<KeyValueGrant>,
     /// The upstream, if replicas handle its requests instead of a component.
     pub upstream: Option<Arc<Spec>>,
     /// The policies of the service and of its routes.
@@ -127,6 +135,8 @@ impl Manifest {
             sticky: None,
             share: None,
             grants: Grants::default(),
+            config: ConfigGrant::default(),
+            keyvalue: None,
             upstream: None,
             personal: Vec::new(),
         };

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::policies::RouteSettings;
+use crate::routes;
 use crate::written::{Problems, Written, resembled};
-use crate::{Manifest, adaptive, breaker, build, cache, clients, component, grants, limits, policies, rate, routes};
+use crate::{
+    Manifest, adaptive, breaker, build, cache, clients, component, config, grants, keyvalue, limits, policies, rate,
+};
 use crate::{sandbox, share, upstream};
 
 /// Every section, in the order of the docs.
@@ -24,6 +27,9 @@ pub static SECTIONS: &[&Section] = &[
     &sandbox::ENV,
     &grants::CALLS,
     &grants::HTTP,
+    &config::SECTION,
+    &config::DIRECTORIES,
+    &keyvalue::SECTION,
     &routes::SECTION,
     &cache::SECTION,
     &clients::ALLOW,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use lodge_base::config;
 
-fn read(text: &str) -> Result<Manifest, String> {
+pub(crate) fn read(text: &str) -> Result<Manifest, String> {
     let defaults = config::resolve(&[]).unwrap().config.limits;
     Manifest::read("users", text, &defaults, 1 << 30).map_err(|problems| problems.join("\n"))
 }

@@ -1,4 +1,4 @@
-//! The section `[upstream]` of a manifest, with the defaults filled in. Its settings are the table [`KEYS`].
+//! The section `[upstream]` of a manifest, with the defaults filled in. Its settings are the table `KEYS`.
 
 mod keys;
 mod list;

@@ -8,8 +8,10 @@
 //! every guest. Files, arguments, names and sockets are empty or [`denied`]; the environment and outgoing requests are
 //! limited to what the manifest grants.
 
+pub mod config;
 pub mod denied;
 pub mod http;
+pub mod keyvalue;
 pub mod last_lines;
 mod limiter;
 pub mod logged_denials;
@@ -20,10 +22,13 @@ pub mod stdio;
 
 use std::sync::Arc;
 
+use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use config::{ConfigSnapshot, Configuration};
+use keyvalue::GrantedStore;
 use limiter::Limiter;
 use lodge_base::config::limits::Limits;
 use sandbox::Sandbox;
@@ -38,18 +43,43 @@ pub struct Ctx {
     pub limiter: Limiter,
     /// The part of the sandbox that the host can access from outside the Store.
     pub sandbox: Arc<Sandbox>,
+    /// The configuration, if the manifest has one.
+    config: Option<ConfigSnapshot>,
+    /// The store of the service, if its manifest grants one.
+    keyvalue: Option<Arc<GrantedStore>>,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: http::Hooks,
 }
 
+/// The Store of a guest, in a function that the guest calls.
+type GuestCall<'a> = StoreContextMut<'a, Ctx>;
+
+/// What a service has beside itself, as its manifest grants it.
+#[derive(Clone, Default)]
+pub struct State {
+    /// Its configuration.
+    pub config: Option<Arc<Configuration>>,
+    /// Its store.
+    pub keyvalue: Option<Arc<GrantedStore>>,
+}
+
 impl Ctx {
-    /// Returns the data of a new sandbox with these environment variables. `sender` sends its outgoing requests.
+    /// Begins another request: a snapshot of the configuration lasts as long as a request.
+    pub(crate) fn renew(&mut self) {
+        if let Some(config) = &mut self.config {
+            config.renew();
+        }
+    }
+
+    /// Returns the data of a new sandbox with these environment variables. `sender` sends its outgoing requests, and
+    /// `state` is what it has beside itself.
     pub fn new(
         limits: &Limits,
         env: &[(String, String)],
         sender: Arc<dyn http::Sender>,
+        state: &State,
         sandbox: Arc<Sandbox>,
     ) -> Self {
         let mut table = ResourceTable::new();
@@ -62,6 +92,8 @@ impl Ctx {
         stdio::state(&mut wasi, &sandbox);
         Self {
             limiter: Limiter::new(limits, Arc::clone(&sandbox)),
+            config: state.config.clone().map(ConfigSnapshot::new),
+            keyvalue: state.keyvalue.clone(),
             table,
             wasi: wasi.build(),
             http: http::state(),
@@ -81,6 +113,8 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     denied::link_02(linker)?;
     http::link_02(linker)?;
     logging::link(linker)?;
+    config::link(linker, concurrent)?;
+    keyvalue::link(linker, concurrent)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         denied::link_03(linker)?;

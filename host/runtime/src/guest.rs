@@ -14,6 +14,7 @@ use super::compile::{Compiled, Compiler, Interfaces};
 use super::instance::{Blueprint, Instance};
 use super::pool::WarmPool;
 use super::response::GuestResponse;
+use crate::capabilities::State;
 use crate::capabilities::http::Sender;
 use crate::capabilities::sandbox::RequestContext;
 use crate::error::RunError;
@@ -49,11 +50,13 @@ pub struct GuestHost {
 }
 
 impl Guest {
-    /// Creates the guest of a deployment whose component was compiled to `code`.
+    /// Creates the guest of a deployment whose component was compiled to `code`. `sender` sends its requests, and `state`
+    /// is what it has beside itself.
     pub fn new(
         deployment: Arc<Deployment>,
         code: Arc<Compiled>,
         sender: Arc<dyn Sender>,
+        state: State,
         host: &Arc<GuestHost>,
     ) -> Self {
         let clock = &host.compiler.clock;
@@ -63,7 +66,7 @@ impl Guest {
             code: ArcSwapOption::new(Some(code)),
             loading: tokio::sync::Mutex::new(()),
             pool: Arc::new(WarmPool::new(&deployment.spec.manifest, clock.clone(), Arc::clone(&host.warm))),
-            blueprint: Blueprint { deployment, sender, denials: Arc::default(), clock: clock.clone() },
+            blueprint: Blueprint { deployment, sender, denials: Arc::default(), state, clock: clock.clone() },
             host: Arc::clone(host),
         }
     }

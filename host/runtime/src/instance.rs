@@ -25,7 +25,7 @@ use super::compile::Compiled;
 use crate::capabilities::http::Sender;
 use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
-use crate::capabilities::{Ctx, stdio};
+use crate::capabilities::{Ctx, State, stdio};
 use crate::error::RunError;
 use lodge_base::clock::Clock;
 use lodge_base::cpu::meter::TickAction;
@@ -41,6 +41,8 @@ pub struct Blueprint {
     pub(super) deployment: Arc<Deployment>,
     pub(super) sender: Arc<dyn Sender>,
     pub(super) denials: Arc<LoggedDenials>,
+    /// What the service has beside itself.
+    pub(super) state: State,
     /// The clock of the engines.
     pub(super) clock: Clock,
 }
@@ -77,7 +79,7 @@ impl Instance {
     /// # Errors
     /// When the start code traps or exceeds a limit, or the engine's pool is full.
     pub(super) async fn new(blueprint: &Blueprint, code: &Compiled, deadline: Instant) -> Result<Self, RunError> {
-        let Blueprint { deployment, sender, denials, clock } = blueprint;
+        let Blueprint { deployment, sender, denials, state, clock } = blueprint;
         let (service, limits) = (&deployment.service, deployment.limits());
         let extra = match &code.extra {
             Some(extra) => {
@@ -92,8 +94,9 @@ impl Instance {
             (Arc::clone(&deployment.version), Arc::clone(denials)),
             limits,
             clock.clone(),
+            state.config.clone(),
         ));
-        let ctx = Ctx::new(limits, &deployment.spec.manifest.env, Arc::clone(sender), Arc::clone(&sandbox));
+        let ctx = Ctx::new(limits, &deployment.spec.manifest.env, Arc::clone(sender), state, Arc::clone(&sandbox));
         let mut store = Store::new(&code.engine, ctx);
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_epoch_deadline(1);
@@ -149,6 +152,9 @@ impl Instance {
         let sandbox = Arc::clone(&self.store.data().sandbox);
         let deadline = context.deadline;
         sandbox.begin(context, self.uses == 0);
+        if self.uses > 0 {
+            self.store.data_mut().renew();
+        }
         self.uses = self.uses.saturating_add(1);
         let request = request.map(|body| LimitedBody::new(body, body_limit, Arc::clone(&sandbox)));
         let future: Pin<Box<dyn Future<Output = EndedGuest> + Send>> = Box::pin(self.run(request));

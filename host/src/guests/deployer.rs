@@ -8,6 +8,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::guests::backend::Backend;
+use crate::guests::configurations::Configurations;
+use crate::guests::stores::Stores;
 use lodge_base::config::Config;
 use lodge_base::cpu::scheduler::{self, CpuScheduler};
 use lodge_base::telemetry::metrics::Metrics;
@@ -15,6 +17,7 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
 use lodge_manifest::upstream;
+use lodge_runtime::capabilities::State;
 use lodge_runtime::compile::Compiler;
 use lodge_runtime::guest::{Guest, GuestHost};
 use lodge_runtime::optimiser::Optimiser;
@@ -32,6 +35,9 @@ pub struct Deployer {
     pub upstreams: SharedUpstreams,
     outgoing: Outgoing,
     trials: Arc<Trials>,
+    stores: Stores,
+    /// The configurations of services.
+    pub configurations: Arc<Configurations>,
     optimiser: Arc<Optimiser>,
 }
 
@@ -43,13 +49,14 @@ impl Deployer {
         services: Services,
         upstreams: SharedUpstreams,
         outgoing: Outgoing,
+        stores: Stores,
     ) -> Self {
         let compiler = Arc::new(compiler);
         let trials = Arc::new(Trials::new(!outgoing.is_disabled()));
         let optimiser = Arc::new(Optimiser::new(Arc::clone(&compiler), Arc::clone(&trials)));
         let warm = Arc::new(Semaphore::new(config.engine.warm));
         let guests = Arc::new(GuestHost { compiler, warm, idle_unload: config.engine.idle_unload });
-        Self { guests, services, upstreams, outgoing, trials, optimiser }
+        Self { guests, services, upstreams, outgoing, trials, stores, configurations: Arc::default(), optimiser }
     }
 
     /// Creates a deployer that only checks whether services could be deployed. Their guests can send no requests.
@@ -59,7 +66,14 @@ impl Deployer {
     pub fn offline(config: &Config) -> Result<Self, String> {
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
         let upstreams = SharedUpstreams::new(config.upstreams.connections);
-        Ok(Self::new(config, Compiler::new(config)?, services, upstreams, Outgoing::disabled()))
+        Ok(Self::new(
+            config,
+            Compiler::new(config)?,
+            services,
+            upstreams,
+            Outgoing::disabled(),
+            Stores::in_memory(config),
+        ))
     }
 
     /// Returns the counters of the host.
@@ -88,7 +102,13 @@ impl Deployer {
         let deployment = Arc::new(Deployment::new(spec, &self.services));
         let manifest = &deployment.spec.manifest;
         let sender = self.outgoing.sender(&deployment.service, &manifest.grants, &manifest.limits);
-        let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, &self.guests));
+        let config = self.configurations.open(&deployment.spec).await?;
+        let keyvalue = match &manifest.keyvalue {
+            Some(grant) => Some(self.stores.open(&deployment.service, grant, &deployment.spec.path).await?),
+            None => None,
+        };
+        let state = State { config, keyvalue };
+        let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
         if let Err(refusal) = self.trials.run(&guest, &code).await {
             if refusal.passing {
                 compiler.hold(digest, code);

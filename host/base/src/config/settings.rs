@@ -1,7 +1,7 @@
 //! The list of all settings, from which flags, variables, `lodge.toml` and the docs derive.
 
 use super::key::Key;
-use super::{Config, cache, calls, engine, keys, limits, listener, responses, stop, traces, upstreams, watch};
+use super::{Config, cache, calls, engine, keys, limits, listener, responses, state, stop, traces, upstreams, watch};
 
 /// Every section of `lodge.toml`, in the order of the docs.
 const SECTIONS: &[fn() -> Vec<Setting>] = &[
@@ -12,6 +12,7 @@ const SECTIONS: &[fn() -> Vec<Setting>] = &[
     || section("calls.", calls::KEYS, |config| &mut config.calls),
     || section("upstreams.", upstreams::KEYS, |config| &mut config.upstreams),
     || section("watch.", watch::KEYS, |config| &mut config.watch),
+    || section("state.", state::KEYS, |config| &mut config.state),
     || section("cache.", cache::KEYS, |config| &mut config.cache),
     || section("responses.", responses::KEYS, |config| &mut config.responses),
     || section("limits.", limits::LIMITS, |config| &mut config.limits),
@@ -19,7 +20,7 @@ const SECTIONS: &[fn() -> Vec<Setting>] = &[
 ];
 
 /// A parser that stores the value in a configuration.
-type Set = dyn Fn(&mut Config, &str) -> Result<(), String>;
+type SetFn = dyn Fn(&mut Config, &str) -> Result<(), String>;
 
 /// A key of any section.
 pub(super) struct Setting {
@@ -29,7 +30,7 @@ pub(super) struct Setting {
     pub(super) default: &'static str,
     help: &'static str,
     /// Parses a text and stores the value.
-    pub(super) set: Box<Set>,
+    pub(super) set: Box<SetFn>,
 }
 
 /// Returns the settings of a section, which `part` finds in a configuration.

@@ -66,6 +66,10 @@ pub struct ServiceMetrics {
     pub calls: AtomicU64,
     /// Requests of its guests to the world, by outcome.
     pub outgoing: ReasonCounter,
+    /// Operations of its guests on its store, by outcome.
+    pub state: ReasonCounter,
+    /// Time of operations on its store.
+    pub state_duration: Histogram,
     /// Requests that were refused before a guest ran, by reason.
     pub refused: ReasonCounter,
     /// Requests that a guest failed to answer, by reason.

@@ -14,7 +14,7 @@ use super::logged_denials::Denial;
 use super::sandbox::Sandbox;
 
 /// Logs a denial, unless the kind was logged before.
-fn deny(sandbox: &Sandbox, kind: Denial) {
+pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
     if !sandbox.denials.first(kind) {
         return;
     }
@@ -40,6 +40,16 @@ fn deny(sandbox: &Sandbox, kind: Denial) {
             warn,
             "the resolution of a name, which no manifest can grant",
             format_args!("{instead} in {service}.toml, above its first [section], allows: Lodge resolves their names")
+        ),
+        Denial::KeyValue => denied!(
+            warn,
+            "a key-value store, which the manifest does not grant",
+            format_args!("add `keyvalue = true` to {service}.toml, above its first [section]")
+        ),
+        Denial::Bucket => denied!(
+            warn,
+            "a bucket that `keyvalue.buckets` does not list",
+            format_args!("add its name to `buckets` in [keyvalue] of {service}.toml, or remove `buckets` to allow any")
         ),
         // Some runtimes look for directories when they start, whether they need a file or not.
         Denial::Files => denied!(

@@ -17,6 +17,10 @@ pub(super) enum Denial {
     Names = 4,
     /// Files and directories.
     Files = 8,
+    /// Key-value stores.
+    KeyValue = 16,
+    /// Buckets that `[keyvalue]` does not list.
+    Bucket = 32,
 }
 
 impl LoggedDenials {
@@ -35,7 +39,7 @@ mod tests {
     #[test]
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
-        for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files] {
+        for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files, Denial::KeyValue, Denial::Bucket] {
             assert!(denials.first(kind) && !denials.first(kind));
         }
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use crate::capabilities::config::Configuration;
 use crate::capabilities::last_lines::LastLines;
 use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::outbox::Outbox;
@@ -56,6 +57,8 @@ pub struct Sandbox {
     pub version: Arc<str>,
     /// The denials that were logged for this version.
     pub denials: Arc<LoggedDenials>,
+    /// The configuration, whose secrets are masked in logs.
+    pub(super) config: Option<Arc<Configuration>>,
     output_limit: usize,
     output_rate: usize,
     output_left: AtomicUsize,
@@ -96,6 +99,7 @@ impl Sandbox {
         (version, denials): (Arc<str>, Arc<LoggedDenials>),
         limits: &Limits,
         clock: Clock,
+        config: Option<Arc<Configuration>>,
     ) -> Self {
         Self {
             cpu: CpuMeter::new(limits.cpu, clock, Arc::clone(&service.share)),
@@ -111,6 +115,7 @@ impl Sandbox {
             response_bodies: AtomicUsize::new(0),
             version,
             denials,
+            config,
             output_limit: limits.output,
             output_rate: limits.output_rate,
             output_left: AtomicUsize::new(limits.output),
@@ -194,6 +199,11 @@ impl Sandbox {
     /// Returns the id of the current request; empty without one.
     pub fn request_id(&self) -> Arc<str> {
         lock(&self.context).as_ref().map_or_else(|| Arc::from(""), |context| Arc::clone(&context.request_id))
+    }
+
+    /// Returns when the wall time of the current request is used up; `None` without a request.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        lock(&self.context).as_ref().map(|context| context.deadline)
     }
 
     /// Returns the context of the current request, if there is one.

@@ -94,6 +94,8 @@ impl Output {
 fn log(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
     let line = String::from_utf8_lossy(line);
     let line = line.trim_end_matches(['\r', '\n']);
+    let masked = sandbox.config.as_ref().map(|config| config.mask(line));
+    let line = masked.as_deref().unwrap_or(line);
     if matches!(stream, Stream::Stderr) {
         sandbox.keep_stderr(line);
     }

@@ -22,8 +22,8 @@ pub(super) struct Scraped<'a> {
 /// Reads a value of a service; `None` if the service has no such value.
 type Read<T> = fn(&Scraped<'_>) -> Option<T>;
 
-/// Returns a histogram of a service.
-type Of<T> = fn(&ServiceMetrics) -> &T;
+/// Reads a histogram of a service; `None` if the service has none.
+type ReadHistogram = for<'a> fn(&Scraped<'a>) -> Option<&'a Histogram>;
 
 const COUNTERS: &[(&str, &str, Read<u64>)] = &[
     ("lodge_request_body_bytes", "Bytes of request bodies that guests have read", |it| {
@@ -90,12 +90,17 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     }),
 ];
 
-const HISTOGRAMS: &[(&str, &str, Of<Histogram>)] = &[
+const HISTOGRAMS: &[(&str, &str, ReadHistogram)] = &[
     ("http_server_request_duration_seconds", "Time from the request head to the last byte of the response", |it| {
-        &it.duration
+        Some(&it.figures.duration)
     }),
-    ("lodge_queue_wait_seconds", "Time in a queue, of requests that had to wait", |it| &it.waited),
-    ("lodge_instantiation_seconds", "Time to create a sandbox and run its start code", |it| &it.instantiated),
+    ("lodge_queue_wait_seconds", "Time in a queue, of requests that had to wait", |it| Some(&it.figures.waited)),
+    ("lodge_instantiation_seconds", "Time to create a sandbox and run its start code", |it| {
+        Some(&it.figures.instantiated)
+    }),
+    ("lodge_state_operation_seconds", "Time of an operation on the store of a service", |it| {
+        it.target?.deployment().spec.manifest.keyvalue.as_ref().map(|_| &it.figures.state_duration)
+    }),
 ];
 
 /// Reads counters of a service by reason or outcome.
@@ -117,6 +122,9 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     ("lodge_upstream_tries", "Requests sent to replicas", "outcome", |it| it.tries()),
     ("lodge_outgoing_requests", "Requests of guests to the world, by outcome", "outcome", |it| {
         it.figures.outgoing.read()
+    }),
+    ("lodge_state_operations", "Operations on the store of a service, by outcome", "outcome", |it| {
+        it.figures.state.read()
     }),
     ("lodge_response_cache_requests", "Requests to services with a response cache, by outcome", "outcome", |it| {
         let outcomes = it.cached().into_iter().flat_map(CacheMetrics::outcomes);
@@ -178,10 +186,12 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, all: &[Scraped<'_>]) -
             }
         }
     }
-    for (name, help, of) in HISTOGRAMS {
+    for (name, help, read) in HISTOGRAMS {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for it in all {
-            histogram(&mut family.encode_family(&[("service", it.name)])?, of(it.figures))?;
+            if let Some(durations) = read(it) {
+                histogram(&mut family.encode_family(&[("service", it.name)])?, durations)?;
+            }
         }
     }
     versions(encoder, all)

@@ -1,0 +1,189 @@
+//! Users in the store: a key per user, and the number of the last one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::http::{Problem, Reply};
+use crate::wasi::keyvalue::atomics::{Cas, CasError, increment, swap};
+use crate::wasi::keyvalue::batch;
+use crate::wasi::keyvalue::store::{Bucket, Error, open};
+
+/// The key with the id of the last user.
+const LAST: &str = "last";
+
+/// Users in a page of the list.
+const PAGE: usize = 100;
+
+/// A user.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// The store chooses it; what a client sends is ignored.
+    #[serde(default)]
+    pub id: u64,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<String>,
+}
+
+impl User {
+    /// Reads a user that a client has sent.
+    pub fn read(body: &[u8]) -> Result<Self, Problem> {
+        let user: Self = serde_json::from_slice(body).map_err(|error| Problem(400, error.to_string()))?;
+        let named = (1..=100).contains(&user.name.trim().chars().count());
+        let mailed = user.email.as_ref().is_none_or(|email| email.len() <= 254 && email.contains('@'));
+        match (named, mailed) {
+            (true, true) => Ok(user),
+            (false, _) => Err(Problem(422, "name: 1 to 100 characters".into())),
+            (_, false) => Err(Problem(422, "email: an address with @, of at most 254 bytes".into())),
+        }
+    }
+
+    /// Responds with the user.
+    pub fn reply(&self, status: u16) -> Reply {
+        Reply::json(status, self).header("etag", &etag(&self.bytes()))
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a plain struct serialises")
+    }
+}
+
+/// The users of a new store, and of a service whose manifest grants none.
+fn first() -> Vec<User> {
+    let user = |(id, name): (u64, &str)| User { id, name: name.into(), email: None };
+    [(1, "Alice"), (2, "Bob")].map(user).into()
+}
+
+/// Responds where the manifest grants no store: with the first users, or the one with this id.
+pub fn without_store(id: &str) -> Result<Reply, Problem> {
+    let users = first();
+    match id {
+        "" => Ok(Reply::json(200, &users)),
+        id => users.iter().find(|user| user.id.to_string() == id).map(|user| user.reply(200)).ok_or_else(missing),
+    }
+}
+
+/// The users of the service.
+pub struct Store(Bucket);
+
+impl Store {
+    /// Opens the store, if the manifest grants one. A new one gets the first users.
+    pub fn open() -> Result<Option<Self>, Problem> {
+        let bucket = match open("users") {
+            Err(Error::AccessDenied) => return Ok(None),
+            opened => opened?,
+        };
+        if !bucket.exists(LAST)? {
+            let last = Cas::new(&bucket, LAST)?;
+            for user in first() {
+                bucket.set(&key(user.id), &user.bytes())?;
+            }
+            // Another request may have done the same at the same time.
+            if let Err(CasError::StoreError(error)) = swap(last, b"2") {
+                return Err(error.into());
+            }
+        }
+        Ok(Some(Self(bucket)))
+    }
+
+    /// Opens the store to change something.
+    pub fn writable() -> Result<Self, Problem> {
+        Self::open()?.ok_or_else(|| Error::AccessDenied.into())
+    }
+
+    /// Responds with a page of users, and a link to the next one.
+    pub fn list(&self, after: Option<&str>) -> Result<Reply, Problem> {
+        let after = after.map(|id| id.parse().map_err(|_| Problem(400, "after: the id of a user".into())));
+        let after: u64 = after.transpose()?.unwrap_or(0);
+        let last: u64 = self.0.get(LAST)?.and_then(|text| String::from_utf8(text).ok()?.parse().ok()).unwrap_or(0);
+        let mut users: Vec<User> = Vec::new();
+        // Ids are not reused, so the keys of a page follow each other, but for users that were deleted.
+        let mut first = after.saturating_add(1);
+        while first <= last && users.len() < PAGE {
+            let keys: Vec<_> = (first..=last).take(PAGE - users.len()).map(key).collect();
+            first += keys.len() as u64;
+            for (_, bytes) in batch::get_many(&self.0, &keys)? {
+                users.extend(bytes.map(|bytes| parse(&bytes)).transpose()?);
+            }
+        }
+        let reply = Reply::json(200, &users);
+        Ok(match first <= last {
+            true => reply.header("link", &format!("</users?after={}>; rel=\"next\"", first - 1)),
+            false => reply,
+        })
+    }
+
+    /// Returns a user.
+    pub fn get(&self, id: &str) -> Result<User, Problem> {
+        parse(&self.0.get(&key_of(id)?)?.ok_or_else(missing)?)
+    }
+
+    /// Stores a new user, and returns it with its id.
+    pub fn create(&self, user: User) -> Result<User, Problem> {
+        let id = increment(&self.0, LAST, 1)?.cast_unsigned();
+        let user = User { id, ..user };
+        self.0.set(&key(id), &user.bytes())?;
+        Ok(user)
+    }
+
+    /// Stores `user` in the place of the one with this id, if that still has the version `if_match`.
+    pub fn replace(&self, id: &str, if_match: Option<&str>, user: User) -> Result<User, Problem> {
+        let mut cas = Cas::new(&self.0, &key_of(id)?)?;
+        loop {
+            let current = cas.current()?.ok_or_else(missing)?;
+            if if_match.is_some_and(|tag| tag != "*" && tag != etag(&current)) {
+                return Err(Problem(412, "it has changed; read it again".into()));
+            }
+            let user = User { id: parse(&current)?.id, name: user.name.clone(), email: user.email.clone() };
+            match swap(cas, &user.bytes()) {
+                Ok(()) => return Ok(user),
+                Err(CasError::CasFailed(newer)) => cas = newer,
+                Err(CasError::StoreError(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Deletes a user.
+    pub fn delete(&self, id: &str) -> Result<(), Problem> {
+        let key = key_of(id)?;
+        match self.0.exists(&key)? {
+            true => Ok(self.0.delete(&key)?),
+            false => Err(missing()),
+        }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::AccessDenied => Self(503, "the manifest of this service needs `keyvalue = true`".into()),
+            Error::NoSuchStore => Self(503, "there is no store".into()),
+            Error::Other(why) => Self(503, why),
+        }
+    }
+}
+
+fn missing() -> Problem {
+    Problem(404, "there is no such user".into())
+}
+
+fn key(id: u64) -> String {
+    format!("user/{id}")
+}
+
+/// The key of the user whose id is in a path.
+fn key_of(id: &str) -> Result<String, Problem> {
+    id.parse().map(key).map_err(|_| missing())
+}
+
+fn parse(bytes: &[u8]) -> Result<User, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| Problem(500, format!("a stored user cannot be read: {error}")))
+}
+
+/// FNV-1a of the content.
+fn etag(bytes: &[u8]) -> String {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("\"{hash:016x}\"")
+}

@@ -1,0 +1,120 @@
+//! Promise: guests read the configuration that their manifest describes, new values reach the next request, and no secret
+//! reaches a log, an error or the API.
+
+use std::fs;
+
+use crate::harness::{Process, get, host, lodge, output, until, wasm};
+
+const MANIFEST: &str = "
+    config_directories = ['values']
+    [config]
+    greeting = 'Hello'
+    password = { file = 'password', secret = true }
+    home = { env = 'PATH' }
+    missing = { env = 'LODGE_NOT_THERE', default = 'usual' }
+";
+
+/// A value that must appear nowhere.
+const CANARY: &str = "canary-5f1e8a";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_interfaces_have_the_same_values() {
+    let setup = host(&["configured", "configured3"]).file("password", CANARY.as_bytes());
+    fs::create_dir(setup.directory.path().join("values")).unwrap();
+    let setup = setup.file("values/color", b"blue\n").file("values/greeting", b"shadowed\n");
+    let host = setup.manifest("configured", MANIFEST).manifest("configured3", MANIFEST).start().await;
+    let at = async |path: &str| host.get(path).await.text();
+    for interface in ["candidate", "draft", "dated", "spin"] {
+        assert_eq!(at(&format!("/configured/{interface}/greeting")).await, "Hello", "{interface}");
+        assert_eq!(at(&format!("/configured/{interface}/color")).await, "blue");
+        assert_eq!(at(&format!("/configured/{interface}/missing")).await, "usual");
+        assert_eq!(at(&format!("/configured/{interface}/password")).await, CANARY);
+    }
+    assert_eq!(at("/configured3/spin/greeting").await, "Hello");
+    assert_eq!(at("/configured3/secrets/password").await, format!("SecretValue::String({CANARY:?})"));
+    let path = std::env::var("PATH").unwrap();
+    for interface in ["candidate", "draft", "dated"] {
+        assert_eq!(at(&format!("/configured/{interface}/nothing")).await, "none");
+        // All values but secrets.
+        let all = at(&format!("/configured/{interface}/")).await;
+        assert_eq!(all, format!("color=blue,greeting=Hello,home={path},missing=usual"));
+    }
+    assert_eq!(at("/configured/spin/nothing").await, r#"Error::Undefined("nothing")"#);
+    assert_eq!(at("/configured3/spin/nothing").await, r#"Error::Undefined("nothing")"#);
+    assert_eq!(at("/configured3/secrets/nothing").await, "SecretsError::NotFound");
+}
+
+/// A new value is read without a restart, and a request that is at work keeps the one that it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_change_between_requests() {
+    for isolation in ["request", "service"] {
+        let manifest = format!("isolation = '{isolation}'\nlimits.wall = '30s'\n[config]\nname = {{ file = 'name' }}");
+        let setup = host(&["configured"]).file("name", b"one").manifest("configured", &manifest);
+        let host = setup.start().await;
+        assert_eq!(host.get("/configured/draft/name").await.text(), "one");
+        let address = host.address;
+        let long = tokio::spawn(async move { get(address, "/configured/twice/name").await.text() });
+        until("it is at work", || host.current.snapshot().target("configured").unwrap().admission.in_flight() == 1)
+            .await;
+        fs::write(host.directory().join("name"), "two").unwrap();
+        let generation = host.current.snapshot().generation;
+        while host.get("/configured/draft/name").await.text() != "two" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert!(!long.is_finished(), "the long request must be at work while the value changes");
+        assert_eq!(long.await.unwrap(), "one one");
+        assert_eq!(host.current.snapshot().generation, generation, "no new version for a new value");
+        // What cannot be read changes nothing.
+        fs::remove_file(host.directory().join("name")).unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        assert_eq!(host.get("/configured/draft/name").await.text(), "two");
+    }
+}
+
+/// Without a value there is no service: one that starts without its password would fail at every request.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_a_refusal() {
+    let host =
+        host(&["configured"]).manifest("configured", "[config]\npassword = { file = 'password', secret = true }");
+    let host = host.start().await;
+    let expected = "password cannot be read";
+    assert!(host.refusals()[0].contains(expected), "{:?}", host.refusals());
+    fs::write(host.directory().join("password"), CANARY).unwrap();
+    until("it serves", || host.current.snapshot().target("configured").is_some()).await;
+    // The file was empty before it was written.
+    while host.get("/configured/draft/password").await.text() != CANARY {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_appear_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    fs::copy(wasm("configured"), directory.path().join("configured.wasm")).unwrap();
+    fs::create_dir(directory.path().join("values")).unwrap();
+    write("password", CANARY);
+    write("values/color", "blue");
+    write("configured.toml", MANIFEST);
+    let guests = directory.path().display().to_string();
+    let process = Process::serve(directory.path(), &[]).await;
+    // The guest prints it to both streams and fails with it.
+    let failed = get(process.address, "/configured/print/password").await;
+    assert_eq!(failed.status, 502);
+    until("its last line is in the log", || process.log().contains("the guest has failed with ***")).await;
+    assert!(process.log().contains("stdout has ***") && process.log().contains("stderr has ***"));
+    let admin = process.admin.to_string();
+    let mut seen = vec![failed.text(), process.log()];
+    for path in ["/v1/services", "/v1/services/configured", "/metrics"] {
+        seen.push(get(process.admin, path).await.text());
+    }
+    for command in [vec!["inspect", "configured"], vec!["ps"], vec!["check", &guests]] {
+        let admin = format!("http://{admin}");
+        let (_, stdout, stderr) = output(lodge(&command).env("LODGE_URL", &admin));
+        seen.extend([stdout, stderr]);
+    }
+    for text in &seen {
+        assert!(!text.contains(CANARY), "{text}");
+    }
+    assert!(seen.iter().any(|text| text.contains("password")), "the names of keys are shown");
+}
