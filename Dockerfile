@@ -21,7 +21,7 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols \
     RUSTFLAGS="--remap-path-prefix=/src=lodge --remap-path-prefix=/usr/local/cargo=cargo" \
     CFLAGS="-ffile-prefix-map=/src=lodge -ffile-prefix-map=/usr/local/cargo=cargo"
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked --target "$(cat /arch)-unknown-linux-musl" \
+    cargo build --release --locked --package lodge --features redis,nats,postgres --target "$(cat /arch)-unknown-linux-musl" \
  && cargo build --profile guest --locked --target wasm32-wasip2 -p hello -p users \
  && mkdir -p /out/guests \
  && cp "target/$(cat /arch)-unknown-linux-musl/release/lodge" /out/lodge \

@@ -87,6 +87,7 @@ mod caching {
 mod state {
     mod config;
     mod keyvalue;
+    mod servers;
     mod users;
 }
 

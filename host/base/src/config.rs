@@ -224,7 +224,7 @@ pub fn env_name(name: &str) -> String {
 
 /// Whether the value of a setting is secret and must not be shown.
 pub fn is_secret(name: &str) -> bool {
-    ["admin_token", "traces.headers"].contains(&name)
+    ["admin_token", "state.url", "traces.headers"].contains(&name)
 }
 
 fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {

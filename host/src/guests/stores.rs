@@ -1,5 +1,7 @@
 //! Stores of services: opens each in the host's backend, which is itself opened for the first of them.
 
+mod server;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,8 @@ const READERS: usize = 4;
 /// The stores of all services of a host.
 pub struct Stores {
     backend: OnceCell<Arc<dyn Backend>>,
+    /// The URL of a server, which replaces the database.
+    url: Option<String>,
     /// The file of the database; in memory without one.
     path: Option<PathBuf>,
     durability: Durability,
@@ -48,12 +52,18 @@ impl Stores {
             state::Durability::Process => Durability::Process,
             state::Durability::Power => Durability::Power,
         };
-        Self { backend: OnceCell::new(), path, durability, timeout: config.state.timeout }
+        Self {
+            backend: OnceCell::new(),
+            url: config.state.url.clone(),
+            path,
+            durability,
+            timeout: config.state.timeout,
+        }
     }
 
     /// Creates stores that end with the process.
     pub fn in_memory(config: &Config) -> Self {
-        Self { path: None, ..Self::new(config) }
+        Self { url: None, path: None, ..Self::new(config) }
     }
 
     /// Opens the store of `service`, as the manifest beside `component` grants it.
@@ -83,6 +93,9 @@ impl Stores {
     }
 
     async fn backend(&self) -> Result<Arc<dyn Backend>, String> {
+        if let Some(url) = &self.url {
+            return server::connect(url);
+        }
         let clock = Arc::new(SystemClock::new());
         let Some(path) = self.path.clone() else { return Ok(Arc::new(Memory::new(MEMORY, clock))) };
         let options = Options { path, durability: self.durability, readers: READERS, recent: RECENT, clock };

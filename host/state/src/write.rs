@@ -60,7 +60,7 @@ pub enum Change {
 
 impl Change {
     /// Bytes of the value that it stores at most.
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         match self {
             Change::Put(value, _) => value.size(),
             Change::Add(_) => 20,

@@ -11,7 +11,9 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Where and how the state of services is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// The place.
+    /// The URL of a server, which replaces the file.
+    pub url: Option<String>,
+    /// The place without a server.
     pub path: StatePath,
     /// What a confirmed write survives.
     pub durability: Durability,
@@ -43,6 +45,15 @@ pub enum Durability {
 
 /// Every setting, in the order of the docs.
 pub(super) const KEYS: &[Key<State>] = &[
+    Key {
+        name: "url",
+        default: "",
+        help: "a server that keeps the state instead of a file, so that several hosts share it: `redis://`, `rediss://`, `nats://`, `tls://` (NATS) or `postgres://`",
+        set: |c, text| {
+            c.url = (!text.is_empty()).then(|| text.into());
+            Ok(())
+        },
+    },
     Key {
         name: "path",
         default: "beside",

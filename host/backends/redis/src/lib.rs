@@ -1,0 +1,85 @@
+//! State of services in Redis (5 or later), for hosts that share it.
+//!
+//! * Every write is one Lua script, so it is atomic, and quotas are exact. Reads of one key are plain `GET`.
+//! * All keys of a namespace begin with `lodge:{LENGTH:NAMESPACE}:`. The braces are a hash tag: a namespace is in one slot.
+//!   * `…e:LENGTH:BUCKETKEY`: an entry, as `VERSION EXPIRES VALUE`. It expires by Redis itself.
+//!   * `…i:BUCKET`: the keys of a bucket, sorted, for listings.
+//!   * `…s`: the bytes of every entry; `…x`: when entries expire; `…u`: the usage and the last version.
+//!   * `…l:NAME`: a lock, as `HOLDER TOKEN`, which expires with its lease; `…h`: the locks that are held.
+//! * Versions and tokens are at least the time of the server in microseconds, so they grow even if Redis has lost its data.
+//! * What is confirmed is as durable as Redis is configured to be: with `appendfsync always` it survives a crash, and with
+//!   `everysec` the last two seconds may not. A server that evicts keys is refused. Failover to a replica
+//!   may lose the last writes, and may grant a lock twice; fencing tokens protect from that.
+
+mod connector;
+mod locks;
+mod reply;
+mod scripts;
+mod settings;
+mod store;
+
+use std::fmt;
+use std::sync::Arc;
+
+use lodge_remote::{Links, RemoteSpaces};
+use lodge_state::{Backend, Locks, Namespace, Pending, Quota, Store};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::connector::RedisConnector;
+use crate::locks::RedisLocks;
+use crate::store::RedisStore;
+
+pub use settings::{RedisSettings, RedisSettingsError};
+
+/// State in Redis. Its connections are opened at once, and again whenever they are lost.
+pub struct Redis {
+    shared: Arc<Shared>,
+}
+
+/// What all namespaces share.
+struct Shared {
+    links: Links<RedisConnector>,
+    spaces: RemoteSpaces,
+}
+
+impl Redis {
+    /// Connects to a server by tasks of `runtime`. Returns at once: the server need not be there yet.
+    pub fn new(settings: RedisSettings, runtime: &Handle) -> Redis {
+        let number = settings.connections();
+        let links = Links::open(RedisConnector::new(settings), number, runtime);
+        Redis { shared: Arc::new(Shared { links, spaces: RemoteSpaces::new(SERVER) }) }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("links", &self.shared.links).finish_non_exhaustive()
+    }
+}
+
+impl Backend for Redis {
+    fn open<'a>(&'a self, namespace: &'a Namespace, quota: Quota, _: Instant) -> Pending<'a, Arc<dyn Store>> {
+        // Nothing needs to be created: keys make themselves.
+        Box::pin(async move {
+            let space = self.shared.spaces.open(namespace, Some(quota))?;
+            Ok(Arc::new(RedisStore::new(self.shared.clone(), space)) as Arc<dyn Store>)
+        })
+    }
+
+    fn locks<'a>(&'a self, namespace: &'a Namespace, _: Instant) -> Pending<'a, Arc<dyn Locks>> {
+        Box::pin(async move {
+            let space = self.shared.spaces.open(namespace, None)?;
+            Ok(Arc::new(RedisLocks::new(self.shared.clone(), space)) as Arc<dyn Locks>)
+        })
+    }
+}
+
+/// What messages call the server.
+const SERVER: &str = "Redis";
+
+/// What the names of all keys of a namespace begin with.
+fn prefix(namespace: &Namespace) -> String {
+    let name = namespace.as_str();
+    format!("lodge:{{{}:{name}}}:", name.len())
+}

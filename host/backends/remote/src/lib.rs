@@ -1,0 +1,23 @@
+//! What the backends of servers have in common. This crate knows no server's protocol.
+//!
+//! * [`ServerUrl`] reads URLs, with errors that do not repeat passwords; [`Tls`] and [`connect`] open connections.
+//! * [`Links`] keeps a fixed number of connections open. It replaces those that are lost or silent, with growing pauses, and
+//!   every operation ends at its deadline meanwhile.
+//! * [`RemoteSpaces`] bounds the operations in progress, of all services and of each.
+//! * With the feature `testing`, [`testing`] starts real servers, and has the tests of outages.
+
+mod backoff;
+mod links;
+mod spaces;
+mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tls;
+mod url;
+
+pub use backoff::Backoff;
+pub use links::{ConnectFailure, LinkFailure, Links, OpenedLink, ServerConnector};
+pub use spaces::{OperationPermit, RemoteSpace, RemoteSpaces};
+pub use stream::{ServerStream, connect};
+pub use tls::{Tls, TlsError};
+pub use url::{Password, ServerUrl, UrlError, UrlScheme};

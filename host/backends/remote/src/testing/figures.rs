@@ -1,0 +1,71 @@
+//! What operations of a backend cost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lodge_state::{Backend, Error, Key, Namespace, Quota, Set, Store, Value};
+use tokio::time::Instant;
+
+/// How long each kind is measured.
+const TIME: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Copy, Debug)]
+enum FigureKind {
+    Get,
+    Set,
+    Increment,
+    Same,
+}
+
+/// Prints the time per operation, for one task and for 64: how long one waits, and how many are done.
+pub async fn figures(server: &str, backend: &dyn Backend) {
+    let until = Instant::now() + Duration::from_secs(30);
+    let store = backend.open(&Namespace::new("figures").unwrap(), Quota::default(), until).await.unwrap();
+    for task in 0..64 {
+        one(&*store, FigureKind::Set, task).await.unwrap();
+    }
+    for (kind, text) in [
+        (FigureKind::Get, "get"),
+        (FigureKind::Set, "set"),
+        (FigureKind::Increment, "increment of own counters"),
+        (FigureKind::Same, "increment of one counter"),
+    ] {
+        for tasks in [1, 64] {
+            let (began, mut running) = (Instant::now(), Vec::new());
+            for task in 0..tasks {
+                let store = store.clone();
+                running.push(tokio::spawn(run(store, kind, task, began + TIME)));
+            }
+            let mut done = 0u64;
+            for task in running {
+                done += task.await.unwrap();
+            }
+            let wait = TIME.as_micros() as u64 * tasks as u64 / done;
+            let rate = done / TIME.as_secs();
+            eprintln!("{server}: {text}, {tasks} tasks: {wait} µs each, {rate} a second");
+        }
+    }
+}
+
+async fn run(store: Arc<dyn Store>, kind: FigureKind, task: usize, until: Instant) -> u64 {
+    let mut done = 0;
+    while Instant::now() < until {
+        one(&*store, kind, task).await.unwrap();
+        done += 1;
+    }
+    done
+}
+
+async fn one(store: &dyn Store, kind: FigureKind, task: usize) -> Result<(), Error> {
+    let until = Instant::now() + Duration::from_secs(30);
+    let (value, count) = (format!("value-{task}"), format!("count-{task}"));
+    let key = |name| Key::new("b", name).unwrap();
+    match kind {
+        FigureKind::Get => store.get(key(&value), until).await.map(drop),
+        FigureKind::Set => {
+            store.set(key(&value), Value::new(vec![7; 100]).unwrap(), Set::default(), until).await.map(drop)
+        }
+        FigureKind::Increment => store.increment(key(&count), 1, until).await.map(drop),
+        FigureKind::Same => store.increment(key("count"), 1, until).await.map(drop),
+    }
+}

@@ -1,0 +1,140 @@
+//! Promise: hosts with one `state.url` share state, survive an outage of its server, and say when a build has no backend.
+
+use std::process::Stdio;
+
+use crate::harness::{lodge, output, wasm};
+
+fn guests() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(wasm("keyvalue"), directory.path().join("keyvalue.wasm")).unwrap();
+    std::fs::write(directory.path().join("keyvalue.toml"), "keyvalue = true").unwrap();
+    directory
+}
+
+#[cfg(feature = "redis")]
+mod with_redis {
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    use super::guests;
+    use crate::harness::{Process, get};
+
+    /// A Redis of this test.
+    struct Redis {
+        child: Child,
+        port: u16,
+        directory: tempfile::TempDir,
+    }
+
+    impl Drop for Redis {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    fn redis(port: u16, directory: &std::path::Path) -> Option<Child> {
+        let port = port.to_string();
+        let dir = directory.display().to_string();
+        let mut server = Command::new("redis-server");
+        server.args([
+            "--port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            &dir,
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+        ]);
+        server.stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok()
+    }
+
+    impl Redis {
+        /// Starts one, or returns `None` where it is not installed, which CI does not accept.
+        fn start() -> Option<Self> {
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let directory = tempfile::tempdir().unwrap();
+            let Some(child) = redis(port, directory.path()) else {
+                assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "redis-server is not installed");
+                eprintln!("skipped: redis-server is not installed");
+                return None;
+            };
+            Some(Self { child, port, directory })
+        }
+
+        fn url(&self) -> String {
+            format!("redis://127.0.0.1:{}", self.port)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_hosts_share_state() {
+        let Some(mut redis_server) = Redis::start() else { return };
+        let (one, two) = (guests(), guests());
+        let url = redis_server.url();
+        let args = ["--state-url", url.as_str(), "--state-timeout", "500ms"];
+        let hosts = [Process::serve(one.path(), &args).await, Process::serve(two.path(), &args).await];
+        let count = async |host: &Process| {
+            let answer = get(host.address, "/keyvalue/draft2/increment/default/shared?1").await;
+            (answer.status, answer.text())
+        };
+        for number in 1..=10 {
+            assert_eq!(count(&hosts[number % 2]).await, (200, number.to_string()));
+        }
+        assert!(!one.path().join(".lodge").exists(), "with a server there is no file");
+        // Its server gone, a service gets an error in time, and the host serves on.
+        redis_server.child.kill().unwrap();
+        redis_server.child.wait().unwrap();
+        let start = std::time::Instant::now();
+        let (status, text) = count(&hosts[0]).await;
+        assert!(status == 500 && start.elapsed() < Duration::from_secs(10), "{status} {text}");
+        // It comes back with all that was confirmed.
+        redis_server.child = redis(redis_server.port, redis_server.directory.path()).unwrap();
+        let start = std::time::Instant::now();
+        let number: u32 = loop {
+            let (status, text) = count(&hosts[0]).await;
+            if status == 200 {
+                break text.parse().unwrap();
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "it does not recover: {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        // The operation during the outage may have been done, although nobody was told.
+        assert!((11..=13).contains(&number), "{number}");
+    }
+}
+
+/// Without the feature, or with a URL that is none, the service is refused in words that name the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn urls_without_a_backend() {
+    let directory = guests();
+    let path = directory.path().display().to_string();
+    let args = ["serve", &path, "--listen", "127.0.0.1:0", "--admin", "off", "--state-url", "mysql://localhost"];
+    let mut host = lodge(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let stderr = host.stderr.take().unwrap();
+    std::thread::spawn(move || {
+        use std::io::BufRead;
+        for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let expected = "state.url: this program has no backend for `mysql://`";
+    let found = loop {
+        match receiver.recv_timeout(crate::harness::PATIENCE) {
+            Ok(line) if line.contains(expected) => break true,
+            Ok(_) => {}
+            Err(_) => break false,
+        }
+    };
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert!(found);
+    // Settings are printed without it: it can contain a password.
+    let (_, stdout, _) =
+        output(lodge(&["serve", "--print-config"]).env("LODGE_STATE_URL", "redis://:canary@localhost"));
+    assert!(stdout.contains("state.url") && !stdout.contains("canary"), "{stdout}");
+}
