@@ -1,10 +1,13 @@
 //! The path of one request, from its head to the last byte of its response.
 //!
-//! [`exchange`] is around each request, whether a connection brought it or a guest of this host sent it ([`call`]). [`handle`]
-//! is the path itself: the head arrives in its canonical form, the router finds the service, admission gives a permit, and
-//! [`dispatch`] has a guest answer, or a replica ([`forward`]), and [`cached`] is around these two where responses are stored. [`respond`] sends the response, and [`record`] knows what
-//! happened, [`error`] all ways in which it can fail. [`mirror`] runs a copy of a request for another version; [`tunnel`] passes bytes of a connection that has become
-//! something else. Nothing here changes a snapshot.
+//! * [`exchange`] wraps every request: those of connections, and those that guests of this host send ([`call`]).
+//! * [`handle`] is the path. It normalises the head, finds the service, and asks admission for a permit.
+//! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]); [`cached`] looks for a stored response first.
+//! * [`respond`] sends the response, and [`record`] counts and logs what happened.
+//! * [`error`] lists all ways in which a request can fail.
+//! * [`mirror`] sends a copy of a request to another version; [`tunnel`] carries a connection that has switched protocols.
+//!
+//! Nothing here publishes a snapshot.
 
 pub mod cached;
 pub mod call;
