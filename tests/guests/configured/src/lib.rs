@@ -90,7 +90,7 @@ fn read(interface: &str, key: &str) -> String {
         ("spin", key) => variables::get(key).unwrap_or_else(|error| format!("{error:?}")),
         ("twice", key) => {
             let before = text(draft::get(key).unwrap());
-            std::thread::sleep(std::time::Duration::from_secs(3));
+            wasip2::clocks::monotonic_clock::subscribe_duration(3_000_000_000).block();
             before + " " + &text(draft::get(key).unwrap())
         }
         ("print", key) => {
