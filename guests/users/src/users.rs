@@ -75,13 +75,14 @@ impl Store {
         };
         if !bucket.exists(LAST)? {
             let last = Cas::new(&bucket, LAST)?;
+            // Another request may do the same at the same time, and a third may change what that has stored.
             for user in first() {
-                bucket.set(&key(user.id), &user.bytes())?;
+                let absent = Cas::new(&bucket, &key(user.id))?;
+                if absent.current()?.is_none() {
+                    unless_changed(swap(absent, &user.bytes()))?;
+                }
             }
-            // Another request may have done the same at the same time.
-            if let Err(CasError::StoreError(error)) = swap(last, b"2") {
-                return Err(error.into());
-            }
+            unless_changed(swap(last, b"2"))?;
         }
         Ok(Some(Self(bucket)))
     }
@@ -160,6 +161,14 @@ impl From<Error> for Problem {
             Error::NoSuchStore => Self(503, "there is no store".into()),
             Error::Other(why) => Self(503, why),
         }
+    }
+}
+
+/// Takes a swap that came too late for done.
+fn unless_changed(swapped: Result<(), CasError>) -> Result<(), Problem> {
+    match swapped {
+        Err(CasError::StoreError(error)) => Err(error.into()),
+        Ok(()) | Err(CasError::CasFailed(_)) => Ok(()),
     }
 }
 

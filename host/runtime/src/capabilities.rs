@@ -37,6 +37,9 @@ use sandbox::Sandbox;
 /// which the host would allocate.
 const RANDOM_BYTES: u64 = 16 << 20;
 
+/// The error of an interface that gives handles, when a guest has as many as `limits.resources` allows.
+const TOO_MANY_HANDLES: &str = "too many handles are open; drop some, or raise limits.resources";
+
 /// The data of a guest's Store. It contains only what the guest was granted.
 pub struct Ctx {
     /// The limits of memories and tables, which wasmtime checks before each growth.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use wasmtime::component::{Accessor, ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 
-use super::{Ctx, GuestCall};
+use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
 use lodge_base::lock::lock;
 
 /// The names of `wasi:config` in use. A pre-release is only found by its exact name.
@@ -196,7 +196,7 @@ fn link_secrets(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         let secret = accessor.with(|mut access| {
             let ctx: &mut Ctx = access.get();
             let Some(text) = get(ctx, &key) else { return Err(SecretsError::NotFound) };
-            let full = |_| SecretsError::Io("too many handles are open; drop some, or raise limits.resources".into());
+            let full = |_| SecretsError::Io(TOO_MANY_HANDLES.into());
             ctx.table.push(Secret(text)).map_err(full)
         });
         Box::pin(async move { Ok((secret,)) })

@@ -4,7 +4,7 @@
 use lodge_state::{Condition, Cursor, Error as StateError, Swap, Version};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 
-use super::super::{Ctx, GuestCall};
+use super::super::{Ctx, GuestCall, TOO_MANY_HANDLES};
 use super::{Closed, KeyPage, OpenBucket, Operation, bytes, drop_handle, link_basics, open};
 
 #[derive(Clone, Debug, ComponentType, Lift, Lower)]
@@ -29,7 +29,7 @@ impl From<Closed> for Error {
     fn from(closed: Closed) -> Self {
         match closed {
             Closed::Denied => Self::AccessDenied,
-            Closed::Full => Self::Other("too many handles are open; drop some, or raise limits.resources".into()),
+            Closed::Full => Self::Other(TOO_MANY_HANDLES.into()),
         }
     }
 }

@@ -5,7 +5,7 @@ use wasmtime::component::{Accessor, ComponentType, Lift, Linker, Lower, Resource
 
 use std::time::Duration;
 
-use super::super::Ctx;
+use super::super::{Ctx, TOO_MANY_HANDLES};
 use super::{Closed, KeyPage, OpenBucket, begin, bytes, drop_handle, link_async_basics, open};
 
 #[derive(Clone, Debug, ComponentType, Lift, Lower)]
@@ -50,7 +50,7 @@ impl From<Closed> for Error {
     fn from(closed: Closed) -> Self {
         match closed {
             Closed::Denied => Self::AccessDenied,
-            Closed::Full => Self::Other("too many handles are open; drop some, or raise limits.resources".into()),
+            Closed::Full => Self::Other(TOO_MANY_HANDLES.into()),
         }
     }
 }
