@@ -26,7 +26,7 @@ pub(crate) use process::{Leashed, Process, lodge, output};
 pub(crate) use replica::{Habit, Replica};
 
 /// The longest wait of a test, on any machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The project's root.
 pub(crate) fn root() -> &'static Path {
