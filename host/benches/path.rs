@@ -1,4 +1,5 @@
-//! The steps of a request, one by one: `cargo bench -p lodge`. Whole requests, beside other servers, are in `peers`.
+//! Benchmarks of the steps of a request, one by one: `cargo bench -p lodge`. `peers` measures whole requests, also of
+//! other servers.
 
 #![allow(
     missing_docs,
@@ -27,7 +28,7 @@ use lodge_runtime::guest::Guest;
 use lodge_traffic::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
 use lodge_traffic::routing::router::Router;
 
-/// Far away.
+/// A deadline that no benchmark reaches.
 fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
@@ -76,7 +77,7 @@ fn admit(c: &mut Criterion) {
     }
 }
 
-/// The guests that `hello` (0.3) and `deaf` (0.2) become, built and compiled.
+/// The guests `hello` (0.3) and `deaf` (0.2), built and compiled.
 fn guests(runtime: &tokio::runtime::Runtime) -> (Deployer, Vec<Arc<Guest>>) {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut build = Command::new(env!("CARGO"));
@@ -122,7 +123,7 @@ async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
 }
 
 fn sandbox(c: &mut Criterion) {
-    // The runtime that serves: timers, and a guest that yields, need it.
+    // On a runtime as in the host: timers and guests that yield need one.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (_deployer, guests) = guests(&runtime);
     let id: Arc<str> = Arc::from("00000000000000000000000000000000");

@@ -1,7 +1,7 @@
-//! Puts the parts of a host together.
+//! Assembles a host from its parts.
 //!
-//! [`Host::bind`] does what can fail: it binds addresses and creates the engine. [`Host::run`] serves until the host is told to
-//! stop, and then until the last request is finished or the grace period is over.
+//! [`Host::bind`] does what can fail: it binds the addresses and creates the engine. [`Host::run`] serves until the
+//! host stops: after a drain, or when the grace period is over.
 
 mod housekeeping;
 
@@ -42,13 +42,13 @@ use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
 
-/// The number of open files that are not connections of clients: listeners, the directory, components being read.
+/// The number of open files besides the connections of clients: listeners, the directory, components that are read.
 const OTHER_FILES: u64 = 200;
 
-/// How long spans are exported after the last request is finished.
+/// The most time for exporting spans after the last request.
 const EXPORT: Duration = Duration::from_secs(5);
 
-/// A host that has bound its addresses and does not serve yet.
+/// A host that has bound its addresses and is not serving yet.
 pub struct Host {
     config: Arc<Config>,
     /// The path of the served directory, without symbolic links, and its device and inode.

@@ -1,6 +1,6 @@
 //! Lodge: a native host for microservices that are WebAssembly components.
 //!
-//! Copy `users.wasm` into a directory and `/users` answers, each request in a sandbox of its own.
+//! Copy `users.wasm` into a directory, and the host serves `/users`, each request in a sandbox of its own.
 //!
 //! There are two flows, with one module for every step, listed in the order in which data passes through them:
 //!

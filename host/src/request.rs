@@ -1,13 +1,15 @@
-//! The path of one request, from its head to the last byte of its response.
+//! The path of a request, from its head to the last byte of its response.
 //!
-//! * [`exchange`] wraps every request: those of connections, and those that guests of this host send ([`call`]).
-//! * [`handle`] is the path. It normalises the head, finds the service, and asks admission for a permit.
-//! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]); [`cached`] looks for a stored response first.
-//! * [`respond`] sends the response, and [`record`] counts and logs what happened.
-//! * [`error`] lists all ways in which a request can fail.
-//! * [`mirror`] sends a copy of a request to another version; [`tunnel`] carries a connection that has switched protocols.
+//! * [`exchange`] wraps every request, from a connection or from a guest of this host ([`call`]).
+//! * [`handle`] is the path: it normalizes the head, finds the service, and waits for a permit.
+//! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
+//! * [`cached`] returns a stored response, or stores that of the service.
+//! * [`respond`] sends the response; [`record`] counts, logs and traces the request.
+//! * [`error`] is the sum of all errors, with status and reason.
+//! * [`mirror`] sends a copy of a request to another version; [`tunnel`] carries a connection that has switched
+//!   protocols.
 //!
-//! Nothing here publishes a snapshot.
+//! This module reads snapshots and never publishes one.
 
 pub mod cached;
 pub mod call;

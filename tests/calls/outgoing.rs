@@ -279,7 +279,7 @@ async fn https_with_the_systems_authorities() {
     assert!(other.heads.lock().unwrap().is_empty());
 }
 
-/// Where nobody listens.
+/// An address that nothing listens on.
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_get_the_cause() {
     // Bound but not listening, so no other process can use it meanwhile.

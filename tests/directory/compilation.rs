@@ -209,7 +209,7 @@ async fn a_catch_all_route_does_not_replace_a_refused_service() {
     assert_eq!(host.get("/bad/below").await.status, 200);
 }
 
-/// Clients of a refused service get 503, and only `lodge dev` tells why.
+/// Clients of a refused service get 503, and only `lodge dev` adds the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_service_is_not_a_404() {
     for explains in [false, true] {

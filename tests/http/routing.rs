@@ -54,7 +54,7 @@ async fn routes_come_from_the_manifest_or_the_name() {
     }
 }
 
-/// The host changes nothing that a client says about itself, and believes nothing that it claims about others.
+/// The host forwards the headers of a client about itself unchanged, and ignores its claims about others.
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_get_the_request_of_the_client() {
     let host = host(&["echo", "echo3"]).start().await;

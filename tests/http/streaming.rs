@@ -39,7 +39,7 @@ async fn bodies_stream_in_both_directions() {
             let last = within(answer.frame()).await.unwrap().unwrap();
             let trailers = last.into_trailers().unwrap();
             assert_eq!(trailers.get("x-sum").unwrap(), "42", "{path}");
-            assert!(!trailers.contains_key("x-forwarded-for"), "{path}: a trailer says who the client is");
+            assert!(!trailers.contains_key("x-forwarded-for"), "{path}: a trailer claims a client address");
             assert!(within(answer.frame()).await.is_none(), "{path}");
         }
     }

@@ -74,7 +74,7 @@ async fn a_service_can_be_disabled_and_enabled() {
     assert_eq!(act("enable").await.0, 200);
     assert_eq!(host.get("/hello").await.status, 200);
     assert_eq!(act("unload").await, (200, r#"{"service":"hello","state":"unloaded"}"#.into()));
-    assert_eq!(host.get("/hello").await.status, 200, "it is loaded again for who asks");
+    assert_eq!(host.get("/hello").await.status, 200, "the next request loads it again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,7 +102,7 @@ mod with_redis {
             assert!(start.elapsed() < Duration::from_secs(60), "it does not recover: {text}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        // The operation during the outage may have been done, although nobody was told.
+        // The operation during the outage may have been done, although its result was lost.
         assert!((11..=13).contains(&number), "{number}");
     }
 }

@@ -1,4 +1,4 @@
-//! Promise: the sample service `users` keeps what clients create, across restarts, and nobody overwrites a change unseen.
+//! Promise: the sample service `users` keeps its entries across restarts, and refuses writes based on an old version.
 
 use http::Method;
 

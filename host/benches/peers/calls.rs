@@ -1,5 +1,5 @@
-//! What a call from one service to another costs: between guests of one host, between the same over loopback, and between two
-//! Go services.
+//! The cost of a call between services: between guests of one host, between guests over loopback, and between two Go
+//! services.
 
 use std::time::Duration;
 
@@ -7,30 +7,31 @@ use super::load::{Target, closed, paced, quantile};
 use super::servers::{self, Server, free, on_path};
 use super::{Bench, median, progress};
 
-/// Calls of a request, one after another. What one costs is a part of what the request does more than one without any.
+/// Sequential calls of one request. The cost of a call is the difference to a request without calls, divided by this
+/// number.
 const CALLS: u32 = 20;
 
-/// Such requests a second at which latency is measured.
+/// The rate, in requests per second, at which latency is measured.
 const RATE: u32 = 200;
 
-/// A way from a service to another.
+/// A kind of calls between services.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// CPU time of a call, in caller and callee together, and its ratio to the same over loopback.
+    /// CPU time of a call, of caller and callee together, and its ratio to that over loopback.
     pub(crate) cpu: Duration,
     pub(crate) ratio: Option<f64>,
-    /// How long a call takes, in the middle.
+    /// The median latency of a call.
     pub(crate) p50: Duration,
 }
 
-/// Both ends of a call: one process of Lodge, or two of Go.
+/// Caller and callee: one process of Lodge, or two of Go.
 struct Pair {
     name: &'static str,
     servers: Vec<Server>,
     none: Target,
     many: Target,
-    /// The row that it is compared with.
+    /// The row that this one is compared with.
     beside: Option<usize>,
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 }
 
 impl Pair {
-    /// Seconds of CPU that a request takes at both ends.
+    /// Returns the seconds of CPU time of a request, of caller and callee together.
     fn spent(&self, target: &Target, core: Option<usize>, time: Duration) -> f64 {
         closed(target, core, time / 4).expect("every answer");
         let cpu = || self.servers.iter().map(Server::cpu).sum::<Duration>();
@@ -99,7 +100,7 @@ fn start(bench: &Bench, core: Option<usize>) -> Vec<Pair> {
             let server = Server::start(servers::lodge(&directory, &bench.cache(), at), &users, core).expect("Lodge");
             let to = if in_process { inside.clone() } else { format!("http://{at}/users/1") };
             let [none, many] = [0, CALLS].map(|times| server.at(caller).with("x-to", &to).with("x-times", times));
-            // All of them are compiled when this one answers as well.
+            // Wait for the caller as well: all of them are compiled when it responds.
             while !matches!(many.once(), Ok(200)) {
                 std::thread::sleep(Duration::from_millis(10));
             }

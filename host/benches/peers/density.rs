@@ -1,4 +1,4 @@
-//! Many services in one process.
+//! The cost of many services in one process.
 
 use std::time::{Duration, Instant};
 
@@ -6,30 +6,30 @@ use super::load::Target;
 use super::servers::{self, Server, free};
 use super::{Bench, median, progress};
 
-/// What a thousand services cost.
+/// The measurements of a thousand services.
 #[derive(Debug)]
 pub(crate) struct Density {
     pub(crate) services: usize,
-    /// Start → the first 200, one service, machine code from the cache.
+    /// The time from the start to the first 200 of one service, with machine code from the cache.
     pub(crate) first_answer: Duration,
-    /// Start → the first 200 of the last one of all, machine code from the cache.
+    /// The time from the start to the first 200 of the last service, with machine code from the cache.
     pub(crate) all_answer: Duration,
     /// The same without a cache.
     pub(crate) cold: Duration,
-    /// CPU time of a request among all, in parts of that of the same service alone.
+    /// CPU time of a request among all services, as a ratio to that of the same service alone.
     pub(crate) cost: f64,
-    /// Bytes that one more idle service takes.
+    /// The bytes of one more idle service.
     pub(crate) idle: u64,
-    /// The same once it was unloaded.
+    /// The same after it was unloaded.
     pub(crate) unloaded: u64,
-    /// What the first request to an unloaded service takes.
+    /// The latency of the first request to an unloaded service.
     pub(crate) reload: Duration,
 }
 
 pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
     let (server_core, load_core) = servers::cores();
     let version = std::fs::read(bench.wasm("version")).unwrap();
-    // Different components, not a thousand names of one.
+    // The components differ, so that no machine code is shared.
     let variant = |n: usize| {
         let (from, to) = (b"version-00000000", format!("version-{n:08}"));
         let at = version.windows(from.len()).position(|window| window == from).expect("its version");
@@ -49,7 +49,7 @@ pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
         let command = servers::lodge(directory, &bench.cache(), at);
         (Server::start(command, &target, None).expect("Lodge"), began.elapsed())
     };
-    // Names are loaded in order, but finish in any: the last must be asked for until all are there.
+    // Services are loaded in the order of their names, so the last one is among the last to respond.
     let last = format!("/s{}", services - 1);
     progress(format_args!("compiling {services} services"));
     let (_, cold) = start(&many, &last);

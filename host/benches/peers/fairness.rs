@@ -1,4 +1,4 @@
-//! What one service feels of others that compute for ever.
+//! The latency of one service while others compute without end.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use super::load::{Hogs, Target, paced, quantile};
 use super::servers::{self, Server, free};
 use super::{Bench, median, progress};
 
-/// Requests a second to the service that is watched.
+/// The rate of the measured service, in requests per second.
 const RATE: u32 = 500;
-/// Connections that ask the others.
+/// The number of connections to the other services.
 const HOGS: usize = 64;
-/// The others.
+/// The number of other services.
 const SERVICES: usize = 10;
 
-/// p99 of the watched service.
+/// The 99th percentile of the measured service.
 #[derive(Debug)]
 pub(crate) struct Fairness {
-    /// Which cores the server had.
+    /// The cores of the server.
     pub(crate) place: &'static str,
     pub(crate) alone: Duration,
     pub(crate) one: Duration,
     pub(crate) ten: Duration,
-    /// The ratios of the same, each taken within a round.
+    /// The ratios of the percentiles, each of two measurements in one round.
     pub(crate) one_ratio: f64,
     pub(crate) ten_ratio: f64,
 }

@@ -1,4 +1,4 @@
-//! Load: as fast as it goes for what a request costs, at a fixed rate for how long it takes.
+//! The load: at full rate to measure cost, and at a fixed rate to measure latency.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What is asked.
+/// The request that is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) path: String,
-    /// More lines of the head.
+    /// Further lines of the head.
     pub(crate) headers: String,
 }
 
 /// Connections of [`closed`].
 const CONNECTIONS: usize = 32;
-/// Connections of [`paced`]. A request waits for its connection, and the wait counts.
+/// Connections of [`paced`]. A request waits for a free connection, and its latency includes the wait.
 const PACED: usize = 8;
 
 impl Target {
@@ -27,7 +27,7 @@ impl Target {
         Self { address, path: path.into(), headers: String::new() }
     }
 
-    /// The same with a header.
+    /// Returns the target with a further header field.
     pub(crate) fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.headers += &format!("{name}: {value}\r\n");
         self
@@ -37,7 +37,7 @@ impl Target {
         format!("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.path, self.address, self.headers).into_bytes()
     }
 
-    /// The status of one request on a connection of its own.
+    /// Sends one request on a connection of its own, and returns the status.
     pub(crate) fn once(&self) -> std::io::Result<u16> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -45,7 +45,7 @@ impl Target {
     }
 }
 
-/// Asks again and again over 32 connections, on one thread bound to `core`. Returns how many answers came.
+/// Sends requests without pause over 32 connections, on one thread bound to `core`. Returns the number of responses.
 pub(crate) fn closed(target: &Target, core: Option<usize>, time: Duration) -> Result<u64, String> {
     let (answered, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     on_thread(core, || async {
@@ -68,14 +68,14 @@ pub(crate) fn closed(target: &Target, core: Option<usize>, time: Duration) -> Re
     }
 }
 
-/// Asks for what never answers, from so many connections, until dropped.
+/// Requests that never get a response, on this many connections, until dropped.
 pub(crate) struct Hogs {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Hogs {
-    /// Starts them; they are shared out among the targets.
+    /// Starts them, distributed over the targets.
     pub(crate) fn start(targets: Vec<Target>, connections: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -109,14 +109,15 @@ impl Drop for Hogs {
     }
 }
 
-/// Asks `rate` times a second. Returns how long each answer took, from when its request was due, in order. All must be 200.
+/// Sends `rate` requests per second. Returns the latencies in ascending order, each measured from when the request was
+/// due. Every status must be 200.
 pub(crate) fn paced(target: &Target, rate: u32, time: Duration) -> Result<Vec<Duration>, String> {
     let answers = answers(target, rate, time)?;
     assert!(answers.iter().all(|(_, status)| *status == 200), "{target:?}");
     Ok(answers.into_iter().map(|(took, _)| took).collect())
 }
 
-/// The same with the status of each, whatever it is.
+/// As [`paced`], with the status of each response.
 pub(crate) fn answers(target: &Target, rate: u32, time: Duration) -> Result<Vec<(Duration, u16)>, String> {
     let begin = Instant::now() + Duration::from_millis(50);
     let threads: Vec<_> = (0..PACED)
@@ -147,7 +148,7 @@ pub(crate) fn answers(target: &Target, rate: u32, time: Duration) -> Result<Vec<
     Ok(took)
 }
 
-/// The value that this part of all is below; `sorted` is what [`paced`] returns.
+/// Returns the quantile `part` of the latencies that [`paced`] returns.
 pub(crate) fn quantile(sorted: &[Duration], part: f64) -> Duration {
     sorted[((sorted.len() - 1) as f64 * part) as usize]
 }
@@ -197,7 +198,7 @@ fn ask(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> std::io:
     }
 }
 
-/// The status, once the whole answer is there.
+/// Reads a whole response, and returns its status.
 fn complete(bytes: &[u8]) -> std::io::Result<Option<u16>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut headers);
@@ -206,7 +207,7 @@ fn complete(bytes: &[u8]) -> std::io::Result<Option<u16>> {
     let length = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
     let whole = match length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok()) {
         Some(length) => bytes.len() - body >= length,
-        // Chunked, then: all that is asked here is small and has no trailers.
+        // Otherwise it is chunked: the responses here are small and have no trailers.
         None => bytes.ends_with(b"0\r\n\r\n"),
     };
     Ok(whole.then_some(head.code.unwrap_or(0)))

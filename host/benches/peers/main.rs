@@ -1,9 +1,9 @@
-//! Lodge beside its peers, on this machine: `cargo bench -p lodge --bench peers`.
+//! Compares Lodge with other servers on this machine: `cargo bench -p lodge --bench peers`.
 //!
-//! Servers are started here, on loopback. What a request costs is CPU time (user and system) of the server process
-//! divided by answers, server on one core and load on another: it holds within 5 % where throughput swings by half.
-//! Every figure is the median of rounds in which all servers have their turn; ratios are what carries over to other
-//! machines.
+//! The servers are started here, on loopback. The cost of a request is the CPU time (user and system) of the server
+//! process divided by the number of responses, with server and load on one core each. It is repeatable within 5 %,
+//! while throughput varies by half. Every value is the median of rounds in which all servers are measured in turn.
+//! Ratios carry over to other machines.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,23 +34,23 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction};
 
-/// What was asked for, and what was made ready for it.
+/// The arguments, and the files that the benchmarks use.
 pub(crate) struct Bench {
     pub(crate) rounds: usize,
     pub(crate) time: Duration,
     /// The directory of built guests.
     guests: PathBuf,
-    /// Everything that is written, gone afterwards.
+    /// The directory for all files that are written, removed at the end.
     pub(crate) scratch: tempfile::TempDir,
 }
 
 impl Bench {
-    /// The component of a guest.
+    /// Returns the path of the component of a guest.
     pub(crate) fn wasm(&self, name: &str) -> PathBuf {
         self.guests.join(format!("{name}.wasm"))
     }
 
-    /// A new directory with these files in it.
+    /// Creates a directory with these files.
     pub(crate) fn directory(&self, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
         let directory = self.scratch.path().join(name);
         std::fs::create_dir_all(&directory).expect("a writable scratch directory");
@@ -60,7 +60,7 @@ impl Bench {
         directory
     }
 
-    /// The compile cache of every Lodge here.
+    /// The compile cache that all Lodge processes share.
     pub(crate) fn cache(&self) -> PathBuf {
         self.scratch.path().join("cache")
     }
@@ -104,7 +104,7 @@ fn main() {
                 .help("draw what requests cost anew, for docs/performance.md"),
         )
         .arg(Arg::new("serve").long("serve").num_args(1..).hide(true))
-        // cargo says so to every benchmark.
+        // cargo passes this flag to every benchmark.
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
         .get_matches();
     if let Some(words) = arguments.get_many::<String>("serve") {
@@ -150,7 +150,7 @@ fn main() {
     }
 }
 
-/// This program as one of the servers that it starts.
+/// Runs this program as one of its built-in servers.
 fn serve(words: &[&str]) {
     match *words {
         ["collector", address] => small::collector(address.parse().expect("an address")),
@@ -163,7 +163,7 @@ fn serve(words: &[&str]) {
     }
 }
 
-/// Builds the guests, with the profile that guests are built with.
+/// Builds the guests, with the profile of guests.
 fn build() -> PathBuf {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut build = Command::new(env!("CARGO"));
@@ -172,19 +172,19 @@ fn build() -> PathBuf {
         "-p", "hello", "-p", "deaf", "-p", "version", "-p", "spin", "-p", "caller", "-p", "caller3", "-p", "users",
     ]);
     assert!(build.status().expect("cargo runs").success(), "the guests do not build");
-    // .../target/release/lodge → .../target
+    // From .../target/release/lodge to .../target.
     let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).expect("target/profile/lodge");
     target.join("wasm32-wasip2/guest")
 }
 
-/// The median; `values` must not be empty.
+/// Returns the median; `values` must not be empty.
 pub(crate) fn median<T: PartialOrd + Copy>(values: impl IntoIterator<Item = T>) -> T {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_by(|a, b| a.partial_cmp(b).expect("comparable"));
     values[values.len() / 2]
 }
 
-/// Says on stderr what is being done: the whole takes minutes.
+/// Prints a progress line to stderr, since a run takes minutes.
 pub(crate) fn progress(what: impl std::fmt::Display) {
     eprintln!("  {what}");
 }

@@ -1,4 +1,5 @@
-//! Ten times as many requests as a rate limit lets in: how many get in, and what those feel of the others.
+//! Ten times as many requests as a rate limit admits: the number of admitted requests, and their latency compared to
+//! that without overload.
 
 use std::time::Duration;
 
@@ -6,19 +7,19 @@ use super::load::{self, Target, quantile};
 use super::servers::{self, Server, free};
 use super::{Bench, median, progress};
 
-/// Requests a second that are let in.
+/// The rate limit, in requests per second.
 const LIMIT: u32 = 1_000;
-/// At once, besides.
+/// The burst of the rate limit.
 const BURST: u32 = 100;
-/// Requests a second without overload, and with it.
+/// Requests per second without and with overload.
 const CALM: u32 = LIMIT / 2;
 const STORM: u32 = LIMIT * 10;
 
 #[derive(Debug)]
 pub(crate) struct Overload {
-    /// Requests a second that were let in, to the limit.
+    /// The rate of admitted requests, as a ratio of the limit.
     pub(crate) admitted: f64,
-    /// 99th percentile of those, and its ratio to the same without overload.
+    /// The 99th percentile of their latency, and its ratio to that without overload.
     pub(crate) p99: Duration,
     pub(crate) p99_ratio: f64,
 }
@@ -34,7 +35,7 @@ pub(crate) fn measure(bench: &Bench) -> Overload {
         .map(|round| {
             progress(format_args!("round {round} of {}: ten times the limit", bench.rounds));
             let calm = good(&target, CALM, bench.time);
-            // What was used of the burst comes back.
+            // Wait until the burst is available again.
             std::thread::sleep(Duration::from_secs(1));
             let storm = good(&target, STORM, bench.time);
             std::thread::sleep(Duration::from_secs(1));
@@ -49,7 +50,8 @@ pub(crate) fn measure(bench: &Bench) -> Overload {
     }
 }
 
-/// How long those took that were let in, in order; all others must have been turned away.
+/// Returns the latencies of the admitted requests in ascending order. Every other request must have been refused by the
+/// limit.
 fn good(target: &Target, rate: u32, time: Duration) -> Vec<Duration> {
     let answers = load::answers(target, rate, time).expect("every answer");
     assert!(answers.iter().all(|(_, status)| [200, 429].contains(status)), "another status");

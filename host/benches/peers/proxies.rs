@@ -1,4 +1,4 @@
-//! What a request costs that is passed on: Lodge, nginx and HAProxy before the same three replicas.
+//! The cost of a forwarded request: Lodge, nginx and HAProxy before the same three replicas.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -8,16 +8,16 @@ use super::load::{Target, paced, quantile};
 use super::servers::{self, Server, daemon, free, itself};
 use super::{Bench, median, progress};
 
-/// Requests a second at which latency is measured.
+/// The rate, in requests per second, at which latency is measured.
 const RATE: u32 = 1000;
 
 const REPLICAS: usize = 3;
 
-/// A proxy, beside nginx.
+/// A proxy and its measurements, compared with nginx.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// CPU time of a request in the proxy alone, and its ratio to the first one's.
+    /// CPU time of a request in the proxy alone, and its ratio to that of the first proxy.
     pub(crate) cpu: Duration,
     pub(crate) ratio: f64,
     pub(crate) p50: Duration,

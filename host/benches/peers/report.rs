@@ -1,4 +1,4 @@
-//! What was measured, as docs/performance.md has it: Markdown, and a picture.
+//! The results in the form of docs/performance.md: Markdown, and a picture.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -10,7 +10,7 @@ use super::overload::Overload;
 use super::requests::{Kind, Row};
 use super::{calls, proxies, seen};
 
-/// (what, of which rows, at most)
+/// Ratios of the summary: their name, and the rows that are compared.
 const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
     ("0.2, fresh, to `wasmtime serve`", (Kind::Fresh02, "Lodge, fresh"), (Kind::Fresh02, "wasmtime serve")),
     (
@@ -41,7 +41,7 @@ const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
     ("0.3, warm, to `wasmtime serve`", (Kind::Warm03, "Lodge, warm"), (Kind::Warm03, "wasmtime serve")),
 ];
 
-/// What ran, on what, and when.
+/// Describes the machine, the versions and the date.
 pub(crate) fn machine() -> String {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
@@ -88,7 +88,7 @@ fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// The tables of what requests cost.
+/// Formats the tables of the cost of requests.
 pub(crate) fn requests(rows: &[Row]) -> String {
     let mut text = String::from(
         "| server | CPU µs/request | requests/s | p50 µs | p99 µs | RSS MiB |\n|---|--:|--:|--:|--:|--:|\n",
@@ -111,7 +111,7 @@ pub(crate) fn requests(rows: &[Row]) -> String {
     text
 }
 
-/// The table of what it costs to be seen.
+/// Formats the table of the cost of logs and traces.
 pub(crate) fn seen(rows: &[seen::Row]) -> String {
     let mut text = String::from(
         "| 0.2, fresh sandbox | CPU µs/request | ratio | p99 µs at 1,000/s | ratio |\n|---|--:|--:|--:|--:|\n",
@@ -123,7 +123,7 @@ pub(crate) fn seen(rows: &[seen::Row]) -> String {
     text
 }
 
-/// The table of calls between services.
+/// Formats the table of calls between services.
 pub(crate) fn calls(rows: &[calls::Row]) -> String {
     let mut text = String::from(
         "| a call to another service | CPU µs/call | to the same over loopback | p50 µs |\n|---|--:|--:|--:|\n",
@@ -135,7 +135,7 @@ pub(crate) fn calls(rows: &[calls::Row]) -> String {
     text
 }
 
-/// The table of proxies.
+/// Formats the table of proxies.
 pub(crate) fn proxies(rows: &[proxies::Row]) -> String {
     let mut text = String::from(
         "| before three replicas | CPU µs/request | ratio | p50 µs at 1,000/s | p99 µs |\n|---|--:|--:|--:|--:|\n",
@@ -147,7 +147,7 @@ pub(crate) fn proxies(rows: &[proxies::Row]) -> String {
     text
 }
 
-/// The table of a rate limit under ten times the load.
+/// Formats the table of a rate limit under ten times its load.
 pub(crate) fn overload(measured: &Overload) -> String {
     let Overload { admitted, p99, p99_ratio } = measured;
     format!(
@@ -157,7 +157,7 @@ pub(crate) fn overload(measured: &Overload) -> String {
     )
 }
 
-/// The table of neighbours.
+/// Formats the table of fairness between services.
 pub(crate) fn fairness(measured: &Fairness) -> String {
     let Fairness { place, alone, one, ten, one_ratio, ten_ratio } = measured;
     format!(
@@ -170,7 +170,7 @@ pub(crate) fn fairness(measured: &Fairness) -> String {
     )
 }
 
-/// The table of many services.
+/// Formats the table of many services.
 pub(crate) fn density(measured: &Density) -> String {
     let Density { services, first_answer, all_answer, cold, cost, idle, unloaded, reload } = measured;
     let ms = |duration: &Duration| duration.as_secs_f64() * 1e3;
@@ -188,7 +188,7 @@ pub(crate) fn density(measured: &Density) -> String {
     )
 }
 
-/// Bars of CPU time per request, readable on light and dark ground.
+/// Draws bars of CPU time per request, readable on light and dark backgrounds.
 pub(crate) fn picture(rows: &[Row]) -> String {
     let longest = rows.iter().map(|row| micros(row.cpu)).fold(0.0, f64::max);
     let (mut body, mut y, mut last) = (String::new(), 34.0, None);

@@ -1,4 +1,4 @@
-//! What a request costs, for each kind of server.
+//! The cost of a request, for each kind of server.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use super::load::{Target, paced, quantile};
 use super::servers::{self, Server, daemon, free, itself, on_path};
 use super::{Bench, median, progress};
 
-/// Requests a second at which latency is measured: far below what any of the servers can do.
+/// The rate, in requests per second, at which latency is measured: far below the capacity of every server.
 const RATE: u32 = 1000;
 
-/// A kind of server, and what was measured of it.
+/// A kind of server and its measurements.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     /// CPU time of a request.
     pub(crate) cpu: Duration,
-    /// Requests a second, as fast as it goes.
+    /// The maximum rate, in requests per second.
     pub(crate) rate: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
-    /// Bytes.
+    /// Bytes of memory.
     pub(crate) rss: u64,
 }
 
-/// How rows are grouped.
+/// The groups of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Native,
@@ -43,7 +43,7 @@ struct Sample {
     rss: u64,
 }
 
-/// What [`servers::wasmtime`] is told where that helps it most.
+/// The arguments of [`servers::wasmtime`] with which it is fastest.
 const TUNED: &[&str] = &[
     "-O",
     "pooling-allocator=y",

@@ -1,4 +1,4 @@
-//! What it costs to be seen: a line for every request, traces, and a collector that is not there.
+//! The cost of observing requests: a log line for each, traces, and traces whose collector is not reachable.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use super::load::{Target, paced, quantile};
 use super::servers::{self, Server, free, itself};
 use super::{Bench, median, progress};
 
-/// Requests a second at which latency is measured.
+/// The rate, in requests per second, at which latency is measured.
 const RATE: u32 = 1000;
 
-/// One way to run Lodge, beside one that nobody looks at.
+/// A configuration of Lodge, compared with one without logs and traces of requests.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// CPU time of a request, and its ratio to the same without.
+    /// CPU time of a request, and its ratio to that without logs and traces.
     pub(crate) cpu: Duration,
     pub(crate) cpu_ratio: f64,
     pub(crate) p99: Duration,

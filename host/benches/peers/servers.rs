@@ -1,4 +1,4 @@
-//! Servers under measurement: started here on loopback, ended when dropped.
+//! The servers under measurement. They are started on loopback, and ended when dropped.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::load::{Target, closed};
 
-/// How long a server may take until it answers. A thousand services compile for more than a minute.
+/// The maximum time until the first response. A thousand services compile for more than a minute.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A running server.
@@ -19,20 +19,20 @@ pub(crate) struct Server {
     child: Child,
 }
 
-/// An address that nobody listens on.
+/// Returns an address that nothing listens on.
 pub(crate) fn free() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("bound")
 }
 
-/// Keeps this thread, and whatever it starts, on one core.
+/// Restricts this thread, and the threads and processes that it starts, to one core.
 pub(crate) fn bind(core: usize) {
     let mut cores = CpuSet::new();
     cores.set(core);
     sched_setaffinity(None, &cores).expect("one of our own cores");
 }
 
-/// The cores for the server and for the load, where there are two.
+/// Returns a core for the server and one for the load, if there are two.
 pub(crate) fn cores() -> (Option<usize>, Option<usize>) {
     let ours = sched_getaffinity(None).expect("our own cores");
     let mut ours = (0..CpuSet::MAX_CPU).filter(|core| ours.is_set(*core));
@@ -43,9 +43,9 @@ pub(crate) fn cores() -> (Option<usize>, Option<usize>) {
 }
 
 impl Server {
-    /// Starts it, on one core if that is said, and waits until `path` answers 200.
+    /// Starts a server, on one core if given, and waits until `path` responds with 200.
     pub(crate) fn start(mut command: Command, target: &Target, core: Option<usize>) -> Result<Self, String> {
-        // Hosts that build errors per request would capture a backtrace for each.
+        // A host that builds an error for each request would capture a backtrace for each.
         command.env_remove("RUST_BACKTRACE").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let spawned = std::thread::scope(|scope| {
             let spawn = || {
@@ -74,18 +74,18 @@ impl Server {
         Target::new(self.address, path)
     }
 
-    /// Keeps all its threads on one core from now on.
+    /// Restricts all of its threads to one core.
     pub(crate) fn bind(&self, core: usize) {
         let mut cores = CpuSet::new();
         cores.set(core);
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
         for task in tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()) {
-            // A thread that has ended since needs no core.
+            // The thread may have ended since.
             let _ = sched_setaffinity(rustix::process::Pid::from_raw(task), &cores);
         }
     }
 
-    /// CPU time of all its threads so far, user and system; exact to a clock tick, 10 ms.
+    /// Returns the CPU time of all threads so far, user and system, with a resolution of a clock tick (10 ms).
     pub(crate) fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -93,7 +93,7 @@ impl Server {
         Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
     }
 
-    /// CPU time, and answers that it was spent on, while it is asked as fast as it goes; not at once, so that it is warm.
+    /// Sends requests at full rate, and returns the CPU time and the number of responses after a warm-up.
     pub(crate) fn spent(
         &self,
         target: &Target,
@@ -106,7 +106,7 @@ impl Server {
         Ok((self.cpu() - before, answered))
     }
 
-    /// Bytes of memory in use now.
+    /// Returns the bytes of memory in use.
     pub(crate) fn rss(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -121,25 +121,25 @@ impl Drop for Server {
     }
 }
 
-/// A program on PATH.
+/// Finds a program on PATH.
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
-/// The same, or a daemon where systems put those.
+/// Finds a program on PATH, or where systems install daemons.
 pub(crate) fn daemon(name: &str) -> Option<PathBuf> {
     on_path(name).or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|file| file.is_file()))
 }
 
-/// This program as one of the servers that it has in it.
+/// Returns the command that runs this program as one of its built-in servers.
 pub(crate) fn itself(mode: &str, address: SocketAddr, more: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--serve", mode, &address.to_string()]).args(more);
     command
 }
 
-/// `lodge serve` of a directory.
+/// Returns the command of `lodge serve` for a directory.
 pub(crate) fn lodge(directory: &Path, cache: &Path, address: SocketAddr) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lodge"));
     command.arg("serve").arg(directory).args(["--admin", "off", "--log-level", "error", "--cache-size", "16GiB"]);
@@ -147,14 +147,14 @@ pub(crate) fn lodge(directory: &Path, cache: &Path, address: SocketAddr) -> Comm
     command
 }
 
-/// `wasmtime serve` of one component.
+/// Returns the command of `wasmtime serve` for a component.
 pub(crate) fn wasmtime(program: &Path, wasm: &Path, address: SocketAddr, options: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(["serve", "--addr", &address.to_string(), "-Scli"]).args(options).arg(wasm);
     command
 }
 
-/// nginx that answers by itself, with one process.
+/// Returns the command of nginx with a static response and one process.
 pub(crate) fn nginx(program: &Path, scratch: &Path, address: SocketAddr) -> Command {
     let text = format!(
         "daemon off; master_process off; worker_processes 1; pid {0}/nginx.pid; error_log {0}/nginx.log;\n\
@@ -171,7 +171,7 @@ pub(crate) fn nginx(program: &Path, scratch: &Path, address: SocketAddr) -> Comm
     command
 }
 
-/// nginx before these replicas, with one process and kept connections.
+/// Returns the command of nginx as a proxy of these replicas, with one process and connections that stay open.
 pub(crate) fn nginx_before(program: &Path, scratch: &Path, address: SocketAddr, replicas: &[SocketAddr]) -> Command {
     let servers: String = replicas.iter().map(|replica| format!("server {replica}; ")).collect();
     let text = format!(
@@ -192,7 +192,7 @@ pub(crate) fn nginx_before(program: &Path, scratch: &Path, address: SocketAddr, 
     command
 }
 
-/// HAProxy before these replicas, with one thread and kept connections.
+/// Returns the command of HAProxy as a proxy of these replicas, with one thread and connections that stay open.
 pub(crate) fn haproxy_before(program: &Path, scratch: &Path, address: SocketAddr, replicas: &[SocketAddr]) -> Command {
     let servers = replicas.iter().enumerate().map(|(n, replica)| format!("  server r{n} {replica}\n"));
     let text = format!(
@@ -209,7 +209,7 @@ pub(crate) fn haproxy_before(program: &Path, scratch: &Path, address: SocketAddr
     command
 }
 
-/// A Go `net/http` handler, built here.
+/// Builds a Go `net/http` handler, and returns its command.
 pub(crate) fn go(program: &Path, scratch: &Path, address: SocketAddr) -> Result<Command, String> {
     let built = scratch.join("handler");
     let mut build = Command::new(program);

@@ -1,5 +1,5 @@
-//! What Lodge is made of, without Lodge: hyper alone, and wasmtime in hyper with nothing around it. Run as servers of their
-//! own by the same program.
+//! The parts of Lodge alone: hyper, and wasmtime in hyper without limits or policies. The benchmark program runs each
+//! as a server of its own.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -24,12 +24,12 @@ use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2, p3};
 
-/// A hyper handler and no WebAssembly: the floor.
+/// A hyper handler without WebAssembly: the lower bound.
 pub(crate) fn hyper(address: SocketAddr) {
     serve(address, |_| async { Response::new(Full::new(Bytes::from_static(b"Hello, World!"))) });
 }
 
-/// Takes whatever is posted.
+/// Reads any request body.
 pub(crate) fn collector(address: SocketAddr) {
     serve(address, |request| async {
         let _ = request.into_body().collect().await;
@@ -37,8 +37,8 @@ pub(crate) fn collector(address: SocketAddr) {
     });
 }
 
-/// A component, a new instance per request or the `same` ones again: no limits, no ids, no timeouts, no admission, no log.
-/// `concurrent` for wasi:http 0.3, which needs an engine that is.
+/// Serves a component: with a new instance per request or with the `same` ones again, without limits, ids, timeouts,
+/// admission and log. `concurrent` is for wasi:http 0.3, which needs an engine with that feature.
 pub(crate) fn embedded(address: SocketAddr, wasm: &Path, same: bool, concurrent: bool) {
     let mut pool = PoolingAllocationConfig::new();
     if PoolingAllocationConfig::is_pagemap_scan_available() {
@@ -148,7 +148,7 @@ where
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The body of the guest's answer, and the guest that is still writing it.
+/// The body of a guest's response, and the guest that still writes it.
 struct Answer {
     inner: WasiBody,
     work: Option<Work>,

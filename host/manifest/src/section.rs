@@ -1,6 +1,6 @@
 //! The sections of a manifest: every key at its top level, as a value.
 //!
-//! A [`Section`] says everything about its key. The reader of manifests, the list of known keys, "did you mean", the
+//! A [`Section`] describes its key completely. The reader of manifests, the list of known keys, "did you mean", the
 //! JSON Schema, the check of the docs, the admin API and `lodge inspect` go through [`SECTIONS`].
 
 use std::collections::BTreeMap;

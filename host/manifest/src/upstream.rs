@@ -213,7 +213,7 @@ impl Spec {
         with_defaults(KEYS, Self::blank())
     }
 
-    /// Returns the conflicts between values, each with its key. `said` tells whether a key is explicit.
+    /// Returns the conflicts between values, each with its key. `said` returns whether the manifest has a key.
     fn disagreements(&self, said: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
         let mut problems = Vec::new();
         let mut must = |holds: bool, key: &'static str, problem: &'static str| {

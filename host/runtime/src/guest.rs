@@ -76,7 +76,7 @@ impl Guest {
         &self.blueprint.deployment
     }
 
-    /// Returns what the guest's instances have in common.
+    /// Returns the properties that all instances of the guest share.
     pub(super) fn blueprint(&self) -> &Blueprint {
         &self.blueprint
     }

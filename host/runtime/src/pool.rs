@@ -13,7 +13,7 @@ use lodge_manifest::{Isolation, Manifest};
 
 /// The idle instances of one version.
 pub(super) struct WarmPool {
-    /// The number of requests that one instance may serve; 0 if the manifest wants a new instance for each request.
+    /// The number of requests that one instance may serve; 0 if the manifest requires a new instance for each request.
     max_uses: usize,
     /// How long an instance may be idle.
     max_idle: Duration,

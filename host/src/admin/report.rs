@@ -62,7 +62,7 @@ pub(super) fn details(target: &Target) -> ServiceDetails {
     }
 }
 
-/// Returns what is known of a service from its files, with what its component imports and its manifest grants or, for an
+/// Describes a service from its files, with the imports of its component and the grants of its manifest or, for an
 /// upstream, with its settings.
 fn full_info(target: &Target) -> ServiceInfo {
     let upstream = target.backend.upstream().map(|upstream| upstream.status());

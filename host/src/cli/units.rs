@@ -50,7 +50,7 @@ pub(super) fn count(count: u64, name: &str) -> String {
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Formats where a service answers: its routes, and its host name if it has one.
+/// Formats the addresses of a service: its routes, and its host name if it has one.
 pub(super) fn addresses(routes: &[String], host: &str) -> String {
     let routes = routes.join(", ");
     if routes.is_empty() || host.is_empty() { routes + host } else { format!("{routes} and {host}") }

@@ -27,7 +27,7 @@ use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
 
-/// Deploys services, and holds what their versions share.
+/// Deploys services, and owns the state that their versions share.
 pub struct Deployer {
     guests: Arc<GuestHost>,
     services: Services,

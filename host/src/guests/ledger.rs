@@ -1,4 +1,4 @@
-//! The difference between what is on disk and what is served, and what to do about it. Pure: no clock, no I/O.
+//! The difference between the files on disk and the served versions, and the actions that follow. Pure: no clock, no I/O.
 //!
 //! A service keeps its last good version until its file is gone or a better version is ready. Whatever the order of
 //! directory states, compilations and failures is, the result is what a restart would serve, plus the last good
@@ -45,7 +45,7 @@ struct LedgerEntry<G> {
     refused: Option<(Option<GuestSpec>, Refusal)>,
     /// Since when the file is gone.
     gone: Option<Instant>,
-    /// The files on disk, if they can be compiled and are not what is served.
+    /// The files on disk, if they can be compiled and differ from the served version.
     wanted: Option<GuestSpec>,
     /// The failed attempts at `wanted` that may be repeated, and when the next one may begin; unset until the next
     /// scan.
@@ -94,7 +94,7 @@ impl<G> Default for Ledger<G> {
 }
 
 impl<G: Clone> Ledger<G> {
-    /// Applies the result of a scan. Returns what is to be compiled, and what has changed at once.
+    /// Applies the result of a scan. Returns the files to compile, and the changes that take effect at once.
     pub fn see(&mut self, found: BTreeMap<String, ScannedService>, now: Instant) -> (Vec<GuestSpec>, Vec<Change>) {
         let (mut wanted, mut changes) = (Vec::new(), Vec::new());
         for (name, service) in &mut self.services {
@@ -290,7 +290,7 @@ impl<G> LedgerEntry<G> {
         self.held.as_ref().is_some_and(|(held, _)| held == spec) && self.bare.is_none_or(|since| now >= since + HELD)
     }
 
-    /// Drops what was to be served.
+    /// Discards the candidate.
     fn drop_pending(&mut self) {
         (self.compiling, self.held, self.bare) = (None, None, None);
         (self.wanted, self.attempts) = (None, (0, None));

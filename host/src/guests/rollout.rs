@@ -36,7 +36,7 @@ pub fn review(snapshot: &Snapshot) {
     }
 }
 
-/// Returns in what a version is worse than its service, if that is statistically certain.
+/// Returns the measure by which a version is worse than its service, if the difference is statistically significant.
 fn worse(version: &LastMinute, service: &LastMinute, rule: &Rollback) -> Option<String> {
     if version.requests < rule.minimum || service.requests < rule.minimum {
         return None;

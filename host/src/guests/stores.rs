@@ -17,7 +17,7 @@ use lodge_traffic::service::Service;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-/// The longest time that opening a store may take. A server that is away is asked again with the next attempt to deploy.
+/// The longest time that opening a store may take. If a server is unavailable, the next attempt to deploy connects again.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of all entries in memory, without a database.
@@ -111,7 +111,7 @@ impl Stores {
     }
 }
 
-/// Creates a directory that nobody else can read, if there is none.
+/// Creates a directory that only its owner can read, unless it exists.
 fn private_directory(path: &Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     #[cfg(unix)]

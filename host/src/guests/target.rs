@@ -68,7 +68,7 @@ impl InRotation for Target {
     }
 }
 
-/// The refusal of a version whose share is larger than what the others leave.
+/// The refusal of a version whose share exceeds the rest that the others leave.
 pub(super) fn too_much(target: &Target, left: Percent) -> Refusal {
     let wants = target.share().percent;
     let reason = format!("it wants {wants} of the requests, but other versions leave {left}");

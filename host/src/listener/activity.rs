@@ -69,7 +69,7 @@ struct State {
     cut: bool,
     /// When the host began to stop.
     stopping: Option<Instant>,
-    /// When hyper was told to finish.
+    /// When hyper's graceful shutdown began.
     finishing: Option<Instant>,
 }
 

@@ -27,7 +27,7 @@ use lodge_traffic::proxy::outbound::Outbound;
 pub struct Server {
     /// Responds to requests.
     pub handler: Arc<Handler>,
-    /// Counts connections, and tells them to finish when the host stops.
+    /// Counts connections, and signals them to finish when the host stops.
     pub drain: DrainGuard,
     /// The bounds of a connection.
     pub bounds: config::Listener,

@@ -1,4 +1,4 @@
-//! A request whose response may come from the cache, or may be stored in it or change what is stored.
+//! Requests that may get a stored response, whose response may be stored, or that may invalidate stored responses.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,15 +21,15 @@ use lodge_traffic::cache::{CacheFill, Lookup, ResponseCache, Settled, Unexpected
 /// How a request uses the cache.
 pub(super) struct CacheUse<'a> {
     pub(super) responses: &'a Arc<ResponseCache>,
-    /// The rules of the responses, and their URI as it was routed. `None` for a call: it is not answered from the cache, but
-    /// may change what is stored.
+    /// The rules of the route, and the URI to which they apply. `None` for a call, which gets no stored response but
+    /// may invalidate some.
     pub(super) rules: Option<(Rules, Uri)>,
 }
 
 /// Returns a stored response, or that of the service.
 ///
 /// # Errors
-/// As [`super::handle::handle`].
+/// Those of [`super::handle::handle`].
 pub(super) async fn handle<B: RequestBody>(
     routed: Routed<'_>,
     mut request: Request<B>,
@@ -38,7 +38,8 @@ pub(super) async fn handle<B: RequestBody>(
 ) -> Result<Response<Body>, RequestError> {
     let version = request.version();
     let deployment = routed.target.deployment();
-    // Futures that only some requests need are boxed, here and below: any other is part of one that is moved for each request.
+    // Futures that only some requests need are boxed here and below. Otherwise they would enlarge the future that is
+    // moved for each request.
     let mut fill = match rules {
         None => responses.invalidated_by_call(deployment, &request),
         Some((rules, uri)) => {
@@ -63,8 +64,8 @@ pub(super) async fn handle<B: RequestBody>(
     with_room(&again, version, response, deadline, record)
 }
 
-/// Sends a request once more, without conditions, after its service has confirmed another response than the one that the
-/// cache asked about. The request takes no second rate token, and has what is left of its first `limits.wall`, queues included.
+/// Sends a request again, without conditions, after the service has confirmed another response than the one in the
+/// cache. The request takes no second rate token, and has what is left of its first `limits.wall`, queues included.
 async fn dispatch_again(
     routed: &Routed<'_>,
     head: http::request::Parts,
@@ -92,7 +93,7 @@ async fn dispatch_again(
     }
 }
 
-/// Returns a stored response that stands for the service's failure, and counts that.
+/// Returns a stored response in place of the service's failure, and counts the failure.
 fn stale(
     response: Response<Body>,
     error: Option<RequestError>,
@@ -105,12 +106,12 @@ fn stale(
     response
 }
 
-/// Returns a response whose body may be a stored one, which other responses share. While there is no room for it in
-/// `listener.unsent`, it takes a slot of its service, until the `deadline` of the request, or for `limits.wall` if no request
-/// was sent to the service.
+/// Returns the response, whose body may be a stored one that other responses share. While `listener.unsent` has no room
+/// for it, it takes a slot of its service, until the `deadline` of the request, or for `limits.wall` if no request was
+/// sent to the service.
 ///
 /// # Errors
-/// When there is no such slot, or no time left.
+/// If there is no such slot, or no time left.
 fn with_room(
     routed: &Routed<'_>,
     version: Version,

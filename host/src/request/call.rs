@@ -1,7 +1,8 @@
-//! A call between services: the callee answers as it would a client, with a permit, limits, a record and a trace of its
-//! own, and no socket is between them.
+//! A call of a guest to another service of this host. The callee has its own permit, limits, record and trace, as for a
+//! client; no socket is involved.
 //!
-//! The callee runs beside its caller, and ends with the request when the caller drops that (`capabilities/outbox.rs`).
+//! The call is a future of its caller: when the caller drops its request, the callee is cancelled
+//! (`capabilities/outbox.rs`).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use lodge_runtime::capabilities::sandbox::{RequestContext, Sandbox};
 use lodge_runtime::outgoing::timeouts::{PipedBody, TimedBody, within};
 use lodge_runtime::outgoing::{Egress, LocalCalls, response_deadline};
 
-/// Frames of an answer that wait for the caller, besides the one that the callee has just made.
+/// Frames of a response that are buffered for the caller, besides the one that is being sent.
 const FRAMES: usize = 1;
 
 impl LocalCalls for Handler {
@@ -36,7 +37,7 @@ impl LocalCalls for Handler {
         Box::new(async move {
             egress.service.figures.calls.fetch_add(1, Relaxed);
             let end = response_deadline(&context);
-            // Pinned here: it is some kilobytes, and would be moved into the next future.
+            // Pinned in this future: it has some kilobytes, which would be moved into the future of `within`.
             let answering = pin!(answer(self, egress, host, context, request));
             let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
             complete(answered.map(|body| {
@@ -63,7 +64,8 @@ async fn answer(
     Ok(Response::from_parts(head, deliver(body).await?))
 }
 
-/// An answer that is all here is handed over, and the callee is done with. Another is made as the caller takes it.
+/// Converts the body of a callee's response. A complete body is handed over at once, which ends the callee; any other
+/// is streamed by a task, at the pace of the caller.
 async fn deliver(body: Body) -> Result<WasiBody, Error> {
     if body.size_hint().exact().is_some() {
         let whole = body.collect().await.map_err(|_| Error::HttpResponseIncomplete)?;
@@ -73,12 +75,12 @@ async fn deliver(body: Body) -> Result<WasiBody, Error> {
     let making = spawn(async move {
         let mut body = body;
         while let Some(frame) = body.frame().await {
-            // Cut short for a client, it is cut short for a caller: that it is not whole can be seen.
+            // The caller must see that the body is incomplete, as a client would.
             if frames.send(frame.map_err(|_| Error::HttpResponseIncomplete)).await.is_err() {
                 return;
             }
         }
-        // Counted and let go before the caller sees its end.
+        // The callee is counted and its permit returned before the caller sees the end.
         drop(body);
     });
     Ok(PipedBody::new(taken, making).boxed_unsync())

@@ -17,7 +17,7 @@ use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::Permit;
 
-/// An admitted request, except for its head and body.
+/// An admitted request, without its head and body.
 pub(super) struct Admitted<'a> {
     /// The version that responds.
     pub(super) target: &'a Target,
@@ -25,13 +25,13 @@ pub(super) struct Admitted<'a> {
     pub(super) permit: Permit,
     /// The client's address.
     pub(super) client: IpAddr,
-    /// What its guest's own requests depend on.
+    /// The context of the requests that its guest sends.
     pub(super) context: RequestContext,
-    /// Continues the request's trace.
+    /// Makes the trace context of requests to the backend.
     pub(super) tracer: &'a Tracer,
-    /// The room for complete responses: `listener.unsent`.
+    /// The budget of complete responses: `listener.unsent`.
     pub(super) unsent: &'a Arc<Budget>,
-    /// What is known of the request.
+    /// The record of the request.
     pub(super) record: &'a mut Record,
 }
 

@@ -1,7 +1,7 @@
-//! All ways in which a request can fail: the sum of the errors of the layers below, with the status and the reason of each.
+//! The errors of a request: the sum of the errors of the layers below, with the status and the reason of each.
 //!
-//! The text for clients is the `Display` of the error, where the error is defined. It never contains guest output, paths or host
-//! details. Those are in [`RequestError::detail`], which goes to the log under the same request id.
+//! The text for clients is the `Display` of the error, where the error is defined. It never contains guest output,
+//! paths or details of the host. Those are in [`RequestError::detail`], which is logged with the request id.
 
 use std::borrow::Cow;
 
@@ -18,10 +18,10 @@ use lodge_traffic::routing::router::Missed;
 use lodge_traffic::service::{FailureReport, Service};
 use lodge_traffic::upstreams::send::Failure;
 
-/// The reason why a request has no response from its service.
+/// The reason why a request gets no response from its service.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// HTTP does not allow the request.
+    /// The request violates HTTP.
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The request's head has more fields than the listener allows.
@@ -33,47 +33,48 @@ pub enum RequestError {
     /// The service is being compiled.
     #[error("the service is starting")]
     Starting,
-    /// The service's files are refused and there is no earlier version: the reason, and whether clients may see it.
+    /// The service's files are refused, and no earlier version is served. Contains the reason, and whether clients may
+    /// see it.
     #[error("the service is not available")]
     Refused(String, bool),
     /// An operator disabled the service.
     #[error("the service is disabled")]
     Disabled,
-    /// The chain of calls between services is too long, or an upstream turns out to be this host again.
+    /// The chain of calls between services is too long, or an upstream is this host.
     #[error(transparent)]
     TooManyHops(#[from] TooManyHops),
-    /// The body of the request is at fault.
+    /// The body of the request is too large, late or broken.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// The request was not admitted.
     #[error(transparent)]
     Admission(#[from] Refusal),
-    /// The service confirms a response that nobody has.
+    /// The service sent 304 (Not Modified) without a stored response to confirm.
     #[error(transparent)]
     NotModified(#[from] UnexpectedNotModified),
     /// The guest failed.
     #[error(transparent)]
     Guest(#[from] RunError),
-    /// No replica gave a response.
+    /// No replica responded.
     #[error(transparent)]
     Upstream(#[from] Failure),
-    /// A response that was being sent was not complete when the time of the request was used up.
+    /// The response was not complete at the deadline of the request.
     #[error("the service took too long")]
     WallTime,
 }
 
-/// How far a request came that failed.
+/// How far a failed request came.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Failed {
-    /// It was refused before a guest or a replica worked on it, or its client is at fault.
+    /// The request was refused before a guest or a replica worked on it, or the client is at fault.
     Before,
     /// A guest or a replica worked on it.
     At,
 }
 
 impl RequestError {
-    /// Returns the status, the reason, and how far the request came. The match is total: a new error does not compile until it
-    /// has them.
+    /// Returns the status, the reason, and how far the request came. The match has no wildcard, so a new error needs
+    /// all three.
     fn row(&self) -> (StatusCode, &'static str, Failed) {
         use Failed::{At, Before};
         match self {
@@ -129,12 +130,12 @@ impl RequestError {
         self.row().1
     }
 
-    /// Whether a guest or a replica worked on the request and failed; otherwise the request was refused before.
+    /// Whether a guest or a replica worked on the request and failed.
     pub fn reached_backend(&self) -> bool {
         self.row().2 == Failed::At
     }
 
-    /// Returns what the error says of the service; `None` if the request was refused or its client is at fault.
+    /// Returns the outcome that counts for the service; `None` if the request was refused or its client is at fault.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             _ if !self.reached_backend() => None,
@@ -144,7 +145,7 @@ impl RequestError {
         }
     }
 
-    /// Returns details for the operator that clients must not see.
+    /// Returns details for the operator, which clients must not see.
     pub fn detail(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Guest(error) => error.detail(),
@@ -155,7 +156,7 @@ impl RequestError {
         }
     }
 
-    /// Returns details that clients may see: for developers, while they work on the service.
+    /// Returns details that clients may see: `lodge dev` shows them to developers.
     pub fn explanation(&self) -> Option<&str> {
         if let Self::Refused(why, true) = self { Some(why) } else { None }
     }
@@ -165,12 +166,12 @@ impl RequestError {
         if let Self::Guest(RunError::Trapped(trap)) = self { &trap.frames } else { &[] }
     }
 
-    /// Returns the methods that are allowed, for the `Allow` header.
+    /// Returns the value of the `Allow` field: the allowed methods.
     pub fn allow(&self) -> Option<&str> {
         if let Self::Missed(Missed::Method(allow)) = self { Some(allow) } else { None }
     }
 
-    /// Returns the seconds after which a retry makes sense; `None` for errors that do not pass by themselves.
+    /// Returns the value of `Retry-After` in seconds; `None` if a retry is not expected to help.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
             Self::Admission(Refusal::Rate(status)) => Some(status.retry_after()),
@@ -187,7 +188,7 @@ impl RequestError {
         if let Self::Admission(Refusal::Rate(status)) = self { Some(status) } else { None }
     }
 
-    /// Whether the error is not logged for each request, because it comes in large numbers: a policy works as intended,
+    /// Whether the error is expected in large numbers and therefore not logged for each request: a policy refused it,
     /// or the service is starting or refused, which is logged once.
     pub fn is_policy(&self) -> bool {
         match self {
@@ -196,7 +197,8 @@ impl RequestError {
         }
     }
 
-    /// Counts the request for `service`, as refused or as failed. `headed` says that the response broke off after its head.
+    /// Counts the request for `service`, as refused or as failed. `headed` is whether the head of the response was sent
+    /// before.
     pub fn record(&self, service: &Service, request_id: &str, headed: bool) {
         if !headed && !self.reached_backend() {
             return service.record_refusal(self.reason());
@@ -213,7 +215,7 @@ impl FetchError for RequestError {
     }
 
     fn may_have_taken_effect(&self) -> bool {
-        // What is wrong with a body is only found when somebody reads it.
+        // Whether a body is broken is found only when a backend reads it.
         let read = matches!(self, Self::Body(_) | Self::Guest(RunError::Body(_)) | Self::Upstream(Failure::Body(_)));
         read || self.reached_backend()
     }
@@ -255,7 +257,7 @@ mod tests {
         }
     }
 
-    /// Errors that pass by themselves say when a retry makes sense.
+    /// Temporary errors have a `Retry-After`, permanent ones have none.
     #[test]
     fn what_passes_can_be_retried() {
         let after = |error: RequestError| error.retry_after();

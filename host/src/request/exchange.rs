@@ -1,5 +1,5 @@
-//! What surrounds every request, whether a connection brought it or a guest sent it: its id, its record, its trace. Failures
-//! become responses here, and nowhere else.
+//! Wraps every request, from a connection or from a guest: adds its id, its record and its trace. Failures become
+//! responses here, and nowhere else.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use lodge_runtime::body::RequestBody;
 use lodge_traffic::proxy::headers::{Peer, REQUEST_ID};
 
 impl Handler {
-    /// Answers a request of `peer`. `call` is the call between services, if the peer is a service of this host.
+    /// Returns the response to a request of `peer`. `call` is the call between services, if the peer is a service of
+    /// this host.
     pub fn answer<'a, B: RequestBody>(
         &'a self,
         peer: &'a Peer,
@@ -24,8 +25,9 @@ impl Handler {
         mut request: Request<B>,
     ) -> impl Future<Output = Response<Body>> {
         let client = peer.client(request.headers(), &self.trusted_proxies);
-        // A guest that reaches the listener from a trusted address is no proxy. A client can forge the mark of a guest, so
-        // policies have to admit both addresses. Rare, hence the box.
+        // A request with the mark of a guest from a trusted address does not come from a proxy, so its forwarding
+        // headers are not trusted. A client can forge the mark: policies must admit both addresses. This is rare, so it
+        // is boxed.
         let guest = peer.is_trusted() && self.via.is_from_guest(request.headers());
         let distrusted = guest.then(|| Box::new(peer.distrusted(client)));
         let client = distrusted.as_ref().map_or(client, |peer| peer.address());
@@ -36,7 +38,7 @@ impl Handler {
                 given.map_or_else(|| self.ids.request(), Arc::from)
             }
         };
-        // The id is made of hexadecimal digits, or was a header already.
+        // An id is a header value already, or hexadecimal digits, so this does not fail.
         let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
         request.headers_mut().insert(REQUEST_ID, id_header.clone());
         let version = request.version();
@@ -62,7 +64,7 @@ impl Handler {
         let reserve = Reserve { version, unsent: &self.unsent };
         let bytes = problem.body().size_hint().exact().unwrap_or_default();
         if !problem.body_mut().count(bytes.try_into().unwrap_or(usize::MAX), reserve) {
-            // The status says most of it, and a head needs no window.
+            // Without room for the text, only the head is sent: it has the status and is not subject to flow control.
             *problem.body_mut() = Body::text(None);
         }
         problem
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
     use crate::request::mirror::AnyBody;
 
-    /// The future is moved several times before it is polled, for every request.
+    /// The future is moved several times for every request before it is first polled.
     #[test]
     fn the_future_of_a_request_is_small() {
         fn size<R>(_: impl FnOnce(&'static Handler, &'static Peer, Request<AnyBody>) -> R) -> usize {

@@ -1,4 +1,4 @@
-//! A request to a service whose replicas are elsewhere: there and back, streamed both ways.
+//! Forwards a request to a replica of an upstream. Both bodies are streamed.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -29,21 +29,22 @@ use lodge_traffic::upstreams::send::{Attempt, Failure, UpstreamResponse};
 use lodge_traffic::upstreams::transport::{AnyBody, BoxError, ReceivedBody};
 use lodge_traffic::upstreams::upload_wait::UploadWait;
 
-/// Frames of an answer that are waited for with its head, if they are here: a short one has its body and its end.
+/// The most frames of a response that are taken together with its head, if they have arrived: enough for a short body
+/// and its end.
 const PRIMING: usize = 3;
 
-/// The body of a replica's answer, on its way to the client.
+/// The body of a replica's response, on its way to the client.
 pub struct Relay {
     body: ReceivedBody<AnyBody>,
-    /// Came with the head.
+    /// The frames that arrived together with the head.
     early: VecDeque<Frame<Bytes>>,
     ended: bool,
     attempt: Attempt,
-    /// The client's body, which may still be on its way.
+    /// The upload of the client's body, which may still be in progress.
     upload_wait: Option<Arc<UploadWait>>,
 }
 
-/// The client's body on its way to a replica, within the service's limit.
+/// The client's body on its way to a replica, limited by `limits.request_body`.
 struct Upload<B> {
     inner: B,
     left: usize,
@@ -51,18 +52,18 @@ struct Upload<B> {
     upload_wait: Arc<UploadWait>,
 }
 
-/// What a replica answered.
+/// The result of forwarding a request.
 pub enum Forwarded {
-    /// A head, a body that comes, and what the replica has had of its client's body.
+    /// A response, and how much of the client's body the replica has received.
     Answer(response::Parts, Relay, admission::Upload),
-    /// That the connection becomes something else.
+    /// A switch of protocols.
     Switch(response::Parts, Tunnel),
 }
 
-/// Has a replica answer, which is told where the request stands in its trace, and how many calls led to it.
+/// Returns the response of a replica. `onward` is the trace context that the replica receives.
 ///
 /// # Errors
-/// When none does, or the request has come through here too often.
+/// If no replica responds, or if `Via` shows too many passes through this host.
 pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
     mut request: Request<B>,
@@ -93,12 +94,12 @@ pub async fn forward<B: RequestBody>(
             let ours = ours.filter(|ours| ours.allows(response.headers()));
             let (ours, place) = ours
                 .zip(place)
-                .ok_or_else(|| Failure::Response("it switches to a protocol that nobody asked for".into()))?;
+                .ok_or_else(|| Failure::Response("it switched to a protocol that the client did not request".into()))?;
             let held = Held::new(attempt, place);
             Ok(Forwarded::Switch(response.into_parts().0, Tunnel::new(ours, theirs, held, upstream.spec().idle)))
         }
         Ok(UpstreamResponse { response, .. }) if !(200..=599).contains(&response.status().as_u16()) => {
-            Err(Failure::Response(format!("it answers with status {}", response.status().as_u16())).into())
+            Err(Failure::Response(format!("it responded with status {}", response.status().as_u16())).into())
         }
         Ok(UpstreamResponse { response, attempt }) => {
             let (head, body) = response.into_parts();
@@ -121,7 +122,7 @@ pub async fn forward<B: RequestBody>(
 }
 
 impl Relay {
-    /// The next frame; `None` only when the replica has ended its answer properly.
+    /// Polls for the next frame. `None` means that the replica has completed the response.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Some(frame) = self.early.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
@@ -135,8 +136,8 @@ impl Relay {
         Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broken(&error))))
     }
 
-    /// Takes what is here already: an answer that is whole needs no watchdog, and one that breaks off at once is a failure
-    /// that can still be told.
+    /// Takes the frames that have arrived. A response that is complete needs no watchdog, and one that breaks off at
+    /// once can still become a problem response.
     fn prime(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.ended = self.body.is_end_stream();
         while !self.ended && self.early.len() < PRIMING {
@@ -148,35 +149,35 @@ impl Relay {
         Ok(())
     }
 
-    /// What it means that the answer is not complete when the time of the request is up.
+    /// Returns the error for a response that is incomplete at the deadline.
     pub fn late(&self) -> RequestError {
         let clients = self.upload_wait.as_ref().is_some_and(|upload_wait| upload_wait.is_client_slow());
         if clients { BodyError::Late.into() } else { RequestError::WallTime }
     }
 
     fn broken(&mut self, error: &hyper::Error) -> Failure {
-        let cause = format!("its answer broke off: {error}");
+        let cause = format!("its response broke off: {error}");
         self.attempt.record_broken_body(&cause);
         Failure::Response(cause)
     }
 
-    /// Bytes of a body whose frames are all here.
+    /// Returns the bytes of a complete body; `None` if frames may follow.
     pub fn size(&self) -> Option<usize> {
         self.ended.then(|| self.early.iter().filter_map(Frame::data_ref).map(Bytes::len).sum())
     }
 
-    /// The frames that are here. The replica is let go.
+    /// Returns the frames of a complete body, and releases the replica.
     pub fn into_frames(self) -> VecDeque<Frame<Bytes>> {
         self.early
     }
 
-    /// Bytes still to come, when that is known.
+    /// Returns the bytes that are left, if known.
     pub fn exact_size(&self) -> Option<u64> {
         let mut early = 0_u64;
         for frame in &self.early {
             early = early.checked_add(frame.data_ref()?.len() as u64)?;
         }
-        // What the replica says is still to come may be any number.
+        // The replica announces the size, so the sum may overflow.
         if self.ended { Some(early) } else { early.checked_add(self.body.size_hint().exact()?) }
     }
 }

@@ -1,4 +1,4 @@
-//! The request path, whole. Every step returns what the next one needs, or an error.
+//! The whole request path. Every step returns what the next one needs, or an error.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,10 +29,10 @@ use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::{Match, Missed};
 use lodge_traffic::routing::split::Split;
 
-/// Methods that a service can be asked for; CONNECT is for proxies.
+/// The methods that services may handle. CONNECT is not among them: it is for proxies.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
-/// Where a request goes.
+/// A request with the service and version that handle it.
 pub(super) struct Routed<'a> {
     pub(super) handler: &'a Handler,
     pub(super) caller: &'a Caller<'a>,
@@ -50,9 +50,9 @@ pub(super) struct Routed<'a> {
 
 /// A request in canonical form.
 enum Arrived<'a, B> {
-    /// For the host itself, which only `OPTIONS *` is.
+    /// For the host itself: `OPTIONS *`.
     Host,
-    /// For a service, without the cache.
+    /// For a service. The response is neither stored nor read from the cache.
     Direct(Routed<'a>, Request<B>),
     /// For a service, through the cache.
     Cached(Routed<'a>, Request<B>, CacheUse<'a>),
@@ -68,8 +68,9 @@ pub fn handle<'a, B: RequestBody>(
     request: Request<B>,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
-    // Done before there is a future, and matched without `?`: a future has room of its own for every value that is borrowed or
-    // moved in parts before it waits, and this one is moved for each request. It has 3.1 KB so, and had 4.7 KB.
+    // Computed before the future exists, and matched without `?`: a future stores every value that is borrowed or
+    // partly moved before it waits, and this one is moved for each request. It has 3.1 KB this way, and 4.7 KB
+    // otherwise.
     let arrived = arrive(handler, caller, request, record);
     async move {
         match arrived {
@@ -109,7 +110,7 @@ fn arrive<'a, B: RequestBody>(
     check_content_length(&routed.target, &head.headers, &body)?;
     let request = Request::from_parts(head, body);
     Ok(match &handler.responses {
-        // A call is not answered from the cache, but it may change what is stored.
+        // A call gets no stored response, but it may invalidate some.
         Some(responses) if rules.is_some() || caller.call.is_some() => {
             Arrived::Cached(routed, request, CacheUse { responses, rules })
         }
@@ -117,7 +118,7 @@ fn arrive<'a, B: RequestBody>(
     })
 }
 
-/// Admits a request and sends it to its service, and a copy of it to another version if it is to be mirrored.
+/// Admits a request and sends it to its service. If the request is mirrored, also sends a copy to another version.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 pub(super) fn admit_and_dispatch<B: RequestBody>(
     routed: Routed<'_>,
@@ -136,7 +137,7 @@ pub(super) fn admit_and_dispatch<B: RequestBody>(
     }
 }
 
-/// Waits until a request with these headers may run.
+/// Waits until the request may run.
 async fn admit<'a>(
     routed: &'a Routed<'_>,
     headers: &http::HeaderMap,
@@ -156,7 +157,7 @@ async fn admit<'a>(
 }
 
 impl Routed<'_> {
-    /// Returns what is sent to the service with a request that was admitted and has time until `deadline`.
+    /// Returns the input of [`dispatch`] for a request with this permit and deadline.
     pub(super) fn admitted<'a>(&'a self, permit: Permit, deadline: Instant, record: &'a mut Record) -> Admitted<'a> {
         let Handler { tracer, unsent, .. } = self.handler;
         let request_id = Arc::clone(record.request_id());
@@ -165,8 +166,8 @@ impl Routed<'_> {
     }
 }
 
-/// Finds the service and the version for a request, and the rules of its responses in the cache, for this URI. One snapshot per request, released before the first wait: a slow guest
-/// must not keep an old snapshot alive.
+/// Finds the service and the version for a request, and the cache rules of its route with the URI that they apply to.
+/// Reads one snapshot, and releases it before the first wait: a slow guest must not keep an old snapshot in memory.
 fn route<'a>(
     handler: &'a Handler,
     caller: &'a Caller<'a>,
@@ -177,7 +178,7 @@ fn route<'a>(
     let snapshot = handler.current.snapshot();
     let names = handler.service_hosts.admits(arrival.local);
     let found = find(&snapshot, caller, head, names);
-    // A catch-all route of another service must not respond for a service that does not.
+    // If the service of a path is absent, a catch-all route of another service must not handle the request.
     if !snapshot.absent.is_empty()
         && let Some(error) = absent(&snapshot, caller, (head, names, found.is_ok()), handler.explains)
     {
@@ -203,18 +204,19 @@ fn route<'a>(
             }
             let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
             let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
-            // A request that returned over the network is as deep as one that was called as often.
+            // The depth includes the passes through this host that `Via` shows, for requests that return over the
+            // network.
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
             Ok((Routed { handler, caller, target, route, mirror, judged, depth }, rules))
         }
-        // The directory was not looked at yet.
+        // Before the first scan of the directory.
         Err(Missed::Route) if snapshot.generation == 0 => Err(RequestError::Starting),
         Err(missed) => Err(missed.into()),
     }
 }
 
-/// Returns the error for a request to a service that is starting or refused. A call goes by a name, so nothing can be `found`
-/// in its place.
+/// Returns the error for a request to a service that is starting or refused. `found` is whether a service was found;
+/// for a call it is the one that the call names.
 fn absent(
     snapshot: &Snapshot,
     caller: &Caller<'_>,
@@ -246,7 +248,7 @@ fn find<'a>(
         return snapshot.router.find(authority, head.uri.path(), &head.method, names);
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
-    // Stored responses are for clients: a service may respond to a guest differently, and no header says so.
+    // No cache rules: a service may respond to a guest differently, and no `Vary` expresses that.
     Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None })
 }
 

@@ -1,4 +1,4 @@
-//! What every request needs, and who sent it.
+//! The parts of the host that every request uses, and the sender of a request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,35 +19,35 @@ use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::proxy::via::Via;
 use lodge_traffic::service::Service;
 
-/// What a request needs, wherever it comes from.
+/// The parts of the host that requests use.
 pub struct Handler {
-    /// What is served.
+    /// The snapshot of what is served.
     pub current: Current,
-    /// Peers that are believed.
+    /// The peers whose forwarding headers are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// Which clients may use the hosts that services have by their names.
+    /// The clients that may reach a service by its host name.
     pub service_hosts: ServiceHosts,
-    /// Where ids come from.
+    /// Generates request ids.
     pub ids: Ids,
-    /// Where requests are counted that no service owns.
+    /// Counts requests that no service is known for.
     pub nobody: Arc<Service>,
-    /// What is counted of the host.
+    /// The counters of the host.
     pub metrics: Arc<Metrics>,
-    /// Who follows them through many hosts.
+    /// Starts and exports traces.
     pub tracer: Tracer,
-    /// Who wants to know of requests.
+    /// The log.
     pub logs: Arc<Logs>,
-    /// What the host is called by who gets its requests.
+    /// The name of this host in `Via`.
     pub via: Arc<Via>,
-    /// Whether clients are told why a file is refused.
+    /// Whether clients see the reason why a service's files are refused.
     pub explains: bool,
-    /// Answers that are kept, if any are.
+    /// The response cache, unless `responses.memory` is 0.
     pub responses: Option<Arc<ResponseCache>>,
     /// The bytes of complete responses that are not written yet: `listener.unsent`.
     pub unsent: Arc<Budget>,
 }
 
-/// Who sent a request. It is resolved once, when the request arrives.
+/// The sender of a request. Resolved once, when the request arrives.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {
     /// The peer of the connection, or the service of this host that sent the request.
@@ -58,20 +58,21 @@ pub struct Caller<'a> {
     pub client: IpAddr,
 }
 
-/// A guest's request to another service of its host, and what it takes along.
+/// A request of a guest to another service of its host.
 pub struct Call<'a> {
-    /// The host whose routes it goes by.
+    /// The host name that selects the service.
     pub host: &'a str,
-    /// The id of the request that the caller is at work on.
+    /// The id of the request that the calling guest handles. The call has the same id.
     pub request_id: Arc<str>,
-    /// When the caller's own time is up.
+    /// The deadline of the calling request.
     pub deadline: Instant,
-    /// How many calls there were before it, and itself.
+    /// The number of calls that led here, this one included.
     pub depth: usize,
 }
 
 impl Caller<'_> {
-    /// Returns a request with these headers as the policies of its service see it, by the route with this number.
+    /// Returns what the policies of a service see of a request with these headers. `route` is the number of the route
+    /// that matched.
     pub fn view<'a>(&self, headers: &'a HeaderMap, route: usize) -> RequestView<'a> {
         RequestView { client: self.client, claimed: self.peer.claimed(), inside: self.call.is_some(), headers, route }
     }

@@ -1,5 +1,5 @@
-//! Shadow traffic: a version that is shown a request which another answers. It never costs the client anything: the copy
-//! runs only if there is a place at once, is cut off when it does not keep up, and what it answers is thrown away.
+//! Mirroring: a second version receives a copy of a request, and its response is discarded. The client never waits for
+//! the copy: the copy runs only if a slot is free at once, and is aborted when it reads more slowly than the original.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -23,19 +23,20 @@ use lodge_base::telemetry::traces::{Trace, Tracer};
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 
-/// Frames of a body that the copy may be behind. hyper reads at most 512 KiB into one, and usually 8.
+/// The most frames by which the copy may be behind the original. A frame has at most 512 KiB (hyper's read buffer),
+/// usually 8 KiB.
 const BEHIND: usize = 64;
 
-/// A body of either.
+/// The body of a mirrored request, or of its copy.
 pub type AnyBody = UnsyncBoxBody<Bytes, Error>;
 
-/// The client's body on its way to who answers.
+/// The original body, which also sends its frames to the copy.
 struct Original<B> {
     inner: B,
     copy: Option<Sender<Part>>,
 }
 
-/// What who is shown gets of it.
+/// The body of the copy.
 struct Copy {
     parts: Receiver<Part>,
     ended: bool,
@@ -47,7 +48,7 @@ enum Part {
     End,
 }
 
-/// The request, and a copy of it that gets its body as the original is read.
+/// Splits a request into the original and a copy. The copy receives the body as the original is read.
 pub fn duplicate<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Request<AnyBody>) {
     let (head, inner) = request.into_parts();
     let hint = inner.size_hint();
@@ -58,13 +59,13 @@ pub fn duplicate<B: RequestBody>(request: Request<B>) -> (Request<AnyBody>, Requ
     let copy = Copy { parts, ended: false, hint };
     let original = Original { inner, copy: Some(sender) };
     let mut shown = head.clone();
-    // The client's connection among them, should it want to become something else: there is only one.
+    // The extensions include the client's connection for a protocol switch, which only the original may use.
     shown.extensions.clear();
     (Request::from_parts(head, original.boxed_unsync()), Request::from_parts(shown, copy.boxed_unsync()))
 }
 
-/// Sends the copy of a request to a version, and counts the result for that version. The copy is in no trace, nor is what the
-/// version sends on: it would look like a part of the original request.
+/// Sends the copy of a request to a version, and counts the result for that version. Neither the copy nor requests that
+/// the version sends are traced: they would appear as a part of the original request.
 pub async fn run(
     (target, route, judged): (Arc<Target>, Arc<str>, bool),
     request: Request<AnyBody>,
@@ -76,14 +77,14 @@ pub async fn run(
     record.set_route(target.deployment(), &route);
     let places = target.shadow.as_ref().unwrap_or(&target.admission);
     let permit = match places.try_admit(record.start()) {
-        // Of what its service is not judged by it is not either: a client could choose that.
+        // Not compared with the service where the original is not: a client could choose such requests on purpose.
         Ok(mut permit) => {
             if judged {
                 permit.judge(&target.deployment().service.figures.judged, record.start());
             }
             permit
         }
-        // The version has done nothing wrong, and made no answer.
+        // The version has not failed, so its comparison does not count this.
         Err(refusal) => return record.dismiss(&refusal.into()),
     };
     let (tracer, target) = (Tracer::off(), &*target);
@@ -108,13 +109,13 @@ impl<B: RequestBody> Body for Original<B> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         let part = match &frame {
             Some(Ok(frame)) => Some(Part::Frame(copied(frame))),
-            // The copy breaks off, too.
+            // The copy must be aborted as well.
             Some(Err(_)) => None,
             None => Some(Part::End),
         };
         let kept = part.is_some_and(|part| self.copy.as_ref().is_some_and(|copy| copy.try_send(part).is_ok()));
         if kept && self.inner.is_end_stream() {
-            // Nobody needs to ask again, and then nobody would tell the copy.
+            // The reader may stop here without polling for the end, so the copy gets the end now.
             let _ = self.copy.as_ref().map(|copy| copy.try_send(Part::End));
         }
         if !kept {
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
     use lodge_traffic::proxy::upgrade::{ClientUpgrade, OfferedProtocols};
 
-    /// There is one connection to the client, and it is for who answers.
+    /// The request has one connection, which belongs to the original.
     #[test]
     fn the_copy_cannot_take_the_connection() {
         let request = Request::get("/").header(header::CONNECTION, "upgrade").header(header::UPGRADE, "websocket");

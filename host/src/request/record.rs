@@ -1,5 +1,5 @@
-//! What is known of one request. The record travels with the response. When the response ends (complete, broken off, or
-//! abandoned by its client), the record updates the metrics, writes the log line and ends the span.
+//! The record of one request. It travels with the response. When the response ends (complete, aborted, or dropped by
+//! its client), the record updates the metrics, writes the log line and ends the span.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,24 +26,24 @@ const PHASES: usize = 5;
 pub struct Record {
     start: Instant,
     request_id: Arc<str>,
-    /// How long it waited for the response to another request.
+    /// The time that it waited for the response to another request.
     waited: Duration,
-    /// The service, once that is known.
+    /// The service, once it is known.
     service: Option<Arc<Service>>,
-    /// The status that was sent.
+    /// The status of the response.
     status: Option<StatusCode>,
     /// The bytes of the response body so far.
     sent: u64,
     complete: bool,
-    /// The client took too little of the response.
+    /// The client read too little of the response.
     stalled: bool,
     reason: Option<&'static str>,
-    /// Only if request lines are logged.
+    /// Present only if request lines are logged.
     details: Option<Box<Details>>,
     trace: Trace,
 }
 
-/// What the log line of a request needs in addition.
+/// Further fields of the log line.
 struct Details {
     logs: Arc<Logs>,
     began: SystemTime,
@@ -53,7 +53,7 @@ struct Details {
     headers: Vec<(HeaderName, String)>,
     received: Option<u64>,
     version: Option<Arc<str>>,
-    /// When each phase began, and the number of those that have.
+    /// The begin of each phase, and the number of phases that have begun.
     phases: [(Phase, Instant); PHASES],
     begun: usize,
 }
@@ -93,12 +93,13 @@ impl Record {
         }));
     }
 
-    /// Returns when the head arrived or, if the request waited for the response to another one in vain, when that wait ended.
+    /// Returns when the head arrived. If the request waited in vain for the response to another one, returns when that
+    /// wait ended.
     pub fn start(&self) -> Instant {
         self.start + self.waited
     }
 
-    /// Returns the request id, as the client and the log have it.
+    /// Returns the request id, as in the response and in the log.
     pub fn request_id(&self) -> &Arc<str> {
         &self.request_id
     }
@@ -111,7 +112,7 @@ impl Record {
         self.trace.set_request(head, client, &self.request_id);
     }
 
-    /// Records that the host responds itself: the request counts for `nobody`.
+    /// Records that the host itself responds. The request counts for `nobody`.
     pub fn set_host_response(&mut self, nobody: &Arc<Service>) {
         self.service = Some(Arc::clone(nobody));
     }
@@ -130,7 +131,7 @@ impl Record {
         }
     }
 
-    /// Records that the request was admitted. Returns since when it may run.
+    /// Records that the request was admitted. Returns when its time limit begins.
     pub fn record_admission(&mut self, permit: &Permit) -> Instant {
         let waited = permit.queue_wait();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
@@ -158,13 +159,13 @@ impl Record {
         self.begin_phase(Phase::Body);
     }
 
-    /// Records that a request was refused to which nobody waits for a response.
+    /// Records the refusal of a mirrored copy, for which there is no response.
     pub fn dismiss(mut self, error: &RequestError) {
         self.record_failure(error);
         self.complete = true;
     }
 
-    /// Records why the service gave no response.
+    /// Records the error that replaces the service's response.
     pub fn record_failure(&mut self, error: &RequestError) {
         self.reason = Some(error.reason());
         if let Some(service) = &self.service {
@@ -172,7 +173,8 @@ impl Record {
         }
     }
 
-    /// Records and logs why there is no response from a service. The failure counts for `nobody` if no service is known.
+    /// Records and logs the error that replaces the service's response. The failure counts for `nobody` if no service
+    /// is known.
     pub fn report_failure(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
         self.service.get_or_insert_with(|| Arc::clone(nobody));
         self.record_failure(error);
@@ -198,12 +200,12 @@ impl Record {
         self.complete = true;
     }
 
-    /// Records that, if the response is cut off from now on, the reason is that its client took too little of it.
+    /// Records that the client reads too slowly, which is then the reason if the response is cut off.
     pub fn set_stalled(&mut self) {
         self.stalled = true;
     }
 
-    /// Records that the response breaks off, unless it is complete.
+    /// Records that the response is aborted, unless it is complete.
     pub fn record_abort(&mut self, error: &RequestError) {
         if self.complete {
             return;
@@ -243,7 +245,7 @@ impl Drop for Record {
         if let Some(details) = &self.details {
             details.write_line(self, service, took);
         }
-        // A trace that is not finished reports by itself that the request was cancelled.
+        // A trace that is dropped without an outcome reports that the request was cancelled.
         if self.complete {
             let (error, bytes_out) = (self.reason, self.sent);
             std::mem::take(&mut self.trace).finish(Outcome { error, bytes_out, ..Outcome::default() });

@@ -1,11 +1,12 @@
 //! The response on its way to the client.
 //!
-//! A response that is complete needs no sandbox: its [`Permit`] is given back at once, and until the last byte is written its
-//! bytes count against `listener.unsent`. Any other body owns the permit and the running guest, or the replica, until its last
-//! frame, or until the time of the service is up. So does a complete one while `listener.unsent` is full.
+//! A complete response needs no sandbox: its [`Permit`] is returned at once, and its bytes count against
+//! `listener.unsent` until the last one is written. Any other body holds the permit and the running guest or the
+//! replica until its last frame or until the deadline of the request. A complete response for which `listener.unsent`
+//! has no room does the same.
 //!
-//! A body ends in one of three ways: complete; aborted, so that the client can tell (h1: closed without the last chunk, h2:
-//! RST_STREAM); or dropped by a client that went away, which cancels the guest.
+//! A body ends in one of three ways: complete; aborted, which the client can detect (HTTP/1.1: closed without the last
+//! chunk, HTTP/2: RST_STREAM); or dropped because the client disconnected, which cancels the guest.
 
 mod recorded;
 mod streamed;
@@ -36,62 +37,63 @@ use lodge_traffic::proxy::headers::{self, Malformed};
 use lodge_traffic::proxy::outbound::{Hold, Outbound};
 use lodge_traffic::proxy::upgrade;
 
-/// Among the extensions of an answer after which nothing that comes on its connection can be believed.
+/// An extension of responses after which the connection must be closed, because its framing is not reliable.
 #[derive(Clone, Copy, Debug)]
 pub struct Last;
 
-/// Bytes that a response takes besides its body while it waits for the window of its HTTP/2 stream: the task of the stream,
-/// its state in h2, the head.
+/// Bytes charged for a response besides its body while it waits for the window of its HTTP/2 stream: the task of the
+/// stream, its state in h2, the head.
 const STREAM: usize = 8 << 10;
 
-/// A complete response of at most so many bytes over HTTP/1.1 does not count: a connection has one, and buffers that much.
+/// Complete responses of at most this many bytes are not charged over HTTP/1.1: a connection sends one at a time, and
+/// buffers as many bytes in any case.
 const BUFFERED: usize = 8 << 10;
 
-/// What a response depends on of its request and its host.
+/// The properties of the request and the host that a response depends on.
 pub struct Exchange<'a> {
     /// The request's method.
     pub method: Method,
-    /// When the service's time is up.
+    /// The deadline of the request.
     pub deadline: Instant,
-    /// Where the response has room once it is complete.
+    /// The budget for the response once it is complete.
     pub reserve: Reserve<'a>,
 }
 
-/// `listener.unsent`, the bytes of complete responses that are not written yet, for the response to one request.
+/// The budget `listener.unsent` for the response to one request.
 #[derive(Clone, Copy)]
 pub struct Reserve<'a> {
     /// The version of the request.
     pub version: Version,
-    /// The room of all responses.
+    /// The budget of all responses.
     pub unsent: &'a Arc<Budget>,
 }
 
-/// What hyper sends, and what is known of the request that it answers.
+/// The body of a response as hyper polls it, with the record of its request.
 pub struct Body {
     source: Source,
-    /// For the bytes of a complete response.
+    /// The room of a complete response in `listener.unsent`.
     room: Option<Reservation>,
     record: Option<Record>,
-    /// Writes it down for others.
+    /// Copies the frames to the cache.
     recorder: Option<Recorder>,
 }
 
 enum Source {
-    /// A text of the host, or a stored body.
+    /// A text of the host, or a stored body without a permit.
     Text(Option<Bytes>),
-    /// Every frame of a complete response: the usual case, and the cheap one.
+    /// All frames of a complete response. The usual case, and the cheapest.
     Whole(VecDeque<Frame<Bytes>>),
-    /// A response that is still being made, or that there is no room for.
+    /// A response that is incomplete, or for which `listener.unsent` has no room.
     Streamed(Streamed),
 }
 
 impl Exchange<'_> {
-    /// Whether the response has no body, whatever its head says.
+    /// Whether the response has no body, whatever its header says.
     fn is_bodiless(&self, status: StatusCode) -> bool {
         self.method == Method::HEAD || is_headless(status)
     }
 
-    /// The body of a response that has one. If it is complete and there is room for it, the permit is given back.
+    /// Returns the body to send. If it is complete and there is room for it, the permit is returned.
     fn send(&self, head: &mut http::response::Parts, body: Live, permit: Permit) -> Body {
         let whole = body.size();
         if let Some(room) = whole.and_then(|size| self.reserve.room(size)) {
@@ -107,7 +109,8 @@ impl Exchange<'_> {
 }
 
 impl Reserve<'_> {
-    /// Room for a complete response of so many bytes: `Some(None)` where it needs none, `None` where there is none.
+    /// Reserves room for a complete response of this many bytes. `Some(None)` if it needs none, `None` if there is
+    /// none.
     pub fn room(self, bytes: usize) -> Option<Option<Reservation>> {
         let needs = match self.version {
             Version::HTTP_2 => bytes.saturating_add(STREAM),
@@ -118,10 +121,10 @@ impl Reserve<'_> {
     }
 }
 
-/// The response of a guest. Its permit learns from it.
+/// Converts the result of a guest to a response, and records it in the permit.
 ///
 /// # Errors
-/// When there is none, or its head cannot go on the wire.
+/// If the guest failed, or its response has a head that cannot be sent.
 pub fn holding(
     mut permit: Permit,
     answer: Result<GuestResponse, RunError>,
@@ -144,10 +147,10 @@ pub fn holding(
     Ok(Response::from_parts(head, body))
 }
 
-/// The response of a replica. Its permit learns from it.
+/// Converts the result of an upstream to a response, and records it in the permit.
 ///
 /// # Errors
-/// When there is none.
+/// If no replica responded.
 pub fn relaying(
     mut permit: Permit,
     answer: Result<Forwarded, RequestError>,
@@ -177,10 +180,10 @@ pub fn relaying(
     Ok(Response::from_parts(head, body))
 }
 
-/// Makes the head of a guest's or a replica's response one of this host's own: in the client's version of HTTP and not in the
-/// replica's (RFC 9112, 2.3), without fields for the next hop, and without a length that the status does not allow. With 101
-/// and 204 there is none (RFC 9110, 8.6); a 205 has no content, and a client that believed its length would take the next
-/// response on the connection for its body.
+/// Makes the head of a guest's or a replica's response one of this host: HTTP/1.1 whatever the replica's version (RFC
+/// 9112, 2.3), without hop-by-hop fields, and without a `Content-Length` that the status does not allow. RFC 9110, 8.6
+/// forbids it with 101 and 204. A 205 has no content, and a client that relies on the length would take the next
+/// response on the connection for the body.
 fn take_over(head: &mut http::response::Parts) {
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
@@ -189,7 +192,7 @@ fn take_over(head: &mut http::response::Parts) {
     }
 }
 
-/// A failure as a response: RFC 9457 problem details.
+/// Converts an error to a response with problem details (RFC 9457).
 pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     let status = error.status();
     let mut text = serde_json::json!({
@@ -220,8 +223,8 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     response
 }
 
-/// Reads a body that is not sent, such as that of the response to HEAD, which a guest may write all the same. It may be the
-/// request's own body, which has no end that the guest's time limit would bring: the caller bounds it.
+/// Reads the body of a response to HEAD or of a status without a body, which a guest may write all the same. The body
+/// may be that of the request, which the time limit of the guest does not bound, so the caller sets a timeout.
 async fn discard(mut body: GuestBody, permit: Permit) {
     while let Some(Ok(_)) = poll_fn(|cx| body.poll_frame(cx)).await {}
     if let Some(afterwork) = body.afterwork() {
@@ -235,8 +238,9 @@ impl Body {
         Self { source, room: None, record: None, recorder: None }
     }
 
-    /// Counts a text or a stored body, of which `bytes` are in memory for this response alone. False when there is no room.
-    #[must_use = "what has no room must not wait for its client"]
+    /// Reserves room for a text or a stored body, `bytes` of which are in memory for this response alone. Returns false
+    /// if there is no room.
+    #[must_use = "a body without room must not wait for its client"]
     pub fn count(&mut self, bytes: usize, reserve: Reserve<'_>) -> bool {
         if !matches!(self.source, Source::Text(Some(_))) {
             return true;
@@ -247,8 +251,8 @@ impl Body {
         counts
     }
 
-    /// A text or a stored body that there is no [room](Self::count) for: it holds `permit` until its last byte is written or
-    /// there is room, and is aborted at `deadline`.
+    /// Converts a text or a stored body without [room](Self::count). It holds `permit` until its last byte is written
+    /// or there is room, and is aborted at `deadline`.
     pub fn permitted(mut self, permit: Permit, deadline: Instant, reserve: Reserve<'_>) -> Self {
         if let Source::Text(Some(text)) = &mut self.source {
             let text = std::mem::take(text);
@@ -258,12 +262,12 @@ impl Body {
         self
     }
 
-    /// A body that is all here, or none.
+    /// A complete body, or an empty one.
     pub fn text(text: Option<Bytes>) -> Self {
         Self::of(Source::Text(text))
     }
 
-    /// The same, for the request of which this is known.
+    /// Attaches the record of the request.
     pub fn with(mut self, record: Record) -> Self {
         self.record = Some(record);
         self
@@ -271,7 +275,7 @@ impl Body {
 }
 
 impl Source {
-    /// Nothing is left to say.
+    /// Whether no frame is left.
     fn is_end(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
@@ -280,7 +284,7 @@ impl Source {
         }
     }
 
-    /// Why the watchdog has taken it away.
+    /// Returns the reason why the watchdog aborted the body, once.
     fn take_late(&self) -> Option<RequestError> {
         if let Self::Streamed(streamed) = self { streamed.take_late() } else { None }
     }
@@ -341,7 +345,8 @@ impl http_body::Body for Body {
         if let (Source::Streamed(streamed), Some(Ok(_))) = (&this.source, &frame)
             && let Some((frames, room)) = streamed.rest()
         {
-            // Stored at once, as in `recorded`: requests for the same response must not wait for the client of this one.
+            // Stored at once, as in `recorded`: requests that wait for this response must not depend on the speed of
+            // this client.
             if let Some(mut recorder) = this.recorder.take() {
                 frame.iter().flatten().chain(&frames).for_each(|frame| recorder.frame(frame));
                 recorder.end();

@@ -1,8 +1,8 @@
-//! A connection that becomes something else, such as a WebSocket: from the answer on, bytes pass both ways.
+//! Carries bytes both ways over connections that have switched protocols, such as to WebSocket.
 //!
-//! Only to replicas whose manifest says `upgrade = true`, and over HTTP/1.1. The connection has a place of its own, among
-//! `upstream.tunnels`, for as long as it lives, and none of those that requests take. `limits.wall` is not for it, but one
-//! over which nothing comes for `upstream.idle` is ended. When the host stops it has the grace period.
+//! Only HTTP/1.1 connections to replicas of an upstream with `upgrade = true` switch. A tunnel holds a slot of
+//! `upstream.tunnels` and no permit. `limits.wall` does not apply; a tunnel without traffic for `upstream.idle` is
+//! closed. When the host stops, tunnels have the grace period.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use lodge_traffic::proxy::upgrade::ClientUpgrade;
 use lodge_traffic::upstreams::send::Attempt;
 use lodge_traffic::upstreams::tunnels::TunnelSlot;
 
-/// Bytes that are read at once.
+/// The most bytes of one read.
 const BUFFER: usize = 16 << 10;
 
-/// Both sides, as soon as the head of the answer is sent.
+/// The connections of the client and of the replica, which become available after the head of the response is sent.
 pub struct Tunnel {
     ours: OnUpgrade,
     theirs: OnUpgrade,
@@ -26,26 +26,26 @@ pub struct Tunnel {
     idle: Duration,
 }
 
-/// What a tunnel holds until its end: the replica, which is busy with it, and its place.
+/// What a tunnel holds until its end: the attempt, which keeps the replica in use, and the slot.
 pub struct Held {
     _attempt: Attempt,
     _slot: TunnelSlot,
 }
 
 impl Held {
-    /// These two.
+    /// Combines the attempt and the slot of a tunnel.
     pub fn new(attempt: Attempt, slot: TunnelSlot) -> Self {
         Self { _attempt: attempt, _slot: slot }
     }
 }
 
 impl Tunnel {
-    /// Both connections, once the head of the response is sent.
+    /// Creates a tunnel. `ours` is the client's connection, `theirs` the replica's.
     pub fn new(ours: ClientUpgrade, theirs: OnUpgrade, held: Held, idle: Duration) -> Self {
         Self { ours: ours.into_connection(), theirs, held, idle }
     }
 
-    /// Passes bytes until both sides have ended, one has failed, or nothing has come for too long.
+    /// Copies bytes until both sides have ended, one has failed, or both were silent for `idle`.
     pub async fn run(self) {
         let Self { ours, theirs, held, idle } = self;
         let both = tokio::time::timeout(idle, async { tokio::try_join!(ours, theirs) });
@@ -54,13 +54,13 @@ impl Tunnel {
         let clock = Clock { active: &active, start, idle };
         let (ours_in, ours_out) = tokio::io::split(TokioIo::<Upgraded>::new(ours));
         let (theirs_in, theirs_out) = tokio::io::split(TokioIo::<Upgraded>::new(theirs));
-        // The first error ends both: half of a tunnel is of no use.
+        // An error ends both directions: the protocols in use need both.
         let _ = tokio::try_join!(pass(ours_in, theirs_out, &clock), pass(theirs_in, ours_out, &clock));
         drop(held);
     }
 }
 
-/// When something came last, over either direction.
+/// The time of the last bytes in either direction.
 struct Clock<'a> {
     active: &'a AtomicU64,
     start: Instant,
@@ -72,7 +72,7 @@ impl Clock<'_> {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How long both directions may still be silent; nothing when they have been for too long.
+    /// Returns the time until the tunnel counts as idle; `None` if it is idle already.
     fn left(&self) -> Option<Duration> {
         let silent = Duration::from_millis(self.millis().saturating_sub(self.active.load(Relaxed)));
         self.idle.checked_sub(silent).filter(|left| !left.is_zero())
@@ -93,7 +93,7 @@ async fn pass(
         if bytes == 0 {
             return tokio::time::timeout(clock.idle, to.shutdown()).await?;
         }
-        // Who does not read for so long is as good as gone.
+        // A peer that does not read for `idle` counts as gone.
         tokio::time::timeout(clock.idle, to.write_all(buffer.get(..bytes).unwrap_or_default())).await??;
     }
 }

@@ -68,7 +68,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that only moves when it is told to, for tests.
+/// A clock for tests, which moves only by [`advance`](Self::advance).
 #[derive(Debug)]
 pub struct ManualClock(AtomicU64);
 

@@ -1,4 +1,4 @@
-//! State of services: key-value stores and locks. This crate knows neither WebAssembly nor HTTP.
+//! State of services: key-value stores and locks, independent of WebAssembly and HTTP.
 //!
 //! * [`Store`] is what all key-value interfaces of guests are made of; [`Backend`] opens the store of a service. [`Memory`] and
 //!   [`Sqlite`] are embedded backends; servers' backends are crates of their own.

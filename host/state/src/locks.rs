@@ -117,7 +117,7 @@ pub enum Attempt {
     Acquired(Token),
     /// Another holder has it.
     Busy {
-        /// The rest of its lease, as far as the backend knows.
+        /// The rest of its lease, if the backend reports it.
         expires_in: Duration,
     },
 }
@@ -127,7 +127,7 @@ pub enum Attempt {
 /// What holds for every backend, and the conformance suite checks: at every moment, at most one holder has a lock whose lease
 /// has not ended; and all tokens of a lock are different and increase.
 pub trait Locks: Send + Sync + 'static {
-    /// Acquires `name` for `holder` if nobody has it, or its lease has ended. Repeated by the holder itself, it extends the
+    /// Acquires `name` for `holder` if it is free or its lease has ended. Repeated by the holder itself, it extends the
     /// lease and returns the same token.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ const READ_QUEUE: (usize, usize) = (4096, 1024);
 /// Threads that read, at most.
 const MAX_READERS: usize = 16;
 
-/// What a confirmed write survives.
+/// The failures that a confirmed write survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// The end of the process, however it ends. A power cut or a crash of the system can undo the last writes, but does not
@@ -65,7 +65,7 @@ pub enum Durability {
 pub struct Options {
     /// The file. SQLite makes `-wal` and `-shm` beside it, and this crate `-lock`.
     pub path: PathBuf,
-    /// What confirmed writes survive.
+    /// The failures that confirmed writes survive.
     pub durability: Durability,
     /// Threads that read, from 1 to 16.
     pub readers: usize,
@@ -108,7 +108,7 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// The error message of SQLite.
         detail: String,
     },
     /// It cannot be read or written.
@@ -116,7 +116,7 @@ pub enum OpenError {
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What SQLite or the system says.
+        /// The error message of SQLite or of the system.
         detail: String,
     },
 }
@@ -128,7 +128,7 @@ pub struct Sqlite {
     open: watch::Receiver<()>,
 }
 
-/// What tasks and threads share.
+/// The state that tasks and threads share.
 struct Shared {
     path: PathBuf,
     clock: Arc<dyn Clock>,
@@ -157,7 +157,7 @@ impl Sqlite {
     /// Opens the database, and creates it if it does not exist. Blocks until it is ready.
     ///
     /// # Errors
-    /// Why it cannot be used.
+    /// If the file cannot be used as a database of Lodge.
     pub fn open(options: Options) -> Result<Sqlite, OpenError> {
         let Options { path, durability, readers, recent, clock } = options;
         let unusable = |error: std::io::Error| OpenError::Unusable { path: path.clone(), detail: error.to_string() };
@@ -198,7 +198,7 @@ impl Sqlite {
     /// Does the writes that wait and closes the file. Later operations fail.
     pub async fn close(&self) {
         self.shared.writes.close();
-        // An error is what is expected: the sender is dropped.
+        // Ends with an error, since the sender is dropped.
         let _ = self.open.clone().changed().await;
     }
 }
@@ -215,7 +215,7 @@ impl fmt::Debug for Sqlite {
     }
 }
 
-/// Takes possession of a database. The memory of another process would not notice what this one writes.
+/// Locks a database for this process. Copies of entries in the memory of another process would become outdated.
 fn own(path: &Path) -> Result<File, OpenError> {
     let unusable = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), detail: error.to_string() };
     let mut name = path.as_os_str().to_owned();
@@ -228,7 +228,7 @@ fn own(path: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => return Err(unusable(error)),
     }
-    // Made here, so that only the owner can read it; SQLite gives its other files the same mode.
+    // Created here with a mode that only the owner can read, which SQLite then uses for its other files.
     open(path).map_err(unusable)?;
     Ok(file)
 }

@@ -48,7 +48,7 @@ pub trait Backend: Send + Sync + 'static {
     fn locks<'a>(&'a self, namespace: &'a Namespace, deadline: Instant) -> Pending<'a, Arc<dyn Locks>>;
 }
 
-/// The keys of one namespace. A store cannot name another namespace: whoever has it has access to one service's state.
+/// The keys of one namespace. A store cannot name another namespace: it gives access to the state of one service.
 ///
 /// What holds for every backend, and the conformance suite checks:
 ///

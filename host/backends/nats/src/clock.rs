@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// How long a reading of the clock is used. Clocks drift by some milliseconds a minute at most.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// The clock of the server, as it was read last, and continued with the clock of this host that nobody can set.
+/// The clock of the server, as it was read last, and continued with the monotonic clock of this host.
 #[derive(Debug, Default)]
 pub(crate) struct ServerClock(Mutex<Option<(Timestamp, Instant)>>);
 

@@ -23,7 +23,7 @@ use crate::unexpected;
 const EXPIRES: &str = "Lodge-Expires";
 /// Turns of writers. Two keys rarely have the same.
 const TURNS: usize = 64;
-/// Seconds after which NATS removes a message that has expired: it counts in seconds, and nobody must miss an entry early.
+/// Seconds after which NATS removes a message that has expired: it counts in seconds, and an entry must not disappear early.
 const SLACK: u64 = 2;
 /// How long a count of bytes is used.
 const COUNTED: Duration = Duration::from_secs(10);

@@ -82,7 +82,7 @@ impl ServerConnector for PostgresConnector {
     }
 
     async fn check(&self, connection: &PostgresConnection) -> bool {
-        // A standby is not what is wanted, and neither is a database without the schema.
+        // A standby cannot write, and a database without the schema cannot be used.
         let check = "SELECT pg_is_in_recovery() OR to_regclass('lodge.schema') IS NULL";
         let row = connection.0.client.query_one(check, &[]).await;
         row.and_then(|row| row.try_get(0)).is_ok_and(|unusable: bool| !unusable)

@@ -45,7 +45,7 @@ pub(crate) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, 
 
 /// A result that the functions never give.
 pub(crate) fn unexpected() -> Error {
-    Error::unavailable("PostgreSQL has sent an unexpected result: check that nobody has changed the schema lodge")
+    Error::unavailable("PostgreSQL has sent an unexpected result: check whether the schema lodge was changed")
 }
 
 /// Why PostgreSQL does not accept a connection.

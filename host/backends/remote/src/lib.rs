@@ -1,4 +1,4 @@
-//! What the backends of servers have in common. This crate knows no server's protocol.
+//! The common parts of backends for servers, independent of the server's protocol.
 //!
 //! * [`ServerUrl`] reads URLs, with errors that do not repeat passwords; [`Tls`] and [`connect`] open connections.
 //! * [`Links`] keeps a fixed number of connections open. It replaces those that are lost or silent, with growing pauses, and

@@ -42,7 +42,7 @@ impl RemoteSpaces {
         RemoteSpaces { server, units: Arc::new(Semaphore::new(UNITS.0)), open: Mutex::default() }
     }
 
-    /// The namespace `namespace`, with `quota` from now on for all who have it; `None` leaves the quota as it is.
+    /// Returns the namespace `namespace`. `quota` applies to all of its users from now on; `None` does not change it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if there are too many namespaces.
@@ -126,7 +126,7 @@ mod tests {
         let large: Vec<_> = (0..7).map(|_| one.enter(2 << 20).unwrap()).collect();
         assert!(one.enter(2 << 20).is_err(), "bytes count");
         drop(large);
-        // The quota is shared by all who have the namespace.
+        // All users of the namespace share the quota.
         spaces.open(&Namespace::new("one").unwrap(), Some(Quota { keys: 1, bytes: 2 })).unwrap();
         assert_eq!(one.quota(), Quota { keys: 1, bytes: 2 });
         spaces.open(&Namespace::new("one").unwrap(), None).unwrap();

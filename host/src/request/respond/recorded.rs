@@ -17,7 +17,7 @@ impl cache::CacheBody for Body {
 
     fn recorded(mut self, mut recorder: Recorder) -> Self {
         if let Source::Whole(frames) = &self.source {
-            // At once: requests for the same response must not wait for the client of this one.
+            // Stored at once: requests that wait for this response must not depend on the speed of this client.
             frames.iter().for_each(|frame| recorder.frame(frame));
             recorder.end();
         } else if self.source.is_end() {

@@ -1,4 +1,5 @@
-//! A response body that holds a permit: one that is still being made, or a stored one that `listener.unsent` has no room for.
+//! A response body that holds a permit: one that is incomplete, or a stored one for which `listener.unsent` has no
+//! room.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,7 @@ use lodge_traffic::admission::Permit;
 use lodge_traffic::proxy::outbound::Hold;
 use lodge_traffic::proxy::outbound::MAX_CHUNK;
 
-/// The body of a response, with whoever makes it.
+/// The source of a response body.
 pub(super) enum Live {
     Guest(GuestBody),
     Replica(Box<Relay>),
@@ -28,33 +29,34 @@ pub(super) enum Live {
     Stored(Bytes),
 }
 
-/// hyper polls for no frame while the client does not take the last one, so a deadline that is only checked when it polls
-/// would never come for a client that stalls. A watchdog shares the body and takes it away in time.
+/// A body with a watchdog. hyper does not poll a body while the client does not read, so a deadline that is checked
+/// only in a poll would never take effect for a stalled client. The watchdog shares the body, and drops it at the
+/// deadline.
 pub(super) struct Streamed {
     shared: Arc<Mutex<Watched>>,
     watchdog: AbortHandle,
-    /// Bytes that the head promised and that are still to come.
+    /// Bytes of `Content-Length` that are not sent yet.
     promised: Option<u64>,
     version: Version,
     unsent: Arc<Budget>,
 }
 
-/// An answer that is being made, until it is taken away.
+/// A body, until the watchdog drops it.
 struct Watched {
     live: Option<(Live, Permit)>,
-    /// Why it was taken away.
+    /// The reason why the watchdog dropped it.
     late: Option<RequestError>,
-    /// The connection, while it waits for more: a replica that is dropped does not always wake it.
+    /// Wakes the connection that waits for a frame: dropping a replica's body does not always do so.
     waiting: Option<Waker>,
 }
 
-/// A problem that ended a transfer after its head was sent.
+/// An error after the head of the response was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("transfer aborted: {0}")]
 pub struct Aborted(pub(super) RequestError);
 
 impl Streamed {
-    /// A body that is taken away at `deadline`. `promised` is its length in bytes, if its head says that.
+    /// Creates a body that is dropped at `deadline`. `promised` is its `Content-Length`, if the head has one.
     pub(super) fn new(
         body: Live,
         permit: Permit,
@@ -77,11 +79,11 @@ impl Streamed {
         Self { shared, watchdog: watchdog.abort_handle(), promised, version, unsent }
     }
 
-    /// What is left of a body that has become complete, if there is room for it: no deadline is for that any more.
+    /// Returns the rest of a body that has become complete, if there is room for it. The deadline no longer applies.
     pub(super) fn rest(&self) -> Option<(VecDeque<Frame<Bytes>>, Option<Reservation>)> {
         let mut shared = lock(&self.shared);
         let size = shared.live.as_ref()?.0.size()?;
-        // A body that is shorter than its head says has to end as an error.
+        // A body that is shorter than its `Content-Length` must end with an error.
         if self.promised.is_some_and(|promised| promised != size as u64) {
             return None;
         }
@@ -92,7 +94,7 @@ impl Streamed {
         Some((body.finish(permit), room))
     }
 
-    /// What the last `bytes` hold while they are not written yet: room, or else the permit until the deadline.
+    /// Returns what is held until the last `bytes` are written: room, or else the permit until the deadline.
     pub(super) fn hold(self, bytes: usize) -> Hold {
         match (Reserve { version: self.version, unsent: &self.unsent }).room(bytes) {
             Some(room) => Box::new(room),
@@ -100,17 +102,17 @@ impl Streamed {
         }
     }
 
-    /// Whether every byte that the head promised is with hyper.
+    /// Whether every byte of `Content-Length` was given to hyper.
     pub(super) fn is_end(&self) -> bool {
         self.promised == Some(0)
     }
 
-    /// Why the watchdog has taken it away, once: `None` when it has not, or that was reported.
+    /// Returns the reason why the watchdog dropped the body. Returns it once; `None` if it did not.
     pub(super) fn take_late(&self) -> Option<RequestError> {
         lock(&self.shared).late.take()
     }
 
-    /// The next frame; an error once it was taken away.
+    /// Polls for the next frame. Returns an error after the watchdog has dropped the body.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let mut shared = lock(&self.shared);
         let Watched { live, late, waiting } = &mut *shared;
@@ -141,7 +143,8 @@ impl Streamed {
 }
 
 impl Drop for Streamed {
-    /// With every byte delivered the guest may finish what it is doing; otherwise the client is gone, and so is it.
+    /// If every byte was delivered, the guest may finish its work. Otherwise the client has disconnected, and the guest
+    /// is cancelled.
     fn drop(&mut self) {
         self.watchdog.abort();
         let Some((body, permit)) = lock(&self.shared).live.take() else { return };
@@ -153,7 +156,7 @@ impl Drop for Streamed {
 }
 
 impl Live {
-    /// What it means that the body is not complete at its deadline.
+    /// Returns the error for a body that is incomplete at its deadline.
     fn late(&self) -> RequestError {
         match self {
             Self::Guest(body) => body.late().into(),
@@ -162,7 +165,7 @@ impl Live {
         }
     }
 
-    /// Bytes of a body whose frames are all here.
+    /// Returns the bytes of a complete body; `None` if frames may follow.
     pub(super) fn size(&self) -> Option<usize> {
         match self {
             Self::Guest(body) => body.size(),
@@ -171,8 +174,8 @@ impl Live {
         }
     }
 
-    /// The frames of a body that are all here; lets its maker and the permit go, this one when a guest has done what it
-    /// still does.
+    /// Returns the frames of a complete body, and releases its source. The permit is held until a guest has finished
+    /// its work after the response.
     pub(super) fn finish(self, permit: Permit) -> VecDeque<Frame<Bytes>> {
         match self {
             Self::Guest(mut body) => {
@@ -191,13 +194,13 @@ impl Live {
         match self {
             Self::Guest(body) => body.poll_frame(cx).map_err(Into::into),
             Self::Replica(body) => body.poll_frame(cx).map_err(Into::into),
-            // In pieces: what hyper has taken is sent whatever the watchdog does.
+            // Returned in pieces: hyper sends a piece that it holds even if the watchdog drops the rest.
             Self::Stored(rest) if rest.is_empty() => Poll::Ready(None),
             Self::Stored(rest) => Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(MAX_CHUNK)))))),
         }
     }
 
-    /// Bytes still to come, when that is known.
+    /// Returns the bytes that are left, if known.
     pub(super) fn exact_size(&self) -> Option<u64> {
         match self {
             Self::Guest(body) => body.exact_size(),

@@ -31,7 +31,7 @@ enum LockStep {
         client: usize,
         lock: usize,
     },
-    /// A client forgets what it holds, and begins anew.
+    /// A client that has lost its state begins anew.
     Crash {
         client: usize,
     },
@@ -133,7 +133,7 @@ impl LockModel {
         match attempt {
             Attempt::Busy { expires_in } => {
                 let held = held.filter(|held| held.holder != holder);
-                prop_assert!(held.is_some(), "busy, but nobody else holds it");
+                prop_assert!(held.is_some(), "busy, but there is no other holder");
                 prop_assert!(!expires_in.is_zero() && expires_in <= Duration::from_millis(600_000));
             }
             Attempt::Acquired(token) => {

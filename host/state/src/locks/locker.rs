@@ -30,13 +30,13 @@ pub struct Locker(Arc<Shared>);
 
 struct Shared {
     locks: Arc<dyn Locks>,
-    /// The lines of the locks that somebody waits for.
+    /// The queues of the locks that have waiters.
     lines: Mutex<HashMap<Arc<str>, Arc<WaitLine>>>,
     waiters: Semaphore,
     runtime: Handle,
 }
 
-/// The order of those who wait for one lock.
+/// The queue of one lock.
 struct WaitLine {
     /// The first waiter has the permit. The semaphore is fair: the others get it in the order of arrival.
     first: Semaphore,
@@ -80,13 +80,13 @@ impl Locker {
                 return Err(Error::Timeout);
             }
             let again = (now + expires_in.clamp(Duration::from_millis(1), POLL)).min(until).min(deadline);
-            // Woken or not, the next attempt tells.
+            // The next attempt shows whether the lock is free, whether or not this waiter was woken.
             let _ = timeout_at(again, place.line.released.notified()).await;
         }
     }
 
     /// Makes one attempt, which goes on in a task of its own if the backend must wait. So the lock is released even if the
-    /// caller is dropped while the backend grants it: then nobody receives the guard.
+    /// caller is dropped while the backend grants it, since no guard exists then.
     async fn attempt(
         &self,
         name: &Arc<str>,
@@ -136,7 +136,7 @@ impl Shared {
     }
 }
 
-/// A place among those who wait for a lock.
+/// A place in the queue of a lock.
 struct Place<'a> {
     shared: &'a Shared,
     name: Arc<str>,
@@ -158,7 +158,7 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut lines = lock(&self.shared.lines);
-        // The map has one, this place the other: nobody else waits. New places are made under the same lock.
+        // The map has one reference and this place the other: there is no other waiter. New places are made under the same lock.
         if Arc::strong_count(&self.line) == 2 {
             lines.remove(&self.name);
         }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::sqlite::{OpenError, Sqlite, schema};
 
-/// Pages that are copied between two looks at whether anybody still waits for the backup.
+/// Pages that are copied between two checks of whether the caller still waits for the backup.
 const STEP: i32 = 256;
 
 impl Sqlite {

@@ -19,7 +19,7 @@ pub(super) struct JobQueue<T> {
 struct State<T> {
     jobs: VecDeque<T>,
     closed: bool,
-    /// Threads that wait for a job. Nobody is woken without need: that costs a system call.
+    /// Threads that wait for a job. None is woken without need: that costs a system call.
     idle: usize,
 }
 
@@ -66,7 +66,7 @@ impl<T> JobQueue<T> {
         self.arrived.notify_all();
     }
 
-    /// Drops the jobs that wait, so that their tasks learn that nobody will do them.
+    /// Drops the jobs that wait, which fails the operations of their tasks.
     pub(super) fn abandon(&self) {
         self.close();
         let jobs = std::mem::take(&mut lock(&self.state).jobs);
@@ -74,7 +74,7 @@ impl<T> JobQueue<T> {
     }
 }
 
-/// What a task gets when the threads have ended.
+/// The error of operations after the threads have ended.
 pub(super) fn closed() -> Error {
     Error::unavailable("the store is closed because the host is shutting down")
 }
@@ -110,7 +110,7 @@ impl QueueShare {
     /// [`Error::Unavailable`] if the queue is full until `deadline`.
     pub(super) async fn take(&self, units: u32, deadline: Instant) -> Result<Ticket, Error> {
         let both = async {
-            // Its own share first: who waits for it must not keep a part of everybody's.
+            // The share of the namespace first: a waiter for it must not hold a part of the common budget.
             let own = self.own.clone().acquire_many_owned(units).await.ok()?;
             let all = self.all.clone().acquire_many_owned(units).await.ok()?;
             Some(Ticket { _all: all, _own: own })

@@ -61,7 +61,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Checks whose database this is, and which version.
+/// Checks that the database is one of Lodge, and its version.
 fn check(connection: &Connection, path: &Path, known: usize, may_be_new: bool) -> Result<(), OpenError> {
     let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|error| failure(path, error));
     let application = number("PRAGMA application_id")?;
@@ -124,7 +124,7 @@ pub(super) fn sound(connection: &Connection, path: &Path) -> Result<(), OpenErro
     }
 }
 
-/// Says what an error of SQLite means for somebody who opens `path`.
+/// Converts an error of SQLite to a reason why the database at `path` cannot be used.
 pub(super) fn failure(path: &Path, error: rusqlite::Error) -> OpenError {
     let path: PathBuf = path.to_owned();
     match error.sqlite_error_code() {

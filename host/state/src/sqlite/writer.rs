@@ -20,16 +20,16 @@ const GROUP: usize = 512;
 /// How often expired entries are removed. They do not exist for any operation before.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// What a task wants to be done.
+/// A write that a task waits for.
 pub(super) struct WriteJob {
     pub(super) work: WriteWork,
     pub(super) ticket: Ticket,
 }
 
-/// Does it in a transaction, or fails with the reason why there is none. Returns nothing if the task has gone.
+/// Does the write in a transaction, or fails it with the reason why there is none. Returns `None` if the task has ended.
 pub(super) type WriteWork = Box<dyn FnOnce(Result<&mut Transaction<'_, '_>, Error>) -> Option<Confirm> + Send>;
 
-/// Tells the task how the transaction ended.
+/// Reports the end of the transaction to the task.
 pub(super) type Confirm = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// The writer, before its thread begins.

@@ -93,7 +93,7 @@ impl Coalescer {
         Joined::Fill(self.start(&mut active, key, variant, joinable))
     }
 
-    /// Starts a fill in place of `stuck`, which nobody can join any more. Others can join the new one unless another
+    /// Starts a fill in place of `stuck`, which no request can join any more. Others can join the new one unless another
     /// request has started one.
     pub(super) fn replace(self: &Arc<Self>, stuck: &Fill) -> FillGuard {
         let mut active = lock(&self.active);

@@ -32,7 +32,7 @@ pub struct Choice<'a, T> {
     /// The version; `None` is the service itself.
     pub version: Option<&'a Arc<T>>,
     /// Whether the result counts in the comparison of versions. Results of drawn requests count. A rule is the client's
-    /// own choice, and a client that fails or is slow on purpose could pick the version that it wants withdrawn; so
+    /// own choice, and a client that fails or is slow on purpose could cause the version that it picks to be withdrawn; so
     /// results by rule count only for a version that gets no other requests. A client can choose its `sticky` value
     /// too, so each value counts once in a `WINDOW`.
     pub judged: bool,

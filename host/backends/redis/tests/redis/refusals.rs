@@ -84,7 +84,7 @@ async fn a_replica_refuses_writes_until_it_is_primary() {
     }
 }
 
-/// Scripts are loaded again when somebody removes them, and versions grow when somebody removes all data.
+/// Scripts are loaded again after they were removed, and versions grow after all data was removed.
 #[tokio::test]
 async fn scripts_and_data_may_vanish() {
     let Some(server) = server::start(&[]) else { return };

@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::testing::program;
 
-/// Starts the server, says its number, and ends it when the input ends: so it does not outlive the tests. The directory stays
-/// if the input says so.
+/// Starts the server, prints its process id, and ends it when the input ends, so it does not outlive the tests. A line of
+/// the input keeps the directory.
 const SHELL: &str = r#"directory=$1; shift; cd "$directory"; "$@" >>log 2>&1 & server=$!; echo $server; read -r keep
 kill -9 $server; wait $server 2>/dev/null; [ "$keep" = keep ] || rm -rf "$directory""#;
 

@@ -102,7 +102,7 @@ struct Keys {
 type PageFuture = Pin<Box<dyn Future<Output = Result<(Vec<String>, Option<Cursor>), StateError>> + Send>>;
 
 impl Keys {
-    /// Begins with the page that `first` reads, and tells `ended` how it ends.
+    /// Begins with the page that `first` reads, and sends the result of the listing to `ended`.
     fn new(first: Operation, ended: oneshot::Sender<Result<(), Error>>) -> Self {
         let (bucket, keyvalue) = (Arc::clone(&first.bucket), Arc::clone(&first.keyvalue));
         Self { bucket, keyvalue, page: Some(read_page(first, None)), ended: Some(ended) }

@@ -220,6 +220,6 @@ impl Cas {
     }
 }
 
-/// The answer to a number that is no cursor of this handle.
+/// The error for a number that is no cursor of this handle.
 const UNKNOWN_CURSOR: &str =
     "the cursor is not one of this handle: pass a cursor that list-keys has returned, soon after it did";

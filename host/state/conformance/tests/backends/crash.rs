@@ -34,7 +34,7 @@ fn say(line: &str) {
     out.write_all(line.as_bytes()).and_then(|()| out.flush()).unwrap();
 }
 
-/// Writes until it is killed, and says what was confirmed.
+/// Writes until it is killed, and prints each confirmed write.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "started and killed by the test below"]
 async fn child() {
@@ -110,7 +110,7 @@ async fn a_killed_process_loses_no_confirmed_write() {
     assert!(writes > KILLS * TASKS, "only {writes} writes");
 }
 
-/// Notes what the child has said, and returns the number of writes.
+/// Reads the lines of the child, and returns the number of confirmed writes.
 fn take(said: &str, confirmed: &mut BTreeMap<usize, Confirmed>) -> usize {
     let mut writes = 0;
     // The last line may be cut off.

@@ -236,7 +236,7 @@ async fn a_locked_database_fails_in_time_with_a_bounded_queue() {
     }
     assert!(!other.exists(key("a"), soon()).await.unwrap());
 
-    // A write with more patience than the writer is told why it failed.
+    // A write whose deadline is later than that of the writer fails with the reason.
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = one.set(key("b"), value(1), Set::default(), soon()).await;
     assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("close it")), "{refused:?}");

@@ -1,7 +1,7 @@
 //! DNS lookups: the addresses of a name and the targets of a service record, each with its TTL.
 //!
 //! The system's resolver reports no TTLs and knows no SRV records, so this queries the same servers itself, with the
-//! same search list and hosts file. It caches nothing: the caller knows from the TTL when to resolve again.
+//! same search list and hosts file. It caches nothing: the TTL determines when the caller resolves again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
