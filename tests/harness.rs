@@ -20,7 +20,7 @@ use tokio::sync::{RwLock, oneshot};
 use tokio::task::JoinHandle;
 
 pub(crate) use browser::Browser;
-pub(crate) use client::{Answer, Connection, fed, get, raw};
+pub(crate) use client::{Connection, Response, fed, get, raw};
 pub(crate) use narrow::{Narrow, unread};
 pub(crate) use process::{Leashed, Process, lodge, output};
 pub(crate) use replica::{Habit, Replica};
@@ -204,7 +204,7 @@ impl Setup {
 
 impl TestHost {
     /// Sends a GET for a path.
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         get(self.address, path).await
     }
 
@@ -268,25 +268,25 @@ impl Neighbour {
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (address, stopped) = (host.address, Arc::clone(&stop));
         let asking = tokio::spawn(async move {
-            let mut answers = 0;
+            let mut responses = 0;
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-                let answer = get(address, "/hello").await;
+                let response = get(address, "/hello").await;
                 assert_eq!(
-                    (answer.status, answer.text()),
+                    (response.status, response.text()),
                     (200, "Hello, World!".into()),
                     "another service was affected"
                 );
-                answers += 1;
+                responses += 1;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            answers
+            responses
         });
         Self { stop, asking }
     }
 
     /// The number of responses.
-    pub(crate) async fn answers(self) -> usize {
+    pub(crate) async fn responses(self) -> usize {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        within(self.asking).await.expect("every answer was right")
+        within(self.asking).await.expect("every response was right")
     }
 }

@@ -14,11 +14,14 @@ async fn concurrent_requests_are_collapsed() {
         let sandboxes = metric(&host, "lodge_instantiation_seconds_count", "").await;
         let path = format!("{KEPT}{slow}");
         let asking: Vec<_> = (0..100).map(|_| tokio::spawn(get_owned(host.address, path.clone()))).collect();
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for asked in asking {
-            answers.push(within(asked).await.unwrap());
+            responses.push(within(asked).await.unwrap());
         }
-        assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == answers[0].text()), "{path}");
+        assert!(
+            responses.iter().all(|response| response.status == 200 && response.text() == responses[0].text()),
+            "{path}"
+        );
         assert_eq!(metric(&host, "lodge_instantiation_seconds_count", "").await, sandboxes + 1, "{path}");
     }
     assert_eq!(outcomes(&host, "miss").await, 2);
@@ -75,11 +78,11 @@ async fn the_first_client_can_leave() {
     let second = tokio::spawn(get_owned(host.address, path.clone()));
     tokio::time::sleep(Duration::from_millis(300)).await;
     first.abort();
-    let answer = within(second).await.unwrap();
+    let response = within(second).await.unwrap();
     assert_eq!(
-        (answer.status, how(&answer).as_str()),
+        (response.status, how(&response).as_str()),
         (200, "lodge; fwd=miss; stored"),
         "it went in the first's place"
     );
-    assert_eq!(host.get(&path).await.text(), answer.text());
+    assert_eq!(host.get(&path).await.text(), response.text());
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http_body_util::BodyExt;
 
-use crate::harness::{Answer, Connection, Setup, TestHost, get, host, lodge, output, raw, until, within};
+use crate::harness::{Connection, Response, Setup, TestHost, get, host, lodge, output, raw, until, within};
 
 pub(crate) const KEPT: &str = "/cacheable?cache-control=max-age%3D60";
 
@@ -13,13 +13,13 @@ pub(crate) fn cacheable() -> Setup {
     host(&["cacheable"]).manifest("cacheable", "cache = true")
 }
 
-pub(crate) async fn ask(host: &TestHost, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(host: &TestHost, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
     host.connect().await.ask(method.parse().unwrap(), path, headers, "").await
 }
 
 /// The `Cache-Status` of a response.
-pub(crate) fn how(answer: &Answer) -> String {
-    answer.header("cache-status")
+pub(crate) fn how(response: &Response) -> String {
+    response.header("cache-status")
 }
 
 pub(crate) async fn metric(host: &TestHost, name: &str, labels: &str) -> u64 {
@@ -32,7 +32,7 @@ pub(crate) async fn outcomes(host: &TestHost, outcome: &str) -> u64 {
     metric(host, "lodge_response_cache_requests_total", &format!(",outcome=\"{outcome}\"")).await
 }
 
-pub(crate) async fn get_owned(address: std::net::SocketAddr, path: String) -> Answer {
+pub(crate) async fn get_owned(address: std::net::SocketAddr, path: String) -> Response {
     get(address, &path).await
 }
 
@@ -251,8 +251,8 @@ async fn forwarded_hosts_do_not_cross_routes() {
         let path = format!("{path}?cache-control=max-age%3D60");
         let mut headers = vec![("host", name), ("x-forwarded-for", client)];
         headers.extend((!said.is_empty()).then_some(("x-forwarded-host", said)));
-        let answer = ask(&host, "GET", &path, &headers).await;
-        (answer.status, if answer.status == 200 { answer.text() } else { String::new() })
+        let response = ask(&host, "GET", &path, &headers).await;
+        (response.status, if response.status == 200 { response.text() } else { String::new() })
     };
     assert_eq!(asked("/cacheable", "admin.test", "192.0.2.1", "").await.0, 403);
     let secret = asked("/cacheable", "admin.test", "10.1.1.1", "").await;

@@ -111,7 +111,7 @@ async fn a_deadline_reaches_the_callee() {
         via: Arc::default(),
         current: host.current.clone(),
         ids: lodge_base::ids::Ids::new(),
-        nobody: Arc::new(lodge_traffic::service::Service::new(
+        unmatched: Arc::new(lodge_traffic::service::Service::new(
             "",
             lodge_base::cpu::scheduler::CpuScheduler::new(1).share(),
         )),
@@ -125,8 +125,8 @@ async fn a_deadline_reaches_the_callee() {
         let host = format!("{callee}.localhost");
         let call = Call { host: &host, request_id: Arc::from("1"), deadline, depth: 1 };
         let request = Request::get(format!("http://{callee}.internal/")).body(http_body_util::Empty::new()).unwrap();
-        let answer = crate::harness::within(handler.answer(&peer, Some(&call), request)).await;
-        assert_eq!(answer.status(), 504);
+        let response = crate::harness::within(handler.respond(&peer, Some(&call), request)).await;
+        assert_eq!(response.status(), 504);
         assert!(deadline.elapsed() < Duration::from_secs(10), "it had 30 seconds of its own");
     }
 }

@@ -6,7 +6,7 @@ use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::BodyExt;
 
-use crate::harness::{Answer, Connection, Process, TestHost, fed, get, host, until};
+use crate::harness::{Connection, Process, Response, TestHost, fed, get, host, until};
 use crate::observe::traces::Collector;
 
 /// The calling guests, 0.2 and 0.3.
@@ -15,7 +15,7 @@ pub(crate) const CALLERS: [&str; 2] = ["caller", "caller3"];
 pub(crate) const ALL: &str = "calls = '*'";
 
 /// Makes `caller` send a request to `to`.
-pub(crate) async fn ask(host: &TestHost, caller: &str, to: &str, more: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(host: &TestHost, caller: &str, to: &str, more: &[(&str, &str)]) -> Response {
     let headers: Vec<_> = [("x-to", to)].into_iter().chain(more.iter().copied()).collect();
     host.connect().await.ask(Method::GET, &format!("/{caller}"), &headers, "").await
 }
@@ -39,14 +39,14 @@ async fn a_service_is_called_by_its_name() {
         for (scheme, callee) in [("http", "echo"), ("https", "echo3")] {
             let forged = [("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-own", "kept")];
             let url = format!("{scheme}://{callee}.internal:81/any/path/head?q=1");
-            let answer = ask(&host, caller, &url, &forged).await;
-            let seen = answer.text();
+            let response = ask(&host, caller, &url, &forged).await;
+            let seen = response.text();
             assert!(seen.starts_with("Method::Get Some(Scheme::Http) "), "{seen}");
             assert!(seen.contains(&format!("{callee}.internal:81 /any/path/head?q=1\n")), "{seen}");
             assert!(seen.contains(&format!("forwarded: for=_{caller};host=\"{callee}.internal:81\"")), "{seen}");
             assert!(seen.contains("x-own: kept\n") && !seen.contains("6.6.6.6"), "{seen}");
             // The log lines of both share one id.
-            assert!(seen.contains(&format!("x-request-id: {}\n", answer.header("x-request-id"))), "{seen}");
+            assert!(seen.contains(&format!("x-request-id: {}\n", response.header("x-request-id"))), "{seen}");
         }
         // An error of the host in place of the callee is what a client would get.
         let missing = ask(&host, caller, "http://users.internal/nothing", &[]).await;
@@ -92,8 +92,8 @@ async fn failures_of_the_callee_are_responses() {
         host(&["caller", "caller3", "trap", "hello"]).manifest("caller", ALL).manifest("caller3", ALL).start().await;
     for caller in CALLERS {
         for (callee, status, reason) in [("trap", 502, "trapped"), ("nobody", 404, "no-route")] {
-            let answer = ask(&host, caller, &format!("http://{callee}.internal/"), &[]).await;
-            assert_eq!((answer.status, answer.problem().as_str()), (status, reason), "{caller} to {callee}");
+            let response = ask(&host, caller, &format!("http://{callee}.internal/"), &[]).await;
+            assert_eq!((response.status, response.problem().as_str()), (status, reason), "{caller} to {callee}");
         }
         assert_eq!(ask(&host, caller, "http://hello.internal/hello", &[]).await.text(), "Hello, World!");
     }
@@ -118,13 +118,13 @@ async fn bodies_stream_in_both_directions() {
         let to = format!("http://caller3.internal/ http://{callee}.internal/");
         let request = Request::post("/caller3").header("x-to", to).header("trailer", "x-sum").header("te", "trailers");
         let response = host.connect().await.send(request.body(body).unwrap()).await.unwrap();
-        let mut answer = response.into_body();
+        let mut response = response.into_body();
         for n in 0..5 {
             let chunk = format!("chunk {n}");
             sender.send(Frame::data(Bytes::from(chunk.clone()))).await.unwrap();
             let mut came = String::new();
             while came.len() < chunk.len() {
-                let frame = crate::harness::within(answer.frame()).await.unwrap().unwrap();
+                let frame = crate::harness::within(response.frame()).await.unwrap().unwrap();
                 came.push_str(str::from_utf8(frame.data_ref().unwrap()).unwrap());
             }
             assert_eq!(came, chunk);
@@ -132,7 +132,7 @@ async fn bodies_stream_in_both_directions() {
         let trailers = [(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("5"))];
         sender.send(Frame::trailers(trailers.into_iter().collect())).await.unwrap();
         drop(sender);
-        let last = crate::harness::within(answer.frame()).await.unwrap().unwrap();
+        let last = crate::harness::within(response.frame()).await.unwrap().unwrap();
         assert_eq!(last.trailers_ref().unwrap()["x-sum"], "5", "{callee}");
     }
 }
@@ -167,8 +167,8 @@ async fn an_incomplete_response_stays_incomplete() {
         .await;
     for caller in CALLERS {
         for callee in ["cutoff", "cutoff3"] {
-            let answer = ask(&host, caller, &format!("http://{callee}.internal/"), &[]).await;
-            assert!(answer.broken || answer.status == 502, "{caller} to {callee}: {answer:?}");
+            let response = ask(&host, caller, &format!("http://{callee}.internal/"), &[]).await;
+            assert!(response.broken || response.status == 502, "{caller} to {callee}: {response:?}");
         }
     }
 }
@@ -207,8 +207,8 @@ async fn warm_callers_leak_nothing() {
         let mut client = host.connect().await;
         for _ in 0..60 {
             let to = [("x-to", "http://hello.internal/hello"), ("x-first", "60000")];
-            let answer = client.ask(Method::GET, &format!("/{caller}"), &to, "").await;
-            assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, World!"), "{caller}");
+            let response = client.ask(Method::GET, &format!("/{caller}"), &to, "").await;
+            assert_eq!((response.status, response.text().as_str()), (200, "Hello, World!"), "{caller}");
         }
     }
 }
@@ -241,8 +241,8 @@ async fn a_call_is_in_its_callers_trace() {
         .await;
     for caller in CALLERS {
         let before = collector.spans().len();
-        let answer = ask(&host, caller, "http://header.internal/", &[]).await;
-        let seen = answer.header("traceparent");
+        let response = ask(&host, caller, "http://header.internal/", &[]).await;
+        let seen = response.header("traceparent");
         until("all spans have arrived", || collector.spans().len() >= before + 12).await;
         let spans = collector.spans().split_off(before);
         let find = |what: &str, test: &dyn Fn(&serde_json::Value) -> bool| {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
-use crate::harness::{Answer, Connection, Process, TestHost, fed, get, host, until, within};
+use crate::harness::{Connection, Process, Response, TestHost, fed, get, host, until, within};
 
 /// The guests that send requests, 0.2 and 0.3.
 pub(crate) const SENDERS: [&str; 2] = ["caller", "caller3"];
@@ -83,14 +83,14 @@ where
                 std::future::pending::<()>().await;
             }
             let status = head.uri.path().strip_prefix("/status/").map_or(200, |status| status.parse().unwrap());
-            let response = Response::builder().status(status).header("connection", "x-hop").header("x-hop", "1");
+            let response = http::Response::builder().status(status).header("connection", "x-hop").header("x-hop", "1");
             Ok::<_, std::convert::Infallible>(response.header("x-kept", "1").body(body).unwrap())
         }
     });
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-pub(crate) async fn ask(address: SocketAddr, sender: &str, to: &str, more: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(address: SocketAddr, sender: &str, to: &str, more: &[(&str, &str)]) -> Response {
     let headers: Vec<_> = [("x-to", to)].into_iter().chain(more.iter().copied()).collect();
     Connection::http1(address).await.ask(Method::GET, &format!("/{sender}"), &headers, "").await
 }
@@ -111,10 +111,10 @@ async fn listed_origins_are_reached() {
         .await;
     for (n, sender) in SENDERS.into_iter().enumerate() {
         for status in [200, 204, 302, 404, 500] {
-            let answer =
+            let response =
                 ask(host.address, sender, &world.url(&format!("/status/{status}?q=1")), &[("x-own", "1")]).await;
-            assert_eq!(answer.status, status, "{sender}: {answer:?}");
-            assert_eq!((answer.header("x-kept").as_str(), answer.header("x-hop").as_str()), ("1", ""));
+            assert_eq!(response.status, status, "{sender}: {response:?}");
+            assert_eq!((response.header("x-kept").as_str(), response.header("x-hop").as_str()), ("1", ""));
         }
         let head = world.head();
         assert_eq!(head.uri.to_string(), "/status/500?q=1");
@@ -138,14 +138,14 @@ async fn bodies_stream() {
         .await;
     let (sender, body) = fed();
     let request = Request::post("/caller3").header("x-to", world.url("/")).body(body).unwrap();
-    let mut answer = host.connect().await.send(request).await.unwrap().into_body();
+    let mut response = host.connect().await.send(request).await.unwrap().into_body();
     for n in 0..5 {
         let chunk = format!("chunk {n}");
         sender.send(Frame::data(Bytes::from(chunk.clone()))).await.unwrap();
-        let frame = within(answer.frame()).await.unwrap().unwrap();
+        let frame = within(response.frame()).await.unwrap().unwrap();
         assert_eq!(frame.data_ref().unwrap(), chunk.as_bytes());
     }
-    drop((sender, answer));
+    drop((sender, response));
     let body = "0123456789abcdef".repeat(1 << 13);
     for sender in SENDERS {
         let headers = [("x-to", world.url("/"))];
@@ -183,8 +183,8 @@ async fn waits_are_bounded() {
     let mut client = host.connect().await;
     let asking = tokio::spawn(async move { client.send(request.body(body).unwrap()).await });
     sender.send(Frame::data(Bytes::from_static(b"half"))).await.unwrap();
-    let answer = within(asking).await.unwrap().unwrap();
-    assert!(answer.status().is_server_error(), "{answer:?}");
+    let response = within(asking).await.unwrap().unwrap();
+    assert!(response.status().is_server_error(), "{response:?}");
 }
 
 /// A limited number in flight; a service at its limit does not affect others.
@@ -271,8 +271,8 @@ async fn https_with_the_systems_authorities() {
     let process = Process::serve_trusting(setup.directory.path(), &roots).await;
     for sender in SENDERS {
         let at = |world: &World| format!("https://localhost:{}/", world.address.port());
-        let answer = ask(process.address, sender, &at(&world), &[]).await;
-        assert_eq!((answer.status, answer.header("x-kept").as_str()), (200, "1"), "{answer:?}");
+        let response = ask(process.address, sender, &at(&world), &[]).await;
+        assert_eq!((response.status, response.header("x-kept").as_str()), (200, "1"), "{response:?}");
         let refused = ask(process.address, sender, &at(&other), &[]).await;
         assert!(refused.header("x-error").contains("TlsCertificateError"), "{refused:?}");
     }

@@ -98,13 +98,13 @@ async fn the_first_and_the_last_lines() {
 async fn output_of_guests_is_bounded() {
     let directory = directory(&["noisy"]);
     let process = Process::serve(directory.path(), &["--limits-output", "16KiB"]).await;
-    let answer = get(process.address, "/noisy").await;
-    assert_eq!(answer.text(), "quiet now");
+    let response = get(process.address, "/noisy").await;
+    assert_eq!(response.text(), "quiet now");
     crate::harness::until("the flood is reported", || process.log().contains("over limits.output")).await;
     let log = process.log();
     let noise = log.lines().filter(|line| line.contains("noise noise")).collect::<Vec<_>>();
     assert!((10..=17).contains(&noise.len()), "{} lines", noise.len());
-    assert!(noise.iter().all(|line| line.contains("noisy") && line.contains(&answer.header("x-request-id"))));
+    assert!(noise.iter().all(|line| line.contains("noisy") && line.contains(&response.header("x-request-id"))));
     assert!(log.len() < 40 << 10, "{} bytes of log", log.len());
 }
 
@@ -176,9 +176,9 @@ async fn dev_builds_and_serves() {
     let args = ["dev", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")));
     let (address, admin) = (process.address("serving ").await, process.address("operators: ").await);
-    let answer = async || get(address, "/my_service?name=dev").await.text();
+    let response = async || get(address, "/my_service?name=dev").await.text();
     process.ready(admin).await;
-    assert_eq!(answer().await, "Hello, dev!");
+    assert_eq!(response().await, "Hello, dev!");
     process.says("my_service at /my_service").await;
     process.says("slow at /slow").await;
     assert!(!process.log.lock().unwrap().contains("it has no component"), "{}", process.log.lock().unwrap());
@@ -191,11 +191,11 @@ async fn dev_builds_and_serves() {
     process.says("error: this file contains an unclosed delimiter").await;
     assert!(process.before("unclosed delimiter", "(errors above)"), "the errors are below");
     process.says("refused my_service.wasm: it does not build: error: this file contains an unclosed delimiter").await;
-    assert_eq!(answer().await, "Hello, dev!");
+    assert_eq!(response().await, "Hello, dev!");
     // Fixed and changed.
     std::fs::write(&source, text.replace("Hello, ", "Goodbye, ")).unwrap();
     process.says("my_service replaced").await;
-    assert_eq!(answer().await, "Goodbye, dev!");
+    assert_eq!(response().await, "Goodbye, dev!");
     // In another language, built by the command in its manifest.
     let other = directory.path().join("other");
     std::fs::create_dir(&other).unwrap();

@@ -50,15 +50,15 @@ fn put(directory: &Path, name: &str, bytes: &[u8]) {
 /// must get a response, from one version in all its bytes.
 struct Load {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    completed: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<BTreeSet<String>>>,
 }
 
 impl Load {
     fn on(address: SocketAddr) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, completed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let clients = (0..6).map(|n| {
-            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            let (stop, completed) = (Arc::clone(&stop), Arc::clone(&completed));
             tokio::spawn(async move {
                 let mut client = match n % 2 {
                     0 => Connection::http1(address).await,
@@ -66,19 +66,19 @@ impl Load {
                 };
                 let mut seen = BTreeSet::new();
                 while !stop.load(Relaxed) {
-                    let answer = within(client.get("/version")).await;
-                    let body = answer.text();
-                    assert!(answer.status == 200 && !answer.broken, "lost: {answer:?}");
+                    let response = within(client.get("/version")).await;
+                    let body = response.text();
+                    assert!(response.status == 200 && !response.broken, "lost: {response:?}");
                     let (first, second) = body.split_at(body.len() / 2);
                     assert_eq!(first, second, "two versions in one response");
                     seen.insert(first.to_owned());
-                    answered.fetch_add(1, Relaxed);
+                    completed.fetch_add(1, Relaxed);
                 }
                 seen
             })
         });
         let clients = clients.collect();
-        Self { stop, answered, clients }
+        Self { stop, completed, clients }
     }
 
     /// The number of responses, and all versions in them.
@@ -88,18 +88,18 @@ impl Load {
         for client in self.clients {
             seen.extend(within(client).await.expect("no request is lost"));
         }
-        (self.answered.load(Relaxed), seen)
+        (self.completed.load(Relaxed), seen)
     }
 }
 
 async fn serves(address: SocketAddr, number: usize) {
     let start = std::time::Instant::now();
     loop {
-        let answer = get(address, "/version").await;
-        if answer.status == 200 && answer.text() == text(number).repeat(2) {
+        let response = get(address, "/version").await;
+        if response.status == 200 && response.text() == text(number).repeat(2) {
             return;
         }
-        assert!(start.elapsed() < crate::harness::PATIENCE, "version {number} is never served: {answer:?}");
+        assert!(start.elapsed() < crate::harness::PATIENCE, "version {number} is never served: {response:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -157,9 +157,9 @@ async fn no_request_is_lost() {
     while host.get("/other").await.status != 200 {
         assert!(start.elapsed() < Duration::from_secs(20), "the route is never served");
     }
-    until("there was enough load", || load.answered.load(Relaxed) > 10_000).await;
-    let (answered, seen) = load.end().await;
-    eprintln!("{answered} answers from {} versions", seen.len());
+    until("there was enough load", || load.completed.load(Relaxed) > 10_000).await;
+    let (completed, seen) = load.end().await;
+    eprintln!("{completed} responses from {} versions", seen.len());
     assert!(seen.len() > 30, "the swaps were not seen: {seen:?}");
 }
 

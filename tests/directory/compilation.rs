@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lodge_base::config::Tiers;
 
-use crate::harness::{Answer, Process, TestHost, get, host, lodge, output, until, wasm};
+use crate::harness::{Process, Response, TestHost, get, host, lodge, output, until, wasm};
 
 /// A guest with additional functions of additional instructions, which are never called.
 fn heavy(guest: &str, functions: usize, instructions: usize, more: &str) -> Vec<u8> {
@@ -40,8 +40,8 @@ fn entries(cache: &Path) -> usize {
     files.filter(|file| file.extension().is_some_and(|extension| extension == "cwasm")).count()
 }
 
-fn problem(answer: &Answer) -> (u16, String) {
-    (answer.status, answer.problem())
+fn problem(response: &Response) -> (u16, String) {
+    (response.status, response.problem())
 }
 
 /// The compilers of a host: its children that are not zombies.
@@ -218,9 +218,9 @@ async fn a_refused_service_is_not_a_404() {
             setup = setup.explaining();
         }
         let host = setup.start().await;
-        let answer = host.get("/bad/below").await;
-        assert_eq!(problem(&answer), (503, "refused".into()));
-        assert_eq!(answer.text().contains("it is not WebAssembly"), explains, "{}", answer.text());
+        let response = host.get("/bad/below").await;
+        assert_eq!(problem(&response), (503, "refused".into()));
+        assert_eq!(response.text().contains("it is not WebAssembly"), explains, "{}", response.text());
         // Without a component there is no service.
         assert_eq!(problem(&host.get("/orphan").await), (404, "no-route".into()));
         std::fs::remove_file(host.directory().join("bad.wasm")).unwrap();
@@ -249,8 +249,8 @@ async fn large_components_are_compiled_twice() {
     until("it is optimised", || !is_baseline(&host, "large") || !is_baseline(&host, "new")).await;
     while is_baseline(&host, "large") || is_baseline(&host, "new") {
         for path in ["/large/200", "/new"] {
-            let answer = host.get(path).await;
-            assert_eq!(answer.status, 200, "{path} after {requests} requests: {}", answer.text());
+            let response = host.get(path).await;
+            assert_eq!(response.status, 200, "{path} after {requests} requests: {}", response.text());
             requests += 1;
         }
     }

@@ -47,9 +47,9 @@ async fn a_request_loads_an_idle_service() {
     until("it is unloaded again", || !loaded(&host, "hello")).await;
     empty(cache.path());
     std::fs::write(host.directory().join("users.wasm"), b"rubbish").unwrap();
-    let answer = host.get("/users").await;
-    assert_eq!((answer.status, answer.problem().as_str()), (503, "unavailable"));
-    assert_eq!(answer.header("retry-after"), "1");
+    let response = host.get("/users").await;
+    assert_eq!((response.status, response.problem().as_str()), (503, "unavailable"));
+    assert_eq!(response.header("retry-after"), "1");
 }
 
 /// Machine code that could not be loaded again stays.

@@ -30,8 +30,8 @@ impl Denied {
                 let mut client = Connection::http1(address).await;
                 let mut requests = 0;
                 while !stop.load(Relaxed) {
-                    let answer = within(client.get(path)).await;
-                    others.fetch_add(usize::from(answer.status != status), Relaxed);
+                    let response = within(client.get(path)).await;
+                    others.fetch_add(usize::from(response.status != status), Relaxed);
                     requests += 1;
                 }
                 requests

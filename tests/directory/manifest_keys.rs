@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::harness::{Answer, host, lodge, output, until, wasm};
+use crate::harness::{Response, host, lodge, output, until, wasm};
 
 /// One component as two services: routes by host, path and method, a prefix that the guest does not see, variables.
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn routes_and_variables() {
     assert!(inside.contains("x-forwarded-prefix: /v1/acme\n"), "{inside}");
     assert!(inside.contains("GREETING=hi\n") && inside.contains("EMPTY=\n"), "{inside}");
     assert_eq!(client.ask(Method::HEAD, "/v1/acme", &api, "").await.status, 200, "HEAD comes with GET");
-    let refused: Answer = client.ask(Method::POST, "/v1/acme", &api, "").await;
+    let refused: Response = client.ask(Method::POST, "/v1/acme", &api, "").await;
     assert_eq!((refused.status, refused.problem().as_str()), (405, "method-not-allowed"));
     assert_eq!(refused.header("allow"), "GET, HEAD, PUT");
     // The other host leads to the twin, which has no variables.

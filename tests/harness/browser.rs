@@ -126,9 +126,9 @@ impl Browser {
 
     fn value(&mut self, expression: &str) -> Result<Value, Value> {
         let asked = json!({ "expression": expression, "returnByValue": true, "userGesture": true });
-        let answer = self.ask("Runtime.evaluate", asked)?;
-        let thrown = &answer["exceptionDetails"];
-        if thrown.is_null() { Ok(answer["result"]["value"].clone()) } else { Err(thrown.clone()) }
+        let response = self.ask("Runtime.evaluate", asked)?;
+        let thrown = &response["exceptionDetails"];
+        if thrown.is_null() { Ok(response["result"]["value"].clone()) } else { Err(thrown.clone()) }
     }
 
     /// Waits until an expression is true, at most for `bound`, and returns how long that took. An expression that

@@ -21,7 +21,7 @@ use super::within;
 
 /// A complete response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -29,7 +29,7 @@ pub(crate) struct Answer {
     pub(crate) broken: bool,
 }
 
-impl Answer {
+impl Response {
     /// The body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -68,7 +68,7 @@ impl Answer {
 }
 
 /// Sends one GET on a new connection.
-pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Response {
     Connection::http1(address).await.get(path).await
 }
 
@@ -125,19 +125,19 @@ impl Connection {
         Self::Http2(sender)
     }
 
-    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, path: &str) -> Response {
         self.ask(Method::GET, path, &[], "").await
     }
 
     /// Sends one request with a small body.
-    pub(crate) async fn ask(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn ask(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let body = Full::new(Bytes::copy_from_slice(body.as_bytes())).boxed_unsync();
-        let response = self.send(request.body(body).expect("a request")).await.expect("an answer");
-        Answer::read(response).await
+        let response = self.send(request.body(body).expect("a request")).await.expect("a response");
+        Response::read(response).await
     }
 
     /// Sends a request and waits for the head of its response. Adds `host` if it is missing.
@@ -169,8 +169,8 @@ impl Connection {
 pub(crate) async fn raw(address: SocketAddr, bytes: &str) -> String {
     let mut stream = within(TcpStream::connect(address)).await.expect("the host accepts");
     stream.write_all(bytes.as_bytes()).await.expect("sent");
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // A reset after the response is an end, too.
-    let _ = within(stream.read_to_end(&mut answer)).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let _ = within(stream.read_to_end(&mut response)).await;
+    String::from_utf8_lossy(&response).into_owned()
 }

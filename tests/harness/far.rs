@@ -16,12 +16,12 @@ pub(crate) fn manifest(replicas: &[&Replica], more: &str) -> String {
 }
 
 /// How many of these requests each replica handled; all must succeed.
-pub(crate) async fn answered(host: &TestHost, requests: usize) -> BTreeMap<String, usize> {
+pub(crate) async fn distribution(host: &TestHost, requests: usize) -> BTreeMap<String, usize> {
     let (mut client, mut counts) = (host.connect().await, BTreeMap::new());
     for _ in 0..requests {
-        let answer = within(client.get("/far")).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        *counts.entry(answer.text()).or_default() += 1;
+        let response = within(client.get("/far")).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        *counts.entry(response.text()).or_default() += 1;
     }
     counts
 }

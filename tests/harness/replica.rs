@@ -163,12 +163,12 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
         shared.hits.fetch_add(1, Relaxed);
         let habit = *shared.habit.lock().unwrap();
         let mut body = Body::of(&head, &mut from, &mut kept);
-        answer(habit, &head, &mut body, &mut to, shared.name).await?;
+        respond(habit, &head, &mut body, &mut to, shared.name).await?;
     }
 }
 
 /// Responds to a request; `None` when the connection has ended.
-async fn answer(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWriteHalf, name: &str) -> Option<()> {
+async fn respond(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWriteHalf, name: &str) -> Option<()> {
     let whole = |text: &str| {
         let body = if head.starts_with("HEAD ") { "" } else { text };
         let length = text.len();

@@ -40,9 +40,9 @@ async fn slow_clients_are_disconnected() {
         open(host.address, whole),
     );
     assert_eq!(get(host.address, "/hello").await.status, 200);
-    let ((silent, _), (head, _), (preface, _), (idle, answer)) =
+    let ((silent, _), (head, _), (preface, _), (idle, response)) =
         tokio::join!(closed(silent), closed(head), closed(preface), closed(idle));
-    assert!(answer.ends_with("Hello, World!"), "{answer}");
+    assert!(response.ends_with("Hello, World!"), "{response}");
     for (name, took, least) in
         [("silent", silent, 200), ("head", head, 500), ("preface", preface, 500), ("idle", idle, 700)]
     {
@@ -67,8 +67,8 @@ async fn single_bytes_do_not_extend_the_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_response_is_not_idle() {
     let host = host(&["drip"]).set("listener.idle", "200ms").set("listener.header_read", "200ms").start().await;
-    let answer = host.get("/drip/8").await;
-    assert_eq!((answer.text().lines().count(), answer.broken), (8, false));
+    let response = host.get("/drip/8").await;
+    assert_eq!((response.text().lines().count(), response.broken), (8, false));
 }
 
 /// A client that closes its sending side still gets a response that comes soon.
@@ -78,8 +78,8 @@ async fn a_half_closed_client_gets_its_response() {
     for (path, end) in [("/hello", "Hello, World!"), ("/drip/4", "0\r\n\r\n")] {
         let mut stream = open(host.address, &format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n")).await;
         stream.shutdown().await.unwrap();
-        let (_, answer) = closed(stream).await;
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(end), "{answer}");
+        let (_, response) = closed(stream).await;
+        assert!(response.starts_with("HTTP/1.1 200") && response.ends_with(end), "{response}");
     }
 }
 
@@ -96,11 +96,11 @@ async fn expect_continue() {
     within(stream.read_exact(&mut interim)).await.unwrap();
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"after a nod").await.unwrap();
-    let (_, answer) = closed(stream).await;
-    assert!(answer.contains("200 OK") && answer.contains("after a nod"), "{answer}");
+    let (_, response) = closed(stream).await;
+    assert!(response.contains("200 OK") && response.contains("after a nod"), "{response}");
     // Its `Content-Length` is too large: refused without `100 Continue`.
-    let answer = raw(host.address, &ask("/deaf")).await;
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let response = raw(host.address, &ask("/deaf")).await;
+    assert!(response.starts_with("HTTP/1.1 413"), "{response}");
 }
 
 /// Pipelined requests, and many in sequence, on one connection get their responses in order.
@@ -109,9 +109,9 @@ async fn connections_are_kept_alive() {
     let host = host(&["hello"]).start().await;
     let one = "GET /hello?name=1 HTTP/1.1\r\nhost: h\r\n\r\n";
     let last = "GET /hello?name=2 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
-    let answer = raw(host.address, &format!("{one}{one}{last}")).await;
-    assert_eq!(answer.matches("Hello, 1!").count(), 2, "{answer}");
-    assert!(answer.ends_with("Hello, 2!"), "{answer}");
+    let response = raw(host.address, &format!("{one}{one}{last}")).await;
+    assert_eq!(response.matches("Hello, 1!").count(), 2, "{response}");
+    assert!(response.ends_with("Hello, 2!"), "{response}");
 }
 
 /// When a client leaves, its guest stops and frees its slot at once, not when its time is over.
@@ -133,7 +133,7 @@ async fn a_guest_stops_when_its_client_leaves() {
             };
             // No response: this request came first and has the slot, so the other one was refused.
             match tokio::time::timeout(Duration::from_millis(300), host.get("/sleeper")).await {
-                Ok(answer) if answer.status == 503 => break taken,
+                Ok(response) if response.status == 503 => break taken,
                 _ => assert!(start.elapsed() < Duration::from_secs(10), "the slot is never taken"),
             }
         };
@@ -168,8 +168,8 @@ async fn excess_streams_wait() {
         })
         .collect();
     for asked in asked {
-        let (n, answer) = within(asked).await.unwrap();
-        assert_eq!((answer.status, answer.text()), (200, format!("Hello, {n}!")));
+        let (n, response) = within(asked).await.unwrap();
+        assert_eq!((response.status, response.text()), (200, format!("Hello, {n}!")));
     }
 }
 
@@ -210,10 +210,10 @@ async fn ambiguous_lengths_are_refused() {
         ("X: y", "", 400, true),
     ];
     let send = async |version: &str, lines: &str, body: &str, status: u16, goes_on: bool| {
-        let answers = raw(host.address, &format!("POST /echo HTTP/{version}\r\n{lines}\r\n\r\n{body}{next}")).await;
-        assert!(answers.starts_with(&format!("HTTP/1.1 {status} ")), "{lines:?}: {answers}");
-        assert_eq!(answers.ends_with("Hello, next!"), goes_on, "{lines:?}: {answers}");
-        assert_eq!(answers.contains("words"), status == 200, "{lines:?}: {answers}");
+        let responses = raw(host.address, &format!("POST /echo HTTP/{version}\r\n{lines}\r\n\r\n{body}{next}")).await;
+        assert!(responses.starts_with(&format!("HTTP/1.1 {status} ")), "{lines:?}: {responses}");
+        assert_eq!(responses.ends_with("Hello, next!"), goes_on, "{lines:?}: {responses}");
+        assert_eq!(responses.contains("words"), status == 200, "{lines:?}: {responses}");
     };
     for (lines, body, status, goes_on) in shapes {
         send("1.1", lines, body, status, goes_on).await;

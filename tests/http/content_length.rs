@@ -34,11 +34,11 @@ async fn a_length_without_a_body() {
             (Method::GET, "/cacheable?etag=%22a%22&content-length=100", &tagged, 304, "100"),
         ] {
             for _ in 0..10 {
-                let answer = client.ask(method.clone(), path, headers, "").await;
-                assert_eq!((answer.status, answer.body.len()), (status, 0), "{method} {path}: {answer:?}");
-                let said = answer.header("content-length");
+                let response = client.ask(method.clone(), path, headers, "").await;
+                assert_eq!((response.status, response.body.len()), (status, 0), "{method} {path}: {response:?}");
+                let said = response.header("content-length");
                 // hyper omits a redundant header.
-                assert!(said == length || status != 200 && said.is_empty(), "{method} {path}: {answer:?}");
+                assert!(said == length || status != 200 && said.is_empty(), "{method} {path}: {response:?}");
             }
         }
     }
@@ -57,8 +57,8 @@ async fn a_wrong_length_is_an_error() {
         ("/cacheable?content-length=100", "content-length is 100 bytes, but the body has 16"),
         ("/cacheable?content-length=9", "content-length is 9 bytes, but the body has at least 16"),
     ] {
-        let answer = host.get(path).await;
-        assert_eq!((answer.status, answer.problem().as_str()), (502, "bad-answer"), "{path}");
+        let response = host.get(path).await;
+        assert_eq!((response.status, response.problem().as_str()), (502, "bad-answer"), "{path}");
         assert_eq!(detail(&host, path[1..].split(['/', '?']).next().unwrap()), expected);
     }
 }
@@ -76,14 +76,17 @@ async fn wrong_lengths_of_replicas() {
             _ => "HTTP/1.1 304 X\r\ncontent-length: 5\r\n\r\n",
         }));
         let twice = format!("{ask}{}", ask.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1));
-        let answers = raw(host.address, &twice).await;
-        assert_eq!(answers.matches(&format!("HTTP/1.1 {status} ")).count(), 2, "{answers}");
-        assert!(!answers.contains("content-length: 5") && (body.is_empty() || !answers.contains(body)), "{answers}");
+        let responses = raw(host.address, &twice).await;
+        assert_eq!(responses.matches(&format!("HTTP/1.1 {status} ")).count(), 2, "{responses}");
+        assert!(
+            !responses.contains("content-length: 5") && (body.is_empty() || !responses.contains(body)),
+            "{responses}"
+        );
         let mut two = Connection::http2(host.address).await;
         for _ in 0..2 {
-            let answer = two.get("/far").await;
-            assert_eq!((answer.status, answer.body.len(), answer.broken), (status, 0, false), "{answer:?}");
-            assert!(status == 304 || answer.header("content-length") != "5", "{answer:?}");
+            let response = two.get("/far").await;
+            assert_eq!((response.status, response.body.len(), response.broken), (status, 0, false), "{response:?}");
+            assert!(status == 304 || response.header("content-length") != "5", "{response:?}");
         }
     }
 }
@@ -99,8 +102,8 @@ async fn a_huge_length_breaks_one_response() {
         .start()
         .await;
     for length in [u64::MAX - 2, u64::MAX - 3, u64::MAX / 2, u64::MAX / 2 + 1] {
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\ncache-control: max-age=60\r\n\r\nhello");
-        one.set(Habit::Says(answer.leak()));
+        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\ncache-control: max-age=60\r\n\r\nhello");
+        one.set(Habit::Says(response.leak()));
         // The connection may end before the head is sent, as the body ends at once.
         let broken = raw(host.address, "GET /far HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
         let stated = broken.contains(&format!("content-length: {length}\r\n"));

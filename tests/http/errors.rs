@@ -33,18 +33,18 @@ async fn the_status_table() {
             ("/unfinished/leaked", 502, "bad-answer"),
             ("/unfinished/short", 502, "bad-answer"),
         ] {
-            let answer = client.get(path).await;
-            assert_eq!((answer.status, answer.problem().as_str()), (status, reason), "{path}: {}", answer.text());
+            let response = client.get(path).await;
+            assert_eq!((response.status, response.problem().as_str()), (status, reason), "{path}: {}", response.text());
             for secret in ["secret", "wasm", "backtrace", "/src", "unreachable"] {
-                assert!(!answer.text().contains(secret), "{path} tells: {}", answer.text());
+                assert!(!response.text().contains(secret), "{path} tells: {}", response.text());
             }
         }
         for status in [200, 204, 304, 404, 500, 599] {
-            let answer = client.get(&format!("/status/{status}")).await;
-            assert_eq!((answer.status, answer.body.len()), (status, 0));
+            let response = client.get(&format!("/status/{status}")).await;
+            assert_eq!((response.status, response.body.len()), (status, 0));
         }
-        let answer = client.ask(Method::POST, "/header", &[], "more than ten bytes").await;
-        assert_eq!((answer.status, answer.problem().as_str()), (413, "body-too-large"));
+        let response = client.ask(Method::POST, "/header", &[], "more than ten bytes").await;
+        assert_eq!((response.status, response.problem().as_str()), (413, "body-too-large"));
     }
 }
 
@@ -67,23 +67,23 @@ async fn heads_that_are_not_http() {
     ] {
         // The first case leaves its connection open, as HTTP/1.1 requires.
         let bytes = bytes.replacen("HTTP/1.1\r\n\r\n", "HTTP/1.1\r\nconnection: close\r\n\r\n", 1);
-        let answer = raw(host.address, &bytes).await;
-        let got = answer.split(' ').nth(1).unwrap_or_default();
-        assert_eq!(got, status, "{} → {answer}", bytes.lines().next().unwrap_or_default());
+        let response = raw(host.address, &bytes).await;
+        let got = response.split(' ').nth(1).unwrap_or_default();
+        assert_eq!(got, status, "{} → {response}", bytes.lines().next().unwrap_or_default());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hop_by_hop_headers_are_removed() {
     let host = host(&["header"]).start().await;
-    let answer = raw(
+    let response = raw(
         host.address,
         "GET /header HTTP/1.1\r\nhost: h\r\nconnection: close, x-mine\r\nx-mine: 1\r\nx-yours: 2\r\nkeep-alive: 9\r\n\
          upgrade: websocket\r\nproxy-authorization: secret\r\nte: gzip\r\n\r\n",
     )
     .await;
-    let head = answer.split("\r\n\r\n").next().unwrap().to_lowercase();
-    assert!(answer.ends_with("5 refused"), "{answer}");
+    let head = response.split("\r\n\r\n").next().unwrap().to_lowercase();
+    assert!(response.ends_with("5 refused"), "{response}");
     for gone in ["x-mine", "keep-alive", "upgrade", "proxy-", "te: gzip", "transfer-encoding: x", "connection: x"] {
         assert!(!head.contains(gone), "{gone} in {head}");
     }

@@ -62,9 +62,9 @@ async fn many_small_parts_arrive() {
         for messages in 1..=150_usize {
             let text = messages.to_string();
             let asked = format!("\0\0\0\0{}{text}", char::from(u8::try_from(text.len()).unwrap()));
-            let answer = within(client.ask(http::Method::POST, "/lodge.Echo/Count", &[], &asked)).await;
-            let prefixes = answer.body.windows(4).filter(|bytes| *bytes == [0; 4]).count();
-            assert!(!answer.broken && prefixes == messages, "{messages} messages: {answer:?}");
+            let response = within(client.ask(http::Method::POST, "/lodge.Echo/Count", &[], &asked)).await;
+            let prefixes = response.body.windows(4).filter(|bytes| *bytes == [0; 4]).count();
+            assert!(!response.broken && prefixes == messages, "{messages} messages: {response:?}");
         }
     }
 }

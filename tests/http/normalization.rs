@@ -7,9 +7,9 @@ use crate::harness::{Connection, Habit, Replica, TestHost, host, raw};
 
 /// Returns status and raw response of a request that no client library would send.
 async fn sent(host: &TestHost, line: &str, headers: &str) -> (u16, String) {
-    let answer = raw(host.address, &format!("{line} HTTP/1.1\r\n{headers}connection: close\r\n\r\n")).await;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.unwrap_or_else(|| panic!("{line}: {answer}")), answer)
+    let response = raw(host.address, &format!("{line} HTTP/1.1\r\n{headers}connection: close\r\n\r\n")).await;
+    let status = response.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_else(|| panic!("{line}: {response}")), response)
 }
 
 async fn status(host: &TestHost, target: &str, name: &str) -> u16 {
@@ -122,10 +122,10 @@ async fn service_hosts_are_for_this_machine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn options_of_the_server() {
     let host = host(&["echo"]).manifest("echo", "routes = ['/*']").start().await;
-    let (status, answer) = sent(&host, "OPTIONS *", "host: h\r\n").await;
-    assert_eq!(status, 204, "{answer}");
-    assert!(answer.contains("\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n"), "{answer}");
-    assert!(answer.contains("\r\nx-request-id: ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let (status, response) = sent(&host, "OPTIONS *", "host: h\r\n").await;
+    assert_eq!(status, 204, "{response}");
+    assert!(response.contains("\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n"), "{response}");
+    assert!(response.contains("\r\nx-request-id: ") && response.ends_with("\r\n\r\n"), "{response}");
     assert_eq!(sent(&host, "GET *", "host: h\r\n").await.0, 400);
     assert_eq!(sent(&host, "OPTIONS /head", "host: h\r\n").await.0, 200, "OPTIONS of a path is for its service");
 }
@@ -181,8 +181,8 @@ async fn the_cache_uses_the_normal_form() {
     let host = crate::caching::reuse::cacheable().start().await;
     let text = async |method: &str, path: &str, name: &str| {
         let target = format!("{path}?cache-control=max-age%3D60");
-        let (_, answer) = sent(&host, &format!("{method} {target}"), &format!("host: {name}\r\n")).await;
-        answer.rsplit("\r\n\r\n").next().unwrap().to_owned()
+        let (_, response) = sent(&host, &format!("{method} {target}"), &format!("host: {name}\r\n")).await;
+        response.rsplit("\r\n\r\n").next().unwrap().to_owned()
     };
     let first = text("GET", "/cacheable/~a", "shop.example").await;
     for (path, name) in [("/cacheable/%7Ea", "Shop.Example."), ("/x/../cacheable/./~%61", "shop.example:80")] {

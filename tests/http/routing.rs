@@ -10,8 +10,8 @@ async fn services_respond() {
     let host = host(&["hello", "users"]).manifest("hello", &manifest).start().await;
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
         for (path, text) in [("/", "Hello, World!"), ("/hello", "Hello, World!"), ("/hello?name=Ada", "Hello, Ada!")] {
-            let answer = client.get(path).await;
-            assert_eq!((answer.status, answer.text().as_str()), (200, text), "{path}");
+            let response = client.get(path).await;
+            assert_eq!((response.status, response.text().as_str()), (200, text), "{path}");
         }
         let users = client.get("/users").await;
         assert_eq!(users.text(), r#"[{"id":1,"name":"Alice"},{"id":2,"name":"Bob"}]"#);
@@ -41,7 +41,7 @@ async fn routes_come_from_the_manifest_or_the_name() {
         .start()
         .await;
     let mut client = host.connect().await;
-    let status = |answer: crate::harness::Answer| answer.status;
+    let status = |response: crate::harness::Response| response.status;
     assert_eq!(status(client.get("/greet/anyone").await), 200);
     assert_eq!(status(client.get("/hello").await), 404, "routes replace the one by name");
     assert_eq!(client.get("/my_Counter-2").await.text(), "1");
@@ -49,8 +49,8 @@ async fn routes_come_from_the_manifest_or_the_name() {
     let inner = client.get("/my_Counter-2/inner/head").await.text();
     assert!(inner.starts_with("Method::Get"), "the longest prefix: {inner}");
     for (host, expected) in [("my-counter-2.localhost:80", "1"), ("HELLO.localhost", "Hello, World!")] {
-        let answer = client.ask(Method::GET, "/any/path", &[("host", host)], "").await;
-        assert_eq!(answer.text(), expected, "{host}");
+        let response = client.ask(Method::GET, "/any/path", &[("host", host)], "").await;
+        assert_eq!(response.text(), expected, "{host}");
     }
 }
 
@@ -93,11 +93,11 @@ async fn guests_get_the_request_of_the_client() {
 async fn a_trusted_proxy_is_believed() {
     let host = host(&["echo"]).set("trusted_proxies", "127.0.0.0/8").start().await;
     let headers = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https"), ("x-request-id", "from-the-proxy")];
-    let answer = host.connect().await.ask(Method::GET, "/echo/head", &headers, "").await;
-    let text = answer.text();
+    let response = host.connect().await.ask(Method::GET, "/echo/head", &headers, "").await;
+    let text = response.text();
     assert!(text.contains("Scheme::Https") && text.contains("x-forwarded-for: 6.6.6.6, 127.0.0.1\n"), "{text}");
     assert!(text.contains("x-request-id: from-the-proxy\n"), "{text}");
-    assert_eq!(answer.header("x-request-id"), "from-the-proxy");
+    assert_eq!(response.header("x-request-id"), "from-the-proxy");
 }
 
 /// A guest can reach nothing that it was not granted, but all imports of its runtime exist.

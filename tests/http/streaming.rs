@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::harness::{Answer, Connection, Process, fed, host, wasm, within};
+use crate::harness::{Connection, Process, Response, fed, host, wasm, within};
 
 fn data(text: &'static str) -> Frame<Bytes> {
     Frame::data(Bytes::from_static(text.as_bytes()))
@@ -25,22 +25,22 @@ async fn bodies_stream_in_both_directions() {
             request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
             request.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
             feed.send(data("first ")).await.unwrap();
-            let mut answer = client.send(request).await.unwrap().into_body();
-            let first = within(answer.frame()).await.unwrap().unwrap().into_data().unwrap();
+            let mut response = client.send(request).await.unwrap().into_body();
+            let first = within(response.frame()).await.unwrap().unwrap().into_data().unwrap();
             assert_eq!(&first[..], b"first ", "{path}");
             feed.send(data("second")).await.unwrap();
-            let second = within(answer.frame()).await.unwrap().unwrap().into_data().unwrap();
+            let second = within(response.frame()).await.unwrap().unwrap().into_data().unwrap();
             assert_eq!(&second[..], b"second", "{path}");
             let mut trailers = HeaderMap::new();
             trailers.insert("x-sum", HeaderValue::from_static("42"));
             trailers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
             feed.send(Frame::trailers(trailers)).await.unwrap();
             drop(feed);
-            let last = within(answer.frame()).await.unwrap().unwrap();
+            let last = within(response.frame()).await.unwrap().unwrap();
             let trailers = last.into_trailers().unwrap();
             assert_eq!(trailers.get("x-sum").unwrap(), "42", "{path}");
             assert!(!trailers.contains_key("x-forwarded-for"), "{path}: a trailer claims a client address");
-            assert!(within(answer.frame()).await.is_none(), "{path}");
+            assert!(within(response.frame()).await.is_none(), "{path}");
         }
     }
 }
@@ -64,11 +64,11 @@ async fn a_response_is_sent_as_it_is_written() {
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
         let body = http_body_util::Empty::new().boxed_unsync();
         let start = Instant::now();
-        let mut answer = client.send(Request::get("/drip/10").body(body).unwrap()).await.unwrap().into_body();
-        within(answer.frame()).await.unwrap().unwrap();
+        let mut response = client.send(Request::get("/drip/10").body(body).unwrap()).await.unwrap().into_body();
+        within(response.frame()).await.unwrap().unwrap();
         assert!(start.elapsed() < Duration::from_millis(700), "the first line waited for the last");
         let mut lines = 1;
-        while let Some(frame) = within(answer.frame()).await {
+        while let Some(frame) = within(response.frame()).await {
             lines += frame.unwrap().data_ref().map_or(0, |data| data.iter().filter(|byte| **byte == b'\n').count());
         }
         assert_eq!(lines, 10);
@@ -98,9 +98,9 @@ async fn a_gibibyte_in_bounded_memory() {
                 feed.send(Frame::data(chunk.clone())).await.unwrap();
             }
         });
-        let mut answer = client.send(Request::post(path).body(body).unwrap()).await.unwrap().into_body();
+        let mut response = client.send(Request::post(path).body(body).unwrap()).await.unwrap().into_body();
         let mut size = 0;
-        while let Some(frame) = within(answer.frame()).await {
+        while let Some(frame) = within(response.frame()).await {
             size += frame.unwrap().data_ref().map_or(0, Bytes::len);
         }
         feeding.await.unwrap();
@@ -114,7 +114,7 @@ async fn a_gibibyte_in_bounded_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn known_sizes_are_declared() {
     let host = host(&["hello", "drip"]).start().await;
-    let known: Answer = host.get("/hello").await;
+    let known: Response = host.get("/hello").await;
     assert_eq!((known.header("content-length").as_str(), known.text().len()), ("13", 13));
     let unknown = host.get("/drip/2").await;
     assert_eq!(

@@ -65,11 +65,11 @@ async fn allowed_connections_switch() {
     until("the manifest is in force", || !allowed()).await;
     let mut stream = TcpStream::connect(host.address).await.unwrap();
     stream.write_all(ASK.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"not asked to switch") {
-        answer.push(within(stream.read_u8()).await.unwrap());
+    let mut response = Vec::new();
+    while !response.ends_with(b"not asked to switch") {
+        response.push(within(stream.read_u8()).await.unwrap());
     }
-    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+    assert!(response.starts_with(b"HTTP/1.1 200 OK"));
 }
 
 /// A client that stops reading holds its slot no longer than a silent one, however much it sends.
@@ -161,10 +161,10 @@ async fn switching_to_http_is_refused() {
         let ask = format!(
             "GET /far HTTP/1.1\r\nhost: a\r\nconnection: {connection}, close\r\nupgrade: {upgrade}\r\nhttp2-settings: AA\r\n\r\n"
         );
-        let answer = raw(host.address, &ask).await;
+        let response = raw(host.address, &ask).await;
         assert!(
-            answer.starts_with("HTTP/1.1 200") && !answer.contains("upgrade") && !answer.contains("http2"),
-            "{answer}"
+            response.starts_with("HTTP/1.1 200") && !response.contains("upgrade") && !response.contains("http2"),
+            "{response}"
         );
     }
 }

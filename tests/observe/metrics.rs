@@ -12,10 +12,10 @@ pub(crate) fn series(text: &str) -> BTreeMap<String, f64> {
 }
 
 async fn scrape(host: &TestHost) -> BTreeMap<String, f64> {
-    let answer = get(host.admin, "/metrics").await;
-    assert_eq!(answer.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    assert!(answer.text().ends_with("# EOF\n"));
-    series(&answer.text())
+    let response = get(host.admin, "/metrics").await;
+    assert_eq!(response.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(response.text().ends_with("# EOF\n"));
+    series(&response.text())
 }
 
 /// A scraper that reads only the older text format gets that, with the same series.

@@ -72,10 +72,10 @@ async fn caller_host_and_guest_are_one_trace() {
     let mut client = Connection::http1(host.address).await;
     let sent = traceparent("01");
     let headers = [("traceparent", sent.as_str()), ("tracestate", "vendor=1"), ("host", "localhost")];
-    let answer = client.ask(Method::GET, "/header/below?q=secret", &headers, "").await;
-    let seen = answer.header("traceparent");
+    let response = client.ask(Method::GET, "/header/below?q=secret", &headers, "").await;
+    let seen = response.header("traceparent");
     let (trace, guest) = (&seen[3..35], &seen[36..52]);
-    assert_eq!((trace, answer.header("tracestate").as_str(), &seen[52..]), (TRACE, "vendor=1", "-01"));
+    assert_eq!((trace, response.header("tracestate").as_str(), &seen[52..]), (TRACE, "vendor=1", "-01"));
     until("all spans have arrived", || collector.spans().len() >= 6).await;
     let spans = collector.spans();
     let named =
@@ -87,7 +87,7 @@ async fn caller_host_and_guest_are_one_trace() {
         (&server["tags"]["lodge.service"], &server["tags"]["url.path"]),
         (&"header".into(), &"/header/below".into())
     );
-    assert_eq!(server["tags"]["lodge.request_id"], answer.header("x-request-id"));
+    assert_eq!(server["tags"]["lodge.request_id"], response.header("x-request-id"));
     assert!(!server.to_string().contains("secret"));
     for phase in ["route", "queue", "instantiate", "guest", "body"] {
         assert_eq!(named(phase)["parentId"], server["id"], "{phase}");
@@ -187,8 +187,8 @@ async fn attempts_are_spans() {
     // Either replica can be first, so one of two requests begins with the failing one.
     for _ in 0..10 {
         let hits = replicas[0].hits();
-        let answer = within(host.get("/far?key=secret")).await;
-        told = answer.text().lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap().to_owned();
+        let response = within(host.get("/far?key=secret")).await;
+        told = response.text().lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap().to_owned();
         if replicas[0].hits() > hits {
             break;
         }
@@ -221,9 +221,9 @@ async fn a_mirrored_copy_is_not_traced() {
         .set("traces.delay", "1ms")
         .start()
         .await;
-    let answer = crate::calls::outgoing::ask(host.address, "caller", &world.url("/"), &[]).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let shown = || host.current.snapshot().target("caller@new").unwrap().deployment().service.figures.requests();
+    let response = crate::calls::outgoing::ask(host.address, "caller", &world.url("/"), &[]).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let shown = || host.current.snapshot().target("caller@new").unwrap().deployment().service.metrics.requests();
     until("the copy has ended", || shown() == 1).await;
     let sent = crate::calls::outgoing::outcome(&host, "caller@new", "2xx").await;
     assert!((sent - 1.0).abs() < 0.1, "it has sent the same requests: {sent}");

@@ -8,9 +8,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::api_contract::Contract;
-use crate::harness::{Answer, Connection, Narrow, TestHost, get, host, raw, unread, until, within};
+use crate::harness::{Connection, Narrow, Response, TestHost, get, host, raw, unread, until, within};
 
-async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
     let mut headers = headers.to_vec();
     if !headers.iter().any(|(name, _)| *name == "host") {
         headers.push(("host", "localhost"));
@@ -19,15 +19,15 @@ async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str
 }
 
 async fn json(host: &TestHost, path: &str) -> Value {
-    let answer = ask(host, Method::GET, path, &[], "").await;
-    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-    serde_json::from_slice(&answer.body).unwrap()
+    let response = ask(host, Method::GET, path, &[], "").await;
+    assert_eq!(response.status, 200, "{path}: {}", response.text());
+    serde_json::from_slice(&response.body).unwrap()
 }
 
 /// The type of the problem response.
-fn kind(answer: &Answer) -> Value {
-    assert_eq!(answer.header("content-type"), "application/problem+json");
-    serde_json::from_slice::<Value>(&answer.body).unwrap()["type"].clone()
+fn kind(response: &Response) -> Value {
+    assert_eq!(response.header("content-type"), "application/problem+json");
+    serde_json::from_slice::<Value>(&response.body).unwrap()["type"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,8 +60,8 @@ async fn a_service_is_described_completely() {
 async fn a_service_can_be_disabled_and_enabled() {
     let host = host(&["hello"]).start().await;
     let act = async |act: &str| {
-        let answer = ask(&host, Method::POST, &format!("/v1/services/hello/{act}"), &[], "").await;
-        (answer.status, answer.text())
+        let response = ask(&host, Method::POST, &format!("/v1/services/hello/{act}"), &[], "").await;
+        (response.status, response.text())
     };
     assert_eq!(act("disable").await, (200, r#"{"service":"hello","state":"disabled"}"#.into()));
     let refused = host.get("/hello").await;
@@ -212,9 +212,9 @@ async fn versions_are_promoted_and_removed() {
     let host = host(&["hello"]).named("counter", "hello@2").manifest("hello@2", share).start().await;
     let contract = Contract::of(&host).await;
     let act = async |name: &str, act: &str| {
-        let answer = ask(&host, Method::POST, &format!("/v1/services/{name}/{act}"), &[], "").await;
-        contract.check_response("post", &format!("/v1/services/{{name}}/{act}"), &answer);
-        (answer.status, answer.text())
+        let response = ask(&host, Method::POST, &format!("/v1/services/{name}/{act}"), &[], "").await;
+        contract.check_response("post", &format!("/v1/services/{{name}}/{act}"), &response);
+        (response.status, response.text())
     };
     // As a browser writes it.
     assert_eq!(json(&host, "/v1/services/hello%402").await["name"], "hello@2");
@@ -309,8 +309,8 @@ async fn probes_have_reserved_places() {
     let mut refused = 0;
     for n in 0..40 {
         for path in ["/healthz", "/readyz"] {
-            let answer = get(host.admin, path).await;
-            assert_eq!(answer.status, 200, "{path} after {n}: {}", answer.text());
+            let response = get(host.admin, path).await;
+            assert_eq!(response.status, 200, "{path} after {n}: {}", response.text());
         }
         let other = get(host.admin, "/metrics").await;
         refused += usize::from(other.status == 503 && kind(&other) == "urn:lodge:admin:busy");

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use self::samples::{
     failed_request, host_status, line, policy, replica, service_activity, service_info, text, upstream,
 };
-use crate::harness::{Answer, Connection, TestHost, get, host};
+use crate::harness::{Connection, Response, TestHost, get, host};
 
 /// The document of the API.
 pub(crate) struct Contract(Value);
@@ -123,21 +123,21 @@ impl Contract {
     }
 
     /// Fails if a response is not what the document says of this request.
-    pub(crate) fn check_response(&self, method: &str, path: &str, answer: &Answer) {
+    pub(crate) fn check_response(&self, method: &str, path: &str, response: &Response) {
         let at = format!("{method} {path}");
-        let mut response = &self.0["paths"][path][method]["responses"][answer.status.to_string()];
-        if response["$ref"].is_string() {
-            assert_eq!(response["$ref"], "#/components/responses/Problem", "{at}");
-            response = &self.0["components"]["responses"]["Problem"];
+        let mut expected = &self.0["paths"][path][method]["responses"][response.status.to_string()];
+        if expected["$ref"].is_string() {
+            assert_eq!(expected["$ref"], "#/components/responses/Problem", "{at}");
+            expected = &self.0["components"]["responses"]["Problem"];
         }
-        let content = &response["content"][answer.header("content-type")];
+        let content = &expected["content"][response.header("content-type")];
         assert!(
             content.is_object(),
             "{at}: {} {} is not in the document",
-            answer.status,
-            answer.header("content-type")
+            response.status,
+            response.header("content-type")
         );
-        let value = serde_json::from_slice(&answer.body).unwrap();
+        let value = serde_json::from_slice(&response.body).unwrap();
         self.check(&content["schema"], &value, &at);
     }
 }
@@ -265,14 +265,19 @@ async fn every_path_is_documented() {
             }
             for name in ["hello", "hello@2", "trap", "cacheable", "far", "nobody"] {
                 let here = path.replace("{name}", name);
-                let answer = ask(asked.clone(), &here, r#"{"level":"info"}"#).await;
-                contract.check_response(method, path, &answer);
+                let response = ask(asked.clone(), &here, r#"{"level":"info"}"#).await;
+                contract.check_response(method, path, &response);
                 let expected: &[_] = match (name, path.as_str()) {
                     ("nobody", path) if path.contains("{name}") => &[404],
                     ("far", "/v1/services/{name}/unload") => &[409],
                     _ => &[200],
                 };
-                assert!(expected.contains(&answer.status), "{method} {here}: {} {}", answer.status, answer.text());
+                assert!(
+                    expected.contains(&response.status),
+                    "{method} {here}: {} {}",
+                    response.status,
+                    response.text()
+                );
                 if !path.contains("{name}") {
                     break;
                 }

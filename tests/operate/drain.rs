@@ -31,10 +31,10 @@ fn is_unsent(error: &hyper::Error) -> bool {
 async fn a_stop_under_load_loses_no_request() {
     let directory = directory(&["hello", "drip"]);
     let mut process = Process::serve(directory.path(), &["--stop-grace", "20s"]).await;
-    let (address, answered) = (process.address, Arc::new(AtomicUsize::new(0)));
+    let (address, completed) = (process.address, Arc::new(AtomicUsize::new(0)));
     let mut clients = Vec::new();
     for n in 0..12 {
-        let answered = Arc::clone(&answered);
+        let completed = Arc::clone(&completed);
         clients.push(tokio::spawn(async move {
             loop {
                 // Refused: the listener is closed, and no request is lost.
@@ -54,10 +54,13 @@ async fn a_stop_under_load_loses_no_request() {
                         Err(error) if is_unsent(&error) && request > 0 => break,
                         Err(error) => panic!("a request was lost: {error:?} on request {request} of client {n}"),
                     };
-                    let answer = crate::harness::Answer::read(response).await;
-                    assert_eq!((answer.status, answer.text().as_str(), answer.broken), (200, "Hello, World!", false));
-                    answered.fetch_add(1, Ordering::Relaxed);
-                    if answer.header("connection") == "close" || (n % 3 == 1 && request > 5) {
+                    let response = crate::harness::Response::read(response).await;
+                    assert_eq!(
+                        (response.status, response.text().as_str(), response.broken),
+                        (200, "Hello, World!", false)
+                    );
+                    completed.fetch_add(1, Ordering::Relaxed);
+                    if response.header("connection") == "close" || (n % 3 == 1 && request > 5) {
                         break;
                     }
                 }
@@ -65,7 +68,7 @@ async fn a_stop_under_load_loses_no_request() {
         }));
     }
     let slow = tokio::spawn(async move { crate::harness::get(address, "/drip/15").await });
-    until("the load runs", || answered.load(Ordering::Relaxed) > 500).await;
+    until("the load runs", || completed.load(Ordering::Relaxed) > 500).await;
     process.signal(Signal::TERM);
     let status = process.ended().await;
     assert!(status.success(), "{status}: {}", process.log());
@@ -135,8 +138,8 @@ async fn other_signals_have_no_effect() {
         until("the signal is logged", || process.log().contains(&format!("{name} has no effect"))).await;
     }
     assert_eq!(get(address, "/hello").await.status, 200);
-    let answer = within(streaming).await.unwrap();
-    assert_eq!((answer.status, answer.broken), (200, false));
+    let response = within(streaming).await.unwrap();
+    assert_eq!((response.status, response.broken), (200, false));
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.code(), Some(0));
 }

@@ -115,8 +115,8 @@ async fn unread_uploads_are_bounded() {
     assert_eq!(Connection::http2(host.address).await.get("/hello").await.status, 200);
     let body = "x".repeat(MIB);
     for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
-        let answer = client.ask(Method::POST, "/echo", &[], &body).await;
-        assert_eq!((answer.status, answer.body.len()), (200, MIB));
+        let response = client.ask(Method::POST, "/echo", &[], &body).await;
+        assert_eq!((response.status, response.body.len()), (200, MIB));
     }
     drop(clients);
     let start = Instant::now();
@@ -238,8 +238,8 @@ async fn http2_fields_are_counted() {
     let fields = |count: usize| names.iter().take(count).map(|name| (name.as_str(), "v")).collect::<Vec<_>>();
     let mut client = Connection::http2(host.address).await;
     assert_eq!(client.ask(Method::GET, "/echo/head", &fields(49), "").await.status, 200);
-    let answer = client.ask(Method::GET, "/echo/head", &fields(51), "").await;
-    assert_eq!((answer.status, answer.problem().as_str()), (431, "too-many-fields"));
+    let response = client.ask(Method::GET, "/echo/head", &fields(51), "").await;
+    assert_eq!((response.status, response.problem().as_str()), (431, "too-many-fields"));
     let crumbs: Vec<_> = (0..60).map(|_| ("cookie", "a=b")).collect();
     assert_eq!(client.ask(Method::GET, "/echo/head", &crumbs, "").await.status, 200);
     let mut one = Connection::http1(host.address).await;

@@ -166,8 +166,8 @@ fn heard(times: u32) -> String {
 async fn hostile_text_stays_text(browser: &mut Browser, host: &Process) {
     let note = format!("{SCRIPT}{HOSTILE}");
     let mut client = Connection::http1(host.address).await;
-    let answer = client.ask(http::Method::GET, "/logger", &[("x-note", &note)], "").await;
-    assert_eq!(answer.status, 200);
+    let response = client.ask(http::Method::GET, "/logger", &[("x-note", &note)], "").await;
+    assert_eq!(response.status, 200);
     browser.until(&format!("document.querySelector('#lines').textContent.includes({})", json!(note)), SOON);
     browser.until(&format!("document.querySelector('#refused').textContent.includes({})", json!(HOSTILE)), SOON);
     browser.until(&heard(2), SOON);
@@ -211,7 +211,7 @@ fn a_version_is_rolled_back_and_one_promoted(browser: &mut Browser, directory: &
         };
         browser.eval(&click(action));
         browser.until(&format!("{acts}.startsWith('{question}')"), SOON);
-        assert!(directory.join("hello@2.wasm").exists(), "nothing happens before the answer");
+        assert!(directory.join("hello@2.wasm").exists(), "nothing happens before the response");
         browser.eval(&click(&format!("{action} hello@2")));
         browser.until(&format!("document.querySelector('dialog .said').textContent.startsWith('{said}')"), SOON);
         browser.until(&format!("!{}", row("hello@2")), SOON);
@@ -229,8 +229,8 @@ fn a_version_is_rolled_back_and_one_promoted(browser: &mut Browser, directory: &
 
 /// A request takes one row with method, path, status and time; its fields show after a click.
 async fn a_request_is_one_row(browser: &mut Browser, host: &Process) {
-    let answer = get(host.address, "/late?name=Ada").await;
-    let id = answer.header("x-request-id");
+    let response = get(host.address, "/late?name=Ada").await;
+    let id = response.header("x-request-id");
     // The line, by the request id among its fields.
     browser.until(
         &format!(

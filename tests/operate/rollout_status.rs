@@ -15,9 +15,9 @@ fn told(host: &TestHost, args: &[&str]) -> String {
 
 /// Returns the details of a service, after a check that they are what the API documents.
 async fn details(host: &TestHost, name: &str) -> Value {
-    let answer = get(host.admin, &format!("/v1/services/{name}")).await;
-    Contract::of(host).await.check_response("get", "/v1/services/{name}", &answer);
-    serde_json::from_slice(&answer.body).unwrap()
+    let response = get(host.admin, &format!("/v1/services/{name}")).await;
+    Contract::of(host).await.check_response("get", "/v1/services/{name}", &response);
+    serde_json::from_slice(&response.body).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::Value;
 
-use crate::harness::{Answer, Connection, TestHost, get, host, until, wasm};
+use crate::harness::{Connection, Response, TestHost, get, host, until, wasm};
 
 /// A GET on a connection from this address of the loopback network.
-async fn get_from(client: &str, address: SocketAddr, path: &str) -> Answer {
+async fn get_from(client: &str, address: SocketAddr, path: &str) -> Response {
     Connection::from(client.parse().unwrap(), address).await.get(path).await
 }
 
@@ -32,8 +32,8 @@ pub(crate) async fn replace(host: &TestHost, name: &str, guest: &str) {
 }
 
 pub(crate) async fn policies(host: &TestHost, name: &str) -> Vec<Value> {
-    let answer = Connection::http1(host.admin).await.get(&format!("/v1/services/{name}")).await;
-    let service: Value = serde_json::from_slice(&answer.body).unwrap();
+    let response = Connection::http1(host.admin).await.get(&format!("/v1/services/{name}")).await;
+    let service: Value = serde_json::from_slice(&response.body).unwrap();
     service["policies"].as_array().unwrap().clone()
 }
 
@@ -43,8 +43,8 @@ pub(crate) async fn metric(host: &TestHost, line: &str) -> String {
     found.unwrap_or_else(|| panic!("no {line} in\n{text}"))
 }
 
-pub(crate) fn refused(answer: &Answer) -> (u16, String) {
-    (answer.status, answer.problem())
+pub(crate) fn refused(response: &Response) -> (u16, String) {
+    (response.status, response.problem())
 }
 
 /// Networks are allowed and denied, per service and per route, by the address of the connection and not by headers.
@@ -103,8 +103,8 @@ async fn a_manifest_that_is_being_saved_still_applies() {
         }
         edit(&host, "hello", &format!("{manifest}\nenv.ROUND = '{round}'")).await;
     }
-    let answer = get_from("127.0.0.2", host.address, "/hello").await;
-    assert!(answer.header("ratelimit").contains(";r=1;"), "the used tokens are forgotten: {answer:?}");
+    let response = get_from("127.0.0.2", host.address, "/hello").await;
+    assert!(response.header("ratelimit").contains(";r=1;"), "the used tokens are forgotten: {response:?}");
     std::fs::File::create(&path).unwrap();
     let emptied = Instant::now();
     while host.get("/hello").await.status != 200 {
@@ -152,8 +152,8 @@ async fn a_forged_via_bypasses_no_policy() {
         let (_, name) = head.split_once("1.1 lodge-").unwrap();
         name.get(..8).unwrap().to_owned()
     };
-    let (answer, name) = tokio::join!(host.get("/far"), name);
-    assert_eq!(answer.status, 204);
+    let (response, name) = tokio::join!(host.get("/far"), name);
+    assert_eq!(response.status, 204);
     let mark = format!("1.1 lodge-{name}-guest, 1.1 front");
     let mut proxy = Connection::from("127.0.3.1".parse().unwrap(), host.address).await;
     let mut ask = async |client: &str, via: &str| {

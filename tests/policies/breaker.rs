@@ -108,8 +108,8 @@ async fn a_slow_client_is_not_a_slow_call() {
 async fn broken_responses_open_a_breaker() {
     let host = host(&["cutoff"]).manifest("cutoff", "breaker = { calls = 4, open = '1h' }").start().await;
     for _ in 0..2 {
-        let answer = host.get("/cutoff").await;
-        assert!(answer.status == 200 && answer.broken);
+        let response = host.get("/cutoff").await;
+        assert!(response.status == 200 && response.broken);
     }
     until("the host has counted it", || {
         let snapshot = host.current.snapshot();

@@ -8,7 +8,7 @@ use http::{Method, Request};
 use http_body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Answer, Connection, fed, host};
+use crate::harness::{Connection, Response, fed, host};
 
 /// A limited number runs, a limited number waits, and the rest is refused with `Retry-After`.
 #[tokio::test(flavor = "multi_thread")]
@@ -23,12 +23,12 @@ async fn slots_and_queue_are_bounded() {
         .collect();
     let (mut served, mut refused) = (0, 0);
     for asked in asked {
-        let answer = asked.await.unwrap();
-        match answer.status {
+        let response = asked.await.unwrap();
+        match response.status {
             200 => served += 1,
             _ => {
-                assert_eq!((answer.status, answer.problem().as_str()), (503, "queue-full"));
-                assert_eq!(answer.header("retry-after"), "1");
+                assert_eq!((response.status, response.problem().as_str()), (503, "queue-full"));
+                assert_eq!(response.header("retry-after"), "1");
                 refused += 1;
             }
         }
@@ -46,8 +46,8 @@ async fn a_queue_has_a_timeout() {
     // The first of the two sleeps until its time is over; the other one waits for a slot until the timeout.
     let mut reasons = Vec::new();
     for asked in asked {
-        let answer = asked.await.unwrap();
-        reasons.push((answer.status, answer.problem()));
+        let response = asked.await.unwrap();
+        reasons.push((response.status, response.problem()));
     }
     reasons.sort();
     assert_eq!(reasons, [(503, "queue-timeout".into()), (504, "wall-time".into())]);
@@ -107,9 +107,9 @@ async fn request_bodies_are_bounded() {
         });
         // The error may overtake what was sent before it.
         if let Ok(response) = client.send(request).await {
-            let answer = Answer::read(response).await;
-            assert!(answer.broken || answer.status == 413, "{name}: {} bytes", answer.body.len());
-            assert!(answer.body.len() <= exact.len(), "{name}: {} bytes passed", answer.body.len());
+            let response = Response::read(response).await;
+            assert!(response.broken || response.status == 413, "{name}: {} bytes", response.body.len());
+            assert!(response.body.len() <= exact.len(), "{name}: {} bytes passed", response.body.len());
         }
         feeding.abort();
     }
@@ -135,8 +135,8 @@ async fn early_responses_arrive() {
             client.write_all(chunk.as_bytes()).await.unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         client.shutdown().await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.expect("the connection is closed, not reset");
-        assert!(answer.starts_with(expected), "{path}: {answer:.100}");
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.expect("the connection is closed, not reset");
+        assert!(response.starts_with(expected), "{path}: {response:.100}");
     }
 }

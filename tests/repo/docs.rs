@@ -218,7 +218,7 @@ async fn the_guides_service_prices_orders() {
     let host = host(&["orders"]).start().await;
     let mut client = host.connect().await;
     let cake = r#"{"item":"cake","count":2}"#;
-    for (method, path, body, status, answer) in [
+    for (method, path, body, status, expected) in [
         (Method::POST, "/orders", cake, 200, r#"{"item":"cake","count":2,"cents":1040}"#),
         (Method::POST, "/orders", r#"{"item":"tea"}"#, 422, r#"{"error":"missing field `count` at line 1 column 14"}"#),
         (Method::POST, "/orders", r#"{"item":"ale","count":1}"#, 422, r#"{"error":"there is no ale"}"#),
@@ -226,7 +226,7 @@ async fn the_guides_service_prices_orders() {
         (Method::POST, "/orders/1", cake, 404, r#"{"error":"there is nothing here"}"#),
     ] {
         let response = client.ask(method, path, &[], body).await;
-        assert_eq!((response.status, response.text().as_str()), (status, answer), "{path} {body}");
+        assert_eq!((response.status, response.text().as_str()), (status, expected), "{path} {body}");
     }
 }
 

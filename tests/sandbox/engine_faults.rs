@@ -95,16 +95,16 @@ async fn survives(components: &[(String, Vec<u8>)]) -> (Vec<String>, Vec<(u16, S
         setup = setup.file(&format!("{name}.wasm"), bytes);
     }
     let process = Process::serve(setup.directory.path(), &[]).await;
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for (name, _) in components {
         // Both on one connection, so that a panic that ends it is noticed.
         let mut client = Connection::http1(process.address).await;
-        let answer = client.get(&format!("/{name}")).await;
-        answers.push((answer.status, answer.problem()));
+        let response = client.get(&format!("/{name}")).await;
+        responses.push((response.status, response.problem()));
         assert_eq!(client.get("/hello").await.status, 200, "after {name}");
     }
     let refused = process.log().lines().filter(|line| line.contains("refused")).map(str::to_owned).collect();
-    (refused, answers)
+    (refused, responses)
 }
 
 /// wasmtime without its `gc` feature accepts subtypes of function types, and the first call through one with another
@@ -129,12 +129,12 @@ async fn unsupported_features_are_refused() {
         ("atomics", "(memory 1)", "(drop (memory.atomic.notify (i32.const 0) (i32.const 1)))", "threads"),
     ];
     let components = cases.map(|(name, items, body, _)| (name.to_owned(), component(("", "", ""), "", items, body)));
-    let (refused, answers) = survives(&components).await;
+    let (refused, responses) = survives(&components).await;
     for (name, _, _, what) in cases {
         let line = refused.iter().find(|line| line.contains(&format!("refused {name}.wasm: ")));
         assert!(line.is_some_and(|line| line.contains(&format!("it uses {what}"))), "{name}: {refused:#?}");
     }
-    assert!(answers.iter().all(|(status, _)| [404, 503].contains(status)), "{answers:?}");
+    assert!(responses.iter().all(|(status, _)| [404, 503].contains(status)), "{responses:?}");
 }
 
 /// Cancelling a copy on the wrong end of a stream or a future confuses wasmtime (GHSA-xrvr-8678-5wp8); in a build with
@@ -163,9 +163,9 @@ async fn cancelled_copies_end_one_request() {
         let numbered = bodies.iter().enumerate();
         numbered.map(|(number, body)| (format!("{kind}{number}"), transmitting(kind, body))).collect::<Vec<_>>()
     };
-    let (refused, answers) = survives(&[of("stream"), of("future")].concat()).await;
+    let (refused, responses) = survives(&[of("stream"), of("future")].concat()).await;
     assert!(refused.is_empty(), "{refused:#?}");
-    for (status, reason) in &answers {
-        assert!(*status == 502 && ["no-answer", "trapped"].contains(&reason.as_str()), "{answers:?}");
+    for (status, reason) in &responses {
+        assert!(*status == 502 && ["no-answer", "trapped"].contains(&reason.as_str()), "{responses:?}");
     }
 }

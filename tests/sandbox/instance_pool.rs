@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Answer, get, host, until, wasm};
+use crate::harness::{Response, get, host, until, wasm};
 
 /// A guest with additional memories and tables that it does not use.
 fn grown(guest: &str, memories: usize, tables: usize) -> Vec<u8> {
@@ -69,8 +69,8 @@ async fn large_components_do_not_delay_others() {
     // Eight of them sleep until their wall time is over.
     while asked.iter().filter(|asked| asked.is_finished()).count() < 22 {
         for path in ["/hello", "/users"] {
-            let answer = host.get(path).await;
-            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            let response = host.get(path).await;
+            assert_eq!(response.status, 200, "{path}: {}", response.text());
             neighbours += 1;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -79,9 +79,9 @@ async fn large_components_do_not_delay_others() {
     let (finished, running): (Vec<_>, Vec<_>) = asked.into_iter().partition(|asked| asked.is_finished());
     assert_eq!((finished.len(), running.len()), (22, 8));
     for asked in finished {
-        let answer: Answer = asked.await.unwrap();
-        assert_eq!((answer.status, answer.problem().as_str()), (503, "pool-full"), "{}", answer.text());
-        assert_eq!(answer.header("retry-after"), "1");
+        let response: Response = asked.await.unwrap();
+        assert_eq!((response.status, response.problem().as_str()), (503, "pool-full"), "{}", response.text());
+        assert_eq!(response.header("retry-after"), "1");
     }
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(metrics.contains(r#"lodge_refusals_total{service="large",reason="pool-full"} 22"#), "{metrics}");

@@ -31,16 +31,16 @@ async fn check(host: &TestHost, path: &str, status: u16, reason: &str, limit: Du
         let mut took = Duration::MAX;
         for _ in 0..TRIES {
             let start = Instant::now();
-            let answer = client.ask(Method::POST, path, &[], "a body that nobody reads").await;
+            let response = client.ask(Method::POST, path, &[], "a body that nobody reads").await;
             took = took.min(start.elapsed());
-            assert_eq!((answer.status, answer.problem().as_str()), (status, reason), "{path}: {}", answer.text());
+            assert_eq!((response.status, response.problem().as_str()), (status, reason), "{path}: {}", response.text());
             if took <= limit + limit / 2 {
                 break;
             }
         }
         assert!(took <= limit + limit / 2, "{path} took {took:?}");
     }
-    assert!(neighbour.answers().await > 0, "{path} starved its neighbour");
+    assert!(neighbour.responses().await > 0, "{path} starved its neighbour");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,9 +70,9 @@ async fn an_error_after_the_head_breaks_the_transfer() {
     let neighbour = Neighbour::of(&host);
     for name in ["cutoff", "cutoff3"] {
         for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
-            let answer = client.get(&format!("/{name}")).await;
+            let response = client.get(&format!("/{name}")).await;
             assert_eq!(
-                (answer.status, answer.text().as_str(), answer.broken),
+                (response.status, response.text().as_str(), response.broken),
                 (200, "the first half, ", true),
                 "{name}"
             );
@@ -83,12 +83,12 @@ async fn an_error_after_the_head_breaks_the_transfer() {
     for name in ["endless", "endless3"] {
         for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
             let start = Instant::now();
-            let answer = client.get(&format!("/{name}")).await;
-            assert!(answer.broken && answer.status == 200 && !answer.body.is_empty(), "{name}");
+            let response = client.get(&format!("/{name}")).await;
+            assert!(response.broken && response.status == 200 && !response.body.is_empty(), "{name}");
             assert!(start.elapsed() <= WALL + WALL / 5, "{name} took {:?}", start.elapsed());
         }
     }
-    assert!(neighbour.answers().await > 0);
+    assert!(neighbour.responses().await > 0);
 }
 
 /// A client that reads nothing holds a guest no longer than the guest's own limits.
@@ -135,7 +135,7 @@ async fn unusual_but_harmless_guests() {
     }
     assert_eq!(host.get("/noisy").await.text(), "quiet now");
     assert_eq!(host.get("/header").await.text(), "5 refused");
-    assert!(neighbour.answers().await > 0);
+    assert!(neighbour.responses().await > 0);
 }
 
 /// Work after the response continues without the client, holds its slot, and ends with its time.

@@ -4,8 +4,8 @@ use crate::harness::{Process, TestHost, get, host, until, wasm};
 
 /// Requests an operation, and returns the status and the text.
 async fn run(host: &TestHost, path: &str) -> (u16, String) {
-    let answer = host.get(path).await;
-    (answer.status, answer.text())
+    let response = host.get(path).await;
+    (response.status, response.text())
 }
 
 /// The text of an operation that must succeed.
@@ -130,8 +130,9 @@ async fn no_name_leads_to_another_service() {
         }
     }
     let second = [("host", "localhost"), ("x-version", "2")];
-    let answer = host.connect().await.ask(http::Method::GET, "/keyvalue/draft2/get/default/secret", &second, "").await;
-    assert_eq!(answer.text(), "mine");
+    let response =
+        host.connect().await.ask(http::Method::GET, "/keyvalue/draft2/get/default/secret", &second, "").await;
+    assert_eq!(response.text(), "mine");
 }
 
 /// Without a grant there is no store, and a bucket that is not listed is not opened. The log says what would grant it.
@@ -144,8 +145,8 @@ async fn denied_unless_granted() {
     std::fs::write(directory.path().join("some.toml"), "[keyvalue]\nbuckets = ['a', 'b']").unwrap();
     let process = Process::serve(directory.path(), &[]).await;
     let ask = async |path: &str| {
-        let answer = get(process.address, path).await;
-        (answer.status, answer.text())
+        let response = get(process.address, path).await;
+        (response.status, response.text())
     };
     for interface in ["draft", "draft2", "spin"] {
         assert_eq!(ask(&format!("/keyvalue/{interface}/get/a/key")).await, (500, "Error::AccessDenied".into()));
@@ -174,8 +175,8 @@ async fn state_outlives_the_process() {
     std::fs::write(directory.path().join("keyvalue.toml"), "keyvalue = true").unwrap();
     for round in 1..=3 {
         let process = Process::serve(directory.path(), &[]).await;
-        let answer = get(process.address, "/keyvalue/draft2/increment/default/starts?1").await;
-        assert_eq!((answer.status, answer.text()), (200, round.to_string()));
+        let response = get(process.address, "/keyvalue/draft2/increment/default/starts?1").await;
+        assert_eq!((response.status, response.text()), (200, round.to_string()));
         // Dropped, it is killed.
         drop(process);
     }

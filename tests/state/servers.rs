@@ -78,8 +78,8 @@ mod with_redis {
         let args = ["--state-url", url.as_str(), "--state-timeout", "500ms"];
         let hosts = [Process::serve(one.path(), &args).await, Process::serve(two.path(), &args).await];
         let count = async |host: &Process| {
-            let answer = get(host.address, "/keyvalue/draft2/increment/default/shared?1").await;
-            (answer.status, answer.text())
+            let response = get(host.address, "/keyvalue/draft2/increment/default/shared?1").await;
+            (response.status, response.text())
         };
         for number in 1..=10 {
             assert_eq!(count(&hosts[number % 2]).await, (200, number.to_string()));

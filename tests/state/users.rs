@@ -2,11 +2,11 @@
 
 use http::Method;
 
-use crate::harness::{Answer, Connection, Process, TestHost, host, wasm};
+use crate::harness::{Connection, Process, Response, TestHost, host, wasm};
 
 const HOST: (&str, &str) = ("host", "localhost");
 
-async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
     let headers: Vec<_> = [HOST].iter().chain(headers).copied().collect();
     host.connect().await.ask(method, path, &headers, body).await
 }

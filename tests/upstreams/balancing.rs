@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::harness::far::{answered, before, count, manifest};
+use crate::harness::far::{before, count, distribution, manifest};
 use crate::harness::{Connection, Habit, Replica, get, host, raw, until, within};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,8 +23,8 @@ async fn requests_pass_both_ways() {
         ("x-forwarded-for", "9.9.9.9"),
         ("host", "far.example:81"),
     ];
-    let answer = within(client.ask(Method::POST, "/far/a%2Fb//c?q=%20", &headers, "hello")).await;
-    let told = answer.text();
+    let response = within(client.ask(Method::POST, "/far/a%2Fb//c?q=%20", &headers, "hello")).await;
+    let told = response.text();
     for wanted in [
         "POST /far/a%2Fb//c?q=%20 HTTP/1.1\n",
         "\nhost: far.example:81\n",
@@ -42,10 +42,10 @@ async fn requests_pass_both_ways() {
         assert!(!told.contains(hop), "{hop} is in\n{told}");
     }
     // Hop-by-hop headers of the replica are removed, all others are forwarded.
-    assert_eq!((answer.header("x-replica").as_str(), answer.header("keep-alive").as_str()), ("one", ""));
+    assert_eq!((response.header("x-replica").as_str(), response.header("keep-alive").as_str()), ("one", ""));
     // No body for HEAD and 304.
-    let answer = within(client.ask(Method::HEAD, "/far", &[], "")).await;
-    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    let response = within(client.ask(Method::HEAD, "/far", &[], "")).await;
+    assert_eq!((response.status, response.body.len()), (200, 0));
     one.set(Habit::Status(304));
     assert_eq!(within(client.get("/far")).await.status, 304);
     one.set(Habit::Status(418));
@@ -57,7 +57,7 @@ async fn requests_are_spread() {
     let replicas = [Replica::start("a").await, Replica::start("b").await, Replica::start("c").await];
     let all: Vec<_> = replicas.iter().collect();
     let host = before(&all, "policy = 'round-robin'").start().await;
-    let counts = answered(&host, 300).await;
+    let counts = distribution(&host, 300).await;
     assert_eq!(counts.values().copied().collect::<Vec<_>>(), [100, 100, 100], "{counts:?}");
     // Another policy, without a restart: three of four requests to the heavy replica.
     let [a, b, _] = &replicas;
@@ -70,7 +70,7 @@ async fn requests_are_spread() {
         host.current.snapshot().target("far").unwrap().deployment().spec.size > 0 && count(&host) == 2
     })
     .await;
-    let counts = answered(&host, 100).await;
+    let counts = distribution(&host, 100).await;
     assert_eq!((counts["a"], counts["b"]), (75, 25), "{counts:?}");
     // By a header: the same replica for the same user.
     let text = manifest(&all, "policy = 'hash'\nhash = 'header:x-user'");
@@ -103,15 +103,15 @@ async fn a_service_moves_from_replicas_to_a_component() {
             .is_some_and(|target| target.deployment().spec.manifest.share.is_some())
     })
     .await;
-    let counts = answered(&host, 100).await;
+    let counts = distribution(&host, 100).await;
     assert!(counts.len() == 2 && counts["one"].abs_diff(50) <= 4, "{counts:?}");
     // A component under the same name would be ambiguous: it is refused, and nothing changes.
     fs::copy(crate::harness::wasm("hello"), host.directory().join("far.wasm")).unwrap();
     until("it is refused", || host.refusals().join("").contains("its manifest has [upstream]")).await;
-    assert_eq!(answered(&host, 10).await.len(), 2);
+    assert_eq!(distribution(&host, 10).await.len(), 2);
     fs::write(host.directory().join("far.toml"), "").unwrap();
     until("the component is served", || host.current.snapshot().target("far").unwrap().backend.guest().is_some()).await;
-    assert_eq!(answered(&host, 10).await.len(), 1);
+    assert_eq!(distribution(&host, 10).await.len(), 1);
     let metrics = get(host.admin, "/metrics").await.text();
     assert!(metrics.contains("lodge_requests_total{service=\"far\",code=\"2xx\"}"), "{metrics}");
 }
@@ -134,9 +134,9 @@ async fn a_flapping_list_loses_no_request() {
             tokio::spawn(async move {
                 let (mut client, mut seen) = (Connection::http1(address).await, BTreeMap::<String, usize>::new());
                 while !stop.load(Relaxed) {
-                    let answer = within(client.get("/far")).await;
-                    assert_eq!(answer.status, 200, "{answer:?}");
-                    *seen.entry(answer.text()).or_default() += 1;
+                    let response = within(client.get("/far")).await;
+                    assert_eq!(response.status, 200, "{response:?}");
+                    *seen.entry(response.text()).or_default() += 1;
                 }
                 seen
             })
@@ -174,17 +174,17 @@ async fn a_flapping_list_loses_no_request() {
 async fn a_replica_of_http_1_0() {
     let one = Replica::start("one").await;
     let host = before(&[&one], "").start().await;
-    for answer in ["HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello", "HTTP/1.0 200 OK\r\n\r\nhello"] {
-        one.set(Habit::Says(answer));
+    for response in ["HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello", "HTTP/1.0 200 OK\r\n\r\nhello"] {
+        one.set(Habit::Says(response));
         let ask = "GET /far HTTP/1.1\r\nhost: a\r\n\r\n";
         let twice = format!("{ask}{}", ask.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1));
-        let answers = raw(host.address, &twice).await;
+        let responses = raw(host.address, &twice).await;
         assert_eq!(
-            (answers.matches("HTTP/1.1 200 OK\r\n").count(), answers.matches("hello").count()),
+            (responses.matches("HTTP/1.1 200 OK\r\n").count(), responses.matches("hello").count()),
             (2, 2),
-            "{answers}"
+            "{responses}"
         );
-        assert!(!answers.contains("HTTP/1.0"), "{answers}");
+        assert!(!responses.contains("HTTP/1.0"), "{responses}");
     }
     one.set(Habit::Says("HTTP/1.0 200 OK\r\ncontent-length: 9\r\n\r\nhello"));
     // The connection may end before the head is sent, as the body ends at once.

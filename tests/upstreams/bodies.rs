@@ -9,7 +9,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 
 use crate::harness::far::{before, manifest, state};
-use crate::harness::{Answer, Habit, Replica, fed, raw, until, within};
+use crate::harness::{Habit, Replica, Response, fed, raw, until, within};
 
 /// A body is forwarded while it arrives, in both directions.
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +45,7 @@ async fn bodies_are_streamed() {
         sender
     });
     let response = client.send(Request::post("/far").body(body).unwrap()).await.unwrap();
-    assert_eq!(Answer::read(response).await.problem(), "body-too-large");
+    assert_eq!(Response::read(response).await.problem(), "body-too-large");
     drop(within(sending).await.unwrap());
 }
 
@@ -64,7 +64,7 @@ async fn a_slow_upload_is_the_clients_fault() {
             sender
         });
         let response = client.send(Request::post("/far").body(body).unwrap()).await.unwrap();
-        assert_eq!(Answer::read(response).await.problem(), "body-late");
+        assert_eq!(Response::read(response).await.problem(), "body-late");
         drop(within(sending).await);
     }
     assert_eq!(state(&host, &one), "available");
@@ -90,7 +90,7 @@ async fn an_upload_that_ends_just_in_time() {
             sender.send(Frame::data(Bytes::from("half"))).await.unwrap();
         });
         let response = client.send(Request::post("/far").body(body).unwrap()).await.unwrap();
-        assert_eq!(Answer::read(response).await.problem(), problem);
+        assert_eq!(Response::read(response).await.problem(), problem);
         within(sending).await.unwrap();
         assert_eq!(state(&host, &one) == "available", pause > 0, "after a pause of {pause} ms");
     }
@@ -104,6 +104,6 @@ async fn a_get_keeps_its_body() {
     one.set(Habit::Describe);
     let host = before(&[&one], "").start().await;
     let chunked = "GET /far HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
-    let answer = raw(host.address, chunked).await;
-    assert!(answer.contains("transfer-encoding: chunked\n") && answer.ends_with("hello"), "{answer}");
+    let response = raw(host.address, chunked).await;
+    assert!(response.contains("transfer-encoding: chunked\n") && response.ends_with("hello"), "{response}");
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use http::{Method, Request};
 use http_body_util::BodyExt;
 
-use crate::harness::far::{answered, before, manifest, state};
-use crate::harness::{Answer, Connection, Habit, Replica, get, until, within};
+use crate::harness::far::{before, distribution, manifest, state};
+use crate::harness::{Connection, Habit, Replica, Response, get, until, within};
 
 /// One of three replicas fails in every possible way, under load. Clients see at most one failure per thousand
 /// requests, and the replicas get hardly more requests than there are.
@@ -21,7 +21,7 @@ async fn one_bad_replica_of_three_is_compensated() {
         let replicas = [Replica::start("a").await, Replica::start("b").await, Replica::start("bad").await];
         let text = format!("read = '300ms'\nejection.base = '60s'\n{more}");
         let host = before(&replicas.iter().collect::<Vec<_>>(), &text).start().await;
-        answered(&host, 30).await;
+        distribution(&host, 30).await;
         let before: usize = replicas.iter().map(Replica::hits).sum();
         replicas[2].set(habit);
         let clients: Vec<_> = (0..4)
@@ -51,13 +51,13 @@ async fn one_bad_replica_of_three_is_compensated() {
         // A replica that hangs is busy and rarely chosen, so five timeouts may take more requests than these.
         let ejected = async {
             while state(&host, &replicas[2]) != "ejected" {
-                answered(&host, 10).await;
+                distribution(&host, 10).await;
             }
         };
         within(ejected).await;
         // An ejected replica gets no requests.
         let hits = replicas[2].hits();
-        answered(&host, 200).await;
+        distribution(&host, 200).await;
         assert_eq!(replicas[2].hits(), hits, "{habit:?}: a request reached a replica that is ejected");
     }
 }
@@ -68,7 +68,7 @@ async fn an_ejected_replica_returns() {
     let text = "ejection = { base = '300ms', failures = 3 }\npolicy = 'round-robin'";
     let host = before(&replicas.iter().collect::<Vec<_>>(), text).start().await;
     replicas[1].set(Habit::Close);
-    answered(&host, 50).await;
+    distribution(&host, 50).await;
     assert_eq!(state(&host, &replicas[1]), "ejected");
     // An edit of the manifest does not end the ejection.
     fs::write(
@@ -79,7 +79,7 @@ async fn an_ejected_replica_returns() {
     replicas[1].set(Habit::Name);
     until("it has returned", || state(&host, &replicas[1]) == "available").await;
     until("it gets requests", || replicas[1].hits() > 0).await;
-    let counts = answered(&host, 100).await;
+    let counts = distribution(&host, 100).await;
     assert_eq!((counts["a"], counts["b"]), (50, 50), "{counts:?}");
 }
 
@@ -92,16 +92,16 @@ async fn health_checks_find_failed_replicas() {
     let host = before(&replicas.iter().collect::<Vec<_>>(), text).start().await;
     until("b is down", || state(&host, &replicas[1]) == "down").await;
     let hits = replicas[1].hits();
-    assert_eq!(answered(&host, 50).await.len(), 1);
+    assert_eq!(distribution(&host, 50).await.len(), 1);
     assert_eq!(replicas[1].hits(), hits);
     replicas[1].sick.store(false, Relaxed);
     until("b is up again", || state(&host, &replicas[1]) == "available").await;
-    assert_eq!(answered(&host, 100).await.len(), 2);
+    assert_eq!(distribution(&host, 100).await.len(), 2);
     // Without an available replica requests fail at once, and none is sent.
     replicas.iter().for_each(|replica| replica.sick.store(true, Relaxed));
     until("all are down", || replicas.iter().all(|replica| state(&host, replica) == "down")).await;
-    let answer = within(host.get("/far")).await;
-    assert_eq!((answer.status, answer.problem().as_str()), (503, "no-replica"));
+    let response = within(host.get("/far")).await;
+    assert_eq!((response.status, response.problem().as_str()), (503, "no-replica"));
 }
 
 /// A check only reads the status: a body without an end neither fails the check nor is read.
@@ -126,8 +126,8 @@ async fn no_request_is_executed_twice() {
     let mut client = host.connect().await;
     replicas.iter().for_each(|replica| replica.set(Habit::Close));
     for _ in 0..20 {
-        let answer = within(client.ask(Method::POST, "/far", &[], "pay")).await;
-        assert_eq!((answer.status, answer.problem().as_str()), (502, "upstream-failed"));
+        let response = within(client.ask(Method::POST, "/far", &[], "pay")).await;
+        assert_eq!((response.status, response.problem().as_str()), (502, "upstream-failed"));
     }
     assert_eq!(replicas.iter().map(Replica::hits).sum::<usize>(), 20, "each was sent once");
     // No replica has received it, so another one can.
@@ -172,7 +172,7 @@ async fn a_timeout_is_retried_elsewhere() {
     let text = "read = '200ms'\npolicy = 'round-robin'\nejection.failures = 0";
     let host = before(&replicas.iter().collect::<Vec<_>>(), text).start().await;
     let hits = || replicas.each_ref().map(Replica::hits);
-    assert_eq!(answered(&host, 4).await["quick"], 4);
+    assert_eq!(distribution(&host, 4).await["quick"], 4);
     assert_eq!(hits(), [2, 4], "every other request was sent twice");
     let mut client = host.connect().await;
     let mut statuses = Vec::new();
@@ -195,8 +195,8 @@ async fn a_slow_request_is_hedged() {
     let text = "hedge = '50ms'\npolicy = 'round-robin'\nretry = { budget = '100%' }";
     let host = before(&replicas.iter().collect::<Vec<_>>(), text).start().await;
     for _ in 0..20 {
-        let answer = within(host.get("/far")).await;
-        assert_eq!((answer.status, answer.text().as_str()), (200, "quick"));
+        let response = within(host.get("/far")).await;
+        assert_eq!((response.status, response.text().as_str()), (200, "quick"));
     }
     // Requests that are not idempotent are not hedged.
     let mut client = host.connect().await;
@@ -219,8 +219,8 @@ async fn a_slow_path_does_not_eject_hedged_replicas() {
         replicas.iter().for_each(|replica| replica.set(Habit::Hang));
         let mut client = host.connect().await;
         for _ in 0..2 {
-            let answer = within(client.ask(Method::GET, "/far", &[("x-key", "1")], "")).await;
-            assert_eq!((answer.status, answer.problem().as_str()), (504, "upstream-timeout"), "{hedge}");
+            let response = within(client.ask(Method::GET, "/far", &[("x-key", "1")], "")).await;
+            assert_eq!((response.status, response.problem().as_str()), (504, "upstream-timeout"), "{hedge}");
         }
         // Both were sent both requests; another one exceeds the limit of the first.
         within(client.ask(Method::GET, "/far", &[("x-key", "1")], "")).await;
@@ -284,9 +284,9 @@ async fn waits_are_bounded() {
     one.set(Habit::StallMidBody);
     let address = host.address;
     let stalled: Vec<_> = (0..16).map(|_| tokio::spawn(async move { get(address, "/far").await })).collect();
-    for answer in stalled {
-        let answer = within(answer).await.unwrap();
-        assert!(answer.status == 200 && answer.broken, "{answer:?}");
+    for response in stalled {
+        let response = within(response).await.unwrap();
+        assert!(response.status == 200 && response.broken, "{response:?}");
     }
 }
 
@@ -299,16 +299,16 @@ async fn a_broken_response_stays_broken() {
     for habit in [Habit::CloseMidBody, Habit::CloseMidChunks] {
         one.set(habit);
         for mut client in [Connection::http1(host.address).await, Connection::http2(host.address).await] {
-            let answer = within(client.get("/far")).await;
-            assert!(answer.status == 200 && answer.broken, "{habit:?}: {answer:?}");
+            let response = within(client.get("/far")).await;
+            assert!(response.status == 200 && response.broken, "{habit:?}: {response:?}");
         }
     }
     one.set(Habit::CloseAtOnce);
     let request = Request::get("/far").body(http_body_util::Empty::new().boxed_unsync()).unwrap();
     // Which of these happens depends on what was read together: the head may not have been sent yet.
     if let Ok(response) = host.connect().await.send(request).await {
-        let answer = Answer::read(response).await;
-        assert!(answer.broken || answer.problem() == "upstream-failed", "{answer:?}");
+        let response = Response::read(response).await;
+        assert!(response.broken || response.problem() == "upstream-failed", "{response:?}");
     }
     one.set(Habit::Name);
     assert_eq!(within(host.get("/far")).await.text(), "one");

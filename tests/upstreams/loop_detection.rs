@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use crate::calls::outgoing::SENDERS;
-use crate::harness::{Answer, Connection, TestHost, host, until, within};
+use crate::harness::{Connection, Response, TestHost, host, until, within};
 
 /// Writes the manifest of a service whose only replica is this host.
 async fn lead(from: &TestHost, name: &str, to: &TestHost, more: &str) {
@@ -20,16 +20,16 @@ fn in_flight(host: &TestHost, name: &str) -> usize {
 }
 
 /// The problem response comes from the innermost request, and so does its id.
-fn refused(answer: &Answer) -> bool {
-    answer.status == 508 && answer.text().contains("urn:lodge:problem:call-depth")
+fn refused(response: &Response) -> bool {
+    response.status == 508 && response.text().contains("urn:lodge:problem:call-depth")
 }
 
 /// Sends a request that leads back to itself, and checks that it ends at once, with few slots taken.
 async fn ends(at: &TestHost, times: f64) {
     for mut client in [Connection::http1(at.address).await, Connection::http2(at.address).await] {
         let start = Instant::now();
-        let answer = within(client.get("/far")).await;
-        assert!(refused(&answer), "{answer:?}");
+        let response = within(client.get("/far")).await;
+        assert!(refused(&response), "{response:?}");
         assert!(start.elapsed() < Duration::from_secs(4), "it waited for places: {:?}", start.elapsed());
     }
     until("every slot is free", || in_flight(at, "far") == 0).await;
@@ -71,12 +71,12 @@ async fn a_detour_is_not_a_loop() {
     lead(&host, "back", &host, &route("/back", 1)).await;
     assert_eq!(within(host.get("/front/hello")).await.text(), "Hello, World!");
     assert_eq!(within(host.get("/front/back/hello")).await.text(), "Hello, World!");
-    let answer = within(host.get("/back/front/hello")).await;
-    assert!(refused(&answer), "{answer:?}");
+    let response = within(host.get("/back/front/hello")).await;
+    assert!(refused(&response), "{response:?}");
     let said = [("via", "1.0 fred, 1.1 lodge-0")];
     // This service sends back the headers that it receives.
-    let answer = within(host.connect().await.ask(Method::GET, "/front/header", &said, "")).await;
-    let via: Vec<_> = answer.headers.get_all("via").iter().map(|line| line.to_str().unwrap()).collect();
+    let response = within(host.connect().await.ask(Method::GET, "/front/header", &said, "")).await;
+    let via: Vec<_> = response.headers.get_all("via").iter().map(|line| line.to_str().unwrap()).collect();
     assert!(via.len() == 2 && via[0] == said[0].1, "{via:?}");
     let name = via[1].strip_prefix("1.1 lodge-").unwrap();
     assert!(name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{via:?}");
@@ -99,8 +99,8 @@ async fn a_loop_over_the_network_ends() {
         for to in [format!("http://{}{path}", host.address), called] {
             let start = Instant::now();
             let headers = [("x-to", &*to), ("x-again", "1")];
-            let answer = within(host.connect().await.ask(Method::GET, &path, &headers, "")).await;
-            assert!(refused(&answer), "{sender} to {to}: {answer:?}");
+            let response = within(host.connect().await.ask(Method::GET, &path, &headers, "")).await;
+            assert!(refused(&response), "{sender} to {to}: {response:?}");
             assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
             until("every slot is free", || in_flight(&host, sender) == 0).await;
         }

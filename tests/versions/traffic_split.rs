@@ -29,9 +29,9 @@ fn number(text: &str) -> u32 {
 }
 
 pub(crate) async fn asked(client: &mut Connection, path: &str, headers: &[(&str, &str)]) -> u32 {
-    let answer = within(client.ask(Method::GET, path, headers, "")).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    number(&answer.text())
+    let response = within(client.ask(Method::GET, path, headers, "")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    number(&response.text())
 }
 
 async fn counted(host: &TestHost, requests: usize) -> BTreeMap<u32, usize> {
@@ -298,8 +298,8 @@ pub(crate) const ELSEWHERE: &str = "[upstream]\nreplicas = [\"http://127.0.0.1:9
 /// The number of responses of a version, and the bytes of requests that it read.
 fn did(host: &TestHost, name: &str) -> (u64, u64) {
     let snapshot = host.current.snapshot();
-    let figures = &snapshot.target(name).unwrap().deployment().service.figures;
-    (figures.requests(), figures.received.load(Relaxed))
+    let metrics = &snapshot.target(name).unwrap().deployment().service.metrics;
+    (metrics.requests(), metrics.received.load(Relaxed))
 }
 
 /// A mirrored version gets complete copies of requests, and cannot affect clients.
@@ -316,8 +316,8 @@ async fn a_mirror_gets_copies() {
     assert_eq!(host.refusals(), Vec::<String>::new());
     let (mut client, body) = (host.connect().await, "x".repeat(100_000));
     for _ in 0..20 {
-        let answer = within(client.ask(Method::POST, "/echo", &[], &body)).await;
-        assert_eq!((answer.status, answer.body.len()), (200, body.len()));
+        let response = within(client.ask(Method::POST, "/echo", &[], &body)).await;
+        assert_eq!((response.status, response.body.len()), (200, body.len()));
         assert_eq!(within(client.get("/echo")).await.status, 200);
     }
     until("the copies have ended", || did(&host, "echo@new").0 == 40).await;
@@ -327,8 +327,8 @@ async fn a_mirror_gets_copies() {
         assert_eq!(within(client.get("/hello")).await.status, 200);
     }
     let snapshot = host.current.snapshot();
-    let figures = &snapshot.target("hello@new").unwrap().deployment().service.figures;
-    assert!(figures.refused.sum() >= 90, "{} of 100 found no place", figures.refused.sum());
+    let metrics = &snapshot.target("hello@new").unwrap().deployment().service.metrics;
+    assert!(metrics.refused.sum() >= 90, "{} of 100 found no place", metrics.refused.sum());
     // A copy that is dropped for lack of a slot is not a failure of the version.
-    assert!(figures.errors() <= 10, "{} errors", figures.errors());
+    assert!(metrics.errors() <= 10, "{} errors", metrics.errors());
 }

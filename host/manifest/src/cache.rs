@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edition_is_what_answers_depend_on() {
+    fn an_edition_is_what_responses_depend_on() {
         let plain = edition("cache = true");
         // A header in `sticky` changes which responses may be shared.
         assert_ne!(edition("cache = true\nsticky = 'header:x-user'"), plain);

@@ -52,7 +52,7 @@ impl<B: RequestBody> Body for LimitedBody<B> {
         match self.left.checked_sub(size) {
             Some(left) => {
                 self.left = left;
-                self.sandbox.service.figures.received.fetch_add(size as u64, Relaxed);
+                self.sandbox.service.metrics.received.fetch_add(size as u64, Relaxed);
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {

@@ -114,7 +114,7 @@ impl Instance {
             let instantiating = pin!(code.pre.instantiate_async(&mut store));
             Guarded::new(instantiating, sandbox, deadline).await?
         };
-        service.figures.instantiated.record(start.elapsed());
+        service.metrics.instantiated.record(start.elapsed());
         match instantiated {
             Ok(proxy) => Ok(Self { store, proxy, baseline: code.kind.baseline, uses: 0, place: None, extra }),
             Err(error) => Err(classify(store.data(), &error)),

@@ -59,8 +59,8 @@ async fn check_ready(guest: &Guest, instance: Instance, path: &str, deadline: In
     let request = http::Request::get(uri).body(Empty::new()).map_err(|error| error.to_string())?;
     let context = RequestContext::new("ready".into(), deadline);
     match guest.call(instance, request, context).await {
-        Ok(answer) if answer.head.status.is_success() => Ok(()),
-        Ok(answer) => Err(answer.head.status.to_string()),
+        Ok(response) if response.head.status.is_success() => Ok(()),
+        Ok(response) => Err(response.head.status.to_string()),
         Err(error) => Err(format!("{error}: {}", error.detail().unwrap_or_default())),
     }
 }

@@ -98,7 +98,7 @@ pub(super) fn state(target: &Target) -> &'static str {
         "down"
     } else if !backend.is_loaded() {
         "unloaded"
-    } else if is_failing(deployment.service.figures.minute()) {
+    } else if is_failing(deployment.service.metrics.minute()) {
         "failing"
     } else {
         "serving"
@@ -111,24 +111,24 @@ fn is_failing((requests, errors): (u64, u64)) -> bool {
 
 fn activity(target: &Target) -> ServiceActivity {
     let (backend, deployment) = (&target.backend, target.deployment());
-    let figures = &deployment.service.figures;
-    let quantile_ms = |part| figures.quantile(part).map(|took| (took.as_secs_f64() * 1e6).round() / 1e3);
+    let metrics = &deployment.service.metrics;
+    let quantile_ms = |part| metrics.quantile(part).map(|took| (took.as_secs_f64() * 1e6).round() / 1e3);
     let refusal = deployment.service.last_refusal();
     ServiceActivity {
         state: state(target).into(),
         since: deployment.since().map(rfc3339),
         loaded: backend.is_loaded(),
         code: backend.guest().and_then(|guest| guest.tier()).map(Cow::Borrowed),
-        requests: figures.requests(),
-        errors: figures.errors(),
+        requests: metrics.requests(),
+        errors: metrics.errors(),
         in_flight: target.admission.in_flight(),
         queued: target.admission.queued(),
         p50_ms: quantile_ms(0.5),
         p99_ms: quantile_ms(0.99),
         cpu_seconds: deployment.cpu().as_secs_f64(),
-        memory_bytes: figures.memory.load(Relaxed),
-        bytes_in: figures.received.load(Relaxed),
-        bytes_out: figures.sent.load(Relaxed),
+        memory_bytes: metrics.memory.load(Relaxed),
+        bytes_in: metrics.received.load(Relaxed),
+        bytes_out: metrics.sent.load(Relaxed),
         cached: cache_counts(target),
         last_refusal: refusal.map(|(at, reason)| LastRefusal { at: rfc3339(at), reason: reason.into() }),
         withdrawn: deployment.withdrawn().map(str::to_owned),
@@ -139,7 +139,7 @@ fn activity(target: &Target) -> ServiceActivity {
 
 fn cache_counts(target: &Target) -> Option<CacheCounts> {
     target.deployment().spec.manifest.cache?;
-    let cached = &target.deployment().service.figures.cached;
+    let cached = &target.deployment().service.metrics.cached;
     let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_served_by_cache());
     let sum = |counts: Vec<(CacheOutcome, u64)>| counts.into_iter().map(|(_, count)| count).sum();
     Some(CacheCounts { entries: cached.entries(), bytes: cached.bytes(), hits: sum(hits), misses: sum(misses) })

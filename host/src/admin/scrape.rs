@@ -38,7 +38,7 @@ pub struct Scrape {
     /// The budget of complete responses that are not written yet.
     pub unsent: Arc<Budget>,
     /// Counts requests that match no service.
-    pub nobody: Arc<Service>,
+    pub unmatched: Arc<Service>,
     /// The log.
     pub logs: Arc<Logs>,
     /// The tracer.
@@ -106,7 +106,7 @@ type Number<T> = (&'static str, &'static str, T);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.current.snapshot();
-        let mut all = vec![Scraped::nobody(&self.nobody)];
+        let mut all = vec![Scraped::unmatched(&self.unmatched)];
         all.extend(snapshot.targets.iter().map(|target| Scraped::of(target)));
         services::encode(&mut encoder, &all)?;
         let process = Process::read();

@@ -89,8 +89,8 @@ impl AdminClient {
     pub(super) fn follow(&self, path: &str) -> Result<EventStream, CliError> {
         let (status, mut body) = self.send("GET", path, None)?;
         if status != 200 {
-            let answer = self.read_response(status, body)?;
-            return Err(self.failure(path, &answer));
+            let response = self.read_response(status, body)?;
+            return Err(self.failure(path, &response));
         }
         body.clear_timeout();
         Ok(EventStream::new(body, self.url()))
@@ -105,8 +105,8 @@ impl AdminClient {
             stream.write_all(self.request(method, path, json).as_bytes())?;
             Ok(stream)
         });
-        let answered = sent.and_then(|stream| body::head(BufReader::new(Timed::new(stream, until))));
-        answered.map_err(|error| {
+        let response = sent.and_then(|stream| body::head(BufReader::new(Timed::new(stream, until))));
+        response.map_err(|error| {
             let way_out = "is `lodge serve` running? --admin names another address";
             CliError::new(format!("cannot reach {}: {error}; {way_out}", self.url()))
         })
@@ -132,16 +132,16 @@ impl AdminClient {
         Ok(ApiResponse { status, text: String::from_utf8_lossy(&bytes).into_owned() })
     }
 
-    fn require_success(&self, path: &str, answer: ApiResponse) -> Result<String, CliError> {
-        if (200..300).contains(&answer.status) { Ok(answer.text) } else { Err(self.failure(path, &answer)) }
+    fn require_success(&self, path: &str, response: ApiResponse) -> Result<String, CliError> {
+        if (200..300).contains(&response.status) { Ok(response.text) } else { Err(self.failure(path, &response)) }
     }
 
     /// Returns the error message for an unsuccessful response.
-    pub(super) fn failure(&self, path: &str, answer: &ApiResponse) -> CliError {
+    pub(super) fn failure(&self, path: &str, response: &ApiResponse) -> CliError {
         let place = self.url();
         let key = "admin_token (--admin-token, LODGE_ADMIN_TOKEN or lodge.toml)";
-        let why = answer.why();
-        CliError::new(match answer.status {
+        let why = response.why();
+        CliError::new(match response.status {
             401 if self.token.is_some() => format!("{place} does not accept this token; {key} must be the host's"),
             401 => format!("{place} requires a token; set {key} to the host's"),
             404 => format!("{place} has no {path}: {why}; is it a Lodge host of this version?"),

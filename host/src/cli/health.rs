@@ -12,13 +12,13 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Succeeds if `/readyz` responds with 200. With `verbose`, prints the version of the host.
 pub(super) fn run(client: AdminClient, verbose: bool) -> Result<(), CliError> {
     let client = client.with_timeout(TIMEOUT);
-    let answer = client.exchange("GET", "/readyz", None)?;
-    match answer.status {
+    let response = client.exchange("GET", "/readyz", None)?;
+    match response.status {
         200 if verbose => {
             let host: HostStatus = client.read(&client.get("/v1/host")?)?;
             out::line(&clean(&format!("ready: Lodge {}; sandboxes are reset {}", host.version, host.sandbox_reset)))
         }
         200 => Ok(()),
-        status => Err(CliError::new(format!("not ready: {status} {}", answer.why()))),
+        status => Err(CliError::new(format!("not ready: {status} {}", response.why()))),
     }
 }

@@ -36,9 +36,9 @@ pub(super) fn file(name: &str) -> Option<PathBuf> {
 
 /// Prints a service of a running host.
 pub(super) fn service(client: &AdminClient, name: &str, json: bool) -> Result<(), CliError> {
-    let answer = client.of_service("GET", "/v1/services/{}", name)?;
-    let service: ServiceDetails = client.read(&answer)?;
-    if json { out::line(answer.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }
+    let json_text = client.of_service("GET", "/v1/services/{}", name)?;
+    let service: ServiceDetails = client.read(&json_text)?;
+    if json { out::line(json_text.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }
 }
 
 /// A component file, and what a host would do with it.

@@ -40,10 +40,10 @@ pub(super) fn events(client: &AdminClient, query: &LogQuery) -> Result<(), CliEr
 }
 
 fn recent(client: &AdminClient, path: &str, json: bool, format: impl Fn(&Line) -> String) -> Result<(), CliError> {
-    let answer = client.get(path)?;
-    let lines: Vec<Line> = client.read(&answer)?;
+    let response = client.get(path)?;
+    let lines: Vec<Line> = client.read(&response)?;
     if json {
-        return out::line(answer.trim_end());
+        return out::line(response.trim_end());
     }
     out::print(&lines.iter().fold(String::new(), |text, line| text + &format(line) + "\n"))
 }

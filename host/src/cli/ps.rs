@@ -12,9 +12,9 @@ use crate::admin::contract::{FileReport, ServiceStatus};
 
 /// Requests the list and prints it.
 pub(super) fn run(client: &AdminClient, json: bool) -> Result<(), CliError> {
-    let answer = client.get("/v1/services")?;
-    let entries: Vec<FileReport> = client.read(&answer)?;
-    if json { out::line(answer.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
+    let json_text = client.get("/v1/services")?;
+    let entries: Vec<FileReport> = client.read(&json_text)?;
+    if json { out::line(json_text.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
 }
 
 fn text(entries: &[FileReport], now: SystemTime) -> String {

@@ -86,14 +86,14 @@ impl Housekeeping {
         }
     }
 
-    /// Takes a sample for the figures of the last minute, when one is due.
+    /// Takes a sample of the metrics of the last minute, when one is due.
     fn sample_metrics(&mut self) {
         if self.sampled.elapsed() < metrics::SAMPLE {
             return;
         }
         self.sampled = Instant::now();
         for target in &self.current.snapshot().targets {
-            target.deployment().service.figures.sample();
+            target.deployment().service.metrics.sample();
         }
     }
 }

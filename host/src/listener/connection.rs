@@ -190,7 +190,7 @@ impl Responder for Client {
     fn respond(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Body>> + Send {
         let version = request.version();
         async move {
-            let mut response = self.server.handler.answer(&self.peer, None, request).await;
+            let mut response = self.server.handler.respond(&self.peer, None, request).await;
             let last = |response: &Response<Body>| response.extensions().get::<Last>().is_some();
             // HTTP/2 sends GOAWAY instead.
             if version < Version::HTTP_2 && (self.server.drain.stop_signal().is_stopping() || last(&response)) {

@@ -35,19 +35,19 @@ impl LocalCalls for Handler {
         options: RequestOptions,
     ) -> SendFuture {
         Box::new(async move {
-            egress.service.figures.calls.fetch_add(1, Relaxed);
+            egress.service.metrics.calls.fetch_add(1, Relaxed);
             let end = response_deadline(&context);
             // Pinned in this future: it has some kilobytes, which would be moved into the future of `within`.
-            let answering = pin!(answer(self, egress, host, context, request));
-            let answered = within(options.first_byte_timeout, Error::HttpResponseTimeout, answering).await??;
-            complete(answered.map(|body| {
+            let responding = pin!(respond(self, egress, host, context, request));
+            let response = within(options.first_byte_timeout, Error::HttpResponseTimeout, responding).await??;
+            complete(response.map(|body| {
                 TimedBody::new(body, options.between_bytes_timeout, end, sandbox.hold_response_body()).boxed_unsync()
             }))
         })
     }
 }
 
-async fn answer(
+async fn respond(
     handler: Arc<Handler>,
     egress: Arc<Egress>,
     host: String,
@@ -59,7 +59,7 @@ async fn answer(
         onward.inject(request.headers_mut());
     }
     let call = Call { host: &host, request_id, deadline, depth: depth + 1 };
-    let response = handler.answer(&egress.peer, Some(&call), request).await;
+    let response = handler.respond(&egress.peer, Some(&call), request).await;
     let (head, body) = response.into_parts();
     Ok(Response::from_parts(head, deliver(body).await?))
 }

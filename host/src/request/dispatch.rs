@@ -54,22 +54,22 @@ pub(super) fn dispatch<B: RequestBody>(
                     admitted.context.onward = admitted.tracer.onward(request.headers()).map(Arc::new);
                 }
                 admitted.record.begin_phase(Phase::Instantiate);
-                let answer = match guest.take(exchange.deadline).await {
+                let result = match guest.take(exchange.deadline).await {
                     Ok(instance) => {
                         admitted.record.begin_phase(Phase::Guest);
                         guest.call(instance, request, admitted.context).await
                     }
                     Err(error) => Err(error),
                 };
-                respond::holding(admitted.permit, answer, &exchange)
+                respond::holding(admitted.permit, result, &exchange)
             }
             BackendKind::Upstream(upstream) => {
                 admitted.record.begin_phase(Phase::Guest);
                 let traced = admitted.record.is_traced();
                 let onward = if traced { admitted.tracer.onward(request.headers()) } else { None };
                 let forwarding = forward::forward(upstream, request, admitted.client, &admitted.context, onward);
-                let answer = Box::pin(forwarding).await;
-                respond::relaying(admitted.permit, answer, &exchange)
+                let result = Box::pin(forwarding).await;
+                respond::relaying(admitted.permit, result, &exchange)
             }
         }
     }

@@ -18,7 +18,7 @@ use lodge_traffic::proxy::headers::{Peer, REQUEST_ID};
 impl Handler {
     /// Returns the response to a request of `peer`. `call` is the call between services, if the peer is a service of
     /// this host.
-    pub fn answer<'a, B: RequestBody>(
+    pub fn respond<'a, B: RequestBody>(
         &'a self,
         peer: &'a Peer,
         call: Option<&'a Call<'a>>,
@@ -48,7 +48,7 @@ impl Handler {
             let mut response = match handle(self, &caller, request, &mut record).await {
                 Ok(response) => response,
                 Err(error) => {
-                    record.report_failure(&error, &self.nobody, caller.peer.address());
+                    record.report_failure(&error, &self.unmatched, caller.peer.address());
                     self.problem(&error, version, &record)
                 }
             };
@@ -82,7 +82,7 @@ mod tests {
         fn size<R>(_: impl FnOnce(&'static Handler, &'static Peer, Request<AnyBody>) -> R) -> usize {
             size_of::<R>()
         }
-        let size = size(|handler, peer, request| handler.answer(peer, None, request));
+        let size = size(|handler, peer, request| handler.respond(peer, None, request));
         assert!(size <= 3_600, "{size} bytes");
     }
 }

@@ -55,7 +55,7 @@ struct Upload<B> {
 /// The result of forwarding a request.
 pub enum Forwarded {
     /// A response, and how much of the client's body the replica has received.
-    Answer(response::Parts, Relay, admission::Upload),
+    Response(response::Parts, Relay, admission::Upload),
     /// A switch of protocols.
     Switch(response::Parts, Tunnel),
 }
@@ -109,7 +109,7 @@ pub async fn forward<B: RequestBody>(
                 waited: upload_wait.waited(),
                 broken: upload_wait.broken.load(Relaxed) || upload_wait.over.load(Relaxed),
             });
-            Ok(Forwarded::Answer(head, relay, upload.unwrap_or_default()))
+            Ok(Forwarded::Response(head, relay, upload.unwrap_or_default()))
         }
         Err(_) if upload_wait.as_ref().is_some_and(|upload_wait| upload_wait.over.load(Relaxed)) => {
             Err(BodyError::TooLarge.into())
@@ -201,7 +201,7 @@ impl<B: RequestBody> Body for Upload<B> {
         match self.left.checked_sub(size) {
             Some(left) => {
                 self.left = left;
-                self.service.figures.received.fetch_add(size as u64, Relaxed);
+                self.service.metrics.received.fetch_add(size as u64, Relaxed);
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {

@@ -148,7 +148,7 @@ async fn admit<'a>(
     record.begin_phase(Phase::Queue);
     let mut permit = target.admission.admit(&caller.view(headers, routed.route), record.start()).await?;
     if routed.judged {
-        permit.judge(&target.deployment().service.figures.judged, record.start());
+        permit.judge(&target.deployment().service.metrics.judged, record.start());
     }
     let own = record.record_admission(&permit) + target.deployment().limits().wall;
     let deadline = caller.call.map_or(own, |call| own.min(call.deadline));
@@ -254,7 +254,7 @@ fn find<'a>(
 
 /// Returns the response to `OPTIONS *`, which is about the server and not about a service (RFC 9110 9.3.7).
 fn options(handler: &Handler, record: &mut Record) -> Response<Body> {
-    record.set_host_response(&handler.nobody);
+    record.set_host_response(&handler.unmatched);
     let mut response = Response::new(Body::text(None));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));

@@ -30,7 +30,7 @@ pub struct Handler {
     /// Generates request ids.
     pub ids: Ids,
     /// Counts requests that no service is known for.
-    pub nobody: Arc<Service>,
+    pub unmatched: Arc<Service>,
     /// The counters of the host.
     pub metrics: Arc<Metrics>,
     /// Starts and exports traces.

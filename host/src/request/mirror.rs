@@ -80,7 +80,7 @@ pub async fn run(
         // Not compared with the service where the original is not: a client could choose such requests on purpose.
         Ok(mut permit) => {
             if judged {
-                permit.judge(&target.deployment().service.figures.judged, record.start());
+                permit.judge(&target.deployment().service.metrics.judged, record.start());
             }
             permit
         }

@@ -112,9 +112,9 @@ impl Record {
         self.trace.set_request(head, client, &self.request_id);
     }
 
-    /// Records that the host itself responds. The request counts for `nobody`.
-    pub fn set_host_response(&mut self, nobody: &Arc<Service>) {
-        self.service = Some(Arc::clone(nobody));
+    /// Records that the host itself responds. The request counts for `unmatched`.
+    pub fn set_host_response(&mut self, unmatched: &Arc<Service>) {
+        self.service = Some(Arc::clone(unmatched));
     }
 
     /// Whether the request is recorded for a trace.
@@ -135,7 +135,7 @@ impl Record {
     pub fn record_admission(&mut self, permit: &Permit) -> Instant {
         let waited = permit.queue_wait();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
-            service.figures.waited.record(waited);
+            service.metrics.waited.record(waited);
         }
         self.start + self.waited + waited
     }
@@ -173,10 +173,10 @@ impl Record {
         }
     }
 
-    /// Records and logs the error that replaces the service's response. The failure counts for `nobody` if no service
+    /// Records and logs the error that replaces the service's response. The failure counts for `unmatched` if no service
     /// is known.
-    pub fn report_failure(&mut self, error: &RequestError, nobody: &Arc<Service>, client: IpAddr) {
-        self.service.get_or_insert_with(|| Arc::clone(nobody));
+    pub fn report_failure(&mut self, error: &RequestError, unmatched: &Arc<Service>, client: IpAddr) {
+        self.service.get_or_insert_with(|| Arc::clone(unmatched));
         self.record_failure(error);
         let name = self.service.as_ref().map(|service| &*service.name).filter(|name| !name.is_empty());
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
@@ -237,10 +237,10 @@ impl Drop for Record {
         if !self.complete {
             let reason = if self.stalled { CLIENT_STALLED } else { CLIENT_GONE };
             self.reason = Some(reason);
-            service.figures.aborted.count(reason);
+            service.metrics.aborted.count(reason);
         }
         if let Some(status) = self.status {
-            service.figures.answered(status, took, self.sent);
+            service.metrics.record_response(status, took, self.sent);
         }
         if let Some(details) = &self.details {
             details.write_line(self, service, took);

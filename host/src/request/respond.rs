@@ -127,14 +127,14 @@ impl Reserve<'_> {
 /// If the guest failed, or its response has a head that cannot be sent.
 pub fn holding(
     mut permit: Permit,
-    answer: Result<GuestResponse, RunError>,
+    result: Result<GuestResponse, RunError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let answer = answer
+    let result = result
         .and_then(GuestResponse::sendable)
         .map_err(RequestError::from)
         .inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))?;
-    let GuestResponse { mut head, body } = answer;
+    let GuestResponse { mut head, body } = result;
     take_over(&mut head);
     permit.record_response(head.status, body.upload(), Instant::now);
     permit.write_headers(&mut head.headers);
@@ -153,12 +153,12 @@ pub fn holding(
 /// If no replica responded.
 pub fn relaying(
     mut permit: Permit,
-    answer: Result<Forwarded, RequestError>,
+    result: Result<Forwarded, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
     let (mut head, body, upload) =
-        match answer.inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))? {
-            Forwarded::Answer(head, body, upload) => (head, body, upload),
+        match result.inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))? {
+            Forwarded::Response(head, body, upload) => (head, body, upload),
             Forwarded::Switch(mut head, tunnel) => {
                 let chosen = upgrade::chosen(&head.headers);
                 take_over(&mut head);

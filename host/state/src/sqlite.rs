@@ -1,7 +1,7 @@
 //! State in one SQLite file, for all services of a host. Nothing to install, and one file to back up.
 //!
-//! * One thread writes and some threads read; tasks never wait for the disk themselves. What was read or written recently is
-//!   answered from memory.
+//! * One thread writes and some threads read; tasks never wait for the disk themselves. Entries that were read or written
+//!   recently are read from memory.
 //! * The file belongs to one process at a time. Other programs may read it; `sqlite3` shows it.
 //! * Namespaces are rows, and every statement names one.
 

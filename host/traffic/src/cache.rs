@@ -127,7 +127,7 @@ impl ResponseCache {
             return Lookup::Miss(CacheFill::none());
         }
         if !(head_only || *method == Method::GET) || bypasses(request) {
-            of.service.figures.cached.count(CacheOutcome::Bypass);
+            of.service.metrics.cached.count(CacheOutcome::Bypass);
             return Lookup::Miss(pass(request, CacheStatus::Bypass));
         }
         let key = CacheKey::new(service, uri);
@@ -146,11 +146,11 @@ impl ResponseCache {
         let found = self.find(&key, &selector, of.limits(), &conditions, head_only, || record.begin_waiting()).await;
         let (guard, stale, insists) = match found {
             Ok((response, outcome)) => {
-                of.service.figures.cached.count(outcome);
+                of.service.metrics.cached.count(outcome);
                 return Lookup::Hit(response);
             }
             Err(None) => {
-                of.service.figures.cached.count(CacheOutcome::Miss);
+                of.service.metrics.cached.count(CacheOutcome::Miss);
                 return Lookup::Miss(pass(request, CacheStatus::Miss(false)));
             }
             Err(Some(missed)) => missed,

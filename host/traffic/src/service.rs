@@ -32,7 +32,7 @@ pub struct Service {
     /// The service's CPU share.
     pub share: Arc<CpuShare>,
     /// The service's counters.
-    pub figures: ServiceMetrics,
+    pub metrics: ServiceMetrics,
     disabled: AtomicBool,
     /// The files of the version that was withdrawn, and the reason.
     withdrawn: Mutex<Option<((Digest, u64), String)>>,
@@ -109,7 +109,7 @@ impl Service {
         Self {
             name: Arc::from(name),
             share,
-            figures: ServiceMetrics::default(),
+            metrics: ServiceMetrics::default(),
             disabled: AtomicBool::new(false),
             withdrawn: Mutex::default(),
             failures: Mutex::default(),
@@ -171,14 +171,14 @@ impl Service {
 
     /// Counts a request that was refused before the service worked on it.
     pub fn record_refusal(&self, reason: &'static str) {
-        self.figures.refused.count(reason);
+        self.metrics.refused.count(reason);
         *lock(&self.refusal) = Some((SystemTime::now(), reason));
     }
 
     /// Counts a request on which the service failed, and remembers it with the lines that it wrote to stderr.
     pub fn record_failure(&self, request_id: &str, report: FailureReport<'_>) {
         let FailureReport { status, reason, detail, backtrace } = report;
-        let tally = if status.is_none() { &self.figures.aborted } else { &self.figures.failed };
+        let tally = if status.is_none() { &self.metrics.aborted } else { &self.metrics.failed };
         tally.count(reason);
         let failure = FailedRequest {
             at: rfc3339(SystemTime::now()),

@@ -96,7 +96,7 @@ struct Members {
 #[derive(Debug, Default)]
 pub struct UpstreamCounts {
     /// Attempts with a response that does not count against the replica.
-    pub answered: AtomicU64,
+    pub responded: AtomicU64,
     /// The other attempts, by reason.
     pub failed: ReasonCounter,
     /// Attempts after the first one of a request.

@@ -63,7 +63,7 @@ impl Mock {
             for stream in listener.incoming().map_while(Result::ok) {
                 let shared = Arc::clone(&shared);
                 // The command may have ended before the response.
-                std::thread::spawn(move || drop(answer(&shared, stream)));
+                std::thread::spawn(move || drop(respond(&shared, stream)));
             }
         });
         mock
@@ -81,7 +81,7 @@ impl Mock {
     }
 }
 
-fn answer(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
+fn respond(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let (mut first, mut length, mut token) = (String::new(), 0, None);
     reader.read_line(&mut first)?;

@@ -130,13 +130,14 @@ impl Prometheus {
     async fn api(&self, path: &str) -> Value {
         let start = Instant::now();
         loop {
-            let answer = get(self.address, path).await;
+            let response = get(self.address, path).await;
             // Until it has read its storage.
-            if answer.status == 503 && start.elapsed() < PATIENCE {
+            if response.status == 503 && start.elapsed() < PATIENCE {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
-            let value: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{path}: {answer:?}"));
+            let value: Value =
+                serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("{path}: {response:?}"));
             assert_eq!(value["status"], "success", "{path}: {value}");
             return value["data"].clone();
         }

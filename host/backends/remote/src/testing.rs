@@ -14,13 +14,13 @@
 )]
 
 mod certificate;
-mod figures;
+mod cost;
 mod outages;
 mod program;
 mod server;
 
 pub use certificate::Authority;
-pub use figures::figures;
+pub use cost::cost;
 pub use outages::{outage, restarts, slowness, storm};
 pub use program::{ServerProgram, find};
 pub use server::TestServer;

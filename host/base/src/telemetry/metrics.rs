@@ -47,7 +47,7 @@ pub struct Histogram {
 #[derive(Debug, Default)]
 pub struct ServiceMetrics {
     /// Responses whose head was sent, by class of status.
-    pub answers: [AtomicU64; 5],
+    pub responses: [AtomicU64; 5],
     /// Time from the request head to the last byte of the response.
     pub duration: Histogram,
     /// Time in queues, of requests that waited.
@@ -72,7 +72,7 @@ pub struct ServiceMetrics {
     pub state_duration: Histogram,
     /// Requests that were refused before a guest ran, by reason.
     pub refused: ReasonCounter,
-    /// Requests that a guest failed to answer, by reason.
+    /// Requests without a response of the guest, by reason.
     pub failed: ReasonCounter,
     /// Responses that were aborted after their head was sent, by reason.
     pub aborted: ReasonCounter,
@@ -139,8 +139,8 @@ impl Histogram {
 
 impl ServiceMetrics {
     /// Records a finished response.
-    pub fn answered(&self, status: http::StatusCode, took: Duration, sent: u64) {
-        if let Some(class) = self.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
+    pub fn record_response(&self, status: http::StatusCode, took: Duration, sent: u64) {
+        if let Some(class) = self.responses.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
             class.fetch_add(1, Relaxed);
         }
         self.duration.record(took);
@@ -151,12 +151,12 @@ impl ServiceMetrics {
 
     /// Returns the number of responses.
     pub fn requests(&self) -> u64 {
-        self.answers.iter().map(|class| class.load(Relaxed)).sum()
+        self.responses.iter().map(|class| class.load(Relaxed)).sum()
     }
 
     /// Returns the number of responses with a status of 500 and more, plus all that were aborted.
     pub fn errors(&self) -> u64 {
-        self.answers[4].load(Relaxed) + self.aborted.sum()
+        self.responses[4].load(Relaxed) + self.aborted.sum()
     }
 
     /// Takes a sample of the counts. Called every [`SAMPLE`].
@@ -181,7 +181,7 @@ impl ServiceMetrics {
     fn broken(&self) -> u64 {
         let broken =
             self.aborted.read().into_iter().filter(|(reason, _)| ![CLIENT_GONE, CLIENT_STALLED].contains(reason));
-        self.answers[4].load(Relaxed) + broken.map(|(_, count)| count).sum::<u64>()
+        self.responses[4].load(Relaxed) + broken.map(|(_, count)| count).sum::<u64>()
     }
 
     /// Returns a quantile of the durations in the last minute; `None` without requests. Interpolates linearly within a

@@ -166,9 +166,9 @@ impl Operation {
     async fn counted<T>(&self, operation: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let start = Instant::now();
         let result = operation.await;
-        let figures = &self.keyvalue.service.figures;
-        figures.state_duration.record(start.elapsed());
-        figures.state.count(result.as_ref().map_or_else(outcome, |_| "ok"));
+        let metrics = &self.keyvalue.service.metrics;
+        metrics.state_duration.record(start.elapsed());
+        metrics.state.count(result.as_ref().map_or_else(outcome, |_| "ok"));
         result
     }
 

@@ -35,7 +35,7 @@ impl Limiter {
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let granted = take(&mut self.memory_left, current, desired, maximum, &mut self.refused);
-        let (has, most) = ((self.memory - self.memory_left) as u64, &self.sandbox.service.figures.memory);
+        let (has, most) = ((self.memory - self.memory_left) as u64, &self.sandbox.service.metrics.memory);
         // The load comes first, because all cores read the value and it hardly ever changes.
         if has > most.load(Relaxed) {
             most.fetch_max(has, Relaxed);

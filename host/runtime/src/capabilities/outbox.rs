@@ -75,7 +75,7 @@ impl Outbox {
         waiting.drain(..).for_each(|running| drop(tokio::spawn(running)));
         drop(waiting);
         match last.as_mut().poll(cx) {
-            Poll::Ready(answered) => answered,
+            Poll::Ready(result) => result,
             Poll::Pending => {
                 tokio::spawn(last);
                 false

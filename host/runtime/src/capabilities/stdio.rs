@@ -59,7 +59,7 @@ pub fn finish(sandbox: &Sandbox) {
     }
     let dropped = sandbox.take_output_dropped();
     if dropped > 0 {
-        sandbox.service.figures.output_dropped.fetch_add(dropped as u64, Relaxed);
+        sandbox.service.metrics.output_dropped.fetch_add(dropped as u64, Relaxed);
         let (service, request_id) = (&*sandbox.service.name, &*sandbox.request_id());
         tracing::warn!(target: "guest", service, request_id, dropped_bytes = dropped, "dropped guest output: over limits.output or limits.output_rate");
     }

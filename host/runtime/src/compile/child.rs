@@ -114,13 +114,13 @@ impl Compilation {
             let _ = io::copy(&mut stderr, &mut io::sink());
             String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
         });
-        let answer = converse(stdin, &mut stdout, job, component);
+        let result = converse(stdin, &mut stdout, job, component);
         drop(stdout);
-        let ends = answer.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::InvalidData);
+        let ends = result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::InvalidData);
         let status = self.end(ends);
         let said = said.join().unwrap_or_default();
-        match (answer, status) {
-            (Ok(answer), Some(_)) => answer.map_err(refused),
+        match (result, status) {
+            (Ok(result), Some(_)) => result.map_err(refused),
             (Err(_), Some(status)) => Err(ended(status, said)),
             (_, None) => Err(CompileError::Killed),
         }
@@ -164,7 +164,7 @@ fn converse(
     job.write(std::process::id(), component, &mut stdin)?;
     drop(stdin);
     // It cannot use more than its memory limit.
-    job::read_answer(stdout, job.memory)
+    job::read_result(stdout, job.memory)
 }
 
 /// Converts the compiler's error message, which may mean that memory was short.

@@ -12,7 +12,7 @@ const MAGIC: [u8; 8] = *b"lodgejob";
 /// The bytes before a component: the magic, four numbers and two flags.
 const HEAD: usize = 8 + 4 * 8 + 2;
 /// The bytes before machine code or a message: its type and its length.
-const ANSWER: usize = 1 + 8;
+const RESULT_HEAD: usize = 1 + 8;
 
 /// The kind of machine code. Code of one kind does not run on the engine of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,12 +98,12 @@ impl CompileJob {
 }
 
 /// Writes the result: machine code, or the error message.
-pub(super) fn write_answer(answer: &Result<Vec<u8>, String>, into: &mut impl Write) -> io::Result<()> {
-    let (bytes, good) = match answer {
+pub(super) fn write_result(result: &Result<Vec<u8>, String>, into: &mut impl Write) -> io::Result<()> {
+    let (bytes, good) = match result {
         Ok(code) => (code.as_slice(), 1),
         Err(why) => (why.as_bytes(), 0),
     };
-    let mut head = Vec::with_capacity(ANSWER);
+    let mut head = Vec::with_capacity(RESULT_HEAD);
     head.push(good);
     head.extend((bytes.len() as u64).to_le_bytes());
     into.write_all(&head)?;
@@ -112,7 +112,7 @@ pub(super) fn write_answer(answer: &Result<Vec<u8>, String>, into: &mut impl Wri
 }
 
 /// Reads the result, at most `most` bytes of it.
-pub(super) fn read_answer(from: &mut impl Read, most: u64) -> io::Result<Result<Vec<u8>, String>> {
+pub(super) fn read_result(from: &mut impl Read, most: u64) -> io::Result<Result<Vec<u8>, String>> {
     let mut good = [0];
     from.read_exact(&mut good)?;
     let bytes = blob(from, most)?;
@@ -169,12 +169,12 @@ mod tests {
 
     #[test]
     fn a_result_is_bounded() {
-        for answer in [Ok(vec![7; 100]), Err("no".to_owned())] {
+        for result in [Ok(vec![7; 100]), Err("no".to_owned())] {
             let mut bytes = Vec::new();
-            write_answer(&answer, &mut bytes).unwrap();
-            assert_eq!(read_answer(&mut bytes.as_slice(), 100).unwrap(), answer);
+            write_result(&result, &mut bytes).unwrap();
+            assert_eq!(read_result(&mut bytes.as_slice(), 100).unwrap(), result);
         }
         let claims = [&[1][..], &u64::MAX.to_le_bytes()].concat();
-        assert!(read_answer(&mut claims.as_slice(), 100).is_err());
+        assert!(read_result(&mut claims.as_slice(), 100).is_err());
     }
 }

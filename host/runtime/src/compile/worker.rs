@@ -38,8 +38,8 @@ fn work() -> io::Result<()> {
     let threads = rayon::ThreadPoolBuilder::new().num_threads(job.threads).build().map_err(io::Error::other)?;
     // A panic becomes an error message. Its text is on standard error, so the parent need not guess.
     let compiled = catch_unwind(AssertUnwindSafe(|| threads.install(|| job.kind.compile(&component))));
-    let answer = compiled.unwrap_or_else(|panic| Err(format!("the compiler failed: {}", words(&*panic))));
-    job::write_answer(&answer, &mut io::stdout().lock())
+    let result = compiled.unwrap_or_else(|panic| Err(format!("the compiler failed: {}", words(&*panic))));
+    job::write_result(&result, &mut io::stdout().lock())
 }
 
 /// Drops all privileges and resources that a compiler does not need, before it has read a byte of the component.

@@ -171,11 +171,11 @@ impl WorldClient {
     ) -> Result<PermittedResponse, OutgoingFailure> {
         let mut outcome = OutcomeGuard { service, word: "cancelled", span: ClientSpan::off() };
         // A warm instance may still hold a request that it sent for an earlier client.
-        let answering = self.send_with_retry(context, request, options, &mut outcome);
-        let answered = tokio::time::timeout_at(response_deadline(context).into(), answering).await;
-        let answered = answered.unwrap_or(Err(OutgoingFailure::ResponseTimeout));
-        outcome.set(answered.as_ref().map(|(response, _)| response));
-        let (mut response, slot) = answered?;
+        let sending = self.send_with_retry(context, request, options, &mut outcome);
+        let result = tokio::time::timeout_at(response_deadline(context).into(), sending).await;
+        let result = result.unwrap_or(Err(OutgoingFailure::ResponseTimeout));
+        outcome.set(result.as_ref().map(|(response, _)| response));
+        let (mut response, slot) = result?;
         headers::strip_hop_by_hop(response.headers_mut());
         Ok((response, slot))
     }
@@ -277,11 +277,11 @@ async fn send_once(
     let mut asked = std::pin::pin!(pool.request(request));
     let limit = timeouts.to_connect(begun);
     let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
-    let answered = tokio::select! {
+    let result = tokio::select! {
         biased;
-        answered = asked.as_mut() => {
+        result = asked.as_mut() => {
             timeouts.connected(begun, begun);
-            answered
+            result
         }
         connected = connected => {
             if !connected {
@@ -297,13 +297,13 @@ async fn send_once(
         }
     };
     let reused = ConnectionUses::count(&connection);
-    answered.map_err(|error| LostRequest::new(&error, reused))
+    result.map_err(|error| LostRequest::new(&error, reused))
 }
 
 impl OutcomeGuard<'_> {
-    fn set(&mut self, answered: Result<&Response<Incoming>, &OutgoingFailure>) {
+    fn set(&mut self, result: Result<&Response<Incoming>, &OutgoingFailure>) {
         let span = std::mem::take(&mut self.span);
-        self.word = match answered {
+        self.word = match result {
             Ok(response) => {
                 span.finish(response);
                 match response.status().as_u16() {
@@ -324,7 +324,7 @@ impl OutcomeGuard<'_> {
 
 impl Drop for OutcomeGuard<'_> {
     fn drop(&mut self) {
-        self.service.figures.outgoing.count(self.word);
+        self.service.metrics.outgoing.count(self.word);
     }
 }
 

@@ -111,7 +111,7 @@ impl Egress {
         let Some(client) = self.client.as_ref().filter(|_| self.grants.asks(at.scheme, at.host, at.port)) else {
             let origin = at.origin(at.host);
             let line = format!("`http = [\"{origin}\"]`");
-            self.service.figures.outgoing.count(DENIED);
+            self.service.metrics.outgoing.count(DENIED);
             return Err(self.deny(from, &origin, &line, Error::HttpRequestDenied));
         };
         match client.send(&self.service, from.1, request, options).await {
@@ -177,7 +177,7 @@ impl Sender for Egress {
             return calls.call(self, host, (sandbox, context), request, options);
         }
         let line = format!("`calls = [\"{name}\"]`");
-        self.service.figures.outgoing.count(DENIED);
+        self.service.metrics.outgoing.count(DENIED);
         refuse(self.deny((&sandbox, &context), &format!("the service {name}"), &line, Error::HttpRequestDenied))
     }
 }

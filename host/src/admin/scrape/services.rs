@@ -15,7 +15,7 @@ use lodge_traffic::service::Service;
 /// A service whose metrics are read: its name, its counters and, unless it stands for requests without a service, its target.
 pub(super) struct Scraped<'a> {
     name: &'a str,
-    figures: &'a ServiceMetrics,
+    metrics: &'a ServiceMetrics,
     target: Option<&'a Target>,
 }
 
@@ -27,9 +27,9 @@ type ReadHistogram = for<'a> fn(&Scraped<'a>) -> Option<&'a Histogram>;
 
 const COUNTERS: &[(&str, &str, Read<u64>)] = &[
     ("lodge_request_body_bytes", "Bytes of request bodies that guests have read", |it| {
-        Some(it.figures.received.load(Relaxed))
+        Some(it.metrics.received.load(Relaxed))
     }),
-    ("lodge_response_body_bytes", "Bytes of response bodies sent", |it| Some(it.figures.sent.load(Relaxed))),
+    ("lodge_response_body_bytes", "Bytes of response bodies sent", |it| Some(it.metrics.sent.load(Relaxed))),
     ("lodge_upstream_retries", "Requests sent to another replica after one failed", |it| {
         Some(it.target?.backend.upstream()?.counts().retries.load(Relaxed))
     }),
@@ -39,9 +39,9 @@ const COUNTERS: &[(&str, &str, Read<u64>)] = &[
     ("lodge_upstream_ejections", "Ejections of replicas", |it| {
         Some(it.target?.backend.upstream()?.counts().ejections.load(Relaxed))
     }),
-    ("lodge_calls", "Calls of guests to other services of the host", |it| Some(it.figures.calls.load(Relaxed))),
+    ("lodge_calls", "Calls of guests to other services of the host", |it| Some(it.metrics.calls.load(Relaxed))),
     ("lodge_output_dropped_bytes", "Bytes of stdout and stderr dropped because of a limit", |it| {
-        Some(it.figures.output_dropped.load(Relaxed))
+        Some(it.metrics.output_dropped.load(Relaxed))
     }),
 ];
 
@@ -60,7 +60,7 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
         it.target?.admission.keys(Instant::now()).map(|keys| keys as u64)
     }),
     ("lodge_guest_memory_max_bytes", "Memory of the largest sandbox so far", |it| {
-        it.target.map(|_| it.figures.memory.load(Relaxed))
+        it.target.map(|_| it.metrics.memory.load(Relaxed))
     }),
     ("lodge_response_cache_entries", "Stored responses", |it| Some(it.cached()?.entries())),
     ("lodge_response_cache_bytes", "Bytes of stored responses", |it| Some(it.cached()?.bytes())),
@@ -92,14 +92,14 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
 
 const HISTOGRAMS: &[(&str, &str, ReadHistogram)] = &[
     ("http_server_request_duration_seconds", "Time from the request head to the last byte of the response", |it| {
-        Some(&it.figures.duration)
+        Some(&it.metrics.duration)
     }),
-    ("lodge_queue_wait_seconds", "Time in a queue, of requests that had to wait", |it| Some(&it.figures.waited)),
+    ("lodge_queue_wait_seconds", "Time in a queue, of requests that had to wait", |it| Some(&it.metrics.waited)),
     ("lodge_instantiation_seconds", "Time to create a sandbox and run its start code", |it| {
-        Some(&it.figures.instantiated)
+        Some(&it.metrics.instantiated)
     }),
     ("lodge_state_operation_seconds", "Time of an operation on the store of a service", |it| {
-        it.target?.deployment().spec.manifest.keyvalue.as_ref().map(|_| &it.figures.state_duration)
+        it.target?.deployment().spec.manifest.keyvalue.as_ref().map(|_| &it.metrics.state_duration)
     }),
 ];
 
@@ -109,22 +109,22 @@ type ByReason = fn(&Scraped<'_>) -> Vec<(&'static str, u64)>;
 /// The families with a second label: name, help, label and counters.
 const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     ("lodge_requests", "Responses, by the class of their status", "code", |it| {
-        let counts = it.figures.answers.iter().map(|count| count.load(Relaxed));
+        let counts = it.metrics.responses.iter().map(|count| count.load(Relaxed));
         ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(counts).collect()
     }),
     ("lodge_refusals", "Requests refused before a guest or a replica handled them", "reason", |it| {
-        it.figures.refused.read()
+        it.metrics.refused.read()
     }),
-    ("lodge_guest_failures", "Requests without a response of the guest", "reason", |it| it.figures.failed.read()),
+    ("lodge_guest_failures", "Requests without a response of the guest", "reason", |it| it.metrics.failed.read()),
     ("lodge_transfers_aborted", "Responses that broke off, and clients that disconnected", "reason", |it| {
-        it.figures.aborted.read()
+        it.metrics.aborted.read()
     }),
     ("lodge_upstream_tries", "Requests sent to replicas", "outcome", |it| it.tries()),
     ("lodge_outgoing_requests", "Requests of guests to the world, by outcome", "outcome", |it| {
-        it.figures.outgoing.read()
+        it.metrics.outgoing.read()
     }),
     ("lodge_state_operations", "Operations on the store of a service, by outcome", "outcome", |it| {
-        it.figures.state.read()
+        it.metrics.state.read()
     }),
     ("lodge_response_cache_requests", "Requests to services with a response cache, by outcome", "outcome", |it| {
         let outcomes = it.cached().into_iter().flat_map(CacheMetrics::outcomes);
@@ -136,12 +136,12 @@ impl<'a> Scraped<'a> {
     /// Returns the metrics of a served service.
     pub(super) fn of(target: &'a Target) -> Self {
         let service = &*target.deployment().service;
-        Self { name: &service.name, figures: &service.figures, target: Some(target) }
+        Self { name: &service.name, metrics: &service.metrics, target: Some(target) }
     }
 
     /// Returns the metrics of requests that match no service.
-    pub(super) fn nobody(service: &'a Service) -> Self {
-        Self { name: &service.name, figures: &service.figures, target: None }
+    pub(super) fn unmatched(service: &'a Service) -> Self {
+        Self { name: &service.name, metrics: &service.metrics, target: None }
     }
 
     /// Returns the requests to replicas by outcome, for an upstream.
@@ -149,13 +149,13 @@ impl<'a> Scraped<'a> {
         let Some(upstream) = self.target.and_then(|target| target.backend.upstream()) else { return Vec::new() };
         let counts = upstream.counts();
         let mut tries = counts.failed.read();
-        tries.push(("answered", counts.answered.load(Relaxed)));
+        tries.push(("answered", counts.responded.load(Relaxed)));
         tries
     }
 
     /// Returns the counters of stored responses, if the service has a response cache.
     fn cached(&self) -> Option<&'a CacheMetrics> {
-        self.target?.deployment().spec.manifest.cache.map(|_| &self.figures.cached)
+        self.target?.deployment().spec.manifest.cache.map(|_| &self.metrics.cached)
     }
 }
 

@@ -34,12 +34,12 @@ impl AdminClient {
     /// lists those that exist.
     pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, CliError> {
         let path = path.replace("{}", &encoded(name));
-        let answer = self.exchange(method, &path, (method == "POST").then_some(""))?;
-        match answer.status {
-            200..300 => Ok(answer.text),
+        let response = self.exchange(method, &path, (method == "POST").then_some(""))?;
+        match response.status {
+            200..300 => Ok(response.text),
             // If the service exists, the host does not know the path.
-            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.failure(&path, &answer))),
-            _ => Err(self.failure(&path, &answer)),
+            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.failure(&path, &response))),
+            _ => Err(self.failure(&path, &response)),
         }
     }
 

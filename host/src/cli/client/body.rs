@@ -71,11 +71,11 @@ pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, ResponseBody)
         }
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-    let mut answer = httparse::Response::new(&mut headers);
-    let parsed = answer.parse(&bytes).map_err(|error| foreign(&format!("the response is not HTTP: {error}")))?;
-    let status = answer.code.filter(|_| parsed.is_complete()).ok_or_else(|| foreign("the response is not HTTP"))?;
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response.parse(&bytes).map_err(|error| foreign(&format!("the response is not HTTP: {error}")))?;
+    let status = response.code.filter(|_| parsed.is_complete()).ok_or_else(|| foreign("the response is not HTTP"))?;
     let header = |name: &str| {
-        let found = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(found.value).ok().map(str::trim)
     };
     let framing = match (header("transfer-encoding"), header("content-length")) {

@@ -50,15 +50,15 @@ pub(in crate::cli) fn directory(
 /// Returns the directory that the host serves; `None` if there is no host or it does not report one.
 fn served(client: &AdminClient, chosen: bool) -> Result<Option<(HostStatus, PathBuf)>, CliError> {
     // Without a running host, any directory is possible.
-    let Ok(answer) = client.exchange("GET", "/v1/host", None) else { return Ok(None) };
-    match answer.status {
+    let Ok(response) = client.exchange("GET", "/v1/host", None) else { return Ok(None) };
+    match response.status {
         200 => {
-            let host: HostStatus = client.read(&answer.text)?;
+            let host: HostStatus = client.read(&response.text)?;
             let path = PathBuf::from(&host.directory);
             Ok((!host.directory.is_empty()).then_some((host, path)))
         }
         _ if chosen => Ok(None),
-        _ => Err(client.failure("/v1/host", &answer)),
+        _ => Err(client.failure("/v1/host", &response)),
     }
 }
 

@@ -48,9 +48,9 @@ impl<S> Watched<S> {
     /// Handles the end of what the client sends. Delays it while an HTTP/1.1 request is in progress.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = lock(&self.activity.state);
-        let answering = matches!(state.phase, Phase::Busy(_)) && !state.h2;
+        let responding = matches!(state.phase, Phase::Busy(_)) && !state.h2;
         drop(state);
-        if answering {
+        if responding {
             let timer = self.half_closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED)));
             ready!(timer.as_mut().poll(cx));
         }

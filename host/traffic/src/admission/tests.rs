@@ -98,7 +98,7 @@ enum End {
     /// The client leaves.
     Left,
     /// A response with this status, after this time, and the part of it in which the guest waited for its client.
-    Answered(u16, Duration, Duration),
+    Responded(u16, Duration, Duration),
     /// A response with this status, after the client's body broke off.
     AfterBroken(u16),
     /// No response.
@@ -118,38 +118,38 @@ async fn only_failures_of_the_service_count() {
         let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
         let judged = Arc::new(VersionStats::default());
         permit.judge(&judged, now);
-        let mut answer = |status, took, waited, broken| {
+        let mut response = |status, took, waited, broken| {
             let status = StatusCode::from_u16(status).unwrap();
             permit.record_response(status, Upload { waited, broken }, || now + took);
         };
         match &end {
             End::Left => {}
-            End::Answered(status, took, waited) => answer(*status, *took, *waited, false),
-            End::AfterBroken(status) => answer(*status, MS, Duration::ZERO, true),
+            End::Responded(status, took, waited) => response(*status, *took, *waited, false),
+            End::AfterBroken(status) => response(*status, MS, Duration::ZERO, true),
             End::Failed(verdict) => permit.record_failure(*verdict, || now),
             End::Broke(verdict) => {
-                answer(200, MS, Duration::ZERO, false);
+                response(200, MS, Duration::ZERO, false);
                 permit.record_failure(*verdict, || now);
             }
         }
         drop(permit);
         assert_eq!(admission.breaker_state(now) == Some(BreakerState::Open), opens, "{end:?}");
         // A version is judged by the same results, except for the breaker's limit for slow calls.
-        let (window, slow) = (judged.window(&JudgedCounts::default()), matches!(end, End::Answered(200, ..)));
+        let (window, slow) = (judged.window(&JudgedCounts::default()), matches!(end, End::Responded(200, ..)));
         assert_eq!(window.errors, u64::from(opens && !slow), "{end:?}");
         let counts = !matches!(&end, End::Left | End::AfterBroken(500) | End::Failed(None));
         assert_eq!(window.requests, u64::from(counts), "{end:?}");
-        if let End::Answered(200, took, waited) = end {
+        if let End::Responded(200, took, waited) = end {
             assert!(window.p99.unwrap() <= (took - waited) * 5 / 2, "{end:?}: {window:?}");
         }
     };
     check(End::Left, false).await;
-    check(End::Answered(200, SECOND, Duration::ZERO), false).await;
-    check(End::Answered(404, MS, Duration::ZERO), false).await;
-    check(End::Answered(500, MS, Duration::ZERO), true).await;
-    check(End::Answered(200, SECOND + MS, Duration::ZERO), true).await;
-    check(End::Answered(200, SECOND + 5 * MS, 6 * MS), false).await;
-    check(End::Answered(200, SECOND + 5 * MS, SECOND), false).await;
+    check(End::Responded(200, SECOND, Duration::ZERO), false).await;
+    check(End::Responded(404, MS, Duration::ZERO), false).await;
+    check(End::Responded(500, MS, Duration::ZERO), true).await;
+    check(End::Responded(200, SECOND + MS, Duration::ZERO), true).await;
+    check(End::Responded(200, SECOND + 5 * MS, 6 * MS), false).await;
+    check(End::Responded(200, SECOND + 5 * MS, SECOND), false).await;
     check(End::AfterBroken(500), false).await;
     check(End::AfterBroken(400), false).await;
     for (verdict, opens) in

@@ -311,7 +311,7 @@ impl Fetch {
     }
 
     fn count(&self, outcome: CacheOutcome) {
-        self.service.figures.cached.count(outcome);
+        self.service.metrics.cached.count(outcome);
     }
 }
 

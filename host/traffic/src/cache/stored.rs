@@ -1,4 +1,4 @@
-//! A stored response: which requests it can answer, and the responses that are made from it.
+//! A stored response: the requests that may use it, and the responses that are made from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -146,7 +146,7 @@ impl StoredHead {
             // A HEAD needs it, whose response has no body to count.
             self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
-        self.service.figures.cached.keeps(reservation.bytes() + body.len());
+        self.service.metrics.cached.keeps(reservation.bytes() + body.len());
         let used = AtomicU64::new(seconds(self.freshness.received()));
         StoredResponse { stored_head: self, body, reservation, used }
     }
@@ -277,7 +277,7 @@ impl StoredResponse {
 
 impl Drop for StoredResponse {
     fn drop(&mut self) {
-        self.stored_head.service.figures.cached.drops(self.bytes());
+        self.stored_head.service.metrics.cached.drops(self.bytes());
     }
 }
 

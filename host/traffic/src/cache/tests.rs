@@ -115,7 +115,7 @@ impl Cache {
     }
 
     fn entries(&self) -> u64 {
-        self.service.figures.cached.entries()
+        self.service.metrics.cached.entries()
     }
 }
 

@@ -76,13 +76,13 @@ impl Deployment {
     /// change.
     pub fn activate(&self) {
         self.service.share.set_weight(self.spec.manifest.cpu_weight);
-        self.since.get_or_init(|| (SystemTime::now(), self.service.figures.judged.counts()));
+        self.since.get_or_init(|| (SystemTime::now(), self.service.metrics.judged.counts()));
     }
 
     /// Returns the results of the last minute by which the version is judged. Results of the version that it replaced
     /// are not included.
     pub fn window(&self) -> LastMinute {
-        self.since.get().map(|(_, counts)| self.service.figures.judged.window(counts)).unwrap_or_default()
+        self.since.get().map(|(_, counts)| self.service.metrics.judged.window(counts)).unwrap_or_default()
     }
 
     /// Takes the version out of rotation for as long as its files do not change. Returns whether it was in rotation

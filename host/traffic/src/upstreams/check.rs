@@ -50,14 +50,14 @@ async fn check_replica(
     let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get(path).header(header::HOST, address.authority()).header(header::USER_AGENT, "lodge");
     let Ok(request) = request.body(body) else { return None };
-    let answered = tokio::time::timeout(timeout, async {
+    let status = tokio::time::timeout(timeout, async {
         let response = pool.send(request).await.map_err(|error| (error.kind, error.cause))?;
         let status = response.status();
         // Reads the body to its end so that the connection can be reused; a longer body closes it.
         let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
         Ok::<_, (ErrorKind, String)>(status)
     });
-    Some(match answered.await {
+    Some(match status.await {
         Ok(Ok(status)) if (lowest..=highest).contains(&status.as_u16()) => Ok(()),
         Ok(Ok(status)) => Err(format!("GET {path} got {status}")),
         Ok(Err((ErrorKind::Overloaded, _))) => return None,

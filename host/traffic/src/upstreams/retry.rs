@@ -26,7 +26,7 @@ pub enum TryOutcome {
     /// No response head arrived in time.
     TimedOut,
     /// The status of a response.
-    Answered(StatusCode),
+    Responded(StatusCode),
 }
 
 /// The properties of a request that decide whether it may be repeated.
@@ -46,7 +46,7 @@ impl TryOutcome {
         match self {
             Self::Unconnected | Self::Reset | Self::TimedOut => Some(false),
             Self::Unsent | Self::Closed => None,
-            Self::Answered(status) => Some(!is_gateway(status)),
+            Self::Responded(status) => Some(!is_gateway(status)),
         }
     }
 
@@ -67,7 +67,7 @@ impl TryOutcome {
         match self {
             Self::Unconnected | Self::Unsent | Self::Closed | Self::Reset => true,
             Self::TimedOut => tries == 1,
-            Self::Answered(status) => is_gateway(status),
+            Self::Responded(status) => is_gateway(status),
         }
     }
 }

@@ -295,7 +295,7 @@ impl Attempt {
     fn judge(&self, result: &AttemptResult, now: Instant) -> TryOutcome {
         let (outcome, counts) = (outcome(result), &self.inner.counts);
         match failure_reason(result) {
-            None => drop(counts.answered.fetch_add(1, Relaxed)),
+            None => drop(counts.responded.fetch_add(1, Relaxed)),
             Some(word) => counts.failed.count(word),
         }
         let cause = match result {
@@ -352,7 +352,7 @@ fn set_host_to_replica(request: &mut Request<AnyBody>, authority: &str) {
 
 fn outcome(result: &AttemptResult) -> TryOutcome {
     match result {
-        Ok(response) => TryOutcome::Answered(response.status()),
+        Ok(response) => TryOutcome::Responded(response.status()),
         Err(error) => match error.kind {
             ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::Tls => TryOutcome::Unconnected,
             ErrorKind::Overloaded | ErrorKind::Unsendable | ErrorKind::Upload | ErrorKind::Refused => {
@@ -368,7 +368,7 @@ fn outcome(result: &AttemptResult) -> TryOutcome {
 /// Returns the reason of a failed attempt for the metrics; `None` for success.
 fn failure_reason(result: &AttemptResult) -> Option<&'static str> {
     Some(match result {
-        Ok(response) if TryOutcome::Answered(response.status()).verdict() == Some(true) => return None,
+        Ok(response) if TryOutcome::Responded(response.status()).verdict() == Some(true) => return None,
         Ok(_) => "gateway-error",
         Err(error) => failed(error.kind),
     })

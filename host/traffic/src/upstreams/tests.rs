@@ -40,15 +40,15 @@ async fn replicas(addresses: &[&str]) -> u16 {
 
 async fn serve(listener: TcpListener) {
     let name = listener.local_addr().unwrap().ip().to_string();
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
     while let Ok((mut stream, _)) = listener.accept().await {
-        let answer = answer.clone();
+        let response = response.clone();
         tokio::spawn(async move {
             let mut head = Vec::new();
             while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
                 if head.ends_with(b"\r\n\r\n") {
                     head.clear();
-                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    stream.write_all(response.as_bytes()).await.unwrap();
                 }
             }
         });
@@ -69,9 +69,9 @@ async fn ask(upstream: &Upstream) -> String {
     let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get("http://far.test/").body(body).unwrap();
     let client = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let answer = upstream.send(request, client, Instant::now() + LONG, None, None).await.expect("no request is lost");
-    assert_eq!(answer.response.status(), 200);
-    let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+    let response = upstream.send(request, client, Instant::now() + LONG, None, None).await.expect("no request is lost");
+    assert_eq!(response.response.status(), 200);
+    let body = response.response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
 }
 
@@ -138,8 +138,8 @@ async fn a_flapping_name_loses_no_request() {
 /// Counts the requests that it answered.
 async fn refusing(how: Refusal) -> (std::net::SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, answered) = (listener.local_addr().unwrap(), Arc::<AtomicU64>::default());
-    let counts = Arc::clone(&answered);
+    let (address, responded) = (listener.local_addr().unwrap(), Arc::<AtomicU64>::default());
+    let counts = Arc::clone(&responded);
     tokio::spawn(async move {
         let mut first = Some(how);
         loop {
@@ -151,7 +151,7 @@ async fn refusing(how: Refusal) -> (std::net::SocketAddr, Arc<AtomicU64>) {
             }
         }
     });
-    (address, answered)
+    (address, responded)
 }
 
 #[derive(Clone, Copy)]
@@ -162,14 +162,14 @@ enum Refusal {
     Away(u8),
 }
 
-async fn echoes(stream: tokio::net::TcpStream, mut refuses: bool, answered: Arc<AtomicU64>) {
+async fn echoes(stream: tokio::net::TcpStream, mut refuses: bool, responded: Arc<AtomicU64>) {
     let mut connection = h2::server::handshake(stream).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         if std::mem::take(&mut refuses) {
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
         }
-        answered.fetch_add(1, Relaxed);
+        responded.fetch_add(1, Relaxed);
         tokio::spawn(async move {
             let mut body = request.into_body();
             let mut to = respond.send_response(http::Response::new(()), false).unwrap();
@@ -214,17 +214,17 @@ async fn refused_requests_are_retried() {
         (Refusal::Away(0), "POST", 5),
         (Refusal::Away(11), "POST", 5),
     ] {
-        let (address, answered) = refusing(how).await;
+        let (address, responded) = refusing(how).await;
         let text = format!("[upstream]\nreplicas = ['http://{address}']\nprotocol = 'h2c'");
         let far = upstream(&text, &SharedUpstreams::new(1_000)).await;
         let sent = Bytes::from(vec![b'x'; size]);
         let body = http_body_util::Full::new(sent.clone()).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri("http://far.test/").body(body).unwrap();
         let client = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let answer = far.send(request, client, Instant::now() + LONG, None, None).await;
-        let answer = answer.unwrap_or_else(|failure| panic!("{method} of {size} bytes is lost: {failure:?}"));
-        let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+        let response = far.send(request, client, Instant::now() + LONG, None, None).await;
+        let response = response.unwrap_or_else(|failure| panic!("{method} of {size} bytes is lost: {failure:?}"));
+        let body = response.response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, sent);
-        assert_eq!((answered.load(Relaxed), far.counts().retries.load(Relaxed)), (1, 1), "{method} {size}");
+        assert_eq!((responded.load(Relaxed), far.counts().retries.load(Relaxed)), (1, 1), "{method} {size}");
     }
 }

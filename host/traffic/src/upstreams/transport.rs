@@ -121,7 +121,7 @@ pub struct Pool<B> {
 
 /// The outcome of a request on one connection.
 enum ExchangeOutcome<B> {
-    Answered(Response<ReceivedBody<B>>),
+    Responded(Response<ReceivedBody<B>>),
     /// Nothing was sent, and the request is not the cause.
     Back(Request<B>, SendFailure),
     Failed(SendError<B>),
@@ -169,7 +169,7 @@ where
             };
             fresh += usize::from(!connection.reused());
             match self.exchange(connection, request).await {
-                ExchangeOutcome::Answered(response) => return Ok(response),
+                ExchangeOutcome::Responded(response) => return Ok(response),
                 ExchangeOutcome::Failed(error) => return Err(error),
                 ExchangeOutcome::Back(back, failure) if fresh >= FRESH => return Err(SendError::unsent(failure, back)),
                 ExchangeOutcome::Back(back, _) => request = back,
@@ -296,7 +296,7 @@ where
             Connection::Http2(stream) => self.in_time(stream.sender.try_send_request(request), upload.as_deref()).await,
         };
         match outcome {
-            Some(Ok(response)) => ExchangeOutcome::Answered(received(response, connection, upload)),
+            Some(Ok(response)) => ExchangeOutcome::Responded(received(response, connection, upload)),
             Some(Err(error)) => self.failed(error, connection, upload.as_deref()),
             None => {
                 let read = humantime::format_duration(self.read);

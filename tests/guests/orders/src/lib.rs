@@ -1,4 +1,4 @@
-//! Prices an order: `POST /orders` with `{"item":"tea","count":3}` answers `{"item":"tea","count":3,"cents":1350}`.
+//! Prices an order: `POST /orders` with `{"item":"tea","count":3}` gets `{"item":"tea","count":3,"cents":1350}`.
 
 use http::{Method, Response, StatusCode, header};
 use http_body_util::BodyExt;

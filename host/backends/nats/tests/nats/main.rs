@@ -9,7 +9,7 @@
 )]
 
 mod conformance;
-mod figures;
+mod cost;
 mod outages;
 mod refusals;
 mod server;

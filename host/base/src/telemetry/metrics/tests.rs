@@ -20,17 +20,17 @@ fn durations_fall_into_their_buckets() {
 /// Quantiles cover the last minute: durations before the oldest sample do not count.
 #[test]
 fn quantiles_forget() {
-    let figures = ServiceMetrics::default();
-    assert_eq!(figures.quantile(0.5), None);
-    let answer = |ms| figures.answered(http::StatusCode::OK, Duration::from_millis(ms), 0);
-    (0..100).for_each(|_| answer(400));
-    assert!(figures.quantile(0.5).unwrap() > Duration::from_millis(250));
+    let metrics = ServiceMetrics::default();
+    assert_eq!(metrics.quantile(0.5), None);
+    let response = |ms| metrics.record_response(http::StatusCode::OK, Duration::from_millis(ms), 0);
+    (0..100).for_each(|_| response(400));
+    assert!(metrics.quantile(0.5).unwrap() > Duration::from_millis(250));
     for _ in 0..SAMPLES {
-        figures.sample();
+        metrics.sample();
     }
-    (0..100).for_each(|_| answer(2));
-    assert!(figures.quantile(0.99).unwrap() <= Duration::from_micros(2_500));
-    assert_eq!((figures.requests(), figures.errors()), (200, 0));
+    (0..100).for_each(|_| response(2));
+    assert!(metrics.quantile(0.99).unwrap() <= Duration::from_micros(2_500));
+    assert_eq!((metrics.requests(), metrics.errors()), (200, 0));
 }
 
 proptest! {
@@ -71,17 +71,17 @@ fn one_slow_request_is_not_a_percentile() {
 /// The window of a version covers the last minute, but nothing before the version was active.
 #[test]
 fn judged_requests_of_the_last_minute() {
-    let figures = ServiceMetrics::default();
-    let count = |failed, ms, times| (0..times).for_each(|_| figures.judged.count(failed, Duration::from_millis(ms)));
+    let metrics = ServiceMetrics::default();
+    let count = |failed, ms, times| (0..times).for_each(|_| metrics.judged.count(failed, Duration::from_millis(ms)));
     count(true, 900, 100);
-    let since = figures.judged.counts();
+    let since = metrics.judged.counts();
     count(false, 1, 50);
-    figures.judged.mark_failed();
-    let window = figures.judged.window(&since);
+    metrics.judged.mark_failed();
+    let window = metrics.judged.window(&since);
     assert_eq!((window.requests, window.errors), (50, 1));
     assert!(window.p99.unwrap() <= Duration::from_millis(1));
     for _ in 0..SAMPLES {
-        figures.sample();
+        metrics.sample();
     }
-    assert_eq!(figures.judged.window(&since).requests, 0);
+    assert_eq!(metrics.judged.window(&since).requests, 0);
 }

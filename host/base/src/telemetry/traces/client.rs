@@ -54,7 +54,7 @@ pub(super) struct Sent {
     target: Box<str>,
     /// Number of earlier attempts.
     pub(super) resent: usize,
-    pub(super) answer: Option<(StatusCode, Version)>,
+    pub(super) response: Option<(StatusCode, Version)>,
     /// The reason if there was no response: a constant.
     pub(super) error: Option<&'static str>,
     pub(super) begin: Instant,
@@ -95,7 +95,7 @@ impl ClientSpan {
             port: to.port,
             target: request.uri().path_and_query().map_or("/", |target| cut(target.as_str())).into(),
             resent,
-            answer: None,
+            response: None,
             error: None,
             begin,
             end: End::after(begin),
@@ -104,8 +104,8 @@ impl ClientSpan {
     }
 
     /// Ends the span with a response head.
-    pub fn finish<B>(mut self, answer: &Response<B>) {
-        self.close(|sent| sent.answer = Some((answer.status(), answer.version())));
+    pub fn finish<B>(mut self, response: &Response<B>) {
+        self.close(|sent| sent.response = Some((response.status(), response.version())));
     }
 
     /// Ends the span without a response. `why` is a constant reason.

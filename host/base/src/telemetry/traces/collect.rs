@@ -22,7 +22,7 @@ use crate::config::traces::{Exporter, Protocol, Traces};
 use crate::tls;
 
 /// The most bytes of a response that are read. It takes a few bytes to report the rejected spans.
-const ANSWER_BYTES: usize = 64 << 10;
+const RESPONSE_BYTES: usize = 64 << 10;
 /// Time to connect, if `traces.timeout` is longer. Leaves time for another attempt if a host drops packets.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Interval and timeout of HTTP/2 keep-alive pings. Without them, a dead connection would lose every batch for about 15
@@ -89,10 +89,10 @@ impl Collector {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(1)
-            .http1_max_buf_size(ANSWER_BYTES)
+            .http1_max_buf_size(RESPONSE_BYTES)
             .http2_only(grpc)
-            .http2_initial_stream_window_size(ANSWER_BYTES as u32)
-            .http2_initial_connection_window_size(ANSWER_BYTES as u32)
+            .http2_initial_stream_window_size(RESPONSE_BYTES as u32)
+            .http2_initial_connection_window_size(RESPONSE_BYTES as u32)
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PING)
             .http2_keep_alive_while_idle(true)
@@ -112,17 +112,17 @@ impl Collector {
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.target.clone();
         request.headers_mut().clone_from(&self.headers);
-        let answer = self.client.request(request).await.map_err(|error| ExportFailure::lost(&error))?;
-        let status = answer.status();
+        let response = self.client.request(request).await.map_err(|error| ExportFailure::lost(&error))?;
+        let status = response.status();
         if !status.is_success() {
-            return Err(ExportFailure::answered(status, answer.headers()));
+            return Err(ExportFailure::refused(status, response.headers()));
         }
-        self.taken(answer).await
+        self.taken(response).await
     }
 
-    async fn taken(&self, answer: Response<Incoming>) -> Result<u64, ExportFailure> {
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| ExportFailure::lost(&*error))?;
+    async fn taken(&self, response: Response<Incoming>) -> Result<u64, ExportFailure> {
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, RESPONSE_BYTES).collect().await.map_err(|error| ExportFailure::lost(&*error))?;
         let trailers = body.trailers().cloned().unwrap_or_default();
         let body = body.to_bytes();
         match self.format {
@@ -151,7 +151,7 @@ impl ExportFailure {
     }
 
     /// Decides about retries by the OTLP specification, also for Zipkin.
-    fn answered(status: StatusCode, headers: &HeaderMap) -> Self {
+    fn refused(status: StatusCode, headers: &HeaderMap) -> Self {
         let again = matches!(status.as_u16(), 429 | 502 | 503 | 504);
         let after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         Self { why: format!("the collector returned {status}"), again, after: after.map(Duration::from_secs) }

@@ -134,11 +134,11 @@ fn client(sent: &Sent) -> Span<'_> {
     if sent.resent > 0 {
         add("http.request.resend_count", number(sent.resent as u64));
     }
-    if let Some((status, version)) = sent.answer {
+    if let Some((status, version)) = sent.response {
         add("http.response.status_code", Value::Number(status.as_u16().into()));
         add("network.protocol.version", text(if version == Version::HTTP_2 { "2" } else { "1.1" }));
     }
-    let status = sent.answer.map(|(status, _)| status.as_u16()).filter(|status| *status >= 400);
+    let status = sent.response.map(|(status, _)| status.as_u16()).filter(|status| *status >= 400);
     if let Some(error) = sent.error.map(Cow::from).or(status.map(|status| status.to_string().into())) {
         add("error.type", Value::Text(error));
     }

@@ -75,39 +75,39 @@ struct Received {
 type Inbox = mpsc::Receiver<Received>;
 
 /// A collector that records its requests. It responds with `answers` in turn, then with 200.
-async fn collector(answers: Vec<Response<Full<Bytes>>>) -> (SocketAddr, Inbox) {
+async fn collector(responses: Vec<Response<Full<Bytes>>>) -> (SocketAddr, Inbox) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (kept, inbox) = mpsc::channel(1000);
-    let answers = Arc::new(std::sync::Mutex::new(answers.into_iter()));
+    let responses = Arc::new(std::sync::Mutex::new(responses.into_iter()));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(receive(stream, kept.clone(), Arc::clone(&answers)));
+            tokio::spawn(receive(stream, kept.clone(), Arc::clone(&responses)));
         }
     });
     (address, inbox)
 }
 
-type Answers = Arc<std::sync::Mutex<std::vec::IntoIter<Response<Full<Bytes>>>>>;
+type Responses = Arc<std::sync::Mutex<std::vec::IntoIter<Response<Full<Bytes>>>>>;
 
 async fn receive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     kept: mpsc::Sender<Received>,
-    answers: Answers,
+    responses: Responses,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (kept, answers) = (kept.clone(), Arc::clone(&answers));
+        let (kept, responses) = (kept.clone(), Arc::clone(&responses));
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
             kept.send(Received { path: head.uri.path().into(), headers: head.headers, body }).await.unwrap();
-            Ok::<_, Infallible>(answers.lock().unwrap().next().unwrap_or_default())
+            Ok::<_, Infallible>(responses.lock().unwrap().next().unwrap_or_default())
         }
     });
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-fn answer(status: u16) -> Response<Full<Bytes>> {
+fn response(status: u16) -> Response<Full<Bytes>> {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response

@@ -27,7 +27,7 @@ const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
 /// The response to an outgoing request.
 enum FutureResponse {
     Waiting(Pin<Box<dyn Future<Output = SendResult> + Send>>),
-    Answered(SendResult),
+    Ready(SendResult),
     /// The guest has taken the response.
     Taken,
 }
@@ -36,7 +36,7 @@ enum FutureResponse {
 impl Pollable for FutureResponse {
     async fn ready(&mut self) {
         if let Self::Waiting(response) = self {
-            *self = Self::Answered(response.await);
+            *self = Self::Ready(response.await);
         }
     }
 }
@@ -115,7 +115,7 @@ fn outgoing(request: HostOutgoingRequest) -> Result<http::Request<WasiBody>, Err
 fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<GetResult> {
     let future = ctx.table.get_mut(future)?;
     let result = match std::mem::replace(future, FutureResponse::Taken) {
-        FutureResponse::Answered(result) => result,
+        FutureResponse::Ready(result) => result,
         FutureResponse::Taken => return Ok(Some(Err(()))),
         waiting => {
             *future = waiting;

@@ -107,7 +107,7 @@ async fn https_with_a_trusted_certificate() {
         assert!(!said.contains("forged") && !said.contains("proxy-connection"), "{said}");
     }
     assert_eq!(server.connections.load(Relaxed), 1);
-    assert_eq!(service.figures.outgoing.read(), [("2xx", 3)]);
+    assert_eq!(service.metrics.outgoing.read(), [("2xx", 3)]);
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn an_untrusted_certificate_is_refused() {
     let url = format!("https://other.test:{}/", server.port);
     let failed = ask(&another_name, &service, url, RequestOptions::default()).await;
     assert!(matches!(failed, Err(OutgoingFailure::Certificate(_))), "{failed:?}");
-    assert_eq!(service.figures.outgoing.read(), [("tls", 2)]);
+    assert_eq!(service.metrics.outgoing.read(), [("tls", 2)]);
 }
 
 /// A server that accepts and sends nothing.
@@ -147,7 +147,7 @@ async fn the_guests_timeouts_apply() {
     let options = RequestOptions { connect_timeout: soon, ..RequestOptions::default() };
     let failed = ask(&client, &service, format!("https://a.test:{port}/"), options).await;
     assert!(matches!(failed, Err(OutgoingFailure::ConnectTimeout)), "{failed:?}");
-    assert_eq!(service.figures.outgoing.read(), [("timeout", 2)]);
+    assert_eq!(service.metrics.outgoing.read(), [("timeout", 2)]);
 }
 
 #[tokio::test]
@@ -169,14 +169,14 @@ async fn limits_hold_and_a_slot_is_held_to_the_end() {
     assert!(matches!(ask(&client, &service, url.clone(), soon).await, Err(OutgoingFailure::ResponseTimeout)));
     assert!(matches!(ask(&client, &service, url, soon).await, Err(OutgoingFailure::Rate)));
     let counted = [("cancelled", 1), ("limit", 1), ("rate-limit", 1), ("timeout", 1)];
-    assert_eq!(service.figures.outgoing.read(), counted);
+    assert_eq!(service.metrics.outgoing.read(), counted);
 }
 
 /// Each cause has its own error code.
 #[tokio::test]
 async fn each_cause_has_its_error_code() {
     let service = service();
-    let answer = async |bytes: &'static [u8]| {
+    let error_for = async |bytes: &'static [u8]| {
         let (port, listener) = mute().await;
         tokio::spawn(async move {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -189,10 +189,10 @@ async fn each_cause_has_its_error_code() {
             ask(&client, &service, format!("http://127.0.0.1:{port}/"), RequestOptions::default()).await.unwrap_err(),
         )
     };
-    assert!(matches!(answer(b"").await, Error::ConnectionTerminated));
-    assert!(matches!(answer(b"HELO example\r\n\r\n").await, Error::HttpProtocolError));
+    assert!(matches!(error_for(b"").await, Error::ConnectionTerminated));
+    assert!(matches!(error_for(b"HELO example\r\n\r\n").await, Error::HttpProtocolError));
     let long: &'static [u8] = Vec::leak([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'x'; 100_000]].concat());
-    assert!(matches!(answer(long).await, Error::HttpResponseHeaderSectionSize(None)));
+    assert!(matches!(error_for(long).await, Error::HttpResponseHeaderSectionSize(None)));
     let (port, listener) = mute().await;
     drop(listener);
     let client = client(&format!("['http://127.0.0.1:{port}']"), "", RootCertStore::empty());
@@ -201,7 +201,7 @@ async fn each_cause_has_its_error_code() {
 }
 
 /// A server that responds with the headers that it receives. Returns its URL and the number of its connections.
-async fn answering() -> (String, Arc<AtomicUsize>) {
+async fn responding() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
     let counted = Arc::clone(&connections);
@@ -233,7 +233,7 @@ async fn idle_connections_do_not_block_new_ones() {
         }
         // In sequence, and three at a time.
         for n in 0..20 {
-            let urls = [answering().await.0, answering().await.0, answering().await.0];
+            let urls = [responding().await.0, responding().await.0, responding().await.0];
             let [one, two, three] = urls.map(|url| ask(&client, &service, url, options));
             let asked = if n % 2 == 0 { (one.await, two.await, three.await) } else { tokio::join!(one, two, three) };
             assert!(matches!(&asked, (Ok(_), Ok(_), Ok(_))), "slow: {slow}, {n}: {asked:?}");
@@ -252,9 +252,9 @@ async fn a_pool_serves_many_requests() {
     let polled = tokio::time::timeout(Duration::from_millis(50), slow.as_mut()).await;
     assert!(polled.is_err(), "the server never responds");
     while client.dial.open() <= client.renew_above {
-        ask(&client, &service, answering().await.0, options).await.unwrap();
+        ask(&client, &service, responding().await.0, options).await.unwrap();
     }
-    let (url, connections) = answering().await;
+    let (url, connections) = responding().await;
     for _ in 0..20 {
         ask(&client, &service, url.clone(), options).await.unwrap();
     }
@@ -272,7 +272,7 @@ async fn a_pool_serves_many_requests() {
 /// A request that may come back carries its depth; one to a public address does not.
 #[tokio::test]
 async fn only_requests_to_private_addresses_carry_the_depth() {
-    let (url, _) = answering().await;
+    let (url, _) = responding().await;
     let service = service();
     let near = client("['http://127.0.0.1:*']", "", RootCertStore::empty());
     let deep = RequestContext { depth: 2, ..context() };
@@ -296,7 +296,7 @@ async fn only_requests_to_private_addresses_carry_the_depth() {
 
 /// A server that responds to the first `answers` requests of each connection, and closes it after reading the next one.
 /// Returns its port and the requests that it received.
-async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
+async fn forgetful(responses: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
     let sees = Arc::clone(&seen);
@@ -312,7 +312,7 @@ async fn forgetful(answers: usize) -> (u16, Arc<Mutex<Vec<String>>>) {
                         }
                     }
                     lock(&sees).push(String::from_utf8(bytes).unwrap());
-                    if number >= answers {
+                    if number >= responses {
                         return;
                     }
                     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();

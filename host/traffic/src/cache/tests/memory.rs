@@ -66,7 +66,7 @@ proptest! {
             }
             let (used, stored) = (cache.cache.budget.used(), cache.cache.store.bytes());
             prop_assert!(used <= MEMORY && stored <= MEMORY / 4 * 3, "{used} {stored}");
-            let counted = usize::try_from(cache.service.figures.cached.bytes()).unwrap();
+            let counted = usize::try_from(cache.service.metrics.cached.bytes()).unwrap();
             let allocated: usize = open.iter().map(Recorder::allocated).sum();
             prop_assert!(counted + allocated <= used, "{counted} {allocated} {used}");
         }

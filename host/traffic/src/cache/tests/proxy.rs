@@ -215,11 +215,11 @@ pub(super) const BRIEF: &str = "cache-control: max-age=2\ndate: {0}";
 /// Runs the cases, and lists those with another result.
 pub(super) async fn check(cases: &[Case]) {
     let mut wrong = Vec::new();
-    for (name, asked, answer, again, expected) in cases {
+    for (name, asked, response, again, expected) in cases {
         let proxy = Proxy::new("cache = true");
-        let first = proxy.send(("GET", "/a"), asked, proxy.responds(answer)).await;
+        let first = proxy.send(("GET", "/a"), asked, proxy.responds(response)).await;
         pass(3);
-        let second = proxy.send(("GET", "/a"), again, proxy.responds(answer)).await;
+        let second = proxy.send(("GET", "/a"), again, proxy.responds(response)).await;
         if second.how(&first) != *expected {
             wrong.push(format!("{name}: {:?} and not {expected:?}", second.how(&first)));
         }

@@ -50,9 +50,9 @@ impl SourceTask {
         let mut state = SourceState::default();
         let mut first = true;
         loop {
-            let answer = self.resolve(&source, state.known()).await;
-            self.shared.source_errors.put(self.at, answer.error());
-            let update = state.apply(answer, Instant::now(), &self.pace, jitter());
+            let resolution = self.resolve(&source, state.known()).await;
+            self.shared.source_errors.put(self.at, resolution.error());
+            let update = state.apply(resolution, Instant::now(), &self.pace, jitter());
             log_update(&source, update.message);
             if update.changed {
                 self.shared.put(self.at, state.known().to_vec());
@@ -122,9 +122,9 @@ impl SourceTask {
             if now < entry.next {
                 continue;
             }
-            let answer = self.resolve_one(&entry.fixed, entry.state.known()).await;
-            entry.error = answer.error();
-            let update = entry.state.apply(answer, now, &self.pace, jitter());
+            let resolution = self.resolve_one(&entry.fixed, entry.state.known()).await;
+            entry.error = resolution.error();
+            let update = entry.state.apply(resolution, now, &self.pace, jitter());
             entry.next = now + update.next;
             // A fixed address has no messages of its own.
             if entry.fixed.address().is_none() {

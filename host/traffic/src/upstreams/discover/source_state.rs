@@ -65,12 +65,12 @@ impl SourceState {
     /// that hosts started together do not query together.
     pub(super) fn apply(
         &mut self,
-        answer: Resolution<Vec<Endpoint>>,
+        resolution: Resolution<Vec<Endpoint>>,
         now: Instant,
         pace: &Pace,
         jitter: u32,
     ) -> Update {
-        let (next, changed, message) = match answer {
+        let (next, changed, message) = match resolution {
             Resolution::Good(found, lasts) => {
                 let (changed, message) = self.good(found);
                 (lasts, changed, message)

@@ -13,7 +13,7 @@ use lodge_manifest::upstream::Policy;
 use lodge_manifest::upstream::protocol::Scheme;
 
 const SECOND: Duration = Duration::from_secs(1);
-const FINE: TryOutcome = TryOutcome::Answered(StatusCode::OK);
+const FINE: TryOutcome = TryOutcome::Responded(StatusCode::OK);
 
 fn found(ports: &[u16]) -> Vec<(Target, u32)> {
     let target = |port: &u16| Target {
@@ -127,7 +127,7 @@ fn outcomes_of_requests() {
         let chosen = replicas.choose(now, None, 0, &[1]).unwrap();
         outcomes.iter().filter_map(|outcome| replicas.settle(&chosen, *outcome, now)).count()
     };
-    let bad = TryOutcome::Answered(StatusCode::BAD_GATEWAY);
+    let bad = TryOutcome::Responded(StatusCode::BAD_GATEWAY);
     assert_eq!(
         settle(&[bad, TryOutcome::Reset, TryOutcome::TimedOut, TryOutcome::Unconnected, FINE, bad, bad, bad, bad]),
         0

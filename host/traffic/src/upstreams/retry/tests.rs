@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::*;
 use lodge_manifest::upstream::Spec;
 
-fn answered(status: u16) -> TryOutcome {
-    TryOutcome::Answered(StatusCode::from_u16(status).unwrap())
+fn responded(status: u16) -> TryOutcome {
+    TryOutcome::Responded(StatusCode::from_u16(status).unwrap())
 }
 
 /// Returns whether a first attempt may be followed by another one.
@@ -19,8 +19,8 @@ fn by_method_body_and_outcome() {
     let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE];
     let others = [Method::POST, Method::PATCH, Method::CONNECT, Method::from_bytes(b"MOVE").unwrap()];
     let hopeful =
-        [TryOutcome::Reset, TryOutcome::Closed, TryOutcome::TimedOut, answered(502), answered(503), answered(504)];
-    let final_ones = [answered(200), answered(404), answered(429), answered(500), answered(501)];
+        [TryOutcome::Reset, TryOutcome::Closed, TryOutcome::TimedOut, responded(502), responded(503), responded(504)];
+    let final_ones = [responded(200), responded(404), responded(429), responded(500), responded(501)];
     for method in idempotent.iter().chain(&others) {
         for replayable in [true, false] {
             let repeatable = idempotent.contains(method) && replayable;
@@ -56,12 +56,17 @@ fn within_attempts_and_deadline() {
 
 #[test]
 fn outcomes_for_health() {
-    for failure in
-        [TryOutcome::Unconnected, TryOutcome::Reset, TryOutcome::TimedOut, answered(502), answered(503), answered(504)]
-    {
+    for failure in [
+        TryOutcome::Unconnected,
+        TryOutcome::Reset,
+        TryOutcome::TimedOut,
+        responded(502),
+        responded(503),
+        responded(504),
+    ] {
         assert_eq!(failure.verdict(), Some(false), "{failure:?}");
     }
-    for fine in [answered(200), answered(101), answered(404), answered(429), answered(500), answered(501)] {
+    for fine in [responded(200), responded(101), responded(404), responded(429), responded(500), responded(501)] {
         assert_eq!(fine.verdict(), Some(true), "{fine:?}");
     }
     assert_eq!([TryOutcome::Unsent, TryOutcome::Closed].map(TryOutcome::verdict), [None, None]);

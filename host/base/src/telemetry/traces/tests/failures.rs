@@ -70,8 +70,8 @@ async fn requests_are_not_delayed() {
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nobody = taken.local_addr().unwrap();
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let answers = || (0..100).map(|_| answer(400)).collect();
-    let (refusing, _inbox) = collector(answers()).await;
+    let responses = || (0..100).map(|_| response(400)).collect();
+    let (refusing, _inbox) = collector(responses()).await;
     for address in [nobody, mute.local_addr().unwrap(), refusing] {
         for protocol in ["http/protobuf", "grpc"] {
             let more = format!("protocol = '{protocol}'\ntimeout = '300ms'\ndelay = '20ms'\nqueue = 60\nbatch = 30");
@@ -89,7 +89,7 @@ async fn requests_are_not_delayed() {
 #[tokio::test]
 async fn exports_are_retried() {
     for status in [429, 502, 503, 504] {
-        let (address, mut inbox) = collector(vec![answer(status)]).await;
+        let (address, mut inbox) = collector(vec![response(status)]).await;
         let (tracer, exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();
         served(&tracer, parent("01"), FINE);
         let (first, second) = (next(&mut inbox).await, next(&mut inbox).await);
@@ -98,7 +98,7 @@ async fn exports_are_retried() {
         exporting.shutdown(LONG).await;
     }
     // The delay that the collector asks for exceeds the timeout, so there is no retry.
-    let mut later = answer(503);
+    let mut later = response(503);
     later.headers_mut().insert("retry-after", "3600".parse().unwrap());
     let (address, _inbox) = collector(vec![later]).await;
     let (tracer, _exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();
@@ -151,11 +151,11 @@ async fn stopping() {
 #[tokio::test]
 async fn a_wait_beyond_all_clocks() {
     let never = || {
-        let mut never = answer(503);
+        let mut never = response(503);
         never.headers_mut().insert("retry-after", u64::MAX.to_string().parse().unwrap());
         never
     };
-    let (address, _inbox) = collector(vec![never(), never(), answer(200)]).await;
+    let (address, _inbox) = collector(vec![never(), never(), response(200)]).await;
     let (tracer, _exporting) = Tracer::start(&to(address, "delay = '20ms'")).unwrap();
     for (exported, dropped) in [(0, 6), (0, 12), (6, 12)] {
         served(&tracer, parent("01"), FINE);

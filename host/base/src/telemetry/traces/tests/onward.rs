@@ -42,7 +42,7 @@ async fn each_request_has_a_span() {
     let told = traceparent(request.headers());
     assert_eq!((&*told.0, &*told.2), (TRACE, "01"));
     assert_eq!(request.headers()["tracestate"], "a=1");
-    span.finish(&answer(204));
+    span.finish(&response(204));
     let sent = exported(exporting, &mut inbox).await;
     let [client] = &*sent else { panic!("{sent:#?}") };
     assert_eq!((hex(&client.trace_id), hex(&client.span_id)), (told.0, told.1));
@@ -68,9 +68,9 @@ async fn outcomes() {
     let (tracer, exporting, mut inbox) = traced().await;
     let (onward, _) = stands(&tracer, parent("01"));
     let begin = |url: &str| onward.begin_guest_request(&mut asking(url), &"hello".into());
-    begin("http://[::1]:81/").finish(&answer(302));
-    begin("http://a.test").finish(&answer(404));
-    begin("http://a.test/").finish(&answer(503));
+    begin("http://[::1]:81/").finish(&response(302));
+    begin("http://a.test").finish(&response(404));
+    begin("http://a.test/").finish(&response(503));
     begin("http://a.test/").fail("timeout");
     drop(begin("http://a.test/"));
     begin(&format!("http://a.test/?{}", "&".repeat(60_000))).fail("limit");
@@ -101,7 +101,7 @@ async fn guests_can_set_their_own_context() {
     let ask = |name: &str, value: &str| {
         let mut request = asking("http://a.test/");
         request.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
-        onward.begin_guest_request(&mut request, &"hello".into()).finish(&answer(200));
+        onward.begin_guest_request(&mut request, &"hello".into()).finish(&response(200));
         request.into_parts().0.headers
     };
     // The context that the guest got, a span of the guest's own, and the same with B3.
@@ -138,7 +138,9 @@ async fn tries() {
         let mut request = asking("http://client.test/a?b");
         *request.headers_mut() = headers;
         let to = ServerAddress { https: true, host: "10.0.0.7", port: 8443 };
-        onward.begin_attempt(&mut request, &"far".into(), to, resent).finish(&answer(200 + 300 * (1 - resent as u16)));
+        onward
+            .begin_attempt(&mut request, &"far".into(), to, resent)
+            .finish(&response(200 + 300 * (1 - resent as u16)));
         headers = request.into_parts().0.headers;
         told.push(traceparent(&headers).1);
     }
@@ -157,14 +159,14 @@ async fn not_recorded() {
     let (tracer, exporting, _inbox) = traced().await;
     let (onward, seen) = stands(&tracer, parent("00"));
     let mut request = asking("http://a.test/");
-    onward.begin_guest_request(&mut request, &"hello".into()).finish(&answer(500));
+    onward.begin_guest_request(&mut request, &"hello".into()).finish(&response(500));
     assert_eq!(*request.headers(), seen);
     let mut own = asking("http://a.test/");
     own.headers_mut().insert("traceparent", "own".parse().unwrap());
     onward.begin_guest_request(&mut own, &"hello".into()).fail("dns");
     assert_eq!((own.headers().len(), &own.headers()["traceparent"]), (1, &"own".parse().unwrap()));
     let to = ServerAddress { https: false, host: "a", port: 1 };
-    onward.begin_attempt(&mut request, &"far".into(), to, 0).finish(&answer(200));
+    onward.begin_attempt(&mut request, &"far".into(), to, 0).finish(&response(200));
     assert_eq!(*request.headers(), seen);
     exporting.shutdown(LONG).await;
     assert_eq!((tracer.exported(), tracer.dropped()), (0, 0));

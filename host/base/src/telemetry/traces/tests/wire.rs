@@ -148,8 +148,8 @@ async fn otlp_by_grpc() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (kept, mut inbox) = mpsc::channel(10);
-    let answers = Arc::new(std::sync::Mutex::new(vec![Status::unavailable("later")]));
-    let service = official::trace_service_server::TraceServiceServer::new(Official(kept, Arc::clone(&answers)));
+    let responses = Arc::new(std::sync::Mutex::new(vec![Status::unavailable("later")]));
+    let service = official::trace_service_server::TraceServiceServer::new(Official(kept, Arc::clone(&responses)));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let service = TowerToHyperService::new(service.clone());
@@ -167,7 +167,7 @@ async fn otlp_by_grpc() {
     told(&sent[0]);
     counted(&tracer, 4, 2).await;
     // A status that forbids retries loses the batch.
-    answers.lock().unwrap().push(Status::invalid_argument("no"));
+    responses.lock().unwrap().push(Status::invalid_argument("no"));
     served(&tracer, parent("01"), FINE);
     counted(&tracer, 4, 8).await;
     exporting.shutdown(LONG).await;

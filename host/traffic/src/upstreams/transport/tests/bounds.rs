@@ -108,19 +108,19 @@ async fn many_requests() {
         .map(|one| {
             let pool = Arc::clone(&pool);
             tokio::spawn(async move {
-                let mut answered = 0;
+                let mut responded = 0;
                 for n in 0..50 {
                     // One in ten is dropped without reading.
                     match pool.send(get("/")).await {
                         Ok(response) if (one + n) % 10 == 0 => drop(response),
                         Ok(response) => {
                             assert_eq!(read(response).await.0, "ok");
-                            answered += 1;
+                            responded += 1;
                         }
                         Err(error) => assert!(error.kind == ErrorKind::Reset && error.reused, "{error:?}"),
                     }
                 }
-                answered
+                responded
             })
         })
         .collect();

@@ -68,8 +68,8 @@ async fn trailers_and_lengths() {
             let mut body = vec![0; expected.len()];
             stream.read_exact(&mut body).await.unwrap();
             assert_eq!(body, expected.as_bytes());
-            let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n";
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            let response = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n";
+            stream.write_all(response.as_bytes()).await.unwrap();
         }
         let head = head(&mut stream).await;
         assert!(head.contains("content-length: 4\r\n"), "{head}");

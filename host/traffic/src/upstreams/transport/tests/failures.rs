@@ -40,7 +40,7 @@ async fn refused_connections() {
 async fn invalid_responses() {
     let large = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(70 << 10)).leak();
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101)).leak();
-    for (answer, kind) in [
+    for (response, kind) in [
         ("220 mail.example ESMTP\r\n", ErrorKind::Rubbish),
         ("HTTP/1.1 twohundred OK\r\n\r\n", ErrorKind::Rubbish),
         ("HTTP/2 200\r\n\r\n", ErrorKind::Rubbish),
@@ -51,14 +51,14 @@ async fn invalid_responses() {
         ("", ErrorKind::Reset),
         ("HTTP/1.1 200 OK\r\ncontent-len", ErrorKind::Reset),
     ] {
-        let answers: &'static [&'static str] = vec![answer].leak();
-        let (address, _) = says(answers).await;
+        let responses: &'static [&'static str] = vec![response].leak();
+        let (address, _) = says(responses).await;
         let pool = pool(address, &settings());
         let failed = error(&pool, get("/")).await;
         assert_eq!(
             (failed.kind, failed.reused, failed.never_sent.is_none()),
             (kind, false, true),
-            "{failed} {answer:.60}"
+            "{failed} {response:.60}"
         );
         until("closed", || pool.open() == 0).await;
         assert_eq!(pool.idle(), 0);
@@ -126,11 +126,11 @@ async fn a_slow_upload_is_not_the_replicas_fault() {
 /// A response that breaks off is an error to its reader, and closes the connection.
 #[tokio::test]
 async fn bodies_that_break_off() {
-    for answer in [
+    for response in [
         "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
     ] {
-        let (address, _) = says(vec![answer].leak()).await;
+        let (address, _) = says(vec![response].leak()).await;
         let pool = pool(address, &settings());
         let response = pool.send(get("/")).await.unwrap();
         tokio::time::timeout(LONG, response.into_body().collect()).await.unwrap().unwrap_err();

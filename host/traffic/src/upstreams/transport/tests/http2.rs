@@ -22,7 +22,7 @@ struct Seen {
     go: Arc<tokio::sync::Notify>,
 }
 
-async fn answer(request: Request<Incoming>, seen: Seen) -> Result<Response<Boxed>, Infallible> {
+async fn respond(request: Request<Incoming>, seen: Seen) -> Result<Response<Boxed>, Infallible> {
     let path = request.uri().path().to_owned();
     let told = format!(
         "{:?} {} {}",
@@ -63,7 +63,7 @@ async fn serve(stream: TcpStream, streams: u32, tls: Option<TlsAcceptor>, seen: 
     };
     seen.open.fetch_add(1, Ordering::SeqCst);
     let sees = seen.clone();
-    let service = service_fn(move |request| answer(request, sees.clone()));
+    let service = service_fn(move |request| respond(request, sees.clone()));
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.http2().max_concurrent_streams(streams);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));

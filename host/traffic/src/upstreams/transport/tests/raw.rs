@@ -19,11 +19,11 @@ pub(super) async fn replica<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// Starts a replica that sends these responses one after another on each connection, and then closes it.
-pub(super) async fn says(answers: &'static [&'static str]) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(super) async fn says(responses: &'static [&'static str]) -> (SocketAddr, Arc<AtomicUsize>) {
     replica(move |_, mut stream| async move {
-        for answer in answers {
+        for response in responses {
             head(&mut stream).await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
         }
     })
     .await

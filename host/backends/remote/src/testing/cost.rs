@@ -18,9 +18,9 @@ enum FigureKind {
 }
 
 /// Prints the time per operation, for one task and for 64: how long one waits, and how many are done.
-pub async fn figures(server: &str, backend: &dyn Backend) {
+pub async fn cost(server: &str, backend: &dyn Backend) {
     let until = Instant::now() + Duration::from_secs(30);
-    let store = backend.open(&Namespace::new("figures").unwrap(), Quota::default(), until).await.unwrap();
+    let store = backend.open(&Namespace::new("cost").unwrap(), Quota::default(), until).await.unwrap();
     for task in 0..64 {
         one(&*store, FigureKind::Set, task).await.unwrap();
     }

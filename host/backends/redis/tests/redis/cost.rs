@@ -1,0 +1,11 @@
+//! What operations cost: `cargo test --release -p lodge-redis -- --ignored --nocapture cost`.
+
+use crate::server;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures; tests nothing"]
+async fn cost() {
+    if let Some(server) = server::start(&["--appendfsync", "everysec"]) {
+        lodge_remote::testing::cost("Redis", &server::connect(&server)).await;
+    }
+}
