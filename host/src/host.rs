@@ -243,6 +243,7 @@ impl Host {
             Ok(()) => Ended::Drained,
             Err(_) => Ended::CutOff,
         };
+        deployer.close().await;
         exporting.shutdown(EXPORT).await;
         [reconciling, housekeeping, configuring, watching_swap]
             .into_iter()

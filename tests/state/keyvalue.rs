@@ -183,6 +183,28 @@ async fn state_outlives_the_process() {
     assert!(directory.path().join(".lodge/state.db").is_file());
 }
 
+/// After a stop the file is complete: a copy of it is a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_host_leaves_one_file() {
+    let [directory, copy] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    for to in [&directory, &copy] {
+        std::fs::copy(wasm("keyvalue"), to.path().join("keyvalue.wasm")).unwrap();
+        std::fs::write(to.path().join("keyvalue.toml"), "keyvalue = true").unwrap();
+    }
+    let mut process = Process::serve(directory.path(), &[]).await;
+    assert_eq!(get(process.address, "/keyvalue/draft2/set/default/name?value").await.status, 200);
+    process.signal(rustix::process::Signal::TERM);
+    assert!(process.ended().await.success());
+    let names = std::fs::read_dir(directory.path().join(".lodge")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["state.db", "state.db-lock"]);
+    std::fs::create_dir(copy.path().join(".lodge")).unwrap();
+    std::fs::copy(directory.path().join(".lodge/state.db"), copy.path().join(".lodge/state.db")).unwrap();
+    let process = Process::serve(copy.path(), &[]).await;
+    assert_eq!(get(process.address, "/keyvalue/draft2/get/default/name").await.text(), "value");
+}
+
 /// A store that is full refuses to grow, and says which key of the manifest bounds it. A new quota holds without a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas_hold() {

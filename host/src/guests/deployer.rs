@@ -138,4 +138,9 @@ impl Deployer {
     pub fn release(&self, tried: impl Fn(Digest) -> bool) {
         self.guests.compiler.release(tried);
     }
+
+    /// Closes the stores of all services, after the last request.
+    pub async fn close(&self) {
+        self.stores.close().await;
+    }
 }

@@ -20,6 +20,9 @@ use tokio::time::Instant;
 /// The longest time that opening a store may take. If a server is unavailable, the next attempt to deploy connects again.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest time that closing the database may take: the disk writes a log of some megabytes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Bytes of all entries in memory, without a database.
 const MEMORY: u64 = 256 << 20;
 
@@ -90,6 +93,16 @@ impl Stores {
         let store = opened.await.map_err(|error| refused(format!("its store cannot be opened: {error}")))?;
         let (service, buckets) = (Arc::clone(service), grant.buckets.clone());
         Ok(Arc::new(GrantedStore { store, service, buckets, timeout: self.timeout }))
+    }
+
+    /// Does the writes that wait and closes the database, so that its file is complete without the log beside it.
+    pub async fn close(&self) {
+        if let Some(backend) = self.backend.get() {
+            let closed = tokio::time::timeout(CLOSE_TIMEOUT, backend.close()).await;
+            if !matches!(closed, Ok(Ok(()))) {
+                tracing::warn!("the database of state was not closed in time; nothing is lost: the next start does it");
+            }
+        }
     }
 
     async fn backend(&self) -> Result<Arc<dyn Backend>, String> {

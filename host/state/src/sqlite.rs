@@ -7,6 +7,7 @@
 
 mod backup;
 mod path;
+mod possession;
 mod queue;
 mod reader;
 mod recent;
@@ -17,9 +18,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{File, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -34,6 +33,7 @@ use crate::limits::{Quota, Usage};
 use crate::locks::{Leases, Locks, Numbers};
 use crate::mutex::lock;
 use crate::sqlite::path::Id;
+use crate::sqlite::possession::Possession;
 use crate::sqlite::queue::{JobQueue, QueueShare};
 use crate::sqlite::reader::ReadJob;
 use crate::sqlite::recent::RecentEntries;
@@ -160,9 +160,10 @@ impl Sqlite {
     /// If the file cannot be used as a database of Lodge.
     pub fn open(options: Options) -> Result<Sqlite, OpenError> {
         let Options { path, durability, readers, recent, clock } = options;
+        let (mut possession, path) = Possession::take(&path)?;
         let unusable = |error: std::io::Error| OpenError::Unusable { path: path.clone(), detail: error.to_string() };
-        let owner = own(&path)?;
         let connection = schema::open(&path, durability, schema::STEPS)?;
+        possession.opened(&path).map_err(unusable)?;
         let failed = |error| schema::failure(&path, error);
         let last = connection.query_row("SELECT last FROM meta", [], |row| row.get(0)).map_err(failed)?;
         let shared = Arc::new(Shared {
@@ -190,7 +191,7 @@ impl Sqlite {
             threads.push(thread::Builder::new().name("state-read".into()).spawn(read).map_err(stop)?);
         }
         let (send, open) = watch::channel(());
-        let writer = WriteThread { shared: shared.clone(), connection, readers: threads, owner, open: send };
+        let writer = WriteThread { shared: shared.clone(), connection, readers: threads, possession, open: send };
         thread::Builder::new().name("state-write".into()).spawn(|| writer.run()).map_err(stop)?;
         Ok(Sqlite { shared, open })
     }
@@ -213,24 +214,6 @@ impl fmt::Debug for Sqlite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sqlite").field("path", &self.shared.path).finish_non_exhaustive()
     }
-}
-
-/// Locks a database for this process. Copies of entries in the memory of another process would become outdated.
-fn own(path: &Path) -> Result<File, OpenError> {
-    let unusable = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), detail: error.to_string() };
-    let mut name = path.as_os_str().to_owned();
-    // Not the database itself: closing another handle of it would release the locks of SQLite.
-    name.push("-lock");
-    let open = |path: &Path| File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
-    let file = open(Path::new(&name)).map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => return Err(unusable(error)),
-    }
-    // Created here with a mode that only the owner can read, which SQLite then uses for its other files.
-    open(path).map_err(unusable)?;
-    Ok(file)
 }
 
 impl Shared {
@@ -294,5 +277,12 @@ impl Backend for Sqlite {
 
     fn locks<'a>(&'a self, namespace: &'a Namespace, deadline: Instant) -> Pending<'a, Arc<dyn Locks>> {
         Box::pin(async move { Ok(self.space(namespace, deadline).await?.leases.clone() as Arc<dyn Locks>) })
+    }
+
+    fn close(&self) -> Pending<'_, ()> {
+        Box::pin(async {
+            Sqlite::close(self).await;
+            Ok(())
+        })
     }
 }

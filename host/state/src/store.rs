@@ -46,6 +46,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Opens the locks of a namespace. They are independent of its keys.
     fn locks<'a>(&'a self, namespace: &'a Namespace, deadline: Instant) -> Pending<'a, Arc<dyn Locks>>;
+
+    /// Does the writes that wait, and ends the use of the place. Later operations fail.
+    fn close(&self) -> Pending<'_, ()> {
+        ready(Ok(()))
+    }
 }
 
 /// The keys of one namespace. A store cannot name another namespace: it gives access to the state of one service.

@@ -30,6 +30,7 @@ mod model;
 mod paging;
 mod semantics;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,12 +96,14 @@ pub struct Fixture {
     pub exact_quotas: bool,
     /// Random schedules of the model tests. Servers are slower than memory.
     pub schedules: u32,
+    /// What must exist as long as the backend, such as its directory.
+    pub keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Fixture {
     /// A fixture for a backend that counts exactly, with 256 schedules.
     pub fn new(backend: Arc<dyn Backend>, time: Time) -> Fixture {
-        Fixture { backend, time, exact_quotas: true, schedules: 256 }
+        Fixture { backend, time, exact_quotas: true, schedules: 256, keeps: None }
     }
 
     /// A namespace that no other test uses.

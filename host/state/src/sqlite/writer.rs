@@ -1,7 +1,6 @@
 //! The thread that writes. It commits whatever has queued up while it made the last commit as one transaction, so that many
 //! writers share the cost of a commit, and confirms each write after it.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::sqlite::Shared;
+use crate::sqlite::possession::Possession;
 use crate::sqlite::queue::{Ticket, closed};
 use crate::sqlite::transaction::{SWEEP, Statements, Transaction, unusable};
 
@@ -39,7 +39,7 @@ pub(super) struct WriteThread {
     /// The threads that read, which end before the writer closes the database.
     pub(super) readers: Vec<JoinHandle<()>>,
     /// Proof that no other process uses the database.
-    pub(super) owner: File,
+    pub(super) possession: Possession,
     /// Dropped when everything is closed.
     pub(super) open: watch::Sender<()>,
 }
@@ -47,11 +47,11 @@ pub(super) struct WriteThread {
 impl WriteThread {
     /// Runs until the queue is closed and empty.
     pub(super) fn run(self) {
-        let WriteThread { shared, connection, readers, owner, open } = self;
+        let WriteThread { shared, connection, readers, possession, open } = self;
         // Also if this thread panics, no task waits for it until its deadline.
         let abandon = Abandon(shared.clone());
         // Its statements fit the schema, which was checked; if they do not compile nevertheless, every write fails.
-        if let Ok(session) = WriteSession::new(&shared, &connection) {
+        if let Ok(session) = WriteSession::new(&shared, &connection, &possession) {
             session.run();
         }
         drop(abandon);
@@ -60,8 +60,7 @@ impl WriteThread {
         }
         // The last connection copies the log into the database, and removes the log.
         drop(connection);
-        // Not only by closing the file: a process that is being started just now has a copy of every open file.
-        let _ = owner.unlock();
+        drop(possession);
         drop(open);
     }
 }
@@ -80,6 +79,7 @@ impl Drop for Abandon {
 struct WriteSession<'c> {
     shared: &'c Shared,
     connection: &'c Connection,
+    possession: &'c Possession,
     begin: Statement<'c>,
     commit: Statement<'c>,
     rollback: Statement<'c>,
@@ -87,10 +87,22 @@ struct WriteSession<'c> {
 }
 
 impl<'c> WriteSession<'c> {
-    fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<WriteSession<'c>> {
+    fn new(
+        shared: &'c Shared,
+        connection: &'c Connection,
+        possession: &'c Possession,
+    ) -> rusqlite::Result<WriteSession<'c>> {
         let statements = Statements::new(connection, shared.numbers.last())?;
         let [begin, commit, rollback] = ["BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"].map(|sql| connection.prepare(sql));
-        Ok(WriteSession { shared, connection, begin: begin?, commit: commit?, rollback: rollback?, statements })
+        Ok(WriteSession {
+            shared,
+            connection,
+            possession,
+            begin: begin?,
+            commit: commit?,
+            rollback: rollback?,
+            statements,
+        })
     }
 
     fn run(mut self) {
@@ -152,6 +164,7 @@ impl<'c> WriteSession<'c> {
         let mut transaction = Transaction::new(self.connection, &mut self.statements, self.shared);
         let changes = work(&mut transaction).and_then(|()| transaction.finish());
         let committed = changes.and_then(|changes| {
+            self.possession.check()?;
             self.commit.execute([]).map_err(|error| unusable(&error))?;
             Ok(changes)
         });

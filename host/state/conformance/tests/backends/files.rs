@@ -1,7 +1,7 @@
 //! Promise: the database survives restarts, is backed up while in use, and says what is wrong with a file.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +67,66 @@ async fn a_database_belongs_to_one_process() {
     assert!(error.to_string().contains("state.db is in use by another Lodge"), "{error}");
     sqlite.close().await;
     open(directory.path()).unwrap();
+}
+
+/// Two hosts on one file would lose each other's writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_names_of_the_file_lead_to_the_same_database() {
+    let [directory, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (path, link) = (directory.path().join("state.db"), other.path().join("state.db"));
+    // It creates the file that a link leads to.
+    symlink(&path, &link).unwrap();
+    let sqlite = open(other.path()).unwrap();
+    assert!(path.is_file() && fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(matches!(open(directory.path()).unwrap_err(), OpenError::InUse { .. }));
+    let folder = other.path().join("folder");
+    symlink(directory.path(), &folder).unwrap();
+    assert!(matches!(open(&folder).unwrap_err(), OpenError::InUse { .. }));
+    sqlite.close().await;
+    let sqlite = open(directory.path()).unwrap();
+    let error = open(other.path()).unwrap_err();
+    assert_eq!(error, OpenError::InUse { path: link });
+    sqlite.close().await;
+}
+
+/// A write to a file that nobody can find any more would be lost with the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_confirmed_while_the_file_is_not_at_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = open(directory.path()).unwrap();
+    let one = store(&sqlite, "one").await;
+    one.set(key("a"), value(1), Set::default(), soon()).await.unwrap();
+    for name in ["state.db", "state.db-wal", "state.db-lock"] {
+        let (path, away) = (directory.path().join(name), directory.path().join("away"));
+        fs::rename(&path, &away).unwrap();
+        for _ in 0..2 {
+            let refused = one.set(key("a"), value(2), Set::default(), soon()).await;
+            let told =
+                refused.as_ref().is_err_and(|error| error.to_string().contains("removed or replaced while in use"));
+            assert!(told, "{name}: {refused:?}");
+            // Another file in its place is not the same.
+            fs::copy(&away, &path).unwrap();
+        }
+        assert_eq!(one.get(key("a"), soon()).await.unwrap().unwrap().value, value(1), "{name}");
+        fs::rename(&away, &path).unwrap();
+        one.set(key("a"), value(1), Set::default(), soon()).await.unwrap();
+    }
+    sqlite.close().await;
+    assert_eq!(verify(&directory.path().join("state.db")), Ok(()));
+}
+
+/// Opening a FIFO waits for a reader, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_is_refused() {
+    for name in ["state.db", "state.db-lock"] {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, directory.path().join(name), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let path = directory.path().to_owned();
+        let opened = tokio::task::spawn_blocking(move || open(&path).map(drop));
+        let opened = tokio::time::timeout(Duration::from_secs(10), opened).await.expect("it does not wait").unwrap();
+        assert!(matches!(opened, Err(OpenError::Unusable { .. })), "{opened:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,9 +15,8 @@ fn fixture(durability: Durability, recent: u64) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(Timestamp::new(1_000_000)));
     let sqlite = Sqlite::open(Options { durability, recent, ..options(directory.path(), clock.clone()) }).unwrap();
-    // The system removes the files when the tests have ended: SQLite has them open.
-    drop(directory);
-    Fixture { schedules: 100, ..Fixture::new(Arc::new(sqlite), Time::Manual(clock)) }
+    let keeps = Some(Arc::new(directory) as Arc<_>);
+    Fixture { schedules: 100, keeps, ..Fixture::new(Arc::new(sqlite), Time::Manual(clock)) }
 }
 
 mod process {
