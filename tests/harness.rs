@@ -1,5 +1,6 @@
 //! Guests, hosts and clients for the tests. Tests wait for events, with a bound, and never only for time.
 
+pub(crate) mod authority;
 mod browser;
 mod client;
 pub(crate) mod far;
@@ -20,7 +21,7 @@ use tokio::sync::{RwLock, oneshot};
 use tokio::task::JoinHandle;
 
 pub(crate) use browser::Browser;
-pub(crate) use client::{Connection, Response, fed, get, raw};
+pub(crate) use client::{AnyBody, Connection, Response, fed, get, raw};
 pub(crate) use narrow::{Narrow, unread};
 pub(crate) use process::{Leashed, Process, lodge, output};
 pub(crate) use replica::{Habit, Replica};
@@ -95,6 +96,8 @@ pub(crate) struct Setup {
 pub(crate) struct TestHost {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) admin: std::net::SocketAddr,
+    /// The address for HTTPS, or that of the services if `tls.listen` is not set.
+    pub(crate) https: std::net::SocketAddr,
     pub(crate) current: Current,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
@@ -193,12 +196,22 @@ impl Setup {
         let host =
             Host::bind(config.clone(), lodge_base::telemetry::logs::Logs::detached(&config)).await.expect("a host");
         let (address, admin) = (host.address().expect("bound"), host.admin_address().expect("bound"));
+        let https = host.https_address().unwrap_or(address);
         let current = host.current();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(host.run(async move {
             let _ = stopped.await;
         }));
-        TestHost { address, admin, current, stop: Some(stop), running, directory: self.directory, _machine: machine }
+        TestHost {
+            address,
+            admin,
+            https,
+            current,
+            stop: Some(stop),
+            running,
+            directory: self.directory,
+            _machine: machine,
+        }
     }
 }
 

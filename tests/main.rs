@@ -25,6 +25,7 @@ mod http {
     mod routing;
     mod slow_readers;
     mod streaming;
+    mod tls;
     mod upgrade;
 }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
@@ -21,9 +22,10 @@ use crate::guests::publisher::Publisher;
 use crate::guests::reconcile;
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
-use crate::listener::accept::accept;
+use crate::listener::accept::{Listeners, accept};
 use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
+use crate::listener::tls::TlsServer;
 use crate::request::handler::Handler;
 use lodge_base::budget::Budget;
 use lodge_base::config::Config;
@@ -53,7 +55,7 @@ pub struct Host {
     config: Arc<Config>,
     /// The path of the served directory, without symbolic links, and its device and inode.
     directory: [String; 2],
-    listener: TcpListener,
+    listeners: Listeners,
     admin: Option<TcpListener>,
     deployer: Arc<Deployer>,
     /// How the memory of sandboxes is reset.
@@ -94,7 +96,11 @@ impl Host {
         }
         let directory = path_and_identity(directory);
         raise_file_limit(config.listener.connections);
-        let listener = bind("listen", config.listen).await?;
+        let plain = bind("listen", config.listen).await?;
+        let secure = match config.tls.listen {
+            Some(address) => Some(bind("tls.listen", address).await?),
+            None => None,
+        };
         let admin = match config.admin {
             Some(address) => Some(bind("admin", address).await?),
             None => None,
@@ -102,6 +108,10 @@ impl Host {
         // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
+        let secure = match secure {
+            Some(listener) => Some((listener, Arc::new(TlsServer::new(&config.tls, &compiler.metrics)?))),
+            None => None,
+        };
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
         let upstreams = SharedUpstreams::new(config.upstreams.connections);
         let (tracer, exporting) = Tracer::start(&config.traces)?;
@@ -111,6 +121,8 @@ impl Host {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
             service_hosts: config.service_hosts,
+            redirect: config.tls.redirect,
+            hsts: hsts(config.tls.hsts),
             explains: config.program.explains,
             responses: ResponseCache::new(config.responses.memory, config.responses.entry),
             unsent: Budget::new(config.listener.unsent),
@@ -127,7 +139,7 @@ impl Host {
         let reset = compiler.reset;
         let deployer = Deployer::new(&config, compiler, services, upstreams, outgoing, Stores::new(&config));
         Ok(Self {
-            listener,
+            listeners: Listeners { plain, secure },
             admin,
             deployer: Arc::new(deployer),
             reset,
@@ -145,7 +157,12 @@ impl Host {
 
     /// Returns the address of the services.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.listener.local_addr().ok()
+        self.listeners.plain.local_addr().ok()
+    }
+
+    /// Returns the address of the services over HTTPS, if `tls.listen` is set.
+    pub fn https_address(&self) -> Option<SocketAddr> {
+        self.listeners.secure.as_ref()?.0.local_addr().ok()
     }
 
     /// Returns the address of the admin listener.
@@ -165,9 +182,10 @@ impl Host {
 
     /// Serves until `stop`, then finishes accepted requests.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, directory, listener, admin, deployer, publisher, handler, slots, .. } = self;
+        let Self { config, directory, listeners, admin, deployer, publisher, handler, slots, .. } = self;
         let Self { logs, tracer, exporting, started, reset, .. } = self;
-        announce(&config, &listener, admin.as_ref(), reset);
+        announce(&config, &listeners, admin.as_ref(), reset);
+        let tls = listeners.secure.as_ref().map(|(_, tls)| Arc::clone(tls));
         let (current, shared_limits) = (publisher.current(), publisher.shared_limits());
         let (mut stopper, drain) = drain::channel();
         let buffers = Buffers::new(config.listener.memory);
@@ -178,7 +196,7 @@ impl Host {
             let admin = Admin {
                 config: Arc::clone(&config),
                 directory,
-                listen: listener.local_addr().ok(),
+                listen: listeners.plain.local_addr().ok(),
                 current: current.clone(),
                 stop_signal: drain.stop_signal().clone(),
                 stop: Arc::clone(&stop_requested),
@@ -193,6 +211,7 @@ impl Host {
                     logs: Arc::clone(&logs),
                     tracer,
                     buffers: Arc::clone(&buffers),
+                    tls: tls.clone(),
                     started,
                     versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
                 },
@@ -214,6 +233,7 @@ impl Host {
             let configurations = Arc::clone(&deployer.configurations);
             move || Arc::clone(&configurations).follow()
         }));
+        let renewing = tls.map(|tls| tokio::spawn(forever("certificates", move || Arc::clone(&tls).follow())));
         let watching_swap = tokio::spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
         let server = Arc::new(Server {
             // Kept until the end: guests may still send calls after their responses.
@@ -231,7 +251,7 @@ impl Host {
             stopper.stop();
             tokio::time::sleep(config.stop.delay).await;
         };
-        accept(listener, server, delayed).await;
+        accept(listeners, server, delayed).await;
         let finished = async {
             stopper.done().await;
             // Work of guests after their responses holds a slot and no connection.
@@ -248,6 +268,7 @@ impl Host {
         [reconciling, housekeeping, configuring, watching_swap]
             .into_iter()
             .chain(operators)
+            .chain(renewing)
             .for_each(|task| task.abort());
         ended
     }
@@ -274,9 +295,17 @@ fn raise_file_limit(connections: usize) {
     }
 }
 
-fn announce(config: &Config, listener: &TcpListener, admin: Option<&TcpListener>, reset: Reset) {
+/// Returns the value of `Strict-Transport-Security`; `None` if browsers are not told.
+fn hsts(time: Duration) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok().filter(|_| !time.is_zero())
+}
+
+fn announce(config: &Config, listeners: &Listeners, admin: Option<&TcpListener>, reset: Reset) {
     let at = |listener: &TcpListener| listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
-    tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(listener));
+    tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(&listeners.plain));
+    if let Some((secure, _)) = &listeners.secure {
+        tracing::info!(target: START, "serving {} on https://{}", config.guests.display(), at(secure));
+    }
     if let Some(admin) = admin {
         tracing::info!(target: START, "operators: page, metrics and API on http://{}", at(admin));
     }

@@ -5,4 +5,5 @@ pub mod activity;
 pub mod connection;
 pub mod held;
 pub mod intake;
+pub mod tls;
 pub mod transfer;

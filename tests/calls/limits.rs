@@ -105,6 +105,8 @@ async fn a_deadline_reaches_the_callee() {
     let handler = Handler {
         explains: false,
         trusted_proxies: Vec::new(),
+        redirect: None,
+        hsts: None,
         service_hosts: lodge_base::config::ServiceHosts::Local,
         responses: None,
         unsent: lodge_base::budget::Budget::new(1 << 20),

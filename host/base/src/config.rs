@@ -17,6 +17,7 @@ mod settings;
 mod sources;
 pub mod state;
 mod stop;
+pub mod tls;
 pub mod traces;
 mod upstreams;
 mod watch;
@@ -42,6 +43,7 @@ use key::nearest;
 use limits::Limits;
 use settings::{Setting, names, settings};
 use state::State;
+use tls::TlsListener;
 use traces::Traces;
 
 /// The most bytes that an HTTP/1.1 connection to a replica buffers for reading and writing.
@@ -76,6 +78,8 @@ pub struct Config {
     pub stop: Stop,
     /// Bounds of the listener.
     pub listener: Listener,
+    /// HTTPS for the services.
+    pub tls: TlsListener,
     /// Sizes of the WebAssembly engine.
     pub engine: Engine,
     /// Calls between services.
@@ -290,6 +294,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             stop: Stop::default(),
             listener: Listener::default(),
+            tls: TlsListener::default(),
             engine: Engine::default(),
             calls: Calls::default(),
             upstreams: Upstreams::default(),
@@ -335,6 +340,13 @@ impl Config {
         if self.admin.is_some_and(|admin| admin == self.listen && admin.port() != 0) {
             problems.push(format!("admin: {} is also the address of `listen`; give admin another port", self.listen));
         }
+        if let Some(tls) = self.tls.listen.filter(|tls| tls.port() != 0) {
+            let others = [("listen", Some(self.listen)), ("admin", self.admin)];
+            for (name, _) in others.into_iter().filter(|(_, other)| *other == Some(tls)) {
+                problems.push(format!("tls.listen: {tls} is also the address of `{name}`; give it another port"));
+            }
+        }
+        problems.extend(self.tls.disagreements());
         // At least a quarter of the memory is available for responses that are being recorded.
         if self.responses.memory > 0 && self.responses.entry > self.responses.memory / 4 {
             let most = bytesize::ByteSize(self.responses.memory as u64 / 4).display().iec();

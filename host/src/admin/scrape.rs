@@ -18,6 +18,7 @@ pub use self::format::Format;
 use self::services::Scraped;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::listener::intake::Buffers;
+use crate::listener::tls::{CertificateExpiry, TlsServer};
 use lodge_base::budget::Budget;
 use lodge_base::lasting;
 use lodge_base::telemetry::logs::Logs;
@@ -45,6 +46,8 @@ pub struct Scrape {
     pub tracer: Tracer,
     /// The memory for data that clients send.
     pub buffers: Arc<Buffers>,
+    /// The TLS listener, if there is one.
+    pub tls: Option<Arc<TlsServer>>,
     /// When the host started.
     pub started: SystemTime,
     /// The versions of Lodge and wasmtime.
@@ -121,6 +124,7 @@ impl Collector for Scrape {
         for (name, help, value) in self.seconds() {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
+        self.tls(&mut encoder)?;
         let mut cpu =
             encoder.encode_descriptor("process_cpu_seconds", "CPU time of the process", None, MetricType::Counter)?;
         cpu.encode_counter::<NoLabelSet, _, f64>(&process.cpu.as_secs_f64(), None)?;
@@ -138,6 +142,23 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
+    /// Writes the metrics of the TLS listener.
+    fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let help = "TLS handshakes, by result";
+        let mut handshakes = encoder.encode_descriptor("lodge_tls_handshakes", help, None, MetricType::Counter)?;
+        for (result, count) in self.metrics.handshakes.read() {
+            handshakes.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let help = "When the certificate expires, since 1970";
+        let mut expiry =
+            encoder.encode_descriptor("lodge_tls_certificate_expiry_seconds", help, None, MetricType::Gauge)?;
+        for CertificateExpiry { file, at } in tls.expiries() {
+            expiry.encode_family(&[("file", file.as_str())])?.encode_gauge(&at)?;
+        }
+        Ok(())
+    }
+
     /// Returns the counters of the host.
     fn counters(&self) -> [Number<u64>; 9] {
         let metrics = &self.metrics;

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::listener::connection;
 use crate::listener::connection::Server;
+use crate::listener::tls::{TlsServer, client_identity};
 use lodge_base::lasting::forever;
 use lodge_traffic::proxy::headers::Peer;
 
@@ -21,26 +22,47 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// How long handshakes that were under way when the host stops may take: a slow round trip.
 const HANDSHAKES: Duration = Duration::from_millis(250);
 
-/// Accepts connections until `stop`, then those that the kernel has completed by then, and closes the listener.
-pub async fn accept(listener: TcpListener, server: Arc<Server>, stop: impl Future<Output = ()>) {
+/// The sockets for services.
+pub struct Listeners {
+    /// Without TLS.
+    pub plain: TcpListener,
+    /// With TLS.
+    pub secure: Option<(TcpListener, Arc<TlsServer>)>,
+}
+
+impl Listeners {
+    /// Returns the next connection, and the TLS that it begins with.
+    async fn next(&self) -> (TcpStream, Option<Arc<TlsServer>>) {
+        let Some((secure, tls)) = &self.secure else { return (accepted(&self.plain).await, None) };
+        tokio::select! {
+            stream = accepted(&self.plain) => (stream, None),
+            stream = accepted(secure) => (stream, Some(Arc::clone(tls))),
+        }
+    }
+}
+
+/// Accepts connections until `stop`, then those that the kernel has completed by then, and closes the listeners.
+pub async fn accept(listeners: Listeners, server: Arc<Server>, stop: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(server.bounds.connections));
     let accepting = forever("listener", || async {
         loop {
             let place = Arc::clone(&places).acquire_owned().await;
-            spawn(&server, accepted(&listener).await, place);
+            spawn(&server, listeners.next().await, place);
         }
     });
     tokio::select! {
         () = accepting => {}
         () = stop => {}
     }
-    if let Err(error) = begin_no_more(&listener) {
-        tracing::debug!("a connection made while the listener closes may be lost: {error}");
+    for listener in [&listeners.plain].into_iter().chain(listeners.secure.as_ref().map(|(secure, _)| secure)) {
+        if let Err(error) = begin_no_more(listener) {
+            tracing::debug!("a connection made while the listener closes may be lost: {error}");
+        }
     }
     // The clients of these already see an open connection.
     let rest = async {
         loop {
-            spawn(&server, accepted(&listener).await, ());
+            spawn(&server, listeners.next().await, ());
         }
     };
     let _ = tokio::time::timeout(HANDSHAKES, rest).await;
@@ -69,7 +91,7 @@ fn begin_no_more(_listener: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
+fn spawn(server: &Arc<Server>, (stream, tls): (TcpStream, Option<Arc<TlsServer>>), place: impl Send + 'static) {
     let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     // Responses are written whole, so Nagle's algorithm would only delay them. If this fails, they are only slower.
     let _ = stream.set_nodelay(true);
@@ -78,9 +100,22 @@ fn spawn(server: &Arc<Server>, stream: TcpStream, place: impl Send + 'static) {
     tokio::spawn(async move {
         let metrics = Arc::clone(&server.handler.metrics);
         let _open = metrics.open();
-        connection::connection(server, stream, peer).await;
+        match tls {
+            None => connection::connection(server, stream, peer).await,
+            // Boxed, so that a connection without TLS does not carry the state of a handshake.
+            Some(tls) => Box::pin(secured(server, stream, peer, tls)).await,
+        }
         drop(place);
     });
+}
+
+/// Serves a connection over TLS.
+async fn secured(server: Arc<Server>, stream: TcpStream, peer: Peer, tls: Arc<TlsServer>) {
+    let Some(secured) = tls.handshake(stream, &server.buffers, server.drain.stop_signal()).await else { return };
+    let certificates = secured.stream.get_ref().1.peer_certificates();
+    let peer = peer.over_tls(certificates.and_then(|chain| client_identity(chain.first()?)));
+    connection::connection(server, secured.stream, peer).await;
+    drop(secured.memory);
 }
 
 /// Returns the next connection. Logs errors and goes on.

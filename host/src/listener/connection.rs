@@ -13,6 +13,7 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::{Activity, Verdict, Watched};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
@@ -52,6 +53,11 @@ pub trait Responder: Clone + Send + Sync + 'static {
     /// Responds to a request.
     fn respond(&self, request: Request<Upload<Incoming>>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
+
+/// The bytes of a connection, with or without TLS.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteStream for S {}
 
 /// Spawns the streams of an HTTP/2 connection as tasks, so that each can be reset alone.
 #[derive(Clone)]
@@ -95,7 +101,7 @@ struct Client {
 }
 
 /// Serves a client's connection to its end.
-pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer: Peer) {
+pub async fn connection(server: Arc<Server>, stream: impl ByteStream, peer: Peer) {
     let client = Client { server: Arc::clone(&server), peer: Arc::new(peer) };
     let activity = Activity::new(&server.bounds, &server.handler.unsent, &server.handler.metrics);
     let account = Account::new(&server.buffers, server.bounds.streams);
@@ -104,7 +110,7 @@ pub async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, peer
 
 /// Serves a connection until the client ends it, a bound is exceeded, or `stop_signal` fires and its requests are finished.
 pub async fn serve(
-    stream: tokio::net::TcpStream,
+    stream: impl ByteStream,
     (activity, account): (Activity, Arc<Account>),
     bounds: &config::Listener,
     stop_signal: Option<&StopSignal>,

@@ -8,6 +8,7 @@
 //!
 //! * A connection: [`BASE`], which covers its task, one request, and 8 KiB of received bytes; over HTTP/2 [`FRAME`] more, so
 //!   that a whole frame always fits.
+//! * A connection over TLS: [`TLS`], from before its handshake to its end.
 //! * Each further request in progress or in a queue: [`REQUEST`], and the part of its head over `HEAD`.
 //! * HTTP/1.1: twice the bytes received since the connection was idle, or since a guest had read all of a body, at most `ONE`:
 //!   hyper has a buffer of `listener.head`, which it copies when it grows, and a chunk of the body.
@@ -39,6 +40,8 @@ pub use metered::Metered;
 pub const BASE: usize = REQUEST + (8 << 10);
 /// The bytes charged in addition for an HTTP/2 connection: the largest frame (`SETTINGS_MAX_FRAME_SIZE`).
 pub const FRAME: usize = 16 << 10;
+/// The bytes charged for TLS: a record that is not complete, one that is decrypted, and one that waits to be sent.
+pub const TLS: usize = 48 << 10;
 /// The bytes charged for a request: its task, its head, and the state of hyper and the host.
 pub const REQUEST: usize = 16 << 10;
 /// The bytes of a head that [`REQUEST`] covers.
@@ -93,6 +96,12 @@ impl Buffers {
         (self.extra.size / 8).max(LEAST_SHARE)
     }
 
+    /// Takes the memory that a connection over TLS needs in addition, as soon as it is available.
+    pub async fn for_tls(self: &Arc<Self>) -> TlsBuffers {
+        let bytes = if self.bases.take(TLS) { TLS } else { self.bases.wait(TLS).await };
+        TlsBuffers(Arc::clone(self), bytes)
+    }
+
     /// Takes bytes as soon as they are available, first come, first served; for a base or in addition to it.
     async fn wait(self: Arc<Self>, bytes: usize, base: bool) -> usize {
         if base { self.bases.wait(bytes).await } else { self.extra.wait(bytes).await }
@@ -127,6 +136,15 @@ impl Pool {
         drop(waiting);
         // The semaphore is never closed.
         if got.is_ok() { bytes as usize } else { 0 }
+    }
+}
+
+/// The memory of a connection over TLS, until it is dropped.
+pub struct TlsBuffers(Arc<Buffers>, usize);
+
+impl Drop for TlsBuffers {
+    fn drop(&mut self) {
+        self.0.bases.put(self.1);
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use http::header::HeaderValue;
+use http::header::{HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::uri::Scheme;
 use http::{Request, Response, Version};
 use http_body::Body as _;
 
@@ -42,6 +43,8 @@ impl Handler {
         let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
         request.headers_mut().insert(REQUEST_ID, id_header.clone());
         let version = request.version();
+        let secure = peer.scheme(request.headers()) == &Scheme::HTTPS;
+        let hsts = self.hsts.as_ref().filter(|_| secure && call.is_none());
         let mut record = Record::new(id, self.tracer.begin(request.headers_mut()));
         async move {
             let caller = Caller { peer: distrusted.as_deref().unwrap_or(peer), call, client };
@@ -54,6 +57,9 @@ impl Handler {
             };
             record.set_status(response.status());
             response.headers_mut().insert(REQUEST_ID, id_header);
+            if let Some(hsts) = hsts {
+                response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+            }
             response.map(|body| body.with(record))
         }
     }

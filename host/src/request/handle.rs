@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::HeaderValue;
+use http::uri::Scheme;
 use http::{Request, Response, StatusCode, Uri, header};
 
 use super::cached::{self, CacheUse};
@@ -29,6 +30,9 @@ use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::{Match, Missed};
 use lodge_traffic::routing::split::Split;
 
+/// The port of HTTPS that a URL need not name.
+const HTTPS_PORT: u16 = 443;
+
 /// The methods that services may handle. CONNECT is not among them: it is for proxies.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
@@ -50,8 +54,8 @@ pub(super) struct Routed<'a> {
 
 /// A request in canonical form.
 enum Arrived<'a, B> {
-    /// For the host itself: `OPTIONS *`.
-    Host,
+    /// For the host itself: its response.
+    Host(Response<Body>),
     /// For a service. The response is neither stored nor read from the cache.
     Direct(Routed<'a>, Request<B>),
     /// For a service, through the cache.
@@ -74,7 +78,7 @@ pub fn handle<'a, B: RequestBody>(
     let arrived = arrive(handler, caller, request, record);
     async move {
         match arrived {
-            Ok(Arrived::Host) => Ok(options(handler, record)),
+            Ok(Arrived::Host(response)) => Ok(response),
             Ok(Arrived::Direct(routed, request)) => admit_and_dispatch(routed, request, None, record).await,
             Ok(Arrived::Cached(routed, request, cache)) => cached::handle(routed, request, cache, record).await,
             Err(error) => Err(error),
@@ -101,7 +105,12 @@ fn arrive<'a, B: RequestBody>(
         return Err(RequestError::TooManyFields);
     }
     if head.uri.path() == "*" {
-        return Ok(Arrived::Host);
+        return Ok(Arrived::Host(options(handler, record)));
+    }
+    if let Some(port) = handler.redirect.filter(|_| caller.call.is_none())
+        && let Some(location) = secure_location(&head.uri, port)
+    {
+        return Ok(Arrived::Host(redirect(handler, &location, record)));
     }
     let (routed, rules) = route(handler, caller, arrival, &mut head, record)?;
     if routed.depth > routed.target.deployment().limits().call_depth {
@@ -258,6 +267,29 @@ fn options(handler: &Handler, record: &mut Record) -> Response<Body> {
     let mut response = Response::new(Body::text(None));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    response
+}
+
+/// Where the path below which authorities of certificates look for proofs begins (RFC 8555 8.3). They use plain HTTP.
+const PROOFS: &str = "/.well-known/acme-challenge/";
+
+/// Returns the URL of a request over HTTPS at this port; `None` if it came over TLS, or must not be redirected.
+fn secure_location(uri: &Uri, port: u16) -> Option<String> {
+    if uri.scheme() == Some(&Scheme::HTTPS) || uri.path().starts_with(PROOFS) {
+        return None;
+    }
+    let port = if port == HTTPS_PORT { String::new() } else { format!(":{port}") };
+    Some(format!("https://{}{port}{}", uri.host()?, uri.path_and_query()?))
+}
+
+/// Returns the response that redirects to HTTPS, with the same method and body (RFC 9110 15.4.9).
+fn redirect(handler: &Handler, location: &str, record: &mut Record) -> Response<Body> {
+    record.set_host_response(&handler.unmatched);
+    let mut response = Response::new(Body::text(None));
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
     response
 }
 

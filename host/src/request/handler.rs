@@ -25,6 +25,10 @@ pub struct Handler {
     pub current: Current,
     /// The peers whose forwarding headers are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// The public port of HTTPS, if requests without TLS are redirected to it.
+    pub redirect: Option<u16>,
+    /// The value of `Strict-Transport-Security` in responses over TLS.
+    pub hsts: Option<http::HeaderValue>,
     /// The clients that may reach a service by its host name.
     pub service_hosts: ServiceHosts,
     /// Generates request ids.

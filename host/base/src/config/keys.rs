@@ -132,12 +132,12 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 }
 
 /// Splits a comma-separated list, without empty items.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
 /// Parses an address. As in other servers, `:8080` is every IPv4 interface, and `localhost` this machine.
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let whole = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
         None if text.starts_with(':') => format!("0.0.0.0{text}"),

@@ -1,13 +1,16 @@
 //! The list of all settings, from which flags, variables, `lodge.toml` and the docs derive.
 
 use super::key::Key;
-use super::{Config, cache, calls, engine, keys, limits, listener, responses, state, stop, traces, upstreams, watch};
+use super::{
+    Config, cache, calls, engine, keys, limits, listener, responses, state, stop, tls, traces, upstreams, watch,
+};
 
 /// Every section of `lodge.toml`, in the order of the docs.
 const SECTIONS: &[fn() -> Vec<Setting>] = &[
     || section("", keys::KEYS, |config| config),
     || section("stop.", stop::KEYS, |config| &mut config.stop),
     || section("listener.", listener::KEYS, |config| &mut config.listener),
+    || section("tls.", tls::KEYS, |config| &mut config.tls),
     || section("engine.", engine::KEYS, |config| &mut config.engine),
     || section("calls.", calls::KEYS, |config| &mut config.calls),
     || section("upstreams.", upstreams::KEYS, |config| &mut config.upstreams),

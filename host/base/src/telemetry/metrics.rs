@@ -93,6 +93,8 @@ pub struct Metrics {
     pub accepted: AtomicU64,
     /// Responses that were aborted because their clients read too slowly.
     pub stalled: AtomicU64,
+    /// TLS handshakes, by result.
+    pub handshakes: ReasonCounter,
     /// Components that are being compiled or wait for it.
     compiling: AtomicI64,
     /// Time to compile a component.

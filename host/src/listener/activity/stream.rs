@@ -145,11 +145,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     /// hyper flushes after it has written everything that it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_stalled {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        // TLS keeps bytes that the socket has not taken.
+        if self.is_stalled && flushed.is_ready() {
             self.is_stalled = false;
             lock(&self.activity.state).stalled = None;
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

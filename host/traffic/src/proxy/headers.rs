@@ -99,6 +99,9 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
+/// What the verified certificate of the client contains, in the form of Envoy.
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
 /// The request id's header, in requests and responses.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -131,7 +134,7 @@ pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Malf
     if head.method == Method::CONNECT {
         return Err(Malformed::Head("CONNECT is not supported: this server is not a forward proxy"));
     }
-    let scheme = if peer.trusted { forwarded_scheme(&head.headers) } else { Scheme::HTTP };
+    let scheme = peer.scheme(&head.headers).clone();
     let request_host = request_host(head, peer, &scheme)?;
     OfferedProtocols::detect(head);
     let (mut dropped, mut forwarded) = (Vec::new(), false);
@@ -319,16 +322,23 @@ fn request_host(head: &mut request::Parts, peer: &Peer, scheme: &Scheme) -> Resu
 fn set_forwarding(headers: &mut HeaderMap, request_host: &RequestHost, peer: &Peer) {
     headers.insert(FORWARDED, request_host.forwarded.clone());
     headers.insert(FOR, peer.plain.clone());
-    headers.insert(PROTO, HeaderValue::from_static("http"));
+    headers.insert(PROTO, scheme_value(&request_host.scheme));
     headers.insert(HOST, request_host.host.clone());
+    if let Some(certificate) = &peer.certificate {
+        headers.insert(CLIENT_CERT, certificate.clone());
+    }
+}
+
+fn scheme_value(scheme: &Scheme) -> HeaderValue {
+    HeaderValue::from_static(if *scheme == Scheme::HTTPS { "https" } else { "http" })
 }
 
 /// Returns the scheme that the client used according to a trusted proxy: the first element of the list, to which each
-/// proxy appends.
-fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
-    let first = headers.get(PROTO).and_then(|said| said.as_bytes().split(|byte| *byte == b',').next());
-    let https = first.is_some_and(|scheme| scheme.trim_ascii().eq_ignore_ascii_case(b"https"));
-    if https { Scheme::HTTPS } else { Scheme::HTTP }
+/// proxy appends; `None` if the header is missing.
+fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static Scheme> {
+    let first = headers.get(PROTO)?.as_bytes().split(|byte| *byte == b',').next()?;
+    let https = first.trim_ascii().eq_ignore_ascii_case(b"https");
+    Some(if https { &Scheme::HTTPS } else { &Scheme::HTTP })
 }
 
 /// Appends this hop to the forwarding headers of a trusted proxy.
@@ -359,7 +369,7 @@ fn append_forwarding(
         headers.insert(FOR, peer.plain.clone());
     }
     if !headers.contains_key(PROTO) {
-        headers.insert(PROTO, HeaderValue::from_static(if *scheme == Scheme::HTTPS { "https" } else { "http" }));
+        headers.insert(PROTO, scheme_value(scheme));
     }
     if !headers.contains_key(HOST) {
         headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?);

@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
 
-use super::{FOR, REQUEST_ID};
+use super::{FOR, REQUEST_ID, forwarded_scheme};
 use lodge_base::canonical;
 use lodge_base::ids::hash_of;
 use lodge_base::lock::lock;
@@ -22,6 +22,10 @@ pub struct Peer {
     claimed: Option<IpAddr>,
     /// The peer is a service of this host, whose requests use no connection.
     pub(super) inside: bool,
+    /// The scheme of the connection.
+    scheme: Scheme,
+    /// What the certificate of the client says, as the value of `X-Forwarded-Client-Cert`.
+    pub(super) certificate: Option<HeaderValue>,
     /// The address as a header value, made once per connection.
     pub(super) plain: HeaderValue,
     element: String,
@@ -35,7 +39,7 @@ pub(super) struct RequestHost {
     pub(super) authority: Authority,
     /// The authority as the client wrote it.
     raw: Box<[u8]>,
-    scheme: Scheme,
+    pub(super) scheme: Scheme,
     pub(super) host: HeaderValue,
     /// The whole `Forwarded` value for a client that is not trusted.
     pub(super) forwarded: HeaderValue,
@@ -53,7 +57,15 @@ impl Peer {
         // An address is always a valid header value.
         let plain = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let trusted = proxies.iter().any(|net| net.contains(&address));
-        Self { address, local, trusted, claimed: None, inside: false, plain, element, last: Mutex::new(None) }
+        let (scheme, certificate) = (Scheme::HTTP, None);
+        let (claimed, inside, last) = (None, false, Mutex::new(None));
+        Self { address, local, trusted, claimed, inside, scheme, certificate, plain, element, last }
+    }
+
+    /// Returns the peer of a connection over TLS. `certificate` says what the verified certificate of the client
+    /// contains, as the value of `X-Forwarded-Client-Cert`.
+    pub fn over_tls(self, certificate: Option<HeaderValue>) -> Self {
+        Self { scheme: Scheme::HTTPS, certificate, ..self }
     }
 
     /// Returns the peer for a service of this host that calls another one. It has no address of its own, so `Forwarded`
@@ -70,6 +82,8 @@ impl Peer {
             trusted: false,
             claimed: None,
             inside: true,
+            scheme: Scheme::HTTP,
+            certificate: None,
             plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
             element: format!("for={shown}"),
             last: Mutex::new(None),
@@ -79,10 +93,11 @@ impl Peer {
     /// Returns the same peer for a request whose forwarding headers are not trusted. Policies check the client that
     /// they name, `claimed`, as well, because the mark that a guest sent the request can be forged.
     pub fn distrusted(&self, claimed: IpAddr) -> Self {
-        let (plain, element) = (self.plain.clone(), self.element.clone());
         let Self { address, local, inside, .. } = *self;
-        let claimed = Some(claimed);
-        Self { address, local, trusted: false, claimed, inside, plain, element, last: Mutex::new(None) }
+        let Self { plain, element, scheme, certificate, .. } = self;
+        let (plain, element, scheme) = (plain.clone(), element.clone(), scheme.clone());
+        let (claimed, certificate, last) = (Some(claimed), certificate.clone(), Mutex::new(None));
+        Self { address, local, trusted: false, claimed, inside, scheme, certificate, plain, element, last }
     }
 
     /// Returns the address.
@@ -124,6 +139,13 @@ impl Peer {
         self.trusted
     }
 
+    /// Returns the scheme that the client of a request with these headers used: that of the connection, unless a trusted
+    /// proxy says otherwise.
+    pub fn scheme(&self, headers: &HeaderMap) -> &Scheme {
+        let forwarded = if self.trusted { forwarded_scheme(headers) } else { None };
+        forwarded.unwrap_or(&self.scheme)
+    }
+
     /// Returns the request id that a trusted proxy set, if it has at most 128 characters of a safe set.
     pub fn request_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
         let id = headers.get(REQUEST_ID).filter(|_| self.trusted)?.to_str().ok()?;
@@ -139,7 +161,7 @@ impl Peer {
         }
         let authority = canonical::authority(raw, scheme)?;
         let host = HeaderValue::from_str(authority.as_str()).ok()?;
-        let forwarded = HeaderValue::try_from(element(self, &authority, &Scheme::HTTP)).ok()?;
+        let forwarded = HeaderValue::try_from(element(self, &authority, &self.scheme)).ok()?;
         let request_host =
             Arc::new(RequestHost { authority, raw: raw.into(), scheme: scheme.clone(), host, forwarded });
         *last = Some(Arc::clone(&request_host));

@@ -1,0 +1,227 @@
+//! HTTPS: TLS connections to the services.
+//!
+//! A handshake has a bound in time (`tls.handshake`) and in number (`tls.handshakes`), and takes its memory from
+//! `listener.memory` before it begins. It runs in the task of its connection, so it never delays the next accept.
+//! Certificates are in [`certificates`], and are read again while the host runs; [`identity`] reads those of clients.
+
+mod certificates;
+mod handshakes;
+mod identity;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier};
+use rustls::{RootCertStore, crypto::CryptoProvider};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+pub use self::certificates::CertificateExpiry;
+use self::certificates::{Certificates, read_chain};
+use self::handshakes::Handshakes;
+pub use self::identity::client_identity;
+use super::intake::{Buffers, TlsBuffers};
+use lodge_base::config::tls::{ClientCertificates, TlsListener, TlsVersion};
+use lodge_base::drain::StopSignal;
+use lodge_base::telemetry::metrics::Metrics;
+
+/// The time between two checks whether a certificate has changed. Events of the file system would not do: a file that a
+/// Secret mounts by `subPath`, and a symlink that is replaced, cause none for their path.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How long a handshake may go on after the host begins to stop: a slow round trip.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// The most encrypted bytes of a connection that wait for its socket.
+const UNSENT: usize = 16 << 10;
+
+/// The response to a client that speaks HTTP without TLS: most likely a person who forgot the `s` of `https`. A method is
+/// written in capitals, and no TLS record begins with one.
+const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 57\r\n\
+    connection: close\r\n\r\nThis port is for HTTPS. Use a URL that begins with https.";
+
+/// What a TLS listener needs.
+pub struct TlsServer {
+    certificates: Arc<Certificates>,
+    settings: TlsListener,
+    config: ArcSwap<ServerConfig>,
+    /// The file of authorities as it was read last.
+    authorities: ArcSwap<Vec<u8>>,
+    handshakes: Handshakes,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection whose handshake is complete, with the memory that TLS needs for it.
+pub struct Secured {
+    /// The connection.
+    pub stream: TlsStream<TcpStream>,
+    /// Returned when the connection ends.
+    pub memory: TlsBuffers,
+}
+
+impl TlsServer {
+    /// Reads the certificates.
+    ///
+    /// # Errors
+    /// One line, if there is no usable certificate, or if the authorities of clients cannot be read.
+    pub fn new(settings: &TlsListener, metrics: &Arc<Metrics>) -> Result<Self, String> {
+        let certificates = Arc::new(Certificates::new(settings.certificates.clone())?);
+        let authorities = read_authorities(settings)?;
+        let config = server_config(settings, &certificates, &authorities)?;
+        Ok(Self {
+            certificates,
+            config: ArcSwap::from_pointee(config),
+            authorities: ArcSwap::from_pointee(authorities),
+            handshakes: Handshakes::new(settings.handshakes),
+            settings: settings.clone(),
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// Returns the certificates in use.
+    pub fn expiries(&self) -> Vec<CertificateExpiry> {
+        self.certificates.expiries()
+    }
+
+    /// Reads certificates and authorities again whenever they change. Never returns. What cannot be used is logged once, and the
+    /// last good one stays.
+    pub async fn follow(self: Arc<Self>) {
+        let mut problem = None;
+        loop {
+            tokio::time::sleep(POLL).await;
+            let this = Arc::clone(&self);
+            let look = tokio::task::spawn_blocking(move || {
+                this.certificates.look(SystemTime::now());
+                this.look_for_authorities()
+            });
+            let found = look.await.unwrap_or_else(|error| Err(error.to_string())).err();
+            if let Some(found) = found.as_ref().filter(|found| problem.as_ref() != Some(*found)) {
+                tracing::warn!("{found}; the last authorities stay in force");
+            }
+            problem = found;
+        }
+    }
+
+    /// Takes new authorities of clients into use. Connections that exist keep the ones of their handshake.
+    fn look_for_authorities(&self) -> Result<(), String> {
+        let authorities = read_authorities(&self.settings)?;
+        if authorities == **self.authorities.load() {
+            return Ok(());
+        }
+        // A new configuration has new keys for tickets, so no session of an old authority is resumed.
+        self.config.store(Arc::new(server_config(&self.settings, &self.certificates, &authorities)?));
+        self.authorities.store(Arc::new(authorities));
+        tracing::info!("tls.client_ca has changed, and the new authorities are in force");
+        Ok(())
+    }
+
+    /// Returns the connection after its handshake; `None` if that fails, takes too long, or is ended for a newer one.
+    pub async fn handshake(&self, stream: TcpStream, buffers: &Arc<Buffers>, stop: &StopSignal) -> Option<Secured> {
+        let stopped = async {
+            stop.clone().stopping().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        let (_place, ended) = self.handshakes.begin();
+        let result = tokio::select! {
+            biased;
+            secured = self.accept(stream, buffers) => secured,
+            () = ended => Err(("evicted", None)),
+            () = tokio::time::sleep(self.settings.handshake) => Err(("timeout", None)),
+            () = stopped => Err(("stopping", None)),
+        };
+        match result {
+            Ok(secured) => {
+                self.metrics.handshakes.count("ok");
+                Some(secured)
+            }
+            Err((reason, error)) => {
+                self.metrics.handshakes.count(reason);
+                let detail = error.as_ref().map_or(reason.to_owned(), io::Error::to_string);
+                tracing::debug!("no TLS connection: {detail}");
+                None
+            }
+        }
+    }
+
+    async fn accept(
+        &self,
+        mut stream: TcpStream,
+        buffers: &Arc<Buffers>,
+    ) -> Result<Secured, (&'static str, Option<io::Error>)> {
+        let failed = |error| ("failed", Some(error));
+        let mut first = [0];
+        // The end of the connection shows in the handshake.
+        if stream.peek(&mut first).await.map_err(failed)? == 1 && first.iter().all(u8::is_ascii_uppercase) {
+            // Whether the client reads it does not matter.
+            let _ = stream.write_all(PLAIN).await;
+            return Err(("plain", None));
+        }
+        let memory = buffers.for_tls().await;
+        let acceptor = TlsAcceptor::from(self.config.load_full());
+        let accepted = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(UNSENT)));
+        Ok(Secured { stream: accepted.await.map_err(failed)?, memory })
+    }
+}
+
+fn read_authorities(settings: &TlsListener) -> Result<Vec<u8>, String> {
+    match &settings.client_ca {
+        Some(path) => certificates::read(path).map_err(|why| format!("tls.client_ca: {why}")),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Returns the configuration of all handshakes.
+fn server_config(
+    settings: &TlsListener,
+    certificates: &Arc<Certificates>,
+    authorities: &[u8],
+) -> Result<ServerConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions: &[_] = match settings.minimum {
+        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let unusable = |error: rustls::Error| format!("tls: {error}");
+    let verifier = client_verifier(settings, authorities, &provider)?;
+    let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(unusable)?;
+    let mut config = config.with_client_cert_verifier(verifier).with_cert_resolver(Arc::clone(certificates) as Arc<_>);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Sessions are resumed without memory on this side.
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
+    Ok(config)
+}
+
+fn client_verifier(
+    settings: &TlsListener,
+    authorities: &[u8],
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let Some(path) = &settings.client_ca else { return Ok(Arc::new(NoClientAuth)) };
+    let unusable = |why: &dyn std::fmt::Display| format!("tls.client_ca: {}: {why}", shown(path));
+    let mut roots = RootCertStore::empty();
+    for certificate in read_chain(authorities).map_err(|why| unusable(&why))? {
+        roots.add(certificate).map_err(|error| unusable(&error))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
+    let verifier = match settings.client {
+        ClientCertificates::Required => verifier,
+        ClientCertificates::Optional => verifier.allow_unauthenticated(),
+    };
+    verifier.build().map_err(|error| unusable(&error)).map(|verifier| verifier as Arc<_>)
+}
+
+fn shown(path: &PathBuf) -> String {
+    path.display().to_string()
+}
+
+impl std::fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsServer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
