@@ -88,6 +88,7 @@ mod caching {
 mod state {
     mod config;
     mod keyvalue;
+    mod locks;
     mod servers;
     mod users;
 }

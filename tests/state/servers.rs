@@ -70,6 +70,31 @@ mod with_redis {
         }
     }
 
+    /// A lock of a host that was killed is free when its lease has ended, and not before.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lease_frees_what_a_killed_host_held() {
+        let Some(redis_server) = Redis::start() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::copy(crate::harness::wasm("locker"), directory.path().join("locker.wasm")).unwrap();
+        std::fs::write(directory.path().join("locker.toml"), "keyvalue = true\nlock = true").unwrap();
+        let url = redis_server.url();
+        let args = ["--state-url", url.as_str()];
+        let [one, two] = [Process::serve(directory.path(), &args).await, Process::serve(directory.path(), &args).await];
+        let (first, second) = (one.address, two.address);
+        let start = std::time::Instant::now();
+        let holder = tokio::spawn(async move { get(first, "/locker/stall/door?3000").await });
+        while get(second, "/locker/try/door?1000").await.text() != "busy" {
+            assert!(start.elapsed() < Duration::from_secs(60));
+        }
+        let held = std::time::Instant::now();
+        drop(one);
+        holder.abort();
+        assert_eq!(get(second, "/locker/try/door?1000").await.text(), "busy", "it was freed before its lease");
+        let text = get(second, "/locker/acquire/door?1000,20000").await.text();
+        assert!(text.starts_with("token "), "{text}");
+        assert!(held.elapsed() < Duration::from_secs(10), "{:?}", held.elapsed());
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn two_hosts_share_state() {
         let Some(mut redis_server) = Redis::start() else { return };

@@ -18,6 +18,7 @@ pub mod grants;
 pub mod key;
 pub mod keyvalue;
 pub mod limits;
+pub mod lock;
 pub mod percent;
 pub mod policies;
 pub mod rate;
@@ -43,6 +44,7 @@ use self::config::ConfigGrant;
 pub use self::diagnostics::{line_of, position};
 use self::grants::Grants;
 use self::keyvalue::KeyValueGrant;
+use self::lock::LockGrant;
 pub use self::routes::MOST_ROUTES;
 use self::section::Owner;
 pub use self::section::misplaced;
@@ -93,6 +95,8 @@ pub struct Manifest {
     pub config: ConfigGrant,
     /// The store of the service, if it may have one.
     pub keyvalue: Option<KeyValueGrant>,
+    /// The locks of the service, if it may have any.
+    pub lock: Option<LockGrant>,
     /// The upstream, if replicas handle its requests instead of a component.
     pub upstream: Option<Arc<Spec>>,
     /// The policies of the service and of its routes.
@@ -137,6 +141,7 @@ impl Manifest {
             grants: Grants::default(),
             config: ConfigGrant::default(),
             keyvalue: None,
+            lock: None,
             upstream: None,
             personal: Vec::new(),
         };

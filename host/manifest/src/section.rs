@@ -11,7 +11,8 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, breaker, build, cache, clients, component, config, grants, keyvalue, limits, policies, rate,
+    Manifest, adaptive, breaker, build, cache, clients, component, config, grants, keyvalue, limits, lock, policies,
+    rate,
 };
 use crate::{sandbox, share, upstream};
 
@@ -30,6 +31,7 @@ pub static SECTIONS: &[&Section] = &[
     &config::SECTION,
     &config::DIRECTORIES,
     &keyvalue::SECTION,
+    &lock::SECTION,
     &routes::SECTION,
     &cache::SECTION,
     &clients::ALLOW,

@@ -14,9 +14,11 @@ pub mod http;
 pub mod keyvalue;
 pub mod last_lines;
 mod limiter;
+pub mod lock;
 pub mod logged_denials;
 mod logging;
 pub mod outbox;
+mod outcome;
 pub mod sandbox;
 pub mod stdio;
 
@@ -30,6 +32,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use config::{ConfigSnapshot, Configuration};
 use keyvalue::GrantedStore;
 use limiter::Limiter;
+use lock::GrantedLocks;
 use lodge_base::config::limits::Limits;
 use sandbox::Sandbox;
 
@@ -50,6 +53,8 @@ pub struct Ctx {
     config: Option<ConfigSnapshot>,
     /// The store of the service, if its manifest grants one.
     keyvalue: Option<Arc<GrantedStore>>,
+    /// The locks of the service, if its manifest grants any.
+    lock: Option<Arc<GrantedLocks>>,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -66,6 +71,8 @@ pub struct State {
     pub config: Option<Arc<Configuration>>,
     /// Its store.
     pub keyvalue: Option<Arc<GrantedStore>>,
+    /// Its locks.
+    pub lock: Option<Arc<GrantedLocks>>,
 }
 
 impl Ctx {
@@ -97,6 +104,7 @@ impl Ctx {
             limiter: Limiter::new(limits, Arc::clone(&sandbox)),
             config: state.config.clone().map(ConfigSnapshot::new),
             keyvalue: state.keyvalue.clone(),
+            lock: state.lock.clone(),
             table,
             wasi: wasi.build(),
             http: http::state(),
@@ -118,6 +126,7 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     logging::link(linker)?;
     config::link(linker, concurrent)?;
     keyvalue::link(linker, concurrent)?;
+    lock::link(linker, concurrent)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         denied::link_03(linker)?;

@@ -310,6 +310,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 impl<F> Drop for Guarded<F> {
     fn drop(&mut self) {
         self.sandbox.drop_outgoing();
+        self.sandbox.release_locks();
         stdio::finish(&self.sandbox);
     }
 }

@@ -107,7 +107,11 @@ impl Deployer {
             Some(grant) => Some(self.stores.open(&deployment.service, grant, &deployment.spec.path).await?),
             None => None,
         };
-        let state = State { config, keyvalue };
+        let lock = match &manifest.lock {
+            Some(grant) => Some(self.stores.locks(&deployment.service, grant, &deployment.spec.path).await?),
+            None => None,
+        };
+        let state = State { config, keyvalue, lock };
         let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
         if let Err(refusal) = self.trials.run(&guest, &code).await {
             if refusal.passing {

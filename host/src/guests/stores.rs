@@ -1,18 +1,22 @@
-//! Stores of services: opens each in the host's backend, which is itself opened for the first of them.
+//! Stores and locks of services: opens them in the host's backend, which is itself opened for the first of them.
 
 mod server;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lodge_base::config::Config;
 use lodge_base::config::state::{self, StatePath};
+use lodge_base::lock::lock;
 use lodge_manifest::keyvalue::KeyValueGrant;
+use lodge_manifest::lock::LockGrant;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::split;
 use lodge_runtime::capabilities::keyvalue::GrantedStore;
-use lodge_state::{Backend, Durability, Memory, Namespace, Options, Quota, Sqlite, SystemClock};
+use lodge_runtime::capabilities::lock::GrantedLocks;
+use lodge_state::{Backend, Durability, Error, Locker, Memory, Namespace, Options, Quota, Sqlite, SystemClock};
 use lodge_traffic::service::Service;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -35,6 +39,8 @@ const READERS: usize = 4;
 /// The stores of all services of a host.
 pub struct Stores {
     backend: OnceCell<Arc<dyn Backend>>,
+    /// The lockers of services that have locks or had some, by namespace: all versions of a service wait in one order.
+    lockers: Mutex<HashMap<Namespace, Locker>>,
     /// The URL of a server, which replaces the database.
     url: Option<String>,
     /// The file of the database; in memory without one.
@@ -57,6 +63,7 @@ impl Stores {
         };
         Self {
             backend: OnceCell::new(),
+            lockers: Mutex::default(),
             url: config.state.url.clone(),
             path,
             durability,
@@ -79,20 +86,45 @@ impl Stores {
         grant: &KeyValueGrant,
         component: &Path,
     ) -> Result<Arc<GrantedStore>, Refusal> {
-        let refused = |why: String| {
-            let remedy = "the service starts as soon as its state can be used";
-            Refusal::new(&file_name(component), &why, remedy).passing()
-        };
-        let backend = self.backend.get_or_try_init(|| self.backend()).await.map_err(refused)?;
+        let backend = self.opened(component).await?;
         let deadline = Instant::now() + OPEN_TIMEOUT;
         let opened = async {
             let quota = Quota { keys: grant.keys, bytes: grant.bytes };
-            // Versions share the state of their service.
-            backend.open(&Namespace::new(split(&service.name).0)?, quota, deadline).await
+            backend.open(&namespace(service)?, quota, deadline).await
         };
-        let store = opened.await.map_err(|error| refused(format!("its store cannot be opened: {error}")))?;
+        let store =
+            opened.await.map_err(|error| refused(component, &format!("its store cannot be opened: {error}")))?;
         let (service, buckets) = (Arc::clone(service), grant.buckets.clone());
         Ok(Arc::new(GrantedStore { store, service, buckets, timeout: self.timeout }))
+    }
+
+    /// Opens the locks of `service`, as the manifest beside `component` grants them.
+    ///
+    /// # Errors
+    /// If the backend cannot be used. It is tried again.
+    pub async fn locks(
+        &self,
+        service: &Arc<Service>,
+        grant: &LockGrant,
+        component: &Path,
+    ) -> Result<Arc<GrantedLocks>, Refusal> {
+        let backend = self.opened(component).await?;
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        let opened = async {
+            let namespace = namespace(service)?;
+            let locks = backend.locks(&namespace, deadline).await?;
+            let new = || Locker::new(locks, tokio::runtime::Handle::current());
+            Ok(lock(&self.lockers).entry(namespace).or_insert_with(new).clone())
+        };
+        let locker =
+            opened.await.map_err(|error: Error| refused(component, &format!("its locks cannot be opened: {error}")))?;
+        let (service, timeout, LockGrant { lease, held }) = (Arc::clone(service), self.timeout, *grant);
+        Ok(Arc::new(GrantedLocks { locker, service, timeout, lease, held }))
+    }
+
+    /// Returns the backend, which the first service opens.
+    async fn opened(&self, component: &Path) -> Result<&Arc<dyn Backend>, Refusal> {
+        self.backend.get_or_try_init(|| self.backend()).await.map_err(|why| refused(component, &why))
     }
 
     /// Does the writes that wait and closes the database, so that its file is complete without the log beside it.
@@ -122,6 +154,17 @@ impl Stores {
         let sqlite = opened.await.map_err(|error| format!("opening the database failed: {error}"))??;
         Ok(Arc::new(sqlite))
     }
+}
+
+/// Returns the namespace of a service. Its versions share the state.
+fn namespace(service: &Service) -> Result<Namespace, Error> {
+    Namespace::new(split(&service.name).0)
+}
+
+/// Returns the refusal of a component whose state cannot be used.
+fn refused(component: &Path, why: &str) -> Refusal {
+    let remedy = "the service starts as soon as its state can be used";
+    Refusal::new(&file_name(component), why, remedy).passing()
 }
 
 /// Creates a directory that only its owner can read, unless it exists.

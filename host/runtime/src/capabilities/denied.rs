@@ -51,6 +51,11 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
             "a bucket that `keyvalue.buckets` does not list",
             format_args!("add its name to `buckets` in [keyvalue] of {service}.toml, or remove `buckets` to allow any")
         ),
+        Denial::Lock => denied!(
+            warn,
+            "a lock, which the manifest does not grant",
+            format_args!("add `lock = true` to {service}.toml, above its first [section]")
+        ),
         // Some runtimes look for directories when they start, whether they need a file or not.
         Denial::Files => denied!(
             info,

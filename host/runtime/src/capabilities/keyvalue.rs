@@ -23,6 +23,7 @@ use wasmtime::component::{Accessor, ComponentType, Lift, Linker, LinkerInstance,
 
 use super::denied::deny;
 use super::logged_denials::Denial;
+use super::outcome::outcome;
 use super::{Ctx, GuestCall};
 
 /// The bucket that a guest gets when it names none.
@@ -244,19 +245,6 @@ impl Operation {
 
     async fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
         self.counted(async { self.store().delete_many(&self.keys(keys)?, self.deadline).await }).await.map(drop)
-    }
-}
-
-/// The outcome of a failed operation, as metrics name it.
-fn outcome(error: &Error) -> &'static str {
-    match error {
-        Error::Invalid { .. } => "invalid",
-        Error::TooLarge { .. } => "too-large",
-        Error::QuotaExceeded { .. } => "quota",
-        Error::Conflict | Error::LeaseEnded => "conflict",
-        Error::NotANumber | Error::Overflow => "not-a-number",
-        Error::Timeout => "timeout",
-        Error::Unavailable { .. } => "unavailable",
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) enum Denial {
     KeyValue = 16,
     /// Buckets that `[keyvalue]` does not list.
     Bucket = 32,
+    /// Locks.
+    Lock = 64,
 }
 
 impl LoggedDenials {
@@ -39,7 +41,8 @@ mod tests {
     #[test]
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
-        for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files, Denial::KeyValue, Denial::Bucket] {
+        let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock];
+        for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }
     }

@@ -13,6 +13,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::capabilities::config::Configuration;
 use crate::capabilities::last_lines::LastLines;
+use crate::capabilities::lock::HeldLocks;
 use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::outbox::Outbox;
 use crate::capabilities::outbox::{SendFuture, SendResult};
@@ -66,6 +67,8 @@ pub struct Sandbox {
     /// The current request; `None` while start code runs.
     context: Mutex<Option<RequestContext>>,
     outbox: Outbox,
+    /// The locks of the current request.
+    pub(super) locks: HeldLocks,
     /// Incomplete lines of stdout and stderr.
     pub(super) partial: [Mutex<Vec<u8>>; 2],
     /// The last lines that the current request wrote to stderr.
@@ -122,6 +125,7 @@ impl Sandbox {
             output_dropped: AtomicUsize::new(0),
             context: Mutex::new(None),
             outbox: Outbox::default(),
+            locks: HeldLocks::default(),
             partial: [const { Mutex::new(Vec::new()) }; 2],
             stderr: Mutex::default(),
         }
@@ -237,6 +241,11 @@ impl Sandbox {
     /// keep it alive for ever.
     pub fn drop_outgoing(&self) {
         self.outbox.clear();
+    }
+
+    /// Releases the locks of the request when nothing drives the guest any more.
+    pub fn release_locks(&self) {
+        self.locks.release();
     }
 
     /// Counts the body of a response to an outgoing request for as long as the returned guard exists.

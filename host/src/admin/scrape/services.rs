@@ -123,7 +123,7 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     ("lodge_outgoing_requests", "Requests of guests to the world, by outcome", "outcome", |it| {
         it.metrics.outgoing.read()
     }),
-    ("lodge_state_operations", "Operations on the store of a service, by outcome", "outcome", |it| {
+    ("lodge_state_operations", "Operations on the store and the locks of a service, by outcome", "outcome", |it| {
         it.metrics.state.read()
     }),
     ("lodge_response_cache_requests", "Requests to services with a response cache, by outcome", "outcome", |it| {
