@@ -229,10 +229,6 @@ impl Host {
             let (metrics, shared_limits) = (Arc::clone(&metrics), Arc::clone(&shared_limits));
             Housekeeping::new(current.clone(), metrics, shared_limits, responses.clone()).run()
         }));
-        let configuring = tokio::spawn(forever("configuration", {
-            let configurations = Arc::clone(&deployer.configurations);
-            move || Arc::clone(&configurations).follow()
-        }));
         let renewing = tls.map(|tls| tokio::spawn(forever("certificates", move || Arc::clone(&tls).follow())));
         let watching_swap = tokio::spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
         let server = Arc::new(Server {
@@ -265,7 +261,7 @@ impl Host {
         };
         deployer.close().await;
         exporting.shutdown(EXPORT).await;
-        [reconciling, housekeeping, configuring, watching_swap]
+        [reconciling, housekeeping, watching_swap]
             .into_iter()
             .chain(operators)
             .chain(renewing)

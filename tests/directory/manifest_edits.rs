@@ -117,8 +117,8 @@ async fn a_denial_holds_during_every_edit() {
                             .spec
                             .manifest
                             .env
-                            .iter()
-                            .any(|(_, value)| *value == format!("{n}-{gap}"))
+                            .values()
+                            .any(|value| value.text() == Some(&format!("{n}-{gap}")))
                     })
                 };
                 until("the edit is in force", || off || served()).await;
@@ -142,7 +142,9 @@ async fn a_renamed_manifest_takes_effect_soon() {
         fs::rename(&beside, host.directory().join("hello.toml")).unwrap();
         until("it is in force", || {
             let snapshot = host.current.snapshot();
-            snapshot.targets.iter().any(|target| target.deployment().spec.manifest.env[0].1 == n.to_string())
+            let value = n.to_string();
+            let is_new = |spec: &lodge_manifest::spec::GuestSpec| spec.manifest.env["N"].text() == Some(&value);
+            snapshot.targets.iter().any(|target| is_new(&target.deployment().spec))
         })
         .await;
         times.push(start.elapsed());

@@ -12,14 +12,23 @@ const MANIFEST: &str = "
     password = { file = 'password', secret = true }
     home = { env = 'PATH' }
     missing = { env = 'LODGE_NOT_THERE', default = 'usual' }
+    [env]
+    PLAIN = 'text'
+    TOKEN = { file = 'token', secret = true }
+    PASSWORD = { config = 'password' }
+    COLOR = { config = 'color' }
+    HOME_PATH = { env = 'PATH' }
+    MISSING = { config = 'nothing', default = 'usual' }
 ";
 
-/// A value that must appear nowhere.
+/// Values that must appear nowhere.
 const CANARY: &str = "canary-5f1e8a";
+const TOKEN: &str = "canary-77d0b2";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_interfaces_have_the_same_values() {
     let setup = host(&["configured", "configured3"]).file("password", CANARY.as_bytes());
+    let setup = setup.file("token", TOKEN.as_bytes());
     fs::create_dir(setup.directory.path().join("values")).unwrap();
     let setup = setup.file("values/color", b"blue\n").file("values/greeting", b"shadowed\n");
     let host = setup.manifest("configured", MANIFEST).manifest("configured3", MANIFEST).start().await;
@@ -30,9 +39,20 @@ async fn all_interfaces_have_the_same_values() {
         assert_eq!(at(&format!("/configured/{interface}/missing")).await, "usual");
         assert_eq!(at(&format!("/configured/{interface}/password")).await, CANARY);
     }
+    let path = std::env::var("PATH").unwrap();
+    for (name, value) in [
+        ("PLAIN", "text"),
+        ("TOKEN", TOKEN),
+        ("PASSWORD", CANARY),
+        ("COLOR", "blue"),
+        ("HOME_PATH", &path),
+        ("MISSING", "usual"),
+        ("HOME", "none"),
+    ] {
+        assert_eq!(at(&format!("/configured/env/{name}")).await, value, "{name}");
+    }
     assert_eq!(at("/configured3/spin/greeting").await, "Hello");
     assert_eq!(at("/configured3/secrets/password").await, format!("SecretValue::String({CANARY:?})"));
-    let path = std::env::var("PATH").unwrap();
     for interface in ["candidate", "draft", "dated"] {
         assert_eq!(at(&format!("/configured/{interface}/nothing")).await, "none");
         // All values but secrets.
@@ -48,7 +68,10 @@ async fn all_interfaces_have_the_same_values() {
 #[tokio::test(flavor = "multi_thread")]
 async fn values_change_between_requests() {
     for isolation in ["request", "service"] {
-        let manifest = format!("isolation = '{isolation}'\nlimits.wall = '30s'\n[config]\nname = {{ file = 'name' }}");
+        let manifest = format!(
+            "isolation = '{isolation}'\nlimits.wall = '30s'\n[config]\nname = {{ file = 'name' }}\n
+                     [env]\nNAME = {{ config = 'name' }}\nFILE = {{ file = 'name' }}"
+        );
         let setup = host(&["configured"]).file("name", b"one").manifest("configured", &manifest);
         let host = setup.start().await;
         assert_eq!(host.get("/configured/draft/name").await.text(), "one");
@@ -60,6 +83,10 @@ async fn values_change_between_requests() {
         let generation = host.current.snapshot().generation;
         while host.get("/configured/draft/name").await.text() != "two" {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        // A warm instance has copied its environment, so it is replaced.
+        for name in ["NAME", "FILE"] {
+            assert_eq!(host.get(&format!("/configured/env/{name}")).await.text(), "two", "{isolation}");
         }
         assert!(!long.is_finished(), "the long request must be at work while the value changes");
         assert_eq!(long.await.unwrap(), "one one");
@@ -94,6 +121,7 @@ async fn secrets_appear_nowhere() {
     fs::copy(wasm("configured"), directory.path().join("configured.wasm")).unwrap();
     fs::create_dir(directory.path().join("values")).unwrap();
     write("password", CANARY);
+    write("token", TOKEN);
     write("values/color", "blue");
     write("configured.toml", MANIFEST);
     let guests = directory.path().display().to_string();
@@ -103,8 +131,10 @@ async fn secrets_appear_nowhere() {
     assert_eq!(failed.status, 502);
     until("its last line is in the log", || process.log().contains("the guest has failed with ***")).await;
     assert!(process.log().contains("stdout has ***") && process.log().contains("stderr has ***"));
+    let also = get(process.address, "/configured/print-env/TOKEN").await;
+    until("it is in the log", || process.log().matches("the guest has failed with ***").count() >= 2).await;
     let admin = process.admin.to_string();
-    let mut seen = vec![failed.text(), process.log()];
+    let mut seen = vec![failed.text(), also.text(), process.log()];
     for path in ["/v1/services", "/v1/services/configured", "/metrics"] {
         seen.push(get(process.admin, path).await.text());
     }
@@ -114,7 +144,7 @@ async fn secrets_appear_nowhere() {
         seen.extend([stdout, stderr]);
     }
     for text in &seen {
-        assert!(!text.contains(CANARY), "{text}");
+        assert!(!text.contains(CANARY) && !text.contains(TOKEN), "{text}");
     }
     assert!(seen.iter().any(|text| text.contains("password")), "the names of keys are shown");
 }

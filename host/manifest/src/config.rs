@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
@@ -25,25 +25,16 @@ const MOST_DIRECTORIES: usize = 8;
 const FORM: &str =
     "write a value, { file = \"PATH\" } or { env = \"NAME\" }, the last two with `secret` and `default` if need be";
 
+/// The kinds of references.
+const REFERENCES: &[&str] = &["file", "env"];
+
 /// `[config]`.
 pub(crate) const SECTION: Section = Section {
     name: "config",
     page: "config",
     schema: || {
-        let flag = json!({ "type": "boolean", "default": false });
-        let reference = |place: &str| {
-            json!({
-                "type": "object",
-                "properties": { place: { "type": "string" }, "secret": flag, "default": { "type": "string" } },
-                "required": [place],
-                "additionalProperties": false,
-            })
-        };
         let literal = json!({ "type": ["string", "number", "boolean"] });
-        json!({
-            "type": "object",
-            "additionalProperties": { "anyOf": [literal, reference("file"), reference("env")] },
-        })
+        json!({ "type": "object", "additionalProperties": schema_of(&literal, REFERENCES) })
     },
     owner: Owner::All(|manifest, written, problems| manifest.config.keys = keys(written, problems)),
     subject: Subject::Execution,
@@ -136,6 +127,8 @@ pub enum ConfigSource {
     File(PathBuf),
     /// In an environment variable of the host.
     Environment(String),
+    /// Under this key of the configuration; for environment variables.
+    Config(String),
 }
 
 /// A directory with a file for each key, as Kubernetes mounts ConfigMaps and Secrets.
@@ -155,6 +148,16 @@ impl ConfigGrant {
 }
 
 impl ConfigKey {
+    /// A value in the manifest.
+    pub(crate) fn literal(text: impl Into<String>) -> Self {
+        Self { source: ConfigSource::Literal(text.into()), secret: false, default: None }
+    }
+
+    /// Returns the value, if it is in the manifest.
+    pub fn text(&self) -> Option<&str> {
+        if let ConfigSource::Literal(text) = &self.source { Some(text) } else { None }
+    }
+
     /// Where the value is, in words. The value itself is not shown.
     fn shown(&self) -> String {
         let secret = if self.secret { ", secret" } else { "" };
@@ -162,6 +165,7 @@ impl ConfigKey {
             ConfigSource::Literal(_) => "manifest".into(),
             ConfigSource::File(path) => format!("file {}{secret}", path.display()),
             ConfigSource::Environment(name) => format!("environment {name}{secret}"),
+            ConfigSource::Config(key) => format!("config.{key}{secret}"),
         }
     }
 }
@@ -194,19 +198,40 @@ fn keys(written: &Written<'_>, problems: &mut Problems) -> BTreeMap<String, Conf
 }
 
 fn value(key: &Written<'_>, problems: &mut Problems) -> Option<ConfigKey> {
-    let Some(parts) = key.item() else {
-        let text = problems.take(key.plain().map_err(|_| key.error(FORM)))?;
-        return Some(ConfigKey { source: ConfigSource::Literal(text), secret: false, default: None });
-    };
+    match key.item() {
+        Some(parts) => reference(key, &parts, REFERENCES, FORM, problems),
+        None => problems.take(key.plain().map_err(|_| key.error(FORM))).map(ConfigKey::literal),
+    }
+}
+
+/// Reads a reference of one of these `kinds`, which is written as `form` says.
+pub(crate) fn reference(
+    key: &Written<'_>,
+    parts: &[Written<'_>],
+    kinds: &[&str],
+    form: &str,
+    problems: &mut Problems,
+) -> Option<ConfigKey> {
     let (mut sources, mut secret, mut default) = (Vec::new(), false, None);
-    for part in &parts {
+    for part in parts {
         match part.name.as_str() {
-            "file" => sources.push(ConfigSource::File(problems.take(part.string(FORM))?.into())),
-            "env" => sources.push(ConfigSource::Environment(problems.take(part.string(FORM))?.to_owned())),
             "secret" => secret = problems.take(part.boolean())?,
             "default" => default = Some(problems.take(part.plain())?),
+            kind if kinds.contains(&kind) => {
+                let text = problems.take(part.string(form))?;
+                sources.push(match kind {
+                    "file" => ConfigSource::File(text.into()),
+                    "env" => ConfigSource::Environment(text.to_owned()),
+                    _ if is_config_key(text) => ConfigSource::Config(text.to_owned()),
+                    _ => {
+                        problems.push(key.error(format!("`{}` is no key of [config]", text.escape_debug())));
+                        return None;
+                    }
+                });
+            }
             _ => {
-                problems.push(part.unknown("", &["file", "env", "secret", "default"]));
+                let known: Vec<_> = kinds.iter().copied().chain(["secret", "default"]).collect();
+                problems.push(part.unknown("", &known));
                 return None;
             }
         }
@@ -218,10 +243,27 @@ fn value(key: &Written<'_>, problems: &mut Problems) -> Option<ConfigKey> {
         }
         (Some(source), true) => Some(ConfigKey { source, secret, default }),
         _ => {
-            problems.push(key.error("write one of `file` and `env`"));
+            let kinds: Vec<_> = kinds.iter().map(|kind| format!("`{kind}`")).collect();
+            let (last, others) = kinds.split_last()?;
+            problems.push(key.error(format!("write one of {} and {last}", others.join(", "))));
             None
         }
     }
+}
+
+/// Returns the schema of a value that is a literal or a reference of one of these kinds.
+pub(crate) fn schema_of(literal: &Value, kinds: &[&str]) -> Value {
+    let flag = json!({ "type": "boolean", "default": false });
+    let reference = |kind: &&str| {
+        json!({
+            "type": "object",
+            "properties": { *kind: { "type": "string" }, "secret": flag, "default": { "type": "string" } },
+            "required": [kind],
+            "additionalProperties": false,
+        })
+    };
+    let all: Vec<_> = [literal.clone()].into_iter().chain(kinds.iter().map(reference)).collect();
+    json!({ "anyOf": all })
 }
 
 fn directory(item: &Written<'_>, problems: &mut Problems) -> Option<ConfigDirectory> {

@@ -14,6 +14,7 @@ pub mod config;
 mod conflicts;
 mod diagnostics;
 pub mod digest;
+pub mod env;
 pub mod grants;
 pub mod key;
 pub mod keyvalue;
@@ -33,6 +34,7 @@ pub mod spec;
 pub mod upstream;
 mod written;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -40,7 +42,7 @@ use http::header::HeaderName;
 use toml::de::DeTable;
 
 use self::cache::Rules;
-use self::config::ConfigGrant;
+use self::config::{ConfigGrant, ConfigKey};
 pub use self::diagnostics::{line_of, position};
 use self::grants::Grants;
 use self::keyvalue::KeyValueGrant;
@@ -82,7 +84,7 @@ pub struct Manifest {
     /// Its weight among services whose guests compute for long: 1 to 10,000, 100 by default.
     pub cpu_weight: u32,
     /// The environment variables of its guests.
-    pub env: Vec<(String, String)>,
+    pub env: BTreeMap<String, ConfigKey>,
     /// A path that must respond with 2xx before a new version is served.
     pub ready: Option<String>,
     /// The key by which a client stays with a version. Without one, the version is drawn for each request.
@@ -134,7 +136,7 @@ impl Manifest {
             isolation: Isolation::default(),
             limits: defaults.clone(),
             cpu_weight: WEIGHT,
-            env: Vec::new(),
+            env: BTreeMap::new(),
             ready: None,
             sticky: None,
             share: None,

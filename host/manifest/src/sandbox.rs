@@ -1,14 +1,10 @@
-//! The sections about the sandbox of guests: `isolation`, `cpu_weight` and `[env]`.
+//! The sections about the sandbox of guests: `isolation` and `cpu_weight`.
 
 use serde_json::{Value, json};
 
-use crate::section::{Capability, Owner, Section, Subject, View, misplaced, words};
-use crate::written::{Problems, Written};
-use crate::{CPU_WEIGHTS, Isolation, Manifest};
+use crate::section::{Owner, Section, Subject, View, words};
+use crate::{CPU_WEIGHTS, Isolation};
 use lodge_base::config::key::word;
-
-/// The most bytes of all names and values of `[env]`. A guest copies them into its memory at every start.
-const ENV_BYTES: usize = 64 << 10;
 
 const ISOLATIONS: [(&str, Isolation); 2] = [("request", Isolation::Request), ("service", Isolation::Service)];
 
@@ -57,21 +53,6 @@ pub(crate) const CPU_WEIGHT: Section = Section {
     ..Section::DEFAULT
 };
 
-/// `[env]`. Values may be secrets, so they are not shown.
-pub(crate) const ENV: Section = Section {
-    name: "env",
-    schema: || json!({ "type": "object", "additionalProperties": { "type": "string" } }),
-    owner: Owner::All(env),
-    subject: Subject::Execution,
-    capability: Some(&Capability {
-        what: "environment",
-        interfaces: &["wasi:cli/environment"],
-        given: "imported by its runtime; empty except [env] of its manifest",
-        grant: Some("[env]\n# GREETING = \"hi\"\n"),
-    }),
-    ..Section::DEFAULT
-};
-
 fn explained(isolation: &Value) -> String {
     let means = match isolation.as_str() {
         Some("service") => {
@@ -81,30 +62,4 @@ fn explained(isolation: &Value) -> String {
         _ => "",
     };
     format!("{}{means}", words(isolation))
-}
-
-fn env(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {
-    let Some(variables) = written.table() else {
-        return problems.push(written.error("write a section [env], with texts in it"));
-    };
-    let (mut env, mut size) = (Vec::new(), 0);
-    for variable in &variables {
-        let name = variable.inside(written);
-        // In TOML, keys after `[env]` belong to it, also those that were meant for the service.
-        if let Some(problem) = misplaced(name) {
-            problems.push(variable.at(format!("env: {problem}, or give the variable another name")));
-            continue;
-        }
-        if name.is_empty() || name.contains(['=', '\0']) {
-            problems.push(variable.at(format!("env: `{}` cannot be the name of a variable", name.escape_debug())));
-        }
-        let Some(value) = problems.take(variable.string("write text, between quotes")) else { continue };
-        size += name.len() + value.len();
-        env.push((name.to_owned(), value.to_owned()));
-    }
-    if size > ENV_BYTES {
-        problems.push(written.error(format!("{size} bytes are more than {ENV_BYTES}")));
-    }
-    env.sort();
-    manifest.env = env;
 }

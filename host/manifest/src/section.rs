@@ -11,8 +11,8 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, breaker, build, cache, clients, component, config, grants, keyvalue, limits, lock, policies,
-    rate,
+    Manifest, adaptive, breaker, build, cache, clients, component, config, env, grants, keyvalue, limits, lock,
+    policies, rate,
 };
 use crate::{sandbox, share, upstream};
 
@@ -25,7 +25,7 @@ pub static SECTIONS: &[&Section] = &[
     &sandbox::ISOLATION,
     &sandbox::CPU_WEIGHT,
     &limits::SECTION,
-    &sandbox::ENV,
+    &env::SECTION,
     &grants::CALLS,
     &grants::HTTP,
     &config::SECTION,

@@ -22,6 +22,7 @@ mod outcome;
 pub mod sandbox;
 pub mod stdio;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wasmtime::StoreContextMut;
@@ -34,6 +35,7 @@ use keyvalue::GrantedStore;
 use limiter::Limiter;
 use lock::GrantedLocks;
 use lodge_base::config::limits::Limits;
+use lodge_manifest::config::ConfigKey;
 use sandbox::Sandbox;
 
 /// The most random bytes that a guest can request in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
@@ -83,11 +85,16 @@ impl Ctx {
         }
     }
 
-    /// Returns the data of a new sandbox with these environment variables. `sender` sends its outgoing requests, and
-    /// `state` is what it has beside itself.
+    /// Whether a new sandbox would have other environment variables.
+    pub(crate) fn has_old_env(&self) -> bool {
+        self.config.as_ref().is_some_and(ConfigSnapshot::has_old_env)
+    }
+
+    /// Returns the data of a new sandbox. `env` are the environment variables of its manifest, for a service whose values are
+    /// all in there. `sender` sends its outgoing requests, and `state` is what it has beside itself.
     pub fn new(
         limits: &Limits,
-        env: &[(String, String)],
+        env: &BTreeMap<String, ConfigKey>,
         sender: Arc<dyn http::Sender>,
         state: &State,
         sandbox: Arc<Sandbox>,
@@ -96,13 +103,23 @@ impl Ctx {
         table.set_max_capacity(limits.resources);
         let mut wasi = WasiCtx::builder();
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(RANDOM_BYTES);
-        if !env.is_empty() {
-            wasi.envs(env);
+        let config = state.config.clone().map(ConfigSnapshot::new);
+        match &config {
+            Some(config) => {
+                for (name, value) in config.env() {
+                    wasi.env(name, &value.text);
+                }
+            }
+            None => {
+                for (name, text) in env.iter().filter_map(|(name, key)| Some((name, key.text()?))) {
+                    wasi.env(name, text);
+                }
+            }
         }
         stdio::state(&mut wasi, &sandbox);
         Self {
             limiter: Limiter::new(limits, Arc::clone(&sandbox)),
-            config: state.config.clone().map(ConfigSnapshot::new),
+            config,
             keyvalue: state.keyvalue.clone(),
             lock: state.lock.clone(),
             table,

@@ -96,10 +96,14 @@ impl Guest {
         if self.used.load(Relaxed) != now {
             self.used.store(now, Relaxed);
         }
-        match self.pool.take(now) {
-            Some(warm) => Ok(warm),
-            None => self.instantiate(deadline).await,
+        if let Some(warm) = self.pool.take(now) {
+            if !warm.has_old_env() {
+                return Ok(warm);
+            }
+            // All that are idle are as old, but for those that have come back meanwhile.
+            self.pool.clear();
         }
+        self.instantiate(deadline).await
     }
 
     /// Creates an instance, and loads the machine code for it if that was dropped.

@@ -126,6 +126,11 @@ impl Instance {
         self.baseline
     }
 
+    /// Whether a new instance would have other environment variables.
+    pub(super) fn has_old_env(&self) -> bool {
+        self.store.data().has_old_env()
+    }
+
     /// The number of requests that it has handled.
     pub(super) fn uses(&self) -> usize {
         usize::try_from(self.uses).unwrap_or(usize::MAX)

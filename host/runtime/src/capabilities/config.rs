@@ -28,12 +28,21 @@ const MASK: &str = "***";
 
 /// The configuration of a service, as of the last reading.
 pub struct Configuration {
-    values: ArcSwap<Values>,
+    reading: ArcSwap<ConfigReading>,
     /// Texts to mask, oldest first.
     masked: Mutex<VecDeque<Arc<str>>>,
 }
 
 /// All values at one time.
+#[derive(Default)]
+pub struct ConfigReading {
+    /// Those of the configuration.
+    pub config: Values,
+    /// Environment variables. The same allocation as in the reading before, if none has changed.
+    pub env: Arc<Values>,
+}
+
+/// Values by their names.
 pub type Values = BTreeMap<String, ConfigValue>;
 
 /// A value.
@@ -47,27 +56,33 @@ pub struct ConfigValue {
 
 /// The configuration of a sandbox, with the snapshot of its current request.
 pub(super) struct ConfigSnapshot {
-    pub(super) configuration: Arc<Configuration>,
-    values: Arc<Values>,
+    configuration: Arc<Configuration>,
+    reading: Arc<ConfigReading>,
+    /// The environment variables that the sandbox was created with.
+    env: Arc<Values>,
 }
 
 impl Configuration {
     /// Creates a configuration with these values.
-    pub fn new(values: Values) -> Self {
-        let new = Self { values: ArcSwap::default(), masked: Mutex::default() };
-        new.replace(values);
+    pub fn new(reading: ConfigReading) -> Self {
+        let new = Self { reading: ArcSwap::default(), masked: Mutex::default() };
+        new.replace(reading);
         new
     }
 
     /// Returns the current values.
-    pub fn values(&self) -> Arc<Values> {
-        self.values.load_full()
+    pub fn reading(&self) -> Arc<ConfigReading> {
+        self.reading.load_full()
     }
 
     /// Replaces all values, for requests that begin from now on.
-    pub fn replace(&self, values: Values) {
+    pub fn replace(&self, mut reading: ConfigReading) {
+        let before = self.reading();
+        if before.env == reading.env {
+            reading.env = Arc::clone(&before.env);
+        }
         let mut masked = lock(&self.masked);
-        for value in values.values().filter(|value| value.secret) {
+        for value in reading.config.values().chain(reading.env.values()).filter(|value| value.secret) {
             // A secret of several lines, such as a key in PEM, is logged line by line.
             for text in [value.text.trim()].into_iter().chain(value.text.lines().map(str::trim)) {
                 if text.len() < LEAST_MASKED || masked.iter().any(|known| **known == *text) {
@@ -80,7 +95,7 @@ impl Configuration {
             }
         }
         drop(masked);
-        self.values.store(Arc::new(values));
+        self.reading.store(Arc::new(reading));
     }
 
     /// Returns `line` with every secret masked.
@@ -99,13 +114,23 @@ impl Configuration {
 impl ConfigSnapshot {
     /// Takes a snapshot for the first request.
     pub(super) fn new(configuration: Arc<Configuration>) -> Self {
-        let values = configuration.values();
-        Self { configuration, values }
+        let reading = configuration.reading();
+        Self { configuration, env: Arc::clone(&reading.env), reading }
     }
 
     /// Takes a snapshot for the next request.
     pub(super) fn renew(&mut self) {
-        self.values = self.configuration.values();
+        self.reading = self.configuration.reading();
+    }
+
+    /// Returns the environment variables of the sandbox.
+    pub(super) fn env(&self) -> &Values {
+        &self.env
+    }
+
+    /// Whether a new sandbox would have other environment variables. A guest reads them once, when it starts.
+    pub(super) fn has_old_env(&self) -> bool {
+        !Arc::ptr_eq(&self.env, &self.configuration.reading.load().env)
     }
 }
 
@@ -164,8 +189,8 @@ pub(super) fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Resu
             Ok((Ok::<_, ConfigError>(get(caller.data(), &key)),))
         })?;
         store.func_wrap("get-all", |caller: GuestCall<'_>, (): ()| {
-            let values = caller.data().config.as_ref().map(|config| Arc::clone(&config.values)).unwrap_or_default();
-            let open = values.iter().filter(|(_, value)| !value.secret);
+            let reading = caller.data().config.as_ref().map(|config| Arc::clone(&config.reading)).unwrap_or_default();
+            let open = reading.config.iter().filter(|(_, value)| !value.secret);
             let all: Vec<_> = open.map(|(key, value)| (key.clone(), value.text.clone())).collect();
             Ok((Ok::<_, ConfigError>(all),))
         })?;
@@ -215,7 +240,7 @@ fn link_secrets(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 
 /// Returns the value of `key` for the current request.
 fn get(ctx: &Ctx, key: &str) -> Option<String> {
-    ctx.config.as_ref()?.values.get(key).map(|value| value.text.clone())
+    ctx.config.as_ref()?.reading.config.get(key).map(|value| value.text.clone())
 }
 
 fn variable(ctx: &Ctx, name: String) -> Result<String, VariableError> {
@@ -233,9 +258,13 @@ mod tests {
         of.iter().map(value).collect()
     }
 
+    fn config(of: &[(&str, &str, bool)]) -> ConfigReading {
+        ConfigReading { config: values(of), env: Arc::default() }
+    }
+
     #[test]
     fn secrets_are_masked() {
-        let configuration = Configuration::new(values(&[
+        let configuration = Configuration::new(config(&[
             ("password", "hunter22\n", true),
             ("longer", "hunter22-and-more", true),
             ("key", "-----BEGIN-----\nabcdefgh\n-----END-----\n", true),
@@ -248,17 +277,30 @@ mod tests {
         assert_eq!(masked("abcdefgh"), "***");
         assert_eq!(masked("abc Hello"), "abc Hello");
         // One that was replaced stays a secret.
-        configuration.replace(values(&[("password", "rotated1", true)]));
+        configuration.replace(config(&[("password", "rotated1", true)]));
         assert_eq!(masked("hunter22 rotated1"), "*** ***");
     }
 
     #[test]
     fn a_request_keeps_its_snapshot() {
-        let configuration = Arc::new(Configuration::new(values(&[("a", "1", false)])));
+        let configuration = Arc::new(Configuration::new(config(&[("a", "1", false)])));
         let mut snapshot = ConfigSnapshot::new(Arc::clone(&configuration));
-        configuration.replace(values(&[("a", "2", false)]));
-        assert_eq!(snapshot.values["a"].text, "1");
+        configuration.replace(config(&[("a", "2", false)]));
+        assert_eq!(snapshot.reading.config["a"].text, "1");
         snapshot.renew();
-        assert_eq!(snapshot.values["a"].text, "2");
+        assert_eq!(snapshot.reading.config["a"].text, "2");
+    }
+
+    #[test]
+    fn a_sandbox_is_as_old_as_its_environment() {
+        let reading = |env| ConfigReading { env: Arc::new(values(env)), ..config(&[]) };
+        let configuration = Arc::new(Configuration::new(reading(&[("A", "1", false), ("KEY", "hunter22", true)])));
+        let snapshot = ConfigSnapshot::new(Arc::clone(&configuration));
+        assert_eq!(configuration.mask("it is hunter22"), "it is ***");
+        configuration.replace(reading(&[("A", "1", false), ("KEY", "hunter22", true)]));
+        assert!(!snapshot.has_old_env(), "nothing has changed");
+        configuration.replace(reading(&[("A", "2", false)]));
+        assert!(snapshot.has_old_env());
+        assert_eq!(snapshot.env()["A"].text, "1");
     }
 }

@@ -1,96 +1,109 @@
-use std::fs;
+use std::sync::Condvar;
+use std::sync::Mutex;
 
 use super::*;
-use lodge_manifest::config::ConfigDirectory;
+use lodge_runtime::capabilities::config::ConfigValue;
 
-fn key(source: ConfigSource) -> ConfigKey {
-    ConfigKey { source, secret: false, default: None }
+fn reading(name: &str) -> ConfigReading {
+    let value = ConfigValue { text: name.to_owned(), secret: false };
+    ConfigReading { config: [("name".to_owned(), value)].into(), env: Arc::default() }
 }
 
-fn reader(directory: &Path, keys: &[(&str, ConfigKey)], directories: &[&str]) -> ConfigReader {
-    let keys = keys.iter().map(|(name, key)| ((*name).to_owned(), key.clone())).collect();
-    let directories = directories.iter().map(|path| ConfigDirectory { path: path.into(), secret: true }).collect();
-    ConfigReader { grant: ConfigGrant { keys, directories }, directory: directory.to_owned() }
-}
-
-#[test]
-fn values_come_from_everywhere() {
-    let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
-    write("password", "hunter2\r\n");
-    fs::create_dir(directory.path().join("secrets")).unwrap();
-    for (name, text) in [("secrets/token", "t\n\n"), ("secrets/..data", "hidden"), ("secrets/name", "from directory")] {
-        write(name, text);
-    }
-    // A directory in it is no value.
-    fs::create_dir(directory.path().join("secrets/more")).unwrap();
-    let keys = [
-        ("name", key(ConfigSource::Literal("Ada".into()))),
-        ("password", key(ConfigSource::File("password".into()))),
-        ("path", key(ConfigSource::Environment("PATH".into()))),
-        ("other", ConfigKey { default: Some("usual".into()), ..key(ConfigSource::File("nowhere".into())) }),
-    ];
-    let values = reader(directory.path(), &keys, &["secrets"]).read().unwrap();
-    let text = |name: &str| (values[name].text.as_str(), values[name].secret);
-    assert_eq!(text("name"), ("Ada", false));
-    assert_eq!(text("password"), ("hunter2", false));
-    assert_eq!(text("path"), (std::env::var("PATH").unwrap().as_str(), false));
-    assert_eq!(text("other"), ("usual", false));
-    assert_eq!(text("token"), ("t\n", true));
-    assert_eq!(values.len(), 5);
+fn name(configuration: &Configuration) -> String {
+    configuration.reading().config["name"].text.clone()
 }
 
 #[test]
-fn what_is_missing_is_named() {
-    let directory = tempfile::tempdir().unwrap();
-    let problem = |key: ConfigKey| reader(directory.path(), &[("a", key)], &[]).read().err().unwrap();
-    let file = problem(key(ConfigSource::File("x".into())));
-    assert!(file.starts_with("config.a: ") && file.contains("/x cannot be read: "), "{file}");
-    let variable = problem(key(ConfigSource::Environment("LODGE_NO_SUCH".into())));
-    assert_eq!(variable, "config.a: the host has no environment variable LODGE_NO_SUCH");
-    fs::write(directory.path().join("x"), [0xff]).unwrap();
-    assert!(problem(key(ConfigSource::File("x".into()))).ends_with("it is not UTF-8"));
-    fs::write(directory.path().join("x"), vec![b'x'; 300 << 10]).unwrap();
-    assert!(problem(key(ConfigSource::File("x".into()))).contains("cannot be read"));
-    let missing = reader(directory.path(), &[], &["nowhere"]).read().err().unwrap();
-    assert!(missing.starts_with("config_directories: ") && missing.contains("nowhere cannot be read"), "{missing}");
-}
-
-/// As Kubernetes replaces a ConfigMap: the files are symlinks through one that is replaced.
-#[cfg(unix)]
-#[test]
-fn a_swapped_symlink_is_a_new_value() {
-    use std::os::unix::fs::symlink;
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    for (version, text) in [("..1", "one"), ("..2", "two")] {
-        fs::create_dir(at(version)).unwrap();
-        fs::write(at(version).join("name"), text).unwrap();
-    }
-    symlink("..1", at("..data")).unwrap();
-    symlink("..data/name", at("name")).unwrap();
-    let reader = reader(directory.path(), &[], &["."]);
-    assert_eq!(reader.read().unwrap()["name"].text, "one");
-    symlink("..2", at("..new")).unwrap();
-    fs::rename(at("..new"), at("..data")).unwrap();
-    assert_eq!(reader.read().unwrap()["name"].text, "two");
-    assert_eq!(reader.read().unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn the_last_good_values_stay() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("name");
-    fs::write(&path, "one").unwrap();
-    let reader = reader(directory.path(), &[("name", key(ConfigSource::File("name".into())))], &[]);
-    let configuration = Arc::new(Configuration::new(reader.read().unwrap()));
+fn the_last_good_values_stay() {
+    let configuration = Arc::new(Configuration::new(reading("one")));
     let mut followed =
-        Followed { configuration: Arc::downgrade(&configuration), reader, service: "users".into(), problem: None };
-    fs::remove_file(&path).unwrap();
-    followed.take(&configuration, followed.reader.read());
-    assert_eq!(configuration.values()["name"].text, "one");
-    assert!(followed.problem.is_some());
-    fs::write(&path, "two").unwrap();
-    followed.take(&configuration, followed.reader.read());
-    assert_eq!((configuration.values()["name"].text.as_str(), followed.problem), ("two", None));
+        Followed { configuration: Arc::downgrade(&configuration), service: "users".into(), problem: None };
+    followed.take(Err("it is gone".into()));
+    assert_eq!((name(&configuration), followed.problem.as_deref()), ("one".into(), Some("it is gone")));
+    followed.take(Ok(reading("two")));
+    assert_eq!((name(&configuration), followed.problem), ("two".into(), None));
+}
+
+/// A gate that readers wait at, as at a file system that hangs.
+#[derive(Default)]
+struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    fn pass(&self) {
+        let mut open = self.0.lock().unwrap();
+        while !*open {
+            open = self.1.wait(open).unwrap();
+        }
+    }
+
+    fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it does not happen");
+}
+
+fn quick() -> Configurations {
+    Configurations { readers: Arc::new(Readers::new(Duration::from_millis(50))), poll: Duration::from_millis(5) }
+}
+
+/// Services on a file system that hangs keep their values; all others get new ones, and so do these when it responds again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_hangs_stops_only_its_own() {
+    let (configurations, gate) = (quick(), Arc::new(Gate::default()));
+    let hanging: Vec<_> = (0..40).map(|_| Arc::new(Configuration::new(reading("one")))).collect();
+    let begun = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for configuration in &hanging {
+        let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
+        configurations.follow("hangs", Arc::downgrade(configuration), move || {
+            begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            gate.pass();
+            Ok(reading("two"))
+        });
+    }
+    let all_hang = || begun.load(std::sync::atomic::Ordering::Relaxed) >= hanging.len();
+    until(all_hang).await;
+    let (other, value) = (Arc::new(Configuration::new(reading("one"))), Arc::new(Mutex::new("one")));
+    let read = Arc::clone(&value);
+    configurations.follow("other", Arc::downgrade(&other), move || Ok(reading(&read.lock().unwrap())));
+    *value.lock().unwrap() = "two";
+    until(|| name(&other) == "two").await;
+    assert!(hanging.iter().all(|configuration| name(configuration) == "one"));
+    assert_eq!(begun.load(std::sync::atomic::Ordering::Relaxed), hanging.len(), "one thread for each that hangs");
+    gate.open();
+    until(|| hanging.iter().all(|configuration| name(configuration) == "two")).await;
+}
+
+/// However many hang, there is a bound of threads; what has no thread gets an error in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn threads_that_hang_are_bounded() {
+    let (readers, gate) = (Arc::new(Readers::new(Duration::from_millis(20))), Arc::new(Gate::default()));
+    let (begun, mut full) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), 0);
+    for _ in 0..100 {
+        let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
+        let read = readers.run(move || {
+            begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            gate.pass();
+        });
+        full += usize::from(matches!(read.await, Err(Unread::Full)));
+    }
+    assert_eq!((begun.load(std::sync::atomic::Ordering::Relaxed), full), (72, 28));
+    gate.open();
+    let free = Readers::run(&readers, || 7);
+    until(|| begun.load(std::sync::atomic::Ordering::Relaxed) == 72).await;
+    // Those that hung give their places back.
+    let mut result = free.await.ok();
+    while result.is_none() {
+        result = readers.run(|| 7).await.ok();
+    }
+    assert_eq!(result, Some(7));
 }

@@ -80,7 +80,7 @@ impl World {
 
     /// A value of its environment, which identifies the manifest.
     fn said(&self, name: &str) -> Option<String> {
-        Some(self.live(name)?.manifest.env.first()?.1.clone())
+        self.live(name)?.manifest.env.first_key_value()?.1.text().map(str::to_owned)
     }
 
     fn stamp(&mut self, name: &str) {

@@ -1,5 +1,5 @@
 //! Responds with its configuration: `/SERVICE/INTERFACE/KEY`, without a key with all of it. `twice` reads a key, waits for a
-//! second, and reads it again. `print` writes the value to all outputs and traps.
+//! second, and reads it again. `env` reads an environment variable. `print` and `print-env` write the value to all outputs and trap.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
@@ -93,8 +93,12 @@ fn read(interface: &str, key: &str) -> String {
             wasip2::clocks::monotonic_clock::subscribe_duration(3_000_000_000).block();
             before + " " + &text(draft::get(key).unwrap())
         }
-        ("print", key) => {
-            let value = text(draft::get(key).unwrap());
+        ("env", key) => std::env::var(key).unwrap_or("none".into()),
+        ("print" | "print-env", key) => {
+            let value = match interface {
+                "print" => text(draft::get(key).unwrap()),
+                _ => std::env::var(key).unwrap(),
+            };
             println!("stdout has {value}");
             eprintln!("stderr has {value}");
             panic!("the guest has failed with {value}");

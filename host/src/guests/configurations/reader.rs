@@ -1,0 +1,143 @@
+//! Reads the values of a service from where its manifest says that they are.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lodge_base::files;
+use lodge_manifest::config::{ConfigGrant, ConfigKey, ConfigSource, is_config_key};
+use lodge_manifest::env::ENV_BYTES;
+use lodge_runtime::capabilities::config::{ConfigReading, ConfigValue, Values};
+
+/// The most bytes of a value.
+const MOST_VALUE: u64 = 256 << 10;
+
+/// The most bytes of all keys and values of a service.
+const MOST_BYTES: usize = 1 << 20;
+
+/// The most keys of a service.
+const MOST_KEYS: usize = 1024;
+
+/// What is read, and from where.
+#[derive(Clone)]
+pub(super) struct ConfigReader {
+    pub(super) grant: ConfigGrant,
+    /// The environment variables.
+    pub(super) env: BTreeMap<String, ConfigKey>,
+    /// The directory of the manifest.
+    pub(super) directory: PathBuf,
+}
+
+impl ConfigReader {
+    /// Whether any value can change while the host runs.
+    pub(super) fn has_files(&self) -> bool {
+        let in_file = |key: &ConfigKey| matches!(key.source, ConfigSource::File(_));
+        let mut keys = self.grant.keys.values().chain(self.env.values());
+        !self.grant.directories.is_empty() || keys.any(in_file)
+    }
+
+    /// Reads all values.
+    ///
+    /// # Errors
+    /// The key and the problem of the first one that cannot be read.
+    pub(super) fn read(&self) -> Result<ConfigReading, String> {
+        let config = self.config()?;
+        let env = Arc::new(self.env(&config)?);
+        Ok(ConfigReading { config, env })
+    }
+
+    /// The environment variables. `config` has the values that they refer to.
+    fn env(&self, config: &Values) -> Result<Values, String> {
+        let mut values = Values::new();
+        for (name, key) in &self.env {
+            let (found, mut secret) = match &key.source {
+                ConfigSource::Config(of) => match config.get(of) {
+                    Some(value) => (Ok(value.text.clone()), value.secret),
+                    None => (Err(format!("[config] has no `{of}`")), false),
+                },
+                _ => (self.value(key), false),
+            };
+            let text = found.or_else(|problem| key.default.clone().ok_or(problem));
+            let text = text.map_err(|problem| format!("env.{name}: {problem}"))?;
+            if text.contains('\0') {
+                return Err(format!("env.{name}: it contains a NUL byte, which no environment variable can"));
+            }
+            secret |= key.secret;
+            values.insert(name.clone(), ConfigValue { text, secret });
+        }
+        let bytes = size(&values);
+        if bytes > ENV_BYTES {
+            return Err(format!("env: {bytes} bytes are more than {ENV_BYTES}"));
+        }
+        Ok(values)
+    }
+
+    fn config(&self) -> Result<Values, String> {
+        let mut values = Values::new();
+        for from in self.grant.directories.iter().rev() {
+            for (name, text) in self.directory(&from.path)? {
+                values.insert(name, ConfigValue { text, secret: from.secret });
+            }
+        }
+        for (name, key) in &self.grant.keys {
+            let text = self.value(key).or_else(|problem| key.default.clone().ok_or(problem));
+            let text = text.map_err(|problem| format!("config.{name}: {problem}"))?;
+            values.insert(name.clone(), ConfigValue { text, secret: key.secret });
+        }
+        let bytes = size(&values);
+        if values.len() > MOST_KEYS || bytes > MOST_BYTES {
+            let (keys, most) = (values.len(), MOST_BYTES);
+            return Err(format!("its configuration has {keys} keys and {bytes} bytes; at most {MOST_KEYS} and {most}"));
+        }
+        Ok(values)
+    }
+
+    fn value(&self, key: &ConfigKey) -> Result<String, String> {
+        match &key.source {
+            ConfigSource::Literal(text) => Ok(text.clone()),
+            ConfigSource::File(path) => self.file(&self.directory.join(path)),
+            ConfigSource::Environment(name) => std::env::var(name).map_err(|error| match error {
+                std::env::VarError::NotPresent => format!("the host has no environment variable {name}"),
+                std::env::VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8"),
+            }),
+            // Only environment variables refer to other values.
+            ConfigSource::Config(key) => Err(format!("it refers to `{key}`")),
+        }
+    }
+
+    /// The text of a file, without the line break at its end.
+    fn file(&self, path: &Path) -> Result<String, String> {
+        let problem = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
+        let bytes = files::read(path, MOST_VALUE).map_err(|error| problem(&error))?;
+        let text = String::from_utf8(bytes).map_err(|_| problem(&"it is not UTF-8"))?;
+        let text = text.strip_suffix('\n').map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text));
+        Ok(text.to_owned())
+    }
+
+    /// The values in a directory. Hidden files are left out, which is how Kubernetes keeps its own there.
+    fn directory(&self, path: &Path) -> Result<BTreeMap<String, String>, String> {
+        let path = self.directory.join(path);
+        let problem = |error: std::io::Error| format!("config_directories: {} cannot be read: {error}", path.display());
+        let mut values = BTreeMap::new();
+        for (seen, entry) in std::fs::read_dir(&path).map_err(problem)?.enumerate() {
+            if seen >= MOST_KEYS * 2 {
+                return Err(format!("config_directories: {} has more than {MOST_KEYS} files", path.display()));
+            }
+            let entry = entry.map_err(problem)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A symlink is what it leads to.
+            if is_config_key(&name) && std::fs::metadata(entry.path()).map_err(problem)?.is_file() {
+                values.insert(name, self.file(&entry.path())?);
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Bytes of all names and values.
+fn size(values: &Values) -> usize {
+    values.iter().map(|(name, value)| name.len().saturating_add(value.text.len())).fold(0, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests;
