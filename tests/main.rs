@@ -97,6 +97,7 @@ mod state {
 mod operate {
     mod admin_api;
     mod api_contract;
+    mod data;
     mod drain;
     mod memory;
     mod page;

@@ -10,6 +10,7 @@
 mod api;
 mod body;
 pub mod contract;
+pub mod data;
 mod page;
 pub(crate) mod report;
 pub mod scrape;
@@ -33,6 +34,7 @@ use self::body::{Body, problem, text};
 use self::contract::HostStatus;
 use crate::admin::scrape::{Format, Scrape};
 use crate::guests::snapshot::Current;
+use crate::guests::stores::Stores;
 use crate::listener::accept;
 use crate::listener::activity::Activity;
 use crate::listener::connection;
@@ -94,6 +96,10 @@ pub struct Admin {
     pub logs: Arc<Logs>,
     /// Permits for followers.
     pub followers: Arc<Semaphore>,
+    /// Permits for operations on the data of services.
+    pub data: Arc<Semaphore>,
+    /// The stores of services.
+    pub stores: Arc<Stores>,
 }
 
 /// A connection to the listener.

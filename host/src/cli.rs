@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod client;
+mod data;
 mod deploy;
 mod dev;
 #[cfg(any(test, fuzzing))]
@@ -12,6 +13,7 @@ mod inspect;
 mod logs;
 mod machine;
 mod manual;
+mod new_file;
 mod operate;
 mod out;
 mod ps;
@@ -64,7 +66,12 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
             return if message.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(EX_USAGE) };
+    let Some((mut name, mut matches)) = matches.subcommand() else { return ExitCode::from(EX_USAGE) };
+    // The command below `data`, whose arguments have the settings.
+    let of_data = matches.subcommand().filter(|_| name == "data");
+    if let Some((command, arguments)) = of_data {
+        (name, matches) = (command, arguments);
+    }
     match name {
         "schema" => return out::exit_code(schema::run()),
         "completions" => {
@@ -97,6 +104,9 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     };
     if flag(matches, "print-config") {
         return out::exit_code(print_config(&resolved));
+    }
+    if of_data.is_some() {
+        return out::exit_code(data::run(name, matches, &resolved));
     }
     match name {
         "serve" => serve(resolved.config, false),

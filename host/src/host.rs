@@ -137,7 +137,7 @@ impl Host {
         let calls: Weak<dyn LocalCalls> = Arc::<Handler>::downgrade(&handler);
         let outgoing = Outgoing::new(calls, Arc::clone(&handler.via), marks, &config.calls.suffix);
         let reset = compiler.reset;
-        let deployer = Deployer::new(&config, compiler, services, upstreams, outgoing, Stores::new(&config));
+        let deployer = Deployer::new(&config, compiler, services, upstreams, outgoing, Arc::new(Stores::new(&config)));
         Ok(Self {
             listeners: Listeners { plain, secure },
             admin,
@@ -217,6 +217,8 @@ impl Host {
                 },
                 logs,
                 followers: Arc::new(Semaphore::new(admin::FOLLOWERS)),
+                data: Arc::new(Semaphore::new(admin::data::OPERATIONS)),
+                stores: Arc::clone(&deployer.stores),
             };
             let (at, admin) = (Arc::new(at), Arc::new(admin));
             tokio::spawn(forever("admin listener", move || admin::serve(Arc::clone(&at), Arc::clone(&admin))))

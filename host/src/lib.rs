@@ -23,6 +23,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod data;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod guests;

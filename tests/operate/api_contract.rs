@@ -7,8 +7,8 @@ use std::fmt::Debug;
 
 use http::Method;
 use lodge::admin::contract::{
-    ActionResult, DrainResult, FileReport, LevelRequest, LogLevel, Problem, PurgeResult, RefusedFile, STATES,
-    ServiceDetails, ServiceStatus,
+    ActionResult, DeletedKey, DrainResult, EntryPage, FileReport, ImportCount, KeyList, LevelRequest, LogLevel,
+    Problem, PurgeResult, RefusedFile, STATES, ServiceDetails, ServiceStatus, WrittenKey,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde::Serialize;
@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use self::samples::{
-    failed_request, host_status, line, policy, replica, service_activity, service_info, text, upstream,
+    failed_request, host_status, line, policy, replica, service_activity, service_info, store_details, stored_entry,
+    text, upstream,
 };
 use crate::harness::{Connection, Response, TestHost, get, host};
 
@@ -222,6 +223,14 @@ async fn every_type_is_documented() {
         PurgeResult: PurgeResult { service: text("users"), path: text("/"), purged: 1 },
         LogLevel: LogLevel { level: text("info") },
         DrainResult: DrainResult { stopping: true },
+        StoreStatus: store_details().status,
+        StoreDetails: store_details(),
+        KeyList: KeyList { bucket: text("b"), keys: vec![text("k")], next: Some(text("k")) },
+        EntryPage: EntryPage { entries: vec![stored_entry()], next: Some(text("k")) },
+        StoredEntry: stored_entry(),
+        WrittenKey: WrittenKey { bucket: text("b"), key: text("k"), version: 1 },
+        DeletedKey: DeletedKey { bucket: text("b"), key: text("k"), deleted: true },
+        ImportCount: ImportCount { stored: 1, expired: 2 },
         Problem: problem,
     }
     let request = LevelRequest { level: text("info") };
@@ -234,11 +243,21 @@ async fn every_type_is_documented() {
     assert_eq!(contract.named("Line")["properties"]["kind"]["enum"], json!(kinds));
 }
 
+/// An entry as an import has it.
+const ENTRY: &str = r#"{"bucket":"default","key":"imported","value":"eA=="}"#;
+
+/// Paths of data.
+const DATA: [&str; 3] =
+    ["/v1/services/{name}/data/keys", "/v1/services/{name}/data/entries", "/v1/services/{name}/data/entry"];
+
 /// Every request of the document gets a response that the document describes, and other methods are refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_path_is_documented() {
     let host = host(&["hello", "trap", "cacheable"])
-        .manifest("hello", "sticky = 'cookie:sid'\ncalls = '*'\nhttp = ['https://*.example.org']\nrate = '9/s'")
+        .manifest(
+            "hello",
+            "keyvalue = true\nsticky = 'cookie:sid'\ncalls = '*'\nhttp = ['https://*.example.org']\nrate = '9/s'",
+        )
         .named("hello", "hello@2")
         .manifest("hello@2", "percent = 10\nmirror = 5\nrollback.errors = 2\nmatch = ['header:a=b']")
         .manifest("cacheable", "cache.ttl = '1m'")
@@ -260,16 +279,25 @@ async fn every_path_is_documented() {
             let asked: Method = method.to_uppercase().parse().unwrap();
             // The first has no end, the second ends the host, and the others change its files.
             let others = ["/v1/stream", "/v1/drain", "/v1/services/{name}/promote", "/v1/services/{name}/rollback"];
-            if others.contains(&path.as_str()) {
+            // No JSON.
+            let others = others.into_iter().chain(["/v1/data/backup"]);
+            if others.into_iter().any(|other| other == path) {
                 continue;
             }
             for name in ["hello", "hello@2", "trap", "cacheable", "far", "nobody"] {
-                let here = path.replace("{name}", name);
-                let response = ask(asked.clone(), &here, r#"{"level":"info"}"#).await;
+                let mut here = path.replace("{name}", name);
+                if path.ends_with("/data/entry") {
+                    here += "?key=k";
+                }
+                let body = if path.ends_with("/data/entries") { ENTRY } else { r#"{"level":"info"}"# };
+                let response = ask(asked.clone(), &here, body).await;
                 contract.check_response(method, path, &response);
                 let expected: &[_] = match (name, path.as_str()) {
                     ("nobody", path) if path.contains("{name}") => &[404],
                     ("far", "/v1/services/{name}/unload") => &[409],
+                    // The first request is before the key was set, and those without [keyvalue] have no data.
+                    ("hello" | "hello@2", "/v1/services/{name}/data/entry") => &[200, 404],
+                    (_, path) if path.starts_with("/v1/services/{name}/data") && !name.starts_with("hello") => &[409],
                     _ => &[200],
                 };
                 assert!(
@@ -283,7 +311,7 @@ async fn every_path_is_documented() {
                 }
             }
         }
-        let wrong = ask(Method::DELETE, &path.replace("{name}", "hello"), "").await;
+        let wrong = ask(Method::PATCH, &path.replace("{name}", "hello"), "").await;
         assert_eq!(wrong.status, 405, "{path}");
     }
     for (method, path, here, body, kind) in [
@@ -291,6 +319,10 @@ async fn every_path_is_documented() {
         (Method::PUT, "/v1/log-level", "/v1/log-level", r#"{"level":"info","new":1}"#, "bad-level"),
         (Method::POST, "/v1/services/{name}/purge", "/v1/services/hello/purge?path=a", "", "bad-path"),
         (Method::GET, "/v1/logs", "/v1/logs?tail=all", "", "bad-tail"),
+        (Method::GET, DATA[0], "/v1/services/hello/data/keys?limit=0", "", "bad-query"),
+        (Method::PUT, DATA[2], "/v1/services/hello/data/entry?key=k&ttl=soon", "x", "bad-query"),
+        (Method::PUT, DATA[2], "/v1/services/hello/data/entry?bucket=b", "x", "bad-data"),
+        (Method::POST, DATA[1], "/v1/services/hello/data/entries", "x", "bad-body"),
     ] {
         let name = method.as_str().to_lowercase();
         let bad = ask(method, here, body).await;

@@ -16,6 +16,7 @@ use super::pool::WarmPool;
 use super::response::GuestResponse;
 use crate::capabilities::State;
 use crate::capabilities::http::Sender;
+use crate::capabilities::keyvalue::GrantedStore;
 use crate::capabilities::sandbox::RequestContext;
 use crate::error::RunError;
 use lodge_manifest::refusal::Refusal;
@@ -79,6 +80,11 @@ impl Guest {
     /// Returns the properties that all instances of the guest share.
     pub(super) fn blueprint(&self) -> &Blueprint {
         &self.blueprint
+    }
+
+    /// Returns the store of its service, if the manifest grants one.
+    pub fn store(&self) -> Option<&Arc<GrantedStore>> {
+        self.blueprint.state.keyvalue.as_ref()
     }
 
     /// Whether the manifest allows the guest to send requests.

@@ -1,6 +1,6 @@
 //! The API under `/v1/`: the state of the host as JSON, and actions of operators.
 //!
-//! Every change is a POST or a PUT, and is logged. `openapi.json` describes the API, and
+//! Every change is a POST, PUT or DELETE, and is logged. `openapi.json` describes the API, and
 //! [`contract`](super::contract) has its types.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::Admin;
 use super::body::{Body, Events, events, json, problem, typed};
 use super::contract::{ActionResult, DrainResult, LevelRequest, LogLevel, PurgeResult};
+use super::data;
 use super::report;
 use super::versions::{self, VersionAction};
 use crate::guests::target::Target;
@@ -56,6 +57,9 @@ pub(super) async fn respond(admin: &Arc<Admin>, request: Request<Upload<Incoming
             let path = path.map_or("/".into(), |(_, path)| path);
             with(admin, name, |target| purge(admin, target, &path))
         }
+        (_, _, ["services", name, "data", rest @ ..]) => data::respond(admin, name, rest, request).await,
+        (true, _, ["data"]) => data::all(admin).await,
+        (true, _, ["data", "backup"]) => data::backup(admin).await,
         (true, _, ["logs"]) => logs(admin, request.uri().query().unwrap_or_default()),
         (true, _, ["events"]) => changes(admin, request.uri().query().unwrap_or_default()),
         (true, _, ["stream"]) => {
@@ -79,6 +83,8 @@ pub(super) async fn respond(admin: &Arc<Admin>, request: Request<Upload<Incoming
             ["services"]
             | ["services", _]
             | ["services", _, "errors" | "disable" | "enable" | "unload" | "purge" | "promote" | "rollback"]
+            | ["data"]
+            | ["data", "backup"]
             | ["logs" | "events" | "stream" | "host" | "log-level" | "drain" | "openapi.json"],
         ) => problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "see /v1/openapi.json for the methods"),
         _ => problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for the paths"),

@@ -25,6 +25,8 @@ pub(super) enum Body {
     Whole(Option<Bytes>, Option<Reservation>),
     /// A stream of events.
     Events(mpsc::Receiver<Bytes>),
+    /// The parts of a file, and the number of bytes that are left.
+    Parts(mpsc::Receiver<Bytes>, u64),
 }
 
 impl Body {
@@ -96,6 +98,19 @@ pub(super) fn events<F: Future<Output = ()> + Send + 'static>(write: impl FnOnce
     response
 }
 
+/// Responds with `size` bytes of this content type, which `send` sends from a thread that may block.
+pub(super) fn streamed(
+    content_type: &'static str,
+    size: u64,
+    send: impl FnOnce(mpsc::Sender<Bytes>) + Send + 'static,
+) -> Response<Body> {
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    tokio::task::spawn_blocking(move || send(sender));
+    let mut response = typed(content_type, Bytes::new());
+    *response.body_mut() = Body::Parts(receiver, size);
+    response
+}
+
 impl Events {
     /// Sends an event. Returns false if the client has disconnected.
     pub(super) async fn send(&self, name: &str, data: &impl Serialize) -> bool {
@@ -122,17 +137,24 @@ impl http_body::Body for Body {
         match &mut *self {
             Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(events) => events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event)))),
+            Self::Parts(parts, left) => parts.poll_recv(cx).map(|part| {
+                let part = part?;
+                *left = left.saturating_sub(part.len() as u64);
+                Some(Ok(Frame::data(part)))
+            }),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None, _))
+        matches!(self, Self::Whole(None, _) | Self::Parts(_, 0))
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Events(_) => SizeHint::new(),
+            // A response that ends before its length breaks off.
+            Self::Parts(_, left) => SizeHint::with_exact(*left),
         }
     }
 }

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::data::{
+    DeletedKey, EntryPage, ImportCount, KeyList, StoreDetails, StoreStatus, StoredEntry, WrittenKey,
+};
 pub use lodge_base::telemetry::logs::tail::Line;
 pub use lodge_traffic::admission::PolicyStatus;
 pub use lodge_traffic::service::FailedRequest;

@@ -1,5 +1,7 @@
 //! The commands and their flags. Flags of settings come from the table of the configuration, so the two cannot differ.
 
+mod data;
+
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command, value_parser};
@@ -23,6 +25,7 @@ pub(super) fn command() -> Command {
         .subcommands(host_commands())
         .subcommands(rollout_commands())
         .subcommands(client_commands())
+        .subcommand(data::command())
         .subcommands(meta_commands())
 }
 

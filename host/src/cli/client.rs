@@ -71,38 +71,50 @@ impl AdminClient {
 
     /// Sends a POST request without a body. Returns the body of a successful response.
     pub(super) fn post(&self, path: &str) -> Result<String, CliError> {
-        self.require_success(path, self.exchange("POST", path, Some(""))?)
+        self.require_success(path, self.exchange("POST", path, Some(b""))?)
     }
 
     /// Sends a PUT request with JSON. Returns the body of a successful response.
     pub(super) fn put(&self, path: &str, json: &str) -> Result<String, CliError> {
-        self.require_success(path, self.exchange("PUT", path, Some(json))?)
+        self.require_success(path, self.exchange("PUT", path, Some(json.as_bytes()))?)
     }
 
     /// Sends a request and returns the response, whatever its status.
-    pub(super) fn exchange(&self, method: &str, path: &str, json: Option<&str>) -> Result<ApiResponse, CliError> {
-        let (status, body) = self.send(method, path, json)?;
+    pub(super) fn exchange(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<ApiResponse, CliError> {
+        let (status, body) = self.send(method, path, body)?;
         self.read_response(status, body)
     }
 
-    /// Requests a stream of events, which lasts until the host ends it.
-    pub(super) fn follow(&self, path: &str) -> Result<EventStream, CliError> {
-        let (status, mut body) = self.send("GET", path, None)?;
+    /// Sends a GET request. Returns the body of a successful response, which may have any size.
+    pub(super) fn download(&self, path: &str) -> Result<impl Read + use<>, CliError> {
+        self.successful(path)
+    }
+
+    fn successful(&self, path: &str) -> Result<ResponseBody, CliError> {
+        let (status, body) = self.send("GET", path, None)?;
         if status != 200 {
             let response = self.read_response(status, body)?;
             return Err(self.failure(path, &response));
         }
+        Ok(body)
+    }
+
+    /// Requests a stream of events, which lasts until the host ends it.
+    pub(super) fn follow(&self, path: &str) -> Result<EventStream, CliError> {
+        let mut body = self.successful(path)?;
         body.clear_timeout();
         Ok(EventStream::new(body, self.url()))
     }
 
-    fn send(&self, method: &str, path: &str, json: Option<&str>) -> Result<(u16, ResponseBody), CliError> {
+    fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<(u16, ResponseBody), CliError> {
         let until = Instant::now() + self.timeout;
         let sent = TcpStream::connect_timeout(&self.address, CONNECT).and_then(|mut stream| {
             let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
             socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
             stream.set_write_timeout(Some(self.timeout))?;
-            stream.write_all(self.request(method, path, json).as_bytes())?;
+            let mut request = self.request(method, path, body.map(<[u8]>::len)).into_bytes();
+            request.extend_from_slice(body.unwrap_or_default());
+            stream.write_all(&request)?;
             Ok(stream)
         });
         let response = sent.and_then(|stream| body::head(BufReader::new(Timed::new(stream, until))));
@@ -112,13 +124,13 @@ impl AdminClient {
         })
     }
 
-    fn request(&self, method: &str, path: &str, json: Option<&str>) -> String {
+    /// The head of a request with a body of `length` bytes, which is JSON unless it is the value of a key.
+    fn request(&self, method: &str, path: &str, length: Option<usize>) -> String {
         let token = self.token.as_ref().map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
-        let length = json.map_or(String::new(), |json| {
-            format!("content-type: application/json\r\ncontent-length: {}\r\n", json.len())
-        });
-        let (host, json) = (self.address, json.unwrap_or_default());
-        format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{length}\r\n{json}")
+        let length = length
+            .map_or(String::new(), |length| format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+        let host = self.address;
+        format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{length}\r\n")
     }
 
     fn read_response(&self, status: u16, body: ResponseBody) -> Result<ApiResponse, CliError> {
@@ -151,6 +163,12 @@ impl AdminClient {
 }
 
 impl ApiResponse {
+    /// Whether it is a problem of this kind.
+    pub(super) fn is(&self, kind: &str) -> bool {
+        let problem = serde_json::from_str::<Problem>(&self.text).unwrap_or_default();
+        problem.kind.is_some_and(|urn| urn.rsplit(':').next() == Some(kind))
+    }
+
     /// Returns the reason of an error: the detail or title of a problem (RFC 9457), or the first line of the text.
     pub(super) fn why(&self) -> String {
         let problem = serde_json::from_str::<Problem>(&self.text).unwrap_or_default();

@@ -55,8 +55,13 @@ pub(super) fn exit_code(done: Result<(), CliError>) -> ExitCode {
 
 /// Writes `text` to stdout and flushes it.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
+    bytes(text.as_bytes())
+}
+
+/// Writes bytes to stdout as they are, and flushes it.
+pub(super) fn bytes(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
+    stdout.write_all(bytes)?;
     Ok(stdout.flush()?)
 }
 

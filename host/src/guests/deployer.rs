@@ -35,7 +35,8 @@ pub struct Deployer {
     pub upstreams: SharedUpstreams,
     outgoing: Outgoing,
     trials: Arc<Trials>,
-    stores: Stores,
+    /// The stores of services.
+    pub stores: Arc<Stores>,
     /// The configurations of services.
     pub configurations: Arc<Configurations>,
     optimiser: Arc<Optimiser>,
@@ -49,7 +50,7 @@ impl Deployer {
         services: Services,
         upstreams: SharedUpstreams,
         outgoing: Outgoing,
-        stores: Stores,
+        stores: Arc<Stores>,
     ) -> Self {
         let compiler = Arc::new(compiler);
         let trials = Arc::new(Trials::new(!outgoing.is_disabled()));
@@ -72,7 +73,7 @@ impl Deployer {
             services,
             upstreams,
             Outgoing::disabled(),
-            Stores::in_memory(config),
+            Arc::new(Stores::in_memory(config)),
         ))
     }
 

@@ -4,7 +4,7 @@ mod server;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lodge_base::config::Config;
@@ -16,7 +16,7 @@ use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::split;
 use lodge_runtime::capabilities::keyvalue::GrantedStore;
 use lodge_runtime::capabilities::lock::GrantedLocks;
-use lodge_state::{Backend, Durability, Error, Locker, Memory, Namespace, Options, Quota, Sqlite, SystemClock};
+use lodge_state::{Backend, Durability, Error, Locker, Memory, Namespace, Options, Quota, Sqlite, Store, SystemClock};
 use lodge_traffic::service::Service;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ const READERS: usize = 4;
 /// The stores of all services of a host.
 pub struct Stores {
     backend: OnceCell<Arc<dyn Backend>>,
+    /// The same, if it is a database in a file.
+    database: OnceLock<Arc<Sqlite>>,
     /// The lockers of services that have locks or had some, by namespace: all versions of a service wait in one order.
     lockers: Mutex<HashMap<Namespace, Locker>>,
     /// The URL of a server, which replaces the database.
@@ -63,6 +65,7 @@ impl Stores {
         };
         Self {
             backend: OnceCell::new(),
+            database: OnceLock::new(),
             lockers: Mutex::default(),
             url: config.state.url.clone(),
             path,
@@ -127,6 +130,44 @@ impl Stores {
         self.backend.get_or_try_init(|| self.backend()).await.map_err(|why| refused(component, &why))
     }
 
+    /// Opens the store of the service with this name, without its grant. `quota` holds for all who have it.
+    ///
+    /// # Errors
+    /// If the backend cannot be used, or its store.
+    pub async fn store(&self, service: &str, quota: Quota) -> Result<Arc<dyn Store>, String> {
+        let backend = self.backend.get_or_try_init(|| self.backend()).await?;
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        let store = async { backend.open(&Namespace::new(service)?, quota, deadline).await };
+        store.await.map_err(|error| format!("its store cannot be opened: {error}"))
+    }
+
+    /// The file of the database; `None` if state is in memory or in a server.
+    pub fn file(&self) -> Option<&Path> {
+        self.path.as_deref().filter(|_| self.url.is_none())
+    }
+
+    /// Creates the directory of the database, if there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be created.
+    pub fn create_directory(&self) -> Result<(), String> {
+        self.file().map_or(Ok(()), create_directory_of)
+    }
+
+    /// The database in a file, if it is open.
+    pub fn database(&self) -> Option<Arc<Sqlite>> {
+        self.database.get().cloned()
+    }
+
+    /// Opens the backend, and returns the database if it is one in a file.
+    ///
+    /// # Errors
+    /// If the backend cannot be used.
+    pub async fn open_database(&self) -> Result<Option<Arc<Sqlite>>, String> {
+        self.backend.get_or_try_init(|| self.backend()).await?;
+        Ok(self.database())
+    }
+
     /// Does the writes that wait and closes the database, so that its file is complete without the log beside it.
     pub async fn close(&self) {
         if let Some(backend) = self.backend.get() {
@@ -145,14 +186,11 @@ impl Stores {
         let Some(path) = self.path.clone() else { return Ok(Arc::new(Memory::new(MEMORY, clock))) };
         let options = Options { path, durability: self.durability, readers: READERS, recent: RECENT, clock };
         let opened = tokio::task::spawn_blocking(move || {
-            if let Some(directory) = options.path.parent() {
-                private_directory(directory)
-                    .map_err(|error| format!("{} cannot be created: {error}; set state.path", directory.display()))?;
-            }
+            create_directory_of(&options.path)?;
             Sqlite::open(options).map_err(|error| error.to_string())
         });
         let sqlite = opened.await.map_err(|error| format!("opening the database failed: {error}"))??;
-        Ok(Arc::new(sqlite))
+        Ok(Arc::clone(self.database.get_or_init(|| Arc::new(sqlite))) as Arc<dyn Backend>)
     }
 }
 
@@ -167,10 +205,12 @@ fn refused(component: &Path, why: &str) -> Refusal {
     Refusal::new(&file_name(component), why, remedy).passing()
 }
 
-/// Creates a directory that only its owner can read, unless it exists.
-fn private_directory(path: &Path) -> std::io::Result<()> {
+/// Creates the directory of a file, if there is none, so that only its owner can read it.
+fn create_directory_of(path: &Path) -> Result<(), String> {
+    let Some(directory) = path.parent() else { return Ok(()) };
     let mut builder = std::fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(path)
+    let created = builder.recursive(true).create(directory);
+    created.map_err(|error| format!("{} cannot be created: {error}; set state.path", directory.display()))
 }

@@ -134,6 +134,10 @@ impl Store for Held {
         ready(Ok(lock(&self.space).list(&listing, self.shared.clock.now())))
     }
 
+    fn buckets<'a>(&'a self, after: &'a str, _: Instant) -> Pending<'a, Vec<String>> {
+        ready(Ok(lock(&self.space).buckets(after)))
+    }
+
     fn usage(&self, _: Instant) -> Pending<'_, Usage> {
         ready(Ok(lock(&self.space).usage(self.shared.clock.now(), &self.shared)))
     }

@@ -11,6 +11,7 @@ mod possession;
 mod queue;
 mod reader;
 mod recent;
+mod restore;
 mod schema;
 mod store;
 mod transaction;
@@ -41,6 +42,7 @@ use crate::sqlite::store::SqliteStore;
 use crate::sqlite::writer::{WriteJob, WriteThread};
 use crate::store::{Backend, Pending, Store};
 
+pub use restore::restore;
 pub use schema::verify;
 
 /// Bytes of writes that may wait, of all services and of one.
@@ -84,6 +86,12 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// It exists, and was not to be replaced.
+    #[error("{path} exists, and nothing was restored")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is something else.
     #[error("{path} is not a database of Lodge: move it away, or set another path")]
     Foreign {
@@ -119,6 +127,21 @@ pub enum OpenError {
         /// The error message of SQLite or of the system.
         detail: String,
     },
+}
+
+impl OpenError {
+    /// The same problem of another file, of which the file of this error is a copy.
+    fn at(self, original: &Path) -> OpenError {
+        let path = original.to_owned();
+        match self {
+            OpenError::InUse { .. } => OpenError::InUse { path },
+            OpenError::Exists { .. } => OpenError::Exists { path },
+            OpenError::Foreign { .. } => OpenError::Foreign { path },
+            OpenError::Newer { version, known, .. } => OpenError::Newer { path, version, known },
+            OpenError::Damaged { detail, .. } => OpenError::Damaged { path, detail },
+            OpenError::Unusable { detail, .. } => OpenError::Unusable { path, detail },
+        }
+    }
 }
 
 /// State in a SQLite file. Dropping it closes the file soon after; [`close`](Sqlite::close) waits for that.
@@ -194,6 +217,19 @@ impl Sqlite {
         let writer = WriteThread { shared: shared.clone(), connection, readers: threads, possession, open: send };
         thread::Builder::new().name("state-write".into()).spawn(|| writer.run()).map_err(stop)?;
         Ok(Sqlite { shared, open })
+    }
+
+    /// Returns the file.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Returns all namespaces that have ever been opened, in the order of their names, and what each stores.
+    pub fn namespaces(&self) -> Vec<(Namespace, Usage)> {
+        let spaces = lock(&self.shared.spaces);
+        let mut all: Vec<_> = spaces.iter().map(|(name, space)| (name.clone(), *lock(&space.usage))).collect();
+        all.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        all
     }
 
     /// Does the writes that wait and closes the file. Later operations fail.

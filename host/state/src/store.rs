@@ -85,6 +85,11 @@ pub trait Store: Send + Sync + 'static {
     /// whatever is written meanwhile. A page may have fewer keys than the limit, even if it is not the last.
     fn list<'a>(&'a self, listing: Listing<'a>, deadline: Instant) -> Pending<'a, Page>;
 
+    /// Returns the names of buckets that come after `after` in the order of their bytes, at most
+    /// [`MAX_PAGE`](crate::limits::MAX_PAGE) of them. All names come after the empty text, and no names are the end. A bucket
+    /// whose entries have expired may be among them for some time.
+    fn buckets<'a>(&'a self, after: &'a str, deadline: Instant) -> Pending<'a, Vec<String>>;
+
     /// Returns how much the namespace stores.
     fn usage(&self, deadline: Instant) -> Pending<'_, Usage>;
 }

@@ -2,7 +2,8 @@
 
 use lodge::admin::contract::{
     CacheCounts, FailedRequest, HostStatus, LastRefusal, Line, PolicyStatus, ReplicaStatus, RollbackMargins,
-    ServiceActivity, ServiceInfo, SourceStatus, UpstreamStatus, VersionShare, VersionStatus,
+    ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus, StoredEntry, UpstreamStatus, VersionShare,
+    VersionStatus,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde_json::json;
@@ -128,4 +129,14 @@ pub(super) fn line() -> Line {
         message: text("stock is low"),
         fields: [(text("ms"), json!(1.5))].into_iter().collect(),
     }
+}
+
+pub(super) fn stored_entry() -> StoredEntry {
+    StoredEntry { bucket: text("b"), key: text("k"), value: text("eA=="), version: Some(1), expires: Some(time()) }
+}
+
+pub(super) fn store_details() -> StoreDetails {
+    let service = text("users");
+    let status = StoreStatus { service, keys: 1, bytes: 2, most_keys: Some(3), most_bytes: Some(4) };
+    StoreDetails { status, buckets: vec![text("default")], next: Some(text("default")) }
 }

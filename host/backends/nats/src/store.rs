@@ -1,6 +1,6 @@
 //! The keys of one namespace.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lodge_remote::LinkFailure;
-use lodge_state::limits::MAX_BATCH_BYTES;
+use lodge_state::limits::{MAX_BATCH_BYTES, MAX_PAGE};
 use lodge_state::{
     Batch, Change, Condition, Cursor, Entry, Error, Expiry, Holder, Key, Listing, Outcome, Page, Pending, Store,
     Timestamp, Usage, Version, Write, apply,
@@ -110,26 +110,49 @@ impl NatsStore {
     async fn keys(&self, connection: &NatsConnection, listing: &Listing<'_>) -> Result<Vec<String>, LinkFailure> {
         let filter = self.0.subject(&format!("{}.*", names::token(listing.bucket())));
         let after = listing.cursor().map(Cursor::as_str);
+        let wanted = |subject: &str| {
+            let name = names::name(subject.rsplit('.').next()?)?;
+            let listed = name.starts_with(listing.prefix()) && after.is_none_or(|after| name.as_str() > after);
+            listed.then_some(name)
+        };
         let mut keys = Vec::new();
-        let mut offset = 0;
-        loop {
-            let (state, total) = self.0.info(connection, Some((&filter, offset))).await?;
-            let found = state.subjects.len();
-            let names = state.subjects.into_keys().filter_map(|subject| names::name(subject.rsplit('.').next()?));
-            keys.extend(
-                names.filter(|name| {
-                    name.starts_with(listing.prefix()) && after.is_none_or(|after| name.as_str() > after)
-                }),
-            );
-            offset += found;
-            if found == 0 || offset >= total {
-                break;
-            }
-        }
+        self.subjects(connection, &filter, |subject| keys.extend(wanted(subject))).await?;
         keys.sort_unstable();
         // Two requests may have the same key.
         keys.dedup();
         Ok(keys)
+    }
+
+    /// The names of buckets after `after`, in ascending order. NATS has no index of them.
+    async fn names(&self, connection: &NatsConnection, after: &str) -> Result<Vec<String>, LinkFailure> {
+        let mut buckets = BTreeSet::new();
+        let mut last = String::new();
+        self.subjects(connection, &self.0.subject("*.*"), |subject| {
+            let Some(token) = subject.rsplit('.').nth(1).filter(|token| **token != last) else { return };
+            token.clone_into(&mut last);
+            buckets.extend(names::name(token).filter(|name| name.as_str() > after));
+        })
+        .await?;
+        Ok(buckets.into_iter().take(MAX_PAGE).collect())
+    }
+
+    /// Calls `each` with all subjects of a filter; with some of them twice, when others write.
+    async fn subjects(
+        &self,
+        connection: &NatsConnection,
+        filter: &str,
+        mut each: impl FnMut(&str),
+    ) -> Result<(), LinkFailure> {
+        let mut offset = 0;
+        loop {
+            let (state, total) = self.0.info(connection, Some((filter, offset))).await?;
+            let found = state.subjects.len();
+            state.subjects.keys().for_each(|subject| each(subject));
+            offset += found;
+            if found == 0 || offset >= total {
+                return Ok(());
+            }
+        }
     }
 
     /// Those of `keys` that have not expired. NATS removes them later, and only their headers say it.
@@ -269,6 +292,14 @@ impl Store for NatsStore {
                 .links()
                 .repeatable(deadline, async |connection: NatsConnection| self.page(&connection, &listing).await)
                 .await
+        })
+    }
+
+    fn buckets<'a>(&'a self, after: &'a str, deadline: Instant) -> Pending<'a, Vec<String>> {
+        Box::pin(async move {
+            let _permit = self.0.enter(0)?;
+            let names = async |connection: NatsConnection| self.names(&connection, after).await;
+            self.0.links().repeatable(deadline, names).await
         })
     }
 

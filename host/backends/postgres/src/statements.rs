@@ -8,6 +8,7 @@ pub(crate) enum Statement {
     GetMany,
     Write,
     List,
+    Buckets,
     Usage,
     Attempt,
     Renew,
@@ -15,7 +16,7 @@ pub(crate) enum Statement {
 }
 
 /// All statements, in the order of their declaration, with their texts.
-pub(crate) const ALL: [(Statement, &str); 9] = [
+pub(crate) const ALL: [(Statement, &str); 10] = [
     // The update returns the number of a namespace that exists.
     (
         Statement::Namespace,
@@ -41,6 +42,17 @@ pub(crate) const ALL: [(Statement, &str); 9] = [
         Statement::List,
         "SELECT key FROM lodge.entry WHERE namespace = $1 AND bucket = $2 AND key >= $3 AND key > $4 AND key < $5 \
          AND (expires IS NULL OR expires > lodge.now()) ORDER BY key LIMIT $6",
+    ),
+    // Each step finds the next name in the index, however many keys the bucket has.
+    (
+        Statement::Buckets,
+        "WITH RECURSIVE found (bucket) AS ( \
+         (SELECT bucket FROM lodge.entry WHERE namespace = $1 AND bucket > $2 ORDER BY bucket LIMIT 1) \
+         UNION ALL \
+         SELECT (SELECT entry.bucket FROM lodge.entry WHERE namespace = $1 AND entry.bucket > found.bucket \
+         ORDER BY entry.bucket LIMIT 1) \
+         FROM found WHERE found.bucket IS NOT NULL) \
+         SELECT bucket FROM found WHERE bucket IS NOT NULL LIMIT $3",
     ),
     (Statement::Usage, "SELECT keys, bytes FROM lodge.namespace WHERE number = $1"),
     (Statement::Attempt, "SELECT status, amount FROM lodge.attempt($1, $2, $3, $4, $5)"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lodge_remote::LinkFailure;
-use lodge_state::limits::MAX_BATCH_BYTES;
+use lodge_state::limits::{MAX_BATCH_BYTES, MAX_PAGE};
 use lodge_state::{
     Batch, Change, Condition, Cursor, Entry, Error, Expiry, Key, Listing, Outcome, Page, Pending, Quota, Resource,
     Store, Timestamp, Usage, Value, Version, Write,
@@ -129,6 +129,10 @@ fn entry(row: &Row, column: usize) -> Result<Option<Entry>, LinkFailure> {
     Ok(Some(Entry { value, version: number(version)?, expires: time(get(row, column + 2)?)? }))
 }
 
+fn name(row: &Row, column: usize) -> Result<String, LinkFailure> {
+    String::from_utf8(get::<&[u8]>(row, column)?.to_vec()).map_err(|_| unexpected().into())
+}
+
 fn number(version: i64) -> Result<Version, LinkFailure> {
     Ok(Version::new(version.try_into().map_err(|_| unexpected())?))
 }
@@ -218,14 +222,24 @@ impl Store for PostgresStore {
                 let rows = connection
                     .all(Statement::List, &[&self.numbered.number, &bucket, &first, &after, &end, &limit])
                     .await?;
-                let key = |row: &Row| -> Result<String, LinkFailure> {
-                    String::from_utf8(get::<&[u8]>(row, 0)?.to_vec()).map_err(|_| unexpected().into())
-                };
-                let mut keys = rows.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+                let mut keys = rows.iter().map(|row| name(row, 0)).collect::<Result<Vec<_>, _>>()?;
                 let more = keys.len() > listing.limit();
                 keys.truncate(listing.limit());
                 let next = if more { keys.last().cloned().map(Cursor::new).transpose()? } else { None };
                 Ok::<_, LinkFailure>(Page { keys, next })
+            };
+            self.shared.links.repeatable(deadline, list).await
+        })
+    }
+
+    fn buckets<'a>(&'a self, after: &'a str, deadline: Instant) -> Pending<'a, Vec<String>> {
+        Box::pin(async move {
+            let _permit = self.numbered.space.enter(0)?;
+            let limit = MAX_PAGE as i64;
+            let list = async |connection: PostgresConnection| {
+                let rows =
+                    connection.all(Statement::Buckets, &[&self.numbered.number, &after.as_bytes(), &limit]).await?;
+                rows.iter().map(|row| name(row, 0)).collect()
             };
             self.shared.links.repeatable(deadline, list).await
         })

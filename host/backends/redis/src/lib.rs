@@ -3,7 +3,7 @@
 //! * Every write is one Lua script, so it is atomic, and quotas are exact. Reads of one key are plain `GET`.
 //! * All keys of a namespace begin with `lodge:{LENGTH:NAMESPACE}:`. The braces are a hash tag: a namespace is in one slot.
 //!   * `…e:LENGTH:BUCKETKEY`: an entry, as `VERSION EXPIRES VALUE`. It expires by Redis itself.
-//!   * `…i:BUCKET`: the keys of a bucket, sorted, for listings.
+//!   * `…i:BUCKET`: the keys of a bucket, sorted, for listings; `…b`: the buckets.
 //!   * `…s`: the bytes of every entry; `…x`: when entries expire; `…u`: the usage and the last version.
 //!   * `…l:NAME`: a lock, as `HOLDER TOKEN`, which expires with its lease; `…h`: the locks that are held.
 //! * Versions and tokens are at least the time of the server in microseconds, so they grow even if Redis has lost its data.

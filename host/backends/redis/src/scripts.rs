@@ -13,14 +13,15 @@ pub(crate) enum Script {
     Write,
     Read,
     List,
+    Buckets,
     Used,
     Attempt,
     Renew,
 }
 
 /// All scripts, in the order of their declaration.
-pub(crate) const ALL: [Script; 6] =
-    [Script::Write, Script::Read, Script::List, Script::Used, Script::Attempt, Script::Renew];
+pub(crate) const ALL: [Script; 7] =
+    [Script::Write, Script::Read, Script::List, Script::Buckets, Script::Used, Script::Attempt, Script::Renew];
 
 const COMMON: &str = include_str!("scripts/common.lua");
 const USAGE: &str = include_str!("scripts/usage.lua");
@@ -32,6 +33,7 @@ impl Script {
             Script::Write => &[COMMON, USAGE, include_str!("scripts/write.lua")],
             Script::Read => &[COMMON, include_str!("scripts/read.lua")],
             Script::List => &[COMMON, include_str!("scripts/list.lua")],
+            Script::Buckets => &[COMMON, include_str!("scripts/buckets.lua")],
             Script::Used => &[COMMON, USAGE, include_str!("scripts/used.lua")],
             Script::Attempt => &[COMMON, include_str!("scripts/attempt.lua")],
             Script::Renew => &[COMMON, include_str!("scripts/renew.lua")],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lodge_remote::RemoteSpace;
-use lodge_state::limits::MAX_BATCH_BYTES;
+use lodge_state::limits::{MAX_BATCH_BYTES, MAX_PAGE};
 use lodge_state::{
     Batch, Change, Condition, Cursor, Entry, Error, Expiry, Key, Listing, Outcome, Page, Pending, Quota, Resource,
     Store, Usage, Write,
@@ -112,6 +112,16 @@ impl Store for RedisStore {
             let keys =
                 array(reply.next().ok_or_else(unexpected)?)?.map(|key| text(Some(key))).collect::<Result<_, _>>()?;
             Ok(Page { keys, next })
+        })
+    }
+
+    fn buckets<'a>(&'a self, after: &'a str, deadline: Instant) -> Pending<'a, Vec<String>> {
+        Box::pin(async move {
+            let _permit = self.space.enter(0)?;
+            let limit = MAX_PAGE.to_string();
+            let arguments = [after, &limit].map(str::as_bytes);
+            let script = async |connection| Ok(run(&connection, Script::Buckets, &self.prefix, &arguments).await?);
+            array(self.shared.links.repeatable(deadline, script).await?)?.map(|name| text(Some(name))).collect()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{AdminClient, encoded};
+use super::{AdminClient, ApiResponse, encoded};
 use crate::admin::contract::{FileReport, ServiceStatus};
 use crate::cli::out::{CliError, clean};
 use lodge_base::config::key::nearest;
@@ -33,14 +33,30 @@ impl AdminClient {
     /// Sends a request about one service, whose name replaces `{}` in `path`. If there is no such service, the error
     /// lists those that exist.
     pub(in crate::cli) fn of_service(&self, method: &str, path: &str, name: &str) -> Result<String, CliError> {
-        let path = path.replace("{}", &encoded(name));
-        let response = self.exchange(method, &path, (method == "POST").then_some(""))?;
+        self.of_service_with(method, path, name, (method == "POST").then_some(b""))
+    }
+
+    /// Like [`of_service`](Self::of_service), with a body.
+    pub(in crate::cli) fn of_service_with(
+        &self,
+        method: &str,
+        path: &str,
+        name: &str,
+        body: Option<&[u8]>,
+    ) -> Result<String, CliError> {
+        let path = path.replacen("{}", &encoded(name), 1);
+        let response = self.exchange(method, &path, body)?;
         match response.status {
             200..300 => Ok(response.text),
-            // If the service exists, the host does not know the path.
-            404 => Err(self.services(Some(name)).err().unwrap_or_else(|| self.failure(&path, &response))),
-            _ => Err(self.failure(&path, &response)),
+            _ => Err(self.failure_of(name, &path, &response)),
         }
+    }
+
+    /// Returns the error message for an unsuccessful response to a request about one service.
+    pub(in crate::cli) fn failure_of(&self, name: &str, path: &str, response: &ApiResponse) -> CliError {
+        // If the service exists, the host does not know the path.
+        let unknown = (response.status == 404).then(|| self.services(Some(name)).err()).flatten();
+        unknown.unwrap_or_else(|| self.failure(path, response))
     }
 
     /// Parses the JSON of a response.

@@ -50,7 +50,7 @@ pub use expiry::{expiry, quotas};
 pub use lock_model::locks_behave_like_the_model;
 pub use locking::{fencing, lock_operations, waiting};
 pub use model::behaves_like_the_model;
-pub use paging::paging;
+pub use paging::{buckets, paging};
 pub use semantics::{batches, isolation, operations};
 
 /// Makes a test of every function of the suite, each with a fixture of its own. The caller's crate needs tokio. The function
@@ -59,7 +59,7 @@ pub use semantics::{batches, isolation, operations};
 macro_rules! conformance {
     ($fixture:path) => {
         $crate::conformance!(
-            $fixture: operations batches isolation expiry quotas paging behaves_like_the_model
+            $fixture: operations batches isolation expiry quotas paging buckets behaves_like_the_model
                 increments_are_linearizable compare_and_swap_is_linearizable
                 lock_operations fencing waiting locks_behave_like_the_model
         );

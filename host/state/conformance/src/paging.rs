@@ -89,3 +89,27 @@ async fn stable(store: &dyn Store) {
         );
     }
 }
+
+/// The names of buckets are listed in order, each once, and only those that have keys.
+pub async fn buckets(fixture: &Fixture) {
+    let store = fixture.store(Quota::default()).await;
+    let list = async |after: &str| store.buckets(after, soon()).await.unwrap();
+    assert!(list("").await.is_empty());
+    let mut names: Vec<_> = (0..300).map(|number| format!("n{number:03}")).collect();
+    names.extend(["a", "a*", "a.b", "a:b", "A", "ä", "\u{10ffff}", "\0"].map(str::to_owned));
+    names.sort();
+    for name in &names {
+        for key in ["k", "l"] {
+            let key = lodge_state::Key::new(name, key).unwrap();
+            store.set(key, value("1"), Set::default(), soon()).await.unwrap();
+        }
+    }
+    assert_eq!(list("").await, names);
+    assert_eq!(list("n298").await, ["n299", "ä", "\u{10ffff}"]);
+    assert_eq!(list("\u{10ffff}").await, Vec::<String>::new());
+    for key in ["k", "l"] {
+        assert_eq!(store.delete(lodge_state::Key::new("n299", key).unwrap(), soon()).await, Ok(true));
+    }
+    assert_eq!(list("n298").await, ["ä", "\u{10ffff}"]);
+    assert!(!fixture.store(Quota::default()).await.buckets("", soon()).await.unwrap().contains(&names[1]));
+}

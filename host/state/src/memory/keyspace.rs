@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::entry::{Entry, Version};
 use crate::error::Error;
 use crate::key::Key;
-use crate::limits::{Quota, Usage};
+use crate::limits::{MAX_PAGE, Quota, Usage};
 use crate::memory::Shared;
 use crate::store::{Listing, Page, PageBuilder};
 use crate::write::{Change, Outcome, Write, apply};
@@ -130,6 +130,15 @@ impl Keyspace {
             let _ = live.all(|(name, _)| collector.push(name));
         }
         collector.into_page()
+    }
+
+    /// Returns the names of buckets after `after`.
+    pub(super) fn buckets(&self, after: &str) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.buckets.keys().filter(|name| &***name > after).map(|name| (**name).to_owned()).collect();
+        names.sort_unstable();
+        names.truncate(MAX_PAGE);
+        names
     }
 
     /// Returns what is in use.

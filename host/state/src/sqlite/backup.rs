@@ -10,6 +10,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+use crate::sqlite::possession::beside;
 use crate::sqlite::{OpenError, Sqlite, schema};
 
 /// Pages that are copied between two checks of whether the caller still waits for the backup.
@@ -39,9 +40,7 @@ fn copy(from: &Path, to: &Path, cancelled: impl Fn() -> bool) -> Result<(), Open
     let unusable = |error: io::Error| OpenError::Unusable { path: to.to_owned(), detail: error.to_string() };
     // Claims the name: nothing is overwritten, and two backups to one file do not mix.
     create(to).map_err(unusable)?;
-    let mut partial = to.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let partial = beside(to, ".partial");
     let copied = create(&partial)
         .map_err(unusable)
         .and_then(|_| fill(from, &partial, cancelled))
@@ -52,12 +51,17 @@ fn copy(from: &Path, to: &Path, cancelled: impl Fn() -> bool) -> Result<(), Open
         let _ = fs::remove_file(to);
         return copied;
     }
-    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)
+    sync_directory(to).map_err(unusable)
+}
+
+/// Writes the directory of a file to the disk, so that its name survives a power cut.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
 }
 
 /// Creates a file that only its owner can read.
-fn create(path: &Path) -> io::Result<File> {
+pub(super) fn create(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).mode(0o600).open(path)
 }
 

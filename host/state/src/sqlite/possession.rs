@@ -97,7 +97,7 @@ fn identity(metadata: &Metadata) -> Identity {
 }
 
 /// The path of a file beside the database.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

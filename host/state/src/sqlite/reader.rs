@@ -4,10 +4,11 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, Statement, params};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::limits::MAX_PAGE;
 use crate::sqlite::path::{Id, Path};
 use crate::sqlite::queue::Ticket;
 use crate::sqlite::recent::State;
@@ -25,6 +26,7 @@ pub(super) struct ReadSession<'c> {
     shared: &'c Shared,
     select: Statement<'c>,
     list: Statement<'c>,
+    bucket: Statement<'c>,
 }
 
 /// Opens a connection for [`run`].
@@ -52,7 +54,9 @@ impl<'c> ReadSession<'c> {
     fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<ReadSession<'c>> {
         let list = "SELECT name FROM entry WHERE namespace = ?1 AND bucket = ?2 AND name >= ?3
              AND (expires IS NULL OR expires > ?4) ORDER BY name";
-        Ok(ReadSession { shared, select: connection.prepare(SELECT)?, list: connection.prepare(list)? })
+        let bucket = "SELECT bucket FROM entry WHERE namespace = ?1 AND bucket > ?2 ORDER BY bucket LIMIT 1";
+        let [select, list, bucket] = [SELECT, list, bucket].map(|sql| connection.prepare(sql));
+        Ok(ReadSession { shared, select: select?, list: list?, bucket: bucket? })
     }
 
     /// Reads an entry, whether or not it has expired.
@@ -78,5 +82,18 @@ impl<'c> ReadSession<'c> {
             Ok(())
         };
         read().map_err(|error| unusable(&error))
+    }
+
+    /// Reads the names of buckets after `after`.
+    pub(super) fn buckets(&mut self, namespace: Id, mut after: String) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        // Each step finds the next name in the index, however many keys the bucket has.
+        while names.len() < MAX_PAGE {
+            let next = self.bucket.query_row(params![namespace, after], |row| row.get::<_, String>(0)).optional();
+            let Some(name) = next.map_err(|error| unusable(&error))? else { break };
+            after.clone_from(&name);
+            names.push(name);
+        }
+        Ok(names)
     }
 }

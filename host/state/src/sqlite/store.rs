@@ -159,6 +159,11 @@ impl Store for SqliteStore {
         Box::pin(self.read(deadline, read))
     }
 
+    fn buckets<'a>(&'a self, after: &'a str, deadline: Instant) -> Pending<'a, Vec<String>> {
+        let (namespace, after) = (self.space.id, after.to_owned());
+        Box::pin(self.read(deadline, move |reader| reader.buckets(namespace, after)))
+    }
+
     fn usage(&self, _: Instant) -> Pending<'_, Usage> {
         ready(Ok(*lock(&self.space.usage)))
     }

@@ -96,6 +96,7 @@ elseif expires ~= '0' then
 end
 if not size then
   redis.call('ZADD', P .. 'i:' .. bucket, 0, key)
+  redis.call('ZADD', P .. 'b', 0, bucket)
   keys = keys + 1
 end
 local new = #bucket + #key + #stored
