@@ -102,6 +102,7 @@ mod operate {
     mod memory;
     mod page;
     mod rollout_status;
+    mod systemd;
 }
 
 /// Logs, metrics and traces: docs/observe.md.

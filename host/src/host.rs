@@ -4,6 +4,7 @@
 //! host stops: after a drain, or when the grace period is over.
 
 mod housekeeping;
+mod systemd;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
 use self::housekeeping::Housekeeping;
+use self::systemd::Systemd;
 use crate::admin::scrape::Scrape;
 use crate::admin::{self, Admin};
 use crate::guests::builds::Builds;
@@ -233,6 +235,12 @@ impl Host {
         }));
         let renewing = tls.map(|tls| tokio::spawn(forever("certificates", move || Arc::clone(&tls).follow())));
         let watching_swap = tokio::spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
+        let reporting = Systemd::from_environment().map(|systemd| {
+            let (systemd, current) = (Arc::new(systemd), handler.current.clone());
+            let stop_signal = drain.stop_signal().clone();
+            let report = move || Arc::clone(&systemd).report(current.clone(), stop_signal.clone());
+            tokio::spawn(forever("systemd", report))
+        });
         let server = Arc::new(Server {
             // Kept until the end: guests may still send calls after their responses.
             handler: Arc::clone(&handler),
@@ -267,6 +275,7 @@ impl Host {
             .into_iter()
             .chain(operators)
             .chain(renewing)
+            .chain(reporting)
             .for_each(|task| task.abort());
         ended
     }

@@ -61,6 +61,12 @@ impl Process {
         Self::start(directory, super::cache(), FREE, &[], &trusted).await
     }
 
+    /// The same under systemd, which listens at this socket and wants a sign of life every 400 ms.
+    pub(crate) async fn serve_supervised(directory: &Path, socket: &Path) -> Self {
+        let variables = [("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", Path::new("400000"))];
+        Self::start(directory, super::cache(), FREE, &[], &variables).await
+    }
+
     /// The same at the addresses of a process that has ended.
     pub(crate) async fn serve_at(directory: &Path, addresses: [SocketAddr; 2]) -> Self {
         let [address, admin] = addresses.map(|address| address.to_string());
