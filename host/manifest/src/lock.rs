@@ -86,7 +86,7 @@ mod tests {
         let grant = |text: &str| manifest(text).map(|manifest| manifest.lock);
         let usual = LockGrant { lease: Duration::from_secs(60), held: 16 };
         assert_eq!(grant(""), Ok(None));
-        assert_eq!(grant("lock = true"), Ok(Some(usual.clone())));
+        assert_eq!(grant("lock = true"), Ok(Some(usual)));
         assert_eq!(grant("lock = false"), Ok(None));
         assert_eq!(grant("[lock]"), Ok(Some(usual)));
         let some = LockGrant { lease: Duration::from_millis(250), held: 2 };

@@ -9,7 +9,6 @@ mod handshakes;
 mod identity;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -203,7 +202,7 @@ fn client_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let Some(path) = &settings.client_ca else { return Ok(Arc::new(NoClientAuth)) };
-    let unusable = |why: &dyn std::fmt::Display| format!("tls.client_ca: {}: {why}", shown(path));
+    let unusable = |why: &dyn std::fmt::Display| format!("tls.client_ca: {}: {why}", path.display());
     let mut roots = RootCertStore::empty();
     for certificate in read_chain(authorities).map_err(|why| unusable(&why))? {
         roots.add(certificate).map_err(|error| unusable(&error))?;
@@ -214,10 +213,6 @@ fn client_verifier(
         ClientCertificates::Optional => verifier.allow_unauthenticated(),
     };
     verifier.build().map_err(|error| unusable(&error)).map(|verifier| verifier as Arc<_>)
-}
-
-fn shown(path: &PathBuf) -> String {
-    path.display().to_string()
 }
 
 impl std::fmt::Debug for TlsServer {
