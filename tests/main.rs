@@ -90,6 +90,7 @@ mod state {
     mod keyvalue;
     mod locks;
     mod servers;
+    mod sqlite;
     mod users;
 }
 

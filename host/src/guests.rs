@@ -10,6 +10,7 @@ pub mod backend;
 pub mod builds;
 pub mod changes;
 pub mod configurations;
+pub mod databases;
 pub mod deployer;
 mod deployments;
 pub mod ledger;

@@ -110,7 +110,7 @@ async fn components_that_are_not_services() {
         .file("unknown.wasm", &renamed(&users, "wasi:io/streams@", "wasi:io/strange@"))
         .file("store.wasm", &component(&importing("wasi:keyvalue/store@0.2.0-draft2")))
         .file("config.wasm", &component(&importing("wasi:config/store@0.2.0-rc.1")))
-        .file("spin.wasm", &component(&importing("fermyon:spin/sqlite@2.0.0")))
+        .file("spin.wasm", &component(&importing("fermyon:spin/postgres@2.0.0")))
         .file("own.wasm", &component(&importing("my:own/part@1.0.0")))
         .file("draft.wasm", &renamed(&users, "environment@0.2.6", "environ@0.2.6-rc1"))
         .start()
@@ -132,7 +132,7 @@ async fn components_that_are_not_services() {
         ("config.wasm", "and Lodge has no configuration store; put the values under [env] in its manifest"),
         (
             "spin.wasm",
-            "it imports fermyon:spin/sqlite@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",
+            "it imports fermyon:spin/postgres@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",
         ),
         (
             "own.wasm",

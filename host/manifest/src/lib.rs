@@ -31,6 +31,7 @@ pub mod schema;
 pub mod section;
 pub mod share;
 pub mod spec;
+pub mod sqlite;
 pub mod upstream;
 mod written;
 
@@ -51,6 +52,7 @@ pub use self::routes::MOST_ROUTES;
 use self::section::Owner;
 pub use self::section::misplaced;
 use self::share::TrafficShare;
+use self::sqlite::SqliteGrant;
 use self::written::{Problems, Written};
 use crate::digest::Digest;
 use crate::key::RequestKey;
@@ -99,6 +101,8 @@ pub struct Manifest {
     pub keyvalue: Option<KeyValueGrant>,
     /// The locks of the service, if it may have any.
     pub lock: Option<LockGrant>,
+    /// The databases of the service, if it may have any.
+    pub sqlite: Option<SqliteGrant>,
     /// The upstream, if replicas handle its requests instead of a component.
     pub upstream: Option<Arc<Spec>>,
     /// The policies of the service and of its routes.
@@ -144,6 +148,7 @@ impl Manifest {
             config: ConfigGrant::default(),
             keyvalue: None,
             lock: None,
+            sqlite: None,
             upstream: None,
             personal: Vec::new(),
         };

@@ -14,7 +14,7 @@ use crate::{
     Manifest, adaptive, breaker, build, cache, clients, component, config, env, grants, keyvalue, limits, lock,
     policies, rate,
 };
-use crate::{sandbox, share, upstream};
+use crate::{sandbox, share, sqlite, upstream};
 
 /// Every section, in the order of the docs.
 pub static SECTIONS: &[&Section] = &[
@@ -32,6 +32,7 @@ pub static SECTIONS: &[&Section] = &[
     &config::DIRECTORIES,
     &keyvalue::SECTION,
     &lock::SECTION,
+    &sqlite::SECTION,
     &routes::SECTION,
     &cache::SECTION,
     &clients::ALLOW,

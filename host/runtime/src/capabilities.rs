@@ -20,6 +20,7 @@ mod logging;
 pub mod outbox;
 mod outcome;
 pub mod sandbox;
+pub mod sqlite;
 pub mod stdio;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ use lock::GrantedLocks;
 use lodge_base::config::limits::Limits;
 use lodge_manifest::config::ConfigKey;
 use sandbox::Sandbox;
+use sqlite::{GrantedDatabases, RequestDatabases};
 
 /// The most random bytes that a guest can request in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
 /// which the host would allocate.
@@ -57,6 +59,8 @@ pub struct Ctx {
     keyvalue: Option<Arc<GrantedStore>>,
     /// The locks of the service, if its manifest grants any.
     lock: Option<Arc<GrantedLocks>>,
+    /// The databases of the service, if its manifest grants any.
+    sqlite: Option<RequestDatabases>,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -75,6 +79,8 @@ pub struct State {
     pub keyvalue: Option<Arc<GrantedStore>>,
     /// Its locks.
     pub lock: Option<Arc<GrantedLocks>>,
+    /// Its databases.
+    pub sqlite: Option<Arc<GrantedDatabases>>,
 }
 
 impl Ctx {
@@ -82,6 +88,13 @@ impl Ctx {
     pub(crate) fn renew(&mut self) {
         if let Some(config) = &mut self.config {
             config.renew();
+        }
+    }
+
+    /// Ends a request, after which the instance may be idle.
+    pub(crate) fn end_request(&mut self) {
+        if let Some(sqlite) = &mut self.sqlite {
+            sqlite.reset();
         }
     }
 
@@ -122,6 +135,7 @@ impl Ctx {
             config,
             keyvalue: state.keyvalue.clone(),
             lock: state.lock.clone(),
+            sqlite: state.sqlite.clone().map(RequestDatabases::new),
             table,
             wasi: wasi.build(),
             http: http::state(),
@@ -144,6 +158,7 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     config::link(linker, concurrent)?;
     keyvalue::link(linker, concurrent)?;
     lock::link(linker, concurrent)?;
+    sqlite::link(linker, concurrent)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         denied::link_03(linker)?;

@@ -182,7 +182,8 @@ impl EndedGuest {
         self.outcome.as_ref().err().map(|error| classify(self.instance.store.data(), error))
     }
 
-    pub(super) fn into_instance(self) -> Instance {
+    pub(super) fn into_instance(mut self) -> Instance {
+        self.instance.store.data_mut().end_request();
         self.instance
     }
 }

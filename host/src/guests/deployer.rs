@@ -9,8 +9,10 @@ use tokio::sync::Semaphore;
 
 use crate::guests::backend::Backend;
 use crate::guests::configurations::Configurations;
+use crate::guests::databases::Databases;
 use crate::guests::stores::Stores;
 use lodge_base::config::Config;
+use lodge_base::config::state::{State as StateConfig, StatePath};
 use lodge_base::cpu::scheduler::{self, CpuScheduler};
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::digest::Digest;
@@ -37,6 +39,7 @@ pub struct Deployer {
     trials: Arc<Trials>,
     /// The stores of services.
     pub stores: Arc<Stores>,
+    databases: Databases,
     /// The configurations of services.
     pub configurations: Arc<Configurations>,
     optimiser: Arc<Optimiser>,
@@ -52,12 +55,14 @@ impl Deployer {
         outgoing: Outgoing,
         stores: Arc<Stores>,
     ) -> Self {
+        let databases = Databases::new(config);
         let compiler = Arc::new(compiler);
         let trials = Arc::new(Trials::new(!outgoing.is_disabled()));
         let optimiser = Arc::new(Optimiser::new(Arc::clone(&compiler), Arc::clone(&trials)));
         let warm = Arc::new(Semaphore::new(config.engine.warm));
         let guests = Arc::new(GuestHost { compiler, warm, idle_unload: config.engine.idle_unload });
-        Self { guests, services, upstreams, outgoing, trials, stores, configurations: Arc::default(), optimiser }
+        let configurations = Arc::default();
+        Self { guests, services, upstreams, outgoing, trials, stores, databases, configurations, optimiser }
     }
 
     /// Creates a deployer that only checks whether services could be deployed. Their guests can send no requests.
@@ -67,14 +72,11 @@ impl Deployer {
     pub fn offline(config: &Config) -> Result<Self, String> {
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
         let upstreams = SharedUpstreams::new(config.upstreams.connections);
-        Ok(Self::new(
-            config,
-            Compiler::new(config)?,
-            services,
-            upstreams,
-            Outgoing::disabled(),
-            Arc::new(Stores::in_memory(config)),
-        ))
+        // State ends with the check.
+        let state = StateConfig { url: None, path: StatePath::Memory, ..config.state.clone() };
+        let config = Config { state, ..config.clone() };
+        let (compiler, stores) = (Compiler::new(&config)?, Arc::new(Stores::new(&config)));
+        Ok(Self::new(&config, compiler, services, upstreams, Outgoing::disabled(), stores))
     }
 
     /// Returns the counters of the host.
@@ -112,7 +114,11 @@ impl Deployer {
             Some(grant) => Some(self.stores.locks(&deployment.service, grant, &deployment.spec.path).await?),
             None => None,
         };
-        let state = State { config, keyvalue, lock };
+        let sqlite = match &manifest.sqlite {
+            Some(grant) => Some(self.databases.open(&deployment.service, grant, &deployment.spec.path)?),
+            None => None,
+        };
+        let state = State { config, keyvalue, lock, sqlite };
         let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
         if let Err(refusal) = self.trials.run(&guest, &code).await {
             if refusal.passing {

@@ -74,11 +74,6 @@ impl Stores {
         }
     }
 
-    /// Creates stores that end with the process.
-    pub fn in_memory(config: &Config) -> Self {
-        Self { url: None, path: None, ..Self::new(config) }
-    }
-
     /// Opens the store of `service`, as the manifest beside `component` grants it.
     ///
     /// # Errors

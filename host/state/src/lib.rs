@@ -1,10 +1,11 @@
-//! State of services: key-value stores and locks, independent of WebAssembly and HTTP.
+//! State of services: key-value stores, locks and SQL databases, independent of WebAssembly and HTTP.
 //!
 //! * [`Store`] is what all key-value interfaces of guests are made of; [`Backend`] opens the store of a service. [`Memory`] and
 //!   [`Sqlite`] are embedded backends; servers' backends are crates of their own.
 //! * [`Locks`] is the same for locks, and [`Locker`] what callers use.
 //! * Arguments are values within their [`limits`]: [`Key`], [`Value`], [`Batch`], [`Listing`]. Backends need not check them.
 //! * [`apply`] defines writes, once for all backends. A backend that cannot run it where the data is must behave as if.
+//! * [`sql`] runs the SQL of guests, each database in a file of its own.
 //! * The crate `lodge-conformance` beside it has the tests of all backends.
 
 mod clock;
@@ -15,6 +16,7 @@ pub mod limits;
 pub mod locks;
 mod memory;
 mod mutex;
+pub mod sql;
 mod sqlite;
 mod store;
 mod write;

@@ -105,6 +105,16 @@ impl CpuMeter {
         Duration::from_nanos(self.used.load(Relaxed))
     }
 
+    /// CPU time that the request has left.
+    pub fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.used())
+    }
+
+    /// Charges CPU time that other threads have used for the guest. The guest is stopped at its next tick if that was all.
+    pub fn charge_elsewhere(&self, time: Duration) {
+        self.spend(nanos(time));
+    }
+
     fn charge(&self) {
         let now = thread_cpu();
         self.spend(now.saturating_sub(self.since.swap(now, Relaxed)));

@@ -70,6 +70,10 @@ pub struct ServiceMetrics {
     pub state: ReasonCounter,
     /// Time of operations on its store.
     pub state_duration: Histogram,
+    /// Statements of its guests on its databases, by outcome.
+    pub sql: ReasonCounter,
+    /// Time of statements on its databases.
+    pub sql_duration: Histogram,
     /// Requests that were refused before a guest ran, by reason.
     pub refused: ReasonCounter,
     /// Requests without a response of the guest, by reason.

@@ -56,6 +56,16 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
             "a lock, which the manifest does not grant",
             format_args!("add `lock = true` to {service}.toml, above its first [section]")
         ),
+        Denial::Sqlite => denied!(
+            warn,
+            "a SQL database, which the manifest does not grant",
+            format_args!("add `sqlite = true` to {service}.toml, above its first [section]")
+        ),
+        Denial::Database => denied!(
+            warn,
+            "a SQL database that `sqlite.databases` does not list",
+            format_args!("add its name to `databases` in [sqlite] of {service}.toml")
+        ),
         // Some runtimes look for directories when they start, whether they need a file or not.
         Denial::Files => denied!(
             info,

@@ -1,10 +1,10 @@
 //! Which kinds of denied calls were logged already.
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The kinds of denials that were logged for a version of a service, as a bit set.
 #[derive(Debug, Default)]
-pub struct LoggedDenials(AtomicU8);
+pub struct LoggedDenials(AtomicU32);
 
 /// A kind of denied call; each is a bit.
 #[derive(Clone, Copy)]
@@ -23,12 +23,16 @@ pub(super) enum Denial {
     Bucket = 32,
     /// Locks.
     Lock = 64,
+    /// SQL databases.
+    Sqlite = 128,
+    /// Databases that `[sqlite]` does not list.
+    Database = 256,
 }
 
 impl LoggedDenials {
     /// Whether this is the first denial of its kind; records it.
     pub(super) fn first(&self, kind: Denial) -> bool {
-        let bit = kind as u8;
+        let bit = kind as u32;
         // The load comes first: a guest may try once per request, on all cores.
         self.0.load(Relaxed) & bit == 0 && self.0.fetch_or(bit, Relaxed) & bit == 0
     }
@@ -41,7 +45,7 @@ mod tests {
     #[test]
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
-        let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock];
+        let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock, Denial::Sqlite, Denial::Database];
         for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }

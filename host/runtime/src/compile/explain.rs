@@ -113,13 +113,16 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "use the HTTP API of an object store, which `http = [\"https://HOST\"]` in its manifest lets it reach",
     ),
     (
+        &["fermyon:spin/sqlite", "spin:sqlite/"],
+        "such version of this interface",
+        "rebuild it with an SDK that imports fermyon:spin/sqlite@2.0.0 or spin:sqlite@3",
+    ),
+    (
         &[
             "wasi:sql/",
-            "fermyon:spin/sqlite",
             "fermyon:spin/postgres",
             "fermyon:spin/mysql",
             "fermyon:spin/rdbms",
-            "spin:sqlite/",
             "spin:postgres/",
             "spin:mysql/",
             "wasmcloud:postgres/",

@@ -101,6 +101,9 @@ const HISTOGRAMS: &[(&str, &str, ReadHistogram)] = &[
     ("lodge_state_operation_seconds", "Time of an operation on the store of a service", |it| {
         it.target?.deployment().spec.manifest.keyvalue.as_ref().map(|_| &it.metrics.state_duration)
     }),
+    ("lodge_sql_statement_seconds", "Time of a statement on a database of a service", |it| {
+        it.target?.deployment().spec.manifest.sqlite.as_ref().map(|_| &it.metrics.sql_duration)
+    }),
 ];
 
 /// Reads counters of a service by reason or outcome.
@@ -125,6 +128,9 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     }),
     ("lodge_state_operations", "Operations on the store and the locks of a service, by outcome", "outcome", |it| {
         it.metrics.state.read()
+    }),
+    ("lodge_sql_statements", "Statements on the databases of a service, by outcome", "outcome", |it| {
+        it.metrics.sql.read()
     }),
     ("lodge_response_cache_requests", "Requests to services with a response cache, by outcome", "outcome", |it| {
         let outcomes = it.cached().into_iter().flat_map(CacheMetrics::outcomes);
