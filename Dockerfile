@@ -22,10 +22,11 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols \
     CFLAGS="-ffile-prefix-map=/src=lodge -ffile-prefix-map=/usr/local/cargo=cargo"
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --release --locked --package lodge --features redis,nats,postgres --target "$(cat /arch)-unknown-linux-musl" \
- && cargo build --profile guest --locked --target wasm32-wasip2 -p hello -p users \
+ && cargo build --profile guest --locked --target wasm32-wasip2 -p hello -p users -p visits \
  && mkdir -p /out/guests \
  && cp "target/$(cat /arch)-unknown-linux-musl/release/lodge" /out/lodge \
- && cp target/wasm32-wasip2/guest/hello.wasm target/wasm32-wasip2/guest/users.wasm guests/*.toml /out/guests/
+ && cp target/wasm32-wasip2/guest/hello.wasm target/wasm32-wasip2/guest/users.wasm target/wasm32-wasip2/guest/visits.wasm \
+    guests/*.toml /out/guests/
 # Machine code without a key: the image's digest vouches for it.
 RUN /out/lodge compile /out/guests --cache-directory /tmp/cache --seal /out/code && mkdir /out/cache /out/data
 RUN cp -L /etc/ssl/certs/ca-certificates.crt /out/ && find /out -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

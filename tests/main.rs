@@ -44,7 +44,6 @@ mod sandbox {
     mod cpu_shares;
     mod engine_faults;
     mod instance_pool;
-    mod isolation;
     mod limits;
 }
 
@@ -89,6 +88,7 @@ mod state {
     mod config;
     mod keyvalue;
     mod locks;
+    mod samples;
     mod servers;
     mod sqlite;
     mod users;

@@ -90,7 +90,11 @@ fn the_wit_has_the_versions_that_toolchains_bind_to() {
             let path = entry.unwrap().path();
             let (name, text) = (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(&path));
             // Not a part of WASI 0.2, and in one version only.
-            let others = [("keyvalue", "wasi:keyvalue@0.2.0-draft2"), ("lock", "lodge:lock@0.1.0")];
+            let others = [
+                ("config", "wasi:config@0.2.0-rc.1"),
+                ("keyvalue", "wasi:keyvalue@0.2.0-draft2"),
+                ("lock", "lodge:lock@0.1.0"),
+            ];
             if let Some((_, package)) = others.iter().find(|(other, _)| *other == name) {
                 assert!(text.contains(&format!("\npackage {package};")), "{}", path.display());
                 continue;
@@ -234,7 +238,8 @@ async fn the_guides_service_prices_orders() {
 /// `curl` prints what README.md and the guide show.
 #[tokio::test]
 async fn curl_prints_what_the_docs_show() {
-    let host = host(&["hello", "users", "orders"]).manifest("users", "keyvalue = true").start().await;
+    let setup = host(&["hello", "users", "visits", "orders"]).manifest("users", "keyvalue = true");
+    let host = setup.manifest("visits", "keyvalue = true").start().await;
     let mut client = host.connect().await;
     let mut checked = 0;
     for path in ["README.md", "docs/guide.md"] {

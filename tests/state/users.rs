@@ -47,6 +47,73 @@ async fn users_are_created_changed_and_deleted() {
     assert_eq!(ask(&host, Method::PATCH, "/users", &[], "").await.status, 405);
 }
 
+/// RFC 7396, with the version that the client has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_changes_what_it_names() {
+    let host = host(&["users"]).manifest("users", "keyvalue = true").start().await;
+    let merge = ("content-type", "application/merge-patch+json; charset=utf-8");
+    let patch = async |headers: &[(&str, &str)], body: &str| ask(&host, Method::PATCH, "/users/1", headers, body).await;
+    let mailed = patch(&[merge], r#"{"email":"alice@example.org"}"#).await;
+    assert_eq!(
+        (mailed.status, mailed.text().as_str()),
+        (200, r#"{"id":1,"name":"Alice","email":"alice@example.org"}"#)
+    );
+    let tag = mailed.header("etag");
+    assert_eq!(host.get("/users/1").await.header("etag"), tag);
+    // The id is the store's, whatever a client sends.
+    let renamed = patch(&[merge, ("if-match", &tag)], r#"{"name":"Alicia","id":7}"#).await;
+    assert_eq!(renamed.text(), r#"{"id":1,"name":"Alicia","email":"alice@example.org"}"#);
+    assert_eq!(patch(&[merge, ("if-match", &tag)], r#"{"name":"Al"}"#).await.status, 412);
+    // Null removes a member, and one that is required cannot be removed.
+    let removed = patch(&[merge], r#"{"email":null}"#).await;
+    assert_eq!(removed.text(), r#"{"id":1,"name":"Alicia"}"#);
+    for (body, status, detail) in [
+        (r#"{"name":null}"#, 400, "missing field `name`"),
+        (r#"{"name":""}"#, 422, "name: 1 to 100 characters"),
+        (r#"{"admin":true}"#, 400, "unknown field `admin`"),
+        (r#"["name"]"#, 400, "invalid"),
+        ("{", 400, "EOF"),
+    ] {
+        let refused = patch(&[merge], body).await;
+        assert!(refused.status == status && refused.text().contains(detail), "{body}: {}", refused.text());
+    }
+    for headers in [&[][..], &[("content-type", "application/json")]] {
+        let refused = patch(headers, "{}").await;
+        assert_eq!((refused.status, refused.header("accept-patch").as_str()), (415, "application/merge-patch+json"));
+    }
+    assert_eq!(host.get("/users/1").await.text(), r#"{"id":1,"name":"Alicia"}"#);
+    assert_eq!(ask(&host, Method::PATCH, "/users/99", &[merge], "{}").await.status, 404);
+    // Deleted only as the client has seen it.
+    assert_eq!(ask(&host, Method::DELETE, "/users/1", &[("if-match", &tag)], "").await.status, 412);
+    let tag = removed.header("etag");
+    assert_eq!(ask(&host, Method::DELETE, "/users/1", &[("if-match", &tag)], "").await.status, 204);
+    assert_eq!(host.get("/users/1").await.status, 404);
+    assert_eq!(host.get("/users").await.text(), r#"[{"id":2,"name":"Bob"}]"#);
+}
+
+/// Of patches at the same time, none is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn patches_do_not_overwrite_each_other() {
+    let host = host(&["users"]).manifest("users", "keyvalue = true").start().await;
+    let (address, kind) = (host.address, ("content-type", "application/merge-patch+json"));
+    let patch = |body: String| {
+        tokio::spawn(async move {
+            let mut client = Connection::http1(address).await;
+            client.ask(Method::PATCH, "/users/1", &[HOST, kind], &body).await.status
+        })
+    };
+    let patches: Vec<_> = (0..8)
+        .flat_map(|n| [format!(r#"{{"name":"name {n}"}}"#), format!(r#"{{"email":"{n}@example.org"}}"#)])
+        .map(patch)
+        .collect();
+    for patch in patches {
+        assert_eq!(patch.await.unwrap(), 200);
+    }
+    let user: serde_json::Value = serde_json::from_str(&host.get("/users/1").await.text()).unwrap();
+    assert!(user["name"].as_str().unwrap().starts_with("name "), "{user}");
+    assert!(user["email"].as_str().unwrap().ends_with("@example.org"), "{user}");
+}
+
 /// The list has pages, and the pages have every user once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_has_pages() {

@@ -1,8 +1,11 @@
-//! `GET /hello?name=Ada` answers `Hello, Ada!`: a wasi:http 0.3 service on plain `http` types.
+//! `GET /hello?name=Ada` answers `Hello, Ada!`: a wasi:http 0.3 service on plain `http` types. `config.greeting` of the
+//! manifest replaces `Hello`.
 
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Response};
 use wasip3::http::types::{ErrorCode, Request, Response as WasiResponse};
 use wasip3::http_compat::{http_from_wasi_request, http_into_wasi_response};
+
+wit_bindgen::generate!({ path: "../../wit/deps/config.wit" });
 
 struct Hello;
 
@@ -17,17 +20,13 @@ impl wasip3::exports::http::handler::Guest for Hello {
 
 fn greet(method: &Method, uri: &http::Uri) -> Response<String> {
     if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut response = Response::new(String::new());
-        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-        let allow = header::HeaderValue::from_static("GET, HEAD");
-        response.headers_mut().insert(header::ALLOW, allow);
-        return response;
+        let refusal = Response::builder().status(405).header("allow", "GET, HEAD");
+        return refusal.body(String::new()).unwrap_or_default();
     }
     let query = uri.query().unwrap_or_default().as_bytes();
     let name = form_urlencoded::parse(query).find(|(key, _)| key == "name");
     let name = name.map_or("World".into(), |(_, value)| value);
-    let mut response = Response::new(format!("Hello, {name}!"));
-    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
+    let greeting = wasi::config::store::get("greeting").ok().flatten().unwrap_or("Hello".into());
+    let response = Response::builder().header("content-type", "text/plain; charset=utf-8");
+    response.body(format!("{greeting}, {name}!")).unwrap_or_default()
 }

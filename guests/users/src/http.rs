@@ -1,12 +1,16 @@
 //! Replies and problems over the types of wasi:http 0.2.
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::wasi::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 use crate::wasi::io::streams::StreamError;
 
 /// The most bytes of a request body.
 const MOST_BODY: usize = 64 << 10;
+
+/// The media type of a merge patch (RFC 7396).
+pub const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// A response with its whole body.
 pub struct Reply {
@@ -69,6 +73,29 @@ impl From<Problem> for Reply {
 /// Returns a request header.
 pub fn header(request: &IncomingRequest, name: &str) -> Option<String> {
     String::from_utf8(request.headers().get(name).pop()?).ok()
+}
+
+/// Whether a content type is that of a merge patch, whatever its parameters are.
+pub fn is_merge_patch(kind: &str) -> bool {
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(MERGE_PATCH)
+}
+
+/// Changes `target` as a merge patch says (RFC 7396): null removes a key, an object changes its keys, anything else replaces.
+pub fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    for (key, value) in patch {
+        match target.as_object_mut() {
+            Some(target) if value.is_null() => drop(target.remove(&key)),
+            Some(target) => merge(target.entry(key).or_insert(Value::Null), value),
+            None => {}
+        }
+    }
 }
 
 /// Returns a parameter of a query.

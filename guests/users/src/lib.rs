@@ -1,8 +1,8 @@
 //! Users as JSON, kept in the key-value store of the service: a wasi:http 0.2 service generated from `wit/`.
 //!
-//! `GET`, `POST /users` list and create; `GET`, `PUT`, `DELETE /users/ID` read, replace and delete. An ETag is the version of
-//! a user: with `If-Match`, a change that somebody else has made meanwhile is not overwritten. Without a store there are two
-//! users, which nobody can change.
+//! `GET`, `POST /users` list and create; `GET`, `PUT`, `PATCH`, `DELETE /users/ID` read, replace, change and delete. An ETag is
+//! the version of a user: with `If-Match`, a change that somebody else has made meanwhile is not overwritten. Without a store
+//! there are two users, which nobody can change.
 
 mod http;
 mod users;
@@ -41,14 +41,22 @@ fn respond(request: IncomingRequest) -> Result<Reply, Problem> {
         }
         (Method::Put, Some(id)) if !id.is_empty() => {
             let user = User::read(&body(request)?)?;
-            Ok(Store::writable()?.replace(id, if_match.as_deref(), user)?.reply(200))
+            Ok(Store::writable()?.change(id, if_match.as_deref(), |_| Ok(user.clone()))?.reply(200))
+        }
+        (Method::Patch, Some(id)) if !id.is_empty() => {
+            if http::header(&request, "content-type").is_none_or(|kind| !http::is_merge_patch(&kind)) {
+                let problem = Problem(415, format!("send {}", http::MERGE_PATCH));
+                return Ok(Reply::from(problem).header("accept-patch", http::MERGE_PATCH));
+            }
+            let patch = body(request)?;
+            Ok(Store::writable()?.change(id, if_match.as_deref(), |user| user.patched(&patch))?.reply(200))
         }
         (Method::Delete, Some(id)) if !id.is_empty() => {
-            Store::writable()?.delete(id)?;
+            Store::writable()?.delete(id, if_match.as_deref())?;
             Ok(Reply::empty(204))
         }
         (_, None) => Err(Problem(404, "there is no such page".into())),
         (_, Some("")) => Ok(Reply::empty(405).header("allow", "GET, HEAD, POST")),
-        (_, Some(_)) => Ok(Reply::empty(405).header("allow", "GET, HEAD, PUT, DELETE")),
+        (_, Some(_)) => Ok(Reply::empty(405).header("allow", "GET, HEAD, PUT, PATCH, DELETE")),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Problem, Reply};
+use crate::http::{Problem, Reply, merge};
 use crate::wasi::keyvalue::atomics::{Cas, CasError, increment, swap};
 use crate::wasi::keyvalue::batch;
 use crate::wasi::keyvalue::store::{Bucket, Error, open};
@@ -14,7 +14,7 @@ const LAST: &str = "last";
 const PAGE: usize = 100;
 
 /// A user.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct User {
     /// The store chooses it; what a client sends is ignored.
@@ -28,11 +28,21 @@ pub struct User {
 impl User {
     /// Reads a user that a client has sent.
     pub fn read(body: &[u8]) -> Result<Self, Problem> {
-        let user: Self = serde_json::from_slice(body).map_err(|error| Problem(400, error.to_string()))?;
-        let named = (1..=100).contains(&user.name.trim().chars().count());
-        let mailed = user.email.as_ref().is_none_or(|email| email.len() <= 254 && email.contains('@'));
+        serde_json::from_slice(body).map_err(unreadable).and_then(Self::checked)
+    }
+
+    /// Returns the user with the changes of a merge patch.
+    pub fn patched(&self, patch: &[u8]) -> Result<Self, Problem> {
+        let mut user = serde_json::to_value(self).map_err(unreadable)?;
+        merge(&mut user, serde_json::from_slice(patch).map_err(unreadable)?);
+        serde_json::from_value(user).map_err(unreadable).and_then(Self::checked)
+    }
+
+    fn checked(self) -> Result<Self, Problem> {
+        let named = (1..=100).contains(&self.name.trim().chars().count());
+        let mailed = self.email.as_ref().is_none_or(|email| email.len() <= 254 && email.contains('@'));
         match (named, mailed) {
-            (true, true) => Ok(user),
+            (true, true) => Ok(self),
             (false, _) => Err(Problem(422, "name: 1 to 100 characters".into())),
             (_, false) => Err(Problem(422, "email: an address with @, of at most 254 bytes".into())),
         }
@@ -104,7 +114,7 @@ impl Store {
             let keys: Vec<_> = (first..=last).take(PAGE - users.len()).map(key).collect();
             first += keys.len() as u64;
             for (_, bytes) in batch::get_many(&self.0, &keys)? {
-                users.extend(bytes.map(|bytes| parse(&bytes)).transpose()?);
+                users.extend(bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| parse(&bytes)).transpose()?);
             }
         }
         let reply = Reply::json(200, &users);
@@ -116,7 +126,7 @@ impl Store {
 
     /// Returns a user.
     pub fn get(&self, id: &str) -> Result<User, Problem> {
-        parse(&self.0.get(&key_of(id)?)?.ok_or_else(missing)?)
+        parse(&self.0.get(&key_of(id)?)?.filter(|bytes| !bytes.is_empty()).ok_or_else(missing)?)
     }
 
     /// Stores a new user, and returns it with its id.
@@ -127,29 +137,46 @@ impl Store {
         Ok(user)
     }
 
-    /// Stores `user` in the place of the one with this id, if that still has the version `if_match`.
-    pub fn replace(&self, id: &str, if_match: Option<&str>, user: User) -> Result<User, Problem> {
+    /// Stores what `change` makes of the user with this id, if that still has the version `if_match`. `change` is called again
+    /// when another request has changed the user meanwhile.
+    pub fn change(
+        &self,
+        id: &str,
+        if_match: Option<&str>,
+        change: impl Fn(&User) -> Result<User, Problem>,
+    ) -> Result<User, Problem> {
+        self.swap(id, if_match, |user| {
+            let changed = User { id: user.id, ..change(user)? };
+            Ok((changed.bytes(), changed))
+        })
+    }
+
+    /// Deletes a user, if it still has the version `if_match`.
+    pub fn delete(&self, id: &str, if_match: Option<&str>) -> Result<(), Problem> {
+        // The store deletes without a condition. What is empty is as good as deleted, and nobody changes it any more.
+        self.swap(id, if_match, |_| Ok((Vec::new(), ())))?;
+        Ok(self.0.delete(&key_of(id)?)?)
+    }
+
+    /// Replaces the value of a user by the bytes that `next` returns, until no other request has come between.
+    fn swap<T>(
+        &self,
+        id: &str,
+        if_match: Option<&str>,
+        next: impl Fn(&User) -> Result<(Vec<u8>, T), Problem>,
+    ) -> Result<T, Problem> {
         let mut cas = Cas::new(&self.0, &key_of(id)?)?;
         loop {
-            let current = cas.current()?.ok_or_else(missing)?;
+            let current = cas.current()?.filter(|bytes| !bytes.is_empty()).ok_or_else(missing)?;
             if if_match.is_some_and(|tag| tag != "*" && tag != etag(&current)) {
                 return Err(Problem(412, "it has changed; read it again".into()));
             }
-            let user = User { id: parse(&current)?.id, name: user.name.clone(), email: user.email.clone() };
-            match swap(cas, &user.bytes()) {
-                Ok(()) => return Ok(user),
+            let (bytes, result) = next(&parse(&current)?)?;
+            match swap(cas, &bytes) {
+                Ok(()) => return Ok(result),
                 Err(CasError::CasFailed(newer)) => cas = newer,
                 Err(CasError::StoreError(error)) => return Err(error.into()),
             }
-        }
-    }
-
-    /// Deletes a user.
-    pub fn delete(&self, id: &str) -> Result<(), Problem> {
-        let key = key_of(id)?;
-        match self.0.exists(&key)? {
-            true => Ok(self.0.delete(&key)?),
-            false => Err(missing()),
         }
     }
 }
@@ -170,6 +197,10 @@ fn unless_changed(swapped: Result<(), CasError>) -> Result<(), Problem> {
         Err(CasError::StoreError(error)) => Err(error.into()),
         Ok(()) | Err(CasError::CasFailed(_)) => Ok(()),
     }
+}
+
+fn unreadable(error: serde_json::Error) -> Problem {
+    Problem(400, error.to_string())
 }
 
 fn missing() -> Problem {

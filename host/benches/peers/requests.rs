@@ -54,7 +54,7 @@ const TUNED: &[&str] = &[
     "-O",
     "pooling-pagemap-scan=y",
 ];
-const WASI_03: &[&str] = &["-Sp3", "-Wcomponent-model-async"];
+const WASI_03: &[&str] = &["-Sp3", "-Sconfig", "-Wcomponent-model-async"];
 
 pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let (server_core, load_core) = servers::cores();
