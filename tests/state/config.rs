@@ -148,3 +148,30 @@ async fn secrets_appear_nowhere() {
     }
     assert!(seen.iter().any(|text| text.contains("password")), "the names of keys are shown");
 }
+
+/// A service reads what another one and the host share with it, as it is now, and nothing else of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_others() {
+    let users = "config_shared = ['url']\n[config]\nurl = 'http://one'\nown = 'canary-own'";
+    let other = "[config]\nurl = { service = 'users', key = 'url' }\nregion = { host = 'region' }\n\
+                 [env]\nURL = { service = 'users', key = 'url' }";
+    let setup = host(&[]).named("configured", "users").named("configured", "other").named("configured", "greedy");
+    let setup = setup.manifest("users", users).manifest("other", other);
+    let setup = setup.manifest("greedy", "[config]\nown = { service = 'users', key = 'own' }");
+    let shared = tempfile::tempdir().unwrap();
+    let file = shared.path().join("shared.toml");
+    fs::write(&file, "[config]\nregion = 'eu'\nunused = 'canary-unused'").unwrap();
+    let host = setup.set("shared_config", &file.display().to_string()).start().await;
+    assert_eq!(host.get("/other/draft/").await.text(), "region=eu,url=http://one");
+    assert_eq!(host.get("/other/env/URL").await.text(), "http://one");
+    let refusals = host.refusals();
+    let wanted = "users.toml does not share it: add `own` to its `config_shared`";
+    assert!(refusals.len() == 1 && refusals[0].contains(wanted), "{refusals:?}");
+    fs::write(host.directory().join("users.toml"), users.replace("one", "two")).unwrap();
+    fs::write(&file, "[config]\nregion = 'us'").unwrap();
+    let start = std::time::Instant::now();
+    while host.get("/other/draft/").await.text() != "region=us,url=http://two" {
+        assert!(start.elapsed() < crate::harness::PATIENCE);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

@@ -60,6 +60,8 @@ pub struct Config {
     pub admin_token: Option<String>,
     /// The directory of guests and manifests to serve.
     pub guests: PathBuf,
+    /// The file with values that services may refer to, if there is one.
+    pub shared_config: Option<PathBuf>,
     /// The format of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter such as `info` or `lodge=debug`.
@@ -285,6 +287,7 @@ impl Config {
             admin: None,
             admin_token: None,
             guests: PathBuf::new(),
+            shared_config: None,
             log_format: LogFormat::Text,
             service_hosts: ServiceHosts::Local,
             log_level: String::new(),

@@ -3,14 +3,18 @@
 //! Values are literal, or references to files and to environment variables of the host. What is secret is a reference: a
 //! manifest contains no secrets.
 
+mod reference;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use toml::de::DeTable;
 
 use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
 use crate::written::{Problems, Written};
+pub(crate) use reference::{reference, schema_of};
 
 /// The most keys that a manifest lists.
 const MOST_KEYS: usize = 256;
@@ -22,11 +26,10 @@ const MOST_NAME: usize = 128;
 const MOST_DIRECTORIES: usize = 8;
 
 /// How a value is written.
-const FORM: &str =
-    "write a value, { file = \"PATH\" } or { env = \"NAME\" }, the last two with `secret` and `default` if need be";
+const FORM: &str = "write a value, or a reference such as { file = \"PATH\" } or { env = \"NAME\" }, with `secret` and `default` if need be";
 
 /// The kinds of references.
-const REFERENCES: &[&str] = &["file", "env"];
+const REFERENCES: &[&str] = &["file", "env", "host", "service"];
 
 /// `[config]`.
 pub(crate) const SECTION: Section = Section {
@@ -76,14 +79,7 @@ pub(crate) const DIRECTORIES: Section = Section {
         schema::described(json!({ "type": "array", "items": item }), "directories with a file for each key")
     },
     owner: Owner::All(|manifest, written, problems| {
-        if let Some(items) =
-            problems.take(written.items("[\"/etc/users\", { path = \"/run/secrets\", secret = true }]"))
-        {
-            if items.len() > MOST_DIRECTORIES {
-                problems.push(written.error(format!("more than {MOST_DIRECTORIES} directories")));
-            }
-            manifest.config.directories = items.iter().filter_map(|item| directory(item, problems)).collect();
-        }
+        manifest.config.directories = directories(written, problems);
     }),
     subject: Subject::Execution,
     view: Some(View {
@@ -98,6 +94,23 @@ pub(crate) const DIRECTORIES: Section = Section {
     ..Section::DEFAULT
 };
 
+/// `config_shared`.
+pub(crate) const SHARED: Section = Section {
+    name: "config_shared",
+    page: "config",
+    schema: || schema::described(schema::texts(json!({ "type": "string" })), "keys that other services may refer to"),
+    owner: Owner::Service(|manifest, written, problems| {
+        manifest.config.shared = shared(written, problems);
+    }),
+    subject: Subject::Execution,
+    view: Some(View {
+        label: "config for others",
+        value: |manifest| (!manifest.config.shared.is_empty()).then(|| json!(manifest.config.shared)),
+        text: words,
+    }),
+    ..Section::DEFAULT
+};
+
 /// The configuration of a service, as its manifest describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigGrant {
@@ -105,6 +118,8 @@ pub struct ConfigGrant {
     pub keys: BTreeMap<String, ConfigKey>,
     /// Directories with a file for each key. Keys of `[config]` have precedence, and the first directory over the second.
     pub directories: Vec<ConfigDirectory>,
+    /// The keys that other services may refer to.
+    pub shared: Vec<String>,
 }
 
 /// A key of `[config]`.
@@ -129,6 +144,15 @@ pub enum ConfigSource {
     Environment(String),
     /// Under this key of the configuration; for environment variables.
     Config(String),
+    /// Under this key of the host's shared configuration.
+    Host(String),
+    /// Under this key of another service, whose manifest shares it.
+    Service {
+        /// The service.
+        service: String,
+        /// The key.
+        key: String,
+    },
 }
 
 /// A directory with a file for each key, as Kubernetes mounts ConfigMaps and Secrets.
@@ -166,8 +190,40 @@ impl ConfigKey {
             ConfigSource::File(path) => format!("file {}{secret}", path.display()),
             ConfigSource::Environment(name) => format!("environment {name}{secret}"),
             ConfigSource::Config(key) => format!("config.{key}{secret}"),
+            ConfigSource::Host(key) => format!("host {key}{secret}"),
+            ConfigSource::Service { service, key } => format!("service {service}, {key}{secret}"),
         }
     }
+}
+
+/// Reads the configuration in the text of a manifest or of the host's shared configuration, whose other keys are left out.
+///
+/// # Errors
+/// The first problem, without the values of the text.
+pub fn of_text(text: &str) -> Result<ConfigGrant, String> {
+    let document = DeTable::parse(text).map_err(|_| "it is not TOML".to_owned())?;
+    let (mut grant, mut problems) = (ConfigGrant::default(), Problems::default());
+    for key in Written::keys(text, document.get_ref(), "") {
+        match key.name.as_str() {
+            "config" => grant.keys = keys(&key, &mut problems),
+            "config_directories" => grant.directories = directories(&key, &mut problems),
+            "config_shared" => grant.shared = shared(&key, &mut problems),
+            _ => {}
+        }
+    }
+    problems.0.into_iter().next().map_or(Ok(grant), Err)
+}
+
+fn shared(written: &Written<'_>, problems: &mut Problems) -> Vec<String> {
+    let items = problems.take(written.items("[\"api_url\"]")).unwrap_or_default();
+    if items.len() > MOST_KEYS {
+        problems.push(written.error(format!("{} keys are more than {MOST_KEYS}", items.len())));
+    }
+    let key = |item: &Written<'_>| {
+        let text = item.string("write keys of [config], between quotes")?;
+        is_config_key(text).then(|| text.to_owned()).ok_or_else(|| item.error("that is no key of [config]"))
+    };
+    items.iter().filter_map(|item| problems.take(key(item))).collect()
 }
 
 /// Whether this is the name of a key: also as the file of a directory.
@@ -204,66 +260,13 @@ fn value(key: &Written<'_>, problems: &mut Problems) -> Option<ConfigKey> {
     }
 }
 
-/// Reads a reference of one of these `kinds`, which is written as `form` says.
-pub(crate) fn reference(
-    key: &Written<'_>,
-    parts: &[Written<'_>],
-    kinds: &[&str],
-    form: &str,
-    problems: &mut Problems,
-) -> Option<ConfigKey> {
-    let (mut sources, mut secret, mut default) = (Vec::new(), false, None);
-    for part in parts {
-        match part.name.as_str() {
-            "secret" => secret = problems.take(part.boolean())?,
-            "default" => default = Some(problems.take(part.plain())?),
-            kind if kinds.contains(&kind) => {
-                let text = problems.take(part.string(form))?;
-                sources.push(match kind {
-                    "file" => ConfigSource::File(text.into()),
-                    "env" => ConfigSource::Environment(text.to_owned()),
-                    _ if is_config_key(text) => ConfigSource::Config(text.to_owned()),
-                    _ => {
-                        problems.push(key.error(format!("`{}` is no key of [config]", text.escape_debug())));
-                        return None;
-                    }
-                });
-            }
-            _ => {
-                let known: Vec<_> = kinds.iter().copied().chain(["secret", "default"]).collect();
-                problems.push(part.unknown("", &known));
-                return None;
-            }
-        }
+fn directories(written: &Written<'_>, problems: &mut Problems) -> Vec<ConfigDirectory> {
+    let items = problems.take(written.items("[\"/etc/users\", { path = \"/run/secrets\", secret = true }]"));
+    let items = items.unwrap_or_default();
+    if items.len() > MOST_DIRECTORIES {
+        problems.push(written.error(format!("more than {MOST_DIRECTORIES} directories")));
     }
-    match (sources.pop(), sources.is_empty()) {
-        (Some(_), true) if secret && default.is_some() => {
-            problems.push(key.error("a secret has no default: a manifest contains no secrets"));
-            None
-        }
-        (Some(source), true) => Some(ConfigKey { source, secret, default }),
-        _ => {
-            let kinds: Vec<_> = kinds.iter().map(|kind| format!("`{kind}`")).collect();
-            let (last, others) = kinds.split_last()?;
-            problems.push(key.error(format!("write one of {} and {last}", others.join(", "))));
-            None
-        }
-    }
-}
-
-/// Returns the schema of a value that is a literal or a reference of one of these kinds.
-pub(crate) fn schema_of(literal: &Value, kinds: &[&str]) -> Value {
-    let flag = json!({ "type": "boolean", "default": false });
-    let reference = |kind: &&str| {
-        json!({
-            "type": "object",
-            "properties": { *kind: { "type": "string" }, "secret": flag, "default": { "type": "string" } },
-            "required": [kind],
-            "additionalProperties": false,
-        })
-    };
-    let all: Vec<_> = [literal.clone()].into_iter().chain(kinds.iter().map(reference)).collect();
-    json!({ "anyOf": all })
+    items.iter().filter_map(|item| directory(item, problems)).collect()
 }
 
 fn directory(item: &Written<'_>, problems: &mut Problems) -> Option<ConfigDirectory> {
@@ -287,49 +290,4 @@ fn directory(item: &Written<'_>, problems: &mut Problems) -> Option<ConfigDirect
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::read;
-
-    fn key(source: ConfigSource) -> ConfigKey {
-        ConfigKey { source, secret: false, default: None }
-    }
-
-    #[test]
-    fn forms() {
-        let text = "config_directories = ['/etc/a', { path = 'b', secret = true }]\n[config]\nname = 'Ada'\nport = 80\non = true\n\
-                    url = { env = 'URL', default = 'none' }\npassword = { file = '/run/p', secret = true }";
-        let config = read(text).unwrap().config;
-        let literal = |text: &str| key(ConfigSource::Literal(text.into()));
-        assert_eq!(config.keys["name"], literal("Ada"));
-        assert_eq!((config.keys["port"].clone(), config.keys["on"].clone()), (literal("80"), literal("true")));
-        let url = key(ConfigSource::Environment("URL".into()));
-        assert_eq!(config.keys["url"], ConfigKey { default: Some("none".into()), ..url });
-        let password = key(ConfigSource::File("/run/p".into()));
-        assert_eq!(config.keys["password"], ConfigKey { secret: true, ..password });
-        let directory = |path: &str, secret| ConfigDirectory { path: path.into(), secret };
-        assert_eq!(config.directories, [directory("/etc/a", false), directory("b", true)]);
-        assert!(read("").unwrap().config.is_empty());
-    }
-
-    #[test]
-    fn values_are_not_shown() {
-        let manifest = read("[config]\nname = 'canary'\npassword = { env = 'P', secret = true }").unwrap();
-        let view = (SECTION.view.unwrap().value)(&manifest).unwrap();
-        assert_eq!(view, json!({ "name": "manifest", "password": "environment P, secret" }));
-    }
-
-    #[test]
-    fn problems_name_the_key() {
-        let problem = |text: &str| read(text).unwrap_err();
-        assert!(problem("config = 1").starts_with("line 1: config: write a section [config]"));
-        assert_eq!(problem("[config]\na = { fil = 'x' }"), "line 2: unknown key `fil`; did you mean `file`?");
-        assert_eq!(problem("[config]\na = { secret = true }"), "line 2: config.a: write one of `file` and `env`");
-        let both = "[config]\na = { file = 'x', env = 'Y' }";
-        assert_eq!(problem(both), "line 2: config.a: write one of `file` and `env`");
-        let default = "[config]\na = { env = 'Y', secret = true, default = 'z' }";
-        assert!(problem(default).contains("a secret has no default"));
-        assert!(problem("[config]\n'a/b' = 'x'").contains("a key has letters"));
-        assert!(problem("config_directories = [{ secret = true }]").contains("`path` is missing"));
-    }
-}
+mod tests;

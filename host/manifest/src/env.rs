@@ -17,7 +17,7 @@ pub const ENV_BYTES: usize = 64 << 10;
 const FORM: &str = "write text, between quotes, or a reference such as { file = \"PATH\" }, { env = \"NAME\" } or { config = \"KEY\" }";
 
 /// The kinds of references.
-const REFERENCES: &[&str] = &["file", "env", "config"];
+const REFERENCES: &[&str] = &["file", "env", "host", "service", "config"];
 
 /// `[env]`. Literal values may be secrets, so none is shown.
 pub(crate) const SECTION: Section = Section {
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(env["REGION"], key(ConfigSource::Config("region".into())));
         for (text, wanted) in [
             ("[env]\nA = 1", "line 2: env.A: write text, between quotes, or a reference"),
-            ("[env]\nA = { file = 'x', env = 'y' }", "write one of `file`, `env` and `config`"),
+            ("[env]\nA = { file = 'x', env = 'y' }", "write one of `file`, `env`, `host`, `service` and `config`"),
             ("[env]\nA = { fil = 'x' }", "did you mean `file`?"),
             ("[env]\nA = { config = '../x' }", "env.A: `../x` is no key of [config]"),
             ("[config]\na = { config = 'b' }", "unknown key `config`"),

@@ -30,6 +30,7 @@ pub static SECTIONS: &[&Section] = &[
     &grants::HTTP,
     &config::SECTION,
     &config::DIRECTORIES,
+    &config::SHARED,
     &keyvalue::SECTION,
     &lock::SECTION,
     &sqlite::SECTION,

@@ -9,9 +9,11 @@
 mod reader;
 mod readers;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use lodge_base::config::Config;
 use lodge_manifest::config::ConfigKey;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
@@ -30,15 +32,16 @@ const READ_TIME: Duration = Duration::from_secs(5);
 pub struct Configurations {
     readers: Arc<Readers>,
     poll: Duration,
-}
-
-impl Default for Configurations {
-    fn default() -> Self {
-        Self { readers: Arc::new(Readers::new(READ_TIME)), poll: POLL }
-    }
+    /// The file with values that services may refer to.
+    host: Option<PathBuf>,
 }
 
 impl Configurations {
+    /// Creates the configurations of a host.
+    pub fn new(config: &Config) -> Self {
+        Self { readers: Arc::new(Readers::new(READ_TIME)), poll: POLL, host: config.shared_config.clone() }
+    }
+
     /// Reads the configuration of a service, and goes on reading it for as long as it is in use. Returns `None` for a service
     /// whose manifest has neither a configuration nor references.
     ///
@@ -50,7 +53,7 @@ impl Configurations {
         if grant.is_empty() && env.values().all(is_literal) {
             return Ok(None);
         }
-        let reader = ConfigReader { grant, env, directory: spec.path.with_file_name("") };
+        let reader = ConfigReader { grant, env, directory: spec.path.with_file_name(""), host: self.host.clone() };
         let has_files = reader.has_files();
         let read = move || reader.read();
         let reading = match self.readers.run(read.clone()).await {

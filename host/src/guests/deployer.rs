@@ -41,7 +41,7 @@ pub struct Deployer {
     pub stores: Arc<Stores>,
     databases: Databases,
     /// The configurations of services.
-    pub configurations: Arc<Configurations>,
+    configurations: Configurations,
     optimiser: Arc<Optimiser>,
 }
 
@@ -61,7 +61,7 @@ impl Deployer {
         let optimiser = Arc::new(Optimiser::new(Arc::clone(&compiler), Arc::clone(&trials)));
         let warm = Arc::new(Semaphore::new(config.engine.warm));
         let guests = Arc::new(GuestHost { compiler, warm, idle_unload: config.engine.idle_unload });
-        let configurations = Arc::default();
+        let configurations = Configurations::new(config);
         Self { guests, services, upstreams, outgoing, trials, stores, databases, configurations, optimiser }
     }
 

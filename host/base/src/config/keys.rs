@@ -47,6 +47,15 @@ pub(super) const KEYS: &[Key<Config>] = &[
         },
     },
     Key {
+        name: "shared_config",
+        default: "",
+        help: "a file with a `[config]` as in a manifest, whose values services may refer to: `{ host = \"KEY\" }`",
+        set: |c, text| {
+            c.shared_config = (!text.is_empty()).then(|| text.into());
+            Ok(())
+        },
+    },
+    Key {
         name: "log_format",
         default: "text",
         help: "`text` for people, `json` for machines",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lodge_base::files;
-use lodge_manifest::config::{ConfigGrant, ConfigKey, ConfigSource, is_config_key};
+use lodge_manifest::config::{ConfigGrant, ConfigKey, ConfigSource, is_config_key, of_text};
 use lodge_manifest::env::ENV_BYTES;
 use lodge_runtime::capabilities::config::{ConfigReading, ConfigValue, Values};
 
@@ -14,6 +14,9 @@ const MOST_VALUE: u64 = 256 << 10;
 
 /// The most bytes of all keys and values of a service.
 const MOST_BYTES: usize = 1 << 20;
+
+/// The most bytes of a file whose configuration others refer to.
+const MOST_TEXT: u64 = 1 << 20;
 
 /// The most keys of a service.
 const MOST_KEYS: usize = 1024;
@@ -26,12 +29,16 @@ pub(super) struct ConfigReader {
     pub(super) env: BTreeMap<String, ConfigKey>,
     /// The directory of the manifest.
     pub(super) directory: PathBuf,
+    /// The file with the host's shared configuration.
+    pub(super) host: Option<PathBuf>,
 }
 
 impl ConfigReader {
     /// Whether any value can change while the host runs.
     pub(super) fn has_files(&self) -> bool {
-        let in_file = |key: &ConfigKey| matches!(key.source, ConfigSource::File(_));
+        let in_file = |key: &ConfigKey| {
+            matches!(key.source, ConfigSource::File(_) | ConfigSource::Host(_) | ConfigSource::Service { .. })
+        };
         let mut keys = self.grant.keys.values().chain(self.env.values());
         !self.grant.directories.is_empty() || keys.any(in_file)
     }
@@ -55,7 +62,10 @@ impl ConfigReader {
                     Some(value) => (Ok(value.text.clone()), value.secret),
                     None => (Err(format!("[config] has no `{of}`")), false),
                 },
-                _ => (self.value(key), false),
+                _ => match self.value(&key.source) {
+                    Ok(value) => (Ok(value.text), value.secret),
+                    Err(problem) => (Err(problem), false),
+                },
             };
             let text = found.or_else(|problem| key.default.clone().ok_or(problem));
             let text = text.map_err(|problem| format!("env.{name}: {problem}"))?;
@@ -80,9 +90,10 @@ impl ConfigReader {
             }
         }
         for (name, key) in &self.grant.keys {
-            let text = self.value(key).or_else(|problem| key.default.clone().ok_or(problem));
-            let text = text.map_err(|problem| format!("config.{name}: {problem}"))?;
-            values.insert(name.clone(), ConfigValue { text, secret: key.secret });
+            let usual = |problem| Ok(ConfigValue { text: key.default.clone().ok_or(problem)?, secret: false });
+            let value = self.value(&key.source).or_else(usual);
+            let value = value.map_err(|problem: String| format!("config.{name}: {problem}"))?;
+            values.insert(name.clone(), ConfigValue { secret: value.secret || key.secret, ..value });
         }
         let bytes = size(&values);
         if values.len() > MOST_KEYS || bytes > MOST_BYTES {
@@ -92,17 +103,49 @@ impl ConfigReader {
         Ok(values)
     }
 
-    fn value(&self, key: &ConfigKey) -> Result<String, String> {
-        match &key.source {
+    fn value(&self, source: &ConfigSource) -> Result<ConfigValue, String> {
+        let text = match source {
             ConfigSource::Literal(text) => Ok(text.clone()),
             ConfigSource::File(path) => self.file(&self.directory.join(path)),
             ConfigSource::Environment(name) => std::env::var(name).map_err(|error| match error {
                 std::env::VarError::NotPresent => format!("the host has no environment variable {name}"),
                 std::env::VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8"),
             }),
+            ConfigSource::Host(key) => return self.host(key),
+            ConfigSource::Service { service, key } => return self.service(service, key),
             // Only environment variables refer to other values.
             ConfigSource::Config(key) => Err(format!("it refers to `{key}`")),
+        };
+        text.map(|text| ConfigValue { text, secret: false })
+    }
+
+    /// A value of the host's shared configuration.
+    fn host(&self, key: &str) -> Result<ConfigValue, String> {
+        let path = self.host.as_deref().ok_or("the host shares no configuration; set `shared_config` in lodge.toml")?;
+        self.shared(path, key)?.ok_or_else(|| format!("the host's shared configuration has no `{key}`"))
+    }
+
+    /// A value of another service, whose manifest shares it.
+    fn service(&self, service: &str, key: &str) -> Result<ConfigValue, String> {
+        let path = self.directory.join(format!("{service}.toml"));
+        let grant = grant(&path)?;
+        if !grant.shared.iter().any(|shared| shared == key) {
+            return Err(format!("{service}.toml does not share it: add `{key}` to its `config_shared`"));
         }
+        self.shared(&path, key)?.ok_or_else(|| format!("{service}.toml has no `{key}` in [config]"))
+    }
+
+    /// The value of `key` in the configuration of another file. References to further services are not followed.
+    fn shared(&self, path: &Path, key: &str) -> Result<Option<ConfigValue>, String> {
+        let mut grant = grant(path)?;
+        grant.keys.retain(|name, _| name == key);
+        let further = |key: &ConfigKey| matches!(key.source, ConfigSource::Service { .. } | ConfigSource::Host(_));
+        if grant.keys.values().any(further) {
+            return Err(format!("`{key}` is itself a reference to another service or to the host"));
+        }
+        let directory = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut values = Self { grant, env: BTreeMap::new(), directory, host: None }.config()?;
+        Ok(values.remove(key))
     }
 
     /// The text of a file, without the line break at its end.
@@ -132,6 +175,13 @@ impl ConfigReader {
         }
         Ok(values)
     }
+}
+
+/// The configuration in a file.
+fn grant(path: &Path) -> Result<ConfigGrant, String> {
+    let text = files::read_text(path, MOST_TEXT);
+    let text = text.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    of_text(&text).map_err(|problem| format!("{}: {problem}", path.display()))
 }
 
 /// Bytes of all names and values.

@@ -53,7 +53,11 @@ async fn until(mut condition: impl FnMut() -> bool) {
 }
 
 fn quick() -> Configurations {
-    Configurations { readers: Arc::new(Readers::new(Duration::from_millis(50))), poll: Duration::from_millis(5) }
+    Configurations {
+        readers: Arc::new(Readers::new(Duration::from_millis(50))),
+        poll: Duration::from_millis(5),
+        host: None,
+    }
 }
 
 /// Services on a file system that hangs keep their values; all others get new ones, and so do these when it responds again.

@@ -10,7 +10,12 @@ fn key(source: ConfigSource) -> ConfigKey {
 fn reader(directory: &Path, keys: &[(&str, ConfigKey)], directories: &[&str]) -> ConfigReader {
     let keys = keys.iter().map(|(name, key)| ((*name).to_owned(), key.clone())).collect();
     let directories = directories.iter().map(|path| ConfigDirectory { path: path.into(), secret: true }).collect();
-    ConfigReader { grant: ConfigGrant { keys, directories }, env: BTreeMap::new(), directory: directory.to_owned() }
+    ConfigReader {
+        grant: ConfigGrant { keys, directories, shared: Vec::new() },
+        env: BTreeMap::new(),
+        directory: directory.to_owned(),
+        host: None,
+    }
 }
 
 #[test]
@@ -109,4 +114,42 @@ fn variables_have_the_same_sources() {
     assert!(problem(key(ConfigSource::File("nul".into()))).starts_with("env.X: it contains a NUL byte"));
     fs::write(directory.path().join("long"), vec![b'x'; 65 << 10]).unwrap();
     assert!(problem(key(ConfigSource::File("long".into()))).starts_with("env: 66561 bytes are more than"));
+}
+
+#[test]
+fn values_of_others_are_shared_by_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    write("password", "hunter22");
+    write(
+        "users.toml",
+        "keyvalue = true\nconfig_shared = ['url', 'password', 'further', 'gone']\n[config]\nurl = 'http://users'\n\
+         password = { file = 'password', secret = true }\nown = 'canary'\nfurther = { service = 'x', key = 'y' }",
+    );
+    write("shared.toml", "[config]\nregion = 'eu'\n");
+    let of = |key: &str| ConfigSource::Service { service: "users".into(), key: key.into() };
+    let keys = [
+        ("url", key(of("url"))),
+        ("password", key(of("password"))),
+        ("region", key(ConfigSource::Host("region".into()))),
+        ("usual", ConfigKey { default: Some("d".into()), ..key(of("own")) }),
+    ];
+    let mut with_host = reader(directory.path(), &keys, &[]);
+    with_host.host = Some(directory.path().join("shared.toml"));
+    assert!(with_host.has_files());
+    let values = with_host.read().unwrap().config;
+    let text = |name: &str| (values[name].text.as_str(), values[name].secret);
+    // A secret of another service is a secret here.
+    assert_eq!((text("url"), text("password")), (("http://users", false), ("hunter22", true)));
+    assert_eq!((text("region"), text("usual")), (("eu", false), ("d", false)));
+    let problem = |source| reader(directory.path(), &[("a", key(source))], &[]).read().err().unwrap();
+    assert_eq!(problem(of("own")), "config.a: users.toml does not share it: add `own` to its `config_shared`");
+    assert!(problem(of("further")).ends_with("`further` is itself a reference to another service or to the host"));
+    assert!(problem(of("gone")).ends_with("users.toml has no `gone` in [config]"));
+    assert!(problem(ConfigSource::Host("region".into())).contains("set `shared_config` in lodge.toml"));
+    let missing = problem(ConfigSource::Service { service: "nobody".into(), key: "a".into() });
+    assert!(missing.contains("nobody.toml cannot be read"), "{missing}");
+    write("users.toml", "[config\nown = 'canary'");
+    let broken = problem(of("url"));
+    assert!(broken.ends_with("users.toml: it is not TOML"), "{broken}");
 }
