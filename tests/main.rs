@@ -44,6 +44,7 @@ mod sandbox {
     mod cpu_shares;
     mod engine_faults;
     mod instance_pool;
+    mod isolation;
     mod limits;
 }
 
@@ -86,6 +87,7 @@ mod caching {
 /// What services keep: docs/state.md.
 mod state {
     mod config;
+    mod isolation;
     mod keyvalue;
     mod locks;
     mod samples;
