@@ -22,6 +22,7 @@ mod outcome;
 pub mod sandbox;
 pub mod sqlite;
 pub mod stdio;
+pub mod waker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

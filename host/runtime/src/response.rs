@@ -84,7 +84,8 @@ impl GuestResponse {
         let (head, inner) = work.head(sandbox).await?.into_parts();
         let (sandbox, early, length) = (Arc::clone(sandbox), VecDeque::new(), Length::of(&head, is_head));
         let mut body = GuestBody { pool, sandbox, work, inner, early, ended: false, length };
-        poll_fn(|cx| Poll::Ready(body.prime(cx))).await?;
+        let waker = Arc::clone(&body.sandbox.waker);
+        poll_fn(|cx| waker.poll(cx, |cx| Poll::Ready(body.prime(cx)))).await?;
         Ok(Self { head, body })
     }
 }
@@ -124,7 +125,7 @@ impl Work {
     /// # Errors
     /// When it has ended without one, was stopped, or reports an error.
     async fn head(&mut self, sandbox: &Sandbox) -> Result<http::Response<WasiBody>, RunError> {
-        let response = poll_fn(|cx| {
+        let mut poll_head = |cx: &mut Context<'_>| {
             let polled = self.poll(cx);
             let head = lock(&sandbox.head).take();
             match polled {
@@ -136,8 +137,8 @@ impl Work {
                     None => polled.map_ok(|()| None),
                 },
             }
-        });
-        let response = response.await?;
+        };
+        let response = poll_fn(|cx| sandbox.waker.poll(cx, &mut poll_head)).await?;
         if let Self::Active(running) = self {
             running.set_head_sent();
         }
@@ -163,7 +164,8 @@ impl Work {
 impl GuestBody {
     /// Polls for the next frame. `None` means that the guest has finished the body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RunError>>> {
-        self.poll_next(cx).map_err(|error| self.sandbox.attribute(error))
+        let waker = Arc::clone(&self.sandbox.waker);
+        waker.poll(cx, |cx| self.poll_next(cx)).map_err(|error| self.sandbox.attribute(error))
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RunError>>> {

@@ -17,6 +17,7 @@ use crate::capabilities::lock::HeldLocks;
 use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::outbox::Outbox;
 use crate::capabilities::outbox::{SendFuture, SendResult};
+use crate::capabilities::waker::GuestWaker;
 use crate::error::RunError;
 use lodge_base::clock::Clock;
 use lodge_base::config::limits::Limits;
@@ -36,6 +37,8 @@ pub struct Sandbox {
     pub service: Arc<Service>,
     /// The CPU time of the current request.
     pub cpu: CpuMeter,
+    /// Wakes the task that waits for the guest.
+    pub waker: Arc<GuestWaker>,
     /// The guest's response, once there is one.
     pub head: Mutex<Option<HandlerResult>>,
     /// The current request's body was over the limit.
@@ -107,6 +110,7 @@ impl Sandbox {
         Self {
             cpu: CpuMeter::new(limits.cpu, clock, Arc::clone(&service.share)),
             service,
+            waker: Arc::default(),
             head: Mutex::new(None),
             body_too_large: AtomicBool::new(false),
             body_broken: AtomicBool::new(false),
