@@ -109,7 +109,8 @@ impl Guest {
             // All that are idle are as old, but for those that have come back meanwhile.
             self.pool.clear();
         }
-        self.instantiate(deadline).await
+        // In a box: the future of every request would have room for it, and that future is moved.
+        Box::pin(self.instantiate(deadline)).await
     }
 
     /// Creates an instance, and loads the machine code for it if that was dropped.

@@ -152,11 +152,6 @@ impl Activity {
         }
     }
 
-    /// Records that the connection has switched to another protocol.
-    pub fn switch(&self) {
-        lock(&self.state).switched = true;
-    }
-
     /// Records that the host is stopping.
     pub fn stop(&self) {
         lock(&self.state).stopping.get_or_insert_with(Instant::now);
@@ -272,6 +267,11 @@ impl Watch {
 }
 
 impl ActiveRequest {
+    /// Records that the connection has switched to another protocol.
+    pub fn switch(&self) {
+        lock(&self.activity.state).switched = true;
+    }
+
     /// Whether the request came over HTTP/2.
     pub(super) fn is_stream(&self) -> bool {
         self.stream

@@ -122,13 +122,13 @@ pub async fn serve(
     let service = service_fn(|request: Request<Incoming>| {
         let upload = !request.body().is_end_stream();
         let (active, charge) = (activity.begin(upload), account.begin(request.headers(), upload));
-        let (responder, activity, account) = (responder.clone(), Arc::clone(&activity), Arc::clone(&account));
         let request = bounded(request, &account, bounds.headers);
+        let responder = responder.clone();
         async move {
             let response = responder.respond(request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                activity.switch();
-                account.leave();
+                active.switch();
+                charge.leave();
             }
             Ok::<_, Infallible>(active.track(response).map(|body| Charged::new(body, charge)))
         }

@@ -30,6 +30,7 @@ mod unread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use http::HeaderMap;
 use tokio::sync::Semaphore;
 
 pub use account::{Account, Charge};
@@ -48,6 +49,8 @@ pub const REQUEST: usize = 16 << 10;
 const HEAD: usize = 4 << 10;
 /// The most bytes that an HTTP/1.1 connection needs, since its data is not read ahead of the guest.
 const ONE: usize = 192 << 10;
+/// The bytes of a field in a header map, without its name and value.
+const FIELD: usize = 64;
 /// The bytes taken from the buffers at a time.
 const GRANULE: usize = 16 << 10;
 /// The least bytes worth a read, and the most bytes that are read of frames that may begin requests.
@@ -171,6 +174,11 @@ pub fn windows(memory: usize) -> (u32, u32) {
     let connection = (memory / 128).clamp(*WINDOWS.start(), *WINDOWS.end());
     let bytes = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
     (bytes(connection / 2), bytes(connection))
+}
+
+/// Returns the bytes of heap that headers use.
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum()
 }
 
 #[cfg(test)]

@@ -38,14 +38,12 @@ pub(super) async fn handle<B: RequestBody>(
 ) -> Result<Response<Body>, RequestError> {
     let version = request.version();
     let deployment = routed.target.deployment();
-    // Futures that only some requests need are boxed here and below. Otherwise they would enlarge the future that is
-    // moved for each request.
     let mut fill = match rules {
         None => responses.invalidated_by_call(deployment, &request),
         Some((rules, uri)) => {
             routed.target.admission.check_client(&routed.caller.view(request.headers(), routed.route))?;
             let at = (&uri, routed.route);
-            match Box::pin(responses.lookup(rules, at, deployment, &mut request, record)).await {
+            match responses.lookup(rules, at, deployment, &mut request, record).await {
                 Lookup::Hit(response) => return with_room(&routed, version, response, None, record),
                 Lookup::Miss(fill) => fill,
             }
@@ -53,12 +51,12 @@ pub(super) async fn handle<B: RequestBody>(
     };
     let (target, unconditional) = (Arc::clone(&routed.target), fill.unconditional(&request));
     let again = Routed { target, mirror: None, judged: false, ..routed };
-    let result = Box::pin(admit_and_dispatch(routed, request, Some(&mut fill), record)).await;
+    let result = admit_and_dispatch(routed, request, Some(&mut fill), record).await;
     let deadline = fill.deadline();
     let response = match (fill.settle(result), unconditional) {
         (Settled::Done(result), _) => result?,
         (Settled::Stale(response, error), _) => stale(response, error, &again, record),
-        (Settled::Retry(fill), Some(head)) => Box::pin(dispatch_again(&again, head, fill, record)).await?,
+        (Settled::Retry(fill), Some(head)) => dispatch_again(&again, head, fill, record).await?,
         (Settled::Retry(_), None) => return Err(UnexpectedNotModified.into()),
     };
     with_room(&again, version, response, deadline, record)

@@ -89,6 +89,6 @@ mod tests {
             size_of::<R>()
         }
         let size = size(|handler, peer, request| handler.respond(peer, None, request));
-        assert!(size <= 3_600, "{size} bytes");
+        assert!(size <= 1_700, "{size} bytes");
     }
 }

@@ -80,7 +80,10 @@ pub fn handle<'a, B: RequestBody>(
         match arrived {
             Ok(Arrived::Host(response)) => Ok(response),
             Ok(Arrived::Direct(routed, request)) => admit_and_dispatch(routed, request, None, record).await,
-            Ok(Arrived::Cached(routed, request, cache)) => cached::handle(routed, request, cache, record).await,
+            // What only some requests need is in a box, or the future of every request would have room for it.
+            Ok(Arrived::Cached(routed, request, cache)) => {
+                Box::pin(cached::handle(routed, request, cache, record)).await
+            }
             Err(error) => Err(error),
         }
     }
@@ -137,7 +140,8 @@ pub(super) fn admit_and_dispatch<B: RequestBody>(
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
         let admitted = admit(&routed, request.headers(), fill, record).await?;
-        let Some((version, route)) = &routed.mirror else { return dispatch(admitted, request).await };
+        // In a box, here and below: the future of a request is moved several times before this, and would be twice as large.
+        let Some((version, route)) = &routed.mirror else { return Box::pin(dispatch(admitted, request)).await };
         let (request, copy) = mirror::duplicate(request);
         let (version, route) = (Arc::clone(version), Arc::clone(route));
         let (client, context, unsent) = (admitted.client, admitted.context.clone(), Arc::clone(admitted.unsent));

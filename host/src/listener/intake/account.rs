@@ -8,13 +8,11 @@ use http::HeaderMap;
 
 use super::frames::Frames;
 use super::unread::Bodies;
-use super::{BASE, Buffers, CHUNK, FRAME, GRANULE, HEAD, ONE, REQUEST};
+use super::{BASE, Buffers, CHUNK, FRAME, GRANULE, HEAD, ONE, REQUEST, size};
 use lodge_base::lock::lock;
 
 /// The bytes of the shortest HEADERS frame that begins a request: four indexed fields.
 const SMALLEST: usize = 13;
-/// The bytes of a field in a header map, without its name and value.
-const FIELD: usize = 64;
 
 /// The part of the host's [`Buffers`] that one connection has.
 pub struct Account {
@@ -271,11 +269,14 @@ impl Account {
         let share = self.buffers.share();
         let lacks =
             |state: &State| (state.need().saturating_sub(state.has()) + GRANULE).min(share.saturating_sub(state.held));
-        let more = lacks(state);
-        if state.room() < CHUNK && more > 0 && self.buffers.extra.take(more) {
-            state.held += more;
+        let mut room = state.room();
+        if room < CHUNK {
+            let more = lacks(state);
+            if more > 0 && self.buffers.extra.take(more) {
+                state.held += more;
+                room = state.room();
+            }
         }
-        let room = state.room();
         if room == 0 && state.frames.is_h2() && state.wire > 0 && state.is_spent() {
             return Plan::Turn;
         }
@@ -334,8 +335,9 @@ impl Account {
     /// Returns surplus memory, and wakes the reader if it may continue.
     fn settle(&self, mut state: MutexGuard<'_, State>) {
         let surplus = self.surplus(&mut state);
-        let goes_on = state.over || state.room() > 0 || (state.full && state.held < self.buffers.share());
-        let reader = if goes_on { state.reader.take() } else { None };
+        let goes_on =
+            |state: &State| state.over || state.room() > 0 || (state.full && state.held < self.buffers.share());
+        let reader = if state.reader.is_some() && goes_on(&state) { state.reader.take() } else { None };
         drop(state);
         self.buffers.extra.put(surplus);
         reader.into_iter().for_each(Waker::wake);
@@ -348,6 +350,9 @@ impl Account {
 
     /// Removes the memory that the connection does not need, and returns its size.
     fn surplus(&self, state: &mut State) -> usize {
+        if state.held == 0 {
+            return 0;
+        }
         let needs = state.need().saturating_sub(state.base.saturating_sub(REQUEST));
         // Some is kept for the next bytes of a body.
         let ahead = if self.buffers.extra.waiting.load(Relaxed) == 0 { 4 * GRANULE } else { GRANULE };
@@ -378,6 +383,13 @@ impl Drop for Account {
     }
 }
 
+impl Charge {
+    /// Stops charging the connection: see [`Account::leave`].
+    pub fn leave(&self) {
+        self.account.leave();
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         let mut state = lock(&self.account.state);
@@ -385,9 +397,4 @@ impl Drop for Charge {
         state.heads = state.heads.saturating_sub(self.head);
         self.account.settle(state);
     }
-}
-
-/// Returns the bytes of heap that headers use.
-fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum()
 }

@@ -57,6 +57,11 @@ impl Concurrency {
         if let Ok(slot) = self.try_acquire() {
             return Ok(slot);
         }
+        // In a box: most requests do not wait, and the future of every request would have room for it.
+        Box::pin(self.wait()).await
+    }
+
+    async fn wait(self: &Arc<Self>) -> Result<Slot, Refusal> {
         let _waiting = Waiting::join(&self.waiting, self.queue.load(Relaxed)).ok_or(Refusal::QueueFull)?;
         let (start, wait) = (Instant::now(), Duration::from_nanos(self.wait.load(Relaxed)));
         match tokio::time::timeout(wait, self.slots.acquire()).await {
