@@ -15,7 +15,7 @@ async fn what_belongs_to_a_service_stays_there() {
     // Names that begin with each other, and one that a server's pattern could match.
     let others = ["vic", "victim-2", "victim_", "victims", "v"];
     let manifest = |values: &str| {
-        format!("keyvalue = true\nlock = true\nlimits = {{ wall = '60s', cpu = '30s', memory = '64MiB' }}\n{values}")
+        format!("keyvalue = true\nlock = true\nlimits = {{ wall = '10m', cpu = '2m', memory = '64MiB' }}\n{values}")
     };
     let victim = format!(
         "[config]\nplain = '{CONFIG}'\npassword = {{ file = 'password', secret = true }}\n\
@@ -59,7 +59,7 @@ async fn what_belongs_to_a_service_stays_there() {
 /// Nobody changes what another service keeps.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_deletes_is_its_own() {
-    let manifest = "keyvalue = true\nlock = true\nlimits = { wall = '60s', cpu = '30s' }";
+    let manifest = "keyvalue = true\nlock = true\nlimits = { wall = '10m', cpu = '2m' }";
     let setup = host(&[]).named("intruder", "victim").manifest("victim", manifest);
     let host = setup.named("intruder", "other").manifest("other", manifest).start().await;
     host.get(&format!("/victim/plant?{DATA}")).await;

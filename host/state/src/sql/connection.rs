@@ -19,13 +19,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_micros(500), Duration::from
 /// A connection to a database, for one request. Several statements of one connection run one after another.
 pub struct SqlConnection {
     database: Arc<SqlDatabase>,
-    slot: Mutex<ConnectionSlot>,
+    slot: Mutex<DatabaseSlot>,
     last_insert_rowid: AtomicI64,
     changes: AtomicU64,
 }
 
 /// The place of an open connection.
-type ConnectionSlot = Arc<AsyncMutex<Option<OpenConnection>>>;
+type DatabaseSlot = Arc<AsyncMutex<Option<OpenConnection>>>;
 
 /// Stops a statement that nobody waits for any more.
 struct AbandonGuard(Arc<StatementBounds>);
@@ -128,7 +128,7 @@ impl Drop for SqlConnection {
     }
 }
 
-fn close_slot(slot: ConnectionSlot) {
+fn close_slot(slot: DatabaseSlot) {
     if let Ok(free) = slot.try_lock()
         && free.is_none()
     {
