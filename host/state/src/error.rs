@@ -80,6 +80,10 @@ pub enum Resource {
     Locks,
     /// Waits of a namespace for locks.
     Waiters,
+    /// Messages that wait for a consumer.
+    Messages,
+    /// Consumers of messages.
+    Consumers,
 }
 
 impl fmt::Display for Resource {
@@ -89,6 +93,8 @@ impl fmt::Display for Resource {
             Resource::Bytes => "bytes",
             Resource::Locks => "locks",
             Resource::Waiters => "waiters for locks",
+            Resource::Messages => "messages",
+            Resource::Consumers => "consumers",
         })
     }
 }

@@ -30,6 +30,30 @@ pub const MAX_LEASE: Duration = Duration::from_secs(60 * 60);
 pub const MAX_LOCKS: u64 = 10_000;
 /// Waits of a namespace for locks at a time.
 pub const MAX_WAITERS: u64 = 4096;
+/// Bytes of a message's body. NATS has the same limit by default.
+pub const MAX_MESSAGE: usize = 1 << 20;
+/// Bytes of a message's headers.
+pub const MAX_MESSAGE_HEADERS: usize = 8 << 10;
+/// Bytes of a subject or a pattern of subjects.
+pub const MAX_SUBJECT: usize = 255;
+/// Tokens of a subject or a pattern.
+pub const MAX_SUBJECT_TOKENS: usize = 16;
+/// Patterns of a subscription.
+pub const MAX_PATTERNS: usize = 16;
+/// Deliveries of a message at most.
+pub const MAX_DELIVERIES: u32 = 1000;
+/// Consumers of all subjects.
+pub const MAX_CONSUMERS: u64 = 1000;
+/// Messages that are received at a time.
+pub const MAX_RECEIVE: usize = 64;
+/// Bytes after which a receipt of several messages is complete.
+pub const MAX_RECEIVE_BYTES: u64 = 4 << 20;
+/// Dead messages that are kept of a consumer; the oldest are removed first, also if they exceed its quota in bytes.
+pub const MAX_DEAD: u64 = 1000;
+/// The time after which a consumer that does not receive has no subscription any more.
+pub const MAX_ABSENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest pause before a message is delivered again.
+pub const MAX_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How much a namespace may store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! State in the memory of this process, bounded, gone when it ends.
 
 mod keyspace;
+mod messages;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +17,8 @@ use crate::key::{Key, Namespace};
 use crate::limits::{Quota, Usage};
 use crate::locks::{Leases, Locks, Numbers};
 use crate::memory::keyspace::Keyspace;
+use crate::memory::messages::MemoryQueue;
+use crate::messages::MessageQueue;
 use crate::mutex::lock;
 use crate::store::{Backend, Batch, Entries, Listing, Page, Pending, Store, ready};
 use crate::write::{Outcome, Write};
@@ -29,6 +32,7 @@ const MAX_NAMESPACES: usize = 10_000;
 pub struct Memory {
     shared: Arc<Shared>,
     namespaces: Mutex<HashMap<Namespace, Arc<Held>>>,
+    messages: Arc<MemoryQueue>,
 }
 
 /// What all namespaces share.
@@ -69,8 +73,9 @@ impl Memory {
     pub fn new(capacity: u64, clock: Arc<dyn Clock>) -> Memory {
         // Versions and tokens do not repeat after a restart, as long as there were fewer than a million in every second.
         let numbers = Arc::new(Numbers::after(clock.now().milliseconds().saturating_mul(1000)));
+        let messages = Arc::new(MemoryQueue::new(clock.clone(), numbers.clone()));
         let shared = Arc::new(Shared { clock, numbers, used: AtomicU64::new(0), capacity });
-        Memory { shared, namespaces: Mutex::default() }
+        Memory { shared, namespaces: Mutex::default(), messages }
     }
 
     fn held(&self, namespace: &Namespace) -> Result<Arc<Held>, Error> {
@@ -104,6 +109,10 @@ impl Backend for Memory {
 
     fn locks<'a>(&'a self, namespace: &'a Namespace, _: Instant) -> Pending<'a, Arc<dyn Locks>> {
         ready(self.held(namespace).map(|held| held.leases.clone() as Arc<dyn Locks>))
+    }
+
+    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        Ok(self.messages.clone())
     }
 }
 

@@ -6,6 +6,7 @@
 //! * Namespaces are rows, and every statement names one.
 
 mod backup;
+mod messages;
 mod path;
 mod possession;
 mod queue;
@@ -32,7 +33,9 @@ use crate::error::Error;
 use crate::key::Namespace;
 use crate::limits::{Quota, Usage};
 use crate::locks::{Leases, Locks, Numbers};
+use crate::messages::MessageQueue;
 use crate::mutex::lock;
+use crate::sqlite::messages::{Arrivals, SqliteQueue};
 use crate::sqlite::path::Id;
 use crate::sqlite::possession::Possession;
 use crate::sqlite::queue::{JobQueue, QueueShare};
@@ -163,6 +166,8 @@ struct Shared {
     write_budget: QueueShare,
     read_budget: QueueShare,
     spaces: Mutex<HashMap<Namespace, Arc<Space>>>,
+    /// What receivers of messages wait for.
+    arrivals: Arrivals,
 }
 
 /// A namespace.
@@ -199,8 +204,10 @@ impl Sqlite {
             write_budget: QueueShare::new("writes", WRITE_QUEUE.0, WRITE_QUEUE.1),
             read_budget: QueueShare::new("reads", READ_QUEUE.0, READ_QUEUE.1),
             spaces: Mutex::default(),
+            arrivals: Arrivals::default(),
         });
         shared.load(&connection).map_err(failed)?;
+        messages::recover(&connection, shared.clock.now()).map_err(failed)?;
         let connections: Result<Vec<_>, _> = (0..readers.clamp(1, MAX_READERS)).map(|_| reader::open(&path)).collect();
         // Readers that run already end when another thread cannot be started.
         let stop = |error| {
@@ -320,5 +327,9 @@ impl Backend for Sqlite {
             Sqlite::close(self).await;
             Ok(())
         })
+    }
+
+    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        Ok(Arc::new(SqliteQueue::new(self.shared.clone())))
     }
 }

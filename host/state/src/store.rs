@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::key::{Key, Namespace};
 use crate::limits::{Quota, Usage};
 use crate::locks::Locks;
+use crate::messages::MessageQueue;
 use crate::write::{Outcome, Write};
 
 pub use batch::Batch;
@@ -50,6 +51,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Does the writes that wait, and ends the use of the place. Later operations fail.
     fn close(&self) -> Pending<'_, ()> {
         ready(Ok(()))
+    }
+
+    /// Returns the messages of all services.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] from a backend that keeps no messages.
+    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        Err(Error::unavailable("this backend keeps no messages: leave out `state.url`, or the sections for messages"))
     }
 }
 

@@ -26,6 +26,7 @@ mod concurrency;
 mod expiry;
 mod lock_model;
 mod locking;
+mod messages;
 mod model;
 mod paging;
 mod semantics;
@@ -49,6 +50,10 @@ pub use concurrency::{compare_and_swap_is_linearizable, increments_are_lineariza
 pub use expiry::{expiry, quotas};
 pub use lock_model::locks_behave_like_the_model;
 pub use locking::{fencing, lock_operations, waiting};
+pub use messages::{
+    dead_messages, message_quotas, messages_are_delivered_again, messages_reach_their_consumers, receivers_share,
+    receivers_wait,
+};
 pub use model::behaves_like_the_model;
 pub use paging::{buckets, paging};
 pub use semantics::{batches, isolation, operations};
@@ -62,6 +67,13 @@ macro_rules! conformance {
             $fixture: operations batches isolation expiry quotas paging buckets behaves_like_the_model
                 increments_are_linearizable compare_and_swap_is_linearizable
                 lock_operations fencing waiting locks_behave_like_the_model
+        );
+    };
+    // The messages of a backend that keeps some.
+    (messages $fixture:path) => {
+        $crate::conformance!(
+            $fixture: messages_reach_their_consumers messages_are_delivered_again dead_messages message_quotas
+                receivers_wait receivers_share
         );
     };
     ($fixture:path: $($test:ident)*) => {

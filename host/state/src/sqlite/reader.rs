@@ -23,6 +23,7 @@ pub(super) struct ReadJob {
 
 /// A connection with its statements, compiled once.
 pub(super) struct ReadSession<'c> {
+    pub(super) connection: &'c Connection,
     shared: &'c Shared,
     select: Statement<'c>,
     list: Statement<'c>,
@@ -56,7 +57,7 @@ impl<'c> ReadSession<'c> {
              AND (expires IS NULL OR expires > ?4) ORDER BY name";
         let bucket = "SELECT bucket FROM entry WHERE namespace = ?1 AND bucket > ?2 ORDER BY bucket LIMIT 1";
         let [select, list, bucket] = [SELECT, list, bucket].map(|sql| connection.prepare(sql));
-        Ok(ReadSession { shared, select: select?, list: list?, bucket: bucket? })
+        Ok(ReadSession { connection, shared, select: select?, list: list?, bucket: bucket? })
     }
 
     /// Reads an entry, whether or not it has expired.

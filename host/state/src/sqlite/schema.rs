@@ -10,7 +10,8 @@ use crate::sqlite::{Durability, OpenError};
 const APPLICATION: i32 = 0x4c6f_5374;
 
 /// The schema, as the steps from one version to the next. `user_version` counts the steps that a file has.
-pub(super) const STEPS: &[&str] = &["
+pub(super) const STEPS: &[&str] = &[
+    "
     CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT;
     INSERT INTO meta VALUES (1, 0);
     CREATE TABLE namespace (
@@ -22,7 +23,29 @@ pub(super) const STEPS: &[&str] = &["
     ) STRICT;
     CREATE UNIQUE INDEX entry_key ON entry (namespace, bucket, name);
     CREATE INDEX entry_expires ON entry (namespace, expires) WHERE expires IS NOT NULL;
-"];
+",
+    "
+    CREATE TABLE consumer (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, patterns TEXT NOT NULL, max_deliver INTEGER NOT NULL,
+        dead_letter TEXT, max_messages INTEGER NOT NULL, max_bytes INTEGER NOT NULL, seen INTEGER NOT NULL,
+        messages INTEGER NOT NULL, bytes INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE message (
+        id INTEGER PRIMARY KEY, consumer INTEGER NOT NULL, number INTEGER NOT NULL, published INTEGER NOT NULL,
+        due INTEGER NOT NULL, attempt INTEGER NOT NULL, lease INTEGER, subject TEXT NOT NULL, origin TEXT, reply_to TEXT,
+        headers TEXT NOT NULL, size INTEGER NOT NULL, body BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX message_due ON message (consumer, due, id);
+    CREATE INDEX message_published ON message (consumer, published);
+    CREATE INDEX message_lease ON message (consumer, lease) WHERE lease IS NOT NULL;
+    CREATE TABLE dead_message (
+        id INTEGER PRIMARY KEY, consumer INTEGER NOT NULL, number INTEGER NOT NULL, published INTEGER NOT NULL,
+        died INTEGER NOT NULL, attempt INTEGER NOT NULL, subject TEXT NOT NULL, origin TEXT, reply_to TEXT,
+        headers TEXT NOT NULL, size INTEGER NOT NULL, body BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX dead_message_consumer ON dead_message (consumer, id, size);
+",
+];
 
 /// Versions and tokens that every start skips. A power cut can lose the last writes of `Durability::Process`, with the versions
 /// that they used; in the seconds until the system writes them to disk there are far fewer writes than this. 2³¹ starts
@@ -116,11 +139,21 @@ pub(super) fn sound(connection: &Connection, path: &Path) -> Result<(), OpenErro
         SELECT count(*), ifnull(sum(octet_length(bucket) + octet_length(name) + octet_length(value)), 0)
         FROM entry WHERE namespace = n.id)";
     match connection.query_row(wrong, [], |row| row.get::<_, i64>(0)).map_err(|error| failure(path, error))? {
+        0 => {}
+        count => {
+            let detail = format!("the counts of {count} namespaces do not fit their entries");
+            return Err(OpenError::Damaged { path: path.to_owned(), detail });
+        }
+    }
+    let wrong = "SELECT count(*) FROM consumer c WHERE (c.messages, c.bytes) IS NOT (
+        SELECT count(*), ifnull(sum(octet_length(subject) + octet_length(headers) + octet_length(body)), 0)
+        FROM message WHERE consumer = c.id)";
+    match connection.query_row(wrong, [], |row| row.get::<_, i64>(0)).map_err(|error| failure(path, error))? {
         0 => Ok(()),
-        count => Err(OpenError::Damaged {
-            path: path.to_owned(),
-            detail: format!("the counts of {count} namespaces do not fit their entries"),
-        }),
+        count => {
+            let detail = format!("the counts of {count} consumers do not fit their messages");
+            Err(OpenError::Damaged { path: path.to_owned(), detail })
+        }
     }
 }
 
@@ -151,7 +184,7 @@ mod tests {
             let note = open(&steps).unwrap().query_row("SELECT name || note FROM namespace", [], |row| row.get(0));
             assert_eq!(note, Ok("onenone".to_owned()));
         }
-        assert_eq!(open(STEPS).unwrap_err(), OpenError::Newer { path: path.clone(), version: 2, known: 1 });
+        assert_eq!(open(STEPS).unwrap_err(), OpenError::Newer { path: path.clone(), version: 3, known: 2 });
         // A migration that fails changes nothing.
         let broken = [steps.as_slice(), &["CREATE TABLE extra (x)", "CREATE TABLE namespace (x)"]].concat();
         assert!(matches!(open(&broken), Err(OpenError::Unusable { .. })));

@@ -56,6 +56,24 @@ pub(super) async fn submit<T: Send + 'static>(
     }
 }
 
+/// Lets a reader do `work`, and waits for the result.
+pub(super) async fn read<T: Send + 'static>(
+    shared: &Shared,
+    budget: &QueueShare,
+    deadline: Instant,
+    work: impl FnOnce(&mut ReadSession<'_>) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let ticket = budget.take(1, deadline).await?;
+    let (send, receive) = oneshot::channel();
+    let work = move |reader: &mut ReadSession<'_>| {
+        if !send.is_closed() {
+            let _ = send.send(work(reader));
+        }
+    };
+    shared.reads.push(ReadJob { work: Box::new(work), ticket })?;
+    within(deadline, async { receive.await.unwrap_or_else(|_| Err(closed())) }).await
+}
+
 impl SqliteStore {
     pub(super) fn new(shared: Arc<Shared>, space: Arc<Space>) -> SqliteStore {
         SqliteStore { shared, space }
@@ -67,15 +85,7 @@ impl SqliteStore {
         deadline: Instant,
         work: impl FnOnce(&mut ReadSession<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let ticket = self.space.read_budget.take(1, deadline).await?;
-        let (send, receive) = oneshot::channel();
-        let work = move |reader: &mut ReadSession<'_>| {
-            if !send.is_closed() {
-                let _ = send.send(work(reader));
-            }
-        };
-        self.shared.reads.push(ReadJob { work: Box::new(work), ticket })?;
-        within(deadline, async { receive.await.unwrap_or_else(|_| Err(closed())) }).await
+        read(&self.shared, &self.space.read_budget, deadline, work).await
     }
 
     /// The copy in memory of an entry.

@@ -88,7 +88,7 @@ pub(super) struct Transaction<'a, 'c> {
     pub(super) connection: &'c Connection,
     pub(super) now: Timestamp,
     statements: &'a mut Statements<'c>,
-    shared: &'a Shared,
+    pub(super) shared: &'a Shared,
     /// Entries as they are now, and whether they must be written still.
     entries: HashMap<Path, (State, bool)>,
     /// Usage of the namespaces that have changed.

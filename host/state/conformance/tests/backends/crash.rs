@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::sqlite::options;
 
 /// The directory of the child's database.
-const DIRECTORY: &str = "LODGE_STATE_CRASH_DIRECTORY";
+pub(crate) const DIRECTORY: &str = "LODGE_STATE_CRASH_DIRECTORY";
 const TASKS: usize = 32;
 const KILLS: usize = 100;
 
@@ -29,7 +29,7 @@ async fn store(sqlite: &Sqlite) -> Arc<dyn Store> {
     sqlite.open(&Namespace::new("service").unwrap(), Quota { keys: 1 << 20, bytes: 1 << 30 }, soon()).await.unwrap()
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(line.as_bytes()).and_then(|()| out.flush()).unwrap();
 }
@@ -79,32 +79,40 @@ struct Confirmed {
     token: u64,
 }
 
+/// Runs the test `child` in a process of its own on the database in `directory`, kills it `pause` after it has said `first`,
+/// and returns what it has said.
+pub(crate) async fn kill(child: &str, directory: &Path, first: &str, pause: Duration) -> String {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([child, "--exact", "--ignored", "--nocapture"])
+        .env(DIRECTORY, directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(first) {
+        assert!(out.read_line(&mut said).unwrap() > 0, "the child has ended: {said}");
+    }
+    // Read meanwhile: a full pipe would stop the child.
+    let reader = std::thread::spawn(move || {
+        out.read_to_string(&mut said).unwrap();
+        said
+    });
+    tokio::time::sleep(pause).await;
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9), "the child has ended by itself");
+    reader.join().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_loses_no_confirmed_write() {
     let directory = tempfile::tempdir().unwrap();
     let mut confirmed: BTreeMap<usize, Confirmed> = BTreeMap::new();
     let mut writes = 0;
     for round in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["crash::child", "--exact", "--ignored", "--nocapture"])
-            .env(DIRECTORY, directory.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut said = String::new();
-        while !said.contains("+ ") {
-            assert!(out.read_line(&mut said).unwrap() > 0, "the child has ended: {said}");
-        }
-        // Read meanwhile: a full pipe would stop the child.
-        let reader = std::thread::spawn(move || {
-            out.read_to_string(&mut said).unwrap();
-            said
-        });
-        tokio::time::sleep(Duration::from_micros((round as u64 * 7919) % 30_000)).await;
-        child.kill().unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(9), "the child has ended by itself");
-        writes += take(&reader.join().unwrap(), &mut confirmed);
+        let pause = Duration::from_micros((round as u64 * 7919) % 30_000);
+        let said = kill("crash::child", directory.path(), "+ ", pause).await;
+        writes += take(&said, &mut confirmed);
         check(directory.path(), &mut confirmed).await;
     }
     assert!(writes > KILLS * TASKS, "only {writes} writes");

@@ -151,10 +151,10 @@ async fn wrong_files_are_named() {
     sqlite.close().await;
     assert_eq!(verify(&path), Ok(()));
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 7").unwrap();
-    assert_eq!(error(), OpenError::Newer { path: path.clone(), version: 7, known: 1 });
+    assert_eq!(error(), OpenError::Newer { path: path.clone(), version: 7, known: 2 });
     Connection::open(&path)
         .unwrap()
-        .execute_batch("PRAGMA user_version = 1; UPDATE namespace SET bytes = bytes + 1")
+        .execute_batch("PRAGMA user_version = 2; UPDATE namespace SET bytes = bytes + 1")
         .unwrap();
     assert!(verify(&path).unwrap_err().to_string().contains("do not fit their entries"));
 

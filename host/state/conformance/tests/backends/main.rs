@@ -9,6 +9,7 @@
 )]
 
 mod crash;
+mod crash_messages;
 mod files;
 mod memory;
 mod sqlite;

@@ -12,6 +12,7 @@ async fn fixture() -> Fixture {
 }
 
 lodge_conformance::conformance!(fixture);
+lodge_conformance::conformance!(messages fixture);
 
 #[tokio::test]
 async fn all_namespaces_together_are_bounded() {

@@ -25,6 +25,7 @@ mod process {
         super::fixture(Durability::Process, 1 << 20)
     }
     lodge_conformance::conformance!(fixture);
+    lodge_conformance::conformance!(messages fixture);
 }
 
 mod process_without_copies {
@@ -33,6 +34,7 @@ mod process_without_copies {
         super::fixture(Durability::Process, 0)
     }
     lodge_conformance::conformance!(fixture);
+    lodge_conformance::conformance!(messages fixture);
 }
 
 mod power {
@@ -41,4 +43,5 @@ mod power {
         super::fixture(Durability::Power, 16 << 10)
     }
     lodge_conformance::conformance!(fixture);
+    lodge_conformance::conformance!(messages fixture);
 }
