@@ -7,6 +7,7 @@ pub(crate) mod far;
 mod narrow;
 mod process;
 mod replica;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub(crate) use client::{AnyBody, Connection, Response, fed, get, raw};
 pub(crate) use narrow::{Narrow, unread};
 pub(crate) use process::{Leashed, Process, lodge, output};
 pub(crate) use replica::{Habit, Replica};
+pub(crate) use worker::Worker;
 
 /// The longest wait of a test, on any machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);

@@ -73,7 +73,7 @@ mod upstreams {
 mod calls {
     mod grants;
     mod limits;
-    mod local;
+    pub(crate) mod local;
     pub(crate) mod outgoing;
 }
 
@@ -91,9 +91,17 @@ mod state {
     mod keyvalue;
     mod locks;
     mod samples;
-    mod servers;
+    pub(crate) mod servers;
     mod sqlite;
     mod users;
+}
+
+/// Messages between services: docs/messages.md.
+mod messages {
+    mod consume;
+    mod publish;
+    mod restart;
+    mod schedule;
 }
 
 /// Running a host: docs/operate.md.

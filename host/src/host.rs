@@ -28,6 +28,7 @@ use crate::listener::accept::{Listeners, accept};
 use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
 use crate::listener::tls::TlsServer;
+use crate::messages::{self, ActiveTriggers};
 use crate::request::handler::Handler;
 use lodge_base::budget::Budget;
 use lodge_base::config::Config;
@@ -38,6 +39,7 @@ use lodge_base::ids::Ids;
 use lodge_base::lasting::forever;
 use lodge_base::telemetry::logs::{Logs, START};
 use lodge_base::telemetry::traces::{Exporting, Tracer};
+use lodge_runtime::capabilities::messaging::MessageRequests;
 use lodge_runtime::code_cache;
 use lodge_runtime::compile::{Compiler, Reset, WASMTIME};
 use lodge_runtime::outgoing::{LocalCalls, Outgoing};
@@ -139,7 +141,9 @@ impl Host {
         let calls: Weak<dyn LocalCalls> = Arc::<Handler>::downgrade(&handler);
         let outgoing = Outgoing::new(calls, Arc::clone(&handler.via), marks, &config.calls.suffix);
         let reset = compiler.reset;
-        let deployer = Deployer::new(&config, compiler, services, upstreams, outgoing, Arc::new(Stores::new(&config)));
+        let requests: Weak<dyn MessageRequests> = Arc::<Handler>::downgrade(&handler);
+        let stores = Arc::new(Stores::new(&config));
+        let deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
         Ok(Self {
             listeners: Listeners { plain, secure },
             admin,
@@ -241,6 +245,13 @@ impl Host {
             let report = move || Arc::clone(&systemd).report(current.clone(), stop_signal.clone());
             tokio::spawn(forever("systemd", report))
         });
+        let consuming = ActiveTriggers::new();
+        let following = tokio::spawn(forever("messages", {
+            let (handler, stores, consuming) =
+                (Arc::clone(&handler), Arc::clone(&deployer.stores), Arc::clone(&consuming));
+            let stop = drain.stop_signal().clone();
+            move || messages::follow(Arc::clone(&handler), Arc::clone(&stores), Arc::clone(&consuming), stop.clone())
+        }));
         let server = Arc::new(Server {
             // Kept until the end: guests may still send calls after their responses.
             handler: Arc::clone(&handler),
@@ -260,6 +271,8 @@ impl Host {
         accept(listeners, server, delayed).await;
         let finished = async {
             stopper.done().await;
+            // Their messages are settled after the response.
+            consuming.wait_until_none().await;
             // Work of guests after their responses holds a slot and no connection.
             slots.wait_until_free().await;
             // Tunnels hold neither.
@@ -271,7 +284,7 @@ impl Host {
         };
         deployer.close().await;
         exporting.shutdown(EXPORT).await;
-        [reconciling, housekeeping, watching_swap]
+        [reconciling, housekeeping, following, watching_swap]
             .into_iter()
             .chain(operators)
             .chain(renewing)

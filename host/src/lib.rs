@@ -29,4 +29,5 @@ pub mod fuzz;
 pub mod guests;
 pub mod host;
 pub mod listener;
+pub mod messages;
 pub mod request;

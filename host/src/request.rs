@@ -6,6 +6,7 @@
 //! * [`cached`] returns a stored response, or stores that of the service.
 //! * [`respond`] sends the response; [`record`] counts, logs and traces the request.
 //! * [`error`] is the sum of all errors, with status and reason.
+//! * [`message`] sends a message to the service that consumes it.
 //! * [`mirror`] sends a copy of a request to another version; [`tunnel`] carries a connection that has switched
 //!   protocols.
 //!
@@ -19,6 +20,7 @@ pub mod exchange;
 pub mod forward;
 pub mod handle;
 pub mod handler;
+pub mod message;
 pub mod mirror;
 pub mod record;
 pub mod respond;

@@ -14,7 +14,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("state", &["state"]),
     ("traffic", &["routing", "admission", "proxy", "service", "upstreams", "cache"]),
     ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
-    ("host", &["data", "guests", "request", "listener", "admin", "host", "cli", "fuzz", "main"]),
+    ("host", &["data", "guests", "request", "messages", "listener", "admin", "host", "cli", "fuzz", "main"]),
 ];
 
 /// The number of a layer, counted from the bottom: that of the module `module` of the crate `of`.

@@ -12,7 +12,7 @@ fn guests() -> tempfile::TempDir {
 }
 
 #[cfg(feature = "redis")]
-mod with_redis {
+pub(crate) mod with_redis {
     use std::process::{Child, Command, Stdio};
     use std::time::Duration;
 
@@ -20,7 +20,7 @@ mod with_redis {
     use crate::harness::{Process, get};
 
     /// A Redis of this test.
-    struct Redis {
+    pub(crate) struct Redis {
         child: Child,
         port: u16,
         directory: tempfile::TempDir,
@@ -54,7 +54,7 @@ mod with_redis {
 
     impl Redis {
         /// Starts one, or returns `None` where it is not installed, which CI does not accept.
-        fn start() -> Option<Self> {
+        pub(crate) fn start() -> Option<Self> {
             let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let directory = tempfile::tempdir().unwrap();
             let Some(child) = redis(port, directory.path()) else {
@@ -65,7 +65,7 @@ mod with_redis {
             Some(Self { child, port, directory })
         }
 
-        fn url(&self) -> String {
+        pub(crate) fn url(&self) -> String {
             format!("redis://127.0.0.1:{}", self.port)
         }
     }

@@ -12,6 +12,7 @@ pub mod clients;
 mod component;
 pub mod config;
 mod conflicts;
+pub mod consume;
 mod diagnostics;
 pub mod digest;
 pub mod env;
@@ -27,6 +28,7 @@ pub mod refusal;
 pub mod route;
 mod routes;
 mod sandbox;
+pub mod schedule;
 pub mod schema;
 pub mod section;
 pub mod share;
@@ -44,11 +46,13 @@ use toml::de::DeTable;
 
 use self::cache::Rules;
 use self::config::{ConfigGrant, ConfigKey};
+use self::consume::Consume;
 pub use self::diagnostics::{line_of, position};
 use self::grants::Grants;
 use self::keyvalue::KeyValueGrant;
 use self::lock::LockGrant;
 pub use self::routes::MOST_ROUTES;
+use self::schedule::Schedule;
 use self::section::Owner;
 pub use self::section::misplaced;
 use self::share::TrafficShare;
@@ -103,6 +107,12 @@ pub struct Manifest {
     pub lock: Option<LockGrant>,
     /// The databases of the service, if it may have any.
     pub sqlite: Option<SqliteGrant>,
+    /// The subjects that its guests may publish to, with wildcards.
+    pub publish: Vec<String>,
+    /// The messages that it receives, if it does.
+    pub consume: Option<Consume>,
+    /// When it is called by the host, if it is.
+    pub schedule: Option<Schedule>,
     /// The upstream, if replicas handle its requests instead of a component.
     pub upstream: Option<Arc<Spec>>,
     /// The policies of the service and of its routes.
@@ -149,6 +159,9 @@ impl Manifest {
             keyvalue: None,
             lock: None,
             sqlite: None,
+            publish: Vec::new(),
+            consume: None,
+            schedule: None,
             upstream: None,
             personal: Vec::new(),
         };

@@ -11,10 +11,10 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, breaker, build, cache, clients, component, config, env, grants, keyvalue, limits, lock,
-    policies, rate,
+    Manifest, adaptive, breaker, build, cache, clients, component, config, consume, env, grants, keyvalue, limits,
+    lock, policies, rate,
 };
-use crate::{sandbox, share, sqlite, upstream};
+use crate::{sandbox, schedule, share, sqlite, upstream};
 
 /// Every section, in the order of the docs.
 pub static SECTIONS: &[&Section] = &[
@@ -34,6 +34,9 @@ pub static SECTIONS: &[&Section] = &[
     &keyvalue::SECTION,
     &lock::SECTION,
     &sqlite::SECTION,
+    &consume::PUBLISH,
+    &consume::CONSUME,
+    &schedule::SECTION,
     &routes::SECTION,
     &cache::SECTION,
     &clients::ALLOW,

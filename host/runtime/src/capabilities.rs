@@ -17,6 +17,7 @@ mod limiter;
 pub mod lock;
 pub mod logged_denials;
 mod logging;
+pub mod messaging;
 pub mod outbox;
 mod outcome;
 pub mod sandbox;
@@ -38,6 +39,7 @@ use limiter::Limiter;
 use lock::GrantedLocks;
 use lodge_base::config::limits::Limits;
 use lodge_manifest::config::ConfigKey;
+use messaging::GrantedMessages;
 use sandbox::Sandbox;
 use sqlite::{GrantedDatabases, RequestDatabases};
 
@@ -62,6 +64,8 @@ pub struct Ctx {
     lock: Option<Arc<GrantedLocks>>,
     /// The databases of the service, if its manifest grants any.
     sqlite: Option<RequestDatabases>,
+    /// The messages that it may publish, if any.
+    messages: Option<Arc<GrantedMessages>>,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -82,6 +86,8 @@ pub struct State {
     pub lock: Option<Arc<GrantedLocks>>,
     /// Its databases.
     pub sqlite: Option<Arc<GrantedDatabases>>,
+    /// Its messages.
+    pub messages: Option<Arc<GrantedMessages>>,
 }
 
 impl Ctx {
@@ -137,6 +143,7 @@ impl Ctx {
             keyvalue: state.keyvalue.clone(),
             lock: state.lock.clone(),
             sqlite: state.sqlite.clone().map(RequestDatabases::new),
+            messages: state.messages.clone(),
             table,
             wasi: wasi.build(),
             http: http::state(),
@@ -160,6 +167,7 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     keyvalue::link(linker, concurrent)?;
     lock::link(linker, concurrent)?;
     sqlite::link(linker, concurrent)?;
+    messaging::link(linker)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         denied::link_03(linker)?;

@@ -87,9 +87,10 @@ impl Guest {
         self.blueprint.state.keyvalue.as_ref()
     }
 
-    /// Whether the manifest allows the guest to send requests.
+    /// Whether the manifest allows the guest to send requests or messages.
     pub fn sends(&self) -> bool {
-        !self.deployment().spec.manifest.grants.is_empty()
+        let manifest = &self.deployment().spec.manifest;
+        !manifest.grants.is_empty() || !manifest.publish.is_empty()
     }
 
     /// Returns a warm instance if there is one, else a new one.

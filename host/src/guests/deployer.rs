@@ -3,7 +3,7 @@
 //! A [`Guest`] is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated once
 //! under its own limits. Each failure on the way is a [`Refusal`], and affects no other service.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::Semaphore;
 
@@ -20,11 +20,13 @@ use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
 use lodge_manifest::upstream;
 use lodge_runtime::capabilities::State;
+use lodge_runtime::capabilities::messaging::{GrantedMessages, Inboxes, MessageRequests, NoRequests};
 use lodge_runtime::compile::Compiler;
 use lodge_runtime::guest::{Guest, GuestHost};
 use lodge_runtime::optimiser::Optimiser;
 use lodge_runtime::outgoing::Outgoing;
 use lodge_runtime::trial::Trials;
+use lodge_state::Pattern;
 use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
@@ -37,6 +39,9 @@ pub struct Deployer {
     pub upstreams: SharedUpstreams,
     outgoing: Outgoing,
     trials: Arc<Trials>,
+    inboxes: Arc<Inboxes>,
+    /// Where guests send messages that they wait for the reply to.
+    requests: Weak<dyn MessageRequests>,
     /// The stores of services.
     pub stores: Arc<Stores>,
     databases: Databases,
@@ -52,7 +57,7 @@ impl Deployer {
         compiler: Compiler,
         services: Services,
         upstreams: SharedUpstreams,
-        outgoing: Outgoing,
+        (outgoing, requests): (Outgoing, Weak<dyn MessageRequests>),
         stores: Arc<Stores>,
     ) -> Self {
         let databases = Databases::new(config);
@@ -61,8 +66,20 @@ impl Deployer {
         let optimiser = Arc::new(Optimiser::new(Arc::clone(&compiler), Arc::clone(&trials)));
         let warm = Arc::new(Semaphore::new(config.engine.warm));
         let guests = Arc::new(GuestHost { compiler, warm, idle_unload: config.engine.idle_unload });
-        let configurations = Configurations::new(config);
-        Self { guests, services, upstreams, outgoing, trials, stores, databases, configurations, optimiser }
+        let (inboxes, configurations) = (Arc::default(), Configurations::new(config));
+        Self {
+            guests,
+            services,
+            upstreams,
+            outgoing,
+            trials,
+            inboxes,
+            requests,
+            stores,
+            databases,
+            configurations,
+            optimiser,
+        }
     }
 
     /// Creates a deployer that only checks whether services could be deployed. Their guests can send no requests.
@@ -76,7 +93,7 @@ impl Deployer {
         let state = StateConfig { url: None, path: StatePath::Memory, ..config.state.clone() };
         let config = Config { state, ..config.clone() };
         let (compiler, stores) = (Compiler::new(&config)?, Arc::new(Stores::new(&config)));
-        Ok(Self::new(&config, compiler, services, upstreams, Outgoing::disabled(), stores))
+        Ok(Self::new(&config, compiler, services, upstreams, (Outgoing::disabled(), Weak::<NoRequests>::new()), stores))
     }
 
     /// Returns the counters of the host.
@@ -118,7 +135,8 @@ impl Deployer {
             Some(grant) => Some(self.databases.open(&deployment.service, grant, &deployment.spec.path)?),
             None => None,
         };
-        let state = State { config, keyvalue, lock, sqlite };
+        let messages = self.messages(&deployment).await?;
+        let state = State { config, keyvalue, lock, sqlite, messages };
         let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
         if let Err(refusal) = self.trials.run(&guest, &code).await {
             if refusal.passing {
@@ -131,11 +149,39 @@ impl Deployer {
         Ok(guest)
     }
 
+    /// Opens the messages for a service that publishes some, or may reply to some.
+    async fn messages(&self, deployment: &Deployment) -> Result<Option<Arc<GrantedMessages>>, Refusal> {
+        let manifest = &deployment.spec.manifest;
+        if manifest.publish.is_empty() && manifest.consume.is_none() {
+            return Ok(None);
+        }
+        let refused = |error: lodge_state::Error| {
+            Refusal::new(&file_name(&deployment.spec.path), error.to_string(), "change `publish` in its manifest")
+        };
+        Ok(Some(Arc::new(GrantedMessages {
+            queue: self.stores.messages(&deployment.spec.path).await?,
+            subjects: manifest
+                .publish
+                .iter()
+                .map(|text| Pattern::new(text))
+                .collect::<Result<_, _>>()
+                .map_err(refused)?,
+            service: Arc::clone(&deployment.service),
+            inboxes: Arc::clone(&self.inboxes),
+            requests: Weak::clone(&self.requests),
+            timeout: self.stores.timeout(),
+        })))
+    }
+
     /// Finds the replicas of an upstream. Takes over the state of the service's upstream before.
     async fn deploy_upstream(&self, spec: GuestSpec, upstream: Arc<upstream::Spec>) -> Result<Arc<Upstream>, Refusal> {
         let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
         let deployment = Arc::new(Deployment::new(spec, &self.services));
         let service = Arc::clone(&deployment.service);
+        if deployment.spec.manifest.consume.is_some() {
+            // It receives messages, so there must be some.
+            self.stores.messages(&deployment.spec.path).await?;
+        }
         let before = self.upstreams.last(&service.name);
         let made = Upstream::new(deployment, upstream, &directory, &self.upstreams, before.as_deref()).await;
         let upstream =

@@ -16,7 +16,10 @@ use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::split;
 use lodge_runtime::capabilities::keyvalue::GrantedStore;
 use lodge_runtime::capabilities::lock::GrantedLocks;
-use lodge_state::{Backend, Durability, Error, Locker, Memory, Namespace, Options, Quota, Sqlite, Store, SystemClock};
+use lodge_state::{
+    Backend, Durability, Error, Locker, Locks, Memory, MessageQueue, Namespace, Options, Quota, Sqlite, Store,
+    SystemClock,
+};
 use lodge_traffic::service::Service;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -35,6 +38,9 @@ const RECENT: u64 = 16 << 20;
 
 /// Threads that read the database.
 const READERS: usize = 4;
+
+/// The namespace of schedules. No service has such a name.
+const SCHEDULES: &str = "@schedules";
 
 /// The stores of all services of a host.
 pub struct Stores {
@@ -171,6 +177,39 @@ impl Stores {
                 tracing::warn!("the database of state was not closed in time; nothing is lost: the next start does it");
             }
         }
+    }
+
+    /// Returns the messages of all services, for a service that publishes or consumes.
+    ///
+    /// # Errors
+    /// If the backend cannot be used, or keeps no messages.
+    pub async fn messages(&self, component: &Path) -> Result<Arc<dyn MessageQueue>, Refusal> {
+        let backend = self.opened(component).await?;
+        backend.messages().map_err(|error| refused(component, &error.to_string()))
+    }
+
+    /// Opens the state of schedules, which all hosts share that have one backend.
+    ///
+    /// # Errors
+    /// If the backend cannot be used.
+    pub async fn schedules(&self, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Locks>), String> {
+        let backend = self.backend.get_or_try_init(|| self.backend()).await?;
+        let opened = async {
+            let namespace = Namespace::new(SCHEDULES)?;
+            let store = backend.open(&namespace, Quota::default(), deadline).await?;
+            Ok((store, backend.locks(&namespace, deadline).await?))
+        };
+        opened.await.map_err(|error: lodge_state::Error| error.to_string())
+    }
+
+    /// Returns the messages of all services, if any service has needed the backend yet.
+    pub fn opened_messages(&self) -> Option<Arc<dyn MessageQueue>> {
+        self.backend.get()?.messages().ok()
+    }
+
+    /// Returns the longest time that an operation may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     async fn backend(&self) -> Result<Arc<dyn Backend>, String> {

@@ -5,9 +5,11 @@
 
 mod cached;
 pub mod judged;
+pub mod messages;
 
 pub use cached::{CacheMetrics, CacheOutcome};
 pub use judged::VersionStats;
+pub use messages::MessageMetrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -74,6 +76,8 @@ pub struct ServiceMetrics {
     pub sql: ReasonCounter,
     /// Time of statements on its databases.
     pub sql_duration: Histogram,
+    /// Its messages.
+    pub messages: MessageMetrics,
     /// Requests that were refused before a guest ran, by reason.
     pub refused: ReasonCounter,
     /// Requests without a response of the guest, by reason.

@@ -66,6 +66,11 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
             "a SQL database that `sqlite.databases` does not list",
             format_args!("add its name to `databases` in [sqlite] of {service}.toml")
         ),
+        Denial::Publish => denied!(
+            warn,
+            "a message to a subject that the manifest does not list",
+            format_args!("add the subject to `publish` in {service}.toml, above its first [section]")
+        ),
         // Some runtimes look for directories when they start, whether they need a file or not.
         Denial::Files => denied!(
             info,

@@ -116,10 +116,7 @@ fn open(ctx: &mut Ctx, name: &str) -> wasmtime::Result<Result<Resource<OpenBucke
 impl GrantedStore {
     /// When an operation that begins now must end.
     fn deadline(&self, ctx: &Ctx) -> tokio::time::Instant {
-        let now = Instant::now();
-        // Some of the request's time stays for the guest to respond that its store did not.
-        let left = ctx.sandbox.deadline().map(|deadline| deadline.saturating_duration_since(now).mul_f32(0.9));
-        (now + left.map_or(self.timeout, |left| self.timeout.min(left))).into()
+        ctx.sandbox.operation_deadline(self.timeout).into()
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) enum Denial {
     Sqlite = 128,
     /// Databases that `[sqlite]` does not list.
     Database = 256,
+    /// Subjects that `publish` does not list.
+    Publish = 512,
 }
 
 impl LoggedDenials {
@@ -46,6 +48,7 @@ mod tests {
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
         let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock, Denial::Sqlite, Denial::Database];
+        let state = state.into_iter().chain([Denial::Publish]);
         for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }

@@ -214,6 +214,14 @@ impl Sandbox {
         lock(&self.context).as_ref().map(|context| context.deadline)
     }
 
+    /// Returns when an operation that begins now must end: after `timeout`, and in nine tenths of the time that the request has
+    /// left, so that the guest can still respond that it failed.
+    pub(super) fn operation_deadline(&self, timeout: Duration) -> Instant {
+        let now = Instant::now();
+        let left = self.deadline().map(|deadline| deadline.saturating_duration_since(now).mul_f32(0.9));
+        now + left.map_or(timeout, |left| timeout.min(left))
+    }
+
     /// Returns the context of the current request, if there is one.
     pub fn context(&self) -> Option<RequestContext> {
         lock(&self.context).clone()

@@ -131,15 +131,12 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "reach the database by an HTTP API, which `http = [\"http://HOST:PORT\"]` in its manifest allows",
     ),
     (
-        &[
-            "wasi:messaging/",
-            "wasmcloud:messaging/",
-            "wasmcloud:nats/",
-            "fermyon:spin/redis",
-            "fermyon:spin/mqtt",
-            "spin:redis/",
-            "spin:mqtt/",
-        ],
+        &["wasmcloud:messaging/"],
+        "such version of the interface",
+        "publish through wasmcloud:messaging/consumer@0.2.0, and receive by [consume] in its manifest",
+    ),
+    (
+        &["wasi:messaging/", "wasmcloud:nats/", "fermyon:spin/redis", "fermyon:spin/mqtt", "spin:redis/", "spin:mqtt/"],
         "message broker",
         "send messages to an HTTP gateway, which `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
     ),

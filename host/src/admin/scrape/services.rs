@@ -9,7 +9,7 @@ use prometheus_client::metrics::MetricType;
 
 use super::histogram;
 use crate::guests::target::Target;
-use lodge_base::telemetry::metrics::{CacheMetrics, Histogram, ServiceMetrics};
+use lodge_base::telemetry::metrics::{CacheMetrics, Histogram, MessageMetrics, ServiceMetrics};
 use lodge_traffic::service::Service;
 
 /// A service whose metrics are read: its name, its counters and, unless it stands for requests without a service, its target.
@@ -82,6 +82,14 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
         let replicas = it.target?.backend.upstream()?.replicas();
         Some(replicas.iter().map(|replica| replica.connections as u64).sum())
     }),
+    ("lodge_messages_waiting", "Messages that wait for the service or are being processed", |it| {
+        Some(it.consumed()?.waiting.load(Relaxed))
+    }),
+    ("lodge_messages_waiting_bytes", "Bytes of these messages", |it| Some(it.consumed()?.bytes.load(Relaxed))),
+    ("lodge_messages_oldest_milliseconds", "Age of the oldest message that waits or is being processed", |it| {
+        Some(it.consumed()?.oldest.load(Relaxed))
+    }),
+    ("lodge_messages_dead", "Dead messages that are kept", |it| Some(it.consumed()?.dead.load(Relaxed))),
     ("lodge_version_withdrawn", "Whether the version was withdrawn for doing worse than its service", |it| {
         Some(it.target?.deployment().withdrawn().is_some().into())
     }),
@@ -132,6 +140,15 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     ("lodge_sql_statements", "Statements on the databases of a service, by outcome", "outcome", |it| {
         it.metrics.sql.read()
     }),
+    ("lodge_messages_published", "Messages that guests have published, by outcome", "outcome", |it| {
+        it.metrics.messages.published.read()
+    }),
+    ("lodge_messages_delivered", "Messages that were delivered to the service, by outcome", "outcome", |it| {
+        it.metrics.messages.delivered.read()
+    }),
+    ("lodge_schedule_calls", "Calls of the service by its schedule, by outcome", "outcome", |it| {
+        it.metrics.messages.scheduled.read()
+    }),
     ("lodge_response_cache_requests", "Requests to services with a response cache, by outcome", "outcome", |it| {
         let outcomes = it.cached().into_iter().flat_map(CacheMetrics::outcomes);
         outcomes.map(|(outcome, count)| (outcome.name(), count)).collect()
@@ -157,6 +174,12 @@ impl<'a> Scraped<'a> {
         let mut tries = counts.failed.read();
         tries.push(("answered", counts.responded.load(Relaxed)));
         tries
+    }
+
+    /// Returns the state of its messages, if the service consumes some.
+    fn consumed(&self) -> Option<&'a MessageMetrics> {
+        let manifest = &self.target.filter(|target| target.of.is_none())?.deployment().spec.manifest;
+        manifest.consume.as_ref().map(|_| &self.metrics.messages)
     }
 
     /// Returns the counters of stored responses, if the service has a response cache.

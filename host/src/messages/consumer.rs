@@ -1,0 +1,249 @@
+//! The consumer of one service: receives its messages, sends each as a request, and settles it by the response.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::delivery;
+use crate::guests::stores::Stores;
+use crate::request::handler::Handler;
+use crate::request::message::{Handled, MessageSender};
+use lodge_base::config::limits::Limits;
+use lodge_manifest::consume::Consume;
+use lodge_manifest::spec::host_of;
+use lodge_state::limits::{MAX_LEASE, MAX_RECEIVE};
+use lodge_state::messages::{
+    Backlog, Delivery, MessageQueue, Pattern, Settlement, SettlementOutcome, Subject, Subscription,
+};
+use lodge_state::{Error, Lease, Namespace};
+use lodge_traffic::proxy::headers::Peer;
+use lodge_traffic::service::Service;
+
+/// How long one attempt to receive waits for messages. After that the metrics are read.
+const RECEIVE: Duration = Duration::from_secs(5);
+
+/// The longest time that another operation on the queue may take. It is tried again.
+const OPERATION: Duration = Duration::from_secs(5);
+
+/// What a lease has beyond the time of the request, to settle the message.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// The first and the longest pause while the queue is not available or the service fails every message.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Failures in succession after which the consumer pauses.
+const PATIENCE: u32 = 3;
+
+/// The consumer of one service.
+pub(super) struct Consumer {
+    shared: Arc<Shared>,
+    stores: Arc<Stores>,
+    slots: Arc<Semaphore>,
+}
+
+/// What the tasks of a consumer share.
+struct Shared {
+    handler: Arc<Handler>,
+    service: Arc<Service>,
+    host: String,
+    peer: Peer,
+    consume: Consume,
+    lease: Duration,
+    /// Failures since the last message that the service has handled.
+    failures: watch::Sender<u32>,
+}
+
+impl Consumer {
+    /// Creates the consumer of a service with these settings and limits.
+    pub(super) fn new(
+        handler: Arc<Handler>,
+        stores: Arc<Stores>,
+        service: Arc<Service>,
+        (consume, limits): (Consume, &Limits),
+    ) -> Self {
+        let time = limits.wall.saturating_add(limits.queue_wait.saturating_mul(2)).saturating_add(MARGIN);
+        let slots = Arc::new(Semaphore::new(consume.concurrency));
+        let shared = Shared {
+            handler,
+            host: host_of(&service.name),
+            peer: Peer::service("@messages"),
+            service,
+            consume,
+            lease: time.min(MAX_LEASE),
+            failures: watch::Sender::new(0),
+        };
+        Self { shared: Arc::new(shared), stores, slots }
+    }
+
+    /// Receives and sends messages until the sender of `stop` is dropped, and then until the last message is settled.
+    pub(super) async fn run(self, mut stop: watch::Receiver<()>) {
+        let mut tasks = JoinSet::new();
+        tokio::select! {
+            // What is being received just now is delivered again when its lease ends.
+            _ = stop.changed() => {}
+            () = self.receive_all(&mut tasks) => {}
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Subscribes and receives, for ever. The queue may be away at any time.
+    async fn receive_all(&self, tasks: &mut JoinSet<()>) {
+        let name = &*self.shared.service.name;
+        let mut failed = 0;
+        loop {
+            let error = match self.receive(tasks, &mut failed).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            if failed == 0 {
+                tracing::warn!(service = name, "{name} receives no messages: {error}; trying again");
+            }
+            failed += 1;
+            tokio::time::sleep(pause(failed)).await;
+        }
+    }
+
+    /// Subscribes and receives until that fails. `failed` is the number of failures before, and is reset by a success.
+    async fn receive(&self, tasks: &mut JoinSet<()>, failed: &mut u32) -> Result<std::convert::Infallible, Error> {
+        let Shared { service, consume, lease, failures, .. } = &*self.shared;
+        let queue = self.stores.opened_messages().ok_or_else(|| Error::unavailable("the store is not open"))?;
+        let consumer = Namespace::new(&service.name)?;
+        queue.subscribe(&consumer, subscription(consume)?, Instant::now() + OPERATION).await?;
+        loop {
+            let permits = Arc::clone(&self.slots).acquire_owned().await;
+            let permit = permits.map_err(|_| Error::unavailable("the consumer has ended"))?;
+            let failing = *failures.borrow();
+            if failing > PATIENCE {
+                tokio::time::sleep(pause(failing - PATIENCE)).await;
+            }
+            // One at a time shows whether the service works again.
+            let limit = if failing > PATIENCE { 1 } else { (self.slots.available_permits() + 1).min(MAX_RECEIVE) };
+            let received = queue.receive(&consumer, limit, Lease::new(*lease)?, Instant::now() + RECEIVE).await?;
+            if std::mem::take(failed) > 0 {
+                tracing::info!(service = &*service.name, "{} receives messages again", service.name);
+            }
+            for _ in 0..received.dead {
+                service.metrics.messages.delivered.count("dead");
+            }
+            if received.dead > 0 {
+                let dead = received.dead;
+                tracing::warn!(
+                    service = &*service.name,
+                    "{dead} messages to {} are dead: the host ended while they were processed for the last time",
+                    service.name
+                );
+            }
+            let mut permit = Some(permit);
+            for delivery in received.deliveries {
+                let Some(permit) = permit.take().or_else(|| Arc::clone(&self.slots).try_acquire_owned().ok()) else {
+                    // No more were received than there are slots, and only this task takes slots.
+                    break;
+                };
+                let (shared, queue, consumer) = (Arc::clone(&self.shared), Arc::clone(&queue), consumer.clone());
+                tasks.spawn(async move { shared.deliver(&*queue, &consumer, delivery, permit).await });
+            }
+            while tasks.try_join_next().is_some() {}
+            self.measure(&*queue, &consumer).await?;
+        }
+    }
+
+    /// Records how many messages wait.
+    async fn measure(&self, queue: &dyn MessageQueue, consumer: &Namespace) -> Result<(), Error> {
+        let status = queue.status(consumer, Instant::now() + OPERATION).await?;
+        let oldest = status.oldest.unwrap_or_default().as_millis().try_into().unwrap_or(u64::MAX);
+        let Backlog { messages, bytes } = status.backlog;
+        self.shared.service.metrics.messages.set_backlog(messages, bytes, status.dead, oldest);
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Sends a message to the service, and settles it by the response.
+    async fn deliver(
+        &self,
+        queue: &dyn MessageQueue,
+        consumer: &Namespace,
+        delivery: Delivery,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let end = std::time::Instant::now() + self.lease;
+        let handled = match delivery::delivered(&self.host, self.consume.path.as_deref(), &delivery) {
+            Ok(request) => {
+                let deadline = end.checked_sub(MARGIN / 2).unwrap_or(end);
+                let sender = MessageSender { peer: &self.peer, request_id: None, depth: 0, deadline };
+                self.handler.send_message(&self.host, sender, request, 0).await
+            }
+            Err(error) => {
+                tracing::error!(service = &*self.service.name, "message {} cannot be sent: {error}", delivery.id);
+                Handled { status: StatusCode::BAD_REQUEST, reached: false, complete: true, body: None }
+            }
+        };
+        let settlement = delivery::settlement(&handled, delivery.attempt, &self.consume);
+        self.failures.send_modify(|failures| match settlement {
+            // A rejected message was handled.
+            Settlement::Acknowledge | Settlement::Reject => *failures = 0,
+            Settlement::Retry(_) | Settlement::Release(_) => *failures = failures.saturating_add(1),
+        });
+        self.settle(queue, consumer, (&delivery, settlement, &handled), end.into()).await;
+        drop(permit);
+    }
+
+    /// Settles a message, again and again until it succeeds or the lease ends.
+    async fn settle(
+        &self,
+        queue: &dyn MessageQueue,
+        consumer: &Namespace,
+        (delivery, settlement, handled): (&Delivery, Settlement, &Handled),
+        end: Instant,
+    ) {
+        let (name, id, subject) = (&*self.service.name, &delivery.id, &delivery.message.subject);
+        let mut failed = 0;
+        let settled = loop {
+            let deadline = end.min(Instant::now() + OPERATION);
+            match queue.settle(consumer, &delivery.receipt, settlement, deadline).await {
+                Ok(settled) => break settled,
+                Err(error) if Instant::now() + pause(failed + 1) >= end => {
+                    tracing::warn!(service = name, "message {id} to {subject} is delivered again: {error}");
+                    break SettlementOutcome::Stale;
+                }
+                Err(_) => {
+                    failed += 1;
+                    tokio::time::sleep(pause(failed)).await;
+                }
+            }
+        };
+        let outcome = match (settled, settlement) {
+            (SettlementOutcome::Dead, _) => "dead",
+            (SettlementOutcome::Stale, _) => "stale",
+            (SettlementOutcome::Done, Settlement::Acknowledge) => "acknowledged",
+            (SettlementOutcome::Done, Settlement::Release(_)) => "released",
+            (SettlementOutcome::Done, Settlement::Retry(_) | Settlement::Reject) => "retried",
+        };
+        self.service.metrics.messages.delivered.count(outcome);
+        if settled == SettlementOutcome::Dead {
+            let (attempt, status) = (delivery.attempt, handled.status.as_u16());
+            tracing::warn!(
+                service = name,
+                "message {id} to {subject} is dead after {attempt} deliveries to {name}; the last status was {status}"
+            );
+        }
+    }
+}
+
+/// Returns the subscription that a manifest describes.
+fn subscription(consume: &Consume) -> Result<Subscription, Error> {
+    let patterns = consume.subjects.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>()?;
+    let dead_letter = consume.dead_letter.as_deref().map(Subject::new).transpose()?;
+    let quota = Backlog { messages: consume.messages, bytes: consume.bytes };
+    Subscription::new(patterns, consume.max_deliver, dead_letter, quota)
+}
+
+/// Returns the pause after so many failures in succession.
+fn pause(failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+    PAUSES.0.saturating_mul(doubled).min(PAUSES.1)
+}

@@ -1,0 +1,137 @@
+//! A message as an HTTP request, and what the response means for the message.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+
+use crate::request::message::Handled;
+use lodge_manifest::consume::Consume;
+use lodge_state::messages::{Delivery, Message, Settlement};
+
+/// The subject of the message.
+const SUBJECT: HeaderName = HeaderName::from_static("message-subject");
+/// Its id, the same in every delivery.
+const ID: HeaderName = HeaderName::from_static("message-id");
+/// The number of the delivery, from 1.
+const ATTEMPT: HeaderName = HeaderName::from_static("message-attempt");
+/// The subject of replies.
+const REPLY_TO: HeaderName = HeaderName::from_static("message-reply-to");
+/// The subject at which a dead message died.
+const ORIGIN: HeaderName = HeaderName::from_static("message-origin");
+
+/// Returns the request for a message to the service with this host name.
+///
+/// # Errors
+/// If the message cannot be sent at all.
+pub(super) fn request(host: &str, path: Option<&str>, message: &Message) -> Result<Request<Full<Bytes>>, http::Error> {
+    let subject = message.subject.as_str();
+    let uri = match path {
+        Some(path) => format!("http://{host}{path}"),
+        None => format!("http://{host}/messages/{subject}"),
+    };
+    let body = message.body.bytes();
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(uri)
+        .header(header::CONTENT_TYPE, message.headers.get("content-type").unwrap_or("application/octet-stream"))
+        .header(header::CONTENT_LENGTH, body.len())
+        .header(SUBJECT, subject);
+    let others = message.headers.iter().filter(|(name, _)| *name != "content-type");
+    // Fields that the host or the next hop defines come from nobody else.
+    for (name, value) in others.filter(|(name, _)| matches!(*name, "traceparent" | "tracestate")) {
+        request = request.header(name, value);
+    }
+    if let Some(reply_to) = &message.reply_to {
+        request = request.header(REPLY_TO, reply_to.as_str());
+    }
+    request.body(Full::new(body))
+}
+
+/// Returns the request for a delivery.
+///
+/// # Errors
+/// As [`request`].
+pub(super) fn delivered(
+    host: &str,
+    path: Option<&str>,
+    delivery: &Delivery,
+) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut request = request(host, path, &delivery.message)?;
+    let headers = request.headers_mut();
+    headers.insert(ID, HeaderValue::from_str(delivery.id.as_str())?);
+    headers.insert(ATTEMPT, delivery.attempt.into());
+    if let Some(origin) = &delivery.origin {
+        headers.insert(ORIGIN, HeaderValue::from_str(origin.as_str())?);
+    }
+    Ok(request)
+}
+
+/// Returns what becomes of a message that was delivered for the `attempt`th time and handled in this way.
+pub(super) fn settlement(handled: &Handled, attempt: u32, consume: &Consume) -> Settlement {
+    let Handled { status, reached, complete, .. } = *handled;
+    match status {
+        status if status.is_success() && complete => Settlement::Acknowledge,
+        // It was not delivered: the service is full, starting or disabled.
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS if !reached => {
+            Settlement::Release(consume.pause)
+        }
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Settlement::Retry(pause(attempt, consume)),
+        // The message is at fault, and will be the next time.
+        status if status.is_client_error() => Settlement::Reject,
+        _ => Settlement::Retry(pause(attempt, consume)),
+    }
+}
+
+/// The pause after a delivery: doubled with each.
+fn pause(attempt: u32, consume: &Consume) -> Duration {
+    let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
+    consume.pause.saturating_mul(doubled).min(consume.max_pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn consume() -> Consume {
+        Consume {
+            subjects: vec!["a".into()],
+            path: None,
+            concurrency: 1,
+            max_deliver: 10,
+            pause: Duration::from_secs(1),
+            max_pause: Duration::from_secs(60),
+            dead_letter: None,
+            messages: 1,
+            bytes: 1,
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let seconds = |attempt| pause(attempt, &consume()).as_secs();
+        assert_eq!([1, 2, 3, 6, 7, 8, 1000].map(seconds), [1, 2, 4, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn only_the_fault_of_the_message_ends_it_at_once() {
+        let settled = |status: u16, reached, complete| {
+            let handled = Handled { status: StatusCode::from_u16(status).unwrap(), reached, complete, body: None };
+            settlement(&handled, 2, &consume())
+        };
+        let (retry, release) = (Settlement::Retry(Duration::from_secs(2)), Settlement::Release(Duration::from_secs(1)));
+        assert_eq!(settled(200, true, true), Settlement::Acknowledge);
+        assert_eq!(settled(204, true, true), Settlement::Acknowledge);
+        assert_eq!(settled(200, true, false), retry, "a response that breaks off is no acknowledgement");
+        for status in [301, 408, 429, 500, 502, 503, 504] {
+            assert_eq!(settled(status, true, true), retry, "{status}");
+        }
+        for status in [400, 404, 410, 422] {
+            assert_eq!(settled(status, true, true), Settlement::Reject, "{status}");
+        }
+        assert_eq!([settled(503, false, true), settled(429, false, true)], [release, release]);
+        assert_eq!(settled(413, false, true), Settlement::Reject);
+    }
+}

@@ -1,0 +1,84 @@
+//! Promise: a service with `[schedule]` is called when it is due: once, one call at a time, and missed calls are counted.
+
+use std::time::{Duration, Instant};
+
+use crate::calls::local::metric;
+use crate::harness::{PATIENCE, Process, TestHost, Worker, get, host, until};
+
+fn every_second(worker: &Worker) -> String {
+    format!("[schedule]\ncron = '* * * * * *'\npath = '/tick?x'\n{}", worker.upstream())
+}
+
+async fn counted(host: &TestHost, outcome: &str) {
+    let start = Instant::now();
+    let series = format!("lodge_schedule_calls_total{{service=\"worker\",outcome=\"{outcome}\"}}");
+    while metric(host, &series).await < 1.0 {
+        assert!(start.elapsed() < PATIENCE, "no call is {outcome}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_called_when_it_is_due() {
+    let worker = Worker::with(200).await;
+    let host = host(&[]).manifest("worker", &every_second(&worker)).start().await;
+    until("it is called", || worker.delivered().len() >= 3).await;
+    let times: Vec<_> = worker
+        .delivered()
+        .iter()
+        .map(|call| {
+            assert!(call.head.starts_with("POST /tick?x HTTP/1.1"), "{}", call.head);
+            call.header("schedule-time").unwrap().to_owned()
+        })
+        .collect();
+    assert!(times.is_sorted_by(|one, next| one < next), "each time once: {times:?}");
+    assert!(times[0].ends_with('Z'), "{times:?}");
+    counted(&host, "ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_do_not_overlap_and_failures_are_counted() {
+    let worker = Worker::start(|_| (500, Duration::from_millis(2500))).await;
+    let host = host(&[]).manifest("worker", &every_second(&worker)).start().await;
+    counted(&host, "overlapped").await;
+    until("it is called again", || worker.delivered().len() >= 2).await;
+    assert!(worker.delivered().iter().all(|call| call.concurrent == 1));
+    counted(&host, "failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missed_calls_are_told() {
+    let worker = Worker::with(200).await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("worker.toml"), every_second(&worker)).unwrap();
+    let process = Process::serve(directory.path(), &[]).await;
+    until("it is called", || !worker.delivered().is_empty()).await;
+    drop(process);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let process = Process::serve(directory.path(), &[]).await;
+    until("they are counted", || process.log().contains("by its schedule were missed: no host was running")).await;
+    let metrics = get(process.admin, "/metrics").await.text();
+    assert!(metrics.contains("lodge_schedule_calls_total{service=\"worker\",outcome=\"missed\"}"), "{metrics}");
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_make_each_call_once() {
+    let Some(redis) = crate::state::servers::with_redis::Redis::start() else { return };
+    let worker = Worker::with(200).await;
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let url = redis.url();
+    let mut processes = Vec::new();
+    for directory in &directories {
+        std::fs::write(directory.path().join("worker.toml"), every_second(&worker)).unwrap();
+        processes.push(Process::serve(directory.path(), &["--state-url", &url]).await);
+    }
+    let before = worker.delivered().len();
+    until("it is called", || worker.delivered().len() >= before + 5).await;
+    let times: Vec<_> =
+        worker.delivered().iter().map(|call| call.header("schedule-time").unwrap().to_owned()).collect();
+    let mut unique = times.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), times.len(), "{times:?}");
+}
