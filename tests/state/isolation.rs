@@ -15,7 +15,9 @@ async fn what_belongs_to_a_service_stays_there() {
     // Names that begin with each other, and one that a server's pattern could match.
     let others = ["vic", "victim-2", "victim_", "victims", "v"];
     let manifest = |values: &str| {
-        format!("keyvalue = true\nlock = true\nlimits = {{ wall = '10m', cpu = '2m', memory = '64MiB' }}\n{values}")
+        format!(
+            "keyvalue = true\nlock = {{ lease = '10m' }}\nlimits = {{ wall = '10m', cpu = '2m', memory = '64MiB' }}\n{values}"
+        )
     };
     let victim = format!(
         "[config]\nplain = '{CONFIG}'\npassword = {{ file = 'password', secret = true }}\n\
@@ -36,7 +38,8 @@ async fn what_belongs_to_a_service_stays_there() {
     let mut holder = host.connect().await;
     let request = http::Request::get("/victim/hold").body(Empty::new().boxed_unsync()).unwrap();
     let mut held = holder.send(request).await.unwrap();
-    held.body_mut().frame().await.unwrap().unwrap();
+    let begin = held.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(begin.into_data().unwrap(), "it has the lock");
     for other in others {
         let found = host.get(&format!("/{other}/search?victim")).await;
         let text = found.text();
