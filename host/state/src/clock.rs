@@ -1,5 +1,6 @@
 //! The clock that entries and leases expire by.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -65,6 +66,30 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         // Rounded down, so that nothing expires early.
         Timestamp(self.start.0.saturating_add(self.since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)))
+    }
+}
+
+/// A clock that goes on from the time of an earlier process, where the clock of the system has been set back since. Otherwise an
+/// entry would live for as long as that, or, written while the clock showed 1970, not at all.
+pub(crate) struct ResumedClock {
+    clock: Arc<dyn Clock>,
+    /// Milliseconds that it is behind.
+    behind: u64,
+}
+
+impl ResumedClock {
+    /// Returns `clock`, going on from `last` if it is behind that.
+    pub(crate) fn resume(clock: Arc<dyn Clock>, last: Option<Timestamp>) -> Arc<dyn Clock> {
+        match last.map(|last| last.0.saturating_sub(clock.now().0)) {
+            None | Some(0) => clock,
+            Some(behind) => Arc::new(ResumedClock { clock, behind }),
+        }
+    }
+}
+
+impl Clock for ResumedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.clock.now().0.saturating_add(self.behind))
     }
 }
 

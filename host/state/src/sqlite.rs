@@ -28,7 +28,7 @@ use rusqlite::{OptionalExtension, params};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ResumedClock};
 use crate::error::Error;
 use crate::key::Namespace;
 use crate::limits::{Quota, Usage};
@@ -192,6 +192,7 @@ impl Sqlite {
         let unusable = |error: std::io::Error| OpenError::Unusable { path: path.clone(), detail: error.to_string() };
         let connection = schema::open(&path, durability, schema::STEPS)?;
         possession.opened(&path).map_err(unusable)?;
+        let clock = ResumedClock::resume(clock, possession.last_time());
         let failed = |error| schema::failure(&path, error);
         let last = connection.query_row("SELECT last FROM meta", [], |row| row.get(0)).map_err(failed)?;
         let shared = Arc::new(Shared {

@@ -2,14 +2,18 @@
 
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::sqlite::OpenError;
 
 /// Opening does not wait, should the path be that of a FIFO.
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+
+/// Digits of a time.
+const DIGITS: usize = 20;
 
 /// Why nothing is written.
 const REPLACED: &str =
@@ -65,6 +69,19 @@ impl Possession {
         Ok(())
     }
 
+    /// The time of the last write that is known, by the clock that entries expire by.
+    pub(super) fn last_time(&self) -> Option<Timestamp> {
+        let mut text = [0; DIGITS];
+        self.lock.read_exact_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text).ok()?.parse().ok().map(Timestamp::new)
+    }
+
+    /// Keeps the time of a write, beside the database: a backup that is used elsewhere does not contain it.
+    pub(super) fn keep_time(&self, now: Timestamp) {
+        // Without it, the next start has the clock of the system.
+        let _ = self.lock.write_all_at(format!("{:0DIGITS$}", now.milliseconds()).as_bytes(), 0);
+    }
+
     /// Checks that all files are still at their paths. Otherwise nobody would find what is written, or another process could
     /// write at the same time.
     ///
@@ -85,7 +102,7 @@ impl Drop for Possession {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    File::options().create(true).truncate(false).write(true).mode(0o600).custom_flags(NONBLOCK).open(path)
+    File::options().create(true).truncate(false).read(true).write(true).mode(0o600).custom_flags(NONBLOCK).open(path)
 }
 
 fn regular(path: &Path) -> io::Result<()> {

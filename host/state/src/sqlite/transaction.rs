@@ -106,6 +106,11 @@ pub(super) struct Committed {
 }
 
 impl Committed {
+    /// Whether any entry has changed.
+    pub(super) fn any(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
     /// Makes the changes visible, after the commit.
     pub(super) fn publish(self, recent: &RecentEntries) {
         for (path, (state, _)) in self.entries {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Statement};
 use tokio::sync::watch;
 
+use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::sqlite::Shared;
@@ -19,6 +20,8 @@ use crate::sqlite::transaction::{SWEEP, Statements, Transaction, unusable};
 const GROUP: usize = 512;
 /// How often expired entries are removed. They do not exist for any operation before.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often the time of writes is kept.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// A write that a task waits for.
 pub(super) struct WriteJob {
@@ -84,6 +87,8 @@ struct WriteSession<'c> {
     commit: Statement<'c>,
     rollback: Statement<'c>,
     statements: Statements<'c>,
+    /// The time of a write that was kept last.
+    kept: Timestamp,
 }
 
 impl<'c> WriteSession<'c> {
@@ -102,6 +107,7 @@ impl<'c> WriteSession<'c> {
             commit: commit?,
             rollback: rollback?,
             statements,
+            kept: Timestamp::new(0),
         })
     }
 
@@ -162,6 +168,7 @@ impl<'c> WriteSession<'c> {
     fn transaction(&mut self, work: impl FnOnce(&mut Transaction<'_, 'c>) -> Result<(), Error>) -> Result<(), Error> {
         self.begin.execute([]).map_err(|error| unusable(&error))?;
         let mut transaction = Transaction::new(self.connection, &mut self.statements, self.shared);
+        let now = transaction.now;
         let changes = work(&mut transaction).and_then(|()| transaction.finish());
         let committed = changes.and_then(|changes| {
             self.possession.check()?;
@@ -171,6 +178,10 @@ impl<'c> WriteSession<'c> {
         match committed {
             Ok(changes) => {
                 self.statements.stored = changes.last;
+                if changes.any() && now.since(self.kept) >= KEEP_EVERY {
+                    self.possession.keep_time(now);
+                    self.kept = now;
+                }
                 changes.publish(&self.shared.recent);
                 Ok(())
             }

@@ -256,6 +256,41 @@ async fn expired_entries_are_removed_from_the_file() {
     assert_eq!(other.usage(soon()).await, Ok(Usage::default()));
 }
 
+/// A clock that was set back between two starts, or that shows 1970 until it is set, lets no entry live on or end early.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_does_not_go_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |time| Arc::new(ManualClock::new(Timestamp::new(time)));
+    let expiry = Expiry::After(Ttl::new(Duration::from_secs(10)).unwrap());
+    let set = Set { expiry, if_absent: false };
+    let sqlite = Sqlite::open(options(directory.path(), at(1_000_000_000))).unwrap();
+    store(&sqlite, "one").await.set(key("before"), value(1), set, soon()).await.unwrap();
+    sqlite.close().await;
+
+    let clock = at(7);
+    let sqlite = Sqlite::open(options(directory.path(), clock.clone())).unwrap();
+    let one = store(&sqlite, "one").await;
+    one.set(key("after"), value(1), set, soon()).await.unwrap();
+    clock.advance(Duration::from_secs(9));
+    let both = [key("before"), key("after")];
+    for key in both {
+        assert!(one.exists(key, soon()).await.unwrap());
+    }
+    clock.advance(Duration::from_secs(1));
+    for key in both {
+        assert!(!one.exists(key, soon()).await.unwrap());
+    }
+    one.set(key("later"), value(1), set, soon()).await.unwrap();
+    sqlite.close().await;
+
+    // Set right again, it is that of the system.
+    let sqlite = Sqlite::open(options(directory.path(), at(1_000_000_000 + 19_999))).unwrap();
+    assert!(store(&sqlite, "one").await.exists(key("later"), soon()).await.unwrap());
+    sqlite.close().await;
+    let sqlite = Sqlite::open(options(directory.path(), at(1_000_000_000 + 20_000))).unwrap();
+    assert!(!store(&sqlite, "one").await.exists(key("later"), soon()).await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_database_fails_in_time_with_a_bounded_queue() {
     let directory = tempfile::tempdir().unwrap();
