@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, Event, HeaderMap, Message, Request, RequestErrorKind};
 use bytes::Bytes;
-use lodge_remote::{ConnectFailure, LinkFailure, OpenedLink, ServerConnector};
+use lodge_remote::{ConnectFailure, LinkFailure, OpenedLink, ServerConnector, Unanswered};
 use lodge_state::Error;
 use tokio::sync::watch;
 
@@ -142,7 +142,8 @@ fn opened(
         let mut lost = lost;
         let _ = lost.wait_for(|lost| *lost).await;
     });
-    Ok(OpenedLink { connection, driver })
+    // The library opens its connections itself; what they receive is not counted.
+    Ok(OpenedLink { connection, driver, unanswered: Unanswered::default() })
 }
 
 struct LostOnDrop(watch::Sender<bool>);

@@ -68,6 +68,7 @@ impl ServerConnector for PostgresConnector {
         let PostgresSettings { host, port, tls, config, .. } = &self.0;
         // PostgreSQL begins without TLS, and changes to it.
         let stream = connect(host, *port, None).await?;
+        let unanswered = stream.unanswered();
         let tls = Connect { host: host.clone(), config: tls.clone() };
         let (client, connection) = config.connect_raw(stream, tls).await.map_err(|error| refused(&error))?;
         let mut driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
@@ -78,7 +79,7 @@ impl ServerConnector for PostgresConnector {
             prepared = prepare(client) => prepared?,
             () = &mut driver => return Err(ConnectFailure::new("the connection was closed: see the log of the server")),
         };
-        Ok(OpenedLink { connection: PostgresConnection(Arc::new(prepared)), driver })
+        Ok(OpenedLink { connection: PostgresConnection(Arc::new(prepared)), driver, unanswered })
     }
 
     async fn check(&self, connection: &PostgresConnection) -> bool {

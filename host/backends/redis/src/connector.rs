@@ -48,6 +48,7 @@ impl ServerConnector for RedisConnector {
     async fn connect(&self) -> Result<OpenedLink<RedisConnection>, ConnectFailure> {
         let RedisSettings { host, port, tls, login, .. } = &self.0;
         let stream = connect(host, *port, tls.clone()).await?;
+        let unanswered = stream.unanswered();
         // Deadlines are those of operations.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let opened = MultiplexedConnection::new_with_config(login, stream, config).await;
@@ -58,7 +59,7 @@ impl ServerConnector for RedisConnector {
             () = &mut driver => return Err(ConnectFailure::new("the connection was closed: see the log of the server")),
         };
         let connection = RedisConnection { server, digests: digests.into(), demoted: Arc::default() };
-        Ok(OpenedLink { connection, driver })
+        Ok(OpenedLink { connection, driver, unanswered })
     }
 
     async fn check(&self, connection: &RedisConnection) -> bool {

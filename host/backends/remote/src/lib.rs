@@ -18,6 +18,6 @@ mod url;
 pub use backoff::Backoff;
 pub use links::{ConnectFailure, LinkFailure, Links, OpenedLink, ServerConnector};
 pub use spaces::{OperationPermit, RemoteSpace, RemoteSpaces};
-pub use stream::{ServerStream, connect};
+pub use stream::{ServerStream, Unanswered, connect};
 pub use tls::{Tls, TlsError};
 pub use url::{Password, ServerUrl, UrlError, UrlScheme};

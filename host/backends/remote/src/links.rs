@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::backoff::Backoff;
+use crate::stream::Unanswered;
 
 /// How long opening a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -71,6 +72,8 @@ pub struct OpenedLink<C> {
     pub connection: C,
     /// Reads and writes. It ends when the connection is lost; dropping it closes the connection.
     pub driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// What counts the bytes that it receives.
+    pub unanswered: Unanswered,
 }
 
 /// Opens connections.
@@ -112,7 +115,7 @@ struct Link<C> {
 enum State<C> {
     /// The first attempt after a loss, or after the start.
     Connecting,
-    Open(C),
+    Open(C, Unanswered),
     /// The last attempt failed.
     LinkFailure(ConnectFailure),
 }
@@ -202,10 +205,10 @@ impl<C: ServerConnector> Shared<C> {
         let (mut connecting, mut failure) = (false, None);
         for link in &self.links {
             match &*link.state.lock().unwrap_or_else(PoisonError::into_inner) {
-                State::Open(connection) => {
+                State::Open(connection, unanswered) => {
                     let used = link.used.load(Ordering::Relaxed);
                     if used < least {
-                        (best, least) = (Some((link, connection.clone())), used);
+                        (best, least) = (Some((link, connection.clone(), unanswered.clone())), used);
                     }
                 }
                 State::Connecting => connecting = true,
@@ -213,9 +216,9 @@ impl<C: ServerConnector> Shared<C> {
             }
         }
         match (best, failure) {
-            (Some((link, connection)), _) => {
+            (Some((link, connection, unanswered)), _) => {
                 link.used.fetch_add(1, Ordering::Relaxed);
-                Ok(Some(Used { link, connection }))
+                Ok(Some(Used { link, connection, unanswered }))
             }
             (None, Some(failure)) if !connecting => {
                 Err(Error::unavailable(format!("cannot connect to {}: {failure}", C::SERVER)))
@@ -234,6 +237,7 @@ impl<C: ServerConnector> Shared<C> {
 struct Used<'a, T> {
     link: &'a Link<T>,
     connection: T,
+    unanswered: Unanswered,
 }
 
 impl<T> Used<'_, T> {
@@ -243,7 +247,11 @@ impl<T> Used<'_, T> {
         deadline: Instant,
         operation: impl Future<Output = Result<R, LinkFailure>>,
     ) -> Result<Option<R>, Error> {
-        match timeout_at(deadline, operation).await {
+        let outcome = timeout_at(deadline, operation).await;
+        if !matches!(outcome, Err(_) | Ok(Err(LinkFailure::Lost))) {
+            self.unanswered.reset();
+        }
+        match outcome {
             Ok(Ok(done)) => Ok(Some(done)),
             Ok(Err(LinkFailure::Lost)) => Ok(None),
             Ok(Err(LinkFailure::Refused(error))) => Err(error),
@@ -273,11 +281,11 @@ async fn supervise<C: ServerConnector>(shared: Arc<Shared<C>>, index: usize) {
         let opened = timeout(CONNECT, shared.connector.connect()).await;
         let began = Instant::now();
         match opened {
-            Ok(Ok(OpenedLink { connection, mut driver })) => {
-                shared.set(link, State::Open(connection.clone()));
+            Ok(Ok(OpenedLink { connection, mut driver, unanswered })) => {
+                shared.set(link, State::Open(connection.clone(), unanswered.clone()));
                 tokio::select! {
                     () = &mut driver => {}
-                    () = silence(&shared, link, &connection) => {}
+                    () = silence(&shared, link, &connection, &unanswered) => {}
                 }
                 shared.set(link, State::Connecting);
                 // Closes the connection: operations that wait for it fail now.
@@ -301,11 +309,17 @@ async fn supervise<C: ServerConnector>(shared: Arc<Shared<C>>, index: usize) {
 }
 
 /// Waits until the server no longer responds on a connection.
-async fn silence<C: ServerConnector>(shared: &Shared<C>, link: &Link<C::Connection>, connection: &C::Connection) {
+async fn silence<C: ServerConnector>(
+    shared: &Shared<C>,
+    link: &Link<C::Connection>,
+    connection: &C::Connection,
+    unanswered: &Unanswered,
+) {
     loop {
         let _ = timeout(CHECK, link.suspect.notified()).await;
         if !timeout(SILENCE, shared.connector.check(connection)).await.unwrap_or(false) {
             return;
         }
+        unanswered.reset();
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,13 +17,39 @@ use tokio_rustls::client::TlsStream;
 
 use crate::links::ConnectFailure;
 
-/// A connection, with or without TLS.
+/// The most bytes that a server sends before an operation has its response. The largest response is that of a batch which
+/// deletes 256 values of 1 MiB.
+const MOST_UNANSWERED: u64 = 320 << 20;
+
+/// A connection, with or without TLS. A server that sends without end is cut off.
 #[derive(Debug)]
-pub enum ServerStream {
-    /// Without TLS.
+pub struct ServerStream {
+    transport: Transport,
+    unanswered: Unanswered,
+}
+
+#[derive(Debug)]
+enum Transport {
     Plain(TcpStream),
-    /// With TLS.
     Secure(Box<TlsStream<TcpStream>>),
+}
+
+/// The bytes that a connection has received since the last response that was complete. Clones are of the same connection.
+#[derive(Clone, Debug, Default)]
+pub struct Unanswered(Arc<AtomicU64>);
+
+impl Unanswered {
+    /// Records that an operation has its response.
+    pub(crate) fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts received bytes.
+    fn count(&self, bytes: usize) -> io::Result<()> {
+        let all = self.0.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);
+        let endless = || io::Error::new(ErrorKind::InvalidData, "the server sends without end");
+        if all > MOST_UNANSWERED { Err(endless()) } else { Ok(()) }
+    }
 }
 
 /// Connects to a server, with TLS if there is a configuration for it. The caller bounds the time.
@@ -36,9 +63,10 @@ pub async fn connect(host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> R
     // A peer that has vanished while nothing was sent.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
+    let stream = ServerStream { transport: Transport::Plain(tcp), unanswered: Unanswered::default() };
     match tls {
-        None => Ok(ServerStream::Plain(tcp)),
-        Some(config) => ServerStream::Plain(tcp).secure(host, config).await,
+        None => Ok(stream),
+        Some(config) => stream.secure(host, config).await,
     }
 }
 
@@ -48,43 +76,52 @@ impl ServerStream {
     /// # Errors
     /// What failed, and what would help.
     pub async fn secure(self, host: &str, config: Arc<ClientConfig>) -> Result<ServerStream, ConnectFailure> {
-        let ServerStream::Plain(tcp) = self else { return Ok(self) };
+        let ServerStream { transport: Transport::Plain(tcp), unanswered } = self else { return Ok(self) };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             ConnectFailure::new("TLS needs a host that is a name or an address: correct the host of the URL")
         })?;
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| untrusted(&error))?;
-        Ok(ServerStream::Secure(Box::new(stream)))
+        Ok(ServerStream { transport: Transport::Secure(Box::new(stream)), unanswered })
+    }
+
+    /// What counts the bytes that it receives.
+    pub fn unanswered(&self) -> Unanswered {
+        self.unanswered.clone()
     }
 }
 
 impl AsyncRead for ServerStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            ServerStream::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
+        let before = buffer.filled().len();
+        let ServerStream { transport, unanswered } = self.get_mut();
+        let read = match transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        unanswered.count(buffer.filled().len().saturating_sub(before))?;
+        read
     }
 }
 
 impl AsyncWrite for ServerStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            ServerStream::Secure(stream) => Pin::new(stream).poll_write(cx, bytes),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Secure(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            ServerStream::Secure(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Secure(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            ServerStream::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -126,5 +163,40 @@ fn certificate(error: &rustls::CertificateError) -> String {
         E::NotValidForName | E::NotValidForNameContext { .. } => "it is for another name".into(),
         E::Expired | E::ExpiredContext { .. } => "it has expired".into(),
         other => format!("{other:?}").split([' ', '(', '{']).next().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Whoever parses a response keeps what has arrived of it.
+    #[tokio::test]
+    async fn a_server_that_sends_without_end_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let some = vec![b'x'; 1 << 20];
+            while client.write_all(&some).await.is_ok() {}
+        });
+        let mut stream = connect("127.0.0.1", port, None).await.unwrap();
+        let (mut received, mut some) = (0, vec![0; 1 << 20]);
+        // Responses come to an end in between.
+        while received < 2 * MOST_UNANSWERED {
+            received += stream.read(&mut some).await.unwrap() as u64;
+            stream.unanswered().reset();
+        }
+        let mut received = 0;
+        let error = loop {
+            match stream.read(&mut some).await {
+                Ok(bytes) => received += bytes as u64,
+                Err(error) => break error,
+            }
+        };
+        assert!(received > MOST_UNANSWERED / 2 && error.to_string().contains("without end"), "{received}: {error}");
     }
 }

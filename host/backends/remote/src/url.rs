@@ -79,8 +79,8 @@ impl fmt::Debug for Password {
     }
 }
 
-/// The parts of a URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The parts of a URL. Its debug output does not contain the user, which is the token of some servers.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl {
     /// Whether the scheme means TLS.
     pub tls: bool,
@@ -98,6 +98,14 @@ pub struct ServerUrl {
     pub parameters: Vec<(String, String)>,
 }
 
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tls, host, port, path, .. } = self;
+        let mut shown = f.debug_struct("ServerUrl");
+        shown.field("tls", tls).field("host", host).field("port", port).field("path", path).finish_non_exhaustive()
+    }
+}
+
 impl ServerUrl {
     /// Reads `text`, which has one of `schemes`; without a port it has `port`.
     ///
@@ -111,6 +119,10 @@ impl ServerUrl {
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if query.contains('@') {
+            // The end of credentials with a `?` in them, whose rest looks like parameters, which errors would repeat.
+            return Err(UrlError::Host);
+        }
         let (credentials, address) =
             authority.rsplit_once('@').map_or((None, authority), |(before, after)| (Some(before), after));
         let (user, password) = match credentials {
@@ -190,6 +202,8 @@ mod tests {
         assert_eq!(url.password.as_ref().map(Password::reveal), Some("p@ss/"));
         assert_eq!(url.parameters, [("a".into(), "b c".into()), ("d".into(), String::new())]);
         assert!(!format!("{url:?}").contains("p@ss"), "{url:?}");
+        let token = parse("redis://token@host").unwrap();
+        assert!(!format!("{token:?}").contains("token"), "{token:?}");
         let url = parse("REDIS://[::1]").unwrap();
         assert_eq!((url.tls, url.host.as_str(), url.port, url.user, url.password), (false, "::1", 6379, None, None));
         let url = parse("redis://:word@[::1]:1").unwrap();
@@ -211,6 +225,7 @@ mod tests {
             ("redis://a:+1", UrlError::Port),
             ("redis://me:se/cret@host", UrlError::Port),
             ("redis://a b", UrlError::Host),
+            ("redis://me:1?secret@host", UrlError::Host),
             ("redis://[::1", UrlError::Host),
             ("redis://[localhost]", UrlError::Host),
             ("redis://[::1]x", UrlError::Port),
