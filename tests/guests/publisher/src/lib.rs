@@ -83,7 +83,7 @@ fn receive(incoming: &IncomingRequest, subject: &str) -> Result<Vec<u8>, String>
         "ask.nobody" => Ok(Vec::new()),
         "ask.self" => request("ask.self", &body, TIMEOUT).map(|reply| reply.body),
         "ask.late" => {
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            wasip2::clocks::monotonic_clock::subscribe_duration(1_000_000_000).block();
             Ok(body)
         }
         _ => Ok([b"response: ", body.as_slice()].concat()),
