@@ -132,6 +132,7 @@ mod cli {
 
 /// The repository itself: docs/contributing.md.
 mod repo {
+    mod circles;
     mod docs;
     mod features;
     mod layers;

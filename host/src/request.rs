@@ -1,7 +1,8 @@
 //! The path of a request, from its head to the last byte of its response.
 //!
 //! * [`exchange`] wraps every request, from a connection or from a guest of this host ([`call`]).
-//! * [`handle`] is the path: it normalizes the head, finds the service, and waits for a permit.
+//! * [`handle`] is the path: it normalizes the head, and finds the service.
+//! * [`admit`] waits for a permit, and sends the request and its copy.
 //! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
 //! * [`cached`] returns a stored response, or stores that of the service.
 //! * [`respond`] sends the response; [`record`] counts, logs and traces the request.
@@ -12,6 +13,7 @@
 //!
 //! This module reads snapshots and never publishes one.
 
+pub mod admit;
 pub mod cached;
 pub mod call;
 pub mod dispatch;

@@ -15,6 +15,7 @@ mod conflicts;
 pub mod consume;
 mod diagnostics;
 pub mod digest;
+pub mod edition;
 pub mod env;
 pub mod grants;
 pub mod key;

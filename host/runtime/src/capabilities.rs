@@ -10,6 +10,7 @@
 
 pub mod config;
 pub mod denied;
+mod held_locks;
 pub mod http;
 pub mod keyvalue;
 pub mod last_lines;

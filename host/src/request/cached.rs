@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{Request, Response, Uri, Version};
 use http_body_util::{BodyExt, Empty};
 
+use super::admit::{Routed, admit_and_dispatch};
 use super::dispatch::dispatch;
-use super::handle::{Routed, admit_and_dispatch};
 use super::mirror;
 use super::record::Record;
 use super::respond::{Body, Reserve};

@@ -1,15 +1,13 @@
 //! The whole request path. Every step returns what the next one needs, or an error.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode, Uri, header};
 
+use super::admit::{Routed, admit_and_dispatch};
 use super::cached::{self, CacheUse};
-use super::dispatch::{Admitted, dispatch};
-use super::mirror;
 use super::record::Record;
 use super::respond::Body;
 use crate::guests::absent::AbsenceReason;
@@ -20,9 +18,6 @@ use crate::request::handler::{Caller, Handler};
 use lodge_base::telemetry::traces::Phase;
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
-use lodge_runtime::capabilities::sandbox::RequestContext;
-use lodge_traffic::admission::{Permit, Refusal};
-use lodge_traffic::cache::CacheFill;
 use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
@@ -35,22 +30,6 @@ const HTTPS_PORT: u16 = 443;
 
 /// The methods that services may handle. CONNECT is not among them: it is for proxies.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
-
-/// A request with the service and version that handle it.
-pub(super) struct Routed<'a> {
-    pub(super) handler: &'a Handler,
-    pub(super) caller: &'a Caller<'a>,
-    /// The version that responds.
-    pub(super) target: Arc<Target>,
-    /// The number of the service's route that matched.
-    pub(super) route: usize,
-    /// The version that receives a copy of the request, and the name of the route.
-    pub(super) mirror: Option<(Arc<Target>, Arc<str>)>,
-    /// Whether the result counts in the comparison of versions.
-    pub(super) judged: bool,
-    /// The number of calls between services that led to the request.
-    pub(super) depth: usize,
-}
 
 /// A request in canonical form.
 enum Arrived<'a, B> {
@@ -128,55 +107,6 @@ fn arrive<'a, B: RequestBody>(
         }
         _ => Arrived::Direct(routed, request),
     })
-}
-
-/// Admits a request and sends it to its service. If the request is mirrored, also sends a copy to another version.
-#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
-pub(super) fn admit_and_dispatch<B: RequestBody>(
-    routed: Routed<'_>,
-    request: Request<B>,
-    fill: Option<&mut CacheFill>,
-    record: &mut Record,
-) -> impl Future<Output = Result<Response<Body>, RequestError>> {
-    async move {
-        let admitted = admit(&routed, request.headers(), fill, record).await?;
-        // In a box, here and below: the future of a request is moved several times before this, and would be twice as large.
-        let Some((version, route)) = &routed.mirror else { return Box::pin(dispatch(admitted, request)).await };
-        let (request, copy) = mirror::duplicate(request);
-        let (version, route) = (Arc::clone(version), Arc::clone(route));
-        let (client, context, unsent) = (admitted.client, admitted.context.clone(), Arc::clone(admitted.unsent));
-        tokio::spawn(mirror::run((version, route, routed.judged), copy, client, context, unsent));
-        Box::pin(dispatch(admitted, request)).await
-    }
-}
-
-/// Waits until the request may run.
-async fn admit<'a>(
-    routed: &'a Routed<'_>,
-    headers: &http::HeaderMap,
-    fill: Option<&mut CacheFill>,
-    record: &'a mut Record,
-) -> Result<Admitted<'a>, Refusal> {
-    let (caller, target) = (routed.caller, &*routed.target);
-    record.begin_phase(Phase::Queue);
-    let mut permit = target.admission.admit(&caller.view(headers, routed.route), record.start()).await?;
-    if routed.judged {
-        permit.judge(&target.deployment().service.metrics.judged, record.start());
-    }
-    let own = record.record_admission(&permit) + target.deployment().limits().wall;
-    let deadline = caller.call.map_or(own, |call| own.min(call.deadline));
-    fill.into_iter().for_each(|fill| fill.begin(deadline));
-    Ok(routed.admitted(permit, deadline, record))
-}
-
-impl Routed<'_> {
-    /// Returns the input of [`dispatch`] for a request with this permit and deadline.
-    pub(super) fn admitted<'a>(&'a self, permit: Permit, deadline: Instant, record: &'a mut Record) -> Admitted<'a> {
-        let Handler { tracer, unsent, .. } = self.handler;
-        let request_id = Arc::clone(record.request_id());
-        let context = RequestContext { request_id, deadline, depth: self.depth, onward: None };
-        Admitted { target: &self.target, permit, client: self.caller.client, context, tracer, unsent, record }
-    }
 }
 
 /// Finds the service and the version for a request, and the cache rules of its route with the URI that they apply to.

@@ -18,6 +18,7 @@ pub mod locks;
 mod memory;
 pub mod messages;
 mod mutex;
+mod pending;
 pub mod sql;
 mod sqlite;
 mod store;

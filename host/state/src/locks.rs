@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::key::name;
 use crate::limits::{MAX_LEASE, MAX_LOCK_NAME};
-use crate::store::Pending;
+use crate::pending::Pending;
 
 pub(crate) use leases::{Leases, Numbers};
 pub use locker::{Guard, Locker};

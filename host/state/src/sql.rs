@@ -8,6 +8,7 @@
 
 mod authorizer;
 mod bounds;
+mod closing;
 mod connection;
 mod database;
 mod error;

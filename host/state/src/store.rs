@@ -4,8 +4,6 @@ mod batch;
 mod listing;
 mod operations;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -24,21 +22,8 @@ pub(crate) use listing::PageBuilder;
 pub use listing::{Cursor, Listing, Page};
 pub use operations::{Set, Swap};
 
-/// The result of an operation, later. Dropping it cancels the operation; a write may be applied nevertheless.
-pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
-
-/// A [`Pending`] that is ready.
-pub(crate) fn ready<'a, T: Send + 'a>(result: Result<T, Error>) -> Pending<'a, T> {
-    Box::pin(std::future::ready(result))
-}
-
-/// Waits for `operation` until `deadline`.
-///
-/// # Errors
-/// [`Error::Timeout`] at the deadline, else those of `operation`.
-pub async fn within<T>(deadline: Instant, operation: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout_at(deadline, operation).await.unwrap_or(Err(Error::Timeout))
-}
+pub(crate) use crate::pending::ready;
+pub use crate::pending::{Pending, within};
 
 /// A place where state is kept: this process, a file, or a server.
 pub trait Backend: Send + Sync + 'static {
@@ -68,7 +53,8 @@ pub trait Backend: Send + Sync + 'static {
 ///
 /// * Operations on one key are linearizable: each takes effect at one moment between its call and its result.
 /// * A write whose result is `Ok` is durable, as far as the backend was configured to be. A write that fails has changed
-///   nothing, except after [`Error::Timeout`] and [`Error::Unavailable`], when it may have been applied.
+///   nothing, except after [`Timeout`](crate::Error::Timeout) and [`Unavailable`](crate::Error::Unavailable), when it may
+///   have been applied.
 /// * Entries that have expired do not exist for any operation.
 /// * No operation blocks the thread that polls it, and each ends at its deadline.
 ///
@@ -83,7 +69,7 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the entries of several keys, in the order of `keys`. They may be from different moments.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the values exceed [`MAX_BATCH_BYTES`](crate::limits::MAX_BATCH_BYTES) together.
+    /// [`TooLarge`](crate::Error::TooLarge) if the values exceed [`MAX_BATCH_BYTES`](crate::limits::MAX_BATCH_BYTES) together.
     fn get_many<'a>(&'a self, keys: Batch<Key<'a>>, deadline: Instant) -> Pending<'a, Vec<Option<Entry>>>;
 
     /// Does several writes in their order, with one outcome each. Each is atomic, but all together need not be: after an

@@ -55,7 +55,8 @@ use crate::service::deployment::Deployment;
 use lodge_base::budget::Budget;
 use lodge_base::config::limits::Limits;
 use lodge_base::telemetry::metrics::CacheOutcome;
-use lodge_manifest::cache::{Edition, Rules};
+use lodge_manifest::cache::Rules;
+use lodge_manifest::edition::Edition;
 
 /// The part of the memory for stored responses. The rest is for responses that are being recorded, and for evicted ones
 /// that clients still read.
@@ -203,7 +204,7 @@ impl ResponseCache {
             let now = self.now();
             let variants = self.store.get(key);
             let best = variants.iter().flat_map(|variants| variants.iter()).find(|stored| stored.matches(selector));
-            let give = |stored: &StoredResponse, how| stored.response(conditions, head_only, how, now);
+            let give = |stored: &StoredResponse, how| stored.response(conditions, head_only, how, now).map(R::stored);
             best.iter().for_each(|stored| stored.mark_used(now));
             if let Some(stored) = best.filter(|stored| stored.freshness().satisfies(selector.headers, now)) {
                 return Ok(match until {

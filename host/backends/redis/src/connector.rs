@@ -1,38 +1,15 @@
 //! Connections to Redis.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use lodge_remote::{ConnectFailure, OpenedLink, ServerConnector, connect};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, cmd};
 
-use crate::scripts::{self, Script};
+use crate::connection::RedisConnection;
+use crate::scripts;
 use crate::settings::RedisSettings;
 
 /// Opens connections that are ready for scripts.
 pub(crate) struct RedisConnector(RedisSettings);
-
-/// A connection. Clones are the same connection.
-#[derive(Clone)]
-pub(crate) struct RedisConnection {
-    pub(crate) server: MultiplexedConnection,
-    /// The digests of all scripts, in their order.
-    digests: Arc<[String]>,
-    /// The server has become a replica: another one may be primary at the same name.
-    demoted: Arc<AtomicBool>,
-}
-
-impl RedisConnection {
-    pub(crate) fn digest(&self, script: Script) -> &str {
-        self.digests.get(script as usize).map_or("", String::as_str)
-    }
-
-    /// Says that the server refuses writes.
-    pub(crate) fn demote(&self) {
-        self.demoted.store(true, Ordering::Relaxed);
-    }
-}
 
 impl RedisConnector {
     pub(crate) fn new(settings: RedisSettings) -> RedisConnector {
@@ -58,12 +35,12 @@ impl ServerConnector for RedisConnector {
             digests = prepare(server.clone()) => digests?,
             () = &mut driver => return Err(ConnectFailure::new("the connection was closed: see the log of the server")),
         };
-        let connection = RedisConnection { server, digests: digests.into(), demoted: Arc::default() };
+        let connection = RedisConnection::new(server, digests);
         Ok(OpenedLink { connection, driver, unanswered })
     }
 
     async fn check(&self, connection: &RedisConnection) -> bool {
-        if connection.demoted.load(Ordering::Relaxed) {
+        if connection.is_demoted() {
             return false;
         }
         let pong: RedisResult<String> = cmd("PING").query_async(&mut connection.server.clone()).await;

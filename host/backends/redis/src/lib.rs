@@ -11,6 +11,7 @@
 //!   `everysec` the last two seconds may not. A server that evicts keys is refused. Failover to a replica
 //!   may lose the last writes, and may grant a lock twice; fencing tokens protect from that.
 
+mod connection;
 mod connector;
 mod locks;
 mod reply;

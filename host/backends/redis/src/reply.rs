@@ -5,7 +5,7 @@ use lodge_remote::LinkFailure;
 use lodge_state::{Entry, Error, Resource, Timestamp, Value as StoredValue, Version};
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
-use crate::connector::RedisConnection;
+use crate::connection::RedisConnection;
 
 /// Why an operation failed.
 pub(crate) fn failed(connection: &RedisConnection, error: &RedisError) -> LinkFailure {

@@ -4,7 +4,7 @@ use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value, cmd};
 
 use lodge_remote::LinkFailure;
 
-use crate::connector::RedisConnection;
+use crate::connection::RedisConnection;
 use crate::reply::failed;
 
 /// A script.
@@ -62,7 +62,7 @@ pub(crate) async fn run(
     arguments: &Arguments<'_>,
 ) -> Result<Value, LinkFailure> {
     let mut server = connection.server.clone();
-    let loaded = command("EVALSHA", connection.digest(script), prefix, arguments);
+    let loaded = command("EVALSHA", connection.digest(script as usize), prefix, arguments);
     match loaded.query_async(&mut server).await {
         // `SCRIPT FLUSH` has removed it. Nothing was done.
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -85,7 +85,7 @@ pub(crate) async fn run_many(
         // The first one loads the script for the others, should it not be there.
         pipeline.add_command(match index {
             0 => command("EVAL", &script.source(), prefix, arguments),
-            _ => command("EVALSHA", connection.digest(script), prefix, arguments),
+            _ => command("EVALSHA", connection.digest(script as usize), prefix, arguments),
         });
     }
     pipeline.query_async(&mut connection.server.clone()).await.map_err(|error| failed(connection, &error))

@@ -35,7 +35,7 @@ impl Store for RedisStore {
             let _permit = self.space.enter(0)?;
             let name = format!("{}e:{}:{}{}", self.prefix, key.bucket().len(), key.bucket(), key.name());
             let links = &self.shared.links;
-            let get = async |connection: crate::connector::RedisConnection| {
+            let get = async |connection: crate::connection::RedisConnection| {
                 let found = cmd("GET").arg(&name).query_async::<Value>(&mut connection.server.clone()).await;
                 Ok(entry(Some(found.map_err(|error| failed(&connection, &error))?))?)
             };

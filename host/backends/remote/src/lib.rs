@@ -7,6 +7,7 @@
 //! * With the feature `testing`, [`testing`] starts real servers, and has the tests of outages.
 
 mod backoff;
+mod connect_failure;
 mod links;
 mod spaces;
 mod stream;
@@ -16,7 +17,8 @@ mod tls;
 mod url;
 
 pub use backoff::Backoff;
-pub use links::{ConnectFailure, LinkFailure, Links, OpenedLink, ServerConnector};
+pub use connect_failure::ConnectFailure;
+pub use links::{LinkFailure, Links, OpenedLink, ServerConnector};
 pub use spaces::{OperationPermit, RemoteSpace, RemoteSpaces};
 pub use stream::{ServerStream, Unanswered, connect};
 pub use tls::{Tls, TlsError};

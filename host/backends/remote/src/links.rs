@@ -4,7 +4,6 @@
 //! fewest operations in progress. While none is open it waits if that is about to change, and fails at once if the last attempt
 //! to connect has failed.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -19,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::backoff::Backoff;
+use crate::connect_failure::ConnectFailure;
 use crate::stream::Unanswered;
 
 /// How long opening a connection may take.
@@ -29,25 +29,6 @@ const CHECK: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Attempts of an operation that can be repeated, when its connection is lost.
 const ATTEMPTS: usize = 3;
-
-/// Why a connection could not be opened, and what would help. It contains neither addresses nor credentials.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectFailure(Cow<'static, str>);
-
-impl ConnectFailure {
-    /// A failure for `reason`.
-    pub fn new(reason: impl Into<Cow<'static, str>>) -> ConnectFailure {
-        ConnectFailure(reason.into())
-    }
-}
-
-impl std::error::Error for ConnectFailure {}
-
-impl fmt::Display for ConnectFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::links::ConnectFailure;
+use crate::connect_failure::ConnectFailure;
 
 /// The most bytes that a server sends before an operation has its response. The largest response is that of a batch which
 /// deletes 256 values of 1 MiB.

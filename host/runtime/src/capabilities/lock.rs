@@ -3,17 +3,17 @@
 //! A lock belongs to the request that has acquired it, and not only to the handle: it is released when the request ends,
 //! however that is, also if the guest keeps the handle for the next one.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lodge_base::lock::lock;
-use lodge_state::{Error as StateError, Guard, Lease, LockName, Locker, Token};
+use lodge_state::{Error as StateError, Lease, LockName, Locker, Token};
 use lodge_traffic::service::Service;
 use wasmtime::component::{
     Accessor, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceTableError, ResourceType,
 };
 
 use super::denied::deny;
+use super::held_locks::HeldSlot;
 use super::logged_denials::Denial;
 use super::outcome::outcome;
 use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
@@ -31,13 +31,6 @@ pub struct GrantedLocks {
     /// The most locks that a request may hold or wait for at a time.
     pub held: usize,
 }
-
-/// A place for a lock that a request holds or waits for; `None` before it is acquired and after it is released.
-type HeldSlot = tokio::sync::Mutex<Option<Guard>>;
-
-/// The slots of the current request. A slot lives as long as its handle.
-#[derive(Default)]
-pub(super) struct HeldLocks(Mutex<Vec<Weak<HeldSlot>>>);
 
 /// A lock that a guest has a handle for.
 struct LockHandle {
@@ -75,32 +68,6 @@ impl From<StateError> for Error {
             StateError::Unavailable { .. } => Self::StoreUnavailable(error.to_string()),
             // Those of keys and values.
             StateError::Conflict | StateError::NotANumber | StateError::Overflow => Self::Other(error.to_string()),
-        }
-    }
-}
-
-impl HeldLocks {
-    /// Takes a slot, if the request has fewer than `most`.
-    fn take(&self, most: usize) -> Option<Arc<HeldSlot>> {
-        let mut slots = lock(&self.0);
-        if slots.len() >= most {
-            slots.retain(|slot| slot.strong_count() > 0);
-        }
-        (slots.len() < most).then(|| {
-            let slot = Arc::new(HeldSlot::default());
-            slots.push(Arc::downgrade(&slot));
-            slot
-        })
-    }
-
-    /// Releases all locks at the end of a request.
-    pub(super) fn release(&self) {
-        let slots = std::mem::take(&mut *lock(&self.0));
-        for slot in slots.iter().filter_map(Weak::upgrade) {
-            // One that is in use is in an operation, which ends with the request.
-            if let Ok(mut guard) = slot.try_lock() {
-                drop(guard.take());
-            }
         }
     }
 }
@@ -311,31 +278,4 @@ async fn acquire_concurrently(
         Err(error) => Err(error),
     };
     Ok((accessor.with(|mut access| opened(access.get(), acquired))?,))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lodge_state::{Backend, Memory, Namespace, SystemClock};
-
-    #[tokio::test]
-    async fn a_request_holds_as_many_as_it_may_and_none_after_its_end() {
-        let memory = Memory::new(1 << 20, Arc::new(SystemClock::new()));
-        let soon = || tokio::time::Instant::now() + Duration::from_secs(10);
-        let locks = memory.locks(&Namespace::new("a").unwrap(), soon()).await.unwrap();
-        let locker = Locker::new(locks, tokio::runtime::Handle::current());
-        let lease = Lease::new(Duration::from_secs(600)).unwrap();
-        let attempt = || locker.acquire(LockName::new("door").unwrap(), lease, tokio::time::Instant::now(), soon());
-        let held = HeldLocks::default();
-        let (first, second) = (held.take(2).unwrap(), held.take(2).unwrap());
-        assert!(held.take(2).is_none());
-        drop(second);
-        let _second = held.take(2).unwrap();
-        *first.lock().await = attempt().await.unwrap();
-        assert!(attempt().await.unwrap().is_none(), "it is held");
-        held.release();
-        assert!(first.lock().await.is_none(), "the handle is void");
-        assert!(attempt().await.unwrap().is_some(), "it is free");
-        assert!(held.take(1).is_some(), "a handle of the last request does not count");
-    }
 }

@@ -12,8 +12,8 @@ use http::StatusCode;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::capabilities::config::Configuration;
+use crate::capabilities::held_locks::HeldLocks;
 use crate::capabilities::last_lines::LastLines;
-use crate::capabilities::lock::HeldLocks;
 use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::outbox::Outbox;
 use crate::capabilities::outbox::{SendFuture, SendResult};

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 
 use super::child::{CancelOnDrop, Compilation, CompileError};
 use super::engine::{Linked, pool};
-use super::explain::{one_line, uncompilable};
+use super::explain::uncompilable;
 use super::job::{CodeKind, CompileJob};
 use super::lane::LanePlace;
+use super::one_line::one_line;
 use super::source;
 use super::{Compiled, Compiler};
 use crate::code_cache::deserialize;

@@ -1,6 +1,7 @@
 //! The refusal of a component, with a remedy, from the engine's error.
 
 use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
+use super::one_line::one_line;
 use lodge_base::config::limits::MAX_TABLE_ELEMENTS;
 use lodge_manifest::refusal::Refusal;
 
@@ -180,9 +181,4 @@ pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
         ("which Lodge does not have", "rebuild it against the WIT of WASI 0.2 or 0.3")
     };
     Refusal::new(file, format!("it imports {missing}, {kind}"), remedy)
-}
-
-/// An error with its causes, in one line.
-pub(super) fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use wasmtime::{Engine, Strategy, WasmFeatures};
 
+use super::one_line::one_line;
+
 /// The first bytes of a job, to distinguish it from other input.
 const MAGIC: [u8; 8] = *b"lodgejob";
 /// The bytes before a component: the magic, four numbers and two flags.
@@ -57,7 +59,7 @@ impl CodeKind {
 
     /// Compiles a component, or returns why that failed.
     pub(super) fn compile(self, component: &[u8]) -> Result<Vec<u8>, String> {
-        self.engine().and_then(|engine| engine.precompile_component(component)).map_err(|error| super::one_line(&error))
+        self.engine().and_then(|engine| engine.precompile_component(component)).map_err(|error| one_line(&error))
     }
 }
 

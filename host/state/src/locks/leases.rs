@@ -14,7 +14,7 @@ use crate::error::{Error, Resource};
 use crate::limits::MAX_LOCKS;
 use crate::locks::{Attempt, Holder, Lease, LockName, Locks, Token};
 use crate::mutex::lock;
-use crate::store::{Pending, ready};
+use crate::pending::{Pending, ready};
 
 /// Numbers for versions and tokens, each larger than all before.
 #[derive(Debug)]

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{sleep, timeout_at};
 
 use super::bounds::{Allowance, StatementBounds};
+use super::closing::close;
 use super::database::{OpenConnection, SqlDatabase};
 use super::{MAX_STATEMENT, MAX_TRANSFER, SqlError, SqlResult, SqlValue, statement};
 use crate::mutex::lock;
@@ -136,14 +136,6 @@ fn close_slot(slot: DatabaseSlot) {
     }
     // A statement that still runs has a reference of its own, and whoever drops the last one closes the connection.
     close(slot);
-}
-
-/// Closes a connection on a thread that may wait for the disk.
-pub(super) fn close<T: Send + 'static>(connection: T) {
-    match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(connection))),
-        Err(_) => drop(connection),
-    }
 }
 
 /// Checks the sizes of a statement and its parameters, and that every parameter is a value of SQLite.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::authorizer::{LastDenial, authorize};
-use super::connection::close;
+use super::closing::close;
 use super::{MAX_STATEMENT, MAX_VALUE, SqlError};
 use crate::key::Namespace;
 use crate::mutex::lock;

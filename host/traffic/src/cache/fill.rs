@@ -19,7 +19,8 @@ use super::stored::{Selector, StoredHead, StoredResponse};
 use super::{CacheBody, FetchError, Lookup, ResponseCache, UnexpectedNotModified};
 use crate::service::Service;
 use lodge_base::telemetry::metrics::CacheOutcome;
-use lodge_manifest::cache::{Edition, Rules};
+use lodge_manifest::cache::Rules;
+use lodge_manifest::edition::Edition;
 
 /// A request on its way to its service, and what the cache does with the response. Dropping it without
 /// [`settle`](Self::settle) stores nothing.
@@ -187,8 +188,9 @@ impl Fetch {
             |stored: &&Arc<StoredResponse>| fails(&result) && !self.insists && stored.freshness().allows_on_error(now);
         if let Some(stored) = self.stale.as_ref().filter(serves) {
             self.count(CacheOutcome::Stale);
-            let response =
-                stored.response(&self.conditions, false, CacheStatus::Hit(stored.freshness().left(now)), now);
+            let response = stored
+                .response(&self.conditions, false, CacheStatus::Hit(stored.freshness().left(now)), now)
+                .map(R::stored);
             // Unless others get the stale response meanwhile, later requests do not wait for one another to find out
             // that the service still fails.
             if !stored.freshness().allows_while_revalidating(now) {
@@ -223,7 +225,7 @@ impl Fetch {
         let head = stored.refreshed(news);
         let stored_head = StoredHead::of(&self.selector(), &self.service, &head, self.rules, times);
         let forbidden = self.forbids_stored(&head.headers);
-        let response = stored.validated_response(head.headers, &self.conditions, times);
+        let response = stored.validated_response(head.headers, &self.conditions, times).map(R::stored);
         // The body has its reservation already.
         let reservation =
             |stored_head: &StoredHead| self.cache.budget.reserve(stored_head.bytes() + self.guard.key().len());

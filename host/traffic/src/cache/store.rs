@@ -9,7 +9,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::stored::{StoredHead, StoredResponse};
-use lodge_manifest::cache::Edition;
+use lodge_manifest::edition::Edition;
 
 /// The maximum number of variants of one URI. Clients can create variants at will, so a new one never evicts one that
 /// is in use; the new one is not stored.

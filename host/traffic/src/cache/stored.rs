@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, response};
 
-use super::CacheBody;
 use super::conditions::{self, Conditions};
 use super::forwarding::Forwarding;
 use super::freshness::{self, Freshness, Times, own};
@@ -17,7 +16,8 @@ use super::path_versions::PathVersion;
 use super::status::{self, CacheStatus};
 use crate::service::Service;
 use lodge_base::budget::Reservation;
-use lodge_manifest::cache::{Edition, Rules};
+use lodge_manifest::cache::Rules;
+use lodge_manifest::edition::Edition;
 
 /// Bytes per response besides headers and body: map entries, counters, the cache library's own.
 const OVERHEAD: usize = 1 << 10;
@@ -232,36 +232,36 @@ impl StoredResponse {
     }
 
     /// The response to a request: complete, or its head alone for HEAD, or a 304 if the client has it.
-    pub(super) fn response<R: CacheBody>(
+    pub(super) fn response(
         &self,
         conditions: &Conditions,
         head_only: bool,
         how: CacheStatus,
         now: SystemTime,
-    ) -> Response<R> {
+    ) -> Response<Option<Bytes>> {
         let (headers, age) = (self.stored_head.headers.clone(), self.stored_head.freshness.age(now));
         self.build_response(headers, age, conditions, head_only, how)
     }
 
     /// The response to the request that has validated this one. `headers` are the [refreshed](Self::refreshed) ones.
-    pub(super) fn validated_response<R: CacheBody>(
+    pub(super) fn validated_response(
         &self,
         headers: HeaderMap,
         conditions: &Conditions,
         times: Times,
-    ) -> Response<R> {
+    ) -> Response<Option<Bytes>> {
         let age = freshness::age(&headers, times).as_secs();
         self.build_response(headers, age, conditions, false, CacheStatus::Revalidated)
     }
 
-    fn build_response<R: CacheBody>(
+    fn build_response(
         &self,
         headers: HeaderMap,
         age: u64,
         conditions: &Conditions,
         head_only: bool,
         how: CacheStatus,
-    ) -> Response<R> {
+    ) -> Response<Option<Bytes>> {
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (self.stored_head.status, headers);
         let mut body = (!head_only && !self.body.is_empty()).then(|| self.body.clone());
@@ -271,7 +271,7 @@ impl StoredResponse {
         }
         head.headers.insert(header::AGE, HeaderValue::from(age));
         status::append(&mut head.headers, how);
-        Response::from_parts(head, R::stored(body))
+        Response::from_parts(head, body)
     }
 }
 

@@ -237,7 +237,7 @@ fn headers_for_one_client_are_not_stored() {
     let all = [own[0], own[1], own[2], ("x-kept", "1")];
     cache.keep(&edition("users", "1"), "/a", &[], &all, "x");
     let variants = cache.cache.store.get(&Cache::key("/a")).unwrap();
-    let response = variants[0].response::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, cache.now);
+    let response = variants[0].response(&Conditions::default(), false, CacheStatus::Collapsed, cache.now);
     assert!(response.headers().contains_key("x-kept"));
     for name in ["ratelimit", "ratelimit-policy"] {
         assert!(!response.headers().contains_key(name), "{name} is for another client");
@@ -329,8 +329,7 @@ fn a_response_in_transfer_keeps_its_reservation() {
     let cache = Cache::new(1 << 20, 64 << 10);
     cache.keep(&edition("users", "1"), "/a", &[], &[], &"x".repeat(5000));
     let variants = cache.cache.store.get(&Cache::key("/a")).unwrap();
-    let response =
-        variants[0].response::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now());
+    let response = variants[0].response(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now());
     drop(variants);
     cache.cache.purge("users", "/");
     assert_eq!((cache.entries(), cache.cache.budget.used()), (0, 5000));

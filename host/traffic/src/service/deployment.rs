@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::{Service, Services};
 use lodge_base::config::limits::Limits;
 use lodge_base::telemetry::metrics::judged::{JudgedCounts, LastMinute};
-use lodge_manifest::cache::Edition;
 use lodge_manifest::digest::Digest;
+use lodge_manifest::edition::Edition;
 use lodge_manifest::route::Route;
 use lodge_manifest::spec::GuestSpec;
 

@@ -24,14 +24,16 @@
 //! * 2026-11: upgrades only over HTTP/1.1. The caller removes hop-by-hop headers, except `Upgrade` and its
 //!   `Connection`. `Expect` is passed on without waiting for a 100; interim responses are dropped here.
 
-mod body;
 mod connect;
 mod error;
 mod form;
+mod h2_stats;
 mod idle_pool;
 mod limit;
+mod received;
 mod slots;
 mod target;
+mod upload;
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -46,8 +48,6 @@ use rustls::ClientConfig;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-pub use body::ReceivedBody;
-use body::{UploadBody, UploadProgress};
 use bytes::Bytes;
 use connect::{Connector, Opened};
 pub use error::{ErrorKind, SendError, is_refusal};
@@ -58,8 +58,10 @@ pub use limit::ConnectionLimit;
 use limit::HTTP2_UNITS;
 use lodge_base::lasting::forever;
 use lodge_manifest::upstream::protocol::{Protocol, Scheme};
+pub use received::ReceivedBody;
 use slots::{ConnectionSlot, Full};
 pub use target::Target;
+use upload::{UploadBody, UploadProgress};
 
 /// The body of any request.
 pub type AnyBody = UnsyncBoxBody<Bytes, BoxError>;

@@ -1,6 +1,6 @@
 //! Buckets in bounded memory: a set-associative table, like a processor's cache.
 //!
-//! A key is stored as a hash that is seeded at random per process, so nobody can choose its set, and no client data is
+//! A key is stored as a hash that is seeded at random per process, so a client cannot choose its set, and no client data is
 //! stored. A key can be in eight slots of its set. When all of them are taken, the bucket that is full again soonest is
 //! replaced, preferably one that is full already and therefore carries no state. So among clients with many addresses,
 //! light use is forgotten first. A bucket at its limit stays, however many keys come, unless eight buckets with as

@@ -57,7 +57,7 @@ proptest! {
                 Step::Hold(path) => {
                     let variants = cache.cache.store.get(&Cache::key(&format!("/{path}")));
                     let give = |stored: &Arc<StoredResponse>| {
-                        stored.response::<Body>(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
+                        stored.response(&Conditions::default(), false, CacheStatus::Collapsed, SystemTime::now())
                     };
                     held.extend(variants.iter().flat_map(|variants| variants.iter()).map(give));
                 }

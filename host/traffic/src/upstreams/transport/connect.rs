@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::body::UploadBody;
 use super::error::{ErrorKind, SendFailure, chain};
+use super::h2_stats::H2Stats;
 use super::idle_pool::{Http1Conn, HttpVersion};
 use super::slots::ConnectionSlot;
 use super::target::Target;
+use super::upload::UploadBody;
 use super::{BoxError, PoolSettings};
 use lodge_manifest::upstream::protocol::Protocol;
 use lodge_manifest::upstream::protocol::Scheme;
@@ -187,14 +187,14 @@ where
         .max_send_buf_size(SEND)
         .handshake(TokioIo::new(io))
         .await?;
-    stats.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
+    stats.set_limit(STREAMS.min(connection.current_max_send_streams()));
     let for_task = Arc::clone(&stats);
     tokio::spawn(async move {
         loop {
             // hyper polls the connection for every request; `settled` wakes it when the first SETTINGS frame was read.
             let polled = std::future::poll_fn(|cx| {
                 let ended = Pin::new(&mut connection).poll(cx);
-                for_task.limit.store(STREAMS.min(connection.current_max_send_streams()), Ordering::Relaxed);
+                for_task.set_limit(STREAMS.min(connection.current_max_send_streams()));
                 ended
             });
             tokio::select! {
@@ -204,29 +204,6 @@ where
         }
     });
     Ok(Opened::Http2(sender, stats))
-}
-
-/// Figures of an HTTP/2 connection.
-#[derive(Default)]
-pub(super) struct H2Stats {
-    /// The most streams that the replica accepts at once.
-    limit: AtomicUsize,
-    /// The number of reads from the socket.
-    reads: AtomicUsize,
-    /// Notified when the first read was processed, which has the stream limit.
-    settled: Notify,
-}
-
-impl H2Stats {
-    /// Returns the most streams at once.
-    pub(super) fn limit(&self) -> usize {
-        self.limit.load(Ordering::Relaxed)
-    }
-
-    /// Returns a number that changes with every read.
-    pub(super) fn reads(&self) -> usize {
-        self.reads.load(Ordering::Relaxed)
-    }
 }
 
 /// A socket with its slot.
@@ -252,7 +229,7 @@ impl AsyncRead for Io {
             Wire::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
         };
         if let (Poll::Ready(_), Some(stats)) = (&read, &self.stats) {
-            stats.reads.fetch_add(1, Ordering::Relaxed);
+            stats.record_read();
         }
         read
     }

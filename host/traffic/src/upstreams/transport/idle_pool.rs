@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hyper::client::conn::{http1, http2};
 use tokio::task::AbortHandle;
 
-use super::body::{UploadBody, UploadProgress};
-use super::connect::H2Stats;
+use super::h2_stats::H2Stats;
 use super::limit::{CloseIdle, ConnectionLimit, HTTP2_UNITS};
 use super::slots::{ConnectionSlot, ConnectionSlots, Full};
+use super::upload::{UploadBody, UploadProgress};
 
 /// The periods after which an idle connection is closed. With four, it closes after three quarters to all of the idle
 /// time.

@@ -1,0 +1,64 @@
+//! The body of a response, which holds its connection.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::idle_pool::Connection;
+
+/// The body of a response. Holds its connection, or its stream, until the last byte was read. Dropping it earlier
+/// closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
+pub struct ReceivedBody<B> {
+    body: Incoming,
+    held: Option<Connection<B>>,
+}
+
+impl<B> ReceivedBody<B> {
+    pub(super) fn new(body: Incoming, held: Connection<B>) -> Self {
+        let mut received = Self { body, held: Some(held) };
+        if received.body.is_end_stream() {
+            received.release();
+        }
+        received
+    }
+
+    fn release(&mut self) {
+        if let Some(connection) = self.held.take() {
+            connection.finish();
+        }
+    }
+}
+
+impl<B> fmt::Debug for ReceivedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.body.fmt(f)
+    }
+}
+
+impl<B> Body for ReceivedBody<B> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Err(_)) => self.held = None,
+            // A reader that knows the length does not poll for the end, and none polls after trailers.
+            Some(Ok(frame)) if frame.is_data() && !self.body.is_end_stream() => {}
+            _ => self.release(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
