@@ -182,6 +182,8 @@ impl SqlDatabase {
         if mode != "wal" {
             return Err(SqlError::Unavailable(format!("its file system does not support WAL (mode is {mode})")));
         }
+        // From here on it waits for nobody.
+        connection.busy_timeout(Duration::ZERO).map_err(|error| unavailable(&error))?;
         *keeper = Some(connection);
         Ok(())
     }
@@ -192,6 +194,18 @@ impl SqlDatabase {
         log.push("-wal");
         let size = std::fs::metadata(Path::new(&log)).map_or(0, |metadata| metadata.len());
         size > self.pages.saturating_mul(PAGE).saturating_mul(2).saturating_add(LOG)
+    }
+}
+
+impl SqlDatabase {
+    /// Writes the log back and empties it, unless a transaction still reads from it. Returns whether it did.
+    pub(super) fn empty_log(&self) -> bool {
+        let empty = |keeper: &Connection| {
+            keeper
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
+                .is_ok_and(|busy| busy == 0)
+        };
+        lock(&self.keeper).as_ref().is_some_and(empty)
     }
 }
 

@@ -72,7 +72,7 @@ fn execute(
         return Err(invalid("there is more than one statement; write one at a time"));
     }
     bind(&mut statement, parameters)?;
-    if !statement.readonly() && database.log_is_full() {
+    if !statement.readonly() && database.log_is_full() && !database.empty_log() {
         return Err(StatementFailure::Own(SqlError::Full));
     }
     let columns: Vec<_> = statement.column_names().map(str::to_owned).collect();
