@@ -33,31 +33,29 @@ pub(crate) mod with_redis {
         }
     }
 
-    fn redis(port: u16, directory: &std::path::Path) -> Option<Child> {
+    fn redis(port: u16, directory: &std::path::Path, options: &[&str]) -> Option<Child> {
         let port = port.to_string();
+        let ports = match options {
+            [] => vec!["--port", &port],
+            tls => [&["--port", "0", "--tls-port", &port], tls].concat(),
+        };
         let dir = directory.display().to_string();
         let mut server = Command::new("redis-server");
-        server.args([
-            "--port",
-            &port,
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            &dir,
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-        ]);
-        server.stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok()
+        server.args(["--bind", "127.0.0.1", "--dir", &dir, "--appendonly", "yes", "--appendfsync", "always"]);
+        server.args(ports).stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok()
     }
 
     impl Redis {
         /// Starts one, or returns `None` where it is not installed, which CI does not accept.
         pub(crate) fn start() -> Option<Self> {
+            Self::start_with(&[])
+        }
+
+        /// The same with TLS, as these options say.
+        fn start_with(options: &[&str]) -> Option<Self> {
             let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let directory = tempfile::tempdir().unwrap();
-            let Some(child) = redis(port, directory.path()) else {
+            let Some(child) = redis(port, directory.path(), options) else {
                 assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "redis-server is not installed");
                 eprintln!("skipped: redis-server is not installed");
                 return None;
@@ -95,6 +93,49 @@ pub(crate) mod with_redis {
         assert!(held.elapsed() < Duration::from_secs(10), "{:?}", held.elapsed());
     }
 
+    /// Writes an authority, and certificates of it for the server and for the host, into `directory`.
+    fn certificates(directory: &std::path::Path) {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(directory.join("ca.pem"), authority.pem()).unwrap();
+        for (name, subject) in [("server", "127.0.0.1"), ("host", "lodge")] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
+            let certificate = params.signed_by(&key, &authority).unwrap();
+            std::fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
+            std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+    }
+
+    /// A server with a private authority that demands a certificate of the host; files that are missing are named.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn certificates_of_both_sides() {
+        let files = tempfile::tempdir().unwrap();
+        certificates(files.path());
+        let at = |name: &str| files.path().join(name).display().to_string();
+        let [ca, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(at);
+        let options = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+        let Some(server) = Redis::start_with(&[&options[..], &["--tls-auth-clients", "yes"]].concat()) else { return };
+        let url = format!("rediss://127.0.0.1:{}", server.port);
+        let (guests, [certificate, key]) = (guests(), ["host.pem", "host.key"].map(at));
+        let args = ["--state-url", &url, "--state-ca", &ca, "--state-certificate", &certificate, "--state-key", &key];
+        let host = Process::serve(guests.path(), &args).await;
+        let response = get(host.address, "/keyvalue/draft2/increment/default/n?1").await;
+        assert_eq!((response.status, response.text().as_str()), (200, "1"), "{}", host.log());
+        drop(host);
+        let nowhere = at("none.pem");
+        for (args, why) in [
+            (&["--state-url", &url, "--state-ca", &nowhere][..], "state.ca: "),
+            (&["--state-url", &url, "--state-key", &key][..], "state.certificate and state.key belong together"),
+            (&["--state-url", &url, "--state-replicas", "3"][..], "are for NATS"),
+        ] {
+            let host = Process::serve(guests.path(), args).await;
+            assert!(host.log().contains(why), "{why}: {}", host.log());
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn two_hosts_share_state() {
         let Some(mut redis_server) = Redis::start() else { return };
@@ -117,7 +158,7 @@ pub(crate) mod with_redis {
         let (status, text) = count(&hosts[0]).await;
         assert!(status == 500 && start.elapsed() < Duration::from_secs(10), "{status} {text}");
         // It comes back with all that was confirmed.
-        redis_server.child = redis(redis_server.port, redis_server.directory.path()).unwrap();
+        redis_server.child = redis(redis_server.port, redis_server.directory.path(), &[]).unwrap();
         let start = std::time::Instant::now();
         let number: u32 = loop {
             let (status, text) = count(&hosts[0]).await;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lodge_base::config::Config;
-use lodge_base::config::state::{self, StatePath};
+use lodge_base::config::state::{self, State, StatePath};
 use lodge_base::lock::lock;
 use lodge_manifest::keyvalue::KeyValueGrant;
 use lodge_manifest::lock::LockGrant;
@@ -49,8 +49,8 @@ pub struct Stores {
     database: OnceLock<Arc<Sqlite>>,
     /// The lockers of services that have locks or had some, by namespace: all versions of a service wait in one order.
     lockers: Mutex<HashMap<Namespace, Locker>>,
-    /// The URL of a server, which replaces the database.
-    url: Option<String>,
+    /// The settings, of which `url` replaces the database.
+    settings: State,
     /// The file of the database; in memory without one.
     path: Option<PathBuf>,
     durability: Durability,
@@ -73,7 +73,7 @@ impl Stores {
             backend: OnceCell::new(),
             database: OnceLock::new(),
             lockers: Mutex::default(),
-            url: config.state.url.clone(),
+            settings: config.state.clone(),
             path,
             durability,
             timeout: config.state.timeout,
@@ -144,7 +144,7 @@ impl Stores {
 
     /// The file of the database; `None` if state is in memory or in a server.
     pub fn file(&self) -> Option<&Path> {
-        self.path.as_deref().filter(|_| self.url.is_none())
+        self.path.as_deref().filter(|_| self.settings.url.is_none())
     }
 
     /// Creates the directory of the database, if there is none.
@@ -213,8 +213,8 @@ impl Stores {
     }
 
     async fn backend(&self) -> Result<Arc<dyn Backend>, String> {
-        if let Some(url) = &self.url {
-            return server::connect(url);
+        if let Some(url) = &self.settings.url {
+            return server::connect(url, &self.settings);
         }
         let clock = Arc::new(SystemClock::new());
         let Some(path) = self.path.clone() else { return Ok(Arc::new(Memory::new(MEMORY, clock))) };

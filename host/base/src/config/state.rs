@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::key::{Key, duration, word};
+use super::key::{Key, count, duration, word};
 
 const LEAST_TIMEOUT: Duration = Duration::from_millis(10);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
@@ -13,6 +13,16 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 pub struct State {
     /// The URL of a server, which replaces the file.
     pub url: Option<String>,
+    /// The file with the certificates of authorities that the server is verified by; those of the system without one.
+    pub ca: Option<PathBuf>,
+    /// The file with the certificate that the host shows to the server, and its chain.
+    pub certificate: Option<PathBuf>,
+    /// The file with the key of the certificate.
+    pub key: Option<PathBuf>,
+    /// The file with the credentials of a NATS user.
+    pub credentials: Option<PathBuf>,
+    /// The servers of a NATS cluster that have each stream.
+    pub replicas: usize,
     /// The place without a server.
     pub path: StatePath,
     /// What a confirmed write survives.
@@ -43,6 +53,11 @@ pub enum Durability {
     Power,
 }
 
+/// Parses the name of a file; empty is none.
+fn file(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
 /// Every setting, in the order of the docs.
 pub(super) const KEYS: &[Key<State>] = &[
     Key {
@@ -52,6 +67,41 @@ pub(super) const KEYS: &[Key<State>] = &[
         set: |c, text| {
             c.url = (!text.is_empty()).then(|| text.into());
             Ok(())
+        },
+    },
+    Key {
+        name: "ca",
+        default: "",
+        help: "a PEM file with the authorities that the certificate of the server is verified by; empty for those of the system",
+        set: |c, text| file(text).map(|file| c.ca = file),
+    },
+    Key {
+        name: "certificate",
+        default: "",
+        help: "a PEM file with the certificate that the host shows to the server, and its chain",
+        set: |c, text| file(text).map(|file| c.certificate = file),
+    },
+    Key {
+        name: "key",
+        default: "",
+        help: "a PEM file with the key of `state.certificate`",
+        set: |c, text| file(text).map(|file| c.key = file),
+    },
+    Key {
+        name: "credentials",
+        default: "",
+        help: "a `.creds` file with the JWT and the seed of a NATS user",
+        set: |c, text| file(text).map(|file| c.credentials = file),
+    },
+    Key {
+        name: "replicas",
+        default: "1",
+        help: "how many servers of a NATS cluster keep each entry: 1, 3 or 5",
+        set: |c, text| {
+            count(text, 1..=5).map(|value| c.replicas = value).and_then(|()| match c.replicas {
+                1 | 3 | 5 => Ok(()),
+                other => Err(format!("must be 1, 3 or 5, and not {other}")),
+            })
         },
     },
     Key {
@@ -84,3 +134,22 @@ pub(super) const KEYS: &[Key<State>] = &[
         set: |c, text| duration(text, LEAST_TIMEOUT..=LONGEST_TIMEOUT).map(|value| c.timeout = value),
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_replicas() {
+        let set = |name: &str, text: &str| {
+            let mut state = State::default();
+            let key = KEYS.iter().find(|key| key.name == name).unwrap();
+            (key.set)(&mut state, text).map(|()| state)
+        };
+        assert_eq!(set("ca", "/a/ca.pem").unwrap().ca, Some("/a/ca.pem".into()));
+        assert_eq!(set("credentials", "").unwrap().credentials, None);
+        assert_eq!(set("replicas", "3").unwrap().replicas, 3);
+        assert_eq!(set("replicas", "2").unwrap_err(), "must be 1, 3 or 5, and not 2");
+        assert!(set("replicas", "7").is_err());
+    }
+}
