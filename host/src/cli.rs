@@ -111,7 +111,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     match name {
         "serve" => serve(resolved.config, false),
         "dev" => serve(resolved.config, true),
-        "check" => out::exit_code(check::run(resolved.config, flag(matches, "json"))),
+        "check" => out::exit_code(check::run(resolved.config, flag(matches, "json"), flag(matches, "grants"))),
         "compile" => {
             let seal = matches.get_one::<PathBuf>("seal").map(PathBuf::as_path);
             out::exit_code(check::compile(resolved.config, seal))

@@ -350,3 +350,37 @@ async fn guests_can_be_compiled_ahead() {
     let bad = output(&mut lodge(&["compile", &guests, "--cache-directory", &cache]));
     assert!(bad.0 == Some(1) && bad.1.contains("bad.wasm  REFUSED"), "{}", bad.1);
 }
+
+/// The grants of every service, from its manifest alone: what is there need not be a component that compiles.
+#[test]
+fn grants_are_listed() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, manifest) in [
+        ("hello", ""),
+        ("orders", "calls = 'users'\nhttp = ['https://api.example.com']\n[env]\nTOKEN = 'canary'"),
+        ("users", "[keyvalue]\nbuckets = 'a'\n[config]\ncolour = 'blue'\npassword = { env = 'HIDDEN', secret = true }"),
+    ] {
+        std::fs::copy(wasm("hello"), directory.path().join(format!("{name}.wasm"))).unwrap();
+        std::fs::write(directory.path().join(format!("{name}.toml")), manifest).unwrap();
+    }
+    let path = directory.path().display().to_string();
+    let (code, stdout, stderr) = output(&mut lodge(&["check", &path, "--grants"]));
+    assert_eq!(code, Some(0), "{stderr}");
+    let lines: Vec<Vec<&str>> = stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    let line = |words: &str| assert!(lines.contains(&words.split(' ').collect()), "{words}: {stdout}");
+    line("nothing beyond its requests, clocks, random numbers and log lines");
+    line("may call users");
+    line("may send to https://api.example.com");
+    line("environment TOKEN");
+    line("key-value buckets a, bytes 64.0 MiB, keys 100000");
+    assert!(stdout.contains("password") && !stdout.contains("canary"), "{stdout}");
+    let (_, json, _) = output(&mut lodge(&["check", &path, "--grants", "--json"]));
+    let grants: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(grants[0], serde_json::json!({ "name": "hello", "grants": {} }));
+    assert_eq!(grants[1]["grants"]["calls"], serde_json::json!(["users"]));
+    assert_eq!(grants[2]["grants"]["keyvalue"]["buckets"], serde_json::json!(["a"]));
+    assert!(!json.contains("canary"), "{json}");
+    std::fs::write(directory.path().join("users.toml"), "nonsense").unwrap();
+    let (code, _, stderr) = output(&mut lodge(&["check", &path, "--grants"]));
+    assert!(code == Some(1) && stderr.contains("users.toml"), "{stderr}");
+}

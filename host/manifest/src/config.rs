@@ -50,14 +50,15 @@ pub(crate) const SECTION: Section = Section {
         },
         text: words,
     }),
-    capability: Some(&Capability {
-        what: "configuration",
-        interfaces: &["wasi:config/", "wasmcloud:secrets/", "spin:variables/variables", "fermyon:spin/variables"],
-        given: "imported; empty except [config] and `config_directories` of its manifest",
-        grant: Some(
-            "[config]\n# greeting = \"Hello\"\n# password = { file = \"/run/secrets/password\", secret = true }\n",
-        ),
-    }),
+    capability: Some(&VALUES),
+};
+
+/// What both sections grant.
+const VALUES: Capability = Capability {
+    what: "configuration",
+    interfaces: &["wasi:config/", "wasmcloud:secrets/", "spin:variables/variables", "fermyon:spin/variables"],
+    given: "imported; empty except [config] and `config_directories` of its manifest",
+    grant: Some("[config]\n# greeting = \"Hello\"\n# password = { file = \"/run/secrets/password\", secret = true }\n"),
 };
 
 /// `config_directories`.
@@ -91,7 +92,7 @@ pub(crate) const DIRECTORIES: Section = Section {
         },
         text: words,
     }),
-    ..Section::DEFAULT
+    capability: Some(&VALUES),
 };
 
 /// `config_shared`.

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::Manifest;
 use crate::config::{ConfigKey, reference, schema_of};
 use crate::policies::RouteSettings;
-use crate::section::{self, Capability, Owner, Section, Subject, misplaced};
+use crate::section::{self, Capability, Owner, Section, Subject, View, misplaced, words};
 use crate::written::{Problems, Written};
 
 /// The most bytes of all names and values. A guest copies them into its memory at every start.
@@ -28,6 +28,15 @@ pub(crate) const SECTION: Section = Section {
         manifest.env = env;
     }),
     subject: Subject::Execution,
+    // Names only.
+    view: Some(View {
+        label: "environment",
+        value: |manifest| {
+            let names: Vec<_> = manifest.env.keys().map(String::as_str).collect();
+            (!names.is_empty()).then(|| json!(names))
+        },
+        text: words,
+    }),
     capability: Some(&Capability {
         what: "environment",
         interfaces: &["wasi:cli/environment"],

@@ -34,15 +34,18 @@ pub(crate) const CALLS: Section = Section {
         value: |manifest| Some(manifest.grants.calls.names()).filter(|names| !names.is_empty()).map(Into::into),
         text: words,
     }),
-    capability: Some(&Capability {
-        what: "outgoing HTTP",
-        interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
-        given: "imported; denied except what `calls` and `http` of its manifest allow",
-        grant: Some(
-            "# calls = [\"users\"]                    # services of the same host\n\
-             # http = [\"https://api.example.com\"]  # origins of the world\n",
-        ),
-    }),
+    capability: Some(&REQUESTS),
+};
+
+/// What both sections grant.
+const REQUESTS: Capability = Capability {
+    what: "outgoing HTTP",
+    interfaces: &["wasi:http/outgoing-handler", "wasi:http/client"],
+    given: "imported; denied except what `calls` and `http` of its manifest allow",
+    grant: Some(
+        "# calls = [\"users\"]                    # services of the same host\n\
+         # http = [\"https://api.example.com\"]  # origins of the world\n",
+    ),
 };
 
 /// `http`.
@@ -69,7 +72,7 @@ pub(crate) const HTTP: Section = Section {
         },
         text: words,
     }),
-    ..Section::DEFAULT
+    capability: Some(&REQUESTS),
 };
 
 /// The destinations of a service's requests. By default there are none.

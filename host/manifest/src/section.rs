@@ -171,6 +171,13 @@ pub fn views(manifest: &Manifest) -> BTreeMap<String, Value> {
     SECTIONS.iter().filter(shown).filter_map(view).collect()
 }
 
+/// Returns what a manifest grants to its guests, by section: the views of the sections with a [`Capability`].
+pub fn grants(manifest: &Manifest) -> BTreeMap<String, Value> {
+    let mut grants = views(manifest);
+    grants.retain(|name, _| find(name).is_some_and(|section| section.capability.is_some()));
+    grants
+}
+
 /// Returns the value of a view in words: items and keys with commas between them.
 pub fn words(value: &Value) -> String {
     match value {

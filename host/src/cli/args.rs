@@ -38,6 +38,7 @@ fn host_commands() -> [Command; 4] {
             Command::new("check")
                 .about("Compile every component in DIR, or one file, and report what would be refused"),
         )
+        .arg(flag("grants", "List what each manifest grants to its guests, and compile nothing"))
         .arg(json()),
         with_settings(Command::new("compile").about("Compile every component in DIR into the compile cache")).arg(
             Arg::new("seal")

@@ -1,5 +1,7 @@
 //! `lodge check`: reports what `serve` would do with every file.
 
+mod grants;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,8 +18,11 @@ use lodge_base::config::Config;
 use lodge_manifest::section::{SECTIONS, View};
 use lodge_runtime::code_cache;
 
-/// Checks everything and prints the report. Fails if a file is refused.
-pub(super) fn run(config: Config, json: bool) -> Result<(), CliError> {
+/// Checks everything and prints the report or, with `only_grants`, what manifests grant. Fails if a file is refused.
+pub(super) fn run(config: Config, json: bool, only_grants: bool) -> Result<(), CliError> {
+    if only_grants {
+        return grants::run(&config, json);
+    }
     let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(CliError::Problem)?;
     if json {
         out::line(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;

@@ -90,9 +90,14 @@ fn a_view_is_what_the_manifest_says() {
         "calls = ['users', 'hello']\nhttp = 'https://*.example.org'\nisolation = 'service'\nenv.TOKEN = 'secret'";
     let manifest = read(text).unwrap();
     let shown = views(&manifest);
+    let calls_and_http = serde_json::json!({ "calls": ["users", "hello"], "http": ["https://*.example.org"] });
+    // Of variables the names, without values.
+    let mut expected = serde_json::json!({ "env": ["TOKEN"], "isolation": "service" });
+    expected.as_object_mut().unwrap().extend(calls_and_http.as_object().unwrap().clone());
+    assert_eq!(serde_json::to_value(&shown).unwrap(), expected);
     assert_eq!(
-        serde_json::to_value(&shown).unwrap(),
-        serde_json::json!({ "calls": ["users", "hello"], "http": ["https://*.example.org"], "isolation": "service" })
+        serde_json::to_value(grants(&manifest)).unwrap(),
+        serde_json::json!({ "calls": ["users", "hello"], "env": ["TOKEN"], "http": ["https://*.example.org"] })
     );
     assert_eq!(words(&shown["calls"]), "users, hello");
     assert_eq!(words(&serde_json::json!({ "a": 1, "b": ["x", "y"] })), "a 1, b x, y");

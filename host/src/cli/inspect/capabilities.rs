@@ -54,9 +54,14 @@ const UNGRANTED: [Capability; 8] = [
     },
 ];
 
-/// Returns every capability: those that sections grant, then the others.
+/// Returns every capability: those that sections grant, each once, then the others.
 fn capabilities() -> impl Iterator<Item = &'static Capability> {
-    SECTIONS.iter().filter_map(|section| section.capability).chain(&UNGRANTED)
+    let of_section = |number: usize| SECTIONS.get(number).and_then(|section| section.capability);
+    let is_new = move |(number, capability): &(usize, &Capability)| {
+        !(0..*number).any(|before| of_section(before).is_some_and(|before| before.what == capability.what))
+    };
+    let granted = (0..SECTIONS.len()).filter_map(move |number| Some((number, of_section(number)?)));
+    granted.filter(is_new).map(|(_, capability)| capability).chain(&UNGRANTED)
 }
 
 /// Whether the import is an interface of the capability.
