@@ -45,14 +45,16 @@ impl Target {
     }
 }
 
-/// Sends requests without pause over 32 connections, on one thread bound to `core`. Returns the number of responses.
+/// Sends requests without pause over 32 connections, on one thread bound to `core`. Returns the number of responses. `{n}` in the
+/// path is the number of the connection.
 pub(crate) fn closed(target: &Target, core: Option<usize>, time: Duration) -> Result<u64, String> {
     let (answered, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     on_thread(core, || async {
         let stop = Instant::now() + time;
         let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let (target, answered, failed) = (target.clone(), Arc::clone(&answered), Arc::clone(&failed));
+        for n in 0..CONNECTIONS {
+            let (mut target, answered, failed) = (target.clone(), Arc::clone(&answered), Arc::clone(&failed));
+            target.path = target.path.replace("{n}", &n.to_string());
             tasks.spawn(async move {
                 match repeat(&target, &answered, || Instant::now() >= stop).await {
                     Ok(()) => {}

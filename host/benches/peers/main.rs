@@ -27,6 +27,7 @@ mod requests;
 mod seen;
 mod servers;
 mod small;
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,7 +75,7 @@ fn main() {
                 .long("only")
                 .help("parts to run")
                 .value_delimiter(',')
-                .default_value("requests,seen,calls,proxies,overload,fairness,density"),
+                .default_value("requests,seen,calls,state,proxies,overload,fairness,density"),
         )
         .arg(
             Arg::new("rounds")
@@ -129,6 +130,7 @@ fn main() {
             }
             "seen" => println!("{}", report::seen(&seen::measure(&bench))),
             "calls" => println!("{}", report::calls(&calls::measure(&bench))),
+            "state" => println!("{}", report::state(&state::measure(&bench))),
             "proxies" => println!("{}", report::proxies(&proxies::measure(&bench))),
             "overload" => println!("{}", report::overload(&overload::measure(&bench))),
             "fairness" => {
@@ -143,7 +145,7 @@ fn main() {
             }
             other => {
                 panic!(
-                    "there is no part `{other}`; there are requests, seen, calls, proxies, overload, fairness and density"
+                    "there is no part `{other}`; there are requests, seen, calls, state, proxies, overload, fairness and density"
                 )
             }
         }
@@ -170,6 +172,7 @@ fn build() -> PathBuf {
     build.current_dir(root).args(["build", "--target", "wasm32-wasip2", "--profile", "guest"]);
     build.args([
         "-p", "hello", "-p", "deaf", "-p", "version", "-p", "spin", "-p", "caller", "-p", "caller3", "-p", "users",
+        "-p", "keyvalue",
     ]);
     assert!(build.status().expect("cargo runs").success(), "the guests do not build");
     // From .../target/release/lodge to .../target.

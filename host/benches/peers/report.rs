@@ -8,7 +8,7 @@ use super::density::Density;
 use super::fairness::Fairness;
 use super::overload::Overload;
 use super::requests::{Kind, Row};
-use super::{calls, proxies, seen};
+use super::{calls, proxies, seen, state};
 
 /// Ratios of the summary: their name, and the rows that are compared.
 const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
@@ -131,6 +131,17 @@ pub(crate) fn calls(rows: &[calls::Row]) -> String {
     for row in rows {
         let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
         let _ = writeln!(text, "| {} | {:.1} | {ratio} | {:.0} |", row.name, micros(row.cpu), micros(row.p50));
+    }
+    text
+}
+
+/// Formats the table of operations on state.
+pub(crate) fn state(rows: &[state::Row]) -> String {
+    let mut text = String::from(
+        "| embedded store, 0.2, fresh sandbox | CPU µs/request | added, in hellos | requests/s, to hello |\n|---|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let _ = writeln!(text, "| {} | {:.1} | {:.2} | {:.2} |", row.name, micros(row.cpu), row.added, row.throughput);
     }
     text
 }
