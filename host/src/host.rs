@@ -233,6 +233,10 @@ impl Host {
             let (config, deployer) = (Arc::clone(&config), Arc::clone(&deployer));
             move || reconcile::reconcile(Arc::clone(&config), Arc::clone(&deployer), publisher.clone())
         }));
+        let reading_stores = tokio::spawn(forever("stores", {
+            let current = current.clone();
+            move || housekeeping::read_stores(current.clone())
+        }));
         let housekeeping = tokio::spawn(forever("housekeeping", move || {
             let (metrics, shared_limits) = (Arc::clone(&metrics), Arc::clone(&shared_limits));
             Housekeeping::new(current.clone(), metrics, shared_limits, responses.clone()).run()
@@ -284,7 +288,7 @@ impl Host {
         };
         deployer.close().await;
         exporting.shutdown(EXPORT).await;
-        [reconciling, housekeeping, following, watching_swap]
+        [reconciling, housekeeping, following, reading_stores, watching_swap]
             .into_iter()
             .chain(operators)
             .chain(renewing)

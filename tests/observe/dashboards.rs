@@ -135,7 +135,8 @@ fn rules() -> Vec<Rule> {
 
 /// A host that shows everything, once it was [`trouble`]d.
 fn exhibit() -> Setup {
-    let host = host(&["hello", "trap", "drip", "echo"]).file("bad.wasm", b"no component");
+    let host = host(&["hello", "trap", "drip", "echo", "keyvalue"]).file("bad.wasm", b"no component");
+    let host = host.manifest("keyvalue", "keyvalue = true");
     let host = host.manifest("drip", "limits = { wall = '200ms', cpu = '100ms' }");
     host.manifest("echo", "limits.request_body = 10\n[breaker]")
         .manifest("far", "[upstream]\nreplicas = ['http://127.0.0.1:9']")
@@ -144,7 +145,8 @@ fn exhibit() -> Setup {
 
 /// Sends requests that succeed and requests that fail. Returns their number.
 async fn trouble(host: &TestHost) -> f64 {
-    let paths = ["/hello", "/hello", "/hello", "/trap", "/nobody", "/drip/10"];
+    let paths =
+        ["/hello", "/hello", "/hello", "/trap", "/nobody", "/drip/10", "/keyvalue/draft2/increment/default/n?1"];
     for path in paths {
         host.get(path).await;
     }
@@ -154,11 +156,11 @@ async fn trouble(host: &TestHost) -> f64 {
 
 async fn exposed(host: &TestHost) -> Exposed {
     trouble(host).await;
-    // A response that broke off is counted a moment after the client has noticed.
+    // A response that broke off is counted a moment after the client has noticed, and stores are read every two seconds.
     let start = std::time::Instant::now();
     loop {
         let seen = Exposed::read(&get(host.admin, "/metrics").await.text());
-        if seen.0.contains_key("lodge_transfers_aborted_total") {
+        if ["lodge_transfers_aborted_total", "lodge_state_keys"].iter().all(|name| seen.0.contains_key(*name)) {
             return seen;
         }
         assert!(start.elapsed() < crate::harness::PATIENCE, "{seen:?}");

@@ -101,6 +101,45 @@ async fn caller_host_and_guest_are_one_trace() {
     assert_eq!((failed.status, &failed_span["tags"]["error.type"]), (502, &"trapped".into()));
 }
 
+/// Each operation on a store is a span below the guest's, with its bucket and without key and value; a request has at most 64.
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_on_state_are_spans() {
+    let collector = Collector::start().await;
+    let host = host(&["keyvalue"])
+        .manifest("keyvalue", "keyvalue.keys = 1")
+        .set("traces.exporter", "zipkin")
+        .set("traces.endpoint", &format!("http://{}", collector.address))
+        .set("traces.delay", "20ms")
+        .start()
+        .await;
+    let mut client = Connection::http1(host.address).await;
+    let sent = traceparent("01");
+    let headers = [("traceparent", sent.as_str()), ("host", "localhost")];
+    for key in ["canary-key", "canary-other"] {
+        let path = format!("/keyvalue/draft2/set/sessions/{key}?canary-value");
+        client.ask(Method::GET, &path, &headers, "").await;
+    }
+    let of_state = || {
+        let spans = collector.spans().into_iter().filter(|span| span["name"].as_str().unwrap().starts_with("state."));
+        spans.collect::<Vec<_>>()
+    };
+    until("both operations have arrived", || of_state().len() >= 2).await;
+    until("both guests have arrived", || collector.spans().iter().filter(|span| span["name"] == "guest").count() >= 2)
+        .await;
+    let (spans, operations) = (collector.spans(), of_state());
+    let guests: Vec<_> = spans.iter().filter(|span| span["name"] == "guest").map(|span| &span["id"]).collect();
+    let errors: Vec<_> = operations.iter().map(|span| span["tags"]["error.type"].as_str()).collect();
+    assert_eq!(errors, [None, Some("quota")]);
+    for span in &operations {
+        assert!(guests.contains(&&span["parentId"]) && span["traceId"] == TRACE, "{span}");
+        assert_eq!((&span["name"], &span["kind"]), (&"state.set".into(), &"CLIENT".into()));
+        assert_eq!(span["tags"]["db.collection.name"], "sessions");
+        assert_eq!(span["tags"]["lodge.service"], "keyvalue");
+        let text = span.to_string();
+        assert!(!text.contains("canary-key") && !text.contains("canary-value"), "{text}");
+    }
+}
+
 /// OTLP goes to the standard's path, including the last span when the host stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_exports_all_spans() {

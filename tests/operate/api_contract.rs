@@ -211,6 +211,7 @@ async fn every_type_is_documented() {
         VersionShare: share,
         VersionStatus: service_activity().versions[0],
         CacheCounts: service_activity().cached.unwrap(),
+        StoredCounts: service_activity().stored.unwrap(),
         LastRefusal: service_activity().last_refusal.unwrap(),
         ReplicaStatus: replica(),
         UpstreamStatus: upstream(),

@@ -256,3 +256,33 @@ async fn handles_are_bounded() {
     assert!((50..=100).contains(&opened), "{opened}");
     assert_eq!(ok(&host, "/keyvalue/draft2/get/default/key").await, "none");
 }
+
+/// Metrics and the API have what a service stores and its quota, without a scan.
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_exported() {
+    let host = host(&["keyvalue", "hello"]).manifest("keyvalue", "[keyvalue]\nkeys = 5\nbytes = '2KiB'").start().await;
+    for key in ["a", "b"] {
+        assert_eq!(host.get(&format!("/keyvalue/draft2/set/default/{key}?1234")).await.status, 200);
+    }
+    let start = std::time::Instant::now();
+    let wanted = [
+        "lodge_state_keys{service=\"keyvalue\"} 2",
+        // The names of bucket and key, and the value.
+        "lodge_state_bytes{service=\"keyvalue\"} 24",
+        "lodge_state_keys_limit{service=\"keyvalue\"} 5",
+        "lodge_state_bytes_limit{service=\"keyvalue\"} 2048",
+    ];
+    loop {
+        let text = get(host.admin, "/metrics").await.text();
+        if wanted.iter().all(|line| text.lines().any(|other| other == *line)) {
+            assert!(!text.contains("lodge_state_keys{service=\"hello\"}"));
+            break;
+        }
+        assert!(start.elapsed() < crate::harness::PATIENCE, "{text}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let details: serde_json::Value =
+        serde_json::from_str(&get(host.admin, "/v1/services/keyvalue").await.text()).unwrap();
+    let stored = serde_json::json!({ "keys": 2, "bytes": 24, "most_keys": 5, "most_bytes": 2048 });
+    assert_eq!(details["stored"], stored);
+}

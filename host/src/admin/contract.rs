@@ -147,6 +147,8 @@ pub struct ServiceActivity {
     pub bytes_out: u64,
     /// Its stored responses; `None` without `[cache]` in its manifest.
     pub cached: Option<CacheCounts>,
+    /// What it stores; `None` without `[keyvalue]` in its manifest, or before it was read.
+    pub stored: Option<StoredCounts>,
     /// The last request that was refused.
     pub last_refusal: Option<LastRefusal>,
     /// Why this version was withdrawn.
@@ -172,6 +174,20 @@ pub struct CacheCounts {
     pub hits: u64,
     /// Requests that the service responded to.
     pub misses: u64,
+}
+
+/// What a service stores, and its quota.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct StoredCounts {
+    /// Keys in its store.
+    pub keys: u64,
+    /// Bytes of all keys and values.
+    pub bytes: u64,
+    /// The most keys.
+    pub most_keys: u64,
+    /// The most bytes.
+    pub most_bytes: u64,
 }
 
 /// A request that was refused.

@@ -9,9 +9,11 @@ use std::time::Instant;
 
 use super::contract::{
     CacheCounts, FileReport, LastRefusal, RefusedFile, ServiceActivity, ServiceDetails, ServiceInfo, ServiceStatus,
+    StoredCounts,
 };
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
+use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::CacheOutcome;
 use lodge_base::time::rfc3339;
 use lodge_manifest::limits::OF_COMPONENTS;
@@ -130,6 +132,7 @@ fn activity(target: &Target) -> ServiceActivity {
         bytes_in: metrics.received.load(Relaxed),
         bytes_out: metrics.sent.load(Relaxed),
         cached: cache_counts(target),
+        stored: stored_counts(target),
         last_refusal: refusal.map(|(at, reason)| LastRefusal { at: rfc3339(at), reason: reason.into() }),
         withdrawn: deployment.withdrawn().map(str::to_owned),
         versions: rollout::versions(target),
@@ -143,4 +146,10 @@ fn cache_counts(target: &Target) -> Option<CacheCounts> {
     let (hits, misses) = cached.outcomes().partition::<Vec<_>, _>(|(outcome, _)| outcome.is_served_by_cache());
     let sum = |counts: Vec<(CacheOutcome, u64)>| counts.into_iter().map(|(_, count)| count).sum();
     Some(CacheCounts { entries: cached.entries(), bytes: cached.bytes(), hits: sum(hits), misses: sum(misses) })
+}
+
+fn stored_counts(target: &Target) -> Option<StoredCounts> {
+    let grant = target.deployment().spec.manifest.keyvalue.as_ref().filter(|_| target.of.is_none())?;
+    let (keys, bytes) = (*lock(&target.deployment().service.metrics.stored))?;
+    Some(StoredCounts { keys, bytes, most_keys: grant.keys, most_bytes: grant.bytes })
 }

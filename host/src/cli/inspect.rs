@@ -17,7 +17,7 @@ use super::out::{self, CliError, clean};
 use super::rollout;
 use super::units::{addresses, ago, bytes, count, millis, seconds};
 use crate::admin::contract::{
-    CacheCounts, FailedRequest, PolicyStatus, RefusedFile, ServiceActivity, ServiceDetails, ServiceStatus,
+    CacheCounts, FailedRequest, PolicyStatus, RefusedFile, ServiceActivity, ServiceDetails, ServiceStatus, StoredCounts,
 };
 use crate::guests::scan::{FileState, Scanner};
 use lodge_base::config::Config;
@@ -196,6 +196,10 @@ fn traffic(text: &mut String, activity: &ServiceActivity, now: SystemTime) {
         format!("{entries}, {}; {}, {misses} {plural}", bytes(*size), count(*hits, "hit"))
     });
     push_item(text, "cache", cached);
+    let stored = activity.stored.iter().map(|StoredCounts { keys, bytes: size, most_keys, most_bytes }| {
+        format!("{keys} of {most_keys} keys, {} of {}", bytes(*size), bytes(*most_bytes))
+    });
+    push_item(text, "stored", stored);
     let refusal = activity.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
     push_item(text, "last refusal", refusal);
 }

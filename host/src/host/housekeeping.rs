@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::guests::rollout;
 use crate::guests::snapshot::Current;
+use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::{self, Metrics};
 use lodge_runtime::compile::Reset;
 use lodge_traffic::admission::SharedLimits;
@@ -19,6 +20,12 @@ const LAGS: usize = 20;
 
 /// The interval between checks of whether swap was turned on.
 const SWAP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The interval between two readings of what services store. Each is a request if their state is in a server.
+const STORES_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The longest time of reading what one service stores.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The jobs, and what they remember from one round to the next.
 pub(super) struct Housekeeping {
@@ -109,6 +116,24 @@ pub(super) async fn watch_swap(reset: Reset) {
                  service; restart Lodge, or turn swap off"
             );
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Reads what every service stores, after every [`STORES_INTERVAL`], so that neither a scrape nor the page waits for it. Never
+/// returns.
+pub(super) async fn read_stores(current: Current) {
+    loop {
+        tokio::time::sleep(STORES_INTERVAL).await;
+        let targets = current.snapshot().targets.clone();
+        // Versions have the store of their service.
+        for target in targets.iter().filter(|target| target.of.is_none()) {
+            let Some(store) = target.backend.guest().and_then(|guest| guest.store()) else { continue };
+            let deadline = tokio::time::Instant::now() + STORE_TIMEOUT;
+            // While its server is away, the last reading stays.
+            if let Ok(usage) = store.store.usage(deadline).await {
+                *lock(&target.deployment().service.metrics.stored) = Some((usage.keys, usage.bytes));
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use lodge::admin::contract::{
     CacheCounts, FailedRequest, HostStatus, LastRefusal, Line, PolicyStatus, ReplicaStatus, RollbackMargins,
-    ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus, StoredEntry, UpstreamStatus, VersionShare,
-    VersionStatus,
+    ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus, StoredCounts, StoredEntry, UpstreamStatus,
+    VersionShare, VersionStatus,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde_json::json;
@@ -67,6 +67,7 @@ pub(super) fn service_activity() -> ServiceActivity {
         bytes_in: 1,
         bytes_out: 1,
         cached: Some(CacheCounts { entries: 1, bytes: 1, hits: 1, misses: 1 }),
+        stored: Some(StoredCounts { keys: 1, bytes: 2, most_keys: 3, most_bytes: 4 }),
         last_refusal: Some(LastRefusal { at: time(), reason: "queue-full".into() }),
         withdrawn: Some(text("10 % of its requests failed")),
         versions: vec![VersionStatus { name: text("users@2"), percent: 1.0, state: "down".into() }],

@@ -78,6 +78,8 @@ pub struct ServiceMetrics {
     pub sql_duration: Histogram,
     /// Its messages.
     pub messages: MessageMetrics,
+    /// Keys and bytes in its store, when they were last read.
+    pub stored: Mutex<Option<(u64, u64)>>,
     /// Requests that were refused before a guest ran, by reason.
     pub refused: ReasonCounter,
     /// Requests without a response of the guest, by reason.

@@ -13,7 +13,7 @@
 //! response head, [`finish`](Trace::finish) after the last byte.
 //!
 //! A request that is sent meanwhile, to the world or to a replica, has its own span ([`OutboundTrace`]), which is exported
-//! separately, because it may end before or after its parent.
+//! separately, because it may end before or after its parent. So has an operation on state ([`OperationSpan`]).
 //!
 //! # Dependencies
 //!
@@ -29,6 +29,7 @@ mod export;
 #[doc(hidden)]
 pub mod fuzz;
 mod onward;
+mod operation;
 mod otlp;
 mod sample;
 mod span;
@@ -51,6 +52,8 @@ use collect::Collector;
 use context::{Context, RECORDED};
 use export::{Export, Shared};
 pub use onward::OutboundTrace;
+use operation::Operated;
+pub use operation::OperationSpan;
 use sample::Sampler;
 use trace::{End, PHASES, Recording};
 pub use trace::{Outcome, Phase, Trace};
@@ -74,6 +77,8 @@ enum Finished {
     Request(Box<Recording>),
     /// A request that was sent to the world or to a replica.
     Sent(Box<Sent>),
+    /// An operation on the state of a service.
+    Operated(Box<Operated>),
 }
 
 /// The queue of finished recordings.
@@ -180,7 +185,7 @@ impl Finished {
     fn spans(&self) -> u64 {
         match self {
             Self::Request(recording) => recording.spans(),
-            Self::Sent(_) => 1,
+            Self::Sent(_) | Self::Operated(_) => 1,
         }
     }
 }

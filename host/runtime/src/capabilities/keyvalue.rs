@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lodge_base::telemetry::traces::OutboundTrace;
 use lodge_state::{
     Batch, Change, Condition, Cursor, Entry, Error, Expiry, Key, Listing, Set, Store, Swap, Value, limits,
 };
@@ -125,6 +126,8 @@ struct Operation {
     bucket: Arc<str>,
     keyvalue: Arc<GrantedStore>,
     deadline: tokio::time::Instant,
+    /// The trace of the request, if the operation has a span.
+    trace: Option<Arc<OutboundTrace>>,
 }
 
 impl Operation {
@@ -135,12 +138,13 @@ impl Operation {
     fn begin(ctx: &Ctx, bucket: &Resource<OpenBucket>) -> wasmtime::Result<Self> {
         let OpenBucket { name, keyvalue, .. } = ctx.table.get(bucket)?;
         let deadline = keyvalue.deadline(ctx);
-        Ok(Self { bucket: Arc::clone(name), keyvalue: Arc::clone(keyvalue), deadline })
+        let trace = ctx.sandbox.operation_trace();
+        Ok(Self { bucket: Arc::clone(name), keyvalue: Arc::clone(keyvalue), deadline, trace })
     }
 
     /// Begins another operation on the same bucket.
     fn again(self, ctx: &Ctx) -> Self {
-        Self { deadline: self.keyvalue.deadline(ctx), ..self }
+        Self { deadline: self.keyvalue.deadline(ctx), trace: ctx.sandbox.operation_trace(), ..self }
     }
 
     fn store(&self) -> &dyn Store {
@@ -160,35 +164,45 @@ impl Operation {
         keys.iter().map(|key| self.key(key)).collect()
     }
 
-    /// Counts an operation and its time.
-    async fn counted<T>(&self, operation: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// Counts an operation and its time, and records its span. `name` is that of the span.
+    async fn counted<T>(
+        &self,
+        name: &'static str,
+        operation: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let start = Instant::now();
+        let service = &self.keyvalue.service;
+        let span = self.trace.as_ref().map(|trace| trace.begin_operation(name, &service.name, &self.bucket));
         let result = operation.await;
-        let metrics = &self.keyvalue.service.metrics;
-        metrics.state_duration.record(start.elapsed());
-        metrics.state.count(result.as_ref().map_or_else(outcome, |_| "ok"));
+        let failure = result.as_ref().err().map(outcome);
+        if let Some(span) = span {
+            span.finish(failure);
+        }
+        service.metrics.state_duration.record(start.elapsed());
+        service.metrics.state.count(failure.unwrap_or("ok"));
         result
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
-        self.counted(async { self.store().get(self.key(key)?, self.deadline).await }).await
+        self.counted("state.get", async { self.store().get(self.key(key)?, self.deadline).await }).await
     }
 
     async fn exists(&self, key: &str) -> Result<bool, Error> {
-        self.counted(async { self.store().exists(self.key(key)?, self.deadline).await }).await
+        self.counted("state.exists", async { self.store().exists(self.key(key)?, self.deadline).await }).await
     }
 
     async fn set(&self, key: &str, value: Vec<u8>, set: Set) -> Result<(), Error> {
         let set = async { self.store().set(self.key(key)?, Value::new(value)?, set, self.deadline).await };
-        self.counted(set).await.map(drop)
+        self.counted("state.set", set).await.map(drop)
     }
 
     async fn delete(&self, key: &str) -> Result<(), Error> {
-        self.counted(async { self.store().delete(self.key(key)?, self.deadline).await }).await.map(drop)
+        self.counted("state.delete", async { self.store().delete(self.key(key)?, self.deadline).await }).await.map(drop)
     }
 
     async fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
-        self.counted(async { self.store().increment(self.key(key)?, delta, self.deadline).await }).await
+        self.counted("state.increment", async { self.store().increment(self.key(key)?, delta, self.deadline).await })
+            .await
     }
 
     /// Stores `value` if `condition` is true.
@@ -197,7 +211,7 @@ impl Operation {
             let change = Change::Put(Value::new(value)?, Expiry::Keep);
             self.store().compare_and_swap(self.key(key)?, condition, change, self.deadline).await
         };
-        self.counted(swap).await
+        self.counted("state.swap", swap).await
     }
 
     /// A page of keys that begin with `prefix`, and where the next one begins.
@@ -207,7 +221,7 @@ impl Operation {
             let listing = cursor.map_or(first, |cursor| first.at(cursor));
             self.store().list(listing, self.deadline).await
         };
-        let page = self.counted(page).await?;
+        let page = self.counted("state.list", page).await?;
         Ok((page.keys, page.next))
     }
 
@@ -228,7 +242,7 @@ impl Operation {
 
     async fn get_many(&self, keys: &[String]) -> Result<Vec<Option<Entry>>, Error> {
         let get = async { self.store().get_many(Batch::new(self.keys(keys)?)?, self.deadline).await };
-        self.counted(get).await
+        self.counted("state.get_many", get).await
     }
 
     async fn set_many(&self, entries: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
@@ -237,11 +251,13 @@ impl Operation {
             let values = values.into_iter().map(Value::new).collect::<Result<Vec<_>, _>>()?;
             self.store().set_many(self.keys(&keys)?.into_iter().zip(values).collect(), self.deadline).await
         };
-        self.counted(set).await
+        self.counted("state.set_many", set).await
     }
 
     async fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
-        self.counted(async { self.store().delete_many(&self.keys(keys)?, self.deadline).await }).await.map(drop)
+        self.counted("state.delete_many", async { self.store().delete_many(&self.keys(keys)?, self.deadline).await })
+            .await
+            .map(drop)
     }
 }
 

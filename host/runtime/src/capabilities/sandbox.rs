@@ -69,6 +69,8 @@ pub struct Sandbox {
     output_dropped: AtomicUsize,
     /// The current request; `None` while start code runs.
     context: Mutex<Option<RequestContext>>,
+    /// Operations on state that the current request has recorded as spans.
+    recorded: AtomicUsize,
     outbox: Outbox,
     /// The locks of the current request.
     pub(super) locks: HeldLocks,
@@ -77,6 +79,9 @@ pub struct Sandbox {
     /// The last lines that the current request wrote to stderr.
     stderr: Mutex<LastLines>,
 }
+
+/// The most operations on state that a request records as spans.
+const OPERATION_SPANS: usize = 64;
 
 /// The request on which a sandbox works, for whatever the guest does meanwhile.
 #[derive(Clone, Debug)]
@@ -128,6 +133,7 @@ impl Sandbox {
             output_left: AtomicUsize::new(limits.output),
             output_dropped: AtomicUsize::new(0),
             context: Mutex::new(None),
+            recorded: AtomicUsize::new(0),
             outbox: Outbox::default(),
             locks: HeldLocks::default(),
             partial: [const { Mutex::new(Vec::new()) }; 2],
@@ -152,6 +158,7 @@ impl Sandbox {
         self.began.store(self.cpu.clock.now(), Relaxed);
         self.body_held.store(true, Relaxed);
         self.denied.store(false, Relaxed);
+        self.recorded.store(0, Relaxed);
         if !first {
             self.cpu.reset();
         }
@@ -207,6 +214,12 @@ impl Sandbox {
     /// Returns the id of the current request; empty without one.
     pub fn request_id(&self) -> Arc<str> {
         lock(&self.context).as_ref().map_or_else(|| Arc::from(""), |context| Arc::clone(&context.request_id))
+    }
+
+    /// Returns the trace for the span of an operation on state, if the current request is recorded and has few of them.
+    pub fn operation_trace(&self) -> Option<Arc<OutboundTrace>> {
+        let trace = lock(&self.context).as_ref()?.onward.clone().filter(|trace| trace.is_recorded())?;
+        (self.recorded.fetch_add(1, Relaxed) < OPERATION_SPANS).then_some(trace)
     }
 
     /// Returns when the wall time of the current request is used up; `None` without a request.

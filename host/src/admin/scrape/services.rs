@@ -9,7 +9,9 @@ use prometheus_client::metrics::MetricType;
 
 use super::histogram;
 use crate::guests::target::Target;
+use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::{CacheMetrics, Histogram, MessageMetrics, ServiceMetrics};
+use lodge_manifest::keyvalue::KeyValueGrant;
 use lodge_traffic::service::Service;
 
 /// A service whose metrics are read: its name, its counters and, unless it stands for requests without a service, its target.
@@ -64,6 +66,12 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     }),
     ("lodge_response_cache_entries", "Stored responses", |it| Some(it.cached()?.entries())),
     ("lodge_response_cache_bytes", "Bytes of stored responses", |it| Some(it.cached()?.bytes())),
+    ("lodge_state_keys", "Keys in the store of the service", |it| it.stored().map(|(keys, _)| keys)),
+    ("lodge_state_bytes", "Bytes of all keys and values in the store of the service", |it| {
+        it.stored().map(|(_, bytes)| bytes)
+    }),
+    ("lodge_state_keys_limit", "The most keys that the service may store", |it| Some(it.grant()?.keys)),
+    ("lodge_state_bytes_limit", "The most bytes that the service may store", |it| Some(it.grant()?.bytes)),
     ("lodge_warm_instances", "Instances ready for the next request", |it| {
         Some(it.target?.backend.guest()?.warm() as u64)
     }),
@@ -180,6 +188,18 @@ impl<'a> Scraped<'a> {
     fn consumed(&self) -> Option<&'a MessageMetrics> {
         let manifest = &self.target.filter(|target| target.of.is_none())?.deployment().spec.manifest;
         manifest.consume.as_ref().map(|_| &self.metrics.messages)
+    }
+
+    /// Returns the grant of a store. Versions have the store of their service.
+    fn grant(&self) -> Option<&'a KeyValueGrant> {
+        let target = self.target.filter(|target| target.of.is_none())?;
+        target.deployment().spec.manifest.keyvalue.as_ref()
+    }
+
+    /// Returns keys and bytes in the store of the service, if it has one and they are known.
+    fn stored(&self) -> Option<(u64, u64)> {
+        self.grant()?;
+        *lock(&self.metrics.stored)
     }
 
     /// Returns the counters of stored responses, if the service has a response cache.

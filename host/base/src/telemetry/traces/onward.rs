@@ -9,6 +9,7 @@ use http::{HeaderMap, Request};
 use super::Inner;
 use super::client::{ClientSpan, ServerAddress};
 use super::context::{self, Context, RECORDED};
+use super::operation::OperationSpan;
 
 /// The trace context of a request, for requests sent on its behalf. Creating it allocates nothing.
 #[derive(Clone)]
@@ -67,6 +68,19 @@ impl OutboundTrace {
         // The headers may contain the span of an earlier attempt.
         self.stands.inject(request.headers_mut(), id);
         ClientSpan::begun(inner, (self.stands.clone(), id), request, to, (service, resent))
+    }
+}
+
+impl OutboundTrace {
+    /// Whether the request is recorded.
+    pub fn is_recorded(&self) -> bool {
+        self.recorder.is_some()
+    }
+
+    /// Begins the span of an operation on the state of `service`, in the part `part` of it. `name` is a constant.
+    pub fn begin_operation(&self, name: &'static str, service: &Arc<str>, part: &Arc<str>) -> OperationSpan {
+        let Some(inner) = &self.recorder else { return OperationSpan::default() };
+        OperationSpan::begun(inner, self.stands.clone(), name, (service, part))
     }
 }
 

@@ -8,6 +8,7 @@ use http::{Method, Uri, Version};
 use super::Finished;
 use super::client::Sent;
 use super::context::Context;
+use super::operation::Operated;
 use super::trace::{CANCELLED, Phase, Recording, RequestAttributes};
 use crate::ids::Ids;
 
@@ -50,6 +51,7 @@ pub(super) fn spans<'a>(finished: &'a Finished, ids: &Ids) -> Vec<Span<'a>> {
     match finished {
         Finished::Request(recording) => of_request(recording, ids),
         Finished::Sent(sent) => vec![client(sent)],
+        Finished::Operated(operated) => vec![operation(operated)],
     }
 }
 
@@ -153,6 +155,27 @@ fn client(sent: &Sent) -> Span<'_> {
         end: sent.end.wall(sent.end.0),
         attributes,
         failed: status.is_some() || sent.error.is_some_and(|error| error != CANCELLED),
+    }
+}
+
+/// Returns the span of an operation on state.
+fn operation(operated: &Operated) -> Span<'_> {
+    let mut attributes = vec![
+        ("db.operation.name", text(operated.name)),
+        ("db.collection.name", text(&operated.part)),
+        ("lodge.service", text(&operated.service)),
+    ];
+    attributes.extend(operated.error.map(|error| ("error.type", text(error))));
+    Span {
+        context: &operated.context,
+        id: operated.id,
+        parent: operated.context.parent,
+        name: operated.name.into(),
+        kind: SpanKind::Client,
+        begin: operated.end.wall(operated.begin),
+        end: operated.end.wall(operated.end.0),
+        attributes,
+        failed: operated.error.is_some_and(|error| error != CANCELLED),
     }
 }
 

@@ -137,7 +137,8 @@ impl StreamProducer<Ctx> for Keys {
                 if let Some(next) = next {
                     let deadline = self.keyvalue.deadline(store.data());
                     let (bucket, keyvalue) = (Arc::clone(&self.bucket), Arc::clone(&self.keyvalue));
-                    self.page = Some(read_page(Operation { bucket, keyvalue, deadline }, Some(next)));
+                    let trace = store.data().sandbox.operation_trace();
+                    self.page = Some(read_page(Operation { bucket, keyvalue, deadline, trace }, Some(next)));
                     return Poll::Ready(Ok(StreamResult::Completed));
                 }
                 Ok(())
