@@ -56,9 +56,10 @@ impl Configurations {
         let reader = ConfigReader { grant, env, directory: spec.path.with_file_name(""), host: self.host.clone() };
         let has_files = reader.has_files();
         let read = move || reader.read();
-        let reading = match self.readers.run(read.clone()).await {
-            Ok(reading) => reading,
-            Err(unread) => Err(unread.to_string()),
+        let first = self.readers.run(read.clone()).await.unwrap_or_else(|unread| Err(unread.to_string()));
+        let reading = match first {
+            Ok(first) if has_files => self.readers.confirm(first, read.clone()).await,
+            first => first,
         };
         let reading = reading.map_err(|problem| {
             let remedy = "the service starts as soon as all of its configuration is there";
@@ -93,7 +94,10 @@ impl Configurations {
                     }
                     Err(unread) => Err(unread.to_string()),
                 };
-                followed.take(reading);
+                followed.take(match reading {
+                    Ok(reading) if followed.differs(&reading) => readers.confirm(reading, read.clone()).await,
+                    reading => reading,
+                });
             }
         });
     }
@@ -108,6 +112,11 @@ struct Followed {
 }
 
 impl Followed {
+    /// Whether these are other values.
+    fn differs(&self, reading: &ConfigReading) -> bool {
+        self.configuration.upgrade().is_some_and(|configuration| *configuration.reading() != *reading)
+    }
+
     /// Replaces the values if they have changed. While they cannot be read, the last ones stay.
     fn take(&mut self, reading: Result<ConfigReading, String>) {
         let service = &*self.service;

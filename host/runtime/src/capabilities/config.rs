@@ -3,38 +3,31 @@
 //! Each request has a snapshot of all values, so it never sees two versions of one. Lists of all keys leave secrets out, so that
 //! a guest which prints its configuration prints no secret.
 
+mod mask;
+
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use wasmtime::component::{Accessor, ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 
+use self::mask::SecretMask;
 use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
-use lodge_base::lock::lock;
 
 /// The names of `wasi:config` in use. A pre-release is only found by its exact name.
 const WASI: [&str; 3] =
     ["wasi:config/store@0.2.0-rc.1", "wasi:config/store@0.2.0-draft", "wasi:config/store@0.2.0-draft-2024-09-27"];
 
-/// Texts that are masked, of secrets that a service has or had; older ones are forgotten.
-const MASKED: usize = 512;
-
-/// The least bytes of a text that is masked. Shorter ones would mask parts of other words.
-const LEAST_MASKED: usize = 4;
-
-/// The text in the place of a secret.
-const MASK: &str = "***";
-
 /// The configuration of a service, as of the last reading.
 pub struct Configuration {
     reading: ArcSwap<ConfigReading>,
-    /// Texts to mask, oldest first.
-    masked: Mutex<VecDeque<Arc<str>>>,
+    /// The secrets that are masked.
+    mask: ArcSwap<SecretMask>,
 }
 
 /// All values at one time.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub struct ConfigReading {
     /// Those of the configuration.
     pub config: Values,
@@ -65,7 +58,7 @@ pub(super) struct ConfigSnapshot {
 impl Configuration {
     /// Creates a configuration with these values.
     pub fn new(reading: ConfigReading) -> Self {
-        let new = Self { reading: ArcSwap::default(), masked: Mutex::default() };
+        let new = Self { reading: ArcSwap::default(), mask: ArcSwap::default() };
         new.replace(reading);
         new
     }
@@ -75,39 +68,21 @@ impl Configuration {
         self.reading.load_full()
     }
 
-    /// Replaces all values, for requests that begin from now on.
+    /// Replaces all values, for requests that begin from now on. One caller at a time.
     pub fn replace(&self, mut reading: ConfigReading) {
         let before = self.reading();
         if before.env == reading.env {
             reading.env = Arc::clone(&before.env);
         }
-        let mut masked = lock(&self.masked);
-        for value in reading.config.values().chain(reading.env.values()).filter(|value| value.secret) {
-            // A secret of several lines, such as a key in PEM, is logged line by line.
-            for text in [value.text.trim()].into_iter().chain(value.text.lines().map(str::trim)) {
-                if text.len() < LEAST_MASKED || masked.iter().any(|known| **known == *text) {
-                    continue;
-                }
-                if masked.len() >= MASKED {
-                    masked.pop_front();
-                }
-                masked.push_back(text.into());
-            }
-        }
-        drop(masked);
+        // Before a request can have the new values.
+        let values = reading.config.values().chain(reading.env.values());
+        self.mask.store(Arc::new(self.mask.load().after(values)));
         self.reading.store(Arc::new(reading));
     }
 
     /// Returns `line` with every secret masked.
     pub(super) fn mask<'a>(&self, line: &'a str) -> Cow<'a, str> {
-        let mut line = Cow::Borrowed(line);
-        let mut found: Vec<_> = lock(&self.masked).iter().filter(|secret| line.contains(&***secret)).cloned().collect();
-        // The longest first: one secret may contain another.
-        found.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        for secret in found {
-            line = Cow::Owned(line.replace(&*secret, MASK));
-        }
-        line
+        self.mask.load().apply(line)
     }
 }
 
@@ -134,8 +109,9 @@ impl ConfigSnapshot {
     }
 }
 
-/// A secret that a guest holds, and has not read yet.
-struct Secret(String);
+/// A secret that a guest holds, and has not read yet: the values of the request, and its key. Copies of the text in a thousand
+/// handles could have hundreds of megabytes.
+struct Secret(Arc<ConfigReading>, String);
 
 // The errors of the interfaces. Values are read before the request, so most of them do not happen.
 
@@ -220,9 +196,12 @@ fn link_secrets(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     store.func_wrap_concurrent("get", |accessor: &Accessor<Ctx>, (key,): (String,)| {
         let secret = accessor.with(|mut access| {
             let ctx: &mut Ctx = access.get();
-            let Some(text) = get(ctx, &key) else { return Err(SecretsError::NotFound) };
+            let reading = ctx.config.as_ref().map(|config| Arc::clone(&config.reading)).unwrap_or_default();
+            if !reading.config.contains_key(&key) {
+                return Err(SecretsError::NotFound);
+            }
             let full = |_| SecretsError::Io(TOO_MANY_HANDLES.into());
-            ctx.table.push(Secret(text)).map_err(full)
+            ctx.table.push(Secret(reading, key)).map_err(full)
         });
         Box::pin(async move { Ok((secret,)) })
     })?;
@@ -231,7 +210,9 @@ fn link_secrets(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         |accessor: &Accessor<Ctx>, (secret,): (Resource<Secret>,)| {
             let value = accessor.with(|mut access| {
                 let ctx: &mut Ctx = access.get();
-                ctx.table.get(&secret).map(|secret| SecretValue::String(secret.0.clone()))
+                let Secret(reading, key) = ctx.table.get(&secret)?;
+                let text = reading.config.get(key).map(|value| value.text.clone()).unwrap_or_default();
+                Ok::<_, wasmtime::Error>(SecretValue::String(text))
             });
             Box::pin(async move { Ok((value?,)) })
         },
@@ -279,6 +260,26 @@ mod tests {
         // One that was replaced stays a secret.
         configuration.replace(config(&[("password", "rotated1", true)]));
         assert_eq!(masked("hunter22 rotated1"), "*** ***");
+        for number in 0..100 {
+            configuration.replace(config(&[("password", &format!("rotated{number}"), true)]));
+        }
+        assert_eq!(masked("hunter22 rotated1 rotated99"), "*** *** ***");
+    }
+
+    /// However many secrets there are, and however long one is: log lines have 8 KiB.
+    #[test]
+    fn all_secrets_are_masked() {
+        let lines: String = (0..10_000).map(|number| format!("line-{number}-of-the-key\n")).collect();
+        let long: String = (0..2_000).map(|number| format!("a{number}+")).collect();
+        let many: Vec<_> = (0..800).map(|number| (format!("k{number}"), format!("secret-{number}."))).collect();
+        let mut all: Vec<_> = many.iter().map(|(key, text)| (&**key, &**text, true)).collect();
+        all.extend([("bundle", &*lines, true), ("token", &*long, true)]);
+        let configuration = Configuration::new(config(&all));
+        for text in ["secret-0.", "secret-799.", "line-0-of-the-key", "line-9999-of-the-key"] {
+            assert_eq!(configuration.mask(text), "***", "{text}");
+        }
+        let shown = configuration.mask(long.get(3000..9000).unwrap()).into_owned();
+        assert!(shown.replace("***", "").len() < 100, "{shown}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Reads the values of a service from where its manifest says that they are.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use lodge_runtime::capabilities::config::{ConfigReading, ConfigValue, Values};
 /// The most bytes of a value.
 const MOST_VALUE: u64 = 256 << 10;
 
-/// The most bytes of all keys and values of a service.
+/// The most bytes of all keys and values of a service, of the values of `[config]`, and of each directory.
 const MOST_BYTES: usize = 1 << 20;
 
 /// The most bytes of a file whose configuration others refer to.
@@ -60,14 +62,14 @@ impl ConfigReader {
             let (found, mut secret) = match &key.source {
                 ConfigSource::Config(of) => match config.get(of) {
                     Some(value) => (Ok(value.text.clone()), value.secret),
-                    None => (Err(format!("[config] has no `{of}`")), false),
+                    None => (Err(NoValue::Absent(format!("[config] has no `{of}`"))), false),
                 },
                 _ => match self.value(&key.source) {
                     Ok(value) => (Ok(value.text), value.secret),
                     Err(problem) => (Err(problem), false),
                 },
             };
-            let text = found.or_else(|problem| key.default.clone().ok_or(problem));
+            let text = found.or_else(|problem| problem.default(key));
             let text = text.map_err(|problem| format!("env.{name}: {problem}"))?;
             if text.contains('\0') {
                 return Err(format!("env.{name}: it contains a NUL byte, which no environment variable can"));
@@ -89,10 +91,13 @@ impl ConfigReader {
                 values.insert(name, ConfigValue { text, secret: from.secret });
             }
         }
+        let mut left = MOST_BYTES;
         for (name, key) in &self.grant.keys {
-            let usual = |problem| Ok(ConfigValue { text: key.default.clone().ok_or(problem)?, secret: false });
+            let usual = |problem: NoValue| Ok(ConfigValue { text: problem.default(key)?, secret: false });
             let value = self.value(&key.source).or_else(usual);
-            let value = value.map_err(|problem: String| format!("config.{name}: {problem}"))?;
+            let value = value.map_err(|problem: NoValue| format!("config.{name}: {problem}"))?;
+            let full = || format!("config has more than {MOST_BYTES} bytes");
+            left = left.checked_sub(value.text.len()).ok_or_else(full)?;
             values.insert(name.clone(), ConfigValue { secret: value.secret || key.secret, ..value });
         }
         let bytes = size(&values);
@@ -103,36 +108,45 @@ impl ConfigReader {
         Ok(values)
     }
 
-    fn value(&self, source: &ConfigSource) -> Result<ConfigValue, String> {
+    fn value(&self, source: &ConfigSource) -> Result<ConfigValue, NoValue> {
         let text = match source {
             ConfigSource::Literal(text) => Ok(text.clone()),
             ConfigSource::File(path) => self.file(&self.directory.join(path)),
             ConfigSource::Environment(name) => std::env::var(name).map_err(|error| match error {
-                std::env::VarError::NotPresent => format!("the host has no environment variable {name}"),
-                std::env::VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8"),
+                std::env::VarError::NotPresent => {
+                    NoValue::Absent(format!("the host has no environment variable {name}"))
+                }
+                std::env::VarError::NotUnicode(_) => {
+                    NoValue::Unreadable(format!("the environment variable {name} is not UTF-8"))
+                }
             }),
             ConfigSource::Host(key) => return self.host(key),
             ConfigSource::Service { service, key } => return self.service(service, key),
             // Only environment variables refer to other values.
-            ConfigSource::Config(key) => Err(format!("it refers to `{key}`")),
+            ConfigSource::Config(key) => Err(NoValue::Unreadable(format!("it refers to `{key}`"))),
         };
         text.map(|text| ConfigValue { text, secret: false })
     }
 
     /// A value of the host's shared configuration.
-    fn host(&self, key: &str) -> Result<ConfigValue, String> {
-        let path = self.host.as_deref().ok_or("the host shares no configuration; set `shared_config` in lodge.toml")?;
-        self.shared(path, key)?.ok_or_else(|| format!("the host's shared configuration has no `{key}`"))
+    fn host(&self, key: &str) -> Result<ConfigValue, NoValue> {
+        let none = || NoValue::Absent("the host shares no configuration; set `shared_config` in lodge.toml".into());
+        let path = self.host.as_deref().ok_or_else(none)?;
+        let found = self.shared(path, key).map_err(NoValue::Unreadable)?;
+        found.ok_or_else(|| NoValue::Absent(format!("the host's shared configuration has no `{key}`")))
     }
 
     /// A value of another service, whose manifest shares it.
-    fn service(&self, service: &str, key: &str) -> Result<ConfigValue, String> {
+    fn service(&self, service: &str, key: &str) -> Result<ConfigValue, NoValue> {
         let path = self.directory.join(format!("{service}.toml"));
-        let grant = grant(&path)?;
+        let grant = grant(&path).map_err(NoValue::Unreadable)?;
         if !grant.shared.iter().any(|shared| shared == key) {
-            return Err(format!("{service}.toml does not share it: add `{key}` to its `config_shared`"));
+            return Err(NoValue::Absent(format!(
+                "{service}.toml does not share it: add `{key}` to its `config_shared`"
+            )));
         }
-        self.shared(&path, key)?.ok_or_else(|| format!("{service}.toml has no `{key}` in [config]"))
+        let found = self.shared(&path, key).map_err(NoValue::Unreadable)?;
+        found.ok_or_else(|| NoValue::Absent(format!("{service}.toml has no `{key}` in [config]")))
     }
 
     /// The value of `key` in the configuration of another file. References to further services are not followed.
@@ -149,10 +163,13 @@ impl ConfigReader {
     }
 
     /// The text of a file, without the line break at its end.
-    fn file(&self, path: &Path) -> Result<String, String> {
-        let problem = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
-        let bytes = files::read(path, MOST_VALUE).map_err(|error| problem(&error))?;
-        let text = String::from_utf8(bytes).map_err(|_| problem(&"it is not UTF-8"))?;
+    fn file(&self, path: &Path) -> Result<String, NoValue> {
+        let problem = |error: &dyn fmt::Display| format!("{} cannot be read: {error}", path.display());
+        let bytes = files::read(path, MOST_VALUE).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => NoValue::Absent(problem(&error)),
+            _ => NoValue::Unreadable(problem(&error)),
+        })?;
+        let text = String::from_utf8(bytes).map_err(|_| NoValue::Unreadable(problem(&"it is not UTF-8")))?;
         let text = text.strip_suffix('\n').map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text));
         Ok(text.to_owned())
     }
@@ -161,7 +178,7 @@ impl ConfigReader {
     fn directory(&self, path: &Path) -> Result<BTreeMap<String, String>, String> {
         let path = self.directory.join(path);
         let problem = |error: std::io::Error| format!("config_directories: {} cannot be read: {error}", path.display());
-        let mut values = BTreeMap::new();
+        let (mut values, mut left) = (BTreeMap::new(), MOST_BYTES);
         for (seen, entry) in std::fs::read_dir(&path).map_err(problem)?.enumerate() {
             if seen >= MOST_KEYS * 2 {
                 return Err(format!("config_directories: {} has more than {MOST_KEYS} files", path.display()));
@@ -170,7 +187,10 @@ impl ConfigReader {
             let name = entry.file_name().to_string_lossy().into_owned();
             // A symlink is what it leads to.
             if is_config_key(&name) && std::fs::metadata(entry.path()).map_err(problem)?.is_file() {
-                values.insert(name, self.file(&entry.path())?);
+                let text = self.file(&entry.path()).map_err(|problem| problem.to_string())?;
+                let full = || format!("config_directories: {} has more than {MOST_BYTES} bytes", path.display());
+                left = left.checked_sub(text.len()).ok_or_else(full)?;
+                values.insert(name, text);
             }
         }
         Ok(values)
@@ -182,6 +202,31 @@ fn grant(path: &Path) -> Result<ConfigGrant, String> {
     let text = files::read_text(path, MOST_TEXT);
     let text = text.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     of_text(&text).map_err(|problem| format!("{}: {problem}", path.display()))
+}
+
+/// Why there is no value.
+enum NoValue {
+    /// What the key refers to does not exist.
+    Absent(String),
+    /// It exists.
+    Unreadable(String),
+}
+
+impl NoValue {
+    /// Returns the default of a key in the place of what does not exist.
+    fn default(self, key: &ConfigKey) -> Result<String, Self> {
+        match (self, &key.default) {
+            (Self::Absent(_), Some(default)) => Ok(default.clone()),
+            (problem, _) => Err(problem),
+        }
+    }
+}
+
+impl fmt::Display for NoValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Absent(text) | Self::Unreadable(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// Bytes of all names and values.

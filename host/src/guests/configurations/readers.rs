@@ -11,6 +11,12 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+/// The time between two readings that must have the same result.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The most readings until two in a row have the same result.
+const READINGS: usize = 5;
+
 /// Threads that read at a time.
 const READING: usize = 8;
 
@@ -38,6 +44,27 @@ pub(super) enum Unread<T> {
 impl Readers {
     pub(super) fn new(time: Duration) -> Self {
         Self { reading: Arc::new(Semaphore::new(READING)), hanging: Arc::new(Semaphore::new(HANGING)), time }
+    }
+
+    /// Reads again until two results in a row are the same, so that neither a file that is being written is read nor a
+    /// directory in two versions.
+    ///
+    /// # Errors
+    /// Those of `read`, and if the results differ again and again.
+    pub(super) async fn confirm<T, F>(&self, mut last: T, read: F) -> Result<T, String>
+    where
+        T: PartialEq + Send + 'static,
+        F: Fn() -> Result<T, String> + Clone + Send + 'static,
+    {
+        for _ in 0..READINGS {
+            tokio::time::sleep(SETTLE).await;
+            let next = self.run(read.clone()).await.unwrap_or_else(|unread| Err(unread.to_string()))?;
+            if next == last {
+                return Ok(next);
+            }
+            last = next;
+        }
+        Err("its files change again and again while they are read".into())
     }
 
     /// Runs `read` on a thread that may wait.

@@ -111,3 +111,18 @@ async fn threads_that_hang_are_bounded() {
     }
     assert_eq!(result, Some(7));
 }
+
+/// A value that is being written, or a directory that is being replaced, is used when it is complete.
+#[tokio::test]
+async fn a_value_is_used_when_two_readings_agree() {
+    let readers = Readers::new(Duration::from_secs(10));
+    let results = |all: &[&'static str]| {
+        let results: Arc<Mutex<std::collections::VecDeque<_>>> = Arc::new(Mutex::new(all.iter().copied().collect()));
+        move || results.lock().unwrap().pop_front().ok_or("no more".to_owned())
+    };
+    assert_eq!(readers.confirm("new", results(&["new", "newer"])).await, Ok("new"));
+    assert_eq!(readers.confirm("", results(&["new", "new"])).await, Ok("new"));
+    assert_eq!(readers.confirm("torn", results(&[])).await, Err("no more".into()));
+    let changing = readers.confirm("0", results(&["1", "2", "3", "4", "5", "5"])).await;
+    assert!(changing.is_err_and(|problem| problem.contains("change again and again")));
+}

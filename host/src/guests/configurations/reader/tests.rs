@@ -57,6 +57,12 @@ fn what_is_missing_is_named() {
     assert!(problem(key(ConfigSource::File("x".into()))).ends_with("it is not UTF-8"));
     fs::write(directory.path().join("x"), vec![b'x'; 300 << 10]).unwrap();
     assert!(problem(key(ConfigSource::File("x".into()))).contains("cannot be read"));
+    // A default is for what does not exist, not for what cannot be read.
+    let defaulted = ConfigKey { default: Some("usual".into()), ..key(ConfigSource::File("x".into())) };
+    assert!(problem(defaulted.clone()).contains("cannot be read"));
+    fs::remove_file(directory.path().join("x")).unwrap();
+    let read = reader(directory.path(), &[("a", defaulted)], &[]).read().unwrap();
+    assert_eq!(read.config["a"].text, "usual");
     let missing = reader(directory.path(), &[], &["nowhere"]).read().err().unwrap();
     assert!(missing.starts_with("config_directories: ") && missing.contains("nowhere cannot be read"), "{missing}");
 }
@@ -152,4 +158,15 @@ fn values_of_others_are_shared_by_them() {
     write("users.toml", "[config\nown = 'canary'");
     let broken = problem(of("url"));
     assert!(broken.ends_with("users.toml: it is not TOML"), "{broken}");
+}
+
+/// Before all of it is in memory: 2,048 files of 256 KiB are half a gigabyte.
+#[test]
+fn a_large_directory_is_not_read_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    for number in 0..5 {
+        fs::write(directory.path().join(format!("key-{number}")), vec![b'x'; MOST_VALUE as usize]).unwrap();
+    }
+    let problem = reader(directory.path(), &[], &["."]).read().err().unwrap();
+    assert!(problem.contains("has more than 1048576 bytes"), "{problem}");
 }
