@@ -18,7 +18,8 @@ const MAX_FILE: u64 = 1 << 20;
 /// # Errors
 /// If the URL or a file is not valid, or this program has no backend for the URL.
 pub(super) fn connect(url: &str, state: &State) -> Result<Arc<dyn Backend>, String> {
-    let scheme = url.split("://").next().unwrap_or_default();
+    // What is no scheme may be a password.
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
     if state.certificate.is_some() != state.key.is_some() {
         return Err("state.certificate and state.key belong together: set both, or none".into());
     }
@@ -44,6 +45,9 @@ pub(super) fn connect(url: &str, state: &State) -> Result<Arc<dyn Backend>, Stri
         "postgres" | "postgresql" => {
             let settings = lodge_postgres::PostgresSettings::new(url, &tls(state)?, CONNECTIONS).map_err(wrong)?;
             Ok(Arc::new(lodge_postgres::Postgres::new(settings, &tokio::runtime::Handle::current())))
+        }
+        scheme if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+            Err(wrong("it must begin with the scheme of a server, such as `redis://`"))
         }
         _ => Err(wrong(format_args!(
             "this program has no backend for `{scheme}://`; build it with `--features redis,nats,postgres`, or remove the key"
