@@ -145,8 +145,9 @@ async fn dev_builds_and_serves() {
     let directory = tempfile::tempdir().unwrap();
     let crate_directory = directory.path().join("my_service");
     std::fs::create_dir_all(crate_directory.join("src")).unwrap();
-    let hello = crate::harness::root().join("guests/hello");
-    std::fs::copy(hello.join("src/lib.rs"), crate_directory.join("src/lib.rs")).unwrap();
+    let hello = std::fs::read_to_string(crate::harness::root().join("guests/hello/src/lib.rs")).unwrap();
+    let hello = hello.replace("../../wit", crate::harness::root().join("wit").to_str().unwrap());
+    std::fs::write(crate_directory.join("src/lib.rs"), hello).unwrap();
     let manifest = r#"
         [package]
         name = "my_service"
@@ -157,6 +158,7 @@ async fn dev_builds_and_serves() {
         form_urlencoded = "1"
         http = "1"
         wasip3 = { version = "0.10", features = ["http-compat"] }
+        wit-bindgen = "0.63"
         [workspace]
     "#;
     std::fs::write(crate_directory.join("Cargo.toml"), manifest).unwrap();
@@ -193,7 +195,7 @@ async fn dev_builds_and_serves() {
     process.says("refused my_service.wasm: it does not build: error: this file contains an unclosed delimiter").await;
     assert_eq!(response().await, "Hello, dev!");
     // Fixed and changed.
-    std::fs::write(&source, text.replace("Hello, ", "Goodbye, ")).unwrap();
+    std::fs::write(&source, text.replace("\"Hello\"", "\"Goodbye\"")).unwrap();
     process.says("my_service replaced").await;
     assert_eq!(response().await, "Goodbye, dev!");
     // In another language, built by the command in its manifest.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use self::promql::Names;
+use crate::harness::authority::Authority;
 use crate::harness::{Setup, TestHost, get, host, root};
 
 fn file(name: &str) -> String {
@@ -137,6 +138,10 @@ fn rules() -> Vec<Rule> {
 fn exhibit() -> Setup {
     let host = host(&["hello", "trap", "drip", "echo", "keyvalue"]).file("bad.wasm", b"no component");
     let host = host.manifest("keyvalue", "keyvalue = true");
+    let certificates = host.directory.path().join(".tls");
+    std::fs::create_dir(&certificates).unwrap();
+    Authority::new().issue(&["localhost"]).write(&certificates, "tls");
+    let host = host.set("tls.listen", "127.0.0.1:0").set("tls.certificates", certificates.to_str().unwrap());
     let host = host.manifest("drip", "limits = { wall = '200ms', cpu = '100ms' }");
     host.manifest("echo", "limits.request_body = 10\n[breaker]")
         .manifest("far", "[upstream]\nreplicas = ['http://127.0.0.1:9']")

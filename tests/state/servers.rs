@@ -17,7 +17,8 @@ pub(crate) mod with_redis {
     use std::time::Duration;
 
     use super::guests;
-    use crate::harness::{Process, get};
+    use crate::harness::authority::Authority;
+    use crate::harness::{Process, get, until};
 
     /// A Redis of this test.
     pub(crate) struct Redis {
@@ -95,17 +96,12 @@ pub(crate) mod with_redis {
 
     /// Writes an authority, and certificates of it for the server and for the host, into `directory`.
     fn certificates(directory: &std::path::Path) {
-        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-        let mut authority = CertificateParams::new(Vec::new()).unwrap();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let authority = Authority::new();
         std::fs::write(directory.join("ca.pem"), authority.pem()).unwrap();
         for (name, subject) in [("server", "127.0.0.1"), ("host", "lodge")] {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
-            let certificate = params.signed_by(&key, &authority).unwrap();
-            std::fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
-            std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+            let issued = authority.issue(&[subject]);
+            std::fs::write(directory.join(format!("{name}.pem")), issued.certificate).unwrap();
+            std::fs::write(directory.join(format!("{name}.key")), issued.key).unwrap();
         }
     }
 
@@ -132,7 +128,7 @@ pub(crate) mod with_redis {
             (&["--state-url", &url, "--state-replicas", "3"][..], "are for NATS"),
         ] {
             let host = Process::serve(guests.path(), args).await;
-            assert!(host.log().contains(why), "{why}: {}", host.log());
+            until(why, || host.log().contains(why)).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Messages that a guest sends at once, and whose reply it waits for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 
@@ -8,7 +9,7 @@ use super::delivery;
 use crate::request::handler::Handler;
 use crate::request::message::{Handled, MessageSender};
 use lodge_manifest::spec::host_of;
-use lodge_runtime::capabilities::messaging::{MessageRequests, Requested};
+use lodge_runtime::capabilities::messaging::{MessageRequests, NO_REPLY, Requested};
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_state::limits::MAX_MESSAGE;
 use lodge_state::messages::{Message, Pattern};
@@ -34,6 +35,10 @@ impl MessageRequests for Handler {
                 }
                 Handled { status: StatusCode::LOOP_DETECTED, .. } => {
                     Err("the request came back to its sender too often".to_owned())
+                }
+                // The consumer has the deadline of the sender, so both notice it at about the same time.
+                Handled { status: StatusCode::GATEWAY_TIMEOUT, .. } if Instant::now() >= deadline => {
+                    Err(NO_REPLY.to_owned())
                 }
                 Handled { status, .. } => Err(format!("{name} responded with {status}")),
             }

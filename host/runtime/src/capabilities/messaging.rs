@@ -23,6 +23,9 @@ use super::logged_denials::Denial;
 use super::sandbox::{RequestContext, Sandbox};
 use super::{Ctx, GuestCall};
 
+/// The error of a request whose time is up.
+pub const NO_REPLY: &str = "no reply in time";
+
 /// The first token of inboxes. Their second one is random, so to know an inbox is the right to reply.
 const INBOX: &str = "_INBOX.";
 
@@ -225,7 +228,7 @@ impl MessageOperation {
                 },
             }
         };
-        let late = |_| Err("no reply in time".to_owned());
+        let late = |_| Err(NO_REPLY.to_owned());
         tokio::time::timeout_at(deadline, replied).await.unwrap_or_else(late)
     }
 }
