@@ -93,6 +93,12 @@ impl Guest {
         !manifest.grants.is_empty() || !manifest.publish.is_empty()
     }
 
+    /// Whether what the guest may do has spans or goes on in the trace of its request: operations on its store, requests and
+    /// messages.
+    pub fn continues_trace(&self) -> bool {
+        self.sends() || self.blueprint.state.keyvalue.is_some()
+    }
+
     /// Returns a warm instance if there is one, else a new one.
     ///
     /// # Errors

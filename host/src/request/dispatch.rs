@@ -50,7 +50,7 @@ pub(super) fn dispatch<B: RequestBody>(
         let exchange = Exchange { method: request.method().clone(), deadline: admitted.context.deadline, reserve };
         match &admitted.target.backend.kind {
             BackendKind::Guest(guest) => {
-                if guest.sends() {
+                if guest.continues_trace() {
                     admitted.context.onward = admitted.tracer.onward(request.headers()).map(Arc::new);
                 }
                 admitted.record.begin_phase(Phase::Instantiate);

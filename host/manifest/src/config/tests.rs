@@ -34,9 +34,12 @@ fn problems_name_the_key() {
     let problem = |text: &str| read(text).unwrap_err();
     assert!(problem("config = 1").starts_with("line 1: config: write a section [config]"));
     assert_eq!(problem("[config]\na = { fil = 'x' }"), "line 2: unknown key `fil`; did you mean `file`?");
-    assert_eq!(problem("[config]\na = { secret = true }"), "line 2: config.a: write one of `file` and `env`");
+    assert_eq!(
+        problem("[config]\na = { secret = true }"),
+        "line 2: config.a: write one of `file`, `env`, `host` and `service`"
+    );
     let both = "[config]\na = { file = 'x', env = 'Y' }";
-    assert_eq!(problem(both), "line 2: config.a: write one of `file` and `env`");
+    assert_eq!(problem(both), "line 2: config.a: write one of `file`, `env`, `host` and `service`");
     let default = "[config]\na = { env = 'Y', secret = true, default = 'z' }";
     assert!(problem(default).contains("a secret has no default"));
     assert!(problem("[config]\n'a/b' = 'x'").contains("a key has letters"));
