@@ -1,6 +1,6 @@
 //! What is sent to services besides the requests of clients: the messages that they consume, and the calls of their schedule.
 //!
-//! [`follow`] keeps a [`Consumer`] for every served service with `[consume]`, and a [`Scheduler`] for every one with
+//! [`follow`] keeps a `Consumer` for every served service with `[consume]`, and a `Scheduler` for every one with
 //! `[schedule]`. Both send requests through the path of all requests, so that admission, limits, versions, metrics and traces
 //! hold for these as well.
 

@@ -4,7 +4,7 @@
 //! a symlink that is replaced cause none for its path.
 //!
 //! A file system can hang, and with it the thread that reads. So each configuration is read in a task of its own, with bounds on
-//! time and on threads: see [`Readers`].
+//! time and on threads: see `Readers`.
 
 mod reader;
 mod readers;

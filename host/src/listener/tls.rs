@@ -2,7 +2,7 @@
 //!
 //! A handshake has a bound in time (`tls.handshake`) and in number (`tls.handshakes`), and takes its memory from
 //! `listener.memory` before it begins. It runs in the task of its connection, so it never delays the next accept.
-//! Certificates are in [`certificates`], and are read again while the host runs; [`identity`] reads those of clients.
+//! Certificates are in `certificates`, and are read again while the host runs; `identity` reads those of clients.
 
 mod certificates;
 mod handshakes;
