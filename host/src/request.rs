@@ -27,3 +27,6 @@ pub mod mirror;
 pub mod record;
 pub mod respond;
 pub mod tunnel;
+
+#[cfg(test)]
+mod tests;

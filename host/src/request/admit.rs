@@ -55,7 +55,7 @@ pub(super) fn admit_and_dispatch<B: RequestBody>(
 }
 
 /// Waits until the request may run.
-async fn admit<'a>(
+pub(super) async fn admit<'a>(
     routed: &'a Routed<'_>,
     headers: &http::HeaderMap,
     fill: Option<&mut CacheFill>,

@@ -1,0 +1,11 @@
+//! The request path from the head to the end of the response, in memory: without connections, guests and replicas.
+//!
+//! Every service is an upstream whose list of replicas is empty, so an admitted request fails with `no-replica`. A
+//! response comes from the cache.
+
+mod cache;
+mod deadlines;
+mod fixture;
+mod mirroring;
+mod permits;
+mod statuses;
