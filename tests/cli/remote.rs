@@ -181,6 +181,23 @@ fn files_are_inspected() {
     assert!(output(&mut lodge(&["inspect", "/nowhere.wasm"])).2.contains("/nowhere.wasm: No such file"));
 }
 
+/// A name in `calls` that no service has may be a typo, or the name of a service that comes later.
+#[test]
+fn unknown_callees_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
+    std::fs::copy(wasm("hello"), directory.path().join("user_data.wasm")).unwrap();
+    std::fs::write(directory.path().join("broken.wasm"), "\x7fELF").unwrap();
+    let calls = "calls = ['hello', 'user-data', 'broken', 'orders']";
+    std::fs::write(directory.path().join("hello.toml"), calls).unwrap();
+    let (_, text, _) = output(&mut lodge(&["check", &directory.path().display().to_string()]));
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("no service of this name")).collect();
+    assert_eq!(lines, ["  calls       orders: no service of this name (it may come later)"]);
+    // Of a single file, the others are not read.
+    let (_, text, _) = output(&mut lodge(&["check", &directory.path().join("hello.wasm").display().to_string()]));
+    assert!(text.contains("orders") && !text.contains("no service of this name"), "{text}");
+}
+
 #[test]
 fn commands_send_requests() {
     let mock = Mock::start();

@@ -237,6 +237,13 @@ async fn respond(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWr
                 };
             }
         }
+        broken => break_off(broken, body, to).await,
+    }
+}
+
+/// Fails a request in one of the ways in which replicas do.
+async fn break_off(habit: Habit, body: &mut Body<'_>, to: &mut OwnedWriteHalf) -> Option<()> {
+    match habit {
         Habit::Close | Habit::Refuse => {
             body.whole().await?;
             None
@@ -277,6 +284,7 @@ async fn respond(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWr
             to.write_all(b"\x16\x03\x01 this is no HTTP at all\r\n\r\n").await.ok()?;
             None
         }
+        other => unreachable!("{other:?} responds"),
     }
 }
 

@@ -1,12 +1,15 @@
 //! Promise: the operators' page shows what the host does, while it does it, in a real browser.
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
+mod lifecycle;
+mod picture;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Browser, Connection, PATIENCE, Process, alone, get, guests, root, wasm};
+use self::lifecycle::{it_asks_for_the_token, it_survives_a_restart};
+use crate::harness::{Browser, Connection, PATIENCE, Process, alone, get, guests, wasm};
 
 /// Enough for what should take a second or two, on a busy machine.
 const SOON: Duration = Duration::from_secs(15);
@@ -153,6 +156,8 @@ async fn a_trap_shows(browser: &mut Browser, host: &Process) {
     }
     let granted = "document.querySelector('#limits').textContent.startsWith('callsusershttphttps://*.example.org')";
     browser.until(granted, SOON);
+    let unknown = "document.querySelector('#limits').textContent.includes('calls usersno service of this name')";
+    browser.until(unknown, SOON);
     browser.eval("document.querySelector('#close').click()");
 }
 
@@ -304,119 +309,4 @@ fn it_fits_a_phone_and_both_schemes(browser: &mut Browser) {
         assert!(taken["data"].as_str().unwrap().len() > 20_000, "{scheme}: nothing to see");
     }
     browser.call("Emulation.setEmulatedMedia", json!({ "features": [] }));
-}
-
-async fn it_survives_a_restart(browser: &mut Browser, mut host: Process, directory: &Path) {
-    for _ in 0..20 {
-        get(host.address, "/hello").await;
-    }
-    let requests = |n: u32| format!("{}?.cells[2].lastChild.textContent === '{n} in all'", row("hello"));
-    browser.until(&requests(20), SOON);
-    // Records every state that is visible for a moment in between.
-    browser.eval(
-        "window.odd = [];
-        new MutationObserver(() => {
-            for (const node of document.querySelectorAll('#figures dd, tbody td:not(.version) :is(span, small)')) {
-                if (/[-−]\\s*\\d|NaN|Infinity|undefined|null/.test(node.textContent)) window.odd.push(node.textContent);
-            }
-            // A negative rate would be drawn below the chart.
-            for (const path of document.querySelectorAll('path.line')) {
-                for (const [part, y] of path.getAttribute('d')?.matchAll(/[ML]\\S+ (\\S+?)(?=[MLh]|$)/g) ?? []) {
-                    if (!(y >= 0 && y <= 32)) window.odd.push(part);
-                }
-            }
-        }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true })",
-    );
-    let addresses = [host.address, host.admin];
-    host.signal(rustix::process::Signal::TERM);
-    assert!(host.ended().await.success());
-    browser.until("document.body.dataset.state === 'lost'", SOON);
-    browser.until("document.querySelector('.notice').textContent.includes('trying again')", SOON);
-    drop(host);
-    let host = Process::serve_at(directory, addresses).await;
-    let back = browser.until("document.body.dataset.state === 'live'", SOON);
-    eprintln!("the page is live {back:?} after the host is ready again");
-    browser.until(&format!("{}?.dataset.state === 'serving'", row("hello")), SOON);
-    browser.until(&requests(0), SOON);
-    for path in ["/hello", "/hello", "/hello", "/logger"] {
-        get(host.address, path).await;
-    }
-    browser.until(&requests(3), SOON);
-    // Every line is shown once: those of the previous process, and those of the new one, whose numbers start again.
-    browser.until(&heard(3), SOON);
-    assert_eq!(browser.eval("window.odd"), json!([]));
-    unreachable_only(browser);
-}
-
-/// The console only has errors about missing or failed responses.
-fn unreachable_only(browser: &mut Browser) {
-    let failed = |complaint: &String| complaint.contains("Failed to load resource");
-    let others: Vec<_> = browser.complaints().into_iter().filter(|complaint| !failed(complaint)).collect();
-    assert_eq!(others, [""; 0]);
-}
-
-async fn it_asks_for_the_token(browser: &mut Browser, directory: &Path) {
-    let token = "0123456789abcdef";
-    let host = Process::serve(directory, &["--admin-token", token]).await;
-    browser.open(&format!("http://{}/", host.admin));
-    browser.until("document.body.dataset.state === 'locked'", SOON);
-    assert_eq!(browser.eval("document.querySelector('main').checkVisibility()"), false);
-    for (tried, heard) in [("not the token", "The host does not accept this token."), (token, "")] {
-        browser.until("document.activeElement.id === 'token' && document.activeElement.value === ''", SOON);
-        browser.call("Input.insertText", json!({ "text": tried }));
-        let enter = json!({ "type": "keyDown", "key": "Enter", "windowsVirtualKeyCode": 13, "text": "\r" });
-        browser.call("Input.dispatchKeyEvent", enter);
-        browser.until(&format!("document.querySelector('#lock .said').textContent === '{heard}'"), SOON);
-    }
-    browser.until("document.body.dataset.state === 'live'", SOON);
-    browser.until(&format!("{}?.checkVisibility()", row("hello")), SOON);
-    // The token is kept for this tab.
-    browser.eval("window.old = true");
-    browser.call("Page.reload", json!({}));
-    browser.until("!window.old && document.body.dataset.state === 'live'", SOON);
-    unreachable_only(browser);
-}
-
-/// Not a promise: `cargo test -- --ignored picture` takes the screenshot for the docs.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes a file of the project, and takes a minute"]
-async fn picture() {
-    guests();
-    let directory = tempfile::tempdir().unwrap();
-    for name in ["hello", "users", "echo", "trap", "drip", "counter"] {
-        put(directory.path(), name, &format!("{name}.wasm"));
-    }
-    let host = Process::serve(directory.path(), &[]).await;
-    let mut browser = Browser::start().expect("chromium is installed");
-    let screen = json!({ "width": 1280, "height": 960, "deviceScaleFactor": 1, "mobile": false });
-    browser.call("Emulation.setDeviceMetricsOverride", screen);
-    let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": "light" }] });
-    browser.call("Emulation.setEmulatedMedia", scheme);
-    browser.open(&format!("http://{}/", host.admin));
-    let began = Instant::now();
-    for (path, pause) in [("/hello?name=Ada", 6), ("/users", 25_u32), ("/users/1", 40), ("/echo", 70), ("/drip", 300)] {
-        let address = host.address;
-        tokio::spawn(async move {
-            let mut client = Connection::http1(address).await;
-            loop {
-                client.get(path).await;
-                // A rate that varies.
-                let wave = 1.6 + (began.elapsed().as_secs_f64() / 5.0 + f64::from(pause)).sin();
-                tokio::time::sleep(Duration::from_millis(pause.into()).mul_f64(wave)).await;
-            }
-        });
-    }
-    while began.elapsed() < Duration::from_secs(61) {
-        get(host.address, "/trap").await;
-        tokio::time::sleep(Duration::from_secs(9)).await;
-    }
-    let mut client = Connection::http1(host.admin).await;
-    client.ask(http::Method::POST, "/v1/services/counter/disable", &[("host", "localhost")], "").await;
-    browser.until(&format!("{}?.dataset.state === 'disabled'", row("counter")), SOON);
-    let taken = browser.call("Page.captureScreenshot", json!({}));
-    std::fs::write(
-        root().join("host/src/admin/page.png"),
-        BASE64_STANDARD.decode(taken["data"].as_str().unwrap()).unwrap(),
-    )
-    .unwrap();
 }

@@ -67,8 +67,8 @@ impl Bench {
     }
 }
 
-fn main() {
-    let arguments = clap::Command::new("peers")
+fn arguments() -> clap::ArgMatches {
+    clap::Command::new("peers")
         .about("Measures Lodge beside its peers")
         .arg(
             Arg::new("only")
@@ -80,7 +80,7 @@ fn main() {
         .arg(
             Arg::new("rounds")
                 .long("rounds")
-                .help("rounds of each figure")
+                .help("rounds of each measurement")
                 .default_value("3")
                 .value_parser(clap::value_parser!(usize)),
         )
@@ -107,7 +107,11 @@ fn main() {
         .arg(Arg::new("serve").long("serve").num_args(1..).hide(true))
         // cargo passes this flag to every benchmark.
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
-        .get_matches();
+        .get_matches()
+}
+
+fn main() {
+    let arguments = arguments();
     if let Some(words) = arguments.get_many::<String>("serve") {
         return serve(&words.map(String::as_str).collect::<Vec<_>>());
     }

@@ -42,7 +42,9 @@ pub(super) async fn respond(admin: &Arc<Admin>, request: Request<Upload<Incoming
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     match (get, request.method().clone(), parts.as_slice()) {
         (true, _, ["services"]) => json(&report::statuses(&admin.current.snapshot())),
-        (true, _, ["services", name]) => with(admin, name, |target| json(&report::details(target))),
+        (true, _, ["services", name]) => {
+            with(admin, name, |target| json(&report::details(&admin.current.snapshot(), target)))
+        }
         (true, _, ["services", name, "errors"]) => {
             with(admin, name, |target| json(&target.deployment().service.failures()))
         }

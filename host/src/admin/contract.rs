@@ -70,6 +70,9 @@ pub struct ServiceInfo {
     /// details of a service, and not in the list of all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sections: BTreeMap<String, Value>,
+    /// The names in `calls` that no service of the host has. Such a service may come later.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown_calls: Vec<String>,
     /// The settings and sources of an upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamStatus>,

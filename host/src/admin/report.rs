@@ -19,6 +19,7 @@ use lodge_base::time::rfc3339;
 use lodge_manifest::limits::OF_COMPONENTS;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::section;
+use lodge_manifest::spec::host_of;
 use lodge_runtime::compile::Interfaces;
 
 /// The errors in the last minute from which a service can be failing.
@@ -26,7 +27,7 @@ const MIN_ERRORS: u64 = 5;
 
 /// Returns a report of each file, in the order of file names, with grants, imports and exports and without traffic.
 pub(crate) fn files(snapshot: &Snapshot) -> Vec<FileReport<ServiceInfo>> {
-    reports(snapshot, full_info)
+    reports(snapshot, |target| full_info(snapshot, target))
 }
 
 /// Returns a report of each file, in the order of file names, with traffic and without grants, imports and exports: these
@@ -51,13 +52,13 @@ fn refuses<S>(refusal: &Refusal) -> FileReport<S> {
 }
 
 /// Returns everything about one service.
-pub(super) fn details(target: &Target) -> ServiceDetails {
+pub(super) fn details(snapshot: &Snapshot, target: &Target) -> ServiceDetails {
     let mut limits = target.deployment().limits().shown();
     if target.backend.upstream().is_some() {
         limits.retain(|name, _| !OF_COMPONENTS.contains(name));
     }
     ServiceDetails {
-        status: ServiceStatus { info: full_info(target), activity: activity(target) },
+        status: ServiceStatus { info: full_info(snapshot, target), activity: activity(target) },
         limits: limits.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect(),
         policies: target.admission.policies(Instant::now()),
         recent_errors: target.deployment().service.failures(),
@@ -66,13 +67,26 @@ pub(super) fn details(target: &Target) -> ServiceDetails {
 
 /// Describes a service from its files, with the imports of its component and the grants of its manifest or, for an
 /// upstream, with its settings.
-fn full_info(target: &Target) -> ServiceInfo {
+fn full_info(snapshot: &Snapshot, target: &Target) -> ServiceInfo {
     let upstream = target.backend.upstream().map(|upstream| upstream.status());
     let sections = section::views(&target.deployment().spec.manifest);
     let info = ServiceInfo { upstream, sections, ..info(target) };
     let Some(guest) = target.backend.guest() else { return info };
     let Interfaces { imports, exports } = (*guest.interfaces).clone();
-    ServiceInfo { imports, exports, ..info }
+    ServiceInfo { imports, exports, unknown_calls: unknown_calls(snapshot, target), ..info }
+}
+
+/// Returns the names in `calls` that no service has, whether or not it can serve at present.
+fn unknown_calls(snapshot: &Snapshot, target: &Target) -> Vec<String> {
+    let is_known = |name: &str| {
+        let host = host_of(name);
+        let is_refused = |file: &str| file.rsplit_once('.').is_some_and(|(stem, _)| host_of(stem) == host);
+        snapshot.hosts.contains_key(&host)
+            || snapshot.absent.called(&host).is_some()
+            || snapshot.refusals.iter().any(|refusal| is_refused(&refusal.file))
+    };
+    let names = target.deployment().spec.manifest.grants.calls.names();
+    names.into_iter().filter(|name| name != "*" && !is_known(name)).collect()
 }
 
 fn info(target: &Target) -> ServiceInfo {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::out::{self, CliError, clean};
-use super::units::addresses;
+use super::units::{UNKNOWN_CALL, addresses};
 use crate::admin::contract::{FileReport, ServiceInfo, SourceStatus};
 use crate::admin::report;
 use crate::guests::deployer::Deployer;
@@ -79,7 +79,14 @@ async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, Stri
     let publisher = Publisher::alone(&config);
     publisher.publish(backends, refusals, true);
     let current = publisher.current();
-    let reports = report::files(&current.snapshot());
+    let mut reports = report::files(&current.snapshot());
+    if !config.guests.is_dir() {
+        // The services beside a single file are not read.
+        reports
+            .iter_mut()
+            .filter_map(|report| report.service.as_mut())
+            .for_each(|service| service.unknown_calls.clear());
+    }
     Ok(reports)
 }
 
@@ -94,6 +101,9 @@ fn format_report(report: &FileReport<ServiceInfo>) -> String {
         {
             let (View { label, text, .. }, value) = view;
             lines.push(format!("  {label:11} {}", clean(&text(value))));
+        }
+        for name in &service.unknown_calls {
+            lines.push(format!("  calls       {}: {UNKNOWN_CALL}", clean(name)));
         }
         let source = |it: &SourceStatus| match &it.fails {
             Some(why) => clean(&format!("{}: {why}", it.source)).into_owned(),

@@ -15,7 +15,7 @@ use self::capabilities::CapabilityUse;
 use super::client::AdminClient;
 use super::out::{self, CliError, clean};
 use super::rollout;
-use super::units::{addresses, ago, bytes, count, millis, seconds};
+use super::units::{UNKNOWN_CALL, addresses, ago, bytes, count, millis, seconds};
 use crate::admin::contract::{
     CacheCounts, FailedRequest, PolicyStatus, RefusedFile, ServiceActivity, ServiceDetails, ServiceStatus, StoredCounts,
 };
@@ -170,6 +170,8 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
     push_item(&mut text, "since", activity.since.iter().map(|since| format!("{since} ({})", ago(since, now))));
     push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
     push_sections(&mut text, &service.sections);
+    let unknown = service.unknown_calls.iter().map(|name| format!("{name}: {UNKNOWN_CALL}"));
+    push_item(&mut text, "calls", unknown);
     traffic(&mut text, activity, now);
     let limits = details.limits.iter().map(|(name, value)| format!("{name} {value}"));
     push_item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);

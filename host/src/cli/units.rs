@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+/// The note to a name in `calls` that no service has.
+pub(super) const UNKNOWN_CALL: &str = "no service of this name (it may come later)";
+
 /// Stands for an unknown quantity.
 pub(super) const UNKNOWN: &str = "-";
 

@@ -27,7 +27,7 @@ struct AbsentService {
     why: AbsenceReason,
 }
 
-/// AbsenceReason a service cannot serve.
+/// The reason why a service cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AbsenceReason {
     /// It is being compiled, or is queued for that.
@@ -78,13 +78,13 @@ impl Absentees {
         self.entries == other.entries
     }
 
-    /// AbsenceReason a client's request has no service, if a service that cannot serve has the route. `names` is whether the
-    /// client may use the host names of services.
+    /// Returns why the service with the route of a client's request cannot serve; `None` if no such service has the route.
+    /// `names` is whether the client may use the host names of services.
     pub fn at(&self, authority: &str, path: &str, method: &Method, names: bool) -> Option<&AbsenceReason> {
         self.router.find(authority, path, method, names).ok()?.target.as_deref()
     }
 
-    /// AbsenceReason a guest's call has no service, if one that cannot serve has the host.
+    /// Returns why the service with the host of a guest's call cannot serve; `None` if no such service has the host.
     pub fn called(&self, host: &str) -> Option<&AbsenceReason> {
         self.hosts.get(host).map(Arc::as_ref)
     }

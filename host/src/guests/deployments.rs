@@ -16,6 +16,9 @@ use lodge_manifest::spec::GuestSpec;
 /// The result of a deployment, and how long it took.
 type Deployed = (Result<Backend, Refusal>, Duration);
 
+/// The end of the task of a deployment.
+pub(super) type DeploymentResult = Result<(Id, Deployed), JoinError>;
+
 /// The deployments in progress, with the counts for progress messages.
 #[derive(Default)]
 pub(super) struct Deployments {
@@ -50,11 +53,7 @@ impl Deployments {
 
     /// Records the end of a deployment in the ledger. Every deployment that was not cancelled ends there, also by a
     /// panic: one that stayed would never be tried again, and the host would never be ready.
-    pub(super) fn end(
-        &mut self,
-        finished: Result<(Id, Deployed), JoinError>,
-        ledger: &mut Ledger<Backend>,
-    ) -> Option<PendingChange> {
+    pub(super) fn end(&mut self, finished: DeploymentResult, ledger: &mut Ledger<Backend>) -> Option<PendingChange> {
         self.done += 1;
         let id = finished.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let (spec, _) = self.specs.remove(&id)?;

@@ -5,16 +5,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::absent::Absentees;
-use super::builds::{self, BuildState};
-use super::deployments::{Deployments, PendingChange};
+use super::builds::{self, BuildState, Builds};
+use super::deployments::{DeploymentResult, Deployments, PendingChange};
 use super::ledger::Ledger;
 use super::publisher::Publisher;
-use super::reader::{self, HANGS};
+use super::reader::{self, HANGS, Reader};
 use super::watch::Ticks;
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
 use crate::guests::deployer::Deployer;
-use crate::guests::scan;
+use crate::guests::scan::{self, Scan};
 use lodge_base::config::Config;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::refusal::Refusal;
@@ -24,87 +24,144 @@ use lodge_manifest::refusal::Refusal;
 /// Guests are compiled concurrently and published one by one, so a slow compilation delays neither the other services
 /// nor the next scan.
 pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: Publisher) {
-    let mut ledger = Ledger::default();
-    let (mut reader, ticks) = match reader::of_directory(&config) {
+    let (reader, ticks) = match reader::of_directory(&config) {
         Ok(reading) => reading,
         Err(error) => {
             return tracing::error!("cannot start the thread that reads {}: {error}", config.guests.display());
         }
     };
-    let mut compiling = Deployments::default();
-    let (mut blind, mut failed, mut ignored, mut again) = (false, false, Vec::new(), None);
-    // After a panic the ledger is new. Services that it does not know yet must not stop.
-    let mut restarting = publisher.current.snapshot().complete;
-    let mut publish = |ledger: &Ledger<Backend>| {
-        restarting &= !ledger.is_settled();
-        if !restarting {
-            publish(ledger, &publisher, deployer.metrics());
-        }
-    };
-    let builds = publisher.builds();
-    // A scan finds what was built before the scan began.
-    let mut unseen = builds.unseen();
-    reader.begin();
+    let mut this = Reconciler::new(config, deployer, publisher, reader);
+    this.reader.begin();
     loop {
-        // A due scan stays due while the directory cannot be read; then only a change or the timer starts the next one.
-        let next = [again, ledger.next_look()].into_iter().flatten().min().filter(|_| !failed);
-        let hangs = reader.since().map(|since| since + HANGS).filter(|_| !blind);
+        let next = this.next_scan();
+        let hangs = this.reader.since().map(|since| since + HANGS).filter(|_| !this.unreadable);
         tokio::select! {
             biased;
-            Some(finished) = compiling.tasks.join_next_with_id() => {
-                // All finished deployments at once: a thousand guests are not a thousand snapshots.
-                let (mut finished, mut changes) = (Some(finished), Vec::new());
-                while let Some(done) = finished {
-                    changes.extend(compiling.end(done, &mut ledger));
-                    finished = compiling.tasks.try_join_next_with_id();
-                }
-                publish(&ledger);
-                tell(changes, &publisher.current.snapshot());
-            }
-            () = builds.changed() => {
-                if !builds.unseen().is_empty() {
-                    again = Some(Instant::now());
-                }
-                publish(&ledger);
-            }
-            scan = reader.result(), if reader.since().is_some() => match scan {
-                Ok(scan) => {
-                    (blind, failed) = (false, false);
-                    let now = Instant::now();
-                    // A file that still changes does not count yet, so the component of a build may be missing.
-                    let settled = scan.again.is_none();
-                    if settled {
-                        builds.seen(std::mem::take(&mut unseen));
-                    }
-                    let later = scan.again.map(|again| now + again);
-                    again = if settled && !builds.unseen().is_empty() { Some(now) } else { later };
-                    warn_of(&scan.ignored, &mut ignored);
-                    let (mut wanted, changes) = ledger.see(scan.found, now);
-                    // Small components first, so that a slow compilation does not delay many others.
-                    wanted.sort_by_key(|spec| spec.size);
-                    wanted.into_iter().for_each(|spec| compiling.begin(&deployer, spec));
-                    compiling.retain(|spec| ledger.wants(spec));
-                    deployer.release(|digest| ledger.tries(digest));
-                    publish(&ledger);
-                    tell(changes.into_iter().map(PendingChange::from), &publisher.current.snapshot());
-                }
-                // The services stay: no one has removed them.
-                Err(error) => {
-                    failed = true;
-                    if !std::mem::replace(&mut blind, true) {
-                        tracing::error!("cannot read {}, so the services stay as they are: {error}", config.guests.display());
-                    }
-                }
+            Some(finished) = this.deployments.tasks.join_next_with_id() => this.end_deployments(finished),
+            () = this.builds.changed() => this.follow_builds(),
+            scan = this.reader.result(), if this.reader.since().is_some() => match scan {
+                Ok(scan) => this.apply(scan),
+                Err(error) => this.report_failure(&error),
             },
-            () = until(hangs), if hangs.is_some() => {
-                blind = true;
-                let (shown, long) = (config.guests.display(), humantime::format_duration(HANGS));
-                tracing::error!("reading {shown} takes more than {long}, so the services stay as they are; its file system may hang");
-            }
-            () = wait(&ticks, next), if reader.since().is_none() => {
-                unseen = builds.unseen();
-                reader.begin();
-            }
+            () = until(hangs), if hangs.is_some() => this.report_hanging(),
+            () = wait(&ticks, next), if this.reader.since().is_none() => this.begin_scan(),
+        }
+    }
+}
+
+/// The state of the loop.
+struct Reconciler {
+    config: Arc<Config>,
+    deployer: Arc<Deployer>,
+    publisher: Publisher,
+    reader: Reader<Scan>,
+    ledger: Ledger<Backend>,
+    deployments: Deployments,
+    builds: Arc<Builds>,
+    /// Builds that ended before the scan in progress began, so it finds their components.
+    unseen: Vec<String>,
+    /// The names of the last scan that were ignored, which are logged once.
+    ignored: Vec<String>,
+    /// When to scan again without a change.
+    again: Option<Instant>,
+    /// The directory cannot be read, and this was logged.
+    unreadable: bool,
+    /// The last scan failed. Only a change or the timer starts the next one.
+    failed: bool,
+    /// After a panic the ledger is new: services that it does not know yet must not stop, so nothing is published.
+    restarting: bool,
+}
+
+impl Reconciler {
+    fn new(config: Arc<Config>, deployer: Arc<Deployer>, publisher: Publisher, reader: Reader<Scan>) -> Self {
+        let builds = publisher.builds();
+        Self {
+            unseen: builds.unseen(),
+            builds,
+            restarting: publisher.current.snapshot().complete,
+            config,
+            deployer,
+            publisher,
+            reader,
+            ledger: Ledger::default(),
+            deployments: Deployments::default(),
+            ignored: Vec::new(),
+            again: None,
+            unreadable: false,
+            failed: false,
+        }
+    }
+
+    /// Returns when the next scan is due without a change of the directory.
+    fn next_scan(&self) -> Option<Instant> {
+        [self.again, self.ledger.next_look()].into_iter().flatten().min().filter(|_| !self.failed)
+    }
+
+    fn begin_scan(&mut self) {
+        self.unseen = self.builds.unseen();
+        self.reader.begin();
+    }
+
+    /// Applies a finished deployment and all others that have finished: a thousand guests are not a thousand snapshots.
+    fn end_deployments(&mut self, finished: DeploymentResult) {
+        let (mut finished, mut changes) = (Some(finished), Vec::new());
+        while let Some(done) = finished {
+            changes.extend(self.deployments.end(done, &mut self.ledger));
+            finished = self.deployments.tasks.try_join_next_with_id();
+        }
+        self.publish();
+        tell(changes, &self.publisher.current.snapshot());
+    }
+
+    fn follow_builds(&mut self) {
+        if !self.builds.unseen().is_empty() {
+            self.again = Some(Instant::now());
+        }
+        self.publish();
+    }
+
+    fn apply(&mut self, scan: Scan) {
+        (self.unreadable, self.failed) = (false, false);
+        let now = Instant::now();
+        // A file that still changes does not count yet, so the component of a build may be missing.
+        let settled = scan.again.is_none();
+        if settled {
+            self.builds.seen(std::mem::take(&mut self.unseen));
+        }
+        let later = scan.again.map(|again| now + again);
+        self.again = if settled && !self.builds.unseen().is_empty() { Some(now) } else { later };
+        warn_of(&scan.ignored, &mut self.ignored);
+        let (mut wanted, changes) = self.ledger.see(scan.found, now);
+        // Small components first, so that a slow compilation does not delay many others.
+        wanted.sort_by_key(|spec| spec.size);
+        wanted.into_iter().for_each(|spec| self.deployments.begin(&self.deployer, spec));
+        self.deployments.retain(|spec| self.ledger.wants(spec));
+        self.deployer.release(|digest| self.ledger.tries(digest));
+        self.publish();
+        tell(changes.into_iter().map(PendingChange::from), &self.publisher.current.snapshot());
+    }
+
+    /// Logs once that the directory cannot be read. The services stay: their files were not removed.
+    fn report_failure(&mut self, error: &std::io::Error) {
+        self.failed = true;
+        if !std::mem::replace(&mut self.unreadable, true) {
+            let shown = self.config.guests.display();
+            tracing::error!("cannot read {shown}, so the services stay as they are: {error}");
+        }
+    }
+
+    fn report_hanging(&mut self) {
+        self.unreadable = true;
+        let (shown, long) = (self.config.guests.display(), humantime::format_duration(HANGS));
+        tracing::error!(
+            "reading {shown} takes more than {long}, so the services stay as they are; its file system may hang"
+        );
+    }
+
+    fn publish(&mut self) {
+        self.restarting &= !self.ledger.is_settled();
+        if !self.restarting {
+            publish(&self.ledger, &self.publisher, self.deployer.metrics());
         }
     }
 }

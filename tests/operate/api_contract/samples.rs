@@ -27,6 +27,7 @@ pub(super) fn service_info() -> ServiceInfo {
         share: Some(VersionShare { percent: 10.0, rules: vec![text("header:a=b")], mirror: 5.0, rollback }),
         sticky: Some(text("cookie:sid")),
         sections: [(text("calls"), json!(["*"]))].into(),
+        unknown_calls: vec![text("orders")],
         upstream: Some(upstream()),
         imports: vec![text("wasi:io/poll")],
         exports: vec![text("wasi:http/handler")],

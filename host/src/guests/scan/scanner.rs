@@ -36,7 +36,7 @@ struct Known {
     content: Result<Digest, Refusal>,
     /// To be read again: it had changed so shortly before it was read that another change might have the same stamp.
     racy: bool,
-    /// ManifestState by the current or the last scan.
+    /// Whether the current or the last scan used it.
     used: bool,
 }
 

@@ -1,4 +1,4 @@
-//! PartialResponse of a response while it is sent to its client. Only complete responses are stored.
+//! Copies a response while it is sent to its client. Only complete responses are stored.
 
 use std::sync::Arc;
 

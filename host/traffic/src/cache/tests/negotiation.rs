@@ -42,6 +42,14 @@ async fn requests() {
         strict("cache-control: s-maxage=2"),
         strict("cache-control: max-age=1000, s-maxage=2"),
         strict("cache-control: max-age=2, S-MaxAge=2"),
+    ])
+    .await;
+}
+
+/// Requests of identified clients, and for parts.
+#[tokio::test]
+async fn clients_and_parts() {
+    check(&[
         ("other-authorization", "authorization: FOO", HOUR, "", Miss),
         ("other-authorization-public", "authorization: FOO", "cache-control: max-age=3600, public", "", Hit),
         // Allowed, but without effect on other clients.
@@ -213,6 +221,14 @@ async fn conditions() {
         ),
         ("conditional-etag-strong-generate", "", "cache-control: max-age=2\netag: \"abcdef\"", "", Validated),
         ("conditional-etag-weak-generate-weak", "", "cache-control: max-age=2\netag: W/\"abcdef\"", "", Validated),
+    ])
+    .await;
+}
+
+/// `If-Modified-Since` of clients.
+#[tokio::test]
+async fn dates() {
+    check(&[
         (
             "conditional-lm-fresh",
             "",
@@ -246,6 +262,11 @@ async fn conditions() {
         ("made after that", "", HOUR, "if-modified-since: {-3000}", Hit),
     ])
     .await;
+}
+
+/// Conditions that the cache cannot evaluate reach the service.
+#[tokio::test]
+async fn conditions_for_the_service() {
     // A tag without a stored response goes to the service, unless the response would be stored for other clients.
     let proxy = Proxy::new("cache = true");
     let private = "cache-control: private\netag: \"abcdef\"";
