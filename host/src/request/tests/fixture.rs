@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
 use wasmtime_wasi_http::Error;
 
@@ -198,8 +198,12 @@ pub(super) fn get(uri: impl TryInto<Uri, Error: std::fmt::Debug>) -> Request<Any
     with_body(Request::get(uri).body(()).unwrap(), "")
 }
 
-/// The request with a body.
-pub(super) fn with_body(request: Request<()>, body: &'static str) -> Request<AnyBody> {
+/// The request with a body, and with a `Host` header if its target names a host.
+pub(super) fn with_body(mut request: Request<()>, body: &'static str) -> Request<AnyBody> {
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str()).unwrap();
+        request.headers_mut().insert(header::HOST, host);
+    }
     request.map(|()| Full::new(Bytes::from(body)).map_err(|never| -> Error { match never {} }).boxed_unsync())
 }
 
