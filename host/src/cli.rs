@@ -199,7 +199,7 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     }
     let flags: Source =
         config::described().filter_map(|(name, ..)| Some((name.clone(), text(matches, &name)?.clone()))).collect();
-    let (file, text) = read_file(matches)?;
+    let (file, text, name) = read_file(matches)?;
     let sources = [(Origin::File, file), (Origin::Environment, environment), (Origin::Flag, flags)];
     let (otel, mut problems) = match config::otel::read(std::env::vars(), &sources) {
         Ok(otel) => (otel, Vec::new()),
@@ -214,14 +214,14 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
             if problems.is_empty() { Ok(resolved) } else { Err(problems) }
         }
         Err(more) => {
-            problems.extend(more.into_iter().map(|problem| located(&text, problem)));
+            problems.extend(more.into_iter().map(|problem| located(&name, &text, problem)));
             Err(problems)
         }
     }
 }
 
-/// Adds the line of its key to a problem of `lodge.toml`, and where a key of manifests belongs.
-fn located(file: &str, problem: String) -> String {
+/// Adds the line of its key to a problem of `lodge.toml`, the name of the file, and where a key of manifests belongs.
+fn located(name: &str, file: &str, problem: String) -> String {
     let Some(rest) = problem.strip_prefix("lodge.toml: ") else { return problem };
     let key = rest.split(':').next().unwrap_or(rest);
     let line = lodge_manifest::position(file, key);
@@ -232,16 +232,16 @@ fn located(file: &str, problem: String) -> String {
     } else {
         String::new()
     };
-    format!("lodge.toml{}{rest}{hint}", if line.is_empty() { ": ".into() } else { format!(" {line}") })
+    format!("{name}{}{rest}{hint}", if line.is_empty() { ": ".into() } else { format!(" {line}") })
 }
 
-/// Reads `lodge.toml`, or the file that `--config` names. Returns its settings and its text.
-fn read_file(matches: &ArgMatches) -> Result<(Source, String), Vec<String>> {
+/// Reads `lodge.toml`, or the file that `--config` names. Returns its settings, its text and its name.
+fn read_file(matches: &ArgMatches) -> Result<(Source, String, String), Vec<String>> {
     let named = text(matches, "config").cloned().or_else(|| std::env::var("LODGE_CONFIG").ok());
     let path = PathBuf::from(named.as_deref().unwrap_or("lodge.toml"));
     match files::read_text(&path, MAX_FILE) {
         Ok(text) => match config::read_file(&text) {
-            Ok(source) => Ok((source, text)),
+            Ok(source) => Ok((source, text, path.display().to_string())),
             Err(problem) => Err(vec![format!("{}: {problem}", path.display())]),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(Default::default()),

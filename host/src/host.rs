@@ -91,9 +91,11 @@ impl Host {
         let directory = &config.guests;
         if !directory.is_dir() {
             let shown = directory.display();
-            return Err(format!(
-                "guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`"
-            ));
+            return Err(if directory.exists() {
+                format!("guests: `{shown}` is a file; serve the directory that it is in: `lodge serve DIR`")
+            } else {
+                format!("guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`")
+            });
         }
         if let Some(problem) = code_cache::misplaced(&config) {
             return Err(problem);

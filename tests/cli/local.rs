@@ -16,16 +16,16 @@ fn directory(names: &[&str]) -> tempfile::TempDir {
 #[test]
 fn every_bad_value_at_once() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("lodge.toml");
+    let file = directory.path().join("other.toml");
     std::fs::write(&file, "listenn = '1'\nroutes = ['/x']\n[limits]\nwall = 'soon'\n").unwrap();
     let file = file.display().to_string();
     let mut command = lodge(&["serve", "--config", &file, "--engine-tick", "1h"]);
     let (code, stdout, stderr) = output(command.env("LODGE_LIMITS_QUEUE", "many"));
     assert_eq!((code, stdout.as_str()), (Some(64), ""));
     for line in [
-        "lodge.toml line 1: listenn: unknown key; did you mean `listen`?",
-        "lodge.toml line 2: routes: unknown key; `routes` is a key of a manifest, such as guests/users.toml",
-        "lodge.toml line 4: limits.wall: `soon` is not a time span; write it like 500ms, 30s or 5m",
+        "other.toml line 1: listenn: unknown key; did you mean `listen`?",
+        "other.toml line 2: routes: unknown key; `routes` is a key of a manifest, such as guests/users.toml",
+        "other.toml line 4: limits.wall: `soon` is not a time span; write it like 500ms, 30s or 5m",
         "LODGE_LIMITS_QUEUE: `many` is not a whole number",
         "--engine-tick: must be between 1ms and 100ms",
     ] {
@@ -59,6 +59,8 @@ fn a_host_that_cannot_start_says_why() {
     let nowhere = output(&mut lodge(&["serve", "/nowhere", "--listen", "127.0.0.1:0", "--admin", "off"]));
     assert_eq!(nowhere.0, Some(1));
     assert!(nowhere.2.contains("there is no directory `/nowhere`"), "{}", nowhere.2);
+    let file = output(&mut lodge(&["serve", "/etc/passwd", "--listen", "127.0.0.1:0", "--admin", "off"]));
+    assert!(file.2.contains("`/etc/passwd` is a file; serve the directory"), "{}", file.2);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();

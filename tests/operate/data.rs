@@ -2,6 +2,7 @@
 //! nothing is overwritten or half written unseen.
 
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -105,6 +106,7 @@ async fn lists_are_bounded() {
     }
     let (_, stdout, stderr) = output(&mut online(&process, &["list", "keyvalue", "default", "--limit", "20"]));
     assert_eq!((stdout.lines().count(), stderr.contains("--cursor 'k19'")), (20, true), "{stderr}");
+    fails(&mut online(&process, &["list", "hello"]), "lodge: hello: its manifest has no [keyvalue]");
     let rest = done(&mut online(&process, &["list", "keyvalue", "default", "--cursor", "k19"]));
     assert_eq!(rest.lines().collect::<Vec<_>>(), ["k20", "k21", "k22", "k23", "k24"]);
     let some = done(&mut online(&process, &["list", "keyvalue", "default", "--prefix", "k1"]));
@@ -201,15 +203,24 @@ async fn a_backup_can_be_restored() {
     fails(&mut restore(&broken, true), "nothing was restored");
     assert_eq!(done(&mut offline(directory.path(), &["get", "keyvalue", "default", "n"])), "221\n");
     assert!(!directory.path().join(".lodge/state.db.restore").exists());
+    // Another user runs the host, and has to open what an administrator restores.
+    let is_root = chown(&database, Some(4_321), Some(4_322)).is_ok();
     done(&mut restore(&backup, true));
+    let owner = std::fs::metadata(&database).unwrap();
+    assert_eq!((owner.uid(), owner.gid()) == (4_321, 4_322), is_root);
     let process = Process::serve(directory.path(), &[]).await;
     let number = count(&process).await;
     assert!((21..=221).contains(&number), "{number}");
     drop(process);
-    // Into a directory where nothing is, it needs no flag.
-    std::fs::remove_dir_all(database.parent().unwrap()).unwrap();
+    // Into a directory where nothing is, it needs no flag. Its owner has the files.
+    let state = database.parent().unwrap();
+    std::fs::remove_dir_all(state).unwrap();
+    std::fs::create_dir(state).unwrap();
+    let _ = chown(state, Some(4_321), Some(4_322));
     done(&mut restore(&backup, false));
-    assert!(database.exists());
+    let owner = std::fs::metadata(&database).unwrap();
+    assert_eq!((owner.uid(), owner.gid()) == (4_321, 4_322), is_root);
+    assert!(!state.join("state.db-lock").exists(), "its owner could not open it");
 }
 
 /// Every access needs the token, is in the log without the value, and a service without a store is told apart.

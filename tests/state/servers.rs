@@ -174,27 +174,30 @@ pub(crate) mod with_redis {
 async fn urls_without_a_backend() {
     let directory = guests();
     let path = directory.path().display().to_string();
-    let args = ["serve", &path, "--listen", "127.0.0.1:0", "--admin", "off", "--state-url", "mysql://localhost"];
-    let mut host = lodge(&args).stderr(Stdio::piped()).spawn().unwrap();
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let stderr = host.stderr.take().unwrap();
-    std::thread::spawn(move || {
-        use std::io::BufRead;
-        for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
-            let _ = sender.send(line);
+    for (url, expected) in [
+        ("mysql://localhost", "state.url: this program has no backend for `mysql://`"),
+        ("redis:/:canary@localhost", "state.url: it is not a URL such as `redis://HOST:6379`"),
+    ] {
+        let args = ["serve", &path, "--listen", "127.0.0.1:0", "--admin", "off", "--state-url", url];
+        let mut host = lodge(&args).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let stderr = host.stderr.take().unwrap();
+        std::thread::spawn(move || {
+            use std::io::BufRead;
+            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut log = String::new();
+        while !log.contains(expected)
+            && let Ok(line) = receiver.recv_timeout(crate::harness::PATIENCE)
+        {
+            log.push_str(&line);
         }
-    });
-    let expected = "state.url: this program has no backend for `mysql://`";
-    let found = loop {
-        match receiver.recv_timeout(crate::harness::PATIENCE) {
-            Ok(line) if line.contains(expected) => break true,
-            Ok(_) => {}
-            Err(_) => break false,
-        }
-    };
-    host.kill().unwrap();
-    host.wait().unwrap();
-    assert!(found);
+        host.kill().unwrap();
+        host.wait().unwrap();
+        assert!(log.contains(expected) && !log.contains("canary"), "{log}");
+    }
     // Settings are printed without it: it can contain a password.
     let (_, stdout, _) =
         output(lodge(&["serve", "--print-config"]).env("LODGE_STATE_URL", "redis://:canary@localhost"));

@@ -211,7 +211,7 @@ fn service_data(admin: &Admin, name: &str) -> Result<ServiceData, Refused> {
     let manifest = &target.deployment().spec.manifest;
     let store = target.backend.guest().and_then(|guest| guest.store());
     let Some((grant, store)) = manifest.keyvalue.as_ref().zip(store) else {
-        let why = "its manifest has no [keyvalue], so it stores nothing";
+        let why = "its manifest has no [keyvalue], so it has no keys";
         return Err(Refused(StatusCode::CONFLICT, "no-store", why.into()));
     };
     let quota = Quota { keys: grant.keys, bytes: grant.bytes };

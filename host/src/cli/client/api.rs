@@ -54,6 +54,10 @@ impl AdminClient {
 
     /// Returns the error message for an unsuccessful response to a request about one service.
     pub(in crate::cli) fn failure_of(&self, name: &str, path: &str, response: &ApiResponse) -> CliError {
+        // The reason is about the service; the path of the API would add nothing.
+        if response.status == 409 {
+            return CliError::new(format!("{name}: {}", response.why()));
+        }
         // If the service exists, the host does not know the path.
         let unknown = (response.status == 404).then(|| self.services(Some(name)).err()).flatten();
         unknown.unwrap_or_else(|| self.failure(path, response))

@@ -47,7 +47,7 @@ pub(super) fn connect(url: &str, state: &State) -> Result<Arc<dyn Backend>, Stri
             Ok(Arc::new(lodge_postgres::Postgres::new(settings, &tokio::runtime::Handle::current())))
         }
         scheme if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
-            Err(wrong("it must begin with the scheme of a server, such as `redis://`"))
+            Err(wrong("it is not a URL such as `redis://HOST:6379`"))
         }
         _ => Err(wrong(format_args!(
             "this program has no backend for `{scheme}://`; build it with `--features redis,nats,postgres`, or remove the key"

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,14 +16,20 @@ use crate::sqlite::{OpenError, backup, schema};
 /// Versions and tokens of the restored database are greater than all of the replaced one, and than the microseconds since
 /// 1970: neither a client with an old version of an entry nor a holder with an old token can be mistaken for a current one.
 ///
+/// If this process may, it gives the restored file to the owner of the replaced one, or of its directory: an administrator
+/// restores what a host under another user has to open.
+///
 /// # Errors
 /// Why nothing was restored: `from` is no backup, `to` is in use, or `to` exists and `replace` is false.
 pub fn restore(from: &Path, to: &Path, replace: bool) -> Result<(), OpenError> {
     let unusable =
         |path: &Path, error: &io::Error| OpenError::Unusable { path: path.to_owned(), detail: error.to_string() };
-    let existed = fs::metadata(to).is_ok_and(|metadata| metadata.len() > 0);
+    let replaced = fs::metadata(to).ok();
+    let existed = replaced.as_ref().is_some_and(|metadata| metadata.len() > 0);
+    let was_locked = beside(&to.canonicalize().unwrap_or_else(|_| to.to_owned()), "-lock").exists();
     // Nobody opens it meanwhile.
     let (possession, real) = Possession::take(to)?;
+    let owner = replaced.or_else(|| fs::metadata(real.parent()?).ok()).map(|metadata| (metadata.uid(), metadata.gid()));
     if existed && !replace {
         return Err(OpenError::Exists { path: to.to_owned() });
     }
@@ -30,7 +37,7 @@ pub fn restore(from: &Path, to: &Path, replace: bool) -> Result<(), OpenError> {
     let partial = beside(&real, ".restore");
     // Left behind by a restore that was killed.
     let _ = fs::remove_file(&partial);
-    let restored = copy(from, &partial).and_then(|()| {
+    let restored = copy(from, &partial, owner).and_then(|()| {
         schema::verify(&partial).map_err(|error| error.at(from))?;
         raise(&partial, last(&real)).map_err(|error| schema::failure(&partial, error))?;
         // The log of the replaced database would be applied to the restored one.
@@ -49,18 +56,26 @@ pub fn restore(from: &Path, to: &Path, replace: bool) -> Result<(), OpenError> {
             let _ = fs::remove_file(&real);
         }
     }
+    // The owner of the database could not open a lock that this process has made.
+    if !was_locked {
+        let _ = fs::remove_file(beside(&real, "-lock"));
+    }
     drop(possession);
     restored
 }
 
-/// Copies a file to a new one that only its owner can read, and writes it to the disk.
-fn copy(from: &Path, to: &Path) -> Result<(), OpenError> {
+/// Copies a file to a new one that only its owner, a user and a group, can read, and writes it to the disk.
+fn copy(from: &Path, to: &Path, owner: Option<(u32, u32)>) -> Result<(), OpenError> {
     let failed = |path: &Path| {
         let path: PathBuf = path.to_owned();
         move |error: io::Error| OpenError::Unusable { path, detail: error.to_string() }
     };
     let mut source = File::open(from).map_err(failed(from))?;
     let mut target = backup::create(to).map_err(failed(to))?;
+    if let Some((user, group)) = owner {
+        // Only an administrator may. By the handle, since the owner of the directory could put a link in the place of the file.
+        let _ = fchown(&target, Some(user), Some(group));
+    }
     io::copy(&mut source, &mut target).map_err(failed(to))?;
     target.sync_all().map_err(failed(to))
 }
@@ -79,4 +94,35 @@ fn raise(path: &Path, replaced: i64) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON;")?;
     connection.execute("UPDATE meta SET last = max(last, ?1)", [least])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Durability, Options, Sqlite, SystemClock};
+
+    /// A host under another user opens what an administrator has restored; without that right, the file stays with its maker.
+    #[tokio::test]
+    async fn the_owner_of_the_directory_has_the_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let clock = Arc::new(SystemClock::new());
+        let options =
+            Options { path: at("old.db"), durability: Durability::Process, readers: 1, recent: 1 << 20, clock };
+        Sqlite::open(options).unwrap().backup(at("backup.db")).await.unwrap();
+        fs::create_dir(at("new")).unwrap();
+        let is_root = chown(at("new"), Some(4_321), Some(4_322)).is_ok();
+        restore(&at("backup.db"), &at("new/state.db"), false).unwrap();
+        let restored = fs::metadata(at("new/state.db")).unwrap();
+        assert_eq!((restored.uid(), restored.gid()) == (4_321, 4_322), is_root);
+        assert!(!at("new/state.db-lock").exists(), "its owner could not open it");
+        // A replaced file says more than its directory.
+        let _ = chown(at("new/state.db"), Some(4_323), Some(4_324));
+        restore(&at("backup.db"), &at("new/state.db"), true).unwrap();
+        let restored = fs::metadata(at("new/state.db")).unwrap();
+        assert_eq!((restored.uid(), restored.gid()) == (4_323, 4_324), is_root);
+    }
 }
