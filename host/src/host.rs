@@ -5,6 +5,7 @@
 
 mod housekeeping;
 mod systemd;
+mod tasks;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -12,23 +13,19 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
-use self::housekeeping::Housekeeping;
-use self::systemd::Systemd;
-use crate::admin::scrape::Scrape;
-use crate::admin::{self, Admin};
+use self::tasks::RunningHost;
 use crate::guests::builds::Builds;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
-use crate::guests::reconcile;
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 use crate::listener::accept::{Listeners, accept};
 use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
 use crate::listener::tls::TlsServer;
-use crate::messages::{self, ActiveTriggers};
+use crate::messages::ActiveTriggers;
 use crate::request::handler::Handler;
 use lodge_base::budget::Budget;
 use lodge_base::config::Config;
@@ -36,12 +33,11 @@ use lodge_base::cpu::scheduler::{self, CpuScheduler};
 use lodge_base::drain;
 use lodge_base::files;
 use lodge_base::ids::Ids;
-use lodge_base::lasting::forever;
 use lodge_base::telemetry::logs::{Logs, START};
 use lodge_base::telemetry::traces::{Exporting, Tracer};
 use lodge_runtime::capabilities::messaging::MessageRequests;
 use lodge_runtime::code_cache;
-use lodge_runtime::compile::{Compiler, Reset, WASMTIME};
+use lodge_runtime::compile::{Compiler, Reset};
 use lodge_runtime::outgoing::{LocalCalls, Outgoing};
 use lodge_traffic::admission::Concurrency;
 use lodge_traffic::cache::ResponseCache;
@@ -189,78 +185,21 @@ impl Host {
     }
 
     /// Serves until `stop`, then finishes accepted requests.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
-        let Self { config, directory, listeners, admin, deployer, publisher, handler, slots, .. } = self;
-        let Self { logs, tracer, exporting, started, reset, .. } = self;
-        announce(&config, &listeners, admin.as_ref(), reset);
-        let tls = listeners.secure.as_ref().map(|(_, tls)| Arc::clone(tls));
-        let (current, shared_limits) = (publisher.current(), publisher.shared_limits());
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
+        announce(&self.config, &self.listeners, self.admin.as_ref(), self.reset);
         let (mut stopper, drain) = drain::channel();
-        let buffers = Buffers::new(config.listener.memory);
-        let metrics = Arc::clone(&handler.metrics);
-        let stop_requested = Arc::new(Notify::new());
-        let responses = handler.responses.clone();
-        let operators = admin.map(|at| {
-            let admin = Admin {
-                config: Arc::clone(&config),
-                directory,
-                listen: listeners.plain.local_addr().ok(),
-                current: current.clone(),
-                stop_signal: drain.stop_signal().clone(),
-                stop: Arc::clone(&stop_requested),
-                reset,
-                responses: responses.clone(),
-                scrape: Scrape {
-                    current: current.clone(),
-                    shared_limits: Arc::clone(&shared_limits),
-                    metrics: Arc::clone(&metrics),
-                    unsent: Arc::clone(&handler.unsent),
-                    unmatched: Arc::clone(&handler.unmatched),
-                    logs: Arc::clone(&logs),
-                    tracer,
-                    buffers: Arc::clone(&buffers),
-                    tls: tls.clone(),
-                    started,
-                    versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
-                },
-                logs,
-                followers: Arc::new(Semaphore::new(admin::FOLLOWERS)),
-                data: Arc::new(Semaphore::new(admin::data::OPERATIONS)),
-                stores: Arc::clone(&deployer.stores),
-            };
-            let (at, admin) = (Arc::new(at), Arc::new(admin));
-            tokio::spawn(forever("admin listener", move || admin::serve(Arc::clone(&at), Arc::clone(&admin))))
-        });
-        let reconciling = tokio::spawn(forever("directory", {
-            let (config, deployer) = (Arc::clone(&config), Arc::clone(&deployer));
-            move || reconcile::reconcile(Arc::clone(&config), Arc::clone(&deployer), publisher.clone())
-        }));
-        let reading_stores = tokio::spawn(forever("stores", {
-            let current = current.clone();
-            move || housekeeping::read_stores(current.clone())
-        }));
-        let housekeeping = tokio::spawn(forever("housekeeping", move || {
-            let (metrics, shared_limits) = (Arc::clone(&metrics), Arc::clone(&shared_limits));
-            Housekeeping::new(current.clone(), metrics, shared_limits, responses.clone()).run()
-        }));
-        let renewing = tls.map(|tls| tokio::spawn(forever("certificates", move || Arc::clone(&tls).follow())));
-        let watching_swap = tokio::spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
-        let reporting = Systemd::from_environment().map(|systemd| {
-            let (systemd, current) = (Arc::new(systemd), handler.current.clone());
-            let stop_signal = drain.stop_signal().clone();
-            let report = move || Arc::clone(&systemd).report(current.clone(), stop_signal.clone());
-            tokio::spawn(forever("systemd", report))
-        });
-        let consuming = ActiveTriggers::new();
-        let following = tokio::spawn(forever("messages", {
-            let (handler, stores, consuming) =
-                (Arc::clone(&handler), Arc::clone(&deployer.stores), Arc::clone(&consuming));
-            let stop = drain.stop_signal().clone();
-            move || messages::follow(Arc::clone(&handler), Arc::clone(&stores), Arc::clone(&consuming), stop.clone())
-        }));
+        let running = RunningHost {
+            buffers: Buffers::new(self.config.listener.memory),
+            stop_signal: drain.stop_signal().clone(),
+            stop_requested: Arc::new(Notify::new()),
+            consuming: ActiveTriggers::new(),
+        };
+        let tasks = self.start_tasks(&running);
+        let Self { config, listeners, deployer, handler, slots, exporting, .. } = self;
+        let RunningHost { buffers, stop_requested, consuming, .. } = running;
         let server = Arc::new(Server {
             // Kept until the end: guests may still send calls after their responses.
-            handler: Arc::clone(&handler),
+            handler,
             drain,
             bounds: config.listener.clone(),
             buffers,
@@ -290,12 +229,7 @@ impl Host {
         };
         deployer.close().await;
         exporting.shutdown(EXPORT).await;
-        [reconciling, housekeeping, following, reading_stores, watching_swap]
-            .into_iter()
-            .chain(operators)
-            .chain(renewing)
-            .chain(reporting)
-            .for_each(|task| task.abort());
+        drop(tasks);
         ended
     }
 }

@@ -121,7 +121,7 @@ fn modules_avoid_forbidden_words() {
 #[test]
 fn lasting_tasks_are_restarted() {
     for name in [
-        "host/src/host.rs",
+        "host/src/host/tasks.rs",
         "host/traffic/src/upstreams.rs",
         "host/traffic/src/upstreams/transport.rs",
         "host/traffic/src/upstreams/discover.rs",
