@@ -58,6 +58,9 @@ pub(crate) fn cache() -> &'static str {
     concat!(env!("CARGO_TARGET_TMPDIR"), "/cache")
 }
 
+/// What guests have in common: libraries, not components.
+const KITS: [&str; 2] = ["kit", "kit3"];
+
 /// The names of all guest crates.
 pub(crate) fn guest_names() -> Vec<String> {
     let mut names = Vec::new();
@@ -69,6 +72,7 @@ pub(crate) fn guest_names() -> Vec<String> {
             }
         }
     }
+    names.retain(|name| !KITS.contains(&name.as_str()));
     names.sort();
     names
 }

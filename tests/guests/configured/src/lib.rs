@@ -1,7 +1,7 @@
 //! Responds with its configuration: `/SERVICE/INTERFACE/KEY`, without a key with all of it. `twice` reads a key, waits for a
 //! second, and reads it again. `env` reads an environment variable. `print` and `print-env` write the value to all outputs and trap.
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
     inline: "
@@ -65,13 +65,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
             [interface, key] => read(interface, key),
             _ => format!("no key: {target}"),
         };
-        let response = OutgoingResponse::new(Fields::new());
-        let body = response.body().unwrap();
-        ResponseOutparam::set(outparam, Ok(response));
-        let stream = body.write().unwrap();
-        stream.blocking_write_and_flush(text.as_bytes()).unwrap();
-        drop(stream);
-        OutgoingBody::finish(body, None).unwrap();
+        kit::text(outparam, text);
     }
 }
 

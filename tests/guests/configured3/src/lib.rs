@@ -1,8 +1,6 @@
 //! Responds with a value of its configuration: `/SERVICE/INTERFACE/KEY`. Interfaces: `spin` and `secrets`.
 
-use wasip3::http::types::{ErrorCode, Fields, Request, Response};
-use wasip3::wit_bindgen::spawn_local;
-use wasip3::{wit_future, wit_stream};
+use wasip3::http::types::{ErrorCode, Request, Response};
 
 /// Apart, because the names of streams and futures are those of `wasip3`, too.
 mod bindings {
@@ -59,13 +57,6 @@ impl wasip3::exports::http::handler::Guest for Guest {
             },
             _ => format!("no key: {target}"),
         };
-        let (mut to, body) = wit_stream::new();
-        let (end, trailers) = wit_future::new(|| Ok(None));
-        let (response, _sent) = Response::new(Fields::new(), Some(body), trailers);
-        spawn_local(async move {
-            to.write_all(text.into_bytes()).await;
-            drop((to, end));
-        });
-        Ok(response)
+        Ok(kit3::respond(200, text))
     }
 }

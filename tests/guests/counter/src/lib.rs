@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 static USES: AtomicU32 = AtomicU32::new(0);
 
@@ -16,16 +16,6 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         if request.path_with_query().is_some_and(|path| path.ends_with("/trap")) {
             core::arch::wasm32::unreachable();
         }
-        answer(outparam, &uses.to_string());
+        kit::text(outparam, uses.to_string());
     }
-}
-
-fn answer(outparam: ResponseOutparam, text: &str) {
-    let response = OutgoingResponse::new(Fields::new());
-    let body = response.body().unwrap();
-    ResponseOutparam::set(outparam, Ok(response));
-    let stream = body.write().unwrap();
-    stream.blocking_write_and_flush(text.as_bytes()).unwrap();
-    drop(stream);
-    OutgoingBody::finish(body, None).unwrap();
 }

@@ -45,15 +45,5 @@ fn describe(request: &IncomingRequest, path: &str, outparam: ResponseOutparam) {
     let sockets = std::net::TcpStream::connect("127.0.0.1:9").map_err(|error| error.kind());
     let names = std::net::ToSocketAddrs::to_socket_addrs("localhost:80").is_ok();
     text += &format!("granted: {environment} {files} {sockets:?} {names}\n");
-    answer(outparam, &text);
-}
-
-fn answer(outparam: ResponseOutparam, text: &str) {
-    let response = OutgoingResponse::new(Fields::new());
-    let body = response.body().unwrap();
-    ResponseOutparam::set(outparam, Ok(response));
-    let stream = body.write().unwrap();
-    stream.blocking_write_and_flush(text.as_bytes()).unwrap();
-    drop(stream);
-    OutgoingBody::finish(body, None).unwrap();
+    kit::text(outparam, text);
 }

@@ -1,7 +1,7 @@
 //! Does an operation on a key-value store: `/SERVICE/INTERFACE/OPERATION/BUCKET/KEY?VALUE`. Responds with the result as text, and with
 //! status 500 and the error if there is one. Interfaces: `draft`, `draft2` and `spin`; `none` does nothing.
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
     inline: "
@@ -110,17 +110,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
             [interface, operation, bucket, key] => run(interface, operation, bucket, key, value),
             _ => Err(format!("no operation: {path}")),
         };
-        let (status, text) = result.map_or_else(|error| (500, error), |text| (200, text));
-        let response = OutgoingResponse::new(Fields::new());
-        response.set_status_code(status).unwrap();
-        let body = response.body().unwrap();
-        ResponseOutparam::set(outparam, Ok(response));
-        let stream = body.write().unwrap();
-        for chunk in text.as_bytes().chunks(4096) {
-            stream.blocking_write_and_flush(chunk).unwrap();
-        }
-        drop(stream);
-        OutgoingBody::finish(body, None).unwrap();
+        kit::result(outparam, result);
     }
 }
 

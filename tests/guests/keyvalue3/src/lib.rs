@@ -1,9 +1,7 @@
 //! Does an operation on a key-value store: `/SERVICE/INTERFACE/OPERATION/BUCKET/KEY?VALUE`. Responds with the result as text, and with
 //! status 500 and the error if there is one. Interfaces: `wasmcloud` and `spin`.
 
-use wasip3::http::types::{ErrorCode, Fields, Request, Response};
-use wasip3::wit_bindgen::spawn_local;
-use wasip3::{wit_future, wit_stream};
+use wasip3::http::types::{ErrorCode, Request, Response};
 
 /// Apart, because the names of streams and futures are those of `wasip3`, too.
 mod bindings {
@@ -111,16 +109,7 @@ impl wasip3::exports::http::handler::Guest for Guest {
             }
             _ => Err(format!("no operation: {path}")),
         };
-        let (status, text) = result.map_or_else(|error| (500, error), |text| (200, text));
-        let (mut to, body) = wit_stream::new();
-        let (end, trailers) = wit_future::new(|| Ok(None));
-        let (response, _sent) = Response::new(Fields::new(), Some(body), trailers);
-        response.set_status_code(status).unwrap();
-        spawn_local(async move {
-            to.write_all(text.into_bytes()).await;
-            drop((to, end));
-        });
-        Ok(response)
+        Ok(kit3::result(result))
     }
 }
 

@@ -3,9 +3,8 @@
 
 use std::cell::RefCell;
 
-use wasip3::http::types::{ErrorCode, Fields, Request, Response};
+use wasip3::http::types::{ErrorCode, Request, Response};
 use wasip3::wit_bindgen::spawn_local;
-use wasip3::{wit_future, wit_stream};
 
 /// Apart, because the names of streams and futures are those of `wasip3`, too.
 mod bindings {
@@ -43,16 +42,7 @@ impl wasip3::exports::http::handler::Guest for Guest {
             [operation, name] => run(operation, name, lease, wait).await.map_err(|error| format!("{error:?}")),
             _ => Err(format!("no operation: {path}")),
         };
-        let (status, text) = result.map_or_else(|error| (500, error), |text| (200, text));
-        let (mut to, body) = wit_stream::new();
-        let (end, trailers) = wit_future::new(|| Ok(None));
-        let (response, _sent) = Response::new(Fields::new(), Some(body), trailers);
-        response.set_status_code(status).unwrap();
-        spawn_local(async move {
-            to.write_all(text.into_bytes()).await;
-            drop((to, end));
-        });
-        Ok(response)
+        Ok(kit3::result(result))
     }
 }
 

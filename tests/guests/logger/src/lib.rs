@@ -1,6 +1,6 @@
 //! Writes hostile text through wasi:logging and to both streams; on /flood, lines of 10 MiB before that.
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
     inline: "
@@ -39,9 +39,6 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         println!("2026-01-01T00:00:00Z ERROR forged service=users");
         eprintln!("\u{1b}[2J\u{1b}]0;title\u{7}\rgone\u{9b}31m\u{202e}");
         eprint!("no end");
-        let response = OutgoingResponse::new(Fields::new());
-        let body = response.body().unwrap();
-        ResponseOutparam::set(outparam, Ok(response));
-        OutgoingBody::finish(body, None).unwrap();
+        kit::text(outparam, "");
     }
 }

@@ -1,6 +1,6 @@
 //! Writes 16 MiB to stderr, then responds.
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 struct Guest;
 
@@ -12,16 +12,6 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         for _ in 0..16 * 1024 {
             eprintln!("{line}");
         }
-        answer(outparam, "quiet now");
+        kit::text(outparam, "quiet now");
     }
-}
-
-fn answer(outparam: ResponseOutparam, text: &str) {
-    let response = OutgoingResponse::new(Fields::new());
-    let body = response.body().unwrap();
-    ResponseOutparam::set(outparam, Ok(response));
-    let stream = body.write().unwrap();
-    stream.blocking_write_and_flush(text.as_bytes()).unwrap();
-    drop(stream);
-    OutgoingBody::finish(body, None).unwrap();
 }

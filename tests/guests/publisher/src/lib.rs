@@ -3,7 +3,7 @@
 //! `ask.inbox` by a message, to `ask.self` with the reply to another request, to `ask.late` after a second, and to all others with
 //! its body in its response.
 
-use wasip2::http::types::{Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingBody, IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
     inline: "
@@ -38,18 +38,7 @@ wasip2::http::proxy::export!(Guest);
 
 impl wasip2::exports::http::incoming_handler::Guest for Guest {
     fn handle(request: IncomingRequest, outparam: ResponseOutparam) {
-        let result = respond(&request);
-        let (status, text) = result.map_or_else(|error| (500, error.into_bytes()), |text| (200, text));
-        let response = OutgoingResponse::new(Fields::new());
-        response.set_status_code(status).unwrap();
-        let body = response.body().unwrap();
-        ResponseOutparam::set(outparam, Ok(response));
-        let stream = body.write().unwrap();
-        for chunk in text.chunks(4096) {
-            stream.blocking_write_and_flush(chunk).unwrap();
-        }
-        drop(stream);
-        OutgoingBody::finish(body, None).unwrap();
+        kit::result(outparam, respond(&request));
     }
 }
 

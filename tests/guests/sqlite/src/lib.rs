@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
     inline: "
@@ -49,6 +49,8 @@ wit_bindgen::generate!({
 use fermyon::spin::sqlite as v2;
 use spin::sqlite::sqlite as v3;
 
+use percent_encoding::percent_decode_str;
+
 struct Guest;
 
 wasip2::http::proxy::export!(Guest);
@@ -61,7 +63,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
     fn handle(request: IncomingRequest, outparam: ResponseOutparam) {
         let target = request.path_with_query().unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let statements = decode(query);
+        let statements = percent_decode_str(query).decode_utf8().unwrap();
         // The first part is the name of the service.
         let parts: Vec<_> = path.splitn(4, '/').skip(2).collect();
         let result = match parts[..] {
@@ -75,32 +77,8 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
             }),
             _ => Err(format!("no operation: {path}")),
         };
-        let (status, text) = result.map_or_else(|error| (500, error), |text| (200, text));
-        let response = OutgoingResponse::new(Fields::new());
-        response.set_status_code(status).unwrap();
-        let body = response.body().unwrap();
-        ResponseOutparam::set(outparam, Ok(response));
-        let stream = body.write().unwrap();
-        for chunk in text.as_bytes().chunks(4096) {
-            stream.blocking_write_and_flush(chunk).unwrap();
-        }
-        drop(stream);
-        OutgoingBody::finish(body, None).unwrap();
+        kit::result(outparam, result);
     }
-}
-
-fn decode(query: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = query.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next().unwrap(), rest.next().unwrap()];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).unwrap()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,9 +2,7 @@
 //! number of rows and the first of the last one as text, and with status 500 and the error if there is one. Interfaces: `sync` and
 //! `async`.
 
-use wasip3::http::types::{ErrorCode, Fields, Request, Response};
-use wasip3::wit_bindgen::spawn_local;
-use wasip3::{wit_future, wit_stream};
+use wasip3::http::types::{ErrorCode, Request, Response};
 
 /// Apart, because the names of streams and futures are those of `wasip3`, too.
 mod bindings {
@@ -42,6 +40,8 @@ mod bindings {
 
 use bindings::spin::sqlite::sqlite::{Connection, Error, RowResult};
 
+use percent_encoding::percent_decode_str;
+
 struct Guest;
 
 wasip3::http::service::export!(Guest);
@@ -50,7 +50,7 @@ impl wasip3::exports::http::handler::Guest for Guest {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let target = request.get_path_with_query().unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let statements = decode(query);
+        let statements = percent_decode_str(query).decode_utf8().unwrap();
         // The first part is the name of the service.
         let parts: Vec<_> = path.splitn(4, '/').skip(2).collect();
         let result = match parts[..] {
@@ -58,31 +58,8 @@ impl wasip3::exports::http::handler::Guest for Guest {
             ["async", database] => with_async(database, &statements).await.map_err(|error| format!("{error:?}")),
             _ => Err(format!("no operation: {path}")),
         };
-        let (status, text) = result.map_or_else(|error| (500, error), |text| (200, text));
-        let (mut to, body) = wit_stream::new();
-        let (end, trailers) = wit_future::new(|| Ok(None));
-        let (response, _sent) = Response::new(Fields::new(), Some(body), trailers);
-        response.set_status_code(status).unwrap();
-        spawn_local(async move {
-            to.write_all(text.into_bytes()).await;
-            drop((to, end));
-        });
-        Ok(response)
+        Ok(kit3::result(result))
     }
-}
-
-fn decode(query: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = query.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next().unwrap(), rest.next().unwrap()];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).unwrap()
 }
 
 fn text(columns: &[String], rows: &[RowResult], rowid: i64, changes: u64) -> String {

@@ -1,6 +1,6 @@
 //! Responds with the status that the path names: /status/101. Reads the body of a POST first.
 
-use wasip2::http::types::{Fields, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, Method, ResponseOutparam};
 
 struct Guest;
 
@@ -15,10 +15,6 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         }
         let path = request.path_with_query().unwrap_or_default();
         let status = path.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(200);
-        let response = OutgoingResponse::new(Fields::new());
-        response.set_status_code(status).unwrap();
-        let body = response.body().unwrap();
-        ResponseOutparam::set(outparam, Ok(response));
-        OutgoingBody::finish(body, None).unwrap();
+        kit::respond(outparam, status, "");
     }
 }
