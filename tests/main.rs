@@ -121,6 +121,7 @@ mod observe {
     mod dashboards;
     mod logs;
     pub(crate) mod metrics;
+    mod operations;
     pub(crate) mod traces;
 }
 

@@ -13,7 +13,7 @@ use crate::calls::outgoing::World;
 use crate::harness::far::before;
 use crate::harness::{Connection, Habit, Replica, get, host, until, within};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
 /// A collector that accepts whatever is posted.
@@ -54,7 +54,7 @@ impl Collector {
     }
 }
 
-fn traceparent(flags: &str) -> String {
+pub(crate) fn traceparent(flags: &str) -> String {
     format!("00-{TRACE}-{CALLER}-{flags}")
 }
 
@@ -99,45 +99,6 @@ async fn caller_host_and_guest_are_one_trace() {
     let spans = collector.spans();
     let failed_span = spans.iter().find(|span| span["tags"]["lodge.service"] == "trap").unwrap();
     assert_eq!((failed.status, &failed_span["tags"]["error.type"]), (502, &"trapped".into()));
-}
-
-/// Each operation on a store is a span below the guest's, with its bucket and without key and value; a request has at most 64.
-#[tokio::test(flavor = "multi_thread")]
-async fn operations_on_state_are_spans() {
-    let collector = Collector::start().await;
-    let host = host(&["keyvalue"])
-        .manifest("keyvalue", "keyvalue.keys = 1")
-        .set("traces.exporter", "zipkin")
-        .set("traces.endpoint", &format!("http://{}", collector.address))
-        .set("traces.delay", "20ms")
-        .start()
-        .await;
-    let mut client = Connection::http1(host.address).await;
-    let sent = traceparent("01");
-    let headers = [("traceparent", sent.as_str()), ("host", "localhost")];
-    for key in ["canary-key", "canary-other"] {
-        let path = format!("/keyvalue/draft2/set/sessions/{key}?canary-value");
-        client.ask(Method::GET, &path, &headers, "").await;
-    }
-    let of_state = || {
-        let spans = collector.spans().into_iter().filter(|span| span["name"].as_str().unwrap().starts_with("state."));
-        spans.collect::<Vec<_>>()
-    };
-    until("both operations have arrived", || of_state().len() >= 2).await;
-    until("both guests have arrived", || collector.spans().iter().filter(|span| span["name"] == "guest").count() >= 2)
-        .await;
-    let (spans, operations) = (collector.spans(), of_state());
-    let guests: Vec<_> = spans.iter().filter(|span| span["name"] == "guest").map(|span| &span["id"]).collect();
-    let errors: Vec<_> = operations.iter().map(|span| span["tags"]["error.type"].as_str()).collect();
-    assert_eq!(errors, [None, Some("quota")]);
-    for span in &operations {
-        assert!(guests.contains(&&span["parentId"]) && span["traceId"] == TRACE, "{span}");
-        assert_eq!((&span["name"], &span["kind"]), (&"state.set".into(), &"CLIENT".into()));
-        assert_eq!(span["tags"]["db.collection.name"], "sessions");
-        assert_eq!(span["tags"]["lodge.service"], "keyvalue");
-        let text = span.to_string();
-        assert!(!text.contains("canary-key") && !text.contains("canary-value"), "{text}");
-    }
 }
 
 /// OTLP goes to the standard's path, including the last span when the host stops.

@@ -93,10 +93,11 @@ impl Guest {
         !manifest.grants.is_empty() || !manifest.publish.is_empty()
     }
 
-    /// Whether what the guest may do has spans or goes on in the trace of its request: operations on its store, requests and
+    /// Whether what the guest may do has spans or goes on in the trace of its request: operations on its state, requests and
     /// messages.
     pub fn continues_trace(&self) -> bool {
-        self.sends() || self.blueprint.state.keyvalue.is_some()
+        let State { keyvalue, lock, sqlite, .. } = &self.blueprint.state;
+        self.sends() || keyvalue.is_some() || lock.is_some() || sqlite.is_some()
     }
 
     /// Returns a warm instance if there is one, else a new one.

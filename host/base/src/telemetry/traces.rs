@@ -13,7 +13,8 @@
 //! response head, [`finish`](Trace::finish) after the last byte.
 //!
 //! A request that is sent meanwhile, to the world or to a replica, has its own span ([`OutboundTrace`]), which is exported
-//! separately, because it may end before or after its parent. So has an operation on state ([`OperationSpan`]).
+//! separately, because it may end before or after its parent. So has an operation on state, and a message that is sent
+//! ([`OperationSpan`]).
 //!
 //! # Dependencies
 //!
@@ -53,7 +54,7 @@ use context::{Context, RECORDED};
 use export::{Export, Shared};
 pub use onward::OutboundTrace;
 use operation::Operated;
-pub use operation::OperationSpan;
+pub use operation::{OperationObject, OperationSpan};
 use sample::Sampler;
 use trace::{End, PHASES, Recording};
 pub use trace::{Outcome, Phase, Trace};
@@ -77,7 +78,7 @@ enum Finished {
     Request(Box<Recording>),
     /// A request that was sent to the world or to a replica.
     Sent(Box<Sent>),
-    /// An operation on the state of a service.
+    /// An operation of a guest on what its service has beside itself.
     Operated(Box<Operated>),
 }
 

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lodge_base::telemetry::traces::OutboundTrace;
+use lodge_base::telemetry::traces::{OperationObject, OutboundTrace};
 use lodge_state::{
     Batch, Change, Condition, Cursor, Entry, Error, Expiry, Key, Listing, Set, Store, Swap, Value, limits,
 };
@@ -172,7 +172,8 @@ impl Operation {
     ) -> Result<T, Error> {
         let start = Instant::now();
         let service = &self.keyvalue.service;
-        let span = self.trace.as_ref().map(|trace| trace.begin_operation(name, &service.name, &self.bucket));
+        let bucket = || OperationObject::Bucket(Arc::clone(&self.bucket));
+        let span = self.trace.as_ref().map(|trace| trace.begin_operation(name, &service.name, bucket()));
         let result = operation.await;
         let failure = result.as_ref().err().map(outcome);
         if let Some(span) = span {

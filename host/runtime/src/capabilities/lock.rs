@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lodge_base::telemetry::traces::{OperationObject, OperationSpan, OutboundTrace};
 use lodge_state::{Error as StateError, Lease, LockName, Locker, Token};
 use lodge_traffic::service::Service;
 use wasmtime::component::{
@@ -81,6 +82,7 @@ struct Acquisition {
     until: tokio::time::Instant,
     /// The end of operations on the store.
     deadline: tokio::time::Instant,
+    trace: Option<Arc<OutboundTrace>>,
 }
 
 impl Acquisition {
@@ -103,14 +105,17 @@ impl Acquisition {
         let operations = left.map_or(operations, |left| operations.min(left));
         // A wait beyond what the clock can express has no end but the request's.
         let at = |after| now.checked_add(after).unwrap_or(now + locks.timeout).into();
-        Ok(Self { slot, lease, until: at(wait), deadline: at(operations), locks })
+        let trace = ctx.sandbox.operation_trace();
+        Ok(Self { slot, lease, until: at(wait), deadline: at(operations), locks, trace })
     }
 
     /// Acquires the lock, and returns the handle; `None` if another holder had it until the end of the wait.
     async fn run(self, name: &str) -> Result<Option<LockHandle>, Error> {
         let acquire =
             async { self.locks.locker.acquire(LockName::new(name)?, self.lease, self.until, self.deadline).await };
+        let span = span(self.trace.as_ref(), "lock.acquire", &self.locks);
         let acquired = acquire.await;
+        span.finish(acquired.as_ref().err().map(outcome));
         let outcome = acquired.as_ref().map_or_else(outcome, |guard| if guard.is_some() { "ok" } else { "busy" });
         self.locks.service.metrics.state.count(outcome);
         let Some(guard) = acquired? else { return Ok(None) };
@@ -125,36 +130,42 @@ struct LockOperation {
     slot: Arc<HeldSlot>,
     locks: Arc<GrantedLocks>,
     deadline: tokio::time::Instant,
+    trace: Option<Arc<OutboundTrace>>,
 }
 
 impl LockOperation {
     fn begin(ctx: &Ctx, handle: &LockHandle) -> Self {
         let timeout = left(ctx).map_or(handle.locks.timeout, |left| handle.locks.timeout.min(left));
         let deadline = (Instant::now() + timeout).into();
-        Self { slot: Arc::clone(&handle.slot), locks: Arc::clone(&handle.locks), deadline }
+        let trace = ctx.sandbox.operation_trace();
+        Self { slot: Arc::clone(&handle.slot), locks: Arc::clone(&handle.locks), deadline, trace }
     }
 
     async fn renew(self, lease_ms: u64) -> Result<(), Error> {
         let lease = self.locks.lease(lease_ms)?;
+        let span = span(self.trace.as_ref(), "lock.renew", &self.locks);
         let renewed = match &mut *self.slot.lock().await {
             Some(guard) => guard.renew(lease, self.deadline).await,
             None => Err(StateError::LeaseEnded),
         };
-        self.counted(renewed)
+        self.counted(renewed, span)
     }
 
     async fn release(self) -> Result<(), Error> {
+        let span = span(self.trace.as_ref(), "lock.release", &self.locks);
         let guard = self.slot.lock().await.take();
         let released = match guard {
             Some(guard) => guard.release(self.deadline).await,
             None => Ok(false),
         };
         let held = |held| if held { Ok(()) } else { Err(StateError::LeaseEnded) };
-        self.counted(released.and_then(held))
+        self.counted(released.and_then(held), span)
     }
 
-    fn counted(&self, result: Result<(), StateError>) -> Result<(), Error> {
-        self.locks.service.metrics.state.count(result.as_ref().map_or_else(outcome, |()| "ok"));
+    fn counted(&self, result: Result<(), StateError>, span: OperationSpan) -> Result<(), Error> {
+        let failure = result.as_ref().err().map(outcome);
+        span.finish(failure);
+        self.locks.service.metrics.state.count(failure.unwrap_or("ok"));
         Ok(result?)
     }
 }
@@ -171,6 +182,12 @@ impl GrantedLocks {
         }
         Ok(Lease::new(lease)?)
     }
+}
+
+/// Begins the span of an operation, if it is recorded.
+fn span(trace: Option<&Arc<OutboundTrace>>, name: &'static str, locks: &GrantedLocks) -> OperationSpan {
+    let begin = |trace: &Arc<OutboundTrace>| trace.begin_operation(name, &locks.service.name, OperationObject::Lock);
+    trace.map(begin).unwrap_or_default()
 }
 
 /// Returns the time that an operation may take. Some of the request's time stays for the guest to respond.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use lodge_base::lock::lock;
+use lodge_base::telemetry::traces::{OperationObject, OperationSpan};
 use lodge_state::messages::{Headers, Message, MessageBody, MessageQueue, Pattern, Subject};
 use lodge_state::{Error, Holder};
 use lodge_traffic::service::Service;
@@ -148,9 +149,22 @@ impl MessageOperation {
         })
     }
 
-    /// The message, with the trace of the present request.
-    fn message(&self, subject: Subject, body: Vec<u8>, reply_to: Option<&str>) -> Result<Message, Error> {
+    /// Begins the span of a message to `subject`, if it is recorded.
+    fn span(&self, name: &'static str, object: fn(Arc<str>) -> OperationObject, subject: &Subject) -> OperationSpan {
+        let Some(trace) = self.sandbox.operation_trace() else { return OperationSpan::default() };
+        trace.begin_operation(name, &self.sandbox.service.name, object(subject.as_str().into()))
+    }
+
+    /// The message, with the trace of the present request: its consumers continue `span`, if that is recorded.
+    fn message(
+        &self,
+        subject: Subject,
+        body: Vec<u8>,
+        reply_to: Option<&str>,
+        span: &OperationSpan,
+    ) -> Result<Message, Error> {
         let mut fields = HeaderMap::new();
+        span.inject(&mut fields);
         if let Some(onward) = self.sandbox.context().and_then(|context| context.onward) {
             onward.inject(&mut fields);
         }
@@ -173,8 +187,9 @@ impl MessageOperation {
                 .reply(&subject, message);
         }
         let granted = self.granted(&subject)?;
+        let span = self.span("message.publish", OperationObject::Published, &subject);
         let sent = async {
-            let message = self.message(subject, message.body, message.reply_to.as_deref())?;
+            let message = self.message(subject, message.body, message.reply_to.as_deref(), &span)?;
             granted.queue.publish(message, self.deadline).await
         };
         let published = sent.await;
@@ -186,6 +201,7 @@ impl MessageOperation {
             Err(Error::Timeout) => "timeout",
             Err(_) => "unavailable",
         };
+        span.finish((outcome != "ok").then_some(outcome));
         granted.service.metrics.messages.published.count(outcome);
         match published {
             Ok(published) if published.consumers == 0 => {
@@ -204,8 +220,25 @@ impl MessageOperation {
     async fn request(&self, subject: String, body: Vec<u8>, timeout: Duration) -> Result<BrokerMessage, String> {
         let subject = Subject::new(&subject).map_err(|error| error.to_string())?;
         let granted = self.granted(&subject)?;
-        let mut inbox = granted.inboxes.open()?;
-        let message = self.message(subject, body, Some(inbox.subject.as_str())).map_err(|error| error.to_string())?;
+        let inbox = granted.inboxes.open()?;
+        let span = self.span("message.request", OperationObject::Requested, &subject);
+        let message = self.message(subject, body, Some(inbox.subject.as_str()), &span);
+        let replied = match message {
+            Ok(message) => self.exchange(granted, message, inbox, timeout).await,
+            Err(error) => Err(error.to_string()),
+        };
+        span.finish(replied.as_ref().err().map(|error| if error == NO_REPLY { "timeout" } else { "failed" }));
+        replied
+    }
+
+    /// Sends a message at once, and returns the reply to it.
+    async fn exchange(
+        &self,
+        granted: &GrantedMessages,
+        message: Message,
+        mut inbox: Inbox,
+        timeout: Duration,
+    ) -> Result<BrokerMessage, String> {
         let handler = granted.requests.upgrade().ok_or("the host sends no requests here")?;
         let mut context = self.sandbox.context().ok_or("messages can only be sent while a request is handled")?;
         let until = std::time::Instant::now() + timeout;

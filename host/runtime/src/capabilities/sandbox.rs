@@ -69,7 +69,7 @@ pub struct Sandbox {
     output_dropped: AtomicUsize,
     /// The current request; `None` while start code runs.
     context: Mutex<Option<RequestContext>>,
-    /// Operations on state that the current request has recorded as spans.
+    /// Operations that the current request has recorded as spans.
     recorded: AtomicUsize,
     outbox: Outbox,
     /// The locks of the current request.
@@ -80,7 +80,7 @@ pub struct Sandbox {
     stderr: Mutex<LastLines>,
 }
 
-/// The most operations on state that a request records as spans.
+/// The most operations on state, and messages, that a request records as spans.
 const OPERATION_SPANS: usize = 64;
 
 /// The request on which a sandbox works, for whatever the guest does meanwhile.
@@ -216,7 +216,7 @@ impl Sandbox {
         lock(&self.context).as_ref().map_or_else(|| Arc::from(""), |context| Arc::clone(&context.request_id))
     }
 
-    /// Returns the trace for the span of an operation on state, if the current request is recorded and has few of them.
+    /// Returns the trace for the span of an operation, if the current request is recorded and has few of them.
     pub fn operation_trace(&self) -> Option<Arc<OutboundTrace>> {
         let trace = lock(&self.context).as_ref()?.onward.clone().filter(|trace| trace.is_recorded())?;
         (self.recorded.fetch_add(1, Relaxed) < OPERATION_SPANS).then_some(trace)

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use lodge_base::telemetry::traces::{OperationObject, OperationSpan};
 use lodge_state::sql::{Allowance, SqlConnection, SqlDatabase, SqlError, SqlResult, SqlValue};
 use lodge_traffic::service::Service;
 use wasmtime::component::{
@@ -57,6 +58,7 @@ impl RequestDatabases {
 
 /// A connection that a guest has opened.
 struct OpenDatabase {
+    name: Arc<str>,
     connection: Arc<SqlConnection>,
     granted: Arc<GrantedDatabases>,
 }
@@ -246,7 +248,8 @@ fn open(ctx: &mut Ctx, name: &str) -> wasmtime::Result<Result<Resource<OpenDatab
     }
     let connection = Arc::new(SqlConnection::new(Arc::clone(database)));
     let weak = Arc::downgrade(&connection);
-    match ctx.table.push(OpenDatabase { connection, granted: Arc::clone(&of_request.granted) }) {
+    let granted = Arc::clone(&of_request.granted);
+    match ctx.table.push(OpenDatabase { name: name.into(), connection, granted }) {
         Ok(handle) => {
             of_request.connections.push(weak);
             Ok(Ok(handle))
@@ -258,6 +261,7 @@ fn open(ctx: &mut Ctx, name: &str) -> wasmtime::Result<Result<Resource<OpenDatab
 
 /// A statement of a guest.
 struct SqlCall {
+    database: Arc<str>,
     connection: Arc<SqlConnection>,
     granted: Arc<GrantedDatabases>,
     sandbox: Arc<Sandbox>,
@@ -269,9 +273,16 @@ impl SqlCall {
     /// # Errors
     /// If the guest has no such handle.
     fn begin(ctx: &Ctx, handle: &Resource<OpenDatabase>) -> wasmtime::Result<Self> {
-        let OpenDatabase { connection, granted } = ctx.table.get(handle)?;
-        let (connection, granted) = (Arc::clone(connection), Arc::clone(granted));
-        Ok(Self { connection, granted, sandbox: Arc::clone(&ctx.sandbox) })
+        let OpenDatabase { name, connection, granted } = ctx.table.get(handle)?;
+        let (database, connection, granted) = (Arc::clone(name), Arc::clone(connection), Arc::clone(granted));
+        Ok(Self { database, connection, granted, sandbox: Arc::clone(&ctx.sandbox) })
+    }
+
+    /// Begins the span of a statement, if it is recorded.
+    fn span(&self) -> OperationSpan {
+        let Some(trace) = self.sandbox.operation_trace() else { return OperationSpan::default() };
+        let database = OperationObject::Database(Arc::clone(&self.database));
+        trace.begin_operation("sql.execute", &self.granted.service.name, database)
     }
 
     /// Runs a statement, and counts it. Its CPU time is that of the guest.
@@ -282,7 +293,9 @@ impl SqlCall {
         let timeout = left.map_or(self.granted.timeout, |left| self.granted.timeout.min(left));
         let allowance = Allowance { deadline: start + timeout, cpu: self.sandbox.cpu.left() };
         let parameters = parameters.into_iter().map(SqlValue::from).collect();
+        let span = self.span();
         let (result, cpu) = self.connection.execute(text, parameters, allowance).await;
+        span.finish(result.as_ref().err().map(SqlError::outcome));
         self.sandbox.cpu.charge_elsewhere(cpu);
         let metrics = &self.granted.service.metrics;
         metrics.sql_duration.record(start.elapsed());

@@ -9,7 +9,7 @@ use http::{HeaderMap, Request};
 use super::Inner;
 use super::client::{ClientSpan, ServerAddress};
 use super::context::{self, Context, RECORDED};
-use super::operation::OperationSpan;
+use super::operation::{OperationObject, OperationSpan};
 
 /// The trace context of a request, for requests sent on its behalf. Creating it allocates nothing.
 #[derive(Clone)]
@@ -77,10 +77,10 @@ impl OutboundTrace {
         self.recorder.is_some()
     }
 
-    /// Begins the span of an operation on the state of `service`, in the part `part` of it. `name` is a constant.
-    pub fn begin_operation(&self, name: &'static str, service: &Arc<str>, part: &Arc<str>) -> OperationSpan {
+    /// Begins the span of an operation of a guest of `service`. `name` is a constant.
+    pub fn begin_operation(&self, name: &'static str, service: &Arc<str>, object: OperationObject) -> OperationSpan {
         let Some(inner) = &self.recorder else { return OperationSpan::default() };
-        OperationSpan::begun(inner, self.stands.clone(), name, (service, part))
+        OperationSpan::begun(inner, self.stands.clone(), name, (service, object))
     }
 }
 

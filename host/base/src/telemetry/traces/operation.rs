@@ -1,7 +1,9 @@
-//! The span of an operation of a guest on the state of its service.
+//! The span of an operation of a guest on what its service has beside itself: keys, locks, databases and messages.
 
 use std::sync::Arc;
 use std::time::Instant;
+
+use http::HeaderMap;
 
 use super::context::Context;
 use super::trace::{CANCELLED, End};
@@ -19,16 +21,30 @@ pub(super) struct Operated {
     /// Its trace context, with the span of the guest as parent.
     pub(super) context: Context,
     pub(super) id: u64,
-    /// The service whose state it is.
+    /// The service of the guest.
     pub(super) service: Arc<str>,
     /// The name of the span, a constant.
     pub(super) name: &'static str,
-    /// The part of the state, as the manifest or the guest calls it: a name of bounded length.
-    pub(super) part: Arc<str>,
+    pub(super) object: OperationObject,
     /// The reason if it failed: a constant.
     pub(super) error: Option<&'static str>,
     pub(super) begin: Instant,
     pub(super) end: End,
+}
+
+/// What an operation is on. Names have a bounded length; keys, values, statements and the names of locks are in no span.
+#[derive(Clone, Debug)]
+pub enum OperationObject {
+    /// A bucket of the store.
+    Bucket(Arc<str>),
+    /// A lock.
+    Lock,
+    /// A SQL database, as the manifest calls it.
+    Database(Arc<str>),
+    /// The subject that a message is published to.
+    Published(Arc<str>),
+    /// The subject of a message that is sent at once, and whose reply is awaited.
+    Requested(Arc<str>),
 }
 
 impl OperationSpan {
@@ -36,12 +52,19 @@ impl OperationSpan {
         inner: &Inner,
         context: Context,
         name: &'static str,
-        (service, part): (&Arc<str>, &Arc<str>),
+        (service, object): (&Arc<str>, OperationObject),
     ) -> Self {
         let begin = Instant::now();
-        let (service, part, id) = (Arc::clone(service), Arc::clone(part), inner.ids.span());
-        let operated = Operated { context, id, service, name, part, error: None, begin, end: End::after(begin) };
+        let (service, id) = (Arc::clone(service), inner.ids.span());
+        let operated = Operated { context, id, service, name, object, error: None, begin, end: End::after(begin) };
         Self(Some((Arc::clone(&inner.sink), Box::new(operated))))
+    }
+
+    /// Writes the trace context into the headers of a message, with this span as parent; nothing if it is not recorded.
+    pub fn inject(&self, headers: &mut HeaderMap) {
+        if let Some((_, operated)) = &self.0 {
+            operated.context.inject(headers, operated.id);
+        }
     }
 
     /// Ends the span. `error` is a constant reason if the operation failed.

@@ -84,6 +84,7 @@ enum Kind {
     Internal = 1,
     Server = 2,
     Client = 3,
+    Producer = 4,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -164,6 +165,7 @@ fn sent(span: Span<'_>) -> Sent {
     let (kind, elsewhere) = match span.kind {
         span::SpanKind::Server => (Kind::Server, span.parent != 0),
         span::SpanKind::Client => (Kind::Client, false),
+        span::SpanKind::Producer => (Kind::Producer, false),
         span::SpanKind::Internal => (Kind::Internal, false),
     };
     let remote = if elsewhere { KNOWN_REMOTE | REMOTE } else { KNOWN_REMOTE };

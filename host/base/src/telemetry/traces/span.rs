@@ -8,7 +8,7 @@ use http::{Method, Uri, Version};
 use super::Finished;
 use super::client::Sent;
 use super::context::Context;
-use super::operation::Operated;
+use super::operation::{Operated, OperationObject};
 use super::trace::{CANCELLED, Phase, Recording, RequestAttributes};
 use crate::ids::Ids;
 
@@ -33,8 +33,10 @@ pub(super) struct Span<'a> {
 pub(super) enum SpanKind {
     /// The span of a request to this host.
     Server,
-    /// The span of a request that the host sends.
+    /// The span of a request that the host sends, or of an operation.
     Client,
+    /// The span of a message that is published, which its consumers receive later.
+    Producer,
     /// The span of a phase.
     Internal,
 }
@@ -158,25 +160,43 @@ fn client(sent: &Sent) -> Span<'_> {
     }
 }
 
-/// Returns the span of an operation on state.
+/// Returns the span of an operation.
 fn operation(operated: &Operated) -> Span<'_> {
-    let mut attributes = vec![
-        ("db.operation.name", text(operated.name)),
-        ("db.collection.name", text(&operated.part)),
-        ("lodge.service", text(&operated.service)),
-    ];
+    let mut attributes = match &operated.object {
+        OperationObject::Bucket(bucket) => {
+            vec![("db.operation.name", text(operated.name)), ("db.collection.name", text(bucket))]
+        }
+        OperationObject::Lock => Vec::new(),
+        OperationObject::Database(database) => {
+            vec![("db.system.name", text("sqlite")), ("db.namespace", text(database))]
+        }
+        OperationObject::Published(subject) => message("publish", subject),
+        OperationObject::Requested(subject) => message("request", subject),
+    };
+    attributes.push(("lodge.service", text(&operated.service)));
     attributes.extend(operated.error.map(|error| ("error.type", text(error))));
+    let published = matches!(operated.object, OperationObject::Published(_));
     Span {
         context: &operated.context,
         id: operated.id,
         parent: operated.context.parent,
         name: operated.name.into(),
-        kind: SpanKind::Client,
+        kind: if published { SpanKind::Producer } else { SpanKind::Client },
         begin: operated.end.wall(operated.begin),
         end: operated.end.wall(operated.end.0),
         attributes,
         failed: operated.error.is_some_and(|error| error != CANCELLED),
     }
+}
+
+/// Returns the attributes of a message that is sent.
+fn message<'a>(operation: &'static str, subject: &'a str) -> Vec<(&'static str, Value<'a>)> {
+    vec![
+        ("messaging.system", text("lodge")),
+        ("messaging.operation.name", text(operation)),
+        ("messaging.operation.type", text("send")),
+        ("messaging.destination.name", text(subject)),
+    ]
 }
 
 fn add_method<'a>(said: &'a Method, add: &mut impl FnMut(&'static str, Value<'a>)) {

@@ -53,6 +53,7 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
         let (kind, other) = match span.kind {
             SpanKind::Server => ("SERVER", "client.address"),
             SpanKind::Client => ("CLIENT", "server.address"),
+            SpanKind::Producer => ("PRODUCER", "server.address"),
             SpanKind::Internal => return sent,
         };
         fields.insert("kind".into(), kind.into());
