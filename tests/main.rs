@@ -37,6 +37,7 @@ mod directory {
     mod manifest_edits;
     mod manifest_keys;
     mod refused_files;
+    mod whole_worlds;
 }
 
 /// What no guest can do: docs/security.md.

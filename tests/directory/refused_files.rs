@@ -69,7 +69,7 @@ async fn bad_files_are_refused_with_reasons() {
 }
 
 /// A component with another import. The names have the same length, so that nothing else of the binary changes.
-fn renamed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+pub(crate) fn renamed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut renamed = bytes.to_vec();
     let mut found = 0;

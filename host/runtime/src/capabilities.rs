@@ -8,6 +8,7 @@
 //! every guest. Files, arguments, names and sockets are empty or [`denied`]; the environment and outgoing requests are
 //! limited to what the manifest grants.
 
+pub(crate) mod absent;
 pub mod config;
 pub mod denied;
 mod held_locks;

@@ -16,6 +16,7 @@ mod reset;
 mod source;
 mod tiers;
 pub mod worker;
+mod worlds;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -35,6 +36,7 @@ pub(crate) use self::lane::{Lane, LanePlace};
 use self::one_line::one_line;
 pub(crate) use self::pool_budget::{ExtraUnits, TRIALS};
 pub use self::reset::Reset;
+pub use self::worlds::imports_whole_world;
 use super::code_cache::{CodeCache, EngineStamp};
 use crate::capabilities::Ctx;
 use lodge_base::clock::Clock;
@@ -107,6 +109,8 @@ pub struct Interfaces {
     pub imports: Vec<String>,
     /// What the component provides.
     pub exports: Vec<String>,
+    /// The imports that Lodge does not have: their functions fail.
+    pub absent: Vec<String>,
 }
 
 impl Compiler {
@@ -287,9 +291,11 @@ impl Compiler {
         component: &Component,
         file: &str,
     ) -> Result<Compiled, Refusal> {
-        let interfaces = interfaces(component);
+        let mut interfaces = interfaces(component);
         let handler = handler_of(&interfaces.exports, file)?;
-        let pre = linked.linker.instantiate_pre(component).map_err(|error| unlinkable(file, &error))?;
+        let (pre, absent) =
+            worlds::link(&linked.linker, component, &interfaces.imports).map_err(|error| unlinkable(file, &error))?;
+        interfaces.absent = absent;
         let pre = match handler {
             HttpWorld::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
             HttpWorld::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
@@ -310,5 +316,6 @@ fn interfaces(component: &Component) -> Interfaces {
             .filter(|(_, item)| !matches!(item.ty, ComponentItem::Type(_)))
             .map(|(name, _)| name.to_owned())
             .collect(),
+        absent: Vec::new(),
     }
 }

@@ -82,6 +82,9 @@ pub struct ServiceInfo {
     /// The exports of its component.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<String>,
+    /// The imports that Lodge does not have: their functions fail. Only a component that imports the whole world of an SDK has any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub absent_imports: Vec<String>,
 }
 
 /// The share of its service's requests that a version gets.

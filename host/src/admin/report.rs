@@ -72,8 +72,9 @@ fn full_info(snapshot: &Snapshot, target: &Target) -> ServiceInfo {
     let sections = section::views(&target.deployment().spec.manifest);
     let info = ServiceInfo { upstream, sections, ..info(target) };
     let Some(guest) = target.backend.guest() else { return info };
-    let Interfaces { imports, exports } = (*guest.interfaces).clone();
-    ServiceInfo { imports, exports, unknown_calls: unknown_calls(snapshot, target), ..info }
+    let Interfaces { imports, exports, absent } = (*guest.interfaces).clone();
+    let unknown_calls = unknown_calls(snapshot, target);
+    ServiceInfo { imports, exports, absent_imports: absent, unknown_calls, ..info }
 }
 
 /// Returns the names in `calls` that no service has, whether or not it can serve at present.

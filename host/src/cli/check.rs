@@ -110,7 +110,12 @@ fn format_report(report: &FileReport<ServiceInfo>) -> String {
             None => clean(&it.source).into_owned(),
         };
         let replicas: Vec<_> = service.upstream.iter().flat_map(|upstream| &upstream.sources).map(source).collect();
-        let lists = [("replicas", &replicas), ("exports ", &service.exports), ("imports ", &service.imports)];
+        let lists = [
+            ("replicas", &replicas),
+            ("exports ", &service.exports),
+            ("imports ", &service.imports),
+            ("lacks   ", &service.absent_imports),
+        ];
         for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
             lines.push(format!("  {name}    {}", list.join("\n              ")));
         }

@@ -179,6 +179,7 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
     push_item(&mut text, "asks for", capabilities::of(&service.imports).iter().map(ToString::to_string));
     push_item(&mut text, "exports", &service.exports);
     push_item(&mut text, "imports", &service.imports);
+    push_item(&mut text, "lacks", &service.absent_imports);
     push_item(&mut text, "last errors", details.recent_errors.iter().flat_map(|error| failed(error, now)));
     text
 }

@@ -31,6 +31,7 @@ pub(super) fn service_info() -> ServiceInfo {
         upstream: Some(upstream()),
         imports: vec![text("wasi:io/poll")],
         exports: vec![text("wasi:http/handler")],
+        absent_imports: vec!["fermyon:spin/redis@2.0.0".into()],
     }
 }
 

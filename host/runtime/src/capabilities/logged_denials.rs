@@ -1,10 +1,15 @@
 //! Which kinds of denied calls were logged already.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// The kinds of denials that were logged for a version of a service, as a bit set.
+/// The denials that were logged for a version of a service.
 #[derive(Debug, Default)]
-pub struct LoggedDenials(AtomicU32);
+pub struct LoggedDenials {
+    /// The kinds, as a bit set.
+    kinds: AtomicU32,
+    /// The interfaces that Lodge does not have, as a bit set of their numbers.
+    absent: AtomicU64,
+}
 
 /// A kind of denied call; each is a bit.
 #[derive(Clone, Copy)]
@@ -36,7 +41,13 @@ impl LoggedDenials {
     pub(super) fn first(&self, kind: Denial) -> bool {
         let bit = kind as u32;
         // The load comes first: a guest may try once per request, on all cores.
-        self.0.load(Relaxed) & bit == 0 && self.0.fetch_or(bit, Relaxed) & bit == 0
+        self.kinds.load(Relaxed) & bit == 0 && self.kinds.fetch_or(bit, Relaxed) & bit == 0
+    }
+
+    /// Whether this is the first call of the absent interface with this number; records it. Those from 63 count as one.
+    pub(super) fn first_absent(&self, number: usize) -> bool {
+        let bit = 1_u64 << number.min(63);
+        self.absent.load(Relaxed) & bit == 0 && self.absent.fetch_or(bit, Relaxed) & bit == 0
     }
 }
 
@@ -52,5 +63,9 @@ mod tests {
         for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }
+        for number in [0, 1, 62, 63] {
+            assert!(denials.first_absent(number) && !denials.first_absent(number));
+        }
+        assert!(!denials.first_absent(1000));
     }
 }

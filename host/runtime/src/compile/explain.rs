@@ -154,24 +154,47 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["wasi:otel/"], "OpenTelemetry interface", "build it without that import: Lodge traces and counts its requests"),
 ];
 
-/// The refusal of a component with an import that the linker does not have. wasmtime names it between backticks.
+/// The import that the linker does not have, by wasmtime's error, which names it between backticks.
+pub(super) fn missing(error: &str) -> Option<&str> {
+    let name = error.split('`').nth(1).filter(|name| name.contains(':'));
+    name.filter(|_| error.contains("was not found"))
+}
+
+/// What Lodge has instead of an interface that it knows; `None` for interfaces of others.
+pub(super) fn instead_of(import: &str) -> Option<String> {
+    if let Some((lack, remedy)) = foreign(import) {
+        return Some(format!("Lodge has no {lack}; {remedy}"));
+    }
+    let (name, version) = import.rsplit_once('@')?;
+    let older = OWN.contains(&package_of(name)) && version.contains('-');
+    older.then(|| "Lodge does not have this pre-release, only WASI 0.2 and 0.3".to_owned())
+}
+
+/// What Lodge lacks, and the alternative, if other hosts implement this interface.
+fn foreign(import: &str) -> Option<(&'static str, &'static str)> {
+    let is = |names: &[&str]| names.iter().any(|beginning| import.starts_with(beginning));
+    FOREIGN.iter().find(|(names, ..)| is(names)).map(|(_, lack, remedy)| (*lack, *remedy))
+}
+
+fn package_of(interface: &str) -> &str {
+    interface.split('/').next().unwrap_or_default()
+}
+
+/// The refusal of a component with an import that the linker does not have.
 pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
     let text = one_line(error);
-    let missing = text.split('`').nth(1).unwrap_or_default();
-    if !missing.contains(':') || !text.contains("was not found") {
+    let Some(missing) = missing(&text) else {
         return Refusal::new(
             file,
             format!("it does not link: {text}"),
             "rebuild it against the WIT of WASI 0.2 or 0.3",
         );
-    }
+    };
     let (name, version) = missing.rsplit_once('@').unwrap_or((missing, ""));
-    let is = |names: &[&str]| names.iter().any(|beginning| missing.starts_with(beginning));
-    if let Some((_, lack, remedy)) = FOREIGN.iter().find(|(names, ..)| is(names)) {
-        return Refusal::new(file, format!("it imports {missing}, and Lodge has no {lack}"), *remedy);
+    if let Some((lack, remedy)) = foreign(missing) {
+        return Refusal::new(file, format!("it imports {missing}, and Lodge has no {lack}"), remedy);
     }
-    let package = name.split('/').next().unwrap_or_default();
-    if !OWN.contains(&package) {
+    if !OWN.contains(&package_of(name)) {
         let remedy = "compose it with a component that exports this (`wac plug`), or build it without that import";
         return Refusal::new(file, format!("it imports {missing}, which Lodge does not have"), remedy);
     }

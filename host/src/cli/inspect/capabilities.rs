@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use lodge_manifest::section::{Capability, SECTIONS};
+use lodge_runtime::compile::imports_whole_world;
 
 /// A capability that a component imports.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -79,9 +80,12 @@ pub(super) fn of(imports: &[String]) -> Vec<CapabilityUse> {
     let mut asks: Vec<_> =
         known.map(|capability| CapabilityUse { what: capability.what.into(), given: capability.given }).collect();
     let foreign = imports.iter().filter(|import| !capabilities().any(|capability| matches(capability, import)));
-    asks.extend(
-        foreign.map(|import| CapabilityUse { what: import.clone(), given: "imported, but Lodge does not have it" }),
-    );
+    let given = if imports_whole_world(imports) {
+        "imported with the whole world of an SDK; Lodge does not have it, and calls of it fail"
+    } else {
+        "imported, but Lodge does not have it"
+    };
+    asks.extend(foreign.map(|import| CapabilityUse { what: import.clone(), given }));
     asks
 }
 
