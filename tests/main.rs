@@ -52,6 +52,7 @@ mod sandbox {
 /// Admission of requests: docs/policies.md.
 mod policies {
     mod admission;
+    mod auth;
     mod breaker;
     mod concurrency;
 }

@@ -63,8 +63,14 @@ fn admit(c: &mut Criterion) {
     ] {
         let manifest = Manifest::read("users", manifest, &config.limits, config.engine.max_memory).unwrap();
         let admission = Admission::new(&name, (&manifest.limits, &manifest.policies), &shared_limits, None, start);
-        let asked =
-            RequestView { client: [127, 0, 0, 1].into(), claimed: None, inside: false, headers: &headers, route: 0 };
+        let asked = RequestView {
+            client: [127, 0, 0, 1].into(),
+            claimed: None,
+            inside: false,
+            headers: &headers,
+            route: 0,
+            identity: None,
+        };
         c.bench_function(what, |b| {
             b.iter(|| {
                 let mut permit = runtime.block_on(admission.admit(&asked, Instant::now()));

@@ -10,6 +10,7 @@ mod dev;
 pub(crate) mod fuzz;
 mod health;
 mod inspect;
+mod keys;
 mod logs;
 mod machine;
 mod manual;
@@ -74,6 +75,10 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     }
     match name {
         "schema" => return out::exit_code(schema::run()),
+        "keys" => {
+            let (command, arguments) = matches.subcommand().unwrap_or((name, matches));
+            return out::exit_code(keys::run(command, arguments));
+        }
         "completions" => {
             let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
             return shell.map_or(EX_USAGE.into(), |shell| out::exit_code(manual::completions(args::command(), shell)));

@@ -188,19 +188,19 @@ fn commands_exist() {
     let mut checked = 0;
     for Page { path, text } in pages() {
         for line in commands(&text) {
-            let mut words = line.split([' ', '[', ']', '=']).skip(1).filter(|word| !word.is_empty());
-            let Some(command) = words.next().filter(|word| word.starts_with(|char: char| char.is_ascii_lowercase()))
-            else {
-                continue;
-            };
-            let known = help.entry(command.to_owned()).or_insert_with(|| {
-                let (code, known, error) = output(&mut lodge(&[command, "--help"]));
+            let mut words = line.split([' ', '[', ']', '=']).skip(1).filter(|word| !word.is_empty()).peekable();
+            let is_command = |word: &&str| word.starts_with(|char: char| char.is_ascii_lowercase());
+            let Some(command) = words.next().filter(is_command) else { continue };
+            let below = words.next_if(|word| ["data", "keys"].contains(&command) && is_command(word));
+            let command = [Some(command), below].into_iter().flatten().collect::<Vec<_>>();
+            let known = help.entry(command.join(" ")).or_insert_with(|| {
+                let (code, known, error) = output(&mut lodge(&[&*command, &["--help"]].concat()));
                 assert_eq!(code, Some(0), "{path}: `{line}`: {error}");
                 known
             });
             for flag in words.filter(|word| word.starts_with('-')) {
                 let has = known.split([' ', ',', '\n']).any(|word| word == flag);
-                assert!(has, "{path}: `{line}`: `lodge {command}` has no {flag}");
+                assert!(has, "{path}: `{line}`: `lodge {}` has no {flag}", command.join(" "));
                 checked += 1;
             }
         }

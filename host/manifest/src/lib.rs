@@ -5,6 +5,7 @@
 //! were empty. A version (`<name>@<label>.toml`) inherits the manifest of its service and may override parts of it.
 
 pub mod adaptive;
+pub mod auth;
 pub mod breaker;
 pub mod build;
 pub mod cache;
@@ -205,6 +206,7 @@ impl Manifest {
         } else {
             self.policies.service = of_routes.policies;
             self.cache = routes::spread(of_routes.cache, &mut self.routes);
+            auth::settle(&mut self, &mut problems);
         }
         if let Some(spec) = &self.upstream {
             conflicts::find(&keys, spec, &self.limits, &mut problems);

@@ -6,6 +6,7 @@ use http::header::HeaderName;
 use serde_json::json;
 
 use super::rate::By;
+use crate::auth::Auth;
 use crate::clients::Clients;
 use crate::section::{Owner, Section};
 use crate::{adaptive, breaker, cache, rate};
@@ -57,6 +58,8 @@ pub struct Policies {
 pub struct PolicySettings {
     /// Allowed client addresses.
     pub clients: Clients,
+    /// Whose requests are taken; those of everybody if `None`, and on a route those that its service takes.
+    pub auth: Option<Auth>,
     /// The rate limit.
     pub rate: Option<rate::Settings>,
     /// The circuit breaker.

@@ -34,7 +34,7 @@ const KEYS: &[Key<Settings>] = &[
     Key {
         name: "by",
         default: "client",
-        help: "what has a limit of its own: each `client` address (each /64 of IPv6), the `service` as a whole, each value of `header:NAME`",
+        help: "what has a limit of its own: each `client` address (each /64 of IPv6), the `service` as a whole, each value of `header:NAME`; by verified credentials each `identity`, or value of `claim:NAME`",
         set: |rate, text| by(text).map(|by| rate.by = by),
     },
 ];
@@ -70,6 +70,10 @@ pub enum By {
     Client,
     /// One bucket per value of this header; requests without the header share one.
     Header(HeaderName),
+    /// One bucket per sender by verified credentials. Requests that need none are counted by client.
+    Identity,
+    /// One bucket per value of this claim. Requests without the claim are counted by identity.
+    Claim(String),
 }
 
 impl fmt::Display for Settings {
@@ -81,6 +85,8 @@ impl fmt::Display for Settings {
             By::Service => f.write_str("service"),
             By::Client => f.write_str("client"),
             By::Header(name) => write!(f, "header:{name}"),
+            By::Identity => f.write_str("identity"),
+            By::Claim(name) => write!(f, "claim:{name}"),
         }
     }
 }
@@ -129,14 +135,25 @@ fn limit(text: &str) -> Result<(u32, Duration), String> {
 }
 
 fn by(text: &str) -> Result<By, String> {
-    let wrong = || format!("`{text}` is not one of `client`, `service`, `header:NAME`, as in header:x-api-key");
+    let wrong = || {
+        format!(
+            "`{text}` is not one of `client`, `service`, `identity`, `header:NAME`, `claim:NAME`, as in header:x-user or \
+             claim:sub"
+        )
+    };
+    // The name is a part of a quoted text in `RateLimit`.
+    let is_name = |name: &&str| {
+        (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'))
+    };
     match text {
         "client" => Ok(By::Client),
         "service" => Ok(By::Service),
-        text => {
-            let name = text.strip_prefix("header:").ok_or_else(wrong)?;
-            HeaderName::try_from(name).map(By::Header).map_err(|_| wrong())
-        }
+        "identity" => Ok(By::Identity),
+        text => match text.split_once(':') {
+            Some(("header", name)) => HeaderName::try_from(name).map(By::Header).map_err(|_| wrong()),
+            Some(("claim", name)) => Some(name).filter(is_name).map(|name| By::Claim(name.into())).ok_or_else(wrong),
+            _ => Err(wrong()),
+        },
     }
 }
 

@@ -11,8 +11,8 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, breaker, build, cache, clients, component, config, consume, env, grants, keyvalue, limits,
-    lock, policies, rate,
+    Manifest, adaptive, auth, breaker, build, cache, clients, component, config, consume, env, grants, keyvalue,
+    limits, lock, policies, rate,
 };
 use crate::{sandbox, schedule, share, sqlite, upstream};
 
@@ -41,6 +41,7 @@ pub static SECTIONS: &[&Section] = &[
     &cache::SECTION,
     &clients::ALLOW,
     &clients::DENY,
+    &auth::SECTION,
     &policies::PRIORITY,
     &rate::SECTION,
     &breaker::SECTION,

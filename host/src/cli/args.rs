@@ -1,6 +1,7 @@
 //! The commands and their flags. Flags of settings come from the table of the configuration, so the two cannot differ.
 
 mod data;
+mod keys;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ pub(super) fn command() -> Command {
         .subcommands(rollout_commands())
         .subcommands(client_commands())
         .subcommand(data::command())
+        .subcommand(keys::command())
         .subcommands(meta_commands())
 }
 

@@ -27,6 +27,7 @@ use lodge_runtime::optimiser::Optimiser;
 use lodge_runtime::outgoing::Outgoing;
 use lodge_runtime::trial::Trials;
 use lodge_state::Pattern;
+use lodge_traffic::auth::sources::CredentialSources;
 use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
@@ -47,6 +48,8 @@ pub struct Deployer {
     databases: Databases,
     /// The configurations of services.
     configurations: Configurations,
+    /// What credentials are verified with.
+    credentials: CredentialSources,
     optimiser: Arc<Optimiser>,
 }
 
@@ -78,6 +81,7 @@ impl Deployer {
             stores,
             databases,
             configurations,
+            credentials: CredentialSources::default(),
             optimiser,
         }
     }
@@ -119,7 +123,7 @@ impl Deployer {
     pub async fn deploy_guest(&self, spec: GuestSpec) -> Result<Arc<Guest>, Refusal> {
         let (digest, compiler) = (spec.digest, &self.guests.compiler);
         let code = compiler.code(&spec).await?;
-        let deployment = Arc::new(Deployment::new(spec, &self.services));
+        let deployment = self.deployment(spec).await?;
         let manifest = &deployment.spec.manifest;
         let sender = self.outgoing.sender(&deployment.service, &manifest.grants, &manifest.limits);
         let config = self.configurations.open(&deployment.spec).await?;
@@ -149,6 +153,19 @@ impl Deployer {
         Ok(guest)
     }
 
+    /// Returns the version of these files, with what the credentials of its requests are verified with.
+    async fn deployment(&self, spec: GuestSpec) -> Result<Arc<Deployment>, Refusal> {
+        let mut deployment = Deployment::new(spec, &self.services);
+        if let Some(checks) = &mut deployment.auth {
+            let directory = deployment.spec.path.with_file_name("");
+            self.credentials.open(checks, &directory).await.map_err(|problem| {
+                let remedy = "the service starts as soon as its credentials can be verified";
+                Refusal::new(&file_name(&deployment.spec.path.with_extension("toml")), &problem, remedy).passing()
+            })?;
+        }
+        Ok(Arc::new(deployment))
+    }
+
     /// Opens the messages for a service that publishes some, or may reply to some.
     async fn messages(&self, deployment: &Deployment) -> Result<Option<Arc<GrantedMessages>>, Refusal> {
         let manifest = &deployment.spec.manifest;
@@ -176,7 +193,7 @@ impl Deployer {
     /// Finds the replicas of an upstream. Takes over the state of the service's upstream before.
     async fn deploy_upstream(&self, spec: GuestSpec, upstream: Arc<upstream::Spec>) -> Result<Arc<Upstream>, Refusal> {
         let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
-        let deployment = Arc::new(Deployment::new(spec, &self.services));
+        let deployment = self.deployment(spec).await?;
         let service = Arc::clone(&deployment.service);
         if deployment.spec.manifest.consume.is_some() {
             // It receives messages, so there must be some.

@@ -15,7 +15,8 @@ use crate::request::handler::{Caller, Handler};
 use lodge_base::telemetry::traces::Phase;
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
-use lodge_traffic::admission::{Permit, Refusal};
+use lodge_traffic::admission::{Permit, Refusal, RequestView};
+use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::cache::CacheFill;
 
 /// A request with the service and version that handle it.
@@ -32,6 +33,8 @@ pub(super) struct Routed<'a> {
     pub(super) judged: bool,
     /// The number of calls between services that led to the request.
     pub(super) depth: usize,
+    /// Whose request it is, if its route needs credentials.
+    pub(super) identity: Option<Arc<Identity>>,
 }
 
 /// Admits a request and sends it to its service. If the request is mirrored, also sends a copy to another version.
@@ -63,7 +66,7 @@ pub(super) async fn admit<'a>(
 ) -> Result<Admitted<'a>, Refusal> {
     let (caller, target) = (routed.caller, &*routed.target);
     record.begin_phase(Phase::Queue);
-    let mut permit = target.admission.admit(&caller.view(headers, routed.route), record.start()).await?;
+    let mut permit = target.admission.admit(&routed.view(headers), record.start()).await?;
     if routed.judged {
         permit.judge(&target.deployment().service.metrics.judged, record.start());
     }
@@ -74,6 +77,11 @@ pub(super) async fn admit<'a>(
 }
 
 impl Routed<'_> {
+    /// Returns what the policies of the service see of the request with these headers.
+    pub(super) fn view<'a>(&'a self, headers: &'a http::HeaderMap) -> RequestView<'a> {
+        RequestView { identity: self.identity.as_deref(), ..self.caller.view(headers, self.route) }
+    }
+
     /// Returns the input of [`dispatch`] for a request with this permit and deadline.
     pub(super) fn admitted<'a>(&'a self, permit: Permit, deadline: Instant, record: &'a mut Record) -> Admitted<'a> {
         let Handler { tracer, unsent, .. } = self.handler;

@@ -41,7 +41,7 @@ pub(super) async fn handle<B: RequestBody>(
     let mut fill = match rules {
         None => responses.invalidated_by_call(deployment, &request),
         Some((rules, uri)) => {
-            routed.target.admission.check_client(&routed.caller.view(request.headers(), routed.route))?;
+            routed.target.admission.check_client(&routed.view(request.headers()))?;
             let at = (&uri, routed.route);
             match responses.lookup(rules, at, deployment, &mut request, record).await {
                 Lookup::Hit(response) => return with_room(&routed, version, response, None, record),
@@ -50,7 +50,7 @@ pub(super) async fn handle<B: RequestBody>(
         }
     };
     let (target, unconditional) = (Arc::clone(&routed.target), fill.unconditional(&request));
-    let again = Routed { target, mirror: None, judged: false, ..routed };
+    let again = Routed { target, mirror: None, judged: false, identity: routed.identity.clone(), ..routed };
     let result = admit_and_dispatch(routed, request, Some(&mut fill), record).await;
     let deadline = fill.deadline();
     let response = match (fill.settle(result), unconditional) {
@@ -72,7 +72,7 @@ async fn dispatch_again(
 ) -> Result<Response<Body>, RequestError> {
     let body: mirror::AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::from_parts(head, body);
-    let view = routed.caller.view(request.headers(), routed.route);
+    let view = routed.view(request.headers());
     let deadline = fill.deadline().unwrap_or_else(|| record.start() + routed.target.deployment().limits().wall);
     let admitting = routed.target.admission.admit_again(&view, Instant::now());
     let admitted = tokio::time::timeout_at(deadline.into(), admitting).await;

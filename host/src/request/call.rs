@@ -58,7 +58,7 @@ async fn respond(
     if let Some(onward) = onward {
         onward.inject(request.headers_mut());
     }
-    let call = Call { host: &host, request_id, deadline, depth: depth + 1 };
+    let call = Call { host: &host, from: Some(&egress.service.name), request_id, deadline, depth: depth + 1 };
     let response = handler.respond(&egress.peer, Some(&call), request).await;
     let (head, body) = response.into_parts();
     Ok(Response::from_parts(head, deliver(body).await?))

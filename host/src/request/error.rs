@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use lodge_runtime::error::RunError;
 use lodge_traffic::admission::rate::RateStatus;
 use lodge_traffic::admission::{Refusal, Verdict};
+use lodge_traffic::auth::denial::{AuthDenial, DenialKind};
 use lodge_traffic::cache::{FetchError, UnexpectedNotModified};
 use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::headers::Malformed;
@@ -46,6 +47,9 @@ pub enum RequestError {
     /// The body of the request is too large, late or broken.
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// The request has no credentials, or none that suffice.
+    #[error(transparent)]
+    Denied(#[from] AuthDenial),
     /// The request was not admitted.
     #[error(transparent)]
     Admission(#[from] Refusal),
@@ -92,6 +96,11 @@ impl RequestError {
                 BodyError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", Before),
                 BodyError::Late => (StatusCode::REQUEST_TIMEOUT, "body-late", Before),
                 BodyError::Broken => (StatusCode::BAD_REQUEST, "body-broken", Before),
+            },
+            Self::Denied(denial) => match denial.cause.kind() {
+                DenialKind::Missing => (StatusCode::UNAUTHORIZED, "auth-missing", Before),
+                DenialKind::Invalid => (StatusCode::UNAUTHORIZED, "auth-invalid", Before),
+                DenialKind::Insufficient => (StatusCode::FORBIDDEN, "auth-insufficient", Before),
             },
             Self::Admission(Refusal::Client) => (StatusCode::FORBIDDEN, "client-denied", Before),
             Self::Admission(Refusal::Rate(_)) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", Before),
@@ -151,6 +160,7 @@ impl RequestError {
             Self::Guest(error) => error.detail(),
             Self::Upstream(Failure::Overloaded(detail) | Failure::TimedOut(detail)) => Some(detail.into()),
             Self::Upstream(Failure::Response(detail) | Failure::Request(detail)) => Some(detail.into()),
+            Self::Denied(denial) => Some(denial.cause.name().into()),
             Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
             _ => None,
         }
@@ -169,6 +179,11 @@ impl RequestError {
     /// Returns the value of the `Allow` field: the allowed methods.
     pub fn allow(&self) -> Option<&str> {
         if let Self::Missed(Missed::Method(allow)) = self { Some(allow) } else { None }
+    }
+
+    /// Returns the values of the `WWW-Authenticate` field: the credentials that are accepted.
+    pub fn challenges(&self) -> &[HeaderValue] {
+        if let Self::Denied(denial) = self { &denial.challenges } else { &[] }
     }
 
     /// Returns the value of `Retry-After` in seconds; `None` if a retry is not expected to help.
@@ -193,6 +208,7 @@ impl RequestError {
     pub fn is_policy(&self) -> bool {
         match self {
             Self::Admission(refusal) => !matches!(refusal, Refusal::QueueFull | Refusal::QueueTimeout),
+            Self::Denied(_) => true,
             _ => matches!(self, Self::Starting | Self::Refused(..)),
         }
     }
@@ -200,6 +216,9 @@ impl RequestError {
     /// Counts the request for `service`, as refused or as failed. `headed` is whether the head of the response was sent
     /// before.
     pub fn record(&self, service: &Service, request_id: &str, headed: bool) {
+        if let Self::Denied(denial) = self {
+            service.metrics.denied.count(denial.cause.name());
+        }
         if !headed && !self.reached_backend() {
             return service.record_refusal(self.reason());
         }

@@ -1,6 +1,7 @@
 //! The whole request path. Every step returns what the next one needs, or an error.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
@@ -94,11 +95,12 @@ fn arrive<'a, B: RequestBody>(
     {
         return Ok(Arrived::Host(redirect(handler, &location, record)));
     }
-    let (routed, rules) = route(handler, caller, arrival, &mut head, record)?;
+    let (mut routed, rules) = route(handler, caller, arrival, &mut head, record)?;
     if routed.depth > routed.target.deployment().limits().call_depth {
         return Err(TooManyHops.into());
     }
     check_content_length(&routed.target, &head.headers, &body)?;
+    identify(&mut routed, &mut head.headers, record)?;
     let request = Request::from_parts(head, body);
     Ok(match &handler.responses {
         // A call gets no stored response, but it may invalidate some.
@@ -150,7 +152,8 @@ fn route<'a>(
             // The depth includes the passes through this host that `Via` shows, for requests that return over the
             // network.
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
-            Ok((Routed { handler, caller, target, route, mirror, judged, depth }, rules))
+            let identity = None;
+            Ok((Routed { handler, caller, target, route, mirror, judged, depth, identity }, rules))
         }
         // Before the first scan of the directory.
         Err(Missed::Route) if snapshot.generation == 0 => Err(RequestError::Starting),
@@ -225,6 +228,20 @@ fn redirect(handler: &Handler, location: &str, record: &mut Record) -> Response<
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
+}
+
+/// Finds out whose request it is, where its route needs credentials. Before the cache is asked: a stored response is not for
+/// everybody either.
+fn identify(routed: &mut Routed<'_>, headers: &mut http::HeaderMap, record: &mut Record) -> Result<(), RequestError> {
+    let Some(checks) = &routed.target.deployment().auth else { return Ok(()) };
+    // The verification of credentials costs more than that of an address.
+    routed.target.admission.check_client(&routed.view(headers))?;
+    let identity = checks.check(routed.route, headers, routed.caller.sender(), SystemTime::now())?;
+    if let Some(identity) = &identity {
+        record.set_identity(identity);
+    }
+    routed.identity = identity;
+    Ok(())
 }
 
 /// Refuses a request whose `Content-Length` is over the limit before a sandbox is made for it.

@@ -14,6 +14,7 @@ use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::telemetry::traces::Tracer;
 use lodge_traffic::admission::RequestView;
+use lodge_traffic::auth::RequestSender;
 use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::proxy::via::Via;
@@ -66,6 +67,8 @@ pub struct Caller<'a> {
 pub struct Call<'a> {
     /// The host name that selects the service.
     pub host: &'a str,
+    /// The service that calls; `None` for a message or a schedule of the host.
+    pub from: Option<&'a str>,
     /// The id of the request that the calling guest handles. The call has the same id.
     pub request_id: Arc<str>,
     /// The deadline of the calling request.
@@ -75,9 +78,18 @@ pub struct Call<'a> {
 }
 
 impl Caller<'_> {
-    /// Returns what the policies of a service see of a request with these headers. `route` is the number of the route
-    /// that matched.
+    /// Returns the sender, for the check of its credentials.
+    pub fn sender(&self) -> RequestSender<'_> {
+        match self.call {
+            None => RequestSender::Client,
+            Some(call) => call.from.map_or(RequestSender::Host, RequestSender::Service),
+        }
+    }
+
+    /// Returns what the policies of a service see of a request with these headers, before it is known whose it is.
+    /// `route` is the number of the route that matched.
     pub fn view<'a>(&self, headers: &'a HeaderMap, route: usize) -> RequestView<'a> {
-        RequestView { client: self.client, claimed: self.peer.claimed(), inside: self.call.is_some(), headers, route }
+        let (claimed, inside) = (self.peer.claimed(), self.call.is_some());
+        RequestView { client: self.client, claimed, inside, headers, route, identity: None }
     }
 }

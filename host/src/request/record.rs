@@ -15,6 +15,7 @@ use lodge_base::telemetry::logs::requests::RequestLine;
 use lodge_base::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
 use lodge_base::telemetry::traces::{Outcome, Phase, Trace};
 use lodge_traffic::admission::Permit;
+use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::cache;
 use lodge_traffic::service::Service;
 use lodge_traffic::service::deployment::Deployment;
@@ -53,6 +54,7 @@ struct Details {
     headers: Vec<(HeaderName, String)>,
     received: Option<u64>,
     version: Option<Arc<str>>,
+    identity: Option<Arc<Identity>>,
     /// The begin of each phase, and the number of phases that have begun.
     phases: [(Phase, Instant); PHASES],
     begun: usize,
@@ -88,6 +90,7 @@ impl Record {
             headers: logs.requests.chosen(&head.headers),
             received: length.and_then(|length| length.to_str().ok()?.parse().ok()),
             version: None,
+            identity: None,
             phases: [(Phase::Route, self.start); PHASES],
             begun: 0,
         }));
@@ -128,6 +131,13 @@ impl Record {
         self.service = Some(Arc::clone(&deployment.service));
         if let Some(details) = &mut self.details {
             details.version = Some(Arc::clone(&deployment.version));
+        }
+    }
+
+    /// Records whose request it is.
+    pub fn set_identity(&mut self, identity: &Arc<Identity>) {
+        if let Some(details) = &mut self.details {
+            details.identity = Some(Arc::clone(identity));
         }
     }
 
@@ -186,7 +196,7 @@ impl Record {
         if error.status().is_server_error() && !error.is_policy() {
             tracing::warn!(service = name, request_id, status, reason, detail, ms, client, "{error}");
         } else {
-            tracing::debug!(service = name, request_id, status, reason, ms, "{error}");
+            tracing::debug!(service = name, request_id, status, reason, detail, ms, "{error}");
         }
     }
 
@@ -269,6 +279,7 @@ impl Details {
             method: &self.method,
             target: self.target.as_ref(),
             client: self.client,
+            subject: self.identity.as_ref().map(|identity| identity.subject()),
             status: record.status,
             reason: record.reason,
             phases: phases.get(..self.begun).unwrap_or_default(),

@@ -211,6 +211,9 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     if let Some(allow) = error.allow().and_then(|allow| HeaderValue::from_str(allow).ok()) {
         headers.insert(header::ALLOW, allow);
     }
+    for challenge in error.challenges() {
+        headers.append(header::WWW_AUTHENTICATE, challenge.clone());
+    }
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -2,6 +2,7 @@
 //! tested without wasmtime.
 //!
 //! * [`routing`]: which service a path belongs to, and which of its versions.
+//! * [`auth`]: whose request it is.
 //! * [`admission`]: whether a request may run now.
 //! * [`proxy`]: what an intermediary owes to client and origin server (RFC 9110, section 7.6).
 //! * [`upstreams`]: replicas that run elsewhere.
@@ -11,6 +12,7 @@
 //! Each of them has its own errors, with the text that clients get. `request::error` of the host is their sum.
 
 pub mod admission;
+pub mod auth;
 pub mod cache;
 pub mod proxy;
 pub mod routing;

@@ -82,6 +82,8 @@ pub struct ServiceMetrics {
     pub stored: Mutex<Option<(u64, u64)>>,
     /// Requests that were refused before a guest ran, by reason.
     pub refused: ReasonCounter,
+    /// Requests that were refused because of their credentials, by cause.
+    pub denied: ReasonCounter,
     /// Requests without a response of the guest, by reason.
     pub failed: ReasonCounter,
     /// Responses that were aborted after their head was sent, by reason.

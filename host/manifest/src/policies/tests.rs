@@ -28,7 +28,7 @@ fn every_key() {
     )
     .unwrap();
     let shown = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let PolicySettings { clients, rate, breaker, priority } = &terms.service;
+    let PolicySettings { clients, auth: _, rate, breaker, priority } = &terms.service;
     assert_eq!(
         (shown(&clients.allow).as_str(), shown(&clients.deny).as_str()),
         ("10.0.0.0/8 192.0.2.7/32", "2001:db8::/32")
@@ -69,7 +69,7 @@ fn problems_have_lines_and_ways_out() {
     check("[rate]\nlimt = '5/s'", "unknown key `rate.limt`; did you mean `rate.limit`?");
     check(
         "rate = { limit = '5/s', by = 'ip' }",
-        "line 1: rate.by: `ip` is not one of `client`, `service`, `header:NAME`",
+        "line 1: rate.by: `ip` is not one of `client`, `service`, `identity`, `header:NAME`, `claim:NAME`",
     );
     check("[breaker]\nfailures = 50", "line 2: breaker.failures: `50` is not a percentage of calls; write it like 50%");
     check("[breaker]\nslow_calls = '50%'", "line 2: breaker.slow_calls: no call is slow without `slow`");

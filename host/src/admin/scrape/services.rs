@@ -134,6 +134,9 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     ("lodge_refusals", "Requests refused before a guest or a replica handled them", "reason", |it| {
         it.metrics.refused.read()
     }),
+    ("lodge_auth_failures", "Requests refused because of their credentials, by cause", "cause", |it| {
+        it.metrics.denied.read()
+    }),
     ("lodge_guest_failures", "Requests without a response of the guest", "reason", |it| it.metrics.failed.read()),
     ("lodge_transfers_aborted", "Responses that broke off, and clients that disconnected", "reason", |it| {
         it.metrics.aborted.read()

@@ -59,7 +59,14 @@ fn admits(target: &Target, client: &str) -> bool {
     let (client, headers) = (client.parse::<IpAddr>().unwrap(), http::HeaderMap::new());
     target
         .admission
-        .check_client(&RequestView { client, claimed: None, inside: false, headers: &headers, route: 0 })
+        .check_client(&RequestView {
+            client,
+            claimed: None,
+            inside: false,
+            headers: &headers,
+            route: 0,
+            identity: None,
+        })
         .is_ok()
 }
 
@@ -130,7 +137,7 @@ async fn a_breaker_outlives_edits_of_replicas() {
         let (admission, now) = (Arc::clone(&snapshot.target("far").unwrap().admission), Instant::now());
         let headers = http::HeaderMap::new();
         let client = "192.0.2.1".parse().unwrap();
-        let asked = RequestView { client, claimed: None, inside: false, headers: &headers, route: 0 };
+        let asked = RequestView { client, claimed: None, inside: false, headers: &headers, route: 0, identity: None };
         for _ in 0..2 * usize::from(fail) {
             admission.admit(&asked, now).await.unwrap().record_failure(Some(Verdict::Late), || now);
         }

@@ -161,7 +161,7 @@ impl Fixture {
     /// A request of `caller` that was routed to the service `name`.
     pub(super) fn routed<'a>(&'a self, name: &str, caller: &'a Caller<'a>) -> Routed<'a> {
         let (handler, target) = (&self.handler, self.target(name));
-        Routed { handler, caller, target, route: 0, mirror: None, judged: false, depth: 0 }
+        Routed { handler, caller, target, route: 0, mirror: None, judged: false, depth: 0, identity: None }
     }
 
     /// Stores `body` as the response to a GET request for `uri`, with this `Cache-Control`.
@@ -213,7 +213,7 @@ pub(super) fn record() -> Record {
 
 /// A call to `host` of a guest whose own request ends at `deadline`.
 pub(super) fn call(host: &str, depth: usize, deadline: Instant) -> Call<'_> {
-    Call { host, request_id: Arc::from("1"), deadline, depth }
+    Call { host, from: Some("caller"), request_id: Arc::from("1"), deadline, depth }
 }
 
 pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {

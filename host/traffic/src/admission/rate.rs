@@ -96,6 +96,8 @@ impl Rate {
             By::Service => "service",
             By::Client => "client",
             By::Header(name) => name.as_str(),
+            By::Identity => "identity",
+            By::Claim(name) => name,
         };
         let name = format!("{scope}{by}");
         let window = quota.span.div_ceil(1_000_000_000);
@@ -124,14 +126,9 @@ impl Rate {
                 let (Ok(full) | Err(full)) = next;
                 take(full).map_err(|wait| (full, wait))
             }
-            By::Client => {
-                let (own, table) = (key_of(view.client), self.state.table());
-                let claimed = view.claimed.map(key_of).filter(|key| *key != own);
-                table.take(&own, take).and_then(|full| match claimed {
-                    Some(key) => table.take(&key, take).map(|other| full.max(other)),
-                    None => Ok(full),
-                })
-            }
+            By::Client => self.take_by_client(view, take),
+            By::Identity => self.take_by_identity(view, None, take),
+            By::Claim(name) => self.take_by_identity(view, Some(name), take),
             By::Header(name) => {
                 let value = view.headers.get(name).map_or(&[] as &[u8], HeaderValue::as_bytes);
                 self.state.table().take(&value, take)
@@ -140,6 +137,34 @@ impl Rate {
         match taken {
             Ok(full) => Ok(self.status(full.saturating_sub(at), 0)),
             Err((full, wait)) => Err(self.status(full.saturating_sub(at), wait)),
+        }
+    }
+
+    /// Takes one request from the bucket of the client's address, and of the one that it claims.
+    fn take_by_client(
+        &self,
+        view: &RequestView<'_>,
+        take: impl Fn(u64) -> Result<u64, u64> + Copy,
+    ) -> Result<u64, (u64, u64)> {
+        let (own, table) = (key_of(view.client), self.state.table());
+        let claimed = view.claimed.map(key_of).filter(|key| *key != own);
+        table.take(&own, take).and_then(|full| match claimed {
+            Some(key) => table.take(&key, take).map(|other| full.max(other)),
+            None => Ok(full),
+        })
+    }
+
+    /// Takes one request from the bucket of the sender, or of its claim.
+    fn take_by_identity(
+        &self,
+        view: &RequestView<'_>,
+        claim: Option<&str>,
+        take: impl Fn(u64) -> Result<u64, u64> + Copy,
+    ) -> Result<u64, (u64, u64)> {
+        let Some(identity) = view.identity else { return self.take_by_client(view, take) };
+        match claim.and_then(|name| identity.claim(name)) {
+            Some(value) => self.state.table().take(&("claim", &*value), take),
+            None => self.state.table().take(&("identity", identity.method().name(), identity.subject()), take),
         }
     }
 

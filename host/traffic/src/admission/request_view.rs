@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 
+use crate::auth::identity::Identity;
+
 /// A request as policies see it.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
@@ -19,4 +21,6 @@ pub struct RequestView<'a> {
     /// The number of the service's route that matched, in the order of the manifest; any number that no route has means
     /// none.
     pub route: usize,
+    /// Whose request it is, if its route needs credentials.
+    pub identity: Option<&'a Identity>,
 }

@@ -49,7 +49,14 @@ fn of(
 
 async fn ask(admission: &Admission, client: &str, route: usize, now: Instant) -> Result<Permit, Refusal> {
     let headers = HeaderMap::new();
-    let view = RequestView { client: client.parse().unwrap(), claimed: None, inside: false, headers: &headers, route };
+    let view = RequestView {
+        client: client.parse().unwrap(),
+        claimed: None,
+        inside: false,
+        headers: &headers,
+        route,
+        identity: None,
+    };
     admission.admit(&view, now).await
 }
 
@@ -62,7 +69,8 @@ fn nets(net: &str) -> Vec<ipnet::IpNet> {
 async fn the_order_is_fixed() {
     let (now, shared_limits) = (Instant::now(), shared_limits(1));
     let clients = Clients { deny: nets("10.0.0.0/8"), ..Clients::default() };
-    let service = PolicySettings { clients, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
+    let service =
+        PolicySettings { clients, auth: None, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
     let route = PolicySettings { rate: rate(4), ..PolicySettings::default() };
     let terms = Policies {
         service,

@@ -14,6 +14,7 @@ use super::freshness::{self, Freshness, Times, own};
 use super::lists::{self, Quoting};
 use super::path_versions::PathVersion;
 use super::status::{self, CacheStatus};
+use crate::auth::identity;
 use crate::service::Service;
 use lodge_base::budget::Reservation;
 use lodge_manifest::cache::Rules;
@@ -86,9 +87,10 @@ pub(super) struct Selector<'a> {
 }
 
 /// Whether a request identifies its client, by credentials, a cookie or one of the headers by which its service
-/// distinguishes clients. Such a request only shares responses that are explicitly public.
+/// distinguishes clients. Such a request only shares responses that are explicitly public. The header of the host says that it
+/// has verified credentials, which it may have removed.
 pub(super) fn is_personal(headers: &HeaderMap, names: &[HeaderName]) -> bool {
-    [header::AUTHORIZATION, header::COOKIE].iter().chain(names).any(|name| headers.contains_key(name))
+    [header::AUTHORIZATION, header::COOKIE, identity::METHOD].iter().chain(names).any(|name| headers.contains_key(name))
 }
 
 impl StoredHead {

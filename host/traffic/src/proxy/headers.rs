@@ -14,6 +14,7 @@ use http_body::Frame;
 pub use self::peer::Peer;
 use self::peer::{RequestHost, element};
 use super::upgrade::OfferedProtocols;
+use crate::auth::identity;
 use lodge_base::canonical;
 
 /// The reason why HTTP does not allow a request.
@@ -49,11 +50,17 @@ pub fn is_identity(name: &str) -> bool {
     matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
 }
 
+/// Whether a header says whose request it is, by verified credentials. Only this host writes it: nobody is believed.
+fn is_verified(name: &str) -> bool {
+    name.starts_with(identity::PREFIX)
+}
+
 /// Whether a header is written by this host or by a trusted proxy. A client's `Connection` header must not remove it:
 /// RFC 9110 7.6.1 allows connection options only for fields of one hop.
 fn is_hosts_own(name: &str) -> bool {
     matches!(name, "host" | "via" | "x-request-id" | "traceparent" | "tracestate" | "b3")
         || is_identity(name)
+        || is_verified(name)
         || name.starts_with("x-b3-")
 }
 
@@ -65,6 +72,8 @@ enum FieldKind {
     Hop,
     /// The header identifies the client, or shows that a proxy forwarded the request.
     Forwarding,
+    /// The header says whose request it is, and is removed whoever sent it.
+    Verified,
     /// The name has underscores, and with hyphens it would be one that this host controls. CGI and similar interfaces
     /// cannot distinguish the two.
     Alias,
@@ -84,6 +93,7 @@ fn kind(name: &HeaderName) -> FieldKind {
     match () {
         () if is_hop_by_hop(text) => FieldKind::Hop,
         () if is_identity(text) || text == "via" => FieldKind::Forwarding,
+        () if is_verified(text) => FieldKind::Verified,
         () => FieldKind::Other,
     }
 }
@@ -147,7 +157,7 @@ pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Malf
                     continue;
                 }
             }
-            FieldKind::Hop | FieldKind::Alias => {}
+            FieldKind::Hop | FieldKind::Alias | FieldKind::Verified => {}
         }
         dropped.push(name.clone());
     }

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::{Service, Services};
+use crate::auth::Authentication;
 use lodge_base::config::limits::Limits;
 use lodge_base::telemetry::metrics::judged::{JudgedCounts, LastMinute};
 use lodge_manifest::digest::Digest;
@@ -21,6 +22,8 @@ pub struct Deployment {
     pub spec: GuestSpec,
     /// The service, which outlives this version.
     pub service: Arc<Service>,
+    /// The checks of credentials; `None` where no request needs any.
+    pub auth: Option<Authentication>,
     /// The key under which the cache stores this version's responses. It changes when something changes that they
     /// depend on.
     pub edition: Edition,
@@ -40,6 +43,10 @@ impl Deployment {
             version: Arc::from(spec.digest.short()),
             edition: Edition::of(&service.name, spec.digest, &spec.manifest),
             service,
+            auth: Authentication::new(
+                spec.version_of().map_or(&spec.name, |(service, _)| service),
+                &spec.manifest.policies,
+            ),
             since: OnceLock::new(),
             withdrawn,
             spec,

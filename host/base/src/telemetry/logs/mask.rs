@@ -32,6 +32,11 @@ impl Mask {
         self.url(&String::from_utf8_lossy(value)).into_owned()
     }
 
+    /// The value of a field as a log line shows it.
+    pub(super) fn field<'a>(&self, name: &str, value: &'a str) -> &'a str {
+        if self.names.iter().any(|masked| masked == name) { MASK } else { value }
+    }
+
     /// A URL or a path with its query, without the values of masked parameters. Parameters are separated by `&` or
     /// `;`; their names are compared after percent-decoding. What follows `#` is masked like a query: OAuth puts tokens
     /// there.

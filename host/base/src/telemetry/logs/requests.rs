@@ -50,6 +50,8 @@ pub struct RequestLine<'a> {
     pub target: Option<&'a PathAndQuery>,
     /// The address of the client.
     pub client: IpAddr,
+    /// Whose request it is, by verified credentials.
+    pub subject: Option<&'a str>,
     /// The status of the response; `None` if the client disconnected first.
     pub status: Option<StatusCode>,
     /// The reason of a failure.
@@ -95,6 +97,7 @@ impl RequestLog {
     /// Logs a finished request and sends it to followers.
     pub fn tell(&self, told: &RequestLine<'_>) {
         let target = self.target(told.target);
+        let told = &RequestLine { subject: told.subject.map(|subject| self.mask.field("subject", subject)), ..*told };
         if self.on {
             self.writer.line(&match self.format {
                 LogFormat::Json => json(told, &target),
@@ -181,6 +184,9 @@ fn json(told: &RequestLine<'_>, target: &str) -> Vec<u8> {
     }
     line.plain(",\"method\":").quoted(told.method.as_str()).plain(",\"path\":").quoted(target);
     line.plain(",\"client\":\"").shown(told.client).plain("\"");
+    if let Some(subject) = told.subject {
+        line.plain(",\"subject\":").quoted(subject);
+    }
     if let Some(status) = told.status {
         line.plain(",\"status\":").plain(status.as_str());
     }
@@ -230,6 +236,9 @@ fn plain(told: &RequestLine<'_>, target: &str) -> Vec<u8> {
     for (name, value) in told.headers {
         line.plain(" ").plain(name.as_str()).plain("=").quoted(value);
     }
+    if let Some(subject) = told.subject {
+        line.plain(" subject=").quoted(subject);
+    }
     line.plain(" client=").shown(told.client).plain(" request_id=").plain(told.request_id).plain("\n");
     line.0
 }
@@ -246,6 +255,7 @@ fn line(told: &RequestLine<'_>, target: &str) -> Line {
     told.phases.iter().for_each(|(name, took)| field(&format!("{name}_ms"), ms(*took).into()));
     field("sent", told.sent.into());
     field("client", told.client.to_string().into());
+    told.subject.into_iter().for_each(|subject| field("subject", subject.into()));
     told.trace_id.into_iter().for_each(|id| field("trace_id", format!("{id:032x}").into()));
     told.headers.iter().for_each(|(name, value)| field(&format!("header_{name}"), value.as_str().into()));
     line

@@ -17,7 +17,14 @@ const SECOND: Duration = Duration::from_secs(1);
 fn ask(rate: &Rate, client: &str, now: Instant) -> Result<RateStatus, RateStatus> {
     let headers = HeaderMap::new();
     rate.take(
-        &RequestView { client: client.parse().unwrap(), claimed: None, inside: false, headers: &headers, route: 0 },
+        &RequestView {
+            client: client.parse().unwrap(),
+            claimed: None,
+            inside: false,
+            headers: &headers,
+            route: 0,
+            identity: None,
+        },
         now,
     )
 }
@@ -88,6 +95,7 @@ fn keys_are_clients() {
             inside: false,
             headers: &headers,
             route: 0,
+            identity: None,
         };
         assert_eq!(header.take(&view, start).is_ok(), expected, "{value:?}");
     }

@@ -21,6 +21,7 @@ fn told<'a>(target: &'a PathAndQuery, headers: &'a [(HeaderName, String)]) -> Re
         method: &Method::GET,
         target: Some(target),
         client: IpAddr::from([127, 0, 0, 1]),
+        subject: None,
         status: Some(StatusCode::OK),
         reason: None,
         phases: PHASES,

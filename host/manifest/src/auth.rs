@@ -1,0 +1,325 @@
+//! `[auth]`: whose requests a service or a route takes, by the credentials that they carry.
+//!
+//! A route uses the credentials of its service unless it names its own. The `scopes` and `claims` of the service hold
+//! for its routes as well: a route can require more, or no credentials at all with `auth = false`.
+
+use std::path::PathBuf;
+
+use http::header::{self, HeaderName};
+use serde_json::{Value, json};
+
+use crate::Manifest;
+use crate::rate::{self, By};
+use crate::schema;
+use crate::section::{Owner, Section, View, words};
+use crate::written::{Problems, Written, with_defaults};
+use lodge_base::config::key::{Key, word};
+
+/// The most scopes or claims that a service or a route requires, and the most values of a claim.
+const MOST: usize = 64;
+
+/// The most bytes of a scope, and of the name and a value of a claim.
+const MOST_BYTES: usize = 256;
+
+const CALLS: [(&str, CallCredentials); 2] =
+    [("trusted", CallCredentials::Trusted), ("checked", CallCredentials::Checked)];
+
+/// The keys with one value. A key without a default may be absent.
+const KEYS: &[Key<Settings>] = &[
+    Key {
+        name: "api_keys",
+        default: "",
+        help: "the file of API keys, which `lodge keys` writes; relative to the directory of the manifest",
+        set: |auth, text| file(text).map(|path| auth.api_keys = Some(path)),
+    },
+    Key {
+        name: "header",
+        default: "x-api-key",
+        help: "the header with the API key; in `authorization` it follows the word `Bearer`",
+        set: |auth, text| key_header(text).map(|header| auth.header = header),
+    },
+    Key {
+        name: "forward",
+        default: "false",
+        help: "whether the service receives the credentials; without it they are removed once they are verified",
+        set: |auth, text| word(text, &[("true", true), ("false", false)]).map(|forward| auth.forward = Some(forward)),
+    },
+    Key {
+        name: "calls",
+        default: "trusted",
+        help: "whether calls of other services of this host need credentials: `trusted` (none, since their manifests grant the call) or `checked`",
+        set: |auth, text| word(text, &CALLS).map(|calls| auth.calls = Some(calls)),
+    },
+];
+
+/// The lists among the keys.
+const LISTS: [(&str, &str); 1] = [("scopes", "scopes that credentials must have, all of them; one or a list")];
+
+/// The help of `claims`.
+const CLAIMS: &str = "claims that credentials must have, each with one of these values";
+
+/// `[auth]`.
+pub(crate) const SECTION: Section = Section {
+    name: "auth",
+    page: "auth",
+    schema: || {
+        let mut table = schema::settings(KEYS, &blank(), &[]);
+        for (name, help) in LISTS {
+            schema::add(&mut table, name, schema::described(schema::texts(json!({ "type": "string" })), help));
+        }
+        let values = schema::texts(json!({ "type": "string" }));
+        let claims = json!({ "type": "object", "additionalProperties": values, "description": CLAIMS });
+        schema::add(&mut table, "claims", claims);
+        json!({ "anyOf": [{ "type": "boolean", "enum": [false] }, table] })
+    },
+    owner: Owner::Route(|settings, written, problems| settings.policies.auth = read(written, problems)),
+    view: Some(View { label: "auth", value: view, text: words }),
+    ..Section::DEFAULT
+};
+
+/// Whose requests are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Everybody's.
+    Anyone,
+    /// Those with credentials that meet these settings.
+    Identified(Box<Settings>),
+}
+
+/// The credentials that are accepted, and what is required of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The file of API keys, relative to the directory of the manifest.
+    pub api_keys: Option<PathBuf>,
+    /// Where a request has its API key.
+    pub header: KeyHeader,
+    /// The scopes that credentials must have.
+    pub scopes: Vec<String>,
+    /// The claims that credentials must have, each with one of these values.
+    pub claims: Vec<(String, Vec<String>)>,
+    /// Whether the service receives the credentials.
+    forward: Option<bool>,
+    /// Whether calls between services need credentials.
+    calls: Option<CallCredentials>,
+}
+
+/// Where a request has its API key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeyHeader {
+    /// In `X-Api-Key`.
+    #[default]
+    Usual,
+    /// In this header.
+    Named(HeaderName),
+    /// In `Authorization`, as a bearer token.
+    Bearer,
+}
+
+/// Whether calls between services need credentials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallCredentials {
+    /// They need none: the manifest of the caller grants the call.
+    #[default]
+    Trusted,
+    /// They need what clients need.
+    Checked,
+}
+
+impl KeyHeader {
+    /// Returns the name of the header.
+    pub fn name(&self) -> &HeaderName {
+        static USUAL: HeaderName = HeaderName::from_static("x-api-key");
+        match self {
+            Self::Usual => &USUAL,
+            Self::Named(name) => name,
+            Self::Bearer => &header::AUTHORIZATION,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether the service receives the credentials.
+    pub fn forwards(&self) -> bool {
+        self.forward.unwrap_or_default()
+    }
+
+    /// Whether calls between services need credentials.
+    pub fn calls(&self) -> CallCredentials {
+        self.calls.unwrap_or_default()
+    }
+
+    /// Whether any credentials are accepted.
+    fn accepts_any(&self) -> bool {
+        self.api_keys.is_some()
+    }
+
+    /// Adds to the settings of a route what it has from its service.
+    fn inherit(&mut self, service: &Self) {
+        if !self.accepts_any() {
+            (self.api_keys, self.header) = (service.api_keys.clone(), service.header.clone());
+        }
+        self.scopes.extend(service.scopes.iter().cloned());
+        self.claims.extend(service.claims.iter().cloned());
+        self.forward = self.forward.or(service.forward);
+    }
+}
+
+/// Returns a value for [`KEYS`] to fill in. It is never used as it is.
+fn blank() -> Settings {
+    Settings::default()
+}
+
+fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
+    const FORM: &str = "write a section [auth], or false";
+    let Some(keys) = written.table() else {
+        let required = problems.take(written.boolean().map_err(|_| written.error(FORM)))?;
+        if required {
+            problems.push(written.error(FORM));
+        }
+        return Some(Auth::Anyone);
+    };
+    let mut auth = with_defaults(KEYS, blank());
+    // Whether a key is written decides what a route has from its service.
+    (auth.forward, auth.calls) = (None, None);
+    let mut sound = true;
+    for key in keys {
+        match key.inside(written) {
+            "scopes" => auth.scopes = problems.take(texts(&key, "[\"users:read\"]", is_scope)).unwrap_or_default(),
+            "claims" => auth.claims = problems.take(claims(&key)).unwrap_or_default(),
+            name if KEYS.iter().any(|known| known.name == name) => {
+                sound &= problems.take(key.set("auth", KEYS, &mut auth)).is_some();
+            }
+            _ => {
+                let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(["scopes", "claims"]).collect();
+                problems.push(key.unknown(&written.name, &known));
+                sound = false;
+            }
+        }
+    }
+    if auth.api_keys.is_none() && written.has("header") {
+        problems.push(written.error("`header` has no effect without `api_keys` beside it"));
+    }
+    // What is not understood must not leave a route open.
+    sound.then(|| Auth::Identified(Box::new(auth)))
+}
+
+/// Gives the routes what they have from their service, and finds what is contradictory.
+pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
+    let nothing = "auth: it accepts no credentials; name `api_keys`, as `lodge keys create` writes them";
+    let service = match &manifest.policies.service.auth {
+        Some(Auth::Identified(settings)) => Some(settings.clone()),
+        Some(Auth::Anyone) | None => None,
+    };
+    if service.as_ref().is_some_and(|service| !service.accepts_any()) {
+        return problems.push(nothing.into());
+    }
+    let removes = |auth: Option<&Settings>, rate: Option<&rate::Settings>| {
+        let by = rate.and_then(|rate| if let By::Header(name) = &rate.by { Some(name) } else { None });
+        auth.is_some_and(|auth| !auth.forwards() && by == Some(auth.header.name()))
+    };
+    if removes(service.as_deref(), manifest.policies.service.rate.as_ref()) {
+        let remedy = "write `by = \"identity\"`, or `forward = true` in [auth]";
+        problems.push(format!("rate.by: the header is removed once it is verified; {remedy}"));
+    }
+    let (mut open, mut own) = (false, false);
+    for (route, policies) in &mut manifest.policies.routes {
+        match &mut policies.auth {
+            None => {}
+            Some(Auth::Anyone) => open = true,
+            Some(Auth::Identified(auth)) => {
+                own = true;
+                if auth.calls.is_some() {
+                    problems.push(format!("route {route}: auth.calls: only the [auth] of the whole service has it"));
+                }
+                if let Some(service) = &service {
+                    auth.inherit(service);
+                }
+                if !auth.accepts_any() {
+                    problems.push(format!("route {route}: {nothing}"));
+                }
+            }
+        }
+    }
+    if own && service.as_ref().is_some_and(|service| service.calls() == CallCredentials::Checked) {
+        problems.push(
+            "auth.calls: calls have every path of a service, so the [auth] of a route does not hold for them; move it \
+             to the service"
+                .into(),
+        );
+    }
+    // A path that the service reads differently must not lead from a route without credentials to one with them.
+    if open && service.is_some() {
+        for (route, (_, policies)) in manifest.routes.iter_mut().zip(&manifest.policies.routes) {
+            route.guarded |= policies.auth != Some(Auth::Anyone);
+        }
+    }
+}
+
+fn view(manifest: &Manifest) -> Option<Value> {
+    let Some(Auth::Identified(auth)) = &manifest.policies.service.auth else { return None };
+    let mut shown = serde_json::Map::new();
+    if let Some(file) = &auth.api_keys {
+        shown.insert("api_keys".into(), file.display().to_string().into());
+        shown.insert("header".into(), auth.header.name().as_str().into());
+    }
+    if !auth.scopes.is_empty() {
+        shown.insert("scopes".into(), json!(auth.scopes));
+    }
+    let claims: Vec<_> = auth.claims.iter().map(|(name, values)| format!("{name}={}", values.join("|"))).collect();
+    if !claims.is_empty() {
+        shown.insert("claims".into(), json!(claims));
+    }
+    Some(Value::Object(shown))
+}
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("write the path of a file".into()) } else { Ok(text.into()) }
+}
+
+fn key_header(text: &str) -> Result<KeyHeader, String> {
+    /// Headers that have another meaning, or that clients cannot send.
+    const OTHERS: [&str; 8] =
+        ["cookie", "host", "connection", "content-length", "transfer-encoding", "te", "upgrade", "proxy-authorization"];
+    let wrong =
+        || format!("`{text}` is not a header that can have an API key; write it like x-api-key or authorization");
+    let name = HeaderName::try_from(text).map_err(|_| wrong())?;
+    match name {
+        header::AUTHORIZATION => Ok(KeyHeader::Bearer),
+        _ if name == *KeyHeader::Usual.name() => Ok(KeyHeader::Usual),
+        // Proxies write these, or the host does; and a name with `_` looks like the one with `-` to some programs.
+        _ if name.as_str().starts_with("x-forwarded-") || name.as_str().starts_with("x-lodge-") => Err(wrong()),
+        _ if name.as_str().contains('_') || OTHERS.contains(&name.as_str()) => Err(wrong()),
+        name => Ok(KeyHeader::Named(name)),
+    }
+}
+
+/// Reads a list of texts, each of which must be `fit`.
+fn texts(key: &Written<'_>, form: &str, fit: fn(&str) -> bool) -> Result<Vec<String>, String> {
+    let wrong = || key.error(format!("write a list, like {form}: at most {MOST}, each of 1 to {MOST_BYTES} bytes"));
+    let items = key.items(form)?;
+    let read = |item: &Written<'_>| {
+        let text = item.string(&format!("write texts, like {form}"))?;
+        let fits = (1..=MOST_BYTES).contains(&text.len()) && fit(text);
+        if fits { Ok(text.to_owned()) } else { Err(wrong()) }
+    };
+    let read: Vec<_> = items.iter().map(read).collect::<Result<_, _>>()?;
+    if read.is_empty() || read.len() > MOST { Err(wrong()) } else { Ok(read) }
+}
+
+/// Whether this is one scope (RFC 6749 3.3): visible ASCII without quotes and backslashes.
+pub fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+}
+
+fn claims(written: &Written<'_>) -> Result<Vec<(String, Vec<String>)>, String> {
+    const FORM: &str = "write them like { tenant = \"acme\", roles = [\"admin\", \"owner\"] }";
+    let keys = written.table().ok_or_else(|| written.error(FORM))?;
+    if keys.is_empty() || keys.len() > MOST || keys.iter().any(|key| key.inside(written).len() > MOST_BYTES) {
+        return Err(written.error(FORM));
+    }
+    let read = |key: &Written<'_>| Ok((key.inside(written).to_owned(), texts(key, "[\"admin\"]", |_| true)?));
+    keys.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests;

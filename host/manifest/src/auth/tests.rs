@@ -1,0 +1,101 @@
+use super::*;
+use crate::tests::read as manifest;
+
+fn service(text: &str) -> Settings {
+    match manifest(text).unwrap().policies.service.auth {
+        Some(Auth::Identified(settings)) => *settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the routes require: nothing of their own, nothing at all, or their scopes.
+fn routes(text: &str) -> Vec<Option<Auth>> {
+    manifest(text).unwrap().policies.routes.into_iter().map(|(_, policies)| policies.auth).collect()
+}
+
+#[test]
+fn forms() {
+    assert_eq!(manifest("").unwrap().policies.service.auth, None);
+    assert_eq!(manifest("auth = false").unwrap().policies.service.auth, Some(Auth::Anyone));
+    let plain = service("auth = { api_keys = 'keys.toml' }");
+    assert_eq!((plain.api_keys.unwrap(), plain.header.name().as_str()), (PathBuf::from("keys.toml"), "x-api-key"));
+    assert_eq!((plain.scopes.len(), plain.claims.len()), (0, 0));
+    let all = service(
+        "[auth]\napi_keys = 'k'\nheader = 'Authorization'\nscopes = 'a'\nforward = true\ncalls = 'checked'\n\
+         claims = { tenant = 'acme', roles = ['x', 'y'] }",
+    );
+    assert_eq!((all.header.clone(), all.forwards(), all.calls()), (KeyHeader::Bearer, true, CallCredentials::Checked));
+    let claims = [("tenant", &["acme"][..]), ("roles", &["x", "y"])];
+    assert_eq!((all.scopes, all.claims.len()), (vec!["a".to_owned()], 2));
+    for (name, values) in claims {
+        assert!(all.claims.iter().any(|claim| claim.0 == name && claim.1 == values), "{name}");
+    }
+}
+
+/// A route adds to what its service requires, and the order of the file does not matter.
+#[test]
+fn routes_require_more() {
+    let text = "routes = ['/a', { path = '/b', auth = { scopes = 'write' } }, { path = '/c', auth = false }]\n\
+                auth = { api_keys = 'keys.toml', header = 'x-key', scopes = 'read', forward = true }";
+    let [none, Some(Auth::Identified(more)), Some(Auth::Anyone)] = &*routes(text) else { panic!("{text}") };
+    assert_eq!(*none, None);
+    assert_eq!((more.api_keys.clone(), more.header.name().as_str()), (Some("keys.toml".into()), "x-key"));
+    assert_eq!((more.scopes.clone(), more.forwards()), (vec!["write".to_owned(), "read".to_owned()], true));
+    let own = "routes = [{ path = '/b', auth = { api_keys = 'other.toml', forward = false } }]\n\
+               auth = { api_keys = 'keys.toml', header = 'x-key', forward = true }";
+    let [Some(Auth::Identified(own))] = &*routes(own) else { panic!("{own}") };
+    assert_eq!((own.api_keys.clone(), own.header.clone()), (Some("other.toml".into()), KeyHeader::Usual));
+    assert!(!own.forwards());
+    // Without a route that is open, only routes with policies of their own are guarded.
+    let guarded = |text: &str| manifest(text).unwrap().routes.iter().map(|route| route.guarded).collect::<Vec<_>>();
+    assert_eq!(guarded(text), [true, true, true]);
+    assert_eq!(guarded("routes = ['/a', { path = '/b', auth = { api_keys = 'k' } }]"), [false, true]);
+}
+
+#[test]
+fn a_version_has_the_credentials_of_its_service() {
+    let service = manifest("auth = { api_keys = 'keys.toml' }").unwrap();
+    let version = service.version("", 1 << 30).unwrap();
+    assert_eq!(version.policies.service.auth, service.policies.service.auth);
+    assert!(service.version("auth = false", 1 << 30).unwrap_err()[0].contains("a version cannot set this"));
+}
+
+#[test]
+fn problems_name_the_way_out() {
+    let check = |text: &str, expected: &str| {
+        let problem = manifest(text).unwrap_err();
+        assert!(problem.contains(expected), "{text}: {problem}");
+    };
+    check("auth = true", "line 1: auth: write a section [auth], or false");
+    check("auth = 'keys.toml'", "line 1: auth: write a section [auth], or false");
+    check("[auth]\nscopes = 'a'", "auth: it accepts no credentials; name `api_keys`");
+    check("routes = [{ path = '/a', auth = { scopes = 'a' } }]", "route /a: auth: it accepts no credentials");
+    check("auth = { api_keys = '' }", "auth.api_keys: write the path of a file");
+    check("auth = { api_key = 'k' }", "unknown key `auth.api_key`; did you mean `auth.api_keys`?");
+    check("routes = [{ path = '/a', auth = { api_key = 'k' } }]", "unknown key `auth.api_key`; did you mean");
+    for header in ["x-forwarded-user", "x-lodge-auth-subject", "x_api_key", "cookie", "host", "bad name", ""] {
+        check(&format!("auth = {{ api_keys = 'k', header = '{header}' }}"), "is not a header that can have an API key");
+    }
+    check("auth = { api_keys = 'k', scopes = 'a b' }", "auth.scopes: write a list, like [\"users:read\"]");
+    check("auth = { api_keys = 'k', scopes = [] }", "auth.scopes: write a list");
+    check("auth = { api_keys = 'k', claims = 'x' }", "auth.claims: write them like { tenant");
+    check("auth = { api_keys = 'k', claims = { a = 7 } }", "auth.claims.a: write a list, like");
+    check("auth = { api_keys = 'k', forward = 'yes' }", "auth.forward: `yes` is not one of `true`, `false`");
+    let header = "routes = [{ path = '/a', auth = { header = 'x-key' } }]\nauth = { api_keys = 'k' }";
+    check(header, "`header` has no effect without `api_keys` beside it");
+    let rate = "auth = { api_keys = 'k' }\nrate = { limit = '1/s', by = 'header:x-api-key' }";
+    check(rate, "rate.by: the header is removed once it is verified; write `by = \"identity\"`");
+    assert!(manifest(&rate.replace("'k'", "'k', forward = true")).is_ok());
+    let calls = "routes = [{ path = '/a', auth = { calls = 'checked' } }]\nauth = { api_keys = 'k' }";
+    check(calls, "route /a: auth.calls: only the [auth] of the whole service has it");
+    let both = "routes = [{ path = '/a', auth = { scopes = 's' } }]\nauth = { api_keys = 'k', calls = 'checked' }";
+    check(both, "auth.calls: calls have every path of a service");
+}
+
+/// A section that cannot be read does not leave anything open.
+#[test]
+fn what_is_not_understood_is_refused() {
+    for text in ["auth = 7", "auth = []", "[auth]", "auth = { api_keys = ['a'] }", "auth = { api_keys = 'k', x = 1 }"] {
+        assert!(manifest(text).is_err(), "{text}");
+    }
+}

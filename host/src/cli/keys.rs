@@ -1,0 +1,105 @@
+//! `lodge keys`: the API keys in a file.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::ArgMatches;
+use rustix::fs::{FlockOperation, flock};
+
+use super::out::{self, CliError, clean, notice};
+use super::table::{Side, TextTable};
+use super::{flag, text, units};
+use lodge_base::config::key::duration;
+use lodge_base::files;
+use lodge_traffic::auth::api_keys::{KeyEntry, KeyFile, MOST_BYTES};
+
+/// The longest time for which a key is valid, unless it is for ever.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
+/// Runs `lodge keys NAME`.
+pub(super) fn run(command: &str, matches: &ArgMatches) -> Result<(), CliError> {
+    let path = matches.get_one::<PathBuf>("file").map_or(Path::new(""), PathBuf::as_path);
+    let name = text(matches, "name").map_or("", String::as_str);
+    match command {
+        "create" => create(path, name, matches),
+        "revoke" => revoke(path, name),
+        _ => list(&read(path)?.ok_or_else(|| missing(path))?, flag(matches, "json")),
+    }
+}
+
+fn create(path: &Path, name: &str, matches: &ArgMatches) -> Result<(), CliError> {
+    let time = |text: &String| duration(text, Duration::from_secs(1)..=LONGEST);
+    let valid = text(matches, "expires").map(time).transpose();
+    let valid = valid.map_err(|why| CliError::Usage(format!("--expires: {why}")))?;
+    let scopes = matches.get_many::<String>("scope").into_iter().flatten().cloned().collect();
+    let now = SystemTime::now();
+    let shown = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+    let expires = valid.and_then(|valid| now.checked_add(valid)).map(shown);
+    let entry = KeyEntry { name: name.to_owned(), scopes, created: Some(shown(now)), expires, ..KeyEntry::default() };
+    let key = change(path, |file| {
+        let mut file = file.unwrap_or_default();
+        let key = file.create(entry).map_err(|why| problem(path, why))?;
+        Ok((file, key))
+    })?;
+    notice(&format!("{} has the SHA-256 of this key. It cannot be shown again:", path.display()));
+    out::line(&key)
+}
+
+fn revoke(path: &Path, name: &str) -> Result<(), CliError> {
+    change(path, |file| {
+        let mut file = file.ok_or_else(|| missing(path))?;
+        if !file.revoke(name) {
+            return Err(problem(path, format!("there is no key `{name}`; `lodge keys list` shows all")));
+        }
+        Ok((file, ()))
+    })?;
+    out::line(&clean(&format!("revoked {name}")))
+}
+
+fn list(file: &KeyFile, json: bool) -> Result<(), CliError> {
+    if json {
+        return out::line(&serde_json::to_string(&file.keys).unwrap_or_default());
+    }
+    let columns = ["NAME", "SCOPES", "CREATED", "EXPIRES"].map(|name| (name, Side::Left));
+    let mut table = TextTable::new(&columns);
+    for key in &file.keys {
+        let time = |time: &Option<String>| time.clone().unwrap_or_else(|| units::UNKNOWN.into());
+        let cells = [key.name.clone(), key.scopes.join(" "), time(&key.created), time(&key.expires)];
+        table.row(cells.map(Into::into));
+    }
+    out::print(&table.text())
+}
+
+/// Replaces the file by what `change` makes of it. Two commands at a time do not undo what the other one did.
+fn change<T>(
+    path: &Path,
+    change: impl FnOnce(Option<KeyFile>) -> Result<(KeyFile, T), CliError>,
+) -> Result<T, CliError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The file is replaced by another one, so it cannot carry the lock.
+    let lock = File::open(directory).map_err(|error| problem(directory, error.to_string()))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| problem(path, "another program is changing it; try again".into()))?;
+    let (file, result) = change(read(path)?)?;
+    files::replace(path, file.text().as_bytes()).map_err(|error| problem(path, error.to_string()))?;
+    Ok(result)
+}
+
+/// Reads the file; `None` if it does not exist.
+fn read(path: &Path) -> Result<Option<KeyFile>, CliError> {
+    match files::read_text(path, MOST_BYTES) {
+        Ok(text) => KeyFile::read(&text).map(Some).map_err(|why| problem(path, why)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(problem(path, error.to_string())),
+    }
+}
+
+fn missing(path: &Path) -> CliError {
+    problem(path, "there is no such file; `lodge keys create NAME --file FILE` makes one".into())
+}
+
+fn problem(path: &Path, why: String) -> CliError {
+    CliError::new(format!("{}: {why}", path.display()))
+}

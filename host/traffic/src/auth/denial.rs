@@ -1,0 +1,93 @@
+//! Why a request is not taken: for its client in general, for operators in detail.
+
+use http::header::HeaderValue;
+
+/// The refusal of a request by its credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthDenial {
+    /// The cause.
+    pub cause: Cause,
+    /// The values of `WWW-Authenticate`.
+    pub challenges: Vec<HeaderValue>,
+}
+
+/// What is wrong with the credentials of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// There are none.
+    Missing,
+    /// `Authorization` has another scheme than `Bearer`.
+    NoBearer,
+    /// There is more than one.
+    Several,
+    /// They are longer than any that are valid.
+    TooLong,
+    /// There is no such API key.
+    UnknownKey,
+    /// The API key has expired.
+    ExpiredKey,
+    /// A scope is missing.
+    Scope,
+    /// A claim is missing, or has another value.
+    Claim,
+}
+
+/// What a client is told of a [`Cause`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenialKind {
+    /// The request needs credentials.
+    Missing,
+    /// The credentials are not valid.
+    Invalid,
+    /// They are valid, and do not suffice.
+    Insufficient,
+}
+
+impl std::error::Error for AuthDenial {}
+
+impl std::fmt::Display for AuthDenial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.cause.kind() {
+            DenialKind::Missing => "credentials are required",
+            DenialKind::Invalid => "the credentials are not valid",
+            DenialKind::Insufficient => "the credentials do not allow this",
+        })
+    }
+}
+
+impl Cause {
+    /// Returns what the client is told. An error of a key or a token is not told in detail.
+    pub fn kind(self) -> DenialKind {
+        match self {
+            Self::Missing | Self::NoBearer => DenialKind::Missing,
+            Self::Several | Self::TooLong | Self::UnknownKey | Self::ExpiredKey => DenialKind::Invalid,
+            Self::Scope | Self::Claim => DenialKind::Insufficient,
+        }
+    }
+
+    /// Returns a short name for metrics and logs that never changes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::NoBearer => "no-bearer",
+            Self::Several => "several",
+            Self::TooLong => "too-long",
+            Self::UnknownKey => "unknown-key",
+            Self::ExpiredKey => "expired-key",
+            Self::Scope => "scope",
+            Self::Claim => "claim",
+        }
+    }
+
+    /// Returns the challenge of the scheme `Bearer` (RFC 6750 3).
+    pub(super) fn bearer_challenge(self, realm: &str, scopes: &[String]) -> String {
+        let error = match (self, self.kind()) {
+            (_, DenialKind::Missing) => String::new(),
+            (Self::Several, _) => ", error=\"invalid_request\"".into(),
+            (_, DenialKind::Invalid) => ", error=\"invalid_token\"".into(),
+            (_, DenialKind::Insufficient) if scopes.is_empty() => ", error=\"insufficient_scope\"".into(),
+            (_, DenialKind::Insufficient) => format!(", error=\"insufficient_scope\", scope=\"{}\"", scopes.join(" ")),
+        };
+        format!("Bearer realm=\"{realm}\"{error}")
+    }
+}

@@ -1,0 +1,151 @@
+//! Whose request it is, and the headers in which the host says so.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::denial::Cause;
+
+/// The start of the names of these headers. Only the host writes them: it removes them from every request that it
+/// receives, whoever sends it.
+pub const PREFIX: &str = "x-lodge-auth-";
+
+/// How the sender was identified: `api-key`, `call` for a service of this host, or `host` for a message or a schedule.
+pub const METHOD: HeaderName = HeaderName::from_static("x-lodge-auth-method");
+
+const SUBJECT: HeaderName = HeaderName::from_static("x-lodge-auth-subject");
+const SCOPES: HeaderName = HeaderName::from_static("x-lodge-auth-scopes");
+
+/// The sender of a request, as its credentials say.
+#[derive(Debug)]
+pub struct Identity {
+    method: AuthMethod,
+    subject: String,
+    scopes: Vec<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How a sender is identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// By an API key.
+    ApiKey,
+    /// As a service of this host, whose manifest grants the call.
+    Call,
+    /// As the host itself.
+    Host,
+}
+
+impl AuthMethod {
+    /// Returns its name in headers and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api-key",
+            Self::Call => "call",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl Identity {
+    /// Returns the sender `subject` with these scopes.
+    pub(super) fn new(method: AuthMethod, subject: &str, scopes: &[String]) -> Self {
+        let mut identity =
+            Self { method, subject: subject.to_owned(), scopes: scopes.to_vec(), headers: Vec::with_capacity(3) };
+        identity.headers.push((METHOD, HeaderValue::from_static(method.name())));
+        identity.add(SUBJECT, &escaped(subject));
+        if !scopes.is_empty() {
+            identity.add(SCOPES, &scopes.join(" "));
+        }
+        identity
+    }
+
+    /// Adds a header whose value is visible ASCII.
+    fn add(&mut self, name: HeaderName, value: &str) {
+        self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+    }
+
+    /// Returns how the sender was identified.
+    pub fn method(&self) -> AuthMethod {
+        self.method
+    }
+
+    /// Returns the name of the sender: that of an API key, or of a service.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Returns a claim as text; `None` if there is none of this name. `sub` is the name of the sender.
+    pub fn claim(&self, name: &str) -> Option<Cow<'_, str>> {
+        (name == "sub").then_some(Cow::Borrowed(&self.subject))
+    }
+
+    /// Checks that all of these scopes are there, and every claim with one of its values.
+    pub(super) fn meets(&self, scopes: &[String], claims: &[(String, Vec<String>)]) -> Result<(), Cause> {
+        if !scopes.iter().all(|scope| self.scopes.contains(scope)) {
+            return Err(Cause::Scope);
+        }
+        let has = |(name, values): &(String, Vec<String>)| {
+            self.claim(name).is_some_and(|claim| values.iter().any(|value| *value == *claim))
+        };
+        if claims.iter().all(has) { Ok(()) } else { Err(Cause::Claim) }
+    }
+
+    /// Writes the headers.
+    pub(super) fn write(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Returns the text as visible ASCII: other bytes, spaces and `%` are percent-encoded, so that different texts stay
+/// different.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_graphic() && byte != b'%' {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name cannot add a header, and two names never have the same value.
+    #[test]
+    fn names_are_visible_ascii() {
+        assert_eq!(escaped("ann@example.com"), "ann@example.com");
+        assert_eq!(escaped("a b\r\nx: y%20"), "a%20b%0D%0Ax:%20y%2520");
+        assert_eq!(escaped("zo\u{eb}"), "zo%C3%AB");
+        let mut headers = HeaderMap::new();
+        Identity::new(AuthMethod::ApiKey, "zo\u{eb}\n", &["a".into(), "b:c".into()]).write(&mut headers);
+        let shown = |name: &str| headers[name].to_str().unwrap().to_owned();
+        assert_eq!(shown("x-lodge-auth-subject"), "zo%C3%AB%0A");
+        assert_eq!((shown("x-lodge-auth-method"), shown("x-lodge-auth-scopes")), ("api-key".into(), "a b:c".into()));
+        assert!(headers.keys().all(|name| name.as_str().starts_with(PREFIX)));
+    }
+
+    #[test]
+    fn all_scopes_and_claims_are_required() {
+        let identity = Identity::new(AuthMethod::ApiKey, "ci", &["read".into(), "write".into()]);
+        let meets = |scopes: &[&str], claims: &[(&str, &[&str])]| {
+            let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+            let claims: Vec<_> = claims.iter().map(|(name, values)| ((*name).to_owned(), texts(values))).collect();
+            identity.meets(&texts(scopes), &claims)
+        };
+        assert_eq!(meets(&[], &[]), Ok(()));
+        assert_eq!(meets(&["write", "read"], &[("sub", &["other", "ci"])]), Ok(()));
+        assert_eq!(meets(&["read", "admin"], &[]), Err(Cause::Scope));
+        assert_eq!(meets(&["rea"], &[]), Err(Cause::Scope));
+        assert_eq!(meets(&["read"], &[("sub", &["other"])]), Err(Cause::Claim));
+        assert_eq!(meets(&["read"], &[("sub", &["ci"]), ("tenant", &["acme"])]), Err(Cause::Claim));
+    }
+}
