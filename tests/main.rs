@@ -121,6 +121,7 @@ mod operate {
 /// Logs, metrics and traces: docs/observe.md.
 mod observe {
     mod dashboards;
+    mod guest_spans;
     mod logs;
     pub(crate) mod metrics;
     mod operations;

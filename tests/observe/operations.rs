@@ -10,14 +10,14 @@ use super::traces::{Collector, TRACE, traceparent};
 use crate::harness::{Connection, PATIENCE, Response, Setup, TestHost, host, until};
 
 /// A host that exports every span soon.
-async fn traced(setup: Setup, collector: &Collector) -> TestHost {
+pub(crate) async fn traced(setup: Setup, collector: &Collector) -> TestHost {
     let endpoint = format!("http://{}", collector.address);
     let setup = setup.set("traces.exporter", "zipkin").set("traces.endpoint", &endpoint);
     setup.set("traces.delay", "20ms").start().await
 }
 
 /// Sends a request that is part of the trace.
-async fn ask(host: &TestHost, path: &str) -> Response {
+pub(crate) async fn ask(host: &TestHost, path: &str) -> Response {
     let sent = traceparent("01");
     let headers = [("traceparent", sent.as_str()), ("host", "localhost")];
     Connection::http1(host.address).await.ask(Method::GET, path, &headers, "").await

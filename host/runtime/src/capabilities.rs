@@ -20,6 +20,7 @@ pub mod lock;
 pub mod logged_denials;
 mod logging;
 pub mod messaging;
+pub(crate) mod otel;
 pub mod outbox;
 mod outcome;
 pub mod sandbox;
@@ -42,6 +43,7 @@ use lock::GrantedLocks;
 use lodge_base::config::limits::Limits;
 use lodge_manifest::config::ConfigKey;
 use messaging::GrantedMessages;
+use otel::RequestSpans;
 use sandbox::Sandbox;
 use sqlite::{GrantedDatabases, RequestDatabases};
 
@@ -68,6 +70,8 @@ pub struct Ctx {
     sqlite: Option<RequestDatabases>,
     /// The messages that it may publish, if any.
     messages: Option<Arc<GrantedMessages>>,
+    /// The spans that it has made during the current request.
+    otel: RequestSpans,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -93,8 +97,9 @@ pub struct State {
 }
 
 impl Ctx {
-    /// Begins another request: a snapshot of the configuration lasts as long as a request.
+    /// Begins another request: a snapshot of the configuration lasts as long as a request, and so do the guest's spans.
     pub(crate) fn renew(&mut self) {
+        self.otel = RequestSpans::default();
         if let Some(config) = &mut self.config {
             config.renew();
         }
@@ -146,6 +151,7 @@ impl Ctx {
             lock: state.lock.clone(),
             sqlite: state.sqlite.clone().map(RequestDatabases::new),
             messages: state.messages.clone(),
+            otel: RequestSpans::default(),
             table,
             wasi: wasi.build(),
             http: http::state(),
@@ -170,6 +176,7 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     lock::link(linker, concurrent)?;
     sqlite::link(linker, concurrent)?;
     messaging::link(linker)?;
+    otel::link(linker)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         denied::link_03(linker)?;

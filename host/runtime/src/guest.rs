@@ -14,10 +14,10 @@ use super::compile::{Compiled, Compiler, Interfaces};
 use super::instance::{Blueprint, Instance};
 use super::pool::WarmPool;
 use super::response::GuestResponse;
-use crate::capabilities::State;
 use crate::capabilities::http::Sender;
 use crate::capabilities::keyvalue::GrantedStore;
 use crate::capabilities::sandbox::RequestContext;
+use crate::capabilities::{State, otel};
 use crate::error::RunError;
 use lodge_manifest::refusal::Refusal;
 use lodge_traffic::proxy::body::BodyError;
@@ -31,6 +31,8 @@ pub struct Guest {
     blueprint: Blueprint,
     /// The imports and exports, as written in the component.
     pub interfaces: Arc<Interfaces>,
+    /// Whether it makes spans itself.
+    makes_spans: bool,
     host: Arc<GuestHost>,
     code: ArcSwapOption<Compiled>,
     /// Held by the request that loads the code, while others wait for it.
@@ -62,6 +64,7 @@ impl Guest {
     ) -> Self {
         let clock = &host.compiler.clock;
         Self {
+            makes_spans: code.interfaces.imports.iter().any(|import| import.starts_with(otel::INTERFACES)),
             interfaces: Arc::clone(&code.interfaces),
             used: AtomicU64::new(clock.now()),
             code: ArcSwapOption::new(Some(code)),
@@ -93,11 +96,11 @@ impl Guest {
         !manifest.grants.is_empty() || !manifest.publish.is_empty()
     }
 
-    /// Whether what the guest may do has spans or goes on in the trace of its request: operations on its state, requests and
-    /// messages.
+    /// Whether what the guest may do has spans or goes on in the trace of its request: operations on its state, requests,
+    /// messages, and spans of its own.
     pub fn continues_trace(&self) -> bool {
         let State { keyvalue, lock, sqlite, .. } = &self.blueprint.state;
-        self.sends() || keyvalue.is_some() || lock.is_some() || sqlite.is_some()
+        self.makes_spans || self.sends() || keyvalue.is_some() || lock.is_some() || sqlite.is_some()
     }
 
     /// Returns a warm instance if there is one, else a new one.

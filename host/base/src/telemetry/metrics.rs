@@ -78,6 +78,10 @@ pub struct ServiceMetrics {
     pub sql_duration: Histogram,
     /// Its messages.
     pub messages: MessageMetrics,
+    /// Spans that its guests have made while their request was recorded, by outcome.
+    pub guest_spans: ReasonCounter,
+    /// Exports of metrics by its guests, which are dropped.
+    pub guest_metrics_dropped: AtomicU64,
     /// Keys and bytes in its store, when they were last read.
     pub stored: Mutex<Option<(u64, u64)>>,
     /// Requests that were refused before a guest ran, by reason.

@@ -29,6 +29,7 @@ pub mod context;
 mod export;
 #[doc(hidden)]
 pub mod fuzz;
+mod guest_span;
 mod onward;
 mod operation;
 mod otlp;
@@ -52,6 +53,7 @@ pub use client::{ClientSpan, ServerAddress};
 use collect::Collector;
 use context::{Context, RECORDED};
 use export::{Export, Shared};
+pub use guest_span::{AttributeValue, Attributes, GuestEvent, GuestLink, GuestSpan, GuestSpanKind, GuestSpanStatus};
 pub use onward::OutboundTrace;
 use operation::Operated;
 pub use operation::{OperationObject, OperationSpan};
@@ -80,6 +82,8 @@ enum Finished {
     Sent(Box<Sent>),
     /// An operation of a guest on what its service has beside itself.
     Operated(Box<Operated>),
+    /// A span of a guest.
+    Guest(Box<(Context, GuestSpan)>),
 }
 
 /// The queue of finished recordings.
@@ -186,7 +190,7 @@ impl Finished {
     fn spans(&self) -> u64 {
         match self {
             Self::Request(recording) => recording.spans(),
-            Self::Sent(_) | Self::Operated(_) => 1,
+            Self::Sent(_) | Self::Operated(_) | Self::Guest(_) => 1,
         }
     }
 }

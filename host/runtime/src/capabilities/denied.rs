@@ -71,6 +71,11 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
             "a message to a subject that the manifest does not list",
             format_args!("add the subject to `publish` in {service}.toml, above its first [section]")
         ),
+        Denial::Metrics => denied!(
+            info,
+            "metrics of the guest, which Lodge does not collect",
+            "it counts and measures requests and operations itself, for /metrics"
+        ),
         // Some runtimes look for directories when they start, whether they need a file or not.
         Denial::Files => denied!(
             info,

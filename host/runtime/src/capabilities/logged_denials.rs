@@ -34,6 +34,8 @@ pub(super) enum Denial {
     Database = 256,
     /// Subjects that `publish` does not list.
     Publish = 512,
+    /// Metrics of guests.
+    Metrics = 1024,
 }
 
 impl LoggedDenials {
@@ -59,7 +61,7 @@ mod tests {
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
         let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock, Denial::Sqlite, Denial::Database];
-        let state = state.into_iter().chain([Denial::Publish]);
+        let state = state.into_iter().chain([Denial::Publish, Denial::Metrics]);
         for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }

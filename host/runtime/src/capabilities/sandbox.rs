@@ -216,9 +216,14 @@ impl Sandbox {
         lock(&self.context).as_ref().map_or_else(|| Arc::from(""), |context| Arc::clone(&context.request_id))
     }
 
+    /// Returns the trace of the current request, if it is recorded.
+    pub(super) fn recorded_trace(&self) -> Option<Arc<OutboundTrace>> {
+        lock(&self.context).as_ref()?.onward.clone().filter(|trace| trace.is_recorded())
+    }
+
     /// Returns the trace for the span of an operation, if the current request is recorded and has few of them.
     pub fn operation_trace(&self) -> Option<Arc<OutboundTrace>> {
-        let trace = lock(&self.context).as_ref()?.onward.clone().filter(|trace| trace.is_recorded())?;
+        let trace = self.recorded_trace()?;
         (self.recorded.fetch_add(1, Relaxed) < OPERATION_SPANS).then_some(trace)
     }
 

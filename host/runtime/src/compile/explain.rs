@@ -151,7 +151,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "TLS for sockets",
         "send requests to https:// URLs, which `http = [\"https://HOST\"]` in its manifest allows: Lodge encrypts them",
     ),
-    (&["wasi:otel/"], "OpenTelemetry interface", "build it without that import: Lodge traces and counts its requests"),
+    (&["wasi:otel/"], "such version of this interface", "rebuild it with an SDK that imports wasi:otel@0.2.0-rc.2"),
 ];
 
 /// The import that the linker does not have, by wasmtime's error, which names it between backticks.

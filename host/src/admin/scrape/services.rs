@@ -42,6 +42,9 @@ const COUNTERS: &[(&str, &str, Read<u64>)] = &[
         Some(it.target?.backend.upstream()?.counts().ejections.load(Relaxed))
     }),
     ("lodge_calls", "Calls of guests to other services of the host", |it| Some(it.metrics.calls.load(Relaxed))),
+    ("lodge_guest_metrics_dropped", "Exports of metrics by guests, which are not collected", |it| {
+        Some(it.metrics.guest_metrics_dropped.load(Relaxed))
+    }),
     ("lodge_output_dropped_bytes", "Bytes of stdout and stderr dropped because of a limit", |it| {
         Some(it.metrics.output_dropped.load(Relaxed))
     }),
@@ -156,6 +159,9 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     }),
     ("lodge_messages_delivered", "Messages that were delivered to the service, by outcome", "outcome", |it| {
         it.metrics.messages.delivered.read()
+    }),
+    ("lodge_guest_spans", "Spans that guests have made in recorded requests, by outcome", "outcome", |it| {
+        it.metrics.guest_spans.read()
     }),
     ("lodge_schedule_calls", "Calls of the service by its schedule, by outcome", "outcome", |it| {
         it.metrics.messages.scheduled.read()

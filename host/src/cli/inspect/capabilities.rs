@@ -18,7 +18,7 @@ pub(super) struct CapabilityUse {
 
 /// Capabilities that no section of a manifest grants. With those of the sections they agree with
 /// [`capabilities`](lodge_runtime::capabilities).
-const UNGRANTED: [Capability; 8] = [
+const UNGRANTED: [Capability; 9] = [
     Capability {
         what: "sockets",
         interfaces: &["wasi:sockets/"],
@@ -42,6 +42,12 @@ const UNGRANTED: [Capability; 8] = [
         what: "log messages",
         interfaces: &["wasi:logging/logging"],
         given: "granted: they become log lines",
+        grant: None,
+    },
+    Capability {
+        what: "telemetry",
+        interfaces: &["wasi:otel/"],
+        given: "granted: spans join the request's trace, log records become log lines, metrics are dropped",
         grant: None,
     },
     Capability { what: "clocks", interfaces: &["wasi:clocks/"], given: "granted", grant: None },

@@ -1,7 +1,7 @@
 //! Imports the whole world of Spin, as components of its Python SDK do, and calls one interface: `/SERVICE/INTERFACE`. Responds with
 //! its error, and with 500 if there is none.
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
     inline: "
@@ -100,14 +100,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
             Some(text) => (200, text),
             None => (500, String::new()),
         };
-        let response = OutgoingResponse::new(Fields::new());
-        response.set_status_code(status).unwrap();
-        let body = response.body().unwrap();
-        ResponseOutparam::set(outparam, Ok(response));
-        let stream = body.write().unwrap();
-        stream.blocking_write_and_flush(text.as_bytes()).unwrap();
-        drop(stream);
-        OutgoingBody::finish(body, None).unwrap();
+        kit::respond(outparam, status, text);
     }
 }
 

@@ -182,7 +182,7 @@ fn decision(state: &[u8]) -> Option<u8> {
 }
 
 /// Parses exactly `length` lower-case hexadecimal digits, at most 32.
-fn hex(digits: &[u8], length: usize) -> Option<u128> {
+pub fn hex(digits: &[u8], length: usize) -> Option<u128> {
     let digit = |byte: &u8| match byte {
         b'0'..=b'9' => Some(u128::from(byte - b'0')),
         b'a'..=b'f' => Some(u128::from(byte - b'a' + 10)),

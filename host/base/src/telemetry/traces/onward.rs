@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request};
 
-use super::Inner;
 use super::client::{ClientSpan, ServerAddress};
 use super::context::{self, Context, RECORDED};
+use super::guest_span::GuestSpan;
 use super::operation::{OperationObject, OperationSpan};
+use super::{Finished, Inner};
 
 /// The trace context of a request, for requests sent on its behalf. Creating it allocates nothing.
 #[derive(Clone)]
@@ -75,6 +76,23 @@ impl OutboundTrace {
     /// Whether the request is recorded.
     pub fn is_recorded(&self) -> bool {
         self.recorder.is_some()
+    }
+
+    /// The trace id, and the id of the guest's span.
+    pub fn ids(&self) -> (u128, u64) {
+        (self.stands.trace_id, self.stands.parent)
+    }
+
+    /// `tracestate`.
+    pub fn state(&self) -> Option<&str> {
+        self.stands.state.as_ref().and_then(|state| state.to_str().ok())
+    }
+
+    /// Exports a span that the guest has made, in the trace of its request.
+    pub fn export_guest_span(&self, span: GuestSpan) {
+        if let Some(inner) = &self.recorder {
+            inner.sink.push(Finished::Guest(Box::new((self.stands.clone(), span))));
+        }
     }
 
     /// Begins the span of an operation of a guest of `service`. `name` is a constant.

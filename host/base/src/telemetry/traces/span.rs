@@ -8,6 +8,7 @@ use http::{Method, Uri, Version};
 use super::Finished;
 use super::client::Sent;
 use super::context::Context;
+use super::guest_span::{GuestSpan, GuestSpanKind, GuestSpanStatus};
 use super::operation::{Operated, OperationObject};
 use super::trace::{CANCELLED, Phase, Recording, RequestAttributes};
 use crate::ids::Ids;
@@ -26,6 +27,8 @@ pub(super) struct Span<'a> {
     pub(super) attributes: Vec<(&'static str, Value<'a>)>,
     /// Whether the status of the span is an error.
     pub(super) failed: bool,
+    /// What else a guest says about its span.
+    pub(super) guest: Option<&'a GuestSpan>,
 }
 
 /// The kind of a span.
@@ -37,6 +40,8 @@ pub(super) enum SpanKind {
     Client,
     /// The span of a message that is published, which its consumers receive later.
     Producer,
+    /// The span of a message that a guest receives.
+    Consumer,
     /// The span of a phase.
     Internal,
 }
@@ -54,6 +59,7 @@ pub(super) fn spans<'a>(finished: &'a Finished, ids: &Ids) -> Vec<Span<'a>> {
         Finished::Request(recording) => of_request(recording, ids),
         Finished::Sent(sent) => vec![client(sent)],
         Finished::Operated(operated) => vec![operation(operated)],
+        Finished::Guest(guest) => vec![of_guest(&guest.0, &guest.1)],
     }
 }
 
@@ -70,6 +76,7 @@ fn of_request<'a>(recording: &'a Recording, ids: &Ids) -> Vec<Span<'a>> {
         end: recording.end.wall(end),
         attributes: Vec::new(),
         failed: false,
+        guest: None,
     }));
     // An error belongs to the last phase that began.
     if let (Some(error), [_, .., last]) = (recording.outcome.error, &mut *spans) {
@@ -124,6 +131,7 @@ fn server(recording: &Recording) -> Span<'_> {
         end: recording.end.wall(recording.end.0),
         attributes,
         failed: failed(recording),
+        guest: None,
     }
 }
 
@@ -157,6 +165,7 @@ fn client(sent: &Sent) -> Span<'_> {
         end: sent.end.wall(sent.end.0),
         attributes,
         failed: status.is_some() || sent.error.is_some_and(|error| error != CANCELLED),
+        guest: None,
     }
 }
 
@@ -186,6 +195,29 @@ fn operation(operated: &Operated) -> Span<'_> {
         end: operated.end.wall(operated.end.0),
         attributes,
         failed: operated.error.is_some_and(|error| error != CANCELLED),
+        guest: None,
+    }
+}
+
+/// Returns the span of a guest.
+fn of_guest<'a>(context: &'a Context, guest: &'a GuestSpan) -> Span<'a> {
+    Span {
+        context,
+        id: guest.id,
+        parent: guest.parent,
+        name: guest.name.as_str().into(),
+        kind: match guest.kind {
+            GuestSpanKind::Internal => SpanKind::Internal,
+            GuestSpanKind::Client => SpanKind::Client,
+            GuestSpanKind::Server => SpanKind::Server,
+            GuestSpanKind::Producer => SpanKind::Producer,
+            GuestSpanKind::Consumer => SpanKind::Consumer,
+        },
+        begin: guest.begin,
+        end: guest.end,
+        attributes: vec![("lodge.service", text(&guest.service.0))],
+        failed: matches!(guest.status, GuestSpanStatus::Failed(_)),
+        guest: Some(guest),
     }
 }
 

@@ -19,6 +19,7 @@ use super::*;
 use crate::config;
 
 mod failures;
+mod guest_spans;
 mod onward;
 mod wire;
 

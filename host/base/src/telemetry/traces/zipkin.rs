@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 
 use super::Finished;
+use super::guest_span::{GuestEvent, GuestSpan, GuestSpanStatus};
 use super::span::{Span, SpanKind, Value, spans};
 use crate::ids::Ids;
 
@@ -18,11 +19,16 @@ pub(super) fn request(host: &[(String, String)], finished: &[Finished], ids: &Id
 
 fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
     let micros = |nanos: u64| nanos / 1000;
-    let service = host.iter().find(|(name, _)| name == "service.name").map_or("lodge", |(_, value)| value);
+    let host_name = host.iter().find(|(name, _)| name == "service.name").map_or("lodge", |(_, value)| value);
+    let service = span.guest.map_or(host_name, |guest| &guest.service.0);
     let mut tags = Map::new();
     // Zipkin identifies a host by name only, so its other attributes are tags of the request's own span.
-    for (name, value) in host.iter().filter(|(name, _)| span.kind == SpanKind::Server && name != "service.name") {
+    let own = span.kind == SpanKind::Server && span.guest.is_none();
+    for (name, value) in host.iter().filter(|(name, _)| own && name != "service.name") {
         tags.insert(name.clone(), value.clone().into());
+    }
+    for (name, value) in span.guest.iter().flat_map(|guest| &guest.attributes.all) {
+        tags.insert(name.clone(), value.text().into());
     }
     for (name, value) in &span.attributes {
         let text = match value {
@@ -33,7 +39,11 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
         tags.insert((*name).to_owned(), text.into());
     }
     if span.failed {
-        let error = tags.get("error.type").cloned();
+        let said = span.guest.and_then(|guest| match &guest.status {
+            GuestSpanStatus::Failed(why) if !why.is_empty() => Some(why.clone().into()),
+            _ => None,
+        });
+        let error = said.or_else(|| tags.get("error.type").cloned());
         tags.insert("error".to_owned(), error.unwrap_or_else(|| "true".into()));
     }
     let mut sent = json!({
@@ -50,10 +60,15 @@ fn sent(host: &[(String, String)], span: &Span<'_>) -> Json {
         if span.parent != 0 {
             fields.insert("parentId".into(), format!("{:016x}", span.parent).into());
         }
+        if let Some(GuestSpan { events, .. }) = span.guest.filter(|guest| !guest.events.is_empty()) {
+            let annotation = |event: &GuestEvent| json!({ "timestamp": micros(event.at), "value": event.name });
+            fields.insert("annotations".into(), events.iter().map(annotation).collect());
+        }
         let (kind, other) = match span.kind {
             SpanKind::Server => ("SERVER", "client.address"),
             SpanKind::Client => ("CLIENT", "server.address"),
             SpanKind::Producer => ("PRODUCER", "server.address"),
+            SpanKind::Consumer => ("CONSUMER", "server.address"),
             SpanKind::Internal => return sent,
         };
         fields.insert("kind".into(), kind.into());
