@@ -55,6 +55,7 @@ mod policies {
     mod auth;
     mod breaker;
     mod concurrency;
+    mod jwt;
 }
 
 /// Several versions of one service: docs/versions.md.

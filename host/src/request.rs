@@ -2,6 +2,7 @@
 //!
 //! * [`exchange`] wraps every request, from a connection or from a guest of this host ([`call`]).
 //! * [`handle`] is the path: it normalizes the head, and finds the service.
+//! * [`identify`] finds out whose request it is, where that matters.
 //! * [`admit`] waits for a permit, and sends the request and its copy.
 //! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
 //! * [`cached`] returns a stored response, or stores that of the service.
@@ -22,6 +23,7 @@ pub mod exchange;
 pub mod forward;
 pub mod handle;
 pub mod handler;
+pub mod identify;
 pub mod message;
 pub mod mirror;
 pub mod record;

@@ -1,6 +1,6 @@
 //! What every layer of the host uses. This crate names no other crate of the host.
 //!
-//! * Helpers: [`lock`], [`time`], [`clock`], [`files`], [`ids`], [`tls`], [`budget`], [`canonical`] forms of hosts and paths,
+//! * Helpers: [`lock`], [`time`], [`clock`], [`files`], [`fetch`], [`ids`], [`tls`], [`budget`], [`canonical`] forms of hosts and paths,
 //!   tasks that are started again ([`lasting`]), and shutdown ([`drain`]).
 //! * [`config`]: `lodge.toml`, flags and environment variables.
 //! * [`telemetry`]: logs, metrics and traces.
@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod cpu;
 pub mod drain;
+pub mod fetch;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzz;

@@ -3,11 +3,14 @@
 //! A route uses the credentials of its service unless it names its own. The `scopes` and `claims` of the service hold
 //! for its routes as well: a route can require more, or no credentials at all with `auth = false`.
 
+pub mod jwt;
+
 use std::path::PathBuf;
 
 use http::header::{self, HeaderName};
 use serde_json::{Value, json};
 
+use self::jwt::{JwkSource, Jwt};
 use crate::Manifest;
 use crate::rate::{self, By};
 use crate::schema;
@@ -70,6 +73,7 @@ pub(crate) const SECTION: Section = Section {
         let values = schema::texts(json!({ "type": "string" }));
         let claims = json!({ "type": "object", "additionalProperties": values, "description": CLAIMS });
         schema::add(&mut table, "claims", claims);
+        schema::add(&mut table, "jwt", jwt::schema());
         json!({ "anyOf": [{ "type": "boolean", "enum": [false] }, table] })
     },
     owner: Owner::Route(|settings, written, problems| settings.policies.auth = read(written, problems)),
@@ -93,6 +97,8 @@ pub struct Settings {
     pub api_keys: Option<PathBuf>,
     /// Where a request has its API key.
     pub header: KeyHeader,
+    /// The tokens of an issuer.
+    pub jwt: Option<Jwt>,
     /// The scopes that credentials must have.
     pub scopes: Vec<String>,
     /// The claims that credentials must have, each with one of these values.
@@ -150,13 +156,14 @@ impl Settings {
 
     /// Whether any credentials are accepted.
     fn accepts_any(&self) -> bool {
-        self.api_keys.is_some()
+        self.api_keys.is_some() || self.jwt.is_some()
     }
 
     /// Adds to the settings of a route what it has from its service.
     fn inherit(&mut self, service: &Self) {
         if !self.accepts_any() {
             (self.api_keys, self.header) = (service.api_keys.clone(), service.header.clone());
+            self.jwt.clone_from(&service.jwt);
         }
         self.scopes.extend(service.scopes.iter().cloned());
         self.claims.extend(service.claims.iter().cloned());
@@ -186,11 +193,15 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
         match key.inside(written) {
             "scopes" => auth.scopes = problems.take(texts(&key, "[\"users:read\"]", is_scope)).unwrap_or_default(),
             "claims" => auth.claims = problems.take(claims(&key)).unwrap_or_default(),
+            "jwt" => {
+                auth.jwt = jwt::read(&key, problems);
+                sound &= auth.jwt.is_some();
+            }
             name if KEYS.iter().any(|known| known.name == name) => {
                 sound &= problems.take(key.set("auth", KEYS, &mut auth)).is_some();
             }
             _ => {
-                let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(["scopes", "claims"]).collect();
+                let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(["scopes", "claims", "jwt"]).collect();
                 problems.push(key.unknown(&written.name, &known));
                 sound = false;
             }
@@ -199,13 +210,16 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
     if auth.api_keys.is_none() && written.has("header") {
         problems.push(written.error("`header` has no effect without `api_keys` beside it"));
     }
+    if auth.jwt.is_some() && auth.header == KeyHeader::Bearer {
+        problems.push(written.error("keys and tokens cannot both be in `authorization`; write another `header`"));
+    }
     // What is not understood must not leave a route open.
     sound.then(|| Auth::Identified(Box::new(auth)))
 }
 
 /// Gives the routes what they have from their service, and finds what is contradictory.
 pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
-    let nothing = "auth: it accepts no credentials; name `api_keys`, as `lodge keys create` writes them";
+    let nothing = "auth: it accepts no credentials; name `api_keys` or [auth.jwt]";
     let service = match &manifest.policies.service.auth {
         Some(Auth::Identified(settings)) => Some(settings.clone()),
         Some(Auth::Anyone) | None => None,
@@ -215,7 +229,12 @@ pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
     }
     let removes = |auth: Option<&Settings>, rate: Option<&rate::Settings>| {
         let by = rate.and_then(|rate| if let By::Header(name) = &rate.by { Some(name) } else { None });
-        auth.is_some_and(|auth| !auth.forwards() && by == Some(auth.header.name()))
+        let has = |auth: &Settings| {
+            let key = auth.api_keys.as_ref().map(|_| auth.header.name());
+            let token = auth.jwt.as_ref().map(|_| &header::AUTHORIZATION);
+            by.is_some() && (by == key || by == token)
+        };
+        auth.is_some_and(|auth| !auth.forwards() && has(auth))
     };
     if removes(service.as_deref(), manifest.policies.service.rate.as_ref()) {
         let remedy = "write `by = \"identity\"`, or `forward = true` in [auth]";
@@ -261,6 +280,13 @@ fn view(manifest: &Manifest) -> Option<Value> {
     if let Some(file) = &auth.api_keys {
         shown.insert("api_keys".into(), file.display().to_string().into());
         shown.insert("header".into(), auth.header.name().as_str().into());
+    }
+    if let Some(jwt) = &auth.jwt {
+        let keys = match &jwt.keys {
+            JwkSource::File(path) => path.display().to_string(),
+            JwkSource::Url(url) => url.to_string().split('?').next().unwrap_or_default().to_owned(),
+        };
+        shown.insert("jwt".into(), json!({ "issuer": jwt.issuer, "keys": keys, "audience": jwt.audience }));
     }
     if !auth.scopes.is_empty() {
         shown.insert("scopes".into(), json!(auth.scopes));

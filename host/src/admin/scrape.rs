@@ -124,6 +124,7 @@ impl Collector for Scrape {
         for (name, help, value) in self.seconds() {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
+        self.key_fetches(&mut encoder)?;
         self.tls(&mut encoder)?;
         let mut cpu =
             encoder.encode_descriptor("process_cpu_seconds", "CPU time of the process", None, MetricType::Counter)?;
@@ -142,6 +143,16 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
+    /// Writes the metrics of the keys that tokens are verified with.
+    fn key_fetches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Fetches of the keys of issuers of tokens, by result";
+        let mut fetches = encoder.encode_descriptor("lodge_auth_key_fetches", help, None, MetricType::Counter)?;
+        for (result, count) in self.metrics.key_fetches.read() {
+            fetches.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
     /// Writes the metrics of the TLS listener.
     fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(tls) = &self.tls else { return Ok(()) };

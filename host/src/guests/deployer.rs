@@ -64,6 +64,7 @@ impl Deployer {
         stores: Arc<Stores>,
     ) -> Self {
         let databases = Databases::new(config);
+        let credentials = CredentialSources::new(&compiler.metrics);
         let compiler = Arc::new(compiler);
         let trials = Arc::new(Trials::new(!outgoing.is_disabled()));
         let optimiser = Arc::new(Optimiser::new(Arc::clone(&compiler), Arc::clone(&trials)));
@@ -81,7 +82,7 @@ impl Deployer {
             stores,
             databases,
             configurations,
-            credentials: CredentialSources::default(),
+            credentials,
             optimiser,
         }
     }

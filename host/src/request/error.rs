@@ -101,6 +101,7 @@ impl RequestError {
                 DenialKind::Missing => (StatusCode::UNAUTHORIZED, "auth-missing", Before),
                 DenialKind::Invalid => (StatusCode::UNAUTHORIZED, "auth-invalid", Before),
                 DenialKind::Insufficient => (StatusCode::FORBIDDEN, "auth-insufficient", Before),
+                DenialKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "auth-unavailable", Before),
             },
             Self::Admission(Refusal::Client) => (StatusCode::FORBIDDEN, "client-denied", Before),
             Self::Admission(Refusal::Rate(_)) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", Before),

@@ -1,7 +1,6 @@
 //! The whole request path. Every step returns what the next one needs, or an error.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
@@ -9,6 +8,7 @@ use http::{Request, Response, StatusCode, Uri, header};
 
 use super::admit::{Routed, admit_and_dispatch};
 use super::cached::{self, CacheUse};
+use super::identify::{self, Unidentified};
 use super::record::Record;
 use super::respond::Body;
 use crate::guests::absent::AbsenceReason;
@@ -40,6 +40,8 @@ enum Arrived<'a, B> {
     Direct(Routed<'a>, Request<B>),
     /// For a service, through the cache.
     Cached(Routed<'a>, Request<B>, CacheUse<'a>),
+    /// For a service, as soon as it is known whose it is.
+    Unidentified(Box<Unidentified<'a, B>>),
 }
 
 /// Returns the response to a request, with the first frames of its body.
@@ -64,6 +66,7 @@ pub fn handle<'a, B: RequestBody>(
             Ok(Arrived::Cached(routed, request, cache)) => {
                 Box::pin(cached::handle(routed, request, cache, record)).await
             }
+            Ok(Arrived::Unidentified(request)) => Box::pin(request.handle(record)).await,
             Err(error) => Err(error),
         }
     }
@@ -100,14 +103,18 @@ fn arrive<'a, B: RequestBody>(
         return Err(TooManyHops.into());
     }
     check_content_length(&routed.target, &head.headers, &body)?;
-    identify(&mut routed, &mut head.headers, record)?;
-    let request = Request::from_parts(head, body);
-    Ok(match &handler.responses {
-        // A call gets no stored response, but it may invalidate some.
-        Some(responses) if rules.is_some() || caller.call.is_some() => {
-            Arrived::Cached(routed, request, CacheUse { responses, rules })
-        }
-        _ => Arrived::Direct(routed, request),
+    let mut request = Request::from_parts(head, body);
+    let unknown = match identify::identify(&mut routed, request.headers_mut(), record) {
+        Ok(()) => None,
+        Err(error) => Some(identify::may_change(&routed, &error).ok_or(error)?),
+    };
+    // A call gets no stored response, but it may invalidate some.
+    let responses = handler.responses.as_ref().filter(|_| rules.is_some() || caller.call.is_some());
+    let cache = responses.map(|responses| CacheUse { responses, rules });
+    Ok(match (unknown, cache) {
+        (Some(remote), cache) => Arrived::Unidentified(Box::new(Unidentified { remote, routed, request, cache })),
+        (None, Some(cache)) => Arrived::Cached(routed, request, cache),
+        (None, None) => Arrived::Direct(routed, request),
     })
 }
 
@@ -228,20 +235,6 @@ fn redirect(handler: &Handler, location: &str, record: &mut Record) -> Response<
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
-}
-
-/// Finds out whose request it is, where its route needs credentials. Before the cache is asked: a stored response is not for
-/// everybody either.
-fn identify(routed: &mut Routed<'_>, headers: &mut http::HeaderMap, record: &mut Record) -> Result<(), RequestError> {
-    let Some(checks) = &routed.target.deployment().auth else { return Ok(()) };
-    // The verification of credentials costs more than that of an address.
-    routed.target.admission.check_client(&routed.view(headers))?;
-    let identity = checks.check(routed.route, headers, routed.caller.sender(), SystemTime::now())?;
-    if let Some(identity) = &identity {
-        record.set_identity(identity);
-    }
-    routed.identity = identity;
-    Ok(())
 }
 
 /// Refuses a request whose `Content-Length` is over the limit before a sandbox is made for it.

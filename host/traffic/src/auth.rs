@@ -1,5 +1,6 @@
 //! Whose request is it? Credentials are verified after routing: before the cache is asked, and before a sandbox is made.
 //!
+//! * [`jwt`]: tokens of an issuer, whose keys are in a file or on its server ([`remote`]).
 //! * [`api_keys`]: keys that are known by their SHA-256.
 //! * [`identity`]: what a request with verified credentials may say of its sender, and the headers that say it.
 //! * [`denial`]: why a request is not taken.
@@ -11,17 +12,22 @@
 pub mod api_keys;
 pub mod denial;
 pub mod identity;
+pub mod jwt;
+pub mod live;
+pub mod remote;
 pub mod sources;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use self::api_keys::KeyRing;
 use self::denial::{AuthDenial, Cause};
 use self::identity::{AuthMethod, Identity};
-use self::sources::LiveValue;
+use self::jwt::Verifier;
+use self::live::LiveValue;
+use self::remote::Remote;
 use lodge_manifest::auth::{Auth, CallCredentials, KeyHeader, Settings};
 use lodge_manifest::policies::Policies;
 
@@ -50,7 +56,7 @@ pub enum RequestSender<'a> {
 /// What a route has in place of its service's check.
 enum RouteCheck {
     Anyone,
-    Identified(CredentialCheck),
+    Identified(Box<CredentialCheck>),
 }
 
 /// The credentials that are accepted, and what is required of them.
@@ -59,6 +65,9 @@ struct CredentialCheck {
     realm: Arc<str>,
     settings: Settings,
     keys: Option<Arc<LiveValue<KeyRing>>>,
+    tokens: Option<Verifier>,
+    /// The server with the keys of the issuer.
+    remote: Option<Arc<Remote>>,
 }
 
 impl Authentication {
@@ -66,14 +75,19 @@ impl Authentication {
     /// no credentials are valid.
     pub fn new(realm: &str, policies: &Policies) -> Option<Self> {
         let realm = Arc::from(realm);
-        let check =
-            |settings: &Settings| CredentialCheck { realm: Arc::clone(&realm), settings: settings.clone(), keys: None };
+        let check = |settings: &Settings| CredentialCheck {
+            realm: Arc::clone(&realm),
+            settings: settings.clone(),
+            keys: None,
+            tokens: None,
+            remote: None,
+        };
         let service = match &policies.service.auth {
             Some(Auth::Identified(settings)) => Some(check(settings)),
             Some(Auth::Anyone) | None => None,
         };
         let routes = policies.routes.iter().map(|(_, policies)| match &policies.auth {
-            Some(Auth::Identified(settings)) => Some(RouteCheck::Identified(check(settings))),
+            Some(Auth::Identified(settings)) => Some(RouteCheck::Identified(Box::new(check(settings)))),
             Some(Auth::Anyone) => Some(RouteCheck::Anyone),
             None => None,
         });
@@ -85,7 +99,7 @@ impl Authentication {
     /// Returns the checks of the service and of its routes.
     fn checks(&mut self) -> impl Iterator<Item = &mut CredentialCheck> {
         let routes = self.routes.iter_mut().filter_map(|route| match route {
-            Some(RouteCheck::Identified(check)) => Some(check),
+            Some(RouteCheck::Identified(check)) => Some(&mut **check),
             Some(RouteCheck::Anyone) | None => None,
         });
         self.service.iter_mut().chain(routes)
@@ -107,14 +121,7 @@ impl Authentication {
         sender: RequestSender<'_>,
         now: SystemTime,
     ) -> Result<Option<Arc<Identity>>, AuthDenial> {
-        let check = match self.routes.get(route) {
-            Some(Some(RouteCheck::Anyone)) => return Ok(None),
-            Some(Some(RouteCheck::Identified(check))) => check,
-            Some(None) | None => match &self.service {
-                Some(check) => check,
-                None => return Ok(None),
-            },
-        };
+        let Some(check) = self.of_route(route) else { return Ok(None) };
         let identity = match (sender, check.settings.calls()) {
             (RequestSender::Host, _) => Arc::new(Identity::new(AuthMethod::Host, "lodge", &[])),
             (RequestSender::Service(name), CallCredentials::Trusted) => {
@@ -127,21 +134,46 @@ impl Authentication {
         identity.write(headers);
         Ok(Some(identity))
     }
+
+    /// Returns the server of the keys whose next fetch may turn this denial into a success.
+    pub fn may_change(&self, route: usize, denial: &AuthDenial) -> Option<Arc<Remote>> {
+        let remote = self.of_route(route)?.remote.as_ref().filter(|remote| remote.may_change());
+        remote.filter(|_| denial.cause == Cause::UnknownKid).cloned()
+    }
+
+    /// Returns the check of the route with this number; `None` if it takes everybody's requests.
+    fn of_route(&self, route: usize) -> Option<&CredentialCheck> {
+        match self.routes.get(route) {
+            Some(Some(RouteCheck::Anyone)) => None,
+            Some(Some(RouteCheck::Identified(check))) => Some(&**check),
+            Some(None) | None => self.service.as_ref(),
+        }
+    }
 }
 
 impl CredentialCheck {
     /// Verifies the credentials and what is required of them, and removes them unless the service receives them.
     fn identify(&self, headers: &mut HeaderMap, now: SystemTime) -> Result<Arc<Identity>, Cause> {
         let name = self.settings.header.name();
-        let identity = match (one(headers, name)?, &self.keys) {
-            (Some(value), Some(keys)) => {
+        let key = match &self.keys {
+            Some(keys) => one(headers, name)?.map(|value| (value, keys)),
+            None => None,
+        };
+        let token = match &self.tokens {
+            Some(tokens) => one(headers, &header::AUTHORIZATION)?.map(|value| (value, tokens)),
+            None => None,
+        };
+        let (name, identity) = match (key, token) {
+            (None, None) => return Err(Cause::Missing),
+            (Some(_), Some(_)) => return Err(Cause::Several),
+            (None, Some((value, tokens))) => (&header::AUTHORIZATION, tokens.verify(bearer(value)?, now)?),
+            (Some((value, keys)), None) => {
                 let key = match self.settings.header {
                     KeyHeader::Bearer => bearer(value)?,
                     KeyHeader::Usual | KeyHeader::Named(_) => value.as_bytes(),
                 };
-                keys.load().find(key, now)?
+                (name, keys.load().find(key, now)?)
             }
-            _ => return Err(Cause::Missing),
         };
         identity.meets(&self.settings.scopes, &self.settings.claims)?;
         if !self.settings.forwards() {
@@ -151,10 +183,16 @@ impl CredentialCheck {
     }
 
     fn denial(&self, cause: Cause) -> AuthDenial {
-        let challenges = vec![match &self.settings.header {
-            KeyHeader::Bearer => cause.bearer_challenge(&self.realm, &self.settings.scopes),
-            header => format!("ApiKey realm=\"{}\", header=\"{}\"", self.realm, header.name()),
-        }];
+        let (settings, mut challenges) = (&self.settings, Vec::new());
+        let in_header = settings.api_keys.is_some() && settings.header != KeyHeader::Bearer;
+        if settings.jwt.is_some() || !in_header {
+            let of_key = in_header && matches!(cause, Cause::UnknownKey | Cause::ExpiredKey);
+            let cause = if of_key { Cause::Missing } else { cause };
+            challenges.push(cause.bearer_challenge(&self.realm, &settings.scopes));
+        }
+        if in_header {
+            challenges.push(format!("ApiKey realm=\"{}\", header=\"{}\"", self.realm, settings.header.name()));
+        }
         // Names of services, headers and scopes have only characters that a quoted text may have.
         let challenges = challenges.into_iter().filter_map(|challenge| HeaderValue::try_from(challenge).ok()).collect();
         AuthDenial { cause, challenges }

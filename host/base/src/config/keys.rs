@@ -93,7 +93,7 @@ pub(super) const KEYS: &[Key<Config>] = &[
     Key {
         name: "log_mask",
         default: "token,access_token,refresh_token,id_token,api_key,key,password,secret,client_secret,code,assertion,client_assertion,sig,signature",
-        help: "query parameters (also those of a Referer) and headers whose values the log masks, in addition to Authorization and cookies",
+        help: "query parameters (also those of a Referer) and headers whose values the log masks, in addition to Authorization, X-Api-Key and cookies",
         set: |c, text| {
             c.log_mask = words(text).map(str::to_owned).collect();
             Ok(())

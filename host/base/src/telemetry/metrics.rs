@@ -111,6 +111,8 @@ pub struct Metrics {
     pub stalled: AtomicU64,
     /// TLS handshakes, by result.
     pub handshakes: ReasonCounter,
+    /// Fetches of the keys of issuers, by result.
+    pub key_fetches: ReasonCounter,
     /// Components that are being compiled or wait for it.
     compiling: AtomicI64,
     /// Time to compile a component.

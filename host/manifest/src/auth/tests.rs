@@ -68,7 +68,7 @@ fn problems_name_the_way_out() {
     };
     check("auth = true", "line 1: auth: write a section [auth], or false");
     check("auth = 'keys.toml'", "line 1: auth: write a section [auth], or false");
-    check("[auth]\nscopes = 'a'", "auth: it accepts no credentials; name `api_keys`");
+    check("[auth]\nscopes = 'a'", "auth: it accepts no credentials; name `api_keys` or [auth.jwt]");
     check("routes = [{ path = '/a', auth = { scopes = 'a' } }]", "route /a: auth: it accepts no credentials");
     check("auth = { api_keys = '' }", "auth.api_keys: write the path of a file");
     check("auth = { api_key = 'k' }", "unknown key `auth.api_key`; did you mean `auth.api_keys`?");
@@ -98,4 +98,51 @@ fn what_is_not_understood_is_refused() {
     for text in ["auth = 7", "auth = []", "[auth]", "auth = { api_keys = ['a'] }", "auth = { api_keys = 'k', x = 1 }"] {
         assert!(manifest(text).is_err(), "{text}");
     }
+}
+
+const JWT: &str = "[auth.jwt]\nissuer = 'https://i.example'\naudience = 'users'\nkeys = 'https://i.example/jwks'\n";
+
+#[test]
+fn tokens_of_an_issuer() {
+    let jwt = service(JWT).jwt.unwrap();
+    assert_eq!((&*jwt.issuer, &*jwt.audience), ("https://i.example", &["users".to_owned()][..]));
+    assert_eq!(jwt.keys, JwkSource::Url("https://i.example/jwks".parse().unwrap()));
+    assert_eq!((jwt.algorithms.len(), jwt.leeway.as_secs(), jwt.refresh.as_secs()), (9, 30, 900));
+    let set = |from: &str, to: &str| service(&JWT.replace(from, to)).jwt.unwrap();
+    assert!(set("'users'", "'*'").audience.is_empty());
+    assert_eq!(set("https://i.example/jwks", "jwks.json").keys, JwkSource::File("jwks.json".into()));
+    assert_eq!(set("audience", "algorithms = 'ES256'\naudience").algorithms, [jwt::Algorithm::Es256]);
+    for here in ["http://127.0.0.1:8080/jwks", "http://localhost/jwks", "http://[::1]:1/"] {
+        set("https://i.example/jwks", here);
+    }
+    // A route that names no credentials has both of its service.
+    let text = format!("routes = [{{ path = '/a', auth = {{ scopes = 's' }} }}]\n[auth]\napi_keys = 'k'\n{JWT}");
+    let [Some(Auth::Identified(route))] = &*routes(&text) else { panic!("{text}") };
+    assert!(route.jwt.is_some() && route.api_keys.is_some());
+}
+
+#[test]
+fn problems_of_tokens() {
+    let check = |from: &str, to: &str, expected: &str| {
+        let problem = manifest(&JWT.replace(from, to)).unwrap_err();
+        assert!(problem.contains(expected), "{to}: {problem}");
+    };
+    check("issuer = 'https://i.example'\n", "", "auth.jwt.issuer is missing: the issuer of the tokens");
+    check("audience = 'users'\n", "", "auth.jwt.audience is missing: for whom the tokens are");
+    check("keys = 'https://i.example/jwks'\n", "", "auth.jwt.keys is missing: the keys of the issuer");
+    check("'https://i.example'", "''", "auth.jwt.issuer: write the issuer as its tokens have it");
+    check("https://i.example/jwks", "http://i.example/jwks", "keys are fetched by https; http is for servers");
+    check("https://i.example/jwks", "http://127.0.0.1.evil.example/jwks", "keys are fetched by https");
+    check("https://i.example/jwks", "https://u:p@i.example/jwks", "must not have a user or password");
+    check("https://i.example/jwks", "ftp://i.example/jwks", "is neither a file nor a URL");
+    for name in ["none", "None", "HS256", "HS512", "es256", "RS1"] {
+        check("audience", &format!("algorithms = '{name}'\naudience"), &format!("`{name}` is not one of `RS256`"));
+    }
+    check("audience", "leeway = '6m'\naudience", "auth.jwt.leeway: must be between 0s and 5m");
+    check("audience", "isuer = 'x'\naudience", "unknown key `auth.jwt.isuer`; did you mean `auth.jwt.issuer`?");
+    check(
+        "[auth.jwt]",
+        "[auth]\napi_keys = 'k'\nheader = 'authorization'\n[auth.jwt]",
+        "cannot both be in `authorization`",
+    );
 }

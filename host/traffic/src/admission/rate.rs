@@ -164,7 +164,7 @@ impl Rate {
         let Some(identity) = view.identity else { return self.take_by_client(view, take) };
         match claim.and_then(|name| identity.claim(name)) {
             Some(value) => self.state.table().take(&("claim", &*value), take),
-            None => self.state.table().take(&("identity", identity.method().name(), identity.subject()), take),
+            None => self.state.table().take(&(identity.method().name(), identity.issuer(), identity.subject()), take),
         }
     }
 

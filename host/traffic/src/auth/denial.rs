@@ -26,6 +26,26 @@ pub enum Cause {
     UnknownKey,
     /// The API key has expired.
     ExpiredKey,
+    /// It is not a token that is supported.
+    Malformed,
+    /// The token has an algorithm that is not allowed, or not for its key.
+    Algorithm,
+    /// The token names no key of the issuer.
+    UnknownKid,
+    /// The signature of the token is wrong.
+    Signature,
+    /// A claim of the token is missing that each must have, or has a wrong type.
+    Claims,
+    /// The token is of another issuer.
+    Issuer,
+    /// The token is for others.
+    Audience,
+    /// The token has expired.
+    ExpiredToken,
+    /// The token is not valid yet.
+    EarlyToken,
+    /// The keys of the issuer are not known.
+    NoKeys,
     /// A scope is missing.
     Scope,
     /// A claim is missing, or has another value.
@@ -41,6 +61,8 @@ pub enum DenialKind {
     Invalid,
     /// They are valid, and do not suffice.
     Insufficient,
+    /// They cannot be verified at present.
+    Unavailable,
 }
 
 impl std::error::Error for AuthDenial {}
@@ -51,6 +73,7 @@ impl std::fmt::Display for AuthDenial {
             DenialKind::Missing => "credentials are required",
             DenialKind::Invalid => "the credentials are not valid",
             DenialKind::Insufficient => "the credentials do not allow this",
+            DenialKind::Unavailable => "the credentials cannot be verified at present",
         })
     }
 }
@@ -61,6 +84,11 @@ impl Cause {
         match self {
             Self::Missing | Self::NoBearer => DenialKind::Missing,
             Self::Several | Self::TooLong | Self::UnknownKey | Self::ExpiredKey => DenialKind::Invalid,
+            Self::Malformed | Self::Algorithm | Self::UnknownKid | Self::Signature | Self::Claims => {
+                DenialKind::Invalid
+            }
+            Self::Issuer | Self::Audience | Self::ExpiredToken | Self::EarlyToken => DenialKind::Invalid,
+            Self::NoKeys => DenialKind::Unavailable,
             Self::Scope | Self::Claim => DenialKind::Insufficient,
         }
     }
@@ -74,6 +102,16 @@ impl Cause {
             Self::TooLong => "too-long",
             Self::UnknownKey => "unknown-key",
             Self::ExpiredKey => "expired-key",
+            Self::Malformed => "malformed-token",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKid => "unknown-kid",
+            Self::Signature => "signature",
+            Self::Claims => "claims",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::ExpiredToken => "expired-token",
+            Self::EarlyToken => "early-token",
+            Self::NoKeys => "no-keys",
             Self::Scope => "scope",
             Self::Claim => "claim",
         }
@@ -82,7 +120,7 @@ impl Cause {
     /// Returns the challenge of the scheme `Bearer` (RFC 6750 3).
     pub(super) fn bearer_challenge(self, realm: &str, scopes: &[String]) -> String {
         let error = match (self, self.kind()) {
-            (_, DenialKind::Missing) => String::new(),
+            (_, DenialKind::Missing | DenialKind::Unavailable) => String::new(),
             (Self::Several, _) => ", error=\"invalid_request\"".into(),
             (_, DenialKind::Invalid) => ", error=\"invalid_token\"".into(),
             (_, DenialKind::Insufficient) if scopes.is_empty() => ", error=\"insufficient_scope\"".into(),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Map, Value};
 
 use super::denial::Cause;
 
@@ -11,10 +12,12 @@ use super::denial::Cause;
 /// receives, whoever sends it.
 pub const PREFIX: &str = "x-lodge-auth-";
 
-/// How the sender was identified: `api-key`, `call` for a service of this host, or `host` for a message or a schedule.
+/// How the sender was identified: `api-key`, `jwt`, `call` for a service of this host, or `host` for a message or a schedule.
 pub const METHOD: HeaderName = HeaderName::from_static("x-lodge-auth-method");
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-lodge-auth-subject");
+const ISSUER: HeaderName = HeaderName::from_static("x-lodge-auth-issuer");
+const CLAIMS: HeaderName = HeaderName::from_static("x-lodge-auth-claims");
 const SCOPES: HeaderName = HeaderName::from_static("x-lodge-auth-scopes");
 
 /// The sender of a request, as its credentials say.
@@ -22,8 +25,22 @@ const SCOPES: HeaderName = HeaderName::from_static("x-lodge-auth-scopes");
 pub struct Identity {
     method: AuthMethod,
     subject: String,
+    /// The issuer of the token; empty without one.
+    issuer: String,
     scopes: Vec<String>,
+    /// The claims of the token.
+    claims: Map<String, Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The claims of a verified token.
+pub(super) struct Claims<'a> {
+    /// Who says so.
+    pub(super) issuer: &'a str,
+    /// The claims as the token has them: base64url of JSON.
+    pub(super) payload: &'a str,
+    /// The claims.
+    pub(super) all: Map<String, Value>,
 }
 
 /// How a sender is identified.
@@ -31,6 +48,8 @@ pub struct Identity {
 pub enum AuthMethod {
     /// By an API key.
     ApiKey,
+    /// By a token.
+    Jwt,
     /// As a service of this host, whose manifest grants the call.
     Call,
     /// As the host itself.
@@ -42,6 +61,7 @@ impl AuthMethod {
     pub fn name(self) -> &'static str {
         match self {
             Self::ApiKey => "api-key",
+            Self::Jwt => "jwt",
             Self::Call => "call",
             Self::Host => "host",
         }
@@ -51,14 +71,28 @@ impl AuthMethod {
 impl Identity {
     /// Returns the sender `subject` with these scopes.
     pub(super) fn new(method: AuthMethod, subject: &str, scopes: &[String]) -> Self {
-        let mut identity =
-            Self { method, subject: subject.to_owned(), scopes: scopes.to_vec(), headers: Vec::with_capacity(3) };
+        let mut identity = Self {
+            method,
+            subject: subject.to_owned(),
+            issuer: String::new(),
+            scopes: scopes.to_vec(),
+            claims: Map::new(),
+            headers: Vec::with_capacity(5),
+        };
         identity.headers.push((METHOD, HeaderValue::from_static(method.name())));
         identity.add(SUBJECT, &escaped(subject));
         if !scopes.is_empty() {
             identity.add(SCOPES, &scopes.join(" "));
         }
         identity
+    }
+
+    /// Returns the sender of a verified token.
+    pub(super) fn of_token(subject: &str, scopes: &[String], claims: Claims<'_>) -> Self {
+        let mut identity = Self::new(AuthMethod::Jwt, subject, scopes);
+        identity.add(ISSUER, &escaped(claims.issuer));
+        identity.add(CLAIMS, claims.payload);
+        Self { issuer: claims.issuer.to_owned(), claims: claims.all, ..identity }
     }
 
     /// Adds a header whose value is visible ASCII.
@@ -71,14 +105,40 @@ impl Identity {
         self.method
     }
 
-    /// Returns the name of the sender: that of an API key, or of a service.
+    /// Returns the issuer of the token; empty without one.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Returns the name of the sender: that of an API key or of a service, or the subject of a token.
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
     /// Returns a claim as text; `None` if there is none of this name. `sub` is the name of the sender.
     pub fn claim(&self, name: &str) -> Option<Cow<'_, str>> {
-        (name == "sub").then_some(Cow::Borrowed(&self.subject))
+        match self.claims.get(name) {
+            _ if name == "sub" => Some(Cow::Borrowed(&self.subject)),
+            Some(Value::String(text)) => Some(Cow::Borrowed(text)),
+            Some(value) => Some(Cow::Owned(value.to_string())),
+            None => None,
+        }
+    }
+
+    /// Whether a claim has one of these values; a list has each of its items.
+    fn has_claim(&self, name: &str, values: &[String]) -> bool {
+        let is = |claim: &str| values.iter().any(|value| value == claim);
+        let is_value = |value: &Value| match value {
+            Value::String(text) => is(text),
+            Value::Number(_) | Value::Bool(_) => is(&value.to_string()),
+            Value::Null | Value::Array(_) | Value::Object(_) => false,
+        };
+        match self.claims.get(name) {
+            _ if name == "sub" => is(&self.subject),
+            Some(Value::Array(items)) => items.iter().any(is_value),
+            Some(value) => is_value(value),
+            None => false,
+        }
     }
 
     /// Checks that all of these scopes are there, and every claim with one of its values.
@@ -86,10 +146,7 @@ impl Identity {
         if !scopes.iter().all(|scope| self.scopes.contains(scope)) {
             return Err(Cause::Scope);
         }
-        let has = |(name, values): &(String, Vec<String>)| {
-            self.claim(name).is_some_and(|claim| values.iter().any(|value| *value == *claim))
-        };
-        if claims.iter().all(has) { Ok(()) } else { Err(Cause::Claim) }
+        if claims.iter().all(|(name, values)| self.has_claim(name, values)) { Ok(()) } else { Err(Cause::Claim) }
     }
 
     /// Writes the headers.
@@ -147,5 +204,38 @@ mod tests {
         assert_eq!(meets(&["rea"], &[]), Err(Cause::Scope));
         assert_eq!(meets(&["read"], &[("sub", &["other"])]), Err(Cause::Claim));
         assert_eq!(meets(&["read"], &[("sub", &["ci"]), ("tenant", &["acme"])]), Err(Cause::Claim));
+    }
+
+    #[test]
+    fn claims_have_values() {
+        let all = serde_json::json!({
+            "tenant": "acme", "roles": ["a", "b", 7, ["c"]], "level": 3, "staff": true, "none": null, "deep": { "a": "b" },
+        });
+        let Value::Object(all) = all else { panic!() };
+        let claims = Claims { issuer: "https://i", payload: "e30", all };
+        let identity = Identity::of_token("ann", &[], claims);
+        let has = |name: &str, values: &[&str]| {
+            identity.has_claim(name, &values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>())
+        };
+        for (name, values) in [
+            ("tenant", &["x", "acme"][..]),
+            ("roles", &["b"]),
+            ("roles", &["7"]),
+            ("level", &["3"]),
+            ("staff", &["true"]),
+            ("sub", &["ann"]),
+        ] {
+            assert!(has(name, values), "{name} {values:?}");
+        }
+        for (name, values) in [
+            ("tenant", &["acm", "Acme"][..]),
+            ("roles", &["c", "[\"c\"]"]),
+            ("level", &["3.0"]),
+            ("none", &["null"]),
+            ("deep", &["{\"a\":\"b\"}"]),
+            ("other", &[""]),
+        ] {
+            assert!(!has(name, values), "{name} {values:?}");
+        }
     }
 }

@@ -11,15 +11,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use http::Uri;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::Authentication;
 use super::api_keys::{self, KeyRing};
+use super::jwt::Verifier;
+use super::jwt::keys::{self, KeySet};
+use super::live::LiveValue;
+use super::remote::Remote;
 use lodge_base::files;
 use lodge_base::lock::lock;
+use lodge_base::telemetry::metrics::Metrics;
+use lodge_manifest::auth::jwt::{JwkSource, Jwt};
 
 /// The time between two looks.
 const POLL: Duration = Duration::from_secs(1);
@@ -39,38 +45,68 @@ const THREADS: usize = 64;
 /// What the services of a host verify credentials with. Services that name the same file share it.
 #[derive(Debug)]
 pub struct CredentialSources {
-    files: Mutex<HashMap<PathBuf, Weak<LiveValue<KeyRing>>>>,
+    api_keys: Files<KeyRing>,
+    key_sets: Files<KeySet>,
+    remotes: Mutex<HashMap<String, Weak<Remote>>>,
     threads: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
 }
 
-/// A value that is replaced while requests use it.
-#[derive(Debug)]
-pub struct LiveValue<T>(ArcSwap<T>);
+/// The files of one kind that are in use.
+type Files<T> = Mutex<HashMap<PathBuf, Weak<LiveValue<T>>>>;
 
-impl<T> LiveValue<T> {
-    /// Returns a value that has not been replaced yet.
-    pub(super) fn new(value: T) -> Self {
-        Self(ArcSwap::from_pointee(value))
+/// What a file contains.
+trait WatchedKeys: Sized + Send + Sync + 'static {
+    /// What it is, for the log.
+    const WHAT: &'static str;
+    /// The most bytes of a file.
+    const MOST: u64;
+
+    /// Reads the text of a file.
+    fn read(text: &str) -> Result<Self, String>;
+
+    /// Returns the number of keys.
+    fn count(&self) -> usize;
+}
+
+impl WatchedKeys for KeyRing {
+    const WHAT: &'static str = "API keys";
+    const MOST: u64 = api_keys::MOST_BYTES;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Self::read(text)
     }
 
-    /// Replaces the value. Requests that have loaded the one before go on with that.
-    pub(super) fn replace(&self, value: T) {
-        self.0.store(Arc::new(value));
-    }
-
-    /// Returns the present value.
-    pub(super) fn load(&self) -> Guard<Arc<T>> {
-        self.0.load()
+    fn count(&self) -> usize {
+        self.count()
     }
 }
 
-impl Default for CredentialSources {
-    fn default() -> Self {
-        Self { files: Mutex::default(), threads: Arc::new(Semaphore::new(THREADS)) }
+impl WatchedKeys for KeySet {
+    const WHAT: &'static str = "keys of an issuer";
+    const MOST: u64 = keys::MOST_BYTES as u64;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Self::read(text)
+    }
+
+    fn count(&self) -> usize {
+        self.count()
     }
 }
 
 impl CredentialSources {
+    /// Returns the sources of a host. `metrics` counts fetches.
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        Self {
+            api_keys: Files::default(),
+            key_sets: Files::default(),
+            remotes: Mutex::default(),
+            threads: Arc::new(Semaphore::new(THREADS)),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
     /// Reads what these checks need, and goes on reading it for as long as they are in use. Files are relative to
     /// `directory`.
     ///
@@ -80,22 +116,50 @@ impl CredentialSources {
         for check in checks.checks() {
             if let Some(file) = &check.settings.api_keys {
                 let path = directory.join(file);
-                let keys = self.keys(&path).await.map_err(|why| format!("auth.api_keys: {}: {why}", path.display()))?;
-                check.keys = Some(keys);
+                let keys = self.follow(&self.api_keys, &path).await;
+                check.keys = Some(keys.map_err(|why| format!("auth.api_keys: {}: {why}", path.display()))?);
             }
+            let Some(jwt) = check.settings.jwt.clone() else { continue };
+            let keys = match &jwt.keys {
+                JwkSource::File(file) => {
+                    let path = directory.join(file);
+                    let keys = self.follow(&self.key_sets, &path).await;
+                    keys.map_err(|why| format!("auth.jwt.keys: {}: {why}", path.display()))?
+                }
+                JwkSource::Url(url) => {
+                    let remote = self.remote(url, &jwt).await;
+                    let keys = Arc::clone(&remote.keys);
+                    check.remote = Some(remote);
+                    keys
+                }
+            };
+            check.tokens = Some(Verifier::new(jwt, keys));
         }
         Ok(())
     }
 
-    /// Returns the API keys in a file.
-    async fn keys(&self, path: &Path) -> Result<Arc<LiveValue<KeyRing>>, String> {
-        if let Some(known) = lock(&self.files).get(path).and_then(Weak::upgrade) {
+    /// Returns the keys of an issuer on its server.
+    async fn remote(&self, url: &Uri, jwt: &Jwt) -> Arc<Remote> {
+        let name = format!("{url} {:?} {:?}", jwt.refresh, jwt.stale);
+        if let Some(known) = lock(&self.remotes).get(&name).and_then(Weak::upgrade) {
+            return known;
+        }
+        let remote = Remote::open(url.clone(), jwt, Arc::clone(&self.metrics)).await;
+        let mut remotes = lock(&self.remotes);
+        remotes.retain(|_, remote| remote.strong_count() > 0);
+        remotes.insert(name, Arc::downgrade(&remote));
+        remote
+    }
+
+    /// Returns the content of a file, which is replaced when the file changes.
+    async fn follow<T: WatchedKeys>(&self, files: &Files<T>, path: &Path) -> Result<Arc<LiveValue<T>>, String> {
+        if let Some(known) = lock(files).get(path).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let file = Watched { path: path.to_owned(), threads: Arc::clone(&self.threads) };
+        let file = Watched { path: path.to_owned(), most: T::MOST, threads: Arc::clone(&self.threads) };
         let (stamp, text) = file.settled().await?;
-        let live = Arc::new(LiveValue::new(KeyRing::read(&text)?));
-        let mut files = lock(&self.files);
+        let live = Arc::new(LiveValue::new(T::read(&text)?));
+        let mut files = lock(files);
         files.retain(|_, live| live.strong_count() > 0);
         files.insert(path.to_owned(), Arc::downgrade(&live));
         tokio::spawn(follow(file, Arc::downgrade(&live), stamp));
@@ -109,6 +173,8 @@ type FileStamp = (u64, u64, i64, i64, u64);
 /// A file that is looked at again and again.
 struct Watched {
     path: PathBuf,
+    /// The most bytes of it.
+    most: u64,
     threads: Arc<Semaphore>,
 }
 
@@ -133,9 +199,10 @@ impl Watched {
     }
 
     async fn read(&self) -> Result<(Option<FileStamp>, String), String> {
-        self.run(|path| {
+        let most = self.most;
+        self.run(move |path| {
             let stamp = Self::stamp(path);
-            let text = files::read_text(path, api_keys::MOST_BYTES);
+            let text = files::read_text(path, most);
             text.map(|text| (stamp, text)).map_err(|error| format!("it cannot be read: {error}"))
         })
         .await
@@ -162,8 +229,8 @@ impl Watched {
 }
 
 /// Replaces the keys whenever their file changes, for as long as they are in use. What cannot be used is logged once.
-async fn follow(file: Watched, live: Weak<LiveValue<KeyRing>>, mut stamp: Option<FileStamp>) {
-    let shown = file.path.display().to_string();
+async fn follow<T: WatchedKeys>(file: Watched, live: Weak<LiveValue<T>>, mut stamp: Option<FileStamp>) {
+    let shown = format!("{} in {}", T::WHAT, file.path.display());
     let mut problem = None;
     loop {
         sleep(POLL).await;
@@ -177,18 +244,18 @@ async fn follow(file: Watched, live: Weak<LiveValue<KeyRing>>, mut stamp: Option
         };
         let read = found.and_then(|(now, text)| {
             stamp = now;
-            KeyRing::read(&text)
+            T::read(&text)
         });
         match (read, live.upgrade()) {
             (_, None) => return,
             (Ok(keys), Some(live)) => {
-                tracing::info!("API keys in {shown}: {} are in force", keys.count());
+                tracing::info!("{shown}: {} are in force", keys.count());
                 live.replace(keys);
                 problem = None;
             }
             (Err(found), Some(_)) => {
                 if problem.as_ref() != Some(&found) {
-                    tracing::warn!("API keys in {shown}: {found}; the last good keys stay in force");
+                    tracing::warn!("{shown}: {found}; the last good keys stay in force");
                 }
                 problem = Some(found);
             }
@@ -222,9 +289,9 @@ mod tests {
         let (first, link) = (directory.path().join("1.toml"), directory.path().join("keys.toml"));
         fs::write(&first, key("ada", "a")).unwrap();
         std::os::unix::fs::symlink(&first, &link).unwrap();
-        let sources = CredentialSources::default();
-        let live = sources.keys(&link).await.unwrap();
-        assert!(Arc::ptr_eq(&live, &sources.keys(&link).await.unwrap()));
+        let sources = CredentialSources::new(&Arc::default());
+        let live = sources.follow(&sources.api_keys, &link).await.unwrap();
+        assert!(Arc::ptr_eq(&live, &sources.follow(&sources.api_keys, &link).await.unwrap()));
         assert_eq!(live.load().count(), 1);
         // A bad file, and none at all, leave the last keys in force.
         fs::write(&first, "[[key]]\nname = 'ada'").unwrap();
@@ -241,14 +308,16 @@ mod tests {
         fs::write(&second, "").unwrap();
         until("no keys", || live.load().count() == 0).await;
         drop(live);
-        until("nothing follows the file", || lock(&sources.files).values().all(|live| live.strong_count() == 0)).await;
+        until("nothing follows the file", || lock(&sources.api_keys).values().all(|live| live.strong_count() == 0))
+            .await;
     }
 
     #[tokio::test]
     async fn what_cannot_be_read_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.toml");
-        let problem = async || CredentialSources::default().keys(&path).await.unwrap_err();
+        let sources = CredentialSources::new(&Arc::default());
+        let problem = async || sources.follow(&sources.api_keys, &path).await.unwrap_err();
         assert!(problem().await.starts_with("it cannot be read: "));
         fs::write(&path, vec![b'#'; api_keys::MOST_BYTES as usize + 1]).unwrap();
         assert!(problem().await.contains("over 4.0 MiB"), "{}", problem().await);

@@ -9,8 +9,13 @@ use http::header;
 const MASK: &str = "***";
 
 /// Headers whose values are never shown.
-const SECRET: [HeaderName; 4] =
-    [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::SET_COOKIE];
+const SECRET: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::PROXY_AUTHORIZATION,
+    header::SET_COOKIE,
+    HeaderName::from_static("x-api-key"),
+];
 
 /// The names from `log_mask`, in lower case.
 pub(super) struct Mask {
