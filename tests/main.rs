@@ -19,6 +19,7 @@ mod harness;
 mod http {
     mod connections;
     mod content_length;
+    mod cors;
     mod errors;
     mod grpc;
     mod normalization;

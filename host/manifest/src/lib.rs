@@ -14,6 +14,7 @@ mod component;
 pub mod config;
 mod conflicts;
 pub mod consume;
+pub mod cors;
 mod diagnostics;
 pub mod digest;
 pub mod edition;
@@ -49,6 +50,7 @@ use toml::de::DeTable;
 use self::cache::Rules;
 use self::config::{ConfigGrant, ConfigKey};
 use self::consume::Consume;
+use self::cors::Cors;
 pub use self::diagnostics::{line_of, position};
 use self::grants::Grants;
 use self::keyvalue::KeyValueGrant;
@@ -85,6 +87,8 @@ pub struct Manifest {
     pub routes: Vec<Route>,
     /// The cache rules of routes without their own; `None` if no route of the service is cached.
     pub cache: Option<Rules>,
+    /// The pages of other origins that may use routes without their own rules.
+    pub cors: Option<Arc<Cors>>,
     /// Which requests share a sandbox.
     pub isolation: Isolation,
     /// The limits of the service.
@@ -149,6 +153,7 @@ impl Manifest {
             policies: Policies { routes: named.collect(), ..Policies::default() },
             routes,
             cache: None,
+            cors: None,
             isolation: Isolation::default(),
             limits: defaults.clone(),
             cpu_weight: WEIGHT,
@@ -206,6 +211,7 @@ impl Manifest {
         } else {
             self.policies.service = of_routes.policies;
             self.cache = routes::spread(of_routes.cache, &mut self.routes);
+            cors::spread(of_routes.cors, &mut self);
             auth::settle(&mut self, &mut problems);
         }
         if let Some(spec) = &self.upstream {

@@ -1,6 +1,7 @@
 //! The policies of a service and of its routes, as settings, and the section `priority`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::HeaderName;
 use serde_json::json;
@@ -8,6 +9,7 @@ use serde_json::json;
 use super::rate::By;
 use crate::auth::Auth;
 use crate::clients::Clients;
+use crate::cors::Cors;
 use crate::section::{Owner, Section};
 use crate::{adaptive, breaker, cache, rate};
 use lodge_base::config::key::word;
@@ -40,6 +42,8 @@ pub(crate) struct RouteSettings {
     pub(crate) policies: PolicySettings,
     /// The cache rules, if written.
     pub(crate) cache: Option<cache::Rules>,
+    /// The pages of other origins that may use it, if written.
+    pub(crate) cors: Option<Arc<Cors>>,
 }
 
 /// The policies of a service and of its routes. A comparable value.

@@ -1,10 +1,12 @@
 //! Routes: a host, a path pattern and methods.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::Method;
 
 use super::cache::Rules;
+use super::cors::Cors;
 use lodge_base::canonical;
 
 /// A route to a service.
@@ -20,6 +22,8 @@ pub struct Route {
     pub strip_prefix: bool,
     /// The cache rules; `None` if no route of the service is cached.
     pub cache: Option<Rules>,
+    /// The pages of other origins that may use the route.
+    pub cors: Option<Arc<Cors>>,
     /// Whether the route has its own policies, which no other spelling of a path may bypass.
     pub guarded: bool,
     /// Whether this is the host `<name>.localhost`, and not a route of the manifest.
@@ -100,7 +104,7 @@ impl Route {
     /// Returns a route for every method of a path, at any host.
     pub fn of(path: Pattern) -> Self {
         let methods = Vec::new();
-        Self { host: None, path, methods, strip_prefix: false, cache: None, guarded: false, named: false }
+        Self { host: None, path, methods, strip_prefix: false, cache: None, cors: None, guarded: false, named: false }
     }
 
     /// Returns the route of the host `<name>.localhost`.

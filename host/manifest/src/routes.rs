@@ -115,9 +115,9 @@ fn route(item: &Written<'_>, problems: &mut Problems) -> Option<(Route, PolicySe
     if path.is_none() {
         problems.push(item.at("a route needs its `path`, like \"/users\""));
     }
-    let RouteSettings { policies, cache } = settings;
+    let RouteSettings { policies, cache, cors } = settings;
     let guarded = policies != PolicySettings::default();
-    Some((Route { host, methods, strip_prefix, cache, guarded, ..route? }, policies))
+    Some((Route { host, methods, strip_prefix, cache, cors, guarded, ..route? }, policies))
 }
 
 fn read_host(key: &Written<'_>) -> Result<String, String> {

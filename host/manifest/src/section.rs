@@ -11,7 +11,7 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, auth, breaker, build, cache, clients, component, config, consume, env, grants, keyvalue,
+    Manifest, adaptive, auth, breaker, build, cache, clients, component, config, consume, cors, env, grants, keyvalue,
     limits, lock, policies, rate,
 };
 use crate::{sandbox, schedule, share, sqlite, upstream};
@@ -39,6 +39,7 @@ pub static SECTIONS: &[&Section] = &[
     &schedule::SECTION,
     &routes::SECTION,
     &cache::SECTION,
+    &cors::SECTION,
     &clients::ALLOW,
     &clients::DENY,
     &auth::SECTION,

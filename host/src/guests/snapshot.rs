@@ -71,7 +71,8 @@ impl Snapshot {
             let reason = format!("its host name for calls already belongs to {}", owner.deployment().name);
             return Err(Refusal::new(&file_name(&deployment.spec.path), reason, "give one of them another name"));
         }
-        let host = |host| Route { cache: deployment.spec.manifest.cache, ..Route::host(host) };
+        let manifest = &deployment.spec.manifest;
+        let host = |host| Route { cache: manifest.cache, cors: manifest.cors.clone(), ..Route::host(host) };
         let own = deployment.spec.host().map(host);
         let guarded = deployment.spec.manifest.policies.service != PolicySettings::default();
         if let Err((route, owner)) = self.router.insert(deployment.routes().iter().chain(&own), &target, guarded) {

@@ -20,6 +20,7 @@ use lodge_base::telemetry::traces::Phase;
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
 use lodge_traffic::proxy::body::BodyError;
+use lodge_traffic::proxy::cors::{self, CorsRequest};
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
 use lodge_traffic::proxy::via::TooManyHops;
@@ -98,6 +99,9 @@ fn arrive<'a, B: RequestBody>(
     {
         return Ok(Arrived::Host(redirect(handler, &location, record)));
     }
+    if let Some(response) = preflight(handler, caller, arrival, &head, record) {
+        return Ok(Arrived::Host(response));
+    }
     let (mut routed, rules) = route(handler, caller, arrival, &mut head, record)?;
     if routed.depth > routed.target.deployment().limits().call_depth {
         return Err(TooManyHops.into());
@@ -138,6 +142,7 @@ fn route<'a>(
     }
     match found {
         Ok(found) => {
+            record.cors = found.cors.map(|rules| Box::new(CorsRequest::new(rules, &head.headers)));
             let rules = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
                 headers::strip_prefix(head, found.prefix)?;
@@ -202,7 +207,7 @@ fn find<'a>(
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
     // No cache rules: a service may respond to a guest differently, and no `Vary` expresses that.
-    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None })
+    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None, cors: None })
 }
 
 /// Returns the response to `OPTIONS *`, which is about the server and not about a service (RFC 9110 9.3.7).
@@ -212,6 +217,28 @@ fn options(handler: &Handler, record: &mut Record) -> Response<Body> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
     response
+}
+
+/// Returns the response to a preflight (CORS), if the route for the method that it asks for has rules for pages of other
+/// origins. A preflight has no credentials, so none are needed.
+fn preflight(
+    handler: &Handler,
+    caller: &Caller<'_>,
+    arrival: Arrival,
+    head: &http::request::Parts,
+    record: &mut Record,
+) -> Option<Response<Body>> {
+    let method = cors::preflight(head).filter(|_| caller.call.is_none())?;
+    let snapshot = handler.current.snapshot();
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let names = handler.service_hosts.admits(arrival.local);
+    let found = snapshot.router.find(authority, head.uri.path(), &method, names).ok()?;
+    let rules = CorsRequest::new(found.cors?, &head.headers);
+    record.set_route(found.target.deployment(), found.route);
+    let mut response = Response::new(Body::text(None));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    rules.write_preflight(&method, response.headers_mut());
+    Some(response)
 }
 
 /// Where the path below which authorities of certificates look for proofs begins (RFC 8555 8.3). They use plain HTTP.

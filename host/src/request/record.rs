@@ -17,6 +17,7 @@ use lodge_base::telemetry::traces::{Outcome, Phase, Trace};
 use lodge_traffic::admission::Permit;
 use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::cache;
+use lodge_traffic::proxy::cors::CorsRequest;
 use lodge_traffic::service::Service;
 use lodge_traffic::service::deployment::Deployment;
 
@@ -39,6 +40,8 @@ pub struct Record {
     /// The client read too little of the response.
     stalled: bool,
     reason: Option<&'static str>,
+    /// What the response says of pages of other origins.
+    pub(super) cors: Option<Box<CorsRequest>>,
     /// Present only if request lines are logged.
     details: Option<Box<Details>>,
     trace: Trace,
@@ -73,6 +76,7 @@ impl Record {
             complete: false,
             stalled: false,
             reason: None,
+            cors: None,
             details: None,
             trace,
         }

@@ -19,6 +19,7 @@ use http::Method;
 use self::readings::{AllRoutes, TargetRoutes};
 use lodge_base::canonical;
 use lodge_manifest::cache::Rules;
+use lodge_manifest::cors::Cors;
 use lodge_manifest::route::{Route, Segment};
 
 /// The routing table. No two targets own the same route.
@@ -46,6 +47,7 @@ struct Entry<T> {
     strip_prefix: bool,
     number: usize,
     cache: Option<Rules>,
+    cors: Option<Arc<Cors>>,
     named: bool,
     target: T,
     owned: Arc<TargetRoutes>,
@@ -64,6 +66,8 @@ pub struct Match<'a, T> {
     pub prefix: usize,
     /// The route's cache rules; `None` when its responses are not cached.
     pub cache: Option<Rules>,
+    /// The pages of other origins that may use the route.
+    pub cors: Option<&'a Arc<Cors>>,
 }
 
 /// The reason why no route matched.
@@ -117,10 +121,10 @@ impl<T: Clone> Router<T> {
     }
 
     fn add(&mut self, number: usize, route: &Route, target: &T, owned: &Arc<TargetRoutes>) {
-        let Route { methods, strip_prefix, cache, named, .. } = route.clone();
+        let Route { methods, strip_prefix, cache, cors, named, .. } = route.clone();
         let (path, owned) = (Arc::from(route.path.to_string()), Arc::clone(owned));
         let target = target.clone();
-        let entry = Entry { route: path, methods, strip_prefix, number, cache, named, target, owned };
+        let entry = Entry { route: path, methods, strip_prefix, number, cache, cors, named, target, owned };
         self.entries(route).push(entry);
     }
 
@@ -178,8 +182,8 @@ impl<T> Router<T> {
         match exact.or_else(|| entries.iter().find(|entry| entry.allows(method))) {
             Some(entry) => {
                 let prefix = if entry.strip_prefix { matched } else { 0 };
-                let Entry { target, route, number, cache, owned, .. } = entry;
-                Ok((Match { target, route, number: *number, prefix, cache: *cache }, owned))
+                let Entry { target, route, number, cache, cors, owned, .. } = entry;
+                Ok((Match { target, route, number: *number, prefix, cache: *cache, cors: cors.as_ref() }, owned))
             }
             None => Err(Missed::Method(allow(entries))),
         }
