@@ -223,3 +223,39 @@ async fn ambiguous_lengths_are_refused() {
         raw(host.address, "POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n").await;
     assert!(coded.contains("connection: close") && coded.contains("problem:bad-request"), "{coded}");
 }
+
+/// Chunks that RFC 9112 7.1 does not permit end the connection, whether the service reads the body, leaves it, or there is no
+/// service: what follows them is never a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_chunks_end_the_connection() {
+    let host = host(&["echo", "hello"]).start().await;
+    let next = "GET /hello?name=next HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let chunks = [
+        "3\nabc\r\n0\r\n\r\n",
+        "3;a\nb\r\nabc\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFF1\r\nabc\r\n0\r\n\r\n",
+        "10000000000000003\r\nabc\r\n0\r\n\r\n",
+        "-3\r\nabc\r\n0\r\n\r\n",
+        "+3\r\nabc\r\n0\r\n\r\n",
+        "0x3\r\nabc\r\n0\r\n\r\n",
+        " 3\r\nabc\r\n0\r\n\r\n",
+        "\r\nabc\r\n0\r\n\r\n",
+        "3\rabc\r\n0\r\n\r\n",
+        "3\r\nabc0\r\n\r\n",
+        "3\r\nabc\n0\r\n\r\n",
+        "3\r\nabc\r\n0\n\n",
+    ];
+    for path in ["/echo", "/hello", "/nowhere"] {
+        let send = async |body: &str| {
+            let head = format!("POST {path} HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n");
+            raw(host.address, &format!("{head}{body}{next}")).await
+        };
+        assert!(send("3\r\nabc\r\n0\r\n\r\n").await.ends_with("Hello, next!"), "{path}");
+        for body in chunks {
+            // Returns at the end of the connection, which only `next` requests.
+            let responses = send(body).await;
+            assert!(!responses.contains("next"), "{path} {body:?}: {responses}");
+            assert!(responses.matches("HTTP/1.1 ").count() <= 1, "{path} {body:?}: {responses}");
+        }
+    }
+}
