@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::child::{CancelOnDrop, Compilation, CompileError};
 use super::engine::{Linked, pool};
 use super::explain::uncompilable;
-use super::job::{CodeKind, CompileJob};
+use super::job::{CodeKind, CompileJob, niceness};
 use super::lane::LanePlace;
 use super::one_line::one_line;
 use super::source;
@@ -26,7 +26,7 @@ use lodge_manifest::spec::GuestSpec;
 /// Part of the name of every interface of WASI 0.3.
 const WASI_03: &[u8] = b"@0.3.";
 
-/// The wall time that a compilation may take for each second of CPU time. It runs at the lowest priority, so it waits
+/// The wall time that a compilation may take for each second of CPU time. It runs at a low priority, so it waits
 /// for long on a busy machine; one that takes longer hangs.
 const PATIENCE: u32 = 20;
 
@@ -37,8 +37,8 @@ pub(super) struct Bounds {
     threads: usize,
     memory: u64,
     time: Duration,
-    /// The threads of this process, for a host that cannot start another.
-    own: OnceLock<Option<rayon::ThreadPool>>,
+    /// The threads of this process, for a host that cannot start another: for first code, and for code that replaces it.
+    own: [OnceLock<Option<rayon::ThreadPool>>; 2],
     complained: AtomicBool,
 }
 
@@ -47,11 +47,11 @@ impl Bounds {
         let sizes = &config.engine;
         Self {
             program: config.program.compiler.clone(),
-            // All cores: compilers have the lowest priority, so serving threads go first.
+            // All cores: compilers have a low priority, so serving threads go first.
             threads: if sizes.compile_threads == 0 { scheduler::cores() } else { sizes.compile_threads },
             memory: sizes.compile_memory as u64,
             time: sizes.compile_time,
-            own: OnceLock::new(),
+            own: Default::default(),
             complained: AtomicBool::new(false),
         }
     }
@@ -71,7 +71,7 @@ impl Bounds {
     ) -> Result<Vec<u8>, CompileError> {
         // A compilation that no request waits for leaves half of the machine to others.
         let threads = if low { (self.threads / 2).max(1) } else { self.threads };
-        let job = CompileJob { kind, threads, memory: self.memory, time: self.time };
+        let job = CompileJob { kind, replaces: low, threads, memory: self.memory, time: self.time };
         if let Some(program) = &self.program {
             match running.compile(program, &job, component) {
                 Err(CompileError::Unstarted(why)) => {
@@ -86,7 +86,9 @@ impl Bounds {
                 result => return result,
             }
         }
-        let own = self.own.get_or_init(|| pool(self.threads).ok()).as_ref();
+        let [first, second] = &self.own;
+        let own = if low { second } else { first };
+        let own = own.get_or_init(|| pool(threads, niceness(low)).ok()).as_ref();
         let own = own.ok_or_else(|| CompileError::Crashed("cannot start a compiler thread".into()))?;
         let compiled =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| own.install(|| kind.compile(component))));

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn other_programs_fail() {
         let kind = CodeKind { concurrent: false, baseline: false };
-        let job = CompileJob { kind, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
+        let job = CompileJob { kind, replaces: false, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
         let compile = |program: &str| Compilation::default().compile(Path::new(program), &job, &[0; 1_000]);
         assert!(matches!(compile("/nowhere/lodge"), Err(CompileError::Unstarted(_))));
         let Err(CompileError::Crashed(words)) = compile("/bin/false") else { panic!("it does not compile") };
@@ -250,7 +250,7 @@ mod tests {
         std::fs::write(&path, "#!/bin/sh\nexec sleep 1000").unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let kind = CodeKind { concurrent: false, baseline: false };
-        let job = CompileJob { kind, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
+        let job = CompileJob { kind, replaces: false, threads: 1, memory: 1 << 30, time: Duration::from_secs(9) };
         let running = Arc::new(Compilation::default());
         let thread = std::thread::spawn({
             let running = Arc::clone(&running);

@@ -10,8 +10,6 @@ use crate::capabilities::{self, Ctx};
 use lodge_base::config;
 use lodge_base::config::limits::MAX_TABLE_ELEMENTS;
 
-/// The nice value of compilers.
-pub(super) const LEAST_PRIORITY: i32 = 19;
 /// The maximum number of core instances of a component. Rust needs 3, componentized Python about 30.
 pub(super) const CORE_INSTANCES: u32 = 100;
 /// The maximum number of memories and tables of a component. Those beyond the usual are counted: see [`PoolBudget`].
@@ -108,13 +106,13 @@ fn kept(resident: usize, room: &Sizes) -> (usize, usize) {
     (share(each - tables, room.memories, MEMORY_KEPT), share(tables, room.tables, TABLE_KEPT))
 }
 
-/// Threads with the lowest priority, for a host that cannot start a process to compile in. A burst of new services must
-/// not slow down the serving threads.
-pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, String> {
+/// Threads of this niceness, for a host that cannot start a process to compile in. A burst of new services must not slow down
+/// the serving threads.
+pub(super) fn pool(threads: usize, niceness: i32) -> Result<rayon::ThreadPool, String> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("compile-{n}"));
     // Only for this thread. Lowering the priority is always permitted.
-    let pool = pool.start_handler(|_| {
-        let _ = rustix::process::setpriority_process(None, LEAST_PRIORITY);
+    let pool = pool.start_handler(move |_| {
+        let _ = rustix::process::setpriority_process(None, niceness);
     });
     pool.build().map_err(|error| format!("cannot start the compiler's threads: {error}"))
 }

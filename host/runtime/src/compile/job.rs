@@ -11,8 +11,8 @@ use super::one_line::one_line;
 
 /// The first bytes of a job, to distinguish it from other input.
 const MAGIC: [u8; 8] = *b"lodgejob";
-/// The bytes before a component: the magic, four numbers and two flags.
-const HEAD: usize = 8 + 4 * 8 + 2;
+/// The bytes before a component: the magic, four numbers and three flags.
+const HEAD: usize = 8 + 4 * 8 + 3;
 /// The bytes before machine code or a message: its type and its length.
 const RESULT_HEAD: usize = 1 + 8;
 
@@ -29,12 +29,19 @@ pub struct CodeKind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CompileJob {
     pub(super) kind: CodeKind,
+    /// Whether nothing waits for the code: it replaces code that serves already.
+    pub(super) replaces: bool,
     /// The number of threads.
     pub(super) threads: usize,
     /// The bytes of address space.
     pub(super) memory: u64,
     /// The CPU time of all threads. The system counts whole seconds, so it is rounded up.
     pub(super) time: Duration,
+}
+
+/// The niceness of a compiler whose code `replaces` code that serves already, or is the first.
+pub(super) const fn niceness(replaces: bool) -> i32 {
+    if replaces { 19 } else { 10 }
 }
 
 impl CodeKind {
@@ -64,6 +71,12 @@ impl CodeKind {
 }
 
 impl CompileJob {
+    /// The niceness of its compiler. A service that has no code yet is worth a tenth of a busy core, at most: at the lowest
+    /// priority it would get about a hundredth.
+    pub(super) const fn niceness(&self) -> i32 {
+        niceness(self.replaces)
+    }
+
     /// Writes the job of the process `parent`, and the component.
     pub(super) fn write(&self, parent: u32, component: &[u8], into: &mut impl Write) -> io::Result<()> {
         let seconds = self.time.as_secs() + u64::from(self.time.subsec_nanos() > 0);
@@ -72,7 +85,7 @@ impl CompileJob {
         for number in [u64::from(parent), self.threads as u64, self.memory, seconds.max(1)] {
             head.extend(number.to_le_bytes());
         }
-        head.extend([u8::from(self.kind.concurrent), u8::from(self.kind.baseline)]);
+        head.extend([self.kind.concurrent, self.kind.baseline, self.replaces].map(u8::from));
         into.write_all(&head)?;
         into.write_all(&(component.len() as u64).to_le_bytes())?;
         into.write_all(component)?;
@@ -90,11 +103,13 @@ impl CompileJob {
             ));
         }
         let (parent, threads, memory, seconds) = (number(from)?, number(from)?, number(from)?, number(from)?);
-        let mut flags = [0; 2];
+        let mut flags = [0; 3];
         from.read_exact(&mut flags)?;
-        let kind = CodeKind { concurrent: flags[0] != 0, baseline: flags[1] != 0 };
+        let [concurrent, baseline, replaces] = flags.map(|flag| flag != 0);
+        let kind = CodeKind { concurrent, baseline };
         let narrow = |number: u64| u32::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-        let job = Self { kind, threads: narrow(threads)? as usize, memory, time: Duration::from_secs(seconds) };
+        let (threads, time) = (narrow(threads)? as usize, Duration::from_secs(seconds));
+        let job = Self { kind, replaces, threads, memory, time };
         Ok((job, narrow(parent)?))
     }
 }
@@ -153,12 +168,19 @@ mod tests {
     #[test]
     fn a_job_survives_writing_and_reading() {
         for kind in KINDS {
-            let job = CompileJob { kind, threads: 3, memory: 1 << 40, time: Duration::from_millis(1_001) };
+            let job = CompileJob {
+                kind,
+                replaces: kind.concurrent,
+                threads: 3,
+                memory: 1 << 40,
+                time: Duration::from_millis(1_001),
+            };
             let mut bytes = Vec::new();
             job.write(42, b"wasm", &mut bytes).unwrap();
             let mut from = bytes.as_slice();
             let (read, parent) = CompileJob::read(&mut from).unwrap();
             assert_eq!((read.kind, read.threads, read.memory, parent), (kind, 3, 1 << 40, 42));
+            assert_eq!(read.replaces, kind.concurrent);
             assert_eq!(read.time, Duration::from_secs(2), "whole seconds, rounded up");
             assert_eq!((blob(&mut from, 4).unwrap().as_slice(), from), (&b"wasm"[..], &b""[..]));
             for cut in 0..bytes.len() {

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, Signal};
 
-use super::engine::LEAST_PRIORITY;
 use super::job::{self, CompileJob};
 
 /// The argument that makes `lodge` a compiler.
@@ -62,7 +61,7 @@ fn confine(job: &CompileJob, parent: u32) -> io::Result<()> {
     let hard = seconds.saturating_add(1).min(allowed);
     // SIGXCPU comes first and tells the cause; SIGKILL ends a process that continues.
     rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(hard) })?;
-    let _ = rustix::process::setpriority_process(None, LEAST_PRIORITY);
+    let _ = rustix::process::setpriority_process(None, job.niceness());
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have ended before the signal was set up.
