@@ -119,13 +119,14 @@ async fn patches_do_not_overwrite_each_other() {
 async fn the_list_has_pages() {
     let host = host(&["users"]).manifest("users", "keyvalue = true").start().await;
     let mut client = Connection::http1(host.address).await;
-    for n in 0..150 {
+    for n in 0..1_100 {
         let body = format!(r#"{{"name":"user {n}"}}"#);
         assert_eq!(client.ask(Method::POST, "/users", &[HOST], &body).await.status, 201);
     }
     assert_eq!(client.ask(Method::DELETE, "/users/7", &[HOST], "").await.status, 204);
-    let (mut path, mut ids) = ("/users".to_owned(), Vec::new());
+    let (mut path, mut ids, mut pages) = ("/users".to_owned(), Vec::new(), 0);
     loop {
+        pages += 1;
         let page = host.get(&path).await;
         let users: Vec<serde_json::Value> = serde_json::from_str(&page.text()).unwrap();
         ids.extend(users.iter().map(|user| user["id"].as_u64().unwrap()));
@@ -133,7 +134,11 @@ async fn the_list_has_pages() {
         let Some((to, _)) = next.strip_prefix('<').and_then(|rest| rest.split_once('>')) else { break };
         path = to.to_owned();
     }
-    assert_eq!(ids, (1..=152).filter(|id| *id != 7).collect::<Vec<_>>());
+    assert_eq!(pages, 2, "a page of the store has 1,000 keys");
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=1_102).filter(|id| *id != 7).collect::<Vec<_>>());
+    let wrong = host.get(&format!("/users?cursor={}", "x".repeat(5_000))).await;
+    assert_eq!(wrong.status, 503);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,9 +98,10 @@ pub fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// Returns a parameter of a query.
-pub fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+/// Returns a parameter of a query, decoded.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    let found = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name);
+    found.map(|(_, value)| value.into_owned())
 }
 
 /// Reads the whole request body.

@@ -32,7 +32,7 @@ fn respond(request: IncomingRequest) -> Result<Reply, Problem> {
     match (request.method(), id) {
         (Method::Get | Method::Head, Some(id)) => match (Store::open()?, id) {
             (None, id) => users::without_store(id),
-            (Some(store), "") => store.list(http::parameter(query, "after")),
+            (Some(store), "") => store.list(http::parameter(query, "cursor").as_deref()),
             (Some(store), id) => Ok(store.get(id)?.reply(200)),
         },
         (Method::Post, Some("")) => {

@@ -10,8 +10,11 @@ use crate::wasi::keyvalue::store::{Bucket, Error, open};
 /// The key with the id of the last user.
 const LAST: &str = "last";
 
-/// Users in a page of the list.
-const PAGE: usize = 100;
+/// The beginning of the keys of users.
+const USER: &str = "user/";
+
+/// Users that are read at a time.
+const BATCH: usize = 100;
 
 /// A user.
 #[derive(Clone, Serialize, Deserialize)]
@@ -102,25 +105,25 @@ impl Store {
         Self::open()?.ok_or_else(|| Error::AccessDenied.into())
     }
 
-    /// Responds with a page of users, and a link to the next one.
-    pub fn list(&self, after: Option<&str>) -> Result<Reply, Problem> {
-        let after = after.map(|id| id.parse().map_err(|_| Problem(400, "after: the id of a user".into())));
-        let after: u64 = after.transpose()?.unwrap_or(0);
-        let last: u64 = self.0.get(LAST)?.and_then(|text| String::from_utf8(text).ok()?.parse().ok()).unwrap_or(0);
+    /// Responds with a page of users, and a link to the next one. The pages are those of the store: however many users were deleted,
+    /// a page reads no more keys than there are.
+    pub fn list(&self, cursor: Option<&str>) -> Result<Reply, Problem> {
+        let page = self.0.list_keys(cursor)?;
+        let keys: Vec<_> = page.keys.into_iter().filter(|key| key.starts_with(USER)).collect();
         let mut users: Vec<User> = Vec::new();
-        // Ids are not reused, so the keys of a page follow each other, but for users that were deleted.
-        let mut first = after.saturating_add(1);
-        while first <= last && users.len() < PAGE {
-            let keys: Vec<_> = (first..=last).take(PAGE - users.len()).map(key).collect();
-            first += keys.len() as u64;
-            for (_, bytes) in batch::get_many(&self.0, &keys)? {
+        for keys in keys.chunks(BATCH) {
+            for (_, bytes) in batch::get_many(&self.0, keys)? {
                 users.extend(bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| parse(&bytes)).transpose()?);
             }
         }
+        users.sort_unstable_by_key(|user| user.id);
         let reply = Reply::json(200, &users);
-        Ok(match first <= last {
-            true => reply.header("link", &format!("</users?after={}>; rel=\"next\"", first - 1)),
-            false => reply,
+        Ok(match page.cursor {
+            Some(next) => {
+                let next: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();
+                reply.header("link", &format!("</users?cursor={next}>; rel=\"next\""))
+            }
+            None => reply,
         })
     }
 
@@ -208,7 +211,7 @@ fn missing() -> Problem {
 }
 
 fn key(id: u64) -> String {
-    format!("user/{id}")
+    format!("{USER}{id}")
 }
 
 /// The key of the user whose id is in a path.
