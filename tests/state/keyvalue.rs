@@ -48,6 +48,8 @@ async fn interfaces_without_async_functions() {
     assert_eq!(at("draft2/increment/draft2/n?-50").await, "-8");
     // The older interface has no numbers below 0.
     assert_eq!(run(&host, "/keyvalue/draft/increment/draft2/n?1").await.0, 500);
+    assert_eq!(at("draft2/get/draft2/n").await, "-8", "an increment that failed has changed it");
+    assert_eq!(at("draft/increment/draft2/n?10").await, "2");
     assert_eq!(at("draft2/race/default/raced?end").await, "first");
     assert_eq!(at("draft2/get/default/raced").await, "end");
     assert_eq!(at("spin/list/draft/").await, "a,c,n");
@@ -255,6 +257,32 @@ async fn handles_are_bounded() {
     let opened: usize = ok(&host, "/keyvalue/draft2/open/default/default").await.parse().unwrap();
     assert!((50..=100).contains(&opened), "{opened}");
     assert_eq!(ok(&host, "/keyvalue/draft2/get/default/key").await, "none");
+}
+
+/// Handles of buckets and of compare-and-swap have a bound of their own, and hold no values.
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_of_a_store_are_bounded() {
+    let host = host(&["keyvalue"]).manifest("keyvalue", "keyvalue = true").start().await;
+    let held = ok(&host, "/keyvalue/draft2/hold/default/key").await;
+    assert!(held.starts_with("255 ") && held.contains("256 handles of buckets and of compare-and-swap"), "{held}");
+    assert_eq!(ok(&host, "/keyvalue/draft2/moved/default/key?later").await, "later");
+    assert_eq!(ok(&host, "/keyvalue/draft2/get/default/key").await, "later");
+    let long = "b".repeat(200);
+    let (status, text) = run(&host, &format!("/keyvalue/draft2/get/{long}/key")).await;
+    assert!(status == 500 && text.contains("the name of the bucket"), "{text}");
+}
+
+/// What one request sends to its store at a time is bounded, and what it receives waits for room.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_is_bounded() {
+    let manifest = "[keyvalue]\nbytes = '128MiB'\n[limits]\nmemory = '128MiB'";
+    let host = host(&["keyvalue3"]).manifest("keyvalue3", manifest).start().await;
+    let few = ok(&host, "/keyvalue3/wasmcloud/flood/default/few?10").await;
+    assert_eq!(few, "10 ");
+    let many = ok(&host, "/keyvalue3/wasmcloud/flood/default/many?40").await;
+    assert!(many.starts_with("15 ") && many.contains("what this request sends to its store"), "{many}");
+    let bytes = ok(&host, "/keyvalue3/wasmcloud/drink/default/few-0?60").await;
+    assert_eq!(bytes, (60 << 20).to_string());
 }
 
 /// Metrics and the API have what a service stores and its quota, without a scan.

@@ -37,7 +37,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use config::{ConfigSnapshot, Configuration};
-use keyvalue::GrantedStore;
+use keyvalue::{GrantedStore, SandboxStore};
 use limiter::Limiter;
 use lock::GrantedLocks;
 use lodge_base::config::limits::Limits;
@@ -63,7 +63,7 @@ pub struct Ctx {
     /// The configuration, if the manifest has one.
     config: Option<ConfigSnapshot>,
     /// The store of the service, if its manifest grants one.
-    keyvalue: Option<Arc<GrantedStore>>,
+    keyvalue: Option<SandboxStore>,
     /// The locks of the service, if its manifest grants any.
     lock: Option<Arc<GrantedLocks>>,
     /// The databases of the service, if its manifest grants any.
@@ -147,7 +147,7 @@ impl Ctx {
         Self {
             limiter: Limiter::new(limits, Arc::clone(&sandbox)),
             config,
-            keyvalue: state.keyvalue.clone(),
+            keyvalue: state.keyvalue.clone().map(SandboxStore::new),
             lock: state.lock.clone(),
             sqlite: state.sqlite.clone().map(RequestDatabases::new),
             messages: state.messages.clone(),

@@ -70,14 +70,15 @@ impl Change {
 }
 
 /// What a write has done. Entries that have expired count as absent.
+///
+/// It has no value that the write has replaced or removed: a batch of small writes would return many large ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Whether the condition was true, and so the change made.
     pub applied: bool,
-    /// The entry before. A backend may leave it out if the condition is [`Condition::Always`] and the change not
-    /// [`Change::Remove`].
-    pub before: Option<Entry>,
-    /// The entry after.
+    /// Whether the change has removed an entry.
+    pub removed: bool,
+    /// The entry after: as it was written, or the one for which the condition was not true.
     pub after: Option<Entry>,
 }
 
@@ -93,7 +94,7 @@ pub fn apply(
     now: Timestamp,
 ) -> Result<Outcome, Error> {
     if !condition.holds(before.as_ref()) {
-        return Ok(Outcome { applied: false, after: before.clone(), before });
+        return Ok(Outcome { applied: false, removed: false, after: before });
     }
     let kept = before.as_ref().and_then(|entry| entry.expires);
     let after = match change {
@@ -112,5 +113,5 @@ pub fn apply(
         }
         Change::Remove => None,
     };
-    Ok(Outcome { applied: true, before, after })
+    Ok(Outcome { applied: true, removed: before.is_some() && after.is_none(), after })
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ const FAILURES: usize = 20;
 
 /// The number of failing requests whose stderr is kept until their failure is recorded.
 const FAILING: usize = 8;
+
+/// The least time between two log lines about outages of a service's state.
+const OUTAGE_LINES: Duration = Duration::from_secs(60);
 
 /// A service. It lives as long as one of its versions or a request to one.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct Service {
     refusal: Mutex<Option<(SystemTime, &'static str)>>,
     /// The current second, and the bytes of output that became log lines in it.
     output: Mutex<(u64, usize)>,
+    /// When an outage of its state was last logged, and how many failures were not logged since.
+    outage: Mutex<(Option<Instant>, u64)>,
 }
 
 /// A failed request, as operators see it.
@@ -116,6 +121,7 @@ impl Service {
             stderr: Mutex::default(),
             refusal: Mutex::default(),
             output: Mutex::default(),
+            outage: Mutex::default(),
         }
     }
 
@@ -149,6 +155,18 @@ impl Service {
         let granted = wanted.min(rate.saturating_sub(output.1));
         output.1 += granted;
         granted
+    }
+
+    /// Records that the service's state is unavailable at `now`. Returns `None` if that must not be logged, or else how many
+    /// failures were not logged since the last line: its guests can cause them as often as they like.
+    pub fn record_outage(&self, now: Instant) -> Option<u64> {
+        let mut outage = lock(&self.outage);
+        if outage.0.is_some_and(|last| now.saturating_duration_since(last) < OUTAGE_LINES) {
+            outage.1 += 1;
+            return None;
+        }
+        outage.0 = Some(now);
+        Some(std::mem::take(&mut outage.1))
     }
 
     /// Keeps the stderr lines of a failing request until its failure is recorded.
@@ -204,5 +222,22 @@ impl Service {
     /// Returns when a request was last refused, and the reason.
     pub fn last_refusal(&self) -> Option<(SystemTime, &'static str)> {
         *lock(&self.refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outages_are_logged_once_a_minute() {
+        let (services, start) = (Services::new(CpuScheduler::new(1)), Instant::now());
+        let (one, other) = (services.get_or_create("one"), services.get_or_create("other"));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(one.record_outage(at(0)), Some(0));
+        assert_eq!((1..60).filter_map(|second| one.record_outage(at(second))).count(), 0);
+        assert_eq!(one.record_outage(at(60)), Some(59), "the next line says how many there were");
+        assert_eq!(one.record_outage(at(61)), None);
+        assert_eq!(other.record_outage(at(61)), Some(0), "each service has lines of its own");
     }
 }

@@ -68,6 +68,7 @@ impl NatsStore {
             let now = self.0.now(connection).await?;
             let sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
             let before = stored.map(|stored| stored.entry).filter(|entry| entry.live(now));
+            let less = before.as_ref().map_or(0, |before| write.key.size() + before.value.size());
             let mut outcome = apply(before, &write.condition, &write.change, Version::new(0), now)?;
             if !outcome.applied {
                 return Ok(outcome);
@@ -81,7 +82,6 @@ impl NatsStore {
                 }
                 Some(entry) => {
                     let more = write.key.size() + entry.value.size();
-                    let less = outcome.before.as_ref().map_or(0, |before| write.key.size() + before.value.size());
                     if more > less {
                         match self.0.room(connection, more - less).await {
                             // It may replace a value that is as large.

@@ -37,7 +37,13 @@ pub(crate) const ALL: [(Statement, &str); 10] = [
          JOIN lodge.entry ON entry.namespace = $1 AND entry.bucket = asked.bucket AND entry.key = asked.key \
          WHERE expires IS NULL OR expires > lodge.now()) AS found",
     ),
-    (Statement::Write, "SELECT * FROM lodge.write($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"),
+    // A value that was removed is not sent.
+    (
+        Statement::Write,
+        "SELECT status, used, CASE WHEN status = 'stale' THEN before_value END, before_version, before_expires, \
+         after_value, after_version, after_expires \
+         FROM lodge.write($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    ),
     (
         Statement::List,
         "SELECT key FROM lodge.entry WHERE namespace = $1 AND bucket = $2 AND key >= $3 AND key > $4 AND key < $5 \

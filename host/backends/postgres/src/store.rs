@@ -90,9 +90,8 @@ impl PostgresStore {
 
 /// What `lodge.write` has returned.
 fn outcome(write: &Write<'_>, row: &Row, quota: Quota) -> Result<Outcome, LinkFailure> {
-    let before = entry(row, 2)?;
     match get::<&str>(row, 0)? {
-        "stale" => Ok(Outcome { applied: false, after: before.clone(), before }),
+        "stale" => Ok(Outcome { applied: false, removed: false, after: entry(row, 2)? }),
         "done" => {
             let after = match (&write.change, get::<Option<i64>>(row, 6)?) {
                 (Change::Remove, _) => None,
@@ -106,7 +105,8 @@ fn outcome(write: &Write<'_>, row: &Row, quota: Quota) -> Result<Outcome, LinkFa
                     Some(Entry { value, version: number(version)?, expires: time(get(row, 7)?)? })
                 }
             };
-            Ok(Outcome { applied: true, before, after })
+            let removed = after.is_none() && get::<Option<i64>>(row, 3)?.is_some();
+            Ok(Outcome { applied: true, removed, after })
         }
         "not-a-number" => Err(Error::NotANumber.into()),
         "overflow" => Err(Error::Overflow.into()),

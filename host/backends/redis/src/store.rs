@@ -191,16 +191,13 @@ impl Words {
 fn outcome(write: &Write<'_>, reply: Value, quota: Quota) -> Result<Outcome, Error> {
     let mut reply = array(reply)?;
     match text(reply.next())?.as_str() {
-        "stale" => {
-            let before = entry(reply.next())?;
-            Ok(Outcome { applied: false, after: before.clone(), before })
-        }
+        "stale" => Ok(Outcome { applied: false, removed: false, after: entry(reply.next())? }),
         "done" => {
-            let (before, mut after) = (entry(reply.next())?, entry(reply.next())?);
+            let (removed, mut after) = (bytes(reply.next())?.is_some(), entry(reply.next())?);
             if let (Change::Put(value, _), Some(after)) = (&write.change, &mut after) {
                 after.value = value.clone();
             }
-            Ok(Outcome { applied: true, before, after })
+            Ok(Outcome { applied: true, removed, after })
         }
         status => {
             let limit = |resource| if resource == Resource::Keys { quota.keys } else { quota.bytes };

@@ -17,9 +17,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::connect_failure::ConnectFailure;
 
-/// The most bytes that a server sends before an operation has its response. The largest response is that of a batch which
-/// deletes 256 values of 1 MiB.
-const MOST_UNANSWERED: u64 = 320 << 20;
+/// The most bytes that a server sends before an operation has its response. The largest response has 2 MiB, and those of many
+/// operations may come before any of them is read.
+const MOST_UNANSWERED: u64 = 128 << 20;
 
 /// A connection, with or without TLS. A server that sends without end is cut off.
 #[derive(Debug)]

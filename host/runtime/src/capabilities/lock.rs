@@ -16,7 +16,7 @@ use wasmtime::component::{
 use super::denied::deny;
 use super::held_locks::HeldSlot;
 use super::logged_denials::Denial;
-use super::outcome::outcome;
+use super::outcome::{guest_text, log_if_unavailable, outcome};
 use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
 
 /// What the manifest of a service grants of its locks.
@@ -62,13 +62,13 @@ enum Error {
 impl From<StateError> for Error {
     fn from(error: StateError) -> Self {
         match error {
-            StateError::Invalid { .. } | StateError::TooLarge { .. } => Self::InvalidArgument(error.to_string()),
+            StateError::Invalid { .. } | StateError::TooLarge { .. } => Self::InvalidArgument(guest_text(&error)),
             StateError::LeaseEnded => Self::LeaseEnded,
-            StateError::QuotaExceeded { .. } => Self::QuotaExceeded(error.to_string()),
+            StateError::QuotaExceeded { .. } => Self::QuotaExceeded(guest_text(&error)),
             StateError::Timeout => Self::Timeout,
-            StateError::Unavailable { .. } => Self::StoreUnavailable(error.to_string()),
+            StateError::Unavailable { .. } => Self::StoreUnavailable(guest_text(&error)),
             // Those of keys and values.
-            StateError::Conflict | StateError::NotANumber | StateError::Overflow => Self::Other(error.to_string()),
+            StateError::Conflict | StateError::NotANumber | StateError::Overflow => Self::Other(guest_text(&error)),
         }
     }
 }
@@ -118,6 +118,9 @@ impl Acquisition {
         span.finish(acquired.as_ref().err().map(outcome));
         let outcome = acquired.as_ref().map_or_else(outcome, |guard| if guard.is_some() { "ok" } else { "busy" });
         self.locks.service.metrics.state.count(outcome);
+        if let Err(error) = &acquired {
+            log_if_unavailable(&self.locks.service, error);
+        }
         let Some(guard) = acquired? else { return Ok(None) };
         let token = guard.token();
         *self.slot.lock().await = Some(guard);
@@ -166,6 +169,9 @@ impl LockOperation {
         let failure = result.as_ref().err().map(outcome);
         span.finish(failure);
         self.locks.service.metrics.state.count(failure.unwrap_or("ok"));
+        if let Err(error) = &result {
+            log_if_unavailable(&self.locks.service, error);
+        }
         Ok(result?)
     }
 }

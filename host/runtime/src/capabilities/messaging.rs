@@ -21,6 +21,7 @@ use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
 use super::denied::deny;
 use super::logged_denials::Denial;
+use super::outcome::{guest_text, log_if_unavailable};
 use super::sandbox::{RequestContext, Sandbox};
 use super::{Ctx, GuestCall};
 
@@ -203,6 +204,9 @@ impl MessageOperation {
         };
         span.finish((outcome != "ok").then_some(outcome));
         granted.service.metrics.messages.published.count(outcome);
+        if let Err(error) = &published {
+            log_if_unavailable(&granted.service, error);
+        }
         match published {
             Ok(published) if published.consumers == 0 => {
                 let subject = &message.subject;
@@ -213,7 +217,7 @@ impl MessageOperation {
                 Err(format!("a consumer of the subject has {limit} {resource} of messages waiting: try again later"))
             }
             Err(Error::Timeout) => Err("the message was not stored in time: it may be delivered nevertheless".into()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(guest_text(&error)),
         }
     }
 

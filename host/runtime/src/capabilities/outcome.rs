@@ -1,6 +1,17 @@
-//! The outcome of operations on the state of a service, as metrics name it.
+//! Failed operations on the state of a service: their outcomes, as metrics name them, their texts, as guests receive them, and
+//! the lines about outages.
+
+use std::time::Instant;
 
 use lodge_state::Error;
+use lodge_traffic::service::Service;
+
+/// The most bytes of a reason in a log line. Parts of it may come from a server.
+const REASON: usize = 512;
+
+/// What guests receive instead of the reason for which a store is unavailable. That is for the operator: it may name servers,
+/// files and users.
+pub(super) const UNAVAILABLE: &str = "the store is unavailable: try again later; the log of the host says why";
 
 /// Returns the outcome of a failed operation.
 pub(super) fn outcome(error: &Error) -> &'static str {
@@ -12,5 +23,48 @@ pub(super) fn outcome(error: &Error) -> &'static str {
         Error::NotANumber | Error::Overflow => "not-a-number",
         Error::Timeout => "timeout",
         Error::Unavailable { .. } => "unavailable",
+    }
+}
+
+/// Returns the text of an error for guests: limits and names of settings, and nothing of the host.
+pub(super) fn guest_text(error: &Error) -> String {
+    if let Error::Unavailable { .. } = error { UNAVAILABLE.into() } else { error.to_string() }
+}
+
+/// Logs that the state of a service is unavailable, once a minute.
+pub(super) fn log_if_unavailable(service: &Service, error: &Error) {
+    if let Error::Unavailable { reason } = error {
+        log_outage(service, reason);
+    }
+}
+
+/// Logs for which reason the state of a service is unavailable, once a minute.
+pub(super) fn log_outage(service: &Service, reason: &str) {
+    let Some(unsaid) = service.record_outage(Instant::now()) else { return };
+    let unsaid = (unsaid > 0).then_some(unsaid);
+    tracing::warn!(service = &*service.name, unsaid, "its state is unavailable: {}", cut(reason, REASON));
+}
+
+/// Returns the beginning of a text, at most `most` bytes of it.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_learn_nothing_of_the_host() {
+        let error = Error::unavailable("cannot connect to Redis at db.internal: the user me is wrong");
+        assert_eq!(guest_text(&error), UNAVAILABLE);
+        assert!(guest_text(&Error::Overflow).contains("64 bits"));
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(cut("aä", 2), "a");
+        assert_eq!(cut("aä", 3), "aä");
+        assert_eq!(cut("a", 512), "a");
     }
 }

@@ -18,6 +18,7 @@ use wasmtime::component::{
 
 use super::denied::deny;
 use super::logged_denials::Denial;
+use super::outcome::{UNAVAILABLE, cut, log_outage};
 use super::sandbox::Sandbox;
 use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
 
@@ -80,11 +81,16 @@ enum Error {
     Io(String),
 }
 
+/// The most bytes of an error's text that a guest receives.
+const TEXT: usize = 1 << 10;
+
 impl From<SqlError> for Error {
     fn from(error: SqlError) -> Self {
         match error {
             SqlError::Full => Self::DatabaseFull,
-            other => Self::Io(other.to_string()),
+            SqlError::Unavailable(_) => Self::Io(UNAVAILABLE.into()),
+            // SQLite repeats parts of the statement.
+            other => Self::Io(cut(&other.to_string(), TEXT).to_owned()),
         }
     }
 }
@@ -300,6 +306,9 @@ impl SqlCall {
         let metrics = &self.granted.service.metrics;
         metrics.sql_duration.record(start.elapsed());
         metrics.sql.count(result.as_ref().map_or_else(SqlError::outcome, |_| "ok"));
+        if let Err(SqlError::Unavailable(why)) = &result {
+            log_outage(&self.granted.service, why);
+        }
         Ok(result?)
     }
 }

@@ -214,7 +214,7 @@ async fn write(
     if !holds {
         let outcome = result.unwrap();
         prop_assert!(!outcome.applied);
-        return same(model, random.key, outcome.before);
+        return same(model, random.key, outcome.after);
     }
     let after = match model.changed(random.key, &change) {
         Err(error) => {
@@ -234,9 +234,7 @@ async fn write(
     }
     let outcome = result.unwrap();
     prop_assert!(outcome.applied);
-    if matches!(change, Change::Remove) {
-        same(model, random.key, outcome.before)?;
-    }
+    prop_assert_eq!(outcome.removed, matches!(change, Change::Remove) && model.entries.contains_key(&random.key));
     prop_assert_eq!(outcome.after.is_some(), after.is_some());
     match (after, outcome.after) {
         (Some((text, expires)), Some(entry)) => {

@@ -33,9 +33,11 @@ pub async fn operations(fixture: &Fixture) {
     assert_eq!(store.increment(a, -50, soon()).await, Ok(-8));
     assert_eq!(store.increment(a, i64::MIN, soon()).await, Err(Error::Overflow));
     assert_eq!(store.increment(key("new"), i64::MIN, soon()).await, Ok(i64::MIN));
-    store.set(key("text"), value("x"), set, soon()).await.unwrap();
-    assert_eq!(store.increment(key("text"), 1, soon()).await, Err(Error::NotANumber));
-    assert_eq!(store.get(key("text"), soon()).await.unwrap().unwrap().value, value("x"));
+    for text in ["x", "", "-", "+1", "01", "-0", "-01", " 1", "1 ", "1.0", "1e3", "9223372036854775808"] {
+        store.set(key("text"), value(text), set, soon()).await.unwrap();
+        assert_eq!(store.increment(key("text"), 1, soon()).await, Err(Error::NotANumber), "{text:?}");
+        assert_eq!(store.get(key("text"), soon()).await.unwrap().unwrap().value, value(text), "it was changed");
+    }
 
     assert_eq!(store.delete(a, soon()).await, Ok(true));
     assert_eq!(store.get(a, soon()).await, Ok(None));

@@ -54,7 +54,7 @@ impl dyn Store {
     /// [`Error::Timeout`] and [`Error::Unavailable`], as every operation.
     pub async fn delete(&self, key: Key<'_>, deadline: Instant) -> Result<bool, Error> {
         let write = Write { key, condition: Condition::Always, change: Change::Remove };
-        Ok(self.write(write, deadline).await?.before.is_some())
+        Ok(self.write(write, deadline).await?.removed)
     }
 
     /// Adds `delta` to the number under `key`, 0 if it does not exist, and returns the sum. The expiry stays.
@@ -81,7 +81,7 @@ impl dyn Store {
         let outcome = self.write(Write { key, condition, change }, deadline).await?;
         Ok(match outcome.applied {
             true => Swap::Done(outcome.after.map(|entry| entry.version)),
-            false => Swap::Stale(outcome.before),
+            false => Swap::Stale(outcome.after),
         })
     }
 
@@ -101,12 +101,8 @@ impl dyn Store {
     /// [`Error::TooLarge`] if they are no [`Batch`].
     pub async fn delete_many(&self, keys: &[Key<'_>], deadline: Instant) -> Result<usize, Error> {
         let remove = |key| Write { key, condition: Condition::Always, change: Change::Remove };
-        let mut deleted = 0;
         let writes = Batch::new(keys.iter().copied().map(remove).collect())?;
-        for outcome in self.write_many(writes, deadline).await? {
-            deleted += usize::from(outcome.before.is_some());
-        }
-        Ok(deleted)
+        Ok(self.write_many(writes, deadline).await?.iter().filter(|outcome| outcome.removed).count())
     }
 }
 

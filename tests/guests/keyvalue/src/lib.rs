@@ -220,6 +220,24 @@ fn with_draft2(operation: &str, bucket: &str, key: &str, value: &str) -> Result<
             assert!(swap(newer, value.as_bytes()).is_ok());
             current
         }
+        // A handle is for the value that was there when it was made, even if a later one was read through it.
+        "moved" => {
+            let cas = Cas::new(&bucket, key)?;
+            bucket.set(key, value.as_bytes())?;
+            let current = text(cas.current()?);
+            let Err(CasError::CasFailed(_)) = swap(cas, b"lost") else { panic!("the swap was done") };
+            current
+        }
+        // Makes handles of compare-and-swap until that fails.
+        "hold" => {
+            let mut held = Vec::new();
+            loop {
+                match Cas::new(&bucket, key) {
+                    Ok(cas) => held.push(cas),
+                    Err(error) => break format!("{} {error:?}", held.len()),
+                }
+            }
+        }
         // Opens buckets until that fails.
         "open" => {
             let mut opened = Vec::new();

@@ -117,6 +117,25 @@ fn text(value: Option<Vec<u8>>) -> String {
     value.map_or("none".into(), |value| String::from_utf8_lossy(&value).into_owned())
 }
 
+/// Waits for all of them at once.
+async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|cx| {
+        for (future, output) in waiting.iter_mut().filter(|(_, output)| output.is_none()) {
+            if let std::task::Poll::Ready(ready) = future.as_mut().poll(cx) {
+                *output = Some(ready);
+            }
+        }
+        if waiting.iter().all(|(_, output)| output.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    waiting.into_iter().filter_map(|(_, output)| output).collect()
+}
+
 fn many(keys: &str) -> Vec<String> {
     keys.split(',').map(str::to_owned).collect()
 }
@@ -162,6 +181,20 @@ async fn with_wasmcloud(operation: &str, bucket: &str, key: &str, value: &str) -
                     break keys.join(",");
                 }
             }
+        }
+        // Sends 1 MiB this many times at once, and counts how often that was possible.
+        "flood" => {
+            let sets = 0..value.parse::<usize>().unwrap();
+            let results = all(sets.map(|number| bucket.set(format!("{key}-{number}"), vec![7; 1 << 20], None))).await;
+            let error = results.iter().find_map(|result| result.as_ref().err().map(|error| format!("{error:?}")));
+            format!("{} {}", results.iter().filter(|result| result.is_ok()).count(), error.unwrap_or_default())
+        }
+        // Reads a value this many times at once, and counts its bytes.
+        "drink" => {
+            let values = all((0..value.parse::<usize>().unwrap()).map(|_| bucket.get(key.clone()))).await;
+            let sizes: Result<Vec<_>, _> =
+                values.into_iter().map(|value| value.map(|value| value.map_or(0, |value| value.len()))).collect();
+            sizes?.into_iter().sum::<usize>().to_string()
         }
         "count" => loop {
             let entry = cas::current(&bucket, key.clone()).await?;

@@ -1,5 +1,5 @@
 -- ARGV: bucket, key, condition, version, value of the condition, change, payload, expiry, quota of keys, quota of bytes.
--- Returns {'done', before or false, after or false}, {'stale', before or false}, or {the error, used}.
+-- Returns {'done', 'removed' or false, after or false}, {'stale', before or false}, or {the error, used}.
 local bucket, key, condition, change, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[6], ARGV[7]
 local name = member(bucket, key)
 local entry = P .. 'e:' .. name
@@ -79,9 +79,9 @@ if not stored then
     redis.call('ZREM', P .. 'x', name)
     keys, bytes = keys - 1, bytes - tonumber(size)
     count()
-    return {'done', before, false}
+    return {'done', before and 'removed', false}
   end
-  return finish('done', before, false)
+  return finish('done', before and 'removed', false)
 end
 
 last = math.max(last + 1, micros)

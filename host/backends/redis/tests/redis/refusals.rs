@@ -118,3 +118,24 @@ async fn names_are_unambiguous() {
     let store = redis.open(&Namespace::new("a").unwrap(), Quota::default(), soon()).await.unwrap();
     assert!(matches!(store.get(key("k"), soon()).await, Err(Error::Unavailable { .. })));
 }
+
+/// Values that are deleted are not sent to the host: a batch may delete 256 MiB.
+#[tokio::test]
+async fn deleted_values_are_not_sent() {
+    let Some(server) = server::start(&[]) else { return };
+    let store = open(&format!("redis://127.0.0.1:{}", server.port())).await;
+    let names: Vec<_> = (0..20).map(|number| format!("k{number}")).collect();
+    let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
+    for key in &keys {
+        store.set(*key, Value::new(vec![1; 512 << 10]).unwrap(), Set::default(), soon()).await.unwrap();
+    }
+    let sent = async || -> u64 {
+        let stats: String = other(&server, &["INFO", "stats"]).await;
+        let bytes = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).unwrap();
+        bytes.trim().parse().unwrap()
+    };
+    let before = sent().await;
+    assert_eq!(store.delete_many(&keys, soon()).await, Ok(20));
+    let bytes = sent().await - before;
+    assert!(bytes < 100_000, "{bytes} bytes");
+}

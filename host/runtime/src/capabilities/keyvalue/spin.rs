@@ -2,19 +2,20 @@
 //! `spin:key-value@3.0.0` with async functions. A label is the name of a bucket.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use lodge_state::{Cursor, Error as StateError, Set};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
     Accessor, ComponentType, Destination, FutureReader, Lift, Linker, Lower, Resource, ResourceType, StreamProducer,
     StreamReader, StreamResult, VecBuffer,
 };
 
+use super::super::outcome::guest_text;
 use super::super::{Ctx, GuestCall};
-use super::{Closed, GrantedStore, OpenBucket, Operation, begin, drop_handle, link_async_basics, link_basics, open};
+use super::operation::{HeldPage, Operation};
+use super::{Closed, OpenBucket, StoreBucket, begin, drop_handle, link_async_basics, link_basics, open};
 
 #[derive(Clone, Debug, ComponentType, Lift, Lower)]
 #[component(variant)]
@@ -32,7 +33,7 @@ enum Error {
 
 impl From<StateError> for Error {
     fn from(error: StateError) -> Self {
-        Self::Other(error.to_string())
+        Self::Other(guest_text(&error))
     }
 }
 
@@ -40,7 +41,8 @@ impl From<Closed> for Error {
     fn from(closed: Closed) -> Self {
         match closed {
             Closed::Denied => Self::AccessDenied,
-            Closed::Full => Self::StoreTableFull,
+            Closed::Full(_) => Self::StoreTableFull,
+            Closed::Invalid(error) => error.into(),
         }
     }
 }
@@ -55,7 +57,7 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     })?;
     link_basics::<Error>(&mut store, "store")?;
     store.func_wrap_async("[method]store.get-keys", |caller: GuestCall<'_>, (store,): (_,)| {
-        let operation = Operation::begin(caller.data(), &store);
+        let operation = Operation::begin(caller.data(), &store, 0);
         Box::new(async move { Ok((operation?.list_all().await.map_err(Error::from),)) })
     })
 }
@@ -71,14 +73,14 @@ pub(super) fn link_async(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     })?;
     link_async_basics::<Error>(&mut store, "store")?;
     store.func_wrap_concurrent("[method]store.set", |accessor, (store, key, value): (_, String, Vec<u8>)| {
-        let operation = begin(accessor, &store);
+        let operation = begin(accessor, &store, key.len() + value.len());
         Box::pin(async move { Ok((operation?.set(&key, value, Set::default()).await.map_err(Error::from),)) })
     })?;
     store.func_wrap_concurrent(
         "[method]store.get-keys",
         |accessor: &Accessor<Ctx>, (store,): (Resource<OpenBucket>,)| {
             let streams = accessor.with(|mut access| {
-                let operation = Operation::begin(access.get(), &store)?;
+                let operation = Operation::begin(access.get(), &store, 0)?;
                 let (ended, end) = oneshot::channel();
                 let keys = Keys::new(operation, ended);
                 let result = async { Ok::<_, wasmtime::Error>(end.await.unwrap_or(Ok(()))) };
@@ -91,27 +93,28 @@ pub(super) fn link_async(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 
 /// The keys of a bucket, read page by page as the guest takes them.
 struct Keys {
-    bucket: Arc<str>,
-    keyvalue: Arc<GrantedStore>,
+    bucket: StoreBucket,
+    /// The room of the keys that the guest has not taken yet.
+    room: Option<OwnedSemaphorePermit>,
     /// The page that is being read; `None` after the last one.
     page: Option<PageFuture>,
     /// Receives the result of the whole listing.
     ended: Option<oneshot::Sender<Result<(), Error>>>,
 }
 
-type PageFuture = Pin<Box<dyn Future<Output = Result<(Vec<String>, Option<Cursor>), StateError>> + Send>>;
+type PageFuture = Pin<Box<dyn Future<Output = Result<HeldPage, StateError>> + Send>>;
 
 impl Keys {
     /// Begins with the page that `first` reads, and sends the result of the listing to `ended`.
     fn new(first: Operation, ended: oneshot::Sender<Result<(), Error>>) -> Self {
-        let (bucket, keyvalue) = (Arc::clone(&first.bucket), Arc::clone(&first.keyvalue));
-        Self { bucket, keyvalue, page: Some(read_page(first, None)), ended: Some(ended) }
+        let bucket = first.bucket.clone();
+        Self { bucket, room: None, page: Some(read_page(first, None)), ended: Some(ended) }
     }
 }
 
 /// Reads the page at `cursor`.
 fn read_page(operation: Operation, cursor: Option<Cursor>) -> PageFuture {
-    Box::pin(async move { operation.list("", cursor.as_ref()).await })
+    Box::pin(async move { operation.held_list("", cursor.as_ref()).await })
 }
 
 impl StreamProducer<Ctx> for Keys {
@@ -125,6 +128,8 @@ impl StreamProducer<Ctx> for Keys {
         mut destination: Destination<'a, Self::Item, Self::Buffer>,
         finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
+        // The guest takes all keys of a page before it asks for more.
+        self.room = None;
         let Some(page) = self.page.as_mut() else { return Poll::Ready(Ok(StreamResult::Dropped)) };
         let read = match page.as_mut().poll(cx) {
             Poll::Ready(read) => read,
@@ -132,13 +137,12 @@ impl StreamProducer<Ctx> for Keys {
             Poll::Pending => return Poll::Pending,
         };
         let end = match read {
-            Ok((keys, next)) => {
+            Ok((keys, next, room)) => {
+                self.room = Some(room);
                 destination.set_buffer(keys.into());
                 if let Some(next) = next {
-                    let deadline = self.keyvalue.deadline(store.data());
-                    let (bucket, keyvalue) = (Arc::clone(&self.bucket), Arc::clone(&self.keyvalue));
-                    let trace = store.data().sandbox.operation_trace();
-                    self.page = Some(read_page(Operation { bucket, keyvalue, deadline, trace }, Some(next)));
+                    let operation = Operation::on(store.data(), self.bucket.clone(), 0);
+                    self.page = Some(read_page(operation, Some(next)));
                     return Poll::Ready(Ok(StreamResult::Completed));
                 }
                 Ok(())

@@ -4,8 +4,10 @@
 use lodge_state::{Condition, Cursor, Error as StateError, Swap, Version};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 
+use super::super::outcome::guest_text;
 use super::super::{Ctx, GuestCall, TOO_MANY_HANDLES};
-use super::{Closed, KeyPage, OpenBucket, Operation, bytes, drop_handle, link_basics, open};
+use super::operation::{Operation, size_of_entries, size_of_keys};
+use super::{Closed, HandlePermit, KeyPage, OpenBucket, StoreBucket, TOO_MANY, bytes, drop_handle, link_basics, open};
 
 #[derive(Clone, Debug, ComponentType, Lift, Lower)]
 #[component(variant)]
@@ -21,7 +23,7 @@ enum Error {
 
 impl From<StateError> for Error {
     fn from(error: StateError) -> Self {
-        Self::Other(error.to_string())
+        Self::Other(guest_text(&error))
     }
 }
 
@@ -29,7 +31,8 @@ impl From<Closed> for Error {
     fn from(closed: Closed) -> Self {
         match closed {
             Closed::Denied => Self::AccessDenied,
-            Closed::Full => Self::Other(TOO_MANY_HANDLES.into()),
+            Closed::Full(text) => Self::Other(text.into()),
+            Closed::Invalid(error) => error.into(),
         }
     }
 }
@@ -41,12 +44,14 @@ struct NumberedPage {
     cursor: Option<u64>,
 }
 
-/// A handle of compare-and-swap: the entry that was there when it was made.
+/// A handle of compare-and-swap: the version of the entry that was there when it was made. Its value is read again, since handles
+/// with values would hold more of the host's memory than a sandbox may have of its own.
 struct Cas {
-    operation: Operation,
+    bucket: StoreBucket,
     key: String,
-    /// The version and value of the entry; `None` if there was none.
-    entry: Option<(Version, Vec<u8>)>,
+    /// `None` if there was no entry.
+    version: Option<Version>,
+    _handle: HandlePermit,
 }
 
 #[derive(ComponentType, Lift, Lower)]
@@ -67,12 +72,12 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         batch.func_wrap_async(
             "set-many",
             |caller: GuestCall<'_>, (bucket, entries): (_, Vec<(String, Vec<u8>)>)| {
-                let operation = Operation::begin(caller.data(), &bucket);
+                let operation = Operation::begin(caller.data(), &bucket, size_of_entries(&entries));
                 Box::new(async move { Ok((operation?.set_many(entries).await.map_err(Error::from),)) })
             },
         )?;
         batch.func_wrap_async("delete-many", |caller: GuestCall<'_>, (bucket, keys): (_, Vec<String>)| {
-            let operation = Operation::begin(caller.data(), &bucket);
+            let operation = Operation::begin(caller.data(), &bucket, size_of_keys(&keys));
             Box::new(async move { Ok((operation?.delete_many(&keys).await.map_err(Error::from),)) })
         })?;
     }
@@ -97,7 +102,7 @@ fn link_draft(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         "[method]bucket.list-keys",
         |mut caller: GuestCall<'_>, (bucket, cursor): (Resource<OpenBucket>, Option<u64>)| {
             Box::new(async move {
-                let operation = Operation::begin(caller.data(), &bucket)?;
+                let operation = Operation::begin(caller.data(), &bucket, 0)?;
                 let bucket = caller.data_mut().table.get_mut(&bucket)?;
                 let after = cursor.map(|cursor| bucket.numbered(cursor));
                 if after.as_ref().is_some_and(Option::is_none) {
@@ -111,19 +116,16 @@ fn link_draft(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     )?;
     let mut atomics = linker.instance("wasi:keyvalue/atomics@0.2.0-draft")?;
     atomics.func_wrap_async("increment", |caller: GuestCall<'_>, (bucket, key, delta): (_, String, u64)| {
-        let operation = Operation::begin(caller.data(), &bucket);
+        let operation = Operation::begin(caller.data(), &bucket, key.len());
         Box::new(async move {
             let operation = operation?;
             let Ok(delta) = i64::try_from(delta) else { return Ok((Err(Error::from(StateError::Overflow)),)) };
-            let sum = operation.increment(&key, delta).await;
-            // A number below 0 was stored by something else.
-            let sum = sum.and_then(|sum| u64::try_from(sum).map_err(|_| StateError::NotANumber));
-            Ok((sum.map_err(Error::from),))
+            Ok((increment(&operation, &key, delta).await.map_err(Error::from),))
         })
     })?;
     let mut batch = linker.instance("wasi:keyvalue/batch@0.2.0-draft")?;
     batch.func_wrap_async("get-many", |caller: GuestCall<'_>, (bucket, keys): (_, Vec<String>)| {
-        let operation = Operation::begin(caller.data(), &bucket);
+        let operation = Operation::begin(caller.data(), &bucket, size_of_keys(&keys));
         Box::new(async move {
             let entries = operation?.get_many(&keys).await.map_err(Error::from);
             let with_keys = |entries: Vec<_>| {
@@ -135,12 +137,29 @@ fn link_draft(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     })
 }
 
+/// Adds to a number whose sum must be at least 0: one below was stored through another interface.
+async fn increment(operation: &Operation, key: &str, delta: i64) -> Result<u64, StateError> {
+    let number = operation.get(key).await?.map_or(Ok(0), |entry| entry.value.to_number())?;
+    if number.checked_add(delta).is_some_and(|sum| sum < 0) {
+        return Err(StateError::NotANumber);
+    }
+    let sum = operation.increment(key, delta).await?;
+    match u64::try_from(sum) {
+        Ok(sum) => Ok(sum),
+        Err(_) => {
+            // It was changed between the two, and this addition must not be seen.
+            operation.increment(key, -delta).await?;
+            Err(StateError::NotANumber)
+        }
+    }
+}
+
 fn link_draft2(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut store = linker.instance("wasi:keyvalue/store@0.2.0-draft2")?;
     store.func_wrap_async(
         "[method]bucket.list-keys",
         |caller: GuestCall<'_>, (bucket, cursor): (_, Option<String>)| {
-            let operation = Operation::begin(caller.data(), &bucket);
+            let operation = Operation::begin(caller.data(), &bucket, cursor.as_ref().map_or(0, String::len));
             Box::new(async move {
                 let operation = operation?;
                 let page = async {
@@ -154,7 +173,7 @@ fn link_draft2(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     )?;
     let mut batch = linker.instance("wasi:keyvalue/batch@0.2.0-draft2")?;
     batch.func_wrap_async("get-many", |caller: GuestCall<'_>, (bucket, keys): (_, Vec<String>)| {
-        let operation = Operation::begin(caller.data(), &bucket);
+        let operation = Operation::begin(caller.data(), &bucket, size_of_keys(&keys));
         Box::new(async move {
             let entries = operation?.get_many(&keys).await.map_err(Error::from);
             let with_keys = |entries: Vec<_>| {
@@ -168,34 +187,42 @@ fn link_draft2(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     atomics
         .resource("cas", ResourceType::host::<Cas>(), |mut caller, rep| drop_handle::<Cas>(caller.data_mut(), rep))?;
     atomics.func_wrap_async("increment", |caller: GuestCall<'_>, (bucket, key, delta): (_, String, i64)| {
-        let operation = Operation::begin(caller.data(), &bucket);
+        let operation = Operation::begin(caller.data(), &bucket, key.len());
         Box::new(async move { Ok((operation?.increment(&key, delta).await.map_err(Error::from),)) })
     })?;
     atomics.func_wrap_async(
         "[static]cas.new",
         |mut caller: GuestCall<'_>, (bucket, key): (Resource<OpenBucket>, String)| {
             Box::new(async move {
-                let operation = Operation::begin(caller.data(), &bucket)?;
-                Ok((Cas::read(&mut caller, operation, key).await?,))
+                let operation = Operation::begin(caller.data(), &bucket, key.len())?;
+                let version = operation.get(&key).await.map(|entry| entry.map(|entry| entry.version));
+                let Operation { bucket, .. } = operation;
+                let cas = version.map_err(Error::from);
+                Ok((cas.and_then(|version| Cas::open(caller.data_mut(), bucket, key, version)),))
             })
         },
     )?;
-    atomics.func_wrap("[method]cas.current", |caller: GuestCall<'_>, (cas,): (Resource<Cas>,)| {
-        let cas = caller.data().table.get(&cas)?;
-        Ok((Ok::<_, Error>(cas.entry.as_ref().map(|(_, value)| value.clone())),))
+    atomics.func_wrap_async("[method]cas.current", |caller: GuestCall<'_>, (cas,): (Resource<Cas>,)| {
+        let cas = caller.data().table.get(&cas);
+        let begun = cas.map(|cas| (Operation::on(caller.data(), cas.bucket.clone(), cas.key.len()), cas.key.clone()));
+        Box::new(async move {
+            // If this is a later value than that of the handle's version, the swap fails.
+            let (operation, key) = begun?;
+            Ok((operation.get(&key).await.map(|entry| entry.map(bytes)).map_err(Error::from),))
+        })
     })?;
     atomics.func_wrap_async("swap", |mut caller: GuestCall<'_>, (cas, value): (Resource<Cas>, Vec<u8>)| {
         Box::new(async move {
-            let Cas { operation, key, entry } = caller.data_mut().table.delete(cas)?;
-            // Time has passed since the handle was made.
-            let operation = operation.again(caller.data());
-            let condition = entry.map_or(Condition::Absent, |(version, _)| Condition::Version(version));
+            let Cas { bucket, key, version, .. } = caller.data_mut().table.delete(cas)?;
+            let operation = Operation::on(caller.data(), bucket.clone(), key.len() + value.len());
+            let condition = version.map_or(Condition::Absent, Condition::Version);
             Ok((match operation.swap(&key, condition, value).await {
                 Ok(Swap::Done(_)) => Ok(()),
-                Ok(Swap::Stale(_)) => match Cas::read(&mut caller, operation, key).await? {
-                    Ok(cas) => Err(CasError::Failed(cas)),
-                    Err(error) => Err(CasError::Store(error)),
-                },
+                Ok(Swap::Stale(entry)) => {
+                    let version = entry.map(|entry| entry.version);
+                    let cas = Cas::open(caller.data_mut(), bucket, key, version);
+                    Err(cas.map_or_else(CasError::Store, CasError::Failed))
+                }
                 Err(error) => Err(CasError::Store(error.into())),
             },))
         })
@@ -203,20 +230,16 @@ fn link_draft2(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 }
 
 impl Cas {
-    /// Makes a handle for the entry that is there now.
-    async fn read(
-        caller: &mut GuestCall<'_>,
-        operation: Operation,
+    /// Makes a handle for the entry with this version.
+    fn open(
+        ctx: &mut Ctx,
+        bucket: StoreBucket,
         key: String,
-    ) -> wasmtime::Result<Result<Resource<Self>, Error>> {
-        let entry = match operation.get(&key).await {
-            Ok(entry) => entry.map(|entry| (entry.version, bytes(entry))),
-            Err(error) => return Ok(Err(error.into())),
-        };
-        Ok(match caller.data_mut().table.push(Self { operation, key, entry }) {
-            Ok(cas) => Ok(cas),
-            Err(_) => Err(Closed::Full.into()),
-        })
+        version: Option<Version>,
+    ) -> Result<Resource<Self>, Error> {
+        let handle = bucket.store.in_flight.handle().ok_or(Closed::Full(TOO_MANY))?;
+        let pushed = ctx.table.push(Self { bucket, key, version, _handle: handle });
+        pushed.map_err(|_| Closed::Full(TOO_MANY_HANDLES).into())
     }
 }
 

@@ -5,7 +5,9 @@ use wasmtime::component::{Accessor, ComponentType, Lift, Linker, Lower, Resource
 
 use std::time::Duration;
 
-use super::super::{Ctx, TOO_MANY_HANDLES};
+use super::super::Ctx;
+use super::super::outcome::guest_text;
+use super::operation::{size_of_entries, size_of_keys};
 use super::{Closed, KeyPage, OpenBucket, begin, bytes, drop_handle, link_async_basics, open};
 
 #[derive(Clone, Debug, ComponentType, Lift, Lower)]
@@ -40,7 +42,7 @@ impl From<StateError> for Error {
             StateError::QuotaExceeded { .. } => Self::QuotaExceeded,
             // These have no case, and their text says what to do.
             StateError::TooLarge { .. } | StateError::NotANumber | StateError::Overflow => {
-                Self::Other(error.to_string())
+                Self::Other(guest_text(&error))
             }
         }
     }
@@ -50,7 +52,8 @@ impl From<Closed> for Error {
     fn from(closed: Closed) -> Self {
         match closed {
             Closed::Denied => Self::AccessDenied,
-            Closed::Full => Self::Other(TOO_MANY_HANDLES.into()),
+            Closed::Full(text) => Self::Other(text.into()),
+            Closed::Invalid(error) => error.into(),
         }
     }
 }
@@ -135,7 +138,7 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     types.func_wrap_concurrent(
         "[method]bucket.set",
         |accessor, (bucket, key, value, options): (_, String, Vec<u8>, Option<SetOptions>)| {
-            let operation = begin(accessor, &bucket);
+            let operation = begin(accessor, &bucket, key.len() + value.len());
             Box::pin(async move {
                 let operation = operation?;
                 let set = async { operation.set(&key, value, SetOptions::read(options)?).await };
@@ -146,7 +149,8 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     types.func_wrap_concurrent(
         "[method]bucket.list-keys",
         |accessor, (bucket, prefix, cursor): (_, Option<String>, Option<String>)| {
-            let operation = begin(accessor, &bucket);
+            let sent = [&prefix, &cursor].into_iter().flatten().map(String::len).sum();
+            let operation = begin(accessor, &bucket, sent);
             Box::pin(async move {
                 let operation = operation?;
                 let page = async {
@@ -168,7 +172,7 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     linker.instance("wasmcloud:keyvalue/atomics@0.2.0")?.func_wrap_concurrent(
         "increment",
         |accessor, (bucket, key, delta): (_, String, i64)| {
-            let operation = begin(accessor, &bucket);
+            let operation = begin(accessor, &bucket, key.len());
             Box::pin(async move { Ok((operation?.increment(&key, delta).await.map_err(Error::from),)) })
         },
     )?;
@@ -179,14 +183,15 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 fn link_cas(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut cas = linker.instance("wasmcloud:keyvalue/cas@0.2.0")?;
     cas.func_wrap_concurrent("current", |accessor, (bucket, key): (_, String)| {
-        let operation = begin(accessor, &bucket);
+        let operation = begin(accessor, &bucket, key.len());
         Box::pin(async move {
             let entry = operation?.get(&key).await;
             Ok((entry.map(|entry| entry.map(VersionedEntry::from)).map_err(Error::from),))
         })
     })?;
     cas.func_wrap_concurrent("swap", |accessor, (bucket, key, value, options): (_, String, Vec<u8>, CasOptions)| {
-        let operation = begin(accessor, &bucket);
+        let required = options.require_value.as_ref().map_or(0, Vec::len);
+        let operation = begin(accessor, &bucket, key.len() + value.len() + required);
         Box::pin(async move {
             let operation = operation?;
             let swap = async { operation.swap(&key, options.read()?, value).await };
@@ -202,7 +207,7 @@ fn link_cas(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 fn link_batch(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut batch = linker.instance("wasmcloud:keyvalue/batch@0.2.0")?;
     batch.func_wrap_concurrent("get-many", |accessor, (bucket, keys): (_, Vec<String>)| {
-        let operation = begin(accessor, &bucket);
+        let operation = begin(accessor, &bucket, size_of_keys(&keys));
         Box::pin(async move {
             let entries = operation?.get_many(&keys).await.map_err(Error::from);
             let with_keys = |entries: Vec<Option<Entry>>| {
@@ -213,11 +218,11 @@ fn link_batch(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         })
     })?;
     batch.func_wrap_concurrent("set-many", |accessor, (bucket, entries): (_, Vec<(String, Vec<u8>)>)| {
-        let operation = begin(accessor, &bucket);
+        let operation = begin(accessor, &bucket, size_of_entries(&entries));
         Box::pin(async move { Ok((operation?.set_many(entries).await.map_err(Error::from),)) })
     })?;
     batch.func_wrap_concurrent("delete-many", |accessor, (bucket, keys): (_, Vec<String>)| {
-        let operation = begin(accessor, &bucket);
+        let operation = begin(accessor, &bucket, size_of_keys(&keys));
         Box::pin(async move { Ok((operation?.delete_many(&keys).await.map_err(Error::from),)) })
     })
 }
