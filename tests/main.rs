@@ -134,6 +134,7 @@ mod observe {
 mod cli {
     mod local;
     mod remote;
+    mod start;
 }
 
 /// The repository itself: docs/contributing.md.

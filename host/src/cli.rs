@@ -34,6 +34,7 @@ use clap::ArgMatches;
 
 use self::client::AdminClient;
 use self::out::{CliError, notice};
+use crate::guests::stores::misconfigured;
 use crate::host::{Ended, Host};
 use lodge_base::config::key::nearest;
 use lodge_base::config::{self, Config, Origin, Resolved, Source, Tiers};
@@ -112,6 +113,10 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     }
     if of_data.is_some() {
         return out::exit_code(data::run(name, matches, &resolved));
+    }
+    if let ("serve" | "dev", Some(problem)) = (name, misconfigured(&resolved.config)) {
+        notice(&problem);
+        return ExitCode::from(EX_USAGE);
     }
     match name {
         "serve" => serve(resolved.config, false),
@@ -205,6 +210,7 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     let flags: Source =
         config::described().filter_map(|(name, ..)| Some((name.clone(), text(matches, &name)?.clone()))).collect();
     let (file, text, name) = read_file(matches)?;
+    let read = (!name.is_empty()).then(|| PathBuf::from(&name));
     let sources = [(Origin::File, file), (Origin::Environment, environment), (Origin::Flag, flags)];
     let (otel, mut problems) = match config::otel::read(std::env::vars(), &sources) {
         Ok(otel) => (otel, Vec::new()),
@@ -214,8 +220,9 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     let known = machine::memory().map(|bytes| ("memory".into(), bytes.max(32 << 20).to_string()));
     let machine = (Origin::Default, known.into_iter().collect());
     match config::resolve(&[machine, (Origin::Otel, otel), file, environment, flags]) {
-        Ok(resolved) => {
+        Ok(mut resolved) => {
             problems.extend(code_cache::misplaced(&resolved.config));
+            resolved.config.program.file = read.map(|path| path.canonicalize().unwrap_or(path));
             if problems.is_empty() { Ok(resolved) } else { Err(problems) }
         }
         Err(more) => {

@@ -269,7 +269,24 @@ fn announce(config: &Config, listeners: &Listeners, admin: Option<&TcpListener>,
     if let Some(admin) = admin {
         tracing::info!(target: START, "operators: page, metrics and API on http://{}", at(admin));
     }
+    match &config.program.file {
+        Some(file) => tracing::info!("settings are those of {}, variables LODGE_* and flags", file.display()),
+        None => tracing::info!("no lodge.toml was read: settings are defaults, variables LODGE_* and flags"),
+    }
+    if is_empty(&config.guests) {
+        let guests = config.guests.display();
+        tracing::warn!(
+            "{guests} is empty: copy a component into it, and it is served at its name, as hello.wasm at /hello; `lodge dev` also \
+             builds the crates in it"
+        );
+    }
     tracing::info!("sandboxes are reset {reset}");
+}
+
+/// Whether a directory has nothing but files of Lodge and of editors, whose names begin with a dot.
+fn is_empty(directory: &std::path::Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return false };
+    entries.flatten().all(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {

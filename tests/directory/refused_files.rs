@@ -108,8 +108,9 @@ async fn components_that_are_not_services() {
         .file("future.wasm", &component(&exporting("wasi:http/handler@0.4.0")))
         .file("shape.wasm", &component(&exporting("wasi:http/incoming-handler@0.2.0")))
         .file("unknown.wasm", &renamed(&users, "wasi:io/streams@", "wasi:io/strange@"))
-        .file("store.wasm", &component(&importing("wasi:keyvalue/store@0.2.0-draft2")))
-        .file("config.wasm", &component(&importing("wasi:config/store@0.2.0-rc.1")))
+        .file("store.wasm", &component(&importing("wasi:keyvalue/store@0.2.0-draft9")))
+        .file("lock.wasm", &component(&importing("lodge:lock/locks@0.2.0")))
+        .file("config.wasm", &component(&importing("wasi:config/store@0.2.0-rc.9")))
         .file("spin.wasm", &component(&importing("fermyon:spin/postgres@2.0.0")))
         .file("own.wasm", &component(&importing("my:own/part@1.0.0")))
         .file("draft.wasm", &renamed(&users, "environment@0.2.6", "environ@0.2.6-rc1"))
@@ -127,9 +128,12 @@ async fn components_that_are_not_services() {
         ("unknown.wasm", "it imports wasi:io/strange@0.2."),
         (
             "store.wasm",
-            "it imports wasi:keyvalue/store@0.2.0-draft2, and Lodge has no key-value store; keep state behind",
+            "it imports wasi:keyvalue/store@0.2.0-draft9, and Lodge has no such version of this interface; rebuild it with \
+             wasi:keyvalue@0.2.0-draft",
         ),
-        ("config.wasm", "and Lodge has no configuration store; put the values under [env] in its manifest"),
+        ("store.wasm", "grant it by `keyvalue = true` in its manifest"),
+        ("config.wasm", "and put the values under [config] in its manifest"),
+        ("lock.wasm", "grant locks by `lock = true` in its manifest"),
         (
             "spin.wasm",
             "it imports fermyon:spin/postgres@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",

@@ -181,7 +181,7 @@ async fn a_backup_can_be_restored() {
     fails(&mut online(&process, &["backup", &path]), "exists");
     assert!(!directory.path().join(".lodge/state.db-backup").exists());
     assert_eq!(count(&process).await, 221);
-    fails(&mut offline(directory.path(), &["list"]), "is in use by another Lodge");
+    fails(&mut offline(directory.path(), &["list"]), "is in use by a host; leave out --offline");
     drop(process);
     let restore = |file: &Path, force: bool| {
         let mut command = lodge(&["data", "restore"]);
@@ -221,6 +221,50 @@ async fn a_backup_can_be_restored() {
     let owner = std::fs::metadata(&database).unwrap();
     assert_eq!((owner.uid(), owner.gid()) == (4_321, 4_322), is_root);
     assert!(!state.join("state.db-lock").exists(), "its owner could not open it");
+}
+
+/// What a service has left in the file can be read, changed and deleted after it is gone, also while the host runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_of_removed_services() {
+    let directory = guests();
+    let process = Process::serve(directory.path(), &[]).await;
+    done(&mut online(&process, &["set", "keyvalue", "b", "a", "1"]));
+    let export = directory.path().join("export").display().to_string();
+    done(&mut online(&process, &["export", "keyvalue", &export]));
+    for file in ["keyvalue.wasm", "keyvalue.toml"] {
+        std::fs::remove_file(directory.path().join(file)).unwrap();
+    }
+    while get(process.address, "/keyvalue/draft2/get/b/a").await.status != 404 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(done(&mut online(&process, &["get", "keyvalue", "b", "a"])), "1\n");
+    done(&mut online(&process, &["delete", "keyvalue", "b", "a"]));
+    done(&mut online(&process, &["import", "keyvalue", &export]));
+    assert_eq!(done(&mut online(&process, &["list", "keyvalue", "b"])), "a\n");
+    // A name that never had data gets none by an import.
+    let (_, _, problem) = output(&mut online(&process, &["import", "keyvalu", &export]));
+    assert!(problem.contains("there is no service `keyvalu`") && !problem.contains("0 entries"), "{problem}");
+}
+
+/// A mistyped path is refused, and no directory is made for it.
+#[test]
+fn commands_make_no_directories() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("backup.db"), "").unwrap();
+    let run = |args: &[&str]| {
+        let mut command = lodge(&["data"]);
+        command.args(args);
+        command
+    };
+    let (guests, backup, none) = (at("typo/guests"), at("backup.db"), at("none.db"));
+    let [guests, backup, none] = [&guests, &backup, &none].map(|path| path.display().to_string());
+    fails(&mut run(&["restore", &backup, "--guests", &guests]), "there is no directory");
+    fails(&mut run(&["restore", &none, "--guests", &guests]), "nothing was restored");
+    fails(&mut run(&["set", "users", "b", "a", "1", "--offline", "--guests", &guests]), "there is no directory");
+    let state = at("other/place/state.db").display().to_string();
+    fails(&mut run(&["restore", &backup, "--state-path", &state]), "there is no directory");
+    assert!(!at("typo").exists() && !at("other").exists());
 }
 
 /// Every access needs the token, is in the log without the value, and a service without a store is told apart.

@@ -1,7 +1,5 @@
 //! Promise: hosts with one `state.url` share state, survive an outage of its server, and say when a build has no backend.
 
-use std::process::Stdio;
-
 use crate::harness::{lodge, output, wasm};
 
 fn guests() -> tempfile::TempDir {
@@ -127,8 +125,10 @@ pub(crate) mod with_redis {
             (&["--state-url", &url, "--state-key", &key][..], "state.certificate and state.key belong together"),
             (&["--state-url", &url, "--state-replicas", "3"][..], "are for NATS"),
         ] {
-            let host = Process::serve(guests.path(), args).await;
-            until(why, || host.log().contains(why)).await;
+            let guests = guests.path().display().to_string();
+            let (code, _, problem) =
+                crate::harness::output(&mut crate::harness::lodge(&[&["serve", &guests], args].concat()));
+            assert!(code == Some(64) && problem.contains(why), "{code:?} {problem}");
         }
     }
 
@@ -169,34 +169,25 @@ pub(crate) mod with_redis {
     }
 }
 
-/// Without the feature, or with a URL that is none, the service is refused in words that name the key.
-#[tokio::test(flavor = "multi_thread")]
-async fn urls_without_a_backend() {
+/// Without the feature, or with a URL that is none, the host does not start, and says which key to change.
+#[test]
+fn urls_without_a_backend() {
     let directory = guests();
     let path = directory.path().display().to_string();
     for (url, expected) in [
         ("mysql://localhost", "state.url: this program has no backend for `mysql://`"),
         ("redis:/:canary@localhost", "state.url: it is not a URL such as `redis://HOST:6379`"),
+        #[cfg(feature = "redis")]
+        ("redis://", "state.url: the URL has no host: write it as redis://localhost:6379"),
+        #[cfg(feature = "redis")]
+        ("redis://:canary@", "state.url: the URL has no host"),
     ] {
-        let args = ["serve", &path, "--listen", "127.0.0.1:0", "--admin", "off", "--state-url", url];
-        let mut host = lodge(&args).stderr(Stdio::piped()).spawn().unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let stderr = host.stderr.take().unwrap();
-        std::thread::spawn(move || {
-            use std::io::BufRead;
-            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let mut log = String::new();
-        while !log.contains(expected)
-            && let Ok(line) = receiver.recv_timeout(crate::harness::PATIENCE)
-        {
-            log.push_str(&line);
+        for command in ["serve", "dev"] {
+            let args = [command, &path, "--listen", "127.0.0.1:0", "--admin", "off", "--state-url", url];
+            let (code, _, problem) = output(&mut lodge(&args));
+            assert!(code == Some(64) && problem.contains(expected), "{code:?} {problem}");
+            assert!(!problem.contains("canary"), "{problem}");
         }
-        host.kill().unwrap();
-        host.wait().unwrap();
-        assert!(log.contains(expected) && !log.contains("canary"), "{log}");
     }
     // Settings are printed without it: it can contain a password.
     let (_, stdout, _) =

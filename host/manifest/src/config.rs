@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use serde_json::json;
 use toml::de::DeTable;
 
+use crate::Manifest;
 use crate::schema;
-use crate::section::{Capability, Owner, Section, Subject, View, words};
+use crate::section::{Capability, Owner, Section, Subject, View, of_manifest, words};
 use crate::written::{Problems, Written};
 pub(crate) use reference::{reference, schema_of};
 
@@ -39,7 +40,10 @@ pub(crate) const SECTION: Section = Section {
         let literal = json!({ "type": ["string", "number", "boolean"] });
         json!({ "type": "object", "additionalProperties": schema_of(&literal, REFERENCES) })
     },
-    owner: Owner::All(|manifest, written, problems| manifest.config.keys = keys(written, problems)),
+    owner: Owner::All(|manifest, written, problems| {
+        let keys = keys(Some(manifest), written, problems);
+        manifest.config.keys = keys;
+    }),
     subject: Subject::Execution,
     view: Some(View {
         label: "configuration",
@@ -206,7 +210,7 @@ pub fn of_text(text: &str) -> Result<ConfigGrant, String> {
     let (mut grant, mut problems) = (ConfigGrant::default(), Problems::default());
     for key in Written::keys(text, document.get_ref(), "") {
         match key.name.as_str() {
-            "config" => grant.keys = keys(&key, &mut problems),
+            "config" => grant.keys = keys(None, &key, &mut problems),
             "config_directories" => grant.directories = directories(&key, &mut problems),
             "config_shared" => grant.shared = shared(&key, &mut problems),
             _ => {}
@@ -233,7 +237,8 @@ pub fn is_config_key(name: &str) -> bool {
     (1..=MOST_NAME).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed)
 }
 
-fn keys(written: &Written<'_>, problems: &mut Problems) -> BTreeMap<String, ConfigKey> {
+/// Reads the keys of [config], of a `manifest` if there is one.
+fn keys(manifest: Option<&Manifest>, written: &Written<'_>, problems: &mut Problems) -> BTreeMap<String, ConfigKey> {
     let Some(keys) = written.table() else {
         problems.push(written.error("write a section [config], with a key for each value"));
         return BTreeMap::new();
@@ -245,7 +250,12 @@ fn keys(written: &Written<'_>, problems: &mut Problems) -> BTreeMap<String, Conf
     let mut read = BTreeMap::new();
     for key in &keys {
         let name = key.inside(written);
-        if !is_config_key(name) {
+        let is_value = value(key, &mut Problems::default()).is_some();
+        let hint = manifest.and_then(|manifest| of_manifest(manifest, key, name, is_value));
+        if let Some(hint) = hint {
+            let otherwise = "or give the key another name; a value in quotes, as \"true\", is the same for the service";
+            problems.push(key.at(format!("config: {hint}, {otherwise}")));
+        } else if !is_config_key(name) {
             problems.push(key.error("a key has letters, digits, `_`, `-` and `.`, and does not begin with `.`"));
         } else if let Some(value) = value(key, problems) {
             read.insert(name.to_owned(), value);

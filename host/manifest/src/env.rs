@@ -6,8 +6,7 @@ use serde_json::json;
 
 use crate::Manifest;
 use crate::config::{ConfigKey, reference, schema_of};
-use crate::policies::RouteSettings;
-use crate::section::{self, Capability, Owner, Section, Subject, View, misplaced, words};
+use crate::section::{Capability, Owner, Section, Subject, View, of_manifest, words};
 use crate::written::{Problems, Written};
 
 /// The most bytes of all names and values. A guest copies them into its memory at every start.
@@ -54,7 +53,12 @@ fn read(manifest: &Manifest, written: &Written<'_>, problems: &mut Problems) -> 
     let (mut env, mut size) = (BTreeMap::new(), 0_usize);
     for variable in &variables {
         let name = variable.inside(written);
-        if let Some(hint) = misplaced(name).filter(|_| is_of_manifest(manifest, variable, name)) {
+        let mut others = Problems::default();
+        let is_value = match variable.item() {
+            Some(parts) => reference(variable, &parts, REFERENCES, FORM, &mut others).is_some(),
+            None => variable.string(FORM).is_ok(),
+        };
+        if let Some(hint) = of_manifest(manifest, variable, name, is_value) {
             problems.push(variable.at(format!("env: {hint}, or give the variable another name")));
             continue;
         }
@@ -73,29 +77,6 @@ fn read(manifest: &Manifest, written: &Written<'_>, problems: &mut Problems) -> 
         problems.push(written.error(format!("{size} bytes are more than {ENV_BYTES}")));
     }
     env
-}
-
-/// Whether a variable was meant as a key of the manifest: in TOML, keys after `[env]` belong to it, also those that were meant for
-/// the service. A value that the key could not have is that of a variable, so that a new key of manifests takes no name from
-/// those of variables.
-fn is_of_manifest(manifest: &Manifest, variable: &Written<'_>, name: &str) -> bool {
-    let mut problems = Problems::default();
-    let is_value = match variable.item() {
-        Some(parts) => reference(variable, &parts, REFERENCES, FORM, &mut problems).is_some(),
-        None => variable.string(FORM).is_ok(),
-    };
-    if !is_value {
-        return true;
-    }
-    let Some(section) = section::find(name) else { return false };
-    let (key, mut problems) = (variable.named(name), Problems::default());
-    match section.owner {
-        Owner::All(read) | Owner::Service(read) | Owner::Version(read) => {
-            read(&mut manifest.clone(), &key, &mut problems);
-        }
-        Owner::Route(read) => read(&mut RouteSettings::default(), &key, &mut problems),
-    }
-    problems.0.is_empty()
 }
 
 #[cfg(test)]

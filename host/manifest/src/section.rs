@@ -202,6 +202,25 @@ pub fn misplaced(name: &str) -> Option<String> {
     })
 }
 
+/// Returns the hint for a key of [config] or [env] that was meant as a key of the manifest: in TOML, keys after a section belong to
+/// it, also those that were meant for the service. `is_value` says whether the section could have it. A value that the key of the
+/// manifest could not have is one of the section, so that a new key of manifests takes no name from those of values.
+pub(crate) fn of_manifest(manifest: &Manifest, key: &Written<'_>, name: &str, is_value: bool) -> Option<String> {
+    let hint = misplaced(name)?;
+    if !is_value {
+        return Some(hint);
+    }
+    let section = find(name)?;
+    let (key, mut problems) = (key.named(name), Problems::default());
+    match section.owner {
+        Owner::All(read) | Owner::Service(read) | Owner::Version(read) => {
+            read(&mut manifest.clone(), &key, &mut problems);
+        }
+        Owner::Route(read) => read(&mut RouteSettings::default(), &key, &mut problems),
+    }
+    problems.0.is_empty().then_some(hint)
+}
+
 /// Returns the problem that the manifest has no such section. The hint names a similar one, or the section that has
 /// this key.
 pub(crate) fn unknown(key: &Written<'_>) -> String {

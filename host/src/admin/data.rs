@@ -114,7 +114,7 @@ pub(super) async fn respond(
     let Ok(_permit) = admin.data.try_acquire() else { return busy() };
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let method = request.method().clone();
-    let data = match service_data(admin, name) {
+    let data = match data_of(admin, name).await {
         Ok(data) => data,
         Err(refused) => return refused.response(),
     };
@@ -199,14 +199,36 @@ fn failed(error: &Error) -> Response<Body> {
     problem(status, kind, &error.to_string())
 }
 
-/// The data of a service.
+/// The data of a service, also of one that is not served any more, if it has left some in a file.
+///
+/// # Errors
+/// If there is no such service, or it stores nothing.
+async fn data_of(admin: &Admin, name: &str) -> Result<ServiceData, Refused> {
+    let refused = match service_data(admin, name) {
+        Err(refused) if refused.1 == NO_SERVICE => refused,
+        found => return found,
+    };
+    // Its manifest is gone, and its quota with it.
+    let quota = Quota::default();
+    match admin.stores.left_behind(name, quota).await {
+        Ok(Some(store)) => Ok(ServiceData { service: name.to_owned(), store, quota }),
+        Ok(None) => Err(refused),
+        Err(why) => Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "store", why)),
+    }
+}
+
+/// The kind of the problem that no service has a name.
+const NO_SERVICE: &str = "no-service";
+
+/// The data of a service that is served.
 ///
 /// # Errors
 /// If there is no such service, or it stores nothing.
 fn service_data(admin: &Admin, name: &str) -> Result<ServiceData, Refused> {
     let snapshot = admin.current.snapshot();
     let Some(target) = snapshot.targets.iter().find(|target| &*target.deployment().name == name) else {
-        return Err(Refused(StatusCode::NOT_FOUND, "no-service", "no service of this name is served".into()));
+        let why = "no service of this name is served, or has left data";
+        return Err(Refused(StatusCode::NOT_FOUND, NO_SERVICE, why.into()));
     };
     let manifest = &target.deployment().spec.manifest;
     let store = target.backend.guest().and_then(|guest| guest.store());

@@ -107,7 +107,7 @@ impl Component {
             bytes: metadata.len(),
             digest: Digest::of(&content).to_string(),
             wasi: component::wasi_versions(&interfaces),
-            asks: capabilities::of(&interfaces.imports),
+            asks: capabilities::of(&interfaces.imports, &sections),
             manifest: capabilities::manifest(&stem, &interfaces.imports),
             imports: interfaces.imports,
             exports: interfaces.exports,
@@ -176,7 +176,11 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
     let limits = details.limits.iter().map(|(name, value)| format!("{name} {value}"));
     push_item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
     push_item(&mut text, "policies", details.policies.iter().map(policy));
-    push_item(&mut text, "asks for", capabilities::of(&service.imports).iter().map(ToString::to_string));
+    push_item(
+        &mut text,
+        "asks for",
+        capabilities::of(&service.imports, &service.sections).iter().map(ToString::to_string),
+    );
     push_item(&mut text, "exports", &service.exports);
     push_item(&mut text, "imports", &service.imports);
     push_item(&mut text, "lacks", &service.absent_imports);
@@ -269,7 +273,7 @@ mod tests {
             "  last refusal  queue-full, 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
             "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",
-            "  asks for      outgoing HTTP: imported; denied except what `calls` and `http` of its manifest allow\n",
+            "  asks for      outgoing HTTP: granted by `calls` and `http`\n",
             "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
             "                  0: users::run\n                  stderr: Traceback:\n",
             "  isolation     service: several instances, each with memory of its own,",

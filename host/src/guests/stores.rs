@@ -142,17 +142,40 @@ impl Stores {
         store.await.map_err(|error| format!("its store cannot be opened: {error}"))
     }
 
+    /// Opens the store of a service that is not served any more, if the database in a file has something of it.
+    ///
+    /// # Errors
+    /// If its store cannot be opened.
+    pub async fn left_behind(&self, service: &str, quota: Quota) -> Result<Option<Arc<dyn Store>>, String> {
+        let all = self.database().map(|database| database.namespaces()).unwrap_or_default();
+        if !all.iter().any(|(name, _)| name.as_str() == service) {
+            return Ok(None);
+        }
+        self.store(service, quota).await.map(Some)
+    }
+
     /// The file of the database; `None` if state is in memory or in a server.
     pub fn file(&self) -> Option<&Path> {
         self.path.as_deref().filter(|_| self.settings.url.is_none())
     }
 
-    /// Creates the directory of the database, if there is none.
+    /// Creates the directory of the database, if there is none, for a command. Creates no directory above it, since the path may be
+    /// mistyped.
     ///
     /// # Errors
     /// Why it cannot be created.
     pub fn create_directory(&self) -> Result<(), String> {
-        self.file().map_or(Ok(()), create_directory_of)
+        let Some(file) = self.file() else { return Ok(()) };
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
+        let above = directory.and_then(Path::parent).filter(|above| !above.as_os_str().is_empty());
+        if let Some(missing) = above.filter(|above| !above.is_dir()) {
+            let missing = missing.display();
+            return Err(format!(
+                "there is no directory {missing}; --guests and --state-path say where the data belongs; create the directory if it \
+                 is the right one"
+            ));
+        }
+        create_directory_of(file)
     }
 
     /// The database in a file, if it is open.
@@ -214,7 +237,7 @@ impl Stores {
 
     async fn backend(&self) -> Result<Arc<dyn Backend>, String> {
         if let Some(url) = &self.settings.url {
-            return server::connect(url, &self.settings);
+            return server::read(url, &self.settings).map(server::connect);
         }
         let clock = Arc::new(SystemClock::new());
         let Some(path) = self.path.clone() else { return Ok(Arc::new(Memory::new(MEMORY, clock))) };
@@ -226,6 +249,11 @@ impl Stores {
         let sqlite = opened.await.map_err(|error| format!("opening the database failed: {error}"))??;
         Ok(Arc::clone(self.database.get_or_init(|| Arc::new(sqlite))) as Arc<dyn Backend>)
     }
+}
+
+/// Returns why the server of `state.url` can never be used as it is configured, and names the key.
+pub fn misconfigured(config: &Config) -> Option<String> {
+    config.state.url.as_ref().and_then(|url| server::read(url, &config.state).err())
 }
 
 /// Returns the namespace of a service. Its versions share the state.

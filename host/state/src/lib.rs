@@ -32,6 +32,6 @@ pub use limits::{Quota, Usage};
 pub use locks::{Attempt, Guard, Holder, Lease, LockName, Locker, Locks, Token};
 pub use memory::Memory;
 pub use messages::{Message, MessageQueue, Pattern, Subject, Subscription};
-pub use sqlite::{Durability, OpenError, Options, Sqlite, restore, verify};
+pub use sqlite::{Durability, OpenError, Options, Sqlite, is_in_use, restore, verify};
 pub use store::{Backend, Batch, Cursor, Listing, Page, Pending, Set, Store, Swap, within};
 pub use write::{Change, Condition, Outcome, Write, apply};

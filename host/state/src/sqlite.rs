@@ -45,6 +45,7 @@ use crate::sqlite::store::SqliteStore;
 use crate::sqlite::writer::{WriteJob, WriteThread};
 use crate::store::{Backend, Pending, Store};
 
+pub use possession::is_in_use;
 pub use restore::restore;
 pub use schema::verify;
 

@@ -45,6 +45,26 @@ fn defaults_fit_into_the_memory() {
     assert_eq!(others("64GiB"), (2048, "2GiB".into(), "4096".into()));
 }
 
+/// `tls.client = "required"` alone would seem to require certificates.
+#[test]
+fn settings_without_effect_are_refused() {
+    for (name, text, needed) in [
+        ("tls.client", "required", "tls.client_ca"),
+        ("tls.client", "optional", "tls.client_ca"),
+        ("state.ca", "/ca.pem", "state.url"),
+        ("state.replicas", "3", "state.url"),
+    ] {
+        let problem = problems(Origin::File, &[(name, text)]);
+        assert_eq!(
+            problem,
+            format!("lodge.toml: {name}: it has no effect without `{needed}`; set that as well, or remove `{name}`")
+        );
+    }
+    let tls =
+        [("tls.client", "optional"), ("tls.client_ca", "/ca.pem"), ("tls.listen", ":8443"), ("tls.certificates", "/c")];
+    assert!(resolve(&[(Origin::Flag, source(&tls))]).is_ok());
+}
+
 #[test]
 fn the_strongest_source_wins() {
     let sources = [

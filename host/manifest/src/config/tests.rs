@@ -29,6 +29,31 @@ fn values_are_not_shown() {
     assert_eq!(view, json!({ "name": "manifest", "password": "environment P, secret" }));
 }
 
+/// In TOML, a grant that is written after [config] is a value of it, and grants nothing.
+#[test]
+fn a_key_of_manifests_is_no_value() {
+    for text in [
+        "keyvalue = true",
+        "lock = true",
+        "sqlite = true",
+        "isolation = 'service'",
+        "publish = ['a.*']",
+        "calls = ['users']",
+        "http = ['https://example.com']",
+        "limits.wall = '1s'",
+        "enabled = false",
+    ] {
+        let problem = read(&format!("[config]\ngreeting = 'Hello'\n{text}")).unwrap_err();
+        let name = text.split([' ', '.']).next().unwrap();
+        assert!(problem.starts_with("line 3: ") && problem.contains(&format!("`{name}")), "{text}: {problem}");
+        assert!(problem.contains("of the manifest; write ") && problem.contains("another name"), "{text}: {problem}");
+    }
+    for text in ["enabled = 'true'", "lock = '/var/lock'", "keyvalue = 'redis'", "ready = { env = 'READY' }"] {
+        assert_eq!(read(&format!("[config]\n{text}")).unwrap().config.keys.len(), 1, "{text}");
+    }
+    assert!(of_text("[config]\nkeyvalue = true").is_ok(), "shared configuration has no grants");
+}
+
 #[test]
 fn problems_name_the_key() {
     let problem = |text: &str| read(text).unwrap_err();

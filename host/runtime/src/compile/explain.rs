@@ -100,13 +100,16 @@ const OWN: [&str; 8] = [
 const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["wasi:keyvalue/", "fermyon:spin/key-value", "spin:key-value/", "wasmcloud:keyvalue/"],
-        "key-value store",
-        "keep state behind HTTP, in a service that `http = [\"http://HOST:PORT\"]` in its manifest lets it reach",
+        "such version of this interface",
+        "rebuild it with wasi:keyvalue@0.2.0-draft or -draft2, fermyon:spin/key-value@2.0.0, spin:key-value@3.0.0 or \
+         wasmcloud:keyvalue@0.2.0, and grant it by `keyvalue = true` in its manifest",
     ),
     (
         &["wasi:config/", "fermyon:spin/variables", "fermyon:spin/config", "spin:variables/", "wasmcloud:secrets/"],
-        "configuration store",
-        "put the values under [env] in its manifest, and read environment variables",
+        "such version of this interface",
+        "rebuild it with wasi:config/store@0.2.0-rc.1, fermyon:spin/variables@2.0.0, spin:variables@3.0.0 or \
+         wasmcloud:secrets@2.1.0, and put the values under [config] in its manifest; or read environment variables, \
+         which are under [env]",
     ),
     (
         &["wasi:blobstore/", "wasmcloud:blobstore/"],
@@ -116,7 +119,8 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["fermyon:spin/sqlite", "spin:sqlite/"],
         "such version of this interface",
-        "rebuild it with an SDK that imports fermyon:spin/sqlite@2.0.0 or spin:sqlite@3",
+        "rebuild it with an SDK that imports fermyon:spin/sqlite@2.0.0 or spin:sqlite@3, and grant a database by \
+         `sqlite = true` in its manifest",
     ),
     (
         &[
@@ -134,7 +138,13 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["wasmcloud:messaging/"],
         "such version of the interface",
-        "publish through wasmcloud:messaging/consumer@0.2.0, and receive by [consume] in its manifest",
+        "publish through wasmcloud:messaging/consumer@0.2.0 by `publish = [\"SUBJECT\"]` in its manifest, and receive by \
+         [consume]",
+    ),
+    (
+        &["lodge:lock/"],
+        "such version of this interface",
+        "rebuild it with lodge:lock@0.1.0, and grant locks by `lock = true` in its manifest",
     ),
     (
         &["wasi:messaging/", "wasmcloud:nats/", "fermyon:spin/redis", "fermyon:spin/mqtt", "spin:redis/", "spin:mqtt/"],

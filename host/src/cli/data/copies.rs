@@ -43,8 +43,12 @@ pub(super) fn restore(config: &Config, from: &Path, force: bool) -> Result<(), C
             "state.url or state.path says that state is not in a file; remove the key, or use the server's own tools",
         ));
     };
-    stores.create_directory().map_err(CliError::new)?;
     let (source, target) = (from.display(), to.display());
+    // Before a directory is made for it.
+    if let (Err(error), false) = (std::fs::metadata(from), to.exists()) {
+        return Err(CliError::new(format!("{source}: {error}; nothing was restored")));
+    }
+    stores.create_directory().map_err(CliError::new)?;
     lodge_state::restore(from, to, force).map_err(|error| {
         CliError::new(match &error {
             OpenError::Exists { .. } => format!("{target} exists, and nothing was restored; --force replaces it"),

@@ -57,9 +57,17 @@ impl DataPlace {
             let Some(file) = stores.file() else {
                 return Err(CliError::new("state.path is `memory`: there is no data while no host runs"));
             };
-            if !creates && !file.exists() {
-                return Err(CliError::new(format!("there is no {}; {NO_FILE}", file.display())));
+            let shown = file.display();
+            if file.exists() {
+                if lodge_state::is_in_use(file) {
+                    return Err(CliError::new(format!(
+                        "{shown} is in use by a host; leave out --offline to ask that host (--admin says where it is), or stop it"
+                    )));
+                }
+            } else if !creates {
+                return Err(CliError::new(format!("there is no {shown}; {NO_FILE}")));
             }
+            stores.create_directory().map_err(CliError::new)?;
         }
         Ok(Self::Offline(Box::new(Offline { runtime, stores, config, creates })))
     }

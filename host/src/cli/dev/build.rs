@@ -111,7 +111,7 @@ async fn describe(manifest: &Path) -> Result<(String, PathBuf), BuildFailure> {
     let failed = |why: String| format!("{}: {why}", manifest.display());
     let mut cargo = cargo();
     cargo.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
-    let built = tee::run(&mut cargo, true).await.map_err(|error| failed(format!("cannot run cargo: {error}")))?;
+    let built = tee::run(&mut cargo, true).await.map_err(|error| failed(no_cargo(&error)))?;
     let Ok(metadata) = serde_json::from_slice::<Metadata>(&built.messages) else {
         return Err(BuildFailure::new(failed("cargo cannot read it; its output is above".into()), built));
     };
@@ -126,7 +126,7 @@ async fn compile(manifest: &Path, package: &str, workspace: &Path) -> Result<Vec
     let mut cargo = cargo();
     cargo.args(["build", "--message-format", "json-render-diagnostics", "--target", TARGET]);
     cargo.args(["--profile", profile(workspace), "--manifest-path"]).arg(manifest);
-    let built = tee::run(&mut cargo, true).await.map_err(|error| format!("cannot run cargo: {error}"))?;
+    let built = tee::run(&mut cargo, true).await.map_err(|error| no_cargo(&error))?;
     if !built.status.success() {
         return Err(BuildFailure::new(
             format!("{package} does not build (errors above); the last good build, if any, keeps serving"),
@@ -170,6 +170,16 @@ fn install(component: &Path, directory: &Path) -> Result<(), String> {
         return Ok(());
     }
     files::replace(&target, &content).map_err(|error| format!("cannot write {}: {error}", target.display()))
+}
+
+/// Why cargo cannot be run, and the way out.
+fn no_cargo(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        "there is no `cargo` on PATH; install Rust by rustup, and start `lodge dev` again from a shell that finds it"
+            .into()
+    } else {
+        format!("cannot run cargo: {error}")
+    }
 }
 
 /// Returns the cargo that runs this process, or the one on PATH.

@@ -1,8 +1,11 @@
 //! Explains a component's imports: the capability, whether it is granted, and which manifest keys grant it.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use lodge_manifest::section::{Capability, SECTIONS};
 use lodge_runtime::compile::imports_whole_world;
@@ -13,7 +16,7 @@ pub(super) struct CapabilityUse {
     /// The capability.
     what: String,
     /// Whether and how it is granted.
-    given: &'static str,
+    given: Cow<'static, str>,
 }
 
 /// Capabilities that no section of a manifest grants. With those of the sections they agree with
@@ -79,19 +82,31 @@ fn matches(capability: &Capability, import: &str) -> bool {
     })
 }
 
-/// Returns the capabilities of these imports, each once, followed by the imports that Lodge does not have.
-pub(super) fn of(imports: &[String]) -> Vec<CapabilityUse> {
+/// Returns how a capability is given to a component whose manifest has these `sections`.
+fn given(capability: &Capability, sections: &BTreeMap<String, Value>) -> Cow<'static, str> {
+    let grants = SECTIONS.iter().filter(|section| {
+        let what = section.capability.is_some_and(|granted| granted.what == capability.what);
+        what && sections.contains_key(section.name)
+    });
+    let names: Vec<_> = grants.map(|section| format!("`{}`", section.name)).collect();
+    if names.is_empty() { capability.given.into() } else { format!("granted by {}", names.join(" and ")).into() }
+}
+
+/// Returns the capabilities of these imports, each once, followed by the imports that Lodge does not have. `sections` are those of
+/// the manifest.
+pub(super) fn of(imports: &[String], sections: &BTreeMap<String, Value>) -> Vec<CapabilityUse> {
     let known = capabilities().filter(|capability| !capability.what.is_empty());
     let known = known.filter(|capability| imports.iter().any(|import| matches(capability, import)));
-    let mut asks: Vec<_> =
-        known.map(|capability| CapabilityUse { what: capability.what.into(), given: capability.given }).collect();
+    let mut asks: Vec<_> = known
+        .map(|capability| CapabilityUse { what: capability.what.into(), given: given(capability, sections) })
+        .collect();
     let foreign = imports.iter().filter(|import| !capabilities().any(|capability| matches(capability, import)));
     let given = if imports_whole_world(imports) {
         "imported with the whole world of an SDK; Lodge does not have it, and calls of it fail"
     } else {
         "imported, but Lodge does not have it"
     };
-    asks.extend(foreign.map(|import| CapabilityUse { what: import.clone(), given }));
+    asks.extend(foreign.map(|import| CapabilityUse { what: import.clone(), given: given.into() }));
     asks
 }
 
@@ -136,8 +151,26 @@ mod tests {
             "wasi:http/clients",
             "acme:queue/push@1.0.0",
         ];
-        let asks: Vec<_> = of(&imports(&names)).into_iter().map(|ask| ask.what).collect();
+        let asks: Vec<_> = of(&imports(&names), &BTreeMap::new()).into_iter().map(|ask| ask.what).collect();
         assert_eq!(asks, ["outgoing HTTP", "files", "clocks", "wasi:http/clients", "acme:queue/push@1.0.0"]);
+    }
+
+    /// What the manifest grants is not called denied.
+    #[test]
+    fn grants_of_the_manifest_are_shown() {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let names = imports(&[
+            "wasi:keyvalue/store@0.2.0-draft2",
+            "wasi:http/outgoing-handler@0.2.0",
+            "lodge:lock/locks@0.1.0",
+        ]);
+        let text = "keyvalue = true\ncalls = ['users']\nhttp = ['https://example.com']";
+        let sections = lodge_manifest::section::views(&Manifest::read("x", text, &limits, 1 << 30).unwrap());
+        let lines: Vec<_> = of(&names, &sections).iter().map(ToString::to_string).collect();
+        let has = |line: &str| assert!(lines.iter().any(|found| found.contains(line)), "{line}: {lines:?}");
+        has("granted by `keyvalue`");
+        has("outgoing HTTP: granted by `calls` and `http`");
+        has("denied unless its manifest has [lock]");
     }
 
     /// The suggested manifests are valid, whatever the file is called.

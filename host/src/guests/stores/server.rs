@@ -13,11 +13,21 @@ const CONNECTIONS: usize = 8;
 #[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 const MAX_FILE: u64 = 1 << 20;
 
-/// Connects to the server of `url`. Returns at once: the server need not be there yet.
+/// The settings of a server, as its backend takes them.
+pub(super) enum ServerSettings {
+    #[cfg(feature = "redis")]
+    Redis(lodge_redis::RedisSettings),
+    #[cfg(feature = "nats")]
+    Nats(Box<lodge_nats::NatsSettings>),
+    #[cfg(feature = "postgres")]
+    Postgres(lodge_postgres::PostgresSettings),
+}
+
+/// Reads the settings of the server of `url`, and the files that they name.
 ///
 /// # Errors
-/// If the URL or a file is not valid, or this program has no backend for the URL.
-pub(super) fn connect(url: &str, state: &State) -> Result<Arc<dyn Backend>, String> {
+/// If the URL or a file is not valid, or this program has no backend for the URL. Names the key.
+pub(super) fn read(url: &str, state: &State) -> Result<ServerSettings, String> {
     // What is no scheme may be a password.
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
     if state.certificate.is_some() != state.key.is_some() {
@@ -30,21 +40,21 @@ pub(super) fn connect(url: &str, state: &State) -> Result<Arc<dyn Backend>, Stri
     match scheme {
         #[cfg(feature = "redis")]
         "redis" | "rediss" => {
-            let settings = lodge_redis::RedisSettings::new(url, &tls(state)?, CONNECTIONS).map_err(wrong)?;
-            Ok(Arc::new(lodge_redis::Redis::new(settings, &tokio::runtime::Handle::current())))
+            let settings = lodge_redis::RedisSettings::new(url, &tls(state)?, CONNECTIONS);
+            settings.map(ServerSettings::Redis).map_err(wrong)
         }
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
-            let credentials = read("state.credentials", state.credentials.as_deref())?;
+            let credentials = read_file("state.credentials", state.credentials.as_deref())?;
             let credentials = credentials.map(String::from_utf8).transpose();
             let credentials = credentials.map_err(|_| "state.credentials: the file is not text")?;
             let settings = lodge_nats::NatsSettings::new(url, &tls(state)?, credentials.as_deref(), state.replicas);
-            Ok(Arc::new(lodge_nats::Nats::new(settings.map_err(wrong)?, &tokio::runtime::Handle::current())))
+            settings.map(|settings| ServerSettings::Nats(Box::new(settings))).map_err(wrong)
         }
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => {
-            let settings = lodge_postgres::PostgresSettings::new(url, &tls(state)?, CONNECTIONS).map_err(wrong)?;
-            Ok(Arc::new(lodge_postgres::Postgres::new(settings, &tokio::runtime::Handle::current())))
+            let settings = lodge_postgres::PostgresSettings::new(url, &tls(state)?, CONNECTIONS);
+            settings.map(ServerSettings::Postgres).map_err(wrong)
         }
         scheme if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
             Err(wrong("it is not a URL such as `redis://HOST:6379`"))
@@ -52,6 +62,24 @@ pub(super) fn connect(url: &str, state: &State) -> Result<Arc<dyn Backend>, Stri
         _ => Err(wrong(format_args!(
             "this program has no backend for `{scheme}://`; build it with `--features redis,nats,postgres`, or remove the key"
         ))),
+    }
+}
+
+/// Connects to a server. Returns at once: the server need not be there yet.
+pub(super) fn connect(settings: ServerSettings) -> Arc<dyn Backend> {
+    match settings {
+        #[cfg(feature = "redis")]
+        ServerSettings::Redis(settings) => {
+            Arc::new(lodge_redis::Redis::new(settings, &tokio::runtime::Handle::current()))
+        }
+        #[cfg(feature = "nats")]
+        ServerSettings::Nats(settings) => {
+            Arc::new(lodge_nats::Nats::new(*settings, &tokio::runtime::Handle::current()))
+        }
+        #[cfg(feature = "postgres")]
+        ServerSettings::Postgres(settings) => {
+            Arc::new(lodge_postgres::Postgres::new(settings, &tokio::runtime::Handle::current()))
+        }
     }
 }
 
@@ -63,15 +91,15 @@ fn wrong(problem: impl std::fmt::Display) -> String {
 /// Reads the certificates and the key.
 #[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 fn tls(state: &State) -> Result<lodge_remote::Tls, String> {
-    let authorities = read("state.ca", state.ca.as_deref())?;
-    let certificate = read("state.certificate", state.certificate.as_deref())?;
-    let identity = certificate.zip(read("state.key", state.key.as_deref())?);
+    let authorities = read_file("state.ca", state.ca.as_deref())?;
+    let certificate = read_file("state.certificate", state.certificate.as_deref())?;
+    let identity = certificate.zip(read_file("state.key", state.key.as_deref())?);
     Ok(lodge_remote::Tls { authorities, identity })
 }
 
 /// Reads the file of a key, if it is set.
 #[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
-fn read(key: &str, path: Option<&std::path::Path>) -> Result<Option<Vec<u8>>, String> {
+fn read_file(key: &str, path: Option<&std::path::Path>) -> Result<Option<Vec<u8>>, String> {
     let Some(path) = path else { return Ok(None) };
     let read = lodge_base::files::read(path, MAX_FILE);
     read.map(Some).map_err(|error| format!("{key}: {} cannot be read: {error}", path.display()))

@@ -1,8 +1,8 @@
 //! Files of databases, and opening them.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -173,6 +173,7 @@ impl SqlDatabase {
         }
         let open = || {
             let connection = self.connect_plain(PATIENCE)?;
+            self.restrict();
             let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
             // Recovers the log of a process that was killed.
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
@@ -186,6 +187,17 @@ impl SqlDatabase {
         connection.busy_timeout(Duration::ZERO).map_err(|error| unavailable(&error))?;
         *keeper = Some(connection);
         Ok(())
+    }
+
+    /// Lets only the owner read and write the files. By their names: closing another handle would release the locks of SQLite. The
+    /// directory permits nobody else either, unless somebody has changed that.
+    fn restrict(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let mut file = self.path.clone().into_os_string();
+            file.push(suffix);
+            // Files that are not there yet get the mode of the first one.
+            let _ = std::fs::set_permissions(Path::new(&file), Permissions::from_mode(0o600));
+        }
     }
 
     /// Whether the log has grown beyond the quota, because a long transaction reads what was there before.

@@ -342,6 +342,10 @@ async fn databases_are_apart() {
     ok(&users, "CREATE TABLE t (x)").await;
     assert!(run(&orders, "SELECT * FROM t", &[]).await.unwrap_err().to_string().contains("no such table"));
     for service in ["users", "orders"] {
-        assert!(host.directory.path().join(format!("sqlite/{service}/default.db")).is_file());
+        for suffix in ["", "-wal", "-shm"] {
+            let file = host.directory.path().join(format!("sqlite/{service}/default.db{suffix}"));
+            let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+        }
     }
 }

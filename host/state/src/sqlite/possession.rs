@@ -101,6 +101,11 @@ impl Drop for Possession {
     }
 }
 
+/// Whether another process uses the database at `path`, which exists.
+pub fn is_in_use(path: &Path) -> bool {
+    matches!(Possession::take(path), Err(OpenError::InUse { .. }))
+}
+
 fn create(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).read(true).write(true).mode(0o600).custom_flags(NONBLOCK).open(path)
 }
