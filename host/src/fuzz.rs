@@ -16,6 +16,7 @@ use lodge_manifest::Manifest;
 use lodge_manifest::key::RequestKey;
 use lodge_manifest::route::{Pattern, Route};
 use lodge_manifest::upstream::source;
+use lodge_traffic::auth::jwt;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::routing::router::Router;
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dns", upstreams::discover::fuzz::message),
     ("events", cli::fuzz::events),
     ("forwarded", forwarded),
+    ("keys", jwt::fuzz::keys),
     ("log", logs::fuzz::line),
     ("manifest", manifest),
     ("otlp", traces::fuzz::otlp),
@@ -38,6 +40,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("replicas", replicas),
     ("route", route),
     ("settings", settings),
+    ("token", jwt::fuzz::token),
     ("trace", traces::fuzz::context),
 ];
 

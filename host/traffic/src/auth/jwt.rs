@@ -6,6 +6,8 @@
 //! * `verified` remembers tokens, so that the next request with one costs a digest.
 
 mod claims;
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 pub mod keys;
 mod token;
