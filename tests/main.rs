@@ -90,6 +90,7 @@ mod caching {
 
 /// What services keep: docs/state.md.
 mod state {
+    mod blobs;
     mod config;
     mod isolation;
     mod keyvalue;

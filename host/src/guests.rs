@@ -7,6 +7,7 @@
 
 pub mod absent;
 pub mod backend;
+pub mod blobs;
 pub mod builds;
 pub mod changes;
 pub mod configurations;
@@ -21,6 +22,7 @@ pub mod rollout;
 pub mod scan;
 pub mod service_files;
 pub mod snapshot;
+mod state_directory;
 pub mod stores;
 pub mod target;
 pub mod watch;

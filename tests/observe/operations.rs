@@ -61,6 +61,30 @@ async fn of_stores() {
     }
 }
 
+/// With the container, and without the names of objects.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_objects() {
+    let collector = Collector::start().await;
+    let setup = host(&["blobs", "blobs3"]).manifest("blobs", "blobstore = true").manifest("blobs3", "blobstore = true");
+    let host = traced(setup, &collector).await;
+    for (number, service) in ["blobs", "blobs3"].into_iter().enumerate() {
+        for at in ["create/photos", "put/photos/canary-name", "get/photos/canary-name", "get/photos/canary-other"] {
+            ask(&host, &format!("/{service}/{at}")).await;
+        }
+        let spans = operations(&collector, "blob.", 7 * (number + 1)).await;
+        let spans: Vec<_> = spans.into_iter().filter(|span| span["tags"]["lodge.service"] == service).collect();
+        let names: Vec<_> = spans.iter().map(|span| span["name"].as_str().unwrap()).collect();
+        let container = "blob.container";
+        let reads = [container, "blob.read", container, "blob.read"];
+        assert_eq!(names, [&["blob.create_container", container, "blob.write"][..], &reads].concat());
+        assert_eq!(errors(&spans)[5..], [None, Some("absent")]);
+        for span in &spans {
+            assert_eq!((&span["kind"], &span["tags"]["db.collection.name"]), (&"CLIENT".into(), &"photos".into()));
+            assert!(!span.to_string().contains("canary-"), "{span}");
+        }
+    }
+}
+
 /// Without the name of the lock, which may be that of a user. A lock that another request has is no error.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_locks() {

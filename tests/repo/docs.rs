@@ -92,6 +92,7 @@ fn the_wit_has_the_versions_that_toolchains_bind_to() {
             // Not a part of WASI 0.2, and in one version only.
             let others = [
                 ("config", "wasi:config@0.2.0-rc.1"),
+                ("blobstore", "wasi:blobstore@0.2.0-draft"),
                 ("keyvalue", "wasi:keyvalue@0.2.0-draft2"),
                 ("lock", "lodge:lock@0.1.0"),
             ];

@@ -1,4 +1,4 @@
-//! Promise: no name leads from one service to the data, configuration, secrets, variables or locks of another.
+//! Promise: no name leads from one service to the data, objects, configuration, secrets, variables or locks of another.
 
 use http_body_util::{BodyExt, Empty};
 
@@ -16,7 +16,7 @@ async fn what_belongs_to_a_service_stays_there() {
     let others = ["vic", "victim-2", "victim_", "victims", "v"];
     let manifest = |values: &str| {
         format!(
-            "keyvalue = true\nlock = {{ lease = '10m' }}\nlimits = {{ wall = '10m', cpu = '2m', memory = '64MiB' }}\n{values}"
+            "keyvalue = true\nblobstore = true\nlock = {{ lease = '10m' }}\nlimits = {{ wall = '10m', cpu = '2m', memory = '64MiB' }}\n{values}"
         )
     };
     let victim = format!(
@@ -32,7 +32,7 @@ async fn what_belongs_to_a_service_stays_there() {
     let host = setup.start().await;
     assert_eq!(host.refusals(), Vec::<String>::new());
     assert_eq!(host.get(&format!("/victim/plant?{DATA}")).await.text(), "planted");
-    let planted = format!("{DATA} 7, {DATA} 7");
+    let planted = format!("{DATA} 7, {DATA} 7, {DATA}");
     assert_eq!(host.get("/victim/read").await.text(), planted);
     // It has a lock all the time.
     let mut holder = host.connect().await;
@@ -55,20 +55,20 @@ async fn what_belongs_to_a_service_stays_there() {
     for canary in [DATA, CONFIG, SECRET, VARIABLE, "BUSY \"door\""] {
         assert!(own.contains(canary), "the search does not find {canary}");
     }
-    assert_eq!(host.get("/vic/read").await.text(), " ,  ");
+    assert_eq!(host.get("/vic/read").await.text(), " ,  , ");
     drop(held);
 }
 
 /// Nobody changes what another service keeps.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_deletes_is_its_own() {
-    let manifest = "keyvalue = true\nlock = true\nlimits = { wall = '10m', cpu = '2m' }";
+    let manifest = "keyvalue = true\nblobstore = true\nlock = true\nlimits = { wall = '10m', cpu = '2m' }";
     let setup = host(&[]).named("intruder", "victim").manifest("victim", manifest);
     let host = setup.named("intruder", "other").manifest("other", manifest).start().await;
     host.get(&format!("/victim/plant?{DATA}")).await;
     host.get("/other/plant?other").await;
     // It deletes all keys that it finds.
     assert!(host.get("/other/search?victim").await.text().contains("other"));
-    assert_eq!(host.get("/other/read").await.text(), " ,  ");
-    assert_eq!(host.get("/victim/read").await.text(), format!("{DATA} 7, {DATA} 7"));
+    assert_eq!(host.get("/other/read").await.text(), " ,  , ");
+    assert_eq!(host.get("/victim/read").await.text(), format!("{DATA} 7, {DATA} 7, {DATA}"));
 }

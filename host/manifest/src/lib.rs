@@ -6,6 +6,7 @@
 
 pub mod adaptive;
 pub mod auth;
+pub mod blobstore;
 pub mod breaker;
 pub mod build;
 pub mod cache;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use http::header::HeaderName;
 use toml::de::DeTable;
 
+use self::blobstore::BlobGrant;
 use self::cache::Rules;
 use self::config::{ConfigGrant, ConfigKey};
 use self::consume::Consume;
@@ -113,6 +115,8 @@ pub struct Manifest {
     pub lock: Option<LockGrant>,
     /// The databases of the service, if it may have any.
     pub sqlite: Option<SqliteGrant>,
+    /// The objects of the service, if it may have any.
+    pub blobstore: Option<BlobGrant>,
     /// The subjects that its guests may publish to, with wildcards.
     pub publish: Vec<String>,
     /// The messages that it receives, if it does.
@@ -166,6 +170,7 @@ impl Manifest {
             keyvalue: None,
             lock: None,
             sqlite: None,
+            blobstore: None,
             publish: Vec::new(),
             consume: None,
             schedule: None,

@@ -11,8 +11,8 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, auth, breaker, build, cache, clients, component, config, consume, cors, env, grants, keyvalue,
-    limits, lock, policies, rate,
+    Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, config, consume, cors, env, grants,
+    keyvalue, limits, lock, policies, rate,
 };
 use crate::{sandbox, schedule, share, sqlite, upstream};
 
@@ -34,6 +34,7 @@ pub static SECTIONS: &[&Section] = &[
     &keyvalue::SECTION,
     &lock::SECTION,
     &sqlite::SECTION,
+    &blobstore::SECTION,
     &consume::PUBLISH,
     &consume::CONSUME,
     &schedule::SECTION,

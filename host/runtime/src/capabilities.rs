@@ -9,6 +9,7 @@
 //! limited to what the manifest grants.
 
 pub(crate) mod absent;
+pub mod blobstore;
 pub mod config;
 pub mod denied;
 mod held_locks;
@@ -36,6 +37,7 @@ use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use blobstore::GrantedBlobs;
 use config::{ConfigSnapshot, Configuration};
 use keyvalue::{GrantedStore, SandboxStore};
 use limiter::Limiter;
@@ -68,6 +70,8 @@ pub struct Ctx {
     lock: Option<Arc<GrantedLocks>>,
     /// The databases of the service, if its manifest grants any.
     sqlite: Option<RequestDatabases>,
+    /// The objects of the service, if its manifest grants any.
+    blobs: Option<Arc<GrantedBlobs>>,
     /// The messages that it may publish, if any.
     messages: Option<Arc<GrantedMessages>>,
     /// The spans that it has made during the current request.
@@ -92,6 +96,8 @@ pub struct State {
     pub lock: Option<Arc<GrantedLocks>>,
     /// Its databases.
     pub sqlite: Option<Arc<GrantedDatabases>>,
+    /// Its objects.
+    pub blobs: Option<Arc<GrantedBlobs>>,
     /// Its messages.
     pub messages: Option<Arc<GrantedMessages>>,
 }
@@ -150,6 +156,7 @@ impl Ctx {
             keyvalue: state.keyvalue.clone().map(SandboxStore::new),
             lock: state.lock.clone(),
             sqlite: state.sqlite.clone().map(RequestDatabases::new),
+            blobs: state.blobs.clone(),
             messages: state.messages.clone(),
             otel: RequestSpans::default(),
             table,
@@ -175,6 +182,7 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     keyvalue::link(linker, concurrent)?;
     lock::link(linker, concurrent)?;
     sqlite::link(linker, concurrent)?;
+    blobstore::link(linker, concurrent)?;
     messaging::link(linker)?;
     otel::link(linker)?;
     if concurrent {

@@ -14,6 +14,7 @@ use super::compile::{Compiled, Compiler, Interfaces};
 use super::instance::{Blueprint, Instance};
 use super::pool::WarmPool;
 use super::response::GuestResponse;
+use crate::capabilities::blobstore::GrantedBlobs;
 use crate::capabilities::http::Sender;
 use crate::capabilities::keyvalue::GrantedStore;
 use crate::capabilities::sandbox::RequestContext;
@@ -90,6 +91,11 @@ impl Guest {
         self.blueprint.state.keyvalue.as_ref()
     }
 
+    /// Returns the objects of its service, if the manifest grants any.
+    pub fn blobs(&self) -> Option<&Arc<GrantedBlobs>> {
+        self.blueprint.state.blobs.as_ref()
+    }
+
     /// Whether the manifest allows the guest to send requests or messages.
     pub fn sends(&self) -> bool {
         let manifest = &self.deployment().spec.manifest;
@@ -99,8 +105,9 @@ impl Guest {
     /// Whether what the guest may do has spans or goes on in the trace of its request: operations on its state, requests,
     /// messages, and spans of its own.
     pub fn continues_trace(&self) -> bool {
-        let State { keyvalue, lock, sqlite, .. } = &self.blueprint.state;
-        self.makes_spans || self.sends() || keyvalue.is_some() || lock.is_some() || sqlite.is_some()
+        let State { keyvalue, lock, sqlite, blobs, .. } = &self.blueprint.state;
+        let has_state = keyvalue.is_some() || lock.is_some() || sqlite.is_some() || blobs.is_some();
+        self.makes_spans || self.sends() || has_state
     }
 
     /// Returns a warm instance if there is one, else a new one.

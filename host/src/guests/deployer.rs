@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::Semaphore;
 
 use crate::guests::backend::Backend;
+use crate::guests::blobs::Blobs;
 use crate::guests::configurations::Configurations;
 use crate::guests::databases::Databases;
 use crate::guests::stores::Stores;
@@ -46,6 +47,7 @@ pub struct Deployer {
     /// The stores of services.
     pub stores: Arc<Stores>,
     databases: Databases,
+    blobs: Blobs,
     /// The configurations of services.
     configurations: Configurations,
     /// What credentials are verified with.
@@ -63,7 +65,7 @@ impl Deployer {
         (outgoing, requests): (Outgoing, Weak<dyn MessageRequests>),
         stores: Arc<Stores>,
     ) -> Self {
-        let databases = Databases::new(config);
+        let (databases, blobs) = (Databases::new(config), Blobs::new(config));
         let credentials = CredentialSources::new(&compiler.metrics);
         let compiler = Arc::new(compiler);
         let trials = Arc::new(Trials::new(!outgoing.is_disabled()));
@@ -81,6 +83,7 @@ impl Deployer {
             requests,
             stores,
             databases,
+            blobs,
             configurations,
             credentials,
             optimiser,
@@ -140,8 +143,12 @@ impl Deployer {
             Some(grant) => Some(self.databases.open(&deployment.service, grant, &deployment.spec.path)?),
             None => None,
         };
+        let blobs = match &manifest.blobstore {
+            Some(grant) => Some(self.blobs.open(&deployment.service, grant, &deployment.spec.path).await?),
+            None => None,
+        };
         let messages = self.messages(&deployment).await?;
-        let state = State { config, keyvalue, lock, sqlite, messages };
+        let state = State { config, keyvalue, lock, sqlite, blobs, messages };
         let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
         if let Err(refusal) = self.trials.run(&guest, &code).await {
             if refusal.passing {

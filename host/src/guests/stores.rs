@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lodge_base::config::Config;
-use lodge_base::config::state::{self, State, StatePath};
+use lodge_base::config::state::{State, StatePath};
 use lodge_base::lock::lock;
 use lodge_manifest::keyvalue::KeyValueGrant;
 use lodge_manifest::lock::LockGrant;
@@ -23,6 +23,8 @@ use lodge_state::{
 use lodge_traffic::service::Service;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
+
+use super::state_directory::durability;
 
 /// The longest time that opening a store may take. If a server is unavailable, the next attempt to deploy connects again.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,17 +67,13 @@ impl Stores {
             StatePath::At(path) => Some(path.clone()),
             StatePath::Memory => None,
         };
-        let durability = match config.state.durability {
-            state::Durability::Process => Durability::Process,
-            state::Durability::Power => Durability::Power,
-        };
         Self {
             backend: OnceCell::new(),
             database: OnceLock::new(),
             lockers: Mutex::default(),
             settings: config.state.clone(),
             path,
-            durability,
+            durability: durability(config),
             timeout: config.state.timeout,
         }
     }

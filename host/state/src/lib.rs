@@ -1,4 +1,4 @@
-//! State of services: key-value stores, locks, messages and SQL databases, independent of WebAssembly and HTTP.
+//! State of services: key-value stores, locks, messages, SQL databases and objects, independent of WebAssembly and HTTP.
 //!
 //! * [`Store`] is what all key-value interfaces of guests are made of; [`Backend`] opens the store of a service. [`Memory`] and
 //!   [`Sqlite`] are embedded backends; servers' backends are crates of their own.
@@ -7,11 +7,15 @@
 //! * Arguments are values within their [`limits`]: [`Key`], [`Value`], [`Batch`], [`Listing`]. Backends need not check them.
 //! * [`apply`] defines writes, once for all backends. A backend that cannot run it where the data is must behave as if.
 //! * [`sql`] runs the SQL of guests, each database in a file of its own.
+//! * [`blobs`] has objects of any size, as files.
 //! * The crate `lodge-conformance` beside it has the tests of all backends.
 
+pub mod blobs;
 mod clock;
+mod closing;
 mod entry;
 mod error;
+mod file_name;
 mod key;
 pub mod limits;
 pub mod locks;

@@ -8,7 +8,7 @@
 
 mod authorizer;
 mod bounds;
-mod closing;
+
 mod connection;
 mod database;
 mod error;

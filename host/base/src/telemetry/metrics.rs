@@ -76,6 +76,10 @@ pub struct ServiceMetrics {
     pub sql: ReasonCounter,
     /// Time of statements on its databases.
     pub sql_duration: Histogram,
+    /// Operations of its guests on its objects, by outcome.
+    pub blobs: ReasonCounter,
+    /// Time of operations on its objects.
+    pub blob_duration: Histogram,
     /// Its messages.
     pub messages: MessageMetrics,
     /// Spans that its guests have made while their request was recorded, by outcome.

@@ -66,6 +66,11 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
             "a SQL database that `sqlite.databases` does not list",
             format_args!("add its name to `databases` in [sqlite] of {service}.toml")
         ),
+        Denial::Blobs => denied!(
+            warn,
+            "a container of objects, which the manifest does not grant",
+            format_args!("add `blobstore = true` to {service}.toml, above its first [section]")
+        ),
         Denial::Publish => denied!(
             warn,
             "a message to a subject that the manifest does not list",

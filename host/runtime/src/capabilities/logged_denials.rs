@@ -36,6 +36,8 @@ pub(super) enum Denial {
     Publish = 512,
     /// Metrics of guests.
     Metrics = 1024,
+    /// Objects.
+    Blobs = 2048,
 }
 
 impl LoggedDenials {
@@ -61,7 +63,7 @@ mod tests {
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
         let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock, Denial::Sqlite, Denial::Database];
-        let state = state.into_iter().chain([Denial::Publish, Denial::Metrics]);
+        let state = state.into_iter().chain([Denial::Publish, Denial::Metrics, Denial::Blobs]);
         for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }

@@ -113,8 +113,8 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     ),
     (
         &["wasi:blobstore/", "wasmcloud:blobstore/"],
-        "blob store",
-        "use the HTTP API of an object store, which `http = [\"https://HOST\"]` in its manifest lets it reach",
+        "such version of this interface",
+        "rebuild it with wasi:blobstore@0.2.0-draft or wasmcloud:blobstore@0.1.0",
     ),
     (
         &["fermyon:spin/sqlite", "spin:sqlite/"],

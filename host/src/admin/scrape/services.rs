@@ -11,7 +11,9 @@ use super::histogram;
 use crate::guests::target::Target;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::{CacheMetrics, Histogram, MessageMetrics, ServiceMetrics};
+use lodge_manifest::blobstore::BlobGrant;
 use lodge_manifest::keyvalue::KeyValueGrant;
+use lodge_state::blobs::BlobUsage;
 use lodge_traffic::service::Service;
 
 /// A service whose metrics are read: its name, its counters and, unless it stands for requests without a service, its target.
@@ -75,6 +77,12 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     }),
     ("lodge_state_keys_limit", "The most keys that the service may store", |it| Some(it.grant()?.keys)),
     ("lodge_state_bytes_limit", "The most bytes that the service may store", |it| Some(it.grant()?.bytes)),
+    ("lodge_blob_objects", "Objects of the service", |it| Some(it.blobs()?.0.objects)),
+    ("lodge_blob_bytes", "Bytes of all objects of the service, and of those that are being written", |it| {
+        Some(it.blobs()?.0.bytes)
+    }),
+    ("lodge_blob_objects_limit", "The most objects that the service may store", |it| Some(it.blobs()?.1.objects)),
+    ("lodge_blob_bytes_limit", "The most bytes of objects that the service may store", |it| Some(it.blobs()?.1.bytes)),
     ("lodge_warm_instances", "Instances ready for the next request", |it| {
         Some(it.target?.backend.guest()?.warm() as u64)
     }),
@@ -123,6 +131,9 @@ const HISTOGRAMS: &[(&str, &str, ReadHistogram)] = &[
     ("lodge_sql_statement_seconds", "Time of a statement on a database of a service", |it| {
         it.target?.deployment().spec.manifest.sqlite.as_ref().map(|_| &it.metrics.sql_duration)
     }),
+    ("lodge_blob_operation_seconds", "Time of an operation on the objects of a service", |it| {
+        it.target?.deployment().spec.manifest.blobstore.as_ref().map(|_| &it.metrics.blob_duration)
+    }),
 ];
 
 /// Reads counters of a service by reason or outcome.
@@ -153,6 +164,9 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     }),
     ("lodge_sql_statements", "Statements on the databases of a service, by outcome", "outcome", |it| {
         it.metrics.sql.read()
+    }),
+    ("lodge_blob_operations", "Operations on the objects of a service, by outcome", "outcome", |it| {
+        it.metrics.blobs.read()
     }),
     ("lodge_messages_published", "Messages that guests have published, by outcome", "outcome", |it| {
         it.metrics.messages.published.read()
@@ -203,6 +217,13 @@ impl<'a> Scraped<'a> {
     fn grant(&self) -> Option<&'a KeyValueGrant> {
         let target = self.target.filter(|target| target.of.is_none())?;
         target.deployment().spec.manifest.keyvalue.as_ref()
+    }
+
+    /// Returns how many objects the service has and may have. Versions have those of their service.
+    fn blobs(&self) -> Option<(BlobUsage, &'a BlobGrant)> {
+        let target = self.target.filter(|target| target.of.is_none())?;
+        let usage = target.backend.guest()?.blobs()?.space.usage();
+        Some((usage, target.deployment().spec.manifest.blobstore.as_ref()?))
     }
 
     /// Returns keys and bytes in the store of the service, if it has one and they are known.

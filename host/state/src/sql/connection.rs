@@ -8,9 +8,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{sleep, timeout_at};
 
 use super::bounds::{Allowance, StatementBounds};
-use super::closing::close;
 use super::database::{OpenConnection, SqlDatabase};
 use super::{MAX_STATEMENT, MAX_TRANSFER, SqlError, SqlResult, SqlValue, statement};
+use crate::closing::close;
 use crate::mutex::lock;
 
 /// The first and the longest pause before a statement that found the database locked is tried again.

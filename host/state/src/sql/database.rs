@@ -13,8 +13,9 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::authorizer::{LastDenial, authorize};
-use super::closing::close;
 use super::{MAX_STATEMENT, MAX_VALUE, SqlError};
+use crate::closing::close;
+use crate::file_name::file_name;
 use crate::key::Namespace;
 use crate::mutex::lock;
 use crate::sqlite::Durability;
@@ -111,12 +112,6 @@ impl SqlDatabases {
         };
         names.iter().map(database).collect()
     }
-}
-
-/// The name of a file for a name: two names never have one file, also where the file system ignores case.
-pub(super) fn file_name(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }).collect()
 }
 
 impl SqlDatabase {

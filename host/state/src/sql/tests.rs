@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::database::file_name;
 use super::*;
+use crate::file_name::file_name;
 use crate::key::Namespace;
 use crate::sqlite::Durability;
 

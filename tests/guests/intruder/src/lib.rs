@@ -3,6 +3,8 @@
 
 use exports::wasi::http::incoming_handler::Guest;
 use lodge::lock::locks::{Lock, try_acquire};
+use wasi::blobstore::blobstore;
+use wasi::blobstore::types::{IncomingValue, ObjectId, OutgoingValue};
 use wasi::config::store as config;
 use wasi::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 use wasi::keyvalue::atomics::increment;
@@ -13,6 +15,7 @@ wit_bindgen::generate!({
         package lodge:intruder;
         world intruder {
             include lodge:service/service-with-locks@0.1.0;
+            include lodge:service/service-with-objects@0.1.0;
             import wasi:config/store@0.2.0-rc.1;
         }
     ",
@@ -60,7 +63,24 @@ fn plant(value: &str) -> String {
         bucket.set("secret", value.as_bytes()).unwrap();
         increment(&bucket, "count", 7).unwrap();
     }
+    store_object("vault", "secret", value);
     "planted".into()
+}
+
+fn store_object(container: &str, name: &str, content: &str) {
+    let container = blobstore::create_container(container).or_else(|_| blobstore::get_container(container)).unwrap();
+    let value = OutgoingValue::new_outgoing_value();
+    container.write_data(name, &value).unwrap();
+    value.outgoing_value_write_body().unwrap().blocking_write_and_flush(content.as_bytes()).unwrap();
+    OutgoingValue::finish(value).unwrap();
+}
+
+/// The content of an object; nothing if it cannot be read.
+fn object(container: &str, name: &str) -> String {
+    let container = blobstore::get_container(container);
+    let value = container.and_then(|container| container.get_data(name, 0, u64::MAX));
+    let bytes = value.and_then(IncomingValue::incoming_value_consume_sync).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn read() -> String {
@@ -69,7 +89,7 @@ fn read() -> String {
         let text = |key: &str| String::from_utf8(bucket.get(key).unwrap().unwrap_or_default()).unwrap();
         format!("{} {}", text("secret"), text("count"))
     };
-    format!("{}, {}", read(""), read("vault"))
+    format!("{}, {}, {}", read(""), read("vault"), object("vault", "secret"))
 }
 
 /// Names that may lead to `other`, if somebody joins them to a path, a key or a query.
@@ -125,6 +145,20 @@ fn search(other: &str) -> String {
                 found += &String::from_utf8_lossy(&value);
                 // Nothing of the other may change either.
                 let _ = bucket.delete(key);
+            }
+        }
+        if let Ok(container) = blobstore::get_container(name) {
+            let (names, _) = container.list_objects().unwrap().read_stream_object_names(1000).unwrap();
+            found += &format!("{names:?}\n");
+            for object in ["secret", "../secret", "vault/secret"] {
+                let _ = container.delete_object(object);
+            }
+        }
+        for container in ["vault", name] {
+            found += &object(container, name);
+            let place = |object: &str| ObjectId { container: container.into(), object: object.into() };
+            if blobstore::copy_object(&place(name), &place("copied")).is_ok() {
+                found += &object(container, "copied");
             }
         }
         found += &config::get(name).ok().flatten().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The span of an operation of a guest on what its service has beside itself: keys, locks, databases and messages.
+//! The span of an operation of a guest on what its service has beside itself: keys, locks, databases, objects and messages.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,10 +32,11 @@ pub(super) struct Operated {
     pub(super) end: End,
 }
 
-/// What an operation is on. Names have a bounded length; keys, values, statements and the names of locks are in no span.
+/// What an operation is on. Names have a bounded length; keys, values, statements and the names of locks
+/// and of objects are in no span.
 #[derive(Clone, Debug)]
 pub enum OperationObject {
-    /// A bucket of the store.
+    /// A bucket of the store, or a container of objects.
     Bucket(Arc<str>),
     /// A lock.
     Lock,
