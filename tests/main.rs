@@ -92,6 +92,7 @@ mod caching {
 mod state {
     mod blobs;
     mod config;
+    mod files;
     mod isolation;
     mod keyvalue;
     mod locks;

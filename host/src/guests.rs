@@ -25,4 +25,5 @@ pub mod snapshot;
 mod state_directory;
 pub mod stores;
 pub mod target;
+pub mod volumes;
 pub mod watch;

@@ -39,6 +39,7 @@ pub mod share;
 pub mod spec;
 pub mod sqlite;
 pub mod upstream;
+pub mod volumes;
 mod written;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,7 @@ use self::section::Owner;
 pub use self::section::misplaced;
 use self::share::TrafficShare;
 use self::sqlite::SqliteGrant;
+use self::volumes::Volume;
 use self::written::{Problems, Written};
 use crate::digest::Digest;
 use crate::key::RequestKey;
@@ -117,6 +119,8 @@ pub struct Manifest {
     pub sqlite: Option<SqliteGrant>,
     /// The objects of the service, if it may have any.
     pub blobstore: Option<BlobGrant>,
+    /// The directories of the host that its guests see, by the paths at which they do.
+    pub volumes: BTreeMap<String, Volume>,
     /// The subjects that its guests may publish to, with wildcards.
     pub publish: Vec<String>,
     /// The messages that it receives, if it does.
@@ -171,6 +175,7 @@ impl Manifest {
             lock: None,
             sqlite: None,
             blobstore: None,
+            volumes: BTreeMap::new(),
             publish: Vec::new(),
             consume: None,
             schedule: None,

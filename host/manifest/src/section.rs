@@ -14,7 +14,7 @@ use crate::{
     Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, config, consume, cors, env, grants,
     keyvalue, limits, lock, policies, rate,
 };
-use crate::{sandbox, schedule, share, sqlite, upstream};
+use crate::{sandbox, schedule, share, sqlite, upstream, volumes};
 
 /// Every section, in the order of the docs.
 pub static SECTIONS: &[&Section] = &[
@@ -35,6 +35,7 @@ pub static SECTIONS: &[&Section] = &[
     &lock::SECTION,
     &sqlite::SECTION,
     &blobstore::SECTION,
+    &volumes::SECTION,
     &consume::PUBLISH,
     &consume::CONSUME,
     &schedule::SECTION,

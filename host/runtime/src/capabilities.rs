@@ -5,7 +5,7 @@
 //! each other nor the request path.
 //!
 //! Everything that a language's runtime imports is linked for every guest: refusal by import name would refuse nearly
-//! every guest. Files, arguments, names and sockets are empty or [`denied`]; the environment and outgoing requests are
+//! every guest. Arguments, names and sockets are empty or [`denied`]; files, the environment and outgoing requests are
 //! limited to what the manifest grants.
 
 pub(crate) mod absent;
@@ -27,6 +27,7 @@ mod outcome;
 pub mod sandbox;
 pub mod sqlite;
 pub mod stdio;
+pub mod volumes;
 pub mod waker;
 
 use std::collections::BTreeMap;
@@ -48,6 +49,7 @@ use messaging::GrantedMessages;
 use otel::RequestSpans;
 use sandbox::Sandbox;
 use sqlite::{GrantedDatabases, RequestDatabases};
+use volumes::GrantedVolumes;
 
 /// The most random bytes that a guest can request in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
 /// which the host would allocate.
@@ -72,6 +74,8 @@ pub struct Ctx {
     sqlite: Option<RequestDatabases>,
     /// The objects of the service, if its manifest grants any.
     blobs: Option<Arc<GrantedBlobs>>,
+    /// The directories of the host that it sees, if any.
+    volumes: Option<Arc<GrantedVolumes>>,
     /// The messages that it may publish, if any.
     messages: Option<Arc<GrantedMessages>>,
     /// The spans that it has made during the current request.
@@ -98,6 +102,8 @@ pub struct State {
     pub sqlite: Option<Arc<GrantedDatabases>>,
     /// Its objects.
     pub blobs: Option<Arc<GrantedBlobs>>,
+    /// The directories that it sees.
+    pub volumes: Option<Arc<GrantedVolumes>>,
     /// Its messages.
     pub messages: Option<Arc<GrantedMessages>>,
 }
@@ -157,6 +163,7 @@ impl Ctx {
             lock: state.lock.clone(),
             sqlite: state.sqlite.clone().map(RequestDatabases::new),
             blobs: state.blobs.clone(),
+            volumes: state.volumes.clone(),
             messages: state.messages.clone(),
             otel: RequestSpans::default(),
             table,
@@ -176,6 +183,7 @@ impl Ctx {
 pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     denied::link_02(linker)?;
+    volumes::link_02(linker)?;
     http::link_02(linker)?;
     logging::link(linker)?;
     config::link(linker, concurrent)?;
@@ -188,6 +196,7 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         denied::link_03(linker)?;
+        volumes::link_03(linker)?;
         http::link_03(linker)?;
     }
     Ok(())

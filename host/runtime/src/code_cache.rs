@@ -99,17 +99,21 @@ pub(crate) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Comp
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// Returns an error if a cache is inside the directory of components, where others may put files. Compares the real
-/// paths, whether or not they exist.
-pub fn misplaced(config: &config::Config) -> Option<String> {
+/// Returns the directories with machine code, with the keys that name them.
+pub fn places(config: &config::Config) -> impl Iterator<Item = (&'static str, std::path::PathBuf)> {
     let own = match &config.cache.directory {
         CacheDirectory::Off => None,
         CacheDirectory::At(path) => Some(path.clone()),
         CacheDirectory::Auto => directory::usual(),
     };
     let places = [("cache.directory", own), ("cache.sealed", config.cache.sealed.clone())];
-    let inside = places.into_iter().filter_map(|(key, path)| Some((key, path?)));
-    let (key, path) = inside.into_iter().find(|(_, path)| lodge_base::files::is_inside(path, &config.guests))?;
+    places.into_iter().filter_map(|(key, path)| Some((key, path?)))
+}
+
+/// Returns an error if a cache is inside the directory of components, where others may put files. Compares the real
+/// paths, whether or not they exist.
+pub fn misplaced(config: &config::Config) -> Option<String> {
+    let (key, path) = places(config).find(|(_, path)| lodge_base::files::is_inside(path, &config.guests))?;
     Some(format!(
         "{key}: {} is inside the guests directory, but its code is run unchecked; move it to where only Lodge can write",
         path.display()

@@ -12,6 +12,7 @@ use crate::guests::blobs::Blobs;
 use crate::guests::configurations::Configurations;
 use crate::guests::databases::Databases;
 use crate::guests::stores::Stores;
+use crate::guests::volumes::Volumes;
 use lodge_base::config::Config;
 use lodge_base::config::state::{State as StateConfig, StatePath};
 use lodge_base::cpu::scheduler::{self, CpuScheduler};
@@ -48,6 +49,7 @@ pub struct Deployer {
     pub stores: Arc<Stores>,
     databases: Databases,
     blobs: Blobs,
+    volumes: Volumes,
     /// The configurations of services.
     configurations: Configurations,
     /// What credentials are verified with.
@@ -84,6 +86,7 @@ impl Deployer {
             stores,
             databases,
             blobs,
+            volumes: Volumes::new(config),
             configurations,
             credentials,
             optimiser,
@@ -147,8 +150,9 @@ impl Deployer {
             Some(grant) => Some(self.blobs.open(&deployment.service, grant, &deployment.spec.path).await?),
             None => None,
         };
+        let volumes = self.volumes.open(&deployment.spec).await?;
         let messages = self.messages(&deployment).await?;
-        let state = State { config, keyvalue, lock, sqlite, blobs, messages };
+        let state = State { config, keyvalue, lock, sqlite, blobs, volumes, messages };
         let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
         if let Err(refusal) = self.trials.run(&guest, &code).await {
             if refusal.passing {

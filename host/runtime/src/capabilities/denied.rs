@@ -1,12 +1,10 @@
-//! Files, sockets and name resolution. Language runtimes import them, so they are linked, but no guest gets any. The
-//! first call of each kind is logged once per version of a service, with an alternative.
+//! Sockets and name resolution. Language runtimes import them, so they are linked, but no guest gets any. The first denial of each
+//! kind is logged once per version of a service, with an alternative.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
-use wasmtime_wasi::p2::bindings::filesystem::types::Descriptor;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily, Network};
 use wasmtime_wasi::p2::bindings::sockets::{ip_name_lookup, tcp, udp};
-use wasmtime_wasi::p3::bindings::filesystem::types::Descriptor as Descriptor03;
 use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names_03, types as sockets_03};
 
 use super::Ctx;
@@ -85,7 +83,10 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
         Denial::Files => denied!(
             info,
             "files: the guest looked for directories, and there are none",
-            "if the guest needs a file, embed it in the component at build time, or serve it over HTTP"
+            format_args!(
+                "if the guest needs a file, embed it in the component at build time, serve it over HTTP, or add its \
+                 directory to [volumes] in {service}.toml"
+            )
         ),
     }
 }
@@ -115,10 +116,6 @@ pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
             Ok((Err::<Resource<ip_name_lookup::ResolveAddressStream>, _>(ErrorCode::AccessDenied),))
         },
     )?;
-    linker.instance("wasi:filesystem/preopens@0.2.12")?.func_wrap("get-directories", |store: Called<'_>, (): ()| {
-        deny(&store.data().sandbox, Denial::Files);
-        Ok((Vec::<(Resource<Descriptor>, String)>::new(),))
-    })?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -144,10 +141,6 @@ pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
             Box::pin(std::future::ready(Ok((Err::<Vec<sockets_03::IpAddress>, _>(names_03::ErrorCode::AccessDenied),))))
         },
     )?;
-    linker.instance("wasi:filesystem/preopens@0.3.0")?.func_wrap("get-directories", |store: Called<'_>, (): ()| {
-        deny(&store.data().sandbox, Denial::Files);
-        Ok((Vec::<(Resource<Descriptor03>, String)>::new(),))
-    })?;
     linker.allow_shadowing(false);
     Ok(())
 }

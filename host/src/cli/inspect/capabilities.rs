@@ -21,17 +21,11 @@ pub(super) struct CapabilityUse {
 
 /// Capabilities that no section of a manifest grants. With those of the sections they agree with
 /// [`capabilities`](lodge_runtime::capabilities).
-const UNGRANTED: [Capability; 9] = [
+const UNGRANTED: [Capability; 8] = [
     Capability {
         what: "sockets",
         interfaces: &["wasi:sockets/"],
         given: "imported by its runtime; denied, and no manifest can grant them yet",
-        grant: None,
-    },
-    Capability {
-        what: "files",
-        interfaces: &["wasi:filesystem/"],
-        given: "imported by its runtime; none exist, and no manifest can grant any yet",
         grant: None,
     },
     Capability { what: "stdin", interfaces: &["wasi:cli/stdin"], given: "imported by its runtime; empty", grant: None },

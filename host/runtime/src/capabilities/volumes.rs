@@ -1,0 +1,124 @@
+//! Directories of the host that guests see, as wasi:filesystem has them in 0.2 and 0.3. What a path in them leads to, and what is
+//! read-only, is wasmtime's to decide.
+//!
+//! Two functions are replaced. `get-directories` gives handles of directories that were opened when the version was deployed: a
+//! sandbox opens none, which might wait for the disk. `read-directory` is bounded: wasmtime's has no bound in 0.2, and in 0.3
+//! it occupies a thread for as long as the guest does not read.
+
+mod entries;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use wasmtime::component::{FutureReader, Linker, Resource, StreamReader};
+use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemView};
+use wasmtime_wasi::p2::ReaddirIterator;
+use wasmtime_wasi::p2::bindings::filesystem::types as types_02;
+use wasmtime_wasi::p2::bindings::filesystem::types::HostDescriptor;
+use wasmtime_wasi::p3::bindings::filesystem::types as types_03;
+use wasmtime_wasi::{FsPerms, OpenMode};
+
+use super::denied::deny;
+use super::logged_denials::Denial;
+use super::{Ctx, GuestCall};
+use entries::{DirectoryEntries, count};
+
+/// The directories that the manifest of a version grants.
+pub struct GrantedVolumes(Vec<(Dir, String)>);
+
+impl GrantedVolumes {
+    /// Grants open directories, each with the path at which guests see it and whether they may write to it.
+    pub fn new(directories: Vec<(File, String, bool)>) -> Self {
+        let volume = |(directory, at, write): (File, String, bool)| {
+            let (permissions, mode) = match write {
+                true => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
+                false => (FsPerms::ReadOnly, OpenMode::READ),
+            };
+            // Nothing blocks the thread that polls the guest.
+            (Dir::new(directory, permissions, mode, false), at)
+        };
+        Self(directories.into_iter().map(volume).collect())
+    }
+}
+
+/// Replaces functions of WASI 0.2 in the linker, by their newest names, which also match older imports.
+pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.instance("wasi:filesystem/preopens@0.2.12")?.func_wrap("get-directories", directories)?;
+    linker.instance("wasi:filesystem/types@0.2.12")?.func_wrap_async(
+        "[method]descriptor.read-directory",
+        |mut caller: GuestCall<'_>, (of,): (Resource<Descriptor>,)| {
+            Box::new(async move {
+                let entries = match caller.data().table.get(&of)? {
+                    Descriptor::Dir(directory) => count(Arc::clone(&directory.dir)).await,
+                    Descriptor::File(_) => Err(entries::ListingProblem::NoDirectory),
+                };
+                if let Err(problem) = entries {
+                    return Ok((Err::<Resource<ReaddirIterator>, _>(types_02::ErrorCode::from(problem)),));
+                }
+                let listing = caller.data_mut().filesystem().read_directory(of).await;
+                Ok((match listing {
+                    Ok(listing) => Ok(listing),
+                    Err(error) => Err(error.downcast()?),
+                },))
+            })
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Replaces functions of WASI 0.3 in the linker.
+pub(super) fn link_03(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.instance("wasi:filesystem/preopens@0.3.0")?.func_wrap("get-directories", directories)?;
+    linker.instance("wasi:filesystem/types@0.3.0")?.func_wrap(
+        "[method]descriptor.read-directory",
+        |mut caller: GuestCall<'_>, (of,): (Resource<Descriptor>,)| {
+            let directory = match caller.data().table.get(&of)? {
+                Descriptor::Dir(directory) => Some(Arc::clone(&directory.dir)),
+                Descriptor::File(_) => None,
+            };
+            let (entries, end) = DirectoryEntries::read(directory);
+            let stream = StreamReader::new(&mut caller, entries)?;
+            let end = FutureReader::new(&mut caller, async { Ok::<_, wasmtime::Error>(end.await.unwrap_or(Ok(()))) })?;
+            Ok(((stream, end),))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Handles of directories, with the paths at which a guest sees them.
+type Directories = Vec<(Resource<Descriptor>, String)>;
+
+/// Makes handles of all directories that the guest may see.
+fn directories(mut caller: GuestCall<'_>, (): ()) -> wasmtime::Result<(Directories,)> {
+    let ctx = caller.data_mut();
+    let Some(volumes) = ctx.volumes.clone() else {
+        deny(&ctx.sandbox, Denial::Files);
+        return Ok((Vec::new(),));
+    };
+    let handle =
+        |(directory, at): &(Dir, String)| Ok((ctx.table.push(Descriptor::Dir(directory.clone()))?, at.clone()));
+    Ok((volumes.0.iter().map(handle).collect::<wasmtime::Result<_>>()?,))
+}
+
+/// What both versions of WASI call a problem of a directory.
+macro_rules! error_code {
+    ($types:ident) => {
+        impl From<entries::ListingProblem> for $types::ErrorCode {
+            fn from(problem: entries::ListingProblem) -> Self {
+                match problem {
+                    entries::ListingProblem::NoDirectory => Self::NotDirectory,
+                    entries::ListingProblem::TooMany => Self::InsufficientMemory,
+                    entries::ListingProblem::Name => Self::IllegalByteSequence,
+                    entries::ListingProblem::Disk => Self::Io,
+                }
+            }
+        }
+    };
+}
+
+error_code!(types_02);
+error_code!(types_03);

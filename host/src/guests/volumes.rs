@@ -1,0 +1,95 @@
+//! Directories of the host that guests see: opens them when a version is deployed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lodge_base::config::Config;
+use lodge_base::config::state::StatePath;
+use lodge_base::files::is_inside;
+use lodge_manifest::refusal::{Refusal, file_name};
+use lodge_manifest::spec::GuestSpec;
+use lodge_manifest::volumes::Volume;
+use lodge_runtime::capabilities::volumes::GrantedVolumes;
+use lodge_runtime::code_cache;
+
+/// The longest time that opening the volumes of a version may take: a file system can hang.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What no volume may contain: with it, one service could read what belongs to others, or grant itself anything.
+#[derive(Clone)]
+pub struct Volumes {
+    /// The directory of manifests. A volume may be below it, but not contain it.
+    guests: PathBuf,
+    /// Files and directories that a volume may neither contain nor be in.
+    own: Vec<PathBuf>,
+}
+
+impl Volumes {
+    /// Creates the rules of a host.
+    pub fn new(config: &Config) -> Self {
+        let mut own = vec![config.guests.join(".lodge")];
+        if let StatePath::At(path) = &config.state.path {
+            let beside = |name| path.parent().unwrap_or(Path::new(".")).join(name);
+            own.extend([path.clone(), beside("sqlite"), beside("blobs")]);
+        }
+        own.extend(code_cache::places(config).map(|(_, path)| path));
+        Self { guests: config.guests.clone(), own }
+    }
+
+    /// Opens the directories that a manifest grants; `None` if it grants none.
+    ///
+    /// # Errors
+    /// If one does not exist, or must not be granted. It is tried again.
+    pub async fn open(&self, spec: &GuestSpec) -> Result<Option<Arc<GrantedVolumes>>, Refusal> {
+        if spec.manifest.volumes.is_empty() {
+            return Ok(None);
+        }
+        let (rules, volumes, manifest) =
+            (self.clone(), spec.manifest.volumes.clone(), spec.path.with_extension("toml"));
+        let directory = spec.path.with_file_name("");
+        let open = move || {
+            let open = |(at, volume): (String, Volume)| {
+                let path = directory.join(&volume.path);
+                let opened = rules.directory(&path).map_err(|why| format!("volumes: {}: {why}", path.display()))?;
+                Ok((opened, at, volume.write))
+            };
+            volumes.into_iter().map(open).collect::<Result<Vec<_>, String>>()
+        };
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, tokio::task::spawn_blocking(open)).await;
+        let opened = match opened {
+            Ok(Ok(opened)) => opened,
+            _ => Err(format!("volumes: opening them took longer than {} s", OPEN_TIMEOUT.as_secs())),
+        };
+        let remedy = "the service starts as soon as all of its volumes are directories that it may have";
+        let refused = |why: String| Refusal::new(&file_name(&manifest), why, remedy).passing();
+        Ok(Some(Arc::new(GrantedVolumes::new(opened.map_err(refused)?))))
+    }
+
+    /// Opens a directory. Waits for the disk.
+    fn directory(&self, path: &Path) -> Result<File, String> {
+        let open = |path: &Path| -> io::Result<(PathBuf, File)> {
+            let real = path.canonicalize()?;
+            let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW;
+            let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&real)?;
+            Ok((real, file))
+        };
+        let (real, file) = open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+            io::ErrorKind::NotADirectory => "it is not a directory".to_owned(),
+            _ => format!("it cannot be opened: {error}"),
+        })?;
+        if is_inside(&self.guests, &real) {
+            return Err(
+                "it contains the directory of manifests, in which a service could read or grant anything".into()
+            );
+        }
+        if self.own.iter().any(|own| is_inside(own, &real) || is_inside(&real, own)) {
+            return Err("it contains the state or the machine code of other services, or is a part of them".into());
+        }
+        Ok(file)
+    }
+}
