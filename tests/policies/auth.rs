@@ -137,6 +137,27 @@ async fn nobody_can_forge_who_the_sender_is() {
     }
 }
 
+/// Versions have the checks of their service as it is now, also those that are older than these.
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_have_the_checks_of_their_service() {
+    let (setup, ada, _) = keyed(&["echo"]);
+    let other = std::fs::read(crate::harness::wasm("echo")).unwrap();
+    let setup = setup.file("echo@2.wasm", &other).manifest("echo@2", "match = ['header:x-version=2']");
+    let host = setup.start().await;
+    let second = ("x-version", "2");
+    assert_eq!(ask(&host, "/echo/head", &[second]).await.status, 200);
+    // From now on the second version cannot be deployed again.
+    std::fs::write(host.directory().join("echo@2.wasm"), "no component").unwrap();
+    until("it is refused", || host.refusals().concat().contains("echo@2.wasm")).await;
+    std::fs::write(host.directory().join("echo.toml"), KEYS).unwrap();
+    let start = Instant::now();
+    while ask(&host, "/echo/head", &[]).await.status != 401 {
+        assert!(start.elapsed() < PATIENCE, "the manifest is not in force");
+    }
+    assert_eq!(refused(&ask(&host, "/echo/head", &[second]).await), (401, "auth-missing".into()));
+    assert_eq!(ask(&host, "/echo/head", &[second, ("x-api-key", &ada)]).await.status, 200);
+}
+
 /// A replica gets what a guest gets.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_see_the_sender() {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use self::jwt::{JwkSource, Jwt};
 use crate::Manifest;
+use crate::key::RequestKey;
 use crate::rate::{self, By};
 use crate::schema;
 use crate::section::{Owner, Section, View, words};
@@ -159,6 +160,13 @@ impl Settings {
         self.api_keys.is_some() || self.jwt.is_some()
     }
 
+    /// Whether this header is removed from a request once it is verified.
+    fn removes(&self, name: &HeaderName) -> bool {
+        let is_key = self.api_keys.is_some() && name == self.header.name();
+        let is_token = self.jwt.is_some() && *name == header::AUTHORIZATION;
+        !self.forwards() && (is_key || is_token)
+    }
+
     /// Adds to the settings of a route what it has from its service.
     fn inherit(&mut self, service: &Self) {
         if !self.accepts_any() {
@@ -227,18 +235,27 @@ pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
     if service.as_ref().is_some_and(|service| !service.accepts_any()) {
         return problems.push(nothing.into());
     }
-    let removes = |auth: Option<&Settings>, rate: Option<&rate::Settings>| {
-        let by = rate.and_then(|rate| if let By::Header(name) = &rate.by { Some(name) } else { None });
-        let has = |auth: &Settings| {
-            let key = auth.api_keys.as_ref().map(|_| auth.header.name());
-            let token = auth.jwt.as_ref().map(|_| &header::AUTHORIZATION);
-            by.is_some() && (by == key || by == token)
-        };
-        auth.is_some_and(|auth| !auth.forwards() && has(auth))
+    let by_header = |rate: Option<&rate::Settings>| match rate.map(|rate| &rate.by) {
+        Some(By::Header(name)) => Some(name.clone()),
+        _ => None,
     };
-    if removes(service.as_deref(), manifest.policies.service.rate.as_ref()) {
-        let remedy = "write `by = \"identity\"`, or `forward = true` in [auth]";
-        problems.push(format!("rate.by: the header is removed once it is verified; {remedy}"));
+    let mut check_key = |place: &str, auth: Option<&Settings>, name: Option<HeaderName>| {
+        if auth.zip(name).is_some_and(|(auth, name)| auth.removes(&name)) {
+            let remedy = "write another key, `identity` for a rate, or `forward = true` in [auth]";
+            problems.push(format!("{place}: the header is removed once it is verified; {remedy}"));
+        }
+    };
+    check_key("rate.by", service.as_deref(), by_header(manifest.policies.service.rate.as_ref()));
+    if let Some(RequestKey::Header(name)) = manifest.upstream.as_ref().map(|upstream| &upstream.hash) {
+        check_key("upstream.hash", service.as_deref(), Some(name.clone()));
+    }
+    for (route, policies) in &manifest.policies.routes {
+        let auth = match &policies.auth {
+            Some(Auth::Anyone) => None,
+            Some(Auth::Identified(auth)) if auth.accepts_any() => Some(&**auth),
+            Some(Auth::Identified(_)) | None => service.as_deref(),
+        };
+        check_key(&format!("route {route}: rate.by"), auth, by_header(policies.rate.as_ref()));
     }
     let (mut open, mut own) = (false, false);
     for (route, policies) in &mut manifest.policies.routes {

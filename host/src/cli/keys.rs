@@ -77,6 +77,9 @@ fn change<T>(
     path: &Path,
     change: impl FnOnce(Option<KeyFile>) -> Result<(KeyFile, T), CliError>,
 ) -> Result<T, CliError> {
+    // The file itself, if this is a link to it: otherwise the link would be replaced.
+    let file = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = &*file;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The file is replaced by another one, so it cannot carry the lock.
     let lock = File::open(directory).map_err(|error| problem(directory, error.to_string()))?;

@@ -176,7 +176,7 @@ impl Publisher {
         let shadow =
             shown.then(|| Admission::new(&backend.deployment.name, said, &self.shared_limits, known, Instant::now()));
         shadow.iter().for_each(Admission::activate);
-        let of = Some(Arc::clone(&service.deployment.service));
+        let of = Some(Arc::clone(&service.deployment));
         Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow, of })
     }
 }

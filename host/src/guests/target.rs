@@ -8,8 +8,8 @@ use lodge_manifest::refusal::Refusal;
 use lodge_manifest::refusal::file_name;
 use lodge_manifest::share::TrafficShare;
 use lodge_traffic::admission::Admission;
+use lodge_traffic::auth::Authentication;
 use lodge_traffic::routing::split::{InRotation, Split};
-use lodge_traffic::service::Service;
 use lodge_traffic::service::deployment::Deployment;
 
 /// A service or version, with its admission.
@@ -22,8 +22,8 @@ pub struct Target {
     pub split: Option<Split<Target>>,
     /// The slots for mirrored requests, which take none of those for clients.
     pub shadow: Option<Admission>,
-    /// The service, for a version.
-    pub of: Option<Arc<Service>>,
+    /// The version that is its service, for another version of that.
+    pub of: Option<Arc<Deployment>>,
 }
 
 impl Target {
@@ -53,7 +53,13 @@ impl Target {
 
     /// Whether an operator has disabled it. Disabling a service disables its versions.
     pub fn is_disabled(&self) -> bool {
-        self.deployment().service.is_disabled() || self.of.as_ref().is_some_and(|service| service.is_disabled())
+        self.deployment().service.is_disabled() || self.of.as_ref().is_some_and(|of| of.service.is_disabled())
+    }
+
+    /// What its requests need to be identified: what those of its service need, for a version. As with the policies, an older
+    /// version has no other rules.
+    pub fn auth(&self) -> Option<&Authentication> {
+        self.of.as_deref().unwrap_or(self.deployment()).auth.as_ref()
     }
 
     /// Its share of its service's requests.

@@ -34,7 +34,10 @@ pub(super) fn identify(
     headers: &mut HeaderMap,
     record: &mut Record,
 ) -> Result<(), RequestError> {
-    let Some(checks) = &routed.target.deployment().auth else { return Ok(()) };
+    let Some(checks) = routed.target.auth() else { return Ok(()) };
+    if let Some(name) = checks.key_header(routed.route) {
+        record.hide_header(name);
+    }
     // The verification of credentials costs more than that of an address.
     routed.target.admission.check_client(&routed.view(headers))?;
     let identity = checks.check(routed.route, headers, routed.caller.sender(), SystemTime::now())?;
@@ -48,7 +51,7 @@ pub(super) fn identify(
 /// Returns the server of the issuer's keys, if the next fetch from it may turn this error into a success.
 pub(super) fn may_change(routed: &Routed<'_>, error: &RequestError) -> Option<Arc<Remote>> {
     let RequestError::Denied(denial) = error else { return None };
-    routed.target.deployment().auth.as_ref()?.may_change(routed.route, denial)
+    routed.target.auth()?.may_change(routed.route, denial)
 }
 
 impl<B: RequestBody> Unidentified<'_, B> {

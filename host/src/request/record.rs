@@ -100,6 +100,13 @@ impl Record {
         }));
     }
 
+    /// Leaves a header out of the log line: it has a credential.
+    pub fn hide_header(&mut self, name: &HeaderName) {
+        if let Some(details) = &mut self.details {
+            details.headers.retain(|(logged, _)| logged != name);
+        }
+    }
+
     /// Returns when the head arrived. If the request waited in vain for the response to another one, returns when that
     /// wait ended.
     pub fn start(&self) -> Instant {

@@ -64,6 +64,8 @@ struct CredentialCheck {
     /// The name of the service.
     realm: Arc<str>,
     settings: Settings,
+    /// The name of the header with the API key with `_` in place of `-`, if it has any.
+    alias: Option<HeaderName>,
     keys: Option<Arc<LiveValue<KeyRing>>>,
     tokens: Option<Verifier>,
     /// The server with the keys of the issuer.
@@ -78,6 +80,7 @@ impl Authentication {
         let check = |settings: &Settings| CredentialCheck {
             realm: Arc::clone(&realm),
             settings: settings.clone(),
+            alias: alias(settings.header.name()),
             keys: None,
             tokens: None,
             remote: None,
@@ -121,7 +124,10 @@ impl Authentication {
         sender: RequestSender<'_>,
         now: SystemTime,
     ) -> Result<Option<Arc<Identity>>, AuthDenial> {
-        let Some(check) = self.of_route(route) else { return Ok(None) };
+        let Some(check) = self.of_route(route) else {
+            self.service.iter().for_each(|check| check.remove_unverified(headers));
+            return Ok(None);
+        };
         let identity = match (sender, check.settings.calls()) {
             (RequestSender::Host, _) => Arc::new(Identity::new(AuthMethod::Host, "lodge", &[])),
             (RequestSender::Service(name), CallCredentials::Trusted) => {
@@ -133,6 +139,12 @@ impl Authentication {
         };
         identity.write(headers);
         Ok(Some(identity))
+    }
+
+    /// Returns the header in which clients send API keys, on this route or others of the service.
+    pub fn key_header(&self, route: usize) -> Option<&HeaderName> {
+        let check = self.of_route(route).or(self.service.as_ref())?;
+        check.settings.api_keys.as_ref().map(|_| check.settings.header.name())
     }
 
     /// Returns the server of the keys whose next fetch may turn this denial into a success.
@@ -163,23 +175,49 @@ impl CredentialCheck {
             Some(tokens) => one(headers, &header::AUTHORIZATION)?.map(|value| (value, tokens)),
             None => None,
         };
-        let (name, identity) = match (key, token) {
+        let (is_key, identity) = match (key, token) {
             (None, None) => return Err(Cause::Missing),
             (Some(_), Some(_)) => return Err(Cause::Several),
-            (None, Some((value, tokens))) => (&header::AUTHORIZATION, tokens.verify(bearer(value)?, now)?),
+            (None, Some((value, tokens))) => (false, tokens.verify(bearer(value)?, now)?),
             (Some((value, keys)), None) => {
                 let key = match self.settings.header {
                     KeyHeader::Bearer => bearer(value)?,
                     KeyHeader::Usual | KeyHeader::Named(_) => value.as_bytes(),
                 };
-                (name, keys.load().find(key, now)?)
+                (true, keys.load().find(key, now)?)
             }
         };
         identity.meets(&self.settings.scopes, &self.settings.claims)?;
-        if !self.settings.forwards() {
-            headers.remove(name);
+        match (self.settings.forwards(), is_key) {
+            (true, _) => {}
+            (false, true) => self.remove_key(headers),
+            (false, false) => drop(headers.remove(header::AUTHORIZATION)),
         }
         Ok(identity)
+    }
+
+    /// Removes what would be credentials on other routes of the service: clients send them on all of its paths.
+    fn remove_unverified(&self, headers: &mut HeaderMap) {
+        if self.settings.forwards() {
+            return;
+        }
+        if self.keys.is_some() && self.settings.header != KeyHeader::Bearer {
+            self.remove_key(headers);
+        }
+        let takes_bearer = self.tokens.is_some() || self.settings.header == KeyHeader::Bearer;
+        // Other schemes are of no use on the other routes.
+        let is_bearer = |value: &HeaderValue| bearer(value).is_ok();
+        if takes_bearer && headers.get_all(header::AUTHORIZATION).iter().any(is_bearer) {
+            headers.remove(header::AUTHORIZATION);
+        }
+    }
+
+    /// Removes the header with the API key, and the one that CGI and similar interfaces cannot distinguish from it.
+    fn remove_key(&self, headers: &mut HeaderMap) {
+        headers.remove(self.settings.header.name());
+        if let Some(alias) = &self.alias {
+            headers.remove(alias);
+        }
     }
 
     fn denial(&self, cause: Cause) -> AuthDenial {
@@ -199,12 +237,18 @@ impl CredentialCheck {
     }
 }
 
-/// Returns the only value of a header.
+/// Returns the name of a header with `_` in place of `-`, if it has any.
+fn alias(name: &HeaderName) -> Option<HeaderName> {
+    name.as_str().contains('-').then(|| name.as_str().replace('-', "_").parse().ok()).flatten()
+}
+
+/// Returns the only value of a header; `None` if that is empty.
 fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Cause> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(Cause::Several),
         (Some(value), None) if value.len() > MOST => Err(Cause::TooLong),
+        (Some(value), None) if value.is_empty() => Ok(None),
         (value, None) => Ok(value),
     }
 }

@@ -84,7 +84,12 @@ fn problems_name_the_way_out() {
     let header = "routes = [{ path = '/a', auth = { header = 'x-key' } }]\nauth = { api_keys = 'k' }";
     check(header, "`header` has no effect without `api_keys` beside it");
     let rate = "auth = { api_keys = 'k' }\nrate = { limit = '1/s', by = 'header:x-api-key' }";
-    check(rate, "rate.by: the header is removed once it is verified; write `by = \"identity\"`");
+    check(rate, "rate.by: the header is removed once it is verified; write another key, `identity` for a rate");
+    let route = "routes = [{ path = '/a', rate = { limit = '1/s', by = 'header:authorization' } }]\n\
+                 auth = { api_keys = 'k', header = 'authorization' }";
+    check(route, "route /a: rate.by: the header is removed");
+    let hash = "auth = { api_keys = 'k' }\n[upstream]\nreplicas = ['http://127.0.0.1:1']\npolicy = 'hash'\nhash = 'header:x-api-key'";
+    check(hash, "upstream.hash: the header is removed");
     assert!(manifest(&rate.replace("'k'", "'k', forward = true")).is_ok());
     let calls = "routes = [{ path = '/a', auth = { calls = 'checked' } }]\nauth = { api_keys = 'k' }";
     check(calls, "route /a: auth.calls: only the [auth] of the whole service has it");

@@ -243,6 +243,7 @@ impl Scanner {
                 None | Some(Content::Absent) => "",
                 Some(Content::Text(text)) => text,
                 Some(Content::Unreadable(refusal)) => return Err(refusal.clone()),
+                Some(Content::Withdrawn) => return Err(withdrawn(&file_name(path))),
             };
             let wrong = "see docs/manifest.md";
             read(text).map_err(|problems| Refusal::new(&file_name(path), problems.join("; "), wrong))
@@ -303,6 +304,12 @@ fn named(service: &str, label: Option<&str>, component: &Path) -> Result<(), Ref
     let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit; a version \
                   of it has `@` and a label after that";
     Err(Refusal::new(&file_name(component), "its name is not valid for a service", remedy))
+}
+
+/// The refusal of a manifest that is gone or empty.
+fn withdrawn(file: &str) -> Refusal {
+    let reason = "it is gone or empty, and it said who may send requests (`auth`, `allow`, `deny`)";
+    Refusal::new(file, reason, "write it again; a comment is enough to take everybody's requests")
 }
 
 /// Checks whether a component is the one that its manifest requires.

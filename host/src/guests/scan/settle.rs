@@ -18,6 +18,9 @@ pub const SETTLE: Duration = Duration::from_millis(500);
 /// or if it was changed since.
 pub const PLACED: Duration = Duration::from_millis(50);
 
+/// The same for a text that no longer says who may send requests, as the first part of one that is written slowly.
+pub(super) const OPENS: Duration = Duration::from_secs(5);
+
 /// The content of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
@@ -27,6 +30,33 @@ pub(super) enum Content {
     Text(Arc<str>),
     /// The file is unreadable.
     Unreadable(Refusal),
+    /// The file is gone or empty, and it said who may send requests.
+    Withdrawn,
+}
+
+/// The keys of a manifest, and of its routes, that say who may send requests.
+const GUARDS: [&str; 3] = ["auth", "allow", "deny"];
+
+impl Content {
+    /// Whether it says nothing.
+    fn is_blank(&self) -> bool {
+        match self {
+            Self::Absent => true,
+            Self::Text(text) => text.trim().is_empty(),
+            Self::Unreadable(_) | Self::Withdrawn => false,
+        }
+    }
+
+    /// Whether it says who may send requests.
+    fn guards(&self) -> bool {
+        let Self::Text(text) = self else { return false };
+        let Ok(keys) = text.parse::<toml::Table>() else { return false };
+        let has = |keys: &toml::Table| {
+            GUARDS.iter().filter_map(|name| keys.get(*name)).any(|value| value.as_bool() != Some(false))
+        };
+        let routes = keys.get("routes").and_then(toml::Value::as_array).into_iter().flatten();
+        has(&keys) || routes.filter_map(toml::Value::as_table).any(has)
+    }
 }
 
 /// The state of a manifest at one scan.
@@ -44,6 +74,10 @@ pub(super) struct ManifestState {
 pub(super) struct Settling {
     /// The content in force.
     known: Content,
+    /// The content on disk that was put in force; another one than `known` if that is withdrawn.
+    taken: Content,
+    /// The last text in force said who may send requests.
+    guards: bool,
     /// The device and inode of the file that was in force last.
     file: Option<(u64, u64)>,
     /// The state at the last scan, and the first scan with that state.
@@ -55,7 +89,8 @@ impl Settling {
     /// A manifest that takes effect at once, since no request has used the service yet.
     pub(super) fn taken(seen: ManifestState, now: Instant) -> Self {
         let file = seen.stamp.map(|stamp| stamp.file);
-        Self { known: seen.content.clone(), file, seen, since: now }
+        let (known, guards) = (seen.content.clone(), seen.content.guards());
+        Self { taken: known.clone(), known, guards, file, seen, since: now }
     }
 
     /// A manifest that did not exist until now.
@@ -73,10 +108,21 @@ impl Settling {
         }
         self.seen = seen;
         if self.left(now).is_some_and(|left| left.is_zero()) {
-            self.known = self.seen.content.clone();
+            self.take();
         }
         if !self.is_changing() {
             self.file = self.seen.stamp.map(|stamp| stamp.file);
+        }
+    }
+
+    /// Puts the content on disk in force. A manifest that says who may send requests is not undone by a file that is gone or empty
+    /// for a moment longer than an editor takes, as in a slow copy: only by another text, or with its component.
+    fn take(&mut self) {
+        self.taken = self.seen.content.clone();
+        let withdrawn = self.guards && self.taken.is_blank() && self.seen.beside.is_some();
+        self.known = if withdrawn { Content::Withdrawn } else { self.taken.clone() };
+        if !withdrawn && !matches!(self.known, Content::Unreadable(_)) {
+            self.guards = self.known.guards();
         }
     }
 
@@ -92,7 +138,7 @@ impl Settling {
 
     /// Whether the content on disk differs from the content in force, and so may be incomplete.
     pub(super) fn is_changing(&self) -> bool {
-        self.known != self.seen.content
+        self.taken != self.seen.content
     }
 
     /// How long the content on disk must stay unchanged until it takes effect; `None` if it is in force.
@@ -103,8 +149,12 @@ impl Settling {
         // A file that was in force before the rename may be complete in its previous version only. An empty file says
         // nothing yet.
         let other = self.seen.stamp.is_some_and(|stamp| Some(stamp.file) != self.file);
-        let full = matches!(&self.seen.content, Content::Text(text) if !text.trim().is_empty());
-        let wait = if self.seen.placed && other && full { PLACED } else { SETTLE };
+        let blank = self.seen.content.is_blank();
+        let wait = match () {
+            () if self.seen.placed && other && !blank => PLACED,
+            () if self.guards && !blank && !self.seen.content.guards() => OPENS,
+            () => SETTLE,
+        };
         Some(wait.saturating_sub(now.saturating_duration_since(self.since)))
     }
 }

@@ -142,6 +142,9 @@ impl KeyRing {
             let expires = entry.expires.as_deref().map(humantime::parse_rfc3339).transpose();
             let expires = expires.map_err(|_| problem("write `expires` like 2030-01-31T00:00:00Z"))?;
             let digest = unhex(&entry.sha256).ok_or_else(|| problem("`sha256` has 64 hexadecimal digits"))?;
+            if digest == self::digest(b"") {
+                return Err(problem("`sha256` is that of an empty key; the program that wrote it had no key"));
+            }
             let identity = Arc::new(Identity::new(AuthMethod::ApiKey, name, &entry.scopes));
             if keys.insert(digest, Key { identity, expires }).is_some() {
                 return Err(problem("another key has the same sha256"));
@@ -244,6 +247,10 @@ mod tests {
         check(&key("expires = 'tomorrow'"), "key a: write `expires` like");
         check(&format!("{}{}", key(""), key("")), "key a: another key has the same name");
         check(&format!("{}{}", key(""), key("").replace("'a'", "'b'")), "key b: another key has the same sha256");
+        check(
+            &format!("[[key]]\nname = 'a'\nsha256 = '{}'", hex(&digest(b""))),
+            "key a: `sha256` is that of an empty key",
+        );
         check("[[key]]\nname = ''\nsha256 = ''", "the name of a key has 1 to 128 bytes");
         check("[[key", "line 1: ");
     }

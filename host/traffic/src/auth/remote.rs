@@ -119,7 +119,14 @@ impl Fetching {
             let next = match fetched {
                 Ok(keys) => {
                     self.metrics.key_fetches.count("ok");
-                    if keys.mark() != remote.keys.load().mark() {
+                    if keys.mark() == remote.keys.load().mark() {
+                        // Nothing has changed.
+                    } else if keys.count() == 0 {
+                        tracing::warn!(
+                            "{}: it has no key that can verify a signature (RSA from 2048 bits, P-256, P-384, Ed25519)",
+                            self.shown()
+                        );
+                    } else {
                         tracing::info!("{}: {} keys of the issuer are in force", self.shown(), keys.count());
                     }
                     remote.keys.replace(keys);
@@ -167,8 +174,9 @@ impl Fetching {
 
     /// The URL for the log, without its query.
     fn shown(&self) -> String {
-        let path = self.url.path();
-        format!("{}://{}{path}", self.url.scheme_str().unwrap_or_default(), self.url.host().unwrap_or_default())
+        let (path, authority) = (self.url.path(), self.url.authority());
+        let authority = authority.map_or("", |authority| authority.as_str());
+        format!("{}://{authority}{path}", self.url.scheme_str().unwrap_or_default())
     }
 }
 

@@ -222,6 +222,10 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     drop_hop_by_hop(headers, dropped, |_| true);
 }
 
+/// Further headers that no trailer may be: how long the body is, and whose request it is.
+const HEAD_ONLY: [HeaderName; 4] =
+    [header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE, HeaderName::from_static("x-api-key")];
+
 /// Filters a frame of a request's body. Removes trailers that only a header section may have (RFC 9110 6.5.1), because
 /// some servers merge trailers into the headers.
 pub fn filter_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -230,7 +234,8 @@ pub fn filter_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
         Err(frame) => return frame,
     };
     let is_heads = |name: &HeaderName| {
-        !matches!(kind(name), FieldKind::Other) || is_hosts_own(name.as_str()) || *name == header::CONTENT_LENGTH
+        let is_other = matches!(kind(name), FieldKind::Other) && !is_hosts_own(name.as_str());
+        !is_other || HEAD_ONLY.contains(name)
     };
     let dropped: Vec<_> = trailers.keys().filter(|name| is_heads(name)).cloned().collect();
     dropped.iter().for_each(|name| drop(trailers.remove(name)));
