@@ -198,7 +198,8 @@ impl State {
     fn due(&mut self, bounds: &Activity) -> Option<(Instant, Due)> {
         let check = self.transfers.next_check(bounds.check_interval(), Instant::now);
         let verdict = self.verdict(bounds).map(|(at, verdict)| (at, Due::Verdict(verdict)));
-        [verdict, check.map(|at| (at, Due::Check))].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let Some(check) = check else { return verdict };
+        verdict.filter(|(at, _)| *at <= check).or(Some((check, Due::Check)))
     }
 
     /// Returns the next verdict that does not depend on the transfers, and when it is due.
@@ -219,6 +220,10 @@ impl State {
             Phase::Idle(_) if !self.transfers.is_empty() => None,
             Phase::Idle(since) => finish(since + bounds.idle),
         };
+        // As for nearly all requests.
+        if self.stopping.is_none() && self.stalled.is_none() && self.finishing.is_none() {
+            return phase;
+        }
         let stopping = self.stopping.and_then(|since| match self.phase {
             Phase::Busy(_) => finish(since),
             _ if self.h2 => finish(since),
