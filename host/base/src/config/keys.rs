@@ -88,9 +88,8 @@ pub(super) const KEYS: &[Key<Config>] = &[
                 words(text).map(|name| name.parse().map_err(|_| format!("`{name}` is not the name of a header")));
             c.log_headers = names.collect::<Result<_, String>>()?;
             // The line has the headers as the client sent them, and the host removes these from a client.
-            match c.log_headers.iter().find(|name| name.as_str().starts_with("x-lodge-auth-")) {
-                Some(name) => return Err(format!("`{name}` is for services: a client may have sent any value")),
-                None => {}
+            if let Some(name) = c.log_headers.iter().find(|name| name.as_str().starts_with("x-lodge-auth-")) {
+                return Err(format!("`{name}` is for services: a client may have sent any value"));
             }
             Ok(())
         },
