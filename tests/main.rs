@@ -98,6 +98,7 @@ mod state {
     mod locks;
     mod samples;
     pub(crate) mod servers;
+    mod shared;
     mod sqlite;
     mod users;
 }

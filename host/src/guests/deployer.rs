@@ -161,6 +161,10 @@ impl Deployer {
             return Err(refusal);
         }
         compiler.unhold(digest);
+        // Versions share what their service does.
+        if guest.deployment().spec.version_of().is_none() {
+            self.stores.share(&guest.deployment().service, guest.store());
+        }
         self.optimiser.optimise(&guest, &code);
         Ok(guest)
     }

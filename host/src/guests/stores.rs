@@ -10,11 +10,12 @@ use std::time::Duration;
 use lodge_base::config::Config;
 use lodge_base::config::state::{State, StatePath};
 use lodge_base::lock::lock;
-use lodge_manifest::keyvalue::KeyValueGrant;
+use lodge_manifest::keyvalue::{BucketOf, KeyValueGrant};
 use lodge_manifest::lock::LockGrant;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::split;
 use lodge_runtime::capabilities::keyvalue::GrantedStore;
+use lodge_runtime::capabilities::keyvalue::shared::{ForeignBucket, SharedStore, SharedStores};
 use lodge_runtime::capabilities::lock::GrantedLocks;
 use lodge_state::{
     Backend, Durability, Error, Locker, Locks, Memory, MessageQueue, Namespace, Options, Quota, Sqlite, Store,
@@ -49,6 +50,8 @@ pub struct Stores {
     backend: OnceCell<Arc<dyn Backend>>,
     /// The same, if it is a database in a file.
     database: OnceLock<Arc<Sqlite>>,
+    /// What services share with each other.
+    shared: Arc<SharedStores>,
     /// The lockers of services that have locks or had some, by namespace: all versions of a service wait in one order.
     lockers: Mutex<HashMap<Namespace, Locker>>,
     /// The settings, of which `url` replaces the database.
@@ -70,6 +73,7 @@ impl Stores {
         Self {
             backend: OnceCell::new(),
             database: OnceLock::new(),
+            shared: Arc::default(),
             lockers: Mutex::default(),
             settings: config.state.clone(),
             path,
@@ -96,8 +100,20 @@ impl Stores {
         };
         let store =
             opened.await.map_err(|error| refused(component, &format!("its store cannot be opened: {error}")))?;
+        let shared = Arc::new(SharedStore { store: Arc::clone(&store), shared: grant.shared.clone() });
+        let user: Arc<str> = split(&service.name).0.into();
+        let foreign = |(own, bucket): (&String, &BucketOf)| {
+            let (stores, user, bucket) = (Arc::clone(&self.shared), Arc::clone(&user), bucket.clone());
+            (own.clone(), Arc::new(ForeignBucket { stores, user, bucket }))
+        };
+        let foreign = grant.from.iter().map(foreign).collect();
         let (service, buckets) = (Arc::clone(service), grant.buckets.clone());
-        Ok(Arc::new(GrantedStore { store, service, buckets, timeout: self.timeout }))
+        Ok(Arc::new(GrantedStore { store, service, buckets, timeout: self.timeout, shared, foreign }))
+    }
+
+    /// Lets other services use what this one shares from now on, instead of what it has shared before.
+    pub fn share(&self, service: &Service, granted: Option<&Arc<GrantedStore>>) {
+        self.shared.replace(&service.name, granted.map(|granted| &granted.shared));
     }
 
     /// Opens the locks of `service`, as the manifest beside `component` grants them.

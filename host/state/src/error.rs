@@ -45,6 +45,12 @@ pub enum Error {
     /// The lease of a lock has ended, and another holder may have the lock.
     #[error("the lease of the lock has ended: stop what it protects, and acquire it again with a longer lease")]
     LeaseEnded,
+    /// The service that has the bucket does not allow the operation. Nothing was read or written.
+    #[error("{why}: see `shared` in [keyvalue] of its manifest")]
+    Denied {
+        /// What it does not allow.
+        why: &'static str,
+    },
     /// An increment of a value that is not a decimal number of 64 bits with sign. Nothing was written.
     #[error("the value is not a decimal number: increment only keys that were set to one, or that do not exist")]
     NotANumber,

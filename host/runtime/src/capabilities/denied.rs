@@ -49,6 +49,13 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
             "a bucket that `keyvalue.buckets` does not list",
             format_args!("add its name to `buckets` in [keyvalue] of {service}.toml, or remove `buckets` to allow any")
         ),
+        Denial::Shared => denied!(
+            warn,
+            "a bucket of another service, which that does not share, or is not served",
+            format_args!(
+                "add `shared.BUCKET = {{ {service} = \"read\" }}` to [keyvalue] in the manifest of that service"
+            )
+        ),
         Denial::Lock => denied!(
             warn,
             "a lock, which the manifest does not grant",

@@ -4,11 +4,13 @@
 //! * `spin` has `fermyon:spin/key-value@2.0.0` and `spin:key-value@3.0.0`.
 //! * `wasmcloud` has `wasmcloud:keyvalue@0.2.0`.
 //!
-//! A store has the keys of one service, so no name that a guest chooses leads to another service's keys. Buckets exist as
+//! A store has the keys of one service, so no name that a guest chooses leads to another service's keys, except the names that its
+//! manifest gives to buckets which the other one [shares](shared). Buckets exist as
 //! soon as they have keys.
 
 mod in_flight;
 mod operation;
+pub mod shared;
 mod spin;
 mod wasi;
 mod wasmcloud;
@@ -26,6 +28,7 @@ use wasmtime::component::{Accessor, ComponentType, Lift, Linker, LinkerInstance,
 use super::denied::deny;
 use super::logged_denials::Denial;
 use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
+use shared::{ForeignBucket, ForeignBuckets, SharedStore};
 
 /// The bucket that a guest gets when it names none.
 const DEFAULT_BUCKET: &str = "default";
@@ -43,6 +46,10 @@ pub struct GrantedStore {
     pub buckets: Vec<String>,
     /// The longest time that an operation may take.
     pub timeout: Duration,
+    /// What other services may use, for as long as this value exists.
+    pub shared: Arc<SharedStore>,
+    /// The buckets of other services that its guests may open.
+    pub foreign: ForeignBuckets,
 }
 
 /// The store of a sandbox.
@@ -52,10 +59,12 @@ pub(super) struct SandboxStore {
     in_flight: Arc<InFlight>,
 }
 
-/// A bucket of the store.
+/// A bucket of the store, or of another service.
 #[derive(Clone)]
 struct StoreBucket {
     name: Arc<str>,
+    /// Where the bucket is, if another service has it. Its name is that which it has there.
+    foreign: Option<Arc<ForeignBucket>>,
     store: SandboxStore,
 }
 
@@ -112,19 +121,25 @@ pub(super) fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Resu
 /// Opens the bucket `name`.
 fn open(ctx: &mut Ctx, name: &str) -> wasmtime::Result<Result<Resource<OpenBucket>, Closed>> {
     let name = if name.is_empty() { DEFAULT_BUCKET } else { name };
-    let allowed = |store: &&SandboxStore| {
-        store.granted.buckets.is_empty() || store.granted.buckets.iter().any(|bucket| bucket == name)
+    let denied = |kind| {
+        deny(&ctx.sandbox, kind);
+        Ok(Err(Closed::Denied))
     };
-    let Some(store) = ctx.keyvalue.as_ref().filter(allowed).cloned() else {
-        deny(&ctx.sandbox, if ctx.keyvalue.is_none() { Denial::KeyValue } else { Denial::Bucket });
-        return Ok(Err(Closed::Denied));
+    let Some(store) = ctx.keyvalue.clone() else { return denied(Denial::KeyValue) };
+    let foreign = store.granted.foreign.get(name).cloned();
+    let own = &store.granted.buckets;
+    let name = match &foreign {
+        Some(foreign) if foreign.find().is_none() => return denied(Denial::Shared),
+        Some(foreign) => &foreign.bucket.bucket,
+        None if own.is_empty() || own.iter().any(|bucket| bucket == name) => name,
+        None => return denied(Denial::Bucket),
     };
     // The handle has the name, so a name that no operation accepts must not be in one.
     if let Err(error) = Listing::new(name, "", limits::MAX_PAGE) {
         return Ok(Err(Closed::Invalid(error)));
     }
     let Some(handle) = store.in_flight.handle() else { return Ok(Err(Closed::Full(TOO_MANY))) };
-    let bucket = StoreBucket { name: name.into(), store };
+    let bucket = StoreBucket { name: name.into(), foreign: foreign.clone(), store: store.clone() };
     match ctx.table.push(OpenBucket { bucket, _handle: handle, cursors: VecDeque::new(), next: 1 }) {
         Ok(bucket) => Ok(Ok(bucket)),
         Err(ResourceTableError::Full) => Ok(Err(Closed::Full(TOO_MANY_HANDLES))),

@@ -68,7 +68,9 @@ impl From<StateError> for Error {
             StateError::Timeout => Self::Timeout,
             StateError::Unavailable { .. } => Self::StoreUnavailable(guest_text(&error)),
             // Those of keys and values.
-            StateError::Conflict | StateError::NotANumber | StateError::Overflow => Self::Other(guest_text(&error)),
+            StateError::Conflict | StateError::Denied { .. } | StateError::NotANumber | StateError::Overflow => {
+                Self::Other(guest_text(&error))
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub(super) enum Denial {
     Metrics = 1024,
     /// Objects.
     Blobs = 2048,
+    /// Buckets that another service does not share.
+    Shared = 4096,
 }
 
 impl LoggedDenials {
@@ -63,7 +65,7 @@ mod tests {
     fn each_kind_is_first_once() {
         let denials = LoggedDenials::default();
         let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock, Denial::Sqlite, Denial::Database];
-        let state = state.into_iter().chain([Denial::Publish, Denial::Metrics, Denial::Blobs]);
+        let state = state.into_iter().chain([Denial::Publish, Denial::Metrics, Denial::Blobs, Denial::Shared]);
         for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }

@@ -19,6 +19,7 @@ pub(super) fn outcome(error: &Error) -> &'static str {
         Error::Invalid { .. } => "invalid",
         Error::TooLarge { .. } => "too-large",
         Error::QuotaExceeded { .. } => "quota",
+        Error::Denied { .. } => "denied",
         Error::Conflict | Error::LeaseEnded => "conflict",
         Error::NotANumber | Error::Overflow => "not-a-number",
         Error::Timeout => "timeout",

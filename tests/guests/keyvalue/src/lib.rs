@@ -1,5 +1,8 @@
 //! Does an operation on a key-value store: `/SERVICE/INTERFACE/OPERATION/BUCKET/KEY?VALUE`. Responds with the result as text, and with
-//! status 500 and the error if there is one. Interfaces: `draft`, `draft2` and `spin`; `none` does nothing.
+//! status 500 and the error if there is one. Interfaces: `draft`, `draft2` and `spin`; `kept` with a bucket that
+//! outlives requests; `none` does nothing.
+
+use std::cell::RefCell;
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
@@ -118,11 +121,30 @@ fn run(interface: &str, operation: &str, bucket: &str, key: &str, value: &str) -
     match interface {
         "draft" => with_draft(operation, bucket, key, value).map_err(|error| format!("{error:?}")),
         "draft2" => with_draft2(operation, bucket, key, value).map_err(|error| format!("{error:?}")),
+        "kept" => with_kept(operation, bucket, key, value).map_err(|error| format!("{error:?}")),
         // The cost of the guest itself.
         "none" => Ok(String::new()),
         "spin" => with_spin(operation, bucket, key, value).map_err(|error| format!("{error:?}")),
         _ => Err(format!("no interface: {interface}")),
     }
+}
+
+thread_local! {
+    static KEPT: RefCell<Option<draft2::store::Bucket>> = const { RefCell::new(None) };
+}
+
+fn with_kept(operation: &str, bucket: &str, key: &str, value: &str) -> Result<String, draft2::store::Error> {
+    KEPT.with_borrow_mut(|kept| {
+        let bucket = match kept {
+            Some(kept) => kept,
+            none => none.insert(draft2::store::open(bucket)?),
+        };
+        Ok(match operation {
+            "get" => text(bucket.get(key)?),
+            "set" => format!("{:?}", bucket.set(key, value.as_bytes())?),
+            _ => format!("no operation: {operation}"),
+        })
+    })
 }
 
 fn text(value: Option<Vec<u8>>) -> String {

@@ -13,6 +13,7 @@ use wasmtime::component::Resource;
 use super::super::Ctx;
 use super::super::outcome::{log_if_unavailable, outcome};
 use super::in_flight::{BATCH, PAGE, SentPermit, VALUE};
+use super::shared::Reach;
 use super::{OpenBucket, SandboxStore, StoreBucket};
 
 /// The keys that a listing without pages returns at most.
@@ -21,6 +22,8 @@ const UNPAGED_KEYS: usize = 10_000;
 /// An operation on a bucket, before its deadline.
 pub(super) struct Operation {
     pub(super) bucket: StoreBucket,
+    /// What can be done with a bucket of another service.
+    reach: Option<Reach>,
     deadline: tokio::time::Instant,
     /// The trace of the request, if the operation has a span.
     trace: Option<Arc<OutboundTrace>>,
@@ -41,11 +44,18 @@ impl Operation {
     pub(super) fn on(ctx: &Ctx, bucket: StoreBucket, sent: usize) -> Self {
         let SandboxStore { granted, in_flight } = &bucket.store;
         let (deadline, sent) = (granted.deadline(ctx), in_flight.send(sent));
-        Self { bucket, deadline, trace: ctx.sandbox.operation_trace(), sent }
+        let reach = bucket.foreign.as_deref().map(Reach::of);
+        Self { bucket, reach, deadline, trace: ctx.sandbox.operation_trace(), sent }
     }
 
-    fn store(&self) -> &dyn Store {
-        &*self.bucket.store.granted.store
+    /// The store to read from.
+    fn reading(&self) -> Result<&dyn Store, Error> {
+        self.reach.as_ref().map_or(Ok(&*self.bucket.store.granted.store), Reach::reading)
+    }
+
+    /// The store to write to.
+    fn writing(&self) -> Result<&dyn Store, Error> {
+        self.reach.as_ref().map_or(Ok(&*self.bucket.store.granted.store), Reach::writing)
     }
 
     fn key<'a>(&'a self, key: &'a str) -> Result<Key<'a>, Error> {
@@ -96,7 +106,7 @@ impl Operation {
         let get = async {
             let key = self.key(key)?;
             let _room = self.room(VALUE).await?;
-            self.store().get(key, self.deadline).await
+            self.reading()?.get(key, self.deadline).await
         };
         self.counted("state.get", get).await
     }
@@ -106,22 +116,24 @@ impl Operation {
             let key = self.key(key)?;
             // Backends read the entry.
             let _room = self.room(VALUE).await?;
-            self.store().exists(key, self.deadline).await
+            self.reading()?.exists(key, self.deadline).await
         };
         self.counted("state.exists", exists).await
     }
 
     pub(super) async fn set(&self, key: &str, value: Vec<u8>, set: Set) -> Result<(), Error> {
-        let set = async { self.store().set(self.key(key)?, Value::new(value)?, set, self.deadline).await };
+        let set = async { self.writing()?.set(self.key(key)?, Value::new(value)?, set, self.deadline).await };
         self.counted("state.set", set).await.map(drop)
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), Error> {
-        self.counted("state.delete", async { self.store().delete(self.key(key)?, self.deadline).await }).await.map(drop)
+        self.counted("state.delete", async { self.writing()?.delete(self.key(key)?, self.deadline).await })
+            .await
+            .map(drop)
     }
 
     pub(super) async fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
-        self.counted("state.increment", async { self.store().increment(self.key(key)?, delta, self.deadline).await })
+        self.counted("state.increment", async { self.writing()?.increment(self.key(key)?, delta, self.deadline).await })
             .await
     }
 
@@ -131,7 +143,7 @@ impl Operation {
             let (key, change) = (self.key(key)?, Change::Put(Value::new(value)?, Expiry::Keep));
             // Of the present entry, if it is another.
             let _room = self.room(VALUE).await?;
-            self.store().compare_and_swap(key, condition, change, self.deadline).await
+            self.writing()?.compare_and_swap(key, condition, change, self.deadline).await
         };
         self.counted("state.swap", swap).await
     }
@@ -151,7 +163,7 @@ impl Operation {
             let first = Listing::new(&self.bucket.name, prefix, limits::MAX_PAGE)?;
             let listing = cursor.map_or(first, |cursor| first.at(cursor));
             let mut room = self.room(PAGE).await?;
-            let page = self.store().list(listing, self.deadline).await?;
+            let page = self.reading()?.list(listing, self.deadline).await?;
             let bytes: usize = page.keys.iter().map(String::len).sum();
             drop(room.split(PAGE.saturating_sub(bytes)));
             Ok((page.keys, page.next, room))
@@ -179,7 +191,7 @@ impl Operation {
         let get = async {
             let keys = Batch::new(self.keys(keys)?)?;
             let _room = self.room(BATCH).await?;
-            self.store().get_many(keys, self.deadline).await
+            self.reading()?.get_many(keys, self.deadline).await
         };
         self.counted("state.get_many", get).await
     }
@@ -188,13 +200,13 @@ impl Operation {
         let (keys, values): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
         let set = async {
             let values = values.into_iter().map(Value::new).collect::<Result<Vec<_>, _>>()?;
-            self.store().set_many(self.keys(&keys)?.into_iter().zip(values).collect(), self.deadline).await
+            self.writing()?.set_many(self.keys(&keys)?.into_iter().zip(values).collect(), self.deadline).await
         };
         self.counted("state.set_many", set).await
     }
 
     pub(super) async fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
-        self.counted("state.delete_many", async { self.store().delete_many(&self.keys(keys)?, self.deadline).await })
+        self.counted("state.delete_many", async { self.writing()?.delete_many(&self.keys(keys)?, self.deadline).await })
             .await
             .map(drop)
     }

@@ -33,7 +33,10 @@ enum Error {
 
 impl From<StateError> for Error {
     fn from(error: StateError) -> Self {
-        Self::Other(guest_text(&error))
+        match error {
+            StateError::Denied { .. } => Self::AccessDenied,
+            error => Self::Other(guest_text(&error)),
+        }
     }
 }
 

@@ -37,6 +37,7 @@ impl From<StateError> for Error {
         match error {
             StateError::Invalid { .. } => Self::InvalidArgument,
             StateError::Conflict | StateError::LeaseEnded => Self::PreconditionFailed,
+            StateError::Denied { .. } => Self::AccessDenied,
             StateError::Timeout => Self::Timeout,
             StateError::Unavailable { .. } => Self::StoreUnavailable,
             StateError::QuotaExceeded { .. } => Self::QuotaExceeded,
