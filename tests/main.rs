@@ -106,6 +106,7 @@ mod state {
 /// Messages between services: docs/messages.md.
 mod messages {
     mod consume;
+    mod handler;
     mod publish;
     mod restart;
     mod schedule;

@@ -14,7 +14,7 @@ fn consumed(worker: &Worker, consume: &str) -> Setup {
 }
 
 /// Publishes a message, as soon as a service consumes it.
-async fn publish(host: &TestHost, subject: &str, body: &str) {
+pub(super) async fn publish(host: &TestHost, subject: &str, body: &str) {
     publish_at(host.address, subject, body).await;
 }
 

@@ -23,14 +23,12 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, types::ComponentItem};
-use wasmtime_wasi_http::handler::ProxyPre;
-use wasmtime_wasi_http::{p2, p3};
 
 use self::build::Bounds;
 pub use self::build::this_program;
 use self::engine::Linked;
 pub(crate) use self::explain::misshapen;
-use self::explain::{HttpWorld, handler_of, unlinkable};
+use self::explain::{handler_of, unlinkable};
 pub use self::job::CodeKind;
 pub(crate) use self::lane::{Lane, LanePlace};
 use self::one_line::one_line;
@@ -38,7 +36,7 @@ pub(crate) use self::pool_budget::{ExtraUnits, TRIALS};
 pub use self::reset::Reset;
 pub use self::worlds::imports_whole_world;
 use super::code_cache::{CodeCache, EngineStamp};
-use crate::capabilities::Ctx;
+use crate::exports::{LinkedExports, MESSAGE_HANDLER};
 use lodge_base::clock::Clock;
 use lodge_base::config::{self, Tiers};
 use lodge_base::cpu::scheduler;
@@ -95,7 +93,7 @@ pub struct Compiled {
     /// The kind of its machine code.
     pub(crate) kind: CodeKind,
     pub(crate) engine: wasmtime::Engine,
-    pub(crate) pre: ProxyPre<Ctx>,
+    pub(crate) exports: LinkedExports,
     /// Its extra units of the engine's pool.
     pub(crate) extra: Option<ExtraUnits>,
     /// Keeps an engine for baseline code alive.
@@ -111,6 +109,14 @@ pub struct Interfaces {
     pub exports: Vec<String>,
     /// The imports that Lodge does not have: their functions fail.
     pub absent: Vec<String>,
+}
+
+impl Interfaces {
+    /// Whether the component handles messages, and no requests.
+    pub fn only_messages(&self) -> bool {
+        let exports = |name: &str| self.exports.iter().any(|export| export.starts_with(name));
+        exports(MESSAGE_HANDLER) && !exports("wasi:http/handler@") && !exports("wasi:http/incoming-handler@")
+    }
 }
 
 impl Compiler {
@@ -296,14 +302,10 @@ impl Compiler {
         let (pre, absent) =
             worlds::link(&linked.linker, component, &interfaces.imports).map_err(|error| unlinkable(file, &error))?;
         interfaces.absent = absent;
-        let pre = match handler {
-            HttpWorld::P2 => p2::bindings::ProxyPre::new(pre).map(ProxyPre::P2),
-            HttpWorld::P3 => p3::bindings::ServicePre::new(pre).map(ProxyPre::P3),
-        };
-        let pre = pre.map_err(|error| misshapen(file, &one_line(&error)))?;
+        let exports = LinkedExports::new(pre, handler).map_err(|error| misshapen(file, &one_line(&error)))?;
         let extra = linked.extra(component).map_err(|(reason, remedy)| Refusal::new(file, reason, remedy))?;
         let (interfaces, engine) = (Arc::new(interfaces), component.engine().clone());
-        Ok(Compiled { interfaces, kind, engine, pre, extra, _linked: linked })
+        Ok(Compiled { interfaces, kind, engine, exports, extra, _linked: linked })
     }
 }
 

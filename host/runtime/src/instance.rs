@@ -24,9 +24,11 @@ use super::body::{LimitedBody, RequestBody};
 use super::compile::Compiled;
 use crate::capabilities::http::Sender;
 use crate::capabilities::logged_denials::LoggedDenials;
+use crate::capabilities::messaging::MessageDelivery;
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use crate::capabilities::{Ctx, State, stdio};
 use crate::error::RunError;
+use crate::exports::{self, Exports};
 use lodge_base::clock::Clock;
 use lodge_base::cpu::meter::TickAction;
 use lodge_base::cpu::scheduler::{CpuSlot, LongRunning};
@@ -50,7 +52,7 @@ pub struct Blueprint {
 /// A Store with one instance. Limits of memory, tables, stack, CPU and wall time are set before guest code runs.
 pub struct Instance {
     store: Store<Ctx>,
-    proxy: Proxy,
+    exports: Exports,
     baseline: bool,
     uses: u32,
     /// Its place among the warm instances, from the first time that it becomes one.
@@ -111,12 +113,12 @@ impl Instance {
             table.set_max_capacity(limits.resources);
         }
         let instantiated = {
-            let instantiating = pin!(code.pre.instantiate_async(&mut store));
+            let instantiating = pin!(code.exports.instantiate(&mut store));
             Guarded::new(instantiating, sandbox, deadline).await?
         };
         service.metrics.instantiated.record(start.elapsed());
         match instantiated {
-            Ok(proxy) => Ok(Self { store, proxy, baseline: code.kind.baseline, uses: 0, place: None, extra }),
+            Ok(exports) => Ok(Self { store, exports, baseline: code.kind.baseline, uses: 0, place: None, extra }),
             Err(error) => Err(classify(store.data(), &error)),
         }
     }
@@ -167,10 +169,18 @@ impl Instance {
         (sandbox, running)
     }
 
-    async fn run<B: RequestBody>(mut self, request: http::Request<LimitedBody<B>>) -> EndedGuest {
-        let outcome = match &self.proxy {
-            Proxy::P2(proxy) => run_p2(&mut self.store, proxy, request).await,
-            Proxy::P3(proxy) => run_p3(&mut self.store, proxy, request).await,
+    async fn run<B: RequestBody>(mut self, mut request: http::Request<LimitedBody<B>>) -> EndedGuest {
+        let delivery = request.extensions_mut().remove::<MessageDelivery>();
+        let outcome = match (delivery.zip(self.exports.message.as_ref()), &self.exports.http) {
+            (Some((delivery, handler)), _) => {
+                exports::handle_message(&mut self.store, handler, delivery, request.into_body()).await
+            }
+            (None, Some(Proxy::P2(proxy))) => run_p2(&mut self.store, proxy, request).await,
+            (None, Some(Proxy::P3(proxy))) => run_p3(&mut self.store, proxy, request).await,
+            (None, None) => {
+                exports::refuse_http(&self.store);
+                Ok(())
+            }
         };
         EndedGuest { instance: self, outcome }
     }

@@ -9,6 +9,7 @@ pub mod capabilities;
 pub mod code_cache;
 pub mod compile;
 pub mod error;
+mod exports;
 pub mod guest;
 pub mod instance;
 pub mod optimiser;

@@ -132,6 +132,12 @@ impl Deployer {
         let code = compiler.code(&spec).await?;
         let deployment = self.deployment(spec).await?;
         let manifest = &deployment.spec.manifest;
+        // The versions of a service share its subscription.
+        if code.interfaces.only_messages() && manifest.consume.is_none() && !deployment.name.contains('@') {
+            let (file, name) = (file_name(&deployment.spec.path), &deployment.name);
+            let reason = "it handles messages and no requests, and its manifest names no subject";
+            return Err(Refusal::new(&file, reason, format!("add `consume.subject = \"SUBJECT\"` to {name}.toml")));
+        }
         let sender = self.outgoing.sender(&deployment.service, &manifest.grants, &manifest.limits);
         let config = self.configurations.open(&deployment.spec).await?;
         let keyvalue = match &manifest.keyvalue {

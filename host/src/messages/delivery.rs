@@ -9,6 +9,7 @@ use http_body_util::Full;
 
 use crate::request::message::Handled;
 use lodge_manifest::consume::Consume;
+use lodge_runtime::capabilities::messaging::MessageDelivery;
 use lodge_state::messages::{Delivery, Message, Settlement};
 
 /// The subject of the message.
@@ -47,7 +48,8 @@ pub(super) fn request(host: &str, path: Option<&str>, message: &Message) -> Resu
     if let Some(reply_to) = &message.reply_to {
         request = request.header(REPLY_TO, reply_to.as_str());
     }
-    request.body(Full::new(body))
+    let reply_to = message.reply_to.as_ref().map(|reply_to| reply_to.as_str().to_owned());
+    request.extension(MessageDelivery { subject: subject.to_owned(), reply_to }).body(Full::new(body))
 }
 
 /// Returns the request for a delivery.

@@ -90,6 +90,22 @@ pub(crate) struct BrokerMessage {
     reply_to: Option<String>,
 }
 
+/// A message that is delivered to a service as the body of a request: an extension of that request.
+#[derive(Clone, Debug)]
+pub struct MessageDelivery {
+    /// The subject.
+    pub subject: String,
+    /// The subject of replies.
+    pub reply_to: Option<String>,
+}
+
+impl BrokerMessage {
+    /// Returns the message of a delivery.
+    pub(crate) fn new(MessageDelivery { subject, reply_to }: MessageDelivery, body: Vec<u8>) -> Self {
+        Self { subject, body, reply_to }
+    }
+}
+
 /// Removes an inbox when its request ends, however it ends.
 struct Inbox {
     inboxes: Arc<Inboxes>,

@@ -33,7 +33,7 @@ struct Output {
 
 /// The source of a log line.
 #[derive(Clone, Copy)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Stdout,
     Stderr,
     /// `wasi:logging`, with the level.
@@ -66,7 +66,7 @@ pub fn finish(sandbox: &Sandbox) {
 }
 
 /// Logs one message, within the bounds of all output.
-pub(super) fn log_message(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
+pub(crate) fn log_message(sandbox: &Sandbox, stream: Stream, line: &[u8]) {
     let granted = sandbox.take_output(line.len());
     for piece in line.get(..granted).unwrap_or_default().chunks(LINE_BYTES) {
         log(sandbox, stream, piece);

@@ -2,28 +2,23 @@
 
 use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use super::one_line::one_line;
+use crate::exports::{HttpWorld, MESSAGE_HANDLER};
 use lodge_base::config::limits::MAX_TABLE_ELEMENTS;
 use lodge_manifest::refusal::Refusal;
 
-/// The HTTP world that a component exports.
-#[derive(Clone, Copy)]
-pub(super) enum HttpWorld {
-    P2,
-    P3,
-}
-
-/// The world of these exports.
+/// The world of these exports; `None` if they handle messages only.
 ///
 /// # Errors
 /// When it is not one that Lodge serves.
-pub(super) fn handler_of(exports: &[String], file: &str) -> Result<HttpWorld, Refusal> {
+pub(super) fn handler_of(exports: &[String], file: &str) -> Result<Option<HttpWorld>, Refusal> {
     let version = |interface: &str| {
         exports.iter().find_map(|export| export.strip_prefix(interface)?.strip_prefix('@').map(str::to_owned))
     };
     let (new, old) = (version("wasi:http/handler"), version("wasi:http/incoming-handler"));
     match (new.as_deref(), old.as_deref()) {
-        (Some(new), _) if is_final(new, "0.3.") => Ok(HttpWorld::P3),
-        (_, Some(old)) if is_final(old, "0.2.") => Ok(HttpWorld::P2),
+        (Some(new), _) if is_final(new, "0.3.") => Ok(Some(HttpWorld::P3)),
+        (_, Some(old)) if is_final(old, "0.2.") => Ok(Some(HttpWorld::P2)),
+        (None, None) if exports.iter().any(|export| export == MESSAGE_HANDLER) => Ok(None),
         (None, None) => Err(no_handler(exports, file)),
         (new, old) => {
             let version = new.or(old).unwrap_or_default();
@@ -139,7 +134,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         &["wasmcloud:messaging/"],
         "such version of the interface",
         "publish through wasmcloud:messaging/consumer@0.2.0 by `publish = [\"SUBJECT\"]` in its manifest, and receive by \
-         [consume]",
+         [consume], as requests or by wasmcloud:messaging/handler@0.2.0",
     ),
     (
         &["lodge:lock/"],
