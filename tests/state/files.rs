@@ -208,6 +208,10 @@ async fn listings_are_bounded() {
     let host = start(setup).await;
     for service in ["files", "files3"] {
         assert_eq!(ok(&host, &format!("/{service}/list?/data")).await, "10000");
+        // All that one request lists has a bound as well, and the next request has it anew.
+        let failed = error(&host, &format!("/{service}/list-often?/data")).await.to_lowercase();
+        assert!(failed.contains("memory"), "{failed}");
+        assert_eq!(ok(&host, &format!("/{service}/list?/data")).await, "10000");
     }
     fs::write(directory.path().join("more"), "").unwrap();
     for service in ["files", "files3"] {

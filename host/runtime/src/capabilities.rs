@@ -76,6 +76,8 @@ pub struct Ctx {
     blobs: Option<Arc<GrantedBlobs>>,
     /// The directories of the host that it sees, if any.
     volumes: Option<Arc<GrantedVolumes>>,
+    /// The entries of directories that the current request may still list.
+    entries_left: usize,
     /// The messages that it may publish, if any.
     messages: Option<Arc<GrantedMessages>>,
     /// The spans that it has made during the current request.
@@ -112,6 +114,7 @@ impl Ctx {
     /// Begins another request: a snapshot of the configuration lasts as long as a request, and so do the guest's spans.
     pub(crate) fn renew(&mut self) {
         self.otel = RequestSpans::default();
+        self.entries_left = volumes::REQUEST;
         if let Some(config) = &mut self.config {
             config.renew();
         }
@@ -164,6 +167,7 @@ impl Ctx {
             sqlite: state.sqlite.clone().map(RequestDatabases::new),
             blobs: state.blobs.clone(),
             volumes: state.volumes.clone(),
+            entries_left: volumes::REQUEST,
             messages: state.messages.clone(),
             otel: RequestSpans::default(),
             table,

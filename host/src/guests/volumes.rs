@@ -22,8 +22,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// What no volume may contain: with it, one service could read what belongs to others, or grant itself anything.
 #[derive(Clone)]
 pub struct Volumes {
-    /// The directory of manifests. A volume may be below it, but not contain it.
-    guests: PathBuf,
+    /// Directories that a volume may be below, but not contain: that of manifests, and the one in which state is that ends with
+    /// the host.
+    parents: Vec<PathBuf>,
     /// Files and directories that a volume may neither contain nor be in.
     own: Vec<PathBuf>,
 }
@@ -32,12 +33,17 @@ impl Volumes {
     /// Creates the rules of a host.
     pub fn new(config: &Config) -> Self {
         let mut own = vec![config.guests.join(".lodge")];
-        if let StatePath::At(path) = &config.state.path {
-            let beside = |name| path.parent().unwrap_or(Path::new(".")).join(name);
-            own.extend([path.clone(), beside("sqlite"), beside("blobs")]);
+        let mut parents = vec![config.guests.clone()];
+        match &config.state.path {
+            StatePath::At(path) => {
+                let beside = |name| path.parent().unwrap_or(Path::new(".")).join(name);
+                own.extend([path.clone(), beside("sqlite"), beside("blobs")]);
+            }
+            StatePath::Memory => parents.push(std::env::temp_dir()),
+            StatePath::Beside => {}
         }
         own.extend(code_cache::places(config).map(|(_, path)| path));
-        Self { guests: config.guests.clone(), own }
+        Self { parents, own }
     }
 
     /// Opens the directories that a manifest grants; `None` if it grants none.
@@ -82,9 +88,9 @@ impl Volumes {
             io::ErrorKind::NotADirectory => "it is not a directory".to_owned(),
             _ => format!("it cannot be opened: {error}"),
         })?;
-        if is_inside(&self.guests, &real) {
+        if self.parents.iter().any(|parent| is_inside(parent, &real)) {
             return Err(
-                "it contains the directory of manifests, in which a service could read or grant anything".into()
+                "it contains the directory of manifests, in which a service could grant anything, or of temporary state".into()
             );
         }
         if self.own.iter().any(|own| is_inside(own, &real) || is_inside(&real, own)) {

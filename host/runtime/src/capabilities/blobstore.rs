@@ -211,6 +211,11 @@ impl BlobCall {
         self.counted("blob.read", open).await
     }
 
+    /// Checks the name of an object that is yet to be stored: until then a name as long as the guest's memory would be kept.
+    fn check_name(&self, object: &str) -> Result<(), BlobFailure> {
+        Ok(self.blobs.space.check_name(&self.container, object)?)
+    }
+
     async fn begin_upload(&self) -> Result<Arc<BlobUpload>, BlobFailure> {
         Ok(Arc::new(BlobUpload::begin(&self.blobs.space, self.deadline).await?))
     }

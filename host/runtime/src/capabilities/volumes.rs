@@ -21,7 +21,10 @@ use wasmtime_wasi::{FsPerms, OpenMode};
 use super::denied::deny;
 use super::logged_denials::Denial;
 use super::{Ctx, GuestCall};
-use entries::{DirectoryEntries, count};
+use entries::{DirectoryEntries, ListingProblem, count};
+
+/// The most entries that all listings of one request may have: about 10 MiB, with names of usual length.
+pub(super) const REQUEST: usize = 100_000;
 
 /// The directories that the manifest of a version grants.
 pub struct GrantedVolumes(Vec<(Dir, String)>);
@@ -51,11 +54,16 @@ pub(super) fn link_02(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
             Box::new(async move {
                 let entries = match caller.data().table.get(&of)? {
                     Descriptor::Dir(directory) => count(Arc::clone(&directory.dir)).await,
-                    Descriptor::File(_) => Err(entries::ListingProblem::NoDirectory),
+                    Descriptor::File(_) => Err(ListingProblem::NoDirectory),
                 };
                 if let Err(problem) = entries {
                     return Ok((Err::<Resource<ReaddirIterator>, _>(types_02::ErrorCode::from(problem)),));
                 }
+                // The listing stays in memory until the guest drops it.
+                let Some(left) = caller.data().entries_left.checked_sub(entries.unwrap_or(0)) else {
+                    return Ok((Err(ListingProblem::TooMany.into()),));
+                };
+                caller.data_mut().entries_left = left;
                 let listing = caller.data_mut().filesystem().read_directory(of).await;
                 Ok((match listing {
                     Ok(listing) => Ok(listing),
@@ -107,13 +115,13 @@ fn directories(mut caller: GuestCall<'_>, (): ()) -> wasmtime::Result<(Directori
 /// What both versions of WASI call a problem of a directory.
 macro_rules! error_code {
     ($types:ident) => {
-        impl From<entries::ListingProblem> for $types::ErrorCode {
-            fn from(problem: entries::ListingProblem) -> Self {
+        impl From<ListingProblem> for $types::ErrorCode {
+            fn from(problem: ListingProblem) -> Self {
                 match problem {
-                    entries::ListingProblem::NoDirectory => Self::NotDirectory,
-                    entries::ListingProblem::TooMany => Self::InsufficientMemory,
-                    entries::ListingProblem::Name => Self::IllegalByteSequence,
-                    entries::ListingProblem::Disk => Self::Io,
+                    ListingProblem::NoDirectory => Self::NotDirectory,
+                    ListingProblem::TooMany => Self::InsufficientMemory,
+                    ListingProblem::Name => Self::IllegalByteSequence,
+                    ListingProblem::Disk => Self::Io,
                 }
             }
         }

@@ -302,11 +302,13 @@ impl BlobSpace {
             let _names = lock(&self.names);
             let before = place.prepare()?;
             if before.is_none() {
-                self.account.take_object()?;
+                // What was made for a long name counts as nothing, so it must not stay without its object.
+                self.account.take_object().inspect_err(|_| place.prune())?;
             }
             if let Err(error) = fs::rename(temporary.path(), &place.path) {
                 if before.is_none() {
                     self.account.give_back(BlobUsage::object(0));
+                    place.prune();
                 }
                 return Err(error.into());
             }
@@ -324,6 +326,14 @@ impl BlobSpace {
             }
         }
         Ok(())
+    }
+
+    /// Checks the names of a container and of an object in it.
+    ///
+    /// # Errors
+    /// If one is empty or too long.
+    pub fn check_name(&self, container: &str, object: &str) -> Result<(), BlobError> {
+        self.object((container, object)).map(drop)
     }
 
     pub(super) fn object(&self, (container, object): (&str, &str)) -> Result<ObjectPath, BlobError> {

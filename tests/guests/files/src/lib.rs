@@ -1,4 +1,4 @@
-//! Uses files: `/SERVICE/OPERATION?PATH`. `read`, `write`, `list` and `remove` do it as programs do. `escape` tries to reach what is
+//! Uses files: `/SERVICE/OPERATION?PATH`. `read`, `write`, `list` and `remove` do it as programs do; `list-often` lists eleven times. `escape` tries to reach what is
 //! outside of its directories, `change` to change what is in one of them, and `cross` to write through one of them to the other;
 //! they respond with what they could do.
 
@@ -22,6 +22,9 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
             Some("write") => fs::write(path, "written").map(|()| "written".into()),
             Some("remove") => fs::remove_file(path).map(|()| "removed".into()),
             Some("list") => list(path),
+            Some("list-often") => {
+                (0..11).map(|_| list(path)).collect::<std::io::Result<Vec<_>>>().map(|all| all.join(" "))
+            }
             Some("escape") => Ok(escape(path)),
             Some("change") => Ok(change(path)),
             Some("cross") => Ok(cross()),

@@ -21,6 +21,16 @@ impl wasip3::exports::http::handler::Guest for Guest {
             Some("read") => read(&of, path).await,
             Some("write") => write(&of, path, "written").await,
             Some("list") => list(&of).await,
+            Some("list-often") => {
+                let mut all = Vec::new();
+                for _ in 0..11 {
+                    match list(&of).await {
+                        Ok(text) => all.push(text),
+                        Err(error) => return Ok(kit3::respond(500, format!("{error:?}"))),
+                    }
+                }
+                Ok(all.join(" "))
+            }
             // Streams that nobody reads.
             Some("unread") => {
                 let streams: Vec<_> = (0..100).map(|_| of.read_directory()).collect();

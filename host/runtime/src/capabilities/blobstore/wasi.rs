@@ -212,6 +212,9 @@ fn link_objects(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     container.func_wrap(
         "[method]container.write-data",
         |mut caller: GuestCall<'_>, (of, name, value): (Resource<OpenContainer>, String, Resource<OutgoingValue>)| {
+            if let Err(failure) = BlobCall::of(caller.data(), &of)?.check_name(&name) {
+                return Ok((Err(String::from(failure)),));
+            }
             let table = &mut caller.data_mut().table;
             let OpenContainer { name: container, blobs } = table.get(&of)?;
             let container = OpenContainer { name: Arc::clone(container), blobs: Arc::clone(blobs) };

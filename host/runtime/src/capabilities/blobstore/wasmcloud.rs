@@ -155,7 +155,11 @@ async fn write(
     name: &str,
     mut data: StreamReader<u8>,
 ) -> wasmtime::Result<Result<(), BlobFailure>> {
-    let upload = match call.begin_upload().await {
+    let begun = match call.check_name(name) {
+        Ok(()) => call.begin_upload().await,
+        Err(failure) => Err(failure),
+    };
+    let upload = match begun {
         Ok(upload) => upload,
         Err(failure) => {
             data.close_with(accessor)?;

@@ -77,19 +77,49 @@ fn described(directory: &File, entry: &rustix::fs::DirEntry) -> Result<Directory
     Ok(DirectoryEntry { type_, name })
 }
 
-/// The entries of a directory, which a 0.3 guest takes from a stream.
+/// The entries of a directory, which a 0.3 guest takes from a stream. It is read when the guest does, and not after the guest has
+/// dropped the stream.
 pub(super) struct DirectoryEntries {
+    /// `None` for a file.
+    directory: Option<Arc<File>>,
     reading: Option<JoinHandle<Result<Vec<DirectoryEntry>, ListingProblem>>>,
     /// Receives the result.
     ended: Option<oneshot::Sender<Result<(), ErrorCode>>>,
 }
 
 impl DirectoryEntries {
-    /// Begins to read a directory. `None` is a file.
+    /// The entries of a directory. `None` is a file.
     pub(super) fn read(directory: Option<Arc<File>>) -> (Self, oneshot::Receiver<Result<(), ErrorCode>>) {
         let (ended, end) = oneshot::channel();
-        let reading = spawn_blocking(move || read(&*directory.ok_or(ListingProblem::NoDirectory)?, described));
-        (Self { reading: Some(reading), ended: Some(ended) }, end)
+        (Self { directory, reading: None, ended: Some(ended) }, end)
+    }
+
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// If it is a file, or the request has listed as much as it may. As many entries as there can be are taken from what it may
+    /// list; those that there are not are given back.
+    fn begin(
+        &mut self,
+        ctx: &mut Ctx,
+    ) -> Result<&mut JoinHandle<Result<Vec<DirectoryEntry>, ListingProblem>>, ListingProblem> {
+        let directory = self.directory.take().ok_or(ListingProblem::NoDirectory)?;
+        ctx.entries_left = ctx.entries_left.checked_sub(MOST).ok_or(ListingProblem::TooMany)?;
+        Ok(self.reading.insert(spawn_blocking(move || read(&directory, described))))
+    }
+
+    fn end(&mut self, result: Result<(), ListingProblem>) {
+        if let Some(ended) = self.ended.take() {
+            // The guest may have dropped the future.
+            let _ = ended.send(result.map_err(ErrorCode::from));
+        }
+    }
+}
+
+impl Drop for DirectoryEntries {
+    fn drop(&mut self) {
+        // Without effect if it has begun.
+        self.reading.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -100,22 +130,31 @@ impl StreamProducer<Ctx> for DirectoryEntries {
     fn poll_produce<'a>(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        _store: StoreContextMut<'a, Ctx>,
+        mut store: StoreContextMut<'a, Ctx>,
         mut destination: Destination<'a, Self::Item, Self::Buffer>,
         finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
-        let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(StreamResult::Dropped)) };
+        let this = &mut *self;
+        if this.ended.is_none() {
+            return Poll::Ready(Ok(StreamResult::Dropped));
+        }
+        let begun = match &mut this.reading {
+            Some(_) => Ok(()),
+            None => this.begin(store.data_mut()).map(drop),
+        };
+        let (Ok(()), Some(reading)) = (begun, &mut this.reading) else {
+            this.end(begun);
+            return Poll::Ready(Ok(StreamResult::Dropped));
+        };
         let read = match Pin::new(reading).poll(cx) {
             Poll::Ready(read) => read.unwrap_or(Err(ListingProblem::Disk)),
             Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
             Poll::Pending => return Poll::Pending,
         };
-        self.reading = None;
-        let end = read.map(|entries| destination.set_buffer(entries.into())).map_err(ErrorCode::from);
-        if let Some(ended) = self.ended.take() {
-            // The guest may have dropped the future.
-            let _ = ended.send(end);
-        }
+        this.reading = None;
+        let count = read.as_ref().map_or(0, Vec::len);
+        store.data_mut().entries_left += MOST.saturating_sub(count);
+        this.end(read.map(|entries| destination.set_buffer(entries.into())));
         Poll::Ready(Ok(StreamResult::Dropped))
     }
 }

