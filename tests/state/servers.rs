@@ -16,7 +16,7 @@ pub(crate) mod with_redis {
 
     use super::guests;
     use crate::harness::authority::Authority;
-    use crate::harness::{Process, get, until};
+    use crate::harness::{Process, get};
 
     /// A Redis of this test.
     pub(crate) struct Redis {

@@ -20,7 +20,7 @@ pub(super) enum ServerSettings {
     #[cfg(feature = "nats")]
     Nats(Box<lodge_nats::NatsSettings>),
     #[cfg(feature = "postgres")]
-    Postgres(lodge_postgres::PostgresSettings),
+    Postgres(Box<lodge_postgres::PostgresSettings>),
 }
 
 /// Reads the settings of the server of `url`, and the files that they name.
@@ -54,7 +54,7 @@ pub(super) fn read(url: &str, state: &State) -> Result<ServerSettings, String> {
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => {
             let settings = lodge_postgres::PostgresSettings::new(url, &tls(state)?, CONNECTIONS);
-            settings.map(ServerSettings::Postgres).map_err(wrong)
+            settings.map(|settings| ServerSettings::Postgres(Box::new(settings))).map_err(wrong)
         }
         scheme if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
             Err(wrong("it is not a URL such as `redis://HOST:6379`"))
@@ -78,7 +78,7 @@ pub(super) fn connect(settings: ServerSettings) -> Arc<dyn Backend> {
         }
         #[cfg(feature = "postgres")]
         ServerSettings::Postgres(settings) => {
-            Arc::new(lodge_postgres::Postgres::new(settings, &tokio::runtime::Handle::current()))
+            Arc::new(lodge_postgres::Postgres::new(*settings, &tokio::runtime::Handle::current()))
         }
     }
 }
