@@ -85,7 +85,7 @@ fn keys_as_bearer_tokens() {
     check(&format!("Basic {ada}"), Some(Cause::NoBearer));
     check(&format!("Bearer{ada}"), Some(Cause::NoBearer));
     check("Bearer ", Some(Cause::NoBearer));
-    check("", Some(Cause::NoBearer));
+    check("", Some(Cause::Missing));
     check(&format!("Bearer {ada}, Bearer {ada}"), Some(Cause::UnknownKey));
     assert_eq!(cause(&checks, NONE, &[("x-api-key", &ada)]), Some(Cause::Missing));
 }
