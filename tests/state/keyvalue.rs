@@ -280,7 +280,9 @@ async fn what_is_in_flight_is_bounded() {
     let few = ok(&host, "/keyvalue3/wasmcloud/flood/default/few?10").await;
     assert_eq!(few, "10 ");
     let many = ok(&host, "/keyvalue3/wasmcloud/flood/default/many?40").await;
-    assert!(many.starts_with("15 ") && many.contains("what this request sends to its store"), "{many}");
+    // 15 are below the bound; some may be stored while the guest sends the next ones.
+    let stored: usize = many.split(' ').next().unwrap().parse().unwrap();
+    assert!((15..40).contains(&stored) && many.contains("what this request sends to its store"), "{many}");
     let bytes = ok(&host, "/keyvalue3/wasmcloud/drink/default/few-0?60").await;
     assert_eq!(bytes, (60 << 20).to_string());
 }
