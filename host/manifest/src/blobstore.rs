@@ -66,10 +66,7 @@ const BLANK: BlobGrant = BlobGrant { objects: 0, bytes: 0 };
 fn read(written: &Written<'_>, problems: &mut Problems) -> Option<BlobGrant> {
     let mut grant = with_defaults(KEYS, BLANK);
     if written.table().is_none() {
-        // `blobstore = true` is short for a section without keys.
-        let granted =
-            problems.take(written.boolean().map_err(|_| written.error("write a section [blobstore], or true")))?;
-        return granted.then_some(grant);
+        return problems.take(written.granted())?.then_some(grant);
     }
     written.settings(KEYS, &mut grant, problems).then_some(grant)
 }

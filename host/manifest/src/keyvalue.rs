@@ -137,10 +137,7 @@ fn blank() -> KeyValueGrant {
 fn read(written: &Written<'_>, problems: &mut Problems) -> Option<KeyValueGrant> {
     let mut grant = with_defaults(KEYS, blank());
     let Some(keys) = written.table() else {
-        // `keyvalue = true` is short for a section without keys.
-        let granted =
-            problems.take(written.boolean().map_err(|_| written.error("write a section [keyvalue], or true")))?;
-        return granted.then_some(grant);
+        return problems.take(written.granted())?.then_some(grant);
     };
     let mut sound = true;
     for key in keys {

@@ -69,9 +69,7 @@ const BLANK: LockGrant = LockGrant { lease: Duration::ZERO, held: 0 };
 fn read(written: &Written<'_>, problems: &mut Problems) -> Option<LockGrant> {
     let mut grant = with_defaults(KEYS, BLANK);
     if written.table().is_none() {
-        // `lock = true` is short for a section without keys.
-        let granted = problems.take(written.boolean().map_err(|_| written.error("write a section [lock], or true")))?;
-        return granted.then_some(grant);
+        return problems.take(written.granted())?.then_some(grant);
     }
     written.settings(KEYS, &mut grant, problems).then_some(grant)
 }

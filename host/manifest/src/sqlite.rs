@@ -91,10 +91,7 @@ fn blank() -> SqliteGrant {
 fn read(written: &Written<'_>, problems: &mut Problems) -> Option<SqliteGrant> {
     let mut grant = with_defaults(KEYS, blank());
     let Some(keys) = written.table() else {
-        // `sqlite = true` is short for a section without keys.
-        let granted =
-            problems.take(written.boolean().map_err(|_| written.error("write a section [sqlite], or true")))?;
-        return granted.then_some(grant);
+        return problems.take(written.granted())?.then_some(grant);
     };
     let mut sound = true;
     for key in keys {

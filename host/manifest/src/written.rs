@@ -67,6 +67,11 @@ impl<'a> Written<'a> {
         self.value.as_bool().ok_or_else(|| self.error("write true or false"))
     }
 
+    /// Reads a section that is not written as a table: `true` is short for one without keys.
+    pub(crate) fn granted(&self) -> Result<bool, String> {
+        self.boolean().map_err(|_| self.error(format_args!("write a section [{}], or true", self.name)))
+    }
+
     /// Reads text. `form` says how it is written.
     pub(crate) fn string(&self, form: &str) -> Result<&'a str, String> {
         self.value.as_str().ok_or_else(|| self.error(form))

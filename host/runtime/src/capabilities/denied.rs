@@ -17,83 +17,59 @@ pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
         return;
     }
     let (service, version, request_id) = (&*sandbox.service.name, &*sandbox.version, &*sandbox.request_id());
-    let instead = "send HTTP requests, which `http = [\"http://HOST:PORT\"]`";
-    macro_rules! denied {
-        ($level:ident, $what:literal, $instead:expr) => {
-            tracing::$level!(service, version, request_id, "denied {}; {} (logged once)", $what, $instead)
-        };
-    }
+    let (what, instead) = explain(kind, service);
     match kind {
-        Denial::Tcp => denied!(
-            warn,
-            "a TCP socket, which no manifest can grant",
-            format_args!("{instead} in {service}.toml, above its first [section], allows")
-        ),
-        Denial::Udp => denied!(
-            warn,
-            "a UDP socket, which no manifest can grant",
-            format_args!("{instead} in {service}.toml, above its first [section], allows")
-        ),
-        Denial::Names => denied!(
-            warn,
-            "the resolution of a name, which no manifest can grant",
-            format_args!("{instead} in {service}.toml, above its first [section], allows: Lodge resolves their names")
-        ),
-        Denial::KeyValue => denied!(
-            warn,
-            "a key-value store, which the manifest does not grant",
-            format_args!("add `keyvalue = true` to {service}.toml, above its first [section]")
-        ),
-        Denial::Bucket => denied!(
-            warn,
+        // Their guests work without, and many try at every start.
+        Denial::Metrics | Denial::Files => {
+            tracing::info!(service, version, request_id, "denied {what}; {instead} (logged once)");
+        }
+        _ => tracing::warn!(service, version, request_id, "denied {what}; {instead} (logged once)"),
+    }
+}
+
+/// Returns what was denied to the service, and what to do instead.
+fn explain(kind: Denial, service: &str) -> (&'static str, String) {
+    let key = |key: &str| format!("add {key} to {service}.toml, above its first [section]");
+    let http = format!(
+        "send HTTP requests, which `http = [\"http://HOST:PORT\"]` in {service}.toml, above its first [section], allows"
+    );
+    match kind {
+        Denial::Tcp => ("a TCP socket, which no manifest can grant", http),
+        Denial::Udp => ("a UDP socket, which no manifest can grant", http),
+        Denial::Names => {
+            ("the resolution of a name, which no manifest can grant", format!("{http}: Lodge resolves their names"))
+        }
+        Denial::KeyValue => ("a key-value store, which the manifest does not grant", key("`keyvalue = true`")),
+        Denial::Bucket => (
             "a bucket that `keyvalue.buckets` does not list",
-            format_args!("add its name to `buckets` in [keyvalue] of {service}.toml, or remove `buckets` to allow any")
+            format!("add its name to `buckets` in [keyvalue] of {service}.toml, or remove `buckets` to allow any"),
         ),
-        Denial::Shared => denied!(
-            warn,
+        Denial::Shared => (
             "a bucket of another service, which that does not share, or is not served",
-            format_args!(
-                "add `shared.BUCKET = {{ {service} = \"read\" }}` to [keyvalue] in the manifest of that service"
-            )
+            format!("add `shared.BUCKET = {{ {service} = \"read\" }}` to [keyvalue] in the manifest of that service"),
         ),
-        Denial::Lock => denied!(
-            warn,
-            "a lock, which the manifest does not grant",
-            format_args!("add `lock = true` to {service}.toml, above its first [section]")
-        ),
-        Denial::Sqlite => denied!(
-            warn,
-            "a SQL database, which the manifest does not grant",
-            format_args!("add `sqlite = true` to {service}.toml, above its first [section]")
-        ),
-        Denial::Database => denied!(
-            warn,
+        Denial::Lock => ("a lock, which the manifest does not grant", key("`lock = true`")),
+        Denial::Sqlite => ("a SQL database, which the manifest does not grant", key("`sqlite = true`")),
+        Denial::Database => (
             "a SQL database that `sqlite.databases` does not list",
-            format_args!("add its name to `databases` in [sqlite] of {service}.toml")
+            format!("add its name to `databases` in [sqlite] of {service}.toml"),
         ),
-        Denial::Blobs => denied!(
-            warn,
-            "a container of objects, which the manifest does not grant",
-            format_args!("add `blobstore = true` to {service}.toml, above its first [section]")
-        ),
-        Denial::Publish => denied!(
-            warn,
+        Denial::Blobs => ("a container of objects, which the manifest does not grant", key("`blobstore = true`")),
+        Denial::Publish => (
             "a message to a subject that the manifest does not list",
-            format_args!("add the subject to `publish` in {service}.toml, above its first [section]")
+            format!("add the subject to `publish` in {service}.toml, above its first [section]"),
         ),
-        Denial::Metrics => denied!(
-            info,
+        Denial::Metrics => (
             "metrics of the guest, which Lodge does not collect",
-            "it counts and measures requests and operations itself, for /metrics"
+            "it counts and measures requests and operations itself, for /metrics".to_owned(),
         ),
         // Some runtimes look for directories when they start, whether they need a file or not.
-        Denial::Files => denied!(
-            info,
+        Denial::Files => (
             "files: the guest looked for directories, and there are none",
-            format_args!(
+            format!(
                 "if the guest needs a file, embed it in the component at build time, serve it over HTTP, or add its \
                  directory to [volumes] in {service}.toml"
-            )
+            ),
         ),
     }
 }

@@ -119,15 +119,13 @@ impl Fetching {
             let next = match fetched {
                 Ok(keys) => {
                     self.metrics.key_fetches.count("ok");
-                    if keys.mark() == remote.keys.load().mark() {
-                        // Nothing has changed.
-                    } else if keys.count() == 0 {
-                        tracing::warn!(
+                    match keys.count() {
+                        _ if keys.mark() == remote.keys.load().mark() => {}
+                        0 => tracing::warn!(
                             "{}: it has no key that can verify a signature (RSA from 2048 bits, P-256, P-384, Ed25519)",
                             self.shown()
-                        );
-                    } else {
-                        tracing::info!("{}: {} keys of the issuer are in force", self.shown(), keys.count());
+                        ),
+                        count => tracing::info!("{}: {count} keys of the issuer are in force", self.shown()),
                     }
                     remote.keys.replace(keys);
                     (pause, problem) = (PAUSE.0, None);
