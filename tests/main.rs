@@ -38,6 +38,7 @@ mod directory {
     mod manifest_edits;
     mod manifest_keys;
     mod refused_files;
+    mod signatures;
     mod whole_worlds;
 }
 

@@ -21,6 +21,7 @@ mod ps;
 mod rollout;
 mod schema;
 mod screen;
+mod sign;
 mod stats;
 mod table;
 mod units;
@@ -76,6 +77,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     }
     match name {
         "schema" => return out::exit_code(schema::run()),
+        "sign" | "verify" => return out::exit_code(sign::run(name, matches)),
         "keys" => {
             let (command, arguments) = matches.subcommand().unwrap_or((name, matches));
             return out::exit_code(keys::run(command, arguments));
@@ -114,9 +116,12 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     if of_data.is_some() {
         return out::exit_code(data::run(name, matches, &resolved));
     }
-    if let ("serve" | "dev", Some(problem)) = (name, misconfigured(&resolved.config)) {
-        notice(&problem);
-        return ExitCode::from(EX_USAGE);
+    if ["serve", "dev"].contains(&name) {
+        let keys = sign::prepare(&mut resolved.config.trust, name == "dev");
+        if let Some(problem) = keys.or_else(|| misconfigured(&resolved.config)) {
+            notice(&problem);
+            return ExitCode::from(EX_USAGE);
+        }
     }
     match name {
         "serve" => serve(resolved.config, false),
@@ -180,7 +185,8 @@ fn run_rollout(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &
         ("deploy", Some(file)) => {
             let percent = text(matches, "canary").map(|text| Percent::parse(text)).transpose();
             let percent = percent.map_err(|expected| CliError::Usage(format!("--canary: {expected}")))?;
-            order.deploy(file, percent.map(|percent| (percent, label)), flag(matches, "new"))
+            let key = matches.get_one::<PathBuf>("key").map(PathBuf::as_path);
+            order.deploy((file, key), percent.map(|percent| (percent, label)), flag(matches, "new"))
         }
         ("promote", _) => order.promote(label, flag(matches, "force")),
         _ => order.rollback(label),

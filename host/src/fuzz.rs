@@ -8,6 +8,8 @@ use http::{Method, Request, Uri};
 use ipnet::IpNet;
 
 use crate::cli;
+use crate::guests::trust::key::{PublicKey, SigningKey};
+use crate::guests::trust::signature::Signature;
 use lodge_base::canonical;
 use lodge_base::config;
 use lodge_base::fuzz::{header_lines, line};
@@ -40,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("replicas", replicas),
     ("route", route),
     ("settings", settings),
+    ("signature", signature),
     ("token", jwt::fuzz::token),
     ("trace", traces::fuzz::context),
 ];
@@ -136,6 +139,18 @@ fn place(bytes: &[u8]) {
     assert_eq!(RequestKey::read(&place.to_string()).as_ref(), Ok(&place));
     let key = place.key([127, 0, 0, 1].into(), &headers);
     assert_eq!(key, place.key([127, 0, 0, 1].into(), &headers));
+}
+
+/// A signature beside a component, and a file of keys: what is read is smaller than the file, and no key verifies what it has not
+/// signed.
+fn signature(bytes: &[u8]) {
+    let keys = PublicKey::read(bytes).unwrap_or_default();
+    assert!(keys.len() <= bytes.len());
+    let _ = SigningKey::read(bytes);
+    if let Signature::Bytes(signature) = Signature::read(bytes) {
+        assert!(signature.len() <= bytes.len());
+        assert!(!keys.iter().any(|key| key.verifies(bytes, &signature)));
+    }
 }
 
 /// A `replicas_file`: as many replicas as lines at most, and their weights within bounds.

@@ -25,5 +25,6 @@ pub mod snapshot;
 mod state_directory;
 pub mod stores;
 pub mod target;
+pub mod trust;
 pub mod volumes;
 pub mod watch;

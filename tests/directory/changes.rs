@@ -27,7 +27,7 @@ mod rand_like {
 }
 
 /// The component that responds with this version.
-fn version(number: usize) -> Vec<u8> {
+pub(super) fn version(number: usize) -> Vec<u8> {
     let mut bytes = fs::read(wasm("version")).unwrap();
     let marker = b"version-00000000";
     let at = bytes.windows(marker.len()).position(|window| window == marker).expect("the marker is in the file");
@@ -40,7 +40,7 @@ fn text(number: usize) -> String {
 }
 
 /// Renames a file into place, as a deployment should.
-fn put(directory: &Path, name: &str, bytes: &[u8]) {
+pub(super) fn put(directory: &Path, name: &str, bytes: &[u8]) {
     let partial = directory.join(format!(".{name}.new"));
     fs::write(&partial, bytes).unwrap();
     fs::rename(partial, directory.join(name)).unwrap();
@@ -48,14 +48,14 @@ fn put(directory: &Path, name: &str, bytes: &[u8]) {
 
 /// Clients that request the version continuously, over keep-alive connections with HTTP/1.1 and HTTP/2. Every request
 /// must get a response, from one version in all its bytes.
-struct Load {
+pub(super) struct Load {
     stop: Arc<AtomicBool>,
     completed: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<BTreeSet<String>>>,
 }
 
 impl Load {
-    fn on(address: SocketAddr) -> Self {
+    pub(super) fn on(address: SocketAddr) -> Self {
         let (stop, completed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let clients = (0..6).map(|n| {
             let (stop, completed) = (Arc::clone(&stop), Arc::clone(&completed));
@@ -82,7 +82,7 @@ impl Load {
     }
 
     /// The number of responses, and all versions in them.
-    async fn end(self) -> (usize, BTreeSet<String>) {
+    pub(super) async fn end(self) -> (usize, BTreeSet<String>) {
         self.stop.store(true, Relaxed);
         let mut seen = BTreeSet::new();
         for client in self.clients {
@@ -92,7 +92,7 @@ impl Load {
     }
 }
 
-async fn serves(address: SocketAddr, number: usize) {
+pub(super) async fn serves(address: SocketAddr, number: usize) {
     let start = std::time::Instant::now();
     loop {
         let response = get(address, "/version").await;

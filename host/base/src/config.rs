@@ -19,6 +19,7 @@ pub mod state;
 mod stop;
 pub mod tls;
 pub mod traces;
+pub mod trust;
 mod upstreams;
 mod watch;
 
@@ -45,6 +46,7 @@ use settings::{Setting, names, settings};
 use state::State;
 use tls::TlsListener;
 use traces::Traces;
+use trust::Trust;
 
 /// The most bytes that an HTTP/1.1 connection to a replica buffers for reading and writing.
 const CONNECTION: usize = 128 << 10;
@@ -92,6 +94,8 @@ pub struct Config {
     pub memory: Option<usize>,
     /// Watching of the directory.
     pub watch: Watch,
+    /// The signatures that components must have.
+    pub trust: Trust,
     /// The compile cache on disk.
     pub cache: Cache,
     /// The state of services.
@@ -331,6 +335,7 @@ impl Config {
             upstreams: Upstreams::default(),
             memory: None,
             watch: Watch::default(),
+            trust: Trust::default(),
             state: State::default(),
             cache: Cache::default(),
             responses: Responses::default(),

@@ -2,6 +2,7 @@
 
 mod data;
 mod keys;
+mod sign;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,7 @@ pub(super) fn command() -> Command {
         .subcommands(client_commands())
         .subcommand(data::command())
         .subcommand(keys::command())
+        .subcommands(sign::commands())
         .subcommands(meta_commands())
 }
 
@@ -128,7 +130,10 @@ fn rollout_commands() -> [Command; 3] {
             .arg(Arg::new("canary").long("canary").value_name("PERCENT").help(
                 "Deploy a canary with this share of the requests; it is withdrawn if it does worse than the service",
             ))
-            .arg(flag("new", "Create the service if it does not exist")),
+            .arg(flag("new", "Create the service if it does not exist"))
+            .arg(sign::key(
+                "Sign the component with this private key (PEM); without it, a signature beside FILE is used",
+            )),
         order("promote", "Give the canary all requests of its service").arg(
             Arg::new("force")
                 .long("force")

@@ -8,6 +8,7 @@ mod directory;
 mod verdict;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,19 @@ pub(super) use self::directory::directory;
 use self::verdict::{DeployResult, confirm, wait_until_gone};
 use super::client::AdminClient;
 use super::out::{self, CliError, notice};
+use super::sign;
 use crate::guests::deployer::Deployer;
 use crate::guests::scan::{is_component, pinned};
 use crate::guests::service_files::{FileError, ServiceFiles, failed};
+use crate::guests::trust::signature::{self, Signature};
+use crate::guests::trust::{self, LiveKeys};
 use lodge_base::config::Config;
 use lodge_base::config::key::nearest;
 use lodge_base::files as disk;
 use lodge_manifest::Manifest;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
+use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::{GuestSpec, is_name};
 
 /// The longest wait for another command on the same service, which may itself wait for a compilation.
@@ -47,13 +52,20 @@ pub(super) struct DeployCommand<'a> {
 /// A component that a host would serve.
 struct CheckedComponent {
     content: Vec<u8>,
+    /// The file of its signature, if it has one.
+    signature: Option<Vec<u8>>,
     digest: String,
 }
 
 impl DeployCommand<'_> {
     /// Replaces the component of a service or, with `canary`, adds a version beside it. A service that does not exist
-    /// is created only with `new`.
-    pub(super) fn deploy(&self, file: &Path, canary: Option<(Percent, &str)>, new: bool) -> Result<(), CliError> {
+    /// is created only with `new`. With a `key`, the component is signed.
+    pub(super) fn deploy(
+        &self,
+        (file, key): (&Path, Option<&Path>),
+        canary: Option<(Percent, &str)>,
+        new: bool,
+    ) -> Result<(), CliError> {
         let (name, files) = (self.name, self.files()?);
         let _lock = self.lock(&files)?;
         let Some((percent, label)) = canary else {
@@ -62,9 +74,9 @@ impl DeployCommand<'_> {
             }
             let manifest = files.manifest(self.config)?;
             files.check_replaceable(&manifest)?;
-            let CheckedComponent { content, digest } = self.check(file, name, manifest)?;
+            let CheckedComponent { content, signature, digest } = self.check((file, key), name, manifest)?;
             files.keep_previous(&content)?;
-            files.write(&content, &files.component(None))?;
+            files.place(&content, signature.as_deref(), &files.component(None))?;
             return confirm(self.client, name, &digest);
         };
         if !is_name(label) {
@@ -79,19 +91,17 @@ impl DeployCommand<'_> {
         let served = format!("{name}@{label}");
         let version = files.manifest(self.config)?.version(&text, self.config.engine.max_memory);
         let version = version.map_err(|problems| CliError::new(format!("{served}: {}", problems.join("; "))))?;
-        let CheckedComponent { content, digest } = self.check(file, &served, version)?;
-        let (manifest, component) = (files.manifest_of(label), files.component(Some(label)));
-        let before = [files.content_of(&manifest)?, files.content_of(&component)?];
+        let CheckedComponent { content, signature, digest } = self.check((file, key), &served, version)?;
+        let before = files.version(label)?;
         let existed = before.iter().any(Option::is_some);
-        files.write(text.as_bytes(), &manifest)?;
-        files.write(&content, &component)?;
+        files.write(text.as_bytes(), &files.manifest_of(label))?;
+        files.place(&content, signature.as_deref(), &files.component(Some(label)))?;
         if existed {
             verdict::wait_for_rescan();
         }
         let result = DeployResult::wait(self.client, &served, &digest);
         if let DeployResult::Refused(_) = result {
-            let [manifest, component] = before;
-            files.restore(label, manifest, component)?;
+            files.restore(label, before)?;
         }
         result.print(&served, &digest)
     }
@@ -186,12 +196,18 @@ impl DeployCommand<'_> {
     }
 
     /// Checks that a host would serve this file as `served` with this manifest, before anything is changed.
-    fn check(&self, file: &Path, served: &str, manifest: Manifest) -> Result<CheckedComponent, CliError> {
+    fn check(
+        &self,
+        (file, key): (&Path, Option<&Path>),
+        served: &str,
+        manifest: Manifest,
+    ) -> Result<CheckedComponent, CliError> {
         let shown = file.display();
         let refused = |reason: &str, remedy: &str| CliError::new(format!("{shown}: {reason}; {remedy}"));
         let content = disk::read(file, self.config.engine.max_file as u64).map_err(|error| failed(file, &error))?;
         is_component(&content).map_err(|(reason, remedy)| refused(reason, remedy))?;
         let digest = Digest::of(&content);
+        let signature = self.signature(file, &content, key)?;
         pinned(&manifest, digest, "it").map_err(|why| refused(&why.reason, &why.remedy))?;
         if !manifest.enabled {
             let name = self.name;
@@ -208,7 +224,26 @@ impl DeployCommand<'_> {
             Deployer::offline(self.config)?.deploy(spec).await.map_err(|why| why.to_string())
         });
         compiled.and_then(|compiled| compiled).map_err(CliError::new)?;
-        Ok(CheckedComponent { content, digest: digest.to_string() })
+        Ok(CheckedComponent { content, signature, digest: digest.to_string() })
+    }
+
+    /// Signs a component or, without a `key`, reads the signature beside it. Fails if the settings ask for another one.
+    fn signature(&self, file: &Path, content: &[u8], key: Option<&Path>) -> Result<Option<Vec<u8>>, CliError> {
+        let beside = signature::path(file);
+        let text = match key {
+            Some(key) => Some(sign::signed(content, key)?.into_bytes()),
+            None => match disk::read(&beside, trust::MAX_FILE) {
+                Ok(text) => Some(text),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(failed(&beside, &error).into()),
+            },
+        };
+        if let Some(keys) = LiveKeys::default().refresh(&self.config.trust) {
+            let signature = text.as_deref().map_or(Signature::Absent, Signature::read);
+            let admitted = keys.signer(content, &signature).admits(self.name, &file_name(file));
+            admitted.map_err(|refusal| CliError::new(refusal.to_string()))?;
+        }
+        Ok(text)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::guests::scan::MANIFEST;
+use crate::guests::trust::signature;
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::Manifest;
@@ -148,7 +149,7 @@ impl<'a> ServiceFiles<'a> {
         let Some(content) = self.content_of(&version)? else { return Ok(None) };
         self.check_replaceable(&self.manifest(config)?)?;
         self.keep_previous(&content)?;
-        files::rename(&version, &service).map_err(|error| failed(&service, &error))?;
+        self.rename(&version, &service)?;
         self.remove(&self.manifest_of(label))?;
         Ok(Some(Digest::of(&content)))
     }
@@ -171,7 +172,9 @@ impl<'a> ServiceFiles<'a> {
     /// # Errors
     /// If they cannot be removed.
     pub fn remove_version(&self, label: &str) -> Result<(), FileError> {
-        self.remove(&self.component(Some(label)))?;
+        let component = self.component(Some(label));
+        self.remove(&component)?;
+        self.remove(&signature::path(&component))?;
         self.remove(&self.manifest_of(label))
     }
 
@@ -182,7 +185,7 @@ impl<'a> ServiceFiles<'a> {
     pub fn restore_previous(&self) -> Result<Option<Digest>, FileError> {
         let (previous, service) = (self.previous(), self.component(None));
         let Some(content) = self.content_of(&previous)? else { return Ok(None) };
-        files::rename(&previous, &service).map_err(|error| failed(&service, &error))?;
+        self.rename(&previous, &service)?;
         Ok(Some(Digest::of(&content)))
     }
 
@@ -193,7 +196,10 @@ impl<'a> ServiceFiles<'a> {
     /// If a file cannot be read or written.
     pub fn keep_previous(&self, content: &[u8]) -> Result<(), FileError> {
         match self.content_of(&self.component(None))? {
-            Some(now) if now != content => self.write(&now, &self.previous()),
+            Some(now) if now != content => {
+                let signature = self.content_of(&signature::path(&self.component(None)))?;
+                self.place(&now, signature.as_deref(), &self.previous())
+            }
             _ => Ok(()),
         }
     }
@@ -210,18 +216,61 @@ impl<'a> ServiceFiles<'a> {
         }
     }
 
-    /// Restores the files of a version that was refused. The component first: without it, the manifest is not a service.
+    /// Restores the files of a version that was refused: its manifest, component and signature. The manifest last: without its
+    /// component, it is not a service.
     ///
     /// # Errors
     /// If a file cannot be written or removed.
-    pub fn restore(&self, label: &str, manifest: Option<Vec<u8>>, component: Option<Vec<u8>>) -> Result<(), FileError> {
-        for (path, before) in [(self.component(Some(label)), component), (self.manifest_of(label), manifest)] {
+    pub fn restore(
+        &self,
+        label: &str,
+        [manifest, component, signature]: [Option<Vec<u8>>; 3],
+    ) -> Result<(), FileError> {
+        let path = self.component(Some(label));
+        for (path, before) in
+            [(signature::path(&path), signature), (path, component), (self.manifest_of(label), manifest)]
+        {
             match before {
                 Some(content) => self.write(&content, &path)?,
                 None => self.remove(&path)?,
             }
         }
         Ok(())
+    }
+
+    /// Reads the files of a version: its manifest, component and signature.
+    ///
+    /// # Errors
+    /// If one is too large or cannot be read.
+    pub fn version(&self, label: &str) -> Result<[Option<Vec<u8>>; 3], FileError> {
+        let component = self.component(Some(label));
+        let signature = self.content_of(&signature::path(&component))?;
+        Ok([self.content_of(&self.manifest_of(label))?, self.content_of(&component)?, signature])
+    }
+
+    /// Writes a component with its signature, or without one. The signature first: a component that a host has seen is compiled
+    /// at once where it needs none.
+    ///
+    /// # Errors
+    /// If a file cannot be written or removed.
+    pub fn place(&self, component: &[u8], signature: Option<&[u8]>, at: &Path) -> Result<(), FileError> {
+        let beside = signature::path(at);
+        match signature {
+            Some(signature) => self.write(signature, &beside)?,
+            None => self.remove(&beside)?,
+        }
+        self.write(component, at)
+    }
+
+    /// Renames a component with its signature, if it has one.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
+        let (signature, beside) = (signature::path(from), signature::path(to));
+        if signature.exists() {
+            files::rename(&signature, &beside).map_err(|error| failed(&beside, &error))?;
+        } else {
+            self.remove(&beside)?;
+        }
+        files::rename(from, to).map_err(|error| failed(to, &error))
     }
 
     fn remove(&self, path: &Path) -> Result<(), FileError> {

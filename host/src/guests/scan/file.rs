@@ -4,8 +4,11 @@ use std::fs::{self, Metadata};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::guests::trust::signature::Signature;
+use crate::guests::trust::{Signer, TrustedKeys};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::digest::Digest;
@@ -48,8 +51,16 @@ pub(super) fn is_absent(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// Computes the digest of an open component that has `metadata`.
-pub(super) fn inspect(path: &Path, file: &fs::File, metadata: &Metadata, config: &Config) -> Result<Digest, Refusal> {
+/// The keys in force, and the signature beside a component.
+pub(super) type Seal = (Arc<TrustedKeys>, Signature);
+
+/// Computes the digest of an open component that has `metadata`. With a `seal`, verifies whose signature is over the same bytes.
+pub(super) fn inspect(
+    path: &Path,
+    (file, metadata): (&fs::File, &Metadata),
+    config: &Config,
+    seal: Option<&Seal>,
+) -> Result<(Digest, Option<Signer>), Refusal> {
     let name = file_name(path);
     let bytes = files::rest_of(file, metadata.len(), config.engine.max_file as u64);
     let bytes = bytes.map_err(|error| unreadable(&name, &error))?;
@@ -58,7 +69,7 @@ pub(super) fn inspect(path: &Path, file: &fs::File, metadata: &Metadata, config:
         let reason = format!("it is cut off: it has {} bytes of at least {least}", bytes.len());
         return Err(Refusal::new(&name, reason, "copy it again"));
     }
-    Ok(Digest::of(&bytes))
+    Ok((Digest::of(&bytes), seal.map(|(keys, signature)| keys.signer(&bytes, signature))))
 }
 
 /// The stamp of a manifest, with its text or the reason why it is unreadable. `None` if there is no file.

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file;
-use super::file::{Stamp, inspect, is_absent, is_own};
+use super::file::{Seal, Stamp, inspect, is_absent, is_own};
 use super::settle::{Content, ManifestState, SETTLE, Settling};
 use super::{FileState, NO_COMPONENT, Scan, ScannedService};
+use crate::guests::trust::signature::Signature;
+use crate::guests::trust::{LiveKeys, Signer, TrustedKeys};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::Manifest;
@@ -23,17 +26,20 @@ pub struct Scanner {
     path: PathBuf,
     components: HashMap<PathBuf, Known>,
     manifests: HashMap<PathBuf, Settling>,
+    keys: LiveKeys,
     first: bool,
 }
 
 /// The result of reading a component, with its stamp at that time.
 struct Known {
     stamp: Stamp,
-    /// The first scan that saw this stamp.
+    /// What its signature was verified by, where it needs one.
+    seal: Option<Seal>,
+    /// The first scan that saw this stamp and seal.
     since: Instant,
     /// It has not changed for [`SETTLE`] since, or was there at the first scan.
     settled: bool,
-    content: Result<Digest, Refusal>,
+    content: Result<(Digest, Option<Signer>), Refusal>,
     /// To be read again: it had changed so shortly before it was read that another change might have the same stamp.
     racy: bool,
     /// Whether the current or the last scan used it.
@@ -43,6 +49,8 @@ struct Known {
 /// The context of a scan.
 struct Look<'a> {
     config: &'a Config,
+    /// The keys by which components must be signed.
+    keys: Option<Arc<TrustedKeys>>,
     now: Instant,
     /// Whether an event says that a file with this name was renamed into place.
     placed: &'a dyn Fn(&OsStr) -> bool,
@@ -60,7 +68,13 @@ const SKEW: Duration = Duration::from_secs(60);
 impl Scanner {
     /// Creates a scanner of the directory `path`, or of the single service of the file `path`.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), components: HashMap::new(), manifests: HashMap::new(), first: true }
+        Self {
+            path: path.to_owned(),
+            components: HashMap::new(),
+            manifests: HashMap::new(),
+            keys: LiveKeys::default(),
+            first: true,
+        }
     }
 
     /// Scans the directory. Blocking: reads every component that is new or has changed.
@@ -77,7 +91,8 @@ impl Scanner {
     /// # Errors
     /// When the directory cannot be read.
     pub fn scan_at(&mut self, config: &Config, now: Instant, placed: &dyn Fn(&OsStr) -> bool) -> std::io::Result<Scan> {
-        let mut look = Look { config, now, placed, seen: HashSet::new(), again: None };
+        let keys = self.keys.refresh(&config.trust);
+        let mut look = Look { config, keys, now, placed, seen: HashSet::new(), again: None };
         let (components, ignored) = self.names()?;
         let mut found = BTreeMap::new();
         self.components.values_mut().for_each(|known| known.used = false);
@@ -142,7 +157,8 @@ impl Scanner {
                     Some(missing) => Err(self.not_there(missing, &manifest)),
                     None => self.component(path, look, &mut touched, &mut settled),
                 };
-                found.and_then(|(digest, size)| {
+                found.and_then(|((digest, signer), size)| {
+                    signer.map_or(Ok(()), |signer| signer.admits(service, &file_name(path)))?;
                     pinned(&read, digest, &file_name(path))?;
                     Ok(GuestSpec { name: stem.to_owned(), path: path.to_owned(), digest, size, manifest: read })
                 })
@@ -160,18 +176,19 @@ impl Scanner {
         ScannedService { state, settled, touched, bare }
     }
 
-    /// The digest and size of a component. Reads it only if it may have changed.
+    /// The digest of a component, its signer and its size. Reads it only if it may have changed.
     fn component(
         &mut self,
         path: &Path,
         look: &mut Look<'_>,
         touched: &mut bool,
         settled: &mut bool,
-    ) -> Result<(Digest, u64), Refusal> {
+    ) -> Result<((Digest, Option<Signer>), u64), Refusal> {
         let bad = |error| unreadable(&file_name(path), &error);
         let metadata = fs::metadata(path).map_err(bad)?;
         let (stamp, now) = (Stamp::of(&metadata), look.now);
-        let before = self.components.get_mut(path).filter(|known| known.stamp == stamp);
+        let seal = look.keys.clone().map(|keys| (keys, Signature::of(path)));
+        let before = self.components.get_mut(path).filter(|known| known.stamp == stamp && known.seal == seal);
         let since = before.as_ref().map_or(now, |known| known.since);
         let quiet = now.saturating_duration_since(since);
         *settled = self.first || quiet >= SETTLE || before.as_ref().is_some_and(|known| known.settled);
@@ -181,17 +198,17 @@ impl Scanner {
         if let Some(known) = before.filter(|known| !known.racy) {
             known.used = true;
             known.settled = *settled;
-            return known.content.clone().map(|digest| (digest, metadata.len()));
+            return known.content.clone().map(|content| (content, metadata.len()));
         }
         // If it changes before it is opened, the next scan finds another stamp.
         let opened = files::open(path).map_err(bad);
-        let content = opened.and_then(|(file, metadata)| inspect(path, &file, &metadata, look.config));
+        let content = opened.and_then(|(file, metadata)| inspect(path, (&file, &metadata), look.config, seal.as_ref()));
         let racy = quiet < RACY && stamp.age() < SKEW || content.as_ref().is_err_and(|bad| bad.passing);
-        let known = Known { stamp, since, settled: *settled, content: content.clone(), racy, used: true };
+        let known = Known { stamp, seal, since, settled: *settled, content: content.clone(), racy, used: true };
         let before = self.components.insert(path.to_owned(), known);
         let before = before.filter(|before| before.stamp != stamp && !before.racy);
         *touched = content.is_ok() && before.is_some_and(|before| before.content == content);
-        content.map(|digest| (digest, metadata.len()))
+        content.map(|content| (content, metadata.len()))
     }
 
     /// Looks at a manifest, once per scan. Returns whether it is changing.

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::time::Instant;
 
 mod edits;
+mod signatures;
 
 use super::settle::OPENS;
 use super::*;
@@ -39,7 +40,11 @@ impl World {
         for (name, content) in files {
             fs::write(directory.path().join(name), content).unwrap();
         }
-        let (config, scanner) = (config::resolve(&[]).unwrap().config, Scanner::new(directory.path()));
+        Self::of(directory, config::resolve(&[]).unwrap().config, events)
+    }
+
+    fn of(directory: tempfile::TempDir, config: Config, events: bool) -> Self {
+        let scanner = Scanner::new(directory.path());
         let (ledger, now) = (Ledger::default(), Instant::now());
         let mut world = Self { directory, config, scanner, ledger, now, events, placed: Vec::new(), writes: 0 };
         world.look();
