@@ -25,6 +25,7 @@ mod http {
     mod normalization;
     mod routing;
     mod slow_readers;
+    mod static_files;
     mod streaming;
     mod tls;
     mod upgrade;

@@ -12,7 +12,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("base", &["base", "config", "telemetry", "cpu"]),
     ("manifest", &["manifest"]),
     ("state", &["state"]),
-    ("traffic", &["routing", "auth", "admission", "proxy", "service", "upstreams", "cache"]),
+    ("traffic", &["routing", "auth", "admission", "proxy", "service", "upstreams", "cache", "static_files"]),
     ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
     ("host", &["data", "guests", "request", "messages", "listener", "admin", "host", "cli", "fuzz", "main"]),
 ];

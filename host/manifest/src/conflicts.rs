@@ -1,29 +1,46 @@
-//! Keys that have no effect in a manifest with `[upstream]`, and are therefore refused.
+//! Keys that have no effect in a manifest with `[upstream]` or `[files]`, and are therefore refused.
 
+use crate::Manifest;
 use crate::limits::OF_COMPONENTS;
 use crate::section::{self, Subject};
-use crate::upstream::Spec;
 use crate::written::{Problems, Written};
-use lodge_base::config::limits::Limits;
 
 const ELSEWHERE: &str = "[upstream] says that the service is elsewhere; remove one of them";
+const BOTH: &str =
+    "[files] and [upstream] are in one manifest: a service is a directory or elsewhere; remove one of them";
+const DIRECTORY: &str = "[files] says that the service is a directory; remove one of them";
 
-/// Finds the keys of a file that conflict with its `[upstream]` under these limits. Only keys of the file itself
-/// count, because inherited ones may be meant for other versions.
-pub(super) fn find(keys: &[Written<'_>], spec: &Spec, limits: &Limits, problems: &mut Problems) {
+/// Finds the keys of a file that conflict with its `[upstream]` or `[files]`. Only keys of the file itself count, because
+/// inherited ones may be meant for other versions.
+pub(super) fn find(keys: &[Written<'_>], manifest: &Manifest, problems: &mut Problems) {
+    let why = match (&manifest.upstream, &manifest.files) {
+        (None, None) => return,
+        (Some(_), None) => ELSEWHERE,
+        (None, Some(_)) => DIRECTORY,
+        (Some(_), Some(_)) => {
+            let both = keys.iter().filter(|key| key.name == "files");
+            return both.for_each(|key| problems.push(key.at(BOTH)));
+        }
+    };
     let of_components = |key: &Written<'_>| {
-        key.error(format!("applies to components only, and {ELSEWHERE}, or write it in the manifest of a version"))
+        key.error(format!("applies to components only, and {why}, or write it in the manifest of a version"))
     };
     for key in keys {
         match section::find(&key.name).map(|section| section.subject) {
-            Some(Subject::File) => problems.push(key.error(format!("has no effect, because {ELSEWHERE}"))),
+            Some(Subject::File) => problems.push(key.error(format!("has no effect, because {why}"))),
             Some(Subject::Execution) => problems.push(of_components(key)),
             Some(Subject::Service) | None => {}
+        }
+        if manifest.files.is_some() && key.name == "consume" {
+            problems.push(key.error("a directory handles no messages"));
         }
         for inner in key.table().iter().flatten() {
             if key.name == "limits" && OF_COMPONENTS.contains(&inner.inside(key)) {
                 problems.push(of_components(inner));
-            } else if inner.name == "upstream.read" && spec.retry.attempts > 0 && spec.read >= limits.wall {
+            }
+            let Some(spec) = manifest.upstream.as_ref().filter(|_| inner.name == "upstream.read") else { continue };
+            let limits = &manifest.limits;
+            if spec.retry.attempts > 0 && spec.read >= limits.wall {
                 let wall = humantime::format_duration(limits.wall);
                 problems.push(inner.error(format!(
                     "not less than limits.wall ({wall}), so no time would be left for another replica; lower it, raise \
@@ -37,7 +54,6 @@ pub(super) fn find(keys: &[Written<'_>], spec: &Spec, limits: &Limits, problems:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Manifest;
     use lodge_base::config;
 
     const SOME: &str = "upstream.replicas = ['http://10.0.0.7:8080']\n";

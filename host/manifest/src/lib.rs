@@ -20,6 +20,7 @@ mod diagnostics;
 pub mod digest;
 pub mod edition;
 pub mod env;
+pub mod files;
 pub mod grants;
 pub mod key;
 pub mod keyvalue;
@@ -55,6 +56,7 @@ use self::config::{ConfigGrant, ConfigKey};
 use self::consume::Consume;
 use self::cors::Cors;
 pub use self::diagnostics::{line_of, position};
+use self::files::FilesSpec;
 use self::grants::Grants;
 use self::keyvalue::KeyValueGrant;
 use self::lock::LockGrant;
@@ -129,6 +131,8 @@ pub struct Manifest {
     pub schedule: Option<Schedule>,
     /// The upstream, if replicas handle its requests instead of a component.
     pub upstream: Option<Arc<Spec>>,
+    /// The directory, if the service consists of static files.
+    pub files: Option<Arc<FilesSpec>>,
     /// The policies of the service and of its routes.
     pub policies: Policies,
     /// Headers that distinguish clients for rates, versions or replicas. A request with one of them is not served from
@@ -180,6 +184,7 @@ impl Manifest {
             consume: None,
             schedule: None,
             upstream: None,
+            files: None,
             personal: Vec::new(),
         };
         empty.with(text, max_memory)
@@ -192,7 +197,12 @@ impl Manifest {
     pub fn version(&self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
         let (routes, share) = (Vec::new(), Some(TrafficShare::default()));
         let own = Self { enabled: true, component: None, digest: None, routes, sticky: None, share, ..self.clone() };
-        Self { upstream: None, ..own }.with(text, max_memory)
+        Self { upstream: None, files: None, ..own }.with(text, max_memory)
+    }
+
+    /// Whether a component handles the requests: neither replicas nor files do.
+    pub fn has_component(&self) -> bool {
+        self.upstream.is_none() && self.files.is_none()
     }
 
     /// Returns this manifest with the values of `text` in place of its own.
@@ -224,9 +234,8 @@ impl Manifest {
             cors::spread(of_routes.cors, &mut self);
             auth::settle(&mut self, &mut problems);
         }
-        if let Some(spec) = &self.upstream {
-            conflicts::find(&keys, spec, &self.limits, &mut problems);
-        }
+        files::settle(&keys, &mut self);
+        conflicts::find(&keys, &self, &mut problems);
         let by = [self.sticky.as_ref(), self.upstream.as_ref().map(|spec| &spec.hash)];
         let by = by.into_iter().flatten().filter_map(RequestKey::header).chain(self.policies.headers());
         self.personal.extend(by.cloned());

@@ -11,8 +11,8 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, config, consume, cors, env, grants,
-    keyvalue, limits, lock, policies, rate,
+    Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, config, consume, cors, env, files,
+    grants, keyvalue, limits, lock, policies, rate,
 };
 use crate::{sandbox, schedule, share, sqlite, upstream, volumes};
 
@@ -50,6 +50,7 @@ pub static SECTIONS: &[&Section] = &[
     &breaker::SECTION,
     &adaptive::SECTION,
     &upstream::SECTION,
+    &files::SECTION,
     &share::PERCENT,
     &share::MATCH,
     &share::MIRROR,
@@ -89,14 +90,14 @@ pub(crate) enum Owner {
     Route(fn(&mut RouteSettings, &Written<'_>, &mut Problems)),
 }
 
-/// What a section configures. Decides whether it may stand beside `[upstream]`.
+/// What a section configures. Decides whether it may stand beside `[upstream]` or `[files]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// Requests, or the service as a whole.
     Service,
     /// The file of the component.
     File,
-    /// The execution of the component. An upstream may inherit it, for versions that are components.
+    /// The execution of the component. An upstream or a directory may inherit it, for versions that are components.
     Execution,
 }
 
@@ -170,7 +171,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Section> {
 
 /// Returns what the admin API shows of a manifest, by section.
 pub fn views(manifest: &Manifest) -> BTreeMap<String, Value> {
-    let shown = |section: &&&Section| manifest.upstream.is_none() || section.subject == Subject::Service;
+    let shown = |section: &&&Section| manifest.has_component() || section.subject == Subject::Service;
     let view = |section: &&Section| Some((section.name.to_owned(), (section.view.as_ref()?.value)(manifest)?));
     SECTIONS.iter().filter(shown).filter_map(view).collect()
 }

@@ -54,7 +54,7 @@ fn refuses<S>(refusal: &Refusal) -> FileReport<S> {
 /// Returns everything about one service.
 pub(super) fn details(snapshot: &Snapshot, target: &Target) -> ServiceDetails {
     let mut limits = target.deployment().limits().shown();
-    if target.backend.upstream().is_some() {
+    if target.backend.guest().is_none() {
         limits.retain(|name, _| !OF_COMPONENTS.contains(name));
     }
     ServiceDetails {

@@ -145,6 +145,7 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
     text.push('\n');
     let more = match (&activity.replicas, activity.loaded) {
         (Some(replicas), _) => upstream::available(replicas),
+        (None, _) if service.sections.contains_key("files") => "a directory of files".into(),
         (None, true) => match activity.code.as_deref() {
             Some("baseline") => "its machine code is in memory: baseline code, slower until it is optimised".into(),
             Some(code) => format!("its machine code is in memory: {code}"),

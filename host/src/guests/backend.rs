@@ -1,9 +1,10 @@
-//! What handles the requests of a deployment: a guest on this host, or replicas elsewhere.
+//! What handles the requests of a deployment: a guest on this host, replicas elsewhere, or files.
 
 use std::sync::Arc;
 
 use lodge_runtime::guest::Guest;
 use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::static_files::StaticFiles;
 use lodge_traffic::upstreams::Upstream;
 
 /// A deployment, and what handles its requests.
@@ -22,10 +23,12 @@ pub enum BackendKind {
     Guest(Arc<Guest>),
     /// Replicas elsewhere.
     Upstream(Arc<Upstream>),
+    /// A directory of files.
+    Files(Arc<StaticFiles>),
 }
 
 impl Backend {
-    /// Whether the machine code is in memory. Always true for replicas.
+    /// Whether the machine code is in memory. Always true for what has none.
     pub fn is_loaded(&self) -> bool {
         self.guest().is_none_or(|guest| guest.is_loaded())
     }
@@ -40,12 +43,18 @@ impl Backend {
         if let BackendKind::Upstream(upstream) = &self.kind { Some(upstream) } else { None }
     }
 
-    /// Whether the component or all replicas differ from `before`, so that the failures of `before` say nothing about
+    /// Whether it is a directory of files.
+    pub fn is_files(&self) -> bool {
+        matches!(self.kind, BackendKind::Files(_))
+    }
+
+    /// Whether the component, the directory or all replicas differ from `before`, so that the failures of `before` say nothing about
     /// this.
     pub fn is_another(&self, before: &Self) -> bool {
         match (&self.kind, &before.kind) {
             (BackendKind::Guest(_), BackendKind::Guest(_)) => self.deployment.digest() != before.deployment.digest(),
             (BackendKind::Upstream(one), BackendKind::Upstream(other)) => !one.spec().shares_replicas(other.spec()),
+            (BackendKind::Files(one), BackendKind::Files(other)) => !one.shares_root(other),
             _ => true,
         }
     }
@@ -70,5 +79,11 @@ impl From<Arc<Guest>> for Backend {
 impl From<Arc<Upstream>> for Backend {
     fn from(upstream: Arc<Upstream>) -> Self {
         Self { deployment: Arc::clone(upstream.deployment()), kind: BackendKind::Upstream(upstream) }
+    }
+}
+
+impl From<Arc<StaticFiles>> for Backend {
+    fn from(files: Arc<StaticFiles>) -> Self {
+        Self { deployment: Arc::clone(files.deployment()), kind: BackendKind::Files(files) }
     }
 }

@@ -18,6 +18,7 @@ use lodge_base::config::state::{State as StateConfig, StatePath};
 use lodge_base::cpu::scheduler::{self, CpuScheduler};
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::digest::Digest;
+use lodge_manifest::files::FilesSpec;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
 use lodge_manifest::upstream;
@@ -32,6 +33,7 @@ use lodge_state::Pattern;
 use lodge_traffic::auth::sources::CredentialSources;
 use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::static_files::StaticFiles;
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
 
 /// Deploys services, and owns the state that their versions share.
@@ -117,9 +119,10 @@ impl Deployer {
     /// # Errors
     /// Returns why they cannot be served, and what to do.
     pub async fn deploy(&self, spec: GuestSpec) -> Result<Backend, Refusal> {
-        match spec.manifest.upstream.clone() {
-            Some(upstream) => self.deploy_upstream(spec, upstream).await.map(Backend::from),
-            None => self.deploy_guest(spec).await.map(Backend::from),
+        match (spec.manifest.upstream.clone(), spec.manifest.files.clone()) {
+            (Some(upstream), _) => self.deploy_upstream(spec, upstream).await.map(Backend::from),
+            (None, Some(files)) => self.deploy_files(spec, files).await.map(Backend::from),
+            (None, None) => self.deploy_guest(spec).await.map(Backend::from),
         }
     }
 
@@ -210,6 +213,13 @@ impl Deployer {
             requests: Weak::clone(&self.requests),
             timeout: self.stores.timeout(),
         })))
+    }
+
+    /// Opens a directory of files.
+    async fn deploy_files(&self, spec: GuestSpec, files: Arc<FilesSpec>) -> Result<Arc<StaticFiles>, Refusal> {
+        let deployment = self.deployment(spec).await?;
+        let root = self.volumes.root(&deployment.spec, &files.root).await?;
+        Ok(Arc::new(StaticFiles::new(deployment, files, root)))
     }
 
     /// Finds the replicas of an upstream. Takes over the state of the service's upstream before.

@@ -133,6 +133,10 @@ impl<'a> ServiceFiles<'a> {
             );
             return Err(FileError(format!("{file} makes {name} an upstream; {way_out}")));
         }
+        if manifest.files.is_some() {
+            let way_out = "remove [files] from it, or deploy a canary with --canary";
+            return Err(FileError(format!("{file} makes {name} a directory of files; {way_out}")));
+        }
         match &manifest.component {
             Some(component) => Err(FileError(format!("{file} has `component = \"{component}\"`; replace that file"))),
             None => Ok(()),

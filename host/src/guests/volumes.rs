@@ -1,4 +1,4 @@
-//! Directories of the host that guests see: opens them when a version is deployed.
+//! Directories of the host that guests or clients see: opens them when a version is deployed.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +15,7 @@ use lodge_manifest::spec::GuestSpec;
 use lodge_manifest::volumes::Volume;
 use lodge_runtime::capabilities::volumes::GrantedVolumes;
 use lodge_runtime::code_cache;
+use lodge_traffic::static_files::Root;
 
 /// The longest time that opening the volumes of a version may take: a file system can hang.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,14 +66,25 @@ impl Volumes {
             };
             volumes.into_iter().map(open).collect::<Result<Vec<_>, String>>()
         };
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, tokio::task::spawn_blocking(open)).await;
-        let opened = match opened {
-            Ok(Ok(opened)) => opened,
-            _ => Err(format!("volumes: opening them took longer than {} s", OPEN_TIMEOUT.as_secs())),
-        };
         let remedy = "the service starts as soon as all of its volumes are directories that it may have";
         let refused = |why: String| Refusal::new(&file_name(&manifest), why, remedy).passing();
-        Ok(Some(Arc::new(GrantedVolumes::new(opened.map_err(refused)?))))
+        Ok(Some(Arc::new(GrantedVolumes::new(within(open, "volumes").await.map_err(refused)?))))
+    }
+
+    /// Opens the directory whose files clients may read.
+    ///
+    /// # Errors
+    /// If it does not exist, or must not be served. It is tried again.
+    pub async fn root(&self, spec: &GuestSpec, root: &Path) -> Result<Root, Refusal> {
+        let (rules, path) = (self.clone(), spec.path.with_file_name("").join(root));
+        let open = move || {
+            let shown = path.display().to_string();
+            let open = Box::new(move |path: &Path| rules.directory(path));
+            Root::new(path, open).map_err(|why| format!("files.root: {shown}: {why}"))
+        };
+        let remedy = "the service starts as soon as this is a directory that it may serve";
+        let refused = |why: String| Refusal::new(&file_name(&spec.path), why, remedy).passing();
+        within(open, "files.root").await.map_err(refused)
     }
 
     /// Opens a directory. Waits for the disk.
@@ -97,5 +109,16 @@ impl Volumes {
             return Err("it contains the state or the machine code of other services, or is a part of them".into());
         }
         Ok(file)
+    }
+}
+
+/// Opens what a key of a manifest names, on a thread that may wait for the disk.
+async fn within<T: Send + 'static>(
+    open: impl FnOnce() -> Result<T, String> + Send + 'static,
+    key: &str,
+) -> Result<T, String> {
+    match tokio::time::timeout(OPEN_TIMEOUT, tokio::task::spawn_blocking(open)).await {
+        Ok(Ok(opened)) => opened,
+        _ => Err(format!("{key}: opening it took longer than {} s", OPEN_TIMEOUT.as_secs())),
     }
 }

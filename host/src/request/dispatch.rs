@@ -1,4 +1,4 @@
-//! Sends an admitted request to its guest or to a replica.
+//! Sends an admitted request to its guest or to a replica, or finds its file.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,6 +62,12 @@ pub(super) fn dispatch<B: RequestBody>(
                     Err(error) => Err(error),
                 };
                 respond::holding(admitted.permit, result, &exchange)
+            }
+            BackendKind::Files(files) => {
+                admitted.record.begin_phase(Phase::Guest);
+                let (head, _) = request.into_parts();
+                let result = Box::pin(files.respond(&head, exchange.deadline)).await;
+                respond::sending(admitted.permit, result, &exchange)
             }
             BackendKind::Upstream(upstream) => {
                 admitted.record.begin_phase(Phase::Guest);

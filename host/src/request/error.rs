@@ -17,6 +17,7 @@ use lodge_traffic::proxy::headers::Malformed;
 use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::Missed;
 use lodge_traffic::service::{FailureReport, Service};
+use lodge_traffic::static_files::{self, FilesError};
 use lodge_traffic::upstreams::send::Failure;
 
 /// The reason why a request gets no response from its service.
@@ -62,6 +63,9 @@ pub enum RequestError {
     /// No replica responded.
     #[error(transparent)]
     Upstream(#[from] Failure),
+    /// The directory of static files has nothing for the request.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The response was not complete at the deadline of the request.
     #[error("the service took too long")]
     WallTime,
@@ -119,8 +123,16 @@ impl RequestError {
             }
             Self::Guest(RunError::Reported(code)) => (code.status, "guest-error", At),
             Self::Guest(RunError::OutgoingDenied) => (StatusCode::BAD_GATEWAY, "outgoing-denied", At),
-            Self::Guest(RunError::WallTime) | Self::WallTime => (StatusCode::GATEWAY_TIMEOUT, "wall-time", At),
+            Self::Guest(RunError::WallTime) | Self::Files(FilesError::Late) | Self::WallTime => {
+                (StatusCode::GATEWAY_TIMEOUT, "wall-time", At)
+            }
             Self::Guest(RunError::CpuTime) => (StatusCode::GATEWAY_TIMEOUT, "cpu-time", At),
+            Self::Files(FilesError::NotFound) => (StatusCode::NOT_FOUND, "no-file", Before),
+            Self::Files(FilesError::Method) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", Before),
+            Self::Files(FilesError::Precondition) => (StatusCode::PRECONDITION_FAILED, "precondition-failed", Before),
+            Self::Files(FilesError::Range(_)) => (StatusCode::RANGE_NOT_SATISFIABLE, "bad-range", Before),
+            Self::Files(FilesError::NoRoot(_)) => (StatusCode::SERVICE_UNAVAILABLE, "no-files", At),
+            Self::Files(FilesError::Unreadable(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "unreadable-file", At),
             Self::Upstream(Failure::NoReplica) => (StatusCode::SERVICE_UNAVAILABLE, "no-replica", Before),
             Self::Upstream(Failure::Overloaded(_)) => (StatusCode::SERVICE_UNAVAILABLE, "upstream-busy", Before),
             Self::Upstream(Failure::TunnelsFull) => (StatusCode::SERVICE_UNAVAILABLE, "tunnels-full", Before),
@@ -149,7 +161,9 @@ impl RequestError {
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             _ if !self.reached_backend() => None,
-            Self::WallTime | Self::Guest(RunError::WallTime | RunError::CpuTime) => Some(Verdict::Late),
+            Self::WallTime | Self::Files(FilesError::Late) | Self::Guest(RunError::WallTime | RunError::CpuTime) => {
+                Some(Verdict::Late)
+            }
             _ if self.status().is_server_error() => Some(Verdict::Failed),
             _ => Some(Verdict::Good),
         }
@@ -161,6 +175,7 @@ impl RequestError {
             Self::Guest(error) => error.detail(),
             Self::Upstream(Failure::Overloaded(detail) | Failure::TimedOut(detail)) => Some(detail.into()),
             Self::Upstream(Failure::Response(detail) | Failure::Request(detail)) => Some(detail.into()),
+            Self::Files(FilesError::NoRoot(detail) | FilesError::Unreadable(detail)) => Some(detail.into()),
             Self::Denied(denial) => Some(denial.cause.name().into()),
             Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
             _ => None,
@@ -179,7 +194,17 @@ impl RequestError {
 
     /// Returns the value of the `Allow` field: the allowed methods.
     pub fn allow(&self) -> Option<&str> {
-        if let Self::Missed(Missed::Method(allow)) = self { Some(allow) } else { None }
+        match self {
+            Self::Missed(Missed::Method(allow)) => Some(allow),
+            Self::Files(FilesError::Method) => Some(static_files::METHODS),
+            _ => None,
+        }
+    }
+
+    /// Returns the value of `Content-Range` that says how large a file is of which there is no such range.
+    pub fn size(&self) -> Option<HeaderValue> {
+        let Self::Files(FilesError::Range(size)) = self else { return None };
+        HeaderValue::try_from(format!("bytes */{size}")).ok()
     }
 
     /// Returns the values of the `WWW-Authenticate` field: the credentials that are accepted.

@@ -26,6 +26,7 @@ use lodge_traffic::proxy::headers::Arrival;
 use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::{Match, Missed};
 use lodge_traffic::routing::split::Split;
+use lodge_traffic::static_files::BarePrefix;
 
 /// The port of HTTPS that a URL need not name.
 const HTTPS_PORT: u16 = 443;
@@ -145,6 +146,10 @@ fn route<'a>(
             record.cors = found.cors.map(|rules| Box::new(CorsRequest::new(rules, &head.headers)));
             let rules = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
+                // What is found relative to this path depends on it.
+                if found.prefix == head.uri.path().len() && found.target.backend.is_files() {
+                    head.extensions.insert(BarePrefix);
+                }
                 headers::strip_prefix(head, found.prefix)?;
             }
             let (service, route) = (found.target, found.number);

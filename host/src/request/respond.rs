@@ -8,6 +8,7 @@
 //! A body ends in one of three ways: complete; aborted, which the client can detect (HTTP/1.1: closed without the last
 //! chunk, HTTP/2: RST_STREAM); or dropped because the client disconnected, which cancels the guest.
 
+mod file;
 mod recorded;
 mod streamed;
 
@@ -23,6 +24,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 
+pub use self::file::sending;
 pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
 use super::forward::Forwarded;
@@ -216,6 +218,9 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     }
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(size) = error.size() {
+        headers.insert(header::CONTENT_RANGE, size);
     }
     if let Some(standing) = error.rate_status() {
         standing.write(headers);

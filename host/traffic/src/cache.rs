@@ -19,14 +19,13 @@
 //! `stale-while-revalidate` one request revalidates, and the others get the stale response meanwhile.
 
 mod coalescer;
-mod conditions;
+pub(crate) mod conditions;
 mod control;
 mod fill;
 mod forwarding;
-mod freshness;
+pub(crate) mod freshness;
 #[doc(hidden)]
 pub mod fuzz;
-mod lists;
 mod path_versions;
 pub mod recorder;
 mod seam;

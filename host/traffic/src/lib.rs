@@ -7,6 +7,7 @@
 //! * [`proxy`]: what an intermediary owes to client and origin server (RFC 9110, section 7.6).
 //! * [`upstreams`]: replicas that run elsewhere.
 //! * [`cache`]: stored responses (RFC 9111).
+//! * [`static_files`]: services that are directories of files.
 //! * [`service`]: what all versions of a service share.
 //!
 //! Each of them has its own errors, with the text that clients get. `request::error` of the host is their sum.
@@ -17,4 +18,5 @@ pub mod cache;
 pub mod proxy;
 pub mod routing;
 pub mod service;
+pub mod static_files;
 pub mod upstreams;

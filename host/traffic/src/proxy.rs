@@ -1,8 +1,11 @@
-//! What HTTP requires of every intermediary (RFC 9110 7.6): hop-by-hop headers, forwarding headers, `Via` and upgrades.
+//! What HTTP requires of every intermediary (RFC 9110 7.6): hop-by-hop headers, forwarding headers, `Via` and upgrades; lists
+//! in headers, content codings, and pages of other origins.
 
 pub mod body;
+pub mod coding;
 pub mod cors;
 pub mod headers;
+pub(crate) mod lists;
 pub mod outbound;
 pub mod upgrade;
 pub mod via;

@@ -149,7 +149,7 @@ impl Scanner {
         let bare = !self.first && self.manifests.get(&manifest).is_none_or(|known| *known.known() == Content::Absent);
         let spec = match self.manifest(&files, service, look, Settling::known) {
             Ok(read) if !read.enabled => return as_is(FileState::Disabled),
-            Ok(read) if read.upstream.is_some() => self.elsewhere(stem, component, read),
+            Ok(read) if !read.has_component() => self.alone(stem, component, read),
             Ok(read) => {
                 let of = read.component.as_ref().map(|name| component.with_file_name(name));
                 let path = of.as_deref().unwrap_or(component);
@@ -269,11 +269,12 @@ impl Scanner {
         if files.own == files.service { Ok(of) } else { read(&files.own, &|text| of.version(text, most)) }
     }
 
-    /// A service with replicas elsewhere, which consists of its manifest alone.
-    fn elsewhere(&self, name: &str, component: &Path, manifest: Manifest) -> Result<GuestSpec, Refusal> {
+    /// A service with replicas elsewhere or of files, which consists of its manifest alone.
+    fn alone(&self, name: &str, component: &Path, manifest: Manifest) -> Result<GuestSpec, Refusal> {
         let path = component.with_extension("toml");
         if !is_absent(component) {
-            let reason = "it is a component, but its manifest has [upstream]";
+            let section = if manifest.files.is_some() { "[files]" } else { "[upstream]" };
+            let reason = format!("it is a component, but its manifest has {section}");
             let remedy =
                 format!("remove one of the two, or rename the component to {name}@LABEL.wasm to make it a version");
             return Err(Refusal::new(&file_name(component), reason, remedy));

@@ -20,11 +20,13 @@ use lodge_runtime::response::GuestBody;
 use lodge_traffic::admission::Permit;
 use lodge_traffic::proxy::outbound::Hold;
 use lodge_traffic::proxy::outbound::MAX_CHUNK;
+use lodge_traffic::static_files::FileBody;
 
 /// The source of a response body.
 pub(super) enum Live {
     Guest(GuestBody),
     Replica(Box<Relay>),
+    File(Box<FileBody>),
     /// The rest of a stored body, whose bytes other responses share.
     Stored(Bytes),
 }
@@ -161,7 +163,7 @@ impl Live {
         match self {
             Self::Guest(body) => body.late().into(),
             Self::Replica(body) => body.late(),
-            Self::Stored(_) => RequestError::WallTime,
+            Self::File(_) | Self::Stored(_) => RequestError::WallTime,
         }
     }
 
@@ -170,6 +172,7 @@ impl Live {
         match self {
             Self::Guest(body) => body.size(),
             Self::Replica(body) => body.size(),
+            Self::File(body) => body.size(),
             Self::Stored(rest) => Some(rest.len()),
         }
     }
@@ -185,6 +188,7 @@ impl Live {
                 body.into_frames()
             }
             Self::Replica(body) => body.into_frames(),
+            Self::File(body) => body.into_frames(),
             Self::Stored(rest) if rest.is_empty() => VecDeque::new(),
             Self::Stored(rest) => VecDeque::from([Frame::data(rest)]),
         }
@@ -194,6 +198,7 @@ impl Live {
         match self {
             Self::Guest(body) => body.poll_frame(cx).map_err(Into::into),
             Self::Replica(body) => body.poll_frame(cx).map_err(Into::into),
+            Self::File(body) => body.poll_frame(cx).map_err(Into::into),
             // Returned in pieces: hyper sends a piece that it holds even if the watchdog drops the rest.
             Self::Stored(rest) if rest.is_empty() => Poll::Ready(None),
             Self::Stored(rest) => Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(MAX_CHUNK)))))),
@@ -205,6 +210,7 @@ impl Live {
         match self {
             Self::Guest(body) => body.exact_size(),
             Self::Replica(body) => body.exact_size(),
+            Self::File(body) => Some(body.exact_size()),
             Self::Stored(rest) => Some(rest.len() as u64),
         }
     }

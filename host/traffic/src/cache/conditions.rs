@@ -6,11 +6,11 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, response};
 
 use super::freshness::date;
-use super::lists::{self, Quoting};
+use crate::proxy::lists::{self, Quoting};
 
 /// The conditions of a client's request; empty if it has none.
 #[derive(Default)]
-pub(super) struct Conditions(HeaderMap);
+pub(crate) struct Conditions(HeaderMap);
 
 const EVALUATED: [HeaderName; 2] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
 
@@ -28,7 +28,7 @@ pub(super) const BYPASSING: [HeaderName; 4] =
     [header::RANGE, header::IF_RANGE, header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
 
 impl Conditions {
-    pub(super) fn of(request_headers: &HeaderMap) -> Self {
+    pub(crate) fn of(request_headers: &HeaderMap) -> Self {
         let mut own = HeaderMap::new();
         for name in EVALUATED {
             for value in request_headers.get_all(&name) {
@@ -39,7 +39,7 @@ impl Conditions {
     }
 
     /// Whether the client has the response with this head (RFC 9110, 13.1; RFC 9111, 4.3.2).
-    pub(super) fn match_response(&self, status: StatusCode, response_headers: &HeaderMap) -> bool {
+    pub(crate) fn match_response(&self, status: StatusCode, response_headers: &HeaderMap) -> bool {
         if self.0.is_empty() || status != StatusCode::OK {
             return false;
         }
@@ -101,7 +101,7 @@ pub(super) fn add_validators(request_headers: &mut HeaderMap, stored: &HeaderMap
 }
 
 /// Turns a head into that of a 304.
-pub(super) fn not_modified(head: &mut response::Parts) {
+pub(crate) fn not_modified(head: &mut response::Parts) {
     head.status = StatusCode::NOT_MODIFIED;
     for name in &OF_THE_BODY {
         head.headers.remove(name);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 
-use super::lists::{self, Quoting};
+use crate::proxy::lists::{self, Quoting};
 
 /// The maximum of a number of seconds; larger ones count as this (RFC 9111, 1.2.2).
 pub(super) const MOST: u64 = 1 << 31;

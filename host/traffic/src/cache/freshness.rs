@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, response};
 
 use super::control::{CacheControl, MOST, Seconds, number};
-use super::lists::{self, Quoting};
+use crate::proxy::lists::{self, Quoting};
 use lodge_manifest::cache::Rules;
 
 /// The final status codes whose responses can be stored. 206 is not implemented.
@@ -211,7 +211,7 @@ fn lifetime(control: &CacheControl, head: &response::Parts, rules: Rules, receiv
 }
 
 /// Parses a date in any of the three formats of HTTP (RFC 9110, 5.6.7).
-pub(super) fn date(value: Option<&HeaderValue>) -> Option<SystemTime> {
+pub(crate) fn date(value: Option<&HeaderValue>) -> Option<SystemTime> {
     httpdate::parse_http_date(value?.to_str().ok()?).ok()
 }
 

@@ -4,7 +4,7 @@ use http::header::{HeaderMap, HeaderName};
 
 /// The grammar of a quoted string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quoting {
+pub(crate) enum Quoting {
     /// A backslash escapes the next character (RFC 9110, 5.6.4).
     Escapes,
     /// A backslash has no meaning: entity tags (RFC 9110, 8.8.3).
@@ -37,13 +37,13 @@ impl Quotes {
 }
 
 /// The parts of `text` between separators outside of quoted strings, trimmed. Includes empty parts.
-pub(super) fn parts(text: &[u8], separator: u8, quoting: Quoting) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn parts(text: &[u8], separator: u8, quoting: Quoting) -> impl Iterator<Item = &[u8]> {
     let mut quotes = Quotes::new(quoting);
     text.split(move |byte| quotes.is_outside(*byte) && *byte == separator).map(<[u8]>::trim_ascii)
 }
 
 /// Whether every quoted string of `text` is closed. Text after an unclosed one cannot be told from its content.
-pub(super) fn is_closed(text: &[u8], quoting: Quoting) -> bool {
+pub(crate) fn is_closed(text: &[u8], quoting: Quoting) -> bool {
     let mut quotes = Quotes::new(quoting);
     text.iter().for_each(|byte| {
         quotes.is_outside(*byte);
@@ -52,7 +52,7 @@ pub(super) fn is_closed(text: &[u8], quoting: Quoting) -> bool {
 }
 
 /// The non-empty elements of a list header in all of its lines.
-pub(super) fn elements<'a>(
+pub(crate) fn elements<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
     quoting: Quoting,

@@ -1,0 +1,220 @@
+//! What a request for a file gets: the file or a part of it, that it has not changed, another file, or the way to it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode, request, response};
+
+use super::body::FileBody;
+use super::path::FilePath;
+use super::range::RequestedRange;
+use super::root::{Access, OpenFile, RootDirectory, Unopened};
+use super::{FilesError, StaticFiles, content_type};
+use crate::cache::conditions::{Conditions, not_modified};
+use crate::cache::freshness::date;
+use crate::proxy::coding::Coding;
+use crate::proxy::headers::PREFIX;
+use crate::proxy::lists::{self, Quoting};
+
+/// For how long after a change a second one may leave the same time and size, on any file system in use.
+const RACY: Duration = Duration::from_secs(2);
+
+/// A response; `None` if it would wait for the disk.
+type FileResponse = Option<(response::Parts, FileBody)>;
+
+/// The file that is sent.
+struct Chosen {
+    /// Its name, by which its type is known.
+    name: PathBuf,
+    opened: OpenFile,
+    status: StatusCode,
+}
+
+impl StaticFiles {
+    /// Looks for the file of a request, and reads its first bytes.
+    pub(super) fn look_up(
+        &self,
+        head: &request::Parts,
+        path: &FilePath,
+        access: Access,
+    ) -> Result<FileResponse, FilesError> {
+        let found =
+            self.root.current(access).and_then(|root| self.choose(&root, head, path, access).map(|it| (root, it)));
+        match found {
+            Ok((root, Ok(chosen))) => self.send(&root, head, chosen, access),
+            Ok((_, Err(redirect))) => Ok(Some((redirect, FileBody::empty()))),
+            Err(Unopened::WouldWait) => Ok(None),
+            Err(Unopened::Absent) => Err(FilesError::NotFound),
+            Err(Unopened::NoRoot(why)) => Err(FilesError::NoRoot(why)),
+            Err(Unopened::Unreadable(why)) => Err(FilesError::Unreadable(format!("{}: {why}", path.path.display()))),
+        }
+    }
+
+    /// Opens the file of a path, or one of those that stand for it. Returns a redirect for the path of a directory without `/`.
+    fn choose(
+        &self,
+        root: &RootDirectory,
+        head: &request::Parts,
+        path: &FilePath,
+        access: Access,
+    ) -> Result<Result<Chosen, response::Parts>, Unopened> {
+        let sent = |name: PathBuf, opened, status| Ok(Ok(Chosen { name, opened, status }));
+        match root.open(&path.path, access) {
+            Ok(opened) if opened.is_directory => {
+                let index = path.path.join(&self.spec.index);
+                match root.open(&index, access) {
+                    Ok(opened) if !opened.is_directory => match path.directory {
+                        true => return sent(index, opened, StatusCode::OK),
+                        // Relative links in the file would lead elsewhere.
+                        false => return redirect(head, &self.spec.cache_control).map(Err).ok_or(Unopened::Absent),
+                    },
+                    Ok(_) | Err(Unopened::Absent) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(opened) if !path.directory => return sent(path.path.clone(), opened, StatusCode::OK),
+            Ok(_) | Err(Unopened::Absent) => {}
+            Err(error) => return Err(error),
+        }
+        let fallback = self.spec.fallback.as_ref().filter(|_| !path.has_extension());
+        let instead = [(fallback, StatusCode::OK), (self.spec.not_found.as_ref(), StatusCode::NOT_FOUND)];
+        for (name, status) in instead.into_iter().filter_map(|(name, status)| Some((name?, status))) {
+            match root.open(Path::new(name), access) {
+                Ok(opened) if !opened.is_directory => return sent(name.into(), opened, status),
+                Ok(_) | Err(Unopened::Absent) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Unopened::Absent)
+    }
+
+    /// Returns the response with this file, or with a compressed one beside it.
+    fn send(
+        &self,
+        root: &RootDirectory,
+        head: &request::Parts,
+        mut chosen: Chosen,
+        access: Access,
+    ) -> Result<FileResponse, FilesError> {
+        let (mut sent, ()) = http::Response::new(()).into_parts();
+        sent.status = chosen.status;
+        sent.headers.insert(header::CONTENT_TYPE, content_type::of(&chosen.name));
+        sent.headers.insert(header::CACHE_CONTROL, self.spec.cache_control.clone());
+        if self.spec.precompressed {
+            sent.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+            for coding in Coding::accepted(&head.headers) {
+                match beside(root, &chosen, coding, access) {
+                    Ok(opened) => {
+                        chosen.opened = opened;
+                        sent.headers.insert(header::CONTENT_ENCODING, coding.name());
+                        break;
+                    }
+                    Err(Unopened::WouldWait) => return Ok(None),
+                    Err(_) => {}
+                }
+            }
+        }
+        let size = chosen.opened.size;
+        let mut range = 0..size;
+        if chosen.status == StatusCode::OK {
+            chosen.opened.write_validators(&mut sent.headers, SystemTime::now());
+            sent.headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            check_preconditions(&head.headers, &sent.headers)?;
+            if Conditions::of(&head.headers).match_response(StatusCode::OK, &sent.headers) {
+                not_modified(&mut sent);
+                sent.headers.remove(header::ACCEPT_RANGES);
+                return Ok(Some((sent, FileBody::empty())));
+            }
+            match part(head, &sent.headers, size) {
+                RequestedRange::All => {}
+                RequestedRange::None => return Err(FilesError::Range(size)),
+                RequestedRange::Bytes(bytes) => {
+                    let text = format!("bytes {}-{}/{size}", bytes.start, bytes.end.saturating_sub(1));
+                    sent.headers.extend(HeaderValue::try_from(text).ok().map(|value| (header::CONTENT_RANGE, value)));
+                    sent.status = StatusCode::PARTIAL_CONTENT;
+                    range = bytes;
+                }
+            }
+        }
+        sent.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.end.saturating_sub(range.start)));
+        if head.method == Method::HEAD {
+            return Ok(Some((sent, FileBody::empty())));
+        }
+        let body = FileBody::open(chosen.opened.file, range, &self.disk, access)?;
+        Ok(body.map(|body| (sent, body)))
+    }
+}
+
+/// Opens the compressed file beside a file. One that is older than the file is not its own any more.
+fn beside(root: &RootDirectory, chosen: &Chosen, coding: Coding, access: Access) -> Result<OpenFile, Unopened> {
+    let mut name = chosen.name.clone().into_os_string();
+    name.push(coding.extension());
+    let opened = root.open(Path::new(&name), access)?;
+    let is_current = !opened.is_directory && opened.modified >= chosen.opened.modified;
+    if is_current { Ok(opened) } else { Err(Unopened::Absent) }
+}
+
+impl OpenFile {
+    /// Writes `ETag` and `Last-Modified`. The tag follows from time and size, as nginx has it, so that several hosts with the
+    /// same files have the same tags. It is weak while a further change might not be seen by them.
+    fn write_validators(&self, headers: &mut HeaderMap, now: SystemTime) {
+        let modified = self.modified();
+        let time = if modified.is_some() { self.modified } else { self.changed };
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let settled = i128::try_from(now.as_nanos()).unwrap_or_default() - time >= RACY.as_nanos() as i128;
+        let weak = if settled { "" } else { "W/" };
+        let tag = HeaderValue::try_from(format!("{weak}\"{time:x}-{:x}\"", self.size));
+        headers.extend(tag.ok().map(|tag| (header::ETAG, tag)));
+        // RFC 9110, 8.8.2.1: not later than the response.
+        let modified =
+            modified.filter(|time| time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|time| time <= now));
+        let date = modified.and_then(|time| HeaderValue::try_from(httpdate::fmt_http_date(time)).ok());
+        headers.extend(date.map(|date| (header::LAST_MODIFIED, date)));
+    }
+}
+
+/// Checks `If-Match`, or else `If-Unmodified-Since` (RFC 9110, 13.2.2).
+fn check_preconditions(request: &HeaderMap, response: &HeaderMap) -> Result<(), FilesError> {
+    let holds = if request.contains_key(header::IF_MATCH) {
+        let tag = response.get(header::ETAG).map(HeaderValue::as_bytes);
+        let same = |one: &[u8]| one == b"*" || (tag == Some(one) && !one.starts_with(b"W/"));
+        lists::elements(request, &header::IF_MATCH, Quoting::Literal).any(same)
+    } else {
+        let since = date(request.get(header::IF_UNMODIFIED_SINCE));
+        since.zip(date(response.get(header::LAST_MODIFIED))).is_none_or(|(since, modified)| modified <= since)
+    };
+    if holds { Ok(()) } else { Err(FilesError::Precondition) }
+}
+
+/// Returns the part of the file that a request is for.
+fn part(head: &request::Parts, response: &HeaderMap, size: u64) -> RequestedRange {
+    let mut ranges = head.headers.get_all(header::RANGE).iter();
+    let (Some(range), None, &Method::GET) = (ranges.next(), ranges.next(), &head.method) else {
+        return RequestedRange::All;
+    };
+    let is_current = |condition: &HeaderValue| {
+        let tag = response.get(header::ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
+        tag == Some(condition) || tag.is_some() && response.get(header::LAST_MODIFIED) == Some(condition)
+    };
+    // The whole file, where the client has another one.
+    if head.headers.get_all(header::IF_RANGE).iter().all(is_current) {
+        RequestedRange::read(range, size)
+    } else {
+        RequestedRange::All
+    }
+}
+
+/// Returns the redirect to a path with `/` at its end. Relative, because a proxy may have removed a part of the path.
+fn redirect(head: &request::Parts, cache_control: &HeaderValue) -> Option<response::Parts> {
+    let last = |path: &str| Some(path.rsplit_once('/')?.1.to_owned()).filter(|last| !last.is_empty());
+    let of_prefix = || last(head.headers.get(PREFIX)?.to_str().ok()?);
+    let last = last(head.uri.path()).or_else(of_prefix)?;
+    let query = head.uri.query().map_or(String::new(), |query| format!("?{query}"));
+    let (mut sent, ()) = http::Response::new(()).into_parts();
+    sent.status = StatusCode::MOVED_PERMANENTLY;
+    sent.headers.insert(header::LOCATION, HeaderValue::try_from(format!("./{last}/{query}")).ok()?);
+    sent.headers.insert(header::CACHE_CONTROL, cache_control.clone());
+    sent.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+    Some(sent)
+}
