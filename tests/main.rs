@@ -57,6 +57,7 @@ mod policies {
     mod admission;
     mod auth;
     mod breaker;
+    mod certificates;
     mod concurrency;
     mod jwt;
 }

@@ -3,6 +3,7 @@
 //! A route uses the credentials of its service unless it names its own. The `scopes` and `claims` of the service hold
 //! for its routes as well: a route can require more, or no credentials at all with `auth = false`.
 
+pub mod certificate;
 pub mod jwt;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use http::header::{self, HeaderName};
 use serde_json::{Value, json};
 
+use self::certificate::CertificatePattern;
 use self::jwt::{JwkSource, Jwt};
 use crate::Manifest;
 use crate::key::RequestKey;
@@ -57,7 +59,13 @@ const KEYS: &[Key<Settings>] = &[
 ];
 
 /// The lists among the keys.
-const LISTS: [(&str, &str); 1] = [("scopes", "scopes that credentials must have, all of them; one or a list")];
+const LISTS: [(&str, &str); 2] = [
+    (
+        "client_certificates",
+        "names of which a client certificate must have one: `spiffe://example.org/orders`, `spiffe://example.org/jobs/*`, `orders.example.org`, `*.jobs.example.org`",
+    ),
+    ("scopes", "scopes that credentials must have, all of them; one or a list"),
+];
 
 /// The help of `claims`.
 const CLAIMS: &str = "claims that credentials must have, each with one of these values";
@@ -100,6 +108,8 @@ pub struct Settings {
     pub header: KeyHeader,
     /// The tokens of an issuer.
     pub jwt: Option<Jwt>,
+    /// The names of which a client certificate must have one; empty if certificates are no credentials.
+    pub client_certificates: Vec<CertificatePattern>,
     /// The scopes that credentials must have.
     pub scopes: Vec<String>,
     /// The claims that credentials must have, each with one of these values.
@@ -157,7 +167,7 @@ impl Settings {
 
     /// Whether any credentials are accepted.
     fn accepts_any(&self) -> bool {
-        self.api_keys.is_some() || self.jwt.is_some()
+        self.api_keys.is_some() || self.jwt.is_some() || !self.client_certificates.is_empty()
     }
 
     /// Whether this header is removed from a request once it is verified.
@@ -172,6 +182,7 @@ impl Settings {
         if !self.accepts_any() {
             (self.api_keys, self.header) = (service.api_keys.clone(), service.header.clone());
             self.jwt.clone_from(&service.jwt);
+            self.client_certificates.clone_from(&service.client_certificates);
         }
         self.scopes.extend(service.scopes.iter().cloned());
         self.claims.extend(service.claims.iter().cloned());
@@ -201,6 +212,11 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
         match key.inside(written) {
             "scopes" => auth.scopes = problems.take(texts(&key, "[\"users:read\"]", is_scope)).unwrap_or_default(),
             "claims" => auth.claims = problems.take(claims(&key)).unwrap_or_default(),
+            "client_certificates" => {
+                let names = problems.take(certificates(&key));
+                sound &= names.is_some();
+                auth.client_certificates = names.unwrap_or_default();
+            }
             "jwt" => {
                 auth.jwt = jwt::read(&key, problems);
                 sound &= auth.jwt.is_some();
@@ -209,7 +225,8 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
                 sound &= problems.take(key.set("auth", KEYS, &mut auth)).is_some();
             }
             _ => {
-                let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(["scopes", "claims", "jwt"]).collect();
+                let known: Vec<_> =
+                    KEYS.iter().map(|key| key.name).chain(["client_certificates", "scopes", "claims", "jwt"]).collect();
                 problems.push(key.unknown(&written.name, &known));
                 sound = false;
             }
@@ -227,7 +244,7 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
 
 /// Gives the routes what they have from their service, and finds what is contradictory.
 pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
-    let nothing = "auth: it accepts no credentials; name `api_keys` or [auth.jwt]";
+    let nothing = "auth: it accepts no credentials; name `api_keys`, `client_certificates` or [auth.jwt]";
     let service = match &manifest.policies.service.auth {
         Some(Auth::Identified(settings)) => Some(settings.clone()),
         Some(Auth::Anyone) | None => None,
@@ -305,6 +322,10 @@ fn view(manifest: &Manifest) -> Option<Value> {
         };
         shown.insert("jwt".into(), json!({ "issuer": jwt.issuer, "keys": keys, "audience": jwt.audience }));
     }
+    if !auth.client_certificates.is_empty() {
+        let names: Vec<_> = auth.client_certificates.iter().map(CertificatePattern::text).collect();
+        shown.insert("client_certificates".into(), json!(names));
+    }
     if !auth.scopes.is_empty() {
         shown.insert("scopes".into(), json!(auth.scopes));
     }
@@ -352,6 +373,12 @@ fn texts(key: &Written<'_>, form: &str, fit: fn(&str) -> bool) -> Result<Vec<Str
 /// Whether this is one scope (RFC 6749 3.3): visible ASCII without quotes and backslashes.
 pub fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+}
+
+fn certificates(key: &Written<'_>) -> Result<Vec<CertificatePattern>, String> {
+    const FORM: &str = "[\"spiffe://example.org/orders\", \"*.jobs.example.org\"]";
+    let names = texts(key, FORM, |text| CertificatePattern::read(text).is_some())?;
+    Ok(names.iter().filter_map(|text| CertificatePattern::read(text)).collect())
 }
 
 fn claims(written: &Written<'_>) -> Result<Vec<(String, Vec<String>)>, String> {

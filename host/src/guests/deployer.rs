@@ -70,7 +70,7 @@ impl Deployer {
         stores: Arc<Stores>,
     ) -> Self {
         let (databases, blobs) = (Databases::new(config), Blobs::new(config));
-        let credentials = CredentialSources::new(&compiler.metrics);
+        let credentials = CredentialSources::new(&compiler.metrics, config.tls.client_ca.is_some());
         let compiler = Arc::new(compiler);
         let trials = Arc::new(Trials::new(!outgoing.is_disabled()));
         let optimiser = Arc::new(Optimiser::new(Arc::clone(&compiler), Arc::clone(&trials)));

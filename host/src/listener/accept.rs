@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::listener::connection;
 use crate::listener::connection::Server;
-use crate::listener::tls::{TlsServer, client_identity};
+use crate::listener::tls::{TlsServer, client_certificate};
 use lodge_base::lasting::forever;
 use lodge_traffic::proxy::headers::Peer;
 
@@ -113,7 +113,7 @@ fn spawn(server: &Arc<Server>, (stream, tls): (TcpStream, Option<Arc<TlsServer>>
 async fn secured(server: Arc<Server>, stream: TcpStream, peer: Peer, tls: Arc<TlsServer>) {
     let Some(secured) = tls.handshake(stream, &server.buffers, server.drain.stop_signal()).await else { return };
     let certificates = secured.stream.get_ref().1.peer_certificates();
-    let peer = peer.over_tls(certificates.and_then(|chain| client_identity(chain.first()?)));
+    let peer = peer.over_tls(certificates.and_then(|chain| client_certificate(chain.first()?)));
     connection::connection(server, secured.stream, peer).await;
     drop(secured.memory);
 }

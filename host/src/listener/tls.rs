@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 pub use self::certificates::CertificateExpiry;
 use self::certificates::{Certificates, read_chain};
 use self::handshakes::Handshakes;
-pub use self::identity::client_identity;
+pub use self::identity::client_certificate;
 use super::intake::{Buffers, TlsBuffers};
 use lodge_base::config::tls::{ClientCertificates, TlsListener, TlsVersion};
 use lodge_base::drain::StopSignal;

@@ -81,7 +81,7 @@ impl Caller<'_> {
     /// Returns the sender, for the check of its credentials.
     pub fn sender(&self) -> RequestSender<'_> {
         match self.call {
-            None => RequestSender::Client,
+            None => RequestSender::Client(self.peer.client_certificate()),
             Some(call) => call.from.map_or(RequestSender::Host, RequestSender::Service),
         }
     }

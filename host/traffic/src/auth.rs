@@ -2,14 +2,16 @@
 //!
 //! * [`jwt`]: tokens of an issuer, whose keys are in a file or on its server ([`remote`]).
 //! * [`api_keys`]: keys that are known by their SHA-256.
+//! * [`certificate`]: certificates of clients, which the handshake has verified.
 //! * [`identity`]: what a request with verified credentials may say of its sender, and the headers that say it.
 //! * [`denial`]: why a request is not taken.
 //! * [`sources`]: the files that credentials are verified with, which are read again while the host runs.
 //!
-//! A request has one credential. Several, or one header twice, are refused: what the host verifies must be what the
+//! A request has one credential; the certificate of its connection counts if there is no other. Several, or one header twice, are refused: what the host verifies must be what the
 //! service would see.
 
 pub mod api_keys;
+pub mod certificate;
 pub mod denial;
 pub mod identity;
 pub mod jwt;
@@ -23,6 +25,7 @@ use std::time::SystemTime;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use self::api_keys::KeyRing;
+use self::certificate::ClientCertificate;
 use self::denial::{AuthDenial, Cause};
 use self::identity::{AuthMethod, Identity};
 use self::jwt::Verifier;
@@ -43,10 +46,10 @@ pub struct Authentication {
 }
 
 /// The sender of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum RequestSender<'a> {
-    /// The client of a connection.
-    Client,
+    /// The client of a connection, with its certificate.
+    Client(Option<&'a ClientCertificate>),
     /// A service of this host, with this name.
     Service(&'a str),
     /// The host, for a message or a schedule.
@@ -133,8 +136,11 @@ impl Authentication {
             (RequestSender::Service(name), CallCredentials::Trusted) => {
                 Arc::new(Identity::new(AuthMethod::Call, name, &[]))
             }
-            (RequestSender::Client, _) | (RequestSender::Service(_), CallCredentials::Checked) => {
-                check.identify(headers, now).map_err(|cause| check.denial(cause))?
+            (RequestSender::Client(certificate), _) => {
+                check.identify(headers, certificate, now).map_err(|cause| check.denial(cause))?
+            }
+            (RequestSender::Service(_), CallCredentials::Checked) => {
+                check.identify(headers, None, now).map_err(|cause| check.denial(cause))?
             }
         };
         identity.write(headers);
@@ -165,7 +171,12 @@ impl Authentication {
 
 impl CredentialCheck {
     /// Verifies the credentials and what is required of them, and removes them unless the service receives them.
-    fn identify(&self, headers: &mut HeaderMap, now: SystemTime) -> Result<Arc<Identity>, Cause> {
+    fn identify(
+        &self,
+        headers: &mut HeaderMap,
+        certificate: Option<&ClientCertificate>,
+        now: SystemTime,
+    ) -> Result<Arc<Identity>, Cause> {
         let name = self.settings.header.name();
         let key = match &self.keys {
             Some(keys) => one(headers, name)?.map(|value| (value, keys)),
@@ -176,7 +187,13 @@ impl CredentialCheck {
             None => None,
         };
         let (is_key, identity) = match (key, token) {
-            (None, None) => return Err(Cause::Missing),
+            (None, None) => {
+                let allowed = &self.settings.client_certificates;
+                let certificate = certificate.filter(|_| !allowed.is_empty()).ok_or(Cause::Missing)?;
+                let identity = certificate.identify(allowed, now)?;
+                identity.meets(&self.settings.scopes, &self.settings.claims)?;
+                return Ok(identity);
+            }
             (Some(_), Some(_)) => return Err(Cause::Several),
             (None, Some((value, tokens))) => (false, tokens.verify(bearer(value)?, now)?),
             (Some((value, keys)), None) => {
@@ -222,14 +239,18 @@ impl CredentialCheck {
 
     fn denial(&self, cause: Cause) -> AuthDenial {
         let (settings, mut challenges) = (&self.settings, Vec::new());
-        let in_header = settings.api_keys.is_some() && settings.header != KeyHeader::Bearer;
-        if settings.jwt.is_some() || !in_header {
+        let has_keys = settings.api_keys.is_some();
+        let in_header = has_keys && settings.header != KeyHeader::Bearer;
+        if settings.jwt.is_some() || has_keys && !in_header {
             let of_key = in_header && matches!(cause, Cause::UnknownKey | Cause::ExpiredKey);
             let cause = if of_key { Cause::Missing } else { cause };
             challenges.push(cause.bearer_challenge(&self.realm, &settings.scopes));
         }
         if in_header {
             challenges.push(format!("ApiKey realm=\"{}\", header=\"{}\"", self.realm, settings.header.name()));
+        }
+        if !settings.client_certificates.is_empty() {
+            challenges.push(format!("ClientCertificate realm=\"{}\"", self.realm));
         }
         // Names of services, headers and scopes have only characters that a quoted text may have.
         let challenges = challenges.into_iter().filter_map(|challenge| HeaderValue::try_from(challenge).ok()).collect();

@@ -68,8 +68,14 @@ fn problems_name_the_way_out() {
     };
     check("auth = true", "line 1: auth: write a section [auth], or false");
     check("auth = 'keys.toml'", "line 1: auth: write a section [auth], or false");
-    check("[auth]\nscopes = 'a'", "auth: it accepts no credentials; name `api_keys` or [auth.jwt]");
+    check(
+        "[auth]\nscopes = 'a'",
+        "auth: it accepts no credentials; name `api_keys`, `client_certificates` or [auth.jwt]",
+    );
     check("routes = [{ path = '/a', auth = { scopes = 'a' } }]", "route /a: auth: it accepts no credentials");
+    for wrong in ["'*'", "[]", "'spiffe://*'", "'a b'", "7"] {
+        check(&format!("auth = {{ client_certificates = {wrong} }}"), "auth.client_certificates: write ");
+    }
     check("auth = { api_keys = '' }", "auth.api_keys: write the path of a file");
     check("auth = { api_key = 'k' }", "unknown key `auth.api_key`; did you mean `auth.api_keys`?");
     check("routes = [{ path = '/a', auth = { api_key = 'k' } }]", "unknown key `auth.api_key`; did you mean");

@@ -44,6 +44,10 @@ pub enum Cause {
     ExpiredToken,
     /// The token is not valid yet.
     EarlyToken,
+    /// The client certificate has none of the names that are allowed.
+    Certificate,
+    /// The client certificate has expired since the handshake.
+    ExpiredCertificate,
     /// The keys of the issuer are not known.
     NoKeys,
     /// A scope is missing.
@@ -83,13 +87,15 @@ impl Cause {
     pub fn kind(self) -> DenialKind {
         match self {
             Self::Missing | Self::NoBearer => DenialKind::Missing,
-            Self::Several | Self::TooLong | Self::UnknownKey | Self::ExpiredKey => DenialKind::Invalid,
+            Self::Several | Self::TooLong | Self::UnknownKey | Self::ExpiredKey | Self::ExpiredCertificate => {
+                DenialKind::Invalid
+            }
             Self::Malformed | Self::Algorithm | Self::UnknownKid | Self::Signature | Self::Claims => {
                 DenialKind::Invalid
             }
             Self::Issuer | Self::Audience | Self::ExpiredToken | Self::EarlyToken => DenialKind::Invalid,
             Self::NoKeys => DenialKind::Unavailable,
-            Self::Scope | Self::Claim => DenialKind::Insufficient,
+            Self::Scope | Self::Claim | Self::Certificate => DenialKind::Insufficient,
         }
     }
 
@@ -111,6 +117,8 @@ impl Cause {
             Self::Audience => "audience",
             Self::ExpiredToken => "expired-token",
             Self::EarlyToken => "early-token",
+            Self::Certificate => "certificate",
+            Self::ExpiredCertificate => "expired-certificate",
             Self::NoKeys => "no-keys",
             Self::Scope => "scope",
             Self::Claim => "claim",

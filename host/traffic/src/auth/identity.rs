@@ -12,7 +12,7 @@ use super::denial::Cause;
 /// receives, whoever sends it.
 pub const PREFIX: &str = "x-lodge-auth-";
 
-/// How the sender was identified: `api-key`, `jwt`, `call` for a service of this host, or `host` for a message or a schedule.
+/// How the sender was identified: `api-key`, `jwt`, `client-certificate`, `call` for a service of this host, or `host` for a message or a schedule.
 pub const METHOD: HeaderName = HeaderName::from_static("x-lodge-auth-method");
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-lodge-auth-subject");
@@ -50,6 +50,8 @@ pub enum AuthMethod {
     ApiKey,
     /// By a token.
     Jwt,
+    /// By the certificate of its connection.
+    Certificate,
     /// As a service of this host, whose manifest grants the call.
     Call,
     /// As the host itself.
@@ -62,6 +64,7 @@ impl AuthMethod {
         match self {
             Self::ApiKey => "api-key",
             Self::Jwt => "jwt",
+            Self::Certificate => "client-certificate",
             Self::Call => "call",
             Self::Host => "host",
         }

@@ -50,6 +50,8 @@ pub struct CredentialSources {
     remotes: Mutex<HashMap<String, Weak<Remote>>>,
     threads: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+    /// Whether the host verifies certificates of clients.
+    certificates: bool,
 }
 
 /// The files of one kind that are in use.
@@ -96,14 +98,15 @@ impl WatchedKeys for KeySet {
 }
 
 impl CredentialSources {
-    /// Returns the sources of a host. `metrics` counts fetches.
-    pub fn new(metrics: &Arc<Metrics>) -> Self {
+    /// Returns the sources of a host. `metrics` counts fetches; `certificates` is whether it verifies those of clients.
+    pub fn new(metrics: &Arc<Metrics>, certificates: bool) -> Self {
         Self {
             api_keys: Files::default(),
             key_sets: Files::default(),
             remotes: Mutex::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
             metrics: Arc::clone(metrics),
+            certificates,
         }
     }
 
@@ -114,6 +117,13 @@ impl CredentialSources {
     /// One line, if a file cannot be read or is not valid.
     pub async fn open(&self, checks: &mut Authentication, directory: &Path) -> Result<(), String> {
         for check in checks.checks() {
+            if !check.settings.client_certificates.is_empty() && !self.certificates {
+                return Err(
+                    "auth.client_certificates: this host verifies no certificates of clients; set `tls.listen` and \
+                            `tls.client_ca` in lodge.toml"
+                        .into(),
+                );
+            }
             if let Some(file) = &check.settings.api_keys {
                 let path = directory.join(file);
                 let keys = self.follow(&self.api_keys, &path).await;
@@ -289,7 +299,7 @@ mod tests {
         let (first, link) = (directory.path().join("1.toml"), directory.path().join("keys.toml"));
         fs::write(&first, key("ada", "a")).unwrap();
         std::os::unix::fs::symlink(&first, &link).unwrap();
-        let sources = CredentialSources::new(&Arc::default());
+        let sources = CredentialSources::new(&Arc::default(), false);
         let live = sources.follow(&sources.api_keys, &link).await.unwrap();
         assert!(Arc::ptr_eq(&live, &sources.follow(&sources.api_keys, &link).await.unwrap()));
         assert_eq!(live.load().count(), 1);
@@ -316,7 +326,7 @@ mod tests {
     async fn what_cannot_be_read_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.toml");
-        let sources = CredentialSources::new(&Arc::default());
+        let sources = CredentialSources::new(&Arc::default(), false);
         let problem = async || sources.follow(&sources.api_keys, &path).await.unwrap_err();
         assert!(problem().await.starts_with("it cannot be read: "));
         fs::write(&path, vec![b'#'; api_keys::MOST_BYTES as usize + 1]).unwrap();

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::api_keys::{KeyEntry, KeyFile};
+use super::certificate::ClientCertificate;
 use super::denial::DenialKind;
 use super::*;
 use lodge_base::config;
@@ -42,7 +43,10 @@ fn headers(fields: &[(&str, &str)]) -> HeaderMap {
 }
 
 fn cause(checks: &Authentication, route: usize, fields: &[(&str, &str)]) -> Option<Cause> {
-    checks.check(route, &mut headers(fields), RequestSender::Client, SystemTime::now()).err().map(|denial| denial.cause)
+    checks
+        .check(route, &mut headers(fields), RequestSender::Client(None), SystemTime::now())
+        .err()
+        .map(|denial| denial.cause)
 }
 
 const NONE: usize = usize::MAX;
@@ -51,7 +55,7 @@ const NONE: usize = usize::MAX;
 fn keys_in_a_header() {
     let (checks, [ada, bob, eve]) = service("auth = { api_keys = 'k' }");
     let mut good = headers(&[("x-api-key", &ada), ("accept", "*/*")]);
-    let identity = checks.check(NONE, &mut good, RequestSender::Client, SystemTime::now()).unwrap().unwrap();
+    let identity = checks.check(NONE, &mut good, RequestSender::Client(None), SystemTime::now()).unwrap().unwrap();
     assert_eq!((identity.method(), identity.subject()), (AuthMethod::ApiKey, "ada"));
     let expected = [
         ("accept", "*/*"),
@@ -109,17 +113,17 @@ fn routes_have_checks_of_their_own() {
     check(3, &ada, Some(Cause::Claim));
     // Without credentials, nobody is identified. The service sees none of those that clients send on all of its paths.
     let mut open = headers(&[("x-api-key", &ada), ("authorization", "Basic eDp5"), ("x_api_key", &ada)]);
-    assert!(checks.check(2, &mut open, RequestSender::Client, SystemTime::now()).unwrap().is_none());
+    assert!(checks.check(2, &mut open, RequestSender::Client(None), SystemTime::now()).unwrap().is_none());
     assert_eq!(open, headers(&[("authorization", "Basic eDp5")]));
     let (bearer, _) =
         service("routes = [{ path = '/a', auth = false }]\nauth = { api_keys = 'k', header = 'authorization' }");
     for (sent, seen) in [("Bearer a.b.c", None), ("Basic eDp5", Some("Basic eDp5"))] {
         let mut open = headers(&[("authorization", sent)]);
-        assert!(bearer.check(0, &mut open, RequestSender::Client, SystemTime::now()).unwrap().is_none());
+        assert!(bearer.check(0, &mut open, RequestSender::Client(None), SystemTime::now()).unwrap().is_none());
         assert_eq!(open.get("authorization").map(HeaderValue::as_bytes), seen.map(str::as_bytes));
     }
     let mut forwarded = headers(&[("x-api-key", &bob)]);
-    checks.check(3, &mut forwarded, RequestSender::Client, SystemTime::now()).unwrap();
+    checks.check(3, &mut forwarded, RequestSender::Client(None), SystemTime::now()).unwrap();
     assert_eq!(forwarded["x-api-key"], bob.as_str());
 }
 
@@ -149,7 +153,7 @@ fn challenges_say_what_is_needed() {
         let (checks, [_, bob, _]) = service(manifest);
         let value = value.replace("BOB", &bob);
         let denial = checks
-            .check(NONE, &mut headers(&[(header, &value)]), RequestSender::Client, SystemTime::now())
+            .check(NONE, &mut headers(&[(header, &value)]), RequestSender::Client(None), SystemTime::now())
             .unwrap_err();
         let [challenge] = &*denial.challenges else { panic!("{denial:?}") };
         (denial.cause.kind(), challenge.to_str().unwrap().to_owned())
@@ -193,4 +197,46 @@ fn checks_are_closed_until_their_files_are_read() {
     assert!(
         Authentication::new("users", &policies("auth = false\nroutes = [{ path = '/a', auth = false }]")).is_none()
     );
+}
+
+/// The certificate of a connection, where a request has no other credentials.
+#[test]
+fn certificates_are_credentials() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let of = |uris: &[&str], dns: &[&str]| {
+        ClientCertificate::new(HeaderValue::from_static("x"), uris, dns, now + Duration::from_secs(60))
+    };
+    let (checks, [ada, ..]) =
+        service("auth = { api_keys = 'k', client_certificates = ['spiffe://a.test/*', 'a.test'] }");
+    let check = |certificate: &ClientCertificate, fields: &[(&str, &str)], now: SystemTime| {
+        let sender = RequestSender::Client(Some(certificate));
+        let checked = checks.check(NONE, &mut headers(fields), sender, now);
+        let subject = checked.map(|identity| identity.map(|identity| identity.subject().to_owned()));
+        subject.map_err(|denial| denial.cause)
+    };
+    let known = of(&["spiffe://b.test/x", "spiffe://a.test/x"], &["a.test"]);
+    assert_eq!(check(&known, &[], now), Ok(Some("spiffe://a.test/x".into())), "URIs first");
+    assert_eq!(check(&of(&[], &["b.test", "A.test"]), &[], now), Ok(Some("A.test".into())));
+    assert_eq!(check(&of(&["spiffe://b.test/x"], &["b.test"]), &[], now), Err(Cause::Certificate));
+    assert_eq!(check(&of(&[], &[]), &[], now), Err(Cause::Certificate));
+    // A connection may last longer than its certificate.
+    assert_eq!(check(&known, &[], now + Duration::from_secs(60)), Err(Cause::ExpiredCertificate));
+    // Other credentials count first, and must be valid.
+    assert_eq!(check(&known, &[("x-api-key", &ada)], now), Ok(Some("ada".into())));
+    assert_eq!(check(&known, &[("x-api-key", "no")], now), Err(Cause::UnknownKey));
+    // Where certificates are no credentials, one changes nothing.
+    let (keys, _) = service("auth = { api_keys = 'k' }");
+    let sender = RequestSender::Client(Some(&known));
+    assert_eq!(keys.check(NONE, &mut HeaderMap::new(), sender, now).unwrap_err().cause, Cause::Missing);
+    // Scopes are those of keys and tokens.
+    let (scoped, _) = service("auth = { client_certificates = 'a.test', scopes = 'x' }");
+    let denial = scoped.check(NONE, &mut HeaderMap::new(), sender, now).unwrap_err();
+    assert_eq!(
+        (denial.cause, &denial.challenges[..]),
+        (Cause::Scope, &[HeaderValue::from_static("ClientCertificate realm=\"users\"")][..])
+    );
+    // A call has no connection.
+    let (called, _) = service("auth = { client_certificates = 'a.test', calls = 'checked' }");
+    let call = called.check(NONE, &mut HeaderMap::new(), RequestSender::Service("orders"), now).unwrap_err();
+    assert_eq!(call.cause, Cause::Missing);
 }

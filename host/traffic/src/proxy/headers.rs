@@ -340,7 +340,7 @@ fn set_forwarding(headers: &mut HeaderMap, request_host: &RequestHost, peer: &Pe
     headers.insert(PROTO, scheme_value(&request_host.scheme));
     headers.insert(HOST, request_host.host.clone());
     if let Some(certificate) = &peer.certificate {
-        headers.insert(CLIENT_CERT, certificate.clone());
+        headers.insert(CLIENT_CERT, certificate.header.clone());
     }
 }
 

@@ -8,6 +8,7 @@ use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
 
 use super::{FOR, REQUEST_ID, forwarded_scheme};
+use crate::auth::certificate::ClientCertificate;
 use lodge_base::canonical;
 use lodge_base::ids::hash_of;
 use lodge_base::lock::lock;
@@ -24,8 +25,8 @@ pub struct Peer {
     pub(super) inside: bool,
     /// The scheme of the connection.
     scheme: Scheme,
-    /// What the certificate of the client says, as the value of `X-Forwarded-Client-Cert`.
-    pub(super) certificate: Option<HeaderValue>,
+    /// The verified certificate of the client.
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
     /// The address as a header value, made once per connection.
     pub(super) plain: HeaderValue,
     element: String,
@@ -62,10 +63,15 @@ impl Peer {
         Self { address, local, trusted, claimed, inside, scheme, certificate, plain, element, last }
     }
 
-    /// Returns the peer of a connection over TLS. `certificate` says what the verified certificate of the client
-    /// contains, as the value of `X-Forwarded-Client-Cert`.
-    pub fn over_tls(self, certificate: Option<HeaderValue>) -> Self {
-        Self { scheme: Scheme::HTTPS, certificate, ..self }
+    /// Returns the peer of a connection over TLS, with the verified certificate of the client.
+    pub fn over_tls(self, certificate: Option<ClientCertificate>) -> Self {
+        Self { scheme: Scheme::HTTPS, certificate: certificate.map(Arc::new), ..self }
+    }
+
+    /// Returns the certificate of the client. That of a trusted proxy says nothing of the clients behind it, nor does it of a
+    /// request that a guest may have sent through the proxy.
+    pub fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_deref().filter(|_| !self.trusted && self.claimed.is_none())
     }
 
     /// Returns the peer for a service of this host that calls another one. It has no address of its own, so `Forwarded`
