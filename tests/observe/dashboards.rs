@@ -136,8 +136,10 @@ fn rules() -> Vec<Rule> {
 
 /// A host that shows everything, once it was [`trouble`]d.
 fn exhibit() -> Setup {
-    let host = host(&["hello", "trap", "drip", "echo", "keyvalue"]).file("bad.wasm", b"no component");
-    let host = host.manifest("keyvalue", "keyvalue = true");
+    let host = host(&["hello", "trap", "drip", "echo", "keyvalue", "blobs"]).file("bad.wasm", b"no component");
+    let host = host.manifest("keyvalue", "keyvalue = true").manifest("blobs", "blobstore = true");
+    let issuer = "[auth.jwt]\nissuer = 'http://127.0.0.1:9'\naudience = 'guarded'\nkeys = 'http://127.0.0.1:9/keys'";
+    let host = host.named("hello", "guarded").manifest("guarded", issuer);
     let certificates = host.directory.path().join(".tls");
     std::fs::create_dir(&certificates).unwrap();
     Authority::new().issue(&["localhost"]).write(&certificates, "tls");
@@ -150,8 +152,16 @@ fn exhibit() -> Setup {
 
 /// Sends requests that succeed and requests that fail. Returns their number.
 async fn trouble(host: &TestHost) -> f64 {
-    let paths =
-        ["/hello", "/hello", "/hello", "/trap", "/nobody", "/drip/10", "/keyvalue/draft2/increment/default/n?1"];
+    let paths = [
+        "/hello",
+        "/hello",
+        "/hello",
+        "/trap",
+        "/nobody",
+        "/drip/10",
+        "/keyvalue/draft2/increment/default/n?1",
+        "/blobs/create/photos",
+    ];
     for path in paths {
         host.get(path).await;
     }
@@ -165,7 +175,10 @@ async fn exposed(host: &TestHost) -> Exposed {
     let start = std::time::Instant::now();
     loop {
         let seen = Exposed::read(&get(host.admin, "/metrics").await.text());
-        if ["lodge_transfers_aborted_total", "lodge_state_keys"].iter().all(|name| seen.0.contains_key(*name)) {
+        if ["lodge_transfers_aborted_total", "lodge_state_keys", "lodge_blob_objects"]
+            .iter()
+            .all(|name| seen.0.contains_key(*name))
+        {
             return seen;
         }
         assert!(start.elapsed() < crate::harness::PATIENCE, "{seen:?}");
