@@ -39,6 +39,7 @@ mod directory {
     mod manifest_edits;
     mod manifest_keys;
     mod refused_files;
+    mod registry;
     mod signatures;
     mod whole_worlds;
 }
@@ -65,7 +66,7 @@ mod policies {
 /// Several versions of one service: docs/versions.md.
 mod versions {
     mod commands;
-    mod traffic_split;
+    pub(crate) mod traffic_split;
 }
 
 /// Services whose replicas run elsewhere: docs/upstreams.md.

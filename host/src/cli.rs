@@ -18,6 +18,7 @@ mod new_file;
 mod operate;
 mod out;
 mod ps;
+mod registry;
 mod rollout;
 mod schema;
 mod screen;
@@ -112,6 +113,9 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     };
     if flag(matches, "print-config") {
         return out::exit_code(print_config(&resolved));
+    }
+    if let "pull" | "push" | "copy" = name {
+        return out::exit_code(registry::run(name, matches, &resolved.config));
     }
     if of_data.is_some() {
         return out::exit_code(data::run(name, matches, &resolved));

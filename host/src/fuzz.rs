@@ -7,9 +7,9 @@ use http::header::HeaderValue;
 use http::{Method, Request, Uri};
 use ipnet::IpNet;
 
-use crate::cli;
 use crate::guests::trust::key::{PublicKey, SigningKey};
 use crate::guests::trust::signature::Signature;
+use crate::{cli, registry};
 use lodge_base::canonical;
 use lodge_base::config;
 use lodge_base::fuzz::{header_lines, line};
@@ -39,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("manifest", manifest),
     ("otlp", traces::fuzz::otlp),
     ("place", place),
+    ("registry", registry::fuzz::registry),
     ("replicas", replicas),
     ("route", route),
     ("settings", settings),

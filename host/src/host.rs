@@ -26,6 +26,7 @@ use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
 use crate::listener::tls::TlsServer;
 use crate::messages::ActiveTriggers;
+use crate::registry::follow::Pulls;
 use crate::request::handler::Handler;
 use lodge_base::budget::Budget;
 use lodge_base::config::Config;
@@ -61,6 +62,8 @@ pub struct Host {
     /// How the memory of sandboxes is reset.
     reset: Reset,
     publisher: Publisher,
+    /// The components in registries.
+    pulls: Arc<Pulls>,
     handler: Arc<Handler>,
     slots: Arc<Concurrency>,
     logs: Arc<Logs>,
@@ -142,15 +145,17 @@ impl Host {
         let requests: Weak<dyn MessageRequests> = Arc::<Handler>::downgrade(&handler);
         let stores = Arc::new(Stores::new(&config));
         let deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
+        let config = Arc::new(config);
         Ok(Self {
             listeners: Listeners { plain, secure },
             admin,
+            pulls: Pulls::new(Arc::clone(&config), Arc::clone(&handler.metrics)),
             deployer: Arc::new(deployer),
             reset,
             publisher,
             handler,
             slots,
-            config: Arc::new(config),
+            config,
             directory,
             logs,
             tracer,

@@ -30,4 +30,5 @@ pub mod guests;
 pub mod host;
 pub mod listener;
 pub mod messages;
+pub mod registry;
 pub mod request;

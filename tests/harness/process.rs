@@ -78,6 +78,11 @@ impl Process {
         Self::start(directory, cache, FREE, &[], &[]).await
     }
 
+    /// The same, and looks at tags in registries every second.
+    pub(crate) async fn serve_pulling(directory: &Path, cache: &str) -> Self {
+        Self::start(directory, cache, FREE, &["--pull-interval", "1s"], &[]).await
+    }
+
     /// The same without a cache of its own, and with the machine code in this directory.
     pub(crate) async fn serve_sealed(directory: &Path, sealed: &str) -> Self {
         Self::start(directory, "off", FREE, &["--cache-sealed", sealed], &[]).await

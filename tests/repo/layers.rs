@@ -14,7 +14,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("state", &["state"]),
     ("traffic", &["routing", "auth", "admission", "proxy", "service", "upstreams", "cache", "static_files"]),
     ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
-    ("host", &["data", "guests", "request", "messages", "listener", "admin", "host", "cli", "fuzz", "main"]),
+    (
+        "host",
+        &["registry", "data", "guests", "request", "messages", "listener", "admin", "host", "cli", "fuzz", "main"],
+    ),
 ];
 
 /// The number of a layer, counted from the bottom: that of the module `module` of the crate `of`.

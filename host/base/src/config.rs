@@ -12,6 +12,7 @@ pub mod keys;
 pub mod limits;
 mod listener;
 pub mod otel;
+pub mod pull;
 mod responses;
 mod settings;
 mod sources;
@@ -42,6 +43,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use key::nearest;
 use limits::Limits;
+use pull::Pull;
 use settings::{Setting, names, settings};
 use state::State;
 use tls::TlsListener;
@@ -96,6 +98,8 @@ pub struct Config {
     pub watch: Watch,
     /// The signatures that components must have.
     pub trust: Trust,
+    /// Components from registries.
+    pub pull: Pull,
     /// The compile cache on disk.
     pub cache: Cache,
     /// The state of services.
@@ -336,6 +340,7 @@ impl Config {
             memory: None,
             watch: Watch::default(),
             trust: Trust::default(),
+            pull: Pull::default(),
             state: State::default(),
             cache: Cache::default(),
             responses: Responses::default(),

@@ -4,9 +4,29 @@ use serde_json::json;
 
 use crate::Manifest;
 use crate::digest::Digest;
+use crate::reference::{Reference, SCHEME};
 use crate::schema;
-use crate::section::{Owner, Section, Subject};
+use crate::section::{Owner, Section, Subject, View, words};
 use crate::written::{Problems, Written};
+
+/// Where a component is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ComponentSource {
+    /// In the directory, under this name.
+    File(String),
+    /// In a registry.
+    Registry(Reference),
+}
+
+impl ComponentSource {
+    /// Returns the reference of a component in a registry.
+    pub fn reference(&self) -> Option<&Reference> {
+        match self {
+            Self::Registry(reference) => Some(reference),
+            Self::File(_) => None,
+        }
+    }
+}
 
 /// `enabled`.
 pub(crate) const ENABLED: Section = Section {
@@ -24,12 +44,18 @@ pub(crate) const COMPONENT: Section = Section {
     schema: || {
         json!({
             "type": "string",
-            "pattern": "^[^/\\\\]+\\.wasm$",
-            "description": "file of the component, in the same directory; the default is the manifest's own name",
+            "pattern": "^([^/\\\\]+\\.wasm|oci://[^/]+/.+)$",
+            "description": "file of the component, in the same directory, or its reference in a registry; the default is the \
+                            manifest's own name",
         })
     },
     owner: Owner::All(component),
     subject: Subject::File,
+    view: Some(View {
+        label: "component",
+        value: |manifest| Some(json!([manifest.component.as_ref()?.reference()?.to_string()])),
+        text: words,
+    }),
     ..Section::DEFAULT
 };
 
@@ -61,11 +87,19 @@ pub(crate) const READY: Section = Section {
 };
 
 fn component(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {
-    let name = problems.take(written.string("write the name of a file, like \"other.wasm\""));
-    if let Some(name) = name.filter(|name| name.contains(['/', '\\']) || !name.ends_with(".wasm")) {
-        problems.push(written.error(format!("`{name}` must be the name of a .wasm file in the same directory")));
-    }
-    manifest.component = name.map(str::to_owned);
+    const FORM: &str =
+        "write the name of a file, like \"other.wasm\", or a reference, like \"oci://registry.example/users:1.4\"";
+    let read = written.string(FORM).and_then(|text| match text {
+        _ if text.starts_with(SCHEME) => {
+            Reference::read(text).map(ComponentSource::Registry).map_err(|problem| written.error(problem))
+        }
+        _ if text.contains("://") => Err(written.error(format!("`{text}` is neither a file nor a reference; {FORM}"))),
+        _ if text.contains(['/', '\\']) || !text.ends_with(".wasm") => {
+            Err(written.error(format!("`{text}` must be the name of a .wasm file in the same directory")))
+        }
+        _ => Ok(ComponentSource::File(text.to_owned())),
+    });
+    manifest.component = problems.take(read);
 }
 
 fn digest(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {

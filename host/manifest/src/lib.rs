@@ -11,7 +11,7 @@ pub mod breaker;
 pub mod build;
 pub mod cache;
 pub mod clients;
-mod component;
+pub mod component;
 pub mod config;
 mod conflicts;
 pub mod consume;
@@ -29,6 +29,7 @@ pub mod lock;
 pub mod percent;
 pub mod policies;
 pub mod rate;
+pub mod reference;
 pub mod refusal;
 pub mod route;
 mod routes;
@@ -52,6 +53,7 @@ use toml::de::DeTable;
 
 use self::blobstore::BlobGrant;
 use self::cache::Rules;
+use self::component::ComponentSource;
 use self::config::{ConfigGrant, ConfigKey};
 use self::consume::Consume;
 use self::cors::Cors;
@@ -85,8 +87,8 @@ const CPU_WEIGHTS: RangeInclusive<u32> = 1..=10_000;
 pub struct Manifest {
     /// Whether the service is served.
     pub enabled: bool,
-    /// The file name of the component in the same directory, if it is not named after the service.
-    pub component: Option<String>,
+    /// Where the component is, unless it is the file in the same directory that is named after the service.
+    pub component: Option<ComponentSource>,
     /// The digest that the component must have.
     pub digest: Option<Digest>,
     /// The routes of the service.

@@ -1,6 +1,6 @@
 //! The files of a service, and the names of services and versions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Manifest;
 use super::digest::Digest;
@@ -10,8 +10,10 @@ use super::digest::Digest;
 pub struct GuestSpec {
     /// The name of the file without `.wasm`; `service@label` for a version.
     pub name: String,
-    /// The path of the component.
+    /// The file in the directory that stands for it: the component or, if that is elsewhere, the manifest.
     pub path: PathBuf,
+    /// The file of a component that is not at `path`: pulled from a registry, or not placed yet.
+    pub content: Option<PathBuf>,
     /// The digest of the component.
     pub digest: Digest,
     /// Size of the component in bytes.
@@ -25,6 +27,11 @@ impl GuestSpec {
     /// policies, which this host would bypass.
     pub fn host(&self) -> Option<String> {
         (!self.manifest.policies.has_routes()).then(|| host_of(&self.name))
+    }
+
+    /// Returns the file of the component.
+    pub fn component(&self) -> &Path {
+        self.content.as_deref().unwrap_or(&self.path)
     }
 
     /// Returns the service of a version and the version's label; `None` for a service.

@@ -44,7 +44,7 @@ fn every_key() {
     );
     let manifest = read(&text).unwrap();
     assert!(!manifest.enabled);
-    assert_eq!(manifest.component.as_deref(), Some("other.wasm"));
+    assert_eq!(manifest.component, Some(ComponentSource::File("other.wasm".into())));
     assert_eq!(manifest.digest.unwrap().to_string(), digest);
     assert_eq!(manifest.ready.as_deref(), Some("/health?x"));
     assert_eq!(routes(&manifest), ["GET|PUT api.example.com/a/{b}"]);

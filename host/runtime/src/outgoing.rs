@@ -17,7 +17,7 @@
 //! With `trusted_proxies`, every request of a guest carries `Via`: the public address of this host or of its load
 //! balancer may be a trusted proxy, and the host would believe forwarded headers of a request without it.
 
-mod address;
+pub mod address;
 mod client;
 mod dial;
 mod egress;

@@ -125,6 +125,7 @@ impl Collector for Scrape {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         self.key_fetches(&mut encoder)?;
+        self.pulls(&mut encoder)?;
         self.tls(&mut encoder)?;
         let mut cpu =
             encoder.encode_descriptor("process_cpu_seconds", "CPU time of the process", None, MetricType::Counter)?;
@@ -149,6 +150,16 @@ impl Scrape {
         let mut fetches = encoder.encode_descriptor("lodge_auth_key_fetches", help, None, MetricType::Counter)?;
         for (result, count) in self.metrics.key_fetches.read() {
             fetches.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the metrics of pulls from registries.
+    fn pulls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Pulls of components from registries, by result";
+        let mut pulls = encoder.encode_descriptor("lodge_component_pulls", help, None, MetricType::Counter)?;
+        for (result, count) in self.metrics.pulls.read() {
+            pulls.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod data;
 mod keys;
+mod registry;
 mod sign;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub(super) fn command() -> Command {
         .subcommands(host_commands())
         .subcommands(rollout_commands())
         .subcommands(client_commands())
+        .subcommands(registry::commands())
         .subcommand(data::command())
         .subcommand(keys::command())
         .subcommands(sign::commands())

@@ -13,7 +13,8 @@ use crate::admin::contract::{FileReport, ServiceInfo, SourceStatus};
 use crate::admin::report;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
-use crate::guests::scan::{FileState, Scanner};
+use crate::guests::scan::{FileState, Scan, Scanner};
+use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
 use lodge_manifest::section::{SECTIONS, View};
 use lodge_runtime::code_cache;
@@ -49,23 +50,39 @@ pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), CliErro
     if refused.is_empty() { Ok(()) } else { Err(CliError::Reported) }
 }
 
+/// Scans the directory, and pulls the components that its manifests name in registries, unless they are there.
+async fn scan(config: &Arc<Config>) -> std::io::Result<Scan> {
+    let pulls = Pulls::new(Arc::clone(config), Arc::default());
+    let mut scanner = Scanner::new(&config.guests).pulling(Arc::clone(&pulls));
+    let first = scanner.scan(config)?;
+    if !pulls.is_pulling() {
+        return Ok(first);
+    }
+    super::notice("pulling components from registries");
+    let mut pulling = JoinSet::new();
+    pulling.spawn(Arc::clone(&pulls).run());
+    while pulls.is_pulling() {
+        pulls.changed().await;
+    }
+    scanner.scan(config)
+}
+
 async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, String> {
-    let scan = Scanner::new(&config.guests)
-        .scan(&config)
-        .map_err(|error| format!("cannot read {}: {error}", config.guests.display()))?;
+    let scan = scan(&config).await.map_err(|error| format!("cannot read {}: {error}", config.guests.display()))?;
     for name in &scan.ignored {
         super::notice(&format!("ignored {name}: its extension must be in lower case"));
     }
     let deployer = Arc::new(Deployer::offline(&config)?);
     let (mut backends, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
     for found in scan.found.into_values() {
+        refusals.extend(found.trouble);
         match found.state {
             FileState::Ready(spec) => {
                 let deployer = Arc::clone(&deployer);
                 compiling.spawn(async move { deployer.deploy(spec).await });
             }
             FileState::Refused(refusal) | FileState::Orphan(refusal) => refusals.push(refusal),
-            FileState::Disabled | FileState::Changing => {}
+            FileState::Disabled | FileState::Changing | FileState::Pulling => {}
         }
     }
     let total = compiling.len();

@@ -219,7 +219,7 @@ impl DeployCommand<'_> {
         notice(&format!("compiling {shown}"));
         // Compiled from the file, which fails if its digest has changed meanwhile.
         let (name, size) = (served.to_owned(), content.len() as u64);
-        let spec = GuestSpec { name, path: file.to_owned(), digest, size, manifest };
+        let spec = GuestSpec { name, path: file.to_owned(), content: None, digest, size, manifest };
         let compiled = super::block_on(async {
             Deployer::offline(self.config)?.deploy(spec).await.map_err(|why| why.to_string())
         });

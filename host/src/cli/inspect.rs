@@ -92,7 +92,7 @@ impl Component {
             Some(FileState::Refused(why) | FileState::Orphan(why)) => {
                 refused = Some(RefusedFile { reason: why.reason, remedy: why.remedy });
             }
-            Some(FileState::Disabled | FileState::Changing) | None => {}
+            Some(FileState::Disabled | FileState::Changing | FileState::Pulling) | None => {}
         }
         let refusal = |other: String| match &refused {
             Some(why) => CliError::new(format!("{name}: {}; {}", why.reason, why.remedy)),

@@ -54,8 +54,12 @@ struct LedgerEntry<G> {
     orphan: bool,
     /// For a service without a manifest that has not served yet: when it was first seen.
     bare: Option<Instant>,
-    /// The files are still being written.
+    /// The files are still being written, or pulled.
     changing: bool,
+    /// The component is being pulled.
+    pulling: bool,
+    /// A problem that leaves the files as good as they are.
+    trouble: Option<Refusal>,
     /// What will be served if a scan at least [`HELD`] later finds no manifest.
     held: Option<(GuestSpec, G)>,
 }
@@ -82,6 +86,8 @@ impl<G> Default for LedgerEntry<G> {
             orphan: false,
             bare: None,
             changing: false,
+            pulling: false,
+            trouble: None,
             held: None,
         }
     }
@@ -101,15 +107,17 @@ impl<G: Clone> Ledger<G> {
             if !found.contains_key(name) {
                 service.drop_pending();
                 (service.changing, service.refused, service.wanted) = (false, None, None);
+                (service.pulling, service.trouble) = (false, None);
                 service.gone.get_or_insert(now);
             }
         }
         let mut arrived = Vec::new();
-        for (name, ScannedService { state, settled, touched, bare }) in found {
+        for (name, ScannedService { state, settled, touched, bare, trouble }) in found {
             let service = self.services.entry(name.clone()).or_default();
+            (service.pulling, service.trouble) = (matches!(state, FileState::Pulling), trouble);
             let was_orphan = std::mem::replace(&mut service.orphan, matches!(state, FileState::Orphan(_)));
             service.changing = match state {
-                FileState::Changing => true,
+                FileState::Changing | FileState::Pulling => true,
                 FileState::Refused(_) | FileState::Orphan(_) => !settled,
                 FileState::Ready(_) | FileState::Disabled => false,
             };
@@ -143,7 +151,7 @@ impl<G: Clone> Ledger<G> {
                     changes.extend(service.live.take().map(|_| Change::Removed(name)));
                     *service = LedgerEntry { gone: Some(now), ..LedgerEntry::default() };
                 }
-                FileState::Changing => {
+                FileState::Changing | FileState::Pulling => {
                     // What is served stays under the previous manifest, and what is new waits for the next one. The
                     // component may be the one of earlier attempts: they still count, so that its machine code is kept.
                     service.gone = None;
@@ -213,7 +221,8 @@ impl<G: Clone> Ledger<G> {
 
     /// The refusals of all files.
     pub fn refusals(&self) -> Vec<Refusal> {
-        self.services.values().filter_map(|service| Some(service.refused.as_ref()?.1.clone())).collect()
+        let refused = self.services.values().filter_map(|service| Some(&service.refused.as_ref()?.1));
+        refused.chain(self.services.values().filter_map(|service| service.trouble.as_ref())).cloned().collect()
     }
 
     /// The services in the directory that cannot serve.
@@ -223,7 +232,7 @@ impl<G: Clone> Ledger<G> {
             let spec = service.compiling.as_ref().map(|(spec, _)| spec).or(service.wanted.as_ref());
             let refusal = service.refused.as_ref().map(|(_, refusal)| refusal);
             // A service that is tried again stays refused until it serves.
-            let known = refusal.is_some() || service.compiling.is_some() || service.held.is_some();
+            let known = refusal.is_some() || service.compiling.is_some() || service.held.is_some() || service.pulling;
             known.then_some(Absent { name, spec, refusal })
         })
     }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::watch::{DirectoryWatch, Ticks};
 use crate::guests::scan::{Scan, Scanner};
+use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
 
 /// How long a scan may take until that is reported.
@@ -27,9 +28,10 @@ pub(super) struct Reader<T> {
 }
 
 /// Starts the thread that reads the directory. Returns it with the ticks that tell when to read.
-pub(super) fn of_directory(config: &Arc<Config>) -> io::Result<(Reader<Scan>, Ticks)> {
+pub(super) fn of_directory(config: &Arc<Config>, pulls: &Arc<Pulls>) -> io::Result<(Reader<Scan>, Ticks)> {
     let mut watch = DirectoryWatch::new(&config.guests, config.watch.poll);
-    let (mut scanner, ticks, config) = (Scanner::new(&config.guests), watch.ticks(), Arc::clone(config));
+    let mut scanner = Scanner::new(&config.guests).pulling(Arc::clone(pulls));
+    let (ticks, config) = (watch.ticks(), Arc::clone(config));
     let reader = Reader::start(move || {
         watch.arm();
         scanner.scan_at(&config, Instant::now(), &|name| watch.is_placed(name))

@@ -15,6 +15,7 @@ use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
 use crate::guests::deployer::Deployer;
 use crate::guests::scan::{self, Scan};
+use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::refusal::Refusal;
@@ -23,8 +24,8 @@ use lodge_manifest::refusal::Refusal;
 ///
 /// Guests are compiled concurrently and published one by one, so a slow compilation delays neither the other services
 /// nor the next scan.
-pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: Publisher) {
-    let (reader, ticks) = match reader::of_directory(&config) {
+pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: Publisher, pulls: Arc<Pulls>) {
+    let (reader, ticks) = match reader::of_directory(&config, &pulls) {
         Ok(reading) => reading,
         Err(error) => {
             return tracing::error!("cannot start the thread that reads {}: {error}", config.guests.display());
@@ -39,6 +40,8 @@ pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: 
             biased;
             Some(finished) = this.deployments.tasks.join_next_with_id() => this.end_deployments(finished),
             () = this.builds.changed() => this.follow_builds(),
+            // The component of the scan in progress may have come after it was looked at.
+            () = pulls.changed() => this.again = Some(Instant::now()),
             scan = this.reader.result(), if this.reader.since().is_some() => match scan {
                 Ok(scan) => this.apply(scan),
                 Err(error) => this.report_failure(&error),

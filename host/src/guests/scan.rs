@@ -5,6 +5,7 @@
 //! only takes effect when it has settled (`settle`); until then the previous one applies.
 
 mod file;
+mod in_registry;
 pub mod scanner;
 mod settle;
 
@@ -29,6 +30,8 @@ pub struct ScannedService {
     pub touched: bool,
     /// It has no manifest, and this is not the first scan: a manifest may follow its component.
     pub bare: bool,
+    /// A problem that leaves its files as good as they are, such as that of a registry.
+    pub trouble: Option<Refusal>,
 }
 
 /// The result of a scan.
@@ -56,6 +59,8 @@ pub enum FileState {
     Disabled,
     /// The manifest, or that of the service, is changing: what is served stays, and what is new waits.
     Changing,
+    /// The component is being pulled from a registry: what is served stays.
+    Pulling,
 }
 
 /// The reason of a manifest without a component.

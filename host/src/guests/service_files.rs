@@ -11,6 +11,7 @@ use crate::guests::trust::signature;
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::Manifest;
+use lodge_manifest::component::ComponentSource;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::spec::is_name;
 
@@ -138,7 +139,12 @@ impl<'a> ServiceFiles<'a> {
             return Err(FileError(format!("{file} makes {name} a directory of files; {way_out}")));
         }
         match &manifest.component {
-            Some(component) => Err(FileError(format!("{file} has `component = \"{component}\"`; replace that file"))),
+            Some(ComponentSource::File(component)) => {
+                Err(FileError(format!("{file} has `component = \"{component}\"`; replace that file")))
+            }
+            Some(ComponentSource::Registry(reference)) => Err(FileError(format!(
+                "{file} has `component = \"{reference}\"`; push the component there, or change that line"
+            ))),
             None => Ok(()),
         }
     }
@@ -150,8 +156,8 @@ impl<'a> ServiceFiles<'a> {
     /// If the service has no component that can be replaced, or a file cannot be read or written.
     pub fn promote(&self, label: &str, config: &Config) -> Result<Option<Digest>, FileError> {
         let (version, service) = (self.component(Some(label)), self.component(None));
-        let Some(content) = self.content_of(&version)? else { return Ok(None) };
         self.check_replaceable(&self.manifest(config)?)?;
+        let Some(content) = self.content_of(&version)? else { return Ok(None) };
         self.keep_previous(&content)?;
         self.rename(&version, &service)?;
         self.remove(&self.manifest_of(label))?;

@@ -40,10 +40,12 @@ impl Host {
             tasks.spawn(forever("admin listener", move || admin::serve(Arc::clone(&listener), Arc::clone(&admin))));
         }
         let (config, deployer) = (Arc::clone(&self.config), Arc::clone(&self.deployer));
-        let publisher = self.publisher.clone();
+        let (publisher, followed) = (self.publisher.clone(), Arc::clone(&self.pulls));
         tasks.spawn(forever("directory", move || {
-            reconcile::reconcile(Arc::clone(&config), Arc::clone(&deployer), publisher.clone())
+            reconcile::reconcile(Arc::clone(&config), Arc::clone(&deployer), publisher.clone(), Arc::clone(&followed))
         }));
+        let pulls = Arc::clone(&self.pulls);
+        tasks.spawn(forever("registries", move || Arc::clone(&pulls).run()));
         let (snapshots, metrics) = (current.clone(), Arc::clone(&self.handler.metrics));
         let (limits, responses) = (self.publisher.shared_limits(), self.handler.responses.clone());
         tasks.spawn(forever("housekeeping", move || {

@@ -2,7 +2,8 @@
 
 use super::key::Key;
 use super::{
-    Config, cache, calls, engine, keys, limits, listener, responses, state, stop, tls, traces, trust, upstreams, watch,
+    Config, cache, calls, engine, keys, limits, listener, pull, responses, state, stop, tls, traces, trust, upstreams,
+    watch,
 };
 
 /// Every section of `lodge.toml`, in the order of the docs.
@@ -16,6 +17,7 @@ const SECTIONS: &[fn() -> Vec<Setting>] = &[
     || section("upstreams.", upstreams::KEYS, |config| &mut config.upstreams),
     || section("watch.", watch::KEYS, |config| &mut config.watch),
     || section("trust.", trust::KEYS, |config| &mut config.trust),
+    || section("pull.", pull::KEYS, |config| &mut config.pull),
     || section("state.", state::KEYS, |config| &mut config.state),
     || section("cache.", cache::KEYS, |config| &mut config.cache),
     || section("responses.", responses::KEYS, |config| &mut config.responses),

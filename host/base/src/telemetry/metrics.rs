@@ -117,6 +117,8 @@ pub struct Metrics {
     pub handshakes: ReasonCounter,
     /// Fetches of the keys of issuers, by result.
     pub key_fetches: ReasonCounter,
+    /// Pulls of components from registries, by result.
+    pub pulls: ReasonCounter,
     /// Components that are being compiled or wait for it.
     compiling: AtomicI64,
     /// Time to compile a component.

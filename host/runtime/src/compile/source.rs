@@ -13,7 +13,7 @@ use lodge_manifest::spec::GuestSpec;
 /// When it was changed or removed since. The next scan finds that.
 pub(super) fn read(spec: &GuestSpec) -> Result<Vec<u8>, Refusal> {
     let file = file_name(&spec.path);
-    let bytes = files::read(&spec.path, spec.size).map_err(|error| match error.kind() {
+    let bytes = files::read(spec.component(), spec.size).map_err(|error| match error.kind() {
         ErrorKind::FileTooLarge => changed(&file),
         _ => unreadable(&file, &error),
     })?;

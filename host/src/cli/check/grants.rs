@@ -32,7 +32,7 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), CliError> {
                 out::notice(&clean(&refusal.to_string()));
                 refused = true;
             }
-            FileState::Disabled | FileState::Changing => {}
+            FileState::Disabled | FileState::Changing | FileState::Pulling => {}
         }
     }
     if json {

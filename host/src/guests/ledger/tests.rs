@@ -12,6 +12,7 @@ fn spec(name: &str, version: u8, manifest: u8) -> GuestSpec {
     GuestSpec {
         name: name.into(),
         path: format!("{name}.wasm").into(),
+        content: None,
         digest: Digest::of(&[version]),
         size: 1,
         manifest: Manifest::read(name, &text, &limits, 1 << 30).unwrap(),
@@ -19,7 +20,7 @@ fn spec(name: &str, version: u8, manifest: u8) -> GuestSpec {
 }
 
 fn found(state: FileState, settled: bool) -> ScannedService {
-    ScannedService { state, settled, touched: false, bare: false }
+    ScannedService { state, settled, touched: false, bare: false, trouble: None }
 }
 
 fn ready(name: &str, version: u8) -> (String, ScannedService) {

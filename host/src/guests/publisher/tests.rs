@@ -39,7 +39,7 @@ impl World {
         }
         let (path, digest) = (format!("{name}.toml").into(), Digest::of(format!("{service}{version:?}").as_bytes()));
         let upstream = manifest.upstream.clone().unwrap();
-        let spec = GuestSpec { name: name.into(), path, digest, size: 1, manifest };
+        let spec = GuestSpec { name: name.into(), path, content: None, digest, size: 1, manifest };
         let deployment = Arc::new(Deployment::new(spec, &self.services));
         let made = Upstream::new(deployment, upstream, std::path::Path::new(""), &self.shared, None).await;
         Arc::new(made.unwrap()).into()

@@ -13,9 +13,11 @@ use super::settle::{Content, ManifestState, SETTLE, Settling};
 use super::{FileState, NO_COMPONENT, Scan, ScannedService};
 use crate::guests::trust::signature::Signature;
 use crate::guests::trust::{LiveKeys, Signer, TrustedKeys};
+use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::Manifest;
+use lodge_manifest::component::ComponentSource;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::unreadable;
 use lodge_manifest::refusal::{Refusal, file_name};
@@ -28,6 +30,8 @@ pub struct Scanner {
     manifests: HashMap<PathBuf, Settling>,
     keys: LiveKeys,
     first: bool,
+    /// What pulls components from registries, if anything does.
+    pub(super) pulls: Option<Arc<Pulls>>,
 }
 
 /// The result of reading a component, with its stamp at that time.
@@ -47,7 +51,7 @@ struct Known {
 }
 
 /// The context of a scan.
-struct Look<'a> {
+pub(super) struct Look<'a> {
     config: &'a Config,
     /// The keys by which components must be signed.
     keys: Option<Arc<TrustedKeys>>,
@@ -74,7 +78,14 @@ impl Scanner {
             manifests: HashMap::new(),
             keys: LiveKeys::default(),
             first: true,
+            pulls: None,
         }
+    }
+
+    /// Also finds components in registries, which `pulls` pulls.
+    #[must_use]
+    pub fn pulling(self, pulls: Arc<Pulls>) -> Self {
+        Self { pulls: Some(pulls), ..self }
     }
 
     /// Scans the directory. Blocking: reads every component that is new or has changed.
@@ -102,6 +113,7 @@ impl Scanner {
         }
         self.components.retain(|_, known| known.used);
         self.forget_manifests(&mut look);
+        self.pulls.iter().for_each(|pulls| pulls.end_scan());
         self.first = false;
         Ok(Scan { found, ignored, again: look.again })
     }
@@ -131,7 +143,7 @@ impl Scanner {
 
     /// The state of one service.
     fn find(&mut self, stem: &str, component: &Path, look: &mut Look<'_>) -> ScannedService {
-        let as_is = |state| ScannedService { state, settled: true, touched: false, bare: false };
+        let as_is = |state| ScannedService { state, settled: true, touched: false, bare: false, trouble: None };
         let (service, label) = split(stem);
         if let Err(refusal) = named(service, label, component) {
             return as_is(FileState::Refused(refusal));
@@ -151,7 +163,14 @@ impl Scanner {
             Ok(read) if !read.enabled => return as_is(FileState::Disabled),
             Ok(read) if !read.has_component() => self.alone(stem, component, read),
             Ok(read) => {
-                let of = read.component.as_ref().map(|name| component.with_file_name(name));
+                let of = match read.component.clone() {
+                    Some(ComponentSource::Registry(reference)) => {
+                        let (state, trouble) = self.in_registry(stem, &manifest, &reference, read, look);
+                        return ScannedService { trouble, ..as_is(state) };
+                    }
+                    Some(ComponentSource::File(name)) => Some(component.with_file_name(name)),
+                    None => None,
+                };
                 let path = of.as_deref().unwrap_or(component);
                 let found = match of.as_deref().filter(|path| is_absent(path)) {
                     Some(missing) => Err(self.not_there(missing, &manifest)),
@@ -160,7 +179,14 @@ impl Scanner {
                 found.and_then(|((digest, signer), size)| {
                     signer.map_or(Ok(()), |signer| signer.admits(service, &file_name(path)))?;
                     pinned(&read, digest, &file_name(path))?;
-                    Ok(GuestSpec { name: stem.to_owned(), path: path.to_owned(), digest, size, manifest: read })
+                    Ok(GuestSpec {
+                        name: stem.to_owned(),
+                        path: path.to_owned(),
+                        content: None,
+                        digest,
+                        size,
+                        manifest: read,
+                    })
                 })
             }
             Err(refusal) => Err(refusal),
@@ -173,11 +199,11 @@ impl Scanner {
             }
             Err(refusal) => FileState::Refused(refusal),
         };
-        ScannedService { state, settled, touched, bare }
+        ScannedService { state, settled, touched, bare, trouble: None }
     }
 
     /// The digest of a component, its signer and its size. Reads it only if it may have changed.
-    fn component(
+    pub(super) fn component(
         &mut self,
         path: &Path,
         look: &mut Look<'_>,
@@ -279,9 +305,8 @@ impl Scanner {
                 format!("remove one of the two, or rename the component to {name}@LABEL.wasm to make it a version");
             return Err(Refusal::new(&file_name(component), reason, remedy));
         }
-        let text = self.text(&path);
-        let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
-        Ok(GuestSpec { name: name.to_owned(), path, digest, size, manifest })
+        let (digest, size) = self.of_text(&path);
+        Ok(GuestSpec { name: name.to_owned(), path, content: None, digest, size, manifest })
     }
 
     /// The refusal of a manifest whose component does not exist.
@@ -290,6 +315,12 @@ impl Scanner {
         let (directory, name) = (self.path.display(), file_name(component));
         let reason = format!("{line}component: there is no {name} in {directory}");
         Refusal::new(&file_name(manifest), reason, "put it there, or name another")
+    }
+
+    /// The digest and size of a manifest that is in force.
+    pub(super) fn of_text(&self, path: &Path) -> (Digest, u64) {
+        let text = self.text(path).as_bytes();
+        (Digest::of(text), text.len() as u64)
     }
 
     /// The text of a manifest that is in force.

@@ -114,7 +114,14 @@ impl Fixture {
         };
         let upstream = manifest.upstream.clone().unwrap();
         let path = format!("{name}.toml").into();
-        let spec = GuestSpec { name: name.to_owned(), path, digest: Digest::of(text.as_bytes()), size: 0, manifest };
+        let spec = GuestSpec {
+            name: name.to_owned(),
+            path,
+            content: None,
+            digest: Digest::of(text.as_bytes()),
+            size: 0,
+            manifest,
+        };
         let deployment = Arc::new(Deployment::new(spec, &self.services));
         let directory = Path::new("/nonexistent");
         Arc::new(Upstream::new(deployment, upstream, directory, &self.upstreams, None).await.unwrap()).into()

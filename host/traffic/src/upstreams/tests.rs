@@ -59,7 +59,14 @@ async fn upstream(text: &str, shared: &SharedUpstreams) -> Upstream {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let manifest = Manifest::read("far", text, &limits, 1 << 30).unwrap();
     let spec = manifest.upstream.clone().unwrap();
-    let file = GuestSpec { name: "far".into(), path: "far.toml".into(), digest: Digest::of(b""), size: 0, manifest };
+    let file = GuestSpec {
+        name: "far".into(),
+        path: "far.toml".into(),
+        content: None,
+        digest: Digest::of(b""),
+        size: 0,
+        manifest,
+    };
     let deployment = Arc::new(Deployment::new(file, &Services::new(CpuScheduler::new(1))));
     Upstream::new(deployment, spec, Path::new("."), shared, None).await.unwrap()
 }

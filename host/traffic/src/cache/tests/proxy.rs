@@ -94,6 +94,7 @@ impl Proxy {
         let spec = GuestSpec {
             name: "users".into(),
             path: "users.wasm".into(),
+            content: None,
             digest: Digest::of(b"users"),
             size: 0,
             manifest,

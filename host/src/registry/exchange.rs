@@ -1,0 +1,242 @@
+//! HTTP with registries: connections, TLS, and bounds of responses.
+
+use std::error::Error as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::RegistryError;
+use super::destination::{self, AddressResolver};
+use lodge_base::config::pull::Pull;
+use lodge_base::{files, tls};
+
+/// The most bytes of the head of a response.
+const HEAD: usize = 64 << 10;
+
+/// The time for a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The time without any progress after which an exchange is given up.
+pub(super) const STALL: Duration = Duration::from_secs(30);
+
+/// The longest time that a registry can ask for before the next request.
+const MOST_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// The most bytes of a response that explains an error.
+const MOST_ERROR: usize = 16 << 10;
+
+/// The most characters of the registry's own words in a message.
+const MOST_WORDS: usize = 200;
+
+/// The most bytes of a file of certificates.
+const MOST_CERTIFICATES: u64 = 1 << 20;
+
+type Connections = Client<HttpsConnector<HttpConnector<AddressResolver>>, Full<Bytes>>;
+
+/// The connections to registries, and to the hosts that they name.
+pub(super) struct RegistryHttp {
+    pub(super) settings: Pull,
+    /// To registries.
+    any: Connections,
+    /// To hosts that a registry names.
+    public: Connections,
+    /// Why no certificate can be verified.
+    no_roots: Option<String>,
+}
+
+impl RegistryHttp {
+    /// Reads certificates from disk.
+    ///
+    /// # Errors
+    /// One line, if the settings name a file that is not one of certificates.
+    pub(super) fn new(settings: &Pull) -> Result<Self, String> {
+        let (mut roots, mut no_roots) = match tls::system_roots() {
+            Ok(roots) => (roots, None),
+            Err(why) => (RootCertStore::empty(), Some(why)),
+        };
+        if let Some(path) = &settings.ca {
+            add(&mut roots, path).map_err(|why| format!("pull.ca: {}: {why}", path.display()))?;
+            no_roots = None;
+        }
+        let (any, public) = (connections(roots.clone(), false)?, connections(roots, true)?);
+        Ok(Self { settings: settings.clone(), any, public, no_roots })
+    }
+
+    /// Sends a request of an exchange with `registry`, and returns the response once its head has arrived.
+    ///
+    /// # Errors
+    /// If the destination is not allowed, or there is no response in time.
+    pub(super) async fn send(
+        &self,
+        registry: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, RegistryError> {
+        let url = request.uri().clone();
+        let public = destination::check(&self.settings, registry, &url)?;
+        if let Some(why) = self.no_roots.as_ref().filter(|_| url.scheme_str() == Some("https")) {
+            return Err(RegistryError::new(why));
+        }
+        let connections = if public { &self.public } else { &self.any };
+        // A large upload takes its time; the caller bounds the whole.
+        let time = if request.body().is_empty() { STALL } else { self.settings.timeout };
+        let place = url.authority().map_or("", |authority| authority.as_str());
+        match timeout(time, connections.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(RegistryError::new(format!("{place} does not respond: {}", innermost(&error)))),
+            Err(_) => {
+                Err(RegistryError::new(format!("{place} does not respond within {}", humantime::format_duration(time))))
+            }
+        }
+    }
+}
+
+trait IsEmpty {
+    fn is_empty(&self) -> bool;
+}
+
+impl IsEmpty for Full<Bytes> {
+    fn is_empty(&self) -> bool {
+        http_body::Body::size_hint(self).exact() == Some(0)
+    }
+}
+
+fn connections(roots: RootCertStore, public: bool) -> Result<Connections, String> {
+    let mut http = HttpConnector::new_with_resolver(AddressResolver { public });
+    http.enforce_http(false);
+    http.set_connect_timeout(Some(CONNECT));
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls::client(roots)?).https_or_http().enable_http1();
+    let client = Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(STALL)
+        .pool_max_idle_per_host(4)
+        .http1_max_buf_size(HEAD)
+        .build(connector.wrap_connector(http));
+    Ok(client)
+}
+
+fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    let pem = files::read(path, MOST_CERTIFICATES).map_err(|error| error.to_string())?;
+    let mut found = 0;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+        found += 1;
+    }
+    if found == 0 { Err("it has no certificate".into()) } else { Ok(()) }
+}
+
+/// The cause of an error: the outer ones only say that there was one.
+fn innermost(error: &hyper_util::client::legacy::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = cause.to_string();
+        source = cause.source();
+    }
+    shown(&text)
+}
+
+/// Returns the body of a response, of at most `most` bytes.
+///
+/// # Errors
+/// If it breaks off, is larger or stalls.
+pub(super) async fn body(response: Response<Incoming>, most: usize) -> Result<Bytes, RegistryError> {
+    let body = timeout(STALL, Limited::new(response.into_body(), most).collect()).await;
+    let body = body.map_err(|_| RegistryError::new("a response did not arrive in time"))?;
+    let broken = |_| RegistryError::new(format!("a response broke off, or has more than {most} bytes"));
+    Ok(body.map_err(broken)?.to_bytes())
+}
+
+/// The error that a response stands for. `what` was requested.
+pub(super) async fn failure(what: &str, response: Response<Incoming>) -> RegistryError {
+    let status = response.status();
+    let seconds = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let after = seconds.map(|seconds| Duration::from_secs(seconds).min(MOST_AFTER));
+    let text = body(response, MOST_ERROR).await.unwrap_or_default();
+    let words = serde_json::from_slice::<RegistryProblems>(&text).unwrap_or_default().errors;
+    let words =
+        words.into_iter().map(|problem| if problem.message.is_empty() { problem.code } else { problem.message });
+    let words = words.map(|words| shown(&words)).find(|words| !words.is_empty());
+    let words = words.map_or(String::new(), |words| format!(" ({words})"));
+    let why = match status {
+        StatusCode::NOT_FOUND => format!("the registry has no {what}{words}"),
+        StatusCode::UNAUTHORIZED => format!("the registry does not accept the credentials for {what}{words}"),
+        StatusCode::FORBIDDEN => format!("the registry denies access to {what}{words}"),
+        StatusCode::TOO_MANY_REQUESTS => format!("the registry has had too many requests, and refuses {what}{words}"),
+        status => format!("the registry responds to the request of {what} with {status}{words}"),
+    };
+    RegistryError { why, after }
+}
+
+/// What a registry says about an error.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RegistryProblems {
+    errors: Vec<RegistryProblem>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RegistryProblem {
+    code: String,
+    message: String,
+}
+
+/// A text of another host as a message may contain it.
+pub(super) fn shown(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).take(MOST_WORDS).collect::<String>().trim().to_owned()
+}
+
+/// Resolves a reference to another URL (RFC 3986): an absolute URL, or an absolute path.
+pub(super) fn joined(base: &Uri, reference: &str) -> Option<Uri> {
+    if reference.starts_with('/') && !reference.starts_with("//") {
+        let mut parts = base.clone().into_parts();
+        parts.path_and_query = Some(reference.parse().ok()?);
+        return Uri::from_parts(parts).ok();
+    }
+    // A fragment is not sent.
+    let reference = reference.split('#').next().unwrap_or_default();
+    reference.parse().ok().filter(|url: &Uri| url.scheme().is_some() && url.authority().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_to_other_urls() {
+        let base = "https://r.example:5000/v2/users/blobs/uploads/".parse().unwrap();
+        for (reference, expected) in [
+            ("/v2/users/blobs/uploads/1?state=x", Some("https://r.example:5000/v2/users/blobs/uploads/1?state=x")),
+            ("https://b.example/1", Some("https://b.example/1")),
+            ("https://b.example/1#part", Some("https://b.example/1")),
+            ("//b.example/1", None),
+            ("1", None),
+            ("", None),
+            ("https://b example/1", None),
+        ] {
+            assert_eq!(joined(&base, reference).map(|url| url.to_string()).as_deref(), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn words_of_others_are_bounded_and_plain() {
+        assert_eq!(shown("a\x1b[2J\nb"), "a [2J b");
+        assert_eq!(shown(&"x".repeat(1000)).len(), MOST_WORDS);
+    }
+}

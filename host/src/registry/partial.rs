@@ -1,0 +1,108 @@
+//! A file that arrives from a registry. It gets its name once it is complete and its digest is right; what has arrived is
+//! kept, so that the next attempt continues.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use lodge_manifest::digest::Digest;
+use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
+
+use super::RegistryError;
+use lodge_base::files;
+
+/// The end of the name of a file that is not complete.
+pub(super) const EXTENSION: &str = "part";
+
+/// Bytes that are read at a time.
+const PART: usize = 256 << 10;
+
+/// The bytes of a file that have arrived. No other process writes it.
+pub struct PartialFile {
+    file: File,
+    path: PathBuf,
+    hasher: Sha256,
+    length: u64,
+}
+
+impl PartialFile {
+    /// Opens the file at `path`, with what an earlier attempt has left. Blocking: reads that.
+    ///
+    /// # Errors
+    /// If it cannot be written, or another process writes it.
+    pub fn open(path: &Path) -> Result<Self, RegistryError> {
+        let failed = |error: io::Error| RegistryError::new(format!("{}: {error}", path.display()));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o666).custom_flags(NO_LINKS);
+        let file = options.open(path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(RegistryError::new(format!("another process writes {}", path.display())));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let mut this = Self { file, path: path.to_owned(), hasher: Sha256::new(), length: 0 };
+        this.read_back().map_err(failed)?;
+        Ok(this)
+    }
+
+    fn read_back(&mut self) -> io::Result<()> {
+        let mut part = vec![0; PART];
+        loop {
+            let read = self.file.read(&mut part)?;
+            let Some(bytes) = part.get(..read).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+            self.hasher.update(bytes);
+            self.length = self.length.saturating_add(read as u64);
+        }
+    }
+
+    /// Returns the number of bytes that have arrived.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Discards what has arrived. Blocking.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        (self.hasher, self.length) = (Sha256::new(), 0);
+        Ok(())
+    }
+
+    /// Appends bytes, on a thread that may wait for the disk.
+    pub(super) async fn append(mut self, bytes: Bytes) -> Result<Self, RegistryError> {
+        let written = spawn_blocking(move || {
+            self.file.write_all(&bytes).map_err(|error| self.failed(&error))?;
+            self.hasher.update(&bytes);
+            self.length = self.length.saturating_add(bytes.len() as u64);
+            Ok(self)
+        });
+        written.await.unwrap_or_else(|error| Err(RegistryError::new(error.to_string())))
+    }
+
+    /// Gives the file the name `to`, if this is its digest. Otherwise removes it. Blocking.
+    ///
+    /// # Errors
+    /// If the digest is another one, or the file cannot be renamed.
+    pub(super) fn finish(self, digest: Digest, to: &Path) -> Result<(), RegistryError> {
+        let found = Digest::from(<[u8; 32]>::from(self.hasher.clone().finalize()));
+        if found != digest {
+            let _ = fs::remove_file(&self.path);
+            let why = format!("the registry sent sha256:{found} in place of sha256:{digest}");
+            return Err(RegistryError::new(why));
+        }
+        let named = self.file.sync_all().and_then(|()| files::rename(&self.path, to));
+        named.map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &io::Error) -> RegistryError {
+        RegistryError::new(format!("{}: {error}", self.path.display()))
+    }
+}
+
+/// A link could lead to any file of the user.
+const NO_LINKS: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
