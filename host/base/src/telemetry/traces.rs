@@ -196,6 +196,18 @@ impl Finished {
 }
 
 impl Sink {
+    /// Queues a recording of what guests do at will, if at least half of the queue is free: the rest is for requests, of every
+    /// service. Returns whether there was room.
+    fn push_from_guest(&self, finished: Finished) -> bool {
+        let room = self.queue.capacity() > self.queue.max_capacity() / 2;
+        if room {
+            self.push(finished);
+        } else {
+            self.shared.dropped.fetch_add(finished.spans(), Ordering::Relaxed);
+        }
+        room
+    }
+
     /// Queues a recording. If the queue is full, counts its spans as lost.
     fn push(&self, finished: Finished) {
         if let Err(refused) = self.queue.try_send(finished) {

@@ -141,11 +141,11 @@ fn export(caller: &mut GuestCall<'_>, span: &SpanData, trace: &OutboundTrace) ->
     let before = texts.left();
     let kept = texts.span(span, (id, parent))?;
     let copied = before - texts.left();
-    trace.export_guest_span(kept);
+    let exported = trace.export_guest_span(kept);
     let spans = &mut caller.data_mut().otel;
     spans.ended.push(id);
     spans.bytes = spans.bytes.saturating_add(copied);
-    Ok(Ok(()))
+    Ok(if exported { Ok(()) } else { Err("queue") })
 }
 
 /// The text of a log record: its body or name, and its attributes.

@@ -88,11 +88,10 @@ impl OutboundTrace {
         self.stands.state.as_ref().and_then(|state| state.to_str().ok())
     }
 
-    /// Exports a span that the guest has made, in the trace of its request.
-    pub fn export_guest_span(&self, span: GuestSpan) {
-        if let Some(inner) = &self.recorder {
-            inner.sink.push(Finished::Guest(Box::new((self.stands.clone(), span))));
-        }
+    /// Exports a span that the guest has made, in the trace of its request. Returns whether the queue had room for it.
+    pub fn export_guest_span(&self, span: GuestSpan) -> bool {
+        let Some(inner) = &self.recorder else { return true };
+        inner.sink.push_from_guest(Finished::Guest(Box::new((self.stands.clone(), span))))
     }
 
     /// Begins the span of an operation of a guest of `service`. `name` is a constant.

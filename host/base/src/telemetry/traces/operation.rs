@@ -76,7 +76,7 @@ impl OperationSpan {
     fn close(&mut self, error: Option<&'static str>) {
         if let Some((sink, mut operated)) = self.0.take() {
             (operated.error, operated.end) = (error, End::now());
-            sink.push(Finished::Operated(operated));
+            sink.push_from_guest(Finished::Operated(operated));
         }
     }
 }

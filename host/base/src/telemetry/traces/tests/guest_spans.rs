@@ -89,3 +89,26 @@ async fn spans_of_guests_are_those_of_their_service() {
     );
     assert_eq!((hex(&link.trace_id), hex(&link.span_id)), (format!("{:032x}", 1), format!("{:016x}", 2)));
 }
+
+/// Guests that make many spans, or do many operations, leave room for the traces of requests.
+#[tokio::test]
+async fn guests_fill_half_of_the_queue() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let text = format!(
+        "exporter = 'otlp'\nendpoint = 'http://{}'\ndelay = '1h'\nqueue = 600\nbatch = 600",
+        mute.local_addr().unwrap()
+    );
+    let (tracer, _exporting) = Tracer::start(&settings(&text)).unwrap();
+    let mut headers = parent("01");
+    let trace = tracer.begin(&mut headers);
+    let onward = tracer.onward(&headers).unwrap();
+    // The queue has 100 places, each for the six spans of a request.
+    let exported = (0..200).filter(|id| onward.export_guest_span(span(*id, "cart"))).count();
+    assert_eq!((exported, tracer.dropped()), (50, 150));
+    for _ in 0..10 {
+        drop(onward.begin_operation("lock", &"cart".into(), OperationObject::Lock));
+    }
+    assert_eq!(tracer.dropped(), 160);
+    drop(trace);
+    assert_eq!(tracer.dropped(), 160, "there is room for the request");
+}
