@@ -140,6 +140,7 @@ mod observe {
 
 /// Commands and their output: docs/operate.md and docs/configuration.md.
 mod cli {
+    mod elsewhere;
     mod local;
     mod remote;
     mod start;

@@ -150,10 +150,14 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
     if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
         return run_rollout(name, matches, resolved, service);
     }
-    let admin = config.admin.ok_or_else(|| {
-        CliError::new("the setting admin is `off`, so no host can be reached; set --admin to the host's admin address")
-    })?;
-    let client = AdminClient::new(admin, config.admin_token.clone())?;
+    let client = match (text(matches, "host"), config.admin) {
+        (Some(url), _) => AdminClient::at(url, config.admin_token.clone())?,
+        (None, Some(admin)) => AdminClient::new(admin, config.admin_token.clone())?,
+        (None, None) => {
+            let why = "the setting admin is `off`, so no host can be reached; set --admin to the host's admin address";
+            return Err(CliError::new(why));
+        }
+    };
     let query = || logs::LogQuery {
         service,
         tail: matches.try_get_one("tail").ok().flatten().copied(),

@@ -60,10 +60,10 @@ fn host_commands() -> [Command; 4] {
 fn client_commands() -> [Command; 13] {
     let name = || Arg::new("name").value_name("NAME").help("Name of a service");
     let follow = || flag("follow", "Keep printing new lines as they come").short('f');
-    let order = |order, about| with_host_args(Command::new(order).about(about)).arg(name().required(true)).arg(json());
+    let order = |order, about| with_remote(Command::new(order).about(about)).arg(name().required(true)).arg(json());
     [
-        with_host_args(Command::new("ps").about("List services and refused files")).arg(json()),
-        with_host_args(Command::new("logs").about("Print recent log lines of the host or of one service"))
+        with_remote(Command::new("ps").about("List services and refused files")).arg(json()),
+        with_remote(Command::new("logs").about("Print recent log lines of the host or of one service"))
             .arg(name())
             .arg(follow())
             .arg(
@@ -75,16 +75,16 @@ fn client_commands() -> [Command; 13] {
                     .help("At most this many lines [default: all that the host has kept; 10 with --follow]"),
             )
             .arg(json()),
-        with_host_args(Command::new("stats").about("Show the rates of services every second"))
+        with_remote(Command::new("stats").about("Show the rates of services every second"))
             .arg(name())
             .arg(flag("no-stream", "Print one sample over a second, which is the default without a terminal"))
             .arg(json()),
-        with_host_args(
+        with_remote(
             Command::new("top")
                 .about("Show the rates of all services on the whole screen, the busiest first; press q to quit"),
         )
         .arg(json()),
-        with_host_args(Command::new("inspect").about("Show all about a service, or what a component file imports"))
+        with_remote(Command::new("inspect").about("Show all about a service, or what a component file imports"))
             .arg(
                 Arg::new("name")
                     .value_name("NAME|FILE")
@@ -92,7 +92,7 @@ fn client_commands() -> [Command; 13] {
                     .help("Name of a service of a running host, or a .wasm file, which needs no host"),
             )
             .arg(json()),
-        with_host_args(Command::new("events").about("Print recent changes of the directory and actions of operators"))
+        with_remote(Command::new("events").about("Print recent changes of the directory and actions of operators"))
             .arg(follow())
             .arg(json()),
         order("disable", "Stop serving a service until it is enabled"),
@@ -100,14 +100,14 @@ fn client_commands() -> [Command; 13] {
         order("unload", "Drop the machine code of a service from memory until its next request"),
         order("purge", "Remove the stored responses of a service")
             .arg(Arg::new("path").value_name("PATH").help("Only responses at this path and below [default: /]")),
-        with_host_args(Command::new("log-level").about("Print the log level, or change it until the host stops"))
+        with_remote(Command::new("log-level").about("Print the log level, or change it until the host stops"))
             .arg(Arg::new("level").value_name("LEVEL").help("error, warn, info, debug, or a filter"))
             .arg(json()),
-        with_host_args(
+        with_remote(
             Command::new("drain").about("Stop the host after requests in flight have finished, as SIGTERM does"),
         )
         .arg(json()),
-        with_host_args(Command::new("health").about("Check whether a running host is ready"))
+        with_remote(Command::new("health").about("Check whether a running host is ready"))
             .arg(flag("verbose", "Also print the version, and how sandboxes are reset").short('v')),
     ]
 }
@@ -196,6 +196,12 @@ fn with_settings(command: Command) -> Command {
         .arg(flag("print-config", "Print every setting with its origin, and exit"))
 }
 
+/// Adds the arguments that select a host, which may be elsewhere.
+fn with_remote(command: Command) -> Command {
+    let help = "URL of the admin listener of a host elsewhere, such as https://lodge.example, in place of --admin";
+    with_host_args(command).arg(Arg::new("host").long("host").value_name("URL").help(help))
+}
+
 /// Adds the settings that select a host.
 fn with_host_args(command: Command) -> Command {
     command.args(HOST_ARGS.map(|(name, value, help)| setting(name, value, help))).arg(config_file())
@@ -218,7 +224,7 @@ mod tests {
             let command = command.find_subcommand(name).unwrap();
             let flags: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
             assert!(
-                flags.len() <= 6 && flags.contains(&"admin") && flags.contains(&"admin-token"),
+                flags.len() <= 7 && flags.contains(&"admin") && flags.contains(&"admin-token"),
                 "{name}: {flags:?}"
             );
         }

@@ -3,18 +3,18 @@
 pub(super) mod api;
 mod body;
 pub(super) mod sse;
+mod stream;
 
 use std::io::{BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use self::body::{ResponseBody, Timed};
 use self::sse::EventStream;
-use super::out::{CliError, clean};
+use self::stream::{HostPlace, HostUrl};
+use super::out::{CliError, clean, notice};
 use crate::admin::contract::Problem;
 
-/// The timeout for connecting.
-const CONNECT: Duration = Duration::from_secs(2);
 /// The default timeout for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The most bytes of a response that is not a stream.
@@ -24,7 +24,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A client of one host.
 pub(super) struct AdminClient {
-    address: SocketAddr,
+    place: HostPlace,
     token: Option<String>,
     /// The timeout for a whole response or, for a stream, for its head.
     timeout: Duration,
@@ -44,14 +44,26 @@ impl AdminClient {
     /// # Errors
     /// If the token contains characters that a header cannot hold.
     pub(super) fn new(admin: SocketAddr, token: Option<String>) -> Result<Self, CliError> {
+        Self::of(HostPlace::Address(loopback_if_unspecified(admin)), token)
+    }
+
+    /// Creates a client for the host whose admin listener is at this URL. Does not connect yet.
+    ///
+    /// # Errors
+    /// If it is not the http or https URL of a host, or the token contains characters that a header cannot hold.
+    pub(super) fn at(url: &str, token: Option<String>) -> Result<Self, CliError> {
+        let url = HostUrl::read(url)?;
+        if url.is_readable() && token.is_some() {
+            notice("others on the way can read the token: this is plain http; use https");
+        }
+        Self::of(HostPlace::Url(url), token)
+    }
+
+    fn of(place: HostPlace, token: Option<String>) -> Result<Self, CliError> {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(CliError::Usage("admin_token: a header can only hold visible ASCII characters".into()));
         }
-        Ok(Self {
-            address: loopback_if_unspecified(admin),
-            token: token.filter(|token| !token.is_empty()),
-            timeout: TIMEOUT,
-        })
+        Ok(Self { place, token: token.filter(|token| !token.is_empty()), timeout: TIMEOUT })
     }
 
     /// Returns the client with another timeout.
@@ -61,7 +73,7 @@ impl AdminClient {
 
     /// Returns the URL of the host, for messages.
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.place.url()
     }
 
     /// Sends a GET request. Returns the body of a successful response.
@@ -108,18 +120,24 @@ impl AdminClient {
 
     fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<(u16, ResponseBody), CliError> {
         let until = Instant::now() + self.timeout;
-        let sent = TcpStream::connect_timeout(&self.address, CONNECT).and_then(|mut stream| {
+        let sent = self.place.connect().and_then(|mut stream| {
             let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            stream.set_write_timeout(Some(self.timeout))?;
+            socket2::SockRef::from(stream.socket()).set_tcp_keepalive(&keepalive)?;
+            stream.socket().set_write_timeout(Some(self.timeout))?;
+            // A handshake reads as well.
+            stream.socket().set_read_timeout(Some(self.timeout))?;
             let mut request = self.request(method, path, body.map(<[u8]>::len)).into_bytes();
             request.extend_from_slice(body.unwrap_or_default());
             stream.write_all(&request)?;
+            stream.flush()?;
             Ok(stream)
         });
         let response = sent.and_then(|stream| body::head(BufReader::new(Timed::new(stream, until))));
         response.map_err(|error| {
-            let way_out = "is `lodge serve` running? --admin names another address";
+            let way_out = match self.place {
+                HostPlace::Address(_) => "is `lodge serve` running? --admin names another address",
+                HostPlace::Url(_) => "does this URL lead to the admin listener of a host?",
+            };
             CliError::new(format!("cannot reach {}: {error}; {way_out}", self.url()))
         })
     }
@@ -129,8 +147,8 @@ impl AdminClient {
         let token = self.token.as_ref().map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
         let length = length
             .map_or(String::new(), |length| format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
-        let host = self.address;
-        format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{length}\r\n")
+        let (host, prefix) = (self.place.authority(), self.place.prefix());
+        format!("{method} {prefix}{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{length}\r\n")
     }
 
     fn read_response(&self, status: u16, body: ResponseBody) -> Result<ApiResponse, CliError> {

@@ -1,8 +1,9 @@
 //! Reads an HTTP/1.1 response from a blocking socket: its head, and its body in any framing.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::TcpStream;
 use std::time::Instant;
+
+use super::stream::HostStream;
 
 /// The most bytes of a response head, and of a line between chunks.
 const HEAD_BYTES: u64 = 64 << 10;
@@ -11,7 +12,7 @@ const HEADERS: usize = 64;
 
 /// A socket whose reads fail after a deadline.
 pub(super) struct Timed {
-    stream: TcpStream,
+    stream: HostStream,
     until: Option<Instant>,
 }
 
@@ -33,7 +34,7 @@ enum Framing {
 }
 
 impl Timed {
-    pub(super) fn new(stream: TcpStream, until: Instant) -> Self {
+    pub(super) fn new(stream: HostStream, until: Instant) -> Self {
         Self { stream, until: Some(until) }
     }
 }
@@ -45,7 +46,7 @@ impl Read for Timed {
         if left.is_some_and(|left| left.is_zero()) {
             return Err(too_late());
         }
-        self.stream.set_read_timeout(left)?;
+        self.stream.socket().set_read_timeout(left)?;
         self.stream.read(into).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => too_late(),
             _ => error,
@@ -165,7 +166,7 @@ fn cut() -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     use super::*;
@@ -184,7 +185,7 @@ mod tests {
             }
         });
         let until = Instant::now() + Duration::from_secs(10);
-        let (status, mut body) = head(BufReader::new(Timed::new(stream, until)))?;
+        let (status, mut body) = head(BufReader::new(Timed::new(HostStream::Plain(stream), until)))?;
         let mut text = String::new();
         let read = body.read_to_string(&mut text);
         writing.join().unwrap();
