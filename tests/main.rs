@@ -120,6 +120,7 @@ mod messages {
 mod operate {
     mod admin_api;
     mod api_contract;
+    mod compose;
     mod data;
     mod drain;
     mod memory;
