@@ -129,6 +129,8 @@ pub(crate) fn host(names: &[&str]) -> Setup {
         // Each slot reserves address space, and tests start many hosts.
         ("engine.instances", "100"),
         ("engine.warm", "10"),
+        // Tests send many credentials that are not valid.
+        ("auth_failures", "0"),
         // Cranelift is slow without optimisation.
         ("cache.directory", cache()),
     ];

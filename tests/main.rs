@@ -61,6 +61,7 @@ mod policies {
     mod certificates;
     mod concurrency;
     mod jwt;
+    mod passwords;
 }
 
 /// Several versions of one service: docs/versions.md.

@@ -9,7 +9,7 @@ mod tasks;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
@@ -41,6 +41,7 @@ use lodge_runtime::code_cache;
 use lodge_runtime::compile::{Compiler, Reset};
 use lodge_runtime::outgoing::{LocalCalls, Outgoing};
 use lodge_traffic::admission::Concurrency;
+use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
@@ -125,6 +126,7 @@ impl Host {
         let handler = Arc::new(Handler {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
+            failed_attempts: FailedAttempts::new(config.auth_failures, Instant::now()),
             service_hosts: config.service_hosts,
             redirect: config.tls.redirect,
             hsts: hsts(config.tls.hsts),

@@ -78,6 +78,8 @@ pub struct Config {
     pub log_mask: Vec<String>,
     /// Networks of proxies whose `Forwarded`, `X-Forwarded-*` and `X-Request-Id` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// The failed attempts at credentials that a client address may have per minute; zero for any number.
+    pub auth_failures: usize,
     /// Which clients may use the hosts `<name>.localhost`.
     pub service_hosts: ServiceHosts,
     /// Bounds of a graceful stop.
@@ -325,6 +327,7 @@ impl Config {
             guests: PathBuf::new(),
             shared_config: None,
             log_format: LogFormat::Text,
+            auth_failures: 0,
             service_hosts: ServiceHosts::Local,
             log_level: String::new(),
             log_requests: false,

@@ -45,6 +45,12 @@ const KEYS: &[Key<Settings>] = &[
         set: |auth, text| key_header(text).map(|header| auth.header = header),
     },
     Key {
+        name: "passwords",
+        default: "",
+        help: "the file with the passwords of users (`Basic`), which `lodge keys create --password` writes; relative to the directory of the manifest",
+        set: |auth, text| file(text).map(|path| auth.passwords = Some(path)),
+    },
+    Key {
         name: "forward",
         default: "false",
         help: "whether the service receives the credentials; without it they are removed once they are verified",
@@ -106,6 +112,8 @@ pub struct Settings {
     pub api_keys: Option<PathBuf>,
     /// Where a request has its API key.
     pub header: KeyHeader,
+    /// The file with the passwords of users, relative to the directory of the manifest.
+    pub passwords: Option<PathBuf>,
     /// The tokens of an issuer.
     pub jwt: Option<Jwt>,
     /// The names of which a client certificate must have one; empty if certificates are no credentials.
@@ -167,13 +175,14 @@ impl Settings {
 
     /// Whether any credentials are accepted.
     fn accepts_any(&self) -> bool {
-        self.api_keys.is_some() || self.jwt.is_some() || !self.client_certificates.is_empty()
+        let secrets = [self.api_keys.is_some(), self.passwords.is_some(), self.jwt.is_some()];
+        secrets.contains(&true) || !self.client_certificates.is_empty()
     }
 
     /// Whether this header is removed from a request once it is verified.
     fn removes(&self, name: &HeaderName) -> bool {
         let is_key = self.api_keys.is_some() && name == self.header.name();
-        let is_token = self.jwt.is_some() && *name == header::AUTHORIZATION;
+        let is_token = (self.jwt.is_some() || self.passwords.is_some()) && *name == header::AUTHORIZATION;
         !self.forwards() && (is_key || is_token)
     }
 
@@ -181,7 +190,7 @@ impl Settings {
     fn inherit(&mut self, service: &Self) {
         if !self.accepts_any() {
             (self.api_keys, self.header) = (service.api_keys.clone(), service.header.clone());
-            self.jwt.clone_from(&service.jwt);
+            (self.passwords, self.jwt) = (service.passwords.clone(), service.jwt.clone());
             self.client_certificates.clone_from(&service.client_certificates);
         }
         self.scopes.extend(service.scopes.iter().cloned());
@@ -212,11 +221,10 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
         match key.inside(written) {
             "scopes" => auth.scopes = problems.take(texts(&key, "[\"users:read\"]", is_scope)).unwrap_or_default(),
             "claims" => auth.claims = problems.take(claims(&key)).unwrap_or_default(),
-            "client_certificates" => {
-                let names = problems.take(certificates(&key));
-                sound &= names.is_some();
-                auth.client_certificates = names.unwrap_or_default();
-            }
+            "client_certificates" => match problems.take(certificate::read(&key)) {
+                Some(names) => auth.client_certificates = names,
+                None => sound = false,
+            },
             "jwt" => {
                 auth.jwt = jwt::read(&key, problems);
                 sound &= auth.jwt.is_some();
@@ -244,7 +252,7 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
 
 /// Gives the routes what they have from their service, and finds what is contradictory.
 pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
-    let nothing = "auth: it accepts no credentials; name `api_keys`, `client_certificates` or [auth.jwt]";
+    let nothing = "auth: it accepts no credentials; name `api_keys`, `passwords`, `client_certificates` or [auth.jwt]";
     let service = match &manifest.policies.service.auth {
         Some(Auth::Identified(settings)) => Some(settings.clone()),
         Some(Auth::Anyone) | None => None,
@@ -315,6 +323,9 @@ fn view(manifest: &Manifest) -> Option<Value> {
         shown.insert("api_keys".into(), file.display().to_string().into());
         shown.insert("header".into(), auth.header.name().as_str().into());
     }
+    if let Some(file) = &auth.passwords {
+        shown.insert("passwords".into(), file.display().to_string().into());
+    }
     if let Some(jwt) = &auth.jwt {
         let keys = match &jwt.keys {
             JwkSource::File(path) => path.display().to_string(),
@@ -373,12 +384,6 @@ fn texts(key: &Written<'_>, form: &str, fit: fn(&str) -> bool) -> Result<Vec<Str
 /// Whether this is one scope (RFC 6749 3.3): visible ASCII without quotes and backslashes.
 pub fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
-}
-
-fn certificates(key: &Written<'_>) -> Result<Vec<CertificatePattern>, String> {
-    const FORM: &str = "[\"spiffe://example.org/orders\", \"*.jobs.example.org\"]";
-    let names = texts(key, FORM, |text| CertificatePattern::read(text).is_some())?;
-    Ok(names.iter().filter_map(|text| CertificatePattern::read(text)).collect())
 }
 
 fn claims(written: &Written<'_>) -> Result<Vec<(String, Vec<String>)>, String> {

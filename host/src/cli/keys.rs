@@ -1,12 +1,13 @@
 //! `lodge keys`: the API keys in a file.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{BufRead as _, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::ArgMatches;
 use rustix::fs::{FlockOperation, flock};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::out::{self, CliError, clean, notice};
 use super::table::{Side, TextTable};
@@ -17,6 +18,9 @@ use lodge_traffic::auth::api_keys::{KeyEntry, KeyFile, MOST_BYTES};
 
 /// The longest time for which a key is valid, unless it is for ever.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
+/// The most bytes of a line with a password.
+const MOST_LINE: u64 = 4096;
 
 /// Runs `lodge keys NAME`.
 pub(super) fn run(command: &str, matches: &ArgMatches) -> Result<(), CliError> {
@@ -38,6 +42,14 @@ fn create(path: &Path, name: &str, matches: &ArgMatches) -> Result<(), CliError>
     let shown = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     let expires = valid.and_then(|valid| now.checked_add(valid)).map(shown);
     let entry = KeyEntry { name: name.to_owned(), scopes, created: Some(shown(now)), expires, ..KeyEntry::default() };
+    if flag(matches, "password") {
+        let password = password()?;
+        return change(path, |file| {
+            let mut file = file.unwrap_or_default();
+            file.create_password(entry, &password).map_err(|why| problem(path, why))?;
+            Ok((file, ()))
+        });
+    }
     let key = change(path, |file| {
         let mut file = file.unwrap_or_default();
         let key = file.create(entry).map_err(|why| problem(path, why))?;
@@ -45,6 +57,25 @@ fn create(path: &Path, name: &str, matches: &ArgMatches) -> Result<(), CliError>
     })?;
     notice(&format!("{} has the SHA-256 of this key. It cannot be shown again:", path.display()));
     out::line(&key)
+}
+
+/// Reads a line from stdin, which a terminal does not show.
+fn password() -> Result<String, CliError> {
+    let stdin = std::io::stdin();
+    let before = tcgetattr(&stdin).ok();
+    if let Some(before) = &before {
+        notice("type the password, and Enter:");
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        let _ = tcsetattr(&stdin, OptionalActions::Now, &hidden);
+    }
+    let mut line = String::new();
+    let read = stdin.lock().take(MOST_LINE).read_line(&mut line);
+    if let Some(before) = &before {
+        let _ = tcsetattr(&stdin, OptionalActions::Now, before);
+    }
+    read.map_err(|error| CliError::new(format!("the password cannot be read from stdin: {error}")))?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 fn revoke(path: &Path, name: &str) -> Result<(), CliError> {
@@ -60,7 +91,10 @@ fn revoke(path: &Path, name: &str) -> Result<(), CliError> {
 
 fn list(file: &KeyFile, json: bool) -> Result<(), CliError> {
     if json {
-        return out::line(&serde_json::to_string(&file.keys).unwrap_or_default());
+        // Nobody needs the hash of a password to list it.
+        let shown = |key: &KeyEntry| KeyEntry { password: None, ..key.clone() };
+        let keys: Vec<_> = file.keys.iter().map(shown).collect();
+        return out::line(&serde_json::to_string(&keys).unwrap_or_default());
     }
     let columns = ["NAME", "SCOPES", "CREATED", "EXPIRES"].map(|name| (name, Side::Left));
     let mut table = TextTable::new(&columns);

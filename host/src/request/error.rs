@@ -51,6 +51,9 @@ pub enum RequestError {
     /// The request has no credentials, or none that suffice.
     #[error(transparent)]
     Denied(#[from] AuthDenial),
+    /// Its client had too many failed attempts at credentials. Contains the seconds until the next one is allowed.
+    #[error("too many failed attempts")]
+    AuthLimited(u32),
     /// The request was not admitted.
     #[error(transparent)]
     Admission(#[from] Refusal),
@@ -107,6 +110,7 @@ impl RequestError {
                 DenialKind::Insufficient => (StatusCode::FORBIDDEN, "auth-insufficient", Before),
                 DenialKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "auth-unavailable", Before),
             },
+            Self::AuthLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "auth-limited", Before),
             Self::Admission(Refusal::Client) => (StatusCode::FORBIDDEN, "client-denied", Before),
             Self::Admission(Refusal::Rate(_)) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", Before),
             Self::Admission(Refusal::Breaker(_)) => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", Before),
@@ -216,6 +220,7 @@ impl RequestError {
     pub fn retry_after(&self) -> Option<u32> {
         match self {
             Self::Admission(Refusal::Rate(status)) => Some(status.retry_after()),
+            Self::AuthLimited(seconds) => Some((*seconds).max(1)),
             Self::Admission(Refusal::Breaker(wait)) => {
                 Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1))
             }
@@ -234,7 +239,7 @@ impl RequestError {
     pub fn is_policy(&self) -> bool {
         match self {
             Self::Admission(refusal) => !matches!(refusal, Refusal::QueueFull | Refusal::QueueTimeout),
-            Self::Denied(_) => true,
+            Self::Denied(_) | Self::AuthLimited(_) => true,
             _ => matches!(self, Self::Starting | Self::Refused(..)),
         }
     }

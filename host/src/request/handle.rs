@@ -111,13 +111,13 @@ fn arrive<'a, B: RequestBody>(
     let mut request = Request::from_parts(head, body);
     let unknown = match identify::identify(&mut routed, request.headers_mut(), record) {
         Ok(()) => None,
-        Err(error) => Some(identify::may_change(&routed, &error).ok_or(error)?),
+        Err(error) => Some(identify::may_change(&routed, request.headers(), error, record)?),
     };
     // A call gets no stored response, but it may invalidate some.
     let responses = handler.responses.as_ref().filter(|_| rules.is_some() || caller.call.is_some());
     let cache = responses.map(|responses| CacheUse { responses, rules });
     Ok(match (unknown, cache) {
-        (Some(remote), cache) => Arrived::Unidentified(Box::new(Unidentified { remote, routed, request, cache })),
+        (Some(pending), cache) => Arrived::Unidentified(Box::new(Unidentified { pending, routed, request, cache })),
         (None, Some(cache)) => Arrived::Cached(routed, request, cache),
         (None, None) => Arrived::Direct(routed, request),
     })

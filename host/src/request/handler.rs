@@ -14,6 +14,7 @@ use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::telemetry::traces::Tracer;
 use lodge_traffic::admission::RequestView;
+use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::RequestSender;
 use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::proxy::headers::Peer;
@@ -32,6 +33,8 @@ pub struct Handler {
     pub hsts: Option<http::HeaderValue>,
     /// The clients that may reach a service by its host name.
     pub service_hosts: ServiceHosts,
+    /// The failed attempts at credentials, by client; `None` if any number is allowed.
+    pub failed_attempts: Option<FailedAttempts>,
     /// Generates request ids.
     pub ids: Ids,
     /// Counts requests that no service is known for.

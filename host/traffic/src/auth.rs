@@ -5,6 +5,7 @@
 //! * [`certificate`]: certificates of clients, which the handshake has verified.
 //! * [`identity`]: what a request with verified credentials may say of its sender, and the headers that say it.
 //! * [`denial`]: why a request is not taken.
+//! * [`passwords`]: passwords of users, whose hashes take long.
 //! * [`sources`]: the files that credentials are verified with, which are read again while the host runs.
 //!
 //! A request has one credential; the certificate of its connection counts if there is no other. Several, or one header twice, are refused: what the host verifies must be what the
@@ -16,6 +17,8 @@ pub mod denial;
 pub mod identity;
 pub mod jwt;
 pub mod live;
+mod password_hash;
+pub mod passwords;
 pub mod remote;
 pub mod sources;
 
@@ -30,6 +33,7 @@ use self::denial::{AuthDenial, Cause};
 use self::identity::{AuthMethod, Identity};
 use self::jwt::Verifier;
 use self::live::LiveValue;
+use self::passwords::{PasswordAttempt, Passwords, is_basic};
 use self::remote::Remote;
 use lodge_manifest::auth::{Auth, CallCredentials, KeyHeader, Settings};
 use lodge_manifest::policies::Policies;
@@ -70,6 +74,7 @@ struct CredentialCheck {
     /// The name of the header with the API key with `_` in place of `-`, if it has any.
     alias: Option<HeaderName>,
     keys: Option<Arc<LiveValue<KeyRing>>>,
+    passwords: Option<Passwords>,
     tokens: Option<Verifier>,
     /// The server with the keys of the issuer.
     remote: Option<Arc<Remote>>,
@@ -85,6 +90,7 @@ impl Authentication {
             settings: settings.clone(),
             alias: alias(settings.header.name()),
             keys: None,
+            passwords: None,
             tokens: None,
             remote: None,
         };
@@ -147,16 +153,30 @@ impl Authentication {
         Ok(Some(identity))
     }
 
+    /// Whether requests on the route with this number need credentials.
+    pub fn is_needed(&self, route: usize) -> bool {
+        self.of_route(route).is_some()
+    }
+
     /// Returns the header in which clients send API keys, on this route or others of the service.
     pub fn key_header(&self, route: usize) -> Option<&HeaderName> {
         let check = self.of_route(route).or(self.service.as_ref())?;
         check.settings.api_keys.as_ref().map(|_| check.settings.header.name())
     }
 
-    /// Returns the server of the keys whose next fetch may turn this denial into a success.
-    pub fn may_change(&self, route: usize, denial: &AuthDenial) -> Option<Arc<Remote>> {
-        let remote = self.of_route(route)?.remote.as_ref().filter(|remote| remote.may_change());
-        remote.filter(|_| denial.cause == Cause::UnknownKid).cloned()
+    /// Returns what may turn this denial of a request with these headers into a success.
+    pub fn may_change(&self, route: usize, denial: &AuthDenial, headers: &HeaderMap) -> Option<PendingVerification> {
+        let check = self.of_route(route)?;
+        match denial.cause {
+            Cause::UnknownKid => {
+                check.remote.as_ref().filter(|remote| remote.may_change()).cloned().map(PendingVerification::Keys)
+            }
+            Cause::UnverifiedPassword => {
+                let value = headers.get(header::AUTHORIZATION)?;
+                check.passwords.as_ref()?.attempt(value).map(Box::new).map(PendingVerification::Password)
+            }
+            _ => None,
+        }
     }
 
     /// Returns the check of the route with this number; `None` if it takes everybody's requests.
@@ -165,6 +185,24 @@ impl Authentication {
             Some(Some(RouteCheck::Anyone)) => None,
             Some(Some(RouteCheck::Identified(check))) => Some(&**check),
             Some(None) | None => self.service.as_ref(),
+        }
+    }
+}
+
+/// What has to be done before it is known whether credentials are valid.
+pub enum PendingVerification {
+    /// The keys of the issuer are fetched.
+    Keys(Arc<Remote>),
+    /// The hash of a password is computed.
+    Password(Box<PasswordAttempt>),
+}
+
+impl PendingVerification {
+    /// Does so. The credentials can be verified again then.
+    pub async fn resolve(self) {
+        match self {
+            Self::Keys(remote) => remote.refetch().await,
+            Self::Password(attempt) => attempt.verify().await,
         }
     }
 }
@@ -178,15 +216,25 @@ impl CredentialCheck {
         now: SystemTime,
     ) -> Result<Arc<Identity>, Cause> {
         let name = self.settings.header.name();
-        let key = match &self.keys {
-            Some(keys) => one(headers, name)?.map(|value| (value, keys)),
+        let password = match &self.passwords {
+            Some(passwords) => {
+                one(headers, &header::AUTHORIZATION)?.filter(|value| is_basic(value)).map(|value| (value, passwords))
+            }
             None => None,
+        };
+        // `Authorization` has one credential, of which scheme it may be.
+        let is_other = |of: &HeaderName| password.is_none() || of != header::AUTHORIZATION;
+        let key = match &self.keys {
+            Some(keys) if is_other(name) => one(headers, name)?.map(|value| (value, keys)),
+            Some(_) | None => None,
         };
         let token = match &self.tokens {
-            Some(tokens) => one(headers, &header::AUTHORIZATION)?.map(|value| (value, tokens)),
-            None => None,
+            Some(tokens) if password.is_none() => one(headers, &header::AUTHORIZATION)?.map(|value| (value, tokens)),
+            Some(_) | None => None,
         };
         let (is_key, identity) = match (key, token) {
+            (Some(_), None) if password.is_some() => return Err(Cause::Several),
+            (None, None) if let Some((value, passwords)) = password => (false, passwords.find(value, now)?),
             (None, None) => {
                 let allowed = &self.settings.client_certificates;
                 let certificate = certificate.filter(|_| !allowed.is_empty()).ok_or(Cause::Missing)?;
@@ -221,6 +269,9 @@ impl CredentialCheck {
         if self.keys.is_some() && self.settings.header != KeyHeader::Bearer {
             self.remove_key(headers);
         }
+        if self.passwords.is_some() && headers.get_all(header::AUTHORIZATION).iter().any(is_basic) {
+            headers.remove(header::AUTHORIZATION);
+        }
         let takes_bearer = self.tokens.is_some() || self.settings.header == KeyHeader::Bearer;
         // Other schemes are of no use on the other routes.
         let is_bearer = |value: &HeaderValue| bearer(value).is_ok();
@@ -248,6 +299,9 @@ impl CredentialCheck {
         }
         if in_header {
             challenges.push(format!("ApiKey realm=\"{}\", header=\"{}\"", self.realm, settings.header.name()));
+        }
+        if settings.passwords.is_some() {
+            challenges.push(format!("Basic realm=\"{}\", charset=\"UTF-8\"", self.realm));
         }
         if !settings.client_certificates.is_empty() {
             challenges.push(format!("ClientCertificate realm=\"{}\"", self.realm));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::key::{Key, network, size, word};
+use super::key::{Key, count, network, size, word};
 use super::{Config, LogFormat, ServiceHosts};
 
 /// `log_requests = true` is a natural mistake in TOML.
@@ -111,6 +111,12 @@ pub(super) const KEYS: &[Key<Config>] = &[
             c.trusted_proxies = words(text).map(network).collect::<Result<_, _>>()?;
             Ok(())
         },
+    },
+    Key {
+        name: "auth_failures",
+        default: "30",
+        help: "failed attempts at credentials per minute and client address (each /64 of IPv6); further requests that need credentials are 429; `0` allows any number",
+        set: |c, text| count(text, 0..=1_000_000).map(|value| c.auth_failures = value),
     },
     Key {
         name: "service_hosts",

@@ -1,5 +1,8 @@
 //! `auth.client_certificates`: which names a client certificate must have.
 
+use super::texts;
+use crate::written::Written;
+
 /// A pattern of names in a certificate: a URI such as a SPIFFE id, or a DNS name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertificatePattern {
@@ -20,6 +23,13 @@ pub enum CertificateName<'a> {
     Uri(&'a str),
     /// A DNS name.
     Dns(&'a str),
+}
+
+/// Reads the list of patterns.
+pub(super) fn read(key: &Written<'_>) -> Result<Vec<CertificatePattern>, String> {
+    const FORM: &str = "[\"spiffe://example.org/orders\", \"*.jobs.example.org\"]";
+    let names = texts(key, FORM, |text| CertificatePattern::read(text).is_some())?;
+    Ok(names.iter().filter_map(|text| CertificatePattern::read(text)).collect())
 }
 
 impl CertificatePattern {

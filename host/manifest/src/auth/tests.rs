@@ -70,7 +70,7 @@ fn problems_name_the_way_out() {
     check("auth = 'keys.toml'", "line 1: auth: write a section [auth], or false");
     check(
         "[auth]\nscopes = 'a'",
-        "auth: it accepts no credentials; name `api_keys`, `client_certificates` or [auth.jwt]",
+        "auth: it accepts no credentials; name `api_keys`, `passwords`, `client_certificates` or [auth.jwt]",
     );
     check("routes = [{ path = '/a', auth = { scopes = 'a' } }]", "route /a: auth: it accepts no credentials");
     for wrong in ["'*'", "[]", "'spiffe://*'", "'a b'", "7"] {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
-use super::json;
+use super::{flag, json};
 
 /// Returns the command with its commands.
 pub(super) fn command() -> Command {
@@ -36,7 +36,11 @@ pub(super) fn command() -> Command {
                 .arg(name())
                 .arg(file())
                 .arg(scope)
-                .arg(expires),
+                .arg(expires)
+                .arg(flag(
+                    "password",
+                    "Read a password from stdin, for `passwords` of a manifest, in place of making a key",
+                )),
             Command::new("list").about("List the keys of a file").arg(file()).arg(json()),
             Command::new("revoke").about("Remove a key: hosts refuse it within seconds").arg(name()).arg(file()),
         ])

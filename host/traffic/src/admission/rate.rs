@@ -4,9 +4,11 @@
 //! refused when it would move further than a whole burst from now. Never more than `burst + rate × time` requests are
 //! admitted, whatever their timing and number of threads.
 
+mod failures;
 mod status;
 mod table;
 
+pub use failures::FailedAttempts;
 pub use status::RateStatus;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

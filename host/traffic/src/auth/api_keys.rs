@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::denial::Cause;
 use super::identity::{AuthMethod, Identity};
+use super::password_hash;
 use lodge_manifest::auth::is_scope;
 
 /// The most bytes of a file.
@@ -45,8 +46,12 @@ pub struct KeyFile {
 pub struct KeyEntry {
     /// Whose key it is.
     pub name: String,
-    /// The SHA-256 of the key: 64 hexadecimal digits.
+    /// The SHA-256 of the key: 64 hexadecimal digits. Empty for a password.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sha256: String,
+    /// The salted hash of a password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
     /// What it may be used for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
@@ -76,7 +81,7 @@ impl KeyFile {
     pub fn text(&self) -> String {
         // A value of texts and lists of texts can always be written.
         let keys = toml::to_string(self).unwrap_or_default();
-        format!("# API keys, of which only the SHA-256 is known. `lodge keys` writes this file.\n\n{keys}")
+        format!("# API keys and passwords, of which only digests are known. `lodge keys` writes this file.\n\n{keys}")
     }
 
     /// Adds a key, and returns it. It cannot be read again.
@@ -93,6 +98,22 @@ impl KeyFile {
         KeyRing::new(&with)?;
         *self = with;
         Ok(key)
+    }
+
+    /// Adds a password of the user that the entry names.
+    ///
+    /// # Errors
+    /// Those of [`Self::create`], or if the password is too short or too long.
+    pub fn create_password(&mut self, mut entry: KeyEntry, password: &str) -> Result<(), String> {
+        if entry.name.contains(':') {
+            return Err("the name of a user has no `:`, which separates it from the password".into());
+        }
+        entry.password = Some(password_hash::hashed(password)?);
+        let mut with = self.clone();
+        with.keys.push(entry);
+        KeyRing::new(&with)?;
+        *self = with;
+        Ok(())
     }
 
     /// Removes the key with this name. Returns whether there was one.
@@ -141,6 +162,16 @@ impl KeyRing {
             }
             let expires = entry.expires.as_deref().map(humantime::parse_rfc3339).transpose();
             let expires = expires.map_err(|_| problem("write `expires` like 2030-01-31T00:00:00Z"))?;
+            if let Some(password) = &entry.password {
+                if !entry.sha256.is_empty() {
+                    return Err(problem("it has both `sha256` and `password`"));
+                }
+                password_hash::check(password).map_err(|why| problem(&why))?;
+                continue;
+            }
+            if entry.sha256.is_empty() {
+                return Err(problem("missing field `sha256`, or `password`"));
+            }
             let digest = unhex(&entry.sha256).ok_or_else(|| problem("`sha256` has 64 hexadecimal digits"))?;
             if digest == self::digest(b"") {
                 return Err(problem("`sha256` is that of an empty key; the program that wrote it had no key"));

@@ -44,6 +44,10 @@ pub enum Cause {
     ExpiredToken,
     /// The token is not valid yet.
     EarlyToken,
+    /// The user is not known, or has another password.
+    WrongPassword,
+    /// The hash of the password is not computed yet.
+    UnverifiedPassword,
     /// The client certificate has none of the names that are allowed.
     Certificate,
     /// The client certificate has expired since the handshake.
@@ -90,11 +94,14 @@ impl Cause {
             Self::Several | Self::TooLong | Self::UnknownKey | Self::ExpiredKey | Self::ExpiredCertificate => {
                 DenialKind::Invalid
             }
-            Self::Malformed | Self::Algorithm | Self::UnknownKid | Self::Signature | Self::Claims => {
-                DenialKind::Invalid
-            }
+            Self::WrongPassword
+            | Self::Malformed
+            | Self::Algorithm
+            | Self::UnknownKid
+            | Self::Signature
+            | Self::Claims => DenialKind::Invalid,
             Self::Issuer | Self::Audience | Self::ExpiredToken | Self::EarlyToken => DenialKind::Invalid,
-            Self::NoKeys => DenialKind::Unavailable,
+            Self::NoKeys | Self::UnverifiedPassword => DenialKind::Unavailable,
             Self::Scope | Self::Claim | Self::Certificate => DenialKind::Insufficient,
         }
     }
@@ -117,6 +124,8 @@ impl Cause {
             Self::Audience => "audience",
             Self::ExpiredToken => "expired-token",
             Self::EarlyToken => "early-token",
+            Self::WrongPassword => "wrong-password",
+            Self::UnverifiedPassword => "unverified-password",
             Self::Certificate => "certificate",
             Self::ExpiredCertificate => "expired-certificate",
             Self::NoKeys => "no-keys",

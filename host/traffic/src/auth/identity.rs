@@ -12,7 +12,7 @@ use super::denial::Cause;
 /// receives, whoever sends it.
 pub const PREFIX: &str = "x-lodge-auth-";
 
-/// How the sender was identified: `api-key`, `jwt`, `client-certificate`, `call` for a service of this host, or `host` for a message or a schedule.
+/// How the sender was identified: `api-key`, `basic`, `jwt`, `client-certificate`, `call` for a service of this host, or `host` for a message or a schedule.
 pub const METHOD: HeaderName = HeaderName::from_static("x-lodge-auth-method");
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-lodge-auth-subject");
@@ -48,6 +48,8 @@ pub(super) struct Claims<'a> {
 pub enum AuthMethod {
     /// By an API key.
     ApiKey,
+    /// By a password.
+    Basic,
     /// By a token.
     Jwt,
     /// By the certificate of its connection.
@@ -63,6 +65,7 @@ impl AuthMethod {
     pub fn name(self) -> &'static str {
         match self {
             Self::ApiKey => "api-key",
+            Self::Basic => "basic",
             Self::Jwt => "jwt",
             Self::Certificate => "client-certificate",
             Self::Call => "call",

@@ -21,6 +21,7 @@ use super::api_keys::{self, KeyRing};
 use super::jwt::Verifier;
 use super::jwt::keys::{self, KeySet};
 use super::live::LiveValue;
+use super::passwords::{Hashing, Passwords, UserList};
 use super::remote::Remote;
 use lodge_base::files;
 use lodge_base::lock::lock;
@@ -47,6 +48,8 @@ const THREADS: usize = 64;
 pub struct CredentialSources {
     api_keys: Files<KeyRing>,
     key_sets: Files<KeySet>,
+    passwords: Files<UserList>,
+    hashing: Hashing,
     remotes: Mutex<HashMap<String, Weak<Remote>>>,
     threads: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -84,6 +87,19 @@ impl WatchedKeys for KeyRing {
     }
 }
 
+impl WatchedKeys for UserList {
+    const WHAT: &'static str = "passwords";
+    const MOST: u64 = api_keys::MOST_BYTES;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Self::read(text)
+    }
+
+    fn count(&self) -> usize {
+        self.count()
+    }
+}
+
 impl WatchedKeys for KeySet {
     const WHAT: &'static str = "keys of an issuer";
     const MOST: u64 = keys::MOST_BYTES as u64;
@@ -103,6 +119,8 @@ impl CredentialSources {
         Self {
             api_keys: Files::default(),
             key_sets: Files::default(),
+            passwords: Files::default(),
+            hashing: Hashing::new(),
             remotes: Mutex::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
             metrics: Arc::clone(metrics),
@@ -128,6 +146,12 @@ impl CredentialSources {
                 let path = directory.join(file);
                 let keys = self.follow(&self.api_keys, &path).await;
                 check.keys = Some(keys.map_err(|why| format!("auth.api_keys: {}: {why}", path.display()))?);
+            }
+            if let Some(file) = &check.settings.passwords {
+                let path = directory.join(file);
+                let users = self.follow(&self.passwords, &path).await;
+                let users = users.map_err(|why| format!("auth.passwords: {}: {why}", path.display()))?;
+                check.passwords = Some(Passwords::new(users, &self.hashing));
             }
             let Some(jwt) = check.settings.jwt.clone() else { continue };
             let keys = match &jwt.keys {
