@@ -118,6 +118,23 @@ fn the_wit_has_the_versions_that_toolchains_bind_to() {
     }
 }
 
+/// Every line of the threat model names tests that exist.
+#[test]
+fn the_threat_model_is_held_by_tests() {
+    let text = page("docs/security.md");
+    let model = text.split("## The threat model").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<_> = model.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| cannot")).collect();
+    assert!(rows.len() > 30, "only {} lines were found", rows.len());
+    for row in rows {
+        let tests: Vec<_> = row.split("[`").skip(1).map(|rest| rest.split_once("`](../").unwrap()).collect();
+        assert!(!tests.is_empty(), "no test holds this: {row}");
+        for (name, rest) in tests {
+            let file = rest.split(')').next().unwrap();
+            assert!(page(file).contains(&format!("fn {name}(")), "{file} has no test `{name}`");
+        }
+    }
+}
+
 /// mdBook shows exactly the pages that `SUMMARY.md` lists.
 #[test]
 fn the_summary_lists_every_page() {
