@@ -21,6 +21,7 @@ mod http {
     mod content_length;
     mod cors;
     mod errors;
+    mod front;
     mod grpc;
     mod normalization;
     mod routing;

@@ -3,6 +3,7 @@
 //! * [`exchange`] wraps every request, from a connection or from a guest of this host ([`call`]).
 //! * [`handle`] is the path: it normalizes the head, and finds the service.
 //! * [`identify`] finds out whose request it is, where that matters.
+//! * `front` changes heads as the manifest says, and finds redirects.
 //! * [`admit`] waits for a permit, and sends the request and its copy.
 //! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
 //! * [`cached`] returns a stored response, or stores that of the service.
@@ -21,6 +22,7 @@ pub mod dispatch;
 pub mod error;
 pub mod exchange;
 pub mod forward;
+mod front;
 pub mod handle;
 pub mod handler;
 pub mod identify;

@@ -21,7 +21,9 @@ pub mod digest;
 pub mod edition;
 pub mod env;
 pub mod files;
+pub mod front;
 pub mod grants;
+pub mod headers;
 pub mod key;
 pub mod keyvalue;
 pub mod limits;
@@ -29,6 +31,7 @@ pub mod lock;
 pub mod percent;
 pub mod policies;
 pub mod rate;
+pub mod redirects;
 pub mod reference;
 pub mod refusal;
 pub mod route;
@@ -60,8 +63,10 @@ use self::cors::Cors;
 pub use self::diagnostics::{line_of, position};
 use self::files::FilesSpec;
 use self::grants::Grants;
+use self::headers::HeaderRules;
 use self::keyvalue::KeyValueGrant;
 use self::lock::LockGrant;
+use self::redirects::Redirect;
 pub use self::routes::MOST_ROUTES;
 use self::schedule::Schedule;
 use self::section::Owner;
@@ -97,6 +102,10 @@ pub struct Manifest {
     pub cache: Option<Rules>,
     /// The pages of other origins that may use routes without their own rules.
     pub cors: Option<Arc<Cors>>,
+    /// The changes to heads of routes without their own.
+    pub headers: Option<Arc<HeaderRules>>,
+    /// The paths whose content is elsewhere now.
+    pub redirects: Vec<Redirect>,
     /// Which requests share a sandbox.
     pub isolation: Isolation,
     /// The limits of the service.
@@ -168,6 +177,8 @@ impl Manifest {
             routes,
             cache: None,
             cors: None,
+            headers: None,
+            redirects: Vec::new(),
             isolation: Isolation::default(),
             limits: defaults.clone(),
             cpu_weight: WEIGHT,
@@ -234,6 +245,7 @@ impl Manifest {
             self.policies.service = of_routes.policies;
             self.cache = routes::spread(of_routes.cache, &mut self.routes);
             cors::spread(of_routes.cors, &mut self);
+            headers::spread(of_routes.headers, &mut self);
             auth::settle(&mut self, &mut problems);
         }
         files::settle(&keys, &mut self);

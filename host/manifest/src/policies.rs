@@ -10,6 +10,7 @@ use super::rate::By;
 use crate::auth::Auth;
 use crate::clients::Clients;
 use crate::cors::Cors;
+use crate::headers::HeaderRules;
 use crate::section::{Owner, Section};
 use crate::{adaptive, breaker, cache, rate};
 use lodge_base::config::key::word;
@@ -44,6 +45,8 @@ pub(crate) struct RouteSettings {
     pub(crate) cache: Option<cache::Rules>,
     /// The pages of other origins that may use it, if written.
     pub(crate) cors: Option<Arc<Cors>>,
+    /// The changes to heads, if written.
+    pub(crate) headers: Option<Arc<HeaderRules>>,
 }
 
 /// The policies of a service and of its routes. A comparable value.

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::cache::Rules;
 use super::cors::Cors;
+use super::headers::HeaderRules;
 use lodge_base::canonical;
 
 /// A route to a service.
@@ -24,6 +25,8 @@ pub struct Route {
     pub cache: Option<Rules>,
     /// The pages of other origins that may use the route.
     pub cors: Option<Arc<Cors>>,
+    /// The changes to heads.
+    pub headers: Option<Arc<HeaderRules>>,
     /// Whether the route has its own policies, which no other spelling of a path may bypass.
     pub guarded: bool,
     /// Whether this is the host `<name>.localhost`, and not a route of the manifest.
@@ -82,7 +85,7 @@ impl Pattern {
 }
 
 impl Segment {
-    fn read(text: &str) -> Option<Self> {
+    pub(crate) fn read(text: &str) -> Option<Self> {
         let plain = |text: &str| {
             let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'*' | b'{' | b'}');
             !text.is_empty() && text.bytes().all(fits)
@@ -104,7 +107,8 @@ impl Route {
     /// Returns a route for every method of a path, at any host.
     pub fn of(path: Pattern) -> Self {
         let methods = Vec::new();
-        Self { host: None, path, methods, strip_prefix: false, cache: None, cors: None, guarded: false, named: false }
+        let (host, cache, cors, headers) = (None, None, None, None);
+        Self { host, path, methods, strip_prefix: false, cache, cors, headers, guarded: false, named: false }
     }
 
     /// Returns the route of the host `<name>.localhost`.

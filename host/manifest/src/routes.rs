@@ -115,12 +115,13 @@ fn route(item: &Written<'_>, problems: &mut Problems) -> Option<(Route, PolicySe
     if path.is_none() {
         problems.push(item.at("a route needs its `path`, like \"/users\""));
     }
-    let RouteSettings { policies, cache, cors } = settings;
+    let RouteSettings { policies, cache, cors, headers } = settings;
     let guarded = policies != PolicySettings::default();
-    Some((Route { host, methods, strip_prefix, cache, cors, guarded, ..route? }, policies))
+    Some((Route { host, methods, strip_prefix, cache, cors, headers, guarded, ..route? }, policies))
 }
 
-fn read_host(key: &Written<'_>) -> Result<String, String> {
+/// Reads the host of requests.
+pub(crate) fn read_host(key: &Written<'_>) -> Result<String, String> {
     const FORM: &str = "write it like \"api.example.com\", without a port";
     let text = key.string(FORM)?;
     let host = canonical_host(text).filter(|host| is_host(host)).map(Cow::into_owned);

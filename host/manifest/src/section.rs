@@ -12,9 +12,9 @@ use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
     Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, config, consume, cors, env, files,
-    grants, keyvalue, limits, lock, policies, rate,
+    grants, headers, keyvalue, limits, lock, policies, rate,
 };
-use crate::{sandbox, schedule, share, sqlite, upstream, volumes};
+use crate::{redirects, sandbox, schedule, share, sqlite, upstream, volumes};
 
 /// Every section, in the order of the docs.
 pub static SECTIONS: &[&Section] = &[
@@ -42,6 +42,8 @@ pub static SECTIONS: &[&Section] = &[
     &routes::SECTION,
     &cache::SECTION,
     &cors::SECTION,
+    &headers::SECTION,
+    &redirects::SECTION,
     &clients::ALLOW,
     &clients::DENY,
     &auth::SECTION,

@@ -72,7 +72,8 @@ impl Snapshot {
             return Err(Refusal::new(&file_name(&deployment.spec.path), reason, "give one of them another name"));
         }
         let manifest = &deployment.spec.manifest;
-        let host = |host| Route { cache: manifest.cache, cors: manifest.cors.clone(), ..Route::host(host) };
+        let (cache, cors, headers) = (manifest.cache, manifest.cors.clone(), manifest.headers.clone());
+        let host = |host| Route { cache, cors, headers, ..Route::host(host) };
         let own = deployment.spec.host().map(host);
         let guarded = deployment.spec.manifest.policies.service != PolicySettings::default();
         if let Err((route, owner)) = self.router.insert(deployment.routes().iter().chain(&own), &target, guarded) {

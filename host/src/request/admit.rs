@@ -41,12 +41,15 @@ pub(super) struct Routed<'a> {
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 pub(super) fn admit_and_dispatch<B: RequestBody>(
     routed: Routed<'_>,
-    request: Request<B>,
+    mut request: Request<B>,
     fill: Option<&mut CacheFill>,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
         let admitted = admit(&routed, request.headers(), fill, record).await?;
+        if let Some(front) = &admitted.record.front {
+            front.change_request(request.headers_mut());
+        }
         // In a box, here and below: the future of a request is moved several times before this, and would be twice as large.
         let Some((version, route)) = &routed.mirror else { return Box::pin(dispatch(admitted, request)).await };
         let (request, copy) = mirror::duplicate(request);

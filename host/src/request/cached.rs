@@ -71,7 +71,7 @@ async fn dispatch_again(
     record: &mut Record,
 ) -> Result<Response<Body>, RequestError> {
     let body: mirror::AnyBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
-    let request = Request::from_parts(head, body);
+    let mut request = Request::from_parts(head, body);
     let view = routed.view(request.headers());
     let deadline = fill.deadline().unwrap_or_else(|| record.start() + routed.target.deployment().limits().wall);
     let admitting = routed.target.admission.admit_again(&view, Instant::now());
@@ -80,6 +80,9 @@ async fn dispatch_again(
         Ok(permit) => {
             record.record_admission(&permit);
             fill.begin(deadline);
+            if let Some(front) = &record.front {
+                front.change_request(request.headers_mut());
+            }
             dispatch(routed.admitted(permit, deadline, record), request).await
         }
         Err(refusal) => Err(refusal.into()),

@@ -57,11 +57,11 @@ impl Handler {
             };
             record.set_status(response.status());
             response.headers_mut().insert(REQUEST_ID, id_header);
-            if let Some(cors) = &record.cors {
-                cors.write(response.headers_mut());
-            }
             if let Some(hsts) = hsts {
                 response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+            }
+            if let Some(front) = &record.front {
+                front.change_response(secure, response.headers_mut());
             }
             response.map(|body| body.with(record))
         }

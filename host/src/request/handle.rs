@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode, Uri, header};
 
 use super::admit::{Routed, admit_and_dispatch};
 use super::cached::{self, CacheUse};
+use super::front::{self, ClientFront};
 use super::identify::{self, Unidentified};
 use super::record::Record;
 use super::respond::Body;
@@ -44,6 +45,14 @@ enum Arrived<'a, B> {
     Cached(Routed<'a>, Request<B>, CacheUse<'a>),
     /// For a service, as soon as it is known whose it is.
     Unidentified(Box<Unidentified<'a, B>>),
+}
+
+/// What the routes say of a request.
+enum RouteOutcome<'a> {
+    /// It is redirected: the response.
+    Redirect(Response<Body>),
+    /// It is for a service, with the cache rules of its route and the URI that they apply to.
+    Service(Routed<'a>, Option<(Rules, Uri)>),
 }
 
 /// Returns the response to a request, with the first frames of its body.
@@ -103,7 +112,10 @@ fn arrive<'a, B: RequestBody>(
     if let Some(response) = preflight(handler, caller, arrival, &head, record) {
         return Ok(Arrived::Host(response));
     }
-    let (mut routed, rules) = route(handler, caller, arrival, &mut head, record)?;
+    let (mut routed, rules) = match route(handler, caller, arrival, &mut head, record)? {
+        RouteOutcome::Redirect(response) => return Ok(Arrived::Host(response)),
+        RouteOutcome::Service(routed, rules) => (routed, rules),
+    };
     if routed.depth > routed.target.deployment().limits().call_depth {
         return Err(TooManyHops.into());
     }
@@ -131,7 +143,7 @@ fn route<'a>(
     arrival: Arrival,
     head: &mut http::request::Parts,
     record: &mut Record,
-) -> Result<(Routed<'a>, Option<(Rules, Uri)>), RequestError> {
+) -> Result<RouteOutcome<'a>, RequestError> {
     let snapshot = handler.current.snapshot();
     let names = handler.service_hosts.admits(arrival.local);
     let found = find(&snapshot, caller, head, names);
@@ -143,7 +155,8 @@ fn route<'a>(
     }
     match found {
         Ok(found) => {
-            record.cors = found.cors.map(|rules| Box::new(CorsRequest::new(rules, &head.headers)));
+            record.front = found.front.map(|front| Box::new(ClientFront::new(front, &head.headers)));
+            let redirect = front::redirect(found.target, caller, head);
             let rules = found.cache.map(|rules| (rules, head.uri.clone()));
             if found.prefix > 0 {
                 // What is found relative to this path depends on it.
@@ -164,13 +177,17 @@ fn route<'a>(
             if service.is_disabled() {
                 return Err(RequestError::Disabled);
             }
+            if let Some((status, location)) = redirect {
+                return Ok(RouteOutcome::Redirect(moved(status, location)));
+            }
             let mirror = split.and_then(Split::mirror).filter(|version| !Arc::ptr_eq(version, &target));
             let mirror = mirror.map(|version| (Arc::clone(version), Arc::clone(found.route)));
             // The depth includes the passes through this host that `Via` shows, for requests that return over the
             // network.
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
             let identity = None;
-            Ok((Routed { handler, caller, target, route, mirror, judged, depth, identity }, rules))
+            let routed = Routed { handler, caller, target, route, mirror, judged, depth, identity };
+            Ok(RouteOutcome::Service(routed, rules))
         }
         // Before the first scan of the directory.
         Err(Missed::Route) if snapshot.generation == 0 => Err(RequestError::Starting),
@@ -212,7 +229,7 @@ fn find<'a>(
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
     // No cache rules: a service may respond to a guest differently, and no `Vary` expresses that.
-    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None, cors: None })
+    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None, front: None })
 }
 
 /// Returns the response to `OPTIONS *`, which is about the server and not about a service (RFC 9110 9.3.7).
@@ -238,7 +255,7 @@ fn preflight(
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     let names = handler.service_hosts.admits(arrival.local);
     let found = snapshot.router.find(authority, head.uri.path(), &method, names).ok()?;
-    let rules = CorsRequest::new(found.cors?, &head.headers);
+    let rules = CorsRequest::new(found.front?.cors.as_ref()?, &head.headers);
     record.set_route(found.target.deployment(), found.route);
     let mut response = Response::new(Body::text(None));
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -261,11 +278,14 @@ fn secure_location(uri: &Uri, port: u16) -> Option<String> {
 /// Returns the response that redirects to HTTPS, with the same method and body (RFC 9110 15.4.9).
 fn redirect(handler: &Handler, location: &str, record: &mut Record) -> Response<Body> {
     record.set_host_response(&handler.unmatched);
+    // The parts of a URI are valid in a header.
+    moved(StatusCode::PERMANENT_REDIRECT, HeaderValue::try_from(location).unwrap_or(HeaderValue::from_static("/")))
+}
+
+fn moved(status: StatusCode, location: HeaderValue) -> Response<Body> {
     let mut response = Response::new(Body::text(None));
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::LOCATION, location);
     response
 }
 

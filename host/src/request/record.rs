@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, request};
 
+use super::front::ClientFront;
 use crate::request::error::RequestError;
 use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::logs::requests::RequestLine;
@@ -17,7 +18,6 @@ use lodge_base::telemetry::traces::{Outcome, Phase, Trace};
 use lodge_traffic::admission::Permit;
 use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::cache;
-use lodge_traffic::proxy::cors::CorsRequest;
 use lodge_traffic::service::Service;
 use lodge_traffic::service::deployment::Deployment;
 
@@ -40,8 +40,8 @@ pub struct Record {
     /// The client read too little of the response.
     stalled: bool,
     reason: Option<&'static str>,
-    /// What the response says of pages of other origins.
-    pub(super) cors: Option<Box<CorsRequest>>,
+    /// What the manifest says of the heads of the request and its response.
+    pub(super) front: Option<Box<ClientFront>>,
     /// Present only if request lines are logged.
     details: Option<Box<Details>>,
     trace: Trace,
@@ -76,7 +76,7 @@ impl Record {
             complete: false,
             stalled: false,
             reason: None,
-            cors: None,
+            front: None,
             details: None,
             trace,
         }

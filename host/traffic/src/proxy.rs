@@ -4,6 +4,7 @@
 pub mod body;
 pub mod coding;
 pub mod cors;
+pub mod header_rules;
 pub mod headers;
 pub(crate) mod lists;
 pub mod outbound;

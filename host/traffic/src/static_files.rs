@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 pub use self::body::FileBody;
 use self::body::on_disk;
 use self::path::FilePath;
-use self::root::Access;
+use self::root::ReadFrom;
 pub use self::root::{OpenDirectory, Root};
 use crate::service::deployment::Deployment;
 use lodge_manifest::files::FilesSpec;
@@ -106,12 +106,12 @@ impl StaticFiles {
         }
         let mut path = FilePath::read(head.uri.path()).ok_or(FilesError::NotFound)?;
         path.directory &= head.extensions.get::<BarePrefix>().is_none();
-        if let Some(response) = self.look_up(head, &path, Access::Memory)? {
+        if let Some(response) = self.look_up(head, &path, ReadFrom::Memory)? {
             return Ok(response);
         }
         let (own, mut shown) = (Arc::clone(self), request::Request::new(()).into_parts().0);
         (shown.method, shown.uri, shown.headers) = (head.method.clone(), head.uri.clone(), head.headers.clone());
-        let waits = on_disk(Arc::clone(&self.disk), move || own.look_up(&shown, &path, Access::Disk));
+        let waits = on_disk(Arc::clone(&self.disk), move || own.look_up(&shown, &path, ReadFrom::Disk));
         let found = tokio::time::timeout_at(deadline.into(), waits).await.map_err(|_| FilesError::Late)??;
         found.ok_or_else(|| FilesError::Unreadable("it was not read".into()))
     }

@@ -19,7 +19,7 @@ use http::Method;
 use self::readings::{AllRoutes, TargetRoutes};
 use lodge_base::canonical;
 use lodge_manifest::cache::Rules;
-use lodge_manifest::cors::Cors;
+use lodge_manifest::front::Front;
 use lodge_manifest::route::{Route, Segment};
 
 /// The routing table. No two targets own the same route.
@@ -47,7 +47,7 @@ struct Entry<T> {
     strip_prefix: bool,
     number: usize,
     cache: Option<Rules>,
-    cors: Option<Arc<Cors>>,
+    front: Option<Arc<Front>>,
     named: bool,
     target: T,
     owned: Arc<TargetRoutes>,
@@ -66,8 +66,8 @@ pub struct Match<'a, T> {
     pub prefix: usize,
     /// The route's cache rules; `None` when its responses are not cached.
     pub cache: Option<Rules>,
-    /// The pages of other origins that may use the route.
-    pub cors: Option<&'a Arc<Cors>>,
+    /// What the host does for the clients of the route.
+    pub front: Option<&'a Arc<Front>>,
 }
 
 /// The reason why no route matched.
@@ -121,10 +121,10 @@ impl<T: Clone> Router<T> {
     }
 
     fn add(&mut self, number: usize, route: &Route, target: &T, owned: &Arc<TargetRoutes>) {
-        let Route { methods, strip_prefix, cache, cors, named, .. } = route.clone();
-        let (path, owned) = (Arc::from(route.path.to_string()), Arc::clone(owned));
+        let Route { methods, strip_prefix, cache, named, .. } = route.clone();
+        let (path, owned, front) = (Arc::from(route.path.to_string()), Arc::clone(owned), Front::of(route));
         let target = target.clone();
-        let entry = Entry { route: path, methods, strip_prefix, number, cache, cors, named, target, owned };
+        let entry = Entry { route: path, methods, strip_prefix, number, cache, front, named, target, owned };
         self.entries(route).push(entry);
     }
 
@@ -182,8 +182,8 @@ impl<T> Router<T> {
         match exact.or_else(|| entries.iter().find(|entry| entry.allows(method))) {
             Some(entry) => {
                 let prefix = if entry.strip_prefix { matched } else { 0 };
-                let Entry { target, route, number, cache, cors, owned, .. } = entry;
-                Ok((Match { target, route, number: *number, prefix, cache: *cache, cors: cors.as_ref() }, owned))
+                let Entry { target, route, number, cache, front, owned, .. } = entry;
+                Ok((Match { target, route, number: *number, prefix, cache: *cache, front: front.as_ref() }, owned))
             }
             None => Err(Missed::Method(allow(entries))),
         }

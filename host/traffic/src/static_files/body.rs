@@ -13,7 +13,7 @@ use http_body::Frame;
 use tokio::sync::Semaphore;
 
 use super::FilesError;
-use super::root::{Access, read};
+use super::root::{ReadFrom, read};
 use crate::proxy::outbound::MAX_CHUNK;
 
 /// The most bytes of a file that are in memory for one response.
@@ -48,7 +48,7 @@ impl FileBody {
         file: File,
         mut range: Range<u64>,
         disk: &Arc<Semaphore>,
-        access: Access,
+        access: ReadFrom,
     ) -> Result<Option<Self>, FilesError> {
         let Some(ready) = read_some(&file, &mut range, access)? else { return Ok(None) };
         let (file, disk) = (Arc::new(file), Arc::clone(disk));
@@ -100,7 +100,7 @@ impl FileBody {
 impl Rest {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, FilesError>> {
         if self.reading.is_none()
-            && let Some(bytes) = read_some(&self.file, &mut self.range, Access::Memory)?
+            && let Some(bytes) = read_some(&self.file, &mut self.range, ReadFrom::Memory)?
         {
             return Poll::Ready(Ok(bytes));
         }
@@ -108,7 +108,7 @@ impl Rest {
         let reading = self.reading.get_or_insert_with(|| {
             let (file, mut range, disk) = (Arc::clone(file), range.clone(), Arc::clone(disk));
             Box::pin(on_disk(disk, move || {
-                let read = read_some(&file, &mut range, Access::Disk)?;
+                let read = read_some(&file, &mut range, ReadFrom::Disk)?;
                 Ok(read.unwrap_or_default())
             }))
         });
@@ -121,7 +121,7 @@ impl Rest {
 }
 
 /// Reads the next bytes of a range, at most [`READ`], and removes them from it. `None` if it would wait for the disk.
-fn read_some(file: &File, range: &mut Range<u64>, access: Access) -> Result<Option<Bytes>, FilesError> {
+fn read_some(file: &File, range: &mut Range<u64>, access: ReadFrom) -> Result<Option<Bytes>, FilesError> {
     let left = range.end.saturating_sub(range.start);
     if left == 0 {
         return Ok(Some(Bytes::new()));

@@ -9,7 +9,7 @@ use http::{Method, StatusCode, request, response};
 use super::body::FileBody;
 use super::path::FilePath;
 use super::range::RequestedRange;
-use super::root::{Access, OpenFile, RootDirectory, Unopened};
+use super::root::{OpenFile, ReadFrom, RootDirectory, Unopened};
 use super::{FilesError, StaticFiles, content_type};
 use crate::cache::conditions::{Conditions, not_modified};
 use crate::cache::freshness::date;
@@ -37,7 +37,7 @@ impl StaticFiles {
         &self,
         head: &request::Parts,
         path: &FilePath,
-        access: Access,
+        access: ReadFrom,
     ) -> Result<FileResponse, FilesError> {
         let found =
             self.root.current(access).and_then(|root| self.choose(&root, head, path, access).map(|it| (root, it)));
@@ -57,7 +57,7 @@ impl StaticFiles {
         root: &RootDirectory,
         head: &request::Parts,
         path: &FilePath,
-        access: Access,
+        access: ReadFrom,
     ) -> Result<Result<Chosen, response::Parts>, Unopened> {
         let sent = |name: PathBuf, opened, status| Ok(Ok(Chosen { name, opened, status }));
         match root.open(&path.path, access) {
@@ -95,7 +95,7 @@ impl StaticFiles {
         root: &RootDirectory,
         head: &request::Parts,
         mut chosen: Chosen,
-        access: Access,
+        access: ReadFrom,
     ) -> Result<FileResponse, FilesError> {
         let (mut sent, ()) = http::Response::new(()).into_parts();
         sent.status = chosen.status;
@@ -147,7 +147,7 @@ impl StaticFiles {
 }
 
 /// Opens the compressed file beside a file. One that is older than the file is not its own any more.
-fn beside(root: &RootDirectory, chosen: &Chosen, coding: Coding, access: Access) -> Result<OpenFile, Unopened> {
+fn beside(root: &RootDirectory, chosen: &Chosen, coding: Coding, access: ReadFrom) -> Result<OpenFile, Unopened> {
     let mut name = chosen.name.clone().into_os_string();
     name.push(coding.extension());
     let opened = root.open(Path::new(&name), access)?;

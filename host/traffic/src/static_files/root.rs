@@ -19,7 +19,7 @@ pub type OpenDirectory = dyn Fn(&Path) -> Result<File, String> + Send + Sync;
 
 /// Whether a lookup may wait for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub(super) enum ReadFrom {
     /// No: it fails with [`Unopened::WouldWait`] instead.
     Memory,
     /// Yes.
@@ -76,17 +76,17 @@ impl Root {
     }
 
     /// Returns the directory that the path leads to now: a tool that builds a site may replace it.
-    pub(super) fn current(&self, access: Access) -> Result<Arc<RootDirectory>, Unopened> {
+    pub(super) fn current(&self, access: ReadFrom) -> Result<Arc<RootDirectory>, Unopened> {
         let known = self.current.load();
         let now = match access {
-            Access::Memory => {
+            ReadFrom::Memory => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let found = openat2(CWD, &self.path, flags, Mode::empty(), ResolveFlags::CACHED);
                 let found = found.and_then(rustix::fs::fstat).map_err(|_| Unopened::WouldWait)?;
                 #[expect(clippy::useless_conversion, reason = "its type differs among systems")]
                 (u64::try_from(found.st_dev).unwrap_or_default(), u64::try_from(found.st_ino).unwrap_or_default())
             }
-            Access::Disk => {
+            ReadFrom::Disk => {
                 let found = fs::metadata(&self.path);
                 let found = found.map_err(|error| Unopened::NoRoot(format!("{}: {error}", self.path.display())))?;
                 (found.dev(), found.ino())
@@ -94,8 +94,8 @@ impl Root {
         };
         match access {
             _ if now == known.identity => Ok(Arc::clone(&known)),
-            Access::Memory => Err(Unopened::WouldWait),
-            Access::Disk => {
+            ReadFrom::Memory => Err(Unopened::WouldWait),
+            ReadFrom::Disk => {
                 let opened = (self.open)(&self.path).and_then(RootDirectory::new);
                 let opened = opened.map_err(|why| Unopened::NoRoot(format!("{}: {why}", self.path.display())))?;
                 let opened = Arc::new(opened);
@@ -113,12 +113,12 @@ impl RootDirectory {
     }
 
     /// Opens a regular file or a directory. An open of a FIFO or a device does not wait, and is refused.
-    pub(super) fn open(&self, path: &Path, access: Access) -> Result<OpenFile, Unopened> {
+    pub(super) fn open(&self, path: &Path, access: ReadFrom) -> Result<OpenFile, Unopened> {
         // The root itself.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = match access {
-            Access::Memory => {
+            ReadFrom::Memory => {
                 let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
                 let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
                 match openat2(&self.file, path, flags, Mode::empty(), resolve) {
@@ -127,7 +127,7 @@ impl RootDirectory {
                     Err(_) => return Err(Unopened::WouldWait),
                 }
             }
-            Access::Disk => {
+            ReadFrom::Disk => {
                 let mut options = OpenOptions::new();
                 options.read(true).custom_flags(flags.bits().cast_signed());
                 open(&self.file, path, &options).map_err(|error| Unopened::of(&error))?
@@ -177,16 +177,16 @@ impl OpenFile {
 ///
 /// # Errors
 /// Those of the file system.
-pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8], access: Access) -> io::Result<Option<usize>> {
+pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8], access: ReadFrom) -> io::Result<Option<usize>> {
     let read = match access {
-        Access::Memory => {
+        ReadFrom::Memory => {
             match preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
                 Ok(read) => Ok(read),
                 // Also a file system that cannot tell.
                 Err(_) => return Ok(None),
             }
         }
-        Access::Disk => loop {
+        ReadFrom::Disk => loop {
             match rustix::io::pread(file, &mut *buffer, offset) {
                 Err(Errno::INTR) => {}
                 read => break read,

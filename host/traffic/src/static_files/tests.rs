@@ -75,7 +75,7 @@ impl Site {
         let deadline = Instant::now() + Duration::from_secs(60);
         let (sent, body) = self.files.respond(&head, deadline).await?;
         if let Some(path) = FilePath::read(head.uri.path()) {
-            let (again, _) = self.files.look_up(&head, &path, Access::Disk)?.unwrap();
+            let (again, _) = self.files.look_up(&head, &path, ReadFrom::Disk)?.unwrap();
             assert_eq!((again.status, &again.headers), (sent.status, &sent.headers), "from the disk");
         }
         Ok(Reply(sent.status, sent.headers, read(body).await?))
@@ -285,10 +285,10 @@ async fn nothing_leads_out_of_the_directory() {
         assert!(matches!(site.problem("GET", path, &[]).await, FilesError::NotFound), "{path}");
         // Neither if the kernel has to look for it, nor if it has it in memory.
         let (head, file) = (Request::get(path).body(()).unwrap().into_parts().0, FilePath::read(path).unwrap());
-        let found = site.files.look_up(&head, &file, Access::Disk);
+        let found = site.files.look_up(&head, &file, ReadFrom::Disk);
         assert!(matches!(found, Err(FilesError::NotFound)), "{path}");
         let _ = fs::metadata(inside.join(&file.path));
-        let found = site.files.look_up(&head, &file, Access::Memory);
+        let found = site.files.look_up(&head, &file, ReadFrom::Memory);
         assert!(matches!(found, Ok(None) | Err(FilesError::NotFound)), "{path}");
     }
     for path in ["/within", "/around"] {
@@ -329,7 +329,7 @@ async fn large_files_are_streamed() {
     assert!(matches!(read(body).await, Err(FilesError::Unreadable(_))));
     // What does not fit into one read comes by several, wherever it is read.
     let file = File::open(site.directory.path().join("site/large")).unwrap();
-    let body = FileBody::open(file, 5..99_999, &Arc::new(Semaphore::new(1)), Access::Disk).unwrap().unwrap();
+    let body = FileBody::open(file, 5..99_999, &Arc::new(Semaphore::new(1)), ReadFrom::Disk).unwrap().unwrap();
     assert!(read(body).await.unwrap() == content.as_bytes()[5..99_999]);
 }
 

@@ -1,0 +1,274 @@
+//! `[headers]`: what the host changes in the heads of requests and responses.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderName, HeaderValue};
+use serde_json::json;
+
+use crate::Manifest;
+use crate::schema;
+use crate::section::{Owner, Section};
+use crate::written::{Problems, Written};
+
+/// The most headers in a list or table.
+const MOST: usize = 50;
+
+/// The most bytes of a value.
+const VALUE: usize = 4 << 10;
+
+/// Headers that belong to a connection, to the framing of a message or to what the host does itself. With [`PREFIXES`].
+const OWN: [HeaderName; 17] = [
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::EXPECT,
+    header::FORWARDED,
+    header::HOST,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::VIA,
+];
+
+const PREFIXES: [&str; 4] = ["x-lodge-", "x-forwarded-", "access-control-", "x-request-id"];
+
+/// `[headers]`.
+pub(crate) const SECTION: Section = Section {
+    name: "headers",
+    page: "front",
+    schema: || {
+        let text = json!({ "type": "string" });
+        let set = json!({ "type": "object", "additionalProperties": text });
+        let add = json!({ "type": "object", "additionalProperties": schema::texts(text.clone()) });
+        let remove = schema::texts(text);
+        let mut table = schema::table(&[], json!({}));
+        let security = json!({ "type": "boolean", "default": false });
+        for (name, schema, help) in [
+            ("security", security, "whether responses tell browsers to be strict"),
+            ("request.set", set.clone(), "headers that requests get in place of those that they have"),
+            ("request.remove", remove.clone(), "headers that requests lose, one or a list"),
+            ("response.set", set, "headers that responses get in place of those that they have"),
+            ("response.add", add, "headers that responses get besides those that they have; values, or lists of them"),
+            ("response.remove", remove, "headers that responses lose, one or a list"),
+        ] {
+            schema::add(&mut table, name, schema::described(schema, help));
+        }
+        table
+    },
+    owner: Owner::Route(|settings, written, problems| settings.headers = read(written, problems).map(Arc::new)),
+    ..Section::DEFAULT
+};
+
+/// The changes to the heads of the requests and responses of a route. A comparable value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderRules {
+    /// Whether responses tell browsers to be strict.
+    pub security: bool,
+    /// The changes to requests.
+    pub request: HeaderChanges,
+    /// The changes to responses.
+    pub response: HeaderChanges,
+}
+
+/// HeaderChanges to the headers of a message, in the order in which they are applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderChanges {
+    /// Headers that are removed.
+    pub remove: Vec<HeaderName>,
+    /// Headers with one value, in place of those that are there.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Headers with a further value.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderRules {
+    fn is_on(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// Gives every route without rules of its own those of its service.
+pub(crate) fn spread(service: Option<Arc<HeaderRules>>, manifest: &mut Manifest) {
+    manifest.headers = service.filter(|rules| rules.is_on());
+    for route in &mut manifest.routes {
+        route.headers = route.headers.take().or_else(|| manifest.headers.clone()).filter(|rules| rules.is_on());
+    }
+}
+
+fn read(written: &Written<'_>, problems: &mut Problems) -> Option<HeaderRules> {
+    let mut rules = HeaderRules::default();
+    for key in written.section(&["security", "request", "response"], problems)? {
+        match key.inside(written) {
+            "security" => rules.security = problems.take(key.boolean()).unwrap_or_default(),
+            "request" => rules.request = changes(&key, false, problems),
+            _ => rules.response = changes(&key, true, problems),
+        }
+    }
+    Some(rules)
+}
+
+fn changes(written: &Written<'_>, of_response: bool, problems: &mut Problems) -> HeaderChanges {
+    let known: &[_] = if of_response { &["remove", "set", "add"] } else { &["remove", "set"] };
+    let mut changes = HeaderChanges::default();
+    for key in written.section(known, problems).into_iter().flatten() {
+        match key.inside(written) {
+            "remove" => {
+                let items = problems.take(key.items("[\"server\"]")).unwrap_or_default();
+                bounded(&key, items.len(), problems);
+                let name = |item: &Written<'_>| {
+                    let text = item.string("write names of headers, like [\"server\"]")?;
+                    name(item, text, text.eq_ignore_ascii_case("vary"))
+                };
+                changes.remove = items.iter().filter_map(|item| problems.take(name(item))).collect();
+            }
+            "set" => changes.set = fields(&key, of_response, problems),
+            _ => changes.add = fields(&key, false, problems),
+        }
+    }
+    changes
+}
+
+/// Reads a table of headers with their values. `single` is whether each has one, in place of all.
+fn fields(written: &Written<'_>, single: bool, problems: &mut Problems) -> Vec<(HeaderName, HeaderValue)> {
+    let Some(keys) = written.table() else {
+        problems
+            .push(written.error("write a table of headers and their values, like { \"x-frame-options\" = \"DENY\" }"));
+        return Vec::new();
+    };
+    let mut fields = Vec::new();
+    for key in &keys {
+        let text = key.inside(written);
+        let Some(name) = problems.take(name(key, text, single && text.eq_ignore_ascii_case("vary"))) else { continue };
+        let items = if single { Ok(vec![key.named(&key.name)]) } else { key.items("[\"a\", \"b\"]") };
+        for item in problems.take(items).unwrap_or_default() {
+            fields.extend(problems.take(value(&item)).map(|value| (name.clone(), value)));
+        }
+    }
+    bounded(written, fields.len(), problems);
+    fields
+}
+
+fn bounded(key: &Written<'_>, count: usize, problems: &mut Problems) {
+    if count > MOST {
+        problems.push(key.error(format!("{count} headers are more than {MOST}")));
+    }
+}
+
+/// Reads the name of a header that may be changed. `varies` is whether it is `Vary` and would be lost.
+fn name(key: &Written<'_>, text: &str, varies: bool) -> Result<HeaderName, String> {
+    let name = HeaderName::try_from(text).map_err(|_| key.error(format!("`{text}` is not the name of a header")))?;
+    let why = match name.as_str() {
+        _ if varies => "caches need what a service says in it; use response.add",
+        text if text.starts_with("access-control-") => "[cors] decides about it",
+        text if OWN.contains(&name) || PREFIXES.iter().any(|prefix| text.starts_with(prefix)) => {
+            "the host writes it, or it belongs to the connection"
+        }
+        _ => return Ok(name),
+    };
+    Err(key.error(format!("`{name}` cannot be changed: {why}")))
+}
+
+fn value(key: &Written<'_>) -> Result<HeaderValue, String> {
+    let text = key.string("write its value as text, like \"DENY\"")?;
+    let value = HeaderValue::from_str(text).ok().filter(|value| value.len() <= VALUE);
+    value.ok_or_else(|| key.error(format!("it is not a header value of at most {VALUE} bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::read as manifest;
+
+    fn rules(text: &str) -> Option<HeaderRules> {
+        manifest(text).unwrap().headers.map(|rules| (*rules).clone())
+    }
+
+    #[test]
+    fn forms() {
+        assert_eq!((rules(""), rules("headers = {}")), (None, None));
+        assert_eq!(rules("headers.security = true").unwrap(), HeaderRules { security: true, ..HeaderRules::default() });
+        let all = rules(
+            "[headers.request]\nremove = 'Cookie'\nset = { X-Env = 'test' }\n[headers.response]\n\
+             remove = ['server', 'x-powered-by']\nset = { x-a = '1' }\nadd = { link = ['</a>', '</b>'], x-b = '' }",
+        )
+        .unwrap();
+        let names = |names: &[&'static str]| names.iter().copied().map(HeaderName::from_static).collect::<Vec<_>>();
+        let fields = |fields: &[(&'static str, &'static str)]| -> Vec<_> {
+            let field = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            fields.iter().map(field).collect()
+        };
+        let request = HeaderChanges { remove: names(&["cookie"]), set: fields(&[("x-env", "test")]), add: Vec::new() };
+        let response = HeaderChanges {
+            remove: names(&["server", "x-powered-by"]),
+            set: fields(&[("x-a", "1")]),
+            add: fields(&[("link", "</a>"), ("link", "</b>"), ("x-b", "")]),
+        };
+        assert_eq!(all, HeaderRules { security: false, request, response });
+        // A route has rules of its own, or none, in place of those of its service.
+        let routes = "routes = ['/a', { path = '/b', headers = {} }, { path = '/c', headers.response.remove = 'etag' }]\n\
+                      headers.security = true";
+        let routes = manifest(routes).unwrap().routes;
+        let shown: Vec<_> = routes.iter().map(|route| route.headers.as_ref().map(|rules| rules.security)).collect();
+        assert_eq!(shown, [Some(true), None, Some(false)]);
+    }
+
+    #[test]
+    fn some_headers_are_the_hosts() {
+        let check = |text: &str, expected: &str| {
+            let problem = manifest(text).unwrap_err();
+            assert!(problem.contains(expected), "{text}: {problem}");
+        };
+        for name in [
+            "Connection",
+            "Keep-Alive",
+            "TE",
+            "Trailer",
+            "Transfer-Encoding",
+            "Upgrade",
+            "Content-Length",
+            "Host",
+            "Via",
+            "Forwarded",
+            "X-Forwarded-For",
+            "X-Forwarded-Client-Cert",
+            "X-Lodge-Auth-Subject",
+            "x-lodge-x",
+            "X-Request-Id",
+            "Content-Encoding",
+            "Proxy-Authorization",
+            "Expect",
+            "Access-Control-Allow-Origin",
+        ] {
+            for key in ["request.set", "response.set", "response.add"] {
+                check(&format!("[headers]\n{key}.\"{name}\" = 'x'"), "cannot be changed");
+            }
+            for key in ["request.remove", "response.remove"] {
+                check(&format!("[headers]\n{key} = '{name}'"), "cannot be changed");
+            }
+        }
+        check("headers.response.set.vary = 'accept'", "use response.add");
+        check("headers.response.remove = 'Vary'", "use response.add");
+        assert!(manifest("headers.response.add.vary = 'accept'").is_ok());
+        check(
+            "headers.response.set.\"a b\" = 'x'",
+            "line 1: headers.response.set.a b: `a b` is not the name of a header",
+        );
+        check("headers.response.set.a = \"x\\ny\"", "it is not a header value of at most 4096 bytes");
+        check(&format!("headers.response.set.a = '{}'", "x".repeat(4_097)), "it is not a header value");
+        check("headers.response.set.a = ['x', 'y']", "write its value as text");
+        check("headers.request.add.a = 'x'", "unknown key `headers.request.add`");
+        check("headers.response.sets.a = 'x'", "did you mean `headers.response.set`?");
+        check("headers = true", "write a section [headers]");
+        let many: String = (0..51).map(|number| format!("x-{number} = 'a'\n")).collect();
+        check(&format!("[headers.response.set]\n{many}"), "51 headers are more than 50");
+    }
+}

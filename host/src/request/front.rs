@@ -1,0 +1,58 @@
+//! What the manifest says of the heads of a client's request and of its response, for the route that matched.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode, header, request};
+
+use super::handler::Caller;
+use crate::guests::target::Target;
+use lodge_base::canonical;
+use lodge_manifest::front::Front;
+use lodge_traffic::proxy::cors::CorsRequest;
+use lodge_traffic::proxy::header_rules;
+
+/// The rules for one request.
+pub(super) struct ClientFront {
+    front: Arc<Front>,
+    cors: Option<CorsRequest>,
+}
+
+impl ClientFront {
+    /// Applies the rules of a route to the headers of a request.
+    pub(super) fn new(front: &Arc<Front>, headers: &HeaderMap) -> Self {
+        let cors = front.cors.as_ref().map(|rules| CorsRequest::new(rules, headers));
+        Self { front: Arc::clone(front), cors }
+    }
+
+    /// Changes the head of the request on its way to the service.
+    pub(super) fn change_request(&self, headers: &mut HeaderMap) {
+        if let Some(rules) = &self.front.headers {
+            header_rules::change_request(rules, headers);
+        }
+    }
+
+    /// Changes the head of the response. `secure` is whether the client uses HTTPS.
+    pub(super) fn change_response(&self, secure: bool, headers: &mut HeaderMap) {
+        if let Some(rules) = &self.front.headers {
+            header_rules::change_response(rules, secure, headers);
+        }
+        if let Some(cors) = &self.cors {
+            cors.write(headers);
+        }
+    }
+}
+
+/// Returns where a client's request is redirected, and with which status, if the manifest of the service says so.
+pub(super) fn redirect(
+    service: &Target,
+    caller: &Caller<'_>,
+    head: &request::Parts,
+) -> Option<(StatusCode, header::HeaderValue)> {
+    let redirects = &service.deployment().spec.manifest.redirects;
+    if redirects.is_empty() || caller.call.is_some() {
+        return None;
+    }
+    let host = head.uri.authority().map_or("", |authority| canonical::host(authority.as_str()));
+    let (path, query) = (head.uri.path(), head.uri.query());
+    redirects.iter().find_map(|redirect| Some((redirect.status, redirect.location(host, path, query)?)))
+}

@@ -1,0 +1,116 @@
+//! Changes to the heads of requests and responses that a manifest names.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use lodge_manifest::headers::{HeaderChanges, HeaderRules};
+
+/// A year, which preload lists of browsers require at least.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// What browsers are told, unless the service says otherwise.
+const STRICT: [(HeaderName, HeaderValue); 4] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN")),
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'self'")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin")),
+];
+
+/// Headers that name the software of a service.
+const REVEALING: [HeaderName; 2] = [header::SERVER, HeaderName::from_static("x-powered-by")];
+
+/// Changes the head of a request.
+pub fn change_request(rules: &HeaderRules, headers: &mut HeaderMap) {
+    change(&rules.request, headers);
+}
+
+/// Changes the head of a response. `secure` is whether the client uses HTTPS.
+pub fn change_response(rules: &HeaderRules, secure: bool, headers: &mut HeaderMap) {
+    if rules.security {
+        for (name, value) in &STRICT {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+        // RFC 6797, 7.2: not over plain HTTP.
+        if secure {
+            headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HSTS);
+        }
+        for name in &REVEALING {
+            headers.remove(name);
+        }
+    }
+    change(&rules.response, headers);
+}
+
+fn change(changes: &HeaderChanges, headers: &mut HeaderMap) {
+    for name in &changes.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &changes.set {
+        headers.insert(name, value.clone());
+    }
+    for (name, value) in &changes.add {
+        headers.append(name, value.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lodge_base::config;
+    use lodge_manifest::Manifest;
+
+    fn response(text: &str, secure: bool, fields: &[(&'static str, &'static str)]) -> Vec<String> {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let manifest = Manifest::read("users", &format!("[headers]\n{text}"), &limits, 1 << 30).unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        change_response(&manifest.headers.unwrap(), secure, &mut headers);
+        let mut lines: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn changes_are_made_in_order() {
+        let text =
+            "response.remove = ['a', 'b']\nresponse.set = { b = '2', c = '3' }\nresponse.add = { c = ['4'], d = '5' }";
+        let fields = [("a", "1"), ("a", "1"), ("b", "1"), ("c", "1"), ("c", "1"), ("e", "1")];
+        assert_eq!(response(text, false, &fields), ["b: 2", "c: 3", "c: 4", "d: 5", "e: 1"]);
+    }
+
+    #[test]
+    fn strict_browsers() {
+        const STRICT: [&str; 4] = [
+            "content-security-policy: frame-ancestors 'self'",
+            "referrer-policy: strict-origin-when-cross-origin",
+            "x-content-type-options: nosniff",
+            "x-frame-options: SAMEORIGIN",
+        ];
+        let fields = [("server", "a/1.0"), ("x-powered-by", "b")];
+        assert_eq!(response("security = true", false, &fields), STRICT);
+        let secure = response("security = true", true, &fields);
+        assert!(
+            secure.contains(&"strict-transport-security: max-age=31536000".to_owned()) && secure.len() == 5,
+            "{secure:?}"
+        );
+        // The service, and then the manifest, know better.
+        let own = [
+            ("x-frame-options", "DENY"),
+            ("content-security-policy", "default-src 'self'"),
+            ("strict-transport-security", "max-age=0"),
+        ];
+        let text =
+            "security = true\nresponse.set.referrer-policy = 'no-referrer'\nresponse.remove = 'x-content-type-options'";
+        assert_eq!(
+            response(text, true, &own),
+            [
+                "content-security-policy: default-src 'self'",
+                "referrer-policy: no-referrer",
+                "strict-transport-security: max-age=0",
+                "x-frame-options: DENY"
+            ]
+        );
+    }
+}
