@@ -57,7 +57,7 @@ mod sandbox {
 /// Admission of requests: docs/policies.md.
 mod policies {
     mod admission;
-    mod auth;
+    pub(crate) mod auth;
     mod breaker;
     mod certificates;
     mod concurrency;
@@ -122,6 +122,7 @@ mod messages {
 mod operate {
     mod admin_api;
     mod api_contract;
+    mod audit;
     mod compose;
     mod data;
     mod drain;

@@ -33,6 +33,7 @@ use tokio::task::AbortHandle;
 use self::body::{Body, problem, text};
 use self::contract::HostStatus;
 use crate::admin::scrape::{Format, Scrape};
+use crate::audit::{AuditTrail, Event};
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 use crate::listener::accept;
@@ -76,6 +77,8 @@ const UNSENT: usize = 8 << 20;
 pub struct Admin {
     /// The configuration that the host was started with.
     pub config: Arc<Config>,
+    /// The audit trail, if there is one.
+    pub audit: Option<Arc<AuditTrail>>,
     /// The address of the services.
     pub listen: Option<SocketAddr>,
     /// The path of the served directory, without symbolic links, and its device and inode.
@@ -165,7 +168,7 @@ impl Responder for Operator {
                 "all connections of this listener are in use, and this one is only for /healthz and /readyz; try again";
             problem(StatusCode::SERVICE_UNAVAILABLE, "busy", why)
         } else {
-            self.admin.respond(self.peer, request).await
+            self.admin.respond_audited(self.peer, request).await
         };
         let has_room = response.body_mut().reserve(Reserve { version, unsent: &self.unsent });
         if !has_room {
@@ -182,6 +185,17 @@ impl Responder for Operator {
 }
 
 impl Admin {
+    /// Responds, and records what an operator changes or tries to change.
+    async fn respond_audited(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
+        let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+        let Some(audit) = self.audit.clone().filter(|_| changes) else { return self.respond(peer, request).await };
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let response = self.respond(peer, request).await;
+        let client = peer.to_canonical();
+        audit.record(Event::Operator { client, method, path, status: response.status().as_u16() });
+        response
+    }
+
     async fn respond(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {

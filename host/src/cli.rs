@@ -1,6 +1,7 @@
 //! The command line: parses arguments and runs commands.
 
 mod args;
+mod audit;
 mod check;
 mod client;
 mod data;
@@ -78,6 +79,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     }
     match name {
         "schema" => return out::exit_code(schema::run()),
+        "audit" => return out::exit_code(audit::run(matches)),
         "sign" | "verify" => return out::exit_code(sign::run(name, matches)),
         "keys" => {
             let (command, arguments) = matches.subcommand().unwrap_or((name, matches));

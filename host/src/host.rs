@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use self::tasks::RunningHost;
+use crate::audit::AuditTrail;
 use crate::guests::builds::Builds;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
@@ -126,6 +127,7 @@ impl Host {
         let handler = Arc::new(Handler {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
+            audit: AuditTrail::open(&config.audit, &config.guests)?,
             failed_attempts: FailedAttempts::new(config.auth_failures, Instant::now()),
             service_hosts: config.service_hosts,
             redirect: config.tls.redirect,
@@ -204,6 +206,7 @@ impl Host {
         let tasks = self.start_tasks(&running);
         let Self { config, listeners, deployer, handler, slots, exporting, .. } = self;
         let RunningHost { buffers, stop_requested, consuming, .. } = running;
+        let audit = handler.audit.clone();
         let server = Arc::new(Server {
             // Kept until the end: guests may still send calls after their responses.
             handler,
@@ -237,6 +240,9 @@ impl Host {
         deployer.close().await;
         exporting.shutdown(EXPORT).await;
         drop(tasks);
+        if let Some(audit) = audit {
+            let _ = tokio::task::spawn_blocking(move || audit.flush()).await;
+        }
         ended
     }
 }

@@ -22,6 +22,7 @@
 //! things are as they are, and `docs/performance.md` what was tried on the request path.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod data;
 #[cfg(any(test, fuzzing))]

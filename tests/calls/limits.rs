@@ -107,6 +107,7 @@ async fn a_deadline_reaches_the_callee() {
         trusted_proxies: Vec::new(),
         redirect: None,
         hsts: None,
+        audit: None,
         failed_attempts: None,
         service_hosts: lodge_base::config::ServiceHosts::Local,
         responses: None,

@@ -209,7 +209,7 @@ fn commands_exist() {
             let mut words = line.split([' ', '[', ']', '=']).skip(1).filter(|word| !word.is_empty()).peekable();
             let is_command = |word: &&str| word.starts_with(|char: char| char.is_ascii_lowercase());
             let Some(command) = words.next().filter(is_command) else { continue };
-            let below = words.next_if(|word| ["data", "keys"].contains(&command) && is_command(word));
+            let below = words.next_if(|word| ["audit", "data", "keys"].contains(&command) && is_command(word));
             let command = [Some(command), below].into_iter().flatten().collect::<Vec<_>>();
             let known = help.entry(command.join(" ")).or_insert_with(|| {
                 let (code, known, error) = output(&mut lodge(&[&*command, &["--help"]].concat()));

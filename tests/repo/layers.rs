@@ -16,7 +16,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
     (
         "host",
-        &["registry", "data", "guests", "request", "messages", "listener", "admin", "host", "cli", "fuzz", "main"],
+        &[
+            "audit", "registry", "data", "guests", "request", "messages", "listener", "admin", "host", "cli", "fuzz",
+            "main",
+        ],
     ),
 ];
 

@@ -4,6 +4,7 @@
 //! Pure: the sources are passed in as text, and nothing is read from the process. Every value of a `Config` is in range
 //! and consistent with the others. A `Config` never changes after the start.
 
+pub mod audit;
 mod cache;
 mod calls;
 mod engine;
@@ -40,6 +41,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use audit::Audit;
 use ipnet::IpNet;
 use key::nearest;
 use limits::Limits;
@@ -98,6 +100,8 @@ pub struct Config {
     pub memory: Option<usize>,
     /// Watching of the directory.
     pub watch: Watch,
+    /// The trail of what operators and senders did.
+    pub audit: Audit,
     /// The signatures that components must have.
     pub trust: Trust,
     /// Components from registries.
@@ -343,6 +347,7 @@ impl Config {
             memory: None,
             watch: Watch::default(),
             trust: Trust::default(),
+            audit: Audit::default(),
             pull: Pull::default(),
             state: State::default(),
             cache: Cache::default(),

@@ -36,6 +36,21 @@ pub(crate) const PRIORITY: Section = Section {
     ..Section::DEFAULT
 };
 
+/// `audit`.
+pub(crate) const AUDIT: Section = Section {
+    name: "audit",
+    page: "audit",
+    schema: || {
+        json!({
+            "type": "boolean",
+            "default": false,
+            "description": "whether the audit trail of the host has its requests",
+        })
+    },
+    owner: Owner::Route(|settings, written, problems| settings.policies.audit = problems.take(written.boolean())),
+    ..Section::DEFAULT
+};
+
 /// What a service sets for all of its routes, or a route for itself.
 #[derive(Default)]
 pub(crate) struct RouteSettings {
@@ -73,6 +88,8 @@ pub struct PolicySettings {
     pub breaker: Option<breaker::Settings>,
     /// The priority of requests. That of a route overrides that of its service.
     pub priority: Option<Priority>,
+    /// Whether the audit trail has its requests. That of a route overrides that of its service.
+    pub audit: Option<bool>,
 }
 
 impl Policies {
@@ -85,6 +102,18 @@ impl Policies {
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         let all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
         all.filter_map(|policies| if let By::Header(name) = &policies.rate.as_ref()?.by { Some(name) } else { None })
+    }
+
+    /// Whether the audit trail has the requests of the route with this number, or of the service's own host.
+    pub fn audits(&self, route: usize) -> bool {
+        let own = self.routes.get(route).and_then(|(_, policies)| policies.audit);
+        own.or(self.service.audit).unwrap_or_default()
+    }
+
+    /// Whether the audit trail has any requests of the service.
+    pub fn audits_any(&self) -> bool {
+        let mut all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
+        all.any(|policies| policies.audit == Some(true))
     }
 
     /// Whether the service or any of its routes has high priority.

@@ -48,6 +48,7 @@ pub static SECTIONS: &[&Section] = &[
     &clients::DENY,
     &auth::SECTION,
     &policies::PRIORITY,
+    &policies::AUDIT,
     &rate::SECTION,
     &breaker::SECTION,
     &adaptive::SECTION,

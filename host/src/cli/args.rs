@@ -1,5 +1,6 @@
 //! The commands and their flags. Flags of settings come from the table of the configuration, so the two cannot differ.
 
+mod audit;
 mod data;
 mod keys;
 mod registry;
@@ -31,6 +32,7 @@ pub(super) fn command() -> Command {
         .subcommands(registry::commands())
         .subcommand(data::command())
         .subcommand(keys::command())
+        .subcommand(audit::command())
         .subcommands(sign::commands())
         .subcommands(meta_commands())
 }

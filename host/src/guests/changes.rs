@@ -1,5 +1,6 @@
 //! Log lines about changes in the directory.
 
+use crate::audit::{AuditTrail, Event};
 use crate::guests::deployments::PendingChange;
 use crate::guests::snapshot::Snapshot;
 use lodge_base::telemetry::logs::CHANGE;
@@ -14,12 +15,16 @@ pub(super) fn warn_of(ignored: &[String], before: &mut Vec<String>) {
 }
 
 /// Logs changes, except those that the snapshot has refused, which are logged already.
-pub(super) fn tell(changes: impl IntoIterator<Item = PendingChange>, snapshot: &Snapshot) {
+pub(super) fn tell(changes: impl IntoIterator<Item = PendingChange>, snapshot: &Snapshot, audit: Option<&AuditTrail>) {
     for PendingChange { change, around: [before, after] } in changes {
         let serves =
             |spec: &GuestSpec| snapshot.target(&spec.name).is_some_and(|target| target.deployment().spec == *spec);
         if change.spec().is_none_or(serves) {
             tracing::info!(target: CHANGE, service = change.service(), "{before}{change}{after}");
+            if let Some(audit) = audit {
+                let (service, change) = (change.service().to_owned(), format!("{before}{change}{after}"));
+                audit.record(Event::Change { service, change });
+            }
         }
     }
 }

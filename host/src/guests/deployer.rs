@@ -56,6 +56,8 @@ pub struct Deployer {
     configurations: Configurations,
     /// What credentials are verified with.
     credentials: CredentialSources,
+    /// Whether the host has an audit trail.
+    audits: bool,
     optimiser: Arc<Optimiser>,
 }
 
@@ -78,6 +80,7 @@ impl Deployer {
         let guests = Arc::new(GuestHost { compiler, warm, idle_unload: config.engine.idle_unload });
         let (inboxes, configurations) = (Arc::default(), Configurations::new(config));
         Self {
+            audits: config.audit.file.is_some(),
             guests,
             services,
             upstreams,
@@ -181,6 +184,11 @@ impl Deployer {
     /// Returns the version of these files, with what the credentials of its requests are verified with.
     async fn deployment(&self, spec: GuestSpec) -> Result<Arc<Deployment>, Refusal> {
         let mut deployment = Deployment::new(spec, &self.services);
+        if !self.audits && deployment.spec.manifest.policies.audits_any() {
+            let file = file_name(&deployment.spec.path.with_extension("toml"));
+            let reason = "audit: this host has no audit trail";
+            return Err(Refusal::new(&file, reason, "set `audit.file` in lodge.toml"));
+        }
         if let Some(checks) = &mut deployment.auth {
             let directory = deployment.spec.path.with_file_name("");
             self.credentials.open(checks, &directory).await.map_err(|problem| {

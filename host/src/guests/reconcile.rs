@@ -11,6 +11,7 @@ use super::ledger::Ledger;
 use super::publisher::Publisher;
 use super::reader::{self, HANGS, Reader};
 use super::watch::Ticks;
+use crate::audit::AuditTrail;
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
 use crate::guests::deployer::Deployer;
@@ -24,7 +25,13 @@ use lodge_manifest::refusal::Refusal;
 ///
 /// Guests are compiled concurrently and published one by one, so a slow compilation delays neither the other services
 /// nor the next scan.
-pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: Publisher, pulls: Arc<Pulls>) {
+pub async fn reconcile(
+    config: Arc<Config>,
+    deployer: Arc<Deployer>,
+    publisher: Publisher,
+    pulls: Arc<Pulls>,
+    audit: Option<Arc<AuditTrail>>,
+) {
     let (reader, ticks) = match reader::of_directory(&config, &pulls) {
         Ok(reading) => reading,
         Err(error) => {
@@ -32,6 +39,7 @@ pub async fn reconcile(config: Arc<Config>, deployer: Arc<Deployer>, publisher: 
         }
     };
     let mut this = Reconciler::new(config, deployer, publisher, reader);
+    this.audit = audit;
     this.reader.begin();
     loop {
         let next = this.next_scan();
@@ -60,6 +68,8 @@ struct Reconciler {
     reader: Reader<Scan>,
     ledger: Ledger<Backend>,
     deployments: Deployments,
+    /// The audit trail, which has every change of what is served.
+    audit: Option<Arc<AuditTrail>>,
     builds: Arc<Builds>,
     /// Builds that ended before the scan in progress began, so it finds their components.
     unseen: Vec<String>,
@@ -88,6 +98,7 @@ impl Reconciler {
             reader,
             ledger: Ledger::default(),
             deployments: Deployments::default(),
+            audit: None,
             ignored: Vec::new(),
             again: None,
             unreadable: false,
@@ -113,7 +124,7 @@ impl Reconciler {
             finished = self.deployments.tasks.try_join_next_with_id();
         }
         self.publish();
-        tell(changes, &self.publisher.current.snapshot());
+        tell(changes, &self.publisher.current.snapshot(), self.audit.as_deref());
     }
 
     fn follow_builds(&mut self) {
@@ -141,7 +152,8 @@ impl Reconciler {
         self.deployments.retain(|spec| self.ledger.wants(spec));
         self.deployer.release(|digest| self.ledger.tries(digest));
         self.publish();
-        tell(changes.into_iter().map(PendingChange::from), &self.publisher.current.snapshot());
+        let changes = changes.into_iter().map(PendingChange::from);
+        tell(changes, &self.publisher.current.snapshot(), self.audit.as_deref());
     }
 
     /// Logs once that the directory cannot be read. The services stay: their files were not removed.

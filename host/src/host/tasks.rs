@@ -41,8 +41,15 @@ impl Host {
         }
         let (config, deployer) = (Arc::clone(&self.config), Arc::clone(&self.deployer));
         let (publisher, followed) = (self.publisher.clone(), Arc::clone(&self.pulls));
+        let audit = self.handler.audit.clone();
         tasks.spawn(forever("directory", move || {
-            reconcile::reconcile(Arc::clone(&config), Arc::clone(&deployer), publisher.clone(), Arc::clone(&followed))
+            reconcile::reconcile(
+                Arc::clone(&config),
+                Arc::clone(&deployer),
+                publisher.clone(),
+                Arc::clone(&followed),
+                audit.clone(),
+            )
         }));
         let pulls = Arc::clone(&self.pulls);
         tasks.spawn(forever("registries", move || Arc::clone(&pulls).run()));
@@ -77,6 +84,7 @@ impl Host {
         let (current, shared_limits) = (self.publisher.current(), self.publisher.shared_limits());
         Admin {
             config: Arc::clone(&self.config),
+            audit: self.handler.audit.clone(),
             directory: self.directory.clone(),
             listen: self.address(),
             current: current.clone(),

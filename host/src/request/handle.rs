@@ -174,6 +174,11 @@ fn route<'a>(
             let (version, judged) = split.map_or((None, false), choose);
             let target = version.unwrap_or_else(|| Arc::clone(service));
             record.set_route(target.deployment(), found.route);
+            if let Some(audit) = &handler.audit
+                && service.deployment().spec.manifest.policies.audits(route)
+            {
+                record.set_audit(audit, caller.client, head, found.route);
+            }
             if service.is_disabled() {
                 return Err(RequestError::Disabled);
             }

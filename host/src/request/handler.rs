@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use http::HeaderMap;
 
+use crate::audit::AuditTrail;
 use crate::guests::snapshot::Current;
 use lodge_base::budget::Budget;
 use lodge_base::config::ServiceHosts;
@@ -33,6 +34,8 @@ pub struct Handler {
     pub hsts: Option<http::HeaderValue>,
     /// The clients that may reach a service by its host name.
     pub service_hosts: ServiceHosts,
+    /// The audit trail, if there is one.
+    pub audit: Option<Arc<AuditTrail>>,
     /// The failed attempts at credentials, by client; `None` if any number is allowed.
     pub failed_attempts: Option<FailedAttempts>,
     /// Generates request ids.

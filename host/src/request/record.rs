@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode, request};
 
 use super::front::ClientFront;
+use crate::audit::{AuditTrail, Event, RequestEvent};
 use crate::request::error::RequestError;
 use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::logs::requests::RequestLine;
@@ -42,9 +43,42 @@ pub struct Record {
     reason: Option<&'static str>,
     /// What the manifest says of the heads of the request and its response.
     pub(super) front: Option<Box<ClientFront>>,
+    /// Present only on routes with `audit = true`.
+    audited: Option<Box<Audited>>,
     /// Present only if request lines are logged.
     details: Option<Box<Details>>,
     trace: Trace,
+}
+
+/// What the audit trail says of a request.
+struct Audited {
+    audit: Arc<AuditTrail>,
+    client: IpAddr,
+    method: Method,
+    path: String,
+    route: Arc<str>,
+    identity: Option<Arc<Identity>>,
+}
+
+impl Audited {
+    fn write(self, record: &Record, service: &Service, took: Duration) {
+        let is_denial =
+            |reason: &str| reason.starts_with("auth-") || ["client-denied", "rate-limited"].contains(&reason);
+        self.audit.record(Event::Request(Box::new(RequestEvent {
+            request_id: Arc::clone(&record.request_id),
+            service: Arc::clone(&service.name),
+            route: self.route,
+            auth: self.identity.as_ref().map(|identity| identity.method().name()),
+            subject: self.identity.as_ref().map(|identity| identity.subject().to_owned()),
+            client: self.client,
+            method: self.method.to_string(),
+            path: self.path,
+            decision: if record.reason.is_some_and(is_denial) { "deny" } else { "allow" },
+            status: record.status.map(|status| status.as_u16()),
+            reason: record.reason,
+            ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        })));
+    }
 }
 
 /// Further fields of the log line.
@@ -77,6 +111,7 @@ impl Record {
             stalled: false,
             reason: None,
             front: None,
+            audited: None,
             details: None,
             trace,
         }
@@ -97,6 +132,24 @@ impl Record {
             identity: None,
             phases: [(Phase::Route, self.start); PHASES],
             begun: 0,
+        }));
+    }
+
+    /// Records that the audit trail has this request.
+    pub(super) fn set_audit(
+        &mut self,
+        audit: &Arc<AuditTrail>,
+        client: IpAddr,
+        head: &request::Parts,
+        route: &Arc<str>,
+    ) {
+        self.audited = Some(Box::new(Audited {
+            audit: Arc::clone(audit),
+            client,
+            method: head.method.clone(),
+            path: head.uri.path().to_owned(),
+            route: Arc::clone(route),
+            identity: None,
         }));
     }
 
@@ -147,6 +200,9 @@ impl Record {
 
     /// Records whose request it is.
     pub fn set_identity(&mut self, identity: &Arc<Identity>) {
+        if let Some(audited) = &mut self.audited {
+            audited.identity = Some(Arc::clone(identity));
+        }
         if let Some(details) = &mut self.details {
             details.identity = Some(Arc::clone(identity));
         }
@@ -253,7 +309,8 @@ impl cache::WaitObserver for Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Some(service) = &self.service else { return };
+        let Some(service) = self.service.clone() else { return };
+        let service = &*service;
         let took = self.start.elapsed();
         if !self.complete {
             let reason = if self.stalled { CLIENT_STALLED } else { CLIENT_GONE };
@@ -265,6 +322,9 @@ impl Drop for Record {
         }
         if let Some(details) = &self.details {
             details.write_line(self, service, took);
+        }
+        if let Some(audited) = self.audited.take() {
+            audited.write(self, service, took);
         }
         // A trace that is dropped without an outcome reports that the request was cancelled.
         if self.complete {

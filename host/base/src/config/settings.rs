@@ -2,8 +2,8 @@
 
 use super::key::Key;
 use super::{
-    Config, cache, calls, engine, keys, limits, listener, pull, responses, state, stop, tls, traces, trust, upstreams,
-    watch,
+    Config, audit, cache, calls, engine, keys, limits, listener, pull, responses, state, stop, tls, traces, trust,
+    upstreams, watch,
 };
 
 /// Every section of `lodge.toml`, in the order of the docs.
@@ -17,6 +17,7 @@ const SECTIONS: &[fn() -> Vec<Setting>] = &[
     || section("upstreams.", upstreams::KEYS, |config| &mut config.upstreams),
     || section("watch.", watch::KEYS, |config| &mut config.watch),
     || section("trust.", trust::KEYS, |config| &mut config.trust),
+    || section("audit.", audit::KEYS, |config| &mut config.audit),
     || section("pull.", pull::KEYS, |config| &mut config.pull),
     || section("state.", state::KEYS, |config| &mut config.state),
     || section("cache.", cache::KEYS, |config| &mut config.cache),

@@ -75,6 +75,7 @@ impl Fixture {
             trusted_proxies: Vec::new(),
             redirect: None,
             hsts: None,
+            audit: None,
             failed_attempts: None,
             service_hosts: ServiceHosts::Local,
             ids: Ids::new(),

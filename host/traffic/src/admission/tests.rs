@@ -69,8 +69,14 @@ fn nets(net: &str) -> Vec<ipnet::IpNet> {
 async fn the_order_is_fixed() {
     let (now, shared_limits) = (Instant::now(), shared_limits(1));
     let clients = Clients { deny: nets("10.0.0.0/8"), ..Clients::default() };
-    let service =
-        PolicySettings { clients, auth: None, rate: rate(6), breaker: Some(BREAKER), priority: Some(Priority::Low) };
+    let service = PolicySettings {
+        clients,
+        auth: None,
+        rate: rate(6),
+        breaker: Some(BREAKER),
+        priority: Some(Priority::Low),
+        audit: None,
+    };
     let route = PolicySettings { rate: rate(4), ..PolicySettings::default() };
     let terms = Policies {
         service,

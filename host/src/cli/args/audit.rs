@@ -1,0 +1,30 @@
+//! `lodge audit` and its command.
+
+use std::path::PathBuf;
+
+use clap::{Arg, Command, value_parser};
+
+/// Returns the command with its command.
+pub(super) fn command() -> Command {
+    Command::new("audit")
+        .about("Check the audit trail")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("verify")
+                .about("Check that no line was changed, removed or added")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE")
+                        .required(true)
+                        .num_args(1..)
+                        .value_parser(value_parser!(PathBuf))
+                        .help("The files of the trail, the oldest first"),
+                )
+                .arg(
+                    Arg::new("ends-with").long("ends-with").value_name("HASH").help(
+                        "The hash of the last line, as another place has noted it: finds lines that were cut off",
+                    ),
+                ),
+        )
+}
