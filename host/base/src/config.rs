@@ -7,7 +7,9 @@
 pub mod audit;
 mod cache;
 mod calls;
+mod effect;
 mod engine;
+mod files;
 pub mod key;
 pub mod keys;
 pub mod limits;
@@ -230,34 +232,10 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
     config.shrink(&mut values);
     if problems.is_empty() {
         problems.extend(config.disagreements());
-        problems.extend(without_effect(&values));
+        problems.extend(effect::without_effect(&values));
+        problems.extend(effect::without_keys(&values));
     }
     if problems.is_empty() { Ok(Resolved { config, values }) } else { Err(problems) }
-}
-
-/// Settings that have no effect without another one. Those of security would seem to be in force.
-const DEPENDENT: [(&str, &str); 6] = [
-    ("tls.client", "tls.client_ca"),
-    ("state.ca", "state.url"),
-    ("state.certificate", "state.url"),
-    ("state.key", "state.url"),
-    ("state.credentials", "state.url"),
-    ("state.replicas", "state.url"),
-];
-
-/// Returns the problems of settings whose other one is not set.
-fn without_effect(values: &[(String, String, Origin)]) -> Vec<String> {
-    let set = |wanted: &str| {
-        let found = values.iter().find(|(name, ..)| name == wanted);
-        found.filter(|(_, text, origin)| *origin != Origin::Default && !text.is_empty()).map(|(.., origin)| *origin)
-    };
-    let alone = DEPENDENT.into_iter().filter(|(_, needed)| set(needed).is_none());
-    alone
-        .filter_map(|(name, needed)| {
-            let place = place(set(name)?, name);
-            Some(format!("{place}: it has no effect without `{needed}`; set that as well, or remove `{name}`"))
-        })
-        .collect()
 }
 
 /// Returns the flag of a key: `listener-header-read` for `listener.header_read`.

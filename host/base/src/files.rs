@@ -12,8 +12,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// The most dangling links that are followed: as many as Linux follows in one path.
-const LINKS: u32 = 40;
+/// The most links that are followed: as many as Linux follows in one path.
+const LINKS: usize = 40;
 
 /// The error for a directory entry of another type.
 const IRREGULAR: &str = "it is not a regular file";
@@ -193,12 +193,19 @@ fn parent(path: &Path) -> &Path {
 
 /// Whether `path` is `directory` or inside it, through any names and links. Neither needs to exist.
 pub fn is_inside(path: &Path, directory: &Path) -> bool {
-    real(path, LINKS).starts_with(real(directory, LINKS))
+    real(path, &mut Vec::new()).starts_with(real(directory, &mut Vec::new()))
 }
 
-/// Resolves `path` to its canonical form. Components that do not exist stay as they are. At most `links` dangling links
-/// are followed.
-fn real(path: &Path, links: u32) -> PathBuf {
+/// Whether `path`, or a link by which it is found, is `directory` or inside it: who can write there can replace what is read from
+/// `path`. Neither needs to exist.
+pub fn leads_through(path: &Path, directory: &Path) -> bool {
+    let (mut links, directory) = (Vec::new(), real(directory, &mut Vec::new()));
+    real(path, &mut links).starts_with(&directory) || links.iter().any(|link| link.starts_with(&directory))
+}
+
+/// Resolves `path` to its canonical form. Components that do not exist stay as they are. At most [`LINKS`] links are followed, and
+/// added to `links`.
+fn real(path: &Path, links: &mut Vec<PathBuf>) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut known = PathBuf::new();
     for part in absolute.components() {
@@ -207,9 +214,10 @@ fn real(path: &Path, links: u32) -> PathBuf {
             Component::ParentDir => drop(known.pop()),
             part => known.push(part),
         }
-        if let Ok(found) = known.canonicalize() {
-            known = found;
-        } else if let (Ok(target), Some(links)) = (known.read_link(), links.checked_sub(1)) {
+        if links.len() < LINKS
+            && let Ok(target) = known.read_link()
+        {
+            links.push(known.clone());
             known = real(&parent(&known).join(target), links);
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lodge_base::config::Config;
 use lodge_base::config::state::StatePath;
-use lodge_base::files::is_inside;
+use lodge_base::files::{is_inside, leads_through};
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
 use lodge_manifest::volumes::Volume;
@@ -28,6 +28,8 @@ pub struct Volumes {
     parents: Vec<PathBuf>,
     /// Files and directories that a volume may neither contain nor be in.
     own: Vec<PathBuf>,
+    /// Files that the settings name, and directories of them. A volume contains neither them nor a link that leads to them.
+    named: Vec<PathBuf>,
 }
 
 impl Volumes {
@@ -44,7 +46,8 @@ impl Volumes {
             StatePath::Beside => {}
         }
         own.extend(code_cache::places(config).map(|(_, path)| path));
-        Self { parents, own }
+        let named = config.files().map(Path::to_owned).collect();
+        Self { parents, own, named }
     }
 
     /// Opens the directories that a manifest grants; `None` if it grants none.
@@ -108,6 +111,10 @@ impl Volumes {
         if self.own.iter().any(|own| is_inside(own, &real) || is_inside(&real, own)) {
             return Err("it contains the state or the machine code of other services, or is a part of them".into());
         }
+        if let Some(file) = self.named.iter().find(|file| leads_through(file, &real) || is_inside(&real, file)) {
+            let file = file.display();
+            return Err(format!("it contains {file}, which the settings of the host name, or a link to it"));
+        }
         Ok(file)
     }
 }
@@ -120,5 +127,44 @@ async fn within<T: Send + 'static>(
     match tokio::time::timeout(OPEN_TIMEOUT, tokio::task::spawn_blocking(open)).await {
         Ok(Ok(opened)) => opened,
         _ => Err(format!("{key}: opening it took longer than {} s", OPEN_TIMEOUT.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use lodge_base::config::{self, Origin};
+
+    use super::*;
+
+    /// With one of these files, a service could grant itself anything, or read secrets of the host.
+    #[test]
+    fn no_volume_has_a_file_that_the_settings_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["guests", "keys", "links", "tls/inner", "authorities", "shared", "settings/deep", "free"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        symlink("../keys/release.pub", at("links/current")).unwrap();
+        let texts = [
+            ("guests", "guests"),
+            ("trust.keys", "links/current"),
+            ("tls.certificates", "tls"),
+            ("tls.client_ca", "authorities/ca.pem"),
+            ("shared_config", "shared/values.toml"),
+        ];
+        let mut source: config::Source =
+            texts.map(|(name, path)| (name.to_owned(), at(path).display().to_string())).into();
+        source.insert("tls.listen".into(), "127.0.0.1:8443".into());
+        let mut config = config::resolve(&[(Origin::Flag, source)]).unwrap().config;
+        config.program.file = Some(at("settings/deep/lodge.toml"));
+        let rules = Volumes::new(&config);
+        for granted in ["keys", "links", "tls", "tls/inner", "authorities", "shared", "settings", "settings/deep"] {
+            let refused = rules.directory(&at(granted)).unwrap_err();
+            assert!(refused.contains("which the settings of the host name"), "{granted}: {refused}");
+        }
+        assert!(rules.directory(&at("free")).is_ok());
     }
 }

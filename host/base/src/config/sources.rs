@@ -9,6 +9,10 @@ use super::{Source, env_name, names};
 pub fn read_file(text: &str) -> Result<Source, String> {
     fn flatten(prefix: &str, value: &toml::Value, into: &mut Source) {
         match value {
+            // An empty section says that signatures are wanted, and not by whom.
+            toml::Value::Table(table) if table.is_empty() && prefix == "trust" => {
+                into.insert("trust.keys".to_owned(), String::new());
+            }
             toml::Value::Table(table) => {
                 for (name, value) in table {
                     let dot = if prefix.is_empty() { "" } else { "." };

@@ -104,4 +104,23 @@ mod tests {
             assert_eq!(of(pattern, name), matches, "{pattern} {name}");
         }
     }
+
+    /// A value that names no file is no way to ask for no signatures.
+    #[test]
+    fn keys_that_are_set_and_name_no_file() {
+        use super::super::{Origin, read_file, resolve};
+        let value = |text: &str| [("trust.keys".to_owned(), text.to_owned())].into();
+        let file = |text: &str| (Origin::File, read_file(text).unwrap());
+        for source in [
+            (Origin::Environment, value("")),
+            (Origin::Flag, value(" , ")),
+            file("[trust]"),
+            file("[trust]\nkeys = []"),
+            file("trust.keys = ''"),
+        ] {
+            let problems = resolve(&[source]).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].contains("it names no file"), "{problems:?}");
+        }
+        assert!(resolve(&[file("[trust]\nkeys = ['a.pub']")]).is_ok() && resolve(&[]).is_ok());
+    }
 }

@@ -129,3 +129,23 @@ fn links_do_not_hide_the_directory() {
     assert!(is_inside(&relative("./guests-of-nobody/c"), &relative("guests-of-nobody")));
     assert!(is_inside(&relative("guests-of-nobody/c"), &relative("./guests-of-nobody/")));
 }
+
+/// Who can replace a link on the way to a file can replace the file.
+#[test]
+fn the_links_that_lead_to_a_file_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["real", "links", "way", "other"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    fs::write(at("real/key"), "").unwrap();
+    symlink("../real", at("way/current")).unwrap();
+    symlink("../way/current/key", at("links/key")).unwrap();
+    for through in ["real", "way", "links", "."] {
+        assert!(leads_through(&at("links/key"), &at(through)), "{through}");
+    }
+    assert!(!leads_through(&at("links/key"), &at("other")) && !leads_through(&at("real/key"), &at("links")));
+    assert!(leads_through(&at("links/none/../key"), &at("real")), "a name that does not exist");
+    symlink("loop", at("loop")).unwrap();
+    assert!(leads_through(&at("loop"), &at(".")));
+}

@@ -1,0 +1,40 @@
+//! Settings that seem to be in force, and have no effect.
+
+use super::keys::words;
+use super::{Origin, place};
+
+/// Settings that have no effect without another one. Those of security would seem to be in force.
+const DEPENDENT: [(&str, &str); 6] = [
+    ("tls.client", "tls.client_ca"),
+    ("state.ca", "state.url"),
+    ("state.certificate", "state.url"),
+    ("state.key", "state.url"),
+    ("state.credentials", "state.url"),
+    ("state.replicas", "state.url"),
+];
+
+/// Returns the problems of settings whose other one is not set.
+pub(super) fn without_effect(values: &[(String, String, Origin)]) -> Vec<String> {
+    let set = |wanted: &str| {
+        let found = values.iter().find(|(name, ..)| name == wanted);
+        found.filter(|(_, text, origin)| *origin != Origin::Default && !text.is_empty()).map(|(.., origin)| *origin)
+    };
+    let alone = DEPENDENT.into_iter().filter(|(_, needed)| set(needed).is_none());
+    alone
+        .filter_map(|(name, needed)| {
+            let place = place(set(name)?, name);
+            Some(format!("{place}: it has no effect without `{needed}`; set that as well, or remove `{name}`"))
+        })
+        .collect()
+}
+
+/// Returns the problem of a `trust.keys` that is set and names no file, which would require no signature.
+pub(super) fn without_keys(values: &[(String, String, Origin)]) -> Option<String> {
+    let (name, _, origin) = values.iter().find(|(name, text, origin)| {
+        name == "trust.keys" && *origin != Origin::Default && words(text).next().is_none()
+    })?;
+    let place = place(*origin, name);
+    Some(format!(
+        "{place}: it names no file, so that no component would need a signature; name one, or remove the setting"
+    ))
+}
